@@ -1,0 +1,31 @@
+"""Where each pixel of a block, or of a sub-block, stands in a flattened image."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def block_pixels(height: int, width: int, block: int) -> np.ndarray:
+    """int64 [N, M*M]: flat pixel index of every pixel of every block, both in row-major order."""
+    pixels = np.arange(height * width).reshape(height // block, block, width // block, block)
+    return pixels.transpose(0, 2, 1, 3).reshape(-1, block * block)
+
+
+def quarter_pixels(block: int) -> np.ndarray:
+    """int64 [4, (M/2)^2]: index within a block of the pixels of its four sub-blocks, row-major."""
+    return block_pixels(block, block, block // 2)
+
+
+def to_blocks(images: np.ndarray, block: int) -> np.ndarray:
+    """[n, h, w, c] → [n, N, M*M, c], blocks and their pixels in row-major order."""
+    n, h, w, c = images.shape
+    parts = images.reshape(n, h // block, block, w // block, block, c).transpose(0, 1, 3, 2, 4, 5)
+    return np.ascontiguousarray(parts).reshape(n, -1, block * block, c)
+
+
+def from_blocks(blocks: np.ndarray, height: int, width: int) -> np.ndarray:
+    """[n, N, M*M, c] → [n, h, w, c]: the inverse of to_blocks."""
+    n, _, area, c = blocks.shape
+    block = round(area**0.5)
+    parts = blocks.reshape(n, height // block, width // block, block, block, c)
+    return np.ascontiguousarray(parts.transpose(0, 1, 3, 2, 4, 5)).reshape(n, height, width, c)

@@ -1,0 +1,95 @@
+"""Writing files so that a killed run, a full disk or a second run never leaves half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from crypto.errors import CipherwardError
+
+_CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns 'no space', 'no permission' and 'not there' into one clear line naming the path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CipherwardError(
+                f"the disk is full: cannot write {path}",
+                "free some space and run the same command again; finished parts are kept",
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise CipherwardError(f"no permission to write {path}", "choose another folder") from None
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise CipherwardError(f"no such folder: {path.parent}") from None
+        raise
+
+
+def write_atomic(path: Path, fill: Callable[[Path], None]) -> None:
+    """Lets `fill` write a neighbour of `path`, makes it durable, then renames it over `path`."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        try:
+            fill(temporary)
+            with open(temporary, "rb") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself must survive a power cut
+        finally:
+            os.close(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomic, sorted, indented JSON."""
+    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    write_atomic(path, lambda p: _write_text(p, text))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomic text."""
+    write_atomic(path, lambda p: _write_text(p, text))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Appends one line to a journal and makes it durable."""
+    with disk_errors(path), open(path, "a") as handle:
+        handle.write(line + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The JSON in `path`; raises CipherwardError naming `what` where it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CipherwardError(f"no {what} at {path}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CipherwardError(f"cannot read the {what} {path}: {type(error).__name__}") from None
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

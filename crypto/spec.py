@@ -1,0 +1,88 @@
+"""SchemeSpec: what everybody may know of a sealing, the adversary included. Never the key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from scipy.special import gammaln
+
+from crypto.errors import CipherwardError, unknown
+
+KEY_SCOPES = ("consortium", "party", "image")
+
+
+@dataclass(frozen=True)
+class SchemeSpec:
+    """A scheme with its public parameters.
+
+    image_shape: (height, width, channels) of the plain uint8 images. block: block side M in pixels.
+    key_scope: `consortium` (all hospitals share the key), `party` (one each) or `image` (one an image).
+    """
+
+    name: str
+    version: int
+    image_shape: tuple[int, int, int]
+    block: int
+    key_scope: str = "consortium"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        h, w, c = (int(v) for v in self.image_shape)
+        object.__setattr__(self, "image_shape", (h, w, c))
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        if self.key_scope not in KEY_SCOPES:
+            raise unknown("key scope", self.key_scope, KEY_SCOPES)
+        if min(h, w, self.block) < 1 or c not in (1, 3):
+            raise CipherwardError(
+                f"images of shape {self.image_shape} with blocks of {self.block} cannot be sealed",
+                "sides and blocks are at least 1 pixel; channels are 1 (gray) or 3 (RGB)",
+            )
+        if h % self.block or w % self.block:
+            fitting = max(self.block, round(h / self.block) * self.block)
+            raise CipherwardError(
+                f"blocks of {self.block} do not divide an image of {h}×{w}",
+                f"choose an image size that is a multiple of {self.block}, such as {fitting}",
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Blocks down and across."""
+        return self.image_shape[0] // self.block, self.image_shape[1] // self.block
+
+    @property
+    def blocks(self) -> int:
+        """N, the number of blocks."""
+        return self.grid[0] * self.grid[1]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "version": self.version,
+            "image_shape": list(self.image_shape),
+            "block": self.block,
+            "key_scope": self.key_scope,
+            "options": dict(self.options),
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> SchemeSpec:
+        try:
+            return cls(
+                name=str(value["name"]),
+                version=int(value["version"]),
+                image_shape=tuple(value["image_shape"]),
+                block=int(value["block"]),
+                key_scope=str(value["key_scope"]),
+                options=dict(value["options"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CipherwardError(f"not a scheme description: {error!r}") from None
+
+
+def log2_factorial(n: int) -> float:
+    """log2(n!), the bits of a uniform permutation of n things."""
+    return float(gammaln(n + 1) / math.log(2))

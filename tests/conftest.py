@@ -1,0 +1,43 @@
+"""What several tests share: keys, small sealed sets, a hospital's folder, a Flower run without Flower's servers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crypto.key import SecretKey
+from crypto.scheme import describe
+from crypto.sealed import seal_images
+
+
+@pytest.fixture
+def key() -> SecretKey:
+    return SecretKey(bytes(range(32)))
+
+
+@pytest.fixture
+def make_sealed(tmp_path, key):
+    """make_sealed(name, images, labels, …) seals arrays into tmp_path/name."""
+
+    def make(name, images, labels, scheme="block_pixel_shuffle", block=8, key=key, shard_bytes=1 << 14):
+        spec = describe(scheme, images.shape[1:], block)
+        read = lambda a, b: (images[a:b], np.ones(b - a, bool))  # noqa: E731
+        classes = [f"class-{i}" for i in range(int(labels.max()) + 1)]
+        dataset, _ = seal_images(
+            tmp_path / name, read, labels, classes, key, spec, "a source", shard_bytes=shard_bytes
+        )
+        return dataset
+
+    return make
+
+
+@pytest.fixture
+def real_mri() -> Path:
+    """Real brain MRI: a folder with train/val/test below it; skips where there is none."""
+    folder = Path(os.environ.get("CIPHERWARD_DATA", "")) / "brain_mri"
+    if not os.environ.get("CIPHERWARD_DATA") or not folder.is_dir():
+        pytest.skip("no real images: set CIPHERWARD_DATA to a folder that holds brain_mri/")
+    return folder
