@@ -1,0 +1,264 @@
+"""cipherward-party: what runs inside a hospital.
+
+A hospital's folder holds its key, its settings (party.yaml) and what it sealed; every command is given
+that folder. `cipherward-party COMMAND --help` says more.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coordinator.console import progress, result, run, talk
+from crypto.errors import CipherwardError
+from crypto.files import disk_errors, write_json, write_text
+
+app = typer.Typer(
+    help="What runs inside a hospital: keys, sealing, scoring. Plain images and keys never leave it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Hospital = Annotated[Path, typer.Argument(help="The hospital's folder.", show_default=False)]
+SealedSet = Annotated[Path, typer.Argument(help="A sealed set (the folder with its manifest.json).")]
+KeyFile = Annotated[Path, typer.Option("--key", help="The key file.")]
+
+
+def main() -> None:
+    run(app, "cipherward-party")
+
+
+@app.command()
+def keygen(hospital: Hospital) -> None:
+    """Make the hospital's secret key (mode 0600; an existing one is never overwritten)."""
+    from crypto.key import SecretKey
+    from crypto.keyfile import write_key
+
+    key = SecretKey.generate()
+    with disk_errors(hospital):
+        hospital.mkdir(parents=True, exist_ok=True)
+    write_key(hospital / "secret.key", key)
+    talk.print(f"made {hospital / 'secret.key'}; keep a copy where only you can read it")
+    result.print(key.id)
+
+
+@app.command("share-key")
+def share_key(
+    key: Annotated[Path, typer.Argument(help="Your key file.")],
+    to: Annotated[Path, typer.Argument(help="The copy to make, for another hospital of the consortium.")],
+) -> None:
+    """Copy a key file for another hospital (mode 0600). Carry it by a channel you trust: it is not wrapped."""
+    from crypto.keyfile import read_key, write_key
+
+    secret = read_key(key)
+    write_key(to, secret)
+    talk.print(f"made {to}; whoever holds it opens every image sealed with key {secret.id}")
+    result.print(secret.id)
+
+
+@app.command()
+def seal(
+    hospital: Hospital,
+    images: Annotated[Path | None, typer.Option(help="Folder of images, one sub-folder a class.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side to resize to, in pixels.")] = None,
+    rgb: Annotated[bool, typer.Option("--rgb/--gray", help="Seal three channels, or one.")] = False,
+    scheme: Annotated[str | None, typer.Option(help="Encryption scheme.")] = None,
+    block: Annotated[int | None, typer.Option(help="Block side, the ViT's patch size.")] = None,
+    audit: Annotated[int, typer.Option(help="Draws to seal for an audit (3 for suite/1), 0 for none.")] = 0,
+) -> None:
+    """Seal the hospital's images into HOSPITAL/sealed. Resumes where it was interrupted.
+
+    With --images, the settings are kept in HOSPITAL/party.yaml for later runs.
+    """
+    from parties.place import FILE, Place
+    from parties.seal import seal as seal_set
+    from parties.seal import sealing, set_names
+
+    given: dict[str, Any] = {
+        "images": None if images is None else str(images.expanduser().resolve()),
+        "image_size": image_size,
+        "channels": 3 if rgb else None,
+        "scheme": scheme,
+        "block": block,
+    }
+    given = {k: v for k, v in given.items() if v is not None}
+    if given and not (hospital / FILE).exists() and images is None:
+        raise CipherwardError(f"no {FILE} in {hospital}", "name your images with --images FOLDER")
+    if given:
+        known = Place.open(hospital).settings.model_dump() if (hospital / FILE).exists() else {}
+        settings = {"party": hospital.resolve().name, "source": "folder", **known, **given}
+        if images is not None:
+            settings["source"] = "folder"
+        if not (hospital / "secret.key").exists():
+            raise CipherwardError(
+                f"no key in {hospital}", f"make one first: cipherward-party keygen {hospital}"
+            )
+        place = Place.create(hospital, settings)
+    else:
+        place = Place.open(hospital)
+    place.key()  # a missing or unusable key is told before any work
+    wanted = [sealing(place, name) for name in set_names(audit)]
+    missing = [w for w in wanted if not (place.sealed_folder(w.name) / "manifest.json").exists()]
+    need = sum(w.bytes for w in missing)
+    free = shutil.disk_usage(place.folder).free
+    talk.print(f"{len(missing)} sets to seal, {need / 1e6:.0f} MB of disk ({free / 1e9:.1f} GB are free)")
+    if need > free:
+        raise CipherwardError(
+            f"the sealed sets need {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free", "free some space"
+        )
+    total, lost = 0, 0
+    for what in wanted:
+        with progress(what.name, len(what.source)) as told:
+            done = seal_set(place, what, told)
+        total += len(done.dataset)
+        lost += len(done.quarantined)
+        how = "sealed" if done.fresh else "sealed already"
+        talk.print(f"{what.name}: {len(done.dataset)} images {how} with key {done.dataset.key_id}")
+        for name in done.quarantined:
+            talk.print(f"  cannot decode {name}: left out", markup=False)
+    if lost:
+        talk.print(f"{lost} images left out; they are listed in {place.private / 'quarantine.txt'}")
+    result.print(f"{place.folder / 'sealed'}: {total} images in {len(wanted)} sets")
+
+
+@app.command()
+def unseal(
+    sealed: SealedSet, key: KeyFile, out: Annotated[Path, typer.Option(help="A new folder for PNG files.")]
+) -> None:
+    """Decrypt a sealed set into PNG files, after verifying all of it."""
+    from crypto.keyfile import read_key
+    from crypto.sealed import SealedDataset
+    from parties.seal import unseal as open_set
+
+    dataset = SealedDataset.open(sealed)
+    with progress("unseal", len(dataset)) as told:
+        count = open_set(dataset, read_key(key), out, told)
+    result.print(f"{out}: {count} images")
+
+
+@app.command()
+def inspect(
+    sealed: SealedSet, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """Show what everybody may know of a sealed set. Needs no key."""
+    from crypto.scheme import effective_bits, load
+    from crypto.sealed import SealedDataset
+
+    dataset = SealedDataset.open(sealed)
+    scheme = load(dataset.spec)
+    facts = {
+        "images": len(dataset),
+        "classes": dict(
+            zip(
+                dataset.classes,
+                [int((dataset.labels == i).sum()) for i in range(len(dataset.classes))],
+                strict=True,
+            )
+        ),
+        "scheme": dataset.spec.to_json(),
+        "key_id": dataset.key_id,
+        "formula_bits": round(scheme.formula_bits(), 1),
+        "effective_bits": round(effective_bits(scheme), 1),
+        "shards": len(dataset.manifest["shards"]),
+        "digest": dataset.digest,
+    }
+    if as_json:
+        result.print_json(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        result.print(f"{name:15} {value}", markup=False)
+
+
+@app.command()
+def verify(sealed: SealedSet, key: KeyFile) -> None:
+    """Check every byte of a sealed set against its digests and MACs; names the first bad file."""
+    from crypto.keyfile import read_key
+    from crypto.sealed import SealedDataset
+
+    dataset = SealedDataset.open(sealed)
+    dataset.verify(read_key(key))
+    result.print(f"{sealed}: {len(dataset)} images, intact")
+
+
+@app.command()
+def baseline(
+    hospitals: Annotated[
+        list[Path], typer.Argument(help="Hospital folders; several in a simulation only.")
+    ],
+    plan: Annotated[Path, typer.Option(help="The study's plan.")],
+    out: Annotated[Path, typer.Option(help="Where the numbers go (JSON).")],
+    model: Annotated[Path | None, typer.Option(help="The federation's model, for the wrong keys.")] = None,
+) -> None:
+    """Train the same model on plain images under the same budget, and measure wrong keys."""
+    from coordinator.plan import read_plan
+    from parties.baseline import run_baseline
+    from parties.place import Place
+
+    figures = run_baseline(
+        read_plan(plan), [Place.open(h) for h in hospitals], model, lambda line: talk.print(line)
+    )
+    write_json(out, figures)
+    result.print(str(out))
+
+
+@app.command()
+def score(
+    hospital: Hospital,
+    guesses: Annotated[
+        Path, typer.Argument(help="The adversary's guesses (the folder with guesses.json).")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where the scores go; default HOSPITAL/scores.json.")
+    ] = None,
+    rows: Annotated[
+        int, typer.Option(help="Audit images; the even ones register, the odd ones count.")
+    ] = 128,
+    gallery: Annotated[
+        int, typer.Option(help="Plain images among which a guess must name its own.")
+    ] = 1000,
+) -> None:
+    """Score guesses about this hospital's images, once. Only aggregates are written."""
+    from parties.place import Place
+    from parties.score import public_plain, score, write_scores
+
+    place = Place.open(hospital)
+    target = out or place.folder / "scores.json"
+    scores = score(place, guesses, rows, gallery, lambda line: talk.print(line, markup=False))
+    public_plain(place, scores, guesses, target.with_name(f"{target.stem}-plain.safetensors"))
+    write_scores(scores, target)
+    result.print(str(target))
+
+
+@app.command()
+def report(
+    hospital: Hospital,
+    scores: Annotated[Path, typer.Argument(help="scores.json, as `score` wrote it.")],
+    guesses: Annotated[Path, typer.Option(help="The adversary's guesses.")],
+    study: Annotated[
+        Path | None, typer.Option(help="The study's folder, for the training's figures.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: HOSPITAL/private/report.html.")] = None,
+) -> None:
+    """The report with the hospital's own plain images beside the guesses. It stays in the hospital."""
+    from coordinator.report.page import render
+
+    from coordinator.report.audit import build_report, read_scores
+    from coordinator.report.training import training_of
+    from parties.place import Place
+    from parties.score import private_pictures
+
+    place = Place.open(hospital)
+    numbers = read_scores(scores)
+    made = build_report(numbers, place.settings.party, training_of(study))
+    pictures = private_pictures(place, made, numbers, guesses)
+    target = out or place.private / "report.html"
+    write_text(target, render({**made, "public": place.plain("train").public}, pictures))
+    result.print(str(target))
+
+
+if __name__ == "__main__":
+    main()

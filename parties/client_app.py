@@ -1,0 +1,111 @@
+"""The hospital's side of a federation: a Flower ClientApp. Under stem mode `learn` it opens no key.
+
+What leaves: updated weights, counts and figures of training, and the public facts of the sealed set.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import nn
+
+from coordinator.models import build_model, pack, unpack
+from coordinator.plan import Plan
+from coordinator.settings import build
+from parties.place import Place, find_place
+from parties.train import measure, probabilities, train_locally, use_all_cores
+
+app = ClientApp()
+
+
+def _plan(message: Message) -> Plan:
+    config = message.content["config"]
+    assert isinstance(config, ConfigRecord)
+    return build(Plan, json.loads(str(config["plan"])), "the coordinator's plan")
+
+
+@functools.lru_cache(maxsize=1)
+def _built(plan_json: str, classes: int) -> nn.Module:
+    # Weights from the coordinator replace every value: no weights file is needed here, and a process that
+    # serves many messages builds its model once.
+    plan = build(Plan, json.loads(plan_json), "the coordinator's plan")
+    return build_model(plan.model_copy(update={"weights": ""}), classes)
+
+
+def _model(message: Message, plan: Plan, classes: int) -> nn.Module:
+    model = _built(plan.model_dump_json(), classes)
+    arrays = message.content["arrays"]
+    assert isinstance(arrays, ArrayRecord)
+    unpack(model, arrays["model"].numpy())
+    return model
+
+
+def _place(context: Context) -> Place:
+    return find_place(context.node_config, context.run_config)
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Who this party is and what it sealed: public facts, asked for once before the first round."""
+    place = _place(context)
+    facts = {}
+    for split in ("train", "val", "test"):
+        sealed = place.sealed(split)
+        facts[split] = {"rows": len(sealed), "digest": sealed.digest, "key_id": sealed.key_id}
+    about = {
+        "party": place.settings.party,
+        "classes": sealed.classes,
+        "spec": sealed.spec.to_json() | {"options": {}},
+        "splits": facts,
+    }
+    return Message(RecordDict({"about": ConfigRecord({"json": json.dumps(about)})}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Local epochs on the sealed training images, from the weights received."""
+    started = time.perf_counter()
+    use_all_cores()
+    plan, place = _plan(message), _place(context)
+    sealed = place.sealed("train")
+    model = _model(message, plan, len(sealed.classes))
+    config = message.content["config"]
+    assert isinstance(config, ConfigRecord)
+    round_ = int(config["server-round"])  # type: ignore[arg-type]
+    done = train_locally(model, sealed, plan, round_, place.settings.party)
+    metrics = MetricRecord(
+        {
+            "num-examples": len(sealed),
+            "loss": done["loss"],
+            "steps": int(done["steps"]),
+            "seconds": time.perf_counter() - started,
+        }
+    )
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord({"model": Array(pack(model))}),
+            "metrics": metrics,
+            "about": ConfigRecord({"party": place.settings.party}),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Accuracy, loss and AUC on the sealed images of the split that the coordinator names."""
+    use_all_cores()
+    plan, place = _plan(message), _place(context)
+    config = message.content["config"]
+    assert isinstance(config, ConfigRecord)
+    sealed = place.sealed(str(config["split"]))
+    model = _model(message, plan, len(sealed.classes))
+    figures = measure(probabilities(model, sealed), np.asarray(sealed.labels))
+    metrics = MetricRecord({"num-examples": len(sealed), **figures})
+    about = ConfigRecord({"party": place.settings.party})
+    return Message(RecordDict({"metrics": metrics, "about": about}), reply_to=message)

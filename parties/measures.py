@@ -1,0 +1,157 @@
+"""How good a guess is: the measures of `suite/1`, each a plain function on uint8 images [n, h, w, c]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import uniform_filter
+from scipy.stats import binomtest
+from skimage.metrics import structural_similarity
+
+WINDOW = 7
+TEXTURE = 2.0  # gray levels: windows flatter than this score high whatever the guess
+NEAR_DUPLICATE = 0.97
+_SHORTLIST = 3
+
+
+def ssim(guess: np.ndarray, plain: np.ndarray) -> float:
+    """SSIM of two uint8 [h, w, c] images over the plain image's textured windows; NaN where it has none.
+
+    scikit-image's convention (Wang et al. 2004): 7×7 uniform windows, sample covariance, range 255, a
+    border of 3 left out. A window counts where the plain image's standard deviation in it exceeds 2.
+    """
+    _, values = structural_similarity(
+        guess, plain, win_size=WINDOW, data_range=255, channel_axis=-1, full=True
+    )
+    x = plain.astype(np.float64)
+    size = (WINDOW, WINDOW, 1)
+    mean = uniform_filter(x, size)
+    spread = np.sqrt(np.maximum(uniform_filter(x * x, size) - mean * mean, 0) * (49 / 48))
+    edge = WINDOW // 2
+    inner = (slice(edge, -edge), slice(edge, -edge))
+    textured = spread[inner] > TEXTURE
+    return float(values[inner][textured].mean()) if textured.any() else float("nan")
+
+
+def ssims(guesses: np.ndarray, plains: np.ndarray) -> np.ndarray:
+    """float64 [n]: ssim of each pair."""
+    return np.array([ssim(g, p) for g, p in zip(guesses, plains, strict=True)])
+
+
+def psnr(guesses: np.ndarray, plains: np.ndarray) -> np.ndarray:
+    """float64 [n]: peak signal-to-noise ratio in dB, at most 100 (an exact guess)."""
+    error = ((guesses.astype(np.float64) - plains) ** 2).mean(axis=(1, 2, 3))
+    return np.minimum(100.0, 20 * np.log10(255.0) - 10 * np.log10(np.maximum(error, 1e-12)))
+
+
+def unit(images: np.ndarray) -> np.ndarray:
+    """float32 [n, h*w*c]: each image with mean 0 and norm 1 (0 where it is constant)."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    flat -= flat.mean(1, keepdims=True)
+    norm = np.linalg.norm(flat, axis=1, keepdims=True)
+    return flat / np.maximum(norm, 1e-6)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """An element of a shared-key permutation's orbit: whole blocks down and across, wrapping."""
+
+    down: int
+    across: int
+
+    def apply(self, images: np.ndarray, block: int) -> np.ndarray:
+        """[n, h, w, c], shifted."""
+        return np.roll(images, (self.down * block, self.across * block), axis=(1, 2))
+
+
+def orbit(limit: int = 3) -> list[Shift]:
+    """What a shared block permutation cannot fix: whole-block shifts of at most 3, none first.
+
+    Black borders leave the frame of a head scan free. Symmetries are not in it: sub-blocks stay where
+    they are in a block, which settles the orientation.
+    """
+    span = range(-limit, limit + 1)
+    return sorted((Shift(y, x) for y in span for x in span), key=lambda s: abs(s.down) + abs(s.across))
+
+
+def register(guesses: np.ndarray, plains: np.ndarray, block: int) -> Shift:
+    """The one shift that fits these guesses best: shortlisted by correlation, chosen by mean ssim.
+
+    Call it on the even rows only, for guesses and baselines alike; score the odd ones.
+    """
+    target = unit(plains)
+    shifts = orbit()
+    fit = [float((unit(s.apply(guesses, block)) * target).sum(1).mean()) for s in shifts]
+    best = [shifts[i] for i in np.argsort(fit, kind="stable")[::-1][:_SHORTLIST]]
+    few = slice(0, 12)
+
+    def mean(shift: Shift) -> float:
+        return float(np.nan_to_num(ssims(shift.apply(guesses[few], block), plains[few])).mean())
+
+    return max(best, key=mean)
+
+
+def nearest(guesses: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """int64 [n]: the gallery image with the largest normalised cross-correlation to each guess.
+
+    A guess without any variation names nobody (-1).
+    """
+    scores = unit(guesses) @ unit(gallery).T
+    found = scores.argmax(1)
+    found[scores.max(1) <= 0] = -1
+    return found
+
+
+def near_duplicates(images: np.ndarray) -> np.ndarray:
+    """int64 [n]: for each image the first one it nearly equals (itself, mostly).
+
+    Correlation of 32×32 thumbnails above 0.97: neighbouring slices of one scan, and re-encoded copies.
+    """
+    side = min(32, images.shape[1], images.shape[2])
+    gray = images.mean(axis=3).astype(np.uint8)
+    small = [np.asarray(Image.fromarray(i).resize((side, side), Image.Resampling.BOX)) for i in gray]
+    vectors = unit(np.stack(small)[..., None])
+    leader = np.arange(len(images))
+    kept: list[int] = []
+    for i in range(len(images)):
+        if kept:
+            scores = vectors[kept] @ vectors[i]
+            if scores.max() > NEAR_DUPLICATE:
+                leader[i] = kept[int(scores.argmax())]
+                continue
+        kept.append(i)
+    return leader
+
+
+def histograms(images: np.ndarray, bins: int = 64) -> np.ndarray:
+    """float32 [n, c*bins]: value histograms of each channel, summing to 1."""
+    n, c = len(images), images.shape[3]
+    bin_of = (images.reshape(n, -1, c).astype(np.int64) * bins) // 256
+    place = bin_of + bins * np.arange(c)
+    counts = np.stack([np.bincount(p.ravel(), minlength=c * bins) for p in place])
+    return (counts / counts.sum(1, keepdims=True)).astype(np.float32)
+
+
+def share(hits: int, n: int) -> dict[str, Any]:
+    """A rate with its two-sided 95 % Wilson bounds."""
+    if n == 0:
+        return {"hits": 0, "n": 0, "rate": 0.0, "low": 0.0, "high": 1.0}
+    bounds = binomtest(int(hits), int(n)).proportion_ci(0.95, method="wilson")
+    return {
+        "hits": int(hits),
+        "n": int(n),
+        "rate": hits / n,
+        "low": float(bounds.low),
+        "high": float(bounds.high),
+    }
+
+
+def summary(values: np.ndarray) -> dict[str, float]:
+    """Median, 95th percentile and maximum."""
+    v = values[np.isfinite(values)]
+    if not len(v):
+        return {"median": 0.0, "p95": 0.0, "max": 0.0}
+    return {"median": float(np.median(v)), "p95": float(np.percentile(v, 95)), "max": float(v.max())}

@@ -1,0 +1,339 @@
+"""guesses + plain images + key → numbers. Runs in the hospital; only aggregates leave.
+
+The rule is `suite/1` (docs/suite.md). In short, for each guess: one shift of the declared orbit is chosen
+on the even audit rows, the odd ones are scored; V is the share of rows whose SSIM beats every
+baseline, R the share that names its own image in a gallery, K whether the recovered key opens images.
+
+A scorer that answers twice about one sealed set is an oracle: private/score-ledger.jsonl remembers which
+guesses were scored against it, and others are refused.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from coordinator.guesses import FILE, Draw, StoredGuess, load_guess, read_draws
+from coordinator.report.pictures import Pictures, gather
+from crypto.apply import Table, apply
+from crypto.errors import CipherwardError
+from crypto.files import append_line, sha256_file, write_atomic, write_json
+from crypto.scheme import load
+from crypto.sealed import SealedDataset
+from crypto.spec import log2_factorial
+from parties.measures import (
+    Shift,
+    histograms,
+    near_duplicates,
+    nearest,
+    psnr,
+    register,
+    share,
+    ssims,
+    summary,
+)
+from parties.place import Place
+from parties.seal import plain_rows, sealing
+
+SCHEMA = "cipherward.scores/1"
+SUITE = "suite/1"
+PICTURED = 6
+_MARGIN = 0.10
+_OPENS = 0.90
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The hospital's side of one draw, cut to the audit rows that count.
+
+    pick: int64 [r], which of the draw's rows count. plain, sealed: uint8 [r, h, w, c]. gallery: uint8
+    [G, h, w, c] with the r plain images first. labels: int64 [G].
+    """
+
+    pick: np.ndarray
+    plain: np.ndarray
+    sealed: np.ndarray
+    gallery: np.ndarray
+    labels: np.ndarray
+    block: int
+    seed: int
+
+    @property
+    def even(self) -> np.ndarray:
+        return np.arange(0, len(self.pick), 2)
+
+    @property
+    def odd(self) -> np.ndarray:
+        return np.arange(1, len(self.pick), 2)
+
+
+def score(
+    place: Place, guesses: Path, rows: int, gallery: int, told: Told = lambda line: None
+) -> dict[str, Any]:
+    """Scores all draws of a guesses folder that are about this place's sealed sets, once.
+
+    Returns what scores.json holds. Raises CipherwardError where no draw is about this place, where a guess
+    changed after it was frozen, and where other guesses about the same set were scored before.
+    """
+    draws, about = read_draws(guesses)
+    names = {
+        SealedDataset.open(folder).digest: folder.name
+        for folder in sorted((place.folder / "sealed").glob("*"))
+        if (folder / "manifest.json").exists()
+    }
+    mine = [(draw, names[draw.digests[0]]) for draw in draws if draw.digests[0] in names]
+    if not mine:
+        raise CipherwardError(
+            f"{guesses} holds no guesses about images of {place.settings.party}",
+            "the first sealed set given to `attack` decides whose images are scored",
+        )
+    stamp = sha256_file(guesses / FILE)
+    _remember(place, [draw for draw, _ in mine], stamp)
+    scored = []
+    for draw, name in mine:
+        told(f"{draw.name}: {draw.spec.name} as {name}")
+        scored.append(_score_draw(place, draw, name, guesses, rows, gallery, told))
+    return {
+        "schema": SCHEMA,
+        "suite": SUITE,
+        "party": place.settings.party,
+        "guesses_sha256": stamp,
+        "seed": about["seed"],
+        "draws": scored,
+    }
+
+
+def _remember(place: Place, draws: list[Draw], stamp: str) -> None:
+    ledger = place.private / "score-ledger.jsonl"
+    lines = ledger.read_text().splitlines() if ledger.exists() else []
+    known = {entry["set"]: entry["guesses"] for entry in map(json.loads, lines)}
+    for draw in draws:
+        earlier = known.get(draw.digests[0])
+        if earlier is not None and earlier != stamp:
+            raise CipherwardError(
+                f"other guesses about sealed set {draw.digests[0][:16]} were scored before",
+                "a scorer that answers twice is an oracle: seal a new audit set, then attack that",
+            )
+    for draw in draws:
+        if draw.digests[0] not in known:
+            entry = {"set": draw.digests[0], "guesses": stamp, "time": int(time.time())}
+            append_line(ledger, json.dumps(entry))
+
+
+def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Truth:
+    """The audit rows that count (one per near-duplicate group) and their gallery, fixed by the draw alone."""
+    sealed = place.sealed(name)
+    plain = plain_rows(place, name, draw.rows)
+    first = near_duplicates(plain) == np.arange(len(plain))
+    pick = np.flatnonzero(first)[:rows]
+    pick = pick[: len(pick) - len(pick) % 2]
+    if len(pick) < 4:
+        raise CipherwardError(
+            f"{len(pick)} images of {name} can be scored, at least 4 are needed", "audit a larger set"
+        )
+    # The rest of the gallery: other images of the same hospital, none of them nearly an audit image.
+    rest = np.setdiff1d(np.arange(len(sealed)), draw.rows)
+    order = np.random.default_rng([place.settings.seed, 5]).permutation(rest)
+    wanted = max(0, gallery - len(pick))
+    others = plain_rows(place, name, order[: wanted + wanted // 4]) if len(order) and wanted else plain[:0]
+    together = np.concatenate([plain[pick], others])
+    keep = near_duplicates(together) == np.arange(len(together))
+    keep[: len(pick)] = True
+    labels = np.concatenate([sealed.labels[draw.rows[pick]], sealed.labels[order[: len(others)]]])
+    return Truth(
+        pick=pick,
+        plain=plain[pick],
+        sealed=sealed.rows(draw.rows[pick]),
+        gallery=together[keep][:gallery],
+        labels=labels[keep][:gallery],
+        block=draw.spec.block,
+        seed=place.settings.seed,
+    )
+
+
+def _score_draw(
+    place: Place, draw: Draw, name: str, folder: Path, rows: int, gallery: int, told: Told
+) -> dict[str, Any]:
+    truth = truth_of(place, draw, name, rows, gallery)
+    what = sealing(place, name)
+    key = what.key()
+    scheme = load(draw.spec)
+    opened = scheme.cipher(key)
+    decrypted = np.stack(
+        [opened.decrypt(truth.sealed[i : i + 1], first=int(draw.rows[truth.pick[i]]))[0] for i in truth.odd]
+    )
+    bases = baselines(truth)
+    parts = {k: np.asarray(v) for k, v in scheme.parts(key).items()}
+    findings = []
+    for guess in draw.guesses:
+        told(f"  {guess.attack} at {guess.pool_size}")
+        figures = {} if guess.error else _score_guess(truth, bases, parts, folder, guess)
+        public = {k: v for k, v in guess.__dict__.items() if k not in ("file", "sha256")}
+        findings.append({**public, **figures})
+    return {
+        "draw": draw.name,
+        "set": name,
+        "spec": draw.spec.to_json(),
+        "key_id": draw.key_id,
+        "set_digest": draw.digests[0],
+        "pool_images": draw.images,
+        "parties": len(draw.digests),
+        "rows": len(truth.odd),
+        "gallery": len(truth.gallery),
+        "pictured": truth.pick[truth.odd][:PICTURED].tolist(),
+        "true_key_ssim": summary(ssims(decrypted, truth.plain[truth.odd]))["median"],
+        "true_key_exact": bool((decrypted == truth.plain[truth.odd]).all()),
+        "baselines": {k: summary(v) for k, v in bases.items()},
+        "findings": findings,
+    }
+
+
+def _registered(images: np.ndarray, truth: Truth) -> tuple[np.ndarray, Shift]:
+    """The odd images, shifted by the one element that the even ones choose."""
+    shift = register(images[truth.even], truth.plain[truth.even], truth.block)
+    return shift.apply(images[truth.odd], truth.block), shift
+
+
+def baselines(truth: Truth) -> dict[str, np.ndarray]:
+    """float64 [odd rows] a baseline: what an adversary without any attack reaches, registered like a guess."""
+    generator = np.random.default_rng([truth.seed, 7])
+    count = len(truth.pick)
+    rest = truth.gallery
+    index = np.arange(count)
+    mean = np.rint(rest.mean(0)).astype(np.uint8)
+    other = index.copy()
+    for i in range(count):
+        same = np.flatnonzero(truth.labels == truth.labels[i])
+        same = same[same != i]
+        other[i] = generator.choice(same if len(same) else np.setdiff1d(np.arange(len(rest)), [i]))
+    table = histograms(rest)
+    closest = index.copy()
+    for i in range(count):
+        gap = np.abs(table - table[i]).sum(1)
+        gap[i] = np.inf
+        closest[i] = gap.argmin()
+    candidates = {
+        "ciphertext": truth.sealed,
+        "mean": np.repeat(mean[None], count, 0),
+        "other": rest[other],
+        "nearest_histogram": rest[closest],
+    }
+    odd = truth.plain[truth.odd]
+    return {name: ssims(_registered(images, truth)[0], odd) for name, images in candidates.items()}
+
+
+def _score_guess(
+    truth: Truth,
+    bases: Mapping[str, np.ndarray],
+    parts: Mapping[str, np.ndarray],
+    folder: Path,
+    guess: StoredGuess,
+) -> dict[str, Any]:
+    all_images, key = load_guess(folder, guess)
+    images = all_images[truth.pick]
+    guessed, shift = _registered(images, truth)
+    odd = truth.plain[truth.odd]
+    s = ssims(guessed, odd)
+    # Guess i against image j ≠ i: what the guesses reach without being about the image.
+    turns = [t for t in (1, 2, 3) if t < len(odd)]
+    deranged = np.stack([ssims(np.roll(guessed, t, axis=0), odd) for t in turns])
+    ceiling = float(np.nanpercentile(deranged, 99))
+    best = np.nanmax(np.stack([*bases.values(), deranged[0]]), axis=0)
+    textured = np.isfinite(s)
+    hit = textured & (s >= best + _MARGIN) & (s > ceiling)
+    found = nearest(guessed, truth.gallery) == truth.odd
+    figures: dict[str, Any] = {
+        "n": int(textured.sum()),
+        "shift": [shift.down, shift.across],
+        "ssim": summary(s),
+        "psnr": summary(psnr(guessed, odd)),
+        "derangement_ssim": summary(deranged.ravel()),
+        "V": share(int(hit.sum()), int(textured.sum())),
+        "R": share(int(found.sum()), len(found)) | {"gallery": len(truth.gallery)},
+        "K": None,
+        "key": None,
+    }
+    if key is not None and "gather" in key:
+        table = Table(key["gather"], key.get("mask"), truth.sealed.shape[3])
+        by_key = shift.apply(apply(table, truth.sealed[truth.odd]), truth.block)
+        opens = summary(ssims(by_key, odd))["median"]
+        figures["K"] = {"median_ssim": opens, "n": len(odd), "opens": bool(opens >= _OPENS)}
+        figures["key"] = key_share(parts, key, truth)
+    return figures
+
+
+def key_share(
+    parts: Mapping[str, np.ndarray], guess: Mapping[str, np.ndarray], truth: Truth
+) -> dict[str, Any] | None:
+    """How much of the true key a guessed one holds, modulo one whole-block shift; None where not comparable.
+
+    block_order and pixel_order: shares of K1 and K2 that are right. identifiable: share of block places
+    that are not constant in every gallery image; the rest are interchangeable and of no use. bits_left:
+    log2 of the orders still open if one knew which entries are wrong. neighbours: pairs of adjacent
+    blocks put side by side, of all adjacent pairs.
+    """
+    if not {"K1", "K2"} <= set(parts) or not {"K1", "K2"} <= set(guess):
+        return None
+    down, across = truth.plain.shape[1] // truth.block, truth.plain.shape[2] // truth.block
+    true, found = np.asarray(parts["K1"]), np.asarray(guess["K1"])
+    moved = np.stack(
+        [(found // across - true // across) % down, (found % across - true % across) % across], 1
+    )
+    kinds, counts = np.unique(moved, axis=0, return_counts=True)
+    right = int(counts.max())
+    pixels = int((np.asarray(parts["K2"]) == guess["K2"]).sum())
+    # Which true block stands at each place of the guessed picture.
+    picture = np.empty(len(true), np.int64)
+    picture[found] = true
+    grid = picture.reshape(down, across)
+    pairs = int(((np.diff(grid, axis=1) == 1) & (grid[:, 1:] % across > 0)).sum())
+    pairs += int((np.diff(grid, axis=0) == across).sum())
+    blocks = truth.gallery.reshape(len(truth.gallery), down, truth.block, across, truth.block, -1)
+    varied = (blocks.max(axis=(2, 4, 5)) > blocks.min(axis=(2, 4, 5))).any(0)
+    return {
+        "block_order": right / len(true),
+        "block_order_unshifted": float((found == true).mean()),
+        "shift": kinds[counts.argmax()].tolist(),
+        "pixel_order": pixels / len(parts["K2"]),
+        "neighbours": [pairs, 2 * down * across - down - across],
+        "identifiable": float(varied.mean()),
+        "bits_left": log2_factorial(len(true) - right) + log2_factorial(len(parts["K2"]) - pixels),
+    }
+
+
+def write_scores(scores: Mapping[str, Any], out: Path) -> None:
+    """Writes scores.json; the same guesses give the same file."""
+    write_json(out, scores)
+
+
+def pictured_plain(place: Place, scores: Mapping[str, Any], guesses: Path) -> np.ndarray:
+    """uint8 [r, h, w, c]: the plain images of the rows that a report shows. They stay in the hospital."""
+    scored = next(d for d in scores["draws"] if not d["set"].startswith("control"))
+    draws, _ = read_draws(guesses)
+    draw = next(d for d in draws if d.name == scored["draw"])
+    return plain_rows(place, scored["set"], draw.rows[np.array(scored["pictured"], np.int64)])
+
+
+def public_plain(place: Place, scores: Mapping[str, Any], guesses: Path, out: Path) -> None:
+    """Writes the pictured plain images for the coordinator's report, where the source is public only."""
+    if all(d["set"].startswith("control") for d in scores["draws"]) or not place.plain("train").public:
+        return
+    images = pictured_plain(place, scores, guesses)
+    write_atomic(out, lambda p: save_file({"plain": images}, str(p)))
+
+
+def private_pictures(
+    place: Place, report: Mapping[str, Any], scores: Mapping[str, Any], guesses: Path
+) -> Pictures:
+    """A report's pictures with the hospital's own plain images in the first column."""
+    scored = next(d for d in scores["draws"] if not d["set"].startswith("control"))
+    seen = gather(guesses, report, scores, place.sealed(scored["set"]))
+    return Pictures({"plain": pictured_plain(place, scores, guesses), **seen.columns})

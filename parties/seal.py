@@ -1,0 +1,185 @@
+"""Plain images → sealed sets, resumable; and back.
+
+A hospital seals its splits under its own key, and for an audit, under keys made for that alone:
+
+    sealed/train  sealed/val  sealed/test      the hospital's key
+    sealed/audit-1  sealed/audit-2 …           its training images under throwaway keys: further draws
+    sealed/control-plain  sealed/control-noise phantom images (public), unsealed and masked: the controls
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from crypto.errors import CipherwardError
+from crypto.files import append_line, disk_errors, read_json, write_atomic, write_json
+from crypto.key import SecretKey
+from crypto.keyfile import read_key, write_key
+from crypto.scheme import describe, load
+from crypto.sealed import SealedDataset, seal_images
+from crypto.spec import SchemeSpec
+from parties.place import Place
+from parties.sources.phantom import Phantom
+from parties.sources.source import SPLITS, Share, Source
+
+Progress = Callable[[int], None]
+CONTROLS = ("control-plain", "control-noise")
+CONTROL_IMAGES = 400
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """One set that a place seals: its name, plain images, key file and scheme."""
+
+    name: str
+    source: Source
+    key_path: Path
+    spec: SchemeSpec
+    throwaway: bool
+
+    def key(self) -> SecretKey:
+        """The set's key; a throwaway one is made on first use."""
+        if self.throwaway and not self.key_path.exists():
+            write_key(self.key_path, SecretKey.generate())
+        return read_key(self.key_path)
+
+    @property
+    def bytes(self) -> int:
+        """Disk that the sealed set takes."""
+        h, w, c = self.spec.image_shape
+        return len(self.source) * (h * w * c + 8)
+
+
+def sealing(place: Place, name: str) -> Sealing:
+    """The set of that name: a split, `audit-N`, `control-plain` or `control-noise`."""
+    s = place.settings
+    shape = (s.image_size, s.image_size, s.channels)
+    if name in SPLITS:
+        spec = describe(s.scheme, shape, s.block, s.key_scope)
+        return Sealing(name, place.plain(name), place.key_path, spec, throwaway=False)
+    key_path = place.private / f"{name}.key"
+    if name in CONTROLS:
+        phantom = Phantom(s.image_size, s.channels, CONTROL_IMAGES, s.seed, "test")
+        spec = describe(name.removeprefix("control-"), shape, s.block)
+        return Sealing(name, phantom, key_path, spec, throwaway=True)
+    if match := re.fullmatch(r"audit-([1-9]\d?)", name):
+        # Other images in another order for each draw: key and pool are both drawn anew.
+        source = place.plain("train")
+        order = np.random.default_rng([s.seed, 3, int(match[1])]).permutation(len(source))
+        spec = describe(s.scheme, shape, s.block, s.key_scope)
+        rows = order[: s.audit_images] if s.audit_images else order
+        return Sealing(name, Share(source, rows), key_path, spec, throwaway=True)
+    raise CipherwardError(
+        f"no such sealed set: {name!r}", f"known: {', '.join(SPLITS + CONTROLS)}, audit-N"
+    )
+
+
+def set_names(draws: int) -> list[str]:
+    """What a place seals: its splits and, for an audit of `draws` draws, the further sets."""
+    audit = [f"audit-{i}" for i in range(1, draws)] + list(CONTROLS) if draws else []
+    return [*SPLITS, *audit]
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """What sealing a set did. quarantined: names of the images that could not be read."""
+
+    dataset: SealedDataset
+    quarantined: list[str]
+    fresh: bool
+
+
+def seal(place: Place, what: Sealing, progress: Progress = lambda rows: None) -> Sealed:
+    """Seals one set of a place. A finished one is checked and kept; an interrupted one is continued.
+
+    An image that cannot be decoded is named in private/quarantine.txt and left out. Raises
+    CipherwardError where the key is missing or not the one of an earlier sealing.
+    """
+    key = what.key()
+    folder = place.sealed_folder(what.name)
+    source = what.source
+    if (folder / "manifest.json").exists():
+        dataset = SealedDataset.open(folder)
+        dataset.require_key(key)
+        kept = _kept(place, what.name)
+        if kept["digest"] != dataset.digest or kept["source"] != source.fingerprint():
+            raise CipherwardError(
+                f"{folder} was sealed from other images, or with other settings, than those of now",
+                f"remove {folder} to seal again; ciphertexts that were uploaded stay with the cloud",
+            )
+        return Sealed(dataset, [], fresh=False)
+    shape = what.spec.image_shape
+    names, noted, quarantined = source.names, place.private / "quarantine.txt", []
+
+    def read_one(row: int) -> np.ndarray | None:
+        try:
+            return source.read(row)
+        except CipherwardError:
+            return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+            images = list(pool.map(read_one, range(start, stop)))
+            kept = np.array([image is not None for image in images], bool)
+            for i in np.flatnonzero(~kept):
+                quarantined.append(names[start + int(i)])
+                append_line(noted, names[start + int(i)])
+            good = [image for image in images if image is not None]
+            return (np.stack(good) if good else np.zeros((0, *shape), np.uint8)), kept
+
+        dataset, rows = seal_images(
+            folder, read, source.labels, source.classes, key, what.spec, source.fingerprint(), progress
+        )
+    if not len(dataset):
+        raise CipherwardError(f"not one image for {what.name} could be read", f"see {noted}")
+    kept = {"digest": dataset.digest, "source": source.fingerprint(), "rows": rows.tolist()}
+    write_json(_rows_file(place, what.name), kept)
+    return Sealed(dataset, quarantined, fresh=True)
+
+
+def _rows_file(place: Place, name: str) -> Path:
+    return place.private / f"rows-{name}.json"
+
+
+def _kept(place: Place, name: str) -> dict:
+    kept: dict = read_json(_rows_file(place, name), "row list")
+    return kept
+
+
+def plain_rows(place: Place, name: str, rows: np.ndarray) -> np.ndarray:
+    """uint8 [r, h, w, c]: the plain images behind rows of a sealed set, in that order."""
+    source, kept = sealing(place, name).source, _kept(place, name)["rows"]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return np.stack(list(pool.map(lambda row: source.read(int(kept[int(row)])), rows)))
+
+
+def unseal(sealed: SealedDataset, key: SecretKey, out: Path, progress: Progress = lambda rows: None) -> int:
+    """Decrypts a sealed set into PNG files, one folder a class; returns their number.
+
+    The set is verified first, so that a wrong key or an altered shard writes nothing.
+    """
+    sealed.verify(key)
+    if out.exists() and any(out.iterdir()):
+        raise CipherwardError(f"{out} is not empty", "unseal into a new folder")
+    cipher = load(sealed.spec).cipher(key)
+    with disk_errors(out):
+        for name in sealed.classes:
+            (out / name).mkdir(parents=True, exist_ok=True)
+    for start in range(0, len(sealed), 256):
+        stop = min(start + 256, len(sealed))
+        images = cipher.decrypt(np.asarray(sealed.images(start, stop)), first=start)
+        for row, image in enumerate(images, start):
+            picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+            path = out / sealed.classes[int(sealed.labels[row])] / f"{row:06d}.png"
+            write_atomic(path, lambda p, im=picture: im.save(p, format="PNG"))  # type: ignore[misc]
+        progress(stop)
+    return len(sealed)

@@ -1,0 +1,110 @@
+"""A folder of PNG or JPEG images, one sub-folder a class; with or without train/val/test above them.
+
+    images/glioma/0001.jpg …            split 70/10/20 by the study's seed, class by class
+    images/train/glioma/0001.jpg …      or split already
+
+Every image is brought to one mode (gray or RGB) and one size: a file's own mode or size can betray its
+class.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from crypto.errors import CipherwardError
+
+ENDINGS = (".png", ".jpg", ".jpeg")
+SPLITS = ("train", "val", "test")
+_SHARES = (0.7, 0.1, 0.2)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The images of one split. Raises CipherwardError where there are no class folders or no images."""
+
+    path: Path
+    size: int
+    channels: int
+    seed: int
+    split: str
+    public = False
+
+    def __post_init__(self) -> None:
+        _ = self._files
+
+    @property
+    def classes(self) -> list[str]:
+        return self._files[0]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [n], index into classes."""
+        return self._files[2]
+
+    @property
+    def names(self) -> list[str]:
+        """File names relative to the folder; these stay in the hospital."""
+        return [str(p.relative_to(self.path)) for p in self._files[1]]
+
+    @functools.cached_property
+    def _files(self) -> tuple[list[str], list[Path], np.ndarray]:
+        if not self.path.is_dir():
+            raise CipherwardError(f"no image folder at {self.path}")
+        split_already = (self.path / "train").is_dir()
+        if split_already and not (self.path / self.split).is_dir():
+            raise CipherwardError(f"{self.path} has a train folder but no {self.split} folder")
+        top = self.path / self.split if split_already else self.path
+        classes = sorted(p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith("."))
+        if len(classes) < 2:
+            raise CipherwardError(
+                f"{top} holds {len(classes)} class folders; at least two are needed",
+                f"put the images into one folder a class, such as {top}/tumor and {top}/healthy",
+            )
+        files: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(classes):
+            found = sorted(p for p in (top / name).rglob("*") if p.suffix.lower() in ENDINGS)
+            if not found:
+                raise CipherwardError(f"{top / name} holds no {', '.join(ENDINGS)} image")
+            if not split_already:
+                found = self._part(found, label)
+            files += found
+            labels += [label] * len(found)
+        if not files:
+            raise CipherwardError(f"{top} has too few images for a {self.split} split")
+        return classes, files, np.array(labels, np.int64)
+
+    def _part(self, files: list[Path], label: int) -> list[Path]:
+        order = np.random.default_rng([self.seed, label]).permutation(len(files))
+        cuts = (np.cumsum(_SHARES)[:-1] * len(files)).round().astype(int)
+        return [files[i] for i in np.sort(np.split(order, cuts)[SPLITS.index(self.split)])]
+
+    def __len__(self) -> int:
+        return len(self._files[1])
+
+    def read(self, row: int) -> np.ndarray:
+        """uint8 [size, size, channels]. Raises CipherwardError naming a file that cannot be decoded."""
+        path = self._files[1][row]
+        try:
+            with Image.open(path) as picture:
+                upright = ImageOps.exif_transpose(picture)
+                if upright.mode.startswith("I") or upright.mode == "F":
+                    wide = np.asarray(upright, np.float64)
+                    depth = 65535.0 if wide.max(initial=0) > 255 else 255.0
+                    upright = Image.fromarray((wide * (255.0 / depth)).clip(0, 255).astype(np.uint8))
+                plain = upright.convert("L" if self.channels == 1 else "RGB")
+                if plain.size != (self.size, self.size):
+                    plain = plain.resize((self.size, self.size), Image.Resampling.BILINEAR)
+                return np.asarray(plain, np.uint8).reshape(self.size, self.size, self.channels)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise CipherwardError(f"cannot decode {path}: {type(error).__name__}") from None
+
+    def fingerprint(self) -> str:
+        """Names and sizes of all files, and how they are read: what a resumed sealing compares."""
+        files = [f"{name}:{p.stat().st_size}" for name, p in zip(self.names, self._files[1], strict=True)]
+        return f"folder {self.size} {self.channels} {self.seed} {self.split} " + " ".join(files)
