@@ -11,7 +11,8 @@ class CipherwardError(Exception):
     """Something the user can mend. Texts never hold key material or pixels."""
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
+        # Flower shows str(error) alone, and the hint is half of the message.
+        super().__init__(f"{message} (hint: {hint})" if hint else message)
         self.message = message
         self.hint = hint
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise CipherwardError(f"no permission to write {path}", "choose another folder") from None
+        if error.errno == errno.EEXIST:
+            raise CipherwardError(f"{path} is a file, not a folder", "choose another name") from None
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             raise CipherwardError(f"no such folder: {path.parent}") from None
         raise
@@ -51,6 +54,19 @@ def write_atomic(path: Path, fill: Callable[[Path], None]) -> None:
             os.fsync(folder)  # the rename itself must survive a power cut
         finally:
             os.close(folder)
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Holds a folder for one process at a time; the kernel lets go of it when the process ends, however."""
+    with disk_errors(folder / ".lock"), open(folder / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CipherwardError(
+                f"another command is at work in {folder}", "wait until it is done, or end it"
+            ) from None
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -15,7 +15,7 @@ import typer
 
 from coordinator.console import progress, result, run, talk
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, write_json, write_text
+from crypto.files import disk_errors, only_one, write_json, write_text
 
 app = typer.Typer(
     help="What runs inside a hospital: keys, sealing, scoring. Plain images and keys never leave it.",
@@ -112,7 +112,7 @@ def seal(
         )
     total, lost = 0, 0
     for what in wanted:
-        with progress(what.name, len(what.source)) as told:
+        with only_one(place.folder), progress(what.name, len(what.source)) as told:
             done = seal_set(place, what, told)
         total += len(done.dataset)
         lost += len(done.quarantined)
@@ -244,9 +244,8 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Default: HOSPITAL/private/report.html.")] = None,
 ) -> None:
     """The report with the hospital's own plain images beside the guesses. It stays in the hospital."""
-    from coordinator.report.page import render
-
     from coordinator.report.audit import build_report, read_scores
+    from coordinator.report.page import render
     from coordinator.report.training import training_of
     from parties.place import Place
     from parties.score import private_pictures

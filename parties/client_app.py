@@ -56,6 +56,7 @@ def hello(message: Message, context: Context) -> Message:
     facts = {}
     for split in ("train", "val", "test"):
         sealed = place.sealed(split)
+        sealed.check_digests()  # an altered shard is named now, not learnt from
         facts[split] = {"rows": len(sealed), "digest": sealed.digest, "key_id": sealed.key_id}
     about = {
         "party": place.settings.party,

@@ -162,9 +162,10 @@ def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Tr
 def _score_draw(
     place: Place, draw: Draw, name: str, folder: Path, rows: int, gallery: int, told: Told
 ) -> dict[str, Any]:
-    truth = truth_of(place, draw, name, rows, gallery)
     what = sealing(place, name)
     key = what.key()
+    place.sealed(name).require_key(key)
+    truth = truth_of(place, draw, name, rows, gallery)
     scheme = load(draw.spec)
     opened = scheme.cipher(key)
     decrypted = np.stack(

@@ -28,11 +28,11 @@ from crypto.sealed import SealedDataset, seal_images
 from crypto.spec import SchemeSpec
 from parties.place import Place
 from parties.sources.phantom import Phantom
-from parties.sources.source import SPLITS, Share, Source
+from parties.sources.source import SPLITS, Middle, Share, Source
 
 Progress = Callable[[int], None]
 CONTROLS = ("control-plain", "control-noise")
-CONTROL_IMAGES = 400
+CONTROL_IMAGES = 300
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def sealing(place: Place, name: str) -> Sealing:
         return Sealing(name, place.plain(name), place.key_path, spec, throwaway=False)
     key_path = place.private / f"{name}.key"
     if name in CONTROLS:
-        phantom = Phantom(s.image_size, s.channels, CONTROL_IMAGES, s.seed, "test")
+        # Their middle: where every block has texture, key recovery on `plain` has one right answer.
+        phantom = Middle(Phantom(2 * s.image_size, s.channels, CONTROL_IMAGES, s.seed, "test"))
         spec = describe(name.removeprefix("control-"), shape, s.block)
         return Sealing(name, phantom, key_path, spec, throwaway=True)
     if match := re.fullmatch(r"audit-([1-9]\d?)", name):
@@ -156,8 +157,17 @@ def _kept(place: Place, name: str) -> dict:
 
 
 def plain_rows(place: Place, name: str, rows: np.ndarray) -> np.ndarray:
-    """uint8 [r, h, w, c]: the plain images behind rows of a sealed set, in that order."""
-    source, kept = sealing(place, name).source, _kept(place, name)["rows"]
+    """uint8 [r, h, w, c]: the plain images behind rows of a sealed set, in that order.
+
+    Raises CipherwardError where the images are not those that were sealed.
+    """
+    source, record = sealing(place, name).source, _kept(place, name)
+    if record["source"] != source.fingerprint():
+        raise CipherwardError(
+            f"the plain images of {place.settings.party} are not those that {name} was sealed from",
+            "bring the images back, or seal again",
+        )
+    kept = record["rows"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return np.stack(list(pool.map(lambda row: source.read(int(kept[int(row)])), rows)))
 

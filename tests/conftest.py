@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from study import Study, run_small_study
 
 from crypto.key import SecretKey
 from crypto.scheme import describe
@@ -41,3 +42,9 @@ def real_mri() -> Path:
     if not os.environ.get("CIPHERWARD_DATA") or not folder.is_dir():
         pytest.skip("no real images: set CIPHERWARD_DATA to a folder that holds brain_mri/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory) -> Study:
+    """A small study that was run to its report (two hospitals, phantom images, one round)."""
+    return run_small_study(tmp_path_factory.mktemp("study"))

@@ -115,3 +115,37 @@ class Share:
 def share_of(source: Source, index: int, parties: int, seed: int, how: str, alpha: float) -> Share:
     """Party `index`'s share of a source under the named partition."""
     return Share(source, deal(source.labels, parties, seed, how, alpha)[index])
+
+
+@dataclass(frozen=True)
+class Middle:
+    """The middle half of every picture of a source, in width and height: no border, texture everywhere."""
+
+    whole: Source
+
+    @property
+    def public(self) -> bool:
+        return self.whole.public
+
+    @property
+    def classes(self) -> list[str]:
+        return self.whole.classes
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.whole.labels
+
+    @property
+    def names(self) -> list[str]:
+        return self.whole.names
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def read(self, row: int) -> np.ndarray:
+        image = self.whole.read(row)
+        top, left = image.shape[0] // 4, image.shape[1] // 4
+        return image[top : top + image.shape[0] // 2, left : left + image.shape[1] // 2]
+
+    def fingerprint(self) -> str:
+        return "middle of " + self.whole.fingerprint()

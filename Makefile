@@ -1,0 +1,60 @@
+# `make` prints the targets. Everything runs in .venv, inside the checkout.
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+# The first Python of a fitting version; PYTHON=/path/to/python overrules.
+PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c 'import sys; \
+	print("$(p)" if (3,11) <= sys.version_info[:2] < (3,14) else "")' 2>/dev/null)))
+PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check bench lock results clean
+
+help: ## print this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make .venv with everything in it (the other targets do this by themselves)
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found"; \
+		echo "hint: install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version)"
+	@start=$$(date +%s); set -e; \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(PIP) "$$(grep '^torch==' constraints.txt)"; \
+	$(PIP) --editable '.[dev]'; \
+	touch $(READY); \
+	echo "set-up took $$(( $$(date +%s) - start )) s"
+
+demo: $(READY) ## run the whole job on embedded images: runs/demo/report.html
+	@$(BIN)/cipherward-coordinator simulate configs/demo.yaml
+
+test: $(READY) ## run the fast tests
+	@$(BIN)/python -m pytest
+
+test-slow: $(READY) ## run the slow tests too; those on real images need CIPHERWARD_DATA
+	@$(BIN)/python -m pytest -m 'slow or not slow'
+
+check: $(READY) ## lint, format, types, and the trust boundary
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(READY) ## what a federation costs beside plain training; with CIPHERWARD_DATA, key recovery on real images
+	@$(BIN)/python benchmarks/federation.py
+	@if [ -n "$$CIPHERWARD_DATA" ]; then \
+		$(BIN)/python benchmarks/key_recovery.py --images "$$CIPHERWARD_DATA/brain_mri/train"; \
+	else echo "key recovery: set CIPHERWARD_DATA to a folder that holds brain_mri/"; fi
+
+results: $(READY) ## write docs/results.md again from docs/results/*.json
+	@$(BIN)/python benchmarks/results.py
+
+lock: $(READY) ## write constraints.txt from what is installed in .venv
+	@{ echo "# What was tested together. make lock writes this file."; \
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v ' @ ' | sed -E 's/\+[a-z0-9.]+$$//'; } > constraints.new
+	@mv constraints.new constraints.txt && touch $(READY)
+
+clean: ## remove .venv and the demo's folder
+	rm -rf $(VENV) runs/demo

@@ -1,0 +1,221 @@
+"""cipherward-coordinator: what runs in the cloud, and whole studies on one machine.
+
+`cipherward-coordinator COMMAND --help` says more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from coordinator.console import result, run, talk
+from crypto.errors import CipherwardError, unknown
+from crypto.files import disk_errors, write_json, write_text
+
+app = typer.Typer(
+    help="What runs in the cloud: training, attacks, reports. It never sees a key or a plain image.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    run(app, "cipherward-coordinator")
+
+
+@app.command()
+def simulate(
+    plan: Annotated[Path, typer.Argument(help="The study's plan, such as configs/demo.yaml.")],
+    out: Annotated[Path | None, typer.Option(help="The study's folder; default runs/STUDY.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Image folder, in place of the plan's.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights file, in place of the plan's.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, in place of the plan's; repeatable.")
+    ] = None,
+    until: Annotated[
+        str, typer.Option(help="Stop after: seal, train, baseline, attack, score, report.")
+    ] = "report",
+) -> None:
+    """Run a whole study on this machine: seal, train by a real `flwr run`, attack, score, report.
+
+    Run it again to go on where it stopped. Exit status 1 where a control failed: the report is invalid.
+    """
+    import time
+
+    from coordinator.plan import read_plan
+    from coordinator.simulate import STEPS
+    from coordinator.simulate import simulate as run_study
+
+    if until not in STEPS:
+        raise unknown("step", until, STEPS)
+    overrides: dict[str, Any] = {}
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise CipherwardError(f"--set {setting!r} is not key=value", "for example: --set rounds=3")
+        overrides[name] = yaml.safe_load(value)
+    overrides |= {k: str(v) for k, v in (("images", images), ("weights", weights)) if v is not None}
+    read = read_plan(plan, overrides)
+    folder = (out or Path("runs") / read.study).resolve()
+    started = time.monotonic()
+    made = run_study(read, folder, until, lambda line: talk.print(f"[dim]·[/] {line}"))
+    if made is None:
+        result.print(str(folder))
+        return
+    for line in summary(made):
+        result.print(line, markup=False)
+    result.print(f"{time.monotonic() - started:.0f} s in this run")
+    result.print(f"report: {folder / 'report.html'}")
+    _require_valid(made)
+
+
+def summary(report: dict[str, Any]) -> list[str]:
+    """A report in a few lines for a terminal."""
+    lines = []
+    training = report["training"]
+    if training:
+        line = f"test accuracy {training['test_accuracy']:.3f} federated on ciphertext"
+        if training["plain_accuracy"] is not None:
+            line += f", {training['plain_accuracy']:.3f} on plain images"
+        if training["wrong_key"]:
+            line += f", {training['wrong_key']['mean']:.3f} under wrong keys"
+        lines.append(line)
+        if training["linear_accuracy"] is not None:
+            lines.append(
+                f"without a ViT: {training['linear_accuracy']:.3f} linear on pixels, "
+                f"{training['histogram_accuracy']:.3f} nearest histogram"
+            )
+    verdict, name = report["verdict"], report["scheme"]["name"]
+    if not report["valid"]:
+        failed = [k for k, v in report["controls"].items() if not v["ok"]]
+        lines.append(f"INVALID: control failed: {', '.join(failed)}")
+    elif verdict["broken"]:
+        images = (
+            "one sealed image"
+            if verdict["smallest_pool"] == 1
+            else f"{verdict['smallest_pool']} sealed images"
+        )
+        lines.append(
+            f"verdict: {name} is BROKEN by {', '.join(verdict['broken_by'])}, "
+            f"from {images}, in {verdict['seconds']:.2f} s"
+        )
+    else:
+        lines.append(
+            f"verdict: {name} not broken by {report['suite']} up to {verdict['largest_pool']} images"
+        )
+    return lines + [f"  mind: {doubt}" for doubt in report["doubts"]]
+
+
+def _require_valid(report: dict[str, Any]) -> None:
+    if not report["valid"]:
+        failed = [f"{k} ({v['said']})" for k, v in report["controls"].items() if not v["ok"]]
+        raise CipherwardError(
+            f"the report is invalid: {'; '.join(failed)}",
+            "a failed control means that the audit, not the scheme, is in doubt",
+        )
+
+
+@app.command()
+def attack(
+    sealed: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Sealed sets, or folders of them; the first is the one scored."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Where the guesses go.")] = Path("guesses"),
+    attacks: Annotated[str, typer.Option(help="Attacks by name, with commas; default all.")] = "",
+    pools: Annotated[str, typer.Option(help="Pool sizes, with commas.")] = "",
+    rows: Annotated[int, typer.Option(help="Images to guess for the score.")] = 128,
+    seed: Annotated[int, typer.Option(help="Draws rows and pools.")] = 0,
+    budget: Annotated[float, typer.Option(help="Seconds an attack may take.")] = 600.0,
+    listing: Annotated[bool, typer.Option("--list", help="List the attacks.")] = False,
+) -> None:
+    """Attack sealed sets with ciphertexts only, and freeze the guesses for scoring."""
+    from rich.table import Table
+
+    from coordinator.adversary.attacks import ABOUT, ATTACKS
+    from coordinator.adversary.suite import POOLS, Settings, find_sets, run_suite
+
+    if listing:
+        table = Table("attack", "tier", "needs", "breaks", "source")
+        for name in ATTACKS:
+            about = ABOUT[name]
+            table.add_row(name, about.tier, about.needs, about.breaks, about.source)
+        result.print(table)
+        return
+    if not sealed:
+        raise CipherwardError("no sealed set to attack", "name one: cipherward-coordinator attack SEALED")
+    settings = Settings(
+        attacks=[a for a in attacks.split(",") if a] or list(ATTACKS),
+        pools=_sizes(pools) or list(POOLS),
+        rows=rows,
+        seed=seed,
+        budget_s=budget,
+    )
+    draws = run_suite(find_sets(sealed), out, settings, lambda line: talk.print(line, markup=False))
+    count = sum(len(d.guesses) for d in draws)
+    result.print(f"{out}: {count} guesses about {len(draws)} draws, frozen")
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        return sorted({int(n) for n in text.split(",") if n})
+    except ValueError:
+        raise CipherwardError(
+            f"--pools {text!r} are not numbers", "for example: --pools 1,2,5,10"
+        ) from None
+
+
+@app.command()
+def report(
+    scores: Annotated[Path, typer.Argument(help="scores.json from the scoring hospital.")],
+    guesses: Annotated[Path, typer.Option(help="The guesses that were scored.")],
+    sealed: Annotated[Path, typer.Option(help="The sealed set that was scored, for the pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path(),
+    study: Annotated[
+        Path | None, typer.Option(help="The study's folder, for the training's figures.")
+    ] = None,
+    public_plain: Annotated[
+        Path | None, typer.Option(help="Plain pictures of a public source, as `score` wrote them.")
+    ] = None,
+    allow_invalid: Annotated[bool, typer.Option(help="Exit 0 even where a control failed.")] = False,
+) -> None:
+    """Write report.json and report.html: the verdict, the figures, sealed images and guesses."""
+    from coordinator.plan import FILE, read_plan
+    from coordinator.report.audit import build_report, read_scores
+    from coordinator.report.page import render
+    from coordinator.report.pictures import gather, with_public_plain
+    from coordinator.report.training import training_of
+    from crypto.sealed import SealedDataset
+
+    numbers = read_scores(scores)
+    name = read_plan(study / FILE).study if study is not None else "audit"
+    made = build_report(numbers, name, training_of(study))
+    pictures = gather(guesses, made, numbers, SealedDataset.open(sealed))
+    if public_plain is not None:
+        pictures = with_public_plain(pictures, public_plain)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "report.html", render({**made, "public": public_plain is not None}, pictures))
+    write_json(out / "report.json", made)
+    for line in summary(made):
+        result.print(line, markup=False)
+    result.print(str(out / "report.html"))
+    if not allow_invalid:
+        _require_valid(made)
+
+
+@app.command()
+def env() -> None:
+    """Print the variables that keep Flower and Ray quiet and offline: eval "$(cipherward-coordinator env)"."""
+    from coordinator.flower_run import QUIET
+
+    for name, value in QUIET.items():
+        result.print(f"export {name}={value}")
+
+
+if __name__ == "__main__":
+    main()

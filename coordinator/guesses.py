@@ -1,0 +1,118 @@
+"""Guesses on disk: what an adversary hands to the scorer, frozen by digest before any scoring.
+
+    guesses/
+      guesses.json                               the draws: sets, pools, rows, and each guess's digest
+      draw-0/pooled_key_recovery-0010.safetensors  images [r, h, w, c], and the recovered key's arrays
+
+This is the exchange format between the cloud, where attacks run, and the hospital that scores them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from crypto.errors import CipherwardError
+from crypto.files import read_json, sha256_file, write_atomic, write_json
+from crypto.spec import SchemeSpec
+
+SCHEMA = "cipherward.guesses/1"
+FILE = "guesses.json"
+
+
+@dataclass(frozen=True)
+class StoredGuess:
+    """One guess's line in guesses.json."""
+
+    attack: str
+    tier: str
+    uses_pool: bool
+    pool_size: int
+    file: str
+    sha256: str
+    seconds: float
+    note: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One key and pool under attack. digests: of the sealed sets; the first one's owner scores.
+
+    rows: int64 [r], rows of that first set whose plain images were to be guessed, in the order drawn.
+    """
+
+    name: str
+    key_id: str
+    spec: SchemeSpec
+    digests: list[str]
+    images: int
+    rows: np.ndarray
+    seen: np.ndarray
+    guesses: list[StoredGuess]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **self.__dict__,
+            "spec": self.spec.to_json(),
+            "rows": self.rows.tolist(),
+            "seen": self.seen.tolist(),
+            "guesses": [g.__dict__ for g in self.guesses],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Draw:
+        parts = dict(value)
+        parts["spec"] = SchemeSpec.from_json(value["spec"])
+        parts["rows"] = np.array(value["rows"], np.int64)
+        parts["seen"] = np.array(value["seen"], np.int64)
+        parts["guesses"] = [StoredGuess(**g) for g in value["guesses"]]
+        return cls(**parts)
+
+
+def save_guess(path: Path, images: np.ndarray, key: Mapping[str, np.ndarray] | None) -> str:
+    """Writes one guess atomically; returns its hex SHA-256."""
+    tensors = {"images": np.ascontiguousarray(images)}
+    for name, value in (key or {}).items():
+        tensors[f"key.{name}"] = np.ascontiguousarray(value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, lambda p: save_file(tensors, str(p)))
+    return sha256_file(path)
+
+
+def load_guess(folder: Path, guess: StoredGuess) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
+    """(images uint8 [r, h, w, c], key arrays or None); raises CipherwardError where the file changed."""
+    path = folder / guess.file
+    if not path.is_file() or sha256_file(path) != guess.sha256:
+        raise CipherwardError(
+            f"the guess {path} is missing or altered",
+            "guesses are frozen before they are scored: attack again",
+        )
+    try:
+        tensors = load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise CipherwardError(f"the guess {path} cannot be read: {type(error).__name__}") from None
+    key = {name.removeprefix("key."): v for name, v in tensors.items() if name.startswith("key.")}
+    return tensors["images"], key or None
+
+
+def write_draws(folder: Path, draws: list[Draw], about: Mapping[str, Any]) -> None:
+    """Freezes all guesses of a folder."""
+    write_json(folder / FILE, {"schema": SCHEMA, **about, "draws": [d.to_json() for d in draws]})
+
+
+def read_draws(folder: Path) -> tuple[list[Draw], dict[str, Any]]:
+    """(draws, what else guesses.json says); raises CipherwardError where it is missing or not ours."""
+    value = read_json(Path(folder) / FILE, "guesses")
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise CipherwardError(f"{folder / FILE} is not a {SCHEMA} file")
+    try:
+        return [Draw.from_json(d) for d in value.pop("draws")], value
+    except (KeyError, TypeError) as error:
+        raise CipherwardError(f"{folder / FILE} is damaged: {error!r}") from None

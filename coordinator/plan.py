@@ -1,0 +1,123 @@
+"""The plan of a study: one flat YAML file, read into one frozen object that everybody works from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from coordinator.settings import Settings, build, read_yaml
+from crypto.errors import CipherwardError, unknown
+from crypto.files import write_text
+from crypto.scheme import SCHEMES, describe
+
+FILE = "plan.yaml"
+
+
+class Plan(Settings):
+    """Every setting of a study. Paths are the only thing a user must fill in."""
+
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(0, ge=0)
+
+    # who takes part, and which images each holds
+    parties: int = Field(3, ge=1)
+    source: str = "phantom"
+    images: str = ""
+    counts: tuple[int, int, int] = (0, 0, 0)
+    image_size: int = Field(224, ge=8)
+    channels: Literal[1, 3] = 1
+    partition: Literal["iid", "dirichlet"] = "iid"
+    alpha: float = Field(0.5, gt=0)
+
+    # sealing
+    scheme: str = "block_pixel_shuffle"
+    block: int = Field(16, ge=1)
+    key_scope: Literal["consortium"] = "consortium"
+
+    # the common Vision Transformer
+    model: str = "vit_tiny_patch16_224"
+    model_args: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    weights: str = ""
+    stem: Literal["learn"] = "learn"
+
+    # training
+    strategy: Literal["fedavg", "fedmedian"] = "fedavg"
+    rounds: int = Field(5, ge=0)
+    local_epochs: int = Field(1, ge=1)
+    batch: int = Field(32, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: float = Field(3e-4, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.05, ge=0)
+    warmup_steps: int = Field(20, ge=0)
+    clip: float = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    quorum: int = Field(0, ge=0)
+    deadline_s: float = Field(3600.0, gt=0)
+    grace_s: float = Field(60.0, ge=0)
+    retries: int = Field(1, ge=0)
+    baseline: bool = True
+    wrong_keys: int = Field(5, ge=0)
+
+    # the audit
+    attacks: tuple[str, ...] = ("as_is", "leading_bit", "pooled_key_recovery")
+    pools: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
+    draws: int = Field(3, ge=1)
+    audit_rows: int = Field(128, ge=4)
+    gallery: int = Field(1000, ge=8)
+    budget_s: float = Field(600.0, gt=0)
+
+    @model_validator(mode="after")
+    def _sound(self) -> Plan:
+        if self.scheme not in SCHEMES:
+            raise unknown("scheme", self.scheme, SCHEMES)
+        # Raises where the block does not divide the image, before anything is read or written.
+        describe(self.scheme, (self.image_size, self.image_size, self.channels), self.block)
+        if self.quorum > self.parties:
+            raise ValueError(f"a quorum of {self.quorum} is more than the {self.parties} parties")
+        if not self.pools or list(self.pools) != sorted(set(self.pools)) or self.pools[0] < 1:
+            raise ValueError("pools: sizes must rise, from 1 or more")
+        if self.source == "phantom" and min(self.counts) < self.parties:
+            raise ValueError(
+                "counts: the phantom needs [train, val, test] image counts, one a party or more"
+            )
+        return self
+
+    @property
+    def needed(self) -> int:
+        """Replies that make a round: the quorum, or all parties where none is set."""
+        return self.quorum or self.parties
+
+    def party_names(self) -> list[str]:
+        """hospital-0, hospital-1, …: the names of a simulated study's parties."""
+        return [f"hospital-{i}" for i in range(self.parties)]
+
+
+def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
+    """The plan in a YAML file. Raises CipherwardError with the file, the key and what is known.
+
+    Relative `images` and `weights` paths are read from the working directory and made absolute, because
+    a Flower process works elsewhere.
+    """
+    values = {**read_yaml(Path(path), "plan"), **(overrides or {})}
+    for key in ("images", "weights"):
+        if values.get(key):
+            values[key] = str(Path(str(values[key])).expanduser().resolve())
+    plan = build(Plan, values, str(path))
+    if plan.weights and not Path(plan.weights).is_file():
+        raise CipherwardError(f"no weights file at {plan.weights}", "name one with --set weights=PATH")
+    if plan.source != "phantom" and not plan.images:
+        raise CipherwardError(
+            f"{path}: the {plan.source} source needs images", "name them with --images PATH"
+        )
+    return plan
+
+
+def write_plan(plan: Plan, folder: Path) -> Path:
+    """Writes the resolved plan where every process of the study finds it."""
+    path = Path(folder) / FILE
+    write_text(path, yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False))
+    return path

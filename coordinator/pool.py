@@ -1,0 +1,54 @@
+"""The pool: every sealed set the cloud was given, read as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from crypto.errors import CipherwardError
+from crypto.sealed import SealedDataset
+from crypto.spec import SchemeSpec
+
+
+class Pool:
+    """Sealed sets under one scheme and one key, row after row in the order given."""
+
+    def __init__(self, parts: Sequence[SealedDataset]) -> None:
+        if not parts or not sum(len(p) for p in parts):
+            raise CipherwardError("the pool is empty", "name at least one sealed set with images")
+        first = parts[0]
+        for part in parts[1:]:
+            if part.spec != first.spec or part.key_id != first.key_id:
+                raise CipherwardError(
+                    f"{part.folder} and {first.folder} do not belong to one pool: "
+                    f"{part.spec.name}/{part.key_id} against {first.spec.name}/{first.key_id}",
+                    "attack sets of different schemes, shapes or keys one at a time",
+                )
+        self.parts = tuple(parts)
+        self.spec: SchemeSpec = first.spec
+        self.key_id = first.key_id
+        self.classes = first.classes
+        self.labels = np.concatenate([p.labels for p in parts])
+        self._starts = np.cumsum([0] + [len(p) for p in parts])
+
+    @classmethod
+    def of(cls, parts: Sequence[SealedDataset]) -> Pool:
+        """The pool of these sets, every shard's digest checked: an altered shard is named, not attacked."""
+        for part in parts:
+            part.check_digests()
+        return cls(parts)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """int64 [r] → uint8 [r, h, w, c]."""
+        rows = np.asarray(rows, np.int64)
+        out = np.empty((len(rows), *self.parts[0].sealed_shape), np.uint8)
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for index, part in enumerate(self.parts):
+            mine = np.flatnonzero(owner == index)
+            if len(mine):
+                out[mine] = part.rows(rows[mine] - self._starts[index])
+        return out

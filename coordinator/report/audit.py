@@ -1,0 +1,211 @@
+"""report.json: scores of all draws, the training's figures, controls and the verdict of `suite/1`.
+
+Nothing here softens or strengthens: a finding is broken where the rule says so, a failed control makes
+the whole report invalid, and what was not run is absent or said.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from crypto.errors import CipherwardError
+from crypto.files import read_json
+from crypto.scheme import effective_bits, load
+from crypto.spec import SchemeSpec
+
+SCHEMA = "cipherward.audit/1"
+_SCORES = "cipherward.scores/1"
+DRAWS = 3
+ROWS = 64
+GALLERY = 200
+
+
+def read_scores(path: Path) -> dict[str, Any]:
+    """scores.json; raises CipherwardError where it is missing or not ours."""
+    scores = read_json(path, "scores")
+    if not isinstance(scores, dict) or scores.get("schema") != _SCORES:
+        raise CipherwardError(f"{path} is not a {_SCORES} file")
+    return scores
+
+
+def broken_by(finding: Mapping[str, Any]) -> list[str]:
+    """Which of K, R and V break a scheme by this finding of one draw.
+
+    K: the recovered key opens audit images, median SSIM at least .90. R and V: the lower 95 % Wilson bound
+    reaches max(.05, 10/G) and .05.
+    """
+    if finding.get("error") or "V" not in finding:
+        return []
+    found = []
+    if finding["K"] is not None and finding["K"]["opens"]:
+        found.append("K")
+    if finding["R"]["low"] >= max(0.05, 10 / finding["R"]["gallery"]):
+        found.append("R")
+    if finding["V"]["low"] >= 0.05:
+        found.append("V")
+    return found
+
+
+def judge(draws: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """(findings, verdict) over the audit's draws, controls left out.
+
+    Broken at n: in at least two thirds of the draws at n, and again at the next larger n where that was
+    attacked too.
+    """
+    findings = [
+        {"draw": draw["draw"], "broken_by": broken_by(f), "broken": bool(broken_by(f)), **f}
+        for draw in draws
+        for f in draw["findings"]
+    ]
+    for finding, draw in zip(findings, [d for d in draws for _ in d["findings"]], strict=True):
+        finding["baseline_ssim"] = {k: v["median"] for k, v in draw["baselines"].items()}
+    needed = math.ceil(2 * len(draws) / 3)
+    breaking: dict[str, int] = {}
+    for attack in dict.fromkeys(f["attack"] for f in findings):
+        sizes = sorted({f["pool_size"] for f in findings if f["attack"] == attack})
+        enough = {
+            n: sum(f["broken"] for f in findings if f["attack"] == attack and f["pool_size"] == n) >= needed
+            for n in sizes
+        }
+        for n, larger in zip(sizes, [*sizes[1:], None], strict=True):
+            if enough[n] and (larger is None or enough[larger]):
+                breaking[attack] = n
+                break
+    smallest = min(breaking.values(), default=None)
+    first = [a for a, n in breaking.items() if n == smallest]
+    seconds = sorted(f["seconds"] for f in findings if f["attack"] in first and f["pool_size"] == smallest)
+    largest = max((f["pool_size"] for f in findings), default=0)
+    verdict = {
+        "broken": bool(breaking),
+        "broken_by": sorted(breaking, key=lambda a: (breaking[a], a)),
+        "broken_at": breaking,
+        "smallest_pool": smallest,
+        "largest_pool": largest,
+        "seconds": seconds[len(seconds) // 2] if seconds else None,
+        "draws": len(draws),
+        "draws_needed": needed,
+    }
+    return findings, verdict
+
+
+def controls_of(draws: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each control with `ok` and, in words, what was seen. A control that was not run has failed."""
+    every = {"true_key": {"ok": bool(draws), "said": "no draw was scored"}}
+    if draws:
+        worst = min(d["true_key_ssim"] for d in draws)
+        every["true_key"] = {
+            "ok": all(d["true_key_exact"] for d in draws) and worst == 1.0,
+            "said": f"the true key opens the scored rows of {len(draws)} sealed sets, least median SSIM {worst:.3f}",
+        }
+    every["plain"] = {"ok": False, "said": "not run"}
+    every["noise"] = {"ok": False, "said": "not run"}
+    for draw in draws:
+        if draw["spec"]["name"] == "plain" and draw["set"].startswith("control"):
+            every["plain"] = _plain_control(draw)
+        if draw["spec"]["name"] == "noise" and draw["set"].startswith("control"):
+            hits = [f"{f['attack']} at {f['pool_size']}" for f in draw["findings"] if broken_by(f)]
+            said = "broken by " + ", ".join(hits) if hits else "broken by no attack"
+            every["noise"] = {"ok": not hits and bool(draw["findings"]), "said": said}
+    return every
+
+
+def _plain_control(draw: Mapping[str, Any]) -> dict[str, Any]:
+    seen = [f for f in draw["findings"] if f["attack"] == "as_is" and broken_by(f)]
+    said = ["as_is breaks it" if seen else "as_is does not break it"]
+    ok = bool(seen)
+    recovered = [f for f in draw["findings"] if f["attack"] == "pooled_key_recovery"]
+    if recovered:
+        last = max(recovered, key=lambda f: f["pool_size"])
+        key = last.get("key")
+        same = bool(key) and key["block_order"] == key["pixel_order"] == 1.0
+        ok = ok and same
+        words = "the identity" if same else "something else than the identity"
+        said.append(f"key recovery at {last['pool_size']} finds {words} (up to a whole-block shift)")
+    return {"ok": ok, "said": "; ".join(said)}
+
+
+def doubts_of(draws: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where an audit falls short of what suite/1 asks for: printed beside the verdict."""
+    doubts = []
+    if len(draws) < DRAWS:
+        doubts.append(f"{len(draws)} draw of key and pool instead of {DRAWS}")
+    rows = min((d["rows"] for d in draws), default=0)
+    if rows < ROWS:
+        doubts.append(f"{rows} scored rows a draw instead of {ROWS}")
+    gallery = min((d["gallery"] for d in draws), default=0)
+    if gallery < GALLERY:
+        doubts.append(f"a gallery of {gallery} images instead of {GALLERY}")
+    for draw in draws:
+        for f in draw["findings"]:
+            if f["error"]:
+                doubts.append(f"{f['attack']} at {f['pool_size']} crashed in {draw['draw']}: {f['error']}")
+            elif f["note"]:
+                doubts.append(f"{f['attack']} at {f['pool_size']} in {draw['draw']}: {f['note']}")
+    return doubts
+
+
+def build_report(
+    scores: Mapping[str, Any],
+    study: str,
+    training: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The whole of report.json from scores and, where a study trained, its training section."""
+    audited = [d for d in scores["draws"] if not d["set"].startswith("control")]
+    if not audited:
+        raise CipherwardError("the scores hold controls only, no draw of the scheme")
+    spec = SchemeSpec.from_json(audited[0]["spec"])
+    scheme = load(spec)
+    findings, verdict = judge(audited)
+    controls = controls_of(scores["draws"])
+    return {
+        "schema": SCHEMA,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "study": study,
+        "seed": scores["seed"],
+        "suite": scores["suite"],
+        "versions": versions(),
+        "machine": machine(),
+        "scheme": {
+            **{k: v for k, v in spec.to_json().items() if k != "options"},
+            "formula_bits": scheme.formula_bits(),
+            "effective_bits": effective_bits(scheme),
+        },
+        "key_ids": [d["key_id"] for d in audited],
+        "pool": {
+            "images": audited[0]["pool_images"],
+            "shape": list(spec.image_shape),
+            "parties": audited[0]["parties"],
+        },
+        "scorer": scores["party"],
+        "training": training,
+        "controls": controls,
+        "valid": all(c["ok"] for c in controls.values()),
+        "doubts": doubts_of(audited),
+        "draws": [{k: d[k] for k in ("draw", "set", "rows", "gallery", "baselines")} for d in audited],
+        "findings": findings,
+        "verdict": verdict,
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("cipherward", "flwr", "torch", "timm", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Cores and memory: what a reader needs to place the seconds."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"cores": cores, "memory_gib": round(memory, 1), "system": platform.system()}

@@ -1,0 +1,60 @@
+"""The cloud's side of a federation: a Flower ServerApp.
+
+    flwr run . --run-config 'study-dir="/absolute/path/of/runs/demo"'
+
+`cipherward-coordinator simulate` prepares such a study and starts this.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from coordinator.models import build_model, pack, save_model, unpack
+from coordinator.plan import FILE, read_plan
+from coordinator.rounds import Federation, evaluate, run_rounds, strategy_of
+from crypto.errors import CipherwardError
+from crypto.files import write_json
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Gather the parties, train, keep the round that was best on val, read test once, save."""
+    study = _study(context)
+    plan, cloud = read_plan(study / FILE), study / "cloud"
+    federation = Federation(grid, plan)
+    parties = federation.gather()
+    classes = list(parties[0].about["classes"])
+    model = build_model(plan, len(classes))
+    started = time.perf_counter()
+    state = run_rounds(grid, plan, federation, pack(model), cloud)
+    test = evaluate(strategy_of(plan), federation, state.best, state.best_round, "test")
+    seconds = time.perf_counter() - started
+    unpack(model, state.best)
+    digest = save_model(model, plan, classes, cloud / "model.safetensors")
+    training = {
+        "best_round": state.best_round,
+        "val_accuracy": state.best_val,
+        "test": test,
+        "seconds": seconds,
+        "model_sha256": digest,
+        "classes": classes,
+        "parties": [p.about for p in parties],
+    }
+    write_json(cloud / "training.json", training)
+
+
+def _study(context: Context) -> Path:
+    folder = str(context.run_config.get("study-dir", ""))
+    if not folder or not (Path(folder) / FILE).is_file():
+        raise CipherwardError(
+            f"no prepared study at {folder!r}",
+            "prepare one: cipherward-coordinator simulate configs/demo.yaml --until seal; "
+            "then: flwr run . --run-config 'study-dir=\"/absolute/path/of/runs/demo\"'",
+        )
+    return Path(folder)

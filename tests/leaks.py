@@ -1,0 +1,99 @@
+"""Finds key material and plain pixels in what left a hospital: the forms looked for, and the search."""
+
+from __future__ import annotations
+
+import base64
+import io
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from crypto.key import SecretKey
+from crypto.scheme import load
+from crypto.spec import SchemeSpec
+
+_KINDS = (np.uint8, np.int16, np.int32, np.int64, np.float32, np.float64)
+
+
+def key_forms(key: SecretKey, specs: Iterable[SchemeSpec]) -> dict[str, bytes]:
+    """Name → bytes of every form of a key that must never be found outside its hospital.
+
+    Raw, reversed, hex (both cases), base64 (both alphabets), as a list of numbers; likewise the sub-keys
+    that schemes and MACs use; K1 and K2 and the pixel table, as text and in every dtype.
+    """
+    forms: dict[str, bytes] = {}
+    secrets = {"key": key}
+    for spec in specs:
+        secrets[f"{spec.name} sub-key"] = key.derive(spec.name, str(spec.version))
+    secrets["MAC sub-key"] = key.derive("sealed")
+    for name, secret in secrets.items():
+        raw = secret.reveal()
+        forms[f"{name}, raw"] = raw
+        forms[f"{name}, reversed"] = raw[::-1]
+        forms[f"{name}, hex"] = raw.hex().encode()
+        forms[f"{name}, HEX"] = raw.hex().upper().encode()
+        # Without the tail: base64 of a longer text that holds the key differs at its ends.
+        forms[f"{name}, base64"] = base64.b64encode(raw)[:40]
+        forms[f"{name}, urlsafe base64"] = base64.urlsafe_b64encode(raw)[:40]
+        forms[f"{name}, numbers"] = ", ".join(map(str, raw)).encode()
+        forms[f"{name}, repr"] = repr(raw)[2:-1].encode()
+    for spec in specs:
+        for part, table in load(spec).parts(key).items():
+            if len(table) < 12 or np.array_equal(table, np.arange(len(table))):
+                continue
+            table = table[:24]  # enough to be no accident, whatever the rest was turned into
+            forms[f"{spec.name} {part}, numbers"] = ", ".join(map(str, table)).encode()
+            forms[f"{spec.name} {part}, compact"] = ",".join(map(str, table)).encode()
+            for kind in _KINDS:
+                if np.array_equal(table.astype(kind).astype(np.int64), table):
+                    forms[f"{spec.name} {part}, {np.dtype(kind).name}"] = table.astype(kind).tobytes()
+    return forms
+
+
+def plain_forms(images: np.ndarray) -> dict[str, bytes]:
+    """Name → bytes of rows of plain images that hold enough texture to be no accident."""
+    forms: dict[str, bytes] = {}
+    for i, image in enumerate(images):
+        rows = image.reshape(len(image), -1).astype(np.int64)
+        busiest = rows[np.argmax(np.abs(np.diff(rows, axis=1)).sum(1))]
+        start = max(0, int(np.argmax(busiest > 0)))
+        piece = busiest[start : start + 24]
+        if len(np.unique(piece)) < 8:
+            continue
+        forms[f"image {i}, bytes"] = piece.astype(np.uint8).tobytes()
+        forms[f"image {i}, hex"] = piece.astype(np.uint8).tobytes().hex().encode()
+        forms[f"image {i}, numbers"] = ", ".join(map(str, piece)).encode()
+        forms[f"image {i}, float32"] = piece.astype(np.float32).tobytes()
+        forms[f"image {i}, as model input"] = (piece.astype(np.float32) / 127.5 - 1).tobytes()
+    return forms
+
+
+def _unpacked(name: str, data: bytes) -> Iterable[tuple[str, bytes]]:
+    yield name, data
+    if data[:4] == b"PK\x03\x04":
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for inner in archive.namelist():
+                yield f"{name}!{inner}", archive.read(inner)
+
+
+def find(forms: Mapping[str, bytes], artefacts: Mapping[str, bytes]) -> list[str]:
+    """Every form found in an artefact, as `form in artefact`."""
+    return [
+        f"{form} in {name}"
+        for outer, data in artefacts.items()
+        for name, content in _unpacked(outer, data)
+        for form, secret in forms.items()
+        if secret in content
+    ]
+
+
+def files(folder: Path, leave_out: Iterable[Path] = ()) -> dict[str, bytes]:
+    """All files below a folder but those below the left-out ones."""
+    out = [p.resolve() for p in leave_out]
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and not any(p.resolve().is_relative_to(o) for o in out)
+    }

@@ -1,0 +1,220 @@
+"""The round loop: averages, quorum, deadline, screening, journal, checkpoint, resume."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from local_grid import FIRST_NODE, LocalGrid
+
+from coordinator.plan import Plan
+from coordinator.rounds import Federation, State, evaluate, run_rounds, strategy_of
+from crypto.errors import CipherwardError
+
+SPEC = {"name": "plain"}
+
+
+def parties(app_state: dict | None = None) -> ClientApp:
+    """Parties that add (partition id + 1) to every weight; party i has 10·(i+1) images."""
+    app = ClientApp()
+    seen = app_state if app_state is not None else {}
+
+    @app.query("hello")
+    def hello(message: Message, context: Context) -> Message:
+        about = {"party": f"p{context.node_config['partition-id']}", "classes": ["a", "b"], "spec": SPEC}
+        about |= seen.get("about", {}).get(context.node_config["partition-id"], {})
+        return Message(RecordDict({"about": ConfigRecord({"json": json.dumps(about)})}), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        me = int(context.node_config["partition-id"])
+        weights = message.content["arrays"]["model"].numpy()
+        seen.setdefault("rounds", []).append((message.content["config"]["server-round"], me))
+        figures = {"num-examples": 10 * (me + 1), "loss": 1.0, "steps": 2, "seconds": 0.1}
+        content = {
+            "arrays": ArrayRecord({"model": Array((weights + me + 1).astype(np.float32))}),
+            "metrics": MetricRecord(figures),
+            "about": ConfigRecord({"party": f"p{me}"}),
+        }
+        return Message(RecordDict(content), reply_to=message)
+
+    @app.evaluate()
+    def evaluate_(message: Message, context: Context) -> Message:
+        me = int(context.node_config["partition-id"])
+        mean = float(message.content["arrays"]["model"].numpy().mean())
+        # Best at round 2, so that "the last" and "the best" differ.
+        accuracy = 1 - abs(mean - seen.get("peak", 5.0)) / 100
+        figures = {"num-examples": 10 * (me + 1), "accuracy": accuracy, "loss": mean, "auc": 0.5}
+        return Message(RecordDict({"metrics": MetricRecord(figures)}), reply_to=message)
+
+    return app
+
+
+def plan(**changes) -> Plan:
+    settings = {"study": "t", "scheme": "plain", "counts": (9, 9, 9), "image_size": 16, "block": 8}
+    return Plan.model_validate(settings | {"rounds": 3, "deadline_s": 5.0, "grace_s": 0.2} | changes)
+
+
+def grid_of(n: int = 3, app: ClientApp | None = None, **kwargs) -> LocalGrid:
+    return LocalGrid(app or parties(), [{"partition-id": i} for i in range(n)], **kwargs)
+
+
+START = np.zeros(4, np.float32)
+# (1·10 + 2·20 + 3·30) / 60: the weighted step of a round with all three parties.
+STEP = 140 / 60
+
+
+def run(grid: LocalGrid, p: Plan, folder) -> State:
+    return run_rounds(grid, p, Federation(grid, p), START, folder)
+
+
+def journal(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+
+
+def test_averages_are_weighted_by_images(tmp_path):
+    state = run(grid_of(), plan(), tmp_path)
+    assert np.allclose(state.weights, 3 * STEP) and state.weights.dtype == np.float32
+    rows = journal(tmp_path)
+    assert [r["round"] for r in rows] == [1, 2, 3] and all(r["aggregated"] for r in rows)
+    assert rows[0]["parties"] == ["p0", "p1", "p2"] and rows[0]["absent"] == []
+    assert rows[0]["bytes_up"] > 3 * START.nbytes and rows[0]["bytes_down"] > 3 * START.nbytes
+
+
+def test_the_best_round_on_val_is_kept(tmp_path):
+    state = run(grid_of(), plan(), tmp_path)
+    assert state.best_round == 2 and np.allclose(state.best, 2 * STEP)
+
+
+def test_median_is_flower_s(tmp_path):
+    state = run(grid_of(), plan(strategy="fedmedian", rounds=1), tmp_path)
+    assert np.allclose(state.weights, 2.0)
+
+
+def test_resume_continues_after_the_last_whole_round(tmp_path):
+    seen: dict = {}
+    run(grid_of(app=parties(seen)), plan(rounds=2), tmp_path)
+    assert max(r for r, _ in seen["rounds"]) == 2
+    seen.clear()
+    resumed = run(grid_of(app=parties(seen)), plan(rounds=3), tmp_path)
+    assert {r for r, _ in seen["rounds"]} == {3}
+    straight = run(grid_of(), plan(rounds=3), tmp_path_sub(tmp_path))
+    assert np.array_equal(resumed.weights, straight.weights)
+    assert resumed.best_round == straight.best_round
+
+
+def tmp_path_sub(path):
+    (path / "straight").mkdir()
+    return path / "straight"
+
+
+def spoil(kind: str):
+    """A tamper that makes node 100's training reply bad in one way."""
+
+    def tamper(node: int, reply: Message) -> Message:
+        if node != FIRST_NODE or not reply.has_content() or "arrays" not in reply.content:
+            return reply
+        arrays, metrics = reply.content["arrays"], reply.content["metrics"]
+        weights = arrays["model"].numpy().copy()
+        if kind == "nan":
+            weights[0] = math.nan
+        elif kind == "shape":
+            weights = weights[:2]
+        elif kind == "float64":
+            weights = weights.astype(np.float64)
+        elif kind == "weight":
+            metrics["num-examples"] = 10**9
+        elif kind == "negative":
+            metrics["num-examples"] = -5
+        elif kind == "extra metric":
+            metrics["surprise"] = 1.0
+        elif kind == "nan metric":
+            metrics["loss"] = math.nan
+        reply.content["arrays"] = ArrayRecord({"other" if kind == "name" else "model": Array(weights)})
+        if kind == "two records":
+            reply.content["more"] = ArrayRecord({"model": Array(weights)})
+        return reply
+
+    return tamper
+
+
+KINDS = [
+    "nan",
+    "shape",
+    "float64",
+    "name",
+    "weight",
+    "negative",
+    "extra metric",
+    "nan metric",
+    "two records",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_malformed_reply_does_not_touch_the_others(tmp_path, kind):
+    state = run(grid_of(tamper=spoil(kind)), plan(rounds=1, quorum=2), tmp_path)
+    assert np.allclose(state.weights, (2 * 20 + 3 * 30) / 50)
+    row = journal(tmp_path)[0]
+    assert list(row["refused"]) == ["p0"] and row["parties"] == ["p1", "p2"]
+
+
+def test_an_honest_reply_passes_the_same_tamper(tmp_path):
+    state = run(grid_of(tamper=spoil("nothing")), plan(rounds=1, quorum=2), tmp_path)
+    assert np.allclose(state.weights, STEP)
+
+
+def test_below_the_quorum_nothing_is_averaged_and_the_work_is_kept(tmp_path):
+    run(grid_of(), plan(rounds=1), tmp_path)
+    with pytest.raises(
+        CipherwardError, match="round 2: fewer than 3 usable replies in 2 attempts"
+    ) as error:
+        run(grid_of(tamper=spoil("nan")), plan(rounds=3), tmp_path)
+    assert "not finite" in error.value.message and "run again" in error.value.hint
+    assert State.load(tmp_path / "checkpoint.safetensors").round == 1
+    assert [r["aggregated"] for r in journal(tmp_path)] == [True, False, False]
+
+
+def test_a_lost_reply_ends_with_the_grace_and_is_named(tmp_path):
+    grid = grid_of()
+    p = plan(rounds=1, quorum=2)
+    federation = Federation(grid, p)
+    federation.gather()
+    grid.lost = {FIRST_NODE + 2}
+    state = run_rounds(grid, p, federation, START, tmp_path)
+    assert journal(tmp_path)[0]["absent"] == ["p2"]
+    assert np.allclose(state.weights, (1 * 10 + 2 * 20) / 30)
+
+
+def test_waiting_for_a_quorum_is_bounded():
+    grid = grid_of()
+    grid.offline = {FIRST_NODE}
+    with pytest.raises(CipherwardError, match=r"2 of 3 parties came within 0 s"):
+        Federation(grid, plan(deadline_s=0.2)).gather()
+
+
+def test_sets_that_do_not_fit_together_are_refused():
+    app = parties({"about": {1: {"classes": ["a", "c"]}}})
+    with pytest.raises(CipherwardError, match="p1 and p0 do not fit together: their classes differ"):
+        Federation(grid_of(app=app), plan()).gather()
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path):
+    run(grid_of(), plan(rounds=1), tmp_path)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"\x00" * 40)
+    with pytest.raises(CipherwardError, match=r"checkpoint .* cannot be read"):
+        run(grid_of(), plan(), tmp_path)
+
+
+def test_evaluation_names_each_party(tmp_path):
+    grid, p = grid_of(), plan()
+    federation = Federation(grid, p)
+    federation.gather()
+    figures = evaluate(strategy_of(p), federation, START + 5, 1, "test")
+    assert figures["mean"]["accuracy"] == pytest.approx(1.0)
+    assert [r["party"] for r in figures["parties"]] == ["p0", "p1", "p2"]
+    assert [r["num-examples"] for r in figures["parties"]] == [10, 20, 30]

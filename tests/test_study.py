@@ -1,0 +1,137 @@
+"""A whole study through the real commands and a real `flwr run`: its report, a second run, a killed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Context, RecordDict
+from safetensors.torch import load_file
+from study import PLAN, command
+
+from coordinator import server_app
+from coordinator.flower_run import run_flower
+from coordinator.models import build_model
+from coordinator.plan import read_plan
+from crypto.errors import CipherwardError
+
+ROOT = Path(__file__).parents[1]
+
+
+def flower_processes() -> set[int]:
+    """Process ids of Flower's and Ray's programs."""
+    listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    names = ("flower-superlink", "flower-superexec", "flwr-simulation", "ray::", "raylet")
+    return {int(line.split()[0]) for line in listed.splitlines() if any(n in line for n in names)}
+
+
+def test_the_report_says_what_was_run(study):
+    report = json.loads((study.folder / "report.json").read_text())
+    assert report["schema"] == "cipherward.audit/1" and report["valid"], report["controls"]
+    assert report["verdict"]["broken"] and "pooled_key_recovery" in report["verdict"]["broken_by"]
+    assert report["pool"] == {"images": 220, "shape": [64, 64, 1], "parties": 2}
+    training = report["training"]
+    assert [r["round"] for r in training["rounds"]] == [1]
+    assert training["rounds"][0]["parties"] == ["hospital-0", "hospital-1"]
+    assert training["test"]["n"] == 24 and len(training["wrong_key"]["each"]) == 2
+    assert training["plain"]["accuracy"]["n"] == 24 and 0 <= training["histogram_accuracy"] <= 1
+    assert "16 scored rows a draw instead of 64" in report["doubts"]
+    page = (study.folder / "report.html").read_text()
+    assert "block_pixel_shuffle" in page and "data:image/png;base64," in page
+    assert (study.party(0) / "private" / "report.html").exists()
+    assert "verdict: block_pixel_shuffle is BROKEN" in study.output
+
+
+def test_the_model_that_leaves_is_the_plan_s(study):
+    plan = read_plan(study.folder / "plan.yaml")
+    build_model(plan, 4).load_state_dict(load_file(str(study.folder / "cloud" / "model.safetensors")))
+
+
+def test_a_second_run_does_nothing_again(study):
+    before = {p: p.stat().st_mtime_ns for p in study.folder.rglob("*.safetensors")}
+    done = command("cipherward-coordinator", "simulate", study.plan, "--out", study.folder)
+    assert done.returncode == 0 and done.stderr.count("there already") == 5, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in study.folder.rglob("*.safetensors")} == before
+
+
+def test_another_plan_does_not_touch_a_study(study, tmp_path):
+    done = command(
+        "cipherward-coordinator", "simulate", study.plan, "--out", study.folder, "--set", "seed=9"
+    )
+    assert done.returncode == 1 and "holds a study with another plan" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_invalid_report_ends_with_status_1(study, tmp_path):
+    scores = json.loads((study.folder / "scores.json").read_text())
+    for draw in scores["draws"]:
+        draw["true_key_exact"] = False
+    (tmp_path / "scores.json").write_text(json.dumps(scores))
+    cloud = study.folder / "cloud"
+    words = ["--guesses", cloud / "guesses", "--sealed", cloud / "pool" / "hospital-0" / "train"]
+    done = command("cipherward-coordinator", "report", tmp_path / "scores.json", *words, "--out", tmp_path)
+    assert done.returncode == 1 and "the report is invalid: true_key" in done.stderr
+    assert "INVALID" in (tmp_path / "report.html").read_text()
+
+
+def test_no_process_stays_behind(study):
+    # The study's own Flower ended before its command did.
+    assert not [p for p in flower_processes() if _belongs_to(p, study.folder)]
+
+
+def _belongs_to(pid: int, folder: Path) -> bool:
+    try:
+        return str(folder).encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def test_an_unprepared_server_app_says_how_to_prepare(tmp_path):
+    for run_config in ({}, {"study-dir": ""}, {"study-dir": str(tmp_path)}):
+        context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
+        with pytest.raises(CipherwardError, match="no prepared study") as error:
+            server_app.app(None, context)
+        assert "cipherward-coordinator simulate configs/demo.yaml --until seal" in error.value.hint
+
+
+@pytest.mark.slow
+def test_plain_flwr_run_without_a_study_says_how_to_make_one(tmp_path):
+    log = tmp_path / "flower.log"
+    with pytest.raises(CipherwardError, match="no prepared study") as error:
+        run_flower(1, {}, log, 120)
+    assert "cipherward-coordinator simulate configs/demo.yaml --until seal" in log.read_text()
+    assert "finished:failed" in error.value.message
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_and_reaches_the_same_model(study, tmp_path):
+    plan = tmp_path / "small.yaml"
+    plan.write_text(PLAN.replace("rounds: 1", "rounds: 2"))
+    words = ["simulate", plan, "--until", "train", "--out"]
+    before = flower_processes()
+    program = str(Path(sys.executable).parent / "cipherward-coordinator")
+    running = subprocess.Popen([program, *map(str, words), str(tmp_path / "cut")], env={**os.environ})
+    journal = tmp_path / "cut" / "cloud" / "rounds.jsonl"
+    end = time.monotonic() + 300
+    while not journal.exists() and time.monotonic() < end and running.poll() is None:
+        time.sleep(0.05)
+    assert journal.exists()
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(60) == 143
+    end = time.monotonic() + 30
+    while flower_processes() - before and time.monotonic() < end:
+        time.sleep(0.5)
+    assert flower_processes() - before == set()
+    done = command("cipherward-coordinator", *words, tmp_path / "cut")
+    assert done.returncode == 0, done.stderr
+    rounds = [json.loads(line)["round"] for line in journal.read_text().splitlines()]
+    assert rounds == [1, 2]
+    weights = load_file(str(tmp_path / "cut" / "cloud" / "model.safetensors"))
+    assert all(np.isfinite(v.numpy()).all() for v in weights.values())

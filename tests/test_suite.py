@@ -1,0 +1,169 @@
+"""The suite: what is fixed beforehand, what survives a kill, and that attacks see sealed files only."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import coordinator.adversary.suite as suite
+from coordinator.adversary.attacks import ATTACKS
+from coordinator.adversary.knowledge import Guess, Knowledge
+from coordinator.guesses import load_guess, read_draws
+from coordinator.pool import Pool
+from crypto.errors import CipherwardError
+from crypto.key import SecretKey
+from crypto.sealed import SealedDataset
+from parties.sources.phantom import Phantom
+
+SETTINGS = suite.Settings(["as_is", "pooled_key_recovery"], [1, 5, 10], rows=16, seed=4, budget_s=60.0)
+
+
+def phantoms(count: int, split: str = "train"):
+    source = Phantom(64, 1, count, 0, split)
+    return np.stack([source.read(i) for i in range(count)]), source.labels
+
+
+@pytest.fixture
+def sets(make_sealed):
+    """Two hospitals under one key, and a further draw under another key."""
+    first = make_sealed("a", *phantoms(60))
+    second = make_sealed("b", *phantoms(40, "val"))
+    third = make_sealed("c", *phantoms(60), key=SecretKey(bytes(range(1, 33))))
+    return [first, second, third]
+
+
+def frozen(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.safetensors"))}
+
+
+def test_draws_rows_and_pools_are_fixed_beforehand(sets, tmp_path):
+    draws = suite.run_suite(sets, tmp_path / "g", SETTINGS)
+    assert [len(d.digests) for d in draws] == [2, 1] and [d.images for d in draws] == [100, 60]
+    for draw in draws:
+        assert len(draw.rows) == 20 and draw.rows.max() < 60  # a reserve for near-duplicates
+        assert len(draw.seen) == 10 and not set(draw.seen) & set(draw.rows)
+        assert [(g.attack, g.pool_size) for g in draw.guesses] == [
+            ("as_is", 1),
+            *(("pooled_key_recovery", n) for n in (1, 5, 10)),
+        ]
+        for guess in draw.guesses:
+            images, _ = load_guess(tmp_path / "g", guess)
+            assert images.shape == (20, 64, 64, 1) and images.dtype == np.uint8
+    again = suite.plan_draw("draw-0", 0, sets[:2], SETTINGS)[0]
+    assert np.array_equal(again.rows, draws[0].rows) and np.array_equal(again.seen, draws[0].seen)
+    assert read_draws(tmp_path / "g")[1]["seed"] == 4
+
+
+def test_the_first_set_is_the_one_audited(sets):
+    draw, pool = suite.plan_draw("draw-0", 0, sets[:2], SETTINGS)
+    assert np.array_equal(pool.images(draw.rows), sets[0].rows(draw.rows))
+    assert draw.digests[0] == sets[0].digest
+
+
+def test_a_second_run_keeps_frozen_guesses_and_another_is_refused(sets, tmp_path):
+    suite.run_suite(sets, tmp_path / "g", SETTINGS)
+    before = frozen(tmp_path / "g")
+    said = []
+    suite.run_suite(sets, tmp_path / "g", SETTINGS, said.append)
+    assert said == ["the guesses are there already"] and frozen(tmp_path / "g") == before
+    other = suite.Settings(["as_is"], [1], 16, 4, 60.0)
+    with pytest.raises(CipherwardError, match="holds the guesses of another audit"):
+        suite.run_suite(sets, tmp_path / "g", other)
+
+
+def test_a_killed_run_goes_on(sets, tmp_path, monkeypatch):
+    calls: list[int] = []
+    real = ATTACKS["pooled_key_recovery"]
+
+    def dies(knowledge: Knowledge) -> Guess:
+        calls.append(len(knowledge.seen))
+        if len(calls) == 3:
+            raise KeyboardInterrupt  # what a kill looks like from inside
+        return real(knowledge)
+
+    monkeypatch.setitem(ATTACKS, "pooled_key_recovery", dies)
+    with pytest.raises(KeyboardInterrupt):
+        suite.run_suite(sets, tmp_path / "g", SETTINGS)
+    assert not (tmp_path / "g" / "guesses.json").exists()
+    # A line cut short by the kill, and a guess whose file was lost, are done again.
+    with open(tmp_path / "g" / "progress.jsonl", "a") as file:
+        file.write('{"place": "draw-0/as')
+    suite.run_suite(sets, tmp_path / "g", SETTINGS)
+    assert calls == [1, 5, 10, 10, 1, 5, 10]
+    monkeypatch.undo()
+    suite.run_suite(sets, tmp_path / "straight", SETTINGS)
+    assert frozen(tmp_path / "g") == frozen(tmp_path / "straight")
+
+
+def test_a_crash_is_a_finding_not_the_end(sets, tmp_path, monkeypatch):
+    def crashes(knowledge: Knowledge) -> Guess:
+        raise ZeroDivisionError("in the attack")
+
+    monkeypatch.setitem(ATTACKS, "as_is", crashes)
+    draws = suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
+    assert draws[0].guesses[0].error == "ZeroDivisionError: in the attack"
+    assert not draws[0].guesses[1].error
+
+
+def test_the_truth_plays_no_part(make_sealed, tmp_path):
+    """The canary: another key and another truth behind the same sealed bytes change no guess."""
+    images, labels = phantoms(40)
+    one = make_sealed("one", images, labels, scheme="plain")
+    suite.run_suite([one], tmp_path / "g1", SETTINGS)
+    # Every other file of the hospital is gone, changed or garbage: the folder holds the sealed set alone.
+    (tmp_path / "alone").mkdir()
+    for file in one.folder.iterdir():
+        (tmp_path / "alone" / file.name).write_bytes(file.read_bytes())
+    for path in tmp_path.glob("*.key"):
+        path.write_bytes(b"garbage")
+    suite.run_suite([SealedDataset.open(tmp_path / "alone")], tmp_path / "g2", SETTINGS)
+    assert frozen(tmp_path / "g1") == frozen(tmp_path / "g2") != {}
+
+
+def test_attacks_get_knowledge_and_nothing_else():
+    import inspect
+
+    for name, attack in ATTACKS.items():
+        assert list(inspect.signature(attack).parameters) == ["knowledge"], name
+    assert set(Knowledge.__dataclass_fields__) == {"pool", "seen", "rows", "budget"}
+
+
+def test_pools_that_do_not_belong_together(sets):
+    with pytest.raises(CipherwardError, match="do not belong to one pool"):
+        Pool(sets)
+    with pytest.raises(CipherwardError, match="the pool is empty"):
+        Pool([])
+
+
+def test_sets_too_small_and_unknown_attacks(make_sealed, tmp_path):
+    small = make_sealed("small", *phantoms(4))
+    with pytest.raises(CipherwardError, match="holds 4 images: too few"):
+        suite.run_suite([small], tmp_path / "g", SETTINGS)
+    with pytest.raises(CipherwardError, match="unknown attack 'magic'"):
+        suite.run_suite([small], tmp_path / "g", suite.Settings(["magic"], [1], 16, 0, 1.0))
+
+
+def test_a_folder_of_sets_stands_for_those_to_attack(sets, make_sealed, tmp_path):
+    for name in ("val", "test"):
+        make_sealed(name, *phantoms(8))
+    assert [s.folder.name for s in suite.find_sets([tmp_path])] == ["a", "b", "c"]
+    with pytest.raises(CipherwardError, match="no sealed set at"):
+        suite.find_sets([tmp_path / "absent"])
+
+
+def test_a_pool_reads_rows_across_sets_in_any_order(sets):
+    pool = Pool(sets[:2])
+    rows = np.array([99, 0, 60, 59, 0])
+    expected = np.concatenate([sets[0].images(0, 60), sets[1].images(0, 40)])[rows]
+    assert np.array_equal(pool.images(rows), expected) and len(pool) == 100
+
+
+def test_guesses_on_disk_are_what_they_were(sets, tmp_path):
+    suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
+    path = tmp_path / "g" / "guesses.json"
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps({**value, "schema": "other/1"}))
+    with pytest.raises(CipherwardError, match=r"is not a cipherward\.guesses/1 file"):
+        read_draws(tmp_path / "g")

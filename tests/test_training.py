@@ -1,0 +1,230 @@
+"""Models and local training: weights as one vector, schedules, figures, and the torchvision repair."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from coordinator.models import build_model, pack, save_model, unpack
+from coordinator.plan import Plan
+from coordinator.torchvision_fix import timm
+from crypto.errors import CipherwardError
+from crypto.key import SecretKey
+from crypto.scheme import describe, load
+from parties.baseline import average, histogram_accuracy, linear_accuracy, train_plain, wrong_keys
+from parties.train import PlainImages, as_input, measure, probabilities, rate, train_locally
+
+SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+
+
+def plan(**changes) -> Plan:
+    settings = {
+        "study": "t",
+        "counts": (9, 9, 9),
+        "image_size": 32,
+        "block": 8,
+        "model_args": SMALL,
+        "batch": 8,
+    }
+    return Plan.model_validate(settings | {"rounds": 2, "warmup_steps": 0, "lr": 3e-3} | changes)
+
+
+def data(n=48, seed=0) -> PlainImages:
+    """Two classes that differ in the direction of stripes."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    y, x = np.mgrid[:32, :32]
+    images = [128 + 90 * np.sin((y if k else x) * 0.8 + generator.uniform(0, 6)) for k in labels]
+    return PlainImages(np.stack(images).astype(np.uint8)[..., None], labels)
+
+
+def test_pack_and_unpack_are_inverse_and_exact():
+    a, b = build_model(plan(seed=1), 2), build_model(plan(seed=2), 2)
+    flat = pack(a)
+    assert flat.dtype == np.float32 and flat.shape == (sum(v.numel() for v in a.state_dict().values()),)
+    assert not np.array_equal(flat, pack(b))
+    flat.flags.writeable = False  # as Flower hands it out
+    unpack(b, flat)
+    assert all(
+        torch.equal(u, v) for u, v in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+    with pytest.raises(ValueError, match="weights for a model of"):
+        unpack(b, flat[:-1])
+
+
+def test_a_model_depends_on_the_seed_alone():
+    torch.manual_seed(99)
+    assert np.array_equal(pack(build_model(plan(seed=1), 2)), pack(build_model(plan(seed=1), 2)))
+
+
+def test_the_saved_model_is_loaded_by_timm(tmp_path):
+    p = plan()
+    model = build_model(p, 2)
+    save_model(model, p, ["a", "b"], tmp_path / "m.safetensors")
+    other = timm.create_model(p.model, num_classes=2, in_chans=1, img_size=32, **SMALL)
+    other.load_state_dict(load_file(str(tmp_path / "m.safetensors")))
+    x = torch.randn(2, 1, 32, 32)
+    assert torch.equal(model.eval()(x), other.eval()(x))
+    with safe_open(str(tmp_path / "m.safetensors"), framework="pt") as file:
+        assert file.metadata()["classes"] == '["a", "b"]' and file.metadata()["scheme"] == p.scheme
+
+
+def test_weights_of_another_head_and_channels_are_adapted(tmp_path):
+    torch.manual_seed(0)
+    rgb = timm.create_model("vit_tiny_patch16_224", num_classes=7, img_size=32, **SMALL)
+    from safetensors.torch import save_file
+
+    save_file(rgb.state_dict(), str(tmp_path / "rgb.safetensors"))
+    model = build_model(plan(weights=str(tmp_path / "rgb.safetensors")), 2)
+    assert model.head.out_features == 2
+    # Gray sums the three colours' filters: the same output as the gray image sent as RGB.
+    x = torch.randn(2, 1, 32, 32)
+    assert torch.allclose(
+        model.eval().forward_features(x), rgb.eval().forward_features(x.expand(-1, 3, -1, -1)), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "vit_huge_patch99"}, "timm cannot build vit_huge_patch99"),
+        ({"model_args": {**SMALL, "patch_size": 16}}, "has patches of 16, the scheme has blocks of 8"),
+        ({"model_args": {**SMALL, "no_such": 1}}, "timm cannot build"),
+    ],
+)
+def test_models_that_cannot_be_built(changes, said):
+    with pytest.raises(CipherwardError, match=said):
+        build_model(plan(**changes), 2)
+
+
+def test_the_schedule_warms_up_and_falls_to_zero():
+    p = plan(warmup_steps=4, lr=1.0)
+    rates = [rate(p, s, 20) for s in range(21)]
+    assert rates[0] == pytest.approx(0.25) and max(rates) == rates[3]
+    assert rates[20] == pytest.approx(0.0) and all(a > b for a, b in itertools.pairwise(rates[4:]))
+
+
+def test_local_training_learns_and_repeats_itself():
+    train, test = data(), data(40, seed=1)
+    runs = []
+    for _ in range(2):
+        model = build_model(plan(), 2)
+        before = measure(probabilities(model, test), test.labels)["accuracy"]
+        for round_ in (1, 2, 3, 4):
+            done = train_locally(model, train, plan(rounds=4, local_epochs=3), round_, "a")
+        runs.append(pack(model))
+        after = measure(probabilities(model, test), test.labels)["accuracy"]
+    assert done["steps"] == 18 and done["images"] == 144
+    assert before < 0.75 and after > 0.9
+    assert np.array_equal(*runs)
+    other = build_model(plan(), 2)
+    train_locally(other, train, plan(), 1, "b")
+    mine = build_model(plan(), 2)
+    train_locally(mine, train, plan(), 1, "a")
+    assert not np.array_equal(pack(other), pack(mine))
+
+
+def test_input_is_minus_one_to_one():
+    x = as_input(np.array([[[[0], [255]]]], np.uint8))
+    assert x.shape == (1, 1, 1, 2) and x.flatten().tolist() == [-1.0, 1.0]
+
+
+def test_figures_best_worst_random():
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    best = np.eye(3)[labels] * 0.97 + 0.01
+    assert measure(best, labels)["accuracy"] == 1 and measure(best, labels)["auc"] == 1
+    worst = np.eye(3)[(labels + 1) % 3] * 0.97 + 0.01
+    assert measure(worst, labels)["accuracy"] == 0 and measure(worst, labels)["auc"] < 0.5
+    flat = np.full((6, 3), 1 / 3)
+    assert measure(flat, labels)["auc"] == 0.5 and measure(flat, labels)["loss"] == pytest.approx(np.log(3))
+    # Textbook AUC: the share of positive/negative pairs in order.
+    p = np.array([0.1, 0.4, 0.35, 0.8])
+    two = measure(np.stack([1 - p, p], 1), np.array([0, 0, 1, 1]))
+    assert two["auc"] == pytest.approx(0.75)
+    assert measure(best[:2], labels[:2])["auc"] == 0.5  # a class is absent: not defined
+
+
+def test_average_is_weighted():
+    a, b = np.array([1.0, 2.0], np.float32), np.array([4.0, 8.0], np.float32)
+    assert average([a, b], [1, 2]).tolist() == [3.0, 6.0]
+
+
+def test_the_plain_baseline_resumes_and_keeps_its_best_round(tmp_path, monkeypatch):
+    p = plan(rounds=3)
+    parties = [("a", data(24)), ("b", data(24, seed=2))]
+    whole, val, _ = train_plain(p, parties, data(20, seed=3), 2, tmp_path / "whole.safetensors")
+    import parties.baseline as baseline
+
+    real, calls = baseline.train_locally, []
+
+    def stops(model, images, plan_, round_, name):
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        calls.append((round_, name))
+        return real(model, images, plan_, round_, name)
+
+    monkeypatch.setattr(baseline, "train_locally", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train_plain(p, parties, data(20, seed=3), 2, tmp_path / "cut.safetensors")
+    monkeypatch.undo()
+    resumed, val2, _ = train_plain(p, parties, data(20, seed=3), 2, tmp_path / "cut.safetensors")
+    assert val == val2 and len(val) == 3 and np.array_equal(pack(whole), pack(resumed))
+
+
+def test_wrong_keys_lower_a_good_model(tmp_path):
+    class FakePlace:
+        def sealed(self, split):
+            return type("Set", (), {"spec": describe("block_pixel_shuffle", (32, 32, 1), 8)})
+
+    key = SecretKey.generate()
+    train, test = data(96), data(40, seed=1)
+    cipher = load(FakePlace().sealed("test").spec).cipher(key)
+    sealed = PlainImages(cipher.encrypt(train.images), train.labels)
+    model = build_model(plan(), 2)
+    for round_ in range(1, 5):
+        train_locally(model, sealed, plan(rounds=4, local_epochs=3), round_, "a")
+    right = measure(
+        probabilities(model, PlainImages(cipher.encrypt(test.images), test.labels)), test.labels
+    )
+    wrong = wrong_keys(model, FakePlace(), test, 4)
+    assert len(wrong["each"]) == 4 and 0 <= wrong["low"] <= wrong["mean"] <= wrong["high"] <= 1
+    assert right["accuracy"] > 0.85 and right["accuracy"] - wrong["mean"] > 0.1
+
+
+def test_simple_classifiers_see_what_they_should():
+    dark, light = np.full((20, 8, 8, 1), 30, np.uint8), np.full((20, 8, 8, 1), 200, np.uint8)
+    images = PlainImages(np.concatenate([dark, light]), np.repeat([0, 1], 20))
+    assert linear_accuracy(images, images) == histogram_accuracy(images, images) == 1.0
+
+
+BROKEN = """
+import sys, types
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == 'torchvision._meta_registrations':
+            raise RuntimeError({message!r})
+        return None
+sys.meta_path.insert(0, Finder())
+for name in [n for n in sys.modules if n.startswith('torchvision')]: del sys.modules[name]
+import coordinator.torchvision_fix
+print('repaired', coordinator.torchvision_fix.timm.__version__)
+"""
+
+
+def in_fresh_process(message: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", BROKEN.format(message=message)], capture_output=True, text=True
+    )
+
+
+def test_the_repair_acts_on_its_failure_alone():
+    assert in_fresh_process("operator torchvision::nms does not exist").stdout.startswith("repaired")
+    other = in_fresh_process("some other failure")
+    assert other.returncode == 1 and "some other failure" in other.stderr
