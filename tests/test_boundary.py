@@ -163,10 +163,11 @@ def content_of(message: Message) -> bytes:
     return b"|".join(parts)
 
 
-def exchange(study, folder, app=parties.client_app.app) -> dict[str, bytes]:
+def exchange(study, folder, tamper=lambda node, reply: reply) -> dict[str, bytes]:
     """All messages of a round with both hospitals, in both directions."""
     plan = read_plan(study.folder / "plan.yaml")
-    grid = LocalGrid(app, [{"party-dir": str(study.party(i))} for i in range(2)])
+    nodes = [{"party-dir": str(study.party(i))} for i in range(2)]
+    grid = LocalGrid(parties.client_app.app, nodes, tamper=tamper)
     federation = Federation(grid, plan)
     weights = np.zeros(np.load(str(_weights(study, folder))).shape, np.float32)
     folder.mkdir(exist_ok=True)
@@ -190,15 +191,15 @@ def test_messages_carry_neither_keys_nor_pixels(study, tmp_path):
     assert leaks.find(secrets_of(study) | private_pixels(study), messages) == []
 
 
-def test_a_leak_planted_in_a_message_is_found(study, tmp_path, monkeypatch):
-    original = parties.client_app.ConfigRecord
+def test_a_leak_planted_in_a_message_is_found(study, tmp_path):
+    key = Place.open(study.party(0)).key()
 
-    def with_key(values: dict) -> ConfigRecord:
-        key = Place.open(study.party(0)).key()
-        return original({**values, "debug": key.reveal().hex()})
+    def leaky(node: int, reply: Message) -> Message:
+        if reply.has_content() and "metrics" in reply.content:
+            reply.content["debug"] = ConfigRecord({"trace": f"key={key.reveal().hex()}"})
+        return reply
 
-    monkeypatch.setattr(parties.client_app, "ConfigRecord", with_key)
-    found = leaks.find(secrets_of(study), exchange(study, tmp_path / "cloud"))
+    found = leaks.find(secrets_of(study), exchange(study, tmp_path / "cloud", leaky))
     assert any("key, hex in message" in line for line in found)
 
 
