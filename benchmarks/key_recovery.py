@@ -23,6 +23,7 @@ from skimage.metrics import structural_similarity
 
 from coordinator.adversary.knowledge import Knowledge
 from coordinator.adversary.pooled_key_recovery import attack
+from coordinator.report.audit import machine
 from crypto.key import SecretKey
 from crypto.schemes.block_pixel_shuffle import BlockPixelShuffle
 from crypto.spec import SchemeSpec
@@ -100,34 +101,30 @@ def measure(plain: np.ndarray) -> Draw:
     )
 
 
-def show(draws: list[Draw]) -> Table:
-    """One line a pool size."""
-    table = Table(title=f"pooled key recovery, block_pixel_shuffle, {SIZE}×{SIZE} gray, blocks of {BLOCK}")
-    whole = 2 * (SIZE // BLOCK) * (SIZE // BLOCK - 1)
-    names = ("images", "pools", "K2", "K2 whole", "K1", "K1 mod shift", "K1 whole", f"pairs of {whole}")
-    for name in (*names, "SSIM mod shift", "seconds", "longest"):
-        table.add_column(name, justify="right")
+def by_size(draws: list[Draw]) -> list[dict[str, object]]:
+    """One record a pool size: what its pools gave away, the median and the worst of them."""
 
-    def pair(values: list[float], digits: int) -> str:
+    def both(values: list[float], digits: int) -> str:
         middle, worst = f"{np.median(values):.{digits}f}", f"{min(values):.{digits}f}"
         return middle if middle == worst else f"{middle} (worst {worst})"
 
+    whole = 2 * (SIZE // BLOCK) * (SIZE // BLOCK - 1)
+    records: list[dict[str, object]] = []
     for size in sorted({d.images for d in draws}):
         here = [d for d in draws if d.images == size]
-        table.add_row(
-            str(size),
-            str(len(here)),
-            pair([d.k2 for d in here], 3),
-            f"{sum(d.k2 == 1 for d in here)} of {len(here)}",
-            pair([d.k1 for d in here], 3),
-            pair([d.k1_shifted for d in here], 3),
-            f"{sum(d.k1 == 1 for d in here)} of {len(here)}",
-            pair([float(d.pairs) for d in here], 0),
-            pair([d.ssim for d in here], 3),
-            f"{np.median([d.seconds for d in here]):.2f}",
-            f"{max(d.seconds for d in here):.2f}",
+        records.append(
+            {
+                "images": size,
+                "K2 whole": f"{sum(d.k2 == 1 for d in here)} of {len(here)} pools",
+                "K1 whole": f"{sum(d.k1 == 1 for d in here)} of {len(here)} pools",
+                "K1 mod shift": both([d.k1_shifted for d in here], 3),
+                f"pairs of {whole}": both([float(d.pairs) for d in here], 0),
+                "SSIM mod shift": both([d.ssim for d in here], 3),
+                "seconds": f"{np.median([d.seconds for d in here]):.2f}",
+                "longest": f"{max(d.seconds for d in here):.2f}",
+            }
         )
-    return table
+    return records
 
 
 def main() -> None:
@@ -138,7 +135,7 @@ def main() -> None:
     parser.add_argument("--pools", default="1,2,5,10,20,50,100", help="pool sizes, separated by commas")
     parser.add_argument("--draws", type=int, default=6, help="disjoint pools of each size")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of pools; keys are always fresh")
-    parser.add_argument("--json", type=Path, help="also write every draw to this file")
+    parser.add_argument("--json", type=Path, help="also write the figures, and every draw, to this file")
     options = parser.parse_args()
     paths = sorted(p for p in options.images.rglob("*") if p.suffix.lower() in SUFFIXES)
     rng, draws = np.random.default_rng(options.seed), []
@@ -151,9 +148,15 @@ def main() -> None:
         for draw in range(min(options.draws, len(paths) // size)):
             chosen = order[draw * size : (draw + 1) * size]
             draws.append(measure(np.stack([read(paths[i]) for i in chosen])))
-    Console(width=170).print(show(draws))
+    records = by_size(draws)
+    title = f"pooled key recovery, block_pixel_shuffle, {SIZE}×{SIZE} gray, blocks of {BLOCK}"
+    table = Table(*records[0], title=title)
+    for record in records:
+        table.add_row(*map(str, record.values()))
+    Console(width=170).print(table)
     if options.json:
-        options.json.write_text(json.dumps([asdict(d) for d in draws], indent=1) + "\n")
+        figures = {"machine": machine(), "by_pool_size": records, "draws": [asdict(d) for d in draws]}
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -126,11 +126,11 @@ def audit(report: Mapping[str, Any]) -> list[str]:
 def figures(value: Mapping[str, Any]) -> list[str]:
     """A benchmark's figures: one table for its scalars, one for each list of records."""
     scalars = [(k, v) for k, v in value.items() if not isinstance(v, list | dict)]
-    lines = rows(
-        ["figure", "value"],
-        [[k.replace("_", " "), f"{v:.4g}" if isinstance(v, float) else v] for k, v in scalars],
-    )
-    for records in (v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)):
+    body = [[k.replace("_", " "), f"{v:.4g}" if isinstance(v, float) else v] for k, v in scalars]
+    lines = rows(["figure", "value"], body) if body else []
+    for name, records in value.items():
+        if name == "draws" or not (isinstance(records, list) and records and isinstance(records[0], dict)):
+            continue
         heads = list(records[0])
         body = [[f"{r[h]:.4g}" if isinstance(r[h], float) else r[h] for h in heads] for r in records]
         lines += rows([h.replace("_", " ") for h in heads], body)

@@ -46,6 +46,7 @@ def simulate(
     """
     import time
 
+    from coordinator.adversary.attacks import ATTACKS
     from coordinator.plan import read_plan
     from coordinator.simulate import STEPS
     from coordinator.simulate import simulate as run_study
@@ -57,17 +58,23 @@ def simulate(
         name, equals, value = setting.partition("=")
         if not equals:
             raise CipherwardError(f"--set {setting!r} is not key=value", "for example: --set rounds=3")
-        overrides[name] = yaml.safe_load(value)
+        try:
+            overrides[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise CipherwardError(f"--set {setting!r}: the value is not YAML") from None
     overrides |= {k: str(v) for k, v in (("images", images), ("weights", weights)) if v is not None}
     read = read_plan(plan, overrides)
+    for name in read.attacks:
+        if name not in ATTACKS:
+            raise unknown("attack", name, ATTACKS)
     folder = (out or Path("runs") / read.study).resolve()
     started = time.monotonic()
-    made = run_study(read, folder, until, lambda line: talk.print(f"[dim]·[/] {line}"))
+    made = run_study(read, folder, until, lambda line: talk.print(f"· {line}"))
     if made is None:
         result.print(str(folder))
         return
     for line in summary(made):
-        result.print(line, markup=False)
+        result.print(line)
     result.print(f"{time.monotonic() - started:.0f} s in this run")
     result.print(f"report: {folder / 'report.html'}")
     _require_valid(made)
@@ -128,9 +135,9 @@ def attack(
     out: Annotated[Path, typer.Option(help="Where the guesses go.")] = Path("guesses"),
     attacks: Annotated[str, typer.Option(help="Attacks by name, with commas; default all.")] = "",
     pools: Annotated[str, typer.Option(help="Pool sizes, with commas.")] = "",
-    rows: Annotated[int, typer.Option(help="Images to guess for the score.")] = 128,
-    seed: Annotated[int, typer.Option(help="Draws rows and pools.")] = 0,
-    budget: Annotated[float, typer.Option(help="Seconds an attack may take.")] = 600.0,
+    rows: Annotated[int, typer.Option(min=8, help="Images to guess for the score.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, help="Draws rows and pools.")] = 0,
+    budget: Annotated[float, typer.Option(min=0.01, help="Seconds an attack may take.")] = 600.0,
     listing: Annotated[bool, typer.Option("--list", help="List the attacks.")] = False,
 ) -> None:
     """Attack sealed sets with ciphertexts only, and freeze the guesses for scoring."""
@@ -155,17 +162,20 @@ def attack(
         seed=seed,
         budget_s=budget,
     )
-    draws = run_suite(find_sets(sealed), out, settings, lambda line: talk.print(line, markup=False))
+    draws = run_suite(find_sets(sealed), out, settings, lambda line: talk.print(line))
     count = sum(len(d.guesses) for d in draws)
     result.print(f"{out}: {count} guesses about {len(draws)} draws, frozen")
 
 
 def _sizes(text: str) -> list[int]:
     try:
-        return sorted({int(n) for n in text.split(",") if n})
+        sizes = sorted({int(n) for n in text.split(",") if n})
+        if sizes and sizes[0] < 1:
+            raise ValueError
+        return sizes
     except ValueError:
         raise CipherwardError(
-            f"--pools {text!r} are not numbers", "for example: --pools 1,2,5,10"
+            f"--pools {text!r} are not numbers of images", "for example: --pools 1,2,5,10"
         ) from None
 
 
@@ -202,7 +212,7 @@ def report(
     write_text(out / "report.html", render({**made, "public": public_plain is not None}, pictures))
     write_json(out / "report.json", made)
     for line in summary(made):
-        result.print(line, markup=False)
+        result.print(line)
     result.print(str(out / "report.html"))
     if not allow_invalid:
         _require_valid(made)

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from crypto.errors import CipherwardError
 
-talk = Console(stderr=True, highlight=False)
-result = Console(highlight=False, soft_wrap=True)
+talk = Console(stderr=True, highlight=False, markup=False)
+result = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def run(app: typer.Typer, name: str) -> None:

@@ -53,6 +53,7 @@ def run_flower(
     the log where the run failed, was stopped or took longer than `timeout_s`.
     """
     cores = os.cpu_count() or 1
+    logged = log.stat().st_size if log.exists() else 0
     # Directly under /tmp: Ray's socket paths must stay below 104 characters on macOS.
     folder = tempfile.TemporaryDirectory(prefix="cw-", dir="/tmp", ignore_cleanup_errors=True)
     with folder as temporary, open(log, "ab") as sink:
@@ -115,7 +116,7 @@ def run_flower(
             if status != "finished:completed":
                 details = str(runs[0].get("status-details", ""))
                 raise CipherwardError(
-                    f"the Flower run ended as {status}: {_reason(log) or details}", f"see {log}"
+                    f"the Flower run ended as {status}: {_reason(log, logged) or details}", f"see {log}"
                 )
         finally:
             _stop(link)
@@ -173,9 +174,9 @@ def _follow(
             stream.wait()
 
 
-def _reason(log: Path) -> str:
-    """Our own error text in the log, if there is one: it says more than Flower's status."""
-    lines = log.read_text(errors="replace").splitlines()
+def _reason(log: Path, start: int) -> str:
+    """Our own error text in this run's part of the log, if there is one: it says more than Flower's status."""
+    lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
     said = [line.split("CipherwardError:", 1)[1].strip() for line in lines if "CipherwardError:" in line]
     return said[-1] if said else ""
 

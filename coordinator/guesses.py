@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from crypto.errors import CipherwardError
-from crypto.files import read_json, sha256_file, write_atomic, write_json
+from crypto.files import read_json, sha256_file, write_bytes, write_json
 from crypto.spec import SchemeSpec
 
 SCHEMA = "cipherward.guesses/1"
@@ -82,13 +82,25 @@ def save_guess(path: Path, images: np.ndarray, key: Mapping[str, np.ndarray] | N
     for name, value in (key or {}).items():
         tensors[f"key.{name}"] = np.ascontiguousarray(value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, lambda p: save_file(tensors, str(p)))
+    data = save(tensors)
+    write_bytes(path, data)
     return sha256_file(path)
+
+
+def audit_rows(seed: int, index: int, images: int, rows: int) -> np.ndarray:
+    """int64 [r]: the rows of a draw's first set to be guessed, from the seed and the draw's number alone.
+
+    A quarter more than are scored, because the scorer drops near-duplicates; at most half of the set.
+    """
+    wanted = min(round(rows * 1.25), max(4, images // 2))
+    return np.random.default_rng([seed, index]).permutation(images)[:wanted]
 
 
 def load_guess(folder: Path, guess: StoredGuess) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
     """(images uint8 [r, h, w, c], key arrays or None); raises CipherwardError where the file changed."""
     path = folder / guess.file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise CipherwardError(f"{folder / FILE} names a file outside its folder")
     if not path.is_file() or sha256_file(path) != guess.sha256:
         raise CipherwardError(
             f"the guess {path} is missing or altered",
@@ -99,6 +111,8 @@ def load_guess(folder: Path, guess: StoredGuess) -> tuple[np.ndarray, dict[str, 
     except (SafetensorError, OSError) as error:
         raise CipherwardError(f"the guess {path} cannot be read: {type(error).__name__}") from None
     key = {name.removeprefix("key."): v for name, v in tensors.items() if name.startswith("key.")}
+    if "images" not in tensors:
+        raise CipherwardError(f"the guess {path} holds no images")
     return tensors["images"], key or None
 
 
@@ -114,5 +128,5 @@ def read_draws(folder: Path) -> tuple[list[Draw], dict[str, Any]]:
         raise CipherwardError(f"{folder / FILE} is not a {SCHEMA} file")
     try:
         return [Draw.from_json(d) for d in value.pop("draws")], value
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CipherwardError(f"{folder / FILE} is damaged: {error!r}") from None

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from coordinator.plan import Plan
 from coordinator.torchvision_fix import timm
 from crypto.errors import CipherwardError
-from crypto.files import write_atomic
+from crypto.files import write_bytes
 
 
 def build_model(plan: Plan, classes: int) -> nn.Module:
@@ -91,8 +91,9 @@ def save_model(model: nn.Module, plan: Plan, classes: Sequence[str], path: Path)
         "stem": plan.stem,
     }
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    write_atomic(path, lambda p: save_file(tensors, str(p), metadata=about))
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    data = save(tensors, metadata=about)
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def load_state(model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:

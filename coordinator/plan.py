@@ -63,10 +63,10 @@ class Plan(Settings):
     wrong_keys: int = Field(5, ge=0)
 
     # the audit
-    attacks: tuple[str, ...] = ("as_is", "leading_bit", "pooled_key_recovery")
+    attacks: tuple[str, ...] = Field(("as_is", "leading_bit", "pooled_key_recovery"), min_length=1)
     pools: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
     draws: int = Field(3, ge=1)
-    audit_rows: int = Field(128, ge=4)
+    audit_rows: int = Field(128, ge=8)
     gallery: int = Field(1000, ge=8)
     budget_s: float = Field(600.0, gt=0)
 

@@ -23,15 +23,15 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, FedMedian
 from flwr.serverapp.strategy.strategy import Strategy
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from coordinator.plan import Plan
 from crypto.errors import CipherwardError
-from crypto.files import append_line, write_atomic
+from crypto.files import append_line, write_bytes
 
 STRATEGIES = {"fedavg": FedAvg, "fedmedian": FedMedian}
 TRAIN_METRICS = frozenset({"num-examples", "loss", "steps", "seconds"})
-EVALUATE_METRICS = frozenset({"num-examples", "accuracy", "loss", "auc"})
+EVALUATE_METRICS = frozenset({"num-examples", "accuracy", "loss", "auc", "auc-defined"})
 _POLL_S = 0.05
 
 
@@ -70,7 +70,8 @@ class State:
     def save(self, path: Path) -> None:
         about = {"round": self.round, "best_round": self.best_round, "best_val": self.best_val}
         tensors = {"weights": self.weights, "best": self.best}
-        write_atomic(path, lambda p: save_file(tensors, str(p), metadata={"state": json.dumps(about)}))
+        data = save(tensors, metadata={"state": json.dumps(about)})
+        write_bytes(path, data)
 
     @classmethod
     def load(cls, path: Path) -> State:
@@ -110,7 +111,7 @@ class Federation:
             Message(RecordDict({"config": ConfigRecord({})}), dst_node_id=n, message_type="query.hello")
             for n in new
         ]
-        replies, _ = self.collect(asked, quorum=len(asked))
+        replies, _ = self.collect(asked, quorum=max(0, self.plan.needed - len(self.parties)))
         for node, reply in replies:
             if reply.has_content():
                 record = reply.content["about"]
@@ -123,6 +124,11 @@ class Federation:
             raise CipherwardError(
                 f"{len(known)} of {self.plan.needed} parties are usable: {short(errors)}",
                 "see the parties' own logs",
+            )
+        names = [party.name for party in known]
+        if len(set(names)) < len(names):
+            raise CipherwardError(
+                f"two parties have the same name: {', '.join(names)}", "give each its own in party.yaml"
             )
         for party in known[1:]:
             for what in ("classes", "spec"):
@@ -244,14 +250,14 @@ def _round(strategy: Strategy, federation: Federation, state: State, attempt: in
     arrays = ArrayRecord({"model": Array(state.weights)})
     messages = list(strategy.configure_train(number, arrays, config, grid))
     replies, absent = federation.collect(messages, plan.needed)
-    reasons = {federation.name(n): screen(r, state.weights, TRAIN_METRICS) for n, r in replies}
-    good = [r for n, r in replies if not reasons[federation.name(n)]]
+    reasons = {node: screen(reply, state.weights, TRAIN_METRICS) for node, reply in replies}
+    good = [reply for node, reply in replies if not reasons[node]]
     row: dict[str, Any] = {
         "round": number,
         "attempt": attempt,
-        "parties": [name for name, why in reasons.items() if not why],
+        "parties": [federation.name(node) for node, why in reasons.items() if not why],
         "absent": [federation.name(n) for n in absent],
-        "refused": {name: short([why]) for name, why in reasons.items() if why},
+        "refused": {federation.name(node): short([why]) for node, why in reasons.items() if why},
         "bytes_down": _bytes(messages),
         "bytes_up": _bytes(good),
         "aggregated": len(good) >= plan.needed,
@@ -286,11 +292,20 @@ def evaluate(
         why = short(screen(r, None, EVALUATE_METRICS) for _, r in replies)
         raise CipherwardError(f"only {len(good)} of {plan.needed} parties evaluated: {why}")
     mean = strategy.aggregate_evaluate(number, [r for _, r in good])
-    rows = []
+    rows: list[dict[str, Any]] = []
+    defined: list[tuple[float, float]] = []
     for node, reply in good:
-        figures = next(iter(reply.content.metric_records.values()))
-        rows.append({"party": federation.name(node), **_plain(figures)})
-    return {"mean": _plain(mean), "parties": rows}
+        seen = _plain(next(iter(reply.content.metric_records.values())))
+        # AUC is not defined where a hospital lacks a class: such a hospital takes no part in the mean.
+        if seen.pop("auc-defined"):
+            defined.append((seen["num-examples"], seen["auc"]))
+        else:
+            seen.pop("auc")
+        rows.append({"party": federation.name(node), "auc": None, **seen})
+    figures: dict[str, float | None] = {k: v for k, v in _plain(mean).items() if k != "auc-defined"}
+    total = sum(n for n, _ in defined)
+    figures["auc"] = sum(n * auc for n, auc in defined) / total if defined else None
+    return {"mean": figures, "parties": rows}
 
 
 def _plain(metrics: MetricRecord | None) -> dict[str, float]:

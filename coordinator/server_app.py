@@ -17,7 +17,7 @@ from coordinator.models import build_model, pack, save_model, unpack
 from coordinator.plan import FILE, read_plan
 from coordinator.rounds import Federation, evaluate, run_rounds, strategy_of
 from crypto.errors import CipherwardError
-from crypto.files import write_json
+from crypto.files import only_one, write_json
 
 app = ServerApp()
 
@@ -26,6 +26,11 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Gather the parties, train, keep the round that was best on val, read test once, save."""
     study = _study(context)
+    with only_one(study / "cloud"):
+        _federate(grid, study)
+
+
+def _federate(grid: Grid, study: Path) -> None:
     plan, cloud = read_plan(study / FILE), study / "cloud"
     federation = Federation(grid, plan)
     parties = federation.gather()

@@ -14,7 +14,6 @@ not memory. Every step is skipped when its result is there, so a killed study go
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -30,7 +29,7 @@ import yaml
 from coordinator.flower_run import QUIET, run_flower
 from coordinator.plan import FILE, Plan, read_plan, write_plan
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, only_one, read_json, write_json, write_text
+from crypto.files import disk_errors, only_one, read_json, read_lines, write_json, write_text
 
 STEPS = ("seal", "train", "baseline", "attack", "score", "report")
 Told = Callable[[str], None]
@@ -46,12 +45,14 @@ def simulate(plan: Plan, out: Path, until: str, told: Told) -> dict[str, Any] | 
         (out / "cloud").mkdir(parents=True, exist_ok=True)
         (out / "logs").mkdir(exist_ok=True)
     # A terminated study must still end what it started: the finally clauses run on SystemExit.
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    endings = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(s, lambda *_: sys.exit(143)) for s in endings]
     try:
         with only_one(out):
             _steps(plan, out, until, told)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for ending, handler in zip(endings, before, strict=True):
+            signal.signal(ending, handler)
     report = out / "report.json"
     return read_json(report, "report") if report.exists() and until == "report" else None
 
@@ -83,6 +84,12 @@ def _times(out: Path) -> dict[str, float]:
 
 def party_folder(out: Path, index: int) -> Path:
     return out / "parties" / f"hospital-{index}"
+
+
+def _log(out: Path, index: int) -> Path:
+    """A hospital's own log: it may name files that could not be read, and so patients. It stays there."""
+    party_folder(out, index).mkdir(parents=True, exist_ok=True)
+    return party_folder(out, index) / "hospital.log"
 
 
 def _command(module: str, words: Sequence[str], log: Path, told: Told) -> None:
@@ -125,7 +132,7 @@ def _seal(plan: Plan, out: Path, told: Told) -> bool:
     worked = False
     first_key = party_folder(out, 0) / "secret.key"
     for index in range(plan.parties):
-        folder, log = party_folder(out, index), out / "logs" / f"hospital-{index}.log"
+        folder, log = party_folder(out, index), _log(out, index)
         if (folder / "sealed.done").exists():
             continue
         worked = True
@@ -171,13 +178,12 @@ def _train(plan: Plan, out: Path, told: Told) -> bool:
 
     def watch() -> None:
         nonlocal shown
-        if journal.exists():
-            lines = journal.read_text().splitlines()
-            for line in lines[shown:]:
-                told(_round_said(json.loads(line), plan.rounds))
-            shown = len(lines)
+        rows = read_lines(journal)
+        for row in rows[shown:]:
+            told(_round_said(row, plan.rounds))
+        shown = len(rows)
 
-    shown = len(journal.read_text().splitlines()) if journal.exists() else 0
+    shown = len(read_lines(journal))
     # Twice the deadline of every round's two phases bounds a run whose parties all hang.
     limit = 300 + 4 * plan.deadline_s * (plan.rounds + 1)
     run_flower(plan.parties, {"study-dir": str(out)}, out / "logs" / "flower.log", limit, watch)
@@ -232,19 +238,14 @@ def _attack(plan: Plan, out: Path, told: Told) -> bool:
 
 
 def _hand_over(folder: Path, copy: Path) -> None:
-    """Links a sealed set into the cloud's folder, or copies it across file systems."""
+    """Copies a sealed set into the cloud's folder, its manifest last."""
     if (copy / "manifest.json").exists():
         return
     copy.mkdir(parents=True, exist_ok=True)
-    files = sorted(folder.iterdir(), key=lambda p: p.name == "manifest.json")  # the manifest last
+    files = sorted(folder.iterdir(), key=lambda p: p.name == "manifest.json")
     for file in files:
-        target = copy / file.name
-        target.unlink(missing_ok=True)
-        try:
-            target.hardlink_to(file)
-        except OSError:
-            with disk_errors(target):
-                shutil.copyfile(file, target)
+        with disk_errors(copy / file.name):
+            shutil.copyfile(file, copy / file.name)
 
 
 def _score(plan: Plan, out: Path, told: Told) -> bool:
@@ -254,7 +255,7 @@ def _score(plan: Plan, out: Path, told: Told) -> bool:
     told("hospital-0 scores the guesses")
     words = ["score", str(party_folder(out, 0)), str(out / "cloud" / "guesses"), "--out", str(scores)]
     words += ["--rows", str(plan.audit_rows), "--gallery", str(plan.gallery)]
-    _party(words, out / "logs" / "hospital-0.log", told)
+    _party(words, _log(out, 0), told)
     return True
 
 
@@ -271,7 +272,7 @@ def _report(plan: Plan, out: Path, told: Told) -> bool:
             *("report", str(party_folder(out, 0)), str(out / "scores.json")),
             *("--guesses", str(out / "cloud" / "guesses"), "--study", str(out)),
         ],
-        out / "logs" / "hospital-0.log",
+        _log(out, 0),
         told,
     )
     return True

@@ -32,6 +32,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise CipherwardError(f"no permission to write {path}", "choose another folder") from None
         if error.errno == errno.EEXIST:
             raise CipherwardError(f"{path} is a file, not a folder", "choose another name") from None
+        if error.errno == errno.EISDIR:
+            raise CipherwardError(f"{path} is a folder, not a file", "choose another name") from None
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             raise CipherwardError(f"no such folder: {path.parent}") from None
         raise
@@ -79,15 +81,25 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+def _fill(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Atomic bytes."""
+    write_atomic(path, lambda p: _fill(p, data))
+
+
 def write_text(path: Path, text: str) -> None:
     """Atomic text."""
     write_atomic(path, lambda p: _write_text(p, text))
 
 
 def append_line(path: Path, line: str) -> None:
-    """Appends one line to a journal and makes it durable."""
+    """Appends one line to a journal and makes it durable; a line cut short by a kill is ended first."""
+    torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
     with disk_errors(path), open(path, "a") as handle:
-        handle.write(line + "\n")
+        handle.write(("\n" if torn else "") + line + "\n")
         handle.flush()
         os.fsync(handle.fileno())
 
@@ -100,6 +112,17 @@ def read_json(path: Path, what: str) -> Any:
         raise CipherwardError(f"no {what} at {path}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CipherwardError(f"cannot read the {what} {path}: {type(error).__name__}") from None
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The entries of a journal of JSON lines; a line that a kill cut short is passed over."""
+    entries = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return entries
 
 
 def sha256_file(path: Path) -> str:

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, read_json, sha256_file, write_atomic, write_json
+from crypto.files import disk_errors, read_json, sha256_file, write_bytes, write_json
 from crypto.key import SecretKey
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
@@ -58,8 +58,11 @@ class SealedDataset:
         self.folder = folder
         self.manifest = manifest
         self.spec = SchemeSpec.from_json(manifest["spec"])
-        self.key_id: str = manifest["key_id"]
-        self.classes: list[str] = list(manifest["classes"])
+        self.key_id = str(manifest["key_id"])
+        self.classes = [str(name) for name in manifest["classes"]]
+        for name in self.classes:
+            if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
+                raise ValueError(f"class name {name!r}")  # they become folders when a set is unsealed
         scheme = load(self.spec)
         self.sealed_shape = scheme.sealed_shape
         self.sealed_dtype = scheme.sealed_dtype
@@ -203,6 +206,7 @@ def seal_images(
     spec: SchemeSpec,
     source: str,
     progress: Callable[[int], None] = lambda rows: None,
+    keep: Callable[[str, np.ndarray], None] = lambda digest, rows: None,
     shard_bytes: int = SHARD_BYTES,
 ) -> tuple[SealedDataset, np.ndarray]:
     """Seals images into `folder`, resuming what an earlier, interrupted call left there.
@@ -210,8 +214,10 @@ def seal_images(
     read(start, stop) gives (uint8 [k, h, w, c], bool [stop - start]): the images that could be read and
     which of the asked ones those are; the rest is left out. labels: int64 [n], of every source image.
     `source` is a fingerprint of the plain images: a resumed sealing must have the same one. `progress`
-    is told the source images done so far. Returns the set and int64 [rows], the source image of each row.
-    Raises CipherwardError where a finished set, or an unfinished one of another source or key, is there.
+    is told the source images done so far. Returns the set and int64 [rows], the source image of each row;
+    `keep` is given the set's digest and these rows before the set counts as finished.
+    Raises CipherwardError where a finished set, or an unfinished one of another source or key, is there, and
+    where no image could be read.
     """
     folder = Path(folder)
     if (folder / _MANIFEST).exists():
@@ -237,7 +243,7 @@ def seal_images(
         partial = read_json(folder / _PARTIAL, "unfinished sealing")
         known = SchemeSpec.from_json(partial["spec"])
         # Nonces are drawn anew for each sealing; a resumed one keeps the nonce it began with.
-        same = {k: partial.get(k) for k in begun} == begun and _same_but_nonce(known, spec)
+        same = {k: partial.get(k) for k in begun} == begun and same_but_nonce(known, spec)
         if not same:
             raise CipherwardError(
                 f"{folder} holds an unfinished sealing of other images, or under another key or scheme",
@@ -267,12 +273,13 @@ def seal_images(
             "labels": np.ascontiguousarray(labels[start:stop][kept].astype(np.int64)),
         }
         skipped += [start + int(i) for i in np.flatnonzero(~kept)]
-        write_atomic(path, lambda p, t=sealed: save_file(t, str(p)))  # type: ignore[misc]
+        data = save(sealed)  # our own write: safetensors hides the reason of a failed one
+        write_bytes(path, data)
         digest = sha256_file(path)
-        rows = len(images)
-        mac = _shard_mac(key, spec, index, rows, digest)
+        count = len(images)
+        mac = _shard_mac(key, spec, index, count, digest)
         size = path.stat().st_size
-        done.append({"file": name, "rows": rows, "bytes": size, "sha256": digest, "mac": mac})
+        done.append({"file": name, "rows": count, "bytes": size, "sha256": digest, "mac": mac})
         record()
         progress(stop)
     manifest = {
@@ -285,12 +292,18 @@ def seal_images(
         "mac": "",
     }
     manifest["mac"] = _manifest_mac(key, manifest)
+    rows = np.setdiff1d(np.arange(len(labels)), skipped)
+    if not len(rows):
+        raise CipherwardError(f"not one image for {folder.name} could be read", "see the quarantine list")
+    keep(hashlib.sha256(_canonical(manifest)).hexdigest(), rows)
     write_json(folder / _MANIFEST, manifest)
     (folder / _PARTIAL).unlink()
-    return SealedDataset.open(folder), np.setdiff1d(np.arange(len(labels)), skipped)
+    return SealedDataset.open(folder), rows
 
 
-def _same_but_nonce(a: SchemeSpec, b: SchemeSpec) -> bool:
+def same_but_nonce(a: SchemeSpec, b: SchemeSpec) -> bool:
+    """Whether two specs say the same; nonces are drawn anew for each sealing."""
+
     def bare(spec: SchemeSpec) -> dict[str, Any]:
         value = spec.to_json()
         value["options"] = {k: v for k, v in value["options"].items() if k != "nonce"}

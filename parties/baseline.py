@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from safetensors.torch import load_file
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
@@ -27,7 +27,7 @@ from torch import nn
 from coordinator.models import build_model, load_state, pack, unpack
 from coordinator.plan import Plan
 from crypto.errors import CipherwardError
-from crypto.files import write_atomic
+from crypto.files import write_bytes
 from crypto.key import SecretKey
 from crypto.scheme import load
 from parties.measures import histograms, share
@@ -106,7 +106,7 @@ def train_plain(
 def _save(path: Path, weights: np.ndarray, best: np.ndarray, about: Mapping[str, Any]) -> None:
     tensors = {"weights": weights, "best": best}
     metadata = {"about": json.dumps(about)}
-    write_atomic(path, lambda p: save_file(tensors, str(p), metadata=metadata))
+    write_bytes(path, save(tensors, metadata=metadata))
 
 
 def wrong_keys(model: nn.Module, place: Place, test: PlainImages, keys: int) -> dict[str, Any]:

@@ -65,10 +65,12 @@ def seal(
     hospital: Hospital,
     images: Annotated[Path | None, typer.Option(help="Folder of images, one sub-folder a class.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side to resize to, in pixels.")] = None,
-    rgb: Annotated[bool, typer.Option("--rgb/--gray", help="Seal three channels, or one.")] = False,
+    rgb: Annotated[bool | None, typer.Option("--rgb/--gray", help="Seal three channels, or one.")] = None,
     scheme: Annotated[str | None, typer.Option(help="Encryption scheme.")] = None,
     block: Annotated[int | None, typer.Option(help="Block side, the ViT's patch size.")] = None,
-    audit: Annotated[int, typer.Option(help="Draws to seal for an audit (3 for suite/1), 0 for none.")] = 0,
+    audit: Annotated[
+        int, typer.Option(min=0, max=99, help="Draws to seal for an audit (3 for suite/1), 0 for none.")
+    ] = 0,
 ) -> None:
     """Seal the hospital's images into HOSPITAL/sealed. Resumes where it was interrupted.
 
@@ -81,7 +83,7 @@ def seal(
     given: dict[str, Any] = {
         "images": None if images is None else str(images.expanduser().resolve()),
         "image_size": image_size,
-        "channels": 3 if rgb else None,
+        "channels": None if rgb is None else 3 if rgb else 1,
         "scheme": scheme,
         "block": block,
     }
@@ -97,11 +99,13 @@ def seal(
             raise CipherwardError(
                 f"no key in {hospital}", f"make one first: cipherward-party keygen {hospital}"
             )
-        place = Place.create(hospital, settings)
+        place = Place.of(hospital, settings)
     else:
         place = Place.open(hospital)
-    place.key()  # a missing or unusable key is told before any work
+    place.key()  # a missing or unusable key, and settings that cannot work, are told before anything is kept
     wanted = [sealing(place, name) for name in set_names(audit)]
+    if given:
+        place.keep()
     missing = [w for w in wanted if not (place.sealed_folder(w.name) / "manifest.json").exists()]
     need = sum(w.bytes for w in missing)
     free = shutil.disk_usage(place.folder).free
@@ -119,7 +123,7 @@ def seal(
         how = "sealed" if done.fresh else "sealed already"
         talk.print(f"{what.name}: {len(done.dataset)} images {how} with key {done.dataset.key_id}")
         for name in done.quarantined:
-            talk.print(f"  cannot decode {name}: left out", markup=False)
+            talk.print(f"  cannot decode {name}: left out")
     if lost:
         talk.print(f"{lost} images left out; they are listed in {place.private / 'quarantine.txt'}")
     result.print(f"{place.folder / 'sealed'}: {total} images in {len(wanted)} sets")
@@ -170,7 +174,7 @@ def inspect(
         result.print_json(json.dumps(facts))
         return
     for name, value in facts.items():
-        result.print(f"{name:15} {value}", markup=False)
+        result.print(f"{name:15} {value}")
 
 
 @app.command()
@@ -215,10 +219,10 @@ def score(
         Path | None, typer.Option(help="Where the scores go; default HOSPITAL/scores.json.")
     ] = None,
     rows: Annotated[
-        int, typer.Option(help="Audit images; the even ones register, the odd ones count.")
+        int, typer.Option(min=8, help="Audit images; the even ones register, the odd ones count.")
     ] = 128,
     gallery: Annotated[
-        int, typer.Option(help="Plain images among which a guess must name its own.")
+        int, typer.Option(min=8, help="Plain images among which a guess must name its own.")
     ] = 1000,
 ) -> None:
     """Score guesses about this hospital's images, once. Only aggregates are written."""
@@ -227,7 +231,7 @@ def score(
 
     place = Place.open(hospital)
     target = out or place.folder / "scores.json"
-    scores = score(place, guesses, rows, gallery, lambda line: talk.print(line, markup=False))
+    scores = score(place, guesses, rows, gallery, lambda line: talk.print(line))
     public_plain(place, scores, guesses, target.with_name(f"{target.stem}-plain.safetensors"))
     write_scores(scores, target)
     result.print(str(target))

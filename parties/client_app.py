@@ -17,6 +17,7 @@ from torch import nn
 from coordinator.models import build_model, pack, unpack
 from coordinator.plan import Plan
 from coordinator.settings import build
+from crypto.errors import CipherwardError
 from parties.place import Place, find_place
 from parties.train import measure, probabilities, train_locally, use_all_cores
 
@@ -53,14 +54,18 @@ def _place(context: Context) -> Place:
 def hello(message: Message, context: Context) -> Message:
     """Who this party is and what it sealed: public facts, asked for once before the first round."""
     place = _place(context)
-    facts = {}
+    facts: dict[str, dict] = {}
+    classes: list[str] = []
     for split in ("train", "val", "test"):
         sealed = place.sealed(split)
+        if classes and sealed.classes != classes:
+            raise CipherwardError(f"the classes of {split} are not those of train: {sealed.classes}")
+        classes = sealed.classes
         sealed.check_digests()  # an altered shard is named now, not learnt from
         facts[split] = {"rows": len(sealed), "digest": sealed.digest, "key_id": sealed.key_id}
     about = {
         "party": place.settings.party,
-        "classes": sealed.classes,
+        "classes": classes,
         "spec": sealed.spec.to_json() | {"options": {}},
         "splits": facts,
     }
@@ -104,9 +109,14 @@ def evaluate(message: Message, context: Context) -> Message:
     plan, place = _plan(message), _place(context)
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
-    sealed = place.sealed(str(config["split"]))
+    split = str(config["split"])
+    if split not in ("val", "test"):
+        raise CipherwardError("the coordinator asked for another split than val or test")
+    sealed = place.sealed(split)
     model = _model(message, plan, len(sealed.classes))
-    figures = measure(probabilities(model, sealed), np.asarray(sealed.labels))
+    figures = dict(measure(probabilities(model, sealed), np.asarray(sealed.labels)))
+    defined = int(np.isfinite(figures["auc"]))
+    figures |= {"auc": figures["auc"] if defined else 0.0, "auc-defined": defined}
     metrics = MetricRecord({"num-examples": len(sealed), **figures})
     about = ConfigRecord({"party": place.settings.party})
     return Message(RecordDict({"metrics": metrics, "about": about}), reply_to=message)

@@ -69,14 +69,18 @@ class Place:
         return cls(folder, build(PlaceSettings, values, str(folder / FILE)))
 
     @classmethod
-    def create(cls, folder: Path, settings: Mapping[str, Any]) -> Place:
-        """Writes party.yaml, replacing an earlier one."""
+    def of(cls, folder: Path, settings: Mapping[str, Any]) -> Place:
+        """A place with these settings, which `keep` writes down."""
         folder = Path(folder).resolve()
-        built = build(PlaceSettings, settings, str(folder / FILE))
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / FILE, yaml.safe_dump(built.model_dump(mode="json"), sort_keys=False))
-        return cls(folder, built)
+        return cls(folder, build(PlaceSettings, settings, str(folder / FILE)))
+
+    def keep(self) -> None:
+        """Writes party.yaml, replacing an earlier one."""
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(
+            self.folder / FILE, yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False)
+        )
 
     @property
     def key_path(self) -> Path:

@@ -4,8 +4,10 @@ The rule is `suite/1` (docs/suite.md). In short, for each guess: one shift of th
 on the even audit rows, the odd ones are scored; V is the share of rows whose SSIM beats every
 baseline, R the share that names its own image in a gallery, K whether the recovered key opens images.
 
-A scorer that answers twice about one sealed set is an oracle: private/score-ledger.jsonl remembers which
-guesses were scored against it, and others are refused.
+A scorer is an oracle in the cloud's hands, so it trusts nothing in a guesses folder: the scheme is that of
+its own sealed set, the rows follow from the seed, keys must be permutations, figures are medians of many rows
+in three digits, and key shares are told for throwaway keys only. It answers once about a sealed set:
+private/score-ledger.jsonl remembers which guesses were scored against it, and others are refused.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from coordinator.guesses import FILE, Draw, StoredGuess, load_guess, read_draws
+from coordinator.guesses import FILE, Draw, StoredGuess, audit_rows, load_guess, read_draws
 from coordinator.report.pictures import Pictures, gather
 from crypto.apply import Table, apply
 from crypto.errors import CipherwardError
-from crypto.files import append_line, sha256_file, write_atomic, write_json
+from crypto.files import append_line, only_one, read_lines, sha256_file, write_bytes, write_json
 from crypto.scheme import load
 from crypto.sealed import SealedDataset
 from crypto.spec import log2_factorial
@@ -45,6 +47,8 @@ from parties.seal import plain_rows, sealing
 SCHEMA = "cipherward.scores/1"
 SUITE = "suite/1"
 PICTURED = 6
+MOST_GUESSES = 64  # of one draw
+LEAST_ROWS = 8  # scored, of images that are not public: fewer would be a look at single images
 _MARGIN = 0.10
 _OPENS = 0.90
 Told = Callable[[str], None]
@@ -96,25 +100,49 @@ def score(
             "the first sealed set given to `attack` decides whose images are scored",
         )
     stamp = sha256_file(guesses / FILE)
-    _remember(place, [draw for draw, _ in mine], stamp)
-    scored = []
-    for draw, name in mine:
-        told(f"{draw.name}: {draw.spec.name} as {name}")
-        scored.append(_score_draw(place, draw, name, guesses, rows, gallery, told))
+    seed, asked = int(about.get("seed", -1)), int(about.get("rows", 0))
+    for index, draw in enumerate(draws):
+        for name in (n for d, n in mine if d is draw):
+            _must_be_ours(place, name, draw, index, seed, asked)
+    if len({draw.digests[0] for draw, _ in mine}) < len(mine):
+        raise CipherwardError("two draws of the guesses are about one sealed set", "attack each set once")
+    with only_one(place.private):
+        _remember(place, [draw for draw, _ in mine], stamp)
+        scored = []
+        for draw, name in mine:
+            told(f"{draw.name}: {draw.spec.name} as {name}")
+            scored.append(_score_draw(place, draw, name, guesses, rows, gallery, told))
     return {
         "schema": SCHEMA,
         "suite": SUITE,
         "party": place.settings.party,
         "guesses_sha256": stamp,
-        "seed": about["seed"],
+        "seed": seed,
         "draws": scored,
     }
 
 
+def _must_be_ours(place: Place, name: str, draw: Draw, index: int, seed: int, asked: int) -> None:
+    """Raises CipherwardError where a draw is not what the suite makes of this place's set."""
+    sealed = place.sealed(name)
+    expected = audit_rows(seed, index, len(sealed), asked) if seed >= 0 and asked > 0 else draw.rows[:0]
+    kinds = {(g.attack, g.pool_size) for g in draw.guesses}
+    if draw.spec != sealed.spec or draw.key_id != sealed.key_id:
+        said = "another scheme or key than the set's"
+    elif not np.array_equal(draw.rows, expected):
+        said = "other rows than the seed draws"
+    elif len(kinds) < len(draw.guesses) or len(draw.guesses) > MOST_GUESSES:
+        said = "an attack twice, or too many guesses"
+    else:
+        return
+    raise CipherwardError(
+        f"{draw.name} is about {name} but names {said}", "have it attacked again by the suite"
+    )
+
+
 def _remember(place: Place, draws: list[Draw], stamp: str) -> None:
     ledger = place.private / "score-ledger.jsonl"
-    lines = ledger.read_text().splitlines() if ledger.exists() else []
-    known = {entry["set"]: entry["guesses"] for entry in map(json.loads, lines)}
+    known = {entry["set"]: entry["guesses"] for entry in read_lines(ledger)}
     for draw in draws:
         earlier = known.get(draw.digests[0])
         if earlier is not None and earlier != stamp:
@@ -135,9 +163,10 @@ def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Tr
     first = near_duplicates(plain) == np.arange(len(plain))
     pick = np.flatnonzero(first)[:rows]
     pick = pick[: len(pick) - len(pick) % 2]
-    if len(pick) < 4:
+    if len(pick) < 2 * LEAST_ROWS:
         raise CipherwardError(
-            f"{len(pick)} images of {name} can be scored, at least 4 are needed", "audit a larger set"
+            f"{len(pick) // 2} images of {name} can be scored, at least {LEAST_ROWS} are needed",
+            "audit a larger set, or more rows of it",
         )
     # The rest of the gallery: other images of the same hospital, none of them nearly an audit image.
     rest = np.setdiff1d(np.arange(len(sealed)), draw.rows)
@@ -152,8 +181,8 @@ def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Tr
         pick=pick,
         plain=plain[pick],
         sealed=sealed.rows(draw.rows[pick]),
-        gallery=together[keep][:gallery],
-        labels=labels[keep][:gallery],
+        gallery=together[keep][: max(gallery, len(pick))],
+        labels=labels[keep][: max(gallery, len(pick))],
         block=draw.spec.block,
         seed=place.settings.seed,
     )
@@ -172,11 +201,12 @@ def _score_draw(
         [opened.decrypt(truth.sealed[i : i + 1], first=int(draw.rows[truth.pick[i]]))[0] for i in truth.odd]
     )
     bases = baselines(truth)
-    parts = {k: np.asarray(v) for k, v in scheme.parts(key).items()}
+    # Shares of a real key, over many submissions, would give the key itself away.
+    parts = {k: np.asarray(v) for k, v in scheme.parts(key).items()} if what.throwaway else {}
     findings = []
     for guess in draw.guesses:
         told(f"  {guess.attack} at {guess.pool_size}")
-        figures = {} if guess.error else _score_guess(truth, bases, parts, folder, guess)
+        figures = {} if guess.error else _score_guess(truth, bases, parts, folder, guess, len(draw.rows))
         public = {k: v for k, v in guess.__dict__.items() if k not in ("file", "sha256")}
         findings.append({**public, **figures})
     return {
@@ -237,8 +267,10 @@ def _score_guess(
     parts: Mapping[str, np.ndarray],
     folder: Path,
     guess: StoredGuess,
+    guessed_rows: int,
 ) -> dict[str, Any]:
     all_images, key = load_guess(folder, guess)
+    _must_be_sound(guess, all_images, key, truth, guessed_rows)
     images = all_images[truth.pick]
     guessed, shift = _registered(images, truth)
     odd = truth.plain[truth.odd]
@@ -271,6 +303,30 @@ def _score_guess(
     return figures
 
 
+def _must_be_sound(
+    guess: StoredGuess,
+    images: np.ndarray,
+    key: Mapping[str, np.ndarray] | None,
+    truth: Truth,
+    rows: int,
+) -> None:
+    """Raises CipherwardError for arrays that no attack makes: they index and are compared further on."""
+    shape = truth.plain.shape[1:]
+    sound = images.dtype == np.uint8 and images.shape == (rows, *shape)
+    for name, value in (key or {}).items():
+        if name == "mask":
+            sound = sound and value.dtype == np.uint8 and value.shape == (int(np.prod(shape)),)
+        else:
+            sizes = {"gather": shape[0] * shape[1], "K1": shape[0] * shape[1] // truth.block**2}
+            size = sizes.get(name, len(value))
+            whole = value.ndim == 1 and np.issubdtype(value.dtype, np.integer) and len(value) == size
+            sound = sound and whole and np.array_equal(np.sort(value), np.arange(size))
+    if not sound:
+        raise CipherwardError(
+            f"the guess {guess.file} is malformed", "its images or key are not of this set"
+        )
+
+
 def key_share(
     parts: Mapping[str, np.ndarray], guess: Mapping[str, np.ndarray], truth: Truth
 ) -> dict[str, Any] | None:
@@ -282,6 +338,8 @@ def key_share(
     blocks put side by side, of all adjacent pairs.
     """
     if not {"K1", "K2"} <= set(parts) or not {"K1", "K2"} <= set(guess):
+        return None
+    if len(parts["K2"]) != len(guess["K2"]):
         return None
     down, across = truth.plain.shape[1] // truth.block, truth.plain.shape[2] // truth.block
     true, found = np.asarray(parts["K1"]), np.asarray(guess["K1"])
@@ -318,6 +376,8 @@ def write_scores(scores: Mapping[str, Any], out: Path) -> None:
 def pictured_plain(place: Place, scores: Mapping[str, Any], guesses: Path) -> np.ndarray:
     """uint8 [r, h, w, c]: the plain images of the rows that a report shows. They stay in the hospital."""
     scored = next(d for d in scores["draws"] if not d["set"].startswith("control"))
+    if sha256_file(guesses / FILE) != scores["guesses_sha256"]:
+        raise CipherwardError(f"{guesses} does not hold the guesses that were scored")
     draws, _ = read_draws(guesses)
     draw = next(d for d in draws if d.name == scored["draw"])
     return plain_rows(place, scored["set"], draw.rows[np.array(scored["pictured"], np.int64)])
@@ -328,7 +388,7 @@ def public_plain(place: Place, scores: Mapping[str, Any], guesses: Path, out: Pa
     if all(d["set"].startswith("control") for d in scores["draws"]) or not place.plain("train").public:
         return
     images = pictured_plain(place, scores, guesses)
-    write_atomic(out, lambda p: save_file({"plain": images}, str(p)))
+    write_bytes(out, save({"plain": images}))
 
 
 def private_pictures(

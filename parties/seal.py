@@ -4,7 +4,7 @@ A hospital seals its splits under its own key, and for an audit, under keys made
 
     sealed/train  sealed/val  sealed/test      the hospital's key
     sealed/audit-1  sealed/audit-2 …           its training images under throwaway keys: further draws
-    sealed/control-plain  sealed/control-noise phantom images (public), unsealed and masked: the controls
+    sealed/control-known  …-noise  …-plain      the controls, of phantom images, which are public
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from crypto.files import append_line, disk_errors, read_json, write_atomic, writ
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
 from crypto.scheme import describe, load
-from crypto.sealed import SealedDataset, seal_images
+from crypto.sealed import SealedDataset, same_but_nonce, seal_images
 from crypto.spec import SchemeSpec
 from parties.place import Place
 from parties.sources.phantom import Phantom
 from parties.sources.source import SPLITS, Middle, Share, Source
 
 Progress = Callable[[int], None]
-CONTROLS = ("control-plain", "control-noise")
+CONTROLS = ("control-known", "control-noise", "control-plain")
+# The scheme that key recovery is known to break: an audit in which it does not measures nothing.
+KNOWN_BROKEN = "block_pixel_shuffle"
 CONTROL_IMAGES = 300
 
 
@@ -69,7 +71,8 @@ def sealing(place: Place, name: str) -> Sealing:
     if name in CONTROLS:
         # Their middle: where every block has texture, key recovery on `plain` has one right answer.
         phantom = Middle(Phantom(2 * s.image_size, s.channels, CONTROL_IMAGES, s.seed, "test"))
-        spec = describe(name.removeprefix("control-"), shape, s.block)
+        scheme = KNOWN_BROKEN if name == "control-known" else name.removeprefix("control-")
+        spec = describe(scheme, shape, s.block)
         return Sealing(name, phantom, key_path, spec, throwaway=True)
     if match := re.fullmatch(r"audit-([1-9]\d?)", name):
         # Other images in another order for each draw: key and pool are both drawn anew.
@@ -104,14 +107,19 @@ def seal(place: Place, what: Sealing, progress: Progress = lambda rows: None) ->
     An image that cannot be decoded is named in private/quarantine.txt and left out. Raises
     CipherwardError where the key is missing or not the one of an earlier sealing.
     """
+    source = what.source
+    if what.spec.name == "plain" and not source.public:
+        raise CipherwardError(
+            "the scheme plain seals nothing: these images would leave as they are", "choose another scheme"
+        )
     key = what.key()
     folder = place.sealed_folder(what.name)
-    source = what.source
     if (folder / "manifest.json").exists():
         dataset = SealedDataset.open(folder)
         dataset.require_key(key)
         kept = _kept(place, what.name)
-        if kept["digest"] != dataset.digest or kept["source"] != source.fingerprint():
+        same = kept["digest"] == dataset.digest and kept["source"] == source.fingerprint()
+        if not same or not same_but_nonce(dataset.spec, what.spec):
             raise CipherwardError(
                 f"{folder} was sealed from other images, or with other settings, than those of now",
                 f"remove {folder} to seal again; ciphertexts that were uploaded stay with the cloud",
@@ -123,7 +131,7 @@ def seal(place: Place, what: Sealing, progress: Progress = lambda rows: None) ->
     def read_one(row: int) -> np.ndarray | None:
         try:
             return source.read(row)
-        except CipherwardError:
+        except Exception:  # a malformed file can raise anything; it is named, and the rest goes on
             return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -137,13 +145,21 @@ def seal(place: Place, what: Sealing, progress: Progress = lambda rows: None) ->
             good = [image for image in images if image is not None]
             return (np.stack(good) if good else np.zeros((0, *shape), np.uint8)), kept
 
-        dataset, rows = seal_images(
-            folder, read, source.labels, source.classes, key, what.spec, source.fingerprint(), progress
+        def keep(digest: str, rows: np.ndarray) -> None:
+            kept = {"digest": digest, "source": source.fingerprint(), "rows": rows.tolist()}
+            write_json(_rows_file(place, what.name), kept)
+
+        dataset, _ = seal_images(
+            folder,
+            read,
+            source.labels,
+            source.classes,
+            key,
+            what.spec,
+            source.fingerprint(),
+            progress,
+            keep,
         )
-    if not len(dataset):
-        raise CipherwardError(f"not one image for {what.name} could be read", f"see {noted}")
-    kept = {"digest": dataset.digest, "source": source.fingerprint(), "rows": rows.tolist()}
-    write_json(_rows_file(place, what.name), kept)
     return Sealed(dataset, quarantined, fresh=True)
 
 
@@ -178,12 +194,15 @@ def unseal(sealed: SealedDataset, key: SecretKey, out: Path, progress: Progress 
     The set is verified first, so that a wrong key or an altered shard writes nothing.
     """
     sealed.verify(key)
-    if out.exists() and any(out.iterdir()):
-        raise CipherwardError(f"{out} is not empty", "unseal into a new folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CipherwardError(
+            f"{out} is there already, and not an empty folder", "unseal into a new folder"
+        )
     cipher = load(sealed.spec).cipher(key)
     with disk_errors(out):
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)  # plain images: for their owner alone
         for name in sealed.classes:
-            (out / name).mkdir(parents=True, exist_ok=True)
+            (out / name).mkdir(exist_ok=True)
     for start in range(0, len(sealed), 256):
         stop = min(start + 256, len(sealed))
         images = cipher.decrypt(np.asarray(sealed.images(start, stop)), first=start)

@@ -113,11 +113,11 @@ def probabilities(model: nn.Module, data: Images, batch: int = 128) -> np.ndarra
 def measure(scores: np.ndarray, labels: np.ndarray) -> Mapping[str, float]:
     """Accuracy, cross-entropy and one-versus-rest AUC (macro) of softmax outputs [n, classes].
 
-    AUC is 0.5 where a class is absent from the labels: it is not defined there.
+    AUC is NaN where a class is absent from the labels: it is not defined there.
     """
     right = scores[np.arange(len(labels)), labels]
     present = np.unique(labels)
-    auc = 0.5
+    auc = float("nan")
     if len(present) == scores.shape[1]:
         s = scores.astype(np.float64)
         s /= s.sum(1, keepdims=True)

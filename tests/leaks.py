@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from crypto.key import SecretKey
 from crypto.scheme import load
@@ -70,8 +72,14 @@ def plain_forms(images: np.ndarray) -> dict[str, bytes]:
     return forms
 
 
+_PICTURE = re.compile(rb"data:image/png;base64,([A-Za-z0-9+/=]+)")
+
+
 def _unpacked(name: str, data: bytes) -> Iterable[tuple[str, bytes]]:
     yield name, data
+    for i, picture in enumerate(_PICTURE.findall(data)):  # a report's pictures, as pixels
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
+        yield f"{name}!picture {i}", pixels.tobytes()
     if data[:4] == b"PK\x03\x04":
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for inner in archive.namelist():

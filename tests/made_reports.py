@@ -149,6 +149,7 @@ def report(
             *(draw(i, reach) for i in range(draws)),
             control("plain", plain),
             control("noise", noise),
+            {**control("known", 1.0), "spec": draw(0, 0.0)["spec"]},
         ],
     }
     machine = {"cores": 2, "memory_gib": 7.8, "system": "Linux"}

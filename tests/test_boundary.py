@@ -16,6 +16,8 @@ from local_grid import LocalGrid
 
 import parties.client_app
 from coordinator.plan import read_plan
+from coordinator.report.page import render
+from coordinator.report.pictures import Pictures
 from coordinator.rounds import Federation, run_rounds
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
@@ -148,6 +150,13 @@ def test_no_plain_pixels_leave_a_hospital(study):
     assert leaks.find(forms, artefacts) == []
     form, pixels = next(iter(forms.items()))
     assert leaks.find(forms, {"a log": b"image: " + pixels}) == [f"{form} in a log"]
+    # The page that shows this hospital's plain images is caught by its pictures.
+    place = Place.open(study.party(1))
+    shown = Pictures({"plain": plain_rows(place, "train", np.arange(4))})
+    page = render(json.loads((study.folder / "report.json").read_text()), shown)
+    assert any(
+        "image 0, bytes in a page!picture" in f for f in leaks.find(forms, {"a page": page.encode()})
+    )
 
 
 def content_of(message: Message) -> bytes:

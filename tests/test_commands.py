@@ -54,10 +54,10 @@ def test_your_own_folder_in_five_commands(hospital, images, tmp_path):
     # keygen and seal ran in the fixture; the other three of the README's five:
     assert stat.S_IMODE((hospital / "secret.key").stat().st_mode) == 0o600
     guesses, scores = tmp_path / "guesses", tmp_path / "scores.json"
-    words = ["--out", guesses, "--rows", 24, "--pools", "1,5,20"]
+    words = ["--out", guesses, "--rows", 40, "--pools", "1,5,20"]
     done = command(COORDINATOR, "attack", hospital / "sealed", *words)
     assert done.returncode == 0, done.stderr
-    done = command(PARTY, "score", hospital, guesses, "--rows", 24, "--out", scores)
+    done = command(PARTY, "score", hospital, guesses, "--rows", 40, "--out", scores)
     assert done.returncode == 0, done.stderr
     words = ["--guesses", guesses, "--sealed", hospital / "sealed" / "train", "--out", tmp_path / "report"]
     done = command(COORDINATOR, "report", scores, *words)
@@ -68,12 +68,12 @@ def test_your_own_folder_in_five_commands(hospital, images, tmp_path):
     done = command(PARTY, "report", hospital, scores, "--guesses", guesses)
     assert done.returncode == 0 and (hospital / "private" / "report.html").exists(), done.stderr
     # The scorer does not answer about other guesses of the same images.
-    words = ["--out", tmp_path / "more", "--rows", 24, "--pools", "1", "--seed", 9]
+    words = ["--out", tmp_path / "more", "--rows", 40, "--pools", "1", "--seed", 9]
     assert command(COORDINATOR, "attack", hospital / "sealed", *words).returncode == 0
     refused(command(PARTY, "score", hospital, tmp_path / "more"), "were scored before", "an oracle")
     # The same guesses give the same answer.
     again = tmp_path / "again.json"
-    assert command(PARTY, "score", hospital, guesses, "--rows", 24, "--out", again).returncode == 0
+    assert command(PARTY, "score", hospital, guesses, "--rows", 40, "--out", again).returncode == 0
     assert again.read_bytes() == scores.read_bytes()
     # A guess that changed after it was frozen is not scored.
     victim = next(guesses.rglob("as_is-*.safetensors"))

@@ -123,4 +123,4 @@ def test_bounds_are_wilson_s(hits, n):
 
 def test_no_tries_no_knowledge():
     assert share(0, 0) == {"hits": 0, "n": 0, "rate": 0.0, "low": 0.0, "high": 1.0}
-    assert summary(np.array([np.nan])) == {"median": 0.0, "p95": 0.0, "max": 0.0}
+    assert summary(np.array([np.nan])) == {"median": 0.0, "p95": 0.0}

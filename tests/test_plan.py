@@ -80,8 +80,8 @@ def test_every_key_of_a_plan_stands_in_a_shipped_one_or_has_a_default():
 
 
 def test_a_party_finds_its_place(tmp_path):
-    Place.create(tmp_path / "parties" / "hospital-1", {"party": "b"})
-    Place.create(tmp_path / "mine", {"party": "c"})
+    Place.of(tmp_path / "parties" / "hospital-1", {"party": "b"}).keep()
+    Place.of(tmp_path / "mine", {"party": "c"}).keep()
     assert find_place({"partition-id": 1}, {"study-dir": str(tmp_path)}).settings.party == "b"
     assert find_place({"party-dir": str(tmp_path / "mine"), "partition-id": 1}, {}).settings.party == "c"
     with pytest.raises(CipherwardError, match="this run names no study") as error:

@@ -48,7 +48,8 @@ def parties(app_state: dict | None = None) -> ClientApp:
         mean = float(message.content["arrays"]["model"].numpy().mean())
         # Best at round 2, so that "the last" and "the best" differ.
         accuracy = 1 - abs(mean - seen.get("peak", 5.0)) / 100
-        figures = {"num-examples": 10 * (me + 1), "accuracy": accuracy, "loss": mean, "auc": 0.5}
+        figures = {"num-examples": 10 * (me + 1), "accuracy": accuracy, "loss": mean}
+        figures |= {"auc": 0.5 + me / 10, "auc-defined": int(me != 1)}
         return Message(RecordDict({"metrics": MetricRecord(figures)}), reply_to=message)
 
     return app
@@ -203,6 +204,12 @@ def test_sets_that_do_not_fit_together_are_refused():
         Federation(grid_of(app=app), plan()).gather()
 
 
+def test_two_parties_of_one_name_are_refused():
+    app = parties({"about": {1: {"party": "p0"}}})
+    with pytest.raises(CipherwardError, match="two parties have the same name: p0, p0, p2"):
+        Federation(grid_of(app=app), plan()).gather()
+
+
 def test_a_damaged_checkpoint_is_told(tmp_path):
     run(grid_of(), plan(rounds=1), tmp_path)
     (tmp_path / "checkpoint.safetensors").write_bytes(b"\x00" * 40)
@@ -218,3 +225,6 @@ def test_evaluation_names_each_party(tmp_path):
     assert figures["mean"]["accuracy"] == pytest.approx(1.0)
     assert [r["party"] for r in figures["parties"]] == ["p0", "p1", "p2"]
     assert [r["num-examples"] for r in figures["parties"]] == [10, 20, 30]
+    # The second party lacks a class: its AUC is not defined, and takes no part in the mean.
+    assert [r["auc"] for r in figures["parties"]] == [0.5, None, 0.7]
+    assert figures["mean"]["auc"] == pytest.approx((10 * 0.5 + 30 * 0.7) / 40)

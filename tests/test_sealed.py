@@ -129,7 +129,7 @@ def test_a_killed_sealing_goes_on_and_ends_byte_identical(tmp_path, key, monkeyp
     spec = describe(scheme, SHAPE, 8)
     whole, _ = seal(tmp_path / "whole", key, spec=spec)
     expected = files(tmp_path / "whole")
-    real = crypto.files.write_atomic
+    real = crypto.files.write_bytes
     reads: list[int] = []
 
     def counted(a, b):
@@ -142,22 +142,20 @@ def test_a_killed_sealing_goes_on_and_ends_byte_identical(tmp_path, key, monkeyp
             folder = tmp_path / f"{scheme}-{stop}-{moment}"
             count = 0
 
-            def failing(path, fill, stop=stop, moment=moment):
+            def failing(path, data, stop=stop, moment=moment):
                 nonlocal count
                 count += 1
                 if count == stop + 1 and moment == "before":
                     raise Killed
-                real(path, fill)
+                real(path, data)
                 if count == stop + 1:
                     raise Killed
 
-            monkeypatch.setattr("crypto.sealed.write_atomic", failing)
-            monkeypatch.setattr(
-                "crypto.sealed.write_json",
-                lambda p, v, f=failing: f(
-                    p, lambda q: q.write_text(json.dumps(v, indent=1, sort_keys=True) + "\n")
-                ),
-            )
+            def failing_json(path, value, failing=failing):
+                failing(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+            monkeypatch.setattr("crypto.sealed.write_bytes", failing)
+            monkeypatch.setattr("crypto.sealed.write_json", failing_json)
             with contextlib.suppress(Killed):
                 seal(folder, key, read=counted, spec=spec)
             monkeypatch.undo()
@@ -200,19 +198,15 @@ def test_unreadable_images_are_left_out_and_labels_stay_in_step(tmp_path, key):
 
 
 def test_a_full_disk_says_so_and_a_second_run_finishes(tmp_path, key, monkeypatch):
-    real = crypto.files.write_atomic
+    real = Path.write_bytes
 
-    def full(path, fill):
-        if path.name == "images-00003.safetensors":
+    def full(path, data):
+        if "00003" in path.name:
+            real(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, data)
 
-            def no_space(p):
-                p.write_bytes(b"half")
-                raise OSError(errno.ENOSPC, "No space left on device")
-
-            return real(path, no_space)
-        return real(path, fill)
-
-    monkeypatch.setattr("crypto.sealed.write_atomic", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(CipherwardError, match=r"the disk is full: cannot write .*images-00003") as error:
         seal(tmp_path / "s", key)
     assert "run the same command again" in error.value.hint
@@ -220,6 +214,31 @@ def test_a_full_disk_says_so_and_a_second_run_finishes(tmp_path, key, monkeypatc
     monkeypatch.undo()
     dataset, _ = seal(tmp_path / "s", key)
     dataset.verify(key)
+
+
+def test_rows_are_kept_before_a_set_counts_as_finished(tmp_path, key):
+    kept = {}
+
+    def keep(digest, rows):
+        assert not (tmp_path / "s" / "manifest.json").exists()
+        kept[digest] = rows
+
+    spec = describe("block_pixel_shuffle", SHAPE, 8)
+    dataset, rows = seal_images(tmp_path / "s", source, LABELS, ["x", "y", "z"], key, spec, "s", keep=keep)
+    assert np.array_equal(kept[dataset.digest], rows)
+    nothing = lambda a, b: (IMAGES[:0], np.zeros(b - a, bool))  # noqa: E731
+    with pytest.raises(CipherwardError, match="not one image"):
+        seal(tmp_path / "none", key, read=nothing)
+    assert not (tmp_path / "none" / "manifest.json").exists()
+
+
+def test_class_names_that_would_leave_a_folder_are_refused(tmp_path, key):
+    seal(tmp_path / "s", key)
+    value = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    for name in ("../../escaped", "a/b", ".hidden", ""):
+        (tmp_path / "s" / "manifest.json").write_text(json.dumps({**value, "classes": [name, "y", "z"]}))
+        with pytest.raises(CipherwardError, match="is damaged"):
+            SealedDataset.open(tmp_path / "s")
 
 
 def test_other_images_or_keys_do_not_continue_a_sealing(tmp_path, key):

@@ -54,8 +54,6 @@ def test_split_folders_are_taken_as_they_are(tmp_path):
 def test_the_file_s_mode_does_not_show(tmp_path, channels):
     # The same gray picture in four modes, one class each: all become the same array.
     values = [picture(tmp_path / f"c-{mode}" / "0.png", mode, seed=1) for mode in ("L", "RGB", "RGBA", "P")]
-    picture(tmp_path / "c-16" / "0.png", seed=1)
-    Image.fromarray(values[0].astype(np.uint16) * 257).save(tmp_path / "c-16" / "0.png")
     for c in tmp_path.iterdir():
         for i in range(1, 10):
             (c / f"{i}.png").write_bytes((c / "0.png").read_bytes())
@@ -63,6 +61,26 @@ def test_the_file_s_mode_does_not_show(tmp_path, channels):
     images = np.stack([source.read(i) for i in range(len(source))])
     assert images.shape == (len(source), 20, 20, channels) and images.dtype == np.uint8
     assert (np.abs(images.astype(int) - values[0][..., None]) <= 1).all()
+
+
+def test_deep_files_are_refused_not_darkened(tmp_path):
+    for name in "ab":
+        values = picture(tmp_path / name / "0.png")
+        Image.fromarray(values.astype(np.uint16) * 16).save(tmp_path / name / "1.png")
+        for i in range(2, 10):
+            (tmp_path / name / f"{i}.png").write_bytes((tmp_path / name / "1.png").read_bytes())
+    source = Folder(tmp_path, 20, 1, 1, "train")
+    row = next(i for i, n in enumerate(source.names) if not n.endswith("0.png"))
+    with pytest.raises(CipherwardError, match="more than 8 bits"):
+        source.read(row)
+
+
+def test_splits_with_other_classes_are_refused(tmp_path):
+    for split, names in (("train", "abc"), ("val", "bc")):
+        for name in names:
+            picture(tmp_path / split / name / "0.png")
+    with pytest.raises(CipherwardError, match="have other classes: b, c against a, b, c"):
+        Folder(tmp_path, 16, 1, 0, "val")
 
 
 def test_sizes_are_brought_to_one(tmp_path):

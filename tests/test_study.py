@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def flower_processes() -> set[int]:
-    """Process ids of Flower's and Ray's programs."""
+    """Process ids of Flower's and Ray's programs on this machine."""
     listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
     names = ("flower-superlink", "flower-superexec", "flwr-simulation", "ray::", "raylet")
     return {int(line.split()[0]) for line in listed.splitlines() if any(n in line for n in names)}
@@ -81,18 +81,6 @@ def test_an_invalid_report_ends_with_status_1(study, tmp_path):
     assert "INVALID" in (tmp_path / "report.html").read_text()
 
 
-def test_no_process_stays_behind(study):
-    # The study's own Flower ended before its command did.
-    assert not [p for p in flower_processes() if _belongs_to(p, study.folder)]
-
-
-def _belongs_to(pid: int, folder: Path) -> bool:
-    try:
-        return str(folder).encode() in Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False
-
-
 def test_an_unprepared_server_app_says_how_to_prepare(tmp_path):
     for run_config in ({}, {"study-dir": ""}, {"study-dir": str(tmp_path)}):
         context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
@@ -111,7 +99,7 @@ def test_plain_flwr_run_without_a_study_says_how_to_make_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_and_reaches_the_same_model(study, tmp_path):
+def test_a_killed_study_ends_its_processes_and_goes_on(study, tmp_path):
     plan = tmp_path / "small.yaml"
     plan.write_text(PLAN.replace("rounds: 1", "rounds: 2"))
     words = ["simulate", plan, "--until", "train", "--out"]
@@ -132,6 +120,7 @@ def test_a_killed_study_goes_on_and_reaches_the_same_model(study, tmp_path):
     done = command("cipherward-coordinator", *words, tmp_path / "cut")
     assert done.returncode == 0, done.stderr
     rounds = [json.loads(line)["round"] for line in journal.read_text().splitlines()]
-    assert rounds == [1, 2]
+    assert sorted(set(rounds)) == [1, 2]  # a round killed before its checkpoint stands there twice
+    assert flower_processes() - before == set()
     weights = load_file(str(tmp_path / "cut" / "cloud" / "model.safetensors"))
     assert all(np.isfinite(v.numpy()).all() for v in weights.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from coordinator.guesses import load_guess, read_draws
 from coordinator.pool import Pool
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
-from crypto.sealed import SealedDataset
 from parties.sources.phantom import Phantom
 
 SETTINGS = suite.Settings(["as_is", "pooled_key_recovery"], [1, 5, 10], rows=16, seed=4, budget_s=60.0)
@@ -108,18 +108,39 @@ def test_a_crash_is_a_finding_not_the_end(sets, tmp_path, monkeypatch):
 
 
 def test_the_truth_plays_no_part(make_sealed, tmp_path):
-    """The canary: another key and another truth behind the same sealed bytes change no guess."""
-    images, labels = phantoms(40)
-    one = make_sealed("one", images, labels, scheme="plain")
-    suite.run_suite([one], tmp_path / "g1", SETTINGS)
-    # Every other file of the hospital is gone, changed or garbage: the folder holds the sealed set alone.
-    (tmp_path / "alone").mkdir()
-    for file in one.folder.iterdir():
-        (tmp_path / "alone" / file.name).write_bytes(file.read_bytes())
-    for path in tmp_path.glob("*.key"):
-        path.write_bytes(b"garbage")
-    suite.run_suite([SealedDataset.open(tmp_path / "alone")], tmp_path / "g2", SETTINGS)
-    assert frozen(tmp_path / "g1") == frozen(tmp_path / "g2") != {}
+    """The canary: with the key and the plain images gone or changed, every guess stays bit-identical."""
+    folder = tmp_path / "hospital"
+    sealed = make_sealed("hospital/sealed/train", *phantoms(40))
+    (folder / "secret.key").write_text("the key")
+    np.save(folder / "plain.npy", phantoms(40)[0])
+    suite.run_suite(suite.find_sets([folder / "sealed"]), tmp_path / "g1", SETTINGS)
+    (folder / "secret.key").write_text("another key")
+    np.save(folder / "plain.npy", 255 - phantoms(40)[0])
+    suite.run_suite(suite.find_sets([folder / "sealed"]), tmp_path / "g2", SETTINGS)
+    (folder / "secret.key").unlink()
+    (folder / "plain.npy").unlink()
+    suite.run_suite(suite.find_sets([sealed.folder]), tmp_path / "g3", SETTINGS)
+    assert frozen(tmp_path / "g1") == frozen(tmp_path / "g2") == frozen(tmp_path / "g3") != {}
+
+
+def test_an_attack_opens_sealed_files_alone(sets, tmp_path):
+    opened: list[str] = []
+    listening = [True]  # an audit hook stays for the life of the process
+
+    def hook(event, args):
+        if listening and event == "open":
+            opened.append(str(args[0]))
+
+    sys.addaudithook(hook)
+    suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
+    listening.clear()
+    read = {p for p in opened if p.startswith(str(tmp_path)) and not p.startswith(str(tmp_path / "g"))}
+    assert read and all(p.startswith(str(sets[0].folder)) for p in read), read
+
+
+def test_a_set_named_twice_is_refused(sets, tmp_path):
+    with pytest.raises(CipherwardError, match="named twice"):
+        suite.run_suite([sets[0], sets[0]], tmp_path / "g", SETTINGS)
 
 
 def test_attacks_get_knowledge_and_nothing_else():

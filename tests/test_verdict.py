@@ -68,6 +68,7 @@ CONTROLS = [
         "control-plain",
     ),
     draw([finding("as_is", 1), finding(pool=100, opens=False)], "draw-4", "noise", "control-noise"),
+    draw([finding("as_is", 1), finding(pool=100, opens=True)], "draw-5", set_="control-known"),
 ]
 
 
@@ -126,10 +127,11 @@ def test_broken_by_lists_the_smallest_pool_first():
 
 
 def test_a_sound_report_is_valid():
-    report = build_report(scores([draw([finding(opens=True)], f"draw-{i}") for i in range(3)]), "s")
+    every = [finding("as_is", 1), finding("leading_bit", 1), finding(opens=True)]
+    report = build_report(scores([draw(every, f"draw-{i}") for i in range(3)]), "s")
     assert report["valid"] and report["verdict"]["broken"] and report["doubts"] == []
     assert round(report["scheme"]["effective_bits"]) == min(256, round(report["scheme"]["formula_bits"]))
-    assert len(report["findings"]) == 3 and report["training"] is None
+    assert len(report["findings"]) == 9 and report["training"] is None
 
 
 def spoil(change):
@@ -151,6 +153,10 @@ def spoil(change):
         ("noise", lambda d: d[4]["findings"][1].update(V=share(64, 64))),
         ("noise", lambda d: d[4]["findings"][0].update(R=share(30, 64) | {"gallery": 500})),
         ("noise", lambda d: d[4]["findings"].clear()),
+        ("noise", lambda d: d[4]["findings"][1].update(error="MemoryError")),
+        ("known", lambda d: d[5]["findings"][1].update(K={"median_ssim": 0.1, "n": 64, "opens": False})),
+        ("known", lambda d: d[5]["findings"][1].update(error="MemoryError")),
+        ("known", lambda d: d.pop(5)),
         ("noise", lambda d: d.pop(4)),
     ],
 )
@@ -177,6 +183,31 @@ def test_doubts_are_said():
         "crashed in draw-0: ValueError",
     ):
         assert part in said
+
+
+def test_unequal_pools_and_crashes_are_no_resistance():
+    def with_pools(name, *found):
+        return draw([finding("as_is", 1), finding("leading_bit", 1), *found], name)
+
+    # One draw went to 100, the others to 50: judged at what all of them reached.
+    uneven = [
+        with_pools("draw-0", finding(pool=50, opens=True), finding(pool=100, opens=False)),
+        *(with_pools(f"draw-{i}", finding(pool=50, opens=True)) for i in (1, 2)),
+    ]
+    verdict = judge(uneven)[1]
+    assert verdict["broken"] and verdict["smallest_pool"] == 50 and verdict["largest_pool"] == 50
+    crashed = [with_pools(f"draw-{i}", {**finding(pool=100), "error": "MemoryError"}) for i in range(3)]
+    verdict = judge(crashed)[1]
+    assert not verdict["broken"] and verdict["largest_pool"] == 1
+    assert any("pooled_key_recovery finished at no pool size" in d for d in doubts_of(crashed))
+    left_out = [draw([finding("as_is", 1)], f"draw-{i}") for i in range(3)]
+    assert any("pooled_key_recovery, which suite/1 runs, was not run" in d for d in doubts_of(left_out))
+
+
+def test_draws_of_two_schemes_get_no_common_verdict():
+    mixed = [draw([finding()]), draw([finding()], "draw-1", scheme="plain", set_="audit-1")]
+    with pytest.raises(CipherwardError, match="different schemes"):
+        build_report(scores(mixed), "s")
 
 
 def test_controls_alone_are_no_audit():

@@ -20,16 +20,23 @@ import numpy as np
 
 from coordinator.adversary.attacks import ABOUT, ATTACKS
 from coordinator.adversary.knowledge import Budget, Knowledge
-from coordinator.guesses import FILE, SCHEMA, Draw, StoredGuess, read_draws, save_guess, write_draws
+from coordinator.guesses import (
+    FILE,
+    SCHEMA,
+    Draw,
+    StoredGuess,
+    audit_rows,
+    read_draws,
+    save_guess,
+    write_draws,
+)
 from coordinator.pool import Pool
 from crypto.errors import CipherwardError, unknown
-from crypto.files import append_line, disk_errors, only_one, sha256_file
+from crypto.files import append_line, disk_errors, only_one, read_lines, sha256_file
 from crypto.sealed import SealedDataset
 
 SUITE = "suite/1"
 POOLS = (1, 2, 5, 10, 20, 50, 100)
-# More rows than are scored are guessed, because the scorer drops near-duplicates.
-_RESERVE = 1.25
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,8 @@ def find_sets(paths: Sequence[Path]) -> list[SealedDataset]:
             continue
         inner = sorted(p.parent for p in path.glob("*/manifest.json")) if path.is_dir() else []
         named = [p for p in inner if p.name not in ("val", "test")]
+        # The hospital's own images are the first draw, whatever else is there.
+        named.sort(key=lambda p: (p.name != "train", p.name.startswith("control"), p.name))
         if not named:
             found.append(SealedDataset.open(path))  # raises, with the reason
         found += [SealedDataset.open(p) for p in named]
@@ -75,16 +84,14 @@ def plan_draw(
     """Rows and pools of one draw, from the seed alone. Raises CipherwardError for a set that is too small."""
     pool = Pool.of(sets)
     first = len(sets[0])
-    generator = np.random.default_rng([settings.seed, index])
-    wanted = min(round(settings.rows * _RESERVE), max(4, first // 2))
-    if first < 5 or wanted >= len(pool):
+    rows = audit_rows(settings.seed, index, first, settings.rows)
+    if first < 5 or len(rows) >= len(pool):
         raise CipherwardError(
             f"{sets[0].folder} holds {first} images: too few to attack some and audit others",
             "an audit needs at least 5 images, and says little below 128",
         )
-    rows = generator.permutation(first)[:wanted]
     rest = np.setdiff1d(np.arange(len(pool)), rows)
-    seen = generator.permutation(rest)[: max(settings.pools)]
+    seen = np.random.default_rng([settings.seed, index, 1]).permutation(rest)[: max(settings.pools)]
     digests = [s.digest for s in sets]
     return Draw(name, pool.key_id, pool.spec, digests, len(pool), rows, seen, []), pool
 
@@ -102,6 +109,11 @@ def run_suite(
     for name in settings.attacks:
         if name not in ATTACKS:
             raise unknown("attack", name, ATTACKS)
+    digests = [s.digest for s in sets]
+    if len(set(digests)) < len(digests):
+        raise CipherwardError(
+            "a sealed set is named twice", "its rows would be in the pool and in the audit"
+        )
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with only_one(out):
@@ -163,17 +175,13 @@ def _resume(journal: Path, identity: str, out: Path) -> dict[str, StoredGuess]:
     if not journal.exists():
         append_line(journal, identity)
         return {}
-    first, *lines = journal.read_text().splitlines() or [""]
-    if first != identity:
+    first, *entries = read_lines(journal) or [None]
+    if first != json.loads(identity):
         raise CipherwardError(
             f"{out} holds another, unfinished audit", "choose another --out, or remove it"
         )
     done = {}
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that a kill cut short
+    for entry in entries:
         guess = StoredGuess(**entry["guess"])
         path = out / entry["place"]
         if guess.error or (path.is_file() and sha256_file(path) == guess.sha256):

@@ -18,10 +18,12 @@ from typing import Any
 from crypto.errors import CipherwardError
 from crypto.files import read_json
 from crypto.scheme import effective_bits, load
+from crypto.sealed import same_but_nonce
 from crypto.spec import SchemeSpec
 
 SCHEMA = "cipherward.audit/1"
 _SCORES = "cipherward.scores/1"
+ATTACKS = ("as_is", "leading_bit", "pooled_key_recovery")  # what suite/1 runs
 DRAWS = 3
 ROWS = 64
 GALLERY = 200
@@ -32,6 +34,10 @@ def read_scores(path: Path) -> dict[str, Any]:
     scores = read_json(path, "scores")
     if not isinstance(scores, dict) or scores.get("schema") != _SCORES:
         raise CipherwardError(f"{path} is not a {_SCORES} file")
+    try:
+        build_report(scores, "check")
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CipherwardError(f"{path} is damaged: {error!r}") from None
     return scores
 
 
@@ -57,7 +63,7 @@ def judge(draws: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dic
     """(findings, verdict) over the audit's draws, controls left out.
 
     Broken at n: in at least two thirds of the draws at n, and again at the next larger n where that was
-    attacked too.
+    attacked too. Only sizes at which an attack finished in every draw count: a crash is no resistance.
     """
     findings = [
         {"draw": draw["draw"], "broken_by": broken_by(f), "broken": bool(broken_by(f)), **f}
@@ -68,8 +74,12 @@ def judge(draws: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dic
         finding["baseline_ssim"] = {k: v["median"] for k, v in draw["baselines"].items()}
     needed = math.ceil(2 * len(draws) / 3)
     breaking: dict[str, int] = {}
+    judged: list[int] = []
     for attack in dict.fromkeys(f["attack"] for f in findings):
-        sizes = sorted({f["pool_size"] for f in findings if f["attack"] == attack})
+        sizes = finished(findings, attack, len(draws))
+        judged += sizes
+        if not sizes:
+            continue
         enough = {
             n: sum(f["broken"] for f in findings if f["attack"] == attack and f["pool_size"] == n) >= needed
             for n in sizes
@@ -81,18 +91,23 @@ def judge(draws: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dic
     smallest = min(breaking.values(), default=None)
     first = [a for a, n in breaking.items() if n == smallest]
     seconds = sorted(f["seconds"] for f in findings if f["attack"] in first and f["pool_size"] == smallest)
-    largest = max((f["pool_size"] for f in findings), default=0)
     verdict = {
         "broken": bool(breaking),
         "broken_by": sorted(breaking, key=lambda a: (breaking[a], a)),
         "broken_at": breaking,
         "smallest_pool": smallest,
-        "largest_pool": largest,
+        "largest_pool": max(judged, default=0),
         "seconds": seconds[len(seconds) // 2] if seconds else None,
         "draws": len(draws),
         "draws_needed": needed,
     }
     return findings, verdict
+
+
+def finished(findings: Sequence[Mapping[str, Any]], attack: str, draws: int) -> list[int]:
+    """The pool sizes at which an attack gave a guess in every draw, rising."""
+    done = [f["pool_size"] for f in findings if f["attack"] == attack and not f["error"]]
+    return sorted(n for n in set(done) if done.count(n) >= draws)
 
 
 def controls_of(draws: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -104,16 +119,38 @@ def controls_of(draws: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
             "ok": all(d["true_key_exact"] for d in draws) and worst == 1.0,
             "said": f"the true key opens the scored rows of {len(draws)} sealed sets, least median SSIM {worst:.3f}",
         }
-    every["plain"] = {"ok": False, "said": "not run"}
-    every["noise"] = {"ok": False, "said": "not run"}
-    for draw in draws:
-        if draw["spec"]["name"] == "plain" and draw["set"].startswith("control"):
-            every["plain"] = _plain_control(draw)
-        if draw["spec"]["name"] == "noise" and draw["set"].startswith("control"):
-            hits = [f"{f['attack']} at {f['pool_size']}" for f in draw["findings"] if broken_by(f)]
-            said = "broken by " + ", ".join(hits) if hits else "broken by no attack"
-            every["noise"] = {"ok": not hits and bool(draw["findings"]), "said": said}
+    checks = {"plain": _plain_control, "known": _known_control, "noise": _noise_control}
+    for name, check in checks.items():
+        run = [d for d in draws if d["set"] == f"control-{name}"]
+        every[name] = check(run[0]) if run else {"ok": False, "said": "not run"}
     return every
+
+
+def _noise_control(draw: Mapping[str, Any]) -> dict[str, Any]:
+    """A one-time mask for each image: whatever breaks it measures something else."""
+    hits = [f"{f['attack']} at {f['pool_size']}" for f in draw["findings"] if broken_by(f)]
+    crashed = [f["attack"] for f in draw["findings"] if f["error"]]
+    said = "broken by " + ", ".join(hits) if hits else "broken by no attack"
+    if crashed or not draw["findings"]:
+        said = f"not attacked to the end: {', '.join(sorted(set(crashed))) or 'no finding'}"
+    return {
+        "ok": draw["spec"]["name"] == "noise" and not hits and not crashed and bool(draw["findings"]),
+        "said": said,
+    }
+
+
+def _known_control(draw: Mapping[str, Any]) -> dict[str, Any]:
+    """block_pixel_shuffle on public images: an audit whose key recovery does not open it measures nothing."""
+    tried = [f for f in draw["findings"] if f["attack"] == "pooled_key_recovery" and not f["error"]]
+    if not any(f["attack"] == "pooled_key_recovery" for f in draw["findings"]):
+        return {"ok": True, "said": "no attack that is known to break it was run"}
+    last = max(tried, key=lambda f: f["pool_size"], default=None)
+    ok = last is not None and "K" in broken_by(last)
+    at = f" at {last['pool_size']}" if last else ""
+    return {
+        "ok": ok,
+        "said": f"key recovery{at} {'opens' if ok else 'does not open'} what it is known to break",
+    }
 
 
 def _plain_control(draw: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,6 +171,12 @@ def _plain_control(draw: Mapping[str, Any]) -> dict[str, Any]:
 def doubts_of(draws: Sequence[Mapping[str, Any]]) -> list[str]:
     """Where an audit falls short of what suite/1 asks for: printed beside the verdict."""
     doubts = []
+    findings = [f for d in draws for f in d["findings"]]
+    for attack in ATTACKS:
+        if not any(f["attack"] == attack for f in findings):
+            doubts.append(f"{attack}, which suite/1 runs, was not run")
+        elif not finished(findings, attack, len(draws)):
+            doubts.append(f"{attack} finished at no pool size in every draw")
     if len(draws) < DRAWS:
         doubts.append(f"{len(draws)} draw of key and pool instead of {DRAWS}")
     rows = min((d["rows"] for d in draws), default=0)
@@ -161,9 +204,16 @@ def build_report(
     if not audited:
         raise CipherwardError("the scores hold controls only, no draw of the scheme")
     spec = SchemeSpec.from_json(audited[0]["spec"])
+    for draw in audited[1:]:
+        if not same_but_nonce(SchemeSpec.from_json(draw["spec"]), spec):
+            raise CipherwardError("the draws are of different schemes: one verdict cannot cover them")
     scheme = load(spec)
     findings, verdict = judge(audited)
     controls = controls_of(scores["draws"])
+    doubts = doubts_of(audited)
+    absent = (training or {}).get("absent_from_test") or []
+    if absent:
+        doubts.append(f"the test accuracy leaves out {', '.join(absent)}, who did not answer")
     return {
         "schema": SCHEMA,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -187,7 +237,7 @@ def build_report(
         "training": training,
         "controls": controls,
         "valid": all(c["ok"] for c in controls.values()),
-        "doubts": doubts_of(audited),
+        "doubts": doubts,
         "draws": [{k: d[k] for k in ("draw", "set", "rows", "gallery", "baselines")} for d in audited],
         "findings": findings,
         "verdict": verdict,

@@ -11,8 +11,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from coordinator.guesses import Draw, StoredGuess, load_guess, read_draws
+from coordinator.guesses import FILE, Draw, StoredGuess, load_guess, read_draws
 from crypto.errors import CipherwardError
+from crypto.files import sha256_file
 from crypto.sealed import SealedDataset
 
 
@@ -40,6 +41,8 @@ def gather(
 
     Raises CipherwardError where `sealed` is not the set that draw is about.
     """
+    if sha256_file(guesses / FILE) != scores["guesses_sha256"]:
+        raise CipherwardError(f"{guesses} does not hold the guesses that were scored")
     draws, _ = read_draws(guesses)
     scored = next(d for d in scores["draws"] if not d["set"].startswith("control"))
     draw: Draw = next(d for d in draws if d.name == scored["draw"])

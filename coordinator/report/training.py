@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import binomtest
 
 from coordinator.plan import FILE, read_plan
-from crypto.files import read_json
+from crypto.files import read_json, read_lines
 
 
 def training_of(study: Path | None) -> dict[str, Any] | None:
@@ -18,7 +17,8 @@ def training_of(study: Path | None) -> dict[str, Any] | None:
         return None
     plan = read_plan(study / FILE)
     result = read_json(study / "cloud" / "training.json", "training result")
-    journal = [json.loads(line) for line in (study / "cloud" / "rounds.jsonl").read_text().splitlines()]
+    # A round that was interrupted before its checkpoint stands there twice: the later one counts.
+    journal = {r["round"]: r for r in read_lines(study / "cloud" / "rounds.jsonl") if r["aggregated"]}
     rounds = [
         {
             "round": row["round"],
@@ -28,12 +28,12 @@ def training_of(study: Path | None) -> dict[str, Any] | None:
             "train_loss": row["train"]["loss"],
             **{k: row[k] for k in ("seconds", "bytes_down", "bytes_up", "parties", "absent", "refused")},
         }
-        for row in journal
-        if row["aggregated"]
+        for row in journal.values()
     ]
     parties = result["test"]["parties"]
     n = int(sum(p["num-examples"] for p in parties))
     hits = round(sum(p["num-examples"] * p["accuracy"] for p in parties))
+    heard = {p["party"] for p in parties}
     bounds = binomtest(hits, n).proportion_ci(0.95, method="wilson")
     baseline = study / "baseline.json"
     beside = read_json(baseline, "baseline") if baseline.exists() else {}
@@ -58,6 +58,7 @@ def training_of(study: Path | None) -> dict[str, Any] | None:
             {"party": p["party"], "accuracy": p["accuracy"], "auc": p["auc"], "n": int(p["num-examples"])}
             for p in parties
         ],
+        "absent_from_test": [p["party"] for p in result["parties"] if p["party"] not in heard],
         "plain": beside.get("plain"),
         "plain_accuracy": beside["plain"]["accuracy"]["rate"] if beside.get("plain") else None,
         "wrong_key": beside.get("wrong_key"),

@@ -4,7 +4,7 @@
     images/train/glioma/0001.jpg …      or split already
 
 Every image is brought to one mode (gray or RGB) and one size: a file's own mode or size can betray its
-class.
+class. Files of 16 bits a channel are refused: bring them to 8 with a window of your choice.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ from crypto.errors import CipherwardError
 ENDINGS = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "val", "test")
 _SHARES = (0.7, 0.1, 0.2)
+
+
+def _classes(top: Path) -> list[str]:
+    return sorted(p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,13 @@ class Folder:
         if split_already and not (self.path / self.split).is_dir():
             raise CipherwardError(f"{self.path} has a train folder but no {self.split} folder")
         top = self.path / self.split if split_already else self.path
-        classes = sorted(p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith("."))
+        classes = _classes(top)
+        if split_already and classes != _classes(self.path / "train"):
+            raise CipherwardError(
+                f"{top} and {self.path / 'train'} have other classes: {', '.join(classes)} against "
+                f"{', '.join(_classes(self.path / 'train'))}",
+                "every split needs the same class folders, or labels would not mean the same",
+            )
         if len(classes) < 2:
             raise CipherwardError(
                 f"{top} holds {len(classes)} class folders; at least two are needed",
@@ -94,15 +104,13 @@ class Folder:
             with Image.open(path) as picture:
                 upright = ImageOps.exif_transpose(picture)
                 if upright.mode.startswith("I") or upright.mode == "F":
-                    wide = np.asarray(upright, np.float64)
-                    depth = 65535.0 if wide.max(initial=0) > 255 else 255.0
-                    upright = Image.fromarray((wide * (255.0 / depth)).clip(0, 255).astype(np.uint8))
+                    raise ValueError("more than 8 bits: which gray values matter is not ours to guess")
                 plain = upright.convert("L" if self.channels == 1 else "RGB")
                 if plain.size != (self.size, self.size):
                     plain = plain.resize((self.size, self.size), Image.Resampling.BILINEAR)
                 return np.asarray(plain, np.uint8).reshape(self.size, self.size, self.channels)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise CipherwardError(f"cannot decode {path}: {type(error).__name__}") from None
+        except Exception as error:  # decoders raise anything at malformed files
+            raise CipherwardError(f"cannot decode {path}: {type(error).__name__}: {error}") from None
 
     def fingerprint(self) -> str:
         """Names and sizes of all files, and how they are read: what a resumed sealing compares."""
