@@ -1,0 +1,184 @@
+"""The scorer against what a cloud might hand it: each forgery is refused, and figures say little of one image."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import coordinator.adversary.suite as suite
+from coordinator.guesses import read_draws, write_draws
+from crypto.errors import CipherwardError
+from crypto.files import sha256_file
+from crypto.key import SecretKey
+from crypto.keyfile import write_key
+from parties.place import Place
+from parties.score import key_share, score
+from parties.seal import seal, sealing
+
+SETTINGS = suite.Settings(["as_is", "pooled_key_recovery"], [1, 5], rows=32, seed=4, budget_s=60.0)
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """A hospital with its own set and one throwaway draw, and frozen guesses about both."""
+    folder = tmp_path_factory.mktemp("score")
+    place = Place.of(
+        folder / "hospital",
+        {"party": "h", "source": "phantom", "counts": [80, 4, 4], "image_size": 64, "block": 8},
+    )
+    place.keep()
+    write_key(place.key_path, SecretKey.generate())
+    sets = [seal(place, sealing(place, name)).dataset for name in ("train", "audit-1")]
+    suite.run_suite(sets, folder / "guesses", SETTINGS)
+    return place, folder / "guesses"
+
+
+@pytest.fixture
+def copy(attacked, tmp_path):
+    """Guesses that a test may forge, and a hospital that has not scored yet."""
+    place, guesses = attacked
+    shutil.copytree(guesses, tmp_path / "guesses")
+    (place.private / "score-ledger.jsonl").unlink(missing_ok=True)
+    return place, tmp_path / "guesses"
+
+
+def forge(guesses, change_draws=lambda draws: draws, change_tensors=None):
+    """Rewrites guesses.json, and the first key recovery's tensors, with digests that fit."""
+    draws, about = read_draws(guesses)
+    about.pop("schema", None)
+    if change_tensors:
+        target = next(g for g in draws[0].guesses if g.attack == "pooled_key_recovery")
+        tensors = dict(load_file(str(guesses / target.file)))
+        change_tensors(tensors)
+        save_file(tensors, str(guesses / target.file))
+        fixed = dataclasses.replace(target, sha256=sha256_file(guesses / target.file))
+        kept = [fixed if g is target else g for g in draws[0].guesses]
+        draws[0] = dataclasses.replace(draws[0], guesses=kept)
+    write_draws(guesses, change_draws(draws), about)
+
+
+def test_honest_guesses_are_scored_once_and_say_little(copy):
+    place, guesses = copy
+    scores = score(place, guesses, 32, 64)
+    assert [d["set"] for d in scores["draws"]] == ["train", "audit-1"]
+    own, throwaway = scores["draws"]
+    last = own["findings"][-1]
+    assert last["R"]["rate"] > 0.9 and last["K"]["median_ssim"] > 0.8
+    # Shares of the key are told for the throwaway key alone.
+    assert all(f["key"] is None for f in own["findings"])
+    assert throwaway["findings"][-1]["key"]["pixel_order"] == 1.0
+    assert own["true_key_exact"] and own["rows"] == 16
+    text = json.dumps([f for d in scores["draws"] for f in d["findings"]])
+    assert '"max"' not in text
+    for finding in own["findings"]:
+        for name in ("ssim", "psnr", "derangement_ssim"):
+            assert all(round(v, 3) == v for v in finding[name].values())
+    assert score(place, guesses, 32, 64) == scores
+    forge(guesses)
+    draws, about = read_draws(guesses)
+    about.pop("schema")
+    write_draws(guesses, draws, {**about, "created": 1})
+    with pytest.raises(CipherwardError, match="were scored before"):
+        score(place, guesses, 32, 64)
+
+
+def replaced(**changes):
+    return lambda draws: [dataclasses.replace(draws[0], **changes), *draws[1:]]
+
+
+def many(draws):
+    extra = [dataclasses.replace(draws[0].guesses[0], pool_size=n) for n in range(2, 90)]
+    return [dataclasses.replace(draws[0], guesses=[*draws[0].guesses, *extra]), *draws[1:]]
+
+
+def outside(draws):
+    guess = dataclasses.replace(draws[0].guesses[0], file="../../elsewhere.safetensors")
+    return [dataclasses.replace(draws[0], guesses=[guess]), *draws[1:]]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (replaced(rows=np.arange(40)), "names other rows than the seed draws"),
+        (replaced(rows=np.zeros(40, np.int64)), "names other rows than the seed draws"),
+        (replaced(key_id="0" * 16), "another scheme or key"),
+        (many, "too many guesses"),
+        (lambda d: [dataclasses.replace(d[0], guesses=d[0].guesses * 2), *d[1:]], "an attack twice"),
+        (lambda d: [d[0], d[0]], "other rows|about one sealed set"),
+        (outside, "names a file outside its folder"),
+        (
+            lambda d: [dataclasses.replace(x, digests=["0" * 64]) for x in d],
+            "holds no guesses about images of h",
+        ),
+    ],
+)
+def test_forged_lists_are_refused(copy, change, said):
+    place, guesses = copy
+    forge(guesses, change)
+    with pytest.raises(CipherwardError, match=said):
+        score(place, guesses, 32, 64)
+
+
+def test_a_forged_scheme_is_refused(copy):
+    place, guesses = copy
+    value = json.loads((guesses / "guesses.json").read_text())
+    value["draws"][0]["spec"]["image_shape"] = [4096, 4096, 1]
+    (guesses / "guesses.json").write_text(json.dumps(value))
+    with pytest.raises(CipherwardError, match="another scheme or key"):
+        score(place, guesses, 32, 64)
+
+
+def put(name, value):
+    return lambda tensors: tensors.__setitem__(name, value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("key.gather", np.full(64 * 64, 2**30, np.int32)),
+        put("key.gather", np.zeros(64 * 64, np.int32)),
+        put("key.gather", np.arange(9, dtype=np.int32)),
+        put("key.K1", np.zeros(64, np.int64)),
+        put("key.K2", np.arange(16, dtype=np.float32)),
+        put("key.mask", np.zeros(7, np.uint8)),
+        put("images", np.zeros((3, 64, 64, 1), np.uint8)),
+        put("images", np.zeros((40, 64, 64, 1), np.float32)),
+    ],
+)
+def test_forged_arrays_are_refused_and_index_nothing(copy, change):
+    place, guesses = copy
+    forge(guesses, change_tensors=change)
+    with pytest.raises(CipherwardError, match="is malformed"):
+        score(place, guesses, 32, 64)
+
+
+def test_too_few_rows_are_a_look_at_single_images(copy):
+    place, guesses = copy
+    with pytest.raises(CipherwardError, match="at least 8 are needed"):
+        score(place, guesses, 8, 64)
+
+
+def test_key_shares_best_worst_and_shifted():
+    truth = type("Truth", (), {})()
+    truth.block, truth.gallery = 8, np.random.default_rng(0).integers(0, 255, (3, 32, 32, 1), np.uint8)
+    truth.plain = truth.gallery
+    k1, k2 = np.random.default_rng(1).permutation(16), np.random.default_rng(2).permutation(16)
+    parts = {"K1": k1, "K2": k2}
+    best = key_share(parts, {"K1": k1, "K2": k2}, truth)
+    assert best["block_order"] == best["pixel_order"] == 1.0 and best["bits_left"] == 0.0
+    assert best["neighbours"] == [24, 24] and best["identifiable"] == 1.0
+    down = (k1 // 4 + 1) % 4 * 4 + k1 % 4
+    moved = key_share(parts, {"K1": down, "K2": k2}, truth)
+    assert (
+        moved["block_order"] == 1.0 and moved["block_order_unshifted"] == 0.0 and moved["shift"] == [1, 0]
+    )
+    random = key_share(parts, {"K1": np.random.default_rng(5).permutation(16), "K2": np.roll(k2, 1)}, truth)
+    assert random["block_order"] < 0.5 and random["pixel_order"] == 0.0 and random["bits_left"] > 60
+    truth.gallery = np.zeros((3, 32, 32, 1), np.uint8)
+    assert key_share(parts, parts, truth)["identifiable"] == 0.0
+    assert key_share({}, parts, truth) is None
