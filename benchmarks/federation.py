@@ -1,6 +1,6 @@
 """What the federation costs: a simulated `flwr run` beside the same work without Flower, beside bare timm.
 
-    python benchmarks/federation.py [--plan configs/demo.yaml] [--json FILE]
+    python benchmarks/federation.py [--plan configs/demo.yaml] [--set key=value …] [--json FILE]
 
 Three measurements, one after the other, on the same threads and the same sealed images:
 
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, default=Path(__file__).parents[1] / "configs" / "demo.yaml")
     parser.add_argument("--images", type=Path, help="image folder, in place of the plan's")
     parser.add_argument("--weights", type=Path, help="weights file, in place of the plan's")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the plan")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
@@ -117,6 +119,7 @@ def main() -> None:
         print(json.dumps(loop(args.loop)))
         return
     overrides = {k: str(v) for k, v in (("images", args.images), ("weights", args.weights)) if v}
+    overrides |= {k: yaml.safe_load(v) for k, _, v in (s.partition("=") for s in args.set)}
     plan = read_plan(args.plan, overrides)
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="cipherward-bench-") as temporary:
@@ -131,6 +134,7 @@ def main() -> None:
         rounds = [json.loads(line) for line in (study / "cloud" / "rounds.jsonl").read_text().splitlines()]
     figures = {
         "plan": plan.study,
+        "model": f"{plan.model}, {plan.image_size}×{plan.image_size}, batch {plan.batch}",
         "machine": machine(),
         "bare_images_per_second": rate,
         "loop_images_per_second": without["images_per_second"],

@@ -32,7 +32,7 @@ from crypto.files import append_line, write_bytes
 STRATEGIES = {"fedavg": FedAvg, "fedmedian": FedMedian}
 TRAIN_METRICS = frozenset({"num-examples", "loss", "steps", "seconds"})
 EVALUATE_METRICS = frozenset({"num-examples", "accuracy", "loss", "auc", "auc-defined"})
-_POLL_S = 0.05
+_POLL_S, _RARELY_S = 0.05, 0.5
 
 
 def strategy_of(plan: Plan) -> Strategy:
@@ -164,7 +164,8 @@ class Federation:
             if now - start > self.plan.deadline_s or (met is not None and now - met > self.plan.grace_s):
                 break
             if waiting:
-                time.sleep(_POLL_S)
+                # Asking costs the cores that a simulation trains on: the longer it takes, the rarer.
+                time.sleep(min(_RARELY_S, max(_POLL_S, 0.05 * (now - start))))
         replies.sort(key=lambda pair: self.name(pair[0]))
         return replies, sorted(waiting.values())
 

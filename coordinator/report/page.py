@@ -130,7 +130,9 @@ def reasons(report: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         every, key = row.by, row.middle("K", "median_ssim")
         words = [f"{row.attack}, {row.broken} of {row.draws} draws"]
         if "K" in every and key is not None:
-            words.append(f"the key it finds opens other images at median SSIM {score(key)} (K)")
+            opened = sum("K" in f["broken_by"] for f in row.done)
+            where = "" if opened == row.draws else f", in {opened} of {row.draws} draws by the rule's .90"
+            words.append(f"the key it finds opens other images at median SSIM {score(key)} (K{where})")
         found, seen = row.rate("R"), row.rate("V")
         if "R" in every and found:
             words.append(f"{percent(found['rate'])} of its guesses name the right image of the gallery (R)")
