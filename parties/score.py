@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,53 +29,18 @@ from crypto.files import append_line, only_one, read_lines, sha256_file, write_b
 from crypto.scheme import load
 from crypto.sealed import SealedDataset
 from crypto.spec import log2_factorial
-from parties.measures import (
-    Shift,
-    histograms,
-    near_duplicates,
-    nearest,
-    psnr,
-    register,
-    share,
-    ssims,
-    summary,
-)
+from parties.measures import nearest, psnr, share, ssims, summary
 from parties.place import Place
 from parties.seal import plain_rows, sealing
+from parties.truth import Truth, baselines, registered, truth_of
 
 SCHEMA = "cipherward.scores/1"
 SUITE = "suite/1"
 PICTURED = 6
 MOST_GUESSES = 64  # of one draw
-LEAST_ROWS = 8  # scored, of images that are not public: fewer would be a look at single images
 _MARGIN = 0.10
 _OPENS = 0.90
 Told = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Truth:
-    """The hospital's side of one draw, cut to the audit rows that count.
-
-    pick: int64 [r], which of the draw's rows count. plain, sealed: uint8 [r, h, w, c]. gallery: uint8
-    [G, h, w, c] with the r plain images first. labels: int64 [G].
-    """
-
-    pick: np.ndarray
-    plain: np.ndarray
-    sealed: np.ndarray
-    gallery: np.ndarray
-    labels: np.ndarray
-    block: int
-    seed: int
-
-    @property
-    def even(self) -> np.ndarray:
-        return np.arange(0, len(self.pick), 2)
-
-    @property
-    def odd(self) -> np.ndarray:
-        return np.arange(1, len(self.pick), 2)
 
 
 def score(
@@ -156,38 +120,6 @@ def _remember(place: Place, draws: list[Draw], stamp: str) -> None:
             append_line(ledger, json.dumps(entry))
 
 
-def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Truth:
-    """The audit rows that count (one per near-duplicate group) and their gallery, fixed by the draw alone."""
-    sealed = place.sealed(name)
-    plain = plain_rows(place, name, draw.rows)
-    first = near_duplicates(plain) == np.arange(len(plain))
-    pick = np.flatnonzero(first)[:rows]
-    pick = pick[: len(pick) - len(pick) % 2]
-    if len(pick) < 2 * LEAST_ROWS:
-        raise CipherwardError(
-            f"{len(pick) // 2} images of {name} can be scored, at least {LEAST_ROWS} are needed",
-            "audit a larger set, or more rows of it",
-        )
-    # The rest of the gallery: other images of the same hospital, none of them nearly an audit image.
-    rest = np.setdiff1d(np.arange(len(sealed)), draw.rows)
-    order = np.random.default_rng([place.settings.seed, 5]).permutation(rest)
-    wanted = max(0, gallery - len(pick))
-    others = plain_rows(place, name, order[: wanted + wanted // 4]) if len(order) and wanted else plain[:0]
-    together = np.concatenate([plain[pick], others])
-    keep = near_duplicates(together) == np.arange(len(together))
-    keep[: len(pick)] = True
-    labels = np.concatenate([sealed.labels[draw.rows[pick]], sealed.labels[order[: len(others)]]])
-    return Truth(
-        pick=pick,
-        plain=plain[pick],
-        sealed=sealed.rows(draw.rows[pick]),
-        gallery=together[keep][: max(gallery, len(pick))],
-        labels=labels[keep][: max(gallery, len(pick))],
-        block=draw.spec.block,
-        seed=place.settings.seed,
-    )
-
-
 def _score_draw(
     place: Place, draw: Draw, name: str, folder: Path, rows: int, gallery: int, told: Told
 ) -> dict[str, Any]:
@@ -227,40 +159,6 @@ def _score_draw(
     }
 
 
-def _registered(images: np.ndarray, truth: Truth) -> tuple[np.ndarray, Shift]:
-    """The odd images, shifted by the one element that the even ones choose."""
-    shift = register(images[truth.even], truth.plain[truth.even], truth.block)
-    return shift.apply(images[truth.odd], truth.block), shift
-
-
-def baselines(truth: Truth) -> dict[str, np.ndarray]:
-    """float64 [odd rows] a baseline: what an adversary without any attack reaches, registered like a guess."""
-    generator = np.random.default_rng([truth.seed, 7])
-    count = len(truth.pick)
-    rest = truth.gallery
-    index = np.arange(count)
-    mean = np.rint(rest.mean(0)).astype(np.uint8)
-    other = index.copy()
-    for i in range(count):
-        same = np.flatnonzero(truth.labels == truth.labels[i])
-        same = same[same != i]
-        other[i] = generator.choice(same if len(same) else np.setdiff1d(np.arange(len(rest)), [i]))
-    table = histograms(rest)
-    closest = index.copy()
-    for i in range(count):
-        gap = np.abs(table - table[i]).sum(1)
-        gap[i] = np.inf
-        closest[i] = gap.argmin()
-    candidates = {
-        "ciphertext": truth.sealed,
-        "mean": np.repeat(mean[None], count, 0),
-        "other": rest[other],
-        "nearest_histogram": rest[closest],
-    }
-    odd = truth.plain[truth.odd]
-    return {name: ssims(_registered(images, truth)[0], odd) for name, images in candidates.items()}
-
-
 def _score_guess(
     truth: Truth,
     bases: Mapping[str, np.ndarray],
@@ -272,7 +170,7 @@ def _score_guess(
     all_images, key = load_guess(folder, guess)
     _must_be_sound(guess, all_images, key, truth, guessed_rows)
     images = all_images[truth.pick]
-    guessed, shift = _registered(images, truth)
+    guessed, shift = registered(images, truth)
     odd = truth.plain[truth.odd]
     s = ssims(guessed, odd)
     # Guess i against image j ≠ i: what the guesses reach without being about the image.

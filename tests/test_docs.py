@@ -40,4 +40,4 @@ def test_make_targets_and_files_that_the_documents_name_exist():
         for path in re.findall(
             r"`((?:crypto|parties|coordinator|tests|configs|benchmarks)/[\w./]+\.\w+)`", text
         ):
-            assert (ROOT / path).exists(), (document, path)
+            assert "NAME" in path or (ROOT / path).exists(), (document, path)

@@ -1,0 +1,106 @@
+"""The hospital's side of a score: the audit rows that count, their gallery, and what no attack at all reaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from coordinator.guesses import Draw
+from crypto.errors import CipherwardError
+from parties.measures import Shift, histograms, near_duplicates, register, ssims
+from parties.place import Place
+from parties.seal import plain_rows
+
+LEAST_ROWS = 8  # scored: fewer would be a look at single images
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The hospital's side of one draw, cut to the audit rows that count.
+
+    pick: int64 [r], which of the draw's rows count. plain, sealed: uint8 [r, h, w, c]. gallery: uint8
+    [G, h, w, c] with the r plain images first. labels: int64 [G].
+    """
+
+    pick: np.ndarray
+    plain: np.ndarray
+    sealed: np.ndarray
+    gallery: np.ndarray
+    labels: np.ndarray
+    block: int
+    seed: int
+
+    @property
+    def even(self) -> np.ndarray:
+        return np.arange(0, len(self.pick), 2)
+
+    @property
+    def odd(self) -> np.ndarray:
+        return np.arange(1, len(self.pick), 2)
+
+
+def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Truth:
+    """The audit rows that count (one per near-duplicate group) and their gallery, fixed by the draw alone."""
+    sealed = place.sealed(name)
+    plain = plain_rows(place, name, draw.rows)
+    first = near_duplicates(plain) == np.arange(len(plain))
+    pick = np.flatnonzero(first)[:rows]
+    pick = pick[: len(pick) - len(pick) % 2]
+    if len(pick) < 2 * LEAST_ROWS:
+        raise CipherwardError(
+            f"{len(pick) // 2} images of {name} can be scored, at least {LEAST_ROWS} are needed",
+            "audit a larger set, or more rows of it",
+        )
+    # The rest of the gallery: other images of the same hospital, none of them nearly an audit image.
+    rest = np.setdiff1d(np.arange(len(sealed)), draw.rows)
+    order = np.random.default_rng([place.settings.seed, 5]).permutation(rest)
+    wanted = max(0, gallery - len(pick))
+    others = plain_rows(place, name, order[: wanted + wanted // 4]) if len(order) and wanted else plain[:0]
+    together = np.concatenate([plain[pick], others])
+    keep = near_duplicates(together) == np.arange(len(together))
+    keep[: len(pick)] = True
+    labels = np.concatenate([sealed.labels[draw.rows[pick]], sealed.labels[order[: len(others)]]])
+    return Truth(
+        pick=pick,
+        plain=plain[pick],
+        sealed=sealed.rows(draw.rows[pick]),
+        gallery=together[keep][: max(gallery, len(pick))],
+        labels=labels[keep][: max(gallery, len(pick))],
+        block=draw.spec.block,
+        seed=place.settings.seed,
+    )
+
+
+def registered(images: np.ndarray, truth: Truth) -> tuple[np.ndarray, Shift]:
+    """The odd images, shifted by the one element that the even ones choose."""
+    shift = register(images[truth.even], truth.plain[truth.even], truth.block)
+    return shift.apply(images[truth.odd], truth.block), shift
+
+
+def baselines(truth: Truth) -> dict[str, np.ndarray]:
+    """float64 [odd rows] a baseline: what an adversary without any attack reaches, registered like a guess."""
+    generator = np.random.default_rng([truth.seed, 7])
+    count = len(truth.pick)
+    rest = truth.gallery
+    index = np.arange(count)
+    mean = np.rint(rest.mean(0)).astype(np.uint8)
+    other = index.copy()
+    for i in range(count):
+        same = np.flatnonzero(truth.labels == truth.labels[i])
+        same = same[same != i]
+        other[i] = generator.choice(same if len(same) else np.setdiff1d(np.arange(len(rest)), [i]))
+    table = histograms(rest)
+    closest = index.copy()
+    for i in range(count):
+        gap = np.abs(table - table[i]).sum(1)
+        gap[i] = np.inf
+        closest[i] = gap.argmin()
+    candidates = {
+        "ciphertext": truth.sealed,
+        "mean": np.repeat(mean[None], count, 0),
+        "other": rest[other],
+        "nearest_histogram": rest[closest],
+    }
+    odd = truth.plain[truth.odd]
+    return {name: ssims(registered(images, truth)[0], odd) for name, images in candidates.items()}
