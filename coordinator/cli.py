@@ -141,13 +141,13 @@ def attack(
     listing: Annotated[bool, typer.Option("--list", help="List the attacks.")] = False,
 ) -> None:
     """Attack sealed sets with ciphertexts only, and freeze the guesses for scoring."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from coordinator.adversary.attacks import ABOUT, ATTACKS
     from coordinator.adversary.suite import POOLS, Settings, find_sets, run_suite
 
     if listing:
-        table = Table("attack", "tier", "needs", "breaks", "source")
+        table = Table(Column("attack", no_wrap=True), "tier", "needs", "breaks", "source")
         for name in ATTACKS:
             about = ABOUT[name]
             table.add_row(name, about.tier, about.needs, about.breaks, about.source)
