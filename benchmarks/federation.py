@@ -2,9 +2,10 @@
 
     python benchmarks/federation.py [--plan configs/demo.yaml] [--set key=value …] [--json FILE]
 
-Three measurements, one after the other, on the same threads and the same sealed images:
+Three measurements, on the same threads and the same sealed images:
 
-1. bare:  timm's model, AdamW and a batch in memory: forward, backward, clip, step;
+1. rates: local training on a sealed set, and bare steps of timm's model (forward, backward, clip and step on
+   a batch in memory), turn about in one process;
 2. loop:  the same local epochs, averages and evaluations as the study's, in one process that imports no Flower;
 3. flwr:  the study's own `flwr run`; Flower's and Ray's start-up is told apart.
 
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,49 +35,86 @@ from coordinator.models import build_model, pack, unpack
 from coordinator.plan import FILE, Plan, read_plan
 from coordinator.report.audit import machine
 from coordinator.simulate import party_folder, simulate
+from crypto.sealed import SealedDataset
 from parties.baseline import average
 from parties.place import Place
 from parties.train import as_input, measure, optimizer_of, probabilities, train_locally, use_all_cores
 
 
-def bare(plan: Plan, classes: int, steps: int = 60) -> float:
-    """Images a second of a plain training step on a batch that is in memory."""
-    use_all_cores()
-    model = build_model(plan, classes).train()
-    optimizer = optimizer_of(model, plan)
+@dataclass(frozen=True)
+class Part:
+    """The first `count` rows of a sealed set."""
+
+    whole: SealedDataset
+    count: int
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.asarray(self.whole.labels[: self.count])
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        return self.whole.rows(rows)
+
+
+def bare(plan: Plan, model: nn.Module, classes: int, steps: int) -> float:
+    """Seconds of plain training steps on a batch that is in memory."""
+    optimizer = optimizer_of(model.train(), plan)
     shape = (plan.batch, plan.image_size, plan.image_size, plan.channels)
     batch = as_input(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     labels = torch.arange(plan.batch) % classes
-    started = 0.0
-    for step in range(steps + 3):
-        if step == 3:  # the first steps allocate
-            started = time.perf_counter()
+    started = time.perf_counter()
+    for _ in range(steps):
         loss = nn.functional.cross_entropy(model(batch), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
         optimizer.step()
-    return steps * plan.batch / (time.perf_counter() - started)
+    return time.perf_counter() - started
 
 
-def loop(study: Path) -> dict[str, float]:
-    """Seconds of the study's training and evaluations without Flower, and images a second of its steps."""
+def rates(study: Path, turns: int = 11, seconds: float = 10.0) -> dict[str, float]:
+    """Images a second of bare steps and of local training, turn about: a machine's moods hit both alike."""
+    use_all_cores()
+    plan = read_plan(study / FILE).model_copy(update={"local_epochs": 1})
+    data = Place.open(party_folder(study, 0)).sealed("train")
+    classes = len(data.classes)
+    model = build_model(plan, classes)
+    bare(plan, model, classes, 3)  # the first steps allocate
+    steps = max(1, min(round(3 * seconds / bare(plan, model, classes, 3)), len(data) // plan.batch))
+    part = Part(data, steps * plan.batch)
+    times = []
+    for turn in range(turns):
+        begun = time.perf_counter()
+        train_locally(model, part, plan, turn + 1, "bench")
+        local = time.perf_counter() - begun
+        times.append((bare(plan, model, classes, steps), local))
+    pairs = np.array(times)
+    speeds = steps * plan.batch / np.median(pairs, 0)
+    return {
+        "bare_images_per_second": float(speeds[0]),
+        "loop_images_per_second": float(speeds[1]),
+        "loop_over_bare": float(np.median(pairs[:, 0] / pairs[:, 1])),
+        "loop_over_bare_low": float(np.quantile(pairs[:, 0] / pairs[:, 1], 0.25)),
+        "loop_over_bare_high": float(np.quantile(pairs[:, 0] / pairs[:, 1], 0.75)),
+        "turns": float(turns),
+    }
+
+
+def loop(study: Path) -> float:
+    """Seconds of the study's training and evaluations without Flower."""
     use_all_cores()
     plan = read_plan(study / FILE)
     places = [Place.open(party_folder(study, i)) for i in range(plan.parties)]
     sets = {s: [p.sealed(s) for p in places] for s in ("train", "val", "test")}
     model = build_model(plan, len(sets["train"][0].classes))
     weights = best = pack(model)
-    best_val, images, training = -1.0, 0, 0.0
+    best_val = -1.0
     started = time.perf_counter()
     for round_ in range(1, plan.rounds + 1):
         updates = []
         for place, data in zip(places, sets["train"], strict=True):
             unpack(model, weights)
-            begun = time.perf_counter()
-            done = train_locally(model, data, plan, round_, place.settings.party)
-            training += time.perf_counter() - begun
-            images += int(done["images"])
+            train_locally(model, data, plan, round_, place.settings.party)
             updates.append(pack(model))
         weights = average(updates, [len(s) for s in sets["train"]])
         unpack(model, weights)
@@ -89,7 +128,7 @@ def loop(study: Path) -> dict[str, float]:
         measure(probabilities(model, s), np.asarray(s.labels))
     seconds = time.perf_counter() - started
     assert "flwr" not in sys.modules, "this loop must not import Flower"
-    return {"seconds": seconds, "images_per_second": images / training}
+    return seconds
 
 
 def in_process(*words: str) -> Any:
@@ -107,13 +146,11 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="weights file, in place of the plan's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the plan")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--rates", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.bare:
-        plan = read_plan(args.bare / FILE)
-        classes = len(Place.open(party_folder(args.bare, 0)).sealed("train").classes)
-        print(json.dumps(bare(plan, classes)))
+    if args.rates:
+        print(json.dumps(rates(args.rates)))
         return
     if args.loop:
         print(json.dumps(loop(args.loop)))
@@ -125,7 +162,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="cipherward-bench-") as temporary:
         study = Path(temporary) / "study"
         simulate(plan, study, "seal", lambda line: console.print(f"· {line}"))
-        rate = in_process("--bare", str(study))
+        speeds = in_process("--rates", str(study))
         without = in_process("--loop", str(study))
         started = time.monotonic()
         simulate(plan, study, "train", lambda line: console.print(f"· {line}"))
@@ -136,12 +173,10 @@ def main() -> None:
         "plan": plan.study,
         "model": f"{plan.model}, {plan.image_size}×{plan.image_size}, batch {plan.batch}",
         "machine": machine(),
-        "bare_images_per_second": rate,
-        "loop_images_per_second": without["images_per_second"],
-        "loop_over_bare": without["images_per_second"] / rate,
-        "loop_seconds": without["seconds"],
+        **speeds,
+        "loop_seconds": without,
         "flwr_seconds": training["seconds"],
-        "flwr_over_loop": training["seconds"] / without["seconds"],
+        "flwr_over_loop": training["seconds"] / without,
         "flwr_start_and_stop_seconds": whole - training["seconds"],
         "megabytes_a_round": (rounds[0]["bytes_down"] + rounds[0]["bytes_up"]) / 1e6,
     }
