@@ -1,77 +1,172 @@
-"""The executors: they apply a scheme's tables to images. Numba on the CPU, torch on any device.
+"""The executors: they apply a scheme's table to images. Numba on the CPU, torch on any device.
 
-A table says where every pixel comes from and which bits flip. A scheme computes it once per key; what
-follows is memory traffic. Pixels move whole (their channels together), which quarters the table of
-schemes that never split a pixel.
+A scheme computes its table once per key; what follows is memory traffic: a block is read in one order and
+written in another, so that no random access leaves the first-level cache.
 """
 
 from __future__ import annotations
 
-import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 
+from crypto.blocks import block_pixels
+from crypto.table import Table
+
 if TYPE_CHECKING:
     import torch
 
+# NumPy arrays stay NumPy arrays, on the CPU; torch tensors stay tensors, on their device.
+Images = Any
+
+_VALUES, _PIXELS, _NIBBLES = 0, 1, 2
+
+
+@numba.njit(nogil=True, cache=True)
+def _apply(
+    images: np.ndarray,
+    out: np.ndarray,
+    stride: int,
+    rows: int,
+    width: int,
+    order: np.ndarray,
+    place: np.ndarray,
+    mask: np.ndarray,
+    unit: int,
+) -> None:
+    """uint8 [n, h*w*c] to uint8 [n, h*w*c], block by block.
+
+    stride: bytes of a row of the image. rows, width: rows of a block, and bytes of each. place: uint32
+    [1 or N, units], where each unit is found, in bytes from the block's first one; for nibbles, its number.
+    Windows on a block keep the indices short, which the compiler turns into quick loads.
+    """
+    across = stride // width
+    size = rows * width
+    reach = (rows - 1) * stride + width
+    nibbles = np.empty(2 * size, np.uint8)
+    home = np.empty(size, np.uint32)  # where each byte of a block stands
+    for k in range(size):
+        home[k] = k // width * stride + k % width
+    for i in range(len(images)):
+        for b in range(len(order)):
+            come = order[b] // across * rows * stride + order[b] % across * width
+            go = b // across * rows * stride + b % across * width
+            block = images[i, come : come + reach]
+            where = place[b] if len(place) > 1 else place[0]
+            if unit == _NIBBLES:
+                target = out[i, go : go + reach]
+                for k in range(size):
+                    nibbles[k] = block[home[k]] & np.uint8(15)
+                    nibbles[size + k] = block[home[k]] >> np.uint8(4)
+                for k in range(size):
+                    target[home[k]] = nibbles[where[k]] | nibbles[where[size + k]] << np.uint8(4)
+                if mask.size:
+                    flips = mask[b] if len(mask) > 1 else mask[0]
+                    for k in range(size):
+                        target[home[k]] ^= flips[k]
+                continue
+            for r in range(rows):
+                line = out[i, go + r * stride : go + r * stride + width]
+                if unit == _PIXELS:
+                    third = where[r * (width // 3) : (r + 1) * (width // 3)]
+                    at = np.uint32(0)
+                    for k in range(width // 3):
+                        q = third[k]
+                        line[at] = block[q]
+                        line[at + np.uint32(1)] = block[q + np.uint32(1)]
+                        line[at + np.uint32(2)] = block[q + np.uint32(2)]
+                        at += np.uint32(3)
+                else:
+                    values = where[r * width : (r + 1) * width]
+                    for k in range(width):
+                        line[k] = block[values[k]]
+                if mask.size:
+                    flips = mask[b if len(mask) > 1 else 0, r * width : (r + 1) * width]
+                    for k in range(width):
+                        line[k] ^= flips[k]
+
+
+_WORTH_A_THREAD = 1 << 20  # bytes
+
 
 @dataclass(frozen=True)
-class Table:
-    """out[p] = in[gather[p]] ^ mask[p], over an image's units.
+class Prepared:
+    """A table as the Numba executor wants it: unsigned indices, which need no check for negative ones."""
 
-    gather: int32 [units], a permutation; None stands for the identity.
-    mask: uint8 [units * width] XORed after the gather; None flips nothing.
-    width: bytes a unit holds (the channels of a pixel, or 1 where values move alone).
-    """
-
-    gather: np.ndarray | None
-    mask: np.ndarray | None
-    width: int
-
-    def inverse(self) -> Table:
-        """The table that undoes this one."""
-        if self.gather is None:
-            return self
-        back = np.empty_like(self.gather)
-        back[self.gather] = np.arange(len(self.gather), dtype=self.gather.dtype)
-        mask = None if self.mask is None else self.mask.reshape(-1, self.width)[back].reshape(-1)
-        return Table(back, mask, self.width)
+    order: np.ndarray
+    place: np.ndarray
+    mask: np.ndarray
+    unit: int
 
 
-@numba.njit(parallel=True, cache=True)
-def _gather(images: np.ndarray, gather: np.ndarray, out: np.ndarray) -> None:
-    n, units, width = images.shape
-    for i in numba.prange(n):
-        source = images[i]
-        target = out[i]
-        if width == 1:
-            for p in range(units):
-                target[p, 0] = source[gather[p], 0]
-        elif width == 3:
-            for p in range(units):
-                q = gather[p]
-                target[p, 0] = source[q, 0]
-                target[p, 1] = source[q, 1]
-                target[p, 2] = source[q, 2]
-        else:
-            for p in range(units):
-                target[p] = source[gather[p]]
+def prepare(table: Table) -> Prepared:
+    """A table made ready, once, for `run`."""
+    height, width, channels = table.shape
+    rows, columns = table.block
+    count = height * width // (rows * columns)
+    within = np.arange(rows)[:, None] * width * channels + np.arange(columns * channels)  # [rows, bytes]
+    order = np.arange(count) if table.order is None else table.order
+    unit = {"value": _VALUES, "pixel": _PIXELS if channels == 3 else _VALUES, "nibble": _NIBBLES}[
+        table.unit
+    ]
+    if table.unit == "pixel":
+        within = within[:, ::channels]
+    starts = np.arange(2 * within.size) if table.unit == "nibble" else within.ravel()
+    place = starts[None] if table.inner is None else starts[table.inner]
+    mask = np.zeros((0, 0), np.uint8) if table.mask is None else np.ascontiguousarray(table.mask, np.uint8)
+    return Prepared(order.astype(np.int64), place.astype(np.uint32), mask, unit)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def apply(table: Table, images: np.ndarray) -> np.ndarray:
-    """uint8 [n, h, w, c] → a new uint8 [n, h, w, c]; the input is left untouched."""
-    units = math.prod(images.shape[1:]) // table.width
-    flat = np.ascontiguousarray(images).reshape(len(images), units, table.width)
+    """uint8 [n, h, w, c] → a new uint8 [n, h, w, c], on all cores; the input is left untouched."""
+    return run(table, prepare(table), images)
+
+
+def must_be(images: Images, shape: tuple[int, ...], kind: str) -> None:
+    """Raises ValueError for images of another shape or dtype: a cast would seal something else."""
+    if tuple(images.shape[1:]) != shape or str(images.dtype).removeprefix("torch.") != kind:
+        raise ValueError(
+            f"{kind} [n, {', '.join(map(str, shape))}] expected, not {images.dtype} {list(images.shape)}"
+        )
+
+
+def run(table: Table, ready: Prepared, images: np.ndarray) -> np.ndarray:
+    """`apply` with a table that was prepared before."""
+    height, width, channels = table.shape
+    must_be(images, table.shape, "uint8")
+    flat = np.ascontiguousarray(images).reshape(-1, height * width * channels)
     out = np.empty_like(flat)
-    if table.gather is None:
-        out[...] = flat
-    elif len(flat):
-        _gather(flat, table.gather, out)
-    if table.mask is not None:
-        out ^= table.mask.reshape(1, -1, table.width)
+
+    def part(start: int, stop: int) -> None:
+        _apply(
+            flat[start:stop],
+            out[start:stop],
+            width * channels,
+            table.block[0],
+            table.block[1] * channels,
+            ready.order,
+            ready.place,
+            ready.mask,
+            ready.unit,
+        )
+
+    # Threads of our own: Numba's are not safe where several Python threads call at once.
+    parts = min(cores(), len(flat), 1 + flat.nbytes // _WORTH_A_THREAD)
+    edges = [len(flat) * i // max(1, parts) for i in range(parts + 1)]
+    if parts < 2:
+        part(0, len(flat))
+    else:
+        with ThreadPoolExecutor(parts) as threads:
+            list(threads.map(part, edges[:-1], edges[1:]))
     return out.reshape(images.shape)
 
 
@@ -79,27 +174,33 @@ def apply_torch(table: Table, images: torch.Tensor) -> torch.Tensor:
     """The same on a torch uint8 tensor; the result stays on the tensor's device."""
     import torch
 
-    def on(array: np.ndarray) -> Any:
-        return torch.as_tensor(array, device=images.device)
-
-    units = math.prod(images.shape[1:]) // table.width
-    flat = images.reshape(len(images), units, table.width)
-    out = flat.clone() if table.gather is None else flat[:, on(table.gather).long()]
+    height, width, channels = table.shape
+    must_be(images, table.shape, "uint8")
+    cells = torch.as_tensor(block_pixels(height, width, *table.block), device=images.device)  # [N, p]
+    n, pixels = len(images), cells.shape[1]
+    flat = images.reshape(n, height * width, channels)
+    order = slice(None) if table.order is None else torch.as_tensor(table.order, device=images.device)
+    blocks = flat[:, cells[order]]  # [n, N, p, c]
+    wide = {
+        "pixel": (pixels, channels),
+        "value": (pixels * channels, 1),
+        "nibble": (2 * table.block_bytes, 1),
+    }
+    units = blocks.reshape(n, len(cells), table.block_bytes)
+    if table.unit == "nibble":
+        units = torch.cat([units & 15, units >> 4], 2)
+    units = units.reshape(n, len(cells), *wide[table.unit])
+    if table.inner is not None:
+        inner = torch.as_tensor(table.inner, device=images.device)
+        if len(inner) == 1:
+            units = units[:, :, inner[0]]
+        else:
+            units = units[:, torch.arange(len(cells), device=images.device)[:, None], inner]
+    units = units.flatten(2)
+    if table.unit == "nibble":
+        units = units[..., : table.block_bytes] | units[..., table.block_bytes :] << 4
     if table.mask is not None:
-        out = out ^ on(table.mask).reshape(1, -1, table.width)
+        units = units ^ torch.tensor(table.mask, device=images.device)
+    out = torch.empty_like(flat)
+    out[:, cells] = units.reshape(n, len(cells), pixels, channels)
     return out.reshape(images.shape)
-
-
-class TableCipher:
-    """A cipher whose table is the same for every image."""
-
-    def __init__(self, table: Table) -> None:
-        self._forward, self._back = table, table.inverse()
-
-    def encrypt(self, images: np.ndarray, first: int = 0) -> np.ndarray:
-        """uint8 [n, h, w, c] → uint8 [n, h, w, c]. `first` (the first image's row) plays no part."""
-        return apply(self._forward, images)
-
-    def decrypt(self, images: np.ndarray, first: int = 0) -> np.ndarray:
-        """The inverse of encrypt."""
-        return apply(self._back, images)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 
-def block_pixels(height: int, width: int, block: int) -> np.ndarray:
-    """int64 [N, M*M]: flat pixel index of every pixel of every block, both in row-major order."""
-    pixels = np.arange(height * width).reshape(height // block, block, width // block, block)
-    return pixels.transpose(0, 2, 1, 3).reshape(-1, block * block)
+def block_pixels(height: int, width: int, rows: int, columns: int | None = None) -> np.ndarray:
+    """int64 [N, p]: flat pixel index of every pixel of every block, both in row-major order.
+
+    A block has `rows` × `columns` pixels; it is square where no columns are given.
+    """
+    columns = columns or rows
+    pixels = np.arange(height * width).reshape(height // rows, rows, width // columns, columns)
+    return pixels.transpose(0, 2, 1, 3).reshape(-1, rows * columns)
 
 
 def quarter_pixels(block: int) -> np.ndarray:

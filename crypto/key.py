@@ -17,6 +17,7 @@ import numpy as np
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from scipy.special import ndtri
 
 KEY_BYTES = 32
 _DOMAIN = "cipherward/1"
@@ -63,19 +64,46 @@ class SecretKey:
         return np.frombuffer(cipher.encryptor().update(bytes(n)), np.uint8)
 
     def permutation(self, label: str, n: int) -> np.ndarray:
-        """int64 [n]: a uniform permutation of 0..n-1.
+        """int64 [n]: a uniform permutation of 0..n-1."""
+        return self.permutations(label, 1, n)[0]
 
-        The order of n 64-bit little-endian words; a draw in which two words are equal is rejected
-        whole, which keeps every order equally likely.
+    def permutations(self, label: str, count: int, n: int) -> np.ndarray:
+        """int64 [count, n]: independent uniform permutations of 0..n-1.
+
+        The orders of count rows of n 64-bit little-endian words; a draw in which a row has two equal words is
+        rejected whole, which keeps every order equally likely.
         """
         draw = 0
         while True:
-            words = self.keystream(f"{label}/permutation/{draw}", 8 * n).view("<u8")
-            order = np.argsort(words, kind="stable")
-            ranked = words[order]
-            if n < 2 or (ranked[1:] != ranked[:-1]).all():
+            words = (
+                self.keystream(f"{label}/permutation/{draw}", 8 * count * n).view("<u8").reshape(count, n)
+            )
+            order = np.argsort(words, axis=1, kind="stable")
+            ranked = np.take_along_axis(words, order, 1)
+            if (ranked[:, 1:] != ranked[:, :-1]).all():
                 return order.astype(np.int64)
             draw += 1
+
+    def integers(self, label: str, n: int, below: int) -> np.ndarray:
+        """int64 [n]: uniform in 0..below-1, from 64-bit words; a draw with a word that would favour the small
+        values is rejected whole."""
+        draw = 0
+        while True:
+            words = self.keystream(f"{label}/integers/{draw}", 8 * n).view("<u8")
+            if (words <= np.uint64(2**64 // below * below - 1)).all():
+                return (words % np.uint64(below)).astype(np.int64)
+            draw += 1
+
+    def orthogonal(self, label: str, n: int) -> np.ndarray:
+        """float32 [n, n]: an orthogonal matrix, uniform by Haar's measure.
+
+        The Q of a Gaussian matrix whose R has a positive diagonal (Mezzadri 2007). LAPACK's rounding may
+        differ between machines in the last bits.
+        """
+        words = self.keystream(f"{label}/normal", 8 * n * n).view("<u8")
+        normal = ndtri(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53).reshape(n, n)
+        q, r = np.linalg.qr(normal)
+        return (q * np.sign(np.diag(r))).astype(np.float32)
 
     def bits(self, label: str, n: int) -> np.ndarray:
         """bool [n]: uniform bits, least significant first within each keystream byte."""

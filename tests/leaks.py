@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from crypto.key import SecretKey
-from crypto.scheme import load
+from crypto.scheme import load, sub_key
 from crypto.spec import SchemeSpec
 
 _KINDS = (np.uint8, np.int16, np.int32, np.int64, np.float32, np.float64)
@@ -28,7 +28,7 @@ def key_forms(key: SecretKey, specs: Iterable[SchemeSpec]) -> dict[str, bytes]:
     forms: dict[str, bytes] = {}
     secrets = {"key": key}
     for spec in specs:
-        secrets[f"{spec.name} sub-key"] = key.derive(spec.name, str(spec.version))
+        secrets[f"{spec.name} sub-key"] = sub_key(spec, key)
     secrets["MAC sub-key"] = key.derive("sealed")
     for name, secret in secrets.items():
         raw = secret.reveal()
@@ -43,7 +43,8 @@ def key_forms(key: SecretKey, specs: Iterable[SchemeSpec]) -> dict[str, bytes]:
         forms[f"{name}, repr"] = repr(raw)[2:-1].encode()
     for spec in specs:
         for part, table in load(spec).parts(key).items():
-            if len(table) < 12 or np.array_equal(table, np.arange(len(table))):
+            table = table.ravel()
+            if table.dtype == bool or len(table) < 12 or np.array_equal(table, np.arange(len(table))):
                 continue
             table = table[:24]  # enough to be no accident, whatever the rest was turned into
             forms[f"{spec.name} {part}, numbers"] = ", ".join(map(str, table)).encode()

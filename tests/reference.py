@@ -1,40 +1,13 @@
-"""Naive, independently written references: the papers' numbered steps, one pixel at a time."""
+"""Naive, independently written references of what a key derives: from the RFCs, and crypto/key.py in words."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import math
+from statistics import NormalDist
 
 import numpy as np
-
-
-def block_pixel_shuffle(image: np.ndarray, block: int, k1: list[int], k2: list[int]) -> np.ndarray:
-    """Qi et al. 2022, section III, steps 1 to 6 on one uint8 [h, w, c] image."""
-    height, width, channels = image.shape
-    across = width // block
-    half = block // 2
-    # Step 1: cut into blocks, from the upper left, row by row.
-    blocks = []
-    for r in range(height // block):
-        for c in range(across):
-            blocks.append(image[r * block : (r + 1) * block, c * block : (c + 1) * block].copy())
-    # Step 2: permute the blocks.
-    moved = [blocks[k1[i]].copy() for i in range(len(blocks))]
-    for piece in moved:
-        for top in (0, half):  # step 3: four sub-blocks
-            for left in (0, half):
-                vector = []  # step 4: flatten
-                for r in range(half):
-                    for c in range(half):
-                        vector.append(piece[top + r, left + c].copy())
-                shuffled = [vector[k2[k]] for k in range(half * half)]  # step 5
-                for k in range(half * half):  # step 6
-                    piece[top + k // half, left + k % half] = shuffled[k]
-    result = np.zeros((height, width, channels), np.uint8)
-    for i, piece in enumerate(moved):
-        r, c = divmod(i, across)
-        result[r * block : (r + 1) * block, c * block : (c + 1) * block] = piece
-    return result
 
 
 def hkdf_sha256(key: bytes, info: bytes, length: int) -> bytes:
@@ -73,11 +46,11 @@ def chacha20(key: bytes, length: int) -> bytes:
         s[c] = (s[c] + s[d]) & 0xFFFFFFFF
         s[b] = rotate(s[b] ^ s[c], 7)
 
-    words = [int.from_bytes(key[i : i + 4], "little") for i in range(0, 32, 4)]
+    secret = [int.from_bytes(key[i : i + 4], "little") for i in range(0, 32, 4)]
     constants = [0x61707865, 0x3320646E, 0x79622D32, 0x6B206574]
     stream, counter = b"", 0
     while len(stream) < length:
-        start = [*constants, *words, counter, 0, 0, 0]
+        start = [*constants, *secret, counter, 0, 0, 0]
         state = list(start)
         for _ in range(10):
             for a, b, c, d in ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15)):
@@ -91,9 +64,69 @@ def chacha20(key: bytes, length: int) -> bytes:
     return stream[:length]
 
 
+def derive(key: bytes, *parts: str) -> bytes:
+    """SecretKey.derive, as raw bytes."""
+    return hkdf_sha256(key, context("derive", *parts), 32)
+
+
+def sub_key(key: bytes, name: str, version: int, scope: str, nonce: str = "", row: str = "") -> bytes:
+    """A scheme's sub-key; nonce and row are empty unless every image has a key of its own."""
+    return derive(key, name, str(version), scope, nonce, row)
+
+
+def keystream(key: bytes, label: str, n: int) -> bytes:
+    """SecretKey.keystream, by its description."""
+    return chacha20(hkdf_sha256(key, context("stream", label), 32), n)
+
+
+def words(key: bytes, label: str, n: int) -> list[int]:
+    """n little-endian 64-bit words of a keystream."""
+    stream = keystream(key, label, 8 * n)
+    return [int.from_bytes(stream[8 * i : 8 * i + 8], "little") for i in range(n)]
+
+
+def bits(key: bytes, label: str, n: int) -> list[int]:
+    """SecretKey.bits: least significant bit of each byte first."""
+    stream = keystream(key, f"{label}/bits", (n + 7) // 8)
+    return [(stream[i // 8] >> (i % 8)) & 1 for i in range(n)]
+
+
 def permutation(key: bytes, label: str, n: int) -> list[int]:
     """SecretKey.permutation, by its description."""
-    stream = chacha20(hkdf_sha256(key, context("stream", f"{label}/permutation/0"), 32), 8 * n)
-    words = [int.from_bytes(stream[8 * i : 8 * i + 8], "little") for i in range(n)]
-    assert len(set(words)) == n
-    return sorted(range(n), key=lambda i: words[i])
+    return permutations(key, label, 1, n)[0]
+
+
+def permutations(key: bytes, label: str, count: int, n: int, draw: int = 0) -> list[list[int]]:
+    """SecretKey.permutations: one permutation of 0..n-1 a row. A second draw is needed once in 2^30 or so."""
+    drawn = words(key, f"{label}/permutation/{draw}", count * n)
+    rows = [drawn[n * r : n * (r + 1)] for r in range(count)]
+    for row in rows:
+        assert len(set(row)) == n
+    return [sorted(range(n), key=row.__getitem__) for row in rows]
+
+
+def integers(key: bytes, label: str, n: int, below: int, draw: int = 0) -> list[int]:
+    """SecretKey.integers: uniform in 0..below-1."""
+    drawn = words(key, f"{label}/integers/{draw}", n)
+    assert all(word < 2**64 // below * below for word in drawn)
+    return [word % below for word in drawn]
+
+
+def orthogonal(key: bytes, label: str, n: int) -> np.ndarray:
+    """SecretKey.orthogonal as float64 [n, n]: Gaussians by inverse CDF, orthonormalised column by column.
+
+    Gram-Schmidt, done twice for its rounding, gives the Q of the QR factorisation whose R has a positive
+    diagonal: that one is unique.
+    """
+    drawn = words(key, f"{label}/normal", n * n)
+    gaussian = [NormalDist().inv_cdf(((word >> 11) + 0.5) * 2.0**-53) for word in drawn]
+    columns = [[gaussian[n * r + c] for r in range(n)] for c in range(n)]
+    done: list[list[float]] = []
+    for column in columns:
+        for _ in range(2):
+            for earlier in done:
+                along = math.fsum(a * b for a, b in zip(column, earlier, strict=True))
+                column = [a - along * b for a, b in zip(column, earlier, strict=True)]
+        length = math.sqrt(math.fsum(a * a for a in column))
+        done.append([a / length for a in column])
+    return np.array(done).T

@@ -1,0 +1,46 @@
+"""Keyed orthogonal blocks.
+
+Source: the orthogonal-matrix block encryption of Kiya's school, of which only abstracts could be read. An
+image [h, w, c] uint8, blocks of M×M, V = M²c values each:
+
+1. flatten every block in (row, column, channel) order and centre it at mid-gray: x - 127.5;
+2. multiply by one keyed orthogonal matrix: y = (x - 127.5)·Q, Q [V, V], the same for every block of every image;
+3. y + 127.5 in place of the block, as float32 in units of gray levels; the blocks stay where they are.
+
+Centring is our choice: the model's input is (y - 127.5) / 127.5, on which Q then acts as a rotation, so that a
+stem can be carried (parties' own business) and nothing else changes.
+
+Q is uniform by Haar's measure, so there is no key space to count: `formula_bits` gives the key's own 256.
+Sealed images are float32 and four times as large; they return to whole gray levels exactly, since float32 keeps
+the round trip within 0.01 of a level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from crypto.cipher import MatrixCipher
+from crypto.key import KEY_BYTES, SecretKey
+from crypto.spec import SchemeSpec
+
+
+class Orthogonal:
+    version = 1
+    source = "Kiya's school, abstracts only"
+    sealed_dtype = np.dtype(np.float32)
+
+    def __init__(self, spec: SchemeSpec) -> None:
+        self.spec = spec
+
+    def parts(self, sub: SecretKey) -> dict[str, np.ndarray]:
+        """matrix float32 [M²c, M²c]."""
+        return {"matrix": sub.orthogonal("matrix", self.spec.block**2 * self.spec.image_shape[2])}
+
+    def cipher(self, parts: Mapping[str, np.ndarray]) -> MatrixCipher:
+        return MatrixCipher(self.spec.image_shape, self.spec.block, parts["matrix"])
+
+    def formula_bits(self) -> float:
+        """The bits of the key itself: matrices are a continuum."""
+        return 8.0 * KEY_BYTES

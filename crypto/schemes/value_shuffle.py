@@ -1,0 +1,86 @@
+"""Block shuffling with a permutation of all values of a block, and its restricted form.
+
+Source: the 768-value block permutation of Kiya's school, after Qi et al. 2022; restricted permutations:
+Horio et al. 2024, arXiv 2408.08529. Only abstracts could be read; the steps are those of Qi with step 5 over
+all M·M·c values of a block, colours mixed:
+
+1. cut into N blocks of M×M;
+2. K1, a permutation of N: block i of the result is block K1[i];
+3. flatten every block to M·M·c values, in (row, column, channel) order;
+4. K2, a permutation of those: v'(k) = v(K2[k]), the same K2 for every block of every image;
+5. put the blocks back.
+
+Options fixed_blocks and fixed_values (restricted permutations): that many entries of K1 and of K2 are
+drawn to stay in place; the rest is permuted uniformly among itself, so that a few more may stay by chance.
+Third-party settings: 120 of 196 blocks, 500 of 768 values.
+
+Key space: N!·(M²c)!, that is 2^7474 at 224×224×3 with M = 16; restricted, N!/f!·(M²c)!/g!, counting which
+entries stay. At most 2^256 with a 32-byte key. A gray image sent as RGB would repeat every value three
+times and shrink 768! to 256!: gray images are sealed as one channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from crypto.cipher import TableCipher
+from crypto.errors import CipherwardError
+from crypto.key import SecretKey
+from crypto.spec import SchemeSpec, log2_factorial
+from crypto.table import Table
+
+
+class ValueShuffle:
+    version = 1
+    source = "after Qi 2022; restricted: Horio 2024, 2408.08529"
+    options: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "fixed_blocks": range(1 << 20),
+        "fixed_values": range(1 << 20),
+    }
+
+    def __init__(self, spec: SchemeSpec) -> None:
+        self.spec = spec
+        self._values = spec.block**2 * spec.image_shape[2]
+        for option, most in (("fixed_blocks", spec.blocks), ("fixed_values", self._values)):
+            if self._fixed(option) > most:
+                raise CipherwardError(
+                    f"value_shuffle: {option} is {self._fixed(option)}, and there are {most}",
+                    f"choose {option} between 0 and {most}",
+                )
+
+    def _fixed(self, option: str) -> int:
+        return int(self.spec.options[option])
+
+    def parts(self, sub: SecretKey) -> dict[str, np.ndarray]:
+        """K1 int64 [N] and K2 int64 [M²c]."""
+        return {
+            "K1": _restricted(sub, "K1", self.spec.blocks, self._fixed("fixed_blocks")),
+            "K2": _restricted(sub, "K2", self._values, self._fixed("fixed_values")),
+        }
+
+    def table(self, parts: Mapping[str, np.ndarray]) -> Table:
+        """Steps 1 to 5 as one table over values."""
+        block = self.spec.block
+        return Table(self.spec.image_shape, (block, block), parts["K1"], parts["K2"][None])
+
+    def cipher(self, parts: Mapping[str, np.ndarray]) -> TableCipher:
+        return TableCipher(self.table(parts))
+
+    def formula_bits(self) -> float:
+        """log2 of N!/f!·(M²c)!/g!."""
+        blocks, values = self._fixed("fixed_blocks"), self._fixed("fixed_values")
+        bits = log2_factorial(self.spec.blocks) - log2_factorial(blocks)
+        return bits + log2_factorial(self._values) - log2_factorial(values)
+
+
+def _restricted(sub: SecretKey, label: str, n: int, fixed: int) -> np.ndarray:
+    """int64 [n]: a permutation of which `fixed` drawn entries stay in place."""
+    if not fixed:
+        return sub.permutation(label, n)
+    moving = np.sort(sub.permutation(f"{label}/moving", n)[fixed:])
+    whole = np.arange(n)
+    whole[moving] = moving[sub.permutation(label, n - fixed)]
+    return whole

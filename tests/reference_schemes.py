@@ -1,0 +1,238 @@
+"""Naive references of every scheme: the papers' steps, one image, one value at a time.
+
+Each takes a uint8 [h, w, c] image, the block side and the parts of the key, as `Scheme.parts` names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+Parts = Mapping[str, np.ndarray]
+ORDERS = ("RGB", "RBG", "GRB", "GBR", "BRG", "BGR")
+
+
+def cut(image: np.ndarray, block: int) -> list[np.ndarray]:
+    """The blocks of an image, from the upper left, row by row."""
+    height, width = image.shape[:2]
+    blocks = []
+    for top in range(0, height, block):
+        for left in range(0, width, block):
+            blocks.append(image[top : top + block, left : left + block].copy())
+    return blocks
+
+
+def join(blocks: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """The inverse of cut."""
+    block = blocks[0].shape[0]
+    image = np.zeros((height, width, blocks[0].shape[2]), blocks[0].dtype)
+    for i, piece in enumerate(blocks):
+        top, left = i // (width // block) * block, i % (width // block) * block
+        image[top : top + block, left : left + block] = piece
+    return image
+
+
+def values(piece: np.ndarray) -> list[int]:
+    """A block's values in (row, column, channel) order."""
+    rows, columns, channels = piece.shape
+    return [int(piece[r, c, k]) for r in range(rows) for c in range(columns) for k in range(channels)]
+
+
+def piece_of(flat: list[Any], like: np.ndarray, dtype: Any = np.uint8) -> np.ndarray:
+    """The block whose values are `flat`."""
+    rows, columns, channels = like.shape
+    piece = np.zeros((rows, columns, channels), dtype)
+    for i, value in enumerate(flat):
+        piece[i // (columns * channels), i // channels % columns, i % channels] = value
+    return piece
+
+
+def plain(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
+    """Nothing is done."""
+    return image.copy()
+
+
+def noise(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
+    """Every byte XOR the mask's."""
+    masked = [v ^ m for v, m in zip(values(image), values(parts["mask"]), strict=True)]
+    return piece_of(masked, image)
+
+
+def block_pixel_shuffle(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
+    """Qi et al. 2022, section III, steps 1 to 6."""
+    k1, k2, half = parts["K1"].tolist(), parts["K2"].tolist(), block // 2
+    blocks = cut(image, block)  # step 1
+    moved = [blocks[k1[i]].copy() for i in range(len(blocks))]  # step 2
+    for piece in moved:
+        for top in (0, half):  # step 3: four sub-blocks
+            for left in (0, half):
+                vector = []  # step 4: flatten
+                for r in range(half):
+                    for c in range(half):
+                        vector.append(piece[top + r, left + c].copy())
+                shuffled = [vector[k2[k]] for k in range(half * half)]  # step 5
+                for k in range(half * half):  # step 6
+                    piece[top + k // half, left + k % half] = shuffled[k]
+    return join(moved, *image.shape[:2])
+
+
+def value_shuffle(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
+    """As Qi et al., but step 5 permutes all values of a block, colours mixed."""
+    blocks, moved = cut(image, block), []
+    for i in range(len(blocks)):
+        vector = values(blocks[int(parts["K1"][i])])
+        moved.append(piece_of([vector[int(k)] for k in parts["K2"]], blocks[i]))
+    return join(moved, *image.shape[:2])
+
+
+def block_pixel(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
+    """Our reading of Al Amin et al. 2024: blocks permuted, then each position's own permutation and mask."""
+    blocks, moved = cut(image, block), []
+    for i in range(len(blocks)):
+        vector = values(blocks[int(parts["K1"][i])])
+        out = []
+        for k in range(len(vector)):
+            value = vector[int(parts["K2"][i, k])]
+            out.append(255 - value if parts["mask"][i, k] else value)
+        moved.append(piece_of(out, blocks[i]))
+    return join(moved, *image.shape[:2])
+
+
+def le_block(piece: np.ndarray, key: np.ndarray, reversal: np.ndarray) -> np.ndarray:
+    """Tanaka 2018, as the author's program does it, on one block."""
+    flat = values(piece)
+    nibbles = [value % 16 for value in flat] + [value // 16 for value in flat]  # low first, then high
+    for j in range(len(nibbles)):
+        if reversal[j]:
+            nibbles[j] = 15 - nibbles[j]
+    nibbles = [nibbles[int(key[j])] for j in range(len(nibbles))]
+    for j in range(len(nibbles)):
+        if reversal[j]:
+            nibbles[j] = 15 - nibbles[j]
+    return piece_of([nibbles[b] + 16 * nibbles[b + len(flat)] for b in range(len(flat))], piece)
+
+
+def le(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
+    """Tanaka 2018: the same key for every block."""
+    sealed = [le_block(piece, parts["key"], parts["reversal"]) for piece in cut(image, block)]
+    return join(sealed, *image.shape[:2])
+
+
+def ele(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
+    """Madono et al. 2020: LE under each block's own key, then the blocks permuted."""
+    blocks = cut(image, block)
+    sealed = [le_block(blocks[i], parts["keys"][i], parts["reversal"][i]) for i in range(len(blocks))]
+    return join([sealed[int(parts["K1"][i])] for i in range(len(blocks))], *image.shape[:2])
+
+
+def reorder(pixel: list[int], order: int) -> list[int]:
+    """One pixel's components in the order of a name such as BRG."""
+    return [pixel["RGB".index(letter)] for letter in ORDERS[order]]
+
+
+def pe(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
+    """Sirichotedumrong and Kiya 2019: negative-positive by value, then the components by pixel, if asked."""
+    out = image.copy()
+    for r in range(image.shape[0]):
+        for c in range(image.shape[1]):
+            pixel = [
+                int(image[r, c, k]) ^ (255 if parts["negative"][r, c, k] else 0)
+                for k in range(image.shape[2])
+            ]
+            if "order" in parts:
+                pixel = reorder(pixel, int(parts["order"][r, c]))
+            for k, value in enumerate(pixel):
+                out[r, c, k] = value
+    return out
+
+
+def turned(piece: np.ndarray, turn: int) -> np.ndarray:
+    """`turn % 4` quarter turns to the left; from 4 on, the result mirrored left to right."""
+    side = piece.shape[0]
+    for _ in range(turn % 4):
+        before = piece
+        piece = np.zeros_like(before)
+        for r in range(side):
+            for c in range(side):
+                piece[r, c] = before[c, side - 1 - r]
+    if turn >= 4:
+        before = piece
+        piece = np.zeros_like(before)
+        for r in range(side):
+            for c in range(side):
+                piece[r, c] = before[r, side - 1 - c]
+    return piece
+
+
+def etc(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
+    """Chuman et al. 2018, on an RGB or a gray picture: permute, turn, negate, and the colours if asked."""
+    blocks, moved = cut(image, block), []
+    for i in range(len(blocks)):
+        piece = turned(blocks[int(parts["K1"][i])], int(parts["turn"][i])).copy()
+        for r in range(block):
+            for c in range(block):
+                pixel = [int(value) for value in piece[r, c]]
+                if parts["negative"][i]:
+                    pixel = [255 - value for value in pixel]
+                if "order" in parts:
+                    pixel = reorder(pixel, int(parts["order"][i]))
+                for k, value in enumerate(pixel):
+                    piece[r, c, k] = value
+        moved.append(piece)
+    return join(moved, *image.shape[:2])
+
+
+def rounded(value: Fraction) -> int:
+    """To the nearest of 0..255; halves go up."""
+    return min(255, max(0, (2 * value.numerator + value.denominator) // (2 * value.denominator)))
+
+
+def ycbcr_side_by_side(image: np.ndarray) -> np.ndarray:
+    """Full-range BT.601 (JFIF 1.02), exactly: uint8 [h, w, 3] RGB → uint8 [h, 3w, 1], the planes Y, Cb, Cr."""
+    height, width, _ = image.shape
+    gray = np.zeros((height, 3 * width, 1), np.uint8)
+    for r in range(height):
+        for c in range(width):
+            red, green, blue = (int(value) for value in image[r, c])
+            luma = Fraction(299 * red + 587 * green + 114 * blue, 1000)
+            gray[r, c, 0] = rounded(luma)
+            gray[r, width + c, 0] = rounded(128 + (blue - luma) / Fraction(1772, 1000))
+            gray[r, 2 * width + c, 0] = rounded(128 + (red - luma) / Fraction(1402, 1000))
+    return gray
+
+
+def orthogonal(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
+    """Each flattened block, less 127.5, times the matrix, plus 127.5: float64 [h, w, c]."""
+    matrix, blocks, sealed = parts["matrix"].astype(np.float64).tolist(), cut(image, block), []
+    for piece in blocks:
+        vector = [value - 127.5 for value in values(piece)]
+        size = range(len(vector))
+        out = [127.5 + sum(vector[i] * matrix[i][j] for i in size) for j in size]
+        sealed.append(piece_of(out, piece, np.float64))
+    return join(sealed, *image.shape[:2])
+
+
+def encrypt(
+    name: str, image: np.ndarray, block: int, parts: Parts, options: Mapping[str, Any]
+) -> np.ndarray:
+    """One image under the scheme of that name."""
+    if name == "etc" and options.get("form") == "gray":
+        image = ycbcr_side_by_side(image)
+    return REFERENCES[name](image, block, parts)
+
+
+REFERENCES: dict[str, Callable[[np.ndarray, int, Parts], np.ndarray]] = {
+    "block_pixel_shuffle": block_pixel_shuffle,
+    "value_shuffle": value_shuffle,
+    "block_pixel": block_pixel,
+    "le": le,
+    "ele": ele,
+    "pe": pe,
+    "etc": etc,
+    "orthogonal": orthogonal,
+    "noise": noise,
+    "plain": plain,
+}
