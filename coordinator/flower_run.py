@@ -65,8 +65,10 @@ def run_flower(
             f'[superlink]\ndefault = "sim"\n[superlink.sim]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
         )
         programs = Path(sys.executable).parent
+        # Training opens no key, so Flower's processes need not know what would open one.
+        known = {k: v for k, v in os.environ.items() if not k.startswith(_SECRET)}
         environment = {
-            **os.environ,
+            **known,
             **QUIET,
             "FLWR_HOME": str(home),
             "RAY_TMPDIR": temporary,
@@ -120,6 +122,9 @@ def run_flower(
                 )
         finally:
             _stop(link)
+
+
+_SECRET = ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_IDENTITY")
 
 
 def _free_port() -> int:

@@ -46,10 +46,11 @@ class PlaceSettings(Settings):
     audit_images: int = Field(0, ge=0)
     scheme: str = "block_pixel_shuffle"
     block: int = Field(16, ge=1)
-    key_scope: Literal["consortium"] = "consortium"
+    key_scope: Literal["consortium", "party", "image"] = "consortium"
+    scheme_options: dict[str, bool | int | str] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # settings hold a dict, so a place is hashed by identity
 class Place:
     """A hospital's folder with its settings."""
 
@@ -87,7 +88,23 @@ class Place:
         return self.folder / self.settings.key
 
     def key(self) -> SecretKey:
+        """Opens the key file. Raises CipherwardError where it cannot be opened, or a rotation stopped midway."""
+        if self.swap_note.exists():
+            raise CipherwardError(
+                f"a rotation of {self.folder} was interrupted while it put the new key in place",
+                f"finish it: cipherward-party rotate {self.folder}",
+            )
         return read_key(self.key_path)
+
+    @property
+    def rotation(self) -> Path:
+        """Where `rotate` keeps the new epoch's row lists until they take their place."""
+        return self.folder / "private" / "rotation"
+
+    @property
+    def swap_note(self) -> Path:
+        """There while `rotate` puts the new epoch in the old one's place."""
+        return self.rotation / "swap.json"
 
     @property
     def private(self) -> Path:
