@@ -23,28 +23,13 @@ from skimage.metrics import structural_similarity
 
 from coordinator.adversary.knowledge import Knowledge
 from coordinator.adversary.pooled_key_recovery import attack
+from coordinator.pool import MemoryPool
 from coordinator.report.audit import machine
 from crypto.key import SecretKey
-from crypto.schemes.block_pixel_shuffle import BlockPixelShuffle
-from crypto.spec import SchemeSpec
+from crypto.scheme import describe, load
 
 SIZE, BLOCK = 224, 16
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
-
-
-@dataclass
-class Memory:
-    """Sealed images held in memory, as the attack expects a pool."""
-
-    spec: SchemeSpec
-    sealed: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.sealed)
-
-    def images(self, rows: np.ndarray) -> np.ndarray:
-        taken: np.ndarray = self.sealed[rows]
-        return taken
 
 
 @dataclass(frozen=True)
@@ -72,11 +57,11 @@ def read(path: Path) -> np.ndarray:
 
 def measure(plain: np.ndarray) -> Draw:
     """Seals uint8 [n, 224, 224, 1] under a fresh key, attacks it and compares with the truth."""
-    spec = SchemeSpec("block_pixel_shuffle", 1, (SIZE, SIZE, 1), BLOCK)
-    scheme, key = BlockPixelShuffle(spec), SecretKey.generate()
+    scheme = load(describe("block_pixel_shuffle", (SIZE, SIZE, 1), BLOCK))
+    spec, key = scheme.spec, SecretKey.generate()
     truth = scheme.parts(key)
     k1, k2 = truth["K1"], truth["K2"]
-    pool = Memory(spec, scheme.cipher(key).encrypt(plain))
+    pool = MemoryPool(spec, scheme.cipher(key).encrypt(plain))
     guess = attack(Knowledge(pool, np.arange(len(plain)), np.arange(min(4, len(plain)))))
     if guess.key is None:
         return Draw(len(plain), 0.0, 0.0, 0.0, 0, 0.0, guess.seconds, guess.note)

@@ -137,6 +137,67 @@ def figures(value: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def audit_table(table: Mapping[str, Any]) -> list[str]:
+    """The smallest pool that breaks each scheme, by data, key scope and attack."""
+    body = []
+    for row in table["rows"]:
+        run = [p for p in row["pools"] if p["draws"]]
+        where = [
+            row["scheme"] + "".join(f" {k}={v}" for k, v in row["options"].items()),
+            row["data"],
+            row["scope"],
+        ]
+        where.append(f"{row['attack']} ({row['tier']})")
+        if not run:
+            body.append([*where, "not run", "", "", "", "", ""])
+            continue
+        broken = next((p for p in run if p["pool"] == row["smallest_pool"]), None)
+        shown = broken or run[-1]
+        right = f"{100 * shown['values_right']:.1f} %" if shown["values_right"] is not None else ""
+        verdict = f"**{shown['pool']}**" if broken else f"not broken up to {shown['pool']}"
+        body.append(
+            [
+                *where,
+                f"{verdict}, {shown['broken']} of {shown['draws']} draws",
+                f"{shown['ssim']:.3f} ({row['baseline']:.3f})",
+                f"{100 * shown['V']:.0f} %" + ("" if broken else f" (≤ {100 * shown['V_high']:.0f})"),
+                f"{100 * shown['R']:.0f} %" + ("" if broken else f" (≤ {100 * shown['R_high']:.0f})"),
+                right,
+                f"{shown['seconds']:.2f}",
+            ]
+        )
+    heads = [
+        "scheme",
+        "images",
+        "key scope",
+        "attack (tier)",
+        "smallest pool",
+        "SSIM (best baseline)",
+        "V",
+        "R",
+    ]
+    lines = rows([*heads, "values right", "s"], body)
+    exact = []
+    for row in table["rows"]:
+        cells = [p for p in row["pools"] if p["draws"]]
+        if len(cells) > 1:
+            name = ", ".join(
+                [
+                    row["scheme"],
+                    *(f"{k}={v}" for k, v in row["options"].items()),
+                    row["data"],
+                    row["attack"],
+                ]
+            )
+            exact.append([name, *(f"{p['ssim']:.3f}" for p in cells)])
+    sizes = [p["pool"] for p in max((r["pools"] for r in table["rows"]), key=len)]
+    full = [line for line in exact if len(line) == len(sizes) + 1]
+    lines += ["Median SSIM of the draws, by pool size:", "", *rows(["", *map(str, sizes)], full)]
+    notes = [f"{row['name']}: {note}" for row in table["rows"] for note in row["notes"]]
+    lines += [f"- {note}" for note in notes]
+    return lines
+
+
 def page(kept: Sequence[Path]) -> str:
     """The text of docs/results.md."""
     lines = [HEAD]
@@ -153,7 +214,8 @@ def page(kept: Sequence[Path]) -> str:
             f"{entry['date']}, {size}.",
             "",
         ]
-        lines += audit(result) if result.get("schema") == "cipherward.audit/1" else figures(result)
+        kinds = {"cipherward.audit/1": audit, "cipherward.audit-table/1": audit_table}
+        lines += kinds.get(str(result.get("schema")), figures)(result)
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
 

@@ -133,7 +133,13 @@ def attack(
         typer.Argument(help="Sealed sets, or folders of them; the first is the one scored."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the guesses go.")] = Path("guesses"),
-    attacks: Annotated[str, typer.Option(help="Attacks by name, with commas; default all.")] = "",
+    attacks: Annotated[
+        str,
+        typer.Option(help="Attacks by name, with commas; default suite/1's, with --public T2's too."),
+    ] = "",
+    public: Annotated[
+        Path | None, typer.Option(help="Folder of public plain images, for the attacks of tier T2.")
+    ] = None,
     pools: Annotated[str, typer.Option(help="Pool sizes, with commas.")] = "",
     rows: Annotated[int, typer.Option(min=8, help="Images to guess for the score.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Draws rows and pools.")] = 0,
@@ -145,6 +151,8 @@ def attack(
 
     from coordinator.adversary.attacks import ABOUT, ATTACKS
     from coordinator.adversary.suite import POOLS, Settings, find_sets, run_suite
+    from coordinator.public import read_public
+    from coordinator.report.audit import ATTACKS as ALWAYS
 
     if listing:
         table = Table(Column("attack", no_wrap=True), "tier", "needs", "breaks", "source")
@@ -155,14 +163,18 @@ def attack(
         return
     if not sealed:
         raise CipherwardError("no sealed set to attack", "name one: cipherward-coordinator attack SEALED")
+    sets = find_sets(sealed)
+    chosen = [a for a in attacks.split(",") if a]
     settings = Settings(
-        attacks=[a for a in attacks.split(",") if a] or list(ATTACKS),
+        attacks=chosen
+        or [*ALWAYS, *(a for a in ATTACKS if public and ABOUT[a].tier == "T2" and ABOUT[a].in_suite)],
         pools=_sizes(pools) or list(POOLS),
         rows=rows,
         seed=seed,
         budget_s=budget,
+        public=None if public is None else read_public(public, sets[0].spec.image_shape),
     )
-    draws = run_suite(find_sets(sealed), out, settings, lambda line: talk.print(line))
+    draws = run_suite(sets, out, settings, lambda line: talk.print(line))
     count = sum(len(d.guesses) for d in draws)
     result.print(f"{out}: {count} guesses about {len(draws)} draws, frozen")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from crypto.errors import CipherwardError
-from crypto.sealed import SealedDataset
+from crypto.sealed import SealedDataset, same_but_nonce
 from crypto.spec import SchemeSpec
 
 
@@ -19,7 +20,7 @@ class Pool:
             raise CipherwardError("the pool is empty", "name at least one sealed set with images")
         first = parts[0]
         for part in parts[1:]:
-            if part.spec != first.spec or part.key_id != first.key_id:
+            if not same_but_nonce(part.spec, first.spec) or part.key_id != first.key_id:
                 raise CipherwardError(
                     f"{part.folder} and {first.folder} do not belong to one pool: "
                     f"{part.spec.name}/{part.key_id} against {first.spec.name}/{first.key_id}",
@@ -43,12 +44,28 @@ class Pool:
         return int(self._starts[-1])
 
     def images(self, rows: np.ndarray) -> np.ndarray:
-        """int64 [r] → uint8 [r, h, w, c]."""
+        """int64 [r] → [r, *sealed_shape]."""
         rows = np.asarray(rows, np.int64)
-        out = np.empty((len(rows), *self.parts[0].sealed_shape), np.uint8)
+        out = np.empty((len(rows), *self.parts[0].sealed_shape), self.parts[0].sealed_dtype)
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         for index, part in enumerate(self.parts):
             mine = np.flatnonzero(owner == index)
             if len(mine):
                 out[mine] = part.rows(rows[mine] - self._starts[index])
         return out
+
+
+@dataclass(frozen=True)
+class MemoryPool:
+    """A pool of sealed images held in memory. sealed: [n, *sealed_shape]."""
+
+    spec: SchemeSpec
+    sealed: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.sealed)
+
+    def images(self, rows: np.ndarray) -> np.ndarray:
+        """int64 [r] → [r, *sealed_shape]."""
+        taken: np.ndarray = self.sealed[rows]
+        return taken

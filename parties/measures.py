@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,11 @@ from scipy.ndimage import uniform_filter
 from scipy.stats import binomtest
 from skimage.metrics import structural_similarity
 
+from crypto.apply import cores
+
 WINDOW = 7
 TEXTURE = 2.0  # gray levels: windows flatter than this score high whatever the guess
 NEAR_DUPLICATE = 0.97
-_SHORTLIST = 3
 
 
 def ssim(guess: np.ndarray, plain: np.ndarray) -> float:
@@ -37,8 +38,11 @@ def ssim(guess: np.ndarray, plain: np.ndarray) -> float:
 
 
 def ssims(guesses: np.ndarray, plains: np.ndarray) -> np.ndarray:
-    """float64 [n]: ssim of each pair."""
-    return np.array([ssim(g, p) for g, p in zip(guesses, plains, strict=True)])
+    """float64 [n]: ssim of each pair, on all cores."""
+    if len(guesses) != len(plains):
+        raise ValueError(f"{len(guesses)} guesses of {len(plains)} images")
+    with ThreadPoolExecutor(cores()) as threads:
+        return np.array(list(threads.map(ssim, guesses, plains)), np.float64)
 
 
 def psnr(guesses: np.ndarray, plains: np.ndarray) -> np.ndarray:
@@ -53,45 +57,6 @@ def unit(images: np.ndarray) -> np.ndarray:
     flat -= flat.mean(1, keepdims=True)
     norm = np.linalg.norm(flat, axis=1, keepdims=True)
     return flat / np.maximum(norm, 1e-6)
-
-
-@dataclass(frozen=True)
-class Shift:
-    """An element of a shared-key permutation's orbit: whole blocks down and across, wrapping."""
-
-    down: int
-    across: int
-
-    def apply(self, images: np.ndarray, block: int) -> np.ndarray:
-        """[n, h, w, c], shifted."""
-        return np.roll(images, (self.down * block, self.across * block), axis=(1, 2))
-
-
-def orbit(limit: int = 3) -> list[Shift]:
-    """What a shared block permutation cannot fix: whole-block shifts of at most 3, none first.
-
-    Black borders leave the frame of a head scan free. Symmetries are not in it: sub-blocks stay where
-    they are in a block, which settles the orientation.
-    """
-    span = range(-limit, limit + 1)
-    return sorted((Shift(y, x) for y in span for x in span), key=lambda s: abs(s.down) + abs(s.across))
-
-
-def register(guesses: np.ndarray, plains: np.ndarray, block: int) -> Shift:
-    """The one shift that fits these guesses best: shortlisted by correlation, chosen by mean ssim.
-
-    Call it on the even rows only, for guesses and baselines alike; score the odd ones.
-    """
-    target = unit(plains)
-    shifts = orbit()
-    fit = [float((unit(s.apply(guesses, block)) * target).sum(1).mean()) for s in shifts]
-    best = [shifts[i] for i in np.argsort(fit, kind="stable")[::-1][:_SHORTLIST]]
-    few = slice(0, 12)
-
-    def mean(shift: Shift) -> float:
-        return float(np.nan_to_num(ssims(shift.apply(guesses[few], block), plains[few])).mean())
-
-    return max(best, key=mean)
 
 
 def nearest(guesses: np.ndarray, gallery: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """guesses + plain images + key → numbers. Runs in the hospital; only aggregates leave.
 
-The rule is `suite/1` (docs/suite.md). In short, for each guess: one shift of the declared orbit is chosen
+The rule is `suite/1` (docs/suite.md). In short, for each guess: one element of the declared orbit is chosen
 on the even audit rows, the odd ones are scored; V is the share of rows whose SSIM beats every
 baseline, R the share that names its own image in a gallery, K whether the recovered key opens images.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ from safetensors.numpy import save
 
 from coordinator.guesses import FILE, Draw, StoredGuess, audit_rows, load_guess, read_draws
 from coordinator.report.pictures import Pictures, gather
-from crypto.apply import Table, apply
 from crypto.errors import CipherwardError
 from crypto.files import append_line, only_one, read_lines, sha256_file, write_bytes, write_json
+from crypto.key import SecretKey
 from crypto.scheme import load
 from crypto.sealed import SealedDataset
-from crypto.spec import log2_factorial
+from parties.key_share import key_share, must_be_sound, opened_by, values_right
 from parties.measures import nearest, psnr, share, ssims, summary
 from parties.place import Place
+from parties.register import nearest_each
 from parties.seal import plain_rows, sealing
 from parties.truth import Truth, baselines, registered, truth_of
 
@@ -132,13 +134,14 @@ def _score_draw(
     decrypted = np.stack(
         [opened.decrypt(truth.sealed[i : i + 1], first=int(draw.rows[truth.pick[i]]))[0] for i in truth.odd]
     )
+    error = np.abs(decrypted.astype(np.int16) - truth.plain[truth.odd])
     bases = baselines(truth)
     # Shares of a real key, over many submissions, would give the key itself away.
-    parts = {k: np.asarray(v) for k, v in scheme.parts(key).items()} if what.throwaway else {}
+    secret = key if what.throwaway and not scheme.row_keys else None
     findings = []
     for guess in draw.guesses:
         told(f"  {guess.attack} at {guess.pool_size}")
-        figures = {} if guess.error else _score_guess(truth, bases, parts, folder, guess, len(draw.rows))
+        figures = {} if guess.error else _score_guess(truth, bases, secret, folder, guess, len(draw.rows))
         public = {k: v for k, v in guess.__dict__.items() if k not in ("file", "sha256")}
         findings.append({**public, **figures})
     return {
@@ -152,8 +155,9 @@ def _score_draw(
         "rows": len(truth.odd),
         "gallery": len(truth.gallery),
         "pictured": truth.pick[truth.odd][:PICTURED].tolist(),
+        "tolerance": scheme.tolerance,
         "true_key_ssim": summary(ssims(decrypted, truth.plain[truth.odd]))["median"],
-        "true_key_exact": bool((decrypted == truth.plain[truth.odd]).all()),
+        "true_key_exact": bool((error <= scheme.tolerance).all()),
         "baselines": {k: summary(v) for k, v in bases.items()},
         "findings": findings,
     }
@@ -162,15 +166,28 @@ def _score_draw(
 def _score_guess(
     truth: Truth,
     bases: Mapping[str, np.ndarray],
-    parts: Mapping[str, np.ndarray],
+    secret: SecretKey | None,
     folder: Path,
     guess: StoredGuess,
     guessed_rows: int,
 ) -> dict[str, Any]:
-    all_images, key = load_guess(folder, guess)
-    _must_be_sound(guess, all_images, key, truth, guessed_rows)
-    images = all_images[truth.pick]
-    guessed, shift = registered(images, truth)
+    images, key = load_guess(folder, guess)
+    must_be_sound(guess, images, key, truth, guessed_rows)
+    return figures_of(images[truth.pick], key, truth, bases, secret)
+
+
+def figures_of(
+    images: np.ndarray,
+    key: Mapping[str, np.ndarray] | None,
+    truth: Truth,
+    bases: Mapping[str, np.ndarray],
+    secret: SecretKey | None = None,
+) -> dict[str, Any]:
+    """The figures of suite/1 for one guess: images uint8 [r, h, w, c] of the rows that count, and a key, if any.
+
+    bases: from `baselines`. secret: the true key, where its share in the guessed one may be told.
+    """
+    guessed, move = registered(images, truth)
     odd = truth.plain[truth.odd]
     s = ssims(guessed, odd)
     # Guess i against image j ≠ i: what the guesses reach without being about the image.
@@ -180,90 +197,32 @@ def _score_guess(
     best = np.nanmax(np.stack([*bases.values(), deranged[0]]), axis=0)
     textured = np.isfinite(s)
     hit = textured & (s >= best + _MARGIN) & (s > ceiling)
-    found = nearest(guessed, truth.gallery) == truth.odd
+    if truth.row_keys:
+        named = nearest_each(images[truth.odd], truth.gallery, truth.block, truth.orbit)
+    else:
+        named = nearest(guessed, truth.gallery)
+    found = named == truth.odd
     figures: dict[str, Any] = {
         "n": int(textured.sum()),
-        "shift": [shift.down, shift.across],
+        "move": None if move is None else asdict(move),
         "ssim": summary(s),
         "psnr": summary(psnr(guessed, odd)),
         "derangement_ssim": summary(deranged.ravel()),
         "V": share(int(hit.sum()), int(textured.sum())),
         "R": share(int(found.sum()), len(found)) | {"gallery": len(truth.gallery)},
         "K": None,
+        "values_right": None,
         "key": None,
     }
-    if key is not None and "gather" in key:
-        table = Table(key["gather"], key.get("mask"), truth.sealed.shape[3])
-        by_key = shift.apply(apply(table, truth.sealed[truth.odd]), truth.block)
+    if key is not None and move is not None and {"gather", "matrix"} & set(key):
+        by_key = move.apply(opened_by(key, truth.sealed[truth.odd], truth), truth.block)
         opens = summary(ssims(by_key, odd))["median"]
         figures["K"] = {"median_ssim": opens, "n": len(odd), "opens": bool(opens >= _OPENS)}
-        figures["key"] = key_share(parts, key, truth)
+        if secret is not None:
+            scheme = load(truth.spec)
+            figures["values_right"] = values_right(key, scheme.cipher(secret), truth, move)
+            figures["key"] = key_share(scheme.parts(secret), key, truth)
     return figures
-
-
-def _must_be_sound(
-    guess: StoredGuess,
-    images: np.ndarray,
-    key: Mapping[str, np.ndarray] | None,
-    truth: Truth,
-    rows: int,
-) -> None:
-    """Raises CipherwardError for arrays that no attack makes: they index and are compared further on."""
-    shape = truth.plain.shape[1:]
-    sound = images.dtype == np.uint8 and images.shape == (rows, *shape)
-    for name, value in (key or {}).items():
-        if name == "mask":
-            sound = sound and value.dtype == np.uint8 and value.shape == (int(np.prod(shape)),)
-        else:
-            sizes = {"gather": shape[0] * shape[1], "K1": shape[0] * shape[1] // truth.block**2}
-            size = sizes.get(name, len(value))
-            whole = value.ndim == 1 and np.issubdtype(value.dtype, np.integer) and len(value) == size
-            sound = sound and whole and np.array_equal(np.sort(value), np.arange(size))
-    if not sound:
-        raise CipherwardError(
-            f"the guess {guess.file} is malformed", "its images or key are not of this set"
-        )
-
-
-def key_share(
-    parts: Mapping[str, np.ndarray], guess: Mapping[str, np.ndarray], truth: Truth
-) -> dict[str, Any] | None:
-    """How much of the true key a guessed one holds, modulo one whole-block shift; None where not comparable.
-
-    block_order and pixel_order: shares of K1 and K2 that are right. identifiable: share of block places
-    that are not constant in every gallery image; the rest are interchangeable and of no use. bits_left:
-    log2 of the orders still open if one knew which entries are wrong. neighbours: pairs of adjacent
-    blocks put side by side, of all adjacent pairs.
-    """
-    if not {"K1", "K2"} <= set(parts) or not {"K1", "K2"} <= set(guess):
-        return None
-    if len(parts["K2"]) != len(guess["K2"]):
-        return None
-    down, across = truth.plain.shape[1] // truth.block, truth.plain.shape[2] // truth.block
-    true, found = np.asarray(parts["K1"]), np.asarray(guess["K1"])
-    moved = np.stack(
-        [(found // across - true // across) % down, (found % across - true % across) % across], 1
-    )
-    kinds, counts = np.unique(moved, axis=0, return_counts=True)
-    right = int(counts.max())
-    pixels = int((np.asarray(parts["K2"]) == guess["K2"]).sum())
-    # Which true block stands at each place of the guessed picture.
-    picture = np.empty(len(true), np.int64)
-    picture[found] = true
-    grid = picture.reshape(down, across)
-    pairs = int(((np.diff(grid, axis=1) == 1) & (grid[:, 1:] % across > 0)).sum())
-    pairs += int((np.diff(grid, axis=0) == across).sum())
-    blocks = truth.gallery.reshape(len(truth.gallery), down, truth.block, across, truth.block, -1)
-    varied = (blocks.max(axis=(2, 4, 5)) > blocks.min(axis=(2, 4, 5))).any(0)
-    return {
-        "block_order": right / len(true),
-        "block_order_unshifted": float((found == true).mean()),
-        "shift": kinds[counts.argmax()].tolist(),
-        "pixel_order": pixels / len(parts["K2"]),
-        "neighbours": [pairs, 2 * down * across - down - across],
-        "identifiable": float(varied.mean()),
-        "bits_left": log2_factorial(len(true) - right) + log2_factorial(len(parts["K2"]) - pixels),
-    }
 
 
 def write_scores(scores: Mapping[str, Any], out: Path) -> None:

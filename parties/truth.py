@@ -7,9 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from coordinator.guesses import Draw
+from coordinator.orbit import Move, Orbit, orbit_of
 from crypto.errors import CipherwardError
-from parties.measures import Shift, histograms, near_duplicates, register, ssims
+from crypto.scheme import load
+from crypto.spec import SchemeSpec
+from parties.measures import histograms, near_duplicates, ssims
 from parties.place import Place
+from parties.register import register, register_each
 from parties.seal import plain_rows
 
 LEAST_ROWS = 8  # scored: fewer would be a look at single images
@@ -19,8 +23,9 @@ LEAST_ROWS = 8  # scored: fewer would be a look at single images
 class Truth:
     """The hospital's side of one draw, cut to the audit rows that count.
 
-    pick: int64 [r], which of the draw's rows count. plain, sealed: uint8 [r, h, w, c]. gallery: uint8
-    [G, h, w, c] with the r plain images first. labels: int64 [G].
+    pick: int64 [r], which of the draw's rows count. plain: uint8 [r, h, w, c]; sealed: [r, *sealed_shape].
+    gallery: uint8 [G, h, w, c] with the r plain images first. labels: int64 [G]. orbit: what is granted to
+    guesses and baselines. row_keys: whether every image has a key, and so an element of the orbit, of its own.
     """
 
     pick: np.ndarray
@@ -28,8 +33,11 @@ class Truth:
     sealed: np.ndarray
     gallery: np.ndarray
     labels: np.ndarray
+    spec: SchemeSpec
     block: int
     seed: int
+    orbit: Orbit
+    row_keys: bool
 
     @property
     def even(self) -> np.ndarray:
@@ -44,9 +52,7 @@ def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Tr
     """The audit rows that count (one per near-duplicate group) and their gallery, fixed by the draw alone."""
     sealed = place.sealed(name)
     plain = plain_rows(place, name, draw.rows)
-    first = near_duplicates(plain) == np.arange(len(plain))
-    pick = np.flatnonzero(first)[:rows]
-    pick = pick[: len(pick) - len(pick) % 2]
+    pick = that_count(plain, rows)
     if len(pick) < 2 * LEAST_ROWS:
         raise CipherwardError(
             f"{len(pick) // 2} images of {name} can be scored, at least {LEAST_ROWS} are needed",
@@ -58,24 +64,46 @@ def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Tr
     wanted = max(0, gallery - len(pick))
     others = plain_rows(place, name, order[: wanted + wanted // 4]) if len(order) and wanted else plain[:0]
     together = np.concatenate([plain[pick], others])
-    keep = near_duplicates(together) == np.arange(len(together))
-    keep[: len(pick)] = True
+    keep = apart(together, len(pick))
     labels = np.concatenate([sealed.labels[draw.rows[pick]], sealed.labels[order[: len(others)]]])
     return Truth(
         pick=pick,
         plain=plain[pick],
         sealed=sealed.rows(draw.rows[pick]),
+        spec=draw.spec,
         gallery=together[keep][: max(gallery, len(pick))],
         labels=labels[keep][: max(gallery, len(pick))],
         block=draw.spec.block,
         seed=place.settings.seed,
+        # The controls are granted what the audited scheme is.
+        orbit=orbit_of(draw.spec).together(orbit_of(place.sealed("train").spec)),
+        row_keys=draw.spec.key_scope == "image",
     )
 
 
-def registered(images: np.ndarray, truth: Truth) -> tuple[np.ndarray, Shift]:
-    """The odd images, shifted by the one element that the even ones choose."""
-    shift = register(images[truth.even], truth.plain[truth.even], truth.block)
-    return shift.apply(images[truth.odd], truth.block), shift
+def that_count(plain: np.ndarray, rows: int) -> np.ndarray:
+    """int64 [r]: the first `rows` images, an even number, of which none nearly repeats an earlier one."""
+    pick = np.flatnonzero(near_duplicates(plain) == np.arange(len(plain)))[:rows]
+    return pick[: len(pick) - len(pick) % 2]
+
+
+def apart(images: np.ndarray, sure: int) -> np.ndarray:
+    """bool [n]: which images make a gallery; the first `sure` are in it, near-duplicates of others are not."""
+    keep: np.ndarray = near_duplicates(images) == np.arange(len(images))
+    keep[:sure] = True
+    return keep
+
+
+def registered(images: np.ndarray, truth: Truth) -> tuple[np.ndarray, Move | None]:
+    """The odd images, moved by the one element that the even ones choose.
+
+    Where every image has a key of its own there is no such element (None): each image gets its best one, which
+    the other baselines get too.
+    """
+    if truth.row_keys:
+        return register_each(images[truth.odd], truth.plain[truth.odd], truth.block, truth.orbit), None
+    move = register(images[truth.even], truth.plain[truth.even], truth.block, truth.orbit)
+    return move.apply(images[truth.odd], truth.block), move
 
 
 def baselines(truth: Truth) -> dict[str, np.ndarray]:
@@ -97,7 +125,7 @@ def baselines(truth: Truth) -> dict[str, np.ndarray]:
         gap[i] = np.inf
         closest[i] = gap.argmin()
     candidates = {
-        "ciphertext": truth.sealed,
+        "ciphertext": load(truth.spec).picture(truth.sealed),
         "mean": np.repeat(mean[None], count, 0),
         "other": rest[other],
         "nearest_histogram": rest[closest],

@@ -23,7 +23,8 @@ def figures(strength: float, wobble: float, keyed: bool) -> dict[str, Any]:
     hits = round(64 * max(0.0, (level - 0.2) / 0.8))
     return {
         "n": 64,
-        "shift": [0, 0],
+        "move": {"turn": 0, "negative": False, "order": 0, "down": 0, "across": 0},
+        "values_right": None,
         "ssim": {"median": ssim, "p95": min(1.0, ssim + 0.06), "max": min(1.0, ssim + 0.09)},
         "psnr": {**SPREAD, "median": 9.5 + 90.5 * level**6},
         "derangement_ssim": SPREAD,

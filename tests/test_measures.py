@@ -10,13 +10,10 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
 from parties.measures import (
-    Shift,
     histograms,
     near_duplicates,
     nearest,
-    orbit,
     psnr,
-    register,
     share,
     ssim,
     ssims,
@@ -76,14 +73,6 @@ def test_psnr():
     off = np.clip(x.astype(int) + np.where(x < 128, 10, -10), 0, 255).astype(np.uint8)
     assert psnr(off, x) == pytest.approx([20 * math.log10(255 / 10)] * 2)
     assert psnr(x, x).tolist() == [100.0, 100.0]
-
-
-def test_register_finds_the_shift_and_prefers_none():
-    x = pictures(8, 64)
-    moved = Shift(-2, 1).apply(x, 8)
-    assert register(moved, x, 8) == Shift(2, -1)
-    assert register(x, x, 8) == Shift(0, 0)
-    assert orbit()[0] == Shift(0, 0) and len(set(orbit())) == 49
 
 
 def test_nearest_best_worst_random():

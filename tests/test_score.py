@@ -16,8 +16,10 @@ from crypto.errors import CipherwardError
 from crypto.files import sha256_file
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
+from crypto.scheme import describe
+from parties.key_share import key_share
 from parties.place import Place
-from parties.score import key_share, score
+from parties.score import score
 from parties.seal import seal, sealing
 
 SETTINGS = suite.Settings(["as_is", "pooled_key_recovery"], [1, 5], rows=32, seed=4, budget_s=60.0)
@@ -166,7 +168,7 @@ def test_too_few_rows_are_a_look_at_single_images(copy):
 def test_key_shares_best_worst_and_shifted():
     truth = type("Truth", (), {})()
     truth.block, truth.gallery = 8, np.random.default_rng(0).integers(0, 255, (3, 32, 32, 1), np.uint8)
-    truth.plain = truth.gallery
+    truth.plain, truth.spec = truth.gallery, describe("block_pixel_shuffle", (32, 32, 1), 8)
     k1, k2 = np.random.default_rng(1).permutation(16), np.random.default_rng(2).permutation(16)
     parts = {"K1": k1, "K2": k2}
     best = key_share(parts, {"K1": k1, "K2": k2}, truth)
@@ -181,4 +183,6 @@ def test_key_shares_best_worst_and_shifted():
     assert random["block_order"] < 0.5 and random["pixel_order"] == 0.0 and random["bits_left"] > 60
     truth.gallery = np.zeros((3, 32, 32, 1), np.uint8)
     assert key_share(parts, parts, truth)["identifiable"] == 0.0
-    assert key_share({}, parts, truth) is None
+    assert key_share(parts, {"K1": k1}, truth) is None
+    truth.spec = describe("value_shuffle", (32, 32, 1), 8)  # its symmetries leave no entry to compare
+    assert key_share(parts, parts, truth) is None

@@ -148,7 +148,11 @@ def test_attacks_get_knowledge_and_nothing_else():
 
     for name, attack in ATTACKS.items():
         assert list(inspect.signature(attack).parameters) == ["knowledge"], name
-    assert set(Knowledge.__dataclass_fields__) == {"pool", "seen", "rows", "budget"}
+    holds = {"pool", "seen", "rows", "budget", "public", "known", "oracle"}
+    assert set(Knowledge.__dataclass_fields__) == holds
+    # The suite gives what a cloud holds: no known pair, nobody who encrypts for it.
+    source = inspect.getsource(suite)
+    assert "known=" not in source and "oracle" not in source
 
 
 def test_pools_that_do_not_belong_together(sets):

@@ -22,7 +22,8 @@ def finding(attack="pooled_key_recovery", pool=10, v=0, r=0, opens=None, n=64, g
         "note": "",
         "error": "",
         "n": n,
-        "shift": [0, 0],
+        "move": {"turn": 0, "negative": False, "order": 0, "down": 0, "across": 0},
+        "values_right": None,
         "K": k,
         "key": key,
         "ssim": {"median": 0.1, "p95": 0.2, "max": 0.3},
@@ -42,7 +43,7 @@ def draw(findings, name="draw-0", scheme="block_pixel_shuffle", set_="train", ex
         "pool_images": 200,
         "spec": {
             "name": scheme,
-            "version": 1,
+            "version": 2,
             "image_shape": [64, 64, 1],
             "block": 8,
             "key_scope": "consortium",

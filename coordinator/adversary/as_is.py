@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 
 from coordinator.adversary.knowledge import Guess, Knowledge
+from crypto.scheme import load
 
 
 def attack(knowledge: Knowledge) -> Guess:
-    """The sealed images of the rows to guess, unchanged."""
+    """The sealed images of the rows to guess, unchanged, as pictures of the plain shape."""
     started = time.monotonic()
-    images = knowledge.pool.images(knowledge.rows)
+    images = load(knowledge.pool.spec).picture(knowledge.pool.images(knowledge.rows))
     return Guess("as_is", "T0", images, knowledge.rows, None, time.monotonic() - started)

@@ -10,12 +10,14 @@ from typing import Protocol
 import numpy as np
 
 from crypto.spec import SchemeSpec
+from crypto.table import Table
 
 
 class Ciphertexts(Protocol):
     """Sealed images under one scheme and one key, in a fixed row order (coordinator/pool.py)."""
 
-    spec: SchemeSpec
+    @property
+    def spec(self) -> SchemeSpec: ...
 
     def __len__(self) -> int: ...
 
@@ -42,12 +44,22 @@ class Knowledge:
     pool: the ciphertexts collected so far, with the public scheme description.
     seen: int64 [n], the pool rows whose statistics the attack may use; n is the pool size reported.
     rows: int64 [r], the pool rows whose plain images it is to guess.
+    public: None, or uint8 [m, *image_shape], plain images that anybody may have (T2); none of them is in the
+        pool, but for reidentify, whose gallery it is. Whether they come from the pool's own source or from
+        another decides how much they help: whoever makes a Knowledge says which beside every figure.
+    known: None, or (uint8 [m, *image_shape], [m, *sealed_shape]), plain images and how they were sealed under
+        the pool's key (T3).
+    oracle: None, or what seals plain images of the adversary's own choice under the pool's key (T4): uint8
+        [m, *image_shape] → [m, *sealed_shape].
     """
 
     pool: Ciphertexts
     seen: np.ndarray
     rows: np.ndarray
     budget: Budget = field(default_factory=Budget)
+    public: np.ndarray | None = None
+    known: tuple[np.ndarray, np.ndarray] | None = None
+    oracle: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,10 +67,11 @@ class Guess:
     """An attack's answer.
 
     images: uint8 [r, h, w, c], a guess of the plain image of every row of `rows`.
-    tier: the least knowledge the attack needs (T0 one ciphertext, T1 a pool).
+    tier: the least knowledge the attack needs (T0 one ciphertext, T1 a pool, T2 public plain images too, T3 known
+        pairs, T4 chosen plain images).
     key: None, or the recovered key as arrays. `gather` (int32 [units]) and `mask` (uint8, optional) are
-        the table that opens any image of the pool; further names are the scheme's own parts, such as
-        K1 and K2 of block_pixel_shuffle.
+        the flat table that opens any image of the pool (crypto.apply.Table.flat); further names are the
+        scheme's own parts, such as K1 and K2 of block_pixel_shuffle.
     note: anything a reader must know, such as a truncation or "nothing identifiable".
     """
 
@@ -69,6 +82,20 @@ class Guess:
     key: Mapping[str, np.ndarray] | None
     seconds: float
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """A key that was found from ciphertexts alone.
+
+    table: opens any image of the pool, [n, *sealed_shape] to [n, *sealed_shape].
+    parts: the key under the scheme's own names (`Scheme.parts`), as far as those were found.
+    notes: what went unfinished or cannot be told.
+    """
+
+    table: Table
+    parts: Mapping[str, np.ndarray]
+    notes: tuple[str, ...]
 
 
 Attack = Callable[[Knowledge], Guess]

@@ -13,11 +13,12 @@ import time
 import numpy as np
 
 from coordinator.adversary.knowledge import Guess, Knowledge
+from crypto.scheme import load
 
 
 def attack(knowledge: Knowledge) -> Guess:
     """Each image by itself; uint8 values 128..255 are folded to 127..0."""
     started = time.monotonic()
-    sealed = knowledge.pool.images(knowledge.rows)
+    sealed = load(knowledge.pool.spec).picture(knowledge.pool.images(knowledge.rows))
     images = np.minimum(sealed, 255 - sealed)
     return Guess("leading_bit", "T0", images, knowledge.rows, None, time.monotonic() - started)

@@ -10,6 +10,7 @@ run continues with the guesses that are not there yet.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -48,6 +49,9 @@ class Settings:
     rows: int
     seed: int
     budget_s: float
+    public: np.ndarray | None = (
+        None  # uint8 [m, *image_shape], for the attacks that want public plain images
+    )
 
 
 def find_sets(paths: Sequence[Path]) -> list[SealedDataset]:
@@ -109,6 +113,11 @@ def run_suite(
     for name in settings.attacks:
         if name not in ATTACKS:
             raise unknown("attack", name, ATTACKS)
+        if not ABOUT[name].in_suite:
+            raise CipherwardError(
+                f"{name} is no part of an audit: it needs {ABOUT[name].needs}",
+                f"attacks of an audit: {', '.join(a for a in ATTACKS if ABOUT[a].in_suite)}",
+            )
     digests = [s.digest for s in sets]
     if len(set(digests)) < len(digests):
         raise CipherwardError(
@@ -124,7 +133,11 @@ def _run(
     sets: Sequence[SealedDataset], out: Path, settings: Settings, told: Callable[[str], None]
 ) -> list[Draw]:
     planned = [plan_draw(f"draw-{i}", i, group, settings) for i, group in enumerate(draws_of(sets))]
+    public = settings.public
     about = {
+        "public": ""
+        if public is None
+        else hashlib.sha256(np.ascontiguousarray(public).tobytes()).hexdigest(),
         "suite": SUITE,
         "seed": settings.seed,
         "attacks": list(settings.attacks),
@@ -146,11 +159,11 @@ def _run(
     for draw, pool in planned:
         guesses = []
         for attack in settings.attacks:
-            for size in _sizes(attack, settings.pools, len(draw.seen)):
+            for size in _sizes(attack, settings.pools, draw):
                 place = f"{draw.name}/{attack}-{size:04d}.safetensors"
                 stored = done.get(place)
                 if stored is None:
-                    stored = _attack(attack, size, draw, pool, out, place, settings.budget_s)
+                    stored = _attack(attack, size, draw, pool, out, place, settings)
                     append_line(journal, json.dumps({"place": place, "guess": stored.__dict__}))
                 told(f"{draw.name} {draw.spec.name}: {attack} at {size}: {_says(stored)}")
                 guesses.append(stored)
@@ -164,9 +177,11 @@ def _says(guess: StoredGuess) -> str:
     return guess.error or f"{guess.seconds:.2f} s" + (f" ({guess.note})" if guess.note else "")
 
 
-def _sizes(attack: str, pools: Sequence[int], images: int) -> list[int]:
-    if not ABOUT[attack].uses_pool:
+def _sizes(attack: str, pools: Sequence[int], draw: Draw) -> list[int]:
+    # Where every image has a key of its own, one image is all that any attack has about it.
+    if not ABOUT[attack].uses_pool or draw.spec.key_scope == "image":
         return [1]
+    images = len(draw.seen)
     return [n for n in pools if n <= images] or [images]
 
 
@@ -190,10 +205,11 @@ def _resume(journal: Path, identity: str, out: Path) -> dict[str, StoredGuess]:
 
 
 def _attack(
-    attack: str, size: int, draw: Draw, pool: Pool, out: Path, place: str, budget_s: float
+    attack: str, size: int, draw: Draw, pool: Pool, out: Path, place: str, settings: Settings
 ) -> StoredGuess:
     about = ABOUT[attack]
-    knowledge = Knowledge(pool=pool, seen=draw.seen[:size], rows=draw.rows, budget=Budget(budget_s))
+    budget = Budget(settings.budget_s)
+    knowledge = Knowledge(pool, draw.seen[:size], draw.rows, budget, settings.public)
     started = time.perf_counter()
     try:
         guess = ATTACKS[attack](knowledge)

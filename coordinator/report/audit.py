@@ -17,7 +17,7 @@ from typing import Any
 
 from crypto.errors import CipherwardError
 from crypto.files import read_json
-from crypto.scheme import effective_bits, load
+from crypto.scheme import load
 from crypto.sealed import same_but_nonce
 from crypto.spec import SchemeSpec
 
@@ -116,7 +116,7 @@ def controls_of(draws: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
     if draws:
         worst = min(d["true_key_ssim"] for d in draws)
         every["true_key"] = {
-            "ok": all(d["true_key_exact"] for d in draws) and worst == 1.0,
+            "ok": all(d["true_key_exact"] and d["true_key_ssim"] >= _least(d) for d in draws),
             "said": f"the true key opens the scored rows of {len(draws)} sealed sets, least median SSIM {worst:.3f}",
         }
     checks = {"plain": _plain_control, "known": _known_control, "noise": _noise_control}
@@ -124,6 +124,11 @@ def controls_of(draws: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
         run = [d for d in draws if d["set"] == f"control-{name}"]
         every[name] = check(run[0]) if run else {"ok": False, "said": "not run"}
     return every
+
+
+def _least(draw: Mapping[str, Any]) -> float:
+    """The SSIM that the true key must reach: 1, but for schemes whose round trip is not exact."""
+    return 1.0 if draw.get("tolerance", 0.0) == 0 else 0.95
 
 
 def _noise_control(draw: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +230,7 @@ def build_report(
         "scheme": {
             **{k: v for k, v in spec.to_json().items() if k != "options"},
             "formula_bits": scheme.formula_bits(),
-            "effective_bits": effective_bits(scheme),
+            "effective_bits": scheme.effective_bits(),
         },
         "key_ids": [d["key_id"] for d in audited],
         "pool": {

@@ -12,8 +12,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from coordinator.guesses import FILE, Draw, StoredGuess, load_guess, read_draws
+from coordinator.orbit import Move
 from crypto.errors import CipherwardError
 from crypto.files import sha256_file
+from crypto.scheme import load
 from crypto.sealed import SealedDataset
 
 
@@ -37,7 +39,7 @@ def best_guess(
 def gather(
     guesses: Path, report: Mapping[str, Any], scores: Mapping[str, Any], sealed: SealedDataset
 ) -> Pictures:
-    """Sealed images and guesses of the first draw's pictured rows, guesses shifted as they were scored.
+    """Sealed images and guesses of the first draw's pictured rows, guesses moved as they were scored.
 
     Raises CipherwardError where `sealed` is not the set that draw is about.
     """
@@ -49,7 +51,7 @@ def gather(
     if sealed.digest != draw.digests[0]:
         raise CipherwardError(f"{sealed.folder} is not the sealed set that {guesses} is about")
     rows = np.array(scored["pictured"], np.int64)
-    columns: dict[str, np.ndarray] = {"sealed": sealed.rows(draw.rows[rows])}
+    columns: dict[str, np.ndarray] = {"sealed": load(draw.spec).picture(sealed.rows(draw.rows[rows]))}
     mine = [f for f in report["findings"] if f["draw"] == draw.name]
     block = draw.spec.block
     for attack in dict.fromkeys(f["attack"] for f in mine):
@@ -61,8 +63,8 @@ def gather(
         if stored is None or finding is None:
             continue
         images, _ = load_guess(guesses, stored)
-        down, across = finding["shift"]
-        shown = np.roll(images[rows], (down * block, across * block), axis=(1, 2))
+        # Where every image has a key of its own they were moved one by one, and are shown as they came.
+        shown = Move(**(finding["move"] or {})).apply(images[rows], block)
         columns[f"{attack}, {size} sealed" if stored.uses_pool else attack] = shown
     return Pictures(columns)
 

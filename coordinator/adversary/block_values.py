@@ -1,0 +1,86 @@
+"""Values of one block against each other over a pool: how far apart they are, and which of them are flipped.
+
+A block place that has a shuffle and a negative-positive mask of its own is a table of V values by n images. Two
+values that touched in the plain image are nearly equal in most images, or nearly opposite where one of them is
+flipped. Differences count by log(1 + |d|): an edge between the two in one image then weighs little.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+#: log(1 + d) of a difference of d gray levels.
+LOG = np.log1p(np.arange(256, dtype=np.float32))
+#: Neighbours that vote on a value's sign, and rounds of voting.
+_VOTERS, _ROUNDS = 12, 20
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _pair_sums(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    size, samples = values.shape
+    out = np.zeros((2, size, size), np.float32)
+    for k in range(size):
+        for other in range(k):
+            equal = np.float32(0.0)
+            opposite = np.float32(0.0)
+            for s in range(samples):
+                a, b = np.int32(values[k, s]), np.int32(values[other, s])
+                equal += table[abs(a - b)]
+                opposite += table[abs(a + b - 255)]
+            out[0, k, other] = out[0, other, k] = equal
+            out[1, k, other] = out[1, other, k] = opposite
+    return out
+
+
+def value_distances(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [V, n] → (equal, opposite), float32 [V, V] each, 0 on the diagonals.
+
+    equal: mean log(1 + |a - b|) of every two values; opposite: the same of a and 255 - b.
+    """
+    equal, opposite = _pair_sums(np.ascontiguousarray(values), LOG) / np.float32(max(1, values.shape[1]))
+    return equal, opposite
+
+
+@numba.njit(cache=True, nogil=True)
+def tree_signs(coupling: np.ndarray) -> np.ndarray:
+    """float64 [V, V] symmetric → ±1 [V] along the tree of the largest |coupling| (Prim), the first one's being 1."""
+    size = len(coupling)
+    signs = np.zeros(size)
+    strongest, source = np.full(size, -1.0), np.zeros(size, np.int64)
+    at = 0
+    signs[0] = 1.0
+    for _ in range(size - 1):
+        for k in range(size):
+            if signs[k] == 0.0 and abs(coupling[at, k]) > strongest[k]:
+                strongest[k], source[k] = abs(coupling[at, k]), at
+        top = -1.0
+        for k in range(size):
+            if signs[k] == 0.0 and strongest[k] > top:
+                top, at = strongest[k], k
+        signs[at] = signs[source[at]] if coupling[source[at], at] >= 0.0 else -signs[source[at]]
+    return signs
+
+
+def relative_signs(equal: np.ndarray, opposite: np.ndarray) -> np.ndarray:
+    """bool [V]: which values are flipped against the first one, from their distances.
+
+    The tree of the surest pairs settles every sign, then each value's nearest others vote on it until nobody
+    changes. Which of the two groups is the negative one, the distances cannot tell.
+    """
+    coupling = (opposite - equal).astype(np.float64)  # positive where the two have the same sign
+    np.fill_diagonal(coupling, 0.0)
+    signs = tree_signs(coupling)
+    voters = min(_VOTERS, len(signs) - 1)
+    if voters < 1:
+        return signs < 0
+    near = np.argpartition(-np.abs(coupling), voters - 1, axis=1)[:, :voters]
+    weight = np.take_along_axis(coupling, near, 1)
+    for _ in range(_ROUNDS):
+        votes = (weight * signs[near]).sum(1)
+        # Half of the values at a time: two that follow each other would change places for ever.
+        changed = np.flatnonzero(votes * signs < 0)
+        if not len(changed):
+            break
+        signs[changed[::2]] *= -1.0
+    return signs < 0

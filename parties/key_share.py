@@ -1,0 +1,121 @@
+"""How much of a key a guess holds: what it opens, and how many of its entries are right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from coordinator.guesses import StoredGuess
+from coordinator.orbit import Move
+from crypto.apply import apply
+from crypto.cipher import Cipher, MatrixCipher
+from crypto.errors import CipherwardError
+from crypto.scheme import load
+from crypto.spec import SchemeSpec, log2_factorial
+from crypto.table import Table
+from parties.truth import Truth
+
+
+def opened_by(key: Mapping[str, np.ndarray], sealed: np.ndarray, truth: Truth) -> np.ndarray:
+    """uint8 [n, h, w, c]: sealed images, opened with a guessed key."""
+    if "matrix" in key:
+        opened: np.ndarray = MatrixCipher(truth.spec.image_shape, truth.block, key["matrix"]).decrypt(
+            sealed
+        )
+        return opened
+    table = Table.flat(sealed.shape[1:], key["gather"], key.get("mask"))
+    return load(truth.spec).picture(apply(table, sealed))
+
+
+def must_be_sound(
+    guess: StoredGuess,
+    images: np.ndarray,
+    key: Mapping[str, np.ndarray] | None,
+    truth: Truth,
+    rows: int,
+) -> None:
+    """Raises CipherwardError for arrays that no attack makes: they index and are compared further on."""
+    sound = images.dtype == np.uint8 and images.shape == (rows, *truth.plain.shape[1:])
+    height, width, channels = truth.sealed.shape[1:]
+    pixels, values = height * width, height * width * channels
+    across = truth.block**2 * channels
+    for name, value in (key or {}).items():
+        if name == "mask":
+            sound = sound and value.dtype == np.uint8 and value.shape == (values,)
+        elif name == "matrix":
+            sound = sound and value.dtype == np.float32 and value.shape == (across, across)
+            sound = sound and bool(np.isfinite(value).all())
+        elif name == "gather":
+            sound = sound and len(value) in (pixels, values, 2 * values) and _permutation(value)
+        elif name == "K1" and _comparable(truth.spec):
+            sound = sound and len(value) == pixels // truth.block**2 and _permutation(value)
+        elif name == "K2" and _comparable(truth.spec):
+            sound = sound and _permutation(value)
+    if not sound:
+        raise CipherwardError(
+            f"the guess {guess.file} is malformed", "its images or key are not of this set"
+        )
+
+
+def _permutation(value: np.ndarray) -> bool:
+    whole = value.ndim == 1 and np.issubdtype(value.dtype, np.integer)
+    return bool(whole and np.array_equal(np.sort(value), np.arange(len(value))))
+
+
+def _comparable(spec: SchemeSpec) -> bool:
+    """Whether K1 and K2 can be compared entry by entry: no symmetry is left open but whole-block shifts."""
+    return spec.name in ("block_pixel_shuffle", "plain")
+
+
+def values_right(key: Mapping[str, np.ndarray], cipher: Cipher, truth: Truth, move: Move) -> float:
+    """Share of all values that a guessed key puts right, whatever the picture: of random images, sealed and opened.
+
+    One in 256 comes out right by chance. For a matrix, right is within half a gray level.
+    """
+    shape = (4, *truth.plain.shape[1:])
+    plain = np.random.default_rng([truth.seed, 11]).integers(0, 256, shape, dtype=np.uint8)
+    opened = move.apply(opened_by(key, cipher.encrypt(plain), truth), truth.block)
+    return float((opened == plain).mean())
+
+
+def key_share(
+    parts: Mapping[str, np.ndarray], guess: Mapping[str, np.ndarray], truth: Truth
+) -> dict[str, Any] | None:
+    """How much of the true key a guessed one holds, modulo one whole-block shift; None where not comparable.
+
+    block_order and pixel_order: shares of K1 and K2 that are right. identifiable: share of block places
+    that are not constant in every gallery image; the rest are interchangeable and of no use. bits_left:
+    log2 of the orders still open if one knew which entries are wrong. neighbours: pairs of adjacent
+    blocks put side by side, of all adjacent pairs.
+    """
+    if not _comparable(truth.spec) or not {"K1", "K2"} <= set(guess):
+        return None
+    if len(parts["K2"]) != len(guess["K2"]):
+        return None
+    down, across = truth.plain.shape[1] // truth.block, truth.plain.shape[2] // truth.block
+    true, found = np.asarray(parts["K1"]), np.asarray(guess["K1"])
+    moved = np.stack(
+        [(found // across - true // across) % down, (found % across - true % across) % across], 1
+    )
+    kinds, counts = np.unique(moved, axis=0, return_counts=True)
+    right = int(counts.max())
+    pixels = int((np.asarray(parts["K2"]) == guess["K2"]).sum())
+    # Which true block stands at each place of the guessed picture.
+    picture = np.empty(len(true), np.int64)
+    picture[found] = true
+    grid = picture.reshape(down, across)
+    pairs = int(((np.diff(grid, axis=1) == 1) & (grid[:, 1:] % across > 0)).sum())
+    pairs += int((np.diff(grid, axis=0) == across).sum())
+    blocks = truth.gallery.reshape(len(truth.gallery), down, truth.block, across, truth.block, -1)
+    varied = (blocks.max(axis=(2, 4, 5)) > blocks.min(axis=(2, 4, 5))).any(0)
+    return {
+        "block_order": right / len(true),
+        "block_order_unshifted": float((found == true).mean()),
+        "shift": kinds[counts.argmax()].tolist(),
+        "pixel_order": pixels / len(parts["K2"]),
+        "neighbours": [pairs, 2 * down * across - down - across],
+        "identifiable": float(varied.mean()),
+        "bits_left": log2_factorial(len(true) - right) + log2_factorial(len(parts["K2"]) - pixels),
+    }
