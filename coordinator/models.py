@@ -17,19 +17,37 @@ from coordinator.plan import Plan
 from coordinator.torchvision_fix import timm
 from crypto.errors import CipherwardError
 from crypto.files import write_bytes
+from crypto.scheme import load
+
+PatchEmbed = timm.layers.PatchEmbed
+VisionTransformer = timm.models.vision_transformer.VisionTransformer
+_IMAGES = {
+    "learn": "sealed under the training's key",
+    "private": "sealed under a hospital's key, through its own stem",
+    "plain": "plain",
+}
 
 
-def build_model(plan: Plan, classes: int) -> nn.Module:
+def input_shape(plan: Plan, plain: bool = False) -> tuple[int, int, int]:
+    """(height, width, channels) of the model's input: the sealed images', or the plain ones'."""
+    spec = plan.describe()
+    return spec.image_shape if plain else load(spec).sealed_shape
+
+
+def build_model(plan: Plan, classes: int, plain: bool = False) -> nn.Module:
     """The plan's ViT with a fresh head for `classes`, from its weights file or from scratch.
 
     Initialisation is drawn from the plan's seed alone. Weights of other input channels, patch grids or
     heads are adapted by timm: gray input sums the filters of the three colours. Raises CipherwardError
-    where timm does not know the model, the file does not fit it, or its patch is not the scheme's block.
+    where timm does not know the model, the file does not fit it, the scheme's blocks straddle its patches, or
+    the plan's stem mode cannot carry its stem. A frozen stem takes no gradients.
+    `plain` builds it for plain images, whose shape a few schemes change.
     """
+    height, width, channels = input_shape(plan, plain)
     settings: dict[str, Any] = {
         "num_classes": classes,
-        "in_chans": plan.channels,
-        "img_size": plan.image_size,
+        "in_chans": channels,
+        "img_size": height if height == width else (height, width),
         **plan.model_args,
     }
     if plan.weights:
@@ -43,62 +61,117 @@ def build_model(plan: Plan, classes: int) -> nn.Module:
             f"timm cannot build {plan.model} for {plan.image_size}×{plan.image_size} images: {line}",
             "check model, model_args and weights in the plan",
         ) from None
+    if plan.stem != "learn":
+        _must_be_carriable(model, plan, channels)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(not (plan.stem_frozen and in_stem(name)))
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    if patch is not None and tuple(patch) != (plan.block, plan.block):
+    if patch is not None and any(side % plan.block for side in patch):
         raise CipherwardError(
             f"{plan.model} has patches of {patch[0]}, the scheme has blocks of {plan.block}",
-            "a block that straddles patches cannot be learnt: set block, or model_args patch_size",
+            "a block that straddles patches cannot be learnt: set a block that divides the patch",
         )
     return model
 
 
-def pack(model: nn.Module) -> np.ndarray:
-    """float32 [parameters]: every weight in state-dict order, as one vector.
+def _must_be_carriable(model: nn.Module, plan: Plan, channels: int) -> None:
+    """Raises CipherwardError where the stem cannot be carried into a key's coordinates (parties/stem.py).
+
+    One linear map of each block must feed an encoder that knows a token's place from `pos_embed` alone: timm's
+    VisionTransformer is such a model; relative and rotary positions, windows and convolutions before it are not.
+    """
+    embed = getattr(model, "patch_embed", None)
+    if not isinstance(model, VisionTransformer) or not isinstance(embed, PatchEmbed):
+        raise CipherwardError(
+            f"stem {plan.stem}: {plan.model} is not a plain Vision Transformer, and its stem cannot be carried",
+            "choose one of timm's vit_*_patch* models, or stem learn",
+        )
+    wanted = (channels, plan.block, plan.block)
+    if tuple(embed.proj.weight.shape[1:]) != wanted:
+        raise CipherwardError(
+            f"stem {plan.stem}: {plan.model} has patches of {embed.patch_size[0]}, the scheme has blocks of "
+            f"{plan.block}, and a stem is carried patch by patch",
+            "set block to the patch size, or model_args patch_size to the block",
+        )
+
+
+def in_stem(name: str) -> bool:
+    """Whether a weight belongs to the stem: the patch embedding and the positions. The class token does not."""
+    return name == "pos_embed" or name.startswith("patch_embed.")
+
+
+def shared_names(model: nn.Module, plan: Plan) -> list[str]:
+    """Names of the weights that travel, in state-dict order: all, or under stem mode `private` all but the stem."""
+    return [name for name in model.state_dict() if plan.stem != "private" or not in_stem(name)]
+
+
+def pack(model: nn.Module, names: Sequence[str] | None = None) -> np.ndarray:
+    """float32 [parameters]: the named weights, or all in state-dict order, as one vector.
 
     One array instead of a hundred and fifty: Flower pays for every array it carries.
     """
-    parts = [v.detach().reshape(-1).float() for v in model.state_dict().values()]
+    state = model.state_dict()
+    parts = [state[name].detach().reshape(-1).float() for name in (state if names is None else names)]
     return torch.cat(parts).cpu().numpy()
 
 
-def unpack(model: nn.Module, flat: np.ndarray) -> None:
-    """Loads a vector made by pack. Raises ValueError where its length is not the model's."""
+def unpack(model: nn.Module, flat: np.ndarray, names: Sequence[str] | None = None) -> None:
+    """Loads a vector made by pack with the same names; the other weights stay.
+
+    Raises ValueError where its length is not that of these weights.
+    """
     state = model.state_dict()
-    total = sum(v.numel() for v in state.values())
+    values = [state[name] for name in (state if names is None else names)]
+    total = sum(v.numel() for v in values)
     if flat.shape != (total,):
         raise ValueError(f"{flat.shape} weights for a model of {total}")
     # A copy: Flower hands out read-only buffers, and training must not write into them.
     vector = torch.from_numpy(np.array(flat, np.float32))
     at = 0
     with torch.no_grad():
-        for value in state.values():
+        for value in values:
             value.copy_(vector[at : at + value.numel()].reshape(value.shape))
             at += value.numel()
 
 
-def save_model(model: nn.Module, plan: Plan, classes: Sequence[str], path: Path) -> str:
-    """Writes a safetensors file that timm loads; returns its hex SHA-256.
+def save_model(model: nn.Module, plan: Plan, classes: Sequence[str], path: Path, round_: int = 0) -> str:
+    """Writes the final model of a federation, that of round `round_`; returns its hex SHA-256.
 
-    Its metadata holds what rebuilds the model: timm's name and arguments, classes and input scaling.
+    A safetensors file that timm loads, but under stem mode `private`: there it holds the encoder and the head,
+    because every hospital keeps a stem of its own. Its metadata holds what rebuilds the model: timm's name and
+    arguments, classes and input scaling, which images it reads, and what it lacks.
     """
+    height, width, channels = input_shape(plan)
     about = {
         "model": plan.model,
-        "model_args": json.dumps({**plan.model_args, "img_size": plan.image_size}),
-        "in_chans": str(plan.channels),
+        "model_args": json.dumps({**plan.model_args, "img_size": [height, width]}),
+        "in_chans": str(channels),
         "classes": json.dumps(list(classes)),
         "input": "uint8 / 127.5 - 1",
         "scheme": plan.scheme,
         "stem": plan.stem,
+        "round": str(round_),
+        "images": _IMAGES[plan.stem],
+        "lacks": "patch_embed.*, pos_embed" if plan.stem == "private" else "",
     }
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = model.state_dict()
+    tensors = {k: state[k].detach().cpu().contiguous() for k in shared_names(model, plan)}
     data = save(tensors, metadata=about)
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
 
 
-def load_state(model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Loads saved weights; raises CipherwardError where they are another model's."""
+def load_state(
+    model: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    path: Path,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Loads saved weights, all or the named ones; raises CipherwardError where they are another model's."""
+    state = model.state_dict()
     try:
+        if names is not None:
+            tensors = {**{k: v for k, v in state.items() if k not in names}, **tensors}
         model.load_state_dict(dict(tensors))
     except RuntimeError as error:
         raise CipherwardError(f"{path} holds another model: {str(error).splitlines()[0]}") from None

@@ -9,11 +9,14 @@ import yaml
 from pydantic import Field, model_validator
 
 from coordinator.settings import Settings, build, read_yaml
-from crypto.errors import CipherwardError, unknown
+from crypto.errors import CipherwardError
 from crypto.files import write_text
-from crypto.scheme import SCHEMES, describe
+from crypto.scheme import describe
+from crypto.spec import SchemeSpec
 
 FILE = "plan.yaml"
+# Schemes that treat all blocks of an image alike: a ViT's stem can be carried into their key's coordinates.
+CARRIED = ("block_pixel_shuffle", "orthogonal", "plain", "value_shuffle")
 
 
 class Plan(Settings):
@@ -35,13 +38,15 @@ class Plan(Settings):
     # sealing
     scheme: str = "block_pixel_shuffle"
     block: int = Field(16, ge=1)
-    key_scope: Literal["consortium"] = "consortium"
+    key_scope: Literal["consortium", "party", "image"] = "consortium"
+    scheme_options: dict[str, bool | int | str] = Field(default_factory=dict)
 
     # the common Vision Transformer
     model: str = "vit_tiny_patch16_224"
     model_args: dict[str, bool | int | float | str] = Field(default_factory=dict)
     weights: str = ""
-    stem: Literal["learn"] = "learn"
+    stem: Literal["learn", "private", "plain"] = "learn"
+    stem_frozen: bool = False
 
     # training
     strategy: Literal["fedavg", "fedmedian"] = "fedavg"
@@ -72,10 +77,9 @@ class Plan(Settings):
 
     @model_validator(mode="after")
     def _sound(self) -> Plan:
-        if self.scheme not in SCHEMES:
-            raise unknown("scheme", self.scheme, SCHEMES)
-        # Raises where the block does not divide the image, before anything is read or written.
-        describe(self.scheme, (self.image_size, self.image_size, self.channels), self.block)
+        # Raises where scheme, options, block and image do not go together, before anything is read or written.
+        self.describe()
+        self._stem_sound()
         if self.quorum > self.parties:
             raise ValueError(f"a quorum of {self.quorum} is more than the {self.parties} parties")
         if not self.pools or list(self.pools) != sorted(set(self.pools)) or self.pools[0] < 1:
@@ -85,6 +89,37 @@ class Plan(Settings):
                 "counts: the phantom needs [train, val, test] image counts, one a party or more"
             )
         return self
+
+    def _stem_sound(self) -> None:
+        """Raises CipherwardError where no stem can be carried into the coordinates of the plan's keys."""
+        if self.stem == "learn":
+            if self.stem_frozen:
+                raise CipherwardError(
+                    "stem_frozen goes with stem private or plain: under learn, the stem is what learns to read",
+                    "set stem, or leave stem_frozen out",
+                )
+            return
+        able = ", ".join(CARRIED)
+        if self.scheme not in CARRIED:
+            why = (
+                "needs a key for every image"
+                if self.scheme == "noise"
+                else "is not one linear map for all blocks"
+            )
+            raise CipherwardError(
+                f"stem {self.stem}: a stem cannot be carried for {self.scheme}, which {why}",
+                f"a stem can be carried for {able}; every scheme goes with stem learn",
+            )
+        if self.key_scope == "image":
+            raise CipherwardError(
+                f"stem {self.stem}: with a key for every image there are no coordinates to carry a stem into",
+                "set key_scope to consortium or party, or stem to learn",
+            )
+
+    def describe(self) -> SchemeSpec:
+        """What every hospital seals under: a nonce, where the scheme wants one, is fresh at each call."""
+        shape = (self.image_size, self.image_size, self.channels)
+        return describe(self.scheme, shape, self.block, self.key_scope, self.scheme_options)
 
     @property
     def needed(self) -> int:

@@ -247,7 +247,8 @@ def _round(strategy: Strategy, federation: Federation, state: State, attempt: in
     number = state.round + 1
     plan, grid = federation.plan, federation.grid
     federation.gather()
-    config = ConfigRecord({"plan": plan.model_dump_json()})
+    # The best round so far: hospitals that keep stems of their own keep that round's, for the test.
+    config = ConfigRecord({"plan": plan.model_dump_json(), "best-round": state.best_round})
     arrays = ArrayRecord({"model": Array(state.weights)})
     messages = list(strategy.configure_train(number, arrays, config, grid))
     replies, absent = federation.collect(messages, plan.needed)

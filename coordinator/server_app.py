@@ -13,7 +13,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from coordinator.models import build_model, pack, save_model, unpack
+from coordinator.models import build_model, pack, save_model, shared_names, unpack
 from coordinator.plan import FILE, read_plan
 from coordinator.rounds import Federation, evaluate, run_rounds, strategy_of
 from crypto.errors import CipherwardError
@@ -36,12 +36,13 @@ def _federate(grid: Grid, study: Path) -> None:
     parties = federation.gather()
     classes = list(parties[0].about["classes"])
     model = build_model(plan, len(classes))
+    names = shared_names(model, plan)
     started = time.perf_counter()
-    state = run_rounds(grid, plan, federation, pack(model), cloud)
+    state = run_rounds(grid, plan, federation, pack(model, names), cloud)
     test = evaluate(strategy_of(plan), federation, state.best, state.best_round, "test")
     seconds = time.perf_counter() - started
-    unpack(model, state.best)
-    digest = save_model(model, plan, classes, cloud / "model.safetensors")
+    unpack(model, state.best, names)
+    digest = save_model(model, plan, classes, cloud / "model.safetensors", state.best_round)
     training = {
         "best_round": state.best_round,
         "val_accuracy": state.best_val,

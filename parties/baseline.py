@@ -1,8 +1,11 @@
 """What the federation's accuracy is to be read beside, measured where the plain images are.
 
 - plain: the same federation on plain images, in one process: same parties, rounds, steps and seed. In a
-  study of several hospitals only a simulation can run it, because nobody holds all plain images.
-- wrong key: the final model on test images sealed under keys that are not the training's.
+  study of several hospitals only a simulation can run it, because nobody holds all plain images. It shares and
+  averages the whole model, whatever the stem mode: what `private` differs by is the price of stems that stay.
+- wrong key: the final model on test images sealed under keys that are not the training's. Under stem modes
+  `private` and `plain` that is the model as the first hospital holds it, its stem carried into its own key's
+  coordinates, and the test images of all hospitals sealed under other keys.
 - linear model on pixels, nearest neighbour on histograms: what no Vision Transformer is needed for.
 """
 
@@ -18,13 +21,12 @@ import numpy as np
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from safetensors.torch import load_file
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from coordinator.models import build_model, load_state, pack, unpack
+from coordinator.models import build_model, pack, unpack
 from coordinator.plan import Plan
 from crypto.errors import CipherwardError
 from crypto.files import write_bytes
@@ -33,6 +35,7 @@ from crypto.scheme import load
 from parties.measures import histograms, share
 from parties.place import Place
 from parties.seal import plain_rows
+from parties.stem import final_model
 from parties.train import PlainImages, measure, probabilities, train_locally, use_all_cores
 
 Told = Callable[[str], None]
@@ -69,7 +72,7 @@ def train_plain(
 
     Continues from the checkpoint of an interrupted run of the same plan.
     """
-    model = build_model(plan, classes)
+    model = build_model(plan, classes, plain=True)
     weights = best = pack(model)
     about: dict[str, Any] = {"plan": plan.model_dump_json(), "val": [], "seconds": 0.0}
     if checkpoint.exists():
@@ -165,8 +168,7 @@ def run_baseline(
     told(f"linear model on pixels {figures['linear_accuracy']:.3f}")
     told(f"nearest neighbour on histograms {figures['histogram_accuracy']:.3f}")
     if model_file is not None and plan.wrong_keys:
-        model = build_model(plan.model_copy(update={"weights": ""}), len(classes))
-        load_state(model, load_file(str(model_file)), model_file)
+        model = final_model(plan, places[0], len(classes), model_file)
         figures["wrong_key"] = wrong_keys(model, places[0], test, plan.wrong_keys)
         told(f"wrong keys {figures['wrong_key']['mean']:.3f}")
     if plan.baseline:

@@ -1,6 +1,8 @@
-"""The hospital's side of a federation: a Flower ClientApp. Under stem mode `learn` it opens no key.
+"""The hospital's side of a federation: a Flower ClientApp.
 
-What leaves: updated weights, counts and figures of training, and the public facts of the sealed set.
+What leaves: updated weights, counts and figures of training, and the public facts of the sealed set. Under stem
+mode `learn` it opens no key. Under `private` and `plain` it does, to carry the stem into the key's coordinates for
+training and evaluation; `private` then keeps the stem, and `plain` sends it carried back to plain coordinates.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 from torch import nn
 
-from coordinator.models import build_model, pack, unpack
+from coordinator.models import build_model, pack, shared_names, unpack
 from coordinator.plan import Plan
 from coordinator.settings import build
 from crypto.errors import CipherwardError
+from crypto.sealed import SealedDataset
 from parties.place import Place, find_place
+from parties.stem import Coordinates, carry, carry_back, coordinates_of, keep_stem, own_stem, put_stem
 from parties.train import measure, probabilities, train_locally, use_all_cores
 
 app = ClientApp()
@@ -38,12 +42,25 @@ def _built(plan_json: str, classes: int) -> nn.Module:
     return build_model(plan.model_copy(update={"weights": ""}), classes)
 
 
-def _model(message: Message, plan: Plan, classes: int) -> nn.Module:
+def _model(
+    message: Message, plan: Plan, place: Place, sealed: SealedDataset, round_: int
+) -> tuple[nn.Module, Coordinates]:
+    """The model received, its stem carried into the coordinates of the set's key where the plan wants that.
+
+    round_: the round whose stem of the hospital's own it gets under `private`.
+    """
+    classes = len(sealed.classes)
     model = _built(plan.model_dump_json(), classes)
     arrays = message.content["arrays"]
     assert isinstance(arrays, ArrayRecord)
-    unpack(model, arrays["model"].numpy())
-    return model
+    unpack(model, arrays["model"].numpy(), shared_names(model, plan))
+    if plan.stem == "learn":
+        return model, Coordinates()
+    if plan.stem == "private":
+        put_stem(model, own_stem(place, plan, classes, round_))
+    where = coordinates_of(place, sealed)
+    carry(model, where)
+    return model, where
 
 
 def _place(context: Context) -> Place:
@@ -79,11 +96,15 @@ def train(message: Message, context: Context) -> Message:
     use_all_cores()
     plan, place = _plan(message), _place(context)
     sealed = place.sealed("train")
-    model = _model(message, plan, len(sealed.classes))
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
-    round_ = int(config["server-round"])  # type: ignore[arg-type]
+    round_, best = int(config["server-round"]), int(config["best-round"])  # type: ignore[arg-type]
+    model, where = _model(message, plan, place, sealed, round_ - 1)
     done = train_locally(model, sealed, plan, round_, place.settings.party)
+    if plan.stem != "learn":
+        carry_back(model, where)
+    if plan.stem == "private":
+        keep_stem(place, plan, model, round_, best)
     metrics = MetricRecord(
         {
             "num-examples": len(sealed),
@@ -94,7 +115,7 @@ def train(message: Message, context: Context) -> Message:
     )
     content = RecordDict(
         {
-            "arrays": ArrayRecord({"model": Array(pack(model))}),
+            "arrays": ArrayRecord({"model": Array(pack(model, shared_names(model, plan)))}),
             "metrics": metrics,
             "about": ConfigRecord({"party": place.settings.party}),
         }
@@ -113,7 +134,8 @@ def evaluate(message: Message, context: Context) -> Message:
     if split not in ("val", "test"):
         raise CipherwardError("the coordinator asked for another split than val or test")
     sealed = place.sealed(split)
-    model = _model(message, plan, len(sealed.classes))
+    # After the last round, the test asks for the best one.
+    model, _ = _model(message, plan, place, sealed, int(config["server-round"]))  # type: ignore[arg-type]
     figures = dict(measure(probabilities(model, sealed), np.asarray(sealed.labels)))
     defined = int(np.isfinite(figures["auc"]))
     figures |= {"auc": figures["auc"] if defined else 0.0, "auc-defined": defined}

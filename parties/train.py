@@ -49,9 +49,12 @@ def use_all_cores() -> int:
 
 
 def as_input(images: np.ndarray) -> torch.Tensor:
-    """uint8 [n, h, w, c] → float32 [n, c, h, w] in [-1, 1]: mean and deviation one half, as timm's ViTs."""
+    """[n, h, w, c] gray levels → float32 [n, c, h, w]: mean and deviation one half, as timm's ViTs.
+
+    uint8 comes out in [-1, 1]; float32 ciphertexts may go beyond.
+    """
     chw = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return chw.float().div_(127.5).sub_(1.0)
+    return chw.div(127.5).sub_(1.0)
 
 
 def optimizer_of(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from coordinator.plan import Plan, read_plan, write_plan
+from coordinator.plan import CARRIED, Plan, read_plan, write_plan
 from crypto.errors import CipherwardError
 from crypto.scheme import SCHEMES
 from parties.place import Place, find_place
@@ -92,3 +92,24 @@ def test_a_party_finds_its_place(tmp_path):
     (tmp_path / "mine" / "party.yaml").write_text("party: x\nkez: y\n")
     with pytest.raises(CipherwardError, match="unknown key 'kez'"):
         Place.open(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("mode", ["private", "plain"])
+def test_stem_modes_are_refused_where_no_stem_can_be_carried(tmp_path, mode):
+    for scheme in ("block_pixel", "pe", "ele", "etc", "le", "noise"):
+        said = wrong(tmp_path, stem=mode, scheme=scheme)
+        assert f"stem {mode}: a stem cannot be carried for {scheme}" in said
+        assert all(name in said.split("|")[1] for name in CARRIED)
+    said = wrong(tmp_path, stem=mode, scheme="value_shuffle", key_scope="image")
+    assert "with a key for every image there are no coordinates" in said
+
+
+def test_stem_modes_that_are_sound(tmp_path):
+    (tmp_path / "p").mkdir()
+    for scheme in CARRIED:
+        for scope in ("consortium", "party"):
+            plan = {"study": "t", "counts": (9, 9, 9), "image_size": 32, "block": 8, "scheme": scheme}
+            plan |= {"key_scope": scope, "stem": "private", "stem_frozen": True}
+            assert read_plan(write_plan(Plan.model_validate(plan), tmp_path / "p")).stem_frozen
+    assert "stem_frozen goes with stem private or plain" in wrong(tmp_path, stem_frozen=True)
+    assert "stem: " in wrong(tmp_path, stem="public")

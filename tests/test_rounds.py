@@ -34,6 +34,7 @@ def parties(app_state: dict | None = None) -> ClientApp:
         me = int(context.node_config["partition-id"])
         weights = message.content["arrays"]["model"].numpy()
         seen.setdefault("rounds", []).append((message.content["config"]["server-round"], me))
+        seen.setdefault("best", []).append(message.content["config"]["best-round"])
         figures = {"num-examples": 10 * (me + 1), "loss": 1.0, "steps": 2, "seconds": 0.1}
         content = {
             "arrays": ArrayRecord({"model": Array((weights + me + 1).astype(np.float32))}),
@@ -89,6 +90,12 @@ def test_averages_are_weighted_by_images(tmp_path):
 def test_the_best_round_on_val_is_kept(tmp_path):
     state = run(grid_of(), plan(), tmp_path)
     assert state.best_round == 2 and np.allclose(state.best, 2 * STEP)
+
+
+def test_parties_are_told_which_round_was_best(tmp_path):
+    seen: dict = {}
+    run(grid_of(app=parties(seen)), plan(rounds=4), tmp_path)
+    assert seen["best"] == [0] * 3 + [1] * 3 + [2] * 6
 
 
 def test_median_is_flower_s(tmp_path):

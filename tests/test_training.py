@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from coordinator.models import build_model, pack, save_model, unpack
+from coordinator.models import build_model, in_stem, pack, save_model, shared_names, unpack
 from coordinator.plan import Plan
 from coordinator.torchvision_fix import timm
 from crypto.errors import CipherwardError
@@ -95,13 +95,51 @@ def test_weights_of_another_head_and_channels_are_adapted(tmp_path):
     ("changes", "said"),
     [
         ({"model": "vit_huge_patch99"}, "timm cannot build vit_huge_patch99"),
-        ({"model_args": {**SMALL, "patch_size": 16}}, "has patches of 16, the scheme has blocks of 8"),
+        ({"model_args": {**SMALL, "patch_size": 4}}, "has patches of 4, the scheme has blocks of 8"),
         ({"model_args": {**SMALL, "no_such": 1}}, "timm cannot build"),
     ],
 )
 def test_models_that_cannot_be_built(changes, said):
     with pytest.raises(CipherwardError, match=said):
         build_model(plan(**changes), 2)
+
+
+@pytest.mark.parametrize("mode", ["private", "plain"])
+def test_models_whose_stem_cannot_be_carried(mode):
+    wide = {**SMALL, "patch_size": 16}
+    build_model(plan(model_args=wide), 2)
+    with pytest.raises(CipherwardError, match="has patches of 16, the scheme has blocks of 8, and a stem"):
+        build_model(plan(model_args=wide, stem=mode), 2)
+    other = {"model": "mixer_s32_224", "model_args": {}, "block": 32}
+    build_model(plan(**other), 2)
+    with pytest.raises(CipherwardError, match="mixer_s32_224 is not a plain Vision Transformer"):
+        build_model(plan(**other, stem=mode), 2)
+
+
+def test_weights_that_travel_are_packed_alone():
+    private, whole = plan(stem="private"), build_model(plan(), 2)
+    names = shared_names(whole, private)
+    assert shared_names(whole, plan()) == list(whole.state_dict())
+    assert {n for n in whole.state_dict() if n not in names} == {
+        *("pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias")
+    }
+    other = build_model(plan(seed=5), 2)
+    before = {k: v.clone() for k, v in other.state_dict().items()}
+    unpack(other, pack(whole, names), names)
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name] if name in names else before[name]), name
+    with pytest.raises(ValueError, match="weights for a model of"):
+        unpack(other, pack(whole), names)
+
+
+def test_a_frozen_stem_is_not_trained():
+    p = plan(stem="plain", stem_frozen=True)
+    model, first = build_model(p, 2), build_model(p, 2)
+    train_locally(model, data(), p, 1, "a")
+    for name, value in model.state_dict().items():
+        if in_stem(name):
+            assert torch.equal(value, first.state_dict()[name]), name
+    assert not np.array_equal(pack(model), pack(first))
 
 
 def test_the_schedule_warms_up_and_falls_to_zero():
