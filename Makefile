@@ -8,8 +8,11 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 	print("$(p)" if (3,11) <= sys.version_info[:2] < (3,14) else "")' 2>/dev/null)))
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# A process for each core, with one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench lock results clean
+.PHONY: help setup demo test test-slow check bench audit-table lock results clean
 
 help: ## print this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,10 +34,10 @@ demo: $(READY) ## run the whole job on embedded images: runs/demo/report.html
 	@$(BIN)/cipherward-coordinator simulate configs/demo.yaml
 
 test: $(READY) ## run the fast tests
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 test-slow: $(READY) ## run the slow tests too; those on real images need CIPHERWARD_DATA
-	@$(BIN)/python -m pytest -m 'slow or not slow'
+	@$(PYTEST) -m 'slow or not slow'
 
 check: $(READY) ## lint, format, types, and the trust boundary
 	@$(BIN)/ruff check .
@@ -42,11 +45,18 @@ check: $(READY) ## lint, format, types, and the trust boundary
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY) ## what a federation costs beside plain training; with CIPHERWARD_DATA, key recovery on real images
+bench: $(READY) ## sealing beside copying and decoding, federating beside training; with CIPHERWARD_DATA, key recovery
+	@$(BIN)/python benchmarks/schemes.py
+	@$(BIN)/python benchmarks/sealing.py
 	@$(BIN)/python benchmarks/federation.py
 	@if [ -n "$$CIPHERWARD_DATA" ]; then \
 		$(BIN)/python benchmarks/key_recovery.py --images "$$CIPHERWARD_DATA/brain_mri/train"; \
 	else echo "key recovery: set CIPHERWARD_DATA to a folder that holds brain_mri/"; fi
+
+audit-table: $(READY) ## the smallest pool that breaks each scheme, on real images: CIPHERWARD_DATA, two hours at most
+	@if [ -n "$$CIPHERWARD_DATA" ]; then \
+		$(BIN)/python benchmarks/audit_table.py --jobs 2 --hours 2 --json runs/audit_table/table.json; \
+	else echo "the audit table: set CIPHERWARD_DATA to a folder that holds brain_mri/ and cifar10_jpeg.npz"; fi
 
 results: $(READY) ## write docs/results.md again from docs/results/*.json
 	@$(BIN)/python benchmarks/results.py

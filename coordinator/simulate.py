@@ -153,14 +153,16 @@ def _seal(plan: Plan, out: Path, told: Told) -> bool:
             "scheme": plan.scheme,
             "block": plan.block,
             "key_scope": plan.key_scope,
+            "scheme_options": plan.scheme_options,
         }
         write_text(folder / "party.yaml", yaml.safe_dump(settings, sort_keys=False))
         if not (folder / "secret.key").exists():
-            if index == 0:
+            if index == 0 or plan.key_scope == "party":
                 _party(["keygen", str(folder)], log, told)
             else:
                 # The hospitals of a consortium hand the key among themselves; the cloud never holds it.
-                _party(["share-key", str(first_key), str(folder / "secret.key")], log, told)
+                words = ["share-key", str(first_key), str(folder / "secret.key"), "--unprotected"]
+                _party(words, log, told)
         told(f"hospital-{index} seals")
         words = ["seal", str(folder)]
         # The first hospital is the scorer: it seals the audit's further draws and the controls too.
@@ -219,7 +221,8 @@ def _attack(plan: Plan, out: Path, told: Told) -> bool:
     if (cloud / "guesses" / "guesses.json").exists():
         return False
     sets = []
-    for index in range(plan.parties):
+    # Under party keys the other hospitals' pools are draws of their own, which the scorer cannot score.
+    for index in range(1 if plan.key_scope == "party" else plan.parties):
         sealed = party_folder(out, index) / "sealed"
         for folder in sorted(sealed.iterdir()):
             if folder.name in ("val", "test"):

@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,12 @@ def only_one(folder: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: Any) -> None:
     """Atomic, sorted, indented JSON."""
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    write_atomic(path, lambda p: _write_text(p, text))
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """The text that `write_json` writes."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -88,6 +92,26 @@ def _fill(path: Path, data: bytes) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Atomic bytes."""
     write_atomic(path, lambda p: _fill(p, data))
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
+    """Atomic: the pieces one after another. Returns the hex SHA-256 of the file, taken on the way."""
+    digest = hashlib.sha256()
+
+    def fill(temporary: Path) -> None:
+        with open(temporary, "wb") as handle:
+            for piece in pieces:
+                handle.write(piece)
+                digest.update(piece)
+
+    write_atomic(path, fill)
+    return digest.hexdigest()
+
+
+def drop_temporaries(folder: Path, name: str = "*") -> None:
+    """Removes what killed writers of a file of that name left; nobody else may write one there now."""
+    for path in folder.glob(f".{name}.*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -110,7 +134,7 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CipherwardError(f"cannot read the {what} {path}: {type(error).__name__}") from None
 
 

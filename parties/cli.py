@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
+from rich.table import Column, Table
 
 from coordinator.console import progress, result, run, talk
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, only_one, write_json, write_text
+from crypto.files import only_one, write_json, write_text
+from parties.keys import Hospital, identity, keygen, rotate, share_key
 
 app = typer.Typer(
     help="What runs inside a hospital: keys, sealing, scoring. Plain images and keys never leave it.",
@@ -23,7 +26,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Hospital = Annotated[Path, typer.Argument(help="The hospital's folder.", show_default=False)]
 SealedSet = Annotated[Path, typer.Argument(help="A sealed set (the folder with its manifest.json).")]
 KeyFile = Annotated[Path, typer.Option("--key", help="The key file.")]
 
@@ -32,32 +34,10 @@ def main() -> None:
     run(app, "cipherward-party")
 
 
-@app.command()
-def keygen(hospital: Hospital) -> None:
-    """Make the hospital's secret key (mode 0600; an existing one is never overwritten)."""
-    from crypto.key import SecretKey
-    from crypto.keyfile import write_key
-
-    key = SecretKey.generate()
-    with disk_errors(hospital):
-        hospital.mkdir(parents=True, exist_ok=True)
-    write_key(hospital / "secret.key", key)
-    talk.print(f"made {hospital / 'secret.key'}; keep a copy where only you can read it")
-    result.print(key.id)
-
-
-@app.command("share-key")
-def share_key(
-    key: Annotated[Path, typer.Argument(help="Your key file.")],
-    to: Annotated[Path, typer.Argument(help="The copy to make, for another hospital of the consortium.")],
-) -> None:
-    """Copy a key file for another hospital (mode 0600). Carry it by a channel you trust: it is not wrapped."""
-    from crypto.keyfile import read_key, write_key
-
-    secret = read_key(key)
-    write_key(to, secret)
-    talk.print(f"made {to}; whoever holds it opens every image sealed with key {secret.id}")
-    result.print(secret.id)
+app.command()(keygen)
+app.command()(identity)
+app.command("share-key")(share_key)
+app.command()(rotate)
 
 
 @app.command()
@@ -67,7 +47,15 @@ def seal(
     image_size: Annotated[int | None, typer.Option(help="Side to resize to, in pixels.")] = None,
     rgb: Annotated[bool | None, typer.Option("--rgb/--gray", help="Seal three channels, or one.")] = None,
     scheme: Annotated[str | None, typer.Option(help="Encryption scheme.")] = None,
-    block: Annotated[int | None, typer.Option(help="Block side, the ViT's patch size.")] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Block side; the ViT's patch is a multiple of it.")
+    ] = None,
+    key_scope: Annotated[
+        str | None, typer.Option(help="Who shares a key: consortium, party, or image (one for each).")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of the scheme, NAME=VALUE; may be given again.")
+    ] = None,
     audit: Annotated[
         int, typer.Option(min=0, max=99, help="Draws to seal for an audit (3 for suite/1), 0 for none.")
     ] = 0,
@@ -77,8 +65,8 @@ def seal(
     With --images, the settings are kept in HOSPITAL/party.yaml for later runs.
     """
     from parties.place import FILE, Place
+    from parties.seal import disk_needed, sealing, set_names
     from parties.seal import seal as seal_set
-    from parties.seal import sealing, set_names
 
     given: dict[str, Any] = {
         "images": None if images is None else str(images.expanduser().resolve()),
@@ -86,6 +74,9 @@ def seal(
         "channels": None if rgb is None else 3 if rgb else 1,
         "scheme": scheme,
         "block": block,
+        "key_scope": key_scope,
+        # Another scheme's options would not fit this one.
+        "scheme_options": _options(option) if option or scheme else None,
     }
     given = {k: v for k, v in given.items() if v is not None}
     if given and not (hospital / FILE).exists() and images is None:
@@ -107,7 +98,7 @@ def seal(
     if given:
         place.keep()
     missing = [w for w in wanted if not (place.sealed_folder(w.name) / "manifest.json").exists()]
-    need = sum(w.bytes for w in missing)
+    need = disk_needed(place, missing)
     free = shutil.disk_usage(place.folder).free
     talk.print(f"{len(missing)} sets to seal, {need / 1e6:.0f} MB of disk ({free / 1e9:.1f} GB are free)")
     if need > free:
@@ -127,6 +118,41 @@ def seal(
     if lost:
         talk.print(f"{lost} images left out; they are listed in {place.private / 'quarantine.txt'}")
     result.print(f"{place.folder / 'sealed'}: {total} images in {len(wanted)} sets")
+
+
+def _options(words: list[str] | None) -> dict[str, Any]:
+    """NAME=VALUE words, values read as YAML."""
+    found = {}
+    for word in words or ():
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise CipherwardError(f"--option {word} is not NAME=VALUE", "such as --option mask=independent")
+        found[name] = yaml.safe_load(value)
+    return found
+
+
+@app.command()
+def schemes(
+    image_size: Annotated[int, typer.Option(min=16, help="Side of the images measured, in pixels.")] = 224,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the schemes: source, key space, and how fast each seals RGB images here."""
+    from parties.schemes import measure_schemes
+
+    rows = measure_schemes(image_size)
+    if as_json:
+        result.print_json(json.dumps(rows))
+        return
+    fixed = [Column(name, no_wrap=True) for name in ("scheme", "block", "key space", "key", "MB/s")]
+    table = Table(*fixed, "source")
+    for row in rows:
+        space, effective = (f"2^{row[k]:,.0f}" for k in ("formula_bits", "effective_bits"))
+        speed = f"{row['megabytes_per_second']:.0f}"
+        table.add_row(row["name"], str(row["block"]), space, effective, speed, row["source"])
+    result.print(table)
+    talk.print(
+        "key space is the papers' formula: it bounds brute force alone. What attacks find: docs/results.md"
+    )
 
 
 @app.command()
@@ -149,7 +175,7 @@ def inspect(
     sealed: SealedSet, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """Show what everybody may know of a sealed set. Needs no key."""
-    from crypto.scheme import effective_bits, load
+    from crypto.scheme import load
     from crypto.sealed import SealedDataset
 
     dataset = SealedDataset.open(sealed)
@@ -166,7 +192,7 @@ def inspect(
         "scheme": dataset.spec.to_json(),
         "key_id": dataset.key_id,
         "formula_bits": round(scheme.formula_bits(), 1),
-        "effective_bits": round(effective_bits(scheme), 1),
+        "effective_bits": round(scheme.effective_bits(), 1),
         "shards": len(dataset.manifest["shards"]),
         "digest": dataset.digest,
     }

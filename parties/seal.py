@@ -9,7 +9,6 @@ A hospital seals its splits under its own key, and for an audit, under keys made
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +18,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from crypto.apply import cores
 from crypto.errors import CipherwardError
-from crypto.files import append_line, disk_errors, read_json, write_atomic, write_json
+from crypto.files import (
+    disk_errors,
+    drop_temporaries,
+    read_json,
+    write_atomic,
+    write_json,
+    write_text,
+)
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
 from crypto.scheme import describe, load
-from crypto.sealed import SealedDataset, same_but_nonce, seal_images
+from crypto.sealed import SealedDataset, same_but_nonce
+from crypto.sealing import clear_leftovers, seal_images, sealed_bytes
 from crypto.spec import SchemeSpec
 from parties.place import Place
 from parties.sources.phantom import Phantom
@@ -32,9 +40,11 @@ from parties.sources.source import SPLITS, Middle, Share, Source
 
 Progress = Callable[[int], None]
 CONTROLS = ("control-known", "control-noise", "control-plain")
-# The scheme that key recovery is known to break: an audit in which it does not measures nothing.
-KNOWN_BROKEN = "block_pixel_shuffle"
+# Schemes whose keys key recovery is known to find: an audit in which it does not measures nothing. Where the audited
+# scheme is one of them it is its own control, else the first is.
+KNOWN_BROKEN = ("block_pixel_shuffle", "value_shuffle", "etc", "pe")
 CONTROL_IMAGES = 300
+_QUARANTINE = "quarantine.txt"
 
 
 @dataclass(frozen=True)
@@ -55,9 +65,8 @@ class Sealing:
 
     @property
     def bytes(self) -> int:
-        """Disk that the sealed set takes."""
-        h, w, c = self.spec.image_shape
-        return len(self.source) * (h * w * c + 8)
+        """Disk that the sealed set takes at most."""
+        return sealed_bytes(self.spec, len(self.source))
 
 
 def sealing(place: Place, name: str) -> Sealing:
@@ -65,20 +74,24 @@ def sealing(place: Place, name: str) -> Sealing:
     s = place.settings
     shape = (s.image_size, s.image_size, s.channels)
     if name in SPLITS:
-        spec = describe(s.scheme, shape, s.block, s.key_scope)
+        spec = describe(s.scheme, shape, s.block, s.key_scope, s.scheme_options)
         return Sealing(name, place.plain(name), place.key_path, spec, throwaway=False)
     key_path = place.private / f"{name}.key"
     if name in CONTROLS:
         # Their middle: where every block has texture, key recovery on `plain` has one right answer.
         phantom = Middle(Phantom(2 * s.image_size, s.channels, CONTROL_IMAGES, s.seed, "test"))
-        scheme = KNOWN_BROKEN if name == "control-known" else name.removeprefix("control-")
-        spec = describe(scheme, shape, s.block)
+        if name != "control-known":
+            spec = describe(name.removeprefix("control-"), shape, s.block)
+        elif s.scheme in KNOWN_BROKEN:
+            spec = describe(s.scheme, shape, s.block, options=s.scheme_options)
+        else:
+            spec = describe(KNOWN_BROKEN[0], shape, s.block)
         return Sealing(name, phantom, key_path, spec, throwaway=True)
     if match := re.fullmatch(r"audit-([1-9]\d?)", name):
         # Other images in another order for each draw: key and pool are both drawn anew.
         source = place.plain("train")
         order = np.random.default_rng([s.seed, 3, int(match[1])]).permutation(len(source))
-        spec = describe(s.scheme, shape, s.block, s.key_scope)
+        spec = describe(s.scheme, shape, s.block, s.key_scope, s.scheme_options)
         rows = order[: s.audit_images] if s.audit_images else order
         return Sealing(name, Share(source, rows), key_path, spec, throwaway=True)
     raise CipherwardError(
@@ -113,54 +126,72 @@ def seal(place: Place, what: Sealing, progress: Progress = lambda rows: None) ->
             "the scheme plain seals nothing: these images would leave as they are", "choose another scheme"
         )
     key = what.key()
-    folder = place.sealed_folder(what.name)
+    folder, listed = place.sealed_folder(what.name), _rows_file(place, what.name)
+    fingerprint = source.fingerprint()
+    for name in (listed.name, _QUARANTINE):
+        drop_temporaries(place.private, name)
     if (folder / "manifest.json").exists():
+        clear_leftovers(folder)
         dataset = SealedDataset.open(folder)
         dataset.require_key(key)
         kept = _kept(place, what.name)
-        same = kept["digest"] == dataset.digest and kept["source"] == source.fingerprint()
+        same = kept["digest"] == dataset.digest and kept["source"] == fingerprint
         if not same or not same_but_nonce(dataset.spec, what.spec):
             raise CipherwardError(
                 f"{folder} was sealed from other images, or with other settings, than those of now",
                 f"remove {folder} to seal again; ciphertexts that were uploaded stay with the cloud",
             )
         return Sealed(dataset, [], fresh=False)
-    shape = what.spec.image_shape
-    names, noted, quarantined = source.names, place.private / "quarantine.txt", []
+    quarantined: list[str] = []
 
-    def read_one(row: int) -> np.ndarray | None:
-        try:
-            return source.read(row)
-        except Exception:  # a malformed file can raise anything; it is named, and the rest goes on
-            return None
+    def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        images = np.empty((stop - start, *what.spec.image_shape), np.uint8)
+        kept = np.array([_read_into(images[i], source, start + i) for i in range(len(images))], bool)
+        return (images if kept.all() else images[kept]), kept
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    def keep(digest: str, rows: np.ndarray) -> None:
+        names = source.names
+        for row in np.setdiff1d(np.arange(len(source)), rows):
+            quarantined.append(names[row].encode(errors="backslashreplace").decode())
+        _quarantine(place, quarantined)
+        write_json(listed, {"digest": digest, "source": fingerprint, "rows": rows.tolist()})
 
-        def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-            images = list(pool.map(read_one, range(start, stop)))
-            kept = np.array([image is not None for image in images], bool)
-            for i in np.flatnonzero(~kept):
-                quarantined.append(names[start + int(i)])
-                append_line(noted, names[start + int(i)])
-            good = [image for image in images if image is not None]
-            return (np.stack(good) if good else np.zeros((0, *shape), np.uint8)), kept
-
-        def keep(digest: str, rows: np.ndarray) -> None:
-            kept = {"digest": digest, "source": source.fingerprint(), "rows": rows.tolist()}
-            write_json(_rows_file(place, what.name), kept)
-
-        dataset, _ = seal_images(
-            folder,
-            read,
-            source.labels,
-            source.classes,
-            key,
-            what.spec,
-            source.fingerprint(),
-            progress,
-            keep,
-        )
+    dataset, _ = seal_images(
+        folder, read, source.labels, source.classes, key, what.spec, fingerprint, progress, keep
+    )
     return Sealed(dataset, quarantined, fresh=True)
+
+
+def _read_into(image: np.ndarray, source: Source, row: int) -> bool:
+    """Reads an image of a source; False where it cannot be read."""
+    try:
+        picture = source.read(row)
+    except Exception:  # a malformed file can raise anything; it is named, and the rest goes on
+        return False
+    if picture.shape != image.shape:
+        raise ValueError(f"image {row} is of shape {picture.shape}, not {image.shape}")
+    image[...] = picture
+    return True
+
+
+def _quarantine(place: Place, names: list[str]) -> None:
+    """Adds names to the list of what could not be read, each once."""
+    path = place.private / _QUARANTINE
+    known = path.read_text().splitlines() if path.exists() else []
+    every = list(dict.fromkeys([*known, *names]))
+    if every != known:
+        write_text(path, "".join(f"{name}\n" for name in every))
+
+
+def disk_needed(place: Place, sets: list[Sealing]) -> int:
+    """Bytes that sealing these sets will still take at most; what is on the disk already does not count."""
+    need = 0
+    for what in sets:
+        folder = place.sealed_folder(what.name)
+        if not (folder / "manifest.json").exists():
+            there = sum(path.stat().st_size for path in folder.glob("images-*.safetensors"))
+            need += max(0, what.bytes - there)
+    return need
 
 
 def _rows_file(place: Place, name: str) -> Path:
@@ -184,7 +215,7 @@ def plain_rows(place: Place, name: str, rows: np.ndarray) -> np.ndarray:
             "bring the images back, or seal again",
         )
     kept = record["rows"]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return np.stack(list(pool.map(lambda row: source.read(int(kept[int(row)])), rows)))
 
 

@@ -11,7 +11,14 @@ from study import Study, run_small_study
 
 from crypto.key import SecretKey
 from crypto.scheme import describe
-from crypto.sealed import seal_images
+from crypto.sealing import seal_images
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one file, and all that share the small study, run in one process: what they share is made once."""
+    for item in items:
+        group = "study" if "study" in getattr(item, "fixturenames", ()) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

@@ -74,7 +74,10 @@ def assert_well_formed(guess: Guess, pool: MemoryPool) -> None:
 def test_every_attack_is_described():
     assert list(ATTACKS) == list(ABOUT)
     assert {about.tier for about in ABOUT.values()} <= {"T0", "T1", "T2", "T3", "T4", "T5"}
-    assert {name for name, about in ABOUT.items() if about.uses_pool} == {"pooled_key_recovery", "moment_matching"}
+    assert {name for name, about in ABOUT.items() if about.uses_pool} == {
+        "pooled_key_recovery",
+        "moment_matching",
+    }
 
 
 def test_as_is_hands_back_the_ciphertext():

@@ -137,7 +137,9 @@ def test_keys_are_never_overwritten_and_are_shared_by_copy(tmp_path):
     refused(command(PARTY, "keygen", tmp_path / "a"), "never overwritten")
     assert (tmp_path / "a" / "secret.key").read_bytes() == before
     (tmp_path / "b").mkdir()
-    done = command(PARTY, "share-key", tmp_path / "a" / "secret.key", tmp_path / "b" / "secret.key")
+    words = ["share-key", tmp_path / "a" / "secret.key", tmp_path / "b" / "secret.key"]
+    refused(command(PARTY, *words), "recipient")
+    done = command(PARTY, *words, "--unprotected")
     assert done.stdout == first and stat.S_IMODE((tmp_path / "b" / "secret.key").stat().st_mode) == 0o600
 
 

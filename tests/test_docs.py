@@ -24,7 +24,9 @@ def test_the_readme_s_tree_names_every_module():
         for path in (ROOT / package).rglob("*.py"):
             if path.name != "__init__.py":
                 names = (
-                    {path.name, path.stem} if path.parent.name in ("schemes", "sources") else {path.name}
+                    {path.name, path.stem}
+                    if path.parent.name in ("schemes", "sources", "recover")
+                    else {path.name}
                 )
                 assert any(n in readme for n in names), path.relative_to(ROOT)
 

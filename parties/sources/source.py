@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class Source(Protocol):
         """uint8 [h, w, c]; raises CipherwardError for an image that cannot be read."""
 
     def fingerprint(self) -> str:
-        """Tells whether these are the images that an earlier run saw."""
+        """A short text that tells whether these are the images that an earlier run saw."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ class Share:
         return self.whole.read(int(self.rows[row]))
 
     def fingerprint(self) -> str:
-        return self.whole.fingerprint() + " rows " + ",".join(map(str, self.rows))
+        rows = hashlib.sha256(np.asarray(self.rows, "<i8").tobytes()).hexdigest()
+        return f"{self.whole.fingerprint()} rows {rows}"
 
 
 def share_of(source: Source, index: int, parties: int, seed: int, how: str, alpha: float) -> Share:
