@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import secrets
 import stat
 import sys
 import time
@@ -29,20 +30,21 @@ _IDENTITY = "AGE-SECRET-KEY-"  # how a secret identity begins
 
 def create_private(path: Path, text: str, what: str) -> None:
     """Creates a text file of mode 0600. Raises CipherwardError where a file is already there."""
+    # Written whole beside its place and linked into it: a kill leaves no empty file that would stand in the way.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with disk_errors(path):
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            refuse_existing(path, what)
-            raise
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(handle, "w") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-        except BaseException:
-            path.unlink(missing_ok=True)
+            os.link(draft, path)
+        except FileExistsError:
+            refuse_existing(path, what)
             raise
+        finally:
+            draft.unlink(missing_ok=True)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

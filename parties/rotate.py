@@ -31,7 +31,7 @@ from crypto.key import SecretKey
 from crypto.keyfile import read_key, stated_id
 from crypto.scheme import load, renewed
 from crypto.sealed import SealedDataset
-from crypto.sealing import seal_images
+from crypto.sealing import clear_leftovers, seal_images
 from parties.place import Place
 from parties.sources.source import SPLITS
 
@@ -177,6 +177,7 @@ def _seal_again(
     if (folder / "manifest.json").exists():
         done = SealedDataset.open(folder)
         done.require_key(new)
+        clear_leftovers(folder)
         noted = read_json(note, "row list")
         if noted["digest"] != done.digest or noted["rows"] != rows:
             raise CipherwardError(
