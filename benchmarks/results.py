@@ -152,9 +152,13 @@ def audit_table(table: Mapping[str, Any]) -> list[str]:
             body.append([*where, "not run", "", "", "", "", ""])
             continue
         broken = next((p for p in run if p["pool"] == row["smallest_pool"]), None)
+        if not broken and run[-1]["pool"] > row["largest_pool"]:
+            run = [p for p in run if p["pool"] <= row["largest_pool"]] or run
         shown = broken or run[-1]
         right = f"{100 * shown['values_right']:.1f} %" if shown["values_right"] is not None else ""
-        verdict = f"**{shown['pool']}**" if broken else f"not broken up to {shown['pool']}"
+        few = shown["pool"] > row["largest_pool"]
+        verdict = "too few draws" if few else f"not broken up to {shown['pool']}"
+        verdict = f"**{shown['pool']}**" if broken else verdict
         body.append(
             [
                 *where,
