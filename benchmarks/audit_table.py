@@ -300,7 +300,9 @@ def main() -> None:
             table.add_row(line["name"], "not run", "", "", "")
             continue
         broken = line["smallest_pool"]
-        shown = str(broken) if broken else f"not broken up to {line['largest_pool']}"
+        few = f"too few draws ({last['broken']} of {last['draws']} broken)"
+        shown = f"not broken up to {line['largest_pool']}" if line["largest_pool"] else few
+        shown = str(broken) if broken else shown
         ssim = f"{last['ssim']:.3f} ({line['baseline']:.3f}) at {last['pool']}"
         table.add_row(line["name"], shown, str(last["draws"]), ssim, f"{last['seconds']:.2f}")
     Console().print(table)
