@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from coordinator.adversary.observed import Observed
 from crypto.spec import SchemeSpec
 from crypto.table import Table
 
@@ -51,6 +52,8 @@ class Knowledge:
         the pool's key (T3).
     oracle: None, or what seals plain images of the adversary's own choice under the pool's key (T4): uint8
         [m, *image_shape] → [m, *sealed_shape].
+    labels: None, or int64 [len(pool)], the class of every image of the pool; they travel in clear.
+    observed: None, or what the cloud saw of a training (T5): plan, weights and updates.
     """
 
     pool: Ciphertexts
@@ -60,6 +63,8 @@ class Knowledge:
     public: np.ndarray | None = None
     known: tuple[np.ndarray, np.ndarray] | None = None
     oracle: Callable[[np.ndarray], np.ndarray] | None = None
+    labels: np.ndarray | None = None
+    observed: Observed | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Guess:
 
     images: uint8 [r, h, w, c], a guess of the plain image of every row of `rows`.
     tier: the least knowledge the attack needs (T0 one ciphertext, T1 a pool, T2 public plain images too, T3 known
-        pairs, T4 chosen plain images).
+        pairs, T4 chosen plain images, T5 weights or updates of a training).
     key: None, or the recovered key as arrays. `gather` (int32 [units]) and `mask` (uint8, optional) are
         the flat table that opens any image of the pool (crypto.apply.Table.flat); further names are the
         scheme's own parts, such as K1 and K2 of block_pixel_shuffle.
