@@ -10,16 +10,12 @@ that `cipherward-party seal` does:
 2. memory: the greatest resident memory of a fresh process that seals 100,000 small images, or fewer large ones;
 3. open:   a set of 100,000 images of 224×224×3, opened in a fresh process (its shards are sparse files);
 4. kill:   a sealing killed when one shard is done, and the same one resumed.
-
-SHA-256 is the dearest part of sealing on processors without SHA instructions, so its speed is told, too.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import os
 import resource
 import shutil
 import signal
@@ -197,8 +193,7 @@ def sparse_set(folder: Path, count: int) -> None:
     rows = (64 << 20) // (SIDE * SIDE * 3)
     plain = np.zeros((rows, SIDE, SIDE, 3), np.uint8)
     labels = np.arange(rows) % 2
-    read = lambda a, b: (plain[a:b], np.ones(b - a, bool))  # noqa: E731
-    whole, _ = seal_images(folder, read, labels, ["a", "b"], key, spec, "zeros")
+    whole, _ = seal_images(folder, plain.__getitem__, labels, ["a", "b"], key, spec, "zeros")
     [shard] = whole.manifest["shards"]
     begin = (folder / shard["file"]).read_bytes()[: 8 * rows + 256]
     shards = [{**shard, "file": f"images-{i:05d}.safetensors"} for i in range(-(-count // rows))]
@@ -280,8 +275,6 @@ def main() -> None:
         print(json.dumps(opening(args.open)))
         return
     console = Console(stderr=True)
-    block = os.urandom(32 << 20)
-    hashing = 32 * 1.048576 / min(timed(lambda: hashlib.sha256(block).digest()) for _ in range(5))
     with tempfile.TemporaryDirectory(prefix="cipherward-bench-") as temporary:
         work = Path(temporary)
         console.print("· speed")
@@ -295,7 +288,6 @@ def main() -> None:
         opened = in_process("--open", str(work / "sparse"))
     figures = {
         "machine": machine(),
-        "sha256_megabytes_a_second": hashing,
         **opened,
         **killed,
         "speed": speeds,

@@ -16,6 +16,7 @@ import numpy as np
 
 from crypto.blocks import block_pixels
 from crypto.table import Table
+from crypto.unaligned import load4, store4
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,9 @@ def _apply(
             go = b // across * rows * stride + b % across * width
             block = images[i, come : come + reach]
             where = place[b] if len(place) > 1 else place[0]
+            # A pixel's three bytes are read and written as four where a fourth belongs to the image: it is
+            # overwritten by the next pixel, so that the last one of a row goes byte by byte.
+            words = width // 3 - 1 if come + reach < images.shape[1] else 0
             if unit == _NIBBLES:
                 target = out[i, go : go + reach]
                 for k in range(size):
@@ -73,8 +77,10 @@ def _apply(
                 line = out[i, go + r * stride : go + r * stride + width]
                 if unit == _PIXELS:
                     third = where[r * (width // 3) : (r + 1) * (width // 3)]
-                    at = np.uint32(0)
-                    for k in range(width // 3):
+                    for k in range(words):
+                        store4(line, 3 * k, load4(block, third[k]))
+                    at = np.uint32(3 * words)
+                    for k in range(words, width // 3):
                         q = third[k]
                         line[at] = block[q]
                         line[at + np.uint32(1)] = block[q + np.uint32(1)]
@@ -139,17 +145,19 @@ def must_be(images: Images, shape: tuple[int, ...], kind: str) -> None:
         )
 
 
-def run(table: Table, ready: Prepared, images: np.ndarray) -> np.ndarray:
-    """`apply` with a table that was prepared before."""
+def run(table: Table, ready: Prepared, images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """`apply` with a table that was prepared before; into `out`, a contiguous uint8 [n, h, w, c], where given."""
     height, width, channels = table.shape
     must_be(images, table.shape, "uint8")
     flat = np.ascontiguousarray(images).reshape(-1, height * width * channels)
-    out = np.empty_like(flat)
+    if out is not None and not out.flags.c_contiguous:
+        raise ValueError("the result's array is not contiguous")  # reshape would fill a copy of it
+    result = np.empty_like(flat) if out is None else out.reshape(flat.shape)
 
     def part(start: int, stop: int) -> None:
         _apply(
             flat[start:stop],
-            out[start:stop],
+            result[start:stop],
             width * channels,
             table.block[0],
             table.block[1] * channels,
@@ -167,7 +175,7 @@ def run(table: Table, ready: Prepared, images: np.ndarray) -> np.ndarray:
     else:
         with ThreadPoolExecutor(parts) as threads:
             list(threads.map(part, edges[:-1], edges[1:]))
-    return out.reshape(images.shape)
+    return result.reshape(images.shape)
 
 
 def apply_torch(table: Table, images: torch.Tensor) -> torch.Tensor:

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 class Cipher(Protocol):
     """A scheme under one key, its tables built."""
 
-    def encrypt(self, images: Images, first: int = 0) -> Images:
-        """uint8 [n, *image_shape] → [n, *sealed_shape]; `first` is the row of the first image."""
+    def encrypt(self, images: Images, first: int = 0, out: np.ndarray | None = None) -> Images:
+        """uint8 [n, *image_shape] → [n, *sealed_shape]; `first` is the row of the first image.
+
+        out: where the result of NumPy images goes, contiguous and of its shape and dtype; None makes one.
+        """
 
     def decrypt(self, images: Images, first: int = 0) -> Images:
         """[n, *sealed_shape] → uint8 [n, *image_shape]."""
@@ -47,17 +50,17 @@ class TableCipher:
         self._ready = prepare(self._tables[0]), prepare(self._tables[1])
         self._before, self._after = before, after
 
-    def encrypt(self, images: Images, first: int = 0) -> Images:
+    def encrypt(self, images: Images, first: int = 0, out: np.ndarray | None = None) -> Images:
         """uint8 [n, *image_shape] → uint8 [n, *sealed_shape], whatever the row."""
-        return self._apply(0, self._before(images))
+        return self._apply(0, self._before(images), out)
 
     def decrypt(self, images: Images, first: int = 0) -> Images:
         """The inverse of encrypt."""
         return self._after(self._apply(1, images))
 
-    def _apply(self, way: int, images: Images) -> Images:
+    def _apply(self, way: int, images: Images, out: np.ndarray | None = None) -> Images:
         if isinstance(images, np.ndarray):
-            return run(self._tables[way], self._ready[way], images)
+            return run(self._tables[way], self._ready[way], images, out)
         return apply_torch(self._tables[way], images)
 
 
@@ -70,11 +73,11 @@ class MatrixCipher:
     def __init__(self, shape: tuple[int, int, int], block: int, matrix: np.ndarray) -> None:
         self._shape, self._block, self._matrix = shape, block, matrix
 
-    def encrypt(self, images: Images, first: int = 0) -> Images:
+    def encrypt(self, images: Images, first: int = 0, out: np.ndarray | None = None) -> Images:
         """uint8 [n, h, w, c] → float32 [n, h, w, c]."""
         must_be(images, self._shape, "uint8")
         if isinstance(images, np.ndarray):
-            return _turned(images, self._block, self._matrix)
+            return _turned(images, self._block, self._matrix, out)
         return _turned_torch(images, self._block, self._matrix)
 
     def decrypt(self, images: Images, first: int = 0) -> Images:
@@ -85,9 +88,11 @@ class MatrixCipher:
         return _turned_torch(images, self._block, self._matrix.T).round().clamp(0, 255).byte()
 
 
-def _turned(images: np.ndarray, block: int, matrix: np.ndarray) -> np.ndarray:
+def _turned(
+    images: np.ndarray, block: int, matrix: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
     n, height, width, _ = images.shape
-    out = np.empty(images.shape, np.float32)
+    out = np.empty(images.shape, np.float32) if out is None else out
     for i in range(0, n, 16):  # float32 blocks of a few images at a time, not of all
         blocks = to_blocks(images[i : i + 16], block).astype(np.float32) - np.float32(127.5)
         flat = blocks.reshape(-1, matrix.shape[0]) @ matrix + np.float32(127.5)
@@ -112,11 +117,15 @@ class RowCipher:
     def __init__(self, make: Callable[[int], Cipher]) -> None:
         self._make = make
 
-    def encrypt(self, images: Images, first: int = 0) -> Images:
+    def encrypt(self, images: Images, first: int = 0, out: np.ndarray | None = None) -> Images:
         """uint8 [n, *image_shape] → [n, *sealed_shape]; image i is sealed as row first + i."""
         if not len(images):
             return self._make(first).encrypt(images)
-        return _each(images, lambda i: self._make(first + i).encrypt(images[i : i + 1]))
+        sealed = _each(images, lambda i: self._make(first + i).encrypt(images[i : i + 1]))
+        if out is None:
+            return sealed
+        np.copyto(out, sealed, casting="no")
+        return out
 
     def decrypt(self, images: Images, first: int = 0) -> Images:
         """The inverse of encrypt, for the same rows."""
@@ -126,6 +135,8 @@ class RowCipher:
 
 
 def _each(images: Images, one: Callable[[int], Images]) -> Images:
+    if len(images) == 1:
+        return one(0)
     with ThreadPoolExecutor(cores()) as threads:
         parts = list(threads.map(one, range(len(images))))
     if isinstance(images, np.ndarray):

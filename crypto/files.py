@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 from crypto.errors import CipherwardError
 
 _CHUNK = 1 << 20
@@ -95,8 +97,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
-    """Atomic: the pieces one after another. Returns the hex SHA-256 of the file, taken on the way."""
-    digest = hashlib.sha256()
+    """Atomic: the pieces one after another. Returns the hex BLAKE3 digest of the file, taken on the way."""
+    digest = blake3()
 
     def fill(temporary: Path) -> None:
         with open(temporary, "wb") as handle:
@@ -151,8 +153,17 @@ def read_lines(path: Path) -> list[Any]:
 
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
+    return _digest(path, hashlib.sha256())
+
+
+def blake3_file(path: Path) -> str:
+    """Hex BLAKE3 digest of a file's bytes: ten times the speed of SHA-256 where the processor lacks it."""
+    return _digest(path, blake3())
+
+
+def _digest(path: Path, digest: Any) -> str:
     with open(path, "rb") as handle:
         while chunk := handle.read(_CHUNK):
             digest.update(chunk)
-    return digest.hexdigest()
+    found: str = digest.hexdigest()
+    return found

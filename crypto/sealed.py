@@ -5,7 +5,7 @@
       images-00000.safetensors   {"images": [r, *sealed_shape], "labels": int64 [r]}
       images-00001.safetensors   …
 
-It opens in O(shards) and is memory-mapped. Digests (SHA-256) let anyone find an altered shard; MACs (HMAC
+It opens in O(shards) and is memory-mapped. Digests (BLAKE3) let anyone find an altered shard; MACs (HMAC
 under the key) let a key holder tell that nobody replaced shard and digest together. File names of the
 plain images are not in it: they may hold patients' names.
 
@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 
 from crypto.errors import CipherwardError
-from crypto.files import json_text, read_json, sha256_file
+from crypto.files import blake3_file, json_text, read_json
 from crypto.key import SecretKey
 from crypto.scheme import load
 from crypto.shard import map_tensor
 from crypto.spec import SchemeSpec
 
-SCHEMA = "cipherward.sealed/1"
+SCHEMA = "cipherward.sealed/2"
+_EARLIER = "cipherward.sealed/1"
 MANIFEST, PARTIAL = "manifest.json", "partial.json"
 
 
@@ -91,6 +92,11 @@ class SealedDataset:
                 f"no sealed set at {folder}", hint or "make one with: cipherward-party seal"
             )
         manifest = read_json(folder / MANIFEST, "sealed set's manifest")
+        if isinstance(manifest, dict) and manifest.get("schema") == _EARLIER:
+            raise CipherwardError(
+                f"{folder} was sealed by an earlier version of cipherward, as {_EARLIER}",
+                "seal the images again",
+            )
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
             raise CipherwardError(f"{folder / MANIFEST} is not a {SCHEMA} manifest")
         try:
@@ -104,7 +110,7 @@ class SealedDataset:
         """That the manifest's shards are there, each once and at its full size, and add up to its rows."""
         shards = self.manifest["shards"]
         for index, shard in enumerate(shards):
-            if shard.keys() != {"file", "rows", "bytes", "sha256", "mac"}:
+            if shard.keys() != {"file", "rows", "bytes", "blake3", "mac"}:
                 raise ValueError(f"shard {index} has {sorted(shard)}")
             if shard["file"] != shard_name(index):
                 raise CipherwardError(
@@ -172,7 +178,7 @@ class SealedDataset:
         """Compares every shard with its digest; raises CipherwardError naming the first bad one."""
         for shard in self.manifest["shards"]:
             path = self.folder / shard["file"]
-            if sha256_file(path) != shard["sha256"]:
+            if blake3_file(path) != shard["blake3"]:
                 raise CipherwardError(
                     f"shard {path} is altered: its digest is not the manifest's",
                     "fetch the sealed set again",
@@ -193,7 +199,7 @@ class SealedDataset:
             raise CipherwardError(f"the manifest {path} is altered: its MAC does not hold")
         self.check_digests()
         for index, shard in enumerate(self.manifest["shards"]):
-            if shard_mac(key, self.spec, index, shard["rows"], shard["sha256"]) != shard["mac"]:
+            if shard_mac(key, self.spec, index, shard["rows"], shard["blake3"]) != shard["mac"]:
                 raise CipherwardError(f"shard {self.folder / shard['file']} is not this set's: bad MAC")
 
     def require_key(self, key: SecretKey) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from crypto.apply import cores
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, drop_temporaries, read_json, sha256_file, write_json
+from crypto.files import blake3_file, disk_errors, drop_temporaries, read_json, write_json
 from crypto.key import SecretKey
 from crypto.scheme import load
 from crypto.sealed import (
@@ -38,10 +38,10 @@ from crypto.shard import write_shard
 from crypto.spec import SchemeSpec
 
 SHARD_BYTES = 64 << 20
-_CHUNK_BYTES = 512 << 10  # of plain images that a thread reads and encrypts at a time: they fit its cache
+_CHUNK_BYTES = 512 << 10  # of plain images that a thread reads and encrypts before it asks for more
 
-#: read(start, stop) → (uint8 [k, h, w, c], bool [stop - start]), called from several threads at once.
-Read = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+#: read(row) → uint8 [h, w, c], a source image, or None where it cannot be read; called from several threads at once.
+Read = Callable[[int], np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def seal_images(
 ) -> tuple[SealedDataset, np.ndarray]:
     """Seals images into `folder`, resuming what an earlier, interrupted call left there.
 
-    read(start, stop) gives (uint8 [k, h, w, c], bool [stop - start]): the images that could be read and
-    which of the asked ones those are; the rest is left out. It is called from several threads at once, a
-    little ahead; two shards are in memory at most, four where there are many cores. labels: int64 [n], of
-    every source image. `source` is a fingerprint of the plain images: a resumed sealing must have the same
-    one. `progress` is told the source images done so far. Returns the set and int64 [rows], the source image
-    of each row; `keep` is given the set's digest and these rows before the set counts as finished.
+    read(row) gives a source image, uint8 [h, w, c], or None: what cannot be read is left out. It is called from
+    several threads at once, a little ahead, and again where rows move up; two shards are in memory at most,
+    four where there are many cores. labels: int64 [n], of every source image. `source` is a fingerprint of
+    the plain images: a resumed sealing must have the same one. `progress` is told the source images done so
+    far. Returns the set and int64 [rows], the source image of each row; `keep` is given the set's digest and
+    these rows before the set counts as finished.
     Raises CipherwardError where a finished set, or an unfinished one of another source or key, is there, and
     where no image could be read.
     """
@@ -145,41 +145,67 @@ def _seal_rest(
     cipher = scheme.cipher(key)
     first, lost = min(len(part.shards) * step, n), len(part.skipped)
 
-    def work(start: int, stop: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray]:
-        """Encrypts images in the thread that read them, while they are in its core's cache."""
-        row = start - lost  # as long as none of those in work is left out
-        plain, kept = read(start, stop)
-        return row, plain, kept, cipher.encrypt(plain, first=row)
-
     writers = 1 + min(2, cores() // 8)  # one hashes as fast as several cores read
     # One shard is filled while `writers` are written. Used again and again: fresh memory costs more than a copy.
     shards = np.empty((writers + 1, min(step, n), *scheme.sealed_shape), scheme.sealed_dtype)
-    writing: deque[Future[None]] = deque()
+    writing: deque[tuple[int, Future[None]]] = deque()
+
+    def place(start: int, stop: int) -> np.ndarray:
+        """Where these images go in their shard, as long as none before them in it is left out."""
+        return shards[start // step % len(shards), start % step : start % step + stop - start]
+
+    def encrypt(start: int, stop: int, row: int) -> np.ndarray:
+        """Reads images and encrypts each at once, while it is in the core's cache → bool [stop - start].
+
+        True for those that could be read. row: of the first of them in the sealed set.
+        """
+        room, kept = place(start, stop), np.ones(stop - start, bool)
+        held = 0
+        for index in range(start, stop):
+            plain = read(index)
+            if plain is None:
+                kept[index - start] = False
+                continue
+            cipher.encrypt(plain[None], first=row + held, out=room[held : held + 1])
+            held += 1
+        return kept
+
+    def work(start: int, stop: int) -> tuple[int, np.ndarray]:
+        before = lost  # as long as none of those in work is left out
+        return before, encrypt(start, stop, start - before)
+
+    def free(start: int) -> bool:
+        """Whether the memory of this image's shard is free: the shard that it held before is on the disk."""
+        before = start // step - len(shards)
+        while writing and writing[0][0] <= before:
+            writing.popleft()[1].result()
+        return before < full
+
     seen: list[np.ndarray] = []
-    filled = 0
+    filled = 0  # images of the shard in work
+    full = first // step  # shards that are on the disk, or handed over to be written
     progress(first)
     with ThreadPoolExecutor(writers) as pool:
-        for start, stop, done in _on_all_cores(work, _spans(first, n, step, part.spec)):
-            row, plain, kept, sealed = done
-            if row != start - lost:
-                sealed = cipher.encrypt(plain, first=start - lost)
-            index = start // step
-            shard = shards[index % len(shards)]
-            np.copyto(shard[filled : filled + len(sealed)], sealed, casting="no")
+        for start, stop, (supposed, kept) in _on_all_cores(work, _spans(first, n, step, part.spec), free):
+            if supposed != lost and scheme.row_keys:
+                kept = encrypt(start, stop, start - lost)
+            shard, held = shards[start // step % len(shards)], int(kept.sum())
+            if filled < start % step:
+                shard[filled : filled + held] = place(start, stop)[:held]
             seen.append(kept)
-            filled += len(sealed)
-            lost += len(kept) - len(sealed)
+            filled += held
+            lost += len(kept) - held
             progress(stop)
             if stop % step and stop < n:
                 continue
-            if len(writing) == writers:
-                writing.popleft().result()
+            index = start // step
             whole = np.concatenate(seen)
             mine = np.asarray(labels[index * step : stop][whole], np.int64)
-            before = writing[-1] if writing else None
-            writing.append(pool.submit(_write, part, key, index, shard[:filled], mine, whole, before))
-            seen, filled = [], 0
-        for future in writing:
+            before = writing[-1][1] if writing else None
+            written = pool.submit(_write, part, key, index, shard[:filled], mine, whole, before)
+            writing.append((index, written))
+            seen, filled, full = [], 0, index + 1
+        for _, future in writing:
             future.result()
 
 
@@ -201,7 +227,7 @@ def _write(
             "file": shard_name(index),
             "rows": len(images),
             "bytes": size,
-            "sha256": digest,
+            "blake3": digest,
             "mac": shard_mac(key, part.spec, index, len(images), digest),
         }
     )
@@ -231,7 +257,7 @@ def _begin(folder: Path, begun: dict[str, Any], spec: SchemeSpec) -> _Part:
 
     def intact(shard: Mapping[str, Any]) -> bool:
         path = folder / shard["file"]
-        return path.exists() and sha256_file(path) == shard["sha256"]
+        return path.exists() and blake3_file(path) == shard["blake3"]
 
     with ThreadPoolExecutor(cores()) as pool:
         checks = [*pool.map(intact, known["shards"]), False]
@@ -250,17 +276,17 @@ def _spans(first: int, n: int, step: int, spec: SchemeSpec) -> Iterator[tuple[in
 
 
 def _on_all_cores(
-    work: Callable[[int, int], Any], spans: Iterable[tuple[int, int]]
+    work: Callable[[int, int], Any], spans: Iterable[tuple[int, int]], free: Callable[[int], bool]
 ) -> Iterator[tuple[int, int, Any]]:
-    """(start, stop, work(start, stop)) of each span, in order; the work is done a little ahead."""
+    """(start, stop, work(start, stop)) of each span, in order, done a little ahead where memory is free."""
     waiting: deque[tuple[int, int, Future]] = deque()
     pool = ThreadPoolExecutor(cores())
     try:
-        for start, stop in spans:
-            waiting.append((start, stop, pool.submit(work, start, stop)))
-            if len(waiting) > 4 * cores():
+        for span in spans:
+            while waiting and (len(waiting) > 4 * cores() or not free(span[0])):
                 start, stop, future = waiting.popleft()
                 yield start, stop, future.result()
+            waiting.append((*span, pool.submit(work, *span)))
         for start, stop, future in waiting:
             yield start, stop, future.result()
     finally:

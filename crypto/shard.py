@@ -26,7 +26,7 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def write_shard(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[int, str]:
-    """Writes images [r, h, w, c] and labels int64 [r] atomically; returns the file's bytes and hex SHA-256."""
+    """Writes images [r, h, w, c] and labels int64 [r] atomically; returns the file's bytes and hex BLAKE3 digest."""
     entries, place = {}, 0
     for name, tensor in (("labels", labels), ("images", images)):
         entries[name] = {

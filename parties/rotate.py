@@ -184,17 +184,12 @@ def _seal_again(
                 f"{folder} was made of other images than {was.folder}", f"remove {folder} and rotate again"
             )
         return
-    scheme = load(was.spec)
-    cipher = scheme.cipher(old)
+    cipher = load(was.spec).cipher(old)
 
-    def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        picked = was.rows(order[start:stop])
-        if scheme.row_keys:
-            opened = [
-                cipher.decrypt(picked[i : i + 1], first=int(order[start + i])) for i in range(len(picked))
-            ]
-            return np.concatenate(opened), np.ones(len(picked), bool)
-        return cipher.decrypt(picked), np.ones(len(picked), bool)
+    def read(row: int) -> np.ndarray:
+        before = int(order[row])
+        plain: np.ndarray = cipher.decrypt(was.rows(order[row : row + 1]), first=before)[0]
+        return plain
 
     def keep(digest: str, _: np.ndarray) -> None:
         write_json(note, {**record, "digest": digest, "rows": rows})

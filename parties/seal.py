@@ -4,7 +4,7 @@ A hospital seals its splits under its own key, and for an audit, under keys made
 
     sealed/train  sealed/val  sealed/test      the hospital's key
     sealed/audit-1  sealed/audit-2 …           its training images under throwaway keys: further draws
-    sealed/control-known  …-noise  …-plain      the controls, of phantom images, which are public
+    sealed/control-known  …-noise …             the controls, of phantom images, which are public
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from coordinator import controls
 from crypto.apply import cores
 from crypto.errors import CipherwardError
 from crypto.files import (
@@ -39,11 +40,12 @@ from parties.sources.phantom import Phantom
 from parties.sources.source import SPLITS, Middle, Share, Source
 
 Progress = Callable[[int], None]
-CONTROLS = ("control-known", "control-noise", "control-plain")
 # Schemes whose keys key recovery is known to find: an audit in which it does not measures nothing. Where the audited
 # scheme is one of them it is its own control, else the first is.
 KNOWN_BROKEN = ("block_pixel_shuffle", "value_shuffle", "etc", "pe")
 CONTROL_IMAGES = 300
+# The sets that are there for some attacks alone are small whatever is audited: (images, side, block).
+_SMALL = (100, 64, 8)
 _QUARANTINE = "quarantine.txt"
 
 
@@ -70,23 +72,15 @@ class Sealing:
 
 
 def sealing(place: Place, name: str) -> Sealing:
-    """The set of that name: a split, `audit-N`, `control-plain` or `control-noise`."""
+    """The set of that name: a split, `audit-N`, or a control (coordinator/controls.py)."""
     s = place.settings
     shape = (s.image_size, s.image_size, s.channels)
     if name in SPLITS:
         spec = describe(s.scheme, shape, s.block, s.key_scope, s.scheme_options)
         return Sealing(name, place.plain(name), place.key_path, spec, throwaway=False)
     key_path = place.private / f"{name}.key"
-    if name in CONTROLS:
-        # Their middle: where every block has texture, key recovery on `plain` has one right answer.
-        phantom = Middle(Phantom(2 * s.image_size, s.channels, CONTROL_IMAGES, s.seed, "test"))
-        if name != "control-known":
-            spec = describe(name.removeprefix("control-"), shape, s.block)
-        elif s.scheme in KNOWN_BROKEN:
-            spec = describe(s.scheme, shape, s.block, options=s.scheme_options)
-        else:
-            spec = describe(KNOWN_BROKEN[0], shape, s.block)
-        return Sealing(name, phantom, key_path, spec, throwaway=True)
+    if name in controls.SETS:
+        return _control(place, name)
     if match := re.fullmatch(r"audit-([1-9]\d?)", name):
         # Other images in another order for each draw: key and pool are both drawn anew.
         source = place.plain("train")
@@ -95,13 +89,31 @@ def sealing(place: Place, name: str) -> Sealing:
         rows = order[: s.audit_images] if s.audit_images else order
         return Sealing(name, Share(source, rows), key_path, spec, throwaway=True)
     raise CipherwardError(
-        f"no such sealed set: {name!r}", f"known: {', '.join(SPLITS + CONTROLS)}, audit-N"
+        f"no such sealed set: {name!r}", f"known: {', '.join(SPLITS + controls.SETS)}, audit-N"
     )
+
+
+def _control(place: Place, name: str) -> Sealing:
+    s = place.settings
+    kind, count, side, block = name.removeprefix(controls.PREFIX), CONTROL_IMAGES, s.image_size, s.block
+    if name not in controls.ALWAYS:
+        count, side, block = _SMALL
+    # Their middle: where every block has texture, key recovery on `plain` has one right answer. What is public
+    # beside a control is of the same source, and none of the control's own images.
+    split = "val" if name == controls.PUBLIC else "test"
+    phantom = Middle(Phantom(2 * side, s.channels, count, s.seed, split))
+    shape, options = (side, side, s.channels), {}
+    scheme = {"signs": "pe", "public": "plain"}.get(kind, kind)
+    if kind == "known":
+        scheme = s.scheme if s.scheme in KNOWN_BROKEN else KNOWN_BROKEN[0]
+        options = s.scheme_options if s.scheme == scheme else {}
+    spec = describe(scheme, shape, block, "image" if kind == "signs" else "consortium", options)
+    return Sealing(name, phantom, place.private / f"{name}.key", spec, throwaway=True)
 
 
 def set_names(draws: int) -> list[str]:
     """What a place seals: its splits and, for an audit of `draws` draws, the further sets."""
-    audit = [f"audit-{i}" for i in range(1, draws)] + list(CONTROLS) if draws else []
+    audit = [f"audit-{i}" for i in range(1, draws)] + list(controls.SETS) if draws else []
     return [*SPLITS, *audit]
 
 
@@ -144,10 +156,14 @@ def seal(place: Place, what: Sealing, progress: Progress = lambda rows: None) ->
         return Sealed(dataset, [], fresh=False)
     quarantined: list[str] = []
 
-    def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        images = np.empty((stop - start, *what.spec.image_shape), np.uint8)
-        kept = np.array([_read_into(images[i], source, start + i) for i in range(len(images))], bool)
-        return (images if kept.all() else images[kept]), kept
+    def read(row: int) -> np.ndarray | None:
+        try:
+            picture = source.read(row)
+        except Exception:  # a malformed file can raise anything; it is named, and the rest goes on
+            return None
+        if picture.shape != what.spec.image_shape:
+            raise ValueError(f"image {row} is of shape {picture.shape}, not {what.spec.image_shape}")
+        return picture
 
     def keep(digest: str, rows: np.ndarray) -> None:
         names = source.names
@@ -160,18 +176,6 @@ def seal(place: Place, what: Sealing, progress: Progress = lambda rows: None) ->
         folder, read, source.labels, source.classes, key, what.spec, fingerprint, progress, keep
     )
     return Sealed(dataset, quarantined, fresh=True)
-
-
-def _read_into(image: np.ndarray, source: Source, row: int) -> bool:
-    """Reads an image of a source; False where it cannot be read."""
-    try:
-        picture = source.read(row)
-    except Exception:  # a malformed file can raise anything; it is named, and the rest goes on
-        return False
-    if picture.shape != image.shape:
-        raise ValueError(f"image {row} is of shape {picture.shape}, not {image.shape}")
-    image[...] = picture
-    return True
 
 
 def _quarantine(place: Place, names: list[str]) -> None:

@@ -334,10 +334,10 @@ def test_no_plain_image_is_ever_written(tmp_path, place, watch, monkeypatch):
     sealing_again = parties.rotate.seal_images
 
     def leaky(folder, read, *rest):
-        def reading(start, stop):
-            found = read(start, stop)
+        def reading(row):
+            found = read(row)
             with tempfile.NamedTemporaryFile(dir=tmp_path) as file:
-                file.write(found[0].tobytes())
+                file.write(found.tobytes())
                 file.flush()
             return found
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scheme_checks import PROFILE
 
-from crypto.apply import apply, apply_torch
+from crypto.apply import apply, apply_torch, prepare, run
 from crypto.cipher import TableCipher
 from crypto.table import Table
 
@@ -107,3 +107,14 @@ def test_many_threads_do_what_one_does():
     images = np.random.default_rng(2).integers(0, 256, (7, *table.shape), dtype=np.uint8)
     together = apply(table, images)  # 5 MB: more than one thread's worth
     assert np.array_equal(together, np.concatenate([apply(table, image[None]) for image in images]))
+
+
+def test_a_result_goes_where_it_is_wanted():
+    table = drawn_table(5, (2, 3), (4, 4), 3, "pixel", True, 2, 1)
+    images = np.random.default_rng(6).integers(0, 256, (3, 8, 12, 3), dtype=np.uint8)
+    room = np.zeros((5, 8, 12, 3), np.uint8)
+    assert run(table, prepare(table), images, room[1:4]).base is not None
+    np.testing.assert_array_equal(room[1:4], apply(table, images))
+    assert not room[0].any() and not room[4].any()  # pixels are written four bytes at a time, and none too far
+    with pytest.raises(ValueError, match="not contiguous"):
+        run(table, prepare(table), images, np.zeros((3, 8, 12, 6), np.uint8)[..., ::2])

@@ -27,8 +27,8 @@ IMAGES = np.random.default_rng(3).integers(0, 256, (N, *SHAPE), dtype=np.uint8)
 LABELS = np.arange(N) % 3
 
 
-def source(a, b):
-    return IMAGES[a:b], np.ones(b - a, bool)
+def source(row):
+    return IMAGES[row]
 
 
 def seal(folder: Path, key, read=source, spec=None, name="a source", progress=lambda n: None):
@@ -118,7 +118,7 @@ def test_the_cloud_finds_altered_shards_without_a_key(tmp_path, key):
 def test_truncated_missing_swapped_doubled_and_foreign_shards(tmp_path, key):
     folder = tmp_path / "s"
     seal(folder, key)
-    seal(tmp_path / "foreign", key, read=lambda a, b: (255 - IMAGES[a:b], np.ones(b - a, bool)))
+    seal(tmp_path / "foreign", key, read=lambda row: 255 - IMAGES[row])
     whole, foreign = files(folder), files(tmp_path / "foreign")
     shard, other = "images-00001.safetensors", "images-00002.safetensors"
 
@@ -241,22 +241,22 @@ def test_a_sealing_stopped_at_any_file_goes_on_and_ends_byte_identical(tmp_path,
 def test_resuming_does_not_redo_finished_shards(tmp_path, key):
     done = []
 
-    def stops(a, b):
-        if a >= 24:
+    def stops(row):
+        if row >= 24:
             raise Killed
-        return source(a, b)
+        return source(row)
 
     with pytest.raises(Killed):
         seal(tmp_path / "s", key, read=stops)
-    seal(tmp_path / "s", key, read=lambda a, b: (done.append(a), source(a, b))[1])
-    assert sorted(done) == [24, 32]
+    seal(tmp_path / "s", key, read=lambda row: (done.append(row), source(row))[1])
+    assert sorted(done) == list(range(24, N))
 
 
 def test_resuming_seals_again_what_is_no_longer_what_it_was(tmp_path, key):
-    def stops(a, b):
-        if a >= 32:
+    def stops(row):
+        if row >= 32:
             raise Killed
-        return source(a, b)
+        return source(row)
 
     seal(tmp_path / "whole", key)
     for change in (lambda p: p.unlink(), lambda p: p.write_bytes(spoilt(p.read_bytes(), 400, 0))):
@@ -276,9 +276,8 @@ def test_unreadable_images_are_left_out_and_labels_stay_in_step(tmp_path, key, s
     # At borders of shards, a whole shard, and the last; `noise` has a keystream for each row.
     bad = {0, 9, 10, *range(16, 24), 39}
 
-    def read(a, b):
-        kept = np.array([i not in bad for i in range(a, b)])
-        return IMAGES[a:b][kept], kept
+    def read(row):
+        return None if row in bad else IMAGES[row]
 
     dataset, rows = seal(tmp_path / "s", key, read=read, spec=describe(scheme, SHAPE, 8))
     assert sorted(bad) == sorted(set(range(N)) - set(rows.tolist()))
@@ -302,10 +301,10 @@ def test_reading_never_runs_far_ahead_of_writing(tmp_path, key, monkeypatch, man
     count, most, written, real = 0, 0, 0, crypto.sealing.write_shard
     images = np.random.default_rng(0).integers(0, 256, (120, *SHAPE), dtype=np.uint8)
 
-    def read(a, b):
+    def read(row):
         nonlocal count
-        count += b - a
-        return images[a:b], np.ones(b - a, bool)
+        count += 1
+        return images[row]
 
     def slow(*args):
         nonlocal most, written
@@ -390,7 +389,7 @@ def test_rows_are_kept_before_a_set_counts_as_finished(tmp_path, key):
     spec = describe("block_pixel_shuffle", SHAPE, 8)
     dataset, rows = seal_images(tmp_path / "s", source, LABELS, ["x", "y", "z"], key, spec, "s", keep=keep)
     assert np.array_equal(kept[dataset.digest], rows)
-    nothing = lambda a, b: (IMAGES[:0], np.zeros(b - a, bool))  # noqa: E731
+    nothing = lambda row: None  # noqa: E731
     with pytest.raises(CipherwardError, match="not one image"):
         seal(tmp_path / "none", key, read=nothing)
     assert not (tmp_path / "none" / "manifest.json").exists()
@@ -406,10 +405,10 @@ def test_class_names_that_would_leave_a_folder_are_refused(tmp_path, key):
 
 
 def test_other_images_or_keys_do_not_continue_a_sealing(tmp_path, key):
-    def stops(a, b):
-        if a:
+    def stops(row):
+        if row >= 8:
             raise Killed
-        return source(a, b)
+        return source(row)
 
     with pytest.raises(Killed):
         seal(tmp_path / "s", key, read=stops)
@@ -428,5 +427,9 @@ def test_folders_that_are_no_sealed_sets(tmp_path):
     with pytest.raises(CipherwardError, match="cannot read the sealed set's manifest"):
         SealedDataset.open(tmp_path)
     (tmp_path / "manifest.json").write_text('{"schema": "x"}')
-    with pytest.raises(CipherwardError, match=r"is not a cipherward\.sealed/1 manifest"):
+    with pytest.raises(CipherwardError, match=r"is not a cipherward\.sealed/2 manifest"):
         SealedDataset.open(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"schema": "cipherward.sealed/1"}')
+    with pytest.raises(CipherwardError, match="sealed by an earlier version") as raised:
+        SealedDataset.open(tmp_path)
+    assert raised.value.hint == "seal the images again"
