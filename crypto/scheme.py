@@ -25,6 +25,7 @@ from crypto.schemes.le import Le
 from crypto.schemes.noise import Noise
 from crypto.schemes.orthogonal import Orthogonal
 from crypto.schemes.pe import Pe
+from crypto.schemes.permuted import Permuted
 from crypto.schemes.plain import Plain
 from crypto.schemes.value_shuffle import ValueShuffle
 from crypto.spec import SchemeSpec
@@ -63,6 +64,7 @@ SCHEMES: dict[str, Callable[[SchemeSpec], Algorithm]] = {
     "orthogonal": Orthogonal,
     "plain": Plain,
     "noise": Noise,
+    "permuted": Permuted,
 }
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from coordinator.guesses import StoredGuess
 from coordinator.orbit import Move
@@ -78,6 +81,67 @@ def values_right(key: Mapping[str, np.ndarray], cipher: Cipher, truth: Truth, mo
     plain = np.random.default_rng([truth.seed, 11]).integers(0, 256, shape, dtype=np.uint8)
     opened = move.apply(opened_by(key, cipher.encrypt(plain), truth), truth.block)
     return float((opened == plain).mean())
+
+
+def assembled(
+    key: Mapping[str, np.ndarray], cipher: Cipher, truth: Truth, move: Move
+) -> dict[str, float] | None:
+    """How well a guessed key puts the blocks of an image together: Dc, Nc and Lc of `grid_share`.
+
+    Blocks are followed through sealing and opening by probe images, so that it says the same of every scheme; a block
+    of the opened picture is what most of its values are. None where the scheme leaves blocks in their places,
+    where its steps are no table, and where the picture is cut otherwise than the ciphertext.
+    """
+    if "matrix" in key or truth.sealed.shape[1:] != truth.plain.shape[1:]:
+        return None
+    height, width, channels = truth.plain.shape[1:]
+    down, across = height // truth.block, width // truth.block
+    where = np.arange(down * across).reshape(down, across)
+    places = np.repeat(np.repeat(where, truth.block, 0), truth.block, 1)[..., None]
+    # Every bit of a block's number makes an image; the black one shows what the key itself flips.
+    bits = [np.zeros_like(places), *(places >> b & 1 for b in range(int(where.max()).bit_length()))]
+    probes = np.repeat(np.stack(bits).astype(np.uint8) * np.uint8(255), channels, 3)
+    sealed = cipher.encrypt(probes)
+    if np.array_equal(_mostly(sealed, truth.block), where):
+        return None
+    origins = _mostly(opened_by(key, sealed, truth), truth.block)
+    turned = dataclasses.replace(move, negative=False, order=0, down=0, across=0)
+    return grid_share(turned.apply(origins[None, ..., None], 1)[0, ..., 0])
+
+
+def _mostly(probed: np.ndarray, block: int) -> np.ndarray:
+    """int64 [down, across]: the number of the block that most values of each place come from, of probe images."""
+    numbers = np.zeros(probed.shape[1:], np.int64)
+    for b, image in enumerate(probed[1:]):
+        numbers |= ((image ^ probed[0]) >> 7).astype(np.int64) << b
+    rows, columns = probed.shape[1:3]
+    apart = numbers.reshape(rows // block, block, columns // block, block, -1).transpose(0, 2, 1, 3, 4)
+    flat = apart.reshape(rows // block, columns // block, -1)
+    return np.array([[np.bincount(values).argmax() for values in row] for row in flat])
+
+
+def grid_share(grid: np.ndarray) -> dict[str, float]:
+    """The measures of assembled puzzles, after Cho et al. 2010 and Gallagher 2012, each a share from 0 to 1.
+
+    grid: int64 [down, across], which block of the image stands at each place. Dc: blocks in their places, up to
+    one shift of all, wrapping. Nc: pairs of adjacent places whose blocks are adjacent in the image likewise.
+    Lc: blocks in the largest part that hangs together by such pairs.
+    """
+    down, across = grid.shape
+    row, column = grid // across, grid % across
+    moved = (row - np.arange(down)[:, None]) % down * across + (column - np.arange(across)) % across
+    right = (np.diff(column, axis=1) == 1) & (np.diff(row, axis=1) == 0)
+    below = (np.diff(row, axis=0) == 1) & (np.diff(column, axis=0) == 0)
+    places = np.arange(down * across).reshape(down, across)
+    first = np.concatenate([places[:, :-1][right], places[:-1][below]])
+    second = np.concatenate([places[:, 1:][right], places[1:][below]])
+    edges = coo_matrix((np.ones(len(first)), (first, second)), shape=(grid.size, grid.size))
+    parts = connected_components(edges, directed=False)[1]
+    return {
+        "Dc": float(np.bincount(moved.ravel()).max() / grid.size),
+        "Nc": len(first) / max(1, 2 * down * across - down - across),
+        "Lc": float(np.bincount(parts).max() / grid.size),
+    }
 
 
 def key_share(

@@ -70,15 +70,34 @@ def nearest(guesses: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return found
 
 
+def nearest_class(
+    pictures: np.ndarray, plains: np.ndarray, labels: np.ndarray, own: np.ndarray
+) -> np.ndarray:
+    """int64 [n]: the label of the plain image whose thumbnail correlates best with each picture's.
+
+    plains: float32 [m, s*s], their `thumbnails`. labels: int64 [m]. own: int64 [n], the plain image behind each
+    picture, which is left out.
+    """
+    scores = thumbnails(pictures) @ plains.T
+    scores[np.arange(len(pictures)), own] = -np.inf
+    named: np.ndarray = labels[scores.argmax(1)]
+    return named
+
+
+def thumbnails(images: np.ndarray, side: int = 64) -> np.ndarray:
+    """float32 [n, s*s]: gray, reduced by the means of boxes to a side of at most this, with mean 0 and norm 1."""
+    side = min(side, images.shape[1], images.shape[2])
+    gray = images.mean(axis=3).astype(np.uint8)
+    small = [np.asarray(Image.fromarray(i).resize((side, side), Image.Resampling.BOX)) for i in gray]
+    return unit(np.stack(small)[..., None])
+
+
 def near_duplicates(images: np.ndarray) -> np.ndarray:
     """int64 [n]: for each image the first one it nearly equals (itself, mostly).
 
     Correlation of 32×32 thumbnails above 0.97: neighbouring slices of one scan, and re-encoded copies.
     """
-    side = min(32, images.shape[1], images.shape[2])
-    gray = images.mean(axis=3).astype(np.uint8)
-    small = [np.asarray(Image.fromarray(i).resize((side, side), Image.Resampling.BOX)) for i in gray]
-    vectors = unit(np.stack(small)[..., None])
+    vectors = thumbnails(images, 32)
     leader = np.arange(len(images))
     kept: list[int] = []
     for i in range(len(images)):

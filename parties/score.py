@@ -23,18 +23,19 @@ import numpy as np
 from safetensors.numpy import save
 
 from coordinator.guesses import FILE, Draw, StoredGuess, audit_rows, load_guess, read_draws
+from coordinator.report.controls import is_control
 from coordinator.report.pictures import Pictures, gather
 from crypto.errors import CipherwardError
 from crypto.files import append_line, only_one, read_lines, sha256_file, write_bytes, write_json
 from crypto.key import SecretKey
 from crypto.scheme import load
 from crypto.sealed import SealedDataset
-from parties.key_share import key_share, must_be_sound, opened_by, values_right
+from parties.key_share import assembled, key_share, must_be_sound, opened_by, values_right
 from parties.measures import nearest, psnr, share, ssims, summary
 from parties.place import Place
 from parties.register import nearest_each
 from parties.seal import plain_rows, sealing
-from parties.truth import Truth, baselines, registered, truth_of
+from parties.truth import Truth, baselines, classified, linkable, registered, truth_of
 
 SCHEMA = "cipherward.scores/1"
 SUITE = "suite/1"
@@ -159,6 +160,11 @@ def _score_draw(
         "true_key_ssim": summary(ssims(decrypted, truth.plain[truth.odd]))["median"],
         "true_key_exact": bool((error <= scheme.tolerance).all()),
         "baselines": {k: summary(v) for k, v in bases.items()},
+        "linkable": linkable(truth),
+        "classified": {
+            "plain": classified(truth.plain[truth.odd], truth),
+            "ciphertext": classified(scheme.picture(truth.sealed[truth.odd]), truth),
+        },
         "findings": findings,
     }
 
@@ -202,6 +208,8 @@ def figures_of(
     else:
         named = nearest(guessed, truth.gallery)
     found = named == truth.odd
+    # The same guesses against the next row's image: a measure that finds them right there is wrong.
+    amiss = named == np.roll(truth.odd, -1)
     figures: dict[str, Any] = {
         "n": int(textured.sum()),
         "move": None if move is None else asdict(move),
@@ -210,7 +218,10 @@ def figures_of(
         "derangement_ssim": summary(deranged.ravel()),
         "V": share(int(hit.sum()), int(textured.sum())),
         "R": share(int(found.sum()), len(found)) | {"gallery": len(truth.gallery)},
+        "R_deranged": share(int(amiss.sum()), len(amiss)) | {"gallery": len(truth.gallery)},
+        "classified": classified(guessed, truth),
         "K": None,
+        "grid": None,
         "values_right": None,
         "key": None,
     }
@@ -220,7 +231,9 @@ def figures_of(
         figures["K"] = {"median_ssim": opens, "n": len(odd), "opens": bool(opens >= _OPENS)}
         if secret is not None:
             scheme = load(truth.spec)
-            figures["values_right"] = values_right(key, scheme.cipher(secret), truth, move)
+            cipher = scheme.cipher(secret)
+            figures["values_right"] = values_right(key, cipher, truth, move)
+            figures["grid"] = assembled(key, cipher, truth, move)
             figures["key"] = key_share(scheme.parts(secret), key, truth)
     return figures
 
@@ -232,7 +245,7 @@ def write_scores(scores: Mapping[str, Any], out: Path) -> None:
 
 def pictured_plain(place: Place, scores: Mapping[str, Any], guesses: Path) -> np.ndarray:
     """uint8 [r, h, w, c]: the plain images of the rows that a report shows. They stay in the hospital."""
-    scored = next(d for d in scores["draws"] if not d["set"].startswith("control"))
+    scored = next(d for d in scores["draws"] if not is_control(d))
     if sha256_file(guesses / FILE) != scores["guesses_sha256"]:
         raise CipherwardError(f"{guesses} does not hold the guesses that were scored")
     draws, _ = read_draws(guesses)
@@ -242,7 +255,7 @@ def pictured_plain(place: Place, scores: Mapping[str, Any], guesses: Path) -> np
 
 def public_plain(place: Place, scores: Mapping[str, Any], guesses: Path, out: Path) -> None:
     """Writes the pictured plain images for the coordinator's report, where the source is public only."""
-    if all(d["set"].startswith("control") for d in scores["draws"]) or not place.plain("train").public:
+    if all(is_control(d) for d in scores["draws"]) or not place.plain("train").public:
         return
     images = pictured_plain(place, scores, guesses)
     write_bytes(out, save({"plain": images}))
@@ -252,6 +265,6 @@ def private_pictures(
     place: Place, report: Mapping[str, Any], scores: Mapping[str, Any], guesses: Path
 ) -> Pictures:
     """A report's pictures with the hospital's own plain images in the first column."""
-    scored = next(d for d in scores["draws"] if not d["set"].startswith("control"))
+    scored = next(d for d in scores["draws"] if not is_control(d))
     seen = gather(guesses, report, scores, place.sealed(scored["set"]))
     return Pictures({"plain": pictured_plain(place, scores, guesses), **seen.columns})

@@ -1,17 +1,23 @@
-"""The hospital's side of a score: the audit rows that count, their gallery, and what no attack at all reaches."""
+"""The hospital's side of a score: the audit rows that count, their gallery, and what no attack at all reaches.
+
+That is what baselines reach, and what a scheme leaves in every ciphertext, by which images are linked.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from coordinator.guesses import Draw
+from coordinator.invariants import candidates
 from coordinator.orbit import Move, Orbit, orbit_of
 from crypto.errors import CipherwardError
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
-from parties.measures import histograms, near_duplicates, ssims
+from parties.measures import histograms, near_duplicates, nearest_class, share, ssims, thumbnails
 from parties.place import Place
 from parties.register import register, register_each
 from parties.seal import plain_rows
@@ -46,6 +52,11 @@ class Truth:
     @property
     def odd(self) -> np.ndarray:
         return np.arange(1, len(self.pick), 2)
+
+    @cached_property
+    def thumbnails(self) -> np.ndarray:
+        """float32 [G, s*s]: the gallery's."""
+        return thumbnails(self.gallery)
 
 
 def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Truth:
@@ -132,3 +143,30 @@ def baselines(truth: Truth) -> dict[str, np.ndarray]:
     }
     odd = truth.plain[truth.odd]
     return {name: ssims(registered(images, truth)[0], odd) for name, images in candidates.items()}
+
+
+def linkable(truth: Truth) -> dict[str, Any]:
+    """Which scored ciphertexts name their own image in the gallery by what the scheme cannot change, under any key.
+
+    A share over the odd rows: hits are those whose invariants equal their own image's and no other's; ambiguous
+    equal their own and others'; none do not equal their own.
+    """
+    own = truth.odd
+    found = candidates(truth.spec, lambda rows: truth.sealed[rows], own, truth.gallery)
+    among = [c for row, c in zip(own, found, strict=True) if c is not None and row in c]
+    hits = sum(len(c) == 1 for c in among)
+    return share(hits, len(own)) | {
+        "ambiguous": len(among) - hits,
+        "none": len(own) - len(among),
+        "gallery": len(truth.gallery),
+    }
+
+
+def classified(images: np.ndarray, truth: Truth) -> dict[str, Any]:
+    """Of how many scored rows a classifier of plain images tells the class. images: uint8 [odd rows, h, w, c].
+
+    It is the nearest neighbour by correlation of thumbnails among the gallery, the row's own image left out: it
+    stands in for a model trained on plain images.
+    """
+    named = nearest_class(images, truth.thumbnails, truth.labels, truth.odd)
+    return share(int((named == truth.labels[truth.odd]).sum()), len(truth.odd))

@@ -30,6 +30,9 @@ def figures(strength: float, wobble: float, keyed: bool) -> dict[str, Any]:
         "derangement_ssim": SPREAD,
         "V": share(hits, 64),
         "R": share(hits, 64) | {"gallery": 1000},
+        "R_deranged": share(0, 64) | {"gallery": 1000},
+        "classified": share(round(64 * (0.25 + 0.7 * level)), 64),
+        "grid": {"Dc": level, "Nc": min(1.0, 1.1 * level), "Lc": min(1.0, 1.05 * level)} if keyed else None,
         "K": {"median_ssim": ssim, "n": 64, "opens": ssim >= 0.9} if keyed else None,
         "key": {
             "block_order": level,
@@ -78,6 +81,8 @@ def draw(index: int, reach: float) -> dict[str, Any]:
         "true_key_exact": True,
         "baselines": {k: {"median": v, "p95": v + 0.1, "max": v + 0.2} for k, v in names.items()},
         "findings": every,
+        "linkable": share(64, 64) | {"ambiguous": 0, "none": 0, "gallery": 1000},
+        "classified": {"plain": share(61, 64), "ciphertext": share(15, 64)},
     }
 
 
@@ -86,8 +91,16 @@ def control(name: str, strength: float) -> dict[str, Any]:
     pooled = finding("pooled_key_recovery", 20, 0.3, figures(strength, 0, True))
     if strength == 1:
         pooled["key"]["pixel_order"] = 1.0
-    found = [finding("as_is", 1, 0.001, figures(strength, 0, False)), pooled]
-    return {**base, "set": f"control-{name}", "spec": {**base["spec"], "name": name}, "findings": found}
+    found = [
+        finding("as_is", 1, 0.001, figures(strength, 0, False)),
+        finding("leading_bit", 1, 0.001, figures(strength, 0, False)),
+        pooled,
+    ]
+    linked = (
+        base["linkable"] if name != "noise" else share(0, 64) | {"ambiguous": 0, "none": 64, "gallery": 300}
+    )
+    spec = {**base["spec"], "name": name}
+    return {**base, "set": f"control-{name}", "spec": spec, "findings": found, "linkable": linked}
 
 
 def rounds(n: int) -> list[dict[str, Any]]:
@@ -150,6 +163,8 @@ def report(
             *(draw(i, reach) for i in range(draws)),
             control("plain", plain),
             control("noise", noise),
+            control("permuted", 0.0),
+            control("signs", 1.0),
             {**control("known", 1.0), "spec": draw(0, 0.0)["spec"]},
         ],
     }

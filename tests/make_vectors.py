@@ -78,6 +78,11 @@ CASES: dict[str, list[tuple[tuple[int, int, int], int, str, dict[str, Any]]]] = 
         ((8, 8, 3), 8, "party", {}),
         ((8, 8, 1), 4, "image", {}),
     ],
+    "permuted": [
+        ((16, 24, 1), 8, "consortium", {}),
+        ((8, 8, 3), 4, "party", {}),
+        ((6, 8, 3), 2, "image", {}),
+    ],
     "plain": [((16, 16, 3), 8, "consortium", {}), ((8, 16, 1), 8, "image", {})],
 }
 
@@ -109,7 +114,7 @@ def specs(name: str) -> list[dict[str, Any]]:
     """The specs, as JSON, of a scheme's vectors."""
     found = []
     for shape, block, scope, options in CASES[name]:
-        fresh = {"nonce": NONCE} if scope == "image" or name == "noise" else {}
+        fresh = {"nonce": NONCE} if scope == "image" or name in ("noise", "permuted") else {}
         found.append(
             {
                 "name": name,

@@ -16,7 +16,7 @@ Options = Mapping[str, Any]
 def sub_key_of(key: bytes, spec: Mapping[str, Any], row: int) -> bytes:
     """The sub-key of a spec (as JSON) for an image in that row."""
     options = spec["options"]
-    fresh = spec["key_scope"] == "image" or spec["name"] == "noise"
+    fresh = spec["key_scope"] == "image" or spec["name"] in ("noise", "permuted")
     where = (str(options["nonce"]), str(row)) if fresh else ("", "")
     return reference.sub_key(key, spec["name"], spec["version"], spec["key_scope"], *where)
 
@@ -67,6 +67,10 @@ def value_shuffle(key: bytes, shape: Shape, block: int, options: Options) -> dic
         "K1": _restricted(key, "K1", _blocks(shape, block), options.get("fixed_blocks", 0)),
         "K2": _restricted(key, "K2", _values(shape, block), options.get("fixed_values", 0)),
     }
+
+
+def permuted(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    return {"values": reference.permutation(key, "values", shape[0] * shape[1] * shape[2])}
 
 
 def block_pixel(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
@@ -137,5 +141,6 @@ PARTS: dict[str, Callable[[bytes, Shape, int, Options], dict[str, Any]]] = {
     "etc": etc,
     "orthogonal": orthogonal,
     "noise": noise,
+    "permuted": permuted,
     "plain": plain,
 }

@@ -61,6 +61,12 @@ def noise(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
     return piece_of(masked, image)
 
 
+def permuted(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
+    """Value i of the result is the value that the permutation names, over the whole image."""
+    before = values(image)
+    return piece_of([before[int(p)] for p in parts["values"]], image)
+
+
 def block_pixel_shuffle(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
     """Qi et al. 2022, section III, steps 1 to 6."""
     k1, k2, half = parts["K1"].tolist(), parts["K2"].tolist(), block // 2
@@ -234,5 +240,6 @@ REFERENCES: dict[str, Callable[[np.ndarray, int, Parts], np.ndarray]] = {
     "etc": etc,
     "orthogonal": orthogonal,
     "noise": noise,
+    "permuted": permuted,
     "plain": plain,
 }

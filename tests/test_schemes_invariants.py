@@ -99,6 +99,10 @@ def keeps_orthogonal(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
         assert math.isclose(((after.astype(float) - 127.5) ** 2).sum(), energy, rel_tol=1e-4)
 
 
+def keeps_permuted(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+    assert np.array_equal(np.sort(sealed.ravel()), np.sort(plain.ravel()))
+
+
 def keeps_plain(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
     assert np.array_equal(sealed, plain)
 
@@ -145,7 +149,7 @@ def test_one_key_serves_every_block(name):
     assert same_in_every_block(name)
 
 
-@pytest.mark.parametrize("name", ["block_pixel", "ele", "etc", "pe", "noise"])
+@pytest.mark.parametrize("name", ["block_pixel", "ele", "etc", "pe", "noise", "permuted"])
 def test_every_block_has_a_key_of_its_own(name):
     assert not same_in_every_block(name)
 
@@ -209,6 +213,7 @@ def log2_factorial(n: int) -> float:
         ("etc", (32, 32, 3), 4, {"form": "colour"}, 64 * math.log2(8 * 2 * 6) + log2_factorial(64)),
         ("etc", (32, 32, 3), 8, {"form": "gray"}, 48 * math.log2(8 * 2) + log2_factorial(48)),
         ("noise", (32, 32, 1), 8, {}, 8192),
+        ("permuted", (32, 32, 1), 8, {}, log2_factorial(1024)),
         ("plain", (32, 32, 1), 8, {}, 0),
     ],
 )

@@ -6,7 +6,10 @@ import copy
 
 import pytest
 
+from coordinator.cli import _require_valid, summary
 from coordinator.report.audit import broken_by, build_report, controls_of, doubts_of, judge
+from coordinator.report.controls import without_control
+from coordinator.report.words import linked
 from crypto.errors import CipherwardError
 from parties.measures import share
 
@@ -31,6 +34,7 @@ def finding(attack="pooled_key_recovery", pool=10, v=0, r=0, opens=None, n=64, g
         "derangement_ssim": {"median": 0.1, "p95": 0.1, "max": 0.1},
         "V": share(v, n),
         "R": share(r, n) | {"gallery": gallery},
+        "R_deranged": share(0, n) | {"gallery": gallery},
     }
 
 
@@ -47,7 +51,7 @@ def draw(findings, name="draw-0", scheme="block_pixel_shuffle", set_="train", ex
             "image_shape": [64, 64, 1],
             "block": 8,
             "key_scope": "consortium",
-            "options": {"nonce": "00"} if scheme == "noise" else {},
+            "options": {"nonce": "00"} if scheme in ("noise", "permuted") else {},
         },
         "parties": 3,
         "rows": 64,
@@ -57,7 +61,12 @@ def draw(findings, name="draw-0", scheme="block_pixel_shuffle", set_="train", ex
         "true_key_ssim": 1.0 if exact else 0.99,
         "true_key_exact": exact,
         "baselines": {"mean": {"median": 0.2, "p95": 0.3, "max": 0.4}},
+        "linkable": linkable(0 if scheme == "noise" else 64),
     }
+
+
+def linkable(hits, n=64, gallery=500):
+    return share(hits, n) | {"ambiguous": 0, "none": n - hits, "gallery": gallery}
 
 
 IDENTITY = {"block_order": 1.0, "pixel_order": 1.0}
@@ -70,16 +79,22 @@ CONTROLS = [
     ),
     draw([finding("as_is", 1), finding(pool=100, opens=False)], "draw-4", "noise", "control-noise"),
     draw([finding("as_is", 1), finding(pool=100, opens=True)], "draw-5", set_="control-known"),
+    draw([finding("as_is", 1), finding(pool=100, opens=False)], "draw-6", "permuted", "control-permuted"),
 ]
+SIGNS = draw([finding("leading_bit", 1, v=64)], "draw-7", "pe", "control-signs")
+ORTHOGONAL = draw(
+    [finding("moment_matching", 50, v=64, r=64)], "draw-8", "orthogonal", "control-orthogonal"
+)
+ATTACKS = ("as_is", "leading_bit", "pooled_key_recovery", "moment_matching")
 
 
-def scores(draws):
+def scores(draws, controls=(*CONTROLS, SIGNS)):
     return {
         "schema": "cipherward.scores/1",
         "suite": "suite/1",
         "party": "hospital-0",
         "seed": 0,
-        "draws": [*draws, *CONTROLS],
+        "draws": [*draws, *controls],
     }
 
 
@@ -136,36 +151,135 @@ def test_a_sound_report_is_valid():
 
 
 def spoil(change):
-    value = copy.deepcopy(scores([draw([finding()], f"draw-{i}") for i in range(3)]))
-    change(value["draws"])
-    return build_report(value, "s")
+    """The report of an audit of four attacks with every control, after a change of its draws, by name of the set."""
+    names = ("train", "audit-1", "audit-2")
+    audited = [draw([finding(a) for a in ATTACKS], f"draw-{i}", set_=n) for i, n in enumerate(names)]
+    value = copy.deepcopy(scores(audited, [*CONTROLS, SIGNS, ORTHOGONAL]))
+    sets = {d["set"].removeprefix("control-"): d for d in value["draws"]}
+    change(sets)
+    return build_report({**value, "draws": list(sets.values())}, "s")
+
+
+def named(hits):
+    return share(hits, 64) | {"gallery": 500}
 
 
 @pytest.mark.parametrize(
     ("control", "change"),
     [
-        ("true_key", lambda d: d[0].update(true_key_exact=False)),
-        ("true_key", lambda d: d[0].update(true_key_ssim=0.5)),
-        ("plain", lambda d: d[3]["findings"].pop(0)),
-        ("plain", lambda d: d[3]["findings"][0].update(R=share(0, 64) | {"gallery": 500})),
-        ("plain", lambda d: d[3]["findings"][1].update(key={"block_order": 0.5, "pixel_order": 1.0})),
-        ("plain", lambda d: d[3]["findings"][1].update(key=None)),
-        ("plain", lambda d: d.pop(3)),
-        ("noise", lambda d: d[4]["findings"][1].update(V=share(64, 64))),
-        ("noise", lambda d: d[4]["findings"][0].update(R=share(30, 64) | {"gallery": 500})),
-        ("noise", lambda d: d[4]["findings"].clear()),
-        ("noise", lambda d: d[4]["findings"][1].update(error="MemoryError")),
-        ("known", lambda d: d[5]["findings"][1].update(K={"median_ssim": 0.1, "n": 64, "opens": False})),
-        ("known", lambda d: d[5]["findings"][1].update(error="MemoryError")),
-        ("known", lambda d: d.pop(5)),
-        ("noise", lambda d: d.pop(4)),
+        ("true_key", lambda d: d["train"].update(true_key_exact=False)),
+        ("true_key", lambda d: d["train"].update(true_key_ssim=0.5)),
+        ("true_key", lambda d: d["permuted"].update(true_key_exact=False)),
+        ("plain", lambda d: d["plain"]["findings"].pop(0)),  # as_is
+        ("plain", lambda d: d["plain"]["findings"][0].update(R=named(0))),
+        ("plain", lambda d: d["plain"]["findings"][1]["key"].update(block_order=0.5)),  # the identity
+        ("plain", lambda d: d["plain"]["findings"][1]["key"].update(pixel_order=0.99)),
+        ("plain", lambda d: d["plain"]["findings"][1].update(key=None)),
+        ("plain", lambda d: d["plain"].update(linkable=linkable(0))),
+        ("plain", lambda d: d.pop("plain")),
+        ("known", lambda d: d["known"]["findings"][1]["K"].update(opens=False)),
+        ("known", lambda d: d["known"]["findings"][1].update(error="MemoryError")),
+        ("known", lambda d: d.pop("known")),
+        ("noise", lambda d: d["noise"]["findings"][1].update(V=share(64, 64))),
+        ("noise", lambda d: d["noise"]["findings"][0].update(R=named(30))),
+        ("noise", lambda d: d["noise"]["findings"].clear()),
+        ("noise", lambda d: d["noise"]["findings"][1].update(error="MemoryError")),
+        ("noise", lambda d: d["noise"].update(linkable=linkable(64))),
+        ("noise", lambda d: d["noise"]["spec"].update(name="permuted")),
+        ("noise", lambda d: d.pop("noise")),
+        ("permuted", lambda d: d["permuted"]["findings"][1].update(V=share(64, 64))),
+        ("permuted", lambda d: d["permuted"]["findings"][0].update(R=named(30))),
+        ("permuted", lambda d: d["permuted"]["findings"][1]["K"].update(opens=True)),
+        ("permuted", lambda d: d["permuted"]["findings"][0].update(error="MemoryError")),
+        ("permuted", lambda d: d.pop("permuted")),
+        ("signs", lambda d: d["signs"]["findings"][0].update(V=share(3, 64))),
+        ("signs", lambda d: d["signs"]["findings"].clear()),
+        ("signs", lambda d: d["signs"]["findings"][0].update(error="MemoryError")),
+        ("signs", lambda d: d.pop("signs")),
+        ("orthogonal", lambda d: d["orthogonal"]["findings"][0].update(V=share(0, 64))),  # R alone
+        ("orthogonal", lambda d: d.pop("orthogonal")),
+        ("derangement", lambda d: d["train"]["findings"][2].update(R_deranged=named(64))),
+        ("derangement", lambda d: d["permuted"]["findings"][0].update(R_deranged=named(10))),
+        ("derangement", lambda d: [f.pop("R_deranged") for x in d.values() for f in x["findings"]]),
     ],
 )
 def test_each_control_can_make_a_report_invalid(control, change):
-    assert spoil(lambda d: None)["valid"]
+    sound = spoil(lambda d: None)
+    assert sound["valid"] and set(sound["controls"]) == {
+        *("true_key", "plain", "known", "noise", "permuted", "signs", "orthogonal", "derangement")
+    }
     report = spoil(change)
     assert not report["valid"]
     assert [k for k, v in report["controls"].items() if not v["ok"]] == [control]
+    with pytest.raises(CipherwardError, match=f"the report is invalid: {control}"):
+        _require_valid(report)
+
+
+def test_controls_of_attacks_that_are_not_run_are_not_asked_for():
+    draws = [draw([finding("as_is"), finding()], f"draw-{i}") for i in range(3)]
+    report = build_report(scores(draws, CONTROLS), "s")
+    assert report["valid"] and not {"signs", "orthogonal"} & set(report["controls"])
+
+
+def test_attacks_without_a_positive_control_are_said():
+    attacks = [*ATTACKS[:3], "brute_force", "unheard_of"]
+    draws = [draw([finding(a) for a in attacks], f"draw-{i}") for i in range(3)]
+    said = [f"no positive control was run for {a}" for a in ("brute_force", "unheard_of")]
+    assert without_control([*draws, *CONTROLS]) == said
+    assert [d for d in build_report(scores(draws), "s")["doubts"] if "control" in d] == said
+    # The key recovery of another scheme than the control's is another file.
+    others = [draw([finding()], f"draw-{i}", "le") for i in range(3)]
+    assert without_control([*others, *CONTROLS]) == [
+        "key recovery's positive control is block_pixel_shuffle: none was run for its part on le"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hits", "gallery", "is_linkable"),
+    [
+        ((64, 64, 64), 1000, True),
+        ((8, 8, 0), 1000, True),  # lower bound .065, in two of three draws
+        ((6, 6, 6), 1000, False),  # .044
+        ((64, 0, 0), 1000, False),
+        ((8, 8, 8), 100, False),  # 10/G is .1
+        ((0, 0, 0), 1000, False),
+    ],
+)
+def test_linkable_is_a_level_apart(hits, gallery, is_linkable):
+    draws = [
+        draw([finding("as_is"), finding()], f"draw-{i}") | {"linkable": linkable(h, gallery=gallery)}
+        for i, h in enumerate(hits)
+    ]
+    report = build_report(scores(draws, CONTROLS), "s")
+    assert report["valid"] and report["verdict"]["linkable"] is is_linkable
+    assert not report["verdict"]["broken"]
+    assert [d["linkable"]["hits"] for d in report["draws"]] == list(hits)
+    line = linked(report)
+    counted = (
+        f"{sum(hits)} of 192 ciphertexts name their own image among {gallery:,} by the histogram alone"
+    )
+    assert line.startswith(f"{'Linkable' if is_linkable else 'Not linkable'}: {counted}")
+    assert f"  {line}" in summary(report)
+
+
+def test_scores_from_before_linkability_say_that_it_was_not_run():
+    draws = [draw([finding("as_is"), finding()], f"draw-{i}") for i in range(3)]
+    for each in (*draws, *(old := copy.deepcopy(CONTROLS))):
+        del each["linkable"]
+    report = build_report(scores(draws, old), "s")
+    assert report["valid"] and report["verdict"]["linkable"] is None
+    assert linked(report) == "Linkable: not run."
+    del draws[0]["findings"], report["verdict"]["linkable"]  # a report.json of then
+    assert linked(report) == "Linkable: not run."
+
+
+def test_images_that_fit_several_are_counted_apart():
+    draws = [
+        draw([finding()], f"draw-{i}") | {"linkable": linkable(0) | {"ambiguous": 64, "none": 0}}
+        for i in range(3)
+    ]
+    said = linked(build_report(scores(draws), "s"))
+    assert said.startswith("Not linkable: 0 of 192") and "192 more fit several images" in said
 
 
 def test_a_real_set_under_plain_is_no_control():

@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from coordinator.report.controls import controls_of, is_control, without_control
+from coordinator.report.rule import above_chance, broken_by
 from crypto.errors import CipherwardError
 from crypto.files import read_json
 from crypto.scheme import load
@@ -41,29 +43,13 @@ def read_scores(path: Path) -> dict[str, Any]:
     return scores
 
 
-def broken_by(finding: Mapping[str, Any]) -> list[str]:
-    """Which of K, R and V break a scheme by this finding of one draw.
-
-    K: the recovered key opens audit images, median SSIM at least .90. R and V: the lower 95 % Wilson bound
-    reaches max(.05, 10/G) and .05.
-    """
-    if finding.get("error") or "V" not in finding:
-        return []
-    found = []
-    if finding["K"] is not None and finding["K"]["opens"]:
-        found.append("K")
-    if finding["R"]["low"] >= max(0.05, 10 / finding["R"]["gallery"]):
-        found.append("R")
-    if finding["V"]["low"] >= 0.05:
-        found.append("V")
-    return found
-
-
 def judge(draws: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """(findings, verdict) over the audit's draws, controls left out.
 
     Broken at n: in at least two thirds of the draws at n, and again at the next larger n where that was
     attacked too. Only sizes at which an attack finished in every draw count: a crash is no resistance.
+    Linkable, a level apart from broken: in two thirds of the draws, ciphertexts name their own image by what the
+    scheme leaves unchanged (None where that was not measured).
     """
     findings = [
         {"draw": draw["draw"], "broken_by": broken_by(f), "broken": bool(broken_by(f)), **f}
@@ -91,6 +77,8 @@ def judge(draws: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dic
     smallest = min(breaking.values(), default=None)
     first = [a for a, n in breaking.items() if n == smallest]
     seconds = sorted(f["seconds"] for f in findings if f["attack"] in first and f["pool_size"] == smallest)
+    named = [draw.get("linkable") for draw in draws]
+    linking = sum(above_chance(n) for n in named if n is not None)
     verdict = {
         "broken": bool(breaking),
         "broken_by": sorted(breaking, key=lambda a: (breaking[a], a)),
@@ -100,6 +88,8 @@ def judge(draws: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dic
         "seconds": seconds[len(seconds) // 2] if seconds else None,
         "draws": len(draws),
         "draws_needed": needed,
+        "linkable": None if not draws or None in named else linking >= needed,
+        "linkable_draws": linking,
     }
     return findings, verdict
 
@@ -108,69 +98,6 @@ def finished(findings: Sequence[Mapping[str, Any]], attack: str, draws: int) -> 
     """The pool sizes at which an attack gave a guess in every draw, rising."""
     done = [f["pool_size"] for f in findings if f["attack"] == attack and not f["error"]]
     return sorted(n for n in set(done) if done.count(n) >= draws)
-
-
-def controls_of(draws: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each control with `ok` and, in words, what was seen. A control that was not run has failed."""
-    every = {"true_key": {"ok": bool(draws), "said": "no draw was scored"}}
-    if draws:
-        worst = min(d["true_key_ssim"] for d in draws)
-        every["true_key"] = {
-            "ok": all(d["true_key_exact"] and d["true_key_ssim"] >= _least(d) for d in draws),
-            "said": f"the true key opens the scored rows of {len(draws)} sealed sets, least median SSIM {worst:.3f}",
-        }
-    checks = {"plain": _plain_control, "known": _known_control, "noise": _noise_control}
-    for name, check in checks.items():
-        run = [d for d in draws if d["set"] == f"control-{name}"]
-        every[name] = check(run[0]) if run else {"ok": False, "said": "not run"}
-    return every
-
-
-def _least(draw: Mapping[str, Any]) -> float:
-    """The SSIM that the true key must reach: 1, but for schemes whose round trip is not exact."""
-    return 1.0 if draw.get("tolerance", 0.0) == 0 else 0.95
-
-
-def _noise_control(draw: Mapping[str, Any]) -> dict[str, Any]:
-    """A one-time mask for each image: whatever breaks it measures something else."""
-    hits = [f"{f['attack']} at {f['pool_size']}" for f in draw["findings"] if broken_by(f)]
-    crashed = [f["attack"] for f in draw["findings"] if f["error"]]
-    said = "broken by " + ", ".join(hits) if hits else "broken by no attack"
-    if crashed or not draw["findings"]:
-        said = f"not attacked to the end: {', '.join(sorted(set(crashed))) or 'no finding'}"
-    return {
-        "ok": draw["spec"]["name"] == "noise" and not hits and not crashed and bool(draw["findings"]),
-        "said": said,
-    }
-
-
-def _known_control(draw: Mapping[str, Any]) -> dict[str, Any]:
-    """block_pixel_shuffle on public images: an audit whose key recovery does not open it measures nothing."""
-    tried = [f for f in draw["findings"] if f["attack"] == "pooled_key_recovery" and not f["error"]]
-    if not any(f["attack"] == "pooled_key_recovery" for f in draw["findings"]):
-        return {"ok": True, "said": "no attack that is known to break it was run"}
-    last = max(tried, key=lambda f: f["pool_size"], default=None)
-    ok = last is not None and "K" in broken_by(last)
-    at = f" at {last['pool_size']}" if last else ""
-    return {
-        "ok": ok,
-        "said": f"key recovery{at} {'opens' if ok else 'does not open'} what it is known to break",
-    }
-
-
-def _plain_control(draw: Mapping[str, Any]) -> dict[str, Any]:
-    seen = [f for f in draw["findings"] if f["attack"] == "as_is" and broken_by(f)]
-    said = ["as_is breaks it" if seen else "as_is does not break it"]
-    ok = bool(seen)
-    recovered = [f for f in draw["findings"] if f["attack"] == "pooled_key_recovery"]
-    if recovered:
-        last = max(recovered, key=lambda f: f["pool_size"])
-        key = last.get("key")
-        same = bool(key) and key["block_order"] == key["pixel_order"] == 1.0
-        ok = ok and same
-        words = "the identity" if same else "something else than the identity"
-        said.append(f"key recovery at {last['pool_size']} finds {words} (up to a whole-block shift)")
-    return {"ok": ok, "said": "; ".join(said)}
 
 
 def doubts_of(draws: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -205,7 +132,7 @@ def build_report(
     training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole of report.json from scores and, where a study trained, its training section."""
-    audited = [d for d in scores["draws"] if not d["set"].startswith("control")]
+    audited = [d for d in scores["draws"] if not is_control(d)]
     if not audited:
         raise CipherwardError("the scores hold controls only, no draw of the scheme")
     spec = SchemeSpec.from_json(audited[0]["spec"])
@@ -215,7 +142,7 @@ def build_report(
     scheme = load(spec)
     findings, verdict = judge(audited)
     controls = controls_of(scores["draws"])
-    doubts = doubts_of(audited)
+    doubts = doubts_of(audited) + without_control(scores["draws"])
     absent = (training or {}).get("absent_from_test") or []
     if absent:
         doubts.append(f"the test accuracy leaves out {', '.join(absent)}, who did not answer")
@@ -243,7 +170,11 @@ def build_report(
         "controls": controls,
         "valid": all(c["ok"] for c in controls.values()),
         "doubts": doubts,
-        "draws": [{k: d[k] for k in ("draw", "set", "rows", "gallery", "baselines")} for d in audited],
+        "draws": [
+            {k: d[k] for k in ("draw", "set", "rows", "gallery", "baselines")}
+            | {k: d.get(k) for k in ("linkable", "classified")}
+            for d in audited
+        ],
         "findings": findings,
         "verdict": verdict,
     }

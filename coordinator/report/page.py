@@ -23,7 +23,7 @@ from PIL import Image
 
 from coordinator.report.charts import key_curve, learning_curve, ssim_curve
 from coordinator.report.pictures import Pictures
-from coordinator.report.words import images, listed, percent, power, score, seconds, size
+from coordinator.report.words import images, linked, listed, percent, power, score, seconds, size
 
 _SMALL = 100  # pixels; images with shorter sides are shown enlarged, pixel by pixel
 _OPTIONAL = (
@@ -75,8 +75,8 @@ class Row:
         return median(best) if best else None
 
     def rate(self, which: str) -> dict[str, Any] | None:
-        """R or V: hits and rows summed over draws, bounds from the draws' lowest to their highest."""
-        shares = [f[which] for f in self.done]
+        """R, V or classified: hits and rows summed over draws, bounds from the draws' lowest to their highest."""
+        shares = [f[which] for f in self.done if f.get(which)]
         if not shares:
             return None
         hits, n = sum(s["hits"] for s in shares), sum(s["n"] for s in shares)
@@ -214,6 +214,12 @@ def training_view(training: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return view
 
 
+def _told_class(draws: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Which share of plain images and of ciphertexts the stand-in classifier tells: medians over draws."""
+    told = [d["classified"] for d in draws if d.get("classified")]
+    return {k: median(t[k]["rate"] for t in told) for k in ("plain", "ciphertext")} if told else None
+
+
 @cache
 def _template() -> Template:
     environment = Environment(
@@ -247,6 +253,8 @@ def render(report: Mapping[str, Any], pictures: Pictures | None) -> str:
         state=state,
         sentence=sentence,
         reasons=reasons(report, rows),
+        linked=linked(report),
+        told_class=_told_class(draws),
         rows=rows,
         attacks=list(dict.fromkeys(r.attack for r in rows)),
         tiers=_TIERS,

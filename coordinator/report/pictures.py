@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from coordinator.guesses import FILE, Draw, StoredGuess, load_guess, read_draws
 from coordinator.orbit import Move
+from coordinator.report.controls import is_control
 from crypto.errors import CipherwardError
 from crypto.files import sha256_file
 from crypto.scheme import load
@@ -46,7 +47,7 @@ def gather(
     if sha256_file(guesses / FILE) != scores["guesses_sha256"]:
         raise CipherwardError(f"{guesses} does not hold the guesses that were scored")
     draws, _ = read_draws(guesses)
-    scored = next(d for d in scores["draws"] if not d["set"].startswith("control"))
+    scored = next(d for d in scores["draws"] if not is_control(d))
     draw: Draw = next(d for d in draws if d.name == scored["draw"])
     if sealed.digest != draw.digests[0]:
         raise CipherwardError(f"{sealed.folder} is not the sealed set that {guesses} is about")

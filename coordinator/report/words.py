@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup
+
+from coordinator.invariants import kept_by
 
 
 def score(value: float | None, digits: int = 3) -> str:
@@ -64,3 +67,20 @@ def images(n: int, kind: str = "") -> str:
 def listed(names: Sequence[str]) -> str:
     """a, b and c."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def linked(report: Mapping[str, Any]) -> str:
+    """Whether ciphertexts name their own image without any key: a sentence beside the verdict."""
+    if report["verdict"].get("linkable") is None:
+        return "Linkable: not run."
+    shares = [draw["linkable"] for draw in report["draws"]]
+    hits, n, several = (sum(s[k] for s in shares) for k in ("hits", "n", "ambiguous"))
+    named = (
+        f"{hits} of {n} ciphertexts name their own image among {min(s['gallery'] for s in shares):,} "
+        f"by {kept_by(report['scheme']['name'])} alone"
+    )
+    if several:
+        named += f", {several} more fit several images"
+    if report["verdict"]["linkable"]:
+        return f"Linkable: {named}; no key recovered."
+    return f"Not linkable: {named}; {score(max(s['high'] for s in shares))} is the 95 % upper bound."

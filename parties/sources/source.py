@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,9 +122,9 @@ def share_of(source: Source, index: int, parties: int, seed: int, how: str, alph
 
 @dataclass(frozen=True)
 class Middle:
-    """The middle half of every picture of a source, in width and height: no border, texture everywhere."""
+    """The middle half of every phantom scan, in width and height: no border, texture everywhere."""
 
-    whole: Source
+    whole: Phantom
 
     @property
     def public(self) -> bool:
@@ -145,9 +146,16 @@ class Middle:
         return len(self.whole)
 
     def read(self, row: int) -> np.ndarray:
-        image = self.whole.read(row)
-        top, left = image.shape[0] // 4, image.shape[1] // 4
-        return image[top : top + image.shape[0] // 2, left : left + image.shape[1] // 2]
+        return _middle(self.whole, row)
 
     def fingerprint(self) -> str:
         return "middle of " + self.whole.fingerprint()
+
+
+@functools.lru_cache(maxsize=1024)  # several controls are of the same pictures
+def _middle(whole: Phantom, row: int) -> np.ndarray:
+    image = whole.read(row)
+    top, left = image.shape[0] // 4, image.shape[1] // 4
+    middle = image[top : top + image.shape[0] // 2, left : left + image.shape[1] // 2].copy()
+    middle.setflags(write=False)
+    return middle
