@@ -64,6 +64,7 @@ class Plan(Settings):
     deadline_s: float = Field(3600.0, gt=0)
     grace_s: float = Field(60.0, ge=0)
     retries: int = Field(1, ge=0)
+    keep_updates: int = Field(0, ge=0)
     baseline: bool = True
     wrong_keys: int = Field(5, ge=0)
 

@@ -6,6 +6,7 @@ public configure_train, aggregate_train, configure_evaluate and aggregate_evalua
 
     cloud/rounds.jsonl            one line a round: who answered, who did not, bytes, seconds, figures
     cloud/checkpoint.safetensors  the weights after the last finished round, and the best on val so far
+    cloud/updates/                the replies themselves, where the plan keeps them (coordinator/recording.py)
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from coordinator.plan import Plan
+from coordinator.recording import keep
 from crypto.errors import CipherwardError
 from crypto.files import append_line, write_bytes
 
@@ -227,7 +229,7 @@ def run_rounds(grid: Grid, plan: Plan, federation: Federation, weights: np.ndarr
             raise CipherwardError(f"{checkpoint} is of another model", "remove it to train anew")
     while state.round < plan.rounds:
         for attempt in range(plan.retries + 1):
-            row = _round(strategy, federation, state, attempt)
+            row = _round(strategy, federation, state, attempt, cloud)
             append_line(journal, json.dumps(row))
             if row["aggregated"]:
                 break
@@ -241,7 +243,9 @@ def run_rounds(grid: Grid, plan: Plan, federation: Federation, weights: np.ndarr
     return state
 
 
-def _round(strategy: Strategy, federation: Federation, state: State, attempt: int) -> dict[str, Any]:
+def _round(
+    strategy: Strategy, federation: Federation, state: State, attempt: int, cloud: Path
+) -> dict[str, Any]:
     """One attempt at the next round; advances `state` where the quorum was reached."""
     started = time.time()
     number = state.round + 1
@@ -265,6 +269,9 @@ def _round(strategy: Strategy, federation: Federation, state: State, attempt: in
         "aggregated": len(good) >= plan.needed,
     }
     if row["aggregated"]:
+        if number <= plan.keep_updates:
+            named = ((federation.name(node), reply) for node, reply in replies if not reasons[node])
+            keep(cloud, number, state.weights, {name: _update(reply) for name, reply in named})
         averaged, metrics = strategy.aggregate_train(number, good)
         assert averaged is not None
         # Some strategies answer in float64.
@@ -278,6 +285,13 @@ def _round(strategy: Strategy, federation: Federation, state: State, attempt: in
             state.best, state.best_round, state.best_val = weights, number, val["mean"]["accuracy"]
     row["seconds"] = time.time() - started
     return row
+
+
+def _update(reply: Message) -> tuple[np.ndarray, int]:
+    """(float32 [parameters], number of images) of a screened reply."""
+    arrays = next(iter(reply.content.array_records.values()))
+    metrics = next(iter(reply.content.metric_records.values()))
+    return arrays["model"].numpy(), int(metrics["num-examples"])  # type: ignore[arg-type]
 
 
 def evaluate(

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
-from coordinator.plan import Plan
+from coordinator.plan import FILE, Plan, read_plan
+from coordinator.recording import kept
+from crypto.errors import CipherwardError
+from crypto.files import read_json
 
 
 @dataclass(frozen=True)
@@ -41,3 +47,35 @@ class Observed:
     classes: int
     weights: Mapping[str, np.ndarray]
     updates: tuple[Update, ...] = ()
+
+
+def observe(cloud: Path) -> Observed:
+    """What a finished training left in a study's cloud folder; the plan is there, or in the study's folder above.
+
+    Raises CipherwardError where a file of it is missing, altered or unreadable.
+    """
+    cloud = Path(cloud)
+    beside = cloud / FILE
+    plan = read_plan(beside if beside.is_file() else cloud.resolve().parent / FILE)
+    training = read_json(cloud / "training.json", "finished training")
+    try:
+        classes = len(training["classes"])
+    except (KeyError, TypeError):
+        raise CipherwardError(f"{cloud / 'training.json'} names no classes") from None
+    path = cloud / "model.safetensors"
+    try:
+        weights = load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise CipherwardError(f"the model {path} cannot be read: {type(error).__name__}") from None
+    updates = [
+        Update(round_, party, before, after, images)
+        for round_, before, replies in kept(cloud)
+        for party, (after, images) in replies.items()
+    ]
+    for update in updates:
+        if update.before.shape != update.after.shape:
+            raise CipherwardError(
+                f"round {update.round}: {update.party}'s update has another length than what was sent",
+                "the kept updates do not belong together: train again in another folder",
+            )
+    return Observed(plan, classes, weights, tuple(updates))
