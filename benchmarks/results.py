@@ -131,10 +131,14 @@ def figures(value: Mapping[str, Any]) -> list[str]:
     for name, records in value.items():
         if name == "draws" or not (isinstance(records, list) and records and isinstance(records[0], dict)):
             continue
-        heads = list(records[0])
-        body = [[f"{r[h]:.4g}" if isinstance(r[h], float) else r[h] for h in heads] for r in records]
+        heads = list(dict.fromkeys(head for record in records for head in record))
+        body = [[_shown(record.get(head, "")) for head in heads] for record in records]
         lines += rows([h.replace("_", " ") for h in heads], body)
     return lines
+
+
+def _shown(value: object) -> object:
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def audit_table(table: Mapping[str, Any]) -> list[str]:
@@ -205,7 +209,7 @@ def audit_table(table: Mapping[str, Any]) -> list[str]:
 def page(kept: Sequence[Path]) -> str:
     """The text of docs/results.md."""
     lines = [HEAD]
-    for path in kept:
+    for path in sorted(kept, key=lambda p: int(p.name.split("-")[0])):
         entry = json.loads(path.read_text())
         result = entry["result"]
         machine = result.get("machine", {})

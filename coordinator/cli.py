@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from coordinator.console import result, run, talk
+from coordinator.console import result, run, seconds, sizes, talk
+from crypto.apply import cores
 from crypto.errors import CipherwardError, unknown
 from crypto.files import disk_errors, write_json, write_text
 
@@ -82,6 +83,8 @@ def simulate(
 
 def summary(report: dict[str, Any]) -> list[str]:
     """A report in a few lines for a terminal."""
+    from coordinator.report.words import linked
+
     lines = []
     training = report["training"]
     if training:
@@ -114,6 +117,8 @@ def summary(report: dict[str, Any]) -> list[str]:
         lines.append(
             f"verdict: {name} not broken by {report['suite']} up to {verdict['largest_pool']} images"
         )
+    if report["valid"]:
+        lines.append(f"  {linked(report)}")
     return lines + [f"  mind: {doubt}" for doubt in report["doubts"]]
 
 
@@ -135,22 +140,48 @@ def attack(
     out: Annotated[Path, typer.Option(help="Where the guesses go.")] = Path("guesses"),
     attacks: Annotated[
         str,
-        typer.Option(help="Attacks by name, with commas; default suite/1's, with --public T2's too."),
+        typer.Option(
+            help="Attacks by name, with commas; default suite/1's, and those that --public and --study allow."
+        ),
     ] = "",
     public: Annotated[
         Path | None, typer.Option(help="Folder of public plain images, for the attacks of tier T2.")
     ] = None,
     pools: Annotated[str, typer.Option(help="Pool sizes, with commas.")] = "",
+    study: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a study that trained, for attacks on what the cloud saw of it."),
+    ] = None,
     rows: Annotated[int, typer.Option(min=8, help="Images to guess for the score.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Draws rows and pools.")] = 0,
-    budget: Annotated[float, typer.Option(min=0.01, help="Seconds an attack may take.")] = 600.0,
+    budget: Annotated[
+        str, typer.Option(help="Time an attack may take at one pool size: seconds, or 90s, 10m, 1h.")
+    ] = "10m",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Attacks side by side, each in a process of one thread; default all cores, 1 in this process. "
+            "Guesses are the same; seconds are those of attacks that share the machine.",
+        ),
+    ] = None,
+    ray: Annotated[
+        str,
+        typer.Option(
+            help="Run the attacks on the Ray cluster at this address, or `local`. Workers open sealed sets and "
+            "write guesses by path: both must be on storage that all nodes share."
+        ),
+    ] = "",
     listing: Annotated[bool, typer.Option("--list", help="List the attacks.")] = False,
 ) -> None:
-    """Attack sealed sets with ciphertexts only, and freeze the guesses for scoring."""
+    """Attack sealed sets with ciphertexts only, and freeze the guesses for scoring.
+
+    Stop it whenever you like: the same command goes on with the guesses that are not there yet.
+    """
     from rich.table import Column, Table
 
     from coordinator.adversary.attacks import ABOUT, ATTACKS
-    from coordinator.adversary.suite import POOLS, Settings, find_sets, run_suite
+    from coordinator.adversary.suite import POOLS, Settings, Where, find_sets, run_suite
     from coordinator.public import read_public
     from coordinator.report.audit import ATTACKS as ALWAYS
 
@@ -164,31 +195,23 @@ def attack(
     if not sealed:
         raise CipherwardError("no sealed set to attack", "name one: cipherward-coordinator attack SEALED")
     sets = find_sets(sealed)
-    chosen = [a for a in attacks.split(",") if a]
+    tiers = {tier for tier, given in (("T2", public), ("T5", study)) if given is not None}
+    usual = [
+        a for a, about in ABOUT.items() if about.in_suite and not about.by_name and about.tier in tiers
+    ]
     settings = Settings(
-        attacks=chosen
-        or [*ALWAYS, *(a for a in ATTACKS if public and ABOUT[a].tier == "T2" and ABOUT[a].in_suite)],
-        pools=_sizes(pools) or list(POOLS),
+        attacks=[a for a in attacks.split(",") if a] or [*ALWAYS, *usual],
+        pools=sizes(pools) or list(POOLS),
         rows=rows,
         seed=seed,
-        budget_s=budget,
+        budget_s=seconds(budget),
         public=None if public is None else read_public(public, sets[0].spec.image_shape),
+        study=study,
     )
-    draws = run_suite(sets, out, settings, lambda line: talk.print(line))
+    where = Where(jobs or cores(), ray)
+    draws = run_suite(sets, out, settings, lambda line: talk.print(line), where)
     count = sum(len(d.guesses) for d in draws)
     result.print(f"{out}: {count} guesses about {len(draws)} draws, frozen")
-
-
-def _sizes(text: str) -> list[int]:
-    try:
-        sizes = sorted({int(n) for n in text.split(",") if n})
-        if sizes and sizes[0] < 1:
-            raise ValueError
-        return sizes
-    except ValueError:
-        raise CipherwardError(
-            f"--pools {text!r} are not numbers of images", "for example: --pools 1,2,5,10"
-        ) from None
 
 
 @app.command()

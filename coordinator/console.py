@@ -27,6 +27,36 @@ def run(app: typer.Typer, name: str) -> None:
         sys.exit(1)
 
 
+def seconds(text: str) -> float:
+    """A time as users type it, in seconds: 600, 0.5, 90s, 10m or 1h."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
+    try:
+        time = float(number) * _UNITS[unit]
+        if not 0.01 <= time < float("inf"):
+            raise ValueError
+        return time
+    except ValueError:
+        raise CipherwardError(
+            f"--budget {text!r} is no time of at least 0.01 s", "for example: --budget 90s, 10m, 1h, or 600"
+        ) from None
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def sizes(text: str) -> list[int]:
+    """Pool sizes as users type them, rising; none for an empty text."""
+    try:
+        found = sorted({int(n) for n in text.split(",") if n})
+        if found and found[0] < 1:
+            raise ValueError
+        return found
+    except ValueError:
+        raise CipherwardError(
+            f"--pools {text!r} are not numbers of images", "for example: --pools 1,2,5,10"
+        ) from None
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar; the function it gives is told how many of `total` are done."""

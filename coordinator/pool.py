@@ -29,8 +29,9 @@ class Pool:
         self.parts = tuple(parts)
         self.spec: SchemeSpec = first.spec
         self.key_id = first.key_id
-        self.classes = first.classes
-        self.labels = np.concatenate([p.labels for p in parts])
+        # Hospitals may name their classes in another order: a label here is one of all their names.
+        self.classes = list(dict.fromkeys(name for part in parts for name in part.classes))
+        self.labels = np.concatenate([_labels(part, self.classes) for part in parts])
         self._starts = np.cumsum([0] + [len(p) for p in parts])
 
     @classmethod
@@ -53,6 +54,17 @@ class Pool:
             if len(mine):
                 out[mine] = part.rows(rows[mine] - self._starts[index])
         return out
+
+
+def _labels(part: SealedDataset, classes: Sequence[str]) -> np.ndarray:
+    """int64 [n]: a set's labels by the names in `classes`. Raises CipherwardError for one that names no class."""
+    own = part.labels
+    if len(own) and not 0 <= own.min() <= own.max() < len(part.classes):
+        raise CipherwardError(
+            f"{part.folder} has a label outside its {len(part.classes)} classes", "seal the images again"
+        )
+    place = np.array([classes.index(name) for name in part.classes], np.int64)
+    return place[own]
 
 
 @dataclass(frozen=True)

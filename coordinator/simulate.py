@@ -236,6 +236,8 @@ def _attack(plan: Plan, out: Path, told: Told) -> bool:
     words = ["attack", *map(str, sets), "--out", str(cloud / "guesses"), "--seed", str(plan.seed)]
     words += ["--attacks", ",".join(plan.attacks), "--pools", ",".join(map(str, plan.pools))]
     words += ["--rows", str(plan.audit_rows), "--budget", str(plan.budget_s)]
+    if (cloud / "training.json").exists():
+        words += ["--study", str(out)]
     _coordinator(words, out / "logs" / "attack.log", told)
     return True
 

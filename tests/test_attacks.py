@@ -77,6 +77,10 @@ def test_every_attack_is_described():
     assert {name for name, about in ABOUT.items() if about.uses_pool} == {
         "pooled_key_recovery",
         "moment_matching",
+        "gan",
+        "sia_gan",
+        "learned_stem",
+        "weights",
     }
 
 

@@ -161,6 +161,25 @@ def test_a_failed_control_replaces_the_verdict() -> None:
     assert "plain :" not in said  # a control that passed
 
 
+@pytest.mark.usefixtures("without_charts")
+def test_links_stand_beside_the_verdict_and_not_in_it() -> None:
+    made = report(reach=0.0)
+    said = verdict_of(render(made, None))
+    assert "Not broken by suite/1" in said
+    assert (
+        "Linkable: 192 of 192 ciphertexts name their own image among 1,000 by the histogram alone" in said
+    )
+    assert "Linkable" not in verdict_of(render(report(noise=1.0), None))
+    old = report()
+    del old["verdict"]["linkable"]
+    for each in old["draws"]:
+        del each["linkable"], each["classified"]
+    for f in old["findings"]:
+        del f["classified"], f["grid"]
+    page = render(old, None)
+    assert "Linkable: not run." in verdict_of(page) and "Nc" not in re.sub(r"(?s)<dl.*?</dl>", "", page)
+
+
 def test_hostile_names_are_text() -> None:
     bad = '<script>alert("1")</script>'
     made = report(training={**TRAINED, "model": bad, "classes": [bad]}, study=bad)

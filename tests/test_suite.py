@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import coordinator.adversary.suite as suite
+from coordinator.adversary import cells, draws
 from coordinator.adversary.attacks import ATTACKS
 from coordinator.adversary.knowledge import Guess, Knowledge
 from coordinator.guesses import load_guess, read_draws
@@ -51,14 +52,14 @@ def test_draws_rows_and_pools_are_fixed_beforehand(sets, tmp_path):
         for guess in draw.guesses:
             images, _ = load_guess(tmp_path / "g", guess)
             assert images.shape == (20, 64, 64, 1) and images.dtype == np.uint8
-    again = suite.plan_draw("draw-0", 0, sets[:2], SETTINGS)[0]
+    again = suite.plan_draw("draw-0", 0, sets[:2], SETTINGS)
     assert np.array_equal(again.rows, draws[0].rows) and np.array_equal(again.seen, draws[0].seen)
     assert read_draws(tmp_path / "g")[1]["seed"] == 4
 
 
 def test_the_first_set_is_the_one_audited(sets):
-    draw, pool = suite.plan_draw("draw-0", 0, sets[:2], SETTINGS)
-    assert np.array_equal(pool.images(draw.rows), sets[0].rows(draw.rows))
+    draw = suite.plan_draw("draw-0", 0, sets[:2], SETTINGS)
+    assert np.array_equal(Pool(sets[:2]).images(draw.rows), sets[0].rows(draw.rows))
     assert draw.digests[0] == sets[0].digest
 
 
@@ -148,11 +149,12 @@ def test_attacks_get_knowledge_and_nothing_else():
 
     for name, attack in ATTACKS.items():
         assert list(inspect.signature(attack).parameters) == ["knowledge"], name
-    holds = {"pool", "seen", "rows", "budget", "public", "known", "oracle"}
+    holds = {"pool", "seen", "rows", "budget", "public", "known", "oracle", "labels", "observed"}
     assert set(Knowledge.__dataclass_fields__) == holds
     # The suite gives what a cloud holds: no known pair, nobody who encrypts for it.
-    source = inspect.getsource(suite)
-    assert "known=" not in source and "oracle" not in source
+    for module in (suite, cells, draws):
+        source = inspect.getsource(module)
+        assert "known=" not in source and "oracle" not in source
 
 
 def test_pools_that_do_not_belong_together(sets):

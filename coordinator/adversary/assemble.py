@@ -15,21 +15,48 @@ from scipy.optimize import linear_sum_assignment
 
 from coordinator.adversary.exchange import always, cell_costs, polish, total_cost
 
+#: Seam costs across and down, float64 [N, N], the picture's (height, width) in blocks, and whether to go on →
+#: int64 [height, width], the block that belongs in each cell.
+Lay = Callable[[np.ndarray, np.ndarray, tuple[int, int], Callable[[], bool]], np.ndarray]
 #: Cost of a block beside itself: never taken.
 NEVER = 1e9
 _PER_SIDE = 6
 #: Starts of the search, and the number of blocks from which on there are fewer: each then takes long.
 _STARTS, _MANY = 16, 400
 _DISTURB = 0.3
+#: Of more blocks than this a first picture takes seconds, and is not begun when time is out.
+_QUICK = 1024
 
 
 def _margins(costs: np.ndarray) -> np.ndarray:
     """[N, N]: each cost less the best other choice of either of its two blocks; negative where it wins."""
-    two_right = np.partition(costs, 1, axis=1)[:, :2]
-    two_left = np.partition(costs, 1, axis=0)[:2]
-    best_right = np.where(costs <= two_right[:, :1], two_right[:, 1:], two_right[:, :1])
-    best_left = np.where(costs <= two_left[:1], two_left[1:], two_left[:1])
-    return costs - np.minimum(best_right, best_left)
+    right, left = np.full((len(costs), 2), np.inf), np.full((len(costs), 2), np.inf)
+    out = np.empty_like(costs)
+    _two_least(costs, right, left, out)
+    return out
+
+
+@numba.njit(cache=True)
+def _two_least(costs: np.ndarray, right: np.ndarray, left: np.ndarray, margins: np.ndarray) -> None:
+    """The two least of every row and of every column, and from them the margins, in place."""
+    for i in range(len(costs)):
+        for j in range(len(costs)):
+            cost = costs[i, j]
+            if cost < right[i, 0]:
+                right[i, 1] = right[i, 0]
+                right[i, 0] = cost
+            elif cost < right[i, 1]:
+                right[i, 1] = cost
+            if cost < left[j, 0]:
+                left[j, 1] = left[j, 0]
+                left[j, 0] = cost
+            elif cost < left[j, 1]:
+                left[j, 1] = cost
+    for i in range(len(costs)):
+        for j in range(len(costs)):
+            other_right = right[i, 1] if costs[i, j] <= right[i, 0] else right[i, 0]
+            other_left = left[j, 1] if costs[i, j] <= left[j, 0] else left[j, 0]
+            margins[i, j] = costs[i, j] - min(other_right, other_left)
 
 
 def joins(across: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -180,12 +207,12 @@ def assemble(
 
     `more` is asked between steps and ends the search early by returning False.
     """
+    count = shape[0] * shape[1]
+    if count == 1 or (count > _QUICK and not more()):
+        return np.arange(count).reshape(shape)
     across, down = (np.array(costs, np.float64) for costs in (across, down))
     np.fill_diagonal(across, NEVER)
     np.fill_diagonal(down, NEVER)
-    count = shape[0] * shape[1]
-    if count == 1:
-        return np.zeros(shape, np.int64)
     edges, margins = joins(across, down)
     scale = float(np.median(np.abs(margins)))
     rng = np.random.default_rng(seed)

@@ -9,12 +9,19 @@ from coordinator.adversary import (
     brute_force,
     chosen_plaintext,
     edge_guided,
+    gan,
+    itn,
+    jigsaw,
     known_pairs,
     leading_bit,
+    learned_stem,
     minimum_difference,
     moment_matching,
     pooled_key_recovery,
     reidentify,
+    sia_gan,
+    updates,
+    weights,
 )
 from coordinator.adversary.knowledge import Attack
 
@@ -24,11 +31,18 @@ ATTACKS: dict[str, Attack] = {
     "edge_guided": edge_guided.attack,
     "minimum_difference": minimum_difference.attack,
     "brute_force": brute_force.attack,
+    "jigsaw": jigsaw.attack,
     "pooled_key_recovery": pooled_key_recovery.attack,
     "moment_matching": moment_matching.attack,
+    "gan": gan.attack,
+    "sia_gan": sia_gan.attack,
+    "itn": itn.attack,
     "reidentify": reidentify.attack,
+    "learned_stem": learned_stem.attack,
+    "weights": weights.attack,
     "known_pairs": known_pairs.attack,
     "chosen_plaintext": chosen_plaintext.attack,
+    "updates": updates.attack,
 }
 
 
@@ -39,7 +53,9 @@ class About:
     tier: the least knowledge (T0 one ciphertext, T1 a pool under one key, T2 public plain images too, T3 known
     pairs, T4 chosen plaintexts). needs, breaks: in words. uses_pool: whether more images help it, so that it is
     worth running at several pool sizes. in_suite: whether the suite runs it: what it needs is what a cloud
-    holds, and its guess is no copy of a candidate.
+    holds, and its guess is no copy of a candidate. by_name: whether it runs only where it is named: it trains
+    networks for hours, and needs thousands of ciphertexts or public images. study: whether it is given what the cloud
+    observed of a training.
     """
 
     tier: str
@@ -48,6 +64,8 @@ class About:
     source: str
     uses_pool: bool = False
     in_suite: bool = True
+    by_name: bool = False
+    study: bool = False
 
 
 _ONE = "one ciphertext"
@@ -61,6 +79,7 @@ ABOUT: dict[str, About] = {
     "brute_force": About(
         "T0", f"{_ONE}, a key from a small seed", "block_pixel_shuffle under a weak seed", "ours"
     ),
+    "jigsaw": About("T0", _ONE, "etc in colour, block_pixel_shuffle", "arXiv 2202.00806"),
     "pooled_key_recovery": About(
         "T1",
         "ciphertexts under one shared key",
@@ -71,12 +90,53 @@ ABOUT: dict[str, About] = {
     "moment_matching": About(
         "T2", "ciphertexts under one key, public plain images", "orthogonal", "ours", uses_pool=True
     ),
+    "gan": About(
+        "T2",
+        "thousands of ciphertexts under one key, public plain images, minutes to hours",
+        "le",
+        "arXiv 2010.06198",
+        uses_pool=True,
+        by_name=True,
+    ),
+    "sia_gan": About(
+        "T2",
+        "thousands of labelled ciphertexts under one key, public plain images, a GPU",
+        "by its paper le, pe, ele, etc",
+        "Madono 2021, IEEE Access 9",
+        uses_pool=True,
+        by_name=True,
+    ),
+    "itn": About(
+        "T2",
+        f"{_ONE}, thousands of public plain images, a GPU",
+        "by its paper none",
+        "arXiv 2010.06198",
+        by_name=True,
+    ),
     "reidentify": About(
         "T2",
         f"{_ONE} and a gallery that may hold its image",
         "nothing: it links ciphertexts to images one has",
         "ours",
         in_suite=False,
+    ),
+    "learned_stem": About(
+        "T2",
+        "labelled ciphertexts under one key and a study's public model, minutes",
+        "block_pixel_shuffle, value_shuffle, whatever the stem mode",
+        "ours",
+        uses_pool=True,
+        in_suite=False,
+        by_name=True,
+        study=True,
+    ),
+    "weights": About(
+        "T5",
+        "a study's shared weights, its public ones, and ciphertexts",
+        "block_pixel_shuffle, value_shuffle where the stem learnt on them; orthogonal where it was carried",
+        "ours",
+        uses_pool=True,
+        study=True,
     ),
     "known_pairs": About(
         "T3",
@@ -90,6 +150,13 @@ ABOUT: dict[str, About] = {
         "somebody who seals images of one's choice",
         "every scheme with a shared key",
         "textbook",
+        in_suite=False,
+    ),
+    "updates": About(
+        "T5",
+        "replies of a training with few local images and steps",
+        "no scheme: plain images under the stems private and plain, ciphertexts under learn",
+        "ours, after arXiv 2112.14087, 2003.14053",
         in_suite=False,
     ),
 }

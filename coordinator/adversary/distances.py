@@ -30,6 +30,13 @@ def spread(parts: np.ndarray) -> np.ndarray:
     return (parts.max(1) - parts.min(1)).max(1)
 
 
+def flat_blocks(values: np.ndarray, channels: int) -> bool:
+    """Whether no block, uint8 [..., V], has more different values than colours: nothing tells its places apart."""
+    ordered = np.sort(values, axis=-1)
+    different = (ordered[..., 1:] != ordered[..., :-1]).sum(-1) + 1
+    return bool((different <= channels).all())
+
+
 def textured(parts: np.ndarray, limit: int, seed: int = 0) -> np.ndarray:
     """int64 [at most limit], rows of uint8 [m, S, c] that vary, the well textured ones first.
 

@@ -8,9 +8,12 @@ image, as in seams.py: log-likelihood ratios with a floor, less half of the same
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 
+from coordinator.adversary.exchange import always
 from coordinator.adversary.states import UNMIXED
 from crypto.schemes.pe import ORDERS
 
@@ -21,16 +24,18 @@ _TINY = np.float32(1e-12)
 _PARTNERS = 10  # of each side, weighed image by image
 _USUAL = 48  # other sides that say what is usual for a side in an image
 _STRIP = 20_000_000  # most moments held at once, which are sought strip by strip
+_WEIGHED = 4_000_000  # most values of sides compared before it is asked whether to go on
 
 #: Columns of a pair: block and walk of one side, then of the other, backwards (0 or 1), sign, colour order.
 PAIR = ("i", "a", "j", "b", "backwards", "sign", "order")
 
 
-def best_pairs(walked: np.ndarray) -> np.ndarray:
+def best_pairs(walked: np.ndarray, more: Callable[[], bool] = always) -> np.ndarray:
     """float32 [n, N, 4, M, c] → int64 [e, 7] of PAIR, i < j: for each side the few others that fit best.
 
     Component m of side i meets component ORDERS[order, m] of side j; sign is 1 or -1; backwards says that the two
-    walks run alike, as of two neighbours one of which is mirrored, not in opposite directions.
+    walks run alike, as of two neighbours one of which is mirrored, not in opposite directions. Where time runs out,
+    the sides that were not reached have no pairs but those of others with them.
     """
     n, count, _, side, channels = walked.shape
     size, few = 4 * count, min(_PARTNERS, 8 * (count - 1))
@@ -39,7 +44,7 @@ def best_pairs(walked: np.ndarray) -> np.ndarray:
     ahead = rows.reshape(n * side, -1)
     energy = np.einsum("sk,sk->k", ahead, ahead).reshape(size, channels).sum(1)
     orders = ORDERS if channels == 3 else np.zeros((1, 1), np.int64)
-    keys: list[np.ndarray] = []
+    keys: list[np.ndarray] = [np.empty((0, 3), np.int64)]
     step = max(1, _STRIP // (size * channels**2))
     for first in range(0, size, step):
         strip = np.arange(first, min(first + step, size))
@@ -47,9 +52,13 @@ def best_pairs(walked: np.ndarray) -> np.ndarray:
         states = np.empty((len(strip), 2 * size), np.int8)
         own = np.ascontiguousarray(ahead[:, strip[0] * channels : (strip[-1] + 1) * channels].T)
         for alike, other in enumerate((back, ahead)):
+            if not more():
+                break
             mine = slice(alike * size, (alike + 1) * size)
             samples = np.float32(n * side * channels)
             _closed_form(own @ other, energy, orders, samples, first, costs[:, mine], states[:, mine])
+        if not more():
+            break
         near = np.argpartition(costs, few - 1, axis=1)[:, :few]
         state = np.take_along_axis(states, near, 1).astype(np.int64)
         keys.append(np.stack([np.broadcast_to(strip[:, None], near.shape), near, state], 2).reshape(-1, 3))
@@ -138,10 +147,18 @@ def _gap(one: np.ndarray, other: np.ndarray, back: int, sign: int, order: np.nda
     return total / np.float32(side * channels)
 
 
-def weigh(walked: np.ndarray, usual: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def weigh(
+    walked: np.ndarray, usual: np.ndarray, pairs: np.ndarray, more: Callable[[], bool] = always
+) -> np.ndarray:
     """float64 [e]: what each of int64 [e, 7] pairs costs, summed over the images; 0 says nothing."""
     orders = ORDERS if walked.shape[4] == 3 else np.zeros((6, 1), np.int64)
-    return _weigh(walked, usual, pairs, orders)
+    costs = np.zeros(len(pairs))
+    step = max(1, _WEIGHED // (len(walked) * walked.shape[3] * walked.shape[4]))
+    for first in range(0, len(pairs), step):
+        if not more():
+            break
+        costs[first : first + step] = _weigh(walked, usual, pairs[first : first + step], orders)
+    return costs
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)

@@ -77,7 +77,8 @@ def attack(knowledge: Knowledge) -> Guess:
     if matrix is None:
         images, key = load(spec).picture(sealed), None
     else:
-        images, key = MatrixCipher(spec.image_shape, spec.block, matrix).decrypt(sealed), {"matrix": matrix}
+        turned = np.asarray(sealed, np.float32)  # sealed as bytes, where the scheme is another
+        images, key = MatrixCipher(spec.image_shape, spec.block, matrix).decrypt(turned), {"matrix": matrix}
     return Guess("moment_matching", "T2", images, rows, key, time.monotonic() - started, note)
 
 

@@ -62,15 +62,15 @@ def solve(
     if count == 1:
         zero = np.zeros(1, np.int64)
         return Solved(zero.reshape(1, 1), zero, _darker(walked, zero > 0), zero, 1)
-    pairs = best_pairs(walked)
+    pairs = best_pairs(walked, more)
     few = min(len(walked), _WEIGHED)
     walked = walked[np.linspace(0, len(walked) - 1, few).astype(np.int64)]
     usual = usual_fits(walked)
-    costs = weigh(walked, usual, pairs)
+    costs = weigh(walked, usual, pairs, more)
     margins = pair_margins(pairs, costs, count)
     pairs = pairs[np.lexsort((costs, margins))]
-    sure = join(pairs[: int((margins < 0).sum())], alone(count), frame or shape)
-    tied = tie(pairs, join(pairs, sure, frame or shape))
+    sure = join(pairs[: int((margins < 0).sum())], alone(count), frame or shape, more)
+    tied = tie(pairs, join(pairs, sure, frame or shape, more), more)
     turn, negative, order = tied.turn, tied.sign < 0, tied.order
     grid, cost = _places(walked, (turn, negative, order), shape, more)
     if shape[0] != shape[1] and frame is None and more():  # upright may also mean lying on a side
@@ -81,7 +81,7 @@ def solve(
     for _ in range(_ROUNDS):
         if not more():
             break
-        states = improve(walked, usual, grid, turn, negative, order)
+        states = improve(walked, usual, grid, turn, negative, order, more)
         if all((new == old).all() for new, old in zip(states, (turn, negative, order), strict=True)):
             break
         new_grid, new_cost = _places(walked, states, shape, more)

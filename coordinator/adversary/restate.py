@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 
+from coordinator.adversary.exchange import always
 from coordinator.adversary.fits import CONTROL, FLOOR, SOFTNESS
 from coordinator.adversary.states import BACKWARD, SHOWN, upright_walks
 from crypto.schemes.pe import ORDERS
@@ -107,8 +110,9 @@ def improve(
     turn: np.ndarray,
     negative: np.ndarray,
     order: np.ndarray,
+    more: Callable[[], bool] = always,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(turn, negative, order), each block's the best beside its neighbours, until nothing changes.
+    """(turn, negative, order), each block's the best beside its neighbours, until nothing changes or time is out.
 
     Blocks that touch are never changed at once: as on a chessboard, white and black take turns.
     """
@@ -117,6 +121,8 @@ def improve(
     for _ in range(_PASSES):
         changed = 0
         for colour in (0, 1):
+            if not more():
+                return turn, negative, order
             costs = state_costs(walked, usual, grid, turn, negative, order)
             flat = costs.reshape(grid.size, -1)
             now = costs[np.arange(grid.size), turn, negative.astype(np.int64), order]

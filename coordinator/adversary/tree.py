@@ -5,11 +5,13 @@ Source: the constrained tree of A. Gallagher (CVPR 2012), which refuses a join t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numba
 import numpy as np
 
+from coordinator.adversary.exchange import always
 from coordinator.adversary.states import (
     BACKWARD,
     MIXED,
@@ -22,6 +24,7 @@ from coordinator.adversary.states import (
 )
 
 _STEPS = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]])  # up, right, down, left
+_PAIRS = 4096  # joined before it is asked whether to go on
 _GROUPS = (SHOWN, BACKWARD, TURN_OF, THEN, UNDONE, MOVES, MIXED, UNMIXED, _STEPS)
 
 
@@ -46,16 +49,21 @@ def alone(count: int) -> Clusters:
     return Clusters(np.arange(count), np.zeros((count, 2), np.int64), zeros, zeros + 1, zeros)
 
 
-def join(pairs: np.ndarray, clusters: Clusters, shape: tuple[int, int]) -> Clusters:
+def join(
+    pairs: np.ndarray, clusters: Clusters, shape: tuple[int, int], more: Callable[[], bool] = always
+) -> Clusters:
     """int64 [e, 7] pairs (fits.py), the surest first → the clusters they make; each fits the frame, or it turned."""
     held = tuple(values.copy() for values in vars(clusters).values())
-    _join(pairs, *held, *shape, _GROUPS)
+    for first in range(0, len(pairs), _PAIRS):
+        if not more():
+            break
+        _join(pairs[first : first + _PAIRS], *held, *shape, _GROUPS)
     return Clusters(*held)
 
 
-def tie(pairs: np.ndarray, clusters: Clusters) -> Clusters:
+def tie(pairs: np.ndarray, clusters: Clusters, more: Callable[[], bool] = always) -> Clusters:
     """The clusters tied together by states alone, whatever their places: those are no longer meant."""
-    return join(pairs, clusters, (0, 0))
+    return join(pairs, clusters, (0, 0), more)
 
 
 @numba.njit(cache=True, nogil=True)

@@ -24,6 +24,7 @@ import numpy as np
 from coordinator.adversary.adjacency import block_distances, order_blocks
 from coordinator.adversary.block_values import relative_signs, tree_signs, value_distances
 from coordinator.adversary.colour_values import lay_values
+from coordinator.adversary.distances import flat_blocks
 from coordinator.adversary.fit_block import beside, leaning, nearest, refit, upright
 from coordinator.adversary.fits import usual_fits
 from coordinator.adversary.knowledge import Ciphertexts, Recovered
@@ -88,7 +89,8 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
     notes = [f"from {len(rows)} of {len(seen)} images"] if len(rows) < len(seen) else []
     sealed = to_blocks(pool.images(rows), spec.block)  # [n, N, S, c]
     values = np.ascontiguousarray(sealed.reshape(*sealed.shape[:2], -1).transpose(1, 2, 0))
-    if not np.ptp(values, axis=2).any():
+    folded = np.minimum(sealed, 255 - sealed).reshape(*sealed.shape[:2], -1)  # as no mask changes it
+    if not np.ptp(values, axis=2).any() or (spec.block > 1 and flat_blocks(folded, spec.image_shape[2])):
         return None
     blocks = lay_out(values, spec.image_shape[2], more)
     solved = puzzled(blocks, spec.grid, more)

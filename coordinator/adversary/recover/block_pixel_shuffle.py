@@ -15,11 +15,11 @@ picture may come out shifted by whole blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from coordinator.adversary.assemble import assemble
+from coordinator.adversary.assemble import Lay, assemble
 from coordinator.adversary.distances import TEXTURE, position_distances, spread, textured
 from coordinator.adversary.knowledge import Ciphertexts, Recovered
 from coordinator.adversary.layout import lay_out, symmetries
@@ -28,10 +28,12 @@ from crypto.blocks import block_pixels, quarter_pixels
 from crypto.table import Table
 
 _CHUNK = 32  # images held at a time
+_HELD = 100_000_000  # most values of blocks held
 _PARTS = 8000  # most sub-blocks whose pixels are compared
 _PAIRED = 120_000_000  # most value pairs compared, which lowers the number of sub-blocks for large blocks
 _TURN_BLOCKS = 2000  # most blocks that decide the symmetry
 _SEAM_WORK = 400_000_000  # most block pairs times images
+_SEAM_IMAGES = 2000  # most images whose seams are summed
 #: Of more blocks than this (8 tables of 79 MB) the order is not sought.
 MOST_BLOCKS = 3136
 
@@ -41,34 +43,47 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
 
     `more` says whether to go on.
     """
-    height, width, _ = pool.spec.image_shape
-    block, shape = pool.spec.block, pool.spec.grid
-    notes: list[str] = []
+    block = pool.spec.block
     blocks = varied_blocks(pool, seen)
     if not len(blocks):
         return None
     k2 = find_k2(blocks, block // 2, more)
     if k2 is None:
-        k2 = np.arange((block // 2) ** 2)
-        notes.append("pixel order not identifiable: every sub-block is constant")
+        notes = ["pixel order not identifiable: every sub-block is constant"]
+        return placed(pool, seen, np.arange((block // 2) ** 2), more, notes=notes)
+    return placed(pool, seen, k2, more)
+
+
+def placed(
+    pool: Ciphertexts,
+    seen: np.ndarray,
+    k2: np.ndarray,
+    more: Callable[[], bool],
+    lay: Lay = assemble,
+    notes: Sequence[str] = (),
+) -> Recovered:
+    """K1 by the seams between blocks, where K2 int64 [(M/2)²] is known. `lay` lays blocks by what seams cost."""
+    height, width, _ = pool.spec.image_shape
+    block, shape = pool.spec.block, pool.spec.grid
+    said = list(notes)
     cells = block_pixels(height, width, block)[:, _within(block, np.argsort(k2))]
     count = shape[0] * shape[1]
     k1 = np.arange(count)
     if count > MOST_BLOCKS:
-        notes.append(f"block order not sought: {count} blocks, at most {MOST_BLOCKS}")
+        said.append(f"block order not sought: {count} blocks, at most {MOST_BLOCKS}")
     else:
-        rows = _spaced(seen, max(16, _SEAM_WORK // count**2))
+        rows = _spaced(seen, min(_SEAM_IMAGES, max(16, _SEAM_WORK // count**2)))
         if len(rows) < len(seen):
-            notes.append(f"block order from {len(rows)} of {len(seen)} images")
+            said.append(f"block order from {len(rows)} of {len(seen)} images")
         across, down = seam_costs(_sides(pool, rows, cells), count, more)
-        grid = assemble(across, down, shape, more)
+        grid = lay(across, down, shape, more)
         k1[grid.ravel()] = np.arange(count)
     if not more():
-        notes.append("truncated: out of time")
+        said.append("truncated: out of time")
     opens = Table(
         pool.spec.image_shape, (block, block), k1, _within(block, k2)[None], unit="pixel"
     ).inverse()
-    return Recovered(opens, {"K1": k1, "K2": k2}, tuple(notes))
+    return Recovered(opens, {"K1": k1, "K2": k2}, tuple(said))
 
 
 def varied_blocks(pool: Ciphertexts, seen: np.ndarray) -> np.ndarray:
@@ -93,7 +108,7 @@ def varied_blocks(pool: Ciphertexts, seen: np.ndarray) -> np.ndarray:
             kept.append(blocks[np.broadcast_to(varied, len(blocks))])
             strong += int((spread(kept[-1].reshape(-1, *blocks.shape[2:])) >= TEXTURE).sum())
             total += len(kept[-1])
-            if strong >= 2 * _PARTS or total >= 4 * _PARTS:
+            if strong >= 2 * _PARTS or total >= 4 * _PARTS or total * blocks[0].size >= _HELD:
                 return np.concatenate(kept)
     return np.concatenate(kept) if kept else np.zeros((0, *cells.shape[1:], channels), np.uint8)
 
@@ -112,7 +127,14 @@ def find_k2(blocks: np.ndarray, side: int, more: Callable[[], bool]) -> np.ndarr
     chosen = textured(parts, limit)
     if not len(chosen):
         return None
-    places = lay_out(position_distances(parts[chosen]), side, side, more)
+    return upright(lay_out(position_distances(parts[chosen]), side, side, more), blocks, side)
+
+
+def upright(places: np.ndarray, blocks: np.ndarray, side: int) -> np.ndarray:
+    """int64 [side²], a layout of the pixels of a sub-block, → K2: the turn with the smoothest inner seams.
+
+    blocks: uint8 [m, 4, side², c], sealed.
+    """
     sample = blocks[_spaced(np.arange(len(blocks)), _TURN_BLOCKS)]
     turns = symmetries(side)[:, places]  # [8, S]
     return turns[int(np.argmin([inner_seams(sample[:, :, np.argsort(turn)], side) for turn in turns]))]

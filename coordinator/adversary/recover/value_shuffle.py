@@ -14,13 +14,13 @@ fixed_values), the turn, order and shift that leave most in place are taken; oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from coordinator.adversary.assemble import assemble
+from coordinator.adversary.assemble import Lay, assemble
 from coordinator.adversary.colours import colour_layout
-from coordinator.adversary.distances import position_distances, spread, textured
+from coordinator.adversary.distances import flat_blocks, position_distances, spread, textured
 from coordinator.adversary.exchange import total_cost
 from coordinator.adversary.knowledge import Ciphertexts, Recovered
 from coordinator.adversary.layout import symmetries
@@ -31,6 +31,7 @@ from crypto.schemes.pe import ORDERS
 from crypto.table import Table
 
 _CHUNK = 32  # images held at a time
+_HELD = 100_000_000  # most values of blocks held
 _BLOCKS = 4000  # most blocks whose values are compared
 _PAIRED = 240_000_000  # most value pairs compared, which lowers the number of blocks for large ones
 _SEAM_WORK = 100_000_000  # most block pairs times images
@@ -45,7 +46,7 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
     spec = pool.spec
     block, channels = spec.block, spec.image_shape[2]
     blocks = varied_blocks(pool, seen)
-    if not len(blocks):
+    if not len(blocks) or (block > 1 and flat_blocks(blocks[..., 0], channels)):
         return None
     notes: list[str] = []
     place, colour = np.divmod(np.arange(block**2 * channels), channels)
@@ -53,23 +54,41 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
         notes.append(f"value order not sought: {len(place)} values, at most {MOST_VALUES}")
     else:
         place, colour = find_values(blocks, block, channels, more)
+    return placed(pool, seen, place, colour, more, notes=notes)
+
+
+def placed(
+    pool: Ciphertexts,
+    seen: np.ndarray,
+    place: np.ndarray,
+    colour: np.ndarray,
+    more: Callable[[], bool],
+    lay: Lay = assemble,
+    notes: Sequence[str] = (),
+) -> Recovered:
+    """K1 by the seams between blocks, where (place, colour) int64 [V] of the values are known.
+
+    `lay` lays blocks by what seams cost.
+    """
+    spec = pool.spec
+    block, channels, said = spec.block, spec.image_shape[2], list(notes)
     k1 = np.arange(spec.blocks)
     if spec.blocks > MOST_BLOCKS:
-        notes.append(f"block order not sought: {spec.blocks} blocks, at most {MOST_BLOCKS}")
+        said.append(f"block order not sought: {spec.blocks} blocks, at most {MOST_BLOCKS}")
     else:
         rows = seen[
             np.linspace(0, len(seen) - 1, min(len(seen), most_images(spec.blocks))).astype(np.int64)
         ]
         if len(rows) < len(seen):
-            notes.append(f"block order from {len(rows)} of {len(seen)} images")
-        place, k1 = find_blocks(pool, rows, place, colour, more)
+            said.append(f"block order from {len(rows)} of {len(seen)} images")
+        place, k1 = find_blocks(pool, rows, place, colour, more, lay)
     fixed = int(spec.options["fixed_blocks"]), int(spec.options["fixed_values"])
     k1, place, colour = most_in_place(k1, place, colour, spec.grid, channels, fixed)
     if not more():
-        notes.append("truncated: out of time")
+        said.append("truncated: out of time")
     k2 = place * channels + colour
     opens = Table(spec.image_shape, (block, block), k1, k2[None]).inverse()
-    return Recovered(opens, {"K1": k1, "K2": k2}, tuple(notes))
+    return Recovered(opens, {"K1": k1, "K2": k2}, tuple(said))
 
 
 def most_images(count: int) -> int:
@@ -86,7 +105,7 @@ def varied_blocks(pool: Ciphertexts, seen: np.ndarray) -> np.ndarray:
         flat = blocks.reshape(-1, block * block * blocks.shape[3], 1)
         kept.append(flat[spread(flat) > 0] if flat.shape[1] > 1 else flat)  # one value never varies
         total += len(kept[-1])
-        if total >= 2 * _BLOCKS:
+        if total >= 2 * _BLOCKS or total * flat.shape[1] >= _HELD:
             break
     return np.concatenate(kept)
 
@@ -102,7 +121,12 @@ def find_values(
 
 
 def find_blocks(
-    pool: Ciphertexts, rows: np.ndarray, place: np.ndarray, colour: np.ndarray, more: Callable[[], bool]
+    pool: Ciphertexts,
+    rows: np.ndarray,
+    place: np.ndarray,
+    colour: np.ndarray,
+    more: Callable[[], bool],
+    lay: Lay = assemble,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(place, K1): the order of the blocks whose values stand at (place, colour), turned where the picture lies."""
     spec = pool.spec
@@ -112,7 +136,7 @@ def find_blocks(
     found: list[tuple[float, np.ndarray, np.ndarray]] = []
     for places in upright:
         across, down = seam_costs(_sides(pool, rows, places, colour), spec.blocks, more)
-        grid = assemble(across, down, spec.grid, more)
+        grid = lay(across, down, spec.grid, more)
         k1 = np.empty(spec.blocks, np.int64)
         k1[grid.ravel()] = np.arange(spec.blocks)
         found.append((total_cost(grid, across, down), places, k1))
