@@ -38,7 +38,7 @@ from coordinator.simulate import party_folder, simulate
 from crypto.sealed import SealedDataset
 from parties.baseline import average
 from parties.place import Place
-from parties.train import as_input, measure, optimizer_of, probabilities, train_locally, use_all_cores
+from coordinator.train import as_input, measure, optimizer_of, probabilities, train_locally, use_all_cores
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,42 @@ def _require_valid(report: dict[str, Any]) -> None:
 
 
 @app.command()
+def train(
+    plan: Annotated[Path, typer.Argument(help="The study's plan.")],
+    sealed: Annotated[
+        list[Path], typer.Argument(help="Each hospital's folder of sealed sets: train, val and test.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the model and the journal.")] = Path("cloud"),
+) -> None:
+    """Train on the hospitals' sealed images alone, without a federation. Run again, it goes on where it stopped."""
+    from coordinator.central import train_centrally
+    from coordinator.plan import read_plan
+
+    made = train_centrally(
+        read_plan(plan, {"train": "central"}), sealed, out, lambda line: talk.print(line)
+    )
+    result.print(f"test accuracy {made['test']['mean']['accuracy']:.3f}, of round {made['best_round']}")
+    result.print(str(out / "model.safetensors"))
+
+
+@app.command()
+def classify(
+    query: Annotated[Path, typer.Argument(help="A sealed set of images to name the classes of.")],
+    model: Annotated[Path, typer.Option(help="A model that reads ciphertext (stem learn).")],
+    out: Annotated[Path, typer.Option(help="Where the answers go.")] = Path("answers.json"),
+) -> None:
+    """Answer an encrypted query: the class and probabilities of every sealed image."""
+    from coordinator.classify import answer, open_model
+    from crypto.sealed import SealedDataset
+
+    answers = answer(open_model(model), SealedDataset.open(query))
+    write_json(out, answers)
+    for row, found in enumerate(answers["answers"]):
+        result.print(f"{row:6} {found['class']} {found['probability']:.3f}")
+    result.print(str(out))
+
+
+@app.command()
 def attack(
     sealed: Annotated[
         list[Path] | None,

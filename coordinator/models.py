@@ -53,14 +53,7 @@ def build_model(plan: Plan, classes: int, plain: bool = False) -> nn.Module:
     if plan.weights:
         settings |= {"pretrained": True, "pretrained_cfg_overlay": {"file": plan.weights}}
     torch.manual_seed(plan.seed)
-    try:
-        model: nn.Module = timm.create_model(plan.model, **settings)
-    except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise CipherwardError(
-            f"timm cannot build {plan.model} for {plan.image_size}×{plan.image_size} images: {line}",
-            "check model, model_args and weights in the plan",
-        ) from None
+    model = timm_model(plan.model, settings)
     if plan.stem != "learn":
         _must_be_carriable(model, plan, channels)
     for name, weight in model.named_parameters():
@@ -71,6 +64,19 @@ def build_model(plan: Plan, classes: int, plain: bool = False) -> nn.Module:
             f"{plan.model} has patches of {patch[0]}, the scheme has blocks of {plan.block}",
             "a block that straddles patches cannot be learnt: set a block that divides the patch",
         )
+    return model
+
+
+def timm_model(name: str, settings: Mapping[str, Any]) -> nn.Module:
+    """timm's model of that name; raises CipherwardError where timm cannot build it so."""
+    try:
+        model: nn.Module = timm.create_model(name, **settings)
+    except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise CipherwardError(
+            f"timm cannot build {name} for images of {settings['img_size']}: {line}",
+            "check model, model_args and weights in the plan",
+        ) from None
     return model
 
 

@@ -48,7 +48,8 @@ class Plan(Settings):
     stem: Literal["learn", "private", "plain"] = "learn"
     stem_frozen: bool = False
 
-    # training
+    # training: federated by Flower, or by the provider alone on all sealed images
+    train: Literal["federated", "central"] = "federated"
     strategy: Literal["fedavg", "fedmedian"] = "fedavg"
     rounds: int = Field(5, ge=0)
     local_epochs: int = Field(1, ge=1)
@@ -93,6 +94,11 @@ class Plan(Settings):
 
     def _stem_sound(self) -> None:
         """Raises CipherwardError where no stem can be carried into the coordinates of the plan's keys."""
+        if self.train == "central" and self.stem != "learn":
+            raise CipherwardError(
+                f"stem {self.stem} goes with federated training: the provider has no key to carry one by",
+                "set stem to learn, or train to federated",
+            )
         if self.stem == "learn":
             if self.stem_frozen:
                 raise CipherwardError(

@@ -175,6 +175,8 @@ def _train(plan: Plan, out: Path, told: Told) -> bool:
     cloud = out / "cloud"
     if (cloud / "training.json").exists() or plan.rounds == 0:
         return False
+    if plan.train == "central":
+        return _train_centrally(plan, out, told)
     told("starting Flower")
     journal, shown = cloud / "rounds.jsonl", 0
 
@@ -193,6 +195,19 @@ def _train(plan: Plan, out: Path, told: Told) -> bool:
         raise CipherwardError(
             "the Flower run completed without a result", f"see {out / 'logs' / 'flower.log'}"
         )
+    return True
+
+
+def _train_centrally(plan: Plan, out: Path, told: Told) -> bool:
+    """The provider is handed every hospital's sealed sets, and trains on them by a command of its own."""
+    folders = []
+    for index in range(plan.parties):
+        copy = out / "cloud" / "pool" / f"hospital-{index}"
+        for split in ("train", "val", "test"):
+            _hand_over(party_folder(out, index) / "sealed" / split, copy / split)
+        folders.append(str(copy))
+    words = ["train", str(out / FILE), *folders, "--out", str(out / "cloud")]
+    _coordinator(words, out / "logs" / "train.log", told)
     return True
 
 

@@ -1,6 +1,7 @@
 """What the federation's accuracy is to be read beside, measured where the plain images are.
 
-- plain: the same federation on plain images, in one process: same parties, rounds, steps and seed. In a
+- plain: the same training on plain images, in one process: same parties, or the provider alone, and same rounds,
+  steps and seed. In a
   study of several hospitals only a simulation can run it, because nobody holds all plain images. It shares and
   averages the whole model, whatever the stem mode: what `private` differs by is the price of stems that stay.
 - wrong key: the final model on test images sealed under keys that are not the training's. Under stem modes
@@ -28,6 +29,7 @@ from torch import nn
 
 from coordinator.models import build_model, pack, unpack
 from coordinator.plan import Plan
+from coordinator.train import PlainImages, measure, probabilities, train_locally, use_all_cores
 from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from crypto.key import SecretKey
@@ -36,7 +38,6 @@ from parties.measures import histograms, share
 from parties.place import Place
 from parties.seal import plain_rows
 from parties.stem import final_model
-from parties.train import PlainImages, measure, probabilities, train_locally, use_all_cores
 
 Told = Callable[[str], None]
 _THUMB = 64
@@ -172,6 +173,8 @@ def run_baseline(
         figures["wrong_key"] = wrong_keys(model, places[0], test, plan.wrong_keys)
         told(f"wrong keys {figures['wrong_key']['mean']:.3f}")
     if plan.baseline:
+        if plan.train == "central":
+            trains = [("provider", train)]
         checkpoint = places[0].private / "baseline.safetensors"
         model, by_round, seconds = train_plain(plan, trains, val, len(classes), checkpoint, told)
         hits = int((probabilities(model, test).argmax(1) == test.labels).sum())

@@ -236,6 +236,42 @@ def baseline(
 
 
 @app.command()
+def classify(
+    hospital: Hospital,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Ask this model, cloud/model.safetensors of a study, here.")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="The study's plan, for a model of stem private or plain.")
+    ] = None,
+    query: Annotated[
+        Path | None, typer.Option(help="Seal the images into this folder, for the provider to answer.")
+    ] = None,
+) -> None:
+    """Seal images with the hospital's key, ask the model about the ciphertexts, print class and probability.
+
+    With --query they are only sealed: `cipherward-coordinator classify` answers such a folder, in the same order.
+    """
+    from coordinator.plan import read_plan
+    from parties.place import Place
+    from parties.query import classify as ask
+    from parties.query import seal_query
+
+    if (model is None) == (query is None):
+        raise CipherwardError("nobody to ask", "give either --model FILE or --query FOLDER")
+    place = Place.open(hospital)
+    if query is not None:
+        made = seal_query(place, images, query)
+        result.print(f"{query}: {len(made)} images sealed with key {made.key_id}")
+        return
+    assert model is not None
+    answers = ask(place, images, model, None if plan is None else read_plan(plan))
+    for path, found in zip(images, answers, strict=True):
+        result.print(f"{path} {found['class']} {found['probability']:.3f}")
+
+
+@app.command()
 def score(
     hospital: Hospital,
     guesses: Annotated[

@@ -19,11 +19,11 @@ from torch import nn
 from coordinator.models import build_model, pack, shared_names, unpack
 from coordinator.plan import Plan
 from coordinator.settings import build
+from coordinator.train import measure, probabilities, train_locally, use_all_cores
 from crypto.errors import CipherwardError
 from crypto.sealed import SealedDataset
 from parties.place import Place, find_place
 from parties.stem import Coordinates, carry, carry_back, coordinates_of, keep_stem, own_stem, put_stem
-from parties.train import measure, probabilities, train_locally, use_all_cores
 
 app = ClientApp()
 

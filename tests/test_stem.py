@@ -29,7 +29,7 @@ from parties.baseline import average, read_plain, run_baseline, train_plain, wro
 from parties.place import Place
 from parties.seal import seal, sealing
 from parties.stem import CARRIES, Coordinates, carry, carry_back, coordinates
-from parties.train import PlainImages, as_input, measure, probabilities, train_locally
+from coordinator.train import PlainImages, as_input, measure, probabilities, train_locally
 
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 SCHEME_OPTIONS = [

@@ -19,7 +19,7 @@ from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from parties.baseline import average, histogram_accuracy, linear_accuracy, train_plain, wrong_keys
-from parties.train import PlainImages, as_input, measure, probabilities, rate, train_locally
+from coordinator.train import PlainImages, as_input, measure, probabilities, rate, train_locally
 
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
 

@@ -38,6 +38,23 @@ def _classes(top: Path) -> list[str]:
     return sorted(p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
+def read_picture(path: Path, size: int, channels: int) -> np.ndarray:
+    """uint8 [size, size, channels] of an image file. Raises CipherwardError naming one that cannot be decoded."""
+    try:
+        with Image.open(path) as picture:
+            ImageOps.exif_transpose(picture, in_place=True)
+            if picture.mode.startswith("I") or picture.mode == "F":
+                raise ValueError("more than 8 bits: which gray values matter is not ours to guess")
+            # Pillow copies an image that is brought to the mode it has: a third of the time at 512².
+            mode = "L" if channels == 1 else "RGB"
+            plain = picture if picture.mode == mode else picture.convert(mode)
+            if plain.size != (size, size):
+                plain = plain.resize((size, size), Image.Resampling.BILINEAR)
+            return np.asarray(plain, np.uint8).reshape(size, size, channels)
+    except Exception as error:  # decoders raise anything at malformed files
+        raise CipherwardError(f"cannot decode {path}: {type(error).__name__}: {error}") from None
+
+
 @dataclass(frozen=True)
 class Folder:
     """The images of one split. Raises CipherwardError where there are no class folders or no images."""
@@ -111,20 +128,7 @@ class Folder:
 
     def read(self, row: int) -> np.ndarray:
         """uint8 [size, size, channels]. Raises CipherwardError naming a file that cannot be decoded."""
-        path = self.path / self._files[1][row]
-        try:
-            with Image.open(path) as picture:
-                ImageOps.exif_transpose(picture, in_place=True)
-                if picture.mode.startswith("I") or picture.mode == "F":
-                    raise ValueError("more than 8 bits: which gray values matter is not ours to guess")
-                # Pillow copies an image that is brought to the mode it has: a third of the time at 512².
-                mode = "L" if self.channels == 1 else "RGB"
-                plain = picture if picture.mode == mode else picture.convert(mode)
-                if plain.size != (self.size, self.size):
-                    plain = plain.resize((self.size, self.size), Image.Resampling.BILINEAR)
-                return np.asarray(plain, np.uint8).reshape(self.size, self.size, self.channels)
-        except Exception as error:  # decoders raise anything at malformed files
-            raise CipherwardError(f"cannot decode {path}: {type(error).__name__}: {error}") from None
+        return read_picture(self.path / self._files[1][row], self.size, self.channels)
 
     def fingerprint(self) -> str:
         """How the files are read, and a digest of all names and sizes: what a resumed sealing compares."""

@@ -1,4 +1,4 @@
-"""Local training and evaluation on images of a hospital, sealed or plain: the same lines for both."""
+"""Training and evaluation on labelled images, sealed or plain, in hospitals and in the cloud: the same lines."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def rate(plan: Plan, step: int, total: int) -> float:
 
 
 def train_locally(model: nn.Module, data: Images, plan: Plan, round_: int, party: str) -> dict[str, float]:
-    """`local_epochs` passes over a hospital's images, in place; returns mean loss, steps and images.
+    """`local_epochs` passes over images, in place; returns mean loss, steps and images.
 
     The order of images depends on the plan's seed, the round and the party's name alone. The optimiser
     starts afresh each round, as in federated averaging.
