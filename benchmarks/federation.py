@@ -35,10 +35,10 @@ from coordinator.models import build_model, pack, unpack
 from coordinator.plan import FILE, Plan, read_plan
 from coordinator.report.audit import machine
 from coordinator.simulate import party_folder, simulate
+from coordinator.train import as_input, measure, optimizer_of, probabilities, train_locally, use_all_cores
 from crypto.sealed import SealedDataset
 from parties.baseline import average
 from parties.place import Place
-from coordinator.train import as_input, measure, optimizer_of, probabilities, train_locally, use_all_cores
 
 
 @dataclass(frozen=True)

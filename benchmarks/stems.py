@@ -43,12 +43,12 @@ from coordinator.orbit import orbit_of
 from coordinator.plan import Plan
 from coordinator.pool import MemoryPool
 from coordinator.report.audit import machine
+from coordinator.train import PlainImages, train_locally, use_all_cores
 from crypto.key import SecretKey
 from crypto.scheme import load
 from parties.measures import ssims
 from parties.register import register
 from parties.stem import carry, coordinates
-from parties.train import PlainImages, train_locally, use_all_cores
 
 SCHEMA = "cipherward.stems/1"
 GUESSED = 40

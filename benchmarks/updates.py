@@ -45,11 +45,11 @@ from coordinator.models import build_model, pack, shared_names
 from coordinator.plan import Plan
 from coordinator.pool import MemoryPool
 from coordinator.report.audit import machine
+from coordinator.train import PlainImages, train_locally
 from crypto.key import SecretKey
 from crypto.scheme import load
 from parties.measures import ssim
 from parties.stem import carry, carry_back, coordinates
-from parties.train import PlainImages, train_locally
 
 SIZE = 224
 Record = dict[str, Any]

@@ -20,6 +20,7 @@ import numpy as np
 
 from coordinator.models import build_model, pack, save_model, unpack
 from coordinator.plan import Plan
+from coordinator.pool import rows_of
 from coordinator.rounds import State
 from coordinator.train import Images, measure, probabilities, train_locally, use_all_cores
 from crypto.errors import CipherwardError
@@ -43,14 +44,7 @@ class Together:
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """int64 [r] → [r, *sealed_shape]"""
-        starts = np.cumsum([0] + [len(p) for p in self.parts])
-        out = np.empty((len(rows), *self.parts[0].sealed_shape), self.parts[0].sealed_dtype)
-        owner = np.searchsorted(starts, rows, side="right") - 1
-        for index, part in enumerate(self.parts):
-            mine = np.flatnonzero(owner == index)
-            if len(mine):
-                out[mine] = part.rows(rows[mine] - starts[index])
-        return out
+        return rows_of(self.parts, rows)
 
 
 def read_hospitals(folders: Sequence[Path], plan: Plan) -> list[dict[str, SealedDataset]]:

@@ -46,14 +46,19 @@ class Pool:
 
     def images(self, rows: np.ndarray) -> np.ndarray:
         """int64 [r] → [r, *sealed_shape]."""
-        rows = np.asarray(rows, np.int64)
-        out = np.empty((len(rows), *self.parts[0].sealed_shape), self.parts[0].sealed_dtype)
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
-        for index, part in enumerate(self.parts):
-            mine = np.flatnonzero(owner == index)
-            if len(mine):
-                out[mine] = part.rows(rows[mine] - self._starts[index])
-        return out
+        return rows_of(self.parts, rows)
+
+
+def rows_of(parts: Sequence[SealedDataset], rows: np.ndarray) -> np.ndarray:
+    """[r, *sealed_shape]: rows int64 [r] of sealed sets, counted through one set after another."""
+    rows, starts = np.asarray(rows, np.int64), np.cumsum([0] + [len(p) for p in parts])
+    out = np.empty((len(rows), *parts[0].sealed_shape), parts[0].sealed_dtype)
+    owner = np.searchsorted(starts, rows, side="right") - 1
+    for index, part in enumerate(parts):
+        mine = np.flatnonzero(owner == index)
+        if len(mine):
+            out[mine] = part.rows(rows[mine] - starts[index])
+    return out
 
 
 def _labels(part: SealedDataset, classes: Sequence[str]) -> np.ndarray:

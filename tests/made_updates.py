@@ -7,10 +7,10 @@ import numpy as np
 from coordinator.adversary.observed import Observed, Update
 from coordinator.models import build_model, pack, shared_names
 from coordinator.plan import Plan
+from coordinator.train import PlainImages, train_locally
 from crypto.key import SecretKey
 from crypto.scheme import load
 from parties.stem import carry, carry_back, coordinates
-from parties.train import PlainImages, train_locally
 
 CLASSES = 3
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}

@@ -119,7 +119,9 @@ def test_a_new_scheme_seals_sets(add, tmp_path, scope):
     images = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 1), dtype=np.uint8)
     key, spec = SecretKey(bytes(range(32))), describe(NAME, (16, 16, 1), 4, scope, {"negative": True})
     folder, labels = tmp_path / "sealed", np.arange(9) % 3
-    seal_images(folder, images.__getitem__, labels, ["a", "b", "c"], key, spec, "a source", shard_bytes=1024)
+    seal_images(
+        folder, images.__getitem__, labels, ["a", "b", "c"], key, spec, "a source", shard_bytes=1024
+    )
     sealed = SealedDataset.open(folder)
     sealed.verify(key)
     assert sealed.spec == spec and len(sealed.manifest["shards"]) > 1

@@ -10,7 +10,7 @@ from made_updates import CLASSES, plan
 from coordinator.adversary.membership import confidence, judge, membership, scores, weights_of
 from coordinator.adversary.observed import Observed, Update
 from coordinator.models import build_model, in_stem, pack, shared_names
-from parties.train import PlainImages, train_locally
+from coordinator.train import PlainImages, train_locally
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (160, 32, 32, 1), dtype=np.uint8)

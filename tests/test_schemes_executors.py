@@ -115,6 +115,8 @@ def test_a_result_goes_where_it_is_wanted():
     room = np.zeros((5, 8, 12, 3), np.uint8)
     assert run(table, prepare(table), images, room[1:4]).base is not None
     np.testing.assert_array_equal(room[1:4], apply(table, images))
-    assert not room[0].any() and not room[4].any()  # pixels are written four bytes at a time, and none too far
+    assert (
+        not room[0].any() and not room[4].any()
+    )  # pixels are written four bytes at a time, and none too far
     with pytest.raises(ValueError, match="not contiguous"):
         run(table, prepare(table), images, np.zeros((3, 8, 12, 6), np.uint8)[..., ::2])

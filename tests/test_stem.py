@@ -20,6 +20,7 @@ from coordinator.models import build_model, in_stem, pack, save_model, shared_na
 from coordinator.plan import CARRIED, Plan, write_plan
 from coordinator.rounds import Federation, run_rounds
 from coordinator.torchvision_fix import timm
+from coordinator.train import PlainImages, as_input, measure, probabilities, train_locally
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
@@ -29,7 +30,6 @@ from parties.baseline import average, read_plain, run_baseline, train_plain, wro
 from parties.place import Place
 from parties.seal import seal, sealing
 from parties.stem import CARRIES, Coordinates, carry, carry_back, coordinates
-from coordinator.train import PlainImages, as_input, measure, probabilities, train_locally
 
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 SCHEME_OPTIONS = [

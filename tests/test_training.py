@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from coordinator.models import build_model, in_stem, pack, save_model, shared_names, unpack
 from coordinator.plan import Plan
 from coordinator.torchvision_fix import timm
+from coordinator.train import PlainImages, as_input, measure, probabilities, rate, train_locally
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from parties.baseline import average, histogram_accuracy, linear_accuracy, train_plain, wrong_keys
-from coordinator.train import PlainImages, as_input, measure, probabilities, rate, train_locally
 
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import parties.train
 import pytest
 import torch
 from made_pictures import smooth
 from made_updates import CLASSES, KEY, plan, trained
 
-import parties.train
 from coordinator.adversary import updates
 from coordinator.adversary.knowledge import Budget, Guess, Knowledge
 from coordinator.adversary.observed import Observed, Update

@@ -13,13 +13,13 @@ from coordinator.adversary.stem_similarity import alike, apart, learnt, stem_of,
 from coordinator.adversary.weights import attack, carried_order, roughness
 from coordinator.models import build_model, shared_names
 from coordinator.pool import MemoryPool
+from coordinator.train import PlainImages, train_locally
 from crypto.apply import apply
 from crypto.cipher import MatrixCipher
 from crypto.key import SecretKey
 from crypto.scheme import describe
 from crypto.table import Table
 from parties.stem import carry, coordinates
-from parties.train import PlainImages, train_locally
 
 SHUFFLES = ["block_pixel_shuffle", "value_shuffle"]
 
