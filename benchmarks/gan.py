@@ -33,7 +33,7 @@ from rich.table import Table
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from coordinator.adversary.gan import PUBLISHED, train
+from coordinator.adversary.gan import PUBLISHED, toned, train
 from coordinator.adversary.knowledge import Budget
 from coordinator.adversary.training_loop import Course, Progress, as_input, device, pictures
 from coordinator.report.audit import machine
@@ -118,7 +118,8 @@ def main() -> None:
         record = {
             "epoch": progress.epochs,
             "steps": progress.steps,
-            **medians(pictures(generator, opened), plain),
+            **medians(made := pictures(generator, opened), plain),
+            "toned": medians(toned(made, pictures(generator, sealed[:2000]), public[:2000]), plain)["ssim"],
             **{f"loss_{name}": round(value, 4) for name, value in progress.losses.items()},
             "seconds": round(spent + time.monotonic() - started, 1),
         }
@@ -147,6 +148,7 @@ def main() -> None:
         "epochs": f"{progress.epochs} of {args.epochs}",
         "share_of_the_published_steps": round(progress.steps / whole, 3),
         "median_ssim": last["ssim"],
+        "median_ssim_toned": last.get("toned", "not run"),
         "median_ssim_mean_image": floors["mean image"]["ssim"],
         "median_ssim_ciphertext": floors["ciphertext"]["ssim"],
         "median_ssim_whole_picture": last["whole_picture"],

@@ -371,6 +371,26 @@ def test_the_attacks_guess_by_what_was_trained(monkeypatch):
     assert "no labels: the adversarial loss alone" in sia_gan.attack(knowledge(64, 64, 8)).note
 
 
+def test_faded_guesses_get_the_tones_of_public_images():
+    plain = waves(40, 16).astype(np.float64)
+    faded = (0.3 * plain + np.array([90.0, 60.0, 30.0])).round().astype(np.uint8)
+    public = waves(40, 16)
+    back = gan.toned(faded[:5], faded, public)
+    assert back.dtype == np.uint8 and back.shape == (5, 16, 16, 3)
+    assert (
+        np.abs(back.astype(int) - public[:5]).max() <= 3 < np.abs(faded[:5].astype(int) - public[:5]).max()
+    )
+    # A generator that makes one gray of everything is told by nothing, and divides by nothing.
+    assert (
+        np.ptp(
+            gan.toned(np.full((2, 16, 16, 3), 7, np.uint8), np.full((4, 16, 16, 3), 7, np.uint8), public)[
+                ..., 0
+            ]
+        )
+        == 0
+    )
+
+
 def test_long_trainings_run_by_name_only(make_sealed, tmp_path, monkeypatch):
     from coordinator import cli
     from coordinator.adversary import suite
