@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -284,3 +286,9 @@ def test_a_hundred_brain_scans_give_the_whole_key(real_mri, seed):
     guess = run(pool)
     assert (guess.key["K1"] == truth["K1"]).all() and (guess.key["K2"] == truth["K2"]).all()
     assert (guess.images == plain[:3]).all()
+
+
+def test_listing_the_attacks_does_not_wait_for_torch():
+    words = "import sys, coordinator.adversary.attacks, coordinator.adversary.suite; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 
 from coordinator.adversary import (
@@ -9,21 +10,26 @@ from coordinator.adversary import (
     brute_force,
     chosen_plaintext,
     edge_guided,
-    gan,
-    itn,
     jigsaw,
     known_pairs,
     leading_bit,
-    learned_stem,
     minimum_difference,
     moment_matching,
     pooled_key_recovery,
     reidentify,
-    sia_gan,
-    updates,
-    weights,
 )
-from coordinator.adversary.knowledge import Attack
+from coordinator.adversary.knowledge import Attack, Guess, Knowledge
+
+
+def _when_asked(module: str) -> Attack:
+    """An attack whose module is imported when it is first run: torch takes seconds, in every worker anew."""
+
+    def attack(knowledge: Knowledge) -> Guess:
+        found: Attack = importlib.import_module(f"coordinator.adversary.{module}").attack
+        return found(knowledge)
+
+    return attack
+
 
 ATTACKS: dict[str, Attack] = {
     "as_is": as_is.attack,
@@ -34,15 +40,15 @@ ATTACKS: dict[str, Attack] = {
     "jigsaw": jigsaw.attack,
     "pooled_key_recovery": pooled_key_recovery.attack,
     "moment_matching": moment_matching.attack,
-    "gan": gan.attack,
-    "sia_gan": sia_gan.attack,
-    "itn": itn.attack,
+    "gan": _when_asked("gan"),
+    "sia_gan": _when_asked("sia_gan"),
+    "itn": _when_asked("itn"),
     "reidentify": reidentify.attack,
-    "learned_stem": learned_stem.attack,
-    "weights": weights.attack,
+    "learned_stem": _when_asked("learned_stem"),
+    "weights": _when_asked("weights"),
     "known_pairs": known_pairs.attack,
     "chosen_plaintext": chosen_plaintext.attack,
-    "updates": updates.attack,
+    "updates": _when_asked("updates"),
 }
 
 
