@@ -4,7 +4,7 @@
 
 FOLDER holds brain_mri/train and vit_tiny_patch16_224.safetensors. Gray 224×224 slices, ViT-Ti/16 from these
 public weights, SGD with momentum 0.9 and clipping at 1 but where AdamW is named; hospitals seal under
-block_pixel_shuffle with blocks of 16, and train as parties/train.py does. SSIM is that of suite/1. Each part
+block_pixel_shuffle with blocks of 16, and train as coordinator/train.py does. SSIM is that of suite/1. Each part
 takes minutes; with --json a part's figures replace its earlier ones in the file.
 
 - solve, steps, learn: one image in the hospital. SSIM to the plain image (stem plain), to the ciphertext (stem learn)

@@ -113,6 +113,8 @@ def summary(report: dict[str, Any]) -> list[str]:
             f"verdict: {name} is BROKEN by {', '.join(verdict['broken_by'])}, "
             f"from {images}, in {verdict['seconds']:.2f} s"
         )
+    elif not verdict["pool_attacked"]:
+        lines.append(f"verdict: none on {name}: no attack was run that could use a pool")
     else:
         lines.append(
             f"verdict: {name} not broken by {report['suite']} up to {verdict['largest_pool']} images"
@@ -188,7 +190,7 @@ def attack(
         Path | None,
         typer.Option(help="Folder of a study that trained, for attacks on what the cloud saw of it."),
     ] = None,
-    rows: Annotated[int, typer.Option(min=8, help="Images to guess for the score.")] = 128,
+    rows: Annotated[int, typer.Option(min=16, help="Images to guess for the score.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Draws rows and pools.")] = 0,
     budget: Annotated[
         str, typer.Option(help="Time an attack may take at one pool size: seconds, or 90s, 10m, 1h.")
@@ -265,7 +267,9 @@ def report(
     allow_invalid: Annotated[bool, typer.Option(help="Exit 0 even where a control failed.")] = False,
 ) -> None:
     """Write report.json and report.html: the verdict, the figures, sealed images and guesses."""
-    from coordinator.plan import FILE, read_plan
+    from coordinator.adversary.cells import study_digest
+    from coordinator.guesses import read_draws
+    from coordinator.plan import FILE, plan_in
     from coordinator.report.audit import build_report, read_scores
     from coordinator.report.page import render
     from coordinator.report.pictures import gather, with_public_plain
@@ -273,7 +277,12 @@ def report(
     from crypto.sealed import SealedDataset
 
     numbers = read_scores(scores)
-    name = read_plan(study / FILE).study if study is not None else "audit"
+    watched = read_draws(guesses)[1].get("study")
+    if study is not None and watched and study_digest(study) != watched:
+        raise CipherwardError(
+            f"the attacks watched another training than that in {study}", "name the study that they watched"
+        )
+    name = plan_in(study / FILE).study if study is not None else "audit"
     made = build_report(numbers, name, training_of(study))
     pictures = gather(guesses, made, numbers, SealedDataset.open(sealed))
     if public_plain is not None:

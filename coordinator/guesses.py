@@ -9,10 +9,11 @@ This is the exchange format between the cloud, where attacks run, and the hospit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 from safetensors import SafetensorError
@@ -24,11 +25,12 @@ from crypto.spec import SchemeSpec
 
 SCHEMA = "cipherward.guesses/1"
 FILE = "guesses.json"
+MOST_GUESSES = 64  # of one draw: a scorer takes no more
 
 
 @dataclass(frozen=True)
 class StoredGuess:
-    """One guess's line in guesses.json."""
+    """One guess's line in guesses.json. idle: the attack found nothing that it could try, which is no resistance."""
 
     attack: str
     tier: str
@@ -39,6 +41,7 @@ class StoredGuess:
     seconds: float
     note: str
     error: str = ""
+    idle: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,41 @@ class Draw:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Draw:
+        """Raises TypeError or ValueError where a field is not of its type: the file comes from elsewhere."""
         parts = dict(value)
         parts["spec"] = SchemeSpec.from_json(value["spec"])
-        parts["rows"] = np.array(value["rows"], np.int64)
-        parts["seen"] = np.array(value["seen"], np.int64)
-        parts["guesses"] = [StoredGuess(**g) for g in value["guesses"]]
-        return cls(**parts)
+        parts["rows"] = _whole_numbers(value, "rows")
+        parts["seen"] = _whole_numbers(value, "seen")
+        parts["guesses"] = [_of_its_types(StoredGuess(**g)) for g in value["guesses"]]
+        draw = _of_its_types(cls(**parts))
+        if not draw.digests or not all(isinstance(digest, str) for digest in draw.digests):
+            raise TypeError("digests are not names of sealed sets")
+        return draw
+
+
+def _whole_numbers(value: Mapping[str, Any], name: str) -> np.ndarray:
+    listed = value[name]
+    if not isinstance(listed, list) or any(type(v) is not int or not 0 <= v < 2**62 for v in listed):
+        raise TypeError(f"{name} are no row numbers")
+    return np.array(listed, np.int64)
+
+
+_Typed = TypeVar("_Typed", StoredGuess, Draw)
+
+
+def _of_its_types(made: _Typed) -> _Typed:
+    """The same; raises TypeError where a field is not of the type it is declared with."""
+    for name, wanted in get_type_hints(type(made)).items():
+        value = getattr(made, name)
+        if wanted is float:
+            sound = type(value) in (int, float) and math.isfinite(value)
+        elif wanted is int:
+            sound = type(value) is int and value >= 0
+        else:
+            sound = isinstance(value, get_origin(wanted) or wanted)
+        if not sound or (wanted is str and "\0" in value):
+            raise TypeError(f"{name} cannot be {value!r:.60}")
+    return made
 
 
 def save_guess(path: Path, images: np.ndarray, key: Mapping[str, np.ndarray] | None) -> str:
@@ -127,6 +159,9 @@ def read_draws(folder: Path) -> tuple[list[Draw], dict[str, Any]]:
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise CipherwardError(f"{folder / FILE} is not a {SCHEMA} file")
     try:
+        for name in ("seed", "rows"):
+            if name in value and (type(value[name]) is not int or value[name] < 0):
+                raise TypeError(f"{name} cannot be {value[name]!r:.60}")
         return [Draw.from_json(d) for d in value.pop("draws")], value
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CipherwardError(f"{folder / FILE} is damaged: {error!r}") from None

@@ -73,7 +73,7 @@ class Plan(Settings):
     attacks: tuple[str, ...] = Field(("as_is", "leading_bit", "pooled_key_recovery"), min_length=1)
     pools: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
     draws: int = Field(3, ge=1)
-    audit_rows: int = Field(128, ge=8)
+    audit_rows: int = Field(128, ge=16)
     gallery: int = Field(1000, ge=8)
     budget_s: float = Field(600.0, gt=0)
 
@@ -139,7 +139,22 @@ class Plan(Settings):
 
 
 def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
-    """The plan in a YAML file. Raises CipherwardError with the file, the key and what is known.
+    """The plan in a YAML file, whose weights and images are named. Raises CipherwardError as `plan_in` does, too.
+
+    Who only looks at a training asks for `plan_in`: its public weights need not be here.
+    """
+    plan = plan_in(path, overrides)
+    if plan.weights and not Path(plan.weights).is_file():
+        raise CipherwardError(f"no weights file at {plan.weights}", "name one with --set weights=PATH")
+    if plan.source != "phantom" and not plan.images:
+        raise CipherwardError(
+            f"{path}: the {plan.source} source needs images", "name them with --images PATH"
+        )
+    return plan
+
+
+def plan_in(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
+    """The plan in a YAML file, whether or not what it names is here. Raises CipherwardError with the file and key.
 
     Relative `images` and `weights` paths are read from the working directory and made absolute, because
     a Flower process works elsewhere.
@@ -148,14 +163,7 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     for key in ("images", "weights"):
         if values.get(key):
             values[key] = str(Path(str(values[key])).expanduser().resolve())
-    plan = build(Plan, values, str(path))
-    if plan.weights and not Path(plan.weights).is_file():
-        raise CipherwardError(f"no weights file at {plan.weights}", "name one with --set weights=PATH")
-    if plan.source != "phantom" and not plan.images:
-        raise CipherwardError(
-            f"{path}: the {plan.source} source needs images", "name them with --images PATH"
-        )
-    return plan
+    return build(Plan, values, str(path))
 
 
 def write_plan(plan: Plan, folder: Path) -> Path:

@@ -42,8 +42,7 @@ def keep(
     drop_temporaries(folder, f"round-{round_:04d}*")
     parties = {}
     for party, (after, images) in replies.items():
-        # A party's name comes from outside: it must not choose a path.
-        name = f"round-{round_:04d}-{quote(party, safe='')[:100]}.safetensors"
+        name = f"round-{round_:04d}-{_named(party)}.safetensors"
         write_bytes(folder / name, save({"after": np.ascontiguousarray(after, np.float32)}))
         parties[party] = {"file": name, "images": images, "sha256": _digest(after)}
     about = {"round": round_, "sha256": _digest(before), "parties": parties}
@@ -72,6 +71,12 @@ def kept(cloud: Path) -> list[tuple[int, np.ndarray, dict[str, tuple[np.ndarray,
                 raise CipherwardError(f"{path} is damaged: {error!r}", _MEND) from None
             rounds.append((number, before, replies))
     return rounds
+
+
+def _named(party: str) -> str:
+    """A party's name as part of a file's: it comes from outside, and must choose no path and no other's file."""
+    name = quote(party, safe="")
+    return name if len(name) <= 100 else f"{name[:80]}-{hashlib.sha256(party.encode()).hexdigest()[:19]}"
 
 
 def _round(round_: int) -> str:

@@ -281,7 +281,7 @@ def score(
         Path | None, typer.Option(help="Where the scores go; default HOSPITAL/scores.json.")
     ] = None,
     rows: Annotated[
-        int, typer.Option(min=8, help="Audit images; the even ones register, the odd ones count.")
+        int, typer.Option(min=16, help="Audit images; the even ones register, the odd ones count.")
     ] = 128,
     gallery: Annotated[
         int, typer.Option(min=8, help="Plain images among which a guess must name its own.")

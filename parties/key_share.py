@@ -21,29 +21,31 @@ from crypto.table import Table
 from parties.truth import Truth
 
 
-def opened_by(key: Mapping[str, np.ndarray], sealed: np.ndarray, truth: Truth) -> np.ndarray:
+def opened_by(key: Mapping[str, np.ndarray], sealed: np.ndarray, spec: SchemeSpec) -> np.ndarray:
     """uint8 [n, h, w, c]: sealed images, opened with a guessed key."""
     if "matrix" in key:
-        opened: np.ndarray = MatrixCipher(truth.spec.image_shape, truth.block, key["matrix"]).decrypt(
-            sealed
-        )
+        opened: np.ndarray = MatrixCipher(spec.image_shape, spec.block, key["matrix"]).decrypt(sealed)
         return opened
     table = Table.flat(sealed.shape[1:], key["gather"], key.get("mask"))
-    return load(truth.spec).picture(apply(table, sealed))
+    return load(spec).picture(apply(table, sealed))
 
 
 def must_be_sound(
     guess: StoredGuess,
     images: np.ndarray,
     key: Mapping[str, np.ndarray] | None,
-    truth: Truth,
+    spec: SchemeSpec,
     rows: int,
 ) -> None:
-    """Raises CipherwardError for arrays that no attack makes: they index and are compared further on."""
-    sound = images.dtype == np.uint8 and images.shape == (rows, *truth.plain.shape[1:])
-    height, width, channels = truth.sealed.shape[1:]
+    """Raises CipherwardError for arrays that no attack makes: they index and are compared further on.
+
+    It looks at no image of the hospital's: what it refuses says nothing of one.
+    """
+    scheme = load(spec)
+    sound = images.dtype == np.uint8 and images.shape == (rows, *spec.image_shape)
+    height, width, channels = scheme.sealed_shape
     pixels, values = height * width, height * width * channels
-    across = truth.block**2 * channels
+    across = spec.block**2 * channels
     for name, value in (key or {}).items():
         if name == "mask":
             sound = sound and value.dtype == np.uint8 and value.shape == (values,)
@@ -51,11 +53,17 @@ def must_be_sound(
             sound = sound and value.dtype == np.float32 and value.shape == (across, across)
             sound = sound and bool(np.isfinite(value).all())
         elif name == "gather":
-            sound = sound and len(value) in (pixels, values, 2 * values) and _permutation(value)
-        elif name == "K1" and _comparable(truth.spec):
-            sound = sound and len(value) == pixels // truth.block**2 and _permutation(value)
-        elif name == "K2" and _comparable(truth.spec):
+            sound = sound and _permutation(value) and len(value) in (pixels, values, 2 * values)
+        elif name == "K1" and _comparable(spec):
+            sound = sound and _permutation(value) and len(value) == pixels // spec.block**2
+        elif name == "K2" and _comparable(spec):
             sound = sound and _permutation(value)
+    if sound and key and {"gather", "matrix"} & set(key):
+        try:  # on a black ciphertext: whether it can be opened with at all
+            shape = opened_by(key, np.zeros((1, height, width, channels), scheme.sealed_dtype), spec).shape
+            sound = shape[1:] == spec.image_shape
+        except (ValueError, IndexError, KeyError, TypeError, CipherwardError):
+            sound = False
     if not sound:
         raise CipherwardError(
             f"the guess {guess.file} is malformed", "its images or key are not of this set"
@@ -79,7 +87,7 @@ def values_right(key: Mapping[str, np.ndarray], cipher: Cipher, truth: Truth, mo
     """
     shape = (4, *truth.plain.shape[1:])
     plain = np.random.default_rng([truth.seed, 11]).integers(0, 256, shape, dtype=np.uint8)
-    opened = move.apply(opened_by(key, cipher.encrypt(plain), truth), truth.block)
+    opened = move.apply(opened_by(key, cipher.encrypt(plain), truth.spec), truth.block)
     return float((opened == plain).mean())
 
 
@@ -104,7 +112,7 @@ def assembled(
     sealed = cipher.encrypt(probes)
     if np.array_equal(_mostly(sealed, truth.block), where):
         return None
-    origins = _mostly(opened_by(key, sealed, truth), truth.block)
+    origins = _mostly(opened_by(key, sealed, truth.spec), truth.block)
     turned = dataclasses.replace(move, negative=False, order=0, down=0, across=0)
     return grid_share(turned.apply(origins[None, ..., None], 1)[0, ..., 0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -54,6 +55,7 @@ def psnr(guesses: np.ndarray, plains: np.ndarray) -> np.ndarray:
 def unit(images: np.ndarray) -> np.ndarray:
     """float32 [n, h*w*c]: each image with mean 0 and norm 1 (0 where it is constant)."""
     flat = images.reshape(len(images), -1).astype(np.float32)
+    flat[flat.max(1) == flat.min(1)] = 0  # a large image's mean is not exact in float32
     flat -= flat.mean(1, keepdims=True)
     norm = np.linalg.norm(flat, axis=1, keepdims=True)
     return flat / np.maximum(norm, 1e-6)
@@ -75,12 +77,13 @@ def nearest_class(
 ) -> np.ndarray:
     """int64 [n]: the label of the plain image whose thumbnail correlates best with each picture's.
 
-    plains: float32 [m, s*s], their `thumbnails`. labels: int64 [m]. own: int64 [n], the plain image behind each
-    picture, which is left out.
+    A picture without any variation is of no class (-1). plains: float32 [m, s*s], their `thumbnails`.
+    labels: int64 [m]. own: int64 [n], the plain image behind each picture, which is left out.
     """
-    scores = thumbnails(pictures) @ plains.T
+    small = thumbnails(pictures)
+    scores = small @ plains.T
     scores[np.arange(len(pictures)), own] = -np.inf
-    named: np.ndarray = labels[scores.argmax(1)]
+    named: np.ndarray = np.where(small.any(axis=1), labels[scores.argmax(1)], -1)
     return named
 
 
@@ -119,9 +122,16 @@ def histograms(images: np.ndarray, bins: int = 64) -> np.ndarray:
     return (counts / counts.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _rounded(value: float) -> float:
-    """Three digits: enough to read, and little for whoever collects figures about single images."""
-    return round(float(value), 3)
+def tells(images: np.ndarray) -> np.ndarray:
+    """bool [n]: which pictures say something of a row: neither flat nor handed back for several rows.
+
+    Flat: a standard deviation of 2 gray levels at most in every channel. One picture may stand twice.
+    """
+    spread = images.std(axis=(1, 2)).max(axis=1)
+    flat = np.ascontiguousarray(images).reshape(len(images), -1)
+    _, same, counts = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
+    told: np.ndarray = (spread > TEXTURE) & (counts[same.ravel()] <= 2)
+    return told
 
 
 def share(hits: int, n: int) -> dict[str, Any]:
@@ -138,9 +148,31 @@ def share(hits: int, n: int) -> dict[str, Any]:
     }
 
 
-def summary(values: np.ndarray) -> dict[str, float]:
-    """Median and 95th percentile, in three digits. No maximum: it would speak of one image."""
-    v = values[np.isfinite(values)]
+def coarse_share(hits: int, n: int, *, up: bool = False) -> dict[str, Any]:
+    """`share` in steps of .05, for figures that decide nothing; up: to the next step, where less would flatter."""
+    steps = 20 * hits / max(1, n)
+    rate = (math.ceil(steps - 1e-9) if up else round(steps)) / 20
+    return share(round(rate * n), n)
+
+
+def summary(values: np.ndarray, step: float = 0.0) -> dict[str, float]:
+    """The median in three digits. No percentile and no maximum: they would speak of one image.
+
+    With a step it is the mean of the middle fifth, to the next step: forged rows can make one image the median
+    of all, and what is told must not be that image's own figure.
+    """
+    v = np.sort(values[np.isfinite(values)])
     if not len(v):
-        return {"median": 0.0, "p95": 0.0}
-    return {"median": _rounded(np.median(v)), "p95": _rounded(np.percentile(v, 95))}
+        return {"median": 0.0}
+    if not step:
+        return {"median": round(float(np.median(v)), 3)}
+    aside = 2 * len(v) // 5
+    middle = float(v[aside : len(v) - aside].mean())
+    return {"median": round(round(middle / step) * step, 3)}
+
+
+def floored(figures: Any) -> Any:
+    """Shares in three digits, and never 1 for less than all of it; also within dicts and lists."""
+    if isinstance(figures, dict):
+        return {name: floored(value) for name, value in figures.items()}
+    return math.floor(figures * 1000 + 1e-9) / 1000 if isinstance(figures, float) else figures

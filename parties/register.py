@@ -18,6 +18,7 @@ _SHORTLIST = 3
 _FEW = 24  # images that decide the shortlist
 _CHOOSERS = 12  # images that decide among it, by SSIM
 _SIDE = 28  # pixels at least of a reduced image's side
+_ASIDE = 2  # images that are left out at each end: the move is told, and must not be one image's choice
 
 
 def reduced(images: np.ndarray, block: int) -> tuple[np.ndarray, int]:
@@ -54,18 +55,25 @@ def fits(
 
 
 def register(guesses: np.ndarray, plains: np.ndarray, block: int, orbit: Orbit) -> Move:
-    """The one move that fits these guesses best: shortlisted by correlation, chosen by mean SSIM.
+    """The one move that fits these guesses best: shortlisted by correlation, chosen by SSIM, means of most images.
 
     Call it on the even rows only, for guesses and baselines alike; score the odd ones.
     """
     moves, scores = fits(guesses[:_FEW], plains[:_FEW], block, orbit)
-    best = [moves[i] for i in np.argsort(-scores.mean(1), kind="stable")[:_SHORTLIST]]
+    best = [moves[i] for i in np.argsort(-_most(scores), kind="stable")[:_SHORTLIST]]
     few = slice(0, _CHOOSERS)
 
     def mean(move: Move) -> float:
-        return float(np.nan_to_num(ssims(move.apply(guesses[few], block), plains[few])).mean())
+        return float(_most(np.nan_to_num(ssims(move.apply(guesses[few], block), plains[few]))))
 
     return max(best, key=mean) if len(best) > 1 else best[0]
+
+
+def _most(scores: np.ndarray) -> np.ndarray:
+    """[..., n] → [...]: the mean without the highest and the lowest."""
+    aside = min(_ASIDE, scores.shape[-1] // 4)
+    middle: np.ndarray = np.sort(scores, axis=-1)[..., aside : scores.shape[-1] - aside].mean(-1)
+    return middle
 
 
 def register_each(guesses: np.ndarray, plains: np.ndarray, block: int, orbit: Orbit) -> np.ndarray:

@@ -5,15 +5,14 @@ on the even audit rows, the odd ones are scored; V is the share of rows whose SS
 baseline, R the share that names its own image in a gallery, K whether the recovered key opens images.
 
 A scorer is an oracle in the cloud's hands, so it trusts nothing in a guesses folder: the scheme is that of
-its own sealed set, the rows follow from the seed, keys must be permutations, figures are medians of many rows
-in three digits, and key shares are told for throwaway keys only. It answers once about a sealed set:
-private/score-ledger.jsonl remembers which guesses were scored against it, and others are refused.
+its own training set, the rows follow from the seed and are as many as the hospital wants, keys must be permutations,
+figures are medians of many rows, coarse where the images are not public, and key shares are told for throwaway keys
+only. It answers once about a sealed set: private/score-ledger.jsonl remembers which guesses were scored against
+it, and others are refused. What guesses can still ask: docs/suite.md.
 """
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,16 +21,17 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from coordinator.guesses import FILE, Draw, StoredGuess, audit_rows, load_guess, read_draws
+from coordinator.guesses import FILE, Draw, StoredGuess, load_guess, read_draws
 from coordinator.report.controls import is_control
 from coordinator.report.pictures import Pictures, gather
 from crypto.errors import CipherwardError
-from crypto.files import append_line, only_one, read_lines, sha256_file, write_bytes, write_json
+from crypto.files import only_one, sha256_file, write_bytes, write_json
 from crypto.key import SecretKey
 from crypto.scheme import load
 from crypto.sealed import SealedDataset
-from parties.key_share import assembled, key_share, must_be_sound, opened_by, values_right
-from parties.measures import nearest, psnr, share, ssims, summary
+from parties.accept import check, must_be_enough, must_be_ours, remember
+from parties.key_share import assembled, key_share, opened_by, values_right
+from parties.measures import coarse_share, floored, nearest, psnr, share, ssims, summary, tells
 from parties.place import Place
 from parties.register import nearest_each
 from parties.seal import plain_rows, sealing
@@ -40,9 +40,10 @@ from parties.truth import Truth, baselines, classified, linkable, registered, tr
 SCHEMA = "cipherward.scores/1"
 SUITE = "suite/1"
 PICTURED = 6
-MOST_GUESSES = 64  # of one draw
 _MARGIN = 0.10
 _OPENS = 0.90
+_STEP = 0.01  # of SSIM, and 1 dB, where the images are not public
+_TELLING = 0.75  # of the rows must have a guess of their own
 Told = Callable[[str], None]
 
 
@@ -51,8 +52,9 @@ def score(
 ) -> dict[str, Any]:
     """Scores all draws of a guesses folder that are about this place's sealed sets, once.
 
-    Returns what scores.json holds. Raises CipherwardError where no draw is about this place, where a guess
-    changed after it was frozen, and where other guesses about the same set were scored before.
+    rows: how many audit images the hospital wants, scored and registering; guesses about fewer are refused where the
+    set holds more. Returns what scores.json holds. Raises CipherwardError where no draw is about this place, where a
+    guess is malformed or changed after it was frozen, and where other guesses about the same set were scored before.
     """
     draws, about = read_draws(guesses)
     names = {
@@ -67,14 +69,18 @@ def score(
             "the first sealed set given to `attack` decides whose images are scored",
         )
     stamp = sha256_file(guesses / FILE)
-    seed, asked = int(about.get("seed", -1)), int(about.get("rows", 0))
+    seed, asked = about.get("seed", -1), about.get("rows", 0)
     for index, draw in enumerate(draws):
         for name in (n for d, n in mine if d is draw):
-            _must_be_ours(place, name, draw, index, seed, asked)
+            must_be_ours(place, name, draw, index, seed, asked)
+            must_be_enough(place, name, draw, index, seed, rows)
     if len({draw.digests[0] for draw, _ in mine}) < len(mine):
         raise CipherwardError("two draws of the guesses are about one sealed set", "attack each set once")
     with only_one(place.private):
-        _remember(place, [draw for draw, _ in mine], stamp)
+        # What is refused burns no set, so all of it is checked before the ledger is written.
+        for draw, name in mine:
+            check(place, draw, name, guesses, rows)
+        remember(place, [draw for draw, _ in mine], stamp)
         scored = []
         for draw, name in mine:
             told(f"{draw.name}: {draw.spec.name} as {name}")
@@ -85,50 +91,21 @@ def score(
         "party": place.settings.party,
         "guesses_sha256": stamp,
         "seed": seed,
+        "budget_s": _seconds(about.get("budget_s")),
         "draws": scored,
     }
 
 
-def _must_be_ours(place: Place, name: str, draw: Draw, index: int, seed: int, asked: int) -> None:
-    """Raises CipherwardError where a draw is not what the suite makes of this place's set."""
-    sealed = place.sealed(name)
-    expected = audit_rows(seed, index, len(sealed), asked) if seed >= 0 and asked > 0 else draw.rows[:0]
-    kinds = {(g.attack, g.pool_size) for g in draw.guesses}
-    if draw.spec != sealed.spec or draw.key_id != sealed.key_id:
-        said = "another scheme or key than the set's"
-    elif not np.array_equal(draw.rows, expected):
-        said = "other rows than the seed draws"
-    elif len(kinds) < len(draw.guesses) or len(draw.guesses) > MOST_GUESSES:
-        said = "an attack twice, or too many guesses"
-    else:
-        return
-    raise CipherwardError(
-        f"{draw.name} is about {name} but names {said}", "have it attacked again by the suite"
-    )
-
-
-def _remember(place: Place, draws: list[Draw], stamp: str) -> None:
-    ledger = place.private / "score-ledger.jsonl"
-    known = {entry["set"]: entry["guesses"] for entry in read_lines(ledger)}
-    for draw in draws:
-        earlier = known.get(draw.digests[0])
-        if earlier is not None and earlier != stamp:
-            raise CipherwardError(
-                f"other guesses about sealed set {draw.digests[0][:16]} were scored before",
-                "a scorer that answers twice is an oracle: seal a new audit set, then attack that",
-            )
-    for draw in draws:
-        if draw.digests[0] not in known:
-            entry = {"set": draw.digests[0], "guesses": stamp, "time": int(time.time())}
-            append_line(ledger, json.dumps(entry))
+def _seconds(stated: object) -> float | None:
+    """The budget of an attack as the cloud states it; None where it states none, or something else."""
+    return float(stated) if isinstance(stated, int | float) and stated > 0 else None
 
 
 def _score_draw(
     place: Place, draw: Draw, name: str, folder: Path, rows: int, gallery: int, told: Told
 ) -> dict[str, Any]:
     what = sealing(place, name)
-    key = what.key()
-    place.sealed(name).require_key(key)
+    key, coarse = what.key(), not what.source.public
     truth = truth_of(place, draw, name, rows, gallery)
     scheme = load(draw.spec)
     opened = scheme.cipher(key)
@@ -142,8 +119,10 @@ def _score_draw(
     findings = []
     for guess in draw.guesses:
         told(f"  {guess.attack} at {guess.pool_size}")
-        figures = {} if guess.error else _score_guess(truth, bases, secret, folder, guess, len(draw.rows))
+        figures = {} if guess.error else _score_guess(truth, bases, secret, folder, guess, coarse)
         public = {k: v for k, v in guess.__dict__.items() if k not in ("file", "sha256")}
+        if "degenerate" in figures:
+            public["note"] = "; ".join(filter(None, [guess.note, figures["degenerate"]]))
         findings.append({**public, **figures})
     return {
         "draw": draw.name,
@@ -159,7 +138,7 @@ def _score_draw(
         "tolerance": scheme.tolerance,
         "true_key_ssim": summary(ssims(decrypted, truth.plain[truth.odd]))["median"],
         "true_key_exact": bool((error <= scheme.tolerance).all()),
-        "baselines": {k: summary(v) for k, v in bases.items()},
+        "baselines": {k: summary(v, _STEP if coarse else 0.0) for k, v in bases.items()},
         "linkable": linkable(truth),
         "classified": {
             "plain": classified(truth.plain[truth.odd], truth),
@@ -175,11 +154,29 @@ def _score_guess(
     secret: SecretKey | None,
     folder: Path,
     guess: StoredGuess,
-    guessed_rows: int,
+    coarse: bool,
 ) -> dict[str, Any]:
     images, key = load_guess(folder, guess)
-    must_be_sound(guess, images, key, truth, guessed_rows)
-    return figures_of(images[truth.pick], key, truth, bases, secret)
+    images = images[truth.pick]
+    telling = tells(images)
+    if min(telling[truth.even].mean(), telling[truth.odd].mean()) < _TELLING:
+        return _degenerate(truth)
+    return figures_of(images, key, truth, bases, secret, coarse=coarse)
+
+
+def _degenerate(truth: Truth) -> dict[str, Any]:
+    """The figures of guesses that are mostly flat or one picture: not broken, and nothing of what the others say."""
+    n = len(truth.odd)
+    named = share(0, n) | {"gallery": len(truth.gallery)}
+    unsaid = ("move", "ssim", "psnr", "derangement_ssim", "classified", "K", "grid", "values_right", "key")
+    return {
+        "degenerate": "no figures: more than a quarter of the guessed pictures are flat, or one picture",
+        "n": n,
+        "V": share(0, n),
+        "R": named,
+        "R_deranged": dict(named),
+        **dict.fromkeys(unsaid),
+    }
 
 
 def figures_of(
@@ -188,11 +185,16 @@ def figures_of(
     truth: Truth,
     bases: Mapping[str, np.ndarray],
     secret: SecretKey | None = None,
+    *,
+    coarse: bool = False,
 ) -> dict[str, Any]:
     """The figures of suite/1 for one guess: images uint8 [r, h, w, c] of the rows that count, and a key, if any.
 
-    bases: from `baselines`. secret: the true key, where its share in the guessed one may be told.
+    bases: from `baselines`. secret: the true key, where its share in the guessed one may be told. coarse: whether the
+    images are not public, so that all but V, R and their bounds is told in steps, of the rows whose guess tells
+    something.
     """
+    step = _STEP if coarse else 0.0
     guessed, move = registered(images, truth)
     odd = truth.plain[truth.odd]
     s = ssims(guessed, odd)
@@ -210,31 +212,35 @@ def figures_of(
     found = named == truth.odd
     # The same guesses against the next row's image: a measure that finds them right there is wrong.
     amiss = named == np.roll(truth.odd, -1)
+    seen = tells(images)[truth.odd] if coarse else np.ones(len(odd), bool)
+    missed = (
+        coarse_share(int(amiss.sum()), len(amiss), up=True) if coarse else share(amiss.sum(), len(amiss))
+    )
     figures: dict[str, Any] = {
         "n": int(textured.sum()),
         "move": None if move is None else asdict(move),
-        "ssim": summary(s),
-        "psnr": summary(psnr(guessed, odd)),
-        "derangement_ssim": summary(deranged.ravel()),
+        "ssim": summary(s[seen], step),
+        "psnr": summary(psnr(guessed, odd)[seen], 100 * step),
+        "derangement_ssim": summary(deranged[:, seen].ravel(), step),
         "V": share(int(hit.sum()), int(textured.sum())),
         "R": share(int(found.sum()), len(found)) | {"gallery": len(truth.gallery)},
-        "R_deranged": share(int(amiss.sum()), len(amiss)) | {"gallery": len(truth.gallery)},
-        "classified": classified(guessed, truth),
+        "R_deranged": missed | {"gallery": len(truth.gallery)},
+        "classified": classified(guessed, truth, coarse=coarse),
         "K": None,
         "grid": None,
         "values_right": None,
         "key": None,
     }
     if key is not None and move is not None and {"gather", "matrix"} & set(key):
-        by_key = move.apply(opened_by(key, truth.sealed[truth.odd], truth), truth.block)
-        opens = summary(ssims(by_key, odd))["median"]
-        figures["K"] = {"median_ssim": opens, "n": len(odd), "opens": bool(opens >= _OPENS)}
+        by_key = ssims(move.apply(opened_by(key, truth.sealed[truth.odd], truth.spec), truth.block), odd)
+        opens = summary(by_key)["median"] >= _OPENS
+        figures["K"] = {"median_ssim": summary(by_key, step)["median"], "n": len(odd), "opens": bool(opens)}
         if secret is not None:
             scheme = load(truth.spec)
             cipher = scheme.cipher(secret)
-            figures["values_right"] = values_right(key, cipher, truth, move)
-            figures["grid"] = assembled(key, cipher, truth, move)
-            figures["key"] = key_share(scheme.parts(secret), key, truth)
+            figures["values_right"] = floored(values_right(key, cipher, truth, move))
+            figures["grid"] = floored(assembled(key, cipher, truth, move))
+            figures["key"] = floored(key_share(scheme.parts(secret), key, truth))
     return figures
 
 

@@ -17,7 +17,15 @@ from coordinator.orbit import Move, Orbit, orbit_of
 from crypto.errors import CipherwardError
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
-from parties.measures import histograms, near_duplicates, nearest_class, share, ssims, thumbnails
+from parties.measures import (
+    coarse_share,
+    histograms,
+    near_duplicates,
+    nearest_class,
+    share,
+    ssims,
+    thumbnails,
+)
 from parties.place import Place
 from parties.register import register, register_each
 from parties.seal import plain_rows
@@ -62,13 +70,7 @@ class Truth:
 def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Truth:
     """The audit rows that count (one per near-duplicate group) and their gallery, fixed by the draw alone."""
     sealed = place.sealed(name)
-    plain = plain_rows(place, name, draw.rows)
-    pick = that_count(plain, rows)
-    if len(pick) < 2 * LEAST_ROWS:
-        raise CipherwardError(
-            f"{len(pick) // 2} images of {name} can be scored, at least {LEAST_ROWS} are needed",
-            "audit a larger set, or more rows of it",
-        )
+    plain, pick = counted(place, draw, name, rows)
     # The rest of the gallery: other images of the same hospital, none of them nearly an audit image.
     rest = np.setdiff1d(np.arange(len(sealed)), draw.rows)
     order = np.random.default_rng([place.settings.seed, 5]).permutation(rest)
@@ -90,6 +92,21 @@ def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Tr
         orbit=orbit_of(draw.spec).together(orbit_of(place.sealed("train").spec)),
         row_keys=draw.spec.key_scope == "image",
     )
+
+
+def counted(place: Place, draw: Draw, name: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """(plain uint8 [draw's rows, h, w, c], pick int64 [r], which of them count).
+
+    Raises CipherwardError where too few do, in the same words however many they are.
+    """
+    plain = plain_rows(place, name, draw.rows)
+    pick = that_count(plain, rows)
+    if len(pick) < 2 * LEAST_ROWS:
+        raise CipherwardError(
+            f"too few images of {name} can be scored: at least {LEAST_ROWS} are needed",
+            "audit a larger set, or more rows of it",
+        )
+    return plain, pick
 
 
 def that_count(plain: np.ndarray, rows: int) -> np.ndarray:
@@ -162,11 +179,12 @@ def linkable(truth: Truth) -> dict[str, Any]:
     }
 
 
-def classified(images: np.ndarray, truth: Truth) -> dict[str, Any]:
+def classified(images: np.ndarray, truth: Truth, *, coarse: bool = False) -> dict[str, Any]:
     """Of how many scored rows a classifier of plain images tells the class. images: uint8 [odd rows, h, w, c].
 
     It is the nearest neighbour by correlation of thumbnails among the gallery, the row's own image left out: it
-    stands in for a model trained on plain images.
+    stands in for a model trained on plain images. coarse: in steps of .05.
     """
+    told = coarse_share if coarse else share
     named = nearest_class(images, truth.thumbnails, truth.labels, truth.odd)
-    return share(int((named == truth.labels[truth.odd]).sum()), len(truth.odd))
+    return told(int((named == truth.labels[truth.odd]).sum()), len(truth.odd))

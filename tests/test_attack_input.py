@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,10 +88,39 @@ def test_another_training_makes_another_audit(given, make_sealed, tmp_path, monk
         monkeypatch.setattr(cells, "_observed", lambda study, seen=changed: seen)
         with pytest.raises(CipherwardError, match="guesses of another audit"):
             suite.run_suite(sets, tmp_path / "g", settings)
-    # An audit that does not look at the training does not depend on it.
+    # A training that is named is part of the audit, whatever the attacks.
     suite.run_suite(sets, tmp_path / "h", SETTINGS)
-    suite.run_suite(sets, tmp_path / "h", replace(SETTINGS, study=tmp_path))
+    with pytest.raises(CipherwardError, match="guesses of another audit"):
+        suite.run_suite(sets, tmp_path / "h", replace(SETTINGS, study=tmp_path))
     assert len(given) == 1 + 1
+
+
+def test_a_training_under_other_keys_is_refused_and_its_own_draw_alone_is_attacked_by_it(
+    given, make_sealed, tmp_path, monkeypatch
+):
+    images, labels = phantoms(40)
+    own = make_sealed("train", images, labels)
+    further = make_sealed("audit-1", images, labels, key=OTHER)
+    control = make_sealed("control-noise", images, labels, "noise", key=SecretKey(bytes(32)))
+    settings = replace(SETTINGS, attacks=["as_is", "weights"], study=tmp_path)
+    trained = replace(OBSERVED, keys=frozenset({own.key_id}))
+    monkeypatch.setattr(cells, "_observed", lambda study: trained)
+    made = suite.run_suite([own, further, control], tmp_path / "g", settings)
+    assert [sorted({g.attack for g in draw.guesses}) for draw in made] == [
+        ["as_is", "weights"],
+        ["as_is"],
+        ["as_is", "weights"],
+    ]
+    with pytest.raises(CipherwardError, match="was under other keys than these sealed images"):
+        suite.run_suite([further, control], tmp_path / "h", settings)
+
+
+def test_cells_name_their_study_by_a_whole_path(given, make_sealed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sets = [make_sealed("train", *phantoms(40))]
+    settings = replace(SETTINGS, attacks=["weights"], study=Path("study"))
+    cell = draws.cells_of(suite.plan_draw("draw-0", 0, sets, settings), sets, settings, None, Path("g"))[0]
+    assert cell.study == tmp_path / "study"
 
 
 def test_the_study_is_read_from_its_cloud_folder(monkeypatch, tmp_path):
@@ -170,7 +200,7 @@ def test_one_key_over_two_schemes_or_shapes_is_refused_and_two_keys_are_two_draw
             suite.run_suite([first, other], tmp_path / "g", SETTINGS)
         assert "one at a time" in error.value.hint
     assert not (tmp_path / "g" / "guesses.json").exists()
-    apart = make_sealed("d", *phantoms(20, 64), scheme="value_shuffle", key=OTHER)
+    apart = make_sealed("d", *phantoms(32, 64), scheme="value_shuffle", key=OTHER)
     made = suite.run_suite([first, apart], tmp_path / "g", SETTINGS)
     assert [d.spec.name for d in made] == ["block_pixel_shuffle", "value_shuffle"]
 

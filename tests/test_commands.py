@@ -70,7 +70,8 @@ def test_your_own_folder_in_five_commands(hospital, images, tmp_path):
     # The scorer does not answer about other guesses of the same images.
     words = ["--out", tmp_path / "more", "--rows", 40, "--pools", "1", "--seed", 9]
     assert command(COORDINATOR, "attack", hospital / "sealed", *words).returncode == 0
-    refused(command(PARTY, "score", hospital, tmp_path / "more"), "were scored before", "an oracle")
+    done = command(PARTY, "score", hospital, tmp_path / "more", "--rows", 40)
+    refused(done, "were scored before", "an oracle")
     # The same guesses give the same answer.
     again = tmp_path / "again.json"
     assert command(PARTY, "score", hospital, guesses, "--rows", 40, "--out", again).returncode == 0
@@ -78,7 +79,8 @@ def test_your_own_folder_in_five_commands(hospital, images, tmp_path):
     # A guess that changed after it was frozen is not scored.
     victim = next(guesses.rglob("as_is-*.safetensors"))
     victim.write_bytes(victim.read_bytes()[:-1] + b"\x00")
-    refused(command(PARTY, "score", hospital, guesses), "missing or altered", "frozen")
+    done = command(PARTY, "score", hospital, guesses, "--rows", 40)
+    refused(done, "missing or altered", "frozen")
 
 
 def test_seal_again_is_quick_and_changes_nothing(hospital):

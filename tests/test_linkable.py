@@ -69,7 +69,7 @@ def test_links_are_the_textbook_s(name, fold, levels):
     assert (seen["hits"] == 20) == (levels == 256) and seen["low"] <= seen["rate"] <= seen["high"]
 
 
-@pytest.mark.parametrize("name", set(SCHEMES) - {"noise"})
+@pytest.mark.parametrize("name", sorted(set(SCHEMES) - {"noise"}))
 @pytest.mark.parametrize("scope", ["consortium", "image"])
 def test_every_scheme_but_noise_names_its_images_under_any_key(name, scope):
     images = smooth(40, 32, 32, 3, gray=0.3)
@@ -124,6 +124,8 @@ def test_classes_best_worst_and_random():
     assert classified(255 - own, truth)["hits"] == 0
     noise = np.random.default_rng(2).integers(0, 256, own.shape, np.uint8)
     assert 0.08 < classified(noise, truth)["rate"] < 0.5
+    assert classified(np.zeros_like(own), truth)["hits"] == 0  # flat pictures are of no class
+    assert classified(np.roll(own, 1, axis=0), truth, coarse=True)["rate"] in np.arange(0, 50, 2) / 50
     # A picture does not tell its class by being in the gallery itself.
     alone = made_truth(images[:100], images[100:], labels=np.arange(200))
     assert classified(own, alone)["hits"] == 0

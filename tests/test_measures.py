@@ -10,6 +10,8 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
 from parties.measures import (
+    coarse_share,
+    floored,
     histograms,
     near_duplicates,
     nearest,
@@ -18,6 +20,8 @@ from parties.measures import (
     ssim,
     ssims,
     summary,
+    tells,
+    unit,
 )
 
 
@@ -112,4 +116,50 @@ def test_bounds_are_wilson_s(hits, n):
 
 def test_no_tries_no_knowledge():
     assert share(0, 0) == {"hits": 0, "n": 0, "rate": 0.0, "low": 0.0, "high": 1.0}
-    assert summary(np.array([np.nan])) == {"median": 0.0, "p95": 0.0}
+    assert summary(np.array([np.nan])) == summary(np.array([np.nan]), 0.01) == {"median": 0.0}
+
+
+def test_a_coarse_median_is_no_single_image_s_figure():
+    values = np.r_[np.full(32, 5.0), 0.0, np.full(31, 15.0)]
+    told = set()
+    for own in np.linspace(5, 15, 41):  # the median of all, were it told exactly
+        values[32] = own
+        told.add(summary(values, 1.0)["median"])
+    assert len(told) <= 2
+    assert summary(np.arange(101.0), 1.0) == {"median": 50.0} and summary(np.full(9, 0.987), 0.01) == {
+        "median": 0.99
+    }
+
+
+def test_coarse_shares_decide_alike():
+    assert [coarse_share(h, 64)["rate"] for h in (0, 1, 2, 32, 64)] == [0, 0, 2 / 64 + 1 / 64, 0.5, 1]
+    for hits in range(65):  # what reaches the threshold of a control still does, and nothing else
+        exact, told = share(hits, 64), coarse_share(hits, 64, up=True)
+        assert (told["low"] >= 0.05) == (exact["low"] >= 0.05) and told["hits"] >= hits
+
+
+def test_shares_are_whole_only_where_all_is_right():
+    assert floored({"a": 4095 / 4096, "b": [1.0, 7, None], "c": 1.0, "d": 0.1}) == {
+        "a": 0.999,
+        "b": [1.0, 7, None],
+        "c": 1.0,
+        "d": 0.1,
+    }
+
+
+def test_pictures_that_tell_nothing():
+    x = pictures(6, channels=3)
+    assert tells(x).all()
+    x[0] = 200
+    x[1] = (0, 90, 255)  # flat in every channel
+    x[3] = x[2]
+    assert tells(x).tolist() == [False, False, True, True, True, True]
+    x[4] = x[2]
+    assert tells(x).tolist() == [False, False, False, False, False, True]
+
+
+def test_large_flat_pictures_name_nobody():
+    flat = np.full((2, 224, 224, 3), 255, np.uint8)
+    flat[1] = 77
+    assert not unit(flat).any()
+    assert nearest(flat, pictures(5, 224, channels=3)).tolist() == [-1, -1]

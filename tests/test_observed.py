@@ -198,3 +198,30 @@ def test_a_list_that_is_not_one_is_refused(cloud):
         save_file({"before": np.zeros(2, np.float32)}, str(path), metadata={"json": json.dumps(about)})
         with pytest.raises(CipherwardError, match="is damaged"):
             observe(cloud)
+
+
+def test_a_training_is_read_without_its_public_weights_and_with_its_keys(cloud):
+    plan_file = cloud.parent / "plan.yaml"
+    text = plan_file.read_text()
+    assert "weights: ''" in text
+    plan_file.write_text(text.replace("weights: ''", "weights: /nowhere/vit.safetensors"))
+    seen = observe(cloud)
+    assert seen.plan.weights == "/nowhere/vit.safetensors"
+    # Two hospitals, each under its own key.
+    parties = json.loads((cloud / "training.json").read_text())["parties"]
+    assert seen.keys == {p["splits"]["train"]["key_id"] for p in parties} and len(seen.keys) == 2
+    told = json.loads((cloud / "training.json").read_text()) | {"parties": [{"party": "hospital-0"}]}
+    (cloud / "training.json").write_text(json.dumps(told))
+    assert observe(cloud).keys == frozenset()
+
+
+def test_long_names_that_begin_alike_keep_their_own_files(tmp_path):
+    names = ["x" * 100 + end for end in ("a", "b")]
+    replies = {name: (np.full(2, i, np.float32), i) for i, name in enumerate(names)}
+    keep(tmp_path, 1, np.zeros(2, np.float32), replies)
+    [(_, _, read)] = kept(tmp_path)
+    assert (
+        [read[name][1] for name in names] == [0, 1]
+        and read[names[0]][0][0] == 0
+        and read[names[1]][0][0] == 1
+    )

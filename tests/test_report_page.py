@@ -127,7 +127,7 @@ def test_a_break_is_the_first_sentence() -> None:
     n, taken = made["verdict"]["smallest_pool"], words.seconds(made["verdict"]["seconds"])
     assert n == 5
     assert state == "broken"
-    said = f"falls to 5 sealed images, in {taken} on 2 cores, by pooled_key_recovery."
+    said = f"falls to 5 sealed images, in {taken} on one core, by pooled_key_recovery."
     assert sentence == f"Broken. block_pixel_shuffle {said}"
     assert f"<h1>{sentence}</h1>" in render(made, None)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from test_measures import pictures
 
 import coordinator.adversary.suite as suite
-from coordinator.guesses import read_draws, write_draws
+from coordinator.adversary.draws import plan_draw
+from coordinator.guesses import StoredGuess, read_draws, save_guess, write_draws
+from coordinator.orbit import Move, orbit_of
 from crypto.errors import CipherwardError
 from crypto.files import sha256_file
 from crypto.key import SecretKey
@@ -19,8 +23,11 @@ from crypto.keyfile import write_key
 from crypto.scheme import describe
 from parties.key_share import key_share
 from parties.place import Place
+from parties.register import register
 from parties.score import score
-from parties.seal import seal, sealing
+from parties.seal import plain_rows, seal, sealing
+from parties.sources.phantom import Phantom
+from parties.truth import that_count
 
 SETTINGS = suite.Settings(["as_is", "pooled_key_recovery"], [1, 5], rows=32, seed=4, budget_s=60.0)
 
@@ -76,7 +83,7 @@ def test_honest_guesses_are_scored_once_and_say_little(copy):
     assert throwaway["findings"][-1]["key"]["pixel_order"] == 1.0
     assert own["true_key_exact"] and own["rows"] == 16
     text = json.dumps([f for d in scores["draws"] for f in d["findings"]])
-    assert '"max"' not in text
+    assert '"max"' not in text and '"p95"' not in text
     for finding in own["findings"]:
         for name in ("ssim", "psnr", "derangement_ssim"):
             assert all(round(v, 3) == v for v in finding[name].values())
@@ -157,12 +164,164 @@ def test_forged_arrays_are_refused_and_index_nothing(copy, change):
     forge(guesses, change_tensors=change)
     with pytest.raises(CipherwardError, match="is malformed"):
         score(place, guesses, 32, 64)
+    # What is refused was not scored: sound guesses about the same set still are.
+    assert not (place.private / "score-ledger.jsonl").exists()
 
 
 def test_too_few_rows_are_a_look_at_single_images(copy):
     place, guesses = copy
     with pytest.raises(CipherwardError, match="at least 8 are needed"):
         score(place, guesses, 8, 64)
+    assert not (place.private / "score-ledger.jsonl").exists()
+
+
+def damaged(change):
+    def apply(guesses):
+        path = guesses / "guesses.json"
+        value = json.loads(path.read_text())
+        change(value)
+        path.write_text(json.dumps(value))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        damaged(lambda v: v.update(seed="x")),
+        damaged(lambda v: v.update(rows=True)),
+        damaged(lambda v: v.update(draws={"a": 1})),
+        damaged(lambda v: v["draws"][0].update(digests=[])),
+        damaged(lambda v: v["draws"][0].update(digests=[7])),
+        damaged(lambda v: v["draws"][0].update(rows=[2**70])),
+        damaged(lambda v: v["draws"][0].update(rows=["1"])),
+        damaged(lambda v: v["draws"][0].update(images="10")),
+        damaged(lambda v: v["draws"][0]["guesses"][0].update(attack=[1])),
+        damaged(lambda v: v["draws"][0]["guesses"][0].update(pool_size="10")),
+        damaged(lambda v: v["draws"][0]["guesses"][0].update(seconds=float("nan"))),
+        damaged(lambda v: v["draws"][0]["guesses"][0].update(file=7)),
+        damaged(lambda v: v["draws"][0]["guesses"][0].update(file="a\0")),
+        damaged(lambda v: v["draws"][0]["guesses"][0].update(more=1)),
+    ],
+)
+def test_damaged_lists_are_named_as_such(copy, change):
+    place, guesses = copy
+    change(guesses)
+    with pytest.raises(CipherwardError, match="is damaged"):
+        score(place, guesses, 32, 64)
+
+
+# ---- the scorer as an oracle ------------------------------------------------------------------------------------
+
+SIDE, SCORED = 32, 64  # pixels; audit rows, of which half are scored
+WAVES = [(i, j) for i in range(4) for j in range(4)][1:13]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A hospital whose images are not public, and its sealed sets."""
+    folder = tmp_path_factory.mktemp("oracle")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Phantom, "public", False)
+        settings = {
+            "party": "h",
+            "source": "phantom",
+            "counts": [160, 4, 40],
+            "image_size": SIDE,
+            "block": 8,
+        }
+        place = Place.of(folder / "h", settings)
+        place.keep()
+        write_key(place.key_path, SecretKey(bytes(range(32))))
+        for name in ("train", "test"):
+            seal(place, sealing(place, name))
+        yield place, folder
+
+
+def wave(i, j):
+    y, x = np.mgrid[:SIDE, :SIDE] + 0.5
+    return np.cos(np.pi * i * y / SIDE) * np.cos(np.pi * j * x / SIDE)
+
+
+def crafted(place, out, name, rows, others):
+    """(draw, row in it): guesses about one scored image, a wave and its negative each, among forged rows."""
+    sealed = place.sealed(name)
+    draw = plan_draw("draw-0", 0, [sealed], suite.Settings(["as_is"], [1], rows, 4, 60.0))
+    odd = that_count(plain_rows(place, name, draw.rows), SCORED)[1::2]
+    level = sealed.rows(draw.rows).mean((1, 2, 3), keepdims=True)  # which the scheme keeps
+    pictures, target, stored = others(level, odd), odd[0], []
+    for i, j in WAVES:
+        for sign in (1, -1):
+            pictures[target] = np.clip(level[target] + 40 + sign * 50 * wave(i, j)[..., None], 0, 255)
+            file = f"draw-0/{i}{j}{sign}.safetensors"
+            digest = save_guess(out / file, pictures.astype(np.uint8), None)
+            stored.append(StoredGuess("a", "T0", False, len(stored) + 1, file, digest, 0.0, ""))
+    write_draws(out, [dataclasses.replace(draw, guesses=stored)], {"seed": 4, "rows": rows})
+    return draw, target
+
+
+def blank(level, odd):
+    return np.full((len(level), SIDE, SIDE, 1), 255.0)
+
+
+def extremes(level, odd):
+    """Half of the scored rows surely worse than the image in question, half surely better: it is the median."""
+    noise = np.random.default_rng(0)
+    pictures = level + noise.integers(-4, 5, (len(level), SIDE, SIDE, 1))
+    worse = odd[1 : len(odd) // 2 + 1]
+    pictures[worse] = noise.integers(225, 256, (len(worse), SIDE, SIDE, 1))
+    return np.clip(pictures, 0, 255)
+
+
+def leaves(value, name=""):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{name}.{key}")
+    elif isinstance(value, (int, float)) and name not in (".pool_size", ".seconds"):
+        yield name, float(value)
+
+
+@pytest.mark.parametrize("others", [blank, extremes])
+def test_no_figure_tells_one_image_s_waves(asked, tmp_path, others):
+    place, _ = asked
+    (place.private / "score-ledger.jsonl").unlink(missing_ok=True)
+    draw, target = crafted(place, tmp_path, "train", SCORED, others)
+    found = score(place, tmp_path, SCORED, 100)["draws"][0]["findings"]
+    move = Move(**{**(found[0]["move"] or {}), "negative": False})
+    image = plain_rows(place, "train", draw.rows[target : target + 1])[0, ..., 0].astype(float)
+    moved = [move.apply(wave(i, j)[None, ..., None], 8)[0, ..., 0] for i, j in WAVES]
+    true = [((image - image.mean()) * w).mean() for w in moved]
+    told = [dict(leaves(f)) for f in found]
+    assert len(told[0]) > 10
+    for name in told[0]:
+        answers = np.array([f[name] for f in told])
+        gaps = answers[::2] - answers[1::2]
+        few = np.count_nonzero(gaps) <= 2  # a step between two values: a yes or no, now and then
+        assert few or abs(np.corrcoef(gaps, true)[0, 1]) < 0.5, name
+    if others is blank:
+        assert all(f["ssim"] is None and f["R"]["hits"] == f["V"]["hits"] == 0 for f in found)
+        assert all("flat" in f["note"] for f in found)
+
+
+def test_the_hospital_decides_how_many_rows_and_of_which_set(asked, tmp_path):
+    place, _ = asked
+    crafted(place, tmp_path / "few", "train", 18, blank)
+    with pytest.raises(CipherwardError, match="fewer rows of train than the 64"):
+        score(place, tmp_path / "few", SCORED, 100)
+    crafted(place, tmp_path / "test", "test", SCORED, blank)
+    with pytest.raises(CipherwardError, match="about test, whose images are not scored"):
+        score(place, tmp_path / "test", SCORED, 100)
+
+
+def test_one_image_does_not_choose_the_move():
+    plain = pictures(24, 32)
+    guesses = pictures(24, 32, seed=1)
+    orbit = orbit_of(describe("block_pixel_shuffle", (32, 32, 1), 8))
+    chosen = set()
+    for down, across in itertools.product((-1, 0, 1), (-1, 0, 1)):
+        guesses[4] = np.roll(plain[4], (8 * down, 8 * across), (0, 1))
+        chosen.add(register(guesses, plain, 8, orbit))
+    assert len(chosen) == 1
 
 
 def test_key_shares_best_worst_and_shifted():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from coordinator.adversary import cells, draws
 from coordinator.adversary.attacks import ATTACKS
 from coordinator.adversary.knowledge import Guess, Knowledge
 from coordinator.guesses import load_guess, read_draws
-from coordinator.pool import Pool
+from coordinator.pool import MemoryPool, Pool
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
+from crypto.scheme import describe, load
 from parties.sources.phantom import Phantom
 
 SETTINGS = suite.Settings(["as_is", "pooled_key_recovery"], [1, 5, 10], rows=16, seed=4, budget_s=60.0)
@@ -108,6 +110,84 @@ def test_a_crash_is_a_finding_not_the_end(sets, tmp_path, monkeypatch):
     assert not draws[0].guesses[1].error
 
 
+def test_a_cell_that_failed_is_run_again_after_a_kill(sets, tmp_path, monkeypatch):
+    right, fails = ATTACKS["as_is"], [True]
+
+    def attack(knowledge: Knowledge) -> Guess:
+        if fails:
+            raise MemoryError
+        return right(knowledge)
+
+    def killed(knowledge: Knowledge) -> Guess:
+        if fails:
+            raise KeyboardInterrupt
+        return right(knowledge)
+
+    monkeypatch.setitem(ATTACKS, "as_is", attack)
+    monkeypatch.setitem(ATTACKS, "pooled_key_recovery", killed)
+    with pytest.raises(KeyboardInterrupt):
+        suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
+    fails.clear()
+    made = suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
+    assert not any(g.error for g in made[0].guesses)
+
+
+def test_an_attack_named_twice_runs_once_and_more_guesses_than_are_scored_run_not_at_all(
+    sets, tmp_path, monkeypatch
+):
+    ran: list[str] = []
+    right = ATTACKS["as_is"]
+    monkeypatch.setitem(ATTACKS, "as_is", lambda knowledge: ran.append("") or right(knowledge))
+    twice = replace(SETTINGS, attacks=["as_is", "as_is"])
+    made = suite.run_suite(sets[:1], tmp_path / "g", twice)
+    assert len(ran) == len(made[0].guesses) == 1
+    ran.clear()
+    many = replace(SETTINGS, attacks=["as_is", "pooled_key_recovery"], pools=range(1, 36))
+    monkeypatch.setattr(suite, "MOST_GUESSES", 35)
+    with pytest.raises(CipherwardError, match="36 guesses about one draw: a scorer takes 35 at most"):
+        suite.run_suite(sets[:1], tmp_path / "h", many)
+    assert not ran
+
+
+def test_what_an_attack_did_not_try_and_its_budget_are_written_down(sets, tmp_path, monkeypatch):
+    right = ATTACKS["as_is"]
+    monkeypatch.setitem(ATTACKS, "as_is", lambda knowledge: replace(right(knowledge), idle=True))
+    settings = replace(SETTINGS, attacks=["as_is", "leading_bit"])
+    suite.run_suite(sets[:1], tmp_path / "g", settings)
+    draws, about = read_draws(tmp_path / "g")
+    assert [g.idle for g in draws[0].guesses] == [True, False] and about["budget_s"] == 60.0
+    with pytest.raises(CipherwardError, match="guesses of another audit"):
+        suite.run_suite(sets[:1], tmp_path / "g", replace(settings, budget_s=61.0))
+    # Guesses of before say nothing of it.
+    path = tmp_path / "g" / "guesses.json"
+    path.write_text(
+        path.read_text().replace('"idle": true', '"error": ""').replace('"idle": false', '"error": ""')
+    )
+    assert not any(g.idle for g in read_draws(tmp_path / "g")[0][0].guesses)
+
+
+@pytest.mark.parametrize(
+    "name", ["pooled_key_recovery", "moment_matching", "gan", "sia_gan", "itn", "weights"]
+)
+def test_attacks_that_lack_what_they_need_say_that_they_did_nothing(name):
+    images, _ = phantoms(40)
+    scheme = load(describe("orthogonal", images.shape[1:], 8))
+    pool = MemoryPool(scheme.spec, scheme.cipher(SecretKey(bytes(range(32)))).encrypt(images))
+    guess = ATTACKS[name](Knowledge(pool, np.arange(8, 40), np.arange(8)))
+    assert guess.idle and guess.note
+    assert (guess.images == scheme.picture(pool.images(np.arange(8)))).all()
+
+
+def test_attacks_that_had_a_try_do_not_say_that_they_did_nothing():
+    images, _ = phantoms(40)
+    public = images[:16]
+    for name, attack in (("orthogonal", "moment_matching"), ("block_pixel_shuffle", "pooled_key_recovery")):
+        scheme = load(describe(name, images.shape[1:], 8))
+        pool = MemoryPool(scheme.spec, scheme.cipher(SecretKey(bytes(range(32)))).encrypt(images))
+        knowledge = Knowledge(pool, np.arange(16, 40), np.arange(8), public=public)
+        assert not ATTACKS[attack](knowledge).idle
+
+
 def test_the_truth_plays_no_part(make_sealed, tmp_path):
     """The canary: with the key and the plain images gone or changed, every guess stays bit-identical."""
     folder = tmp_path / "hospital"
@@ -165,8 +245,8 @@ def test_pools_that_do_not_belong_together(sets):
 
 
 def test_sets_too_small_and_unknown_attacks(make_sealed, tmp_path):
-    small = make_sealed("small", *phantoms(4))
-    with pytest.raises(CipherwardError, match="holds 4 images: too few"):
+    small = make_sealed("small", *phantoms(31))
+    with pytest.raises(CipherwardError, match="holds 31 images: too few"):
         suite.run_suite([small], tmp_path / "g", SETTINGS)
     with pytest.raises(CipherwardError, match="unknown attack 'magic'"):
         suite.run_suite([small], tmp_path / "g", suite.Settings(["magic"], [1], 16, 0, 1.0))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import parties.train
 import pytest
 import torch
 from made_pictures import smooth
 from made_updates import CLASSES, KEY, plan, trained
 
-from coordinator.adversary import updates
+import coordinator.train
+from coordinator.adversary import update_findings, updates
 from coordinator.adversary.knowledge import Budget, Guess, Knowledge
 from coordinator.adversary.observed import Observed, Update
 from coordinator.adversary.update_candidates import confirm
@@ -96,7 +96,7 @@ def test_the_first_step_of_adamw_shows_signs_and_says_so():
 def test_the_schedule_is_that_of_the_hospitals():
     for warmup, step in itertools.product((0, 1, 5), range(12)):
         p = plan(warmup_steps=warmup)
-        assert learning_rate(p, step, 12) == parties.train.rate(p, step, 12)
+        assert learning_rate(p, step, 12) == coordinator.train.rate(p, step, 12)
 
 
 def test_training_on_the_same_images_gives_the_same_update():
@@ -269,6 +269,31 @@ def test_a_candidate_is_confirmed_by_training_on_it(changes):
     assert (guess.images == PICTURES[3:4]).all() and "candidate confirmed by training" in guess.note
     none = attacked(observed, public=PICTURES[4:8])
     assert len(none.images) == 0 and "no candidate took part" in none.note
+
+
+def test_a_solved_picture_whose_update_only_comes_near_is_a_guess_and_the_search_goes_on(monkeypatch):
+    observed = trained(plan(), PICTURES[:1], LABELS[:1])
+    stands_out = update_findings._Case.stands_out
+    monkeypatch.setattr(
+        update_findings._Case,
+        "stands_out",
+        lambda case, image, share, least: (
+            share == update_findings.NEAR and stands_out(case, image, share, least)
+        ),
+    )
+    monkeypatch.setattr(update_findings, "SEARCH_STEPS", 2)
+    [near] = findings(observed, PICTURES[8:9], lambda: True)
+    assert not near.found and len(near.images) == 1 and near.why.startswith("solved, inexact")
+    assert "no candidate took part" in near.why and "2 steps of optimisation" in near.why
+    assert ssim(near.images[0], PICTURES[0]) > 0.9  # of the two guesses, the one that was solved
+    [confirmed] = findings(observed, PICTURES[:1], lambda: True)
+    assert confirmed.found and "row space" in confirmed.why
+
+
+def test_a_confirmation_says_by_what_it_was_told():
+    guess = attacked(trained(plan(stem="private"), PICTURES[:2], LABELS[:2]), public=PICTURES[:8])
+    span = confirm(seen_in(trained(plan(stem="private"), PICTURES[:2], LABELS[:2])), PICTURES[:8])
+    assert f"rank 2 of {span.width}, at most {span.most:.1g} of an input outside" in guess.note
 
 
 # ---- optimisation, and what stops ---------------------------------------------------------------------------

@@ -5,12 +5,19 @@ from __future__ import annotations
 import copy
 
 import pytest
+from typer.testing import CliRunner
 
+from coordinator import cli
+from coordinator.adversary import cells
 from coordinator.cli import _require_valid, summary
+from coordinator.guesses import write_draws
+from coordinator.plan import Plan
 from coordinator.report.audit import broken_by, build_report, controls_of, doubts_of, judge
 from coordinator.report.controls import without_control
+from coordinator.report.page import headline, render
 from coordinator.report.words import linked
 from crypto.errors import CipherwardError
+from crypto.files import write_json
 from parties.measures import share
 
 
@@ -47,7 +54,7 @@ def draw(findings, name="draw-0", scheme="block_pixel_shuffle", set_="train", ex
         "pool_images": 200,
         "spec": {
             "name": scheme,
-            "version": 2,
+            "version": 1 if scheme == "orthogonal" else 2,
             "image_shape": [64, 64, 1],
             "block": 8,
             "key_scope": "consortium",
@@ -70,16 +77,25 @@ def linkable(hits, n=64, gallery=500):
 
 
 IDENTITY = {"block_order": 1.0, "pixel_order": 1.0}
+
+
+def met(as_is, recovery):
+    """What the attacks of an audit find on a control set."""
+    return [as_is, recovery, finding("leading_bit", 1), finding("moment_matching", 100)]
+
+
 CONTROLS = [
     draw(
-        [finding("as_is", 1, r=64), finding(pool=100, opens=True, key=IDENTITY)],
+        met(finding("as_is", 1, r=64), finding(pool=100, opens=True, key=IDENTITY)),
         "draw-3",
         "plain",
         "control-plain",
     ),
-    draw([finding("as_is", 1), finding(pool=100, opens=False)], "draw-4", "noise", "control-noise"),
-    draw([finding("as_is", 1), finding(pool=100, opens=True)], "draw-5", set_="control-known"),
-    draw([finding("as_is", 1), finding(pool=100, opens=False)], "draw-6", "permuted", "control-permuted"),
+    draw(met(finding("as_is", 1), finding(pool=100, opens=False)), "draw-4", "noise", "control-noise"),
+    draw(met(finding("as_is", 1), finding(pool=100, opens=True)), "draw-5", set_="control-known"),
+    draw(
+        met(finding("as_is", 1), finding(pool=100, opens=False)), "draw-6", "permuted", "control-permuted"
+    ),
 ]
 SIGNS = draw([finding("leading_bit", 1, v=64)], "draw-7", "pe", "control-signs")
 ORTHOGONAL = draw(
@@ -177,6 +193,14 @@ def named(hits):
         ("plain", lambda d: d["plain"]["findings"][1].update(key=None)),
         ("plain", lambda d: d["plain"].update(linkable=linkable(0))),
         ("plain", lambda d: d.pop("plain")),
+        ("plain", lambda d: d["plain"]["findings"].pop(1)),
+        ("plain", lambda d: d["plain"]["findings"].pop(2)),
+        ("known", lambda d: d["known"]["findings"].pop(1)),
+        ("known", lambda d: d["known"]["findings"].append({**finding(pool=50), "error": "MemoryError"})),
+        ("noise", lambda d: d["noise"]["findings"].pop(1)),
+        ("permuted", lambda d: d["permuted"]["findings"].pop(3)),
+        ("orthogonal", lambda d: d["orthogonal"]["findings"][0].update(idle=True)),
+        ("derangement", lambda d: d["audit-2"]["findings"][0].pop("R_deranged")),
         ("known", lambda d: d["known"]["findings"][1]["K"].update(opens=False)),
         ("known", lambda d: d["known"]["findings"][1].update(error="MemoryError")),
         ("known", lambda d: d.pop("known")),
@@ -298,6 +322,119 @@ def test_doubts_are_said():
         "crashed in draw-0: ValueError",
     ):
         assert part in said
+
+
+def cut(found, **changes):
+    return {**found, "note": "truncated: out of time"} | changes
+
+
+def crash(pool):
+    return {**finding(pool=pool), "error": "MemoryError"}
+
+
+def three(*at):
+    """Three draws, each of these findings in turn: one list a draw."""
+    return [draw([finding("as_is", 1), *each], f"draw-{i}") for i, each in enumerate(at)]
+
+
+def test_a_crash_in_one_draw_erases_no_break():
+    opened = finding(pool=50, opens=True)
+    verdict = judge(three([opened], [opened], [crash(50)]))[1]
+    assert verdict["broken"] and verdict["broken_at"] == {"pooled_key_recovery": 50}
+    assert verdict["largest_pool"] == 1  # 50 was not finished in every draw
+    # Two crashes of three leave one draw that fell: too few.
+    assert not judge(three([opened], [crash(50)], [crash(50)]))[1]["broken"]
+
+
+def test_a_time_out_or_a_crash_at_the_next_larger_pool_refutes_nothing():
+    fell, stood = finding(pool=50, opens=True), finding(pool=100, opens=False)
+    for late in (cut(stood), crash(100), {**stood, "idle": True}):
+        verdict = judge(three([fell, late], [fell, late], [fell, late]))[1]
+        assert verdict["smallest_pool"] == verdict["largest_pool"] == 50
+        verdict = judge(three([fell, late], [fell, late], [fell, stood]))[1]
+        assert verdict["smallest_pool"] == 50  # one that withstood leaves two that may have fallen
+        assert not judge(three([fell, late], [fell, stood], [fell, stood]))[1]["broken"]
+    # The next size that decides counts, past one that does not.
+    late, last = cut(stood), finding(pool=200, opens=False)
+    assert not judge(three(*[[fell, late, last]] * 3))[1]["broken"]
+    assert judge(three(*[[cut(fell)]] * 3))[1]["broken"]  # a key that opens is no less for being late
+
+
+def test_attacks_on_a_training_are_judged_by_its_own_key():
+    def with_weights(name, set_, opens):
+        return draw(
+            [finding("as_is", 1), {**finding("weights", 20, opens=opens), "tier": "T5"}], name, set_=set_
+        )
+
+    audited = [with_weights("draw-0", "train", True), draw([finding("as_is", 1)], "draw-1", set_="audit-1")]
+    audited.append(with_weights("draw-2", "audit-2", False))  # another key's: it says nothing
+    verdict = judge(audited)[1]
+    assert verdict["broken_at"] == {"weights": 20} and verdict["finished_at"]["weights"] == [20]
+    assert verdict["of_training"] == ["weights"] and verdict["draws_needed"] == 2
+    assert not judge([with_weights("draw-0", "train", False), *audited[1:]])[1]["broken"]
+    # Nothing else is judged by fewer draws.
+    others = [draw([finding(opens=True)]), *(draw([finding("as_is", 1)], f"draw-{i}") for i in (1, 2))]
+    assert not judge(others)[1]["broken"]
+
+
+def test_an_attack_that_did_nothing_withstood_nothing():
+    said = "no recovery from ciphertexts alone for orthogonal"
+    idle = {**finding(pool=100), "idle": True, "note": said}
+    lone = {**finding("as_is", 1), "uses_pool": False}
+    audited = [draw([lone, idle], f"draw-{i}", "orthogonal") for i in range(3)]
+    controls = copy.deepcopy(CONTROLS)
+    for control in controls:
+        if control["set"] in ("control-noise", "control-permuted"):
+            control["findings"][1] |= {"idle": True, "K": None}
+    report = build_report(scores(audited, controls), "s")
+    assert report["valid"] and report["verdict"]["largest_pool"] == 1
+    assert not report["verdict"]["pool_attacked"]
+    assert headline(report)[1] == "Nothing is known of a pool: no attack was run that could use one."
+    assert not any("not broken" in line for line in summary(report))
+    assert [d for d in report["doubts"] if said in d] == [
+        f"pooled_key_recovery did not attack, 3 of 3 times: {said}"
+    ]
+    assert headline(build_report(scores(three(*[[finding(pool=100)]] * 3)), "s"))[1] == (
+        "Not broken by suite/1 up to 100 sealed images."
+    )
+
+
+def test_an_audit_of_one_attack_needs_no_control_of_another():
+    audited = [draw([finding("leading_bit", 1)], f"draw-{i}") for i in range(3)]
+    controls = copy.deepcopy([*CONTROLS, SIGNS])
+    for control in controls:
+        control["findings"] = [f for f in control["findings"] if f["attack"] == "leading_bit"]
+    assert build_report(scores(audited, controls), "s")["valid"]
+
+
+def test_a_report_takes_the_training_that_the_attacks_watched_and_no_other(tmp_path, monkeypatch):
+    audited = [draw([finding("as_is", 1), finding(opens=True)], f"draw-{i}") for i in range(3)]
+    write_json(tmp_path / "scores.json", scores(audited))
+    write_draws(tmp_path, [], {"study": "a" * 64})
+    monkeypatch.setattr(cells, "study_digest", lambda study: "b" * 64)
+    given = {"guesses": tmp_path, "sealed": tmp_path, "out": tmp_path / "out", "study": tmp_path}
+    with pytest.raises(CipherwardError, match="watched another training than that in"):
+        cli.report(tmp_path / "scores.json", **given)
+    monkeypatch.setattr(cells, "study_digest", lambda study: "a" * 64)
+    with pytest.raises(CipherwardError, match="no plan at"):  # one step further
+        cli.report(tmp_path / "scores.json", **given)
+
+
+@pytest.mark.parametrize("command", ["attack --rows 15", "simulate"])
+def test_few_rows_are_refused(command, tmp_path):
+    if command == "simulate":
+        with pytest.raises(ValueError, match="audit_rows"):
+            Plan(study="s", counts=(9, 9, 9), audit_rows=15)
+    else:
+        assert CliRunner().invoke(cli.app, command.split()).exit_code == 2
+
+
+def test_a_break_is_told_on_one_core_and_with_its_budget():
+    audited = [draw([finding("as_is", 1), finding(opens=True)], f"draw-{i}") for i in range(3)]
+    report = build_report({**scores(audited), "budget_s": 90.0}, "s")
+    assert "on one core," in headline(report)[1] and report["budget_s"] == 90.0
+    assert "90 s for an attack" in render(report, None).replace("1 min 30 s", "90 s")
+    assert linked(report).endswith("; it takes no key.")
 
 
 def test_unequal_pools_and_crashes_are_no_resistance():

@@ -56,7 +56,8 @@ def search(knowledge: Knowledge, seeds: range) -> Guess:
     pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
     sealed, key = pool.images(rows), None
     images, note = load(pool.spec).picture(sealed), _missing(pool)
-    if not note:
+    idle = bool(note)
+    if not idle:
         some = pool.images(np.asarray(knowledge.seen, np.int64)[:_IMAGES])
         differ = differences(some, pool.spec.block)
         tried = 0
@@ -83,7 +84,7 @@ def search(knowledge: Knowledge, seeds: range) -> Guess:
             note += f" ({tried / spent:.0f} a second; all 2^32: {hours:.0f} hours)" if tried else ""
             note += "; truncated: out of time" if tried < len(seeds) else ""
     tier = "T1" if len(knowledge.seen) > 1 else "T0"
-    return Guess("brute_force", tier, images, rows, key, time.monotonic() - started, note)
+    return Guess("brute_force", tier, images, rows, key, time.monotonic() - started, note, idle)
 
 
 def _missing(pool: Ciphertexts) -> str:

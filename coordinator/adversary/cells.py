@@ -99,6 +99,7 @@ def run_cell(cell: Cell) -> StoredGuess:
         digest,
         guess.seconds,
         guess.note,
+        idle=guess.idle,
     )
 
 
@@ -149,6 +150,11 @@ def _pool(sets: tuple[tuple[Path, str], ...]) -> Pool:
 @functools.lru_cache(maxsize=1)
 def _observed(study: Path) -> observed.Observed:
     return observed.observe(study / "cloud")
+
+
+def keys_of(study: Path | None) -> frozenset[str]:
+    """The ids of the keys that a training was under, as far as it says."""
+    return frozenset() if study is None else _observed(study).keys
 
 
 def study_digest(study: Path | None) -> str:

@@ -7,7 +7,7 @@ Control sets are told by the names of their folders (coordinator/controls.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,13 @@ import numpy as np
 
 from coordinator.adversary.attacks import ABOUT, ATTACKS
 from coordinator.adversary.cells import Cell
-from coordinator.controls import FOR, LARGEST, PUBLIC, meets
+from coordinator.controls import FOR, LARGEST, PREFIX, PUBLIC, meets
 from coordinator.guesses import Draw, audit_rows
 from coordinator.pool import Pool
 from crypto.errors import CipherwardError
 from crypto.sealed import SealedDataset
 
+FEWEST = 32  # images of a set that is audited: below, half of them make no figures
 POOLS = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -87,10 +88,10 @@ def plan_draw(name: str, index: int, sets: Sequence[SealedDataset], settings: Se
     pool = Pool.of(sets)
     first = len(sets[0])
     rows = audit_rows(settings.seed, index, first, settings.rows)
-    if first < 5 or len(rows) >= len(pool):
+    if first < FEWEST or len(rows) >= len(pool):
         raise CipherwardError(
             f"{sets[0].folder} holds {first} images: too few to attack some and audit others",
-            "an audit needs at least 5 images, and says little below 128",
+            f"an audit needs at least {FEWEST} images, and says little below 128",
         )
     rest = np.setdiff1d(np.arange(len(pool)), rows)
     seen = np.random.default_rng([settings.seed, index, 1]).permutation(rest)[: max(settings.pools)]
@@ -100,7 +101,12 @@ def plan_draw(name: str, index: int, sets: Sequence[SealedDataset], settings: Se
 
 def watches(attack: str) -> bool:
     """Whether an attack is given what was observed of a training."""
-    return ABOUT[attack].study or ABOUT[attack].tier == "T5"
+    return ABOUT[attack].study or of_training(attack)
+
+
+def of_training(attack: str) -> bool:
+    """Whether all that an attack has about a key is what a training under that key shows."""
+    return ABOUT[attack].tier == "T5"
 
 
 def cells_of(
@@ -109,11 +115,16 @@ def cells_of(
     settings: Settings,
     public: SealedDataset | None,
     out: Path,
+    keys: Collection[str] = (),
 ) -> list[Cell]:
-    """The cells of a draw of these sets, in order. public: the set that is public for some controls."""
+    """The cells of a draw of these sets, in order.
+
+    public: the set that is public for some controls. keys: the ids of the keys of the training that was observed, as
+    far as they are known: draws of other keys are not attacked by what it shows.
+    """
     held = tuple((s.folder.resolve(), s.digest) for s in sets)
     name = sets[0].folder.name
-    given = settings.public
+    given, further = settings.public, bool(keys) and draw.key_id not in keys and not name.startswith(PREFIX)
     if name in FOR and public is not None:
         given = public.images(0, len(public))
     return [
@@ -129,12 +140,12 @@ def cells_of(
             rows=draw.rows,
             budget_s=settings.budget_s,
             public=given if ABOUT[attack].tier >= "T2" else None,
-            study=settings.study if watches(attack) else None,
+            study=settings.study.resolve() if settings.study and watches(attack) else None,
             out=out.resolve(),
             place=f"{draw.name}/{attack}-{size:04d}.safetensors",
         )
         for attack in settings.attacks
-        if meets(attack, name)
+        if meets(attack, name) and not (further and of_training(attack))
         for size in _sizes(attack, settings.pools, draw)[-1 if name in LARGEST else 0 :]
     ]
 

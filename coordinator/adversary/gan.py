@@ -181,12 +181,14 @@ def attack(knowledge: Knowledge) -> Guess:
     note = training_loop.lacking(knowledge, PUBLISHED.batch, PUBLISHED.batch)
     sealed = pool.images(rows)
     images = load(spec).picture(sealed)
-    if not note:
+    idle = bool(note)
+    if not idle:
         seen = training_loop.as_input(spec, pool.images(np.asarray(knowledge.seen, np.int64)))
         generator, progress = train(seen, np.asarray(knowledge.public), spec, budget=knowledge.budget)
         note = progress.note
-        if progress.steps and not progress.diverged:
+        idle = progress.untrained
+        if not idle:
             made = training_loop.pictures(generator, seen[:_TONES])
             images = training_loop.pictures(generator, training_loop.as_input(spec, sealed))
             images = toned(images, made, np.asarray(knowledge.public)[:_TONES])
-    return Guess("gan", "T2", images, rows, None, time.monotonic() - started, note)
+    return Guess("gan", "T2", images, rows, None, time.monotonic() - started, note, idle)

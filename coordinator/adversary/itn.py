@@ -158,9 +158,11 @@ def attack(knowledge: Knowledge) -> Guess:
     note = training_loop.lacking(knowledge, 0, PUBLISHED.batch)
     sealed = pool.images(rows)
     images = load(spec).picture(sealed)
-    if not note:
+    idle = bool(note)
+    if not idle:
         network, progress = train(np.asarray(knowledge.public), spec, budget=knowledge.budget)
         note = progress.note
-        if progress.steps and not progress.diverged:
+        idle = progress.untrained
+        if not idle:
             images = training_loop.pictures(network, training_loop.as_input(spec, sealed), lowest=0.0)
-    return Guess("itn", "T2", images, rows, None, time.monotonic() - started, note)
+    return Guess("itn", "T2", images, rows, None, time.monotonic() - started, note, idle)

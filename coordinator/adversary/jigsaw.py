@@ -44,7 +44,7 @@ def attack(knowledge: Knowledge) -> Guess:
         note = f"no puzzle: {pool.spec.name} is not a shuffle of whole blocks that one image tells"
     else:
         images, note = each_alone(recover, knowledge, rows)
-    return Guess("jigsaw", "T0", images, rows, None, time.monotonic() - started, note)
+    return Guess("jigsaw", "T0", images, rows, None, time.monotonic() - started, note, recover is None)
 
 
 def each_alone(recover: Recover, knowledge: Knowledge, rows: np.ndarray) -> tuple[np.ndarray, str]:

@@ -77,7 +77,9 @@ class Guess:
     key: None, or the recovered key as arrays. `gather` (int32 [units]) and `mask` (uint8, optional) are
         the flat table that opens any image of the pool (crypto.apply.Table.flat); further names are the
         scheme's own parts, such as K1 and K2 of block_pixel_shuffle.
-    note: anything a reader must know, such as a truncation or "nothing identifiable".
+    note: anything a reader must know, such as "nothing identifiable"; of a guess out of time it says `truncated`.
+    idle: whether the ciphertext's picture is handed back untried, because the attack lacks what it needs or knows no
+        way into the scheme: that is no resistance of the scheme's.
     """
 
     attack: str
@@ -87,6 +89,7 @@ class Guess:
     key: Mapping[str, np.ndarray] | None
     seconds: float
     note: str = ""
+    idle: bool = False
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,9 @@ def attack(knowledge: Knowledge) -> Guess:
     """Opens the rows to guess with the key that a stem of the cloud's own shows; else hands back the ciphertexts."""
     started = time.monotonic()
     note = _missing(knowledge)
-    return guess("learned_stem", "T2", knowledge, Shown(note) if note else _learn(knowledge), started)
+    return guess(
+        "learned_stem", "T2", knowledge, Shown(note, idle=True) if note else _learn(knowledge), started
+    )
 
 
 def _missing(knowledge: Knowledge) -> str:
@@ -65,10 +67,10 @@ def _learn(knowledge: Knowledge) -> Shown:
     assert observed is not None
     first, own, progress = trained(knowledge, observed.plan, observed.classes)
     if own is None or first is None or not fits(own, spec):
-        return Shown("the model has no patch embedding of the scheme's blocks")
+        return Shown("the model has no patch embedding of the scheme's blocks", idle=True)
     change = learnt(first.filters, own.filters)
     if not np.isfinite(change).all() or not change.any():
-        return Shown("; ".join(["the stem learnt nothing", *filter(None, [progress.note])]))
+        return Shown("; ".join(["the stem learnt nothing", *filter(None, [progress.note])]), idle=True)
     found, note = open_by(knowledge, units(change, spec))
     said = f"after {progress.steps} steps on {min(len(knowledge.seen), _IMAGES)} images"
     return Shown("; ".join(part for part in (said, progress.note, note) if part), found)

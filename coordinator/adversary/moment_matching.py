@@ -65,7 +65,8 @@ def attack(knowledge: Knowledge) -> Guess:
     pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
     sealed, spec = pool.images(rows), pool.spec
     matrix, note = None, _missing(knowledge)
-    if not note:
+    idle = bool(note)
+    if not idle:
         ours = moments(_chunks(pool, np.asarray(knowledge.seen, np.int64)), spec.block)
         public = np.asarray(knowledge.public)
         theirs = moments(_spread(public), spec.block)
@@ -79,7 +80,7 @@ def attack(knowledge: Knowledge) -> Guess:
     else:
         turned = np.asarray(sealed, np.float32)  # sealed as bytes, where the scheme is another
         images, key = MatrixCipher(spec.image_shape, spec.block, matrix).decrypt(turned), {"matrix": matrix}
-    return Guess("moment_matching", "T2", images, rows, key, time.monotonic() - started, note)
+    return Guess("moment_matching", "T2", images, rows, key, time.monotonic() - started, note, idle)
 
 
 def _missing(knowledge: Knowledge) -> str:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from coordinator.plan import FILE, Plan, read_plan
+from coordinator.plan import FILE, Plan, plan_in
 from coordinator.recording import kept
 from crypto.errors import CipherwardError
 from crypto.files import read_json
@@ -41,12 +42,14 @@ class Observed:
     plan: public, and so are the model that it names and, where it names a weights file, that checkpoint.
     classes: how many. weights: the federation's final weights by name in timm's state, float32; under stem mode
     `private` without the stem. updates: the replies that were kept; none where the coordinator keeps none.
+    keys: the ids of the keys that the hospitals trained under, as far as the training says.
     """
 
     plan: Plan
     classes: int
     weights: Mapping[str, np.ndarray]
     updates: tuple[Update, ...] = ()
+    keys: frozenset[str] = frozenset()
 
 
 def observe(cloud: Path) -> Observed:
@@ -56,7 +59,8 @@ def observe(cloud: Path) -> Observed:
     """
     cloud = Path(cloud)
     beside = cloud / FILE
-    plan = read_plan(beside if beside.is_file() else cloud.resolve().parent / FILE)
+    # The public weights that it names may be elsewhere: attacks then go on without them.
+    plan = plan_in(beside if beside.is_file() else cloud.resolve().parent / FILE)
     training = read_json(cloud / "training.json", "finished training")
     try:
         classes = len(training["classes"])
@@ -78,4 +82,16 @@ def observe(cloud: Path) -> Observed:
                 f"round {update.round}: {update.party}'s update has another length than what was sent",
                 "the kept updates do not belong together: train again in another folder",
             )
-    return Observed(plan, classes, weights, tuple(updates))
+    return Observed(plan, classes, weights, tuple(updates), _keys(training))
+
+
+def _keys(training: Mapping[str, Any]) -> frozenset[str]:
+    """The key ids in training.json, of the hospitals that gave one."""
+    parties = training.get("parties")
+    found = set()
+    for party in parties if isinstance(parties, list) else []:
+        try:
+            found.add(str(party["splits"]["train"]["key_id"]))
+        except (KeyError, TypeError):
+            continue  # a central training has none
+    return frozenset(found)

@@ -44,7 +44,8 @@ def attack(knowledge: Knowledge) -> Guess:
             scheme.picture(pool.images(rows)),
             f"no recovery from ciphertexts alone for {pool.spec.name}",
         )
-        return Guess("pooled_key_recovery", "T1", images, rows, None, time.monotonic() - started, note)
+        spent = time.monotonic() - started
+        return Guess("pooled_key_recovery", "T1", images, rows, None, spent, note, idle=True)
     if pool.spec.key_scope == "image":
         images, note = each_alone(recover, knowledge, rows)
         return Guess("pooled_key_recovery", "T0", images, rows, None, time.monotonic() - started, note)

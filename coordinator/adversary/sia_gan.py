@@ -160,7 +160,8 @@ def attack(knowledge: Knowledge) -> Guess:
     notes = [training_loop.lacking(knowledge, PUBLISHED.batch, PUBLISHED.batch)]
     sealed = pool.images(rows)
     images = load(spec).picture(sealed)
-    if not notes[0]:
+    idle = bool(notes[0])
+    if not idle:
         labels = None if knowledge.labels is None else np.asarray(knowledge.labels, np.int64)[seen]
         generator, progress = train(
             training_loop.as_input(spec, pool.images(seen)),
@@ -171,7 +172,8 @@ def attack(knowledge: Knowledge) -> Guess:
         )
         shared = "one network for all blocks" if not generator.own else ""
         notes = [progress.note, "no labels: the adversarial loss alone" if labels is None else "", shared]
-        if progress.steps and not progress.diverged:
+        idle = progress.untrained
+        if not idle:
             images = training_loop.pictures(generator, training_loop.as_input(spec, sealed))
     note = "; ".join(part for part in notes if part)
-    return Guess("sia_gan", "T2", images, rows, None, time.monotonic() - started, note)
+    return Guess("sia_gan", "T2", images, rows, None, time.monotonic() - started, note, idle)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.adversary.attacks import ABOUT, ATTACKS
-from coordinator.adversary.cells import Cell, study_digest
+from coordinator.adversary.cells import Cell, keys_of, study_digest
 from coordinator.adversary.draws import (
     POOLS,
     Settings,
@@ -32,7 +32,8 @@ from coordinator.adversary.draws import (
     watches,
 )
 from coordinator.adversary.workers import run_cells
-from coordinator.guesses import FILE, SCHEMA, Draw, StoredGuess, read_draws, write_draws
+from coordinator.controls import PREFIX
+from coordinator.guesses import FILE, MOST_GUESSES, SCHEMA, Draw, StoredGuess, read_draws, write_draws
 from crypto.errors import CipherwardError, unknown
 from crypto.files import append_line, disk_errors, only_one, read_lines, sha256_file
 from crypto.sealed import SealedDataset
@@ -65,6 +66,7 @@ def run_suite(
     The guesses do not depend on where the cells run, unless one runs out of time. Raises CipherwardError for an
     unknown attack, an altered shard, and a folder of other guesses.
     """
+    settings = replace(settings, attacks=list(dict.fromkeys(settings.attacks)))
     for name in settings.attacks:
         if name not in ATTACKS:
             raise unknown("attack", name, ATTACKS)
@@ -93,11 +95,22 @@ def _run(
 ) -> list[Draw]:
     groups, public = draws_of(sets, settings.attacks), control_public(sets)
     planned = [plan_draw(f"draw-{i}", i, group, settings) for i, group in enumerate(groups)]
+    keys = keys_of(settings.study)
+    if keys and not any(
+        d.key_id in keys for d, own in zip(planned, groups, strict=True) if not _control(own)
+    ):
+        raise CipherwardError(
+            f"the training in {settings.study} was under other keys than these sealed images",
+            "name the study that trained on them, or attack without --study",
+        )
     about = _about(settings, public)
     identity = json.dumps([SCHEMA, about, [d.digests for d in planned]])
     if (out / FILE).exists():
         draws, earlier = read_draws(out)
-        if json.dumps([SCHEMA, {k: earlier.get(k) for k in about}, [d.digests for d in draws]]) != identity:
+        if (
+            json.dumps([SCHEMA, {k: earlier.get(k, "") for k in about}, [d.digests for d in draws]])
+            != identity
+        ):
             raise CipherwardError(
                 f"{out} holds the guesses of another audit", "choose another --out; frozen guesses stay"
             )
@@ -106,8 +119,15 @@ def _run(
     journal = out / "progress.jsonl"
     done = _resume(journal, identity, out)
     cells = [
-        cells_of(draw, group, settings, public, out) for draw, group in zip(planned, groups, strict=True)
+        cells_of(draw, group, settings, public, out, keys)
+        for draw, group in zip(planned, groups, strict=True)
     ]
+    most = max(map(len, cells), default=0)
+    if most > MOST_GUESSES:
+        raise CipherwardError(
+            f"{most} guesses about one draw: a scorer takes {MOST_GUESSES} at most",
+            "name fewer attacks or pool sizes",
+        )
     every = [cell for own in cells for cell in own]
     for cell in every:
         if cell.place in done:
@@ -134,13 +154,18 @@ def _about(settings: Settings, public: SealedDataset | None) -> dict[str, Any]:
     return {
         "public": hashlib.sha256(given).hexdigest() if given else "",
         "control_public": "" if public is None else public.digest,
-        "study": study_digest(settings.study) if any(map(watches, settings.attacks)) else "",
+        "study": study_digest(settings.study),
         "suite": SUITE,
         "seed": settings.seed,
         "attacks": list(settings.attacks),
         "pools": list(settings.pools),
         "rows": settings.rows,
+        "budget_s": settings.budget_s,
     }
+
+
+def _control(group: Sequence[SealedDataset]) -> bool:
+    return group[0].folder.name.startswith(PREFIX)
 
 
 def _says(cell: Cell, guess: StoredGuess) -> str:
@@ -149,7 +174,7 @@ def _says(cell: Cell, guess: StoredGuess) -> str:
 
 
 def _resume(journal: Path, identity: str, out: Path) -> dict[str, StoredGuess]:
-    """Guesses of an interrupted run of the same audit whose files are whole."""
+    """Guesses of an interrupted run of the same audit whose files are whole; cells that failed run again."""
     if not journal.exists():
         append_line(journal, identity)
         return {}
@@ -162,6 +187,6 @@ def _resume(journal: Path, identity: str, out: Path) -> dict[str, StoredGuess]:
     for entry in entries:
         guess = StoredGuess(**entry["guess"])
         path = out / entry["place"]
-        if guess.error or (path.is_file() and sha256_file(path) == guess.sha256):
+        if not guess.error and path.is_file() and sha256_file(path) == guess.sha256:
             done[entry["place"]] = guess
     return done

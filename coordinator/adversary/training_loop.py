@@ -60,6 +60,11 @@ class Progress:
     diverged: bool = False
 
     @property
+    def untrained(self) -> bool:
+        """Whether nothing came of it: no step was taken, or the weights are no numbers."""
+        return not self.steps or self.diverged
+
+    @property
     def note(self) -> str:
         """What a reader of the guess must know of it; nothing after a whole course."""
         if self.diverged:

@@ -55,9 +55,17 @@ class Span:
     @property
     def inside(self) -> np.ndarray:
         """bool [m]: the candidates confirmed."""
-        return (
-            self.outside <= min(INSIDE, self.rounding) if self.says else np.zeros(len(self.outside), bool)
-        )
+        return self.outside <= self.most if self.says else np.zeros(len(self.outside), bool)
+
+    @property
+    def most(self) -> float:
+        """The share outside, up to which a candidate counts as inside."""
+        return min(INSIDE, self.rounding)
+
+    @property
+    def how(self) -> str:
+        """By what it was told, for a note."""
+        return f"rank {self.rank} of {self.width}, at most {self.most:.1g} of an input outside"
 
 
 def can_confirm(model: nn.Module) -> bool:

@@ -43,7 +43,8 @@ class Finding:
     """What one update gave.
 
     images: [k, h, w, c] as the model reads them: plain, or ciphertexts under stem `learn`.
-    found: whether confirmed; a guess otherwise. why: in words, for the note.
+    found: whether confirmed; a guess otherwise, such as a picture whose update only comes near.
+    why: in words, for the note.
     """
 
     images: np.ndarray
@@ -113,11 +114,13 @@ def _nothing(model: VisionTransformer) -> np.ndarray:
 
 def _find(case: _Case, candidates: np.ndarray | None, more: More) -> Finding:
     seen, step, said = case.seen, case.seen.step, []
+    near = _nothing(seen.model)  # a picture that may be it
     if case.alone and not step.signs and seen.stem_moved and can_solve(seen.model):
         solved = _solved(case)
         if solved.found:
             return solved
         said.append(solved.why)
+        near = solved.images
     if not case.learn and candidates is not None and len(candidates):
         confirmed = _confirmed(case, candidates, more)
         if confirmed.found:
@@ -125,12 +128,13 @@ def _find(case: _Case, candidates: np.ndarray | None, more: More) -> Finding:
         said.append(confirmed.why)
     if case.alone and step.steps == 1 and not step.signs and more():
         searched = _searched(case, more)
-        return Finding(searched.images, searched.found, "; ".join([*said, searched.why]))
+        guess = searched.images if searched.found or not len(near) else near
+        return Finding(guess, searched.found, "; ".join([*said, searched.why]))
     if not case.alone:
         said.append("several images mix in the update")
     if step.signs:
         said.append("AdamW shows signs of gradients alone")
-    return Finding(_nothing(seen.model), False, "; ".join(filter(None, said)))
+    return Finding(near, False, "; ".join(filter(None, said)))
 
 
 def _solved(case: _Case) -> Finding:
@@ -140,8 +144,8 @@ def _solved(case: _Case) -> Finding:
     if case.stands_out(image, EXACT, CONFIRMED):
         return Finding(image[None], True, "solved, and confirmed by training on it")
     if (solved.fits or step.steps > 1) and case.stands_out(image, NEAR, 1.0):
-        return Finding(image[None], True, "solved, inexactly: trained on, its update comes near")
-    return Finding(image[None], False, "the linear solve gives no image that trains to this update")
+        return Finding(image[None], False, "solved, inexact: trained on, its update only comes near")
+    return Finding(image[None][:0], False, "the linear solve gives no image that trains to this update")
 
 
 def _confirmed(case: _Case, candidates: np.ndarray, more: More) -> Finding:
@@ -149,12 +153,10 @@ def _confirmed(case: _Case, candidates: np.ndarray, more: More) -> Finding:
     if step.steps == 1 and not step.signs and can_confirm(case.seen.model):
         span = confirm(case.seen, candidates, more)
         if span.inside.any():
-            said = "candidates confirmed by the gradient's row space"
+            said = f"candidates confirmed by the gradient's row space ({span.how})"
             return Finding(candidates[span.inside], True, said)
-        said = (
-            "no candidate took part" if span.says else f"rank {span.rank}: no candidate can be told apart"
-        )
-        return Finding(none, False, said)
+        said = "no candidate took part" if span.says else "no candidate can be told apart"
+        return Finding(none, False, f"{said} ({span.how})")
     if not case.alone:
         return Finding(none, False, "")
     for image in candidates:

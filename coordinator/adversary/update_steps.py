@@ -105,7 +105,7 @@ def local_steps(plan: Plan, images: int) -> int:
 
 
 def learning_rate(plan: Plan, step: int, total: int) -> float:
-    """The public schedule, that of parties/train.py: linear warm-up, then a cosine to zero."""
+    """The public schedule, that of coordinator/train.py: linear warm-up, then a cosine to zero."""
     warm = min(1.0, (step + 1) / max(1, plan.warmup_steps))
     return plan.lr * warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, total))))
 
@@ -149,7 +149,7 @@ def replay(seen: Seen, images: torch.Tensor, labels: list[int]) -> float:
     """How far the update of these images is from the one seen, as a share of its length; 0 where they are its images.
 
     images: float32 [b, c, h, w] as the model reads them, all that the hospital trained on; b is at most a batch.
-    Trains as parties/train.py does, all images in every step.
+    Trains as coordinator/train.py does, all images in every step.
     """
     plan, model = seen.plan, seen.model
     unpack(model, seen.start)

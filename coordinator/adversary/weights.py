@@ -51,18 +51,22 @@ _IMAGES = 64  # most images that a matrix is checked on
 
 @dataclass(frozen=True)
 class Shown:
-    """What the weights show: a recovered table or a matrix [V, V], at most one of them, and what to say of it."""
+    """What the weights show: a recovered table or a matrix [V, V], at most one of them, and what to say of it.
+
+    idle: there was nothing to try on the ciphertexts.
+    """
 
     note: str
     table: Recovered | None = None
     matrix: np.ndarray | None = None
+    idle: bool = False
 
 
 def attack(knowledge: Knowledge) -> Guess:
     """Opens the rows to guess with the key that the shared stem shows; else hands back the ciphertext's picture."""
     started = time.monotonic()
     note = unfit(knowledge)
-    return guess("weights", "T5", knowledge, Shown(note) if note else _look(knowledge), started)
+    return guess("weights", "T5", knowledge, Shown(note, idle=True) if note else _look(knowledge), started)
 
 
 def guess(name: str, tier: str, knowledge: Knowledge, shown: Shown, started: float) -> Guess:
@@ -75,7 +79,8 @@ def guess(name: str, tier: str, knowledge: Knowledge, shown: Shown, started: flo
     if shown.matrix is not None:
         key = {"matrix": shown.matrix}
         sealed = MatrixCipher(pool.spec.image_shape, pool.spec.block, shown.matrix).decrypt(sealed)
-    return Guess(name, tier, scheme.picture(sealed), rows, key, time.monotonic() - started, shown.note)
+    spent = time.monotonic() - started
+    return Guess(name, tier, scheme.picture(sealed), rows, key, spent, shown.note, shown.idle)
 
 
 def first_stem(observed: Observed) -> Stem | None:
@@ -91,17 +96,17 @@ def _look(knowledge: Knowledge) -> Shown:
     assert observed is not None
     own = stem_of(observed.weights)
     if own is None:
-        return Shown(f"no stem among the shared weights (stem {observed.plan.stem})")
+        return Shown(f"no stem among the shared weights (stem {observed.plan.stem})", idle=True)
     if not fits(own, spec):
-        return Shown("the stem's patches are not made of the scheme's blocks")
+        return Shown("the stem's patches are not made of the scheme's blocks", idle=True)
     first = first_stem(observed)
     if first is None:
         if spec.name == "orthogonal":
-            return Shown("without the public weights, a stem shows no matrix")
+            return Shown("without the public weights, a stem shows no matrix", idle=True)
         found, note = open_by(knowledge, units(own.filters, spec), places_of(own, spec.blocks))
         return Shown(_said("from the stem alone", note), found)
     if first.filters.shape != own.filters.shape:
-        return Shown("the weights are of another model than the plan's")
+        return Shown("the weights are of another model than the plan's", idle=True)
     carried = _turned(knowledge, first, own) if spec.name == "orthogonal" else _moved(knowledge, first, own)
     return carried or _learnt(knowledge, first, own)
 
@@ -223,11 +228,11 @@ def _learnt(knowledge: Knowledge, first: Stem, own: Stem) -> Shown:
     assert observed is not None
     change = learnt(first.filters, own.filters)
     if np.abs(change).max() <= 1e-6 * np.abs(first.filters).max():
-        return Shown("the shared stem is the public one: it learnt nothing")
+        return Shown("the shared stem is the public one: it learnt nothing", idle=True)
     if observed.plan.stem != "learn":
-        return Shown(f"the shared stem is in plain coordinates (stem {observed.plan.stem})")
+        return Shown(f"the shared stem is in plain coordinates (stem {observed.plan.stem})", idle=True)
     if spec.name == "orthogonal":
-        return Shown("what a stem learnt on ciphertexts shows no matrix")
+        return Shown("what a stem learnt on ciphertexts shows no matrix", idle=True)
     # Positions learn hardly anything of their neighbours: the order of the blocks is left to the seams.
     found, note = open_by(knowledge, units(change, spec))
     return Shown(_said("from what the stem learnt on ciphertexts", note), found)

@@ -164,7 +164,7 @@ def _serve(link: Connection) -> None:
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Event().wait()
+        parent.join()
     os._exit(1)
 
 

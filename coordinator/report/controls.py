@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from coordinator.controls import FOR, PREFIX, positive_control
+from coordinator.controls import FOR, PREFIX, meets, positive_control
 from coordinator.report.rule import above_chance, broken_by
 
 Draw = Mapping[str, Any]
@@ -23,10 +23,10 @@ def controls_of(draws: Sequence[Draw]) -> dict[str, Control]:
     """
     every = {"true_key": _true_key(draws)}
     checks = {"plain": _plain, "known": _known, "noise": _noise, "permuted": _permuted}
+    audited = {f["attack"] for d in draws if not is_control(d) for f in d["findings"]}
     for name, check in checks.items():
         run = [d for d in draws if d["set"] == PREFIX + name]
-        every[name] = check(run[0]) if run else {"ok": False, "said": "not run"}
-    audited = {f["attack"] for d in draws if not is_control(d) for f in d["findings"]}
+        every[name] = _met(run[0], audited, check(run[0])) if run else {"ok": False, "said": "not run"}
     for name, attacks in FOR.items():
         wanted = [attack for attack in attacks if attack in audited]
         run = [d for d in draws if d["set"] == name]
@@ -61,6 +61,15 @@ def _true_key(draws: Sequence[Draw]) -> Control:
         "ok": all(d["true_key_exact"] and d["true_key_ssim"] >= _least(d) for d in draws),
         "said": f"the true key opens the scored rows of {len(draws)} sealed sets, least median SSIM {worst:.3f}",
     }
+
+
+def _met(draw: Draw, audited: Collection[str], seen: Control) -> Control:
+    """What was seen of a set, failed where an attack of the audit that meets it has no finding about it."""
+    met = {f["attack"] for f in draw["findings"]}
+    absent = sorted(a for a in audited if meets(a, draw["set"]) and a not in met)
+    if not absent:
+        return seen
+    return {"ok": False, "said": f"{seen['said']}; but {', '.join(absent)} did not meet it"}
 
 
 def _least(draw: Draw) -> float:
@@ -99,20 +108,22 @@ def _known(draw: Draw) -> Control:
     recovered = [f for f in draw["findings"] if f["attack"] == "pooled_key_recovery"]
     if not recovered:
         return {"ok": True, "said": "no attack that is known to break it was run"}
-    last = max((f for f in recovered if not f["error"]), key=lambda f: f["pool_size"], default=None)
-    ok = last is not None and "K" in broken_by(last)
-    at = f" at {last['pool_size']}" if last else ""
-    opens = "opens" if ok else "does not open"
-    return {
-        "ok": ok,
-        "said": f"key recovery{at} {opens} what it is known to break: {draw['spec']['name']}",
-    }
+    # One cut short says nothing where another ran to its end; one that crashed is a fault.
+    ended = [f for f in recovered if "truncated" not in f["note"]] or recovered
+    last = max(ended, key=lambda f: f["pool_size"])
+    crashed = ", ".join(str(f["pool_size"]) for f in recovered if f["error"])
+    opens = "K" in broken_by(last)
+    said = f"key recovery at {last['pool_size']} {'opens' if opens else 'does not open'} "
+    said += f"what it is known to break: {draw['spec']['name']}"
+    return {"ok": opens and not crashed, "said": f"{said}; it crashed at {crashed}" if crashed else said}
 
 
 def _plain(draw: Draw) -> Control:
-    seen = [f for f in draw["findings"] if f["attack"] == "as_is" and broken_by(f)]
-    said = ["as_is breaks it" if seen else "as_is does not break it"]
-    ok = bool(seen)
+    bare = [f for f in draw["findings"] if f["attack"] == "as_is"]
+    ok, said = True, []
+    if bare:
+        ok = any(broken_by(f) for f in bare)
+        said.append("as_is breaks it" if ok else "as_is does not break it")
     recovered = [f for f in draw["findings"] if f["attack"] == "pooled_key_recovery"]
     if recovered:
         last = max(recovered, key=lambda f: f["pool_size"])
@@ -125,7 +136,7 @@ def _plain(draw: Draw) -> Control:
     if named is not None and not above_chance(named):
         ok = False
         said.append(f"only {named['hits']} of {named['n']} images are linkable")
-    return {"ok": ok, "said": "; ".join(said)}
+    return {"ok": ok, "said": "; ".join(said) or "no attack that is known to break it was run"}
 
 
 def _positive(draw: Draw, wanted: Sequence[str]) -> Control:
@@ -134,7 +145,10 @@ def _positive(draw: Draw, wanted: Sequence[str]) -> Control:
     By K or V: R alone may come of the ciphertext as it is (blocks in their places keep their contrast).
     """
     falls = {
-        attack: any(f["attack"] == attack and {"K", "V"} & set(broken_by(f)) for f in draw["findings"])
+        attack: any(
+            f["attack"] == attack and not f.get("idle") and {"K", "V"} & set(broken_by(f))
+            for f in draw["findings"]
+        )
         for attack in wanted
     }
     said = [f"{attack} {'breaks' if fell else 'does not break'} it" for attack, fell in falls.items()]
@@ -146,6 +160,11 @@ def _derangement(draws: Sequence[Draw]) -> Control:
     scored = [(d, f) for d in draws for f in d["findings"] if f.get("R_deranged") is not None]
     if not scored:
         return {"ok": False, "said": "not run"}
+    missing = [
+        f["attack"] for d in draws for f in d["findings"] if not f["error"] and not f.get("R_deranged")
+    ]
+    if missing:
+        return {"ok": False, "said": f"not run of {', '.join(sorted(set(missing)))}"}
     amiss = [(d, f) for d, f in scored if above_chance(f["R_deranged"])]
     if amiss:
         named = ", ".join(f"{f['attack']} at {f['pool_size']} in {d['draw']}" for d, f in amiss)

@@ -54,6 +54,10 @@ class Row:
     done: list[Mapping[str, Any]]
 
     @property
+    def idle(self) -> int:
+        return sum(bool(f.get("idle")) for f in self.done)
+
+    @property
     def by(self) -> str:
         counts = {letter: sum(letter in f["broken_by"] for f in self.done) for letter in "KRV"}
         return " · ".join(f"{letter} {n}" for letter, n in counts.items() if n)
@@ -112,13 +116,16 @@ def headline(report: Mapping[str, Any]) -> tuple[str, str]:
         return "invalid", "INVALID: a control failed"
     if not verdict["broken"]:
         if not verdict["largest_pool"]:
-            return "open", "Nothing is known: no attack was run."
+            return "open", "Nothing is known: no attack was run to its end."
+        if not verdict["pool_attacked"]:
+            return "open", "Nothing is known of a pool: no attack was run that could use one."
         return "open", f"Not broken by {report['suite']} up to {images(verdict['largest_pool'], 'sealed')}."
-    n, cores = verdict["smallest_pool"], report["machine"]["cores"]
+    n = verdict["smallest_pool"]
     first = [a for a in verdict["broken_by"] if verdict["broken_at"][a] == n]
     taken = ""
     if verdict["seconds"] is not None:
-        taken = f" in {seconds(verdict['seconds'])} on {cores} core{'' if cores == 1 else 's'},"
+        # Every cell runs on one thread, whatever machine writes the report.
+        taken = f" in {seconds(verdict['seconds'])} on one core,"
     name = report["scheme"]["name"]
     return "broken", f"Broken. {name} falls to {images(n, 'sealed')},{taken} by {listed(first)}."
 
@@ -144,7 +151,8 @@ def reasons(report: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     ]
     if later:
         said.append(f"Also broken by {listed(later)}.")
-    largest = {r.attack: r for r in rows if r.done}.values()
+    ended = verdict["finished_at"]
+    largest = {r.attack: r for r in rows if r.done and r.size in ended.get(r.attack, ())}.values()
     if not verdict["broken"] and largest:
         high = {w: max(share["high"] for r in largest if (share := r.rate(w))) for w in "RV"}
         said.append(

@@ -7,7 +7,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from coordinator.plan import FILE, read_plan
+from coordinator.plan import FILE, plan_in
 from crypto.files import read_json, read_lines
 
 
@@ -15,7 +15,7 @@ def training_of(study: Path | None) -> dict[str, Any] | None:
     """The section for a study's folder; None where nothing was trained there."""
     if study is None or not (study / "cloud" / "training.json").exists():
         return None
-    plan = read_plan(study / FILE)
+    plan = plan_in(study / FILE)
     result = read_json(study / "cloud" / "training.json", "training result")
     # A round that was interrupted before its checkpoint stands there twice: the later one counts.
     journal = {r["round"]: r for r in read_lines(study / "cloud" / "rounds.jsonl") if r["aggregated"]}

@@ -82,5 +82,5 @@ def linked(report: Mapping[str, Any]) -> str:
     if several:
         named += f", {several} more fit several images"
     if report["verdict"]["linkable"]:
-        return f"Linkable: {named}; no key recovered."
+        return f"Linkable: {named}; it takes no key."
     return f"Not linkable: {named}; {score(max(s['high'] for s in shares))} is the 95 % upper bound."
