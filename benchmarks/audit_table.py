@@ -189,6 +189,7 @@ def cells_of(
             "pool": size,
             "seconds": seconds,
             "note": guess.note,
+            "idle": guess.idle,
             "broken_by": broken_by({**figures, "error": ""}),
             "ssim": figures["ssim"]["median"],
             "baseline": max(float(np.nanmedian(v)) for v in bases.values()),
@@ -228,6 +229,7 @@ def summary_of(row: Row, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "pool": n,
                 "draws": len(here),
                 "broken": sum(bool(c["broken_by"]) for c in here),
+                "idle": sum(bool(c.get("idle")) for c in here),
                 "ssim": float(np.median([c["ssim"] for c in here])) if here else None,
                 "values_right": _median([c["values_right"] for c in here]),
                 "R": _median([c["R"]["rate"] for c in here]),
@@ -303,6 +305,8 @@ def main() -> None:
         few = f"too few draws ({last['broken']} of {last['draws']} broken)"
         shown = f"not broken up to {line['largest_pool']}" if line["largest_pool"] else few
         shown = str(broken) if broken else shown
+        if last["draws"] == last["idle"]:
+            shown = "no attack was run"
         ssim = f"{last['ssim']:.3f} ({line['baseline']:.3f}) at {last['pool']}"
         table.add_row(line["name"], shown, str(last["draws"]), ssim, f"{last['seconds']:.2f}")
     Console().print(table)

@@ -163,6 +163,9 @@ def audit_table(table: Mapping[str, Any]) -> list[str]:
         few = shown["pool"] > row["largest_pool"]
         verdict = "too few draws" if few else f"not broken up to {shown['pool']}"
         verdict = f"**{shown['pool']}**" if broken else verdict
+        if shown.get("idle") == shown["draws"]:  # it handed back the ciphertext, and resisted nothing
+            body.append([*where, f"no attack was run, {shown['draws']} draws", "", "", "", "", ""])
+            continue
         body.append(
             [
                 *where,

@@ -100,6 +100,7 @@ def test_black_images_leave_nothing_to_identify():
     pool = sealed("etc", np.zeros((3, 32, 32, 1), np.uint8))
     guess = run(pool)
     assert guess.note == "3 of 3 images: nothing identifiable" and (guess.images == pool.sealed).all()
+    assert guess.idle  # nothing was tried on a picture, so nothing was resisted
 
 
 def test_it_is_part_of_an_audit_and_needs_one_ciphertext():

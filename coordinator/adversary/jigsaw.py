@@ -41,14 +41,20 @@ def attack(knowledge: Knowledge) -> Guess:
     recover = PUZZLES.get(pool.spec.name)
     if recover is None:
         images = load(pool.spec).picture(pool.images(rows))
-        note = f"no puzzle: {pool.spec.name} is not a shuffle of whole blocks that one image tells"
+        note, idle = (
+            f"no puzzle: {pool.spec.name} is not a shuffle of whole blocks that one image tells",
+            True,
+        )
     else:
-        images, note = each_alone(recover, knowledge, rows)
-    return Guess("jigsaw", "T0", images, rows, None, time.monotonic() - started, note, recover is None)
+        images, note, idle = each_alone(recover, knowledge, rows)
+    return Guess("jigsaw", "T0", images, rows, None, time.monotonic() - started, note, idle)
 
 
-def each_alone(recover: Recover, knowledge: Knowledge, rows: np.ndarray) -> tuple[np.ndarray, str]:
-    """(uint8 [r, h, w, c], note): every row opened from itself alone, in the order given, while there is time."""
+def each_alone(recover: Recover, knowledge: Knowledge, rows: np.ndarray) -> tuple[np.ndarray, str, bool]:
+    """(uint8 [r, h, w, c], note, idle): every row opened from itself alone, in the order given, while there is time.
+
+    idle: whether not one image told anything, as where the recovery needs several: that is no resistance.
+    """
     pool, left = knowledge.pool, knowledge.budget.left
     scheme = load(pool.spec)
     opened, nothing, late, sealed_still = [], 0, 0, 0
@@ -67,7 +73,7 @@ def each_alone(recover: Recover, knowledge: Knowledge, rows: np.ndarray) -> tupl
     notes = [f"{nothing} {of}: nothing identifiable"] if nothing else []
     notes += [f"truncated: out of time in {late} {of}"] if late else []
     notes += [f"truncated: {sealed_still} {of} not reached and still sealed"] if sealed_still else []
-    return np.concatenate(opened), "; ".join(notes)
+    return np.concatenate(opened), "; ".join(notes), nothing == len(rows)
 
 
 def _before(until: float) -> Callable[[], bool]:

@@ -47,8 +47,9 @@ def attack(knowledge: Knowledge) -> Guess:
         spent = time.monotonic() - started
         return Guess("pooled_key_recovery", "T1", images, rows, None, spent, note, idle=True)
     if pool.spec.key_scope == "image":
-        images, note = each_alone(recover, knowledge, rows)
-        return Guess("pooled_key_recovery", "T0", images, rows, None, time.monotonic() - started, note)
+        images, note, idle = each_alone(recover, knowledge, rows)
+        spent = time.monotonic() - started
+        return Guess("pooled_key_recovery", "T0", images, rows, None, spent, note, idle)
     tier = "T1" if len(knowledge.seen) > 1 else "T0"
     found = recover(pool, np.asarray(knowledge.seen, np.int64), lambda: knowledge.budget.left() > 0)
     sealed, key, note = pool.images(rows), None, _NOTHING
