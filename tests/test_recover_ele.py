@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from coordinator.adversary.exchange import always
 from coordinator.adversary.recover.ele import LEAST_IMAGES, _unturned, recover, unmoved
+from coordinator.pool import MemoryPool
 from crypto.apply import apply
 from crypto.blocks import to_blocks
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from crypto.schemes.pe import ORDERS
-from crypto.spec import SchemeSpec
-
-
-@dataclass
-class Memory:
-    spec: SchemeSpec
-    sealed: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.sealed)
-
-    def images(self, rows: np.ndarray) -> np.ndarray:
-        return self.sealed[rows]
-
-
-def forever() -> bool:
-    return True
 
 
 def pictures(n: int, side: int, seed: int = 0) -> np.ndarray:
@@ -44,10 +27,10 @@ def pictures(n: int, side: int, seed: int = 0) -> np.ndarray:
     return out
 
 
-def sealed(plain: np.ndarray, mask: str = "tied") -> tuple[Memory, dict]:
+def sealed(plain: np.ndarray, mask: str = "tied") -> tuple[MemoryPool, dict]:
     spec = describe("ele", plain.shape[1:], 4, options={"mask": mask})
     kind, secret = load(spec), SecretKey(b"\7" * 32)
-    return Memory(spec, kind.cipher(secret).encrypt(plain)), kind.parts(secret)
+    return MemoryPool(spec, kind.cipher(secret).encrypt(plain)), kind.parts(secret)
 
 
 def likeness(opened: np.ndarray, plain: np.ndarray) -> float:
@@ -63,7 +46,7 @@ def likeness(opened: np.ndarray, plain: np.ndarray) -> float:
 def test_a_tied_mask_gives_the_whole_key():
     plain = pictures(220, 16)
     pool, truth = sealed(plain)
-    found = recover(pool, np.arange(200), forever)
+    found = recover(pool, np.arange(200), always)
     opened = apply(found.table, pool.sealed[200:])
     assert (found.parts["K1"] == truth["K1"]).all()
     assert (found.parts["keys"] == truth["keys"]).all()
@@ -75,13 +58,13 @@ def test_a_tied_mask_gives_the_whole_key():
 def test_an_independent_mask_leaves_symmetries_and_sign():
     plain = pictures(220, 16, seed=1)
     pool, _ = sealed(plain, "independent")
-    found = recover(pool, np.arange(200), forever)
+    found = recover(pool, np.arange(200), always)
     assert likeness(apply(found.table, pool.sealed[200:]), plain[200:]) > 0.9
 
 
 def test_parts_make_the_same_table():
     pool, _ = sealed(pictures(80, 16, seed=2))
-    found = recover(pool, np.arange(80), forever)
+    found = recover(pool, np.arange(80), always)
     assert sorted(found.parts["K1"]) == list(range(16))
     assert (np.sort(found.parts["keys"], 1) == np.arange(32)).all()
     sealed_again = apply(found.table.inverse(), apply(found.table, pool.sealed))
@@ -96,7 +79,7 @@ def test_more_images_tell_more():
     pool, truth = sealed(plain)
     shares = []
     for n in (LEAST_IMAGES, 200):
-        found = recover(pool, np.arange(n), forever)
+        found = recover(pool, np.arange(n), always)
         shares.append((found.parts["keys"] == truth["keys"]).mean())
     assert shares[0] < 0.95 and shares[1] > 0.99
 
@@ -107,7 +90,7 @@ def test_noise_constant_blocks_and_few_images_tell_nothing(mask):
     few = pictures(LEAST_IMAGES - 1, 8)
     for plain in (noise, np.full((40, 8, 8, 1), 90, np.uint8), few, few[:1]):
         pool, _ = sealed(plain, mask)
-        assert recover(pool, np.arange(len(plain)), forever) is None
+        assert recover(pool, np.arange(len(plain)), always) is None
 
 
 @pytest.mark.parametrize("mask", ["tied", "independent"])
@@ -121,9 +104,9 @@ def test_out_of_time_is_said_and_the_table_still_opens(mask):
 
 def test_the_same_pool_gives_the_same_key_from_the_rows_seen():
     pool, _ = sealed(pictures(60, 8))
-    spoiled = Memory(pool.spec, pool.sealed.copy())
+    spoiled = MemoryPool(pool.spec, pool.sealed.copy())
     spoiled.sealed[50:] = 1
-    first, again, second = (recover(p, np.arange(50), forever) for p in (pool, pool, spoiled))
+    first, again, second = (recover(p, np.arange(50), always) for p in (pool, pool, spoiled))
     for name, part in first.parts.items():
         assert (part == again.parts[name]).all() and (part == second.parts[name]).all()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from coordinator.adversary.exchange import always
 from coordinator.adversary.recover.le import (
     flip_bytes,
     recover,
@@ -15,27 +14,11 @@ from coordinator.adversary.recover.le import (
     signed_nibbles,
     tied_flips,
 )
+from coordinator.pool import MemoryPool
 from crypto.apply import apply
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from crypto.schemes.le import reversal_bytes
-from crypto.spec import SchemeSpec
-
-
-@dataclass
-class Memory:
-    spec: SchemeSpec
-    sealed: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.sealed)
-
-    def images(self, rows: np.ndarray) -> np.ndarray:
-        return self.sealed[rows]
-
-
-def forever() -> bool:
-    return True
 
 
 def pictures(n: int, height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
@@ -53,17 +36,17 @@ def pictures(n: int, height: int, width: int, channels: int, seed: int = 0) -> n
     return out
 
 
-def sealed(plain: np.ndarray, key: int = 7, mask: str = "tied", block: int = 4) -> tuple[Memory, dict]:
+def sealed(plain: np.ndarray, key: int = 7, mask: str = "tied", block: int = 4) -> tuple[MemoryPool, dict]:
     spec = describe("le", plain.shape[1:], block, options={"mask": mask})
     kind, secret = load(spec), SecretKey(bytes([key]) * 32)
-    return Memory(spec, kind.cipher(secret).encrypt(plain)), kind.parts(secret)
+    return MemoryPool(spec, kind.cipher(secret).encrypt(plain)), kind.parts(secret)
 
 
 @pytest.mark.parametrize("key", [1, 2, 3])
 def test_five_colour_images_give_the_key_and_its_tied_mask(key):
     plain = pictures(7, 32, 32, 3, seed=key)
     pool, truth = sealed(plain, key)
-    found = recover(pool, np.arange(5), forever)
+    found = recover(pool, np.arange(5), always)
     assert found.notes == ()
     assert (found.parts["key"] == truth["key"]).all()
     assert (found.parts["reversal"] == truth["reversal"]).all()
@@ -75,7 +58,7 @@ def test_five_colour_images_give_the_key_and_its_tied_mask(key):
 def test_gray_images_and_other_blocks(height, width, block):
     plain = pictures(10, height, width, 1, seed=4)
     pool, truth = sealed(plain, block=block)
-    found = recover(pool, np.arange(8), forever)
+    found = recover(pool, np.arange(8), always)
     assert (found.parts["key"] == truth["key"]).all()
     assert (apply(found.table, pool.sealed) == plain).all()
 
@@ -83,7 +66,7 @@ def test_gray_images_and_other_blocks(height, width, block):
 def test_an_independent_mask_is_found_as_far_as_it_shows():
     plain = pictures(10, 32, 32, 3, seed=5)
     pool, truth = sealed(plain, mask="independent")
-    found = recover(pool, np.arange(8), forever)
+    found = recover(pool, np.arange(8), always)
     assert (found.parts["key"] == truth["key"]).all()
     assert (apply(found.table, pool.sealed) == plain).all()
     assert (load(pool.spec).algorithm.cipher(found.parts).decrypt(pool.sealed) == plain).all()
@@ -96,7 +79,7 @@ def test_more_images_tell_more():
     shares = []
     for n in (1, 8):
         pool, truth = sealed(plain)
-        found = [recover(pool, np.arange(k * 8, k * 8 + n), forever) for k in range(5)]
+        found = [recover(pool, np.arange(k * 8, k * 8 + n), always) for k in range(5)]
         shares.append([0.0 if f is None else (f.parts["key"] == truth["key"]).mean() for f in found])
     assert np.mean(shares[0]) < 0.9 < np.mean(shares[1]) and min(shares[1]) == 1.0
 
@@ -104,7 +87,7 @@ def test_more_images_tell_more():
 def test_one_image_gives_a_picture_of_its_own():
     plain = pictures(1, 64, 64, 3, seed=2)
     pool, _ = sealed(plain)
-    opened = apply(recover(pool, np.array([0]), forever).table, pool.sealed)
+    opened = apply(recover(pool, np.array([0]), always).table, pool.sealed)
     assert np.corrcoef(opened.ravel(), plain.ravel())[0, 1] > 0.98
 
 
@@ -113,15 +96,15 @@ def test_noise_and_constant_blocks_tell_nothing(mask):
     noise = np.random.default_rng(8).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
     for plain in (noise, noise[:1], np.full((4, 16, 16, 3), 90, np.uint8)):
         pool, _ = sealed(plain, mask=mask)
-        assert recover(pool, np.arange(len(plain)), forever) is None
+        assert recover(pool, np.arange(len(plain)), always) is None
 
 
 def test_a_wrong_mask_is_not_claimed():
     """A pool said to be tied whose mask is not: the note says so, and the images open all the same."""
     plain = pictures(10, 32, 32, 3, seed=9)
     pool, _ = sealed(plain, mask="independent")
-    told = Memory(describe("le", (32, 32, 3), 4, options={"mask": "tied"}), pool.sealed)
-    found = recover(told, np.arange(10), forever)
+    told = MemoryPool(describe("le", (32, 32, 3), 4, options={"mask": "tied"}), pool.sealed)
+    found = recover(told, np.arange(10), always)
     assert any("fits nowhere" in note for note in found.notes)
     opened = apply(found.table, told.sealed)
     assert min(np.abs(a.astype(int) - plain).mean() for a in (opened, 255 - opened)) < 25
@@ -137,9 +120,9 @@ def test_out_of_time_is_said_and_the_table_still_opens():
 
 def test_the_same_pool_gives_the_same_key_from_the_rows_seen():
     pool, _ = sealed(pictures(6, 24, 24, 3))
-    spoiled = Memory(pool.spec, pool.sealed.copy())
+    spoiled = MemoryPool(pool.spec, pool.sealed.copy())
     spoiled.sealed[3:] = 1
-    first, again, second = (recover(p, np.arange(3), forever) for p in (pool, pool, spoiled))
+    first, again, second = (recover(p, np.arange(3), always) for p in (pool, pool, spoiled))
     for name, part in first.parts.items():
         assert (part == again.parts[name]).all() and (part == second.parts[name]).all()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from coordinator.adversary.exchange import always
 from coordinator.adversary.recover.pe import (
     add_colour_costs,
     add_sign_costs,
@@ -18,27 +18,11 @@ from coordinator.adversary.recover.pe import (
     usual_order,
 )
 from coordinator.adversary.synchronise import PERMUTATIONS, grid_edges
+from coordinator.pool import MemoryPool
 from crypto.apply import apply
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from crypto.schemes.pe import ORDERS
-from crypto.spec import SchemeSpec
-
-
-@dataclass
-class Memory:
-    spec: SchemeSpec
-    sealed: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.sealed)
-
-    def images(self, rows: np.ndarray) -> np.ndarray:
-        return self.sealed[rows]
-
-
-def forever() -> bool:
-    return True
 
 
 def pictures(n: int, height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
@@ -56,10 +40,12 @@ def pictures(n: int, height: int, width: int, channels: int, seed: int = 0) -> n
     return out
 
 
-def sealed(plain: np.ndarray, key: int = 7, shuffle: bool = False, block: int = 4) -> tuple[Memory, dict]:
+def sealed(
+    plain: np.ndarray, key: int = 7, shuffle: bool = False, block: int = 4
+) -> tuple[MemoryPool, dict]:
     spec = describe("pe", plain.shape[1:], block, options={"colour_shuffle": shuffle})
     kind, secret = load(spec), SecretKey(bytes([key]) * 32)
-    return Memory(spec, kind.cipher(secret).encrypt(plain)), kind.parts(secret)
+    return MemoryPool(spec, kind.cipher(secret).encrypt(plain)), kind.parts(secret)
 
 
 def up_to_sign(found: np.ndarray, truth: np.ndarray) -> float:
@@ -72,7 +58,7 @@ def up_to_sign(found: np.ndarray, truth: np.ndarray) -> float:
 def test_ten_images_give_every_flip(height, width, channels, key):
     plain = pictures(12, height, width, channels, seed=key)
     pool, truth = sealed(plain, key)
-    found = recover(pool, np.arange(10), forever)
+    found = recover(pool, np.arange(10), always)
     assert found is not None and found.notes == ()
     assert found.parts["negative"].dtype == bool
     assert up_to_sign(found.parts["negative"], truth["negative"]) == 1.0
@@ -84,7 +70,7 @@ def test_ten_images_give_every_flip(height, width, channels, key):
 def test_colours_are_put_in_order():
     plain = pictures(14, 32, 32, 3)
     pool, truth = sealed(plain, shuffle=True)
-    found = recover(pool, np.arange(12), forever)
+    found = recover(pool, np.arange(12), always)
     opened = apply(found.table, pool.sealed)
     fits = [
         (np.abs(candidate[..., list(order)].astype(int) - plain).max() == 0)
@@ -109,7 +95,7 @@ def test_more_images_tell_more():
         pools = [np.arange(k * 10, k * 10 + n) for k in range(5)]
         shares.append(
             np.mean(
-                [up_to_sign(recover(pool, p, forever).parts["negative"], truth["negative"]) for p in pools]
+                [up_to_sign(recover(pool, p, always).parts["negative"], truth["negative"]) for p in pools]
             )
         )
     assert shares[0] < shares[1] < shares[2] <= shares[3] and shares[3] == 1.0
@@ -118,13 +104,13 @@ def test_more_images_tell_more():
 def test_one_image_gives_what_folding_gives():
     plain = pictures(1, 32, 32, 1)
     pool, _ = sealed(plain)
-    opened = apply(recover(pool, np.array([0]), forever).table, pool.sealed)
+    opened = apply(recover(pool, np.array([0]), always).table, pool.sealed)
     assert (opened == np.minimum(plain, 255 - plain)).all()
 
 
 def test_a_constant_pool_is_read_as_dark():
     pool, _ = sealed(np.full((3, 16, 16, 1), 30, np.uint8))
-    opened = apply(recover(pool, np.arange(3), forever).table, pool.sealed)
+    opened = apply(recover(pool, np.arange(3), always).table, pool.sealed)
     assert (opened == 30).all()
 
 
@@ -133,7 +119,7 @@ def test_a_constant_pool_is_read_as_dark():
 def test_noise_tells_nothing(n, shuffle):
     noise = np.random.default_rng(4).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
     pool, _ = sealed(noise, shuffle=shuffle)
-    assert recover(pool, np.arange(n), forever) is None
+    assert recover(pool, np.arange(n), always) is None
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -148,7 +134,7 @@ def test_out_of_time_is_said_and_the_table_still_opens(shuffle):
 
 def test_the_same_pool_gives_the_same_key():
     pool, _ = sealed(pictures(4, 24, 24, 3), shuffle=True)
-    first, second = (recover(pool, np.arange(4), forever) for _ in range(2))
+    first, second = (recover(pool, np.arange(4), always) for _ in range(2))
     for name, part in first.parts.items():
         assert (part == second.parts[name]).all()
 
@@ -156,10 +142,10 @@ def test_the_same_pool_gives_the_same_key():
 def test_only_the_rows_seen_are_used():
     plain = pictures(8, 24, 24, 1)
     pool, _ = sealed(plain)
-    spoiled = Memory(pool.spec, pool.sealed.copy())
+    spoiled = MemoryPool(pool.spec, pool.sealed.copy())
     spoiled.sealed[5:] = 77
     seen = np.arange(5)
-    first, second = (recover(p, seen, forever).parts["negative"] for p in (pool, spoiled))
+    first, second = (recover(p, seen, always).parts["negative"] for p in (pool, spoiled))
     assert (first == second).all()
 
 
