@@ -51,6 +51,7 @@ bench: $(READY) ## sealing beside copying and decoding, federating beside traini
 	@$(BIN)/python benchmarks/federation.py
 	@if [ -n "$$CIPHERWARD_DATA" ]; then \
 		$(BIN)/python benchmarks/key_recovery.py --images "$$CIPHERWARD_DATA/brain_mri/train"; \
+		$(BIN)/python benchmarks/pool_size.py --images "$$CIPHERWARD_DATA/brain_mri"; \
 	else echo "key recovery: set CIPHERWARD_DATA to a folder that holds brain_mri/"; fi
 
 audit-table: $(READY) ## the smallest pool that breaks each scheme, on real images: CIPHERWARD_DATA, two hours at most
