@@ -299,6 +299,20 @@ def report(
 
 
 @app.command()
+def weights(
+    model: Annotated[str, typer.Argument(help="timm's name, with a tag if you like.")],
+    out: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+) -> None:
+    """Fetch a model's pretrained weights from timm's hub into a file that a plan can name.
+
+    The only command that asks a network beyond the federation's own.
+    """
+    from coordinator.hub import fetch_weights
+
+    result.print(f"{out}: SHA-256 {fetch_weights(model, out)}")
+
+
+@app.command()
 def env() -> None:
     """Print the variables that keep Flower and Ray quiet and offline: eval "$(cipherward-coordinator env)"."""
     from coordinator.flower_run import QUIET
