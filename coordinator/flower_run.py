@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crypto.apply import cores
 from crypto.errors import CipherwardError
 
 QUIET = {
@@ -47,12 +48,12 @@ def run_flower(
     watch: Callable[[], None] = lambda: None,
     app: Path = APP,
 ) -> None:
-    """Runs the app in simulation, one actor with all cores; returns when it has completed.
+    """Runs the app in simulation, one actor with all cores that this process may use; returns when it has completed.
 
     `watch` is called a few times a second while it runs. Raises CipherwardError with the last lines of
     the log where the run failed, was stopped or took longer than `timeout_s`.
     """
-    cores = os.cpu_count() or 1
+    usable = cores()
     logged = log.stat().st_size if log.exists() else 0
     # Directly under /tmp: Ray's socket paths must stay below 104 characters on macOS.
     folder = tempfile.TemporaryDirectory(prefix="cw-", dir="/tmp", ignore_cleanup_errors=True)
@@ -98,8 +99,8 @@ def run_flower(
                 return subprocess.run(command, env=environment, cwd=work, text=True, **how)
 
             settings = (
-                f"num-supernodes={parties} client-resources-num-cpus={cores} "
-                f"init-args-num-cpus={cores} init-args-log-to-driver=true"
+                f"num-supernodes={parties} client-resources-num-cpus={usable} "
+                f"init-args-num-cpus={usable} init-args-log-to-driver=true"
             )
             config = " ".join(f"{k}={json.dumps(v)}" for k, v in run_config.items())
             words = ["run", str(app), "sim", "--format", "json", "--federation-config", settings]

@@ -17,6 +17,7 @@ from typing import Any
 
 from coordinator.report.controls import controls_of, is_control, without_control
 from coordinator.report.rule import above_chance, broken_by
+from crypto.apply import cores
 from crypto.errors import CipherwardError
 from crypto.files import read_json
 from crypto.scheme import load
@@ -239,6 +240,5 @@ def versions() -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """Cores and memory: what a reader needs to place the seconds."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cores": cores, "memory_gib": round(memory, 1), "system": platform.system()}
+    return {"cores": cores(), "memory_gib": round(memory, 1), "system": platform.system()}
