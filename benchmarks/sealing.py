@@ -6,7 +6,8 @@ Everything is measured on folders of JPEG files that the run makes (smooth textu
 that `cipherward-party seal` does:
 
 1. speed:  folders of 512×512 and 224×224, sealed at 224×224×3; and the same images decoded and resized alone on the
-           same threads, turn about: by our own source (`reading`), and by Pillow as anybody would (`pillow`);
+           same threads, turn about: by our own source (`reading`), and by Pillow as anybody would (`pillow`); on the
+           clock and, for a machine with other work, in processor time (`cpu`);
 2. memory: the greatest resident memory of a fresh process that seals 100,000 small images, or fewer large ones;
 3. open:   a set of 100,000 images of 224×224×3, opened in a fresh process (its shards are sparse files);
 4. kill:   a sealing killed when one shard is done, and the same one resumed.
@@ -157,6 +158,8 @@ def speed(work: Path, side: int, count: int, turns: int) -> dict[str, Any]:
         "sealing_cpu_milliseconds_an_image": float(each[2]),
         **spread(clock[2] / clock[1], "sealing_over_reading"),
         **spread(clock[2] / clock[0], "sealing_over_pillow"),
+        **spread(cpu[2] / cpu[1], "cpu_sealing_over_reading"),
+        **spread(cpu[2] / cpu[0], "cpu_sealing_over_pillow"),
     }
 
 

@@ -8,7 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +96,13 @@ def write_bytes(path: Path, data: bytes) -> None:
     write_atomic(path, lambda p: _fill(p, data))
 
 
-def write_pieces(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
-    """Atomic: the pieces one after another. Returns the hex BLAKE3 digest of the file, taken on the way."""
-    digest = blake3()
+def move_atomic(temporary: Path, path: Path) -> None:
+    """Atomic: a neighbour of `path` that is written to its end becomes `path`."""
 
-    def fill(temporary: Path) -> None:
-        with open(temporary, "wb") as handle:
-            for piece in pieces:
-                handle.write(piece)
-                digest.update(piece)
+    def fill(own: Path) -> None:
+        temporary.replace(own)
 
     write_atomic(path, fill)
-    return digest.hexdigest()
 
 
 def drop_temporaries(folder: Path, name: str = "*") -> None:

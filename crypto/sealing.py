@@ -1,16 +1,18 @@
 """Plain images → a sealed set on disk, about as fast as the images can be read, and resumable.
 
-All cores read and encrypt a little ahead; the calling thread puts the results in order; and a full shard is
-hashed and written while the next one is filled. A shard counts once `partial.json` names it, which is after
-it is safe on the disk: a kill costs the shards in work, never a finished one.
+All cores read, encrypt and write a little ahead, each through a few images' memory that stays in its cache; the
+calling thread hashes the results in order; and a full shard is made durable while the next one is filled. A shard
+counts once `partial.json` names it, which is after it is safe on the disk: a kill costs the shards in work, never a
+finished one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +36,11 @@ from crypto.sealed import (
     shard_mac,
     shard_name,
 )
-from crypto.shard import write_shard
+from crypto.shard import Draft, begin_shard, finish_shard
 from crypto.spec import SchemeSpec
 
 SHARD_BYTES = 64 << 20
-_CHUNK_BYTES = 512 << 10  # of plain images that a thread reads and encrypts before it asks for more
+_CHUNK_BYTES = 1 << 20  # of sealed images that a thread makes before it asks for more
 
 #: read(row) → uint8 [h, w, c], a source image, or None where it cannot be read; called from several threads at once.
 Read = Callable[[int], np.ndarray | None]
@@ -91,11 +93,11 @@ def seal_images(
     """Seals images into `folder`, resuming what an earlier, interrupted call left there.
 
     read(row) gives a source image, uint8 [h, w, c], or None: what cannot be read is left out. It is called from
-    several threads at once, a little ahead, and again where rows move up; two shards are in memory at most,
-    four where there are many cores. labels: int64 [n], of every source image. `source` is a fingerprint of
-    the plain images: a resumed sealing must have the same one. `progress` is told the source images done so
-    far. Returns the set and int64 [rows], the source image of each row; `keep` is given the set's digest and
-    these rows before the set counts as finished.
+    several threads at once, a little ahead, and again where rows move up; a few images a core are in memory.
+    labels: int64 [n], of every source image. `source` is a fingerprint of the plain images: a resumed sealing
+    must have the same one. `progress` is told the source images done so far. Returns the set and int64 [rows],
+    the source image of each row; `keep` is given the set's digest and these rows before the set counts as
+    finished.
     Raises CipherwardError where a finished set, or an unfinished one of another source or key, is there, and
     where no image could be read.
     """
@@ -144,91 +146,113 @@ def _seal_rest(
     scheme, step, n = load(part.spec), part.begun["step"], len(labels)
     cipher = scheme.cipher(key)
     first, lost = min(len(part.shards) * step, n), len(part.skipped)
-
-    writers = 1 + min(2, cores() // 8)  # one hashes as fast as several cores read
-    # One shard is filled while `writers` are written. Used again and again: fresh memory costs more than a copy.
-    shards = np.empty((writers + 1, min(step, n), *scheme.sealed_shape), scheme.sealed_dtype)
+    writers = 1 + min(2, cores() // 8)  # shards that are made durable while one is filled
+    most = max(1, _CHUNK_BYTES // row_bytes(part.spec))
+    drafts: dict[int, Draft] = {}
+    # Memory that is free for images, the one used last on top. Used again and again: fresh memory costs more than a
+    # copy, and this is in the cache.
+    rooms: list[np.ndarray] = []
     writing: deque[tuple[int, Future[None]]] = deque()
 
-    def place(start: int, stop: int) -> np.ndarray:
-        """Where these images go in their shard, as long as none before them in it is left out."""
-        return shards[start // step % len(shards), start % step : start % step + stop - start]
+    def spans() -> Iterator[tuple[int, int]]:
+        """Runs of images to read in one go; none crosses the border of a shard, whose draft is there before."""
+        for begin in range(first, n, step):
+            end = min(begin + step, n)
+            mine = np.asarray(labels[begin:end], np.int64)
+            path = part.folder / shard_name(begin // step)
+            drafts[begin // step] = begin_shard(path, mine, scheme.sealed_shape, scheme.sealed_dtype)
+            yield from ((start, min(start + most, end)) for start in range(begin, end, most))
 
-    def encrypt(start: int, stop: int, row: int) -> np.ndarray:
-        """Reads images and encrypts each at once, while it is in the core's cache → bool [stop - start].
+    def encrypt(start: int, stop: int, row: int, room: np.ndarray) -> np.ndarray:
+        """Reads images, encrypts and writes each at once, while it is in the core's cache → bool [stop - start].
 
-        True for those that could be read. row: of the first of them in the sealed set.
+        True for those that could be read, which are then in room and in the draft, where they belong as long as none
+        before them in their shard is left out. row: of the first of them in the sealed set.
         """
-        room, kept = place(start, stop), np.ones(stop - start, bool)
-        held = 0
+        kept, held, draft = np.ones(stop - start, bool), 0, drafts[start // step]
         for index in range(start, stop):
             plain = read(index)
             if plain is None:
                 kept[index - start] = False
                 continue
             cipher.encrypt(plain[None], first=row + held, out=room[held : held + 1])
+            draft.put(start % step + held, room[held : held + 1])
             held += 1
         return kept
 
-    def work(start: int, stop: int) -> tuple[int, np.ndarray]:
+    def work(start: int, stop: int) -> tuple[int, np.ndarray, np.ndarray]:
         before = lost  # as long as none of those in work is left out
-        return before, encrypt(start, stop, start - before)
+        try:
+            room = rooms.pop()
+        except IndexError:
+            room = np.empty((most, *scheme.sealed_shape), scheme.sealed_dtype)
+        return before, room, encrypt(start, stop, start - before, room)
 
     def free(start: int) -> bool:
-        """Whether the memory of this image's shard is free: the shard that it held before is on the disk."""
-        before = start // step - len(shards)
+        """Whether this image may be read. Waits for the disk to keep up; False while earlier images are in work."""
+        before = start // step - writers - 1
         while writing and writing[0][0] <= before:
             writing.popleft()[1].result()
         return before < full
 
     seen: list[np.ndarray] = []
-    filled = 0  # images of the shard in work
-    full = first // step  # shards that are on the disk, or handed over to be written
+    runs: list[tuple[int, int]] = []
+    full = first // step  # shards that are on the disk, or handed over to be made durable
     progress(first)
-    with ThreadPoolExecutor(writers) as pool:
-        for start, stop, (supposed, kept) in _on_all_cores(work, _spans(first, n, step, part.spec), free):
-            if supposed != lost and scheme.row_keys:
-                kept = encrypt(start, stop, start - lost)
-            shard, held = shards[start // step % len(shards)], int(kept.sum())
-            if filled < start % step:
-                shard[filled : filled + held] = place(start, stop)[:held]
-            seen.append(kept)
-            filled += held
-            lost += len(kept) - held
-            progress(stop)
-            if stop % step and stop < n:
-                continue
-            index = start // step
-            whole = np.concatenate(seen)
-            mine = np.asarray(labels[index * step : stop][whole], np.int64)
-            before = writing[-1][1] if writing else None
-            written = pool.submit(_write, part, key, index, shard[:filled], mine, whole, before)
-            writing.append((index, written))
-            seen, filled, full = [], 0, index + 1
-        for _, future in writing:
-            future.result()
+    try:
+        with (
+            ThreadPoolExecutor(writers) as pool,
+            # Closed before the drafts: no thread may write to a file that is not the shard's any more.
+            contextlib.closing(_on_all_cores(work, spans(), free)) as done,
+        ):
+            for start, stop, (supposed, room, kept) in done:
+                if supposed != lost and scheme.row_keys:
+                    kept = encrypt(start, stop, start - lost, room)
+                index, held = start // step, int(kept.sum())
+                drafts[index].hash(room[:held])
+                rooms.append(room)
+                seen.append(kept)
+                runs.append((start % step, held))
+                lost += len(kept) - held
+                progress(stop)
+                if stop % step and stop < n:
+                    continue
+                whole = np.concatenate(seen)
+                mine = np.asarray(labels[index * step : stop][whole], np.int64)
+                before = writing[-1][1] if writing else None
+                written = pool.submit(
+                    _write, part, key, index, drafts.pop(index), runs, mine, whole, before
+                )
+                writing.append((index, written))
+                seen, runs, full = [], [], index + 1
+            for _, future in writing:
+                future.result()
+    finally:
+        for draft in drafts.values():
+            draft.drop()
 
 
 def _write(
     part: _Part,
     key: SecretKey,
     index: int,
-    images: np.ndarray,
+    draft: Draft,
+    runs: list[tuple[int, int]],
     labels: np.ndarray,
     kept: np.ndarray,
     before: Future[None] | None,
 ) -> None:
-    """Writes a shard, and only then, and after the one before it, records it. kept: of its source images."""
-    size, digest = write_shard(part.folder / shard_name(index), images, labels)
+    """Finishes a shard, and only then, and after the one before it, records it. kept: of its source images."""
+    size, digest = finish_shard(draft, runs, labels)
     if before:
         before.result()
     part.shards.append(
         {
             "file": shard_name(index),
-            "rows": len(images),
+            "rows": len(labels),
             "bytes": size,
             "blake3": digest,
-            "mac": shard_mac(key, part.spec, index, len(images), digest),
+            "mac": shard_mac(key, part.spec, index, len(labels), digest),
         }
     )
     part.skipped.extend((index * part.begun["step"] + np.flatnonzero(~kept)).tolist())
@@ -266,24 +290,17 @@ def _begin(folder: Path, begun: dict[str, Any], spec: SchemeSpec) -> _Part:
     return _Part(folder, begun, was, shards, skipped)
 
 
-def _spans(first: int, n: int, step: int, spec: SchemeSpec) -> Iterator[tuple[int, int]]:
-    """Runs of rows to read in one go, from `first` to n; none crosses the border of a shard."""
-    most = max(1, _CHUNK_BYTES // math.prod(spec.image_shape))
-    while first < n:
-        stop = min(first + most, first // step * step + step, n)
-        yield first, stop
-        first = stop
-
-
 def _on_all_cores(
     work: Callable[[int, int], Any], spans: Iterable[tuple[int, int]], free: Callable[[int], bool]
-) -> Iterator[tuple[int, int, Any]]:
-    """(start, stop, work(start, stop)) of each span, in order, done a little ahead where memory is free."""
+) -> Generator[tuple[int, int, Any], None, None]:
+    """(start, stop, work(start, stop)) of each span, in order and as soon as it is done; ahead where free."""
     waiting: deque[tuple[int, int, Future]] = deque()
+    ahead = 4 * cores()
     pool = ThreadPoolExecutor(cores())
     try:
         for span in spans:
-            while waiting and (len(waiting) > 4 * cores() or not free(span[0])):
+            # `free` is asked for every span, and last: it waits for the disk.
+            while (waiting and (waiting[0][2].done() or len(waiting) > ahead)) or not free(span[0]):
                 start, stop, future = waiting.popleft()
                 yield start, stop, future.result()
             waiting.append((*span, pool.submit(work, *span)))

@@ -1,47 +1,137 @@
-"""One shard of a sealed set: a safetensors file, written in one pass and read as a memory map.
+"""One shard of a sealed set: a safetensors file, written as its images come and read as a memory map.
 
     8 bytes   the header's length, little-endian
     header    JSON, padded with spaces to a multiple of 8: dtype, shape and place of each tensor
     tensors   labels int64 [r], then images [r, *sealed_shape]
 
-The bytes are those that safetensors' own writer makes. Ours hashes them on their way to the disk, so that a
-shard is never copied and never read again.
+The bytes are those that safetensors' own writer makes. Images go to the disk from where they were encrypted, and are
+hashed there, while they are in the processor's cache: a shard is never in memory, and is not read again save where
+images were left out, because then all that follow move up.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from blake3 import blake3
 
 from crypto.errors import CipherwardError
-from crypto.files import write_pieces
+from crypto.files import disk_errors, move_atomic
 
 _HEADER_LIMIT = 1 << 20
-_PIECE = 1 << 20  # bytes that are hashed while they are still in the cache from writing
 _KINDS = {"U8": np.dtype(np.uint8), "I64": np.dtype(np.int64), "F32": np.dtype(np.float32)}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
-def write_shard(path: Path, images: np.ndarray, labels: np.ndarray) -> tuple[int, str]:
-    """Writes images [r, h, w, c] and labels int64 [r] atomically; returns the file's bytes and hex BLAKE3 digest."""
+@dataclass(frozen=True)
+class Draft:
+    """A shard in work: a neighbour of `path`, under the name of a temporary file until it is whole.
+
+    file: its descriptor. rows: how many it will have if no image is left out, which begin and digest suppose.
+    shape, dtype: of one sealed image. begin: where in the file the images begin. digest: BLAKE3 of what was hashed.
+    """
+
+    path: Path
+    temporary: Path
+    file: int
+    rows: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    begin: int
+    digest: blake3
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def put(self, row: int, images: np.ndarray) -> None:
+        """Writes images [r, *shape], contiguous, as the rows from `row` on: in any order, from any thread."""
+        with disk_errors(self.path):
+            _write_at(self.file, _bytes(images), self.begin + row * self.row_bytes)
+
+    def hash(self, images: np.ndarray) -> None:
+        """Hashes images [r, *shape], contiguous: the rows after those that were hashed before."""
+        self.digest.update(_bytes(images))
+
+    def drop(self) -> None:
+        """Closes the file, and removes it unless it has become the shard."""
+        os.close(self.file)
+        self.temporary.unlink(missing_ok=True)
+
+
+def begin_shard(path: Path, labels: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> Draft:
+    """A draft of images [r, *shape] with labels int64 [r]; whoever begins one finishes or drops it."""
+    head = _head(labels, shape, dtype)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.draft.tmp")
+    with disk_errors(path):
+        file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+    return Draft(path, temporary, file, len(labels), shape, dtype, len(head), blake3(head))
+
+
+def finish_shard(draft: Draft, runs: Sequence[tuple[int, int]], labels: np.ndarray) -> tuple[int, str]:
+    """Makes a draft its shard, durably and all at once; returns the file's bytes and hex BLAKE3 digest.
+
+    runs: (first row, rows) of what was put into the draft, in order; labels: int64 [r] of these rows.
+    """
+    head, digest = _head(labels, draft.shape, draft.dtype), draft.digest
+    try:
+        with disk_errors(draft.path):
+            _write_at(draft.file, head, 0)
+            if len(labels) < draft.rows:
+                digest = _moved_up(draft, runs, head)
+        move_atomic(draft.temporary, draft.path)
+    finally:
+        draft.drop()
+    return len(head) + len(labels) * draft.row_bytes, digest.hexdigest()
+
+
+def _moved_up(draft: Draft, runs: Sequence[tuple[int, int]], head: bytes) -> blake3:
+    """Closes the gaps that images left; the digest of the whole file. No run goes over what is still to be read."""
+    digest, end = blake3(head), len(head)
+    for row, rows in runs:
+        data = os.pread(draft.file, rows * draft.row_bytes, draft.begin + row * draft.row_bytes)
+        _write_at(draft.file, data, end)
+        digest.update(data)
+        end += len(data)
+    os.ftruncate(draft.file, end)
+    return digest
+
+
+def _head(labels: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    """What stands before the images in a shard of these labels, int64 [r]."""
     entries, place = {}, 0
-    for name, tensor in (("labels", labels), ("images", images)):
+    size = len(labels) * math.prod(shape) * dtype.itemsize
+    for name, kind, whole, length in (
+        ("labels", labels.dtype, labels.shape, labels.nbytes),
+        ("images", dtype, (len(labels), *shape), size),
+    ):
         entries[name] = {
-            "dtype": _NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [place, place + tensor.nbytes],
+            "dtype": _NAMES[kind],
+            "shape": list(whole),
+            "data_offsets": [place, place + length],
         }
-        place += tensor.nbytes
+        place += length
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    pieces: list[bytes | memoryview] = [struct.pack("<Q", len(header)), header]
-    for tensor in (labels, images):
-        flat = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
-        pieces += [flat[i : i + _PIECE].data for i in range(0, len(flat), _PIECE)]
-    return 8 + len(header) + place, write_pieces(path, pieces)
+    return struct.pack("<Q", len(header)) + header + labels.tobytes()
+
+
+def _bytes(images: np.ndarray) -> memoryview:
+    return images.reshape(-1).view(np.uint8).data
+
+
+def _write_at(file: int, data: bytes | memoryview, place: int) -> None:
+    left = memoryview(data)
+    while len(left):  # a disk that is nearly full takes a part
+        done = os.pwrite(file, left, place)
+        left, place = left[done:], place + done
 
 
 def map_tensor(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

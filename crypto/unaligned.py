@@ -1,6 +1,7 @@
 """Four bytes of an array in one instruction, wherever they start: what a loop over RGB pixels needs to be quick.
 
-For Numba's compiled code only. Neither checks bounds: the caller makes sure that all four bytes are the array's.
+For Numba's compiled code only. Neither checks bounds nor counts from the end: the caller makes sure that all four
+bytes are the array's.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from numba.extending import intrinsic
 
 
 def _address(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """A pointer to the four bytes at args[1] of the array args[0]."""
+    """A pointer to the four bytes at element args[1] of the array args[0]."""
     data = context.make_array(signature.args[0])(context, builder, args[0]).data
     return builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(32).as_pointer())
 
 
 @intrinsic
 def load4(typing: Any, array: Any, at: Any) -> Any:
-    """load4(array uint8, at int64) → uint32: the bytes at … at + 3."""
+    """load4(array, at int64) → uint32: the bytes at … at + 3 of a uint8 array; element `at` of a uint32 one."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(_address(context, builder, signature, args), align=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -298,7 +299,7 @@ def test_opening_reads_no_shard(tmp_path, key, monkeypatch):
 @pytest.mark.parametrize(("many", "writers"), [(2, 1), (16, 3)])
 def test_reading_never_runs_far_ahead_of_writing(tmp_path, key, monkeypatch, many, writers):
     # One image a shard, and a slow disk: reading has to wait, or all images would be in memory.
-    count, most, written, real = 0, 0, 0, crypto.sealing.write_shard
+    count, most, written, real = 0, 0, 0, crypto.sealing.finish_shard
     images = np.random.default_rng(0).integers(0, 256, (120, *SHAPE), dtype=np.uint8)
 
     def read(row):
@@ -316,7 +317,7 @@ def test_reading_never_runs_far_ahead_of_writing(tmp_path, key, monkeypatch, man
 
     monkeypatch.setattr("os.fsync", lambda handle: None)  # two a file would take most of the time
     monkeypatch.setattr("crypto.sealing.cores", lambda: many)
-    monkeypatch.setattr("crypto.sealing.write_shard", slow)
+    monkeypatch.setattr("crypto.sealing.finish_shard", slow)
     spec = describe("block_pixel_shuffle", SHAPE, 8)
     seal_images(tmp_path / "s", read, np.arange(120) % 2, ["x", "y"], key, spec, "s", shard_bytes=256)
     assert written == 120
@@ -345,31 +346,25 @@ def test_what_a_killed_writer_left_is_cleared_away(tmp_path, key):
     assert files(tmp_path / "s") == {**expected, "notes.txt": b"mine"}
 
 
-class FullDisk:
-    """A file that takes the first `left` bytes written to it and then fails as a full disk does."""
+@pytest.mark.parametrize("where", ["images", "end"])
+def test_a_full_disk_says_so_and_a_second_run_finishes(tmp_path, key, monkeypatch, where):
+    begun: dict[int, str] = {}
 
-    def __init__(self, handle, left):
-        self.handle, self.left = handle, left
+    def opened(path, flags, *mode, real=os.open):
+        file = real(path, flags, *mode)
+        begun[file] = str(path)
+        return file
 
-    def __enter__(self):
-        return self
+    def full(file, data, place, real=os.pwrite):
+        # The shard's images are written first, its head last; both by halves, and of the second there is no more.
+        if "00003" in begun[file] and (place > 0 if where == "images" else place < 100):
+            if place % 2 or len(data) < 100:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(file, data[: len(data) // 4 | 1], place)
+        return real(file, data, place)
 
-    def __exit__(self, *_):
-        self.handle.close()
-
-    def write(self, data):
-        data = bytes(data)
-        self.handle.write(data[: self.left])
-        if len(data) > self.left:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        self.left -= len(data)
-
-
-def test_a_full_disk_says_so_and_a_second_run_finishes(tmp_path, key, monkeypatch):
-    def full(path, mode="r"):
-        return FullDisk(open(path, mode), 1000) if "00003" in path.name else open(path, mode)
-
-    monkeypatch.setattr("crypto.files.open", full, raising=False)
+    monkeypatch.setattr("os.open", opened)
+    monkeypatch.setattr("os.pwrite", full)
     with pytest.raises(CipherwardError, match=r"the disk is full: cannot write .*images-00003") as error:
         seal(tmp_path / "s", key)
     assert "run the same command again" in error.value.hint

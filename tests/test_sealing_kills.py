@@ -89,8 +89,15 @@ def die_at(moment: int) -> None:
     def opened(path, mode="r"):
         return Halved(open(path, mode)) if mode == "wb" else open(path, mode)
 
+    def half_put(file, data, place, whole=os.pwrite):
+        half = len(data) // 2
+        whole(file, data[:half], place)
+        passing()
+        return half + whole(file, data[half:], place + half)
+
     sys.addaudithook(hook)
     crypto.files.open = opened
+    os.pwrite = half_put
     os.fsync = lambda handle: passing()
 
 
@@ -228,8 +235,11 @@ def test_the_disk_told_of_is_what_is_still_to_be_written(run, fresh):
     train = sealing(place, "train")
     whole = disk_needed(place, [train])
     assert whole == train.bytes > COUNT * SIDE * SIDE
-    run(folder, moment=30)
-    shards = list(place.sealed_folder("train").glob("images-*.safetensors"))
+    shards: list[Path] = []
+    for moment in range(30, 100, 5):
+        run(folder, moment=moment)
+        if shards := list(place.sealed_folder("train").glob("images-*.safetensors")):
+            break
     assert 1 <= len(shards) < 3
     assert disk_needed(place, [train]) == whole - sum(p.stat().st_size for p in shards)
     run(folder)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from crypto.errors import CipherwardError
-from parties.sources.folder import Folder
+from parties.sources.folder import Folder, read_picture
 from parties.sources.partition import deal, dirichlet, iid
 from parties.sources.source import Request, open_source, share_of
 
@@ -61,6 +61,84 @@ def test_the_file_s_mode_does_not_show(tmp_path, channels):
     images = np.stack([source.read(i) for i in range(len(source))])
     assert images.shape == (len(source), 20, 20, channels) and images.dtype == np.uint8
     assert (np.abs(images.astype(int) - values[0][..., None]) <= 1).all()
+
+
+def as_the_manual_has_it(path, size, channels):
+    """The image turned upright, brought to its mode and size by Pillow's own steps, each of them always taken."""
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    resized = upright.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(size, size, channels)
+
+
+def saved_in_every_way(folder):
+    """Files of one smooth picture: every mode that JPEG and PNG know, ways of JPEG, every way to say 'turned'."""
+    y, x = np.mgrid[:37, :53]
+    pixels = np.stack([4 * x, 6 * y, 3 * x + 2 * y], 2).astype(np.uint8)
+    rgb = Image.fromarray(pixels)
+    for mode in ("L", "RGB", "CMYK"):
+        for name, how in (("", {}), ("progressive", {"progressive": True}), ("full", {"subsampling": 0})):
+            rgb.convert(mode).save(folder / f"{mode}-{name}.jpg", quality=90, **how)
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        rgb.convert(mode).save(folder / f"{mode}.png")
+    half = rgb.convert("RGBA")
+    half.putalpha(Image.fromarray(pixels[..., 0]))
+    half.save(folder / "half.png")
+    rgb.convert("P").save(folder / "clear.png", transparency=3)
+    rgb.save(folder / "a-gif.png", format="GIF")
+    for turn in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        xmp = f'<x:xmpmeta><rdf:Description tiff:Orientation="{turn}"/></x:xmpmeta>'
+        rgb.save(folder / f"exif-{turn}.jpg", exif=exif)
+        rgb.save(folder / f"exif-{turn}.png", exif=exif)
+        rgb.save(folder / f"tiff-{turn}.png", format="TIFF", exif=exif)
+        rgb.save(folder / f"xmp-{turn}.jpg", xmp=xmp.encode())
+        text, raw = PngImagePlugin.PngInfo(), PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", xmp)
+        rgb.save(folder / f"xmp-{turn}.png", pnginfo=text)
+        code = exif.tobytes()
+        raw.add_text("Raw profile type exif", f"\nexif\n{len(code):8}\n{code.hex()}\n")
+        rgb.save(folder / f"raw-{turn}.png", pnginfo=raw)
+        late = (
+            folder / f"raw-{turn}.png"
+        ).read_bytes()  # the same after the pixels, where Pillow finds it, too
+        place, end = late.index(b"tEXt") - 4, late.index(b"IDAT") - 4
+        last = late.index(b"IEND") - 4
+        (folder / f"late-{turn}.png").write_bytes(
+            late[:place] + late[end:last] + late[place:end] + late[last:]
+        )
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("size", [37, 16])
+def test_every_kind_of_file_is_read_as_pillow_s_manual_has_it(tmp_path, size):
+    files = saved_in_every_way(tmp_path)
+    turned = 0
+    for path in files:
+        for channels in (1, 3):
+            expected = as_the_manual_has_it(path, size, channels)
+            assert np.array_equal(read_picture(path, size, channels), expected), path.name
+        with Image.open(path) as image:
+            plain = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        turned += not np.array_equal(expected, np.asarray(plain))
+    assert turned == 7 * 6  # seven orientations said in six ways; a TIFF is turned as it is opened
+
+
+def test_files_cut_anywhere_are_refused_or_read_as_pillow_does(tmp_path):
+    rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+    for name in ("a.jpg", "a.png"):
+        rgb.save(tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        for length in (0, 2, 30, len(whole) // 3, len(whole) // 2, len(whole) - 40, len(whole) - 1):
+            (tmp_path / name).write_bytes(whole[:length])
+            try:
+                expected = as_the_manual_has_it(tmp_path / name, 24, 3)
+            except Exception:
+                with pytest.raises(CipherwardError, match=f"cannot decode {tmp_path / name}"):
+                    read_picture(tmp_path / name, 24, 3)
+            else:
+                assert np.array_equal(read_picture(tmp_path / name, 24, 3), expected)
 
 
 def test_deep_files_are_refused_not_darkened(tmp_path):

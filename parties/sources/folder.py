@@ -23,6 +23,8 @@ from crypto.errors import CipherwardError
 ENDINGS = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "val", "test")
 _SHARES = (0.7, 0.1, 0.2)
+# Where a JPEG or PNG file can say that it is to be turned.
+_TURNED = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 
 
 def _images(folder: Path) -> list[str]:
@@ -42,7 +44,10 @@ def read_picture(path: Path, size: int, channels: int) -> np.ndarray:
     """uint8 [size, size, channels] of an image file. Raises CipherwardError naming one that cannot be decoded."""
     try:
         with Image.open(path) as picture:
-            ImageOps.exif_transpose(picture, in_place=True)
+            picture.load()
+            # A search in vain for an orientation is Python code, of which one thread at a time can run some.
+            if picture.format not in ("JPEG", "PNG") or not _TURNED.isdisjoint(picture.info):
+                ImageOps.exif_transpose(picture, in_place=True)
             if picture.mode.startswith("I") or picture.mode == "F":
                 raise ValueError("more than 8 bits: which gray values matter is not ours to guess")
             # Pillow copies an image that is brought to the mode it has: a third of the time at 512².
