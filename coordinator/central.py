@@ -22,6 +22,7 @@ from coordinator.models import build_model, pack, save_model, unpack
 from coordinator.plan import Plan
 from coordinator.pool import rows_of
 from coordinator.rounds import State
+from coordinator.tables import pooled, tables
 from coordinator.train import Images, measure, probabilities, train_locally, use_all_cores
 from crypto.errors import CipherwardError
 from crypto.files import append_line, disk_errors, only_one, write_json
@@ -129,15 +130,16 @@ def _train(
     unpack(model, state.best)
     names = [f"hospital-{i}" for i in range(len(hospitals))]
     rows = []
+    parts = []
     for name, sets in zip(names, hospitals, strict=True):
         test = sets["test"]
-        rows.append(
-            {"party": name, "num-examples": len(test), **_figures(probabilities(model, test), test)}
-        )
+        scores = probabilities(model, test)
+        rows.append({"party": name, "num-examples": len(test), **_figures(scores, test)})
+        parts.append(tables(scores, np.asarray(test.labels)))
     training = {
         "best_round": state.best_round,
         "val_accuracy": state.best_val,
-        "test": {"mean": _mean(rows), "parties": rows},
+        "test": {"mean": _mean(rows), "parties": rows, **pooled(parts)},
         "seconds": time.perf_counter() - began,
         "model_sha256": save_model(model, plan, classes, cloud / "model.safetensors", state.best_round),
         "classes": classes,

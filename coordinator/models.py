@@ -1,7 +1,8 @@
-"""The common Vision Transformer, and its weights as one flat vector. The one place that imports timm."""
+"""The common Vision Transformer, and its weights as one flat vector: timm's, but for the networks in networks.py."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,9 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from coordinator.networks import NETWORKS
 from coordinator.plan import Plan
+from coordinator.shares import in_stem, merged, prepare, travelling
 from coordinator.torchvision_fix import timm
 from crypto.errors import CipherwardError
 from crypto.files import write_bytes
@@ -40,7 +43,8 @@ def build_model(plan: Plan, classes: int, plain: bool = False) -> nn.Module:
     Initialisation is drawn from the plan's seed alone. Weights of other input channels, patch grids or
     heads are adapted by timm: gray input sums the filters of the three colours. Raises CipherwardError
     where timm does not know the model, the file does not fit it, the scheme's blocks straddle its patches, or
-    the plan's stem mode cannot carry its stem. A frozen stem takes no gradients.
+    the plan's stem mode cannot carry its stem. What the plan does not train takes no gradients, and under share
+    `lora` the model has adapters (coordinator/shares.py).
     `plain` builds it for plain images, whose shape a few schemes change.
     """
     height, width, channels = input_shape(plan, plain)
@@ -56,21 +60,26 @@ def build_model(plan: Plan, classes: int, plain: bool = False) -> nn.Module:
     model = timm_model(plan.model, settings)
     if plan.stem != "learn":
         _must_be_carriable(model, plan, channels)
-    for name, weight in model.named_parameters():
-        weight.requires_grad_(not (plan.stem_frozen and in_stem(name)))
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if patch is not None and any(side % plan.block for side in patch):
         raise CipherwardError(
             f"{plan.model} has patches of {patch[0]}, the scheme has blocks of {plan.block}",
             "a block that straddles patches cannot be learnt: set a block that divides the patch",
         )
+    if plan.share == "lora" and not isinstance(model, VisionTransformer):
+        raise CipherwardError(
+            f"share lora: {plan.model} is not a plain Vision Transformer, and adapters go on its linear layers",
+            "choose one of timm's vit_* models, or share all or head",
+        )
+    prepare(model, plan)
     return model
 
 
 def timm_model(name: str, settings: Mapping[str, Any]) -> nn.Module:
-    """timm's model of that name; raises CipherwardError where timm cannot build it so."""
+    """timm's model of that name, or one of NETWORKS; raises CipherwardError where it cannot be built so."""
     try:
-        model: nn.Module = timm.create_model(name, **settings)
+        make = NETWORKS.get(name, functools.partial(timm.create_model, name))
+        model: nn.Module = make(**settings)
     except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
         line = (str(error).splitlines() or [""])[0]
         raise CipherwardError(
@@ -101,14 +110,12 @@ def _must_be_carriable(model: nn.Module, plan: Plan, channels: int) -> None:
         )
 
 
-def in_stem(name: str) -> bool:
-    """Whether a weight belongs to the stem: the patch embedding and the positions. The class token does not."""
-    return name == "pos_embed" or name.startswith("patch_embed.")
-
-
 def shared_names(model: nn.Module, plan: Plan) -> list[str]:
-    """Names of the weights that travel, in state-dict order: all, or under stem mode `private` all but the stem."""
-    return [name for name in model.state_dict() if plan.stem != "private" or not in_stem(name)]
+    """Names of the weights that travel, in state-dict order. model: as build_model makes it for this plan.
+
+    All, or what `share` says; under stem mode `private` never the stem.
+    """
+    return travelling(model, plan)
 
 
 def pack(model: nn.Module, names: Sequence[str] | None = None) -> np.ndarray:
@@ -144,8 +151,9 @@ def save_model(model: nn.Module, plan: Plan, classes: Sequence[str], path: Path,
     """Writes the final model of a federation, that of round `round_`; returns its hex SHA-256.
 
     A safetensors file that timm loads, but under stem mode `private`: there it holds the encoder and the head,
-    because every hospital keeps a stem of its own. Its metadata holds what rebuilds the model: timm's name and
-    arguments, classes and input scaling, which images it reads, and what it lacks.
+    because every hospital keeps a stem of its own. Adapters are merged into the encoder. Its metadata holds what
+    rebuilds the model: timm's name and arguments, classes and input scaling, which images it reads, and what it
+    lacks.
     """
     height, width, channels = input_shape(plan)
     about = {
@@ -160,8 +168,9 @@ def save_model(model: nn.Module, plan: Plan, classes: Sequence[str], path: Path,
         "images": _IMAGES[plan.stem],
         "lacks": "patch_embed.*, pos_embed" if plan.stem == "private" else "",
     }
-    state = model.state_dict()
-    tensors = {k: state[k].detach().cpu().contiguous() for k in shared_names(model, plan)}
+    state = merged(model).state_dict()
+    kept = [name for name in state if plan.stem != "private" or not in_stem(name)]
+    tensors = {name: state[name].detach().cpu().contiguous() for name in kept}
     data = save(tensors, metadata=about)
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()

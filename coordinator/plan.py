@@ -17,6 +17,8 @@ from crypto.spec import SchemeSpec
 FILE = "plan.yaml"
 # Schemes that treat all blocks of an image alike: a ViT's stem can be carried into their key's coordinates.
 CARRIED = ("block_pixel_shuffle", "orthogonal", "plain", "value_shuffle")
+# Part of the name of every Vision Transformer of timm's; what else has such a name is found out when it is built.
+_VITS = ("vit", "deit", "aimv2", "beit3", "eva_large")
 
 
 class Plan(Settings):
@@ -47,10 +49,18 @@ class Plan(Settings):
     weights: str = ""
     stem: Literal["learn", "private", "plain"] = "learn"
     stem_frozen: bool = False
+    # What of the encoder is trained and travels. The head always does both; the stem follows `stem`.
+    share: Literal["all", "head", "lora"] = "all"
+    lora_rank: int = Field(4, ge=1)
+    lora_alpha: float = Field(8.0, gt=0)
 
     # training: federated by Flower, or by the provider alone on all sealed images
     train: Literal["federated", "central"] = "federated"
-    strategy: Literal["fedavg", "fedmedian"] = "fedavg"
+    strategy: Literal["fedavg", "fedprox", "fedadam", "fedmedian", "krum"] = "fedavg"
+    proximal_mu: float = Field(0.01, gt=0)
+    server_lr: float = Field(0.01, gt=0)
+    malicious: int = Field(0, ge=0)
+    wire: Literal["float32", "bfloat16"] = "float32"
     rounds: int = Field(5, ge=0)
     local_epochs: int = Field(1, ge=1)
     batch: int = Field(32, ge=1)
@@ -61,6 +71,10 @@ class Plan(Settings):
     warmup_steps: int = Field(20, ge=0)
     clip: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] = "none"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    augment: Literal["none", "flip_shift"] = "none"
     quorum: int = Field(0, ge=0)
     deadline_s: float = Field(3600.0, gt=0)
     grace_s: float = Field(60.0, ge=0)
@@ -82,8 +96,10 @@ class Plan(Settings):
         # Raises where scheme, options, block and image do not go together, before anything is read or written.
         self.describe()
         self._stem_sound()
+        self._augment_sound()
         if self.quorum > self.parties:
             raise ValueError(f"a quorum of {self.quorum} is more than the {self.parties} parties")
+        self._federation_sound()
         if not self.pools or list(self.pools) != sorted(set(self.pools)) or self.pools[0] < 1:
             raise ValueError("pools: sizes must rise, from 1 or more")
         if self.source == "phantom" and min(self.counts) < self.parties:
@@ -91,6 +107,31 @@ class Plan(Settings):
                 "counts: the phantom needs [train, val, test] image counts, one a party or more"
             )
         return self
+
+    def _augment_sound(self) -> None:
+        """Raises CipherwardError where views of sealed images would need a key that training does not have."""
+        if self.augment != "none" and self.stem == "learn":
+            raise CipherwardError(
+                "augment goes with stem private or plain: only a hospital that opens its key as it trains can "
+                "alter an image before it is sealed",
+                "several views of an image sealed beforehand, under one key, would hand the cloud known pairs; "
+                "set augment to none, or stem to private",
+            )
+
+    def _federation_sound(self) -> None:
+        """Raises CipherwardError where the strategy wants more replies, or `share` another model, than there are."""
+        least = 2 * self.malicious + 3
+        if self.train == "federated" and self.strategy == "krum" and self.needed < least:
+            raise CipherwardError(
+                f"krum with {self.malicious} malicious parties needs {least} replies a round, "
+                f"and {self.needed} make one here",
+                "set parties, or the quorum, to 2 · malicious + 3 or more",
+            )
+        if self.share == "lora" and not any(part in self.model for part in _VITS):
+            raise CipherwardError(
+                f"share lora: {self.model} is not a Vision Transformer, and adapters go on its linear layers",
+                "choose one of timm's vit_* models, or share all or head",
+            )
 
     def _stem_sound(self) -> None:
         """Raises CipherwardError where no stem can be carried into the coordinates of the plan's keys."""
@@ -132,6 +173,11 @@ class Plan(Settings):
     def needed(self) -> int:
         """Replies that make a round: the quorum, or all parties where none is set."""
         return self.quorum or self.parties
+
+    @property
+    def proximal(self) -> float:
+        """The weight of FedProx's proximal term in a hospital's loss; 0 under every other strategy."""
+        return self.proximal_mu if (self.train, self.strategy) == ("federated", "fedprox") else 0.0
 
     def party_names(self) -> list[str]:
         """hospital-0, hospital-1, …: the names of a simulated study's parties."""

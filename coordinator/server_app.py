@@ -13,9 +13,12 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from coordinator.federation import Federation
 from coordinator.models import build_model, pack, save_model, shared_names, unpack
 from coordinator.plan import FILE, read_plan
-from coordinator.rounds import Federation, evaluate, run_rounds, strategy_of
+from coordinator.rounds import evaluate, run_rounds
+from coordinator.strategies import strategy_of
+from coordinator.wire import received
 from crypto.errors import CipherwardError
 from crypto.files import only_one, write_json
 
@@ -41,7 +44,8 @@ def _federate(grid: Grid, study: Path) -> None:
     state = run_rounds(grid, plan, federation, pack(model, names), cloud)
     test = evaluate(strategy_of(plan), federation, state.best, state.best_round, "test")
     seconds = time.perf_counter() - started
-    unpack(model, state.best, names)
+    # What was tested is what is saved: the weights as the hospitals had them.
+    unpack(model, received(state.best, plan.wire), names)
     digest = save_model(model, plan, classes, cloud / "model.safetensors", state.best_round)
     training = {
         "best_round": state.best_round,

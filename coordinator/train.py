@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from coordinator.plan import Plan
+from crypto.apply import cores
+from crypto.errors import CipherwardError
 
 
 class Images(Protocol):
@@ -28,6 +30,13 @@ class Images(Protocol):
         """int64 [r] → uint8 [r, h, w, c]"""
 
 
+class Varied(Images, Protocol):
+    """Images of which fresh views can be had: plain ones, or sealed ones where their key is."""
+
+    def views(self, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """int64 [r] → [r, h, w, c]: as `rows`, each image altered at random before it was sealed."""
+
+
 @dataclass(frozen=True)
 class PlainImages:
     """Images in memory. images: uint8 [n, h, w, c]; labels: int64 [n]."""
@@ -38,14 +47,33 @@ class PlainImages:
     def rows(self, rows: np.ndarray) -> np.ndarray:
         return self.images[rows]
 
+    def views(self, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        return flip_shift(self.images[rows], random)
+
+
+def flip_shift(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """[n, h, w, c] → each image mirrored left to right by a coin's toss and moved by up to an eighth of its sides.
+
+    What enters at an edge repeats the edge.
+    """
+    n, height, width, _ = images.shape
+    mirrored: np.ndarray = random.integers(0, 2, n)
+    down = random.integers(-(height // 8), height // 8 + 1, n)
+    right = random.integers(-(width // 8), width // 8 + 1, n)
+    views = np.empty_like(images)
+    for i, image in enumerate(images):
+        rows = np.clip(np.arange(height) - down[i], 0, height - 1)
+        columns = np.clip(np.arange(width) - right[i], 0, width - 1)
+        views[i] = image[rows[:, None], columns[::-1] if mirrored[i] else columns]
+    return views
+
 
 def use_all_cores() -> int:
     """Sets torch to every core this process may use; returns their number."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Ray hands an actor its cores through this variable.
-    cores = int(os.environ.get("OMP_NUM_THREADS") or usable)
-    torch.set_num_threads(cores)
-    return cores
+    usable = int(os.environ.get("OMP_NUM_THREADS") or cores())
+    torch.set_num_threads(usable)
+    return usable
 
 
 def as_input(images: np.ndarray) -> torch.Tensor:
@@ -71,45 +99,96 @@ def rate(plan: Plan, step: int, total: int) -> float:
     return plan.lr * warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, total))))
 
 
-def train_locally(model: nn.Module, data: Images, plan: Plan, round_: int, party: str) -> dict[str, float]:
+def accelerator() -> torch.device:
+    """CUDA where torch sees it, else the CPU. Models live on the CPU, and move only to train and to be asked."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def image_weights(plan: Plan, labels: torch.Tensor) -> torch.Tensor:
+    """float32 [n], mean 1: what each of a hospital's images counts.
+
+    `balanced`: n / (k · n_c) for an image of class c, so that each of the k classes held weighs the same.
+    """
+    if plan.class_weights == "none":
+        return torch.ones(len(labels))
+    counts = torch.bincount(labels)
+    return len(labels) / (torch.count_nonzero(counts) * counts[labels]).float()
+
+
+def train_locally(
+    model: nn.Module, data: Images, plan: Plan, round_: int, party: str, proximal: float = 0.0
+) -> dict[str, float]:
     """`local_epochs` passes over images, in place; returns mean loss, steps and images.
 
     The order of images depends on the plan's seed, the round and the party's name alone. The optimiser
-    starts afresh each round, as in federated averaging.
+    starts afresh each round, as in federated averaging. proximal: the weight mu of FedProx's term
+    mu / 2 · ‖w − w_received‖² over the trained weights (Li et al. 2020), which the mean loss holds, too. Raises
+    CipherwardError where `compile` is asked of a machine that has no compiler for it.
     """
     labels = torch.from_numpy(np.array(data.labels))
     count = len(labels)
     per_epoch = math.ceil(count / plan.batch)
     per_round = per_epoch * plan.local_epochs
     order = np.random.default_rng([plan.seed, round_, zlib.crc32(party.encode())])
+    # A stream of its own: the order of the images is the same with views as without.
+    chance = np.random.default_rng([plan.seed, round_, zlib.crc32(party.encode()), 1])
+    device = accelerator()
+    model.to(device).train()
     optimizer = optimizer_of(model, plan)
-    model.train()
+    trained = [w for w in model.parameters() if w.requires_grad]
+    first = [w.detach().clone() for w in trained] if proximal else []
+    run = torch.compile(model) if plan.compile else model
     torch.manual_seed(int(order.integers(2**31)))
     step, losses = (round_ - 1) * per_round, 0.0
+    weights = image_weights(plan, labels)
     for _ in range(plan.local_epochs):
         for rows in np.array_split(order.permutation(count), per_epoch):
             for group in optimizer.param_groups:
                 group["lr"] = rate(plan, step, plan.rounds * per_round)
-            logits = model(as_input(data.rows(rows)))
-            loss = nn.functional.cross_entropy(logits, labels[rows], label_smoothing=plan.label_smoothing)
+            images = data.rows(rows) if plan.augment == "none" else cast(Varied, data).views(rows, chance)
+            with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
+                logits = _logits(run, as_input(images).to(device))
+            each = nn.functional.cross_entropy(
+                logits.float(),
+                labels[rows].to(device),
+                label_smoothing=plan.label_smoothing,
+                reduction="none",
+            )
+            loss = (each * weights[rows].to(device)).mean()
+            if proximal:
+                away = sum(((w - f) ** 2).sum() for w, f in zip(trained, first, strict=True))
+                loss = loss + proximal / 2 * away
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
             optimizer.step()
             losses += float(loss.detach()) * len(rows)
             step += 1
-    images = count * plan.local_epochs
-    return {"loss": losses / images, "steps": float(per_round), "images": float(images)}
+    model.cpu()
+    images_seen = count * plan.local_epochs
+    return {"loss": losses / images_seen, "steps": float(per_round), "images": float(images_seen)}
+
+
+def _logits(run: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+    try:
+        return run(images)
+    except torch._dynamo.exc.TorchDynamoException as error:
+        line = (str(error).splitlines() or [""])[0][:200]
+        raise CipherwardError(
+            f"torch.compile does not work here: {type(error).__name__}: {line}", "set compile to false"
+        ) from None
 
 
 @torch.inference_mode()
 def probabilities(model: nn.Module, data: Images, batch: int = 128) -> np.ndarray:
     """float32 [n, classes]: softmax outputs in row order."""
-    model.eval()
+    device = accelerator()
+    model.to(device).eval()
     parts = []
     for start in range(0, len(data.labels), batch):
         rows = np.arange(start, min(start + batch, len(data.labels)))
-        parts.append(torch.softmax(model(as_input(data.rows(rows))), 1).numpy())
+        parts.append(torch.softmax(model(as_input(data.rows(rows)).to(device)), 1).cpu().numpy())
+    model.cpu()
     return np.concatenate(parts)
 
 

@@ -2,8 +2,10 @@
 
 - plain: the same training on plain images, in one process: same parties, or the provider alone, and same rounds,
   steps and seed. In a
-  study of several hospitals only a simulation can run it, because nobody holds all plain images. It shares and
-  averages the whole model, whatever the stem mode: what `private` differs by is the price of stems that stay.
+  study of several hospitals only a simulation can run it, because nobody holds all plain images. It trains
+  what the plan trains, adapters too, with FedProx's term where the plan's strategy is FedProx. It averages the
+  whole model, whatever the stem mode: what `private` differs by is the price of stems that stay. And it averages
+  in float32 and by FedAvg, whatever the plan's wire and strategy: what those differ by is in the comparison.
 - wrong key: the final model on test images sealed under keys that are not the training's. Under stem modes
   `private` and `plain` that is the model as the first hospital holds it, its stem carried into its own key's
   coordinates, and the test images of all hospitals sealed under other keys.
@@ -92,7 +94,7 @@ def train_plain(
         updates = []
         for name, data in parties:
             unpack(model, weights)
-            train_locally(model, data, plan, round_, name)
+            train_locally(model, data, plan, round_, name, plan.proximal)
             updates.append(pack(model))
         weights = average(updates, [len(data.labels) for _, data in parties])
         unpack(model, weights)

@@ -19,11 +19,23 @@ from torch import nn
 from coordinator.models import build_model, pack, shared_names, unpack
 from coordinator.plan import Plan
 from coordinator.settings import build
+from coordinator.tables import tables
 from coordinator.train import measure, probabilities, train_locally, use_all_cores
+from coordinator.wire import decode, reply
 from crypto.errors import CipherwardError
 from crypto.sealed import SealedDataset
 from parties.place import Place, find_place
-from parties.stem import Coordinates, carry, carry_back, coordinates_of, keep_stem, own_stem, put_stem
+from parties.stem import (
+    Coordinates,
+    carry,
+    carry_back,
+    coordinates_of,
+    keep_stem,
+    own_stem,
+    put_stem,
+    require_weights,
+)
+from parties.views import views_of
 
 app = ClientApp()
 
@@ -36,16 +48,21 @@ def _plan(message: Message) -> Plan:
 
 @functools.lru_cache(maxsize=1)
 def _built(plan_json: str, classes: int) -> nn.Module:
-    # Weights from the coordinator replace every value: no weights file is needed here, and a process that
-    # serves many messages builds its model once.
+    # A process that serves many messages builds its model once.
     plan = build(Plan, json.loads(plan_json), "the coordinator's plan")
-    return build_model(plan.model_copy(update={"weights": ""}), classes)
+    if plan.share == "all":
+        # Weights from the coordinator replace every value, or the hospital's own stem does: no file is needed.
+        plan = plan.model_copy(update={"weights": ""})
+    else:
+        require_weights(plan, f"share {plan.share}")
+    return build_model(plan, classes)
 
 
 def _model(
     message: Message, plan: Plan, place: Place, sealed: SealedDataset, round_: int
-) -> tuple[nn.Module, Coordinates]:
-    """The model received, its stem carried into the coordinates of the set's key where the plan wants that.
+) -> tuple[nn.Module, Coordinates, np.ndarray]:
+    """The model received, its stem carried into the coordinates of the set's key where the plan wants that; its
+    coordinates, and the weights received, float32 [parameters].
 
     round_: the round whose stem of the hospital's own it gets under `private`.
     """
@@ -53,14 +70,15 @@ def _model(
     model = _built(plan.model_dump_json(), classes)
     arrays = message.content["arrays"]
     assert isinstance(arrays, ArrayRecord)
-    unpack(model, arrays["model"].numpy(), shared_names(model, plan))
+    weights = decode(arrays["model"].numpy(), plan.wire)
+    unpack(model, weights, shared_names(model, plan))
     if plan.stem == "learn":
-        return model, Coordinates()
+        return model, Coordinates(), weights
     if plan.stem == "private":
         put_stem(model, own_stem(place, plan, classes, round_))
     where = coordinates_of(place, sealed)
     carry(model, where)
-    return model, where
+    return model, where, weights
 
 
 def _place(context: Context) -> Place:
@@ -99,8 +117,10 @@ def train(message: Message, context: Context) -> Message:
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
     round_, best = int(config["server-round"]), int(config["best-round"])  # type: ignore[arg-type]
-    model, where = _model(message, plan, place, sealed, round_ - 1)
-    done = train_locally(model, sealed, plan, round_, place.settings.party)
+    model, where, weights = _model(message, plan, place, sealed, round_ - 1)
+    data = sealed if plan.augment == "none" else views_of(place, sealed)
+    proximal = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
+    done = train_locally(model, data, plan, round_, place.settings.party, proximal)
     if plan.stem != "learn":
         carry_back(model, where)
     if plan.stem == "private":
@@ -113,9 +133,10 @@ def train(message: Message, context: Context) -> Message:
             "seconds": time.perf_counter() - started,
         }
     )
+    answer = reply(pack(model, shared_names(model, plan)), weights, plan.wire)
     content = RecordDict(
         {
-            "arrays": ArrayRecord({"model": Array(pack(model, shared_names(model, plan)))}),
+            "arrays": ArrayRecord({"model": Array(answer)}),
             "metrics": metrics,
             "about": ConfigRecord({"party": place.settings.party}),
         }
@@ -125,7 +146,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Accuracy, loss and AUC on the sealed images of the split that the coordinator names."""
+    """Accuracy, loss, AUC and tables on the sealed images of the split that the coordinator names."""
     use_all_cores()
     plan, place = _plan(message), _place(context)
     config = message.content["config"]
@@ -135,10 +156,13 @@ def evaluate(message: Message, context: Context) -> Message:
         raise CipherwardError("the coordinator asked for another split than val or test")
     sealed = place.sealed(split)
     # After the last round, the test asks for the best one.
-    model, _ = _model(message, plan, place, sealed, int(config["server-round"]))  # type: ignore[arg-type]
-    figures = dict(measure(probabilities(model, sealed), np.asarray(sealed.labels)))
+    model, _, _ = _model(message, plan, place, sealed, int(config["server-round"]))  # type: ignore[arg-type]
+    scores, labels = probabilities(model, sealed), np.asarray(sealed.labels)
+    figures = dict(measure(scores, labels))
     defined = int(np.isfinite(figures["auc"]))
     figures |= {"auc": figures["auc"] if defined else 0.0, "auc-defined": defined}
     metrics = MetricRecord({"num-examples": len(sealed), **figures})
     about = ConfigRecord({"party": place.settings.party})
-    return Message(RecordDict({"metrics": metrics, "about": about}), reply_to=message)
+    sums = ConfigRecord(tables(scores, labels))  # type: ignore[arg-type]
+    content = RecordDict({"metrics": metrics, "about": about, "tables": sums})
+    return Message(content, reply_to=message)

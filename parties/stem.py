@@ -35,6 +35,7 @@ from torch import nn
 
 from coordinator.models import build_model, in_stem, load_state, shared_names
 from coordinator.plan import Plan
+from coordinator.shares import missing_weights
 from crypto.errors import CipherwardError, unknown
 from crypto.files import write_bytes
 from crypto.key import SecretKey
@@ -161,9 +162,20 @@ def put_stem(model: nn.Module, stem: Stem) -> None:
         value.copy_(torch.from_numpy(stem[name]))
 
 
+def require_weights(plan: Plan, what: str) -> None:
+    """Raises CipherwardError where the plan's public weights, which `what` starts from, are named and not here."""
+    path = missing_weights(plan)
+    if path:
+        raise CipherwardError(
+            f"{what} starts from the plan's public weights, and {path} is not here",
+            "copy that file to the same path in this hospital",
+        )
+
+
 @functools.lru_cache(maxsize=1)
 def _first_stem(plan_json: str, classes: int) -> Stem:
-    return stem_of(build_model(Plan.model_validate_json(plan_json), classes))
+    plan = Plan.model_validate_json(plan_json)
+    return stem_of(build_model(plan.model_copy(update={"share": "all"}), classes))
 
 
 def own_stem(place: Place, plan: Plan, classes: int, round_: int) -> Stem:
@@ -176,11 +188,7 @@ def own_stem(place: Place, plan: Plan, classes: int, round_: int) -> Stem:
     rounds = [r for r in kept if r <= round_]
     if rounds:
         return kept[max(rounds)]
-    if plan.weights and not Path(plan.weights).is_file():
-        raise CipherwardError(
-            f"stem private starts from the plan's public weights, and {plan.weights} is not here",
-            "copy that file to the same path in this hospital",
-        )
+    require_weights(plan, "stem private")
     return _first_stem(plan.model_dump_json(), classes)
 
 
@@ -198,7 +206,9 @@ def keep_stem(place: Place, plan: Plan, model: nn.Module, round_: int, best: int
 
 def _study(plan: Plan) -> str:
     """Tells apart the studies that a hospital took part in: a stem goes with one encoder alone."""
-    about = plan.model_dump_json(include={"study", "seed", "model", "model_args", "weights", "stem"})
+    what = {"study", "seed", "model", "model_args", "weights", "stem"}
+    # `all` is left out: stems that were kept before a plan could say more stay what they are.
+    about = plan.model_dump_json(include=what | ({"share"} if plan.share != "all" else set()))
     return hashlib.sha256(about.encode()).hexdigest()
 
 
@@ -228,8 +238,10 @@ def final_model(plan: Plan, place: Place, classes: int, path: Path) -> nn.Module
 
     path: cloud/model.safetensors. Under stem modes `private` and `plain` it opens the hospital's key.
     """
-    model = build_model(plan.model_copy(update={"weights": ""}), classes)
-    load_state(model, load_file(str(path)), path, shared_names(model, plan))
+    # Adapters are merged in it, and it lacks nothing but private stems.
+    whole = plan.model_copy(update={"weights": "", "share": "all"})
+    model = build_model(whole, classes)
+    load_state(model, load_file(str(path)), path, shared_names(model, whole))
     if plan.stem == "private":
         with safe_open(str(path), framework="numpy") as file:
             round_ = int((file.metadata() or {}).get("round", "0"))

@@ -17,6 +17,7 @@ from PIL import Image
 from coordinator.report import charts, words
 from coordinator.report.page import headline, png, render, rows_of
 from coordinator.report.pictures import Pictures
+from coordinator.tables import pooled, tables
 from parties.measures import share
 
 
@@ -281,6 +282,13 @@ def test_training_figures_are_told_with_their_units() -> None:
     ):
         assert said in text
     assert "refused hospital-1: weights that are not finite" in text
+    assert "Expected calibration error" not in text  # an earlier version kept no tables
+    scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7], [0.45, 0.55]])
+    told = pooled([tables(scores, np.array([0, 1, 1, 1, 0]))])
+    told |= {"classes": ["glioma", "<b>"], "share": "lora"}
+    text = Page(render(report(training={**TRAINED, **told}), None)).text
+    assert "glioma1150.0 %" in text and "<b>1266.7 %" in text  # cells side by side
+    assert "Expected calibration error 0.350" in text and "low-rank adapters alone are trained" in text
     carried = Page(render(report(training={**TRAINED, "stem": "private"}), None)).text
     assert "inverting one gives plain images" in carried
     assert "inverting one gives sealed images" in text

@@ -18,6 +18,18 @@ from crypto.errors import CipherwardError
 SPEC = {"name": "plain"}
 
 
+def party_tables(me: int) -> dict:
+    """Of 10·(me+1) images, all of the first class and named so with confidence 0.95, one in ten wrongly."""
+    n, wrong = 10 * (me + 1), me + 1
+    bins = [0] * 9
+    return {
+        "confusion": [n - wrong, wrong, 0, 0],
+        "bin_counts": [*bins, n],
+        "bin_hits": [*bins, n - wrong],
+        "bin_confidence": [0.0] * 9 + [0.95 * n],
+    }
+
+
 def parties(app_state: dict | None = None) -> ClientApp:
     """Parties that add (partition id + 1) to every weight; party i has 10·(i+1) images."""
     app = ClientApp()
@@ -51,7 +63,8 @@ def parties(app_state: dict | None = None) -> ClientApp:
         accuracy = 1 - abs(mean - seen.get("peak", 5.0)) / 100
         figures = {"num-examples": 10 * (me + 1), "accuracy": accuracy, "loss": mean}
         figures |= {"auc": 0.5 + me / 10, "auc-defined": int(me != 1)}
-        return Message(RecordDict({"metrics": MetricRecord(figures)}), reply_to=message)
+        content = {"metrics": MetricRecord(figures), "tables": ConfigRecord(party_tables(me))}
+        return Message(RecordDict(content), reply_to=message)
 
     return app
 
@@ -232,6 +245,34 @@ def test_evaluation_names_each_party(tmp_path):
     assert figures["mean"]["accuracy"] == pytest.approx(1.0)
     assert [r["party"] for r in figures["parties"]] == ["p0", "p1", "p2"]
     assert [r["num-examples"] for r in figures["parties"]] == [10, 20, 30]
+    # One in ten of all images is taken for another class, at a confidence of 0.95.
+    assert figures["confusion"] == [[54, 6], [0, 0]]
+    assert figures["per_class"] == {"recall": [0.9, None], "precision": [1.0, 0.0]}
+    assert figures["calibration"]["ece"] == pytest.approx(0.05)
+    assert figures["calibration"]["bins"][9]["count"] == 60
     # The second party lacks a class: its AUC is not defined, and takes no part in the mean.
     assert [r["auc"] for r in figures["parties"]] == [0.5, None, 0.7]
     assert figures["mean"]["auc"] == pytest.approx((10 * 0.5 + 30 * 0.7) / 40)
+
+
+@pytest.mark.parametrize("kind", ["none", "another length", "another number of images"])
+def test_a_party_whose_tables_cannot_be_does_not_count(kind):
+    def tamper(node: int, reply: Message) -> Message:
+        if node == FIRST_NODE and "tables" in reply.content:
+            if kind == "none":
+                del reply.content["tables"]
+            elif kind == "another length":
+                reply.content["tables"]["confusion"] = [9, 1]
+            else:
+                reply.content["tables"]["confusion"] = [9, 2, 0, 0]
+        return reply
+
+    grid = grid_of(tamper=tamper)
+    federation = Federation(grid, plan(quorum=2))
+    federation.gather()
+    figures = evaluate(strategy_of(federation.plan), federation, START, 1, "test")
+    assert [r["party"] for r in figures["parties"]] == ["p1", "p2"]
+    assert figures["confusion"] == [[45, 5], [0, 0]]
+    federation.plan = plan()
+    with pytest.raises(CipherwardError, match=r"only 2 of 3 parties evaluated: .*table"):
+        evaluate(strategy_of(federation.plan), federation, START, 1, "test")

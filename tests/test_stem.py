@@ -255,9 +255,12 @@ def private_on_plain_images(p: Plan, trains) -> tuple[np.ndarray, list[dict]]:
     return shared, stems
 
 
-@pytest.mark.parametrize("scheme", ["block_pixel_shuffle", "value_shuffle", "orthogonal"])
-def test_a_federation_with_plain_stems_is_the_one_on_plain_images(tmp_path, scheme):
-    p = plan(scheme=scheme)
+@pytest.mark.parametrize(
+    ("scheme", "augment"),
+    [("block_pixel_shuffle", "none"), ("orthogonal", "none"), ("value_shuffle", "flip_shift")],
+)
+def test_a_federation_with_plain_stems_is_the_one_on_plain_images(tmp_path, scheme, augment):
+    p = plan(scheme=scheme, augment=augment)
     places = hospitals(tmp_path, p)
     assert len({place.key().id for place in places}) == 2
     state, _ = federate(places, p, tmp_path / "cloud")

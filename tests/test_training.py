@@ -64,6 +64,24 @@ def test_a_model_depends_on_the_seed_alone():
     assert np.array_equal(pack(build_model(plan(seed=1), 2)), pack(build_model(plan(seed=1), 2)))
 
 
+@pytest.mark.parametrize(("size", "width"), [("tiny", 192), ("small", 384), ("base", 768)])
+def test_vits_are_known_by_name_and_take_patch_and_image_size_from_the_plan(size, width):
+    settings = {
+        "model": f"vit_{size}_patch16_224",
+        "model_args": {"depth": 1},
+        "image_size": 48,
+        "block": 16,
+    }
+    model = build_model(plan(**settings), 3)
+    assert model.embed_dim == width and model.pos_embed.shape == (1, 1 + 9, width)
+    finer = build_model(plan(**settings | {"model_args": {"depth": 1, "patch_size": 8}, "block": 8}), 3)
+    assert finer.pos_embed.shape == (1, 1 + 36, width) and finer.patch_embed.proj.weight.shape[1:] == (
+        1,
+        8,
+        8,
+    )
+
+
 def test_the_saved_model_is_loaded_by_timm(tmp_path):
     p = plan()
     model = build_model(p, 2)
@@ -202,11 +220,11 @@ def test_the_plain_baseline_resumes_and_keeps_its_best_round(tmp_path, monkeypat
 
     real, calls = baseline.train_locally, []
 
-    def stops(model, images, plan_, round_, name):
+    def stops(model, images, plan_, round_, name, *more):
         if len(calls) == 4:
             raise KeyboardInterrupt
         calls.append((round_, name))
-        return real(model, images, plan_, round_, name)
+        return real(model, images, plan_, round_, name, *more)
 
     monkeypatch.setattr(baseline, "train_locally", stops)
     with pytest.raises(KeyboardInterrupt):

@@ -93,6 +93,16 @@ def test_the_first_step_of_adamw_shows_signs_and_says_so():
     assert len(guess.images) == 0 and "signs of gradients alone" in guess.note
 
 
+def test_what_a_replayed_step_does_not_follow_is_said():
+    settings = {"optimizer": "adamw", "lr": 3e-3}
+    p = plan(**settings, augment="flip_shift", class_weights="balanced", precision="bfloat16")
+    note = attacked(trained(p, PICTURES[:1], LABELS[:1])).note
+    for said in ("altered views", "how the hospital weighted its images", "precision bfloat16"):
+        assert (
+            said in note and said not in attacked(trained(plan(**settings), PICTURES[:1], LABELS[:1])).note
+        )
+
+
 def test_the_schedule_is_that_of_the_hospitals():
     for warmup, step in itertools.product((0, 1, 5), range(12)):
         p = plan(warmup_steps=warmup)

@@ -79,7 +79,8 @@ def _learn(knowledge: Knowledge) -> Shown:
 def trained(knowledge: Knowledge, plan: Plan, classes: int) -> tuple[Stem | None, Stem | None, Progress]:
     """(the stem before, the stem after, how far it came): the plan's model, trained on the ciphertexts seen."""
     # Under `learn` nothing is frozen and any model goes; the plan's own mode is the hospitals' business.
-    model = build_model(plan.model_copy(update={"stem": "learn", "stem_frozen": False}), classes)
+    whole = plan.model_copy(update={"stem": "learn", "stem_frozen": False, "share": "all"})
+    model = build_model(whole, classes)
     before = stem_in(model)
     model.to(device()).train()
     rows = np.random.default_rng(0).permutation(np.asarray(knowledge.seen, np.int64))[:_IMAGES]

@@ -23,6 +23,7 @@ from torch import nn
 from coordinator.adversary.observed import Observed
 from coordinator.adversary.update_steps import as_input
 from coordinator.models import build_model, shared_names, unpack
+from coordinator.shares import in_stem, merged
 
 _CHUNK = 32
 
@@ -70,7 +71,8 @@ def scores(
     before: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
     """float64 [n]: by how much training raised the confidence in each candidate's label; members' more."""
-    model = build_model(observed.plan, observed.classes)
+    # Final weights have their adapters merged.
+    model = build_model(observed.plan.model_copy(update={"share": "all"}), observed.classes)
     if before is not None:
         _put(model, before)
     first = confidence(model, images, labels)
@@ -79,10 +81,18 @@ def scores(
 
 
 def weights_of(observed: Observed, vector: np.ndarray) -> dict[str, np.ndarray]:
-    """An update's packed vector as weights by name: one hospital's, for `weights` or `before`."""
-    model = build_model(observed.plan.model_copy(update={"weights": ""}), observed.classes)
-    names = shared_names(model, observed.plan)
+    """An update's packed vector as weights by name: one hospital's, for `weights` or `before`.
+
+    Under share `lora` those of the whole encoder, with the adapters merged; that needs the plan's public weights.
+    """
+    plan = observed.plan
+    whole = plan.share == "lora"
+    model = build_model(plan if whole else plan.model_copy(update={"weights": ""}), observed.classes)
+    names = shared_names(model, plan)
     unpack(model, vector, names)
+    if whole:
+        model = merged(model)
+        names = [name for name in model.state_dict() if plan.stem != "private" or not in_stem(name)]
     state = model.state_dict()
     return {name: state[name].numpy().copy() for name in names}
 

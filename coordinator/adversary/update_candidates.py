@@ -73,11 +73,16 @@ def can_confirm(model: nn.Module) -> bool:
     return isinstance(model, VisionTransformer) and model.global_pool == "token" and model.attn_pool is None
 
 
+def layer_of(model: nn.Module) -> str:
+    """The name of the weight whose gradient `confirm` reads."""
+    return f"blocks.{len(model.blocks) - 1}.mlp.fc1.weight"  # type: ignore[arg-type]
+
+
 def confirm(seen: Seen, candidates: np.ndarray, more: Callable[[], bool] = lambda: True) -> Span:
     """Tests candidates uint8 [m, h, w, c], as the model with `seen`'s stem reads them."""
     model = seen.model
     layer = model.blocks[-1].mlp.fc1  # type: ignore[index, union-attr]
-    name = f"blocks.{len(model.blocks) - 1}.mlp.fc1.weight"  # type: ignore[arg-type]
+    name = layer_of(model)
     gradient = seen.step.values[name]
     _, strengths, directions = np.linalg.svd(gradient, full_matrices=False)
     noise = seen.step.rounding[name] * sum(np.sqrt(gradient.shape))

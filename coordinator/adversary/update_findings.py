@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from coordinator.adversary.observed import Observed
-from coordinator.adversary.update_candidates import can_confirm, confirm
+from coordinator.adversary.update_candidates import can_confirm, confirm, layer_of
 from coordinator.adversary.update_search import VARIATION, as_levels, search
-from coordinator.adversary.update_solve import can_solve, solve
+from coordinator.adversary.update_solve import EMBEDDING, can_solve, solve
 from coordinator.adversary.update_steps import (
     CONFIRMED,
     Seen,
@@ -26,6 +27,7 @@ from coordinator.adversary.update_steps import (
     see,
 )
 from coordinator.models import PatchEmbed, VisionTransformer
+from coordinator.shares import missing_weights
 from crypto.scheme import load
 
 SEARCH_STEPS = 300
@@ -54,6 +56,10 @@ class Finding:
 
 def findings(observed: Observed, candidates: np.ndarray | None, more: More) -> list[Finding]:
     """What every kept update gives, in their order. candidates: None or plain images uint8 [m, h, w, c]."""
+    needs = observed.plan.stem == "private" or observed.plan.share != "all"
+    if needs and missing_weights(observed.plan):
+        why = f"what did not travel is in {Path(observed.plan.weights).name}, which is not here"
+        return [Finding(np.zeros((0, 1, 1, 1), np.uint8), False, why) for _ in observed.updates]
     model, found = model_of(observed), []
     if not isinstance(model, VisionTransformer) or not isinstance(model.patch_embed, PatchEmbed):
         why = f"{observed.plan.model} is not a plain Vision Transformer"
@@ -92,6 +98,28 @@ class _Case:
     def labels(self) -> list[int]:
         return labels_to_try(self.seen.step, self.classes)
 
+    @property
+    def lacks(self) -> str:
+        """Which of the gradients that attacks ask for the update does not hold, where `share` keeps some back."""
+        share = self.seen.plan.share
+        if share == "all":
+            return ""
+        stem = "" if EMBEDDING in self.seen.step.values else "the patch embedding or "
+        return f"share {share}: the update holds no gradients of {stem}the encoder's own weights"
+
+    @property
+    def differs(self) -> list[str]:
+        """What of the plan's training a replayed step does not follow, so that nothing found is a weaker answer."""
+        plan = self.seen.plan
+        said = []
+        if plan.augment != "none":
+            said.append(f"augment {plan.augment}: the update is of altered views, candidates are unaltered")
+        if plan.class_weights != "none":
+            said.append("class_weights: how the hospital weighted its images is not known here")
+        if plan.precision != "float32":
+            said.append(f"precision {plan.precision}: the step was rounded otherwise than a replayed one")
+        return said
+
     def distance(self, image: np.ndarray) -> float:
         """How far the update of [h, w, c] alone, under its best label, is from the one seen."""
         return min(replay(self.seen, as_input(image[None]), [label]) for label in self.labels)
@@ -113,7 +141,8 @@ def _nothing(model: VisionTransformer) -> np.ndarray:
 
 
 def _find(case: _Case, candidates: np.ndarray | None, more: More) -> Finding:
-    seen, step, said = case.seen, case.seen.step, []
+    seen, step = case.seen, case.seen.step
+    said = [case.lacks] * bool(case.lacks) + case.differs
     near = _nothing(seen.model)  # a picture that may be it
     if case.alone and not step.signs and seen.stem_moved and can_solve(seen.model):
         solved = _solved(case)
@@ -150,7 +179,8 @@ def _solved(case: _Case) -> Finding:
 
 def _confirmed(case: _Case, candidates: np.ndarray, more: More) -> Finding:
     step, none = case.seen.step, candidates[:0]
-    if step.steps == 1 and not step.signs and can_confirm(case.seen.model):
+    told = can_confirm(case.seen.model) and layer_of(case.seen.model) in step.values
+    if step.steps == 1 and not step.signs and told:
         span = confirm(case.seen, candidates, more)
         if span.inside.any():
             said = f"candidates confirmed by the gradient's row space ({span.how})"

@@ -71,10 +71,11 @@ def as_input(images: np.ndarray) -> torch.Tensor:
 
 
 def model_of(observed: Observed) -> nn.Module:
-    """The plan's model, under `private` with the stem that the plan's public weights or seed give."""
+    """The plan's model; what does not travel is as the plan's public weights or seed give it."""
     plan = observed.plan
-    # Where the stem travels, nothing of the public weights is left to need.
-    plan = plan if plan.stem == "private" else plan.model_copy(update={"weights": ""})
+    if plan.stem != "private" and plan.share == "all":
+        # Where all travels, nothing of the public weights is left to need.
+        plan = plan.model_copy(update={"weights": ""})
     model = build_model(plan, observed.classes)
     for block in getattr(model, "blocks", []):
         if hasattr(block, "attn"):
@@ -132,9 +133,11 @@ def gradients(model: nn.Module, names: list[str], plan: Plan, update: Update) ->
         after = update.after[at : at + size]
         value = (before - after) / lr - plan.weight_decay * before
         values[name] = value.reshape(tuple(state[name].shape))
-        rounding[name] = float(
-            np.sqrt((np.spacing(np.abs(after)).astype(np.float64) ** 2).mean() / 12) / lr
-        )
+        steps = (np.spacing(np.abs(after)).astype(np.float64) ** 2).mean()
+        if plan.wire == "bfloat16":  # 16 bits fewer of the difference
+            moved = np.abs(after - update.before[at : at + size])
+            steps += ((np.spacing(moved).astype(np.float64) * 2**16) ** 2).mean()
+        rounding[name] = float(np.sqrt(steps / 12) / lr)
         at += size
     return Step(values, rounding, len(rates), plan.optimizer == "adamw")
 
@@ -160,11 +163,16 @@ def replay(seen: Seen, images: torch.Tensor, labels: list[int]) -> float:
     else:
         optimizer = torch.optim.AdamW(model.parameters(), **settings)
     target = torch.tensor(labels)
+    trained = [w for w in model.parameters() if w.requires_grad]
+    first = [w.detach().clone() for w in trained]
     model.train()
     for lr in _rates(plan, seen.update):
         for group in optimizer.param_groups:
             group["lr"] = lr
         loss = nn.functional.cross_entropy(model(images), target, label_smoothing=plan.label_smoothing)
+        if plan.proximal:
+            away = sum(((w - f) ** 2).sum() for w, f in zip(trained, first, strict=True))
+            loss = loss + plan.proximal / 2 * away
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), plan.clip)

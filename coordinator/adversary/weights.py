@@ -88,7 +88,8 @@ def first_stem(observed: Observed) -> Stem | None:
     plan = observed.plan
     if plan.weights and not Path(plan.weights).is_file():
         return None
-    return stem_in(build_model(plan, observed.classes))
+    # Whatever was shared, the stem starts the same; adapters are nobody's business here.
+    return stem_in(build_model(plan.model_copy(update={"share": "all"}), observed.classes))
 
 
 def _look(knowledge: Knowledge) -> Shown:

@@ -29,6 +29,7 @@ _SMALL = 100  # pixels; images with shorter sides are shown enlarged, pixel by p
 _OPTIONAL = (
     *("model", "weights", "stem", "strategy", "classes", "best_round", "test_accuracy", "test_auc", "test"),
     *("plain", "wrong_key", "linear_accuracy", "histogram_accuracy"),
+    *("share", "confusion", "per_class", "calibration"),
 )
 _ROUND = ("val_accuracy", "val_auc", "val_loss", "train_loss", "seconds", "bytes_down", "bytes_up")
 _TIERS = {

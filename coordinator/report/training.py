@@ -42,6 +42,9 @@ def training_of(study: Path | None) -> dict[str, Any] | None:
         "weights": Path(plan.weights).name if plan.weights else "",
         "stem": plan.stem,
         "strategy": plan.strategy,
+        "share": plan.share,
+        "wire": plan.wire,
+        "augment": plan.augment,
         "classes": result["classes"],
         "rounds": rounds,
         "best_round": result["best_round"],
@@ -58,6 +61,10 @@ def training_of(study: Path | None) -> dict[str, Any] | None:
             {"party": p["party"], "accuracy": p["accuracy"], "auc": p["auc"], "n": int(p["num-examples"])}
             for p in parties
         ],
+        # A training of an earlier version kept no tables.
+        "confusion": result["test"].get("confusion"),
+        "per_class": result["test"].get("per_class"),
+        "calibration": result["test"].get("calibration"),
         "absent_from_test": [p["party"] for p in result["parties"] if p["party"] not in heard],
         "plain": beside.get("plain"),
         "plain_accuracy": beside["plain"]["accuracy"]["rate"] if beside.get("plain") else None,

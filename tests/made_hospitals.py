@@ -1,0 +1,72 @@
+"""Two sealed hospitals of the phantom, and a federation of them inside the test's process: the real apps, no Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flwr.app import Message
+from local_grid import LocalGrid
+
+import parties.client_app
+from coordinator import server_app
+from coordinator.models import build_model, pack, shared_names
+from coordinator.plan import Plan, write_plan
+from coordinator.rounds import Federation, State, run_rounds
+from crypto.key import SecretKey
+from crypto.keyfile import write_key
+from parties.place import Place
+from parties.seal import seal, sealing
+
+CLASSES = 4
+SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+def plan(**changes) -> Plan:
+    settings = {"study": "t", "parties": 2, "counts": (24, 8, 12), "image_size": 32, "block": 8}
+    settings |= {"model_args": SMALL, "batch": 8, "rounds": 2, "warmup_steps": 0, "key_scope": "party"}
+    settings |= {"optimizer": "sgd", "lr": 0.05, "weight_decay": 0.01, "deadline_s": 60.0}
+    return Plan.model_validate(settings | changes)
+
+
+def hospitals(folder: Path, p: Plan) -> list[Place]:
+    """The places of a plan's hospitals, sealed, each under its own key."""
+    places = []
+    for index in range(p.parties):
+        settings = {k: getattr(p, k) for k in ("source", "counts", "image_size", "channels", "seed")}
+        settings |= {k: getattr(p, k) for k in ("scheme", "block", "key_scope", "scheme_options")}
+        name = f"hospital-{index}"
+        place = Place.of(folder / name, settings | {"party": name, "share": (index, p.parties)})
+        place.keep()
+        write_key(place.key_path, SecretKey(bytes(range(index, index + 32))))
+        for split in ("train", "val", "test"):
+            seal(place, sealing(place, split))
+        places.append(place)
+    return places
+
+
+def grid_of(places: list[Place], tamper=lambda node, reply: reply) -> LocalGrid:
+    return LocalGrid(parties.client_app.app, [{"party-dir": str(p.folder)} for p in places], tamper=tamper)
+
+
+def federate(
+    places: list[Place], p: Plan, cloud: Path, tamper=lambda node, reply: reply
+) -> tuple[State, list[Message]]:
+    """(final state, messages sent) of the rounds alone."""
+    cloud.mkdir(exist_ok=True)
+    grid = grid_of(places, tamper)
+    model = build_model(p, CLASSES)
+    start = pack(model, shared_names(model, p))
+    return run_rounds(grid, p, Federation(grid, p), start, cloud), grid.sent
+
+
+def finished(folder: Path, places: list[Place], p: Plan) -> dict:
+    """What training.json holds after a whole federation in a study's folder."""
+    (folder / "cloud").mkdir(parents=True)
+    write_plan(p, folder)
+    server_app._federate(grid_of(places), folder)
+    return json.loads((folder / "cloud" / "training.json").read_text())
+
+
+def journal(cloud: Path) -> list[dict]:
+    return [json.loads(line) for line in (cloud / "rounds.jsonl").read_text().splitlines()]
