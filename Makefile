@@ -12,10 +12,10 @@ PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --cons
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench audit-table lock results clean
+.PHONY: help setup demo test test-slow check bench audit-table table1 lock results clean
 
 help: ## print this list
-	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(READY) ## make .venv with everything in it (the other targets do this by themselves)
 
@@ -58,6 +58,11 @@ audit-table: $(READY) ## the smallest pool that breaks each scheme, on real imag
 	@if [ -n "$$CIPHERWARD_DATA" ]; then \
 		$(BIN)/python benchmarks/audit_table.py --jobs 2 --hours 2 --json runs/audit_table/table.json; \
 	else echo "the audit table: set CIPHERWARD_DATA to a folder that holds brain_mri/ and cifar10_jpeg.npz"; fi
+
+table1: $(READY) ## schemes × networks × data, the CPU's protocol: CIPHERWARD_DATA, HOURS=8 at most; goes on where it stopped
+	@if [ -n "$$CIPHERWARD_DATA" ]; then \
+		$(BIN)/python benchmarks/table1.py --hours $(or $(HOURS),8) --json runs/table1/cpu.json; \
+	else echo "table 1: set CIPHERWARD_DATA to a folder that holds pneumoniamnist.npz, cifar10_jpeg.npz and brain_mri/"; fi
 
 results: $(READY) ## write docs/results.md again from docs/results/*.json
 	@$(BIN)/python benchmarks/results.py

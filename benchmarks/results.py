@@ -12,9 +12,13 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # a test loads this file by its path
+from table1_page import table1
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "results"
@@ -212,6 +216,8 @@ def audit_table(table: Mapping[str, Any]) -> list[str]:
 def page(kept: Sequence[Path]) -> str:
     """The text of docs/results.md."""
     lines = [HEAD]
+    results = [json.loads(path.read_text())["result"] for path in kept]
+    audited = [r for t in results if t.get("schema") == "cipherward.audit-table/1" for r in t["rows"]]
     for path in sorted(kept, key=lambda p: int(p.name.split("-")[0])):
         entry = json.loads(path.read_text())
         result = entry["result"]
@@ -225,7 +231,11 @@ def page(kept: Sequence[Path]) -> str:
             f"{entry['date']}, {size}.",
             "",
         ]
-        kinds = {"cipherward.audit/1": audit, "cipherward.audit-table/1": audit_table}
+        kinds = {
+            "cipherward.audit/1": audit,
+            "cipherward.audit-table/1": audit_table,
+            "cipherward.table1/1": lambda result: table1(result, audited),
+        }
         lines += kinds.get(str(result.get("schema")), figures)(result)
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"

@@ -57,7 +57,7 @@ def flip_shift(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
     What enters at an edge repeats the edge.
     """
     n, height, width, _ = images.shape
-    mirrored: np.ndarray = random.integers(0, 2, n)
+    mirrored = random.integers(0, 2, (n,))
     down = random.integers(-(height // 8), height // 8 + 1, n)
     right = random.integers(-(width // 8), width // 8 + 1, n)
     views = np.empty_like(images)

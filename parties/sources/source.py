@@ -13,6 +13,7 @@ import numpy as np
 
 from crypto.errors import unknown
 from parties.sources.folder import Folder
+from parties.sources.npz import Npz
 from parties.sources.partition import deal
 from parties.sources.phantom import Phantom
 
@@ -67,9 +68,14 @@ def _folder(r: Request) -> Source:
     return Folder(Path(r.images).expanduser(), r.size, r.channels, r.seed, r.split)
 
 
+def _npz(r: Request) -> Source:
+    return Npz(Path(r.images).expanduser(), r.size, r.channels, r.split)
+
+
 SOURCES: dict[str, Callable[[Request], Source]] = {
     "phantom": _phantom,
     "folder": _folder,
+    "npz": _npz,
 }
 
 

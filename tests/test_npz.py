@@ -1,0 +1,185 @@
+"""MedMNIST files: shapes, modes, sizes, pieces, and each kind of bad file."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crypto.errors import CipherwardError
+from parties.sources import npz
+from parties.sources.npz import Npz
+from parties.sources.source import Request, open_source, share_of
+
+RNG = np.random.default_rng(3)
+
+
+def arrays(
+    colour: bool = False, classes: int = 3, side: tuple[int, int] = (12, 12)
+) -> dict[str, np.ndarray]:
+    made = {}
+    for split, n in (("train", 9), ("val", 4), ("test", 5)):
+        shape = (n, *side, 3) if colour else (n, *side)
+        made[f"{split}_images"] = RNG.integers(0, 256, shape, np.uint8)
+        made[f"{split}_labels"] = (np.arange(n) % classes).astype(np.uint8)[:, None]
+    return made
+
+
+def written(path: Path, **changes: np.ndarray | None) -> Path:
+    held = {k: v for k, v in (arrays() | changes).items() if v is not None}
+    np.savez_compressed(path / "m.npz", **held)
+    return path / "m.npz"
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("colour", [False, True])
+def test_images_and_labels_come_out_as_they_went_in(tmp_path, save, colour):
+    held = arrays(colour)
+    save(tmp_path / "m.npz", **held)
+    for split in npz.SPLITS:
+        source = Npz(tmp_path / "m.npz", 12, 3 if colour else 1, split)
+        images = held[f"{split}_images"]
+        assert source.classes == ["0", "1", "2"] and not source.public
+        assert (source.labels == held[f"{split}_labels"][:, 0]).all() and source.labels.dtype == np.int64
+        for row in reversed(range(len(source))):
+            assert (source.read(row) == images[row].reshape(12, 12, -1)).all()
+        assert len(set(source.names)) == len(source) == len(images)
+
+
+def test_modes_and_sizes_are_brought_to_one(tmp_path):
+    path = written(tmp_path, train_images=np.full((9, 20, 10), 77, np.uint8))
+    colour = Npz(path, 16, 3, "train").read(2)
+    assert colour.shape == (16, 16, 3) and (colour == 77).all()
+    (tmp_path / "c").mkdir()
+    held = arrays(colour=True)
+    gray = Npz(written(tmp_path / "c", **held), 12, 1, "val").read(1)
+    weights = np.array([299, 587, 114]) / 1000
+    assert gray.shape == (12, 12, 1) and np.abs(gray[..., 0] - held["val_images"][1] @ weights).max() < 1.01
+
+
+def test_a_large_array_is_read_in_pieces_forwards(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "_PIECE", 2 * 144)  # two images
+    held = arrays()
+    source = Npz(written(tmp_path, **held), 12, 1, "train")
+    opened = []
+    real = npz._open
+    monkeypatch.setattr(npz, "_open", lambda *a: opened.append(a) or real(*a))
+    npz._stream.cache_clear(), npz._piece.cache_clear()
+    read = np.stack([source.read(row) for row in range(9)])
+    assert (read[..., 0] == held["train_images"]).all()
+    assert len(opened) == 1 and npz._piece.cache_info().misses == 5
+    assert (source.read(0)[..., 0] == held["train_images"][0]).all()  # and back to the first
+
+
+def test_names_of_classes_in_the_file_are_taken(tmp_path):
+    path = written(tmp_path, classes=np.array(["a", "b", "c"]))
+    assert Npz(path, 12, 1, "val").classes == ["a", "b", "c"]
+
+
+def test_shares_are_dealt_as_a_folder_s(tmp_path):
+    whole = open_source("npz", Request(str(written(tmp_path)), 12, 1, 0, "train", (0, 0, 0)))
+    shares = [share_of(whole, i, 2, 7, "iid", 0.5) for i in range(2)]
+    assert sorted(n for s in shares for n in s.names) == whole.names
+    assert (shares[1].read(0) == whole.read(int(shares[1].rows[0]))).all()
+
+
+BAD = {
+    "no labels": ({"val_labels": None}, "has no array val_labels: it holds", "images are uint8"),
+    "no images": ({"train_images": None}, "has no array train_images: it holds", "images are uint8"),
+    "float images": (
+        {"train_images": np.zeros((9, 12, 12))},
+        r"train_images is float64 \(9, 12, 12\)",
+        "uint8",
+    ),
+    "one image": (
+        {"train_images": np.zeros((9, 12), np.uint8)},
+        r"train_images is uint8 \(9, 12\)",
+        "uint8",
+    ),
+    "four channels": ({"train_images": np.zeros((9, 2, 2, 4), np.uint8)}, r"\(9, 2, 2, 4\)", "uint8"),
+    "fortran": ({"train_images": np.asfortranarray(arrays()["train_images"])}, "in Fortran order", "uint8"),
+    "pickled": ({"train_images": np.array([None] * 9)}, "train_images is object", "uint8"),
+    "pickled labels": (
+        {"train_labels": np.array([None] * 9)},
+        "train_labels cannot be read: ValueError",
+        "anew",
+    ),
+    "out of step": (
+        {"train_labels": np.zeros(8, np.uint8)},
+        "9 images in train_images, 8 labels",
+        "same order",
+    ),
+    "several labels": (
+        {"test_labels": np.zeros((5, 14), np.uint8)},
+        "several labels an image",
+        "one class",
+    ),
+    "float labels": ({"val_labels": np.zeros(4)}, "val_labels is float64", "integers"),
+    "negative": ({"val_labels": np.array([0, 1, -1, 0])}, "or below 0", "from|integers"),
+    "one class": (
+        {f"{s}_labels": np.zeros(n, int) for s, n in (("train", 9), ("val", 4), ("test", 5))},
+        "one class;",
+        "choose",
+    ),
+    "names": ({"classes": np.array(["a", "b"])}, "the labels go up to 2", "one string for each"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_each_bad_file_is_one_clear_line(tmp_path, kind):
+    changes, line, hint = BAD[kind]
+    with pytest.raises(CipherwardError, match=line) as error:
+        Npz(written(tmp_path, **changes), 12, 1, "train")
+    assert any(part in error.value.hint for part in hint.split("|")) and "\n" not in str(error.value)
+
+
+def test_what_is_no_archive_and_what_is_damaged(tmp_path):
+    with pytest.raises(CipherwardError, match=r"no \.npz file at"):
+        Npz(tmp_path / "absent.npz", 12, 1, "train")
+    for name, data in (("text.npz", b"hello"), ("one.npz", _npy())):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(CipherwardError, match=r"is no \.npz file"):
+            Npz(tmp_path / name, 12, 1, "train")
+    path = written(tmp_path)
+    source = Npz(path, 12, 1, "train")
+    with zipfile.ZipFile(path) as archive:
+        at = archive.getinfo("train_images.npy").header_offset
+    data = bytearray(path.read_bytes())
+    data[at + 200 : at + 260] = os.urandom(60)
+    path.write_bytes(data)
+    npz._stream.cache_clear(), npz._piece.cache_clear()
+    with pytest.raises(CipherwardError, match="train_images cannot be read"):
+        source.read(0)
+
+
+def _npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((3, 3)))
+    return buffer.getvalue()
+
+
+def test_a_changed_file_has_another_fingerprint(tmp_path):
+    held = arrays()
+    before = Npz(written(tmp_path, **held), 12, 1, "train").fingerprint()
+    assert Npz(written(tmp_path, **held), 12, 1, "train").fingerprint() == before
+    assert Npz(tmp_path / "m.npz", 16, 1, "train").fingerprint() != before
+    held["train_images"][4, 5, 6] ^= 1
+    changed = Npz(written(tmp_path, **held), 12, 1, "train")
+    assert changed.fingerprint() != before
+    assert (changed.read(4)[..., 0] == held["train_images"][4]).all()  # nothing of the old file is kept
+
+
+@pytest.mark.slow
+def test_pneumoniamnist():
+    folder = os.environ.get("CIPHERWARD_DATA")
+    if not folder:
+        pytest.skip("CIPHERWARD_DATA is not set")
+    parts = [Npz(Path(folder) / "pneumoniamnist.npz", 28, 1, split) for split in npz.SPLITS]
+    assert [len(p) for p in parts] == [4708, 524, 624] and parts[0].classes == ["0", "1"]
+    with np.load(Path(folder) / "pneumoniamnist.npz", allow_pickle=False) as stored:
+        images = stored["test_images"]
+    assert all((parts[2].read(i)[..., 0] == images[i]).all() for i in (0, 300, 623))
