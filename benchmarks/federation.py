@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="weights file, in place of the plan's")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the plan")
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--no-rates", action="store_true", help="leave out the first measurement")
     parser.add_argument("--rates", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -162,7 +163,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="cipherward-bench-") as temporary:
         study = Path(temporary) / "study"
         simulate(plan, study, "seal", lambda line: console.print(f"· {line}"))
-        speeds = in_process("--rates", str(study))
+        speeds = {} if args.no_rates else in_process("--rates", str(study))
         without = in_process("--loop", str(study))
         started = time.monotonic()
         simulate(plan, study, "train", lambda line: console.print(f"· {line}"))
