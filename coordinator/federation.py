@@ -23,6 +23,7 @@ from crypto.errors import CipherwardError
 
 TRAIN_METRICS = frozenset({"num-examples", "loss", "steps", "seconds"})
 EVALUATE_METRICS = frozenset({"num-examples", "accuracy", "loss", "auc", "auc-defined"})
+MOST = 10**8  # images of a split that a party may say to hold
 _POLL_S, _RARELY_S = 0.05, 0.5
 
 
@@ -40,6 +41,7 @@ class Federation:
 
     def __init__(self, grid: Grid, plan: Plan) -> None:
         self.grid, self.plan = grid, plan
+        self.base = ""  # coordinator/shares.py: what hospitals have of the encoder must be this
         self.parties: dict[int, Party] = {}
 
     def gather(self) -> list[Party]:
@@ -61,17 +63,17 @@ class Federation:
             for n in new
         ]
         replies, _ = self.collect(asked, quorum=max(0, self.plan.needed - len(self.parties)))
+        unfit = []
         for node, reply in replies:
-            if reply.has_content():
-                record = reply.content["about"]
-                assert isinstance(record, ConfigRecord)
-                about = json.loads(str(record["json"]))
-                self.parties[node] = Party(node, str(about["party"]), about)
+            about, why = introduced(reply)
+            if why:
+                unfit.append(why)
+            else:
+                self.parties[node] = Party(node, about["party"], about)
         known = sorted(self.parties.values(), key=lambda p: p.name)
         if len(known) < self.plan.needed:
-            errors = [r.error.reason for _, r in replies if r.has_error()]
             raise CipherwardError(
-                f"{len(known)} of {self.plan.needed} parties are usable: {short(errors)}",
+                f"{len(known)} of {self.plan.needed} parties are usable: {short(unfit)}",
                 "see the parties' own logs",
             )
         names = [party.name for party in known]
@@ -118,16 +120,43 @@ class Federation:
         replies.sort(key=lambda pair: self.name(pair[0]))
         return replies, sorted(waiting.values())
 
+    def told(self) -> dict[str, str]:
+        """What goes with every message to a party: the plan, and what it must have beside what travels."""
+        return {"plan": self.plan.model_dump_json(), **({"base": self.base} if self.base else {})}
+
+    def rows(self, node: int, split: str) -> int:
+        """The images of a split that a party introduced itself with."""
+        return int(self.parties[node].about["splits"][split]["rows"]) if node in self.parties else 0
+
     def name(self, node: int) -> str:
         return self.parties[node].name if node in self.parties else f"node-{node}"
 
 
-def screen_trained(reply: Message, weights: np.ndarray, wire: str) -> str:
+def introduced(reply: Message) -> tuple[dict[str, Any], str]:
+    """(what a party says of itself, why that cannot be so or "")."""
+    if reply.has_error():
+        return {}, f"error: {reply.error.reason}"
+    try:
+        about = json.loads(str(reply.content["about"]["json"]))  # type: ignore[index, call-overload]
+        name, classes = about["party"], about["classes"]
+        rows = [about["splits"][split]["rows"] for split in ("train", "val", "test")]
+        texts = [name, *classes]
+        sound = isinstance(about["spec"], dict) and isinstance(classes, list)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}, "an introduction that cannot be read"
+    if not sound or not all(type(r) is int and 1 <= r <= MOST for r in rows):
+        return {}, "an introduction that cannot be so"
+    if not all(isinstance(text, str) and 0 < len(text) < 200 for text in texts):
+        return {}, "an introduction without names"
+    return about, ""
+
+
+def screen_trained(reply: Message, weights: np.ndarray, wire: str, rows: int) -> str:
     """Why a reply to training cannot be averaged, or "" where it can.
 
-    weights: float32 [parameters], the coordinator's own before the round.
+    weights: float32 [parameters], the coordinator's own before the round. rows: the images that the party trains on.
     """
-    why = _screen(reply, TRAIN_METRICS, arrays=1)
+    why = _screen(reply, TRAIN_METRICS, 1, rows)
     if why:
         return why
     arrays = next(iter(reply.content.array_records.values()))
@@ -135,7 +164,9 @@ def screen_trained(reply: Message, weights: np.ndarray, wire: str) -> str:
         return "unknown arrays"
     try:
         update = arrays["model"].numpy()
-    except (ValueError, TypeError):
+    except Exception:  # bytes from outside, read by NumPy's format: it raises a dozen kinds
+        return "unreadable weights"
+    if not isinstance(update, np.ndarray):
         return "unreadable weights"
     if update.shape != weights.shape or update.dtype != DTYPES[wire]:
         return f"weights of {update.dtype} {update.shape} instead of {DTYPES[wire]} {weights.shape}"
@@ -144,13 +175,18 @@ def screen_trained(reply: Message, weights: np.ndarray, wire: str) -> str:
     return ""
 
 
-def screen_evaluated(reply: Message, classes: int) -> str:
-    """Why a reply to evaluation does not count, or "" where it does."""
-    why = _screen(reply, EVALUATE_METRICS, arrays=0)
+def screen_evaluated(reply: Message, classes: int, rows: int) -> str:
+    """Why a reply to evaluation does not count, or "" where it does. rows: the images that the party evaluates."""
+    why = _screen(reply, EVALUATE_METRICS, 0, rows) or check(tables_in(reply), classes, rows)
     if why:
         return why
-    metrics = next(iter(reply.content.metric_records.values()))
-    return check(tables_in(reply), classes, int(metrics["num-examples"]))  # type: ignore[arg-type]
+    figures = {k: float(v) for k, v in next(iter(reply.content.metric_records.values())).items()}  # type: ignore[arg-type]
+    right = np.trace(np.reshape(tables_in(reply)["confusion"], (classes, classes))) / rows
+    if abs(figures["accuracy"] - right) > 0.5 / rows:
+        return "an accuracy that its own table contradicts"
+    if not (0 <= figures["auc"] <= 1 and figures["auc-defined"] in (0, 1) and figures["loss"] >= 0):
+        return "an AUC or a loss that no images give"
+    return ""
 
 
 def tables_in(reply: Message) -> dict[str, Any]:
@@ -158,7 +194,7 @@ def tables_in(reply: Message) -> dict[str, Any]:
     return dict(reply.content.config_records.get("tables", {}))
 
 
-def _screen(reply: Message, metrics: frozenset[str], arrays: int) -> str:
+def _screen(reply: Message, metrics: frozenset[str], arrays: int, rows: int) -> str:
     if reply.has_error():
         return f"error: {reply.error.reason}"
     content = reply.content
@@ -169,8 +205,8 @@ def _screen(reply: Message, metrics: frozenset[str], arrays: int) -> str:
         return f"metrics {sorted(figures)} instead of {sorted(metrics)}"
     if not all(isinstance(v, int | float) and np.isfinite(v) for v in figures.values()):
         return "a metric is not a finite number"
-    if not 1 <= float(figures["num-examples"]) <= 10**8:  # type: ignore[arg-type]
-        return "an impossible number of examples"
+    if figures["num-examples"] != rows:
+        return f"{figures['num-examples']} examples instead of the {rows} that it introduced itself with"
     return ""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from coordinator.settings import Settings, build, read_yaml
 from crypto.errors import CipherwardError
@@ -17,6 +17,10 @@ from crypto.spec import SchemeSpec
 FILE = "plan.yaml"
 # Schemes that treat all blocks of an image alike: a ViT's stem can be carried into their key's coordinates.
 CARRIED = ("block_pixel_shuffle", "orthogonal", "plain", "value_shuffle")
+_SET_BY_THE_STUDY = {
+    *("num_classes", "in_chans", "img_size", "features_only", "checkpoint_path"),
+    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
+}
 # Part of the name of every Vision Transformer of timm's; what else has such a name is found out when it is built.
 _VITS = ("vit", "deit", "aimv2", "beit3", "eva_large")
 
@@ -91,6 +95,16 @@ class Plan(Settings):
     gallery: int = Field(1000, ge=8)
     budget_s: float = Field(600.0, gt=0)
 
+    @field_validator("model_args")
+    @classmethod
+    def _own_to_the_study(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(_SET_BY_THE_STUDY & value.keys()):
+            raise CipherwardError(
+                f"model_args: {taken[0]} is set by the study",
+                "classes and channels are those of the images, the size is image_size, weights are weights",
+            )
+        return value
+
     @model_validator(mode="after")
     def _sound(self) -> Plan:
         # Raises where scheme, options, block and image do not go together, before anything is read or written.
@@ -162,6 +176,13 @@ class Plan(Settings):
             raise CipherwardError(
                 f"stem {self.stem}: with a key for every image there are no coordinates to carry a stem into",
                 "set key_scope to consortium or party, or stem to learn",
+            )
+        moved_by_signs = self.optimizer == "adamw" or self.precision != "float32"
+        if self.stem == "plain" and self.scheme == "orthogonal" and moved_by_signs and not self.stem_frozen:
+            raise CipherwardError(
+                "stem plain with orthogonal goes with optimizer sgd and precision float32: AdamW steps by signs, and "
+                "what stepped by signs in the key's coordinates shows the key once it is carried back and sent",
+                "set optimizer to sgd, stem to private, or stem_frozen to true",
             )
 
     def describe(self) -> SchemeSpec:

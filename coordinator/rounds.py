@@ -119,11 +119,14 @@ def _round(
     plan, grid = federation.plan, federation.grid
     federation.gather()
     # The best round so far: hospitals that keep stems of their own keep that round's, for the test.
-    config = ConfigRecord({"plan": plan.model_dump_json(), "best-round": state.best_round})
+    config = ConfigRecord({**federation.told(), "best-round": state.best_round})
     arrays = ArrayRecord({"model": Array(state.weights)})
     messages = _on_the_wire(strategy.configure_train(number, arrays, config, grid), state.weights, plan)
     replies, absent = federation.collect(messages, plan.needed)
-    reasons = {node: screen_trained(reply, state.weights, plan.wire) for node, reply in replies}
+    reasons = {
+        node: screen_trained(reply, state.weights, plan.wire, federation.rows(node, "train"))
+        for node, reply in replies
+    }
     good = [reply for node, reply in replies if not reasons[node]]
     row: dict[str, Any] = {
         "round": number,
@@ -182,13 +185,13 @@ def evaluate(
     """Figures on a split that the parties hold: their mean by number of images, a row a party, and pooled tables."""
     plan = federation.plan
     classes = len(next(iter(federation.parties.values())).about["classes"])
-    config = ConfigRecord({"plan": plan.model_dump_json(), "split": split})
+    config = ConfigRecord({**federation.told(), "split": split})
     arrays = ArrayRecord({"model": Array(weights)})
     messages = _on_the_wire(
         strategy.configure_evaluate(number, arrays, config, federation.grid), weights, plan
     )
     replies, _ = federation.collect(messages, plan.needed)
-    reasons = [screen_evaluated(reply, classes) for _, reply in replies]
+    reasons = [screen_evaluated(reply, classes, federation.rows(node, split)) for node, reply in replies]
     good = [pair for pair, why in zip(replies, reasons, strict=True) if not why]
     if len(good) < plan.needed:
         why = short(why for why in reasons if why)

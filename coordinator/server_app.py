@@ -17,7 +17,8 @@ from coordinator.federation import Federation
 from coordinator.models import build_model, pack, save_model, shared_names, unpack
 from coordinator.plan import FILE, read_plan
 from coordinator.rounds import evaluate, run_rounds
-from coordinator.strategies import strategy_of
+from coordinator.shares import base_digest
+from coordinator.strategies import averageable, strategy_of
 from coordinator.wire import received
 from crypto.errors import CipherwardError
 from crypto.files import only_one, write_json
@@ -40,6 +41,8 @@ def _federate(grid: Grid, study: Path) -> None:
     classes = list(parties[0].about["classes"])
     model = build_model(plan, len(classes))
     names = shared_names(model, plan)
+    federation.base = base_digest(model, plan)
+    averageable(model, names, plan)
     started = time.perf_counter()
     state = run_rounds(grid, plan, federation, pack(model, names), cloud)
     test = evaluate(strategy_of(plan), federation, state.best, state.best_round, "test")

@@ -12,6 +12,7 @@ the adapters: LoRA (Hu et al. 2022, arXiv 2106.09685), through PEFT, an optional
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,21 @@ def travelling(model: nn.Module, plan: Plan) -> list[str]:
         return names
     heads = _heads(model)
     return [name for name in names if in_stem(name) or in_adapter(name) or name.startswith(heads)]
+
+
+def base_digest(model: nn.Module, plan: Plan) -> str:
+    """Hex SHA-256 of the encoder's weights that do not travel, by which hospitals and coordinator know theirs equal.
+
+    "" where all travels. A stem of a hospital's own is not in it. model: as build_model makes it, untrained.
+    """
+    if plan.share == "all":
+        return ""
+    digest, moving = hashlib.sha256(), set(travelling(model, plan))
+    for name, value in model.state_dict().items():
+        if name not in moving and not in_stem(name):
+            digest.update(f"{name} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def prepare(model: nn.Module, plan: Plan) -> None:

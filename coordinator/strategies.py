@@ -12,14 +12,16 @@ Krum averages nothing: with `malicious: 0`, too, a round ends with one hospital'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, Krum
 from flwr.serverapp.strategy.strategy import Strategy
+from torch import nn
 
 from coordinator.plan import Plan
+from crypto.errors import CipherwardError
 
 STRATEGIES = {
     "fedavg": FedAvg,
@@ -61,3 +63,13 @@ def put_moments(strategy: Strategy, moments: Mapping[str, np.ndarray]) -> None:
     for name, vector in moments.items():
         if hasattr(strategy, name):
             setattr(strategy, name, {"model": vector})
+
+
+def averageable(model: nn.Module, names: Sequence[str], plan: Plan) -> None:
+    """Raises CipherwardError where Adam would step on statistics, which are no weights."""
+    statistics = {name for name, _ in model.named_buffers()} & set(names)
+    if plan.strategy == "fedadam" and statistics:
+        raise CipherwardError(
+            f"fedadam: {plan.model} has batch normalisation, whose statistics Adam would take for weights",
+            "choose fedavg, or a model without it",
+        )

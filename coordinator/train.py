@@ -195,8 +195,11 @@ def probabilities(model: nn.Module, data: Images, batch: int = 128) -> np.ndarra
 def measure(scores: np.ndarray, labels: np.ndarray) -> Mapping[str, float]:
     """Accuracy, cross-entropy and one-versus-rest AUC (macro) of softmax outputs [n, classes].
 
-    AUC is NaN where a class is absent from the labels: it is not defined there.
+    AUC is NaN where a class is absent from the labels: it is not defined there. Raises CipherwardError where the
+    outputs are not numbers: the training diverged.
     """
+    if not np.isfinite(scores).all():
+        raise CipherwardError("training diverged: the model's outputs are no numbers", "set a lower lr")
     right = scores[np.arange(len(labels)), labels]
     present = np.unique(labels)
     auc = float("nan")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -19,6 +20,7 @@ from torch import nn
 from coordinator.models import build_model, pack, shared_names, unpack
 from coordinator.plan import Plan
 from coordinator.settings import build
+from coordinator.shares import base_digest
 from coordinator.tables import tables
 from coordinator.train import measure, probabilities, train_locally, use_all_cores
 from coordinator.wire import decode, reply
@@ -27,6 +29,7 @@ from crypto.sealed import SealedDataset
 from parties.place import Place, find_place
 from parties.stem import (
     Coordinates,
+    Stem,
     carry,
     carry_back,
     coordinates_of,
@@ -34,6 +37,7 @@ from parties.stem import (
     own_stem,
     put_stem,
     require_weights,
+    stem_of,
 )
 from parties.views import views_of
 
@@ -47,38 +51,47 @@ def _plan(message: Message) -> Plan:
 
 
 @functools.lru_cache(maxsize=1)
-def _built(plan_json: str, classes: int) -> nn.Module:
-    # A process that serves many messages builds its model once.
+def _built(plan_json: str, classes: int) -> tuple[nn.Module, str]:
+    """(the model, the digest of what of it does not travel). A process that serves many messages builds it once."""
     plan = build(Plan, json.loads(plan_json), "the coordinator's plan")
     if plan.share == "all":
         # Weights from the coordinator replace every value, or the hospital's own stem does: no file is needed.
         plan = plan.model_copy(update={"weights": ""})
     else:
         require_weights(plan, f"share {plan.share}")
-    return build_model(plan, classes)
+    model = build_model(plan, classes)
+    return model, base_digest(model, plan)
 
 
 def _model(
     message: Message, plan: Plan, place: Place, sealed: SealedDataset, round_: int
-) -> tuple[nn.Module, Coordinates, np.ndarray]:
+) -> tuple[nn.Module, Coordinates, np.ndarray, Stem]:
     """The model received, its stem carried into the coordinates of the set's key where the plan wants that; its
-    coordinates, and the weights received, float32 [parameters].
+    coordinates; the weights received, float32 [parameters]; and its stem before it was carried.
 
-    round_: the round whose stem of the hospital's own it gets under `private`.
+    round_: the round whose stem of the hospital's own it gets under `private`. Raises CipherwardError where what does
+    not travel is not what the coordinator has.
     """
     classes = len(sealed.classes)
-    model = _built(plan.model_dump_json(), classes)
+    model, base = _built(plan.model_dump_json(), classes)
+    config = message.content["config"]
+    assert isinstance(config, ConfigRecord)
+    if config.get("base", base) != base:
+        raise CipherwardError(
+            f"the encoder that this hospital starts from under share {plan.share} is not the coordinator's",
+            f"copy the coordinator's {Path(plan.weights).name or 'version of torch'} here",
+        )
     arrays = message.content["arrays"]
     assert isinstance(arrays, ArrayRecord)
     weights = decode(arrays["model"].numpy(), plan.wire)
     unpack(model, weights, shared_names(model, plan))
     if plan.stem == "learn":
-        return model, Coordinates(), weights
+        return model, Coordinates(), weights, {}
     if plan.stem == "private":
         put_stem(model, own_stem(place, plan, classes, round_))
-    where = coordinates_of(place, sealed)
+    where, stem = coordinates_of(place, sealed), stem_of(model)
     carry(model, where)
-    return model, where, weights
+    return model, where, weights, stem
 
 
 def _place(context: Context) -> Place:
@@ -117,11 +130,14 @@ def train(message: Message, context: Context) -> Message:
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
     round_, best = int(config["server-round"]), int(config["best-round"])  # type: ignore[arg-type]
-    model, where, weights = _model(message, plan, place, sealed, round_ - 1)
+    model, where, weights, stem = _model(message, plan, place, sealed, round_ - 1)
     data = sealed if plan.augment == "none" else views_of(place, sealed)
     proximal = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
     done = train_locally(model, data, plan, round_, place.settings.party, proximal)
-    if plan.stem != "learn":
+    if plan.stem_frozen:
+        # As it came: carried there and back, a stem is rounded in a way that depends on the key.
+        put_stem(model, stem)
+    elif plan.stem != "learn":
         carry_back(model, where)
     if plan.stem == "private":
         keep_stem(place, plan, model, round_, best)
@@ -156,7 +172,7 @@ def evaluate(message: Message, context: Context) -> Message:
         raise CipherwardError("the coordinator asked for another split than val or test")
     sealed = place.sealed(split)
     # After the last round, the test asks for the best one.
-    model, _, _ = _model(message, plan, place, sealed, int(config["server-round"]))  # type: ignore[arg-type]
+    model, *_ = _model(message, plan, place, sealed, int(config["server-round"]))  # type: ignore[arg-type]
     scores, labels = probabilities(model, sealed), np.asarray(sealed.labels)
     figures = dict(measure(scores, labels))
     defined = int(np.isfinite(figures["auc"]))

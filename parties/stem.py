@@ -12,7 +12,8 @@ commutes with. Source: the model transform of Kiya 2022 (2207.05366) and Nagamor
 What that gives, and what it does not: SGD on the carried stem is SGD on the plain one, step by step; AdamW is, where
 the map permutes (not under `orthogonal`). So are all gradients of the encoder: updates protect nothing that plain
 federated learning would not protect. A stem carried into a key's coordinates, beside the plain one, gives the key
-away; that is why it is carried back before it is sent or kept.
+away; that is why it is carried back before it is sent or kept. Under `orthogonal` that is not enough for AdamW, whose
+steps are signs in the key's coordinates: carried back, they show the matrix, so plans refuse it.
 
 Under stem mode `private` every hospital keeps its stems, in plain coordinates, in HOSPITAL/private/stem.safetensors:
 those of the last two rounds, for a round that is asked for again, and of the best round, for the test.

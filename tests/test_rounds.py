@@ -18,14 +18,14 @@ from crypto.errors import CipherwardError
 SPEC = {"name": "plain"}
 
 
-def party_tables(me: int) -> dict:
-    """Of 10·(me+1) images, all of the first class and named so with confidence 0.95, one in ten wrongly."""
-    n, wrong = 10 * (me + 1), me + 1
+def party_tables(me: int, right: int) -> dict:
+    """Of 10·(me+1) images, all of the first class and named so with confidence 0.95, all but `right` wrongly."""
+    n = 10 * (me + 1)
     bins = [0] * 9
     return {
-        "confusion": [n - wrong, wrong, 0, 0],
+        "confusion": [right, n - right, 0, 0],
         "bin_counts": [*bins, n],
-        "bin_hits": [*bins, n - wrong],
+        "bin_hits": [*bins, right],
         "bin_confidence": [0.0] * 9 + [0.95 * n],
     }
 
@@ -38,6 +38,8 @@ def parties(app_state: dict | None = None) -> ClientApp:
     @app.query("hello")
     def hello(message: Message, context: Context) -> Message:
         about = {"party": f"p{context.node_config['partition-id']}", "classes": ["a", "b"], "spec": SPEC}
+        rows = 10 * (int(context.node_config["partition-id"]) + 1)
+        about["splits"] = {split: {"rows": rows} for split in ("train", "val", "test")}
         about |= seen.get("about", {}).get(context.node_config["partition-id"], {})
         return Message(RecordDict({"about": ConfigRecord({"json": json.dumps(about)})}), reply_to=message)
 
@@ -60,10 +62,11 @@ def parties(app_state: dict | None = None) -> ClientApp:
         me = int(context.node_config["partition-id"])
         mean = float(message.content["arrays"]["model"].numpy().mean())
         # Best at round 2, so that "the last" and "the best" differ.
-        accuracy = 1 - abs(mean - seen.get("peak", 5.0)) / 100
-        figures = {"num-examples": 10 * (me + 1), "accuracy": accuracy, "loss": mean}
+        n = 10 * (me + 1)
+        right = round(n * max(0.0, 0.9 - abs(mean - seen.get("peak", 5.0)) / 10))
+        figures = {"num-examples": n, "accuracy": right / n, "loss": abs(mean)}
         figures |= {"auc": 0.5 + me / 10, "auc-defined": int(me != 1)}
-        content = {"metrics": MetricRecord(figures), "tables": ConfigRecord(party_tables(me))}
+        content = {"metrics": MetricRecord(figures), "tables": ConfigRecord(party_tables(me, right))}
         return Message(RecordDict(content), reply_to=message)
 
     return app
@@ -242,7 +245,7 @@ def test_evaluation_names_each_party(tmp_path):
     federation = Federation(grid, p)
     federation.gather()
     figures = evaluate(strategy_of(p), federation, START + 5, 1, "test")
-    assert figures["mean"]["accuracy"] == pytest.approx(1.0)
+    assert figures["mean"]["accuracy"] == pytest.approx(0.9)
     assert [r["party"] for r in figures["parties"]] == ["p0", "p1", "p2"]
     assert [r["num-examples"] for r in figures["parties"]] == [10, 20, 30]
     # One in ten of all images is taken for another class, at a confidence of 0.95.
@@ -270,9 +273,77 @@ def test_a_party_whose_tables_cannot_be_does_not_count(kind):
     grid = grid_of(tamper=tamper)
     federation = Federation(grid, plan(quorum=2))
     federation.gather()
-    figures = evaluate(strategy_of(federation.plan), federation, START, 1, "test")
+    figures = evaluate(strategy_of(federation.plan), federation, START + 5, 1, "test")
     assert [r["party"] for r in figures["parties"]] == ["p1", "p2"]
     assert figures["confusion"] == [[45, 5], [0, 0]]
     federation.plan = plan()
     with pytest.raises(CipherwardError, match=r"only 2 of 3 parties evaluated: .*table"):
         evaluate(strategy_of(federation.plan), federation, START, 1, "test")
+
+
+LIES = {
+    "accuracy": (1e300, 7.0, -3.0, 0.5),
+    "auc": (99.0, -0.1),
+    "loss": (-1e200,),
+    "num-examples": (11, 10.9, 100_000_000),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in LIES.items() for v in values])
+def test_a_party_that_lies_in_its_figures_does_not_count(name, value):
+    def tamper(node: int, reply: Message) -> Message:
+        if node == FIRST_NODE and "tables" in reply.content:
+            reply.content["metrics"][name] = value
+        return reply
+
+    grid = grid_of(tamper=tamper)
+    federation = Federation(grid, plan(quorum=2))
+    federation.gather()
+    figures = evaluate(strategy_of(federation.plan), federation, START + 5, 1, "test")
+    assert [r["party"] for r in figures["parties"]] == ["p1", "p2"]
+
+
+def test_a_party_cannot_claim_more_images_than_it_introduced_itself_with(tmp_path):
+    def tamper(node: int, reply: Message) -> Message:
+        if node == FIRST_NODE and "arrays" in reply.content:
+            reply.content["metrics"]["num-examples"] = 10**8
+        return reply
+
+    state = run(grid_of(tamper=tamper), plan(quorum=2, rounds=1), tmp_path)
+    assert "instead of the 10" in journal(tmp_path)[0]["refused"]["p0"]
+    assert np.allclose(state.weights, (2 * 20 + 3 * 30) / 50)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x03\x04 no zip", b"\x93NUMPY\x01\x00v\x00{'descr'", b"\x80pickle"]
+)
+def test_bytes_that_are_no_array_refuse_one_reply_and_not_the_round(tmp_path, data):
+    def tamper(node: int, reply: Message) -> Message:
+        if node == FIRST_NODE and "arrays" in reply.content:
+            reply.content["arrays"]["model"] = Array("float32", (4,), "numpy.ndarray", data)
+        return reply
+
+    run(grid_of(tamper=tamper), plan(quorum=2, rounds=1), tmp_path)
+    row = journal(tmp_path)[0]
+    assert row["refused"] == {"p0": "unreadable weights"} and row["parties"] == ["p1", "p2"]
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"splits": {}},
+        {"splits": {s: {"rows": 0} for s in ("train", "val", "test")}},
+        {"splits": {s: {"rows": "9"} for s in ("train", "val", "test")}},
+        {"party": ["p1"]},
+        {"party": ""},
+        {"classes": "ab"},
+        {"classes": [1, 2]},
+        {"spec": None},
+    ],
+)
+def test_a_party_whose_introduction_cannot_be_so_takes_no_part(about):
+    app = parties({"about": {1: about}})
+    found = Federation(grid_of(app=app), plan(quorum=2)).gather()
+    assert [party.name for party in found] == ["p0", "p2"]
+    with pytest.raises(CipherwardError, match="2 of 3 parties are usable: an introduction"):
+        Federation(grid_of(app=app), plan()).gather()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from made_hospitals import CLASSES, SMALL, finished, hospitals, journal, plan
+from made_hospitals import CLASSES, SMALL, finished, grid_of, hospitals, journal, plan
 from made_updates import plan as one_step
 from made_updates import trained as update_of
 from safetensors.torch import load_file, save_file
@@ -21,7 +21,8 @@ from coordinator.central import train_centrally
 from coordinator.classify import answer, open_model
 from coordinator.models import build_model, in_stem, pack, save_model, shared_names
 from coordinator.plan import Plan
-from coordinator.shares import merged
+from coordinator.rounds import Federation, run_rounds
+from coordinator.shares import base_digest, merged
 from coordinator.torchvision_fix import timm
 from coordinator.train import PlainImages, as_input, measure, probabilities, train_locally
 from crypto.errors import CipherwardError
@@ -233,6 +234,22 @@ def test_a_hospital_without_the_public_weights_says_so(tmp_path, places, weights
     parties.client_app._built(p.model_dump_json(), CLASSES)
     whole = gone.model_copy(update={"share": "all"})
     parties.client_app._built(whole.model_dump_json(), CLASSES)  # all of it travels
+
+
+@pytest.mark.parametrize("share", ["head", "lora"])
+def test_a_hospital_with_another_encoder_is_refused_by_name(tmp_path, places, weights, share):
+    p = plan(share=share, weights=weights, key_scope="consortium", retries=0, rounds=1)
+    model = build_model(p, CLASSES)
+    grid = grid_of(places)
+    federation = Federation(grid, p)
+    federation.base = base_digest(model, p)
+    start = pack(model, shared_names(model, p))
+    (tmp_path / "same").mkdir()
+    assert run_rounds(grid, p, federation, start, tmp_path / "same").round == 1
+    federation.base = base_digest(build_model(p.model_copy(update={"weights": "", "seed": 9}), CLASSES), p)
+    with pytest.raises(CipherwardError, match=f"starts from under share {share} is not the coordinator's"):
+        run_rounds(grid, p, federation, start, tmp_path)
+    assert base_digest(model, p.model_copy(update={"share": "all"})) == ""
 
 
 @pytest.mark.parametrize("share", ["head", "lora"])

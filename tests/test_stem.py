@@ -520,7 +520,13 @@ def test_the_test_is_read_with_the_stems_of_the_best_round(tmp_path):
         elif "metrics" in reply.content:
             evaluated += 1
             if evaluated <= 2 * p.rounds:  # val; what follows is the test
-                reply.content["metrics"]["accuracy"] = 0.9 if trained == 2 * 2 else 0.1
+                n = reply.content["metrics"]["num-examples"]
+                right = n if trained == 2 * 2 else 0
+                reply.content["metrics"]["accuracy"] = right / n
+                reply.content["tables"]["confusion"] = [right, n - right, *[0] * 14]
+                reply.content["tables"]["bin_counts"] = [0] * 9 + [n]
+                reply.content["tables"]["bin_hits"] = [0] * 9 + [right]
+                reply.content["tables"]["bin_confidence"] = [0.0] * 9 + [0.95 * n]
         return reply
 
     places = finished(tmp_path, p, worse_after_round_2)

@@ -30,7 +30,10 @@ def parties(wild: int | None = None, configs: list | None = None) -> ClientApp:
 
     @app.query("hello")
     def hello(message: Message, context: Context) -> Message:
-        about = {"party": f"p{context.node_config['partition-id']}", "classes": ["a"], "spec": {}}
+        me = int(context.node_config["partition-id"])
+        rows = {"train": 10 * (me + 1), "val": 1, "test": 1}
+        about = {"party": f"p{me}", "classes": ["a"], "spec": {}}
+        about["splits"] = {split: {"rows": count} for split, count in rows.items()}
         return Message(RecordDict({"about": ConfigRecord({"json": json.dumps(about)})}), reply_to=message)
 
     @app.train()

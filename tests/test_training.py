@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from coordinator.models import build_model, in_stem, pack, save_model, shared_names, unpack
 from coordinator.plan import Plan
+from coordinator.strategies import averageable
 from coordinator.torchvision_fix import timm
 from coordinator.train import PlainImages, as_input, measure, probabilities, rate, train_locally
 from crypto.errors import CipherwardError
@@ -185,6 +186,33 @@ def test_local_training_learns_and_repeats_itself():
     mine = build_model(plan(), 2)
     train_locally(mine, train, plan(), 1, "a")
     assert not np.array_equal(pack(other), pack(mine))
+
+
+def test_a_training_that_diverged_says_so():
+    p = plan(optimizer="sgd", lr=1e12)
+    model = build_model(p, 2)
+    train_locally(model, data(), p, 1, "a")
+    with pytest.raises(CipherwardError, match="training diverged") as said:
+        measure(probabilities(model, data()), data().labels)
+    assert said.value.hint == "set a lower lr"
+
+
+@pytest.mark.parametrize("name", ["num_classes", "in_chans", "img_size", "pretrained"])
+def test_model_args_cannot_set_what_the_study_sets(name):
+    with pytest.raises(CipherwardError, match=f"model_args: {name} is set by the study"):
+        plan(model_args={**SMALL, name: 1})
+
+
+def test_adam_does_not_step_on_statistics():
+    for model, args in (("resnet18", {}), ("vit_tiny_patch16_224", SMALL)):
+        p = plan(strategy="fedadam", model=model, model_args=args)
+        net = build_model(p, 2)
+        if model == "resnet18":
+            with pytest.raises(CipherwardError, match="resnet18 has batch normalisation"):
+                averageable(net, shared_names(net, p), p)
+            averageable(net, shared_names(net, p), plan(model=model, model_args=args))
+        else:
+            averageable(net, shared_names(net, p), p)
 
 
 def test_input_is_minus_one_to_one():

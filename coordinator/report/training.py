@@ -41,7 +41,7 @@ def training_of(study: Path | None) -> dict[str, Any] | None:
         "model": plan.model,
         "weights": Path(plan.weights).name if plan.weights else "",
         "stem": plan.stem,
-        "strategy": plan.strategy,
+        "strategy": plan.strategy if plan.train == "federated" else "",
         "share": plan.share,
         "wire": plan.wire,
         "augment": plan.augment,
