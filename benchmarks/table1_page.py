@@ -50,6 +50,8 @@ def accuracy(section: Record, row: str, seed: int = 0) -> str:
         return "no such cell"
     for cell in section["cells"]:
         if (cell["row"], cell["seed"]) == (row, seed):
+            if "diverged" in cell:
+                return f"diverged in epoch {cell['diverged']}"
             test = cell["test"]
             bounds = f"{100 * test['rate']:.1f} % ({100 * test['low']:.1f}–{100 * test['high']:.1f})"
             return bounds + (f", AUC {test['auc']:.3f}" if test["auc"] is not None else "")

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from crypto.errors import CipherwardError
+from crypto.sealed import SealedDataset
+from crypto.spec import SchemeSpec
 from parties.sources import npz
 from parties.sources.npz import Npz
 from parties.sources.source import Request, open_source, share_of
@@ -126,6 +128,27 @@ BAD = {
         "choose",
     ),
     "names": ({"classes": np.array(["a", "b"])}, "the labels go up to 2", "one string for each"),
+    "twice": ({"classes": np.array(["a", "b", "a"])}, "2 classes are named 'a'", "its own name"),
+    "no text": (
+        {"classes": np.frombuffer(b"a\0\0\0b\0\0\0\xff\xff\xff\xff", "<U1")},
+        "classes cannot be read",
+        "anew",
+    ),
+    "far label": (
+        {"val_labels": np.array([0, 1, 1000, 2])},
+        "the labels go up to 1000, and no",
+        "below 1000",
+    ),
+    "too large": (
+        {"test_labels": np.array([0, 1, 2, 1, 2**63 + 5], np.uint64)},
+        "the labels go up to 9223372036854775813",
+        "below 1000",
+    ),
+    "too large for names": (
+        {"test_labels": np.array([0, 1, 2, 1, 2**63 + 5], np.uint64), "classes": np.array(["a", "b", "c"])},
+        "the labels go up to 9223372036854775813",
+        "one string for each",
+    ),
 }
 
 
@@ -135,6 +158,52 @@ def test_each_bad_file_is_one_clear_line(tmp_path, kind):
     with pytest.raises(CipherwardError, match=line) as error:
         Npz(written(tmp_path, **changes), 12, 1, "train")
     assert any(part in error.value.hint for part in hint.split("|")) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", ".", "../../evil", "a/b", "a\\b", ".b", "a\0b", "a b", "ä.b", "..."])
+def test_a_class_is_named_as_a_manifest_s_may_be(tmp_path, name):
+    spec = SchemeSpec("plain", 1, (12, 12, 1), 4).to_json()
+    manifest = {"spec": spec, "key_id": "k", "shards": [], "rows": 0, "classes": ["x", name, "z"]}
+    try:
+        sealed = SealedDataset(tmp_path, manifest).classes
+    except ValueError as error:
+        assert "class name" in str(error)
+        sealed = None
+    path = written(tmp_path, classes=np.array(["x", name, "z"]))
+    if sealed:
+        assert Npz(path, 12, 1, "train").classes == sealed
+        return
+    with pytest.raises(CipherwardError, match=r"class name .* cannot be a folder's") as error:
+        Npz(path, 12, 1, "train")
+    assert "\n" not in str(error.value)
+
+
+def test_more_classes_than_a_thousand_need_names(tmp_path):
+    labels = np.array([0, 999, 1, 2])
+    assert len(Npz(written(tmp_path, val_labels=labels), 12, 1, "val").classes) == 1000
+    named = np.array([f"c{i}" for i in range(1200)])
+    source = Npz(written(tmp_path, val_labels=labels + 200, classes=named), 12, 1, "val")
+    assert source.classes[source.labels[1]] == "c1199"
+
+
+# Where the two headers of a file in an archive keep what is changed: local, central (APPNOTE 4.3.7, 4.3.12).
+@pytest.mark.parametrize(
+    ("places", "value", "line"),
+    [((6, 8), 1, "is encrypted"), ((8, 10), 97, "compression method is not supported")],
+)
+@pytest.mark.parametrize("array", ["train_labels", "train_images"])
+def test_an_array_that_cannot_be_unpacked_is_one_clear_line(tmp_path, places, value, line, array):
+    path = written(tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        local = archive.getinfo(f"{array}.npy").header_offset
+    data = bytearray(path.read_bytes())
+    central = data.rindex(f"{array}.npy".encode()) - 46
+    assert data[central : central + 4] == b"PK\1\2"
+    data[local + places[0]] = data[central + places[1]] = value
+    path.write_bytes(data)
+    with pytest.raises(CipherwardError, match=f"{array} cannot be read: .*{line}") as error:
+        Npz(path, 12, 1, "train")
+    assert "anew" in error.value.hint and "\n" not in str(error.value)
 
 
 def test_what_is_no_archive_and_what_is_damaged(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 import time
@@ -19,6 +20,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import table1  # noqa: E402
+import table1_data  # noqa: E402
+import table1_inputs  # noqa: E402
 import table1_page  # noqa: E402
 import table1_protocol  # noqa: E402
 
@@ -164,6 +167,220 @@ def test_every_row_runs_and_a_carried_stem_computes_what_plain_images_do(data, t
     assert shown[1:8] == list(table1_protocol.PAIRS)
     assert "| block_pixel_shuffle private |" in page and "no such cell" in page and "not run" not in page
     assert "2 seeds, each with a key of its own" in page and "within" in page
+
+
+def test_missing_and_damaged_data_is_one_clear_line(tmp_path):
+    for name, line in (
+        ("pneumonia", r"no \.npz file"),
+        ("cifar", r"no \.npz file"),
+        ("mri", "no image folder"),
+    ):
+        with pytest.raises(CipherwardError, match=line):
+            table1_data.read(tmp_path, name, 8, (0, 0, 0))
+    path = table1_data.path_of(tmp_path, "cifar")
+    np.savez(path, jpeg=np.zeros(3, np.uint8))
+    for data in (path.read_bytes(), b"hello"):
+        path.write_bytes(data)
+        with pytest.raises(CipherwardError, match=r"cifar10_jpeg\.npz cannot be read") as error:
+            table1_data.read(tmp_path, "cifar", 8, (0, 0, 0))
+        assert "offsets, labels and is_test" in error.value.hint and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("--data=pneumonia,mir", "unknown data set 'mir'"),
+        ("--networks=vit,resnet", "unknown network 'resnet'"),
+        ("--rows=plain,lee", "unknown row 'lee'"),
+    ],
+)
+def test_a_name_that_is_none_is_refused_before_anything_runs(tmp_path, monkeypatch, option, line):
+    out = tmp_path / "out"
+    monkeypatch.setattr(
+        sys, "argv", ["table1.py", "--hours=0", f"--folder={tmp_path}", f"--out={out}", option]
+    )
+    with pytest.raises(SystemExit, match=f"error: {line}\nhint: known: ") as error:
+        table1.main()
+    assert {"mir": "mri", "lee": "le,"}.get(option[-3:], "resnet18") in str(error.value)
+    assert not out.exists()
+
+
+def test_known_names_with_blanks_are_taken(tmp_path, monkeypatch):
+    given = ["--data=pneumonia, mri", "--networks=vit, resnet18", "--rows=le, block_pixel_shuffle private"]
+    given += ["--hours=0", f"--folder={tmp_path}", f"--out={tmp_path / 'out'}"]
+    monkeypatch.setattr(sys, "argv", ["table1.py", *given])
+    table1.main()
+    assert (tmp_path / "out" / "cpu").is_dir()
+
+
+@pytest.mark.parametrize("full", ["t", "pneumonia-vit-plain"])
+def test_a_full_disk_is_one_clear_line(data, tmp_path, monkeypatch, full):
+    real = Path.mkdir
+
+    def mkdir(path, *args, **options):
+        if path.name.startswith(full) and not path.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, *args, **options)
+
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(CipherwardError, match=f"the disk is full: cannot write .*{full}"):
+        ran(data, tmp_path / "out", [SECTION], rows=["plain"])
+
+
+def test_a_full_disk_at_a_checkpoint_is_one_clear_line(data, tmp_path, monkeypatch):
+    real = Path.write_bytes
+
+    def write_bytes(path, content):
+        if "checkpoint" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    with pytest.raises(CipherwardError, match=r"the disk is full: cannot write .*checkpoint\.safetensors"):
+        ran(data, tmp_path / "out", [SECTION], rows=["plain"])
+
+
+SHORT = {**SECTION, "plan": {**VIT, "rounds": 1}}
+
+
+def altered(path):
+    """Gives the first pixel of the made data another value."""
+    with np.load(path) as stored:
+        held = dict(stored)
+    held["train_images"][0, 0, 0] ^= 1
+    np.savez(path, **held)
+
+
+def test_a_cell_of_another_data_file_or_pairing_is_trained_again(data, tmp_path, monkeypatch):
+    conv = {**SHORT, "network": "shake_pyramidnet", "plan": {**CONV, "rounds": 1}}
+    out, file = tmp_path / "out", data / "pneumoniamnist.npz"
+    cells, digests, real = out / "t" / "cells.jsonl", [], table1_inputs.blake3_file
+    monkeypatch.setattr(table1_inputs, "blake3_file", lambda p: digests.append(p.name) or real(p))
+
+    def trained():
+        result = ran(data, out, [SHORT, conv], rows=["plain", "le"])
+        assert [len(s["cells"]) for s in result["sections"]] == [2, 2] and str(data) not in json.dumps(
+            result
+        )
+        return len(cells.read_text().splitlines())
+
+    assert trained() == 4 and digests == [file.name]  # once a run
+    held = json.loads(cells.read_text().splitlines()[-1])["inputs"]
+    assert held == {"pair": "block", "data": real(file), "weights": None}
+    assert trained() == 4
+    with monkeypatch.context() as patched:
+        patched.setitem(table1_protocol.PAIRS, "le", "pixel")
+        assert trained() == 5  # the ViT takes none
+    assert trained() == 5  # and the first is there still
+    file.touch()
+    assert trained() == 5
+    altered(file)
+    assert trained() == 9
+    lines = [json.loads(line) for line in cells.read_text().splitlines()[:4]]
+    for line in lines:
+        del line["inputs"]
+    cells.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    altered(file)
+    assert trained() == 4  # a cell that kept no inputs counts
+
+
+def test_a_changed_weights_file_is_another_input_and_an_absent_one_no_change(tmp_path):
+    section = table1_protocol.Section.model_validate(
+        {**SECTION, "plan": {**VIT, "weights": "w.safetensors"}}
+    )
+
+    def now():
+        return table1_inputs.inputs_of(tmp_path, table1_inputs.digest_of, section, "plain")
+
+    (tmp_path / "w.safetensors").write_bytes(b"one")
+    held = now()
+    assert held["weights"] and held["data"] is None and table1_inputs.same(held, now())
+    (tmp_path / "w.safetensors").write_bytes(b"two")
+    assert not table1_inputs.same(held, now()) and table1_inputs.same(None, now())
+    (tmp_path / "w.safetensors").unlink()
+    assert table1_inputs.same(held, now())  # who writes the page only has no weights
+
+
+def test_the_digest_of_a_folder_is_of_its_images_names_and_bytes(tmp_path):
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    image = tmp_path / "train" / "a" / "1.png"
+    image.write_bytes(b"pixels")
+    seen = [table1_inputs.digest_of(tmp_path)]
+    (tmp_path / "notes.txt").write_text("no image")
+    assert table1_inputs.digest_of(tmp_path) == seen[0]
+    image.write_bytes(b"Pixels")
+    seen.append(table1_inputs.digest_of(tmp_path))
+    image.rename(image.with_name("2.png"))
+    seen.append(table1_inputs.digest_of(tmp_path))
+    assert len(set(seen)) == 3 and table1_inputs.digest_of(tmp_path / "none") is None
+
+
+def test_a_begun_cell_of_other_data_begins_anew(data, tmp_path, monkeypatch):
+    epochs, real = [], table1.State.save
+
+    def killed(state, path):
+        real(state, path)
+        epochs.append(state.round)
+        if len(epochs) in (1, 2):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(table1.State, "save", killed)
+    chosen = {"rows": ["le"]}
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            ran(data, tmp_path / "out", [SECTION], **chosen)
+    altered(data / "pneumoniamnist.npz")
+    assert ran(data, tmp_path / "out", [SECTION], hours=0.0)["sections"][0]["begun"] == []
+    ran(data, tmp_path / "out", [SECTION], **chosen)
+    assert epochs == [1, 2, 1, 2, 3]
+
+
+def test_a_begun_cell_that_kept_no_inputs_goes_on(data, tmp_path, monkeypatch):
+    epochs, real = [], table1.State.save
+
+    def killed(state, path):
+        real(state, path)
+        epochs.append(state.round)
+        if len(epochs) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(table1.State, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ran(data, tmp_path / "out", [SECTION], rows=["le"])
+    [kept] = (tmp_path / "out").rglob("inputs.json")
+    kept.unlink()
+    altered(data / "pneumoniamnist.npz")
+    ran(data, tmp_path / "out", [SECTION], rows=["le"])
+    assert epochs == [1, 2, 3]
+
+
+def test_a_training_that_diverges_is_told_and_the_table_goes_on(data, tmp_path, capsys):
+    wild = {**SECTION, "plan": {**VIT, "lr": 1e30}}
+    conv = {**SHORT, "network": "shake_pyramidnet", "plan": {**CONV, "rounds": 1}}
+    result = ran(data, tmp_path / "out", [wild, conv], rows=["plain"])
+    [cell], [sound] = (section["cells"] for section in result["sections"])
+    assert cell["diverged"] == 1 and cell["test"] == {"auc": None} and cell["seconds"] > 0
+    assert "training diverged in epoch 1" in capsys.readouterr().out and "diverged" not in sound
+    assert table1_page.accuracy(result["sections"][0], "plain") == "diverged in epoch 1"
+    page = "\n".join(table1_page.table1(result, []))
+    assert "| plain | diverged in epoch 1 | " in page and "NaN" not in json.dumps(result)
+    assert not [p for p in (tmp_path / "out" / "t").iterdir() if p.is_dir()]
+    cells = tmp_path / "out" / "t" / "cells.jsonl"
+    before = cells.read_text()
+    ran(data, tmp_path / "out", [wild, conv], rows=["plain"])
+    assert cells.read_text() == before  # it is not tried again
+    section = table1_protocol.Section.model_validate(wild)
+    assert table1.expected(section, [{"seconds": 30.0}, cell], 0) == 30.0
+
+
+def test_another_error_of_a_training_is_not_a_divergence(data, tmp_path, monkeypatch):
+    def broken(*_):
+        raise CipherwardError("torch.compile does not work here")
+
+    monkeypatch.setattr(table1, "measure", broken)
+    with pytest.raises(CipherwardError, match="compile"):
+        ran(data, tmp_path / "out", [SECTION], rows=["plain"])
 
 
 AUDIT = {

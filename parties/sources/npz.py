@@ -1,7 +1,7 @@
 """A MedMNIST file: one .npz of images and labels, split already.
 
     train_images val_images test_images    uint8 [n, h, w] (gray) or [n, h, w, 3] (RGB)
-    train_labels val_labels test_labels    integers [n] or [n, 1], from 0
+    train_labels val_labels test_labels    integers [n] or [n, 1], from 0; without classes below 1000
     classes                                optional: strings [k], the classes' names; else "0", "1", …
 
 Source: Yang et al. 2023, MedMNIST v2, Scientific Data 10:41. Images are brought to one mode and one size, as those
@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import lzma
 import threading
 import zipfile
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,8 +29,11 @@ from crypto.errors import CipherwardError
 
 SPLITS = ("train", "val", "test")
 _PIECE = 1 << 25  # bytes read at a time; two pieces are kept
+_MOST = 1000  # classes of a file that names none: a label above is more likely a patient's number
 _SHAPES = "images are uint8 [n, h, w] or [n, h, w, 3], labels integers [n] or [n, 1]"
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# RuntimeError is what zipfile raises at an encrypted array, and at a compression that it does not know.
+_UNPACKING = (RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, *_UNPACKING)
 _lock = threading.Lock()  # images are read by several threads, and one stream has one place
 
 
@@ -70,18 +75,20 @@ class Npz:
             )
         labels = {split: _labels(self.path, split) for split in SPLITS}
         count = 1 + max(int(part.max(initial=0)) for part in labels.values())
-        names = _array(self.path, "classes") if "classes" in _members(self.path) else None
-        if names is not None and (names.dtype.kind != "U" or names.ndim != 1 or len(names) < count):
+        named = "classes" in _members(self.path)
+        if not named and count > _MOST:
             raise CipherwardError(
-                f"{self.path}: classes is {names.dtype} {names.shape}, the labels go up to {count - 1}",
-                "classes holds one string for each label, or is left out",
+                f"{self.path}: the labels go up to {count - 1}, and no classes are named",
+                f"labels are the numbers of classes, below {_MOST}; more need names, in the array classes",
             )
-        classes = [str(i) for i in range(count)] if names is None else [str(name) for name in names]
+        classes = _names(self.path, count) if named else [str(i) for i in range(count)]
         if len(classes) < 2:
             raise CipherwardError(
                 f"{self.path} holds one class; at least two are needed", "choose another file"
             )
-        return classes, labels[self.split]
+        own = labels[self.split].astype(np.int64)  # only now: 2^63 and more would come out below 0
+        own.setflags(write=False)
+        return classes, own
 
     @functools.cached_property
     def _shape(self) -> tuple[int, ...]:
@@ -165,8 +172,34 @@ def _array(path: Path, name: str) -> np.ndarray:
         raise _unreadable(path, name, error) from None
 
 
+def _names(path: Path, count: int) -> list[str]:
+    """The names of at least `count` classes, each of which a manifest takes."""
+    names = _array(path, "classes")
+    if names.dtype.kind != "U" or names.ndim != 1 or len(names) < count:
+        raise CipherwardError(
+            f"{path}: classes is {names.dtype} {names.shape}, the labels go up to {count - 1}",
+            "classes holds one string for each label, or is left out",
+        )
+    try:
+        classes = [str(name) for name in names]
+    except (SystemError, ValueError) as error:  # code points that are none
+        raise _unreadable(path, "classes", error) from None
+    for name, times in Counter(classes).items():
+        # They become folders when a set is unsealed: what crypto/sealed.py refuses in a manifest, and no two in one.
+        if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
+            raise CipherwardError(
+                f"{path}: class name {name!r} cannot be a folder's",
+                "a name is not empty, begins with no dot and holds neither slash nor backslash",
+            )
+        if times > 1:
+            raise CipherwardError(
+                f"{path}: {times} classes are named {name!r}", "each class needs its own name"
+            )
+    return classes
+
+
 def _labels(path: Path, split: str) -> np.ndarray:
-    """int64 [n], read-only."""
+    """integers [n], of the file's dtype."""
     name = f"{split}_labels"
     labels = _array(path, name)
     if labels.ndim == 2 and labels.shape[1] > 1:
@@ -176,9 +209,7 @@ def _labels(path: Path, split: str) -> np.ndarray:
         )
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.min(initial=0) < 0:
         raise CipherwardError(f"{path}: {name} is {labels.dtype} {labels.shape}, or below 0", _SHAPES)
-    whole = labels.reshape(-1).astype(np.int64)
-    whole.setflags(write=False)
-    return whole
+    return labels.reshape(-1)
 
 
 def _open(path: Path, name: str) -> IO[bytes]:
