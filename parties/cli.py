@@ -43,7 +43,9 @@ app.command()(rotate)
 @app.command()
 def seal(
     hospital: Hospital,
-    images: Annotated[Path | None, typer.Option(help="Folder of images, one sub-folder a class.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images, one sub-folder a class, or a MedMNIST .npz file.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side to resize to, in pixels.")] = None,
     rgb: Annotated[bool | None, typer.Option("--rgb/--gray", help="Seal three channels, or one.")] = None,
     scheme: Annotated[str | None, typer.Option(help="Encryption scheme.")] = None,
@@ -85,7 +87,7 @@ def seal(
         known = Place.open(hospital).settings.model_dump() if (hospital / FILE).exists() else {}
         settings = {"party": hospital.resolve().name, "source": "folder", **known, **given}
         if images is not None:
-            settings["source"] = "folder"
+            settings["source"] = "npz" if images.suffix == ".npz" else "folder"
         if not (hospital / "secret.key").exists():
             raise CipherwardError(
                 f"no key in {hospital}", f"make one first: cipherward-party keygen {hospital}"

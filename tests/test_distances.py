@@ -9,23 +9,6 @@ import numpy as np
 from coordinator.adversary import distances
 
 
-def random_costs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    across, down = np.random.default_rng(seed).normal(size=(2, count, count))
-    return across, down
-
-
-def naive_total(grid: np.ndarray, across: np.ndarray, down: np.ndarray) -> float:
-    height, width = grid.shape
-    total = 0.0
-    for y in range(height):
-        for x in range(width):
-            if x + 1 < width:
-                total += across[grid[y, x], grid[y, x + 1]]
-            if y + 1 < height:
-                total += down[grid[y, x], grid[y + 1, x]]
-    return total
-
-
 def test_position_distances_against_loops():
     parts = np.random.default_rng(1).integers(0, 256, (7, 5, 3), np.uint8)
     expected = np.zeros((5, 5))

@@ -10,23 +10,6 @@ import pytest
 from coordinator.adversary import layout
 
 
-def random_costs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    across, down = np.random.default_rng(seed).normal(size=(2, count, count))
-    return across, down
-
-
-def naive_total(grid: np.ndarray, across: np.ndarray, down: np.ndarray) -> float:
-    height, width = grid.shape
-    total = 0.0
-    for y in range(height):
-        for x in range(width):
-            if x + 1 < width:
-                total += across[grid[y, x], grid[y, x + 1]]
-            if y + 1 < height:
-                total += down[grid[y, x], grid[y + 1, x]]
-    return total
-
-
 def grid_distances(height: int, width: int, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Distances of shuffled grid points, saturating and noisy, and where each truly is."""
     rng = np.random.default_rng(seed)

@@ -9,23 +9,6 @@ from coordinator.adversary import layout, seams
 from crypto.blocks import block_pixels
 
 
-def random_costs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    across, down = np.random.default_rng(seed).normal(size=(2, count, count))
-    return across, down
-
-
-def naive_total(grid: np.ndarray, across: np.ndarray, down: np.ndarray) -> float:
-    height, width = grid.shape
-    total = 0.0
-    for y in range(height):
-        for x in range(width):
-            if x + 1 < width:
-                total += across[grid[y, x], grid[y, x + 1]]
-            if y + 1 < height:
-                total += down[grid[y, x], grid[y + 1, x]]
-    return total
-
-
 def test_block_sides_by_hand():
     image = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
     right, left, bottom, top = seams.block_sides(image, block_pixels(4, 4, 2), 2)[0]

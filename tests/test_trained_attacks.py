@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_networks import KEY, LE, sealed_and_public
 from PIL import Image
 from small_pictures import waves
-from torch import nn
 from typer.testing import CliRunner
 
 from coordinator.adversary import gan, sia_gan, training_loop
@@ -17,38 +17,7 @@ from coordinator.adversary.knowledge import Budget, Knowledge
 from coordinator.adversary.training_loop import Course
 from coordinator.pool import MemoryPool
 from crypto.errors import CipherwardError
-from crypto.key import SecretKey
 from crypto.scheme import describe, load
-
-LE = describe("le", (32, 32, 3), 4)
-KEY = SecretKey(bytes([3]) * 32)
-
-
-def layers(network: nn.Module) -> list[str]:
-    """Each layer without parts: its kind, channels in and out, kernel, stride."""
-    found = []
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            found.append(
-                f"conv {layer.in_channels}-{layer.out_channels} {layer.kernel_size[0]}/{layer.stride[0]}"
-            )
-        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
-            found.append(f"bn {layer.num_features}")
-        elif isinstance(layer, nn.LeakyReLU):
-            found.append(f"leaky {layer.negative_slope}")
-        elif isinstance(layer, nn.ReLU | nn.PixelShuffle | nn.Tanh | nn.Sigmoid | nn.MaxPool2d):
-            found.append(type(layer).__name__)
-    return found
-
-
-def size(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
-
-
-def sealed_and_public(n: int, side: int, scheme: str = "le") -> tuple[np.ndarray, np.ndarray, object]:
-    plain = waves(2 * n, side, seed=4)
-    spec = describe(scheme, plain.shape[1:], 4)
-    return load(spec).cipher(KEY).encrypt(plain[:n]), plain[n:], spec
 
 
 def knowledge(n: int, public: int, side: int = 24, seconds: float = 60.0, **more) -> Knowledge:

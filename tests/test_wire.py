@@ -95,9 +95,11 @@ def test_the_record_holds_what_was_sent_and_answered(tmp_path, places):
             came[answer.content["about"]["party"]] = answer.content["arrays"]["model"].numpy().copy()
         return answer
 
-    state, sent = federate(places, p, tmp_path, note)
+    state, grid = federate(places, p, tmp_path, note)
     [(_, before, replies)] = kept(tmp_path)
-    down = next(m for m in sent if m.metadata.message_type == "train").content["arrays"]["model"].numpy()
+    down = (
+        next(m for m in grid.sent if m.metadata.message_type == "train").content["arrays"]["model"].numpy()
+    )
     assert down.dtype == np.uint16 and np.array_equal(decode(down, "bfloat16"), before)
     for party, (after, _) in replies.items():
         assert np.array_equal(after, before + decode(came[party], "bfloat16"))
