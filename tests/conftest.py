@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 from study import Study, run_small_study
 
+import parties.cli
 from crypto.key import SecretKey
 from crypto.scheme import describe
 from crypto.sealing import seal_images
@@ -23,6 +25,20 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def key() -> SecretKey:
     return SecretKey(bytes(range(32)))
+
+
+@pytest.fixture
+def party(monkeypatch, capsys):
+    """party(*words) runs cipherward-party in this process: (status, standard output, standard error)."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["cipherward-party", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            parties.cli.main()
+        said = capsys.readouterr()
+        return end.value.code, said.out.strip(), " ".join(said.err.split())
+
+    return run
 
 
 @pytest.fixture
