@@ -252,3 +252,21 @@ def test_pneumoniamnist():
     with np.load(Path(folder) / "pneumoniamnist.npz", allow_pickle=False) as stored:
         images = stored["test_images"]
     assert all((parts[2].read(i)[..., 0] == images[i]).all() for i in (0, 300, 623))
+
+
+def test_a_file_is_sealed_by_the_command_as_a_folder_is(tmp_path, party):
+    held = {}
+    for split, n in (("train", 40), ("val", 6), ("test", 6)):
+        held[f"{split}_images"] = RNG.integers(0, 256, (n, 12, 12), np.uint8)
+        held[f"{split}_labels"] = (np.arange(n) % 2).astype(np.uint8)[:, None]
+    np.savez(tmp_path / "m.npz", **held)
+    assert party("keygen", tmp_path / "h")[0] == 0
+    words = ["--images", tmp_path / "m.npz", "--image-size", "12", "--block", "4"]
+    status, out, said = party("seal", tmp_path / "h", *words)
+    assert status == 0 and "52 images in 3 sets" in " ".join(out.split()), said
+    assert (
+        SealedDataset.open(tmp_path / "h" / "sealed" / "train").labels == held["train_labels"][:, 0]
+    ).all()
+    # The next time the settings are known.
+    status, out, _ = party("seal", tmp_path / "h")
+    assert status == 0 and "52 images in 3 sets" in " ".join(out.split())
