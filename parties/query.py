@@ -15,7 +15,7 @@ from crypto.scheme import load
 from crypto.sealed import SealedDataset
 from crypto.sealing import seal_images
 from parties.place import Place
-from parties.sources.folder import read_picture
+from parties.sources.picture import read_picture
 from parties.stem import final_model
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from crypto.errors import CipherwardError
-from parties.sources.folder import Folder, read_picture
+from parties.sources.folder import Folder
 from parties.sources.partition import deal, dirichlet, iid
+from parties.sources.picture import read_picture
 from parties.sources.source import Request, open_source, share_of
 
 
@@ -71,14 +75,18 @@ def as_the_manual_has_it(path, size, channels):
     return np.asarray(resized).reshape(size, size, channels)
 
 
-def saved_in_every_way(folder):
+def saved_in_every_way(folder, width):
     """Files of one smooth picture: every mode that JPEG and PNG know, ways of JPEG, every way to say 'turned'."""
-    y, x = np.mgrid[:37, :53]
+    y, x = np.mgrid[:37, :width]
     pixels = np.stack([4 * x, 6 * y, 3 * x + 2 * y], 2).astype(np.uint8)
     rgb = Image.fromarray(pixels)
     for mode in ("L", "RGB", "CMYK"):
         for name, how in (("", {}), ("progressive", {"progressive": True}), ("full", {"subsampling": 0})):
             rgb.convert(mode).save(folder / f"{mode}-{name}.jpg", quality=90, **how)
+    rgb.save(folder / "untransformed.jpg", keep_rgb=True)
+    rgb.save(
+        folder / "two.jpg", format="MPO", save_all=True, append_images=[rgb.convert("L").convert("RGB")]
+    )
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
         rgb.convert(mode).save(folder / f"{mode}.png")
     half = rgb.convert("RGBA")
@@ -111,9 +119,10 @@ def saved_in_every_way(folder):
     return sorted(folder.iterdir())
 
 
+@pytest.mark.parametrize("width", [53, 37])
 @pytest.mark.parametrize("size", [37, 16])
-def test_every_kind_of_file_is_read_as_pillow_s_manual_has_it(tmp_path, size):
-    files = saved_in_every_way(tmp_path)
+def test_every_kind_of_file_is_read_as_pillow_s_manual_has_it(tmp_path, size, width):
+    files = saved_in_every_way(tmp_path, width)
     turned = 0
     for path in files:
         for channels in (1, 3):
@@ -123,6 +132,44 @@ def test_every_kind_of_file_is_read_as_pillow_s_manual_has_it(tmp_path, size):
             plain = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
         turned += not np.array_equal(expected, np.asarray(plain))
     assert turned == 7 * 6  # seven orientations said in six ways; a TIFF is turned as it is opened
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 33])
+def test_jpeg_files_that_stand_as_they_are_have_pillow_s_pixels(tmp_path, size, monkeypatch):
+    rng, made = np.random.default_rng(size), {}
+    for mode, ways in (("L", (None,)), ("RGB", ("4:4:4", "4:2:2", "4:2:0", "4:1:1"))):
+        for way, quality, progressive in itertools.product(ways, (1, 30, 75, 95, 100), (False, True)):
+            shape = (size, size) if mode == "L" else (size, size, 3)
+            path = tmp_path / f"{mode}-{way}-{quality}-{progressive}.jpg".replace(":", "")
+            how = {"quality": quality, "progressive": progressive, "restart_marker_rows": quality % 2}
+            Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(
+                path, **how, **({"subsampling": way} if way else {})
+            )
+            made[path] = as_the_manual_has_it(path, size, 1 if way is None else 3)
+    monkeypatch.setattr(Image, "open", None)  # none of them is Pillow's to read
+    for path, expected in made.items():
+        assert np.array_equal(read_picture(path, size, expected.shape[2]), expected), path.name
+
+
+def test_damaged_jpeg_files_are_read_or_refused_as_pillow_does(tmp_path):
+    rng, path = np.random.default_rng(1), tmp_path / "a.jpg"
+    smooth = np.linspace(0, 255, 24 * 24 * 3).reshape(24, 24, 3).astype(np.uint8)
+    Image.fromarray(smooth).save(path)
+    whole, outcomes = path.read_bytes(), collections.Counter()
+    for _ in range(400):
+        damaged = bytearray(whole)
+        damaged[rng.integers(2, len(whole))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            expected = as_the_manual_has_it(path, 24, 3)
+        except Exception:
+            with pytest.raises(CipherwardError):
+                read_picture(path, 24, 3)
+            outcomes["refused"] += 1
+        else:
+            assert np.array_equal(read_picture(path, 24, 3), expected)
+            outcomes["read"] += 1
+    assert outcomes["refused"] > 20 and outcomes["read"] > 100
 
 
 def test_files_cut_anywhere_are_refused_or_read_as_pillow_does(tmp_path):

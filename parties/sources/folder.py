@@ -3,8 +3,7 @@
     images/glioma/0001.jpg …            split 70/10/20 by the study's seed, class by class
     images/train/glioma/0001.jpg …      or split already
 
-Every image is brought to one mode (gray or RGB) and one size: a file's own mode or size can betray its
-class. Files of 16 bits a channel are refused: bring them to 8 with a window of your choice.
+Every image is brought to one mode and one size: see parties/sources/picture.py.
 """
 
 from __future__ import annotations
@@ -16,15 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from crypto.errors import CipherwardError
+from parties.sources.picture import read_picture
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "val", "test")
 _SHARES = (0.7, 0.1, 0.2)
-# Where a JPEG or PNG file can say that it is to be turned.
-_TURNED = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 
 
 def _images(folder: Path) -> list[str]:
@@ -38,26 +35,6 @@ def _images(folder: Path) -> list[str]:
 
 def _classes(top: Path) -> list[str]:
     return sorted(p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def read_picture(path: Path, size: int, channels: int) -> np.ndarray:
-    """uint8 [size, size, channels] of an image file. Raises CipherwardError naming one that cannot be decoded."""
-    try:
-        with Image.open(path) as picture:
-            picture.load()
-            # A search in vain for an orientation is Python code, of which one thread at a time can run some.
-            if picture.format not in ("JPEG", "PNG") or not _TURNED.isdisjoint(picture.info):
-                ImageOps.exif_transpose(picture, in_place=True)
-            if picture.mode.startswith("I") or picture.mode == "F":
-                raise ValueError("more than 8 bits: which gray values matter is not ours to guess")
-            # Pillow copies an image that is brought to the mode it has: a third of the time at 512².
-            mode = "L" if channels == 1 else "RGB"
-            plain = picture if picture.mode == mode else picture.convert(mode)
-            if plain.size != (size, size):
-                plain = plain.resize((size, size), Image.Resampling.BILINEAR)
-            return np.asarray(plain, np.uint8).reshape(size, size, channels)
-    except Exception as error:  # decoders raise anything at malformed files
-        raise CipherwardError(f"cannot decode {path}: {type(error).__name__}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,66 @@
+"""An image file → one size and one mode.
+
+Gray or RGB, and square: a file's own mode or size can betray its class. Files of 16 bits a channel are refused: bring
+them to 8 with a window of your choice.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps
+
+from crypto.errors import CipherwardError
+
+# Where a JPEG or PNG file can say that it is to be turned: as Pillow names it, and as it stands in a JPEG file.
+_TURNED = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
+_TURNED_JPEG = (b"Exif\0", b"http://ns.adobe.com/xap/")
+
+
+def read_picture(path: Path, size: int, channels: int) -> np.ndarray:
+    """uint8 [size, size, channels] of an image file. Raises CipherwardError naming one that cannot be decoded."""
+    try:
+        plain = _as_it_stands(path, size, channels)
+        return _by_pillow(path, size, channels) if plain is None else plain
+    except Exception as error:  # decoders raise anything at malformed files
+        raise CipherwardError(f"cannot decode {path}: {type(error).__name__}: {error}") from None
+
+
+def _as_it_stands(path: Path, size: int, channels: int) -> np.ndarray | None:
+    """uint8 [size, size, channels] of a whole JPEG file of this size and mode that is not to be turned, or None.
+
+    The pixels are Pillow's, which decodes by the same library; but that takes half as long again, and a third of it
+    holds Python's lock, which the threads that seal are waiting for.
+    """
+    with open(path, "rb", buffering=0) as file:
+        data = file.read()
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    mode, name = ("Gray", "GRAY") if channels == 1 else ("YCbCr", "RGB")
+    try:
+        fits = simplejpeg.decode_jpeg_header(data)[:3] == (size, size, mode)
+        if not fits or any(mark in data for mark in _TURNED_JPEG):
+            return None
+        plain: np.ndarray = simplejpeg.decode_jpeg(data, name)
+    except ValueError:
+        return None  # damaged: whether something of it can be shown is for Pillow to say
+    return plain
+
+
+def _by_pillow(path: Path, size: int, channels: int) -> np.ndarray:
+    """uint8 [size, size, channels] of any image file that Pillow reads."""
+    with Image.open(path) as picture:
+        picture.load()
+        # A search in vain for an orientation is Python code, of which one thread at a time can run some.
+        if picture.format not in ("JPEG", "PNG") or not _TURNED.isdisjoint(picture.info):
+            ImageOps.exif_transpose(picture, in_place=True)
+        if picture.mode.startswith("I") or picture.mode == "F":
+            raise ValueError("more than 8 bits: which gray values matter is not ours to guess")
+        # Pillow copies an image that is brought to the mode it has: a third of the time at 512².
+        mode = "L" if channels == 1 else "RGB"
+        plain = picture if picture.mode == mode else picture.convert(mode)
+        if plain.size != (size, size):
+            plain = plain.resize((size, size), Image.Resampling.BILINEAR)
+        return np.asarray(plain, np.uint8).reshape(size, size, channels)
