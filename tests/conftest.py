@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from study import Study, run_small_study
 
+import coordinator.cli
 import parties.cli
 from crypto.key import SecretKey
 from crypto.scheme import describe
@@ -37,6 +39,22 @@ def party(monkeypatch, capsys):
             parties.cli.main()
         said = capsys.readouterr()
         return end.value.code, said.out.strip(), " ".join(said.err.split())
+
+    return run
+
+
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """here(program, *words): what `study.command` does, in this process, where nothing is imported again."""
+    mains = {"cipherward-party": parties.cli.main, "cipherward-coordinator": coordinator.cli.main}
+
+    def run(program, *words):
+        monkeypatch.setattr(sys, "argv", [program, *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            mains[program]()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, end.value.code or 0, said.out, said.err)
 
     return run
 

@@ -74,7 +74,8 @@ def test_the_import_contracts_hold_and_can_fail(tmp_path):
     assert done.returncode == 1 and "coordinator.rounds -> crypto.keyfile" in done.stdout, done.stdout
 
 
-def secrets_of(study) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def secrets(study) -> dict[str, bytes]:
     """Every form of every key of a study's hospitals, the audit's throwaway keys included."""
     forms: dict[str, bytes] = {}
     for index in range(2):
@@ -89,7 +90,8 @@ def secrets_of(study) -> dict[str, bytes]:
     return forms
 
 
-def left_the_hospitals(study) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def left(study) -> dict[str, bytes]:
     """All that a run wrote outside the hospitals' folders, and the sealed sets in them.
 
     The guesses are the adversary's own: where a scheme is broken they do hold the key that it recovered.
@@ -110,26 +112,24 @@ def left_the_hospitals(study) -> dict[str, bytes]:
     return found
 
 
-def test_no_key_material_leaves_a_hospital(study):
-    forms, artefacts = secrets_of(study), left_the_hospitals(study)
-    assert len(forms) > 100 and len(artefacts) > 20
-    assert leaks.find(forms, artefacts) == []
+def test_no_key_material_leaves_a_hospital(secrets, left):
+    assert len(secrets) > 100 and len(left) > 20
+    assert leaks.find(secrets, left) == []
 
 
-def test_planted_leaks_are_found(study):
+def test_planted_leaks_are_found(secrets, left):
     # Each form, planted in a log, a report, a tensor file and a bundle's member, must be caught.
-    artefacts = left_the_hospitals(study)
-    for form, secret in secrets_of(study).items():
+    for form, secret in secrets.items():
         for name in ("logs/flower.log", "report.html", "cloud/model.safetensors"):
-            planted = {name: artefacts[name] + b"x" + secret + b"x"}
+            planted = {name: left[name] + b"x" + secret + b"x"}
             assert leaks.find({form: secret}, planted) == [f"{form} in {name}"]
 
 
-def test_the_bundle_is_an_allow_list(study, tmp_path):
+def test_the_bundle_is_an_allow_list(left):
     import io
     import zipfile
 
-    archive = zipfile.ZipFile(io.BytesIO(left_the_hospitals(study)["the bundle"]))
+    archive = zipfile.ZipFile(io.BytesIO(left["the bundle"]))
     names = [n for n in archive.namelist() if not n.startswith(".info/")]
     assert "coordinator/server_app.py" in names and "parties/client_app.py" in names
     allowed = ("crypto/", "parties/", "coordinator/", "configs/")
@@ -144,10 +144,10 @@ def private_pixels(study) -> dict[str, bytes]:
     return leaks.plain_forms(plain_rows(place, "train", np.arange(len(place.sealed("train")))))
 
 
-def test_no_plain_pixels_leave_a_hospital(study):
-    forms, artefacts = private_pixels(study), left_the_hospitals(study)
+def test_no_plain_pixels_leave_a_hospital(study, left):
+    forms = private_pixels(study)
     assert len(forms) > 200
-    assert leaks.find(forms, artefacts) == []
+    assert leaks.find(forms, left) == []
     form, pixels = next(iter(forms.items()))
     assert leaks.find(forms, {"a log": b"image: " + pixels}) == [f"{form} in a log"]
     # The page that shows this hospital's plain images is caught by its pictures.
@@ -195,12 +195,12 @@ def _weights(study, folder) -> Path:
     return path
 
 
-def test_messages_carry_neither_keys_nor_pixels(study, tmp_path):
+def test_messages_carry_neither_keys_nor_pixels(study, secrets, tmp_path):
     messages = exchange(study, tmp_path / "cloud")
-    assert leaks.find(secrets_of(study) | private_pixels(study), messages) == []
+    assert leaks.find(secrets | private_pixels(study), messages) == []
 
 
-def test_a_leak_planted_in_a_message_is_found(study, tmp_path):
+def test_a_leak_planted_in_a_message_is_found(study, secrets, tmp_path):
     key = Place.open(study.party(0)).key()
 
     def leaky(node: int, reply: Message) -> Message:
@@ -208,7 +208,7 @@ def test_a_leak_planted_in_a_message_is_found(study, tmp_path):
             reply.content["debug"] = ConfigRecord({"trace": f"key={key.reveal().hex()}"})
         return reply
 
-    found = leaks.find(secrets_of(study), exchange(study, tmp_path / "cloud", leaky))
+    found = leaks.find(secrets, exchange(study, tmp_path / "cloud", leaky))
     assert any("key, hex in message" in line for line in found)
 
 
@@ -221,10 +221,9 @@ def test_training_opens_no_key(study, tmp_path, monkeypatch):
     exchange(study, tmp_path / "cloud")
 
 
-def test_errors_carry_no_secrets(study, tmp_path):
+def test_errors_carry_no_secrets(study, secrets, tmp_path):
     # Every message of a wrong key, a damaged key file and an altered set, searched for the key itself.
     place = Place.open(study.party(0))
-    forms = secrets_of(study)
     texts = {}
     damaged = tmp_path / "damaged.key"
     damaged.write_text(place.key_path.read_text().replace(place.key().id, "0" * 16))
@@ -236,4 +235,4 @@ def test_errors_carry_no_secrets(study, tmp_path):
         with pytest.raises(CipherwardError) as error:
             attempt()
         texts[name] = f"{error.value.message} {error.value.hint} {error.value!r}".encode()
-    assert len(texts) == 2 and leaks.find(forms, texts) == []
+    assert len(texts) == 2 and leaks.find(secrets, texts) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -136,9 +137,10 @@ def test_sets_that_do_not_belong_together_are_refused(tmp_path, key):
         plan(stem="private")
 
 
-@pytest.fixture
-def trained(tmp_path, key):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """(a hospital's place, the plan, the model, image files): a model that reads what the hospital seals."""
+    tmp_path, key = tmp_path_factory.mktemp("trained"), SecretKey(bytes(range(32)))
     images = tmp_path / "images"
     for split, count in zip(SPLITS, (48, 8, 8), strict=True):
         made, labels = stripes(count, len(split))
@@ -160,7 +162,7 @@ def trained(tmp_path, key):
     return place, p, tmp_path / "cloud" / "model.safetensors", files
 
 
-def test_a_query_is_answered_from_ciphertext(trained, tmp_path):
+def test_a_query_is_answered_from_ciphertext(trained, tmp_path, here):
     place, _, model, files = trained
     answers = classify(place, files, model, None)
     right = [found["class"] == path.parent.name for found, path in zip(answers, files, strict=True)]
@@ -170,12 +172,11 @@ def test_a_query_is_answered_from_ciphertext(trained, tmp_path):
     query = seal_query(place, files, tmp_path / "query")
     assert query.classes == ["unknown"]
     assert answer(open_model(model), query)["answers"] == answers
-    done = command(
-        "cipherward-coordinator", "classify", tmp_path / "query", "--model", model, "--out", tmp_path / "a"
-    )
+    words = ["classify", tmp_path / "query", "--model", model, "--out", tmp_path / "a"]
+    done = here("cipherward-coordinator", *words)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "a").read_text())["answers"] == answers
-    said = command("cipherward-party", "classify", place.folder, *files, "--model", model).stdout
+    said = here("cipherward-party", "classify", place.folder, *files, "--model", model).stdout
     assert said.split() == [
         word
         for path, found in zip(files, answers, strict=True)
@@ -183,7 +184,7 @@ def test_a_query_is_answered_from_ciphertext(trained, tmp_path):
     ]
 
 
-def test_queries_that_cannot_be_asked(trained, tmp_path):
+def test_queries_that_cannot_be_asked(trained, tmp_path, here):
     place, _, model, files = trained
     with pytest.raises(CipherwardError, match="no image at"):
         classify(place, [tmp_path / "none.png"], model, None)
@@ -197,15 +198,15 @@ def test_queries_that_cannot_be_asked(trained, tmp_path):
     seal_images(tmp_path / "pe", images.__getitem__, labels, ["a", "b"], SecretKey.generate(), spec, "s")
     with pytest.raises(CipherwardError, match="the model reads block_pixel_shuffle"):
         answer(open_model(model), SealedDataset.open(tmp_path / "pe"))
-    (place.folder / "secret.key").unlink()
-    write_key(place.folder / "secret.key", SecretKey.generate())
+    shutil.copytree(place.folder / "sealed", tmp_path / "other" / "sealed")
+    write_key(tmp_path / "other" / "secret.key", SecretKey.generate())
     with pytest.raises(CipherwardError, match="did not seal"):
-        classify(place, files, model, None)
-    done = command("cipherward-party", "classify", place.folder, files[0])
+        classify(Place(tmp_path / "other", place.settings), files, model, None)
+    done = here("cipherward-party", "classify", place.folder, files[0])
     assert done.returncode == 1 and "nobody to ask" in done.stderr
 
 
-def test_a_whole_study_trains_centrally(tmp_path, trained):
+def test_a_whole_study_trains_centrally(tmp_path):
     settings = plan(parties=2, counts=(40, 8, 8), image_size=SIDE, baseline=True, wrong_keys=2, rounds=1)
     path = write_plan(settings, tmp_path)
     words = ["simulate", path, "--out", tmp_path / "run", "--until", "baseline"]

@@ -50,7 +50,7 @@ def hospital(images, tmp_path_factory) -> Path:
     return folder
 
 
-def test_your_own_folder_in_five_commands(hospital, images, tmp_path):
+def test_your_own_folder_in_five_commands(hospital, images, tmp_path, here):
     # keygen and seal ran in the fixture; the other three of the README's five:
     assert stat.S_IMODE((hospital / "secret.key").stat().st_mode) == 0o600
     guesses, scores = tmp_path / "guesses", tmp_path / "scores.json"
@@ -69,17 +69,17 @@ def test_your_own_folder_in_five_commands(hospital, images, tmp_path):
     assert done.returncode == 0 and (hospital / "private" / "report.html").exists(), done.stderr
     # The scorer does not answer about other guesses of the same images.
     words = ["--out", tmp_path / "more", "--rows", 40, "--pools", "1", "--seed", 9]
-    assert command(COORDINATOR, "attack", hospital / "sealed", *words).returncode == 0
-    done = command(PARTY, "score", hospital, tmp_path / "more", "--rows", 40)
+    assert here(COORDINATOR, "attack", hospital / "sealed", *words).returncode == 0
+    done = here(PARTY, "score", hospital, tmp_path / "more", "--rows", 40)
     refused(done, "were scored before", "an oracle")
     # The same guesses give the same answer.
     again = tmp_path / "again.json"
-    assert command(PARTY, "score", hospital, guesses, "--rows", 40, "--out", again).returncode == 0
+    assert here(PARTY, "score", hospital, guesses, "--rows", 40, "--out", again).returncode == 0
     assert again.read_bytes() == scores.read_bytes()
     # A guess that changed after it was frozen is not scored.
     victim = next(guesses.rglob("as_is-*.safetensors"))
     victim.write_bytes(victim.read_bytes()[:-1] + b"\x00")
-    done = command(PARTY, "score", hospital, guesses, "--rows", 40)
+    done = here(PARTY, "score", hospital, guesses, "--rows", 40)
     refused(done, "missing or altered", "frozen")
 
 
@@ -90,29 +90,29 @@ def test_seal_again_is_quick_and_changes_nothing(hospital):
     assert {p: p.read_bytes() for p in sorted((hospital / "sealed").rglob("*")) if p.is_file()} == before
 
 
-def test_unseal_gives_the_images_back(hospital, images, tmp_path):
+def test_unseal_gives_the_images_back(hospital, images, tmp_path, here):
     words = ["--key", hospital / "secret.key", "--out", tmp_path / "plain"]
-    done = command(PARTY, "unseal", hospital / "sealed" / "test", *words)
+    done = here(PARTY, "unseal", hospital / "sealed" / "test", *words)
     assert done.returncode == 0, done.stderr
     opened = sorted(np.asarray(Image.open(p)).tobytes() for p in (tmp_path / "plain").rglob("*.png"))
     originals = {np.asarray(Image.open(p)).tobytes() for p in images.rglob("*.png")}
     assert len(opened) == 20 and set(opened) <= originals
-    refused(command(PARTY, "unseal", hospital / "sealed" / "test", *words), "not an empty folder")
+    refused(here(PARTY, "unseal", hospital / "sealed" / "test", *words), "not an empty folder")
 
 
-def test_inspect_needs_no_key_and_names_no_patient(hospital):
-    done = command(PARTY, "inspect", hospital / "sealed" / "train", "--json")
+def test_inspect_needs_no_key_and_names_no_patient(hospital, here):
+    done = here(PARTY, "inspect", hospital / "sealed" / "train", "--json")
     facts = json.loads(done.stdout)
     assert facts["images"] == 68 and facts["scheme"]["name"] == "block_pixel_shuffle"
     assert "patient" not in done.stdout
-    assert command(PARTY, "inspect", hospital / "sealed" / "train").stdout.count("\n") == len(facts)
+    assert here(PARTY, "inspect", hospital / "sealed" / "train").stdout.count("\n") == len(facts)
 
 
-def test_verify_tells_wrong_keys_before_any_work_and_altered_shards_by_name(hospital, tmp_path):
+def test_verify_tells_wrong_keys_before_any_work_and_altered_shards_by_name(hospital, tmp_path, here):
     key = ["--key", hospital / "secret.key"]
-    assert "intact" in command(PARTY, "verify", hospital / "sealed" / "train", *key).stdout
+    assert "intact" in here(PARTY, "verify", hospital / "sealed" / "train", *key).stdout
     other = tmp_path / "other"
-    foreign = command(PARTY, "keygen", other).stdout.strip()
+    foreign = here(PARTY, "keygen", other).stdout.strip()
     copy = tmp_path / "copy"
     shutil.copytree(hospital / "sealed" / "train", copy)
     shard = copy / "images-00000.safetensors"
@@ -120,61 +120,61 @@ def test_verify_tells_wrong_keys_before_any_work_and_altered_shards_by_name(hosp
     data[-1] ^= 1
     shard.write_bytes(data)
     # The wrong key is told although the shard is altered too: the id is compared first.
-    refused(command(PARTY, "verify", copy, "--key", other / "secret.key"), f"key {foreign} did not seal")
-    refused(command(PARTY, "verify", copy, *key), "images-00000.safetensors is altered")
+    refused(here(PARTY, "verify", copy, "--key", other / "secret.key"), f"key {foreign} did not seal")
+    refused(here(PARTY, "verify", copy, *key), "images-00000.safetensors is altered")
     refused(
-        command(COORDINATOR, "attack", copy, "--out", tmp_path / "g"), "images-00000.safetensors is altered"
+        here(COORDINATOR, "attack", copy, "--out", tmp_path / "g"), "images-00000.safetensors is altered"
     )
     assert not (tmp_path / "g" / "guesses.json").exists()
     shard.write_bytes(data[:-7])
-    refused(command(COORDINATOR, "attack", copy, "--out", tmp_path / "g2"), "truncated or altered")
+    refused(here(COORDINATOR, "attack", copy, "--out", tmp_path / "g2"), "truncated or altered")
     words = [*key, "--out", tmp_path / "plain"]
-    refused(command(PARTY, "unseal", copy, *words), "truncated or altered")
+    refused(here(PARTY, "unseal", copy, *words), "truncated or altered")
     assert not (tmp_path / "plain").exists()
 
 
-def test_keys_are_never_overwritten_and_are_shared_by_copy(tmp_path):
-    first = command(PARTY, "keygen", tmp_path / "a").stdout
+def test_keys_are_never_overwritten_and_are_shared_by_copy(tmp_path, here):
+    first = here(PARTY, "keygen", tmp_path / "a").stdout
     before = (tmp_path / "a" / "secret.key").read_bytes()
-    refused(command(PARTY, "keygen", tmp_path / "a"), "never overwritten")
+    refused(here(PARTY, "keygen", tmp_path / "a"), "never overwritten")
     assert (tmp_path / "a" / "secret.key").read_bytes() == before
     (tmp_path / "b").mkdir()
     words = ["share-key", tmp_path / "a" / "secret.key", tmp_path / "b" / "secret.key"]
-    refused(command(PARTY, *words), "recipient")
-    done = command(PARTY, *words, "--unprotected")
+    refused(here(PARTY, *words), "recipient")
+    done = here(PARTY, *words, "--unprotected")
     assert done.stdout == first and stat.S_IMODE((tmp_path / "b" / "secret.key").stat().st_mode) == 0o600
 
 
-def test_what_seal_says_to_bad_input(images, tmp_path):
+def test_what_seal_says_to_bad_input(images, tmp_path, here):
     fresh = tmp_path / "h"
-    refused(command(PARTY, "seal", fresh), "no party.yaml in", "--images")
-    refused(command(PARTY, "seal", fresh, "--images", images), "no key in", "cipherward-party keygen")
-    command(PARTY, "keygen", fresh)
+    refused(here(PARTY, "seal", fresh), "no party.yaml in", "--images")
+    refused(here(PARTY, "seal", fresh, "--images", images), "no key in", "cipherward-party keygen")
+    here(PARTY, "keygen", fresh)
     words = ["--images", images]
-    refused(command(PARTY, "seal", fresh, *words, "--scheme", "caesar"), "unknown scheme 'caesar'", "noise")
-    refused(command(PARTY, "seal", fresh, *words, "--image-size", 50, "--block", 8), "do not divide")
-    refused(command(PARTY, "seal", fresh, "--images", tmp_path / "absent"), "no image folder")
+    refused(here(PARTY, "seal", fresh, *words, "--scheme", "caesar"), "unknown scheme 'caesar'", "noise")
+    refused(here(PARTY, "seal", fresh, *words, "--image-size", 50, "--block", 8), "do not divide")
+    refused(here(PARTY, "seal", fresh, "--images", tmp_path / "absent"), "no image folder")
     (tmp_path / "flat").mkdir()
     refused(
-        command(PARTY, "seal", fresh, "--images", tmp_path / "flat"),
+        here(PARTY, "seal", fresh, "--images", tmp_path / "flat"),
         "at least two are needed",
         "one folder a class",
     )
     assert not (fresh / "sealed").exists()
     (fresh / "secret.key").chmod(0o644)
-    done = command(PARTY, "seal", fresh, *words, "--image-size", 48, "--block", 8)
+    done = here(PARTY, "seal", fresh, *words, "--image-size", 48, "--block", 8)
     refused(done, "can be read by others (mode 0644)", "chmod 600")
 
 
-def test_an_undecodable_image_is_named_and_the_rest_goes_on(images, tmp_path):
+def test_an_undecodable_image_is_named_and_the_rest_goes_on(images, tmp_path, here):
     spoilt = tmp_path / "spoilt"
     shutil.copytree(images, spoilt)
     victims = sorted((spoilt / "level").glob("*.png"))[:3]
     for victim in victims:
         victim.write_bytes(b"not a picture")
     folder = tmp_path / "h"
-    command(PARTY, "keygen", folder)
-    done = command(PARTY, "seal", folder, "--images", spoilt, "--image-size", 48, "--block", 8)
+    here(PARTY, "keygen", folder)
+    done = here(PARTY, "seal", folder, "--images", spoilt, "--image-size", 48, "--block", 8)
     assert done.returncode == 0, done.stderr
     listed = (folder / "private" / "quarantine.txt").read_text().splitlines()
     assert sorted(Path(line).name for line in listed) == [v.name for v in victims]
@@ -186,26 +186,24 @@ def test_an_undecodable_image_is_named_and_the_rest_goes_on(images, tmp_path):
     assert sum(counted) == 93
 
 
-def test_what_attack_and_simulate_say_to_bad_input(hospital, tmp_path):
+def test_what_attack_and_simulate_say_to_bad_input(hospital, tmp_path, here):
     sealed = hospital / "sealed" / "train"
-    refused(command(COORDINATOR, "attack"), "no sealed set to attack")
-    refused(command(COORDINATOR, "attack", tmp_path / "absent"), "no sealed set at")
-    done = command(COORDINATOR, "attack", sealed, "--attacks", "magic", "--out", tmp_path / "g")
+    refused(here(COORDINATOR, "attack"), "no sealed set to attack")
+    refused(here(COORDINATOR, "attack", tmp_path / "absent"), "no sealed set at")
+    done = here(COORDINATOR, "attack", sealed, "--attacks", "magic", "--out", tmp_path / "g")
     refused(done, "unknown attack 'magic'", "pooled_key_recovery")
-    refused(
-        command(COORDINATOR, "attack", sealed, "--pools", "x", "--out", tmp_path / "g"), "are not numbers"
-    )
-    refused(command(COORDINATOR, "simulate", tmp_path / "absent.yaml"), "no plan at")
+    refused(here(COORDINATOR, "attack", sealed, "--pools", "x", "--out", tmp_path / "g"), "are not numbers")
+    refused(here(COORDINATOR, "simulate", tmp_path / "absent.yaml"), "no plan at")
     (tmp_path / "p.yaml").write_text("study: p\ncounts: [9, 9, 9]\nimage_size: 64\nblock: 8\nepochz: 1\n")
-    refused(command(COORDINATOR, "simulate", tmp_path / "p.yaml"), "unknown key 'epochz'", "local_epochs")
+    refused(here(COORDINATOR, "simulate", tmp_path / "p.yaml"), "unknown key 'epochz'", "local_epochs")
     refused(
-        command(COORDINATOR, "simulate", tmp_path / "p.yaml", "--until", "dawn"),
+        here(COORDINATOR, "simulate", tmp_path / "p.yaml", "--until", "dawn"),
         "unknown step 'dawn'",
         "seal",
     )
-    refused(command(COORDINATOR, "simulate", tmp_path / "p.yaml", "--set", "x"), "is not key=value")
+    refused(here(COORDINATOR, "simulate", tmp_path / "p.yaml", "--set", "x"), "is not key=value")
     (tmp_path / "file").touch()
-    refused(command(PARTY, "keygen", tmp_path / "file"), "")
+    refused(here(PARTY, "keygen", tmp_path / "file"), "")
 
 
 def test_listings_and_help():
