@@ -3,7 +3,8 @@
 - block_pixel_shuffle, plain: the histogram of every channel; value_shuffle, permuted: that of all values together;
 - pe, etc, block_pixel: the histogram of min(v, 255 − v), of all channels together;
 - le: in every block, the histogram of min(v, 15 − v) over its nibbles; ele: the same blocks in any order;
-- orthogonal: the length of every block about mid-gray.
+- orthogonal: the length of every block about mid-gray;
+- noise: nothing, which is found out by looking for the histogram.
 
 Source: our own, from the schemes' steps. An image whose invariants equal a ciphertext's may be its plain image;
 equality is exact, but for the rounding of orthogonal's float32. Nothing is decrypted.
@@ -16,13 +17,18 @@ from collections.abc import Callable
 import numpy as np
 
 from crypto.blocks import to_blocks
+from crypto.errors import CipherwardError
 from crypto.schemes.etc import to_planes
 from crypto.spec import SchemeSpec
 
 _CHUNK = 16  # images held at a time
 #: Largest difference of two blocks' lengths, in gray levels, that float32 makes: 0.01 at 768 values.
 _ROUNDING = 0.1
-_KEPT = {
+#: In words, what a scheme leaves of an image. Of a scheme that is not here nothing is known, and nothing is claimed.
+KEPT = {
+    "block_pixel_shuffle": "the histogram",
+    "plain": "the histogram",
+    "noise": "the histogram",
     "value_shuffle": "the histogram of all values",
     "permuted": "the histogram of all values",
     "pe": "the histogram of min(v, 255 − v)",
@@ -34,11 +40,6 @@ _KEPT = {
 }
 
 
-def kept_by(name: str) -> str:
-    """In words, what a scheme of that name leaves of an image."""
-    return _KEPT.get(name, "the histogram")
-
-
 def candidates(
     spec: SchemeSpec,
     sealed: Callable[[np.ndarray], np.ndarray],
@@ -48,8 +49,12 @@ def candidates(
 ) -> list[np.ndarray | None]:
     """int64 [k] for every row: the gallery images that could be it, in order; None where time ran out.
 
-    sealed: rows → sealed images. gallery: uint8 [m, *image_shape].
+    sealed: rows → sealed images. gallery: uint8 [m, *image_shape]. Raises CipherwardError for a scheme not in KEPT.
     """
+    if spec.name not in KEPT:
+        raise CipherwardError(
+            f"it is not known what {spec.name} leaves of an image", "say it in coordinator/invariants.py"
+        )
     found: list[np.ndarray | None] = [None] * len(rows)
     planes = spec.name == "etc" and spec.options["form"] == "gray"
     parts = []

@@ -32,12 +32,18 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise CipherwardError(f"no permission to write {path}", "choose another folder") from None
+        if error.errno == errno.EFBIG:
+            raise CipherwardError(
+                f"{path} would be larger than this machine lets a file be", "see: ulimit -f"
+            ) from None
+        if error.errno == errno.ENAMETOOLONG:
+            raise CipherwardError(f"{path.name[:40]}… is too long a name", "choose a shorter one") from None
         if error.errno == errno.EEXIST:
             raise CipherwardError(f"{path} is a file, not a folder", "choose another name") from None
         if error.errno == errno.EISDIR:
             raise CipherwardError(f"{path} is a folder, not a file", "choose another name") from None
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise CipherwardError(f"no such folder: {path.parent}") from None
+            raise CipherwardError(f"no such folder: {path.parent}", "make it, or choose another") from None
         raise
 
 
@@ -63,7 +69,9 @@ def write_atomic(path: Path, fill: Callable[[Path], None]) -> None:
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[None]:
     """Holds a folder for one process at a time; the kernel lets go of it when the process ends, however."""
-    with disk_errors(folder / ".lock"), open(folder / ".lock", "w") as handle:
+    with disk_errors(folder / ".lock"):
+        lock = open(folder / ".lock", "w")  # noqa: SIM115 - what is done under it has errors of its own
+    with lock as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

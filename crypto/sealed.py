@@ -178,7 +178,11 @@ class SealedDataset:
         """Compares every shard with its digest; raises CipherwardError naming the first bad one."""
         for shard in self.manifest["shards"]:
             path = self.folder / shard["file"]
-            if blake3_file(path) != shard["blake3"]:
+            try:
+                found = blake3_file(path)
+            except OSError as error:
+                raise CipherwardError(f"cannot read shard {path}: {error.strerror}") from None
+            if found != shard["blake3"]:
                 raise CipherwardError(
                     f"shard {path} is altered: its digest is not the manifest's",
                     "fetch the sealed set again",
@@ -188,7 +192,7 @@ class SealedDataset:
         """Digests and MACs of the manifest and of every shard, under the key.
 
         Raises CipherwardError: a key that is not the set's is told by its id before any work; then the
-        altered manifest or shard is named.
+        altered manifest or shard is named, or a file that is none of the set's.
         """
         path = self.folder / MANIFEST
         holds = manifest_mac(key, {**self.manifest, "key_id": key.id}) == self.manifest.get("mac")
@@ -198,6 +202,13 @@ class SealedDataset:
         if not holds or key.id != self.key_id or path.read_bytes() != json_text(self.manifest).encode():
             raise CipherwardError(f"the manifest {path} is altered: its MAC does not hold")
         self.check_digests()
+        whole = {MANIFEST, *(shard["file"] for shard in self.manifest["shards"])}
+        for other in sorted(self.folder.iterdir()):
+            if other.name not in whole and not other.name.startswith("."):
+                raise CipherwardError(
+                    f"{other} is no part of this sealed set",
+                    "take it away: what is in here may leave the hospital",
+                )
         for index, shard in enumerate(self.manifest["shards"]):
             if shard_mac(key, self.spec, index, shard["rows"], shard["blake3"]) != shard["mac"]:
                 raise CipherwardError(f"shard {self.folder / shard['file']} is not this set's: bad MAC")

@@ -12,9 +12,8 @@ import contextlib
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,22 @@ import numpy as np
 
 from crypto.apply import cores
 from crypto.errors import CipherwardError
-from crypto.files import blake3_file, disk_errors, drop_temporaries, read_json, write_json
+from crypto.files import disk_errors, write_json
 from crypto.key import SecretKey
+from crypto.partial import (
+    Part,
+    begin_or_resume,
+    begun_as,
+    clear_leftovers,
+    drop_unfinished,
+)
 from crypto.scheme import load
 from crypto.sealed import (
     MANIFEST,
-    PARTIAL,
     SCHEMA,
     SealedDataset,
     canonical,
     manifest_mac,
-    same_but_nonce,
     shard_mac,
     shard_name,
 )
@@ -44,25 +48,6 @@ _CHUNK_BYTES = 1 << 20  # of sealed images that a thread makes before it asks fo
 
 #: read(row) → uint8 [h, w, c], a source image, or None where it cannot be read; called from several threads at once.
 Read = Callable[[int], np.ndarray | None]
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What there is of a sealing; `record` keeps it in partial.json.
-
-    begun: what a resumed sealing must agree with. shards: the manifest's entries of those that are written.
-    skipped: the source images before their end that could not be read.
-    """
-
-    folder: Path
-    begun: dict[str, Any]
-    spec: SchemeSpec
-    shards: list[dict[str, Any]]
-    skipped: list[int]
-
-    def record(self) -> None:
-        value = {**self.begun, "spec": self.spec.to_json(), "shards": self.shards, "skipped": self.skipped}
-        write_json(self.folder / PARTIAL, value)
 
 
 def row_bytes(spec: SchemeSpec) -> int:
@@ -109,15 +94,8 @@ def seal_images(
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(folder)
-    begun = {
-        # Keyed, so that whoever finds an unfinished folder cannot test which images it holds.
-        "source": key.derive("sealed").mac(b"source", source.encode(errors="surrogateescape")).hex(),
-        "key_id": key.id,
-        "rows": len(labels),
-        "step": max(1, shard_bytes // row_bytes(spec)),
-        "classes": classes,
-    }
-    part = _begin(folder, begun, spec)
+    begun = begun_as(labels, classes, key, source) | {"step": max(1, shard_bytes // row_bytes(spec))}
+    part = begin_or_resume(folder, begun, spec)
     part.record()
     _seal_rest(part, read, labels, key, progress)
     rows = np.setdiff1d(np.arange(len(labels)), part.skipped)
@@ -133,6 +111,7 @@ def seal_images(
     manifest["mac"] = manifest_mac(key, manifest)
     keep(hashlib.sha256(canonical(manifest)).hexdigest(), rows)
     if not len(rows):
+        drop_unfinished(folder)  # or the next run would take it for done
         raise CipherwardError(f"not one image for {folder.name} could be read", "see the quarantine list")
     write_json(folder / MANIFEST, manifest)
     clear_leftovers(folder)
@@ -140,7 +119,7 @@ def seal_images(
 
 
 def _seal_rest(
-    part: _Part, read: Read, labels: np.ndarray, key: SecretKey, progress: Callable[[int], None]
+    part: Part, read: Read, labels: np.ndarray, key: SecretKey, progress: Callable[[int], None]
 ) -> None:
     """Seals the shards that are not there yet."""
     scheme, step, n = load(part.spec), part.begun["step"], len(labels)
@@ -233,7 +212,7 @@ def _seal_rest(
 
 
 def _write(
-    part: _Part,
+    part: Part,
     key: SecretKey,
     index: int,
     draft: Draft,
@@ -257,37 +236,6 @@ def _write(
     )
     part.skipped.extend((index * part.begun["step"] + np.flatnonzero(~kept)).tolist())
     part.record()
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Removes what a killed sealing left beside its result; nobody else may write to the folder now."""
-    drop_temporaries(folder)
-    if (folder / MANIFEST).exists():
-        (folder / PARTIAL).unlink(missing_ok=True)
-
-
-def _begin(folder: Path, begun: dict[str, Any], spec: SchemeSpec) -> _Part:
-    """A new sealing, or what is intact of the interrupted one in the folder."""
-    if not (folder / PARTIAL).exists():
-        return _Part(folder, begun, spec, [], [])
-    known = read_json(folder / PARTIAL, "unfinished sealing")
-    was = SchemeSpec.from_json(known["spec"])
-    # Nonces are drawn anew for each sealing; a resumed one keeps the nonce it began with.
-    if {k: known.get(k) for k in begun} != begun or not same_but_nonce(was, spec):
-        raise CipherwardError(
-            f"{folder} holds an unfinished sealing of other images, or under another key or scheme",
-            "remove the folder, or finish it with its own settings",
-        )
-
-    def intact(shard: Mapping[str, Any]) -> bool:
-        path = folder / shard["file"]
-        return path.exists() and blake3_file(path) == shard["blake3"]
-
-    with ThreadPoolExecutor(cores()) as pool:
-        checks = [*pool.map(intact, known["shards"]), False]
-    shards = known["shards"][: checks.index(False)]
-    skipped = [row for row in known["skipped"] if row < len(shards) * begun["step"]]
-    return _Part(folder, begun, was, shards, skipped)
 
 
 def _on_all_cores(

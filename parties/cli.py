@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -19,6 +19,10 @@ from coordinator.console import progress, result, run, talk
 from crypto.errors import CipherwardError
 from crypto.files import only_one, write_json, write_text
 from parties.keys import Hospital, identity, keygen, rotate, share_key
+
+if TYPE_CHECKING:
+    from parties.place import Place
+    from parties.seal import Sealing
 
 app = typer.Typer(
     help="What runs inside a hospital: keys, sealing, scoring. Plain images and keys never leave it.",
@@ -67,11 +71,10 @@ def seal(
     With --images, the settings are kept in HOSPITAL/party.yaml for later runs.
     """
     from parties.place import FILE, Place
-    from parties.seal import disk_needed, sealing, set_names
-    from parties.seal import seal as seal_set
+    from parties.seal import agree, sealing, set_names
 
     given: dict[str, Any] = {
-        "images": None if images is None else str(images.expanduser().resolve()),
+        "images": None if images is None else str(_absolute(images)),
         "image_size": image_size,
         "channels": None if rgb is None else 3 if rgb else 1,
         "scheme": scheme,
@@ -87,7 +90,7 @@ def seal(
         known = Place.open(hospital).settings.model_dump() if (hospital / FILE).exists() else {}
         settings = {"party": hospital.resolve().name, "source": "folder", **known, **given}
         if images is not None:
-            settings["source"] = "npz" if images.suffix == ".npz" else "folder"
+            settings["source"] = "npz" if images.suffix.lower() == ".npz" else "folder"
         if not (hospital / "secret.key").exists():
             raise CipherwardError(
                 f"no key in {hospital}", f"make one first: cipherward-party keygen {hospital}"
@@ -97,8 +100,18 @@ def seal(
         place = Place.open(hospital)
     place.key()  # a missing or unusable key, and settings that cannot work, are told before anything is kept
     wanted = [sealing(place, name) for name in set_names(audit)]
-    if given:
-        place.keep()
+    with only_one(place.folder):
+        if given:
+            for what in wanted:
+                agree(place, what)  # settings that do not fit what is there are not kept
+            place.keep()
+        _seal_all(place, wanted)
+
+
+def _seal_all(place: Place, wanted: list[Sealing]) -> None:
+    from parties.seal import disk_needed
+    from parties.seal import seal as seal_set
+
     missing = [w for w in wanted if not (place.sealed_folder(w.name) / "manifest.json").exists()]
     need = disk_needed(place, missing)
     free = shutil.disk_usage(place.folder).free
@@ -109,7 +122,7 @@ def seal(
         )
     total, lost = 0, 0
     for what in wanted:
-        with only_one(place.folder), progress(what.name, len(what.source)) as told:
+        with progress(what.name, len(what.source)) as told:
             done = seal_set(place, what, told)
         total += len(done.dataset)
         lost += len(done.quarantined)
@@ -129,13 +142,27 @@ def _options(words: list[str] | None) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals:
             raise CipherwardError(f"--option {word} is not NAME=VALUE", "such as --option mask=independent")
-        found[name] = yaml.safe_load(value)
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise CipherwardError(
+                f"--option {word}: {value!r} is no value", "such as --option mask=independent"
+            ) from None
     return found
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError):  # links in a ring
+        raise CipherwardError(f"no such file or folder: {path}", "name your images") from None
 
 
 @app.command()
 def schemes(
-    image_size: Annotated[int, typer.Option(min=16, help="Side of the images measured, in pixels.")] = 224,
+    image_size: Annotated[
+        int, typer.Option(min=16, max=4096, help="Side of the images measured, in pixels.")
+    ] = 224,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the schemes: source, key space, and how fast each seals RGB images here."""

@@ -130,7 +130,7 @@ def rotate(
 
     done = rotate_place(place, make, given.id if given else None, progress)
     for line in _said(place, done):
-        talk.print(line)
+        talk.print(line, soft_wrap=True)  # there are commands in it to paste
     result.print(done.new)
 
 

@@ -108,10 +108,12 @@ class Place:
 
     @property
     def private(self) -> Path:
-        """What never leaves the hospital; made on first use, closed to other users."""
+        """What never leaves the hospital; made on first use, and closed to other users whoever made it."""
         path = self.folder / "private"
         with disk_errors(path):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o700)
         return path
 
     def sealed_folder(self, split: str) -> Path:

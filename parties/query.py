@@ -11,6 +11,7 @@ import numpy as np
 from coordinator.classify import open_model, predictions
 from coordinator.plan import Plan
 from crypto.errors import CipherwardError
+from crypto.key import SecretKey
 from crypto.scheme import load
 from crypto.sealed import SealedDataset
 from crypto.sealing import seal_images
@@ -28,11 +29,11 @@ def read_images(place: Place, paths: Sequence[Path]) -> np.ndarray:
     return np.stack([read_picture(path, settings.image_size, settings.channels) for path in paths])
 
 
-def classify(place: Place, paths: Sequence[Path], model: Path, plan: Plan | None) -> list[dict[str, Any]]:
-    """Class and probabilities of each image, by the model, from its ciphertext alone.
+def _asked(place: Place, paths: Sequence[Path]) -> tuple[np.ndarray, SealedDataset, SecretKey]:
+    """The images of a query, the set whose settings they are sealed by, and its key.
 
-    plan: the study's, for a model of stem mode `private` or `plain`, whose stem is carried into this hospital's
-    key. Raises CipherwardError where the model reads other images than this hospital seals.
+    Raises CipherwardError where every row has a key of its own: no model can read a further image, and row 0 of a
+    query under the set's nonce would be sealed by the key that sealed row 0 of the set.
     """
     images = read_images(place, paths)
     sealed, key = place.sealed("train"), place.key()
@@ -42,6 +43,16 @@ def classify(place: Place, paths: Sequence[Path], model: Path, plan: Plan | None
             "where every image has a key of its own, no model can read a further one",
             "train under key_scope consortium or party",
         )
+    return images, sealed, key
+
+
+def classify(place: Place, paths: Sequence[Path], model: Path, plan: Plan | None) -> list[dict[str, Any]]:
+    """Class and probabilities of each image, by the model, from its ciphertext alone.
+
+    plan: the study's, for a model of stem mode `private` or `plain`, whose stem is carried into this hospital's
+    key. Raises CipherwardError where the model reads other images than this hospital seals.
+    """
+    images, sealed, key = _asked(place, paths)
     ciphertexts = load(sealed.spec).cipher(key).encrypt(images)
     if plan is not None and plan.stem != "learn":
         return predictions(
@@ -59,9 +70,7 @@ def classify(place: Place, paths: Sequence[Path], model: Path, plan: Plan | None
 
 def seal_query(place: Place, paths: Sequence[Path], folder: Path) -> SealedDataset:
     """Seals images into a folder for `cipherward-coordinator classify`; their class in it is `unknown`."""
-    images = read_images(place, paths)
-    sealed, key = place.sealed("train"), place.key()
-    sealed.require_key(key)
+    images, sealed, key = _asked(place, paths)
     labels = np.zeros(len(images), np.int64)
     made, _ = seal_images(folder, images.__getitem__, labels, ["unknown"], key, sealed.spec, "a query")
     return made

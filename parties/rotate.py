@@ -29,9 +29,10 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors, only_one, read_json, write_json
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, stated_id
+from crypto.partial import clear_leftovers
 from crypto.scheme import load, renewed
 from crypto.sealed import SealedDataset
-from crypto.sealing import clear_leftovers, seal_images
+from crypto.sealing import seal_images
 from parties.place import Place
 from parties.sources.source import SPLITS
 

@@ -31,12 +31,14 @@ from crypto.files import (
 )
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
+from crypto.partial import begun_as, clear_leftovers, is_unfinished, unfinished
 from crypto.scheme import describe, load
 from crypto.sealed import SealedDataset, same_but_nonce
-from crypto.sealing import clear_leftovers, seal_images, sealed_bytes
+from crypto.sealing import seal_images, sealed_bytes
 from crypto.spec import SchemeSpec
 from parties.place import Place
 from parties.sources.phantom import Phantom
+from parties.sources.picture import Undecodable
 from parties.sources.source import SPLITS, Middle, Share, Source
 
 Progress = Callable[[int], None]
@@ -126,40 +128,57 @@ class Sealed:
     fresh: bool
 
 
-def seal(place: Place, what: Sealing, progress: Progress = lambda rows: None) -> Sealed:
-    """Seals one set of a place. A finished one is checked and kept; an interrupted one is continued.
+def agree(place: Place, what: Sealing) -> SealedDataset | None:
+    """The finished set of that name, if there is one. Changes nothing, and makes no key.
 
-    An image that cannot be decoded is named in private/quarantine.txt and left out. Raises
-    CipherwardError where the key is missing or not the one of an earlier sealing.
+    Raises CipherwardError where `seal` would refuse: a scheme that seals nothing, or a set, finished or not, that was
+    sealed from other images, with other settings or under another key.
     """
-    source = what.source
+    source, folder = what.source, place.sealed_folder(what.name)
     if what.spec.name == "plain" and not source.public:
         raise CipherwardError(
             "the scheme plain seals nothing: these images would leave as they are", "choose another scheme"
         )
-    key = what.key()
-    folder, listed = place.sealed_folder(what.name), _rows_file(place, what.name)
-    fingerprint = source.fingerprint()
-    for name in (listed.name, _QUARANTINE):
-        drop_temporaries(place.private, name)
     if (folder / "manifest.json").exists():
-        clear_leftovers(folder)
         dataset = SealedDataset.open(folder)
-        dataset.require_key(key)
+        dataset.require_key(what.key())
         kept = _kept(place, what.name)
-        same = kept["digest"] == dataset.digest and kept["source"] == fingerprint
+        same = kept["digest"] == dataset.digest and kept["source"] == source.fingerprint()
         if not same or not same_but_nonce(dataset.spec, what.spec):
             raise CipherwardError(
                 f"{folder} was sealed from other images, or with other settings, than those of now",
                 f"remove {folder} to seal again; ciphertexts that were uploaded stay with the cloud",
             )
+        return dataset
+    if is_unfinished(folder):
+        begun = begun_as(source.labels, source.classes, what.key(), source.fingerprint())
+        unfinished(folder, begun, what.spec)
+    return None
+
+
+def seal(place: Place, what: Sealing, progress: Progress = lambda rows: None) -> Sealed:
+    """Seals one set of a place. A finished one is checked and kept; an interrupted one is continued.
+
+    An image that cannot be decoded is named in private/quarantine.txt and left out; one that the disk or the network
+    does not give stops the sealing, which goes on from there when it is run again. Raises CipherwardError there, and
+    where the key is missing or not the one of an earlier sealing.
+    """
+    source, key = what.source, what.key()
+    folder, listed = place.sealed_folder(what.name), _rows_file(place, what.name)
+    for name in (listed.name, _QUARANTINE):
+        drop_temporaries(place.private, name)
+    if dataset := agree(place, what):
+        clear_leftovers(folder)
         return Sealed(dataset, [], fresh=False)
+    fingerprint = source.fingerprint()
     quarantined: list[str] = []
 
     def read(row: int) -> np.ndarray | None:
         try:
             picture = source.read(row)
-        except Exception:  # a malformed file can raise anything; it is named, and the rest goes on
+        except (
+            Undecodable
+        ):  # named in the end, and the rest goes on; anything else stops, and loses nothing
             return None
         if picture.shape != what.spec.image_shape:
             raise ValueError(f"image {row} is of shape {picture.shape}, not {what.spec.image_shape}")
@@ -235,9 +254,9 @@ def unseal(sealed: SealedDataset, key: SecretKey, out: Path, progress: Progress 
         )
     cipher = load(sealed.spec).cipher(key)
     with disk_errors(out):
-        out.mkdir(mode=0o700, parents=True, exist_ok=True)  # plain images: for their owner alone
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in sealed.classes:
-            (out / name).mkdir(exist_ok=True)
+            (out / name).mkdir(mode=0o700, exist_ok=True)  # plain images: for their owner alone
     for start in range(0, len(sealed), 256):
         stop = min(start + 256, len(sealed))
         images = cipher.decrypt(np.asarray(sealed.images(start, stop)), first=start)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.guesses import Draw
-from coordinator.invariants import candidates
+from coordinator.invariants import KEPT, candidates
 from coordinator.orbit import Move, Orbit, orbit_of
 from crypto.errors import CipherwardError
 from crypto.scheme import load
@@ -162,12 +162,14 @@ def baselines(truth: Truth) -> dict[str, np.ndarray]:
     return {name: ssims(registered(images, truth)[0], odd) for name, images in candidates.items()}
 
 
-def linkable(truth: Truth) -> dict[str, Any]:
+def linkable(truth: Truth) -> dict[str, Any] | None:
     """Which scored ciphertexts name their own image in the gallery by what the scheme cannot change, under any key.
 
     A share over the odd rows: hits are those whose invariants equal their own image's and no other's; ambiguous
-    equal their own and others'; none do not equal their own.
+    equal their own and others'; none do not equal their own. None where it is not known what the scheme leaves.
     """
+    if truth.spec.name not in KEPT:
+        return None
     own = truth.odd
     found = candidates(truth.spec, lambda rows: truth.sealed[rows], own, truth.gallery)
     among = [c for row, c in zip(own, found, strict=True) if c is not None and row in c]

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import reference
 import scheme_checks
+from made_truth import made_truth
 
+from coordinator.adversary.reidentify import link
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.scheme import SCHEMES, describe, load
 from crypto.sealed import SealedDataset
 from crypto.sealing import seal_images
+from parties.truth import linkable
 
 NAME = "upside_down"
 SOURCE = '''
@@ -128,6 +131,15 @@ def test_a_new_scheme_seals_sets(add, tmp_path, scope):
     assert (sealed.images(0, 9) != images).mean() > 0.5
     assert np.array_equal(load(sealed.spec).cipher(key).decrypt(sealed.images(0, 9)), images)
     assert np.array_equal(load(sealed.spec).cipher(key).decrypt(sealed.images(4, 7), first=4), images[4:7])
+
+
+def test_of_a_new_scheme_nothing_is_claimed_that_is_not_known(add):
+    add(SOURCE)
+    images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 1), dtype=np.uint8)
+    truth = made_truth(images[:20], images[20:], NAME, block=4)
+    assert linkable(truth) is None
+    with pytest.raises(CipherwardError, match="not known what upside_down leaves"):
+        link(truth.spec, lambda rows: truth.sealed[rows], np.arange(4), images)
 
 
 CHECKS = {check.__name__: check for check in scheme_checks.PROPERTIES}

@@ -198,6 +198,15 @@ def test_queries_that_cannot_be_asked(trained, tmp_path, here):
     seal_images(tmp_path / "pe", images.__getitem__, labels, ["a", "b"], SecretKey.generate(), spec, "s")
     with pytest.raises(CipherwardError, match="the model reads block_pixel_shuffle"):
         answer(open_model(model), SealedDataset.open(tmp_path / "pe"))
+    by_row = tmp_path / "by-row"
+    shutil.copytree(place.folder, by_row)
+    shutil.rmtree(by_row / "sealed")
+    own = Place.of(by_row, place.settings.model_dump() | {"key_scope": "image"})
+    seal(own, sealing(own, "train"))
+    # A query's row 0 would be sealed by the key of the set's row 0.
+    with pytest.raises(CipherwardError, match="no model can read a further one"):
+        seal_query(own, files, tmp_path / "q")
+    assert not (tmp_path / "q").exists()
     shutil.copytree(place.folder / "sealed", tmp_path / "other" / "sealed")
     write_key(tmp_path / "other" / "secret.key", SecretKey.generate())
     with pytest.raises(CipherwardError, match="did not seal"):

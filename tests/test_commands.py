@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import stat
@@ -12,7 +13,11 @@ import pytest
 from PIL import Image
 from study import command
 
+from crypto.files import only_one
+from parties.place import Place
+from parties.sources import folder as folder_source
 from parties.sources.phantom import Phantom
+from parties.sources.picture import Undecodable, unreadable
 
 PARTY, COORDINATOR = "cipherward-party", "cipherward-coordinator"
 
@@ -184,6 +189,64 @@ def test_an_undecodable_image_is_named_and_the_rest_goes_on(images, tmp_path, he
         for s in ("train", "val", "test")
     ]
     assert sum(counted) == 93
+
+
+def test_settings_that_do_not_fit_what_is_there_are_refused_and_not_kept(images, tmp_path, here):
+    folder = tmp_path / "h"
+    here(PARTY, "keygen", folder)
+    words = ["--images", images, "--image-size", 48, "--block", 8]
+    assert here(PARTY, "seal", folder, *words).returncode == 0
+    kept = (folder / "party.yaml").read_bytes()
+    refused(here(PARTY, "seal", folder, "--rgb"), "was sealed from other images, or with other settings")
+    refused(here(PARTY, "seal", folder, "--scheme", "le", "--block", 4), "other settings")
+    refused(here(PARTY, "seal", folder, "--scheme", "plain"), "seals nothing")
+    refused(here(PARTY, "seal", folder, "--option", "mask=[1"), "is no value", "mask=independent")
+    with only_one(folder):
+        refused(here(PARTY, "seal", folder, "--images", images), "another command is at work")
+    assert (folder / "party.yaml").read_bytes() == kept
+    assert here(PARTY, "seal", folder).returncode == 0
+
+
+def test_a_disk_that_fails_stops_a_sealing_which_then_goes_on(images, tmp_path, here, monkeypatch):
+    folder, whole = tmp_path / "h", tmp_path / "whole"
+    here(PARTY, "keygen", folder)
+    shutil.copytree(folder, whole)
+    words = ["--images", images, "--image-size", 48, "--block", 8]
+    real, victim = folder_source.read_picture, sorted((images / "level").glob("*.png"))[5]
+
+    def fails(path, size, channels):
+        if path == victim:
+            raise unreadable(path, OSError(errno.EIO, "Input/output error"))
+        return real(path, size, channels)
+
+    monkeypatch.setattr(folder_source, "read_picture", fails)
+    refused(here(PARTY, "seal", folder, *words), f"cannot read {victim}: Input/output error", "goes on")
+    assert not (folder / "private" / "quarantine.txt").exists()
+    # And where not one image could be decoded, nothing is left that would pass for done.
+    monkeypatch.setattr(folder_source, "read_picture", undecodable)
+    refused(here(PARTY, "seal", whole, *words), "not one image for train could be read")
+    monkeypatch.undo()
+    for place in (folder, whole):
+        done = here(PARTY, "seal", place)
+        assert done.returncode == 0 and "96 images in 3 sets" in done.stdout, done.stderr
+    one, other = (
+        (p / "sealed" / "train" / "images-00000.safetensors").read_bytes() for p in (folder, whole)
+    )
+    assert one == other
+
+
+def undecodable(path, size, channels):
+    raise Undecodable(f"cannot decode {path}")
+
+
+def test_plain_images_are_for_their_owner_alone(hospital, tmp_path, here):
+    out = tmp_path / "plain"
+    out.mkdir(mode=0o755)
+    words = ["--key", hospital / "secret.key", "--out", out]
+    assert here(PARTY, "unseal", hospital / "sealed" / "test", *words).returncode == 0
+    assert {stat.S_IMODE(p.stat().st_mode) for p in out.iterdir()} == {0o700}
+    (hospital / "private").chmod(0o755)
+    assert Place.open(hospital).private.stat().st_mode & 0o077 == 0
 
 
 def test_what_attack_and_simulate_say_to_bad_input(hospital, tmp_path, here):

@@ -9,39 +9,17 @@ from collections import Counter
 import numpy as np
 import pytest
 from made_pictures import smooth
+from made_truth import KEY, made_truth
 from skimage.measure import block_reduce
 
-from coordinator.invariants import kept_by
-from coordinator.orbit import Move, Orbit, orbit_of
+from coordinator.invariants import KEPT
+from coordinator.orbit import Move, Orbit
 from crypto.key import SecretKey
-from crypto.scheme import SCHEMES, describe, load
+from crypto.scheme import load
 from parties.key_share import assembled, grid_share
 from parties.measures import nearest_class, thumbnails
 from parties.score import figures_of
 from parties.truth import Truth, baselines, classified, linkable
-
-KEY = SecretKey(bytes(range(32)))
-
-
-def made_truth(
-    plain, gallery, name="block_pixel_shuffle", scope="consortium", block=8, labels=None, **options
-):
-    """The truth about images sealed under KEY, as rows 0, 1, …; the gallery is they and these others."""
-    spec = describe(name, plain.shape[1:], block, scope, options)
-    every = np.concatenate([plain, gallery])
-    return Truth(
-        pick=np.arange(len(plain)),
-        plain=plain,
-        sealed=load(spec).cipher(KEY).encrypt(plain),
-        gallery=every,
-        labels=np.zeros(len(every), np.int64) if labels is None else labels,
-        spec=spec,
-        block=block,
-        seed=0,
-        orbit=orbit_of(spec),
-        row_keys=scope == "image",
-    )
-
 
 # ---- links ------------------------------------------------------------------------------------------------------
 
@@ -69,7 +47,7 @@ def test_links_are_the_textbook_s(name, fold, levels):
     assert (seen["hits"] == 20) == (levels == 256) and seen["low"] <= seen["rate"] <= seen["high"]
 
 
-@pytest.mark.parametrize("name", sorted(set(SCHEMES) - {"noise"}))
+@pytest.mark.parametrize("name", sorted(set(KEPT) - {"noise"}))
 @pytest.mark.parametrize("scope", ["consortium", "image"])
 def test_every_scheme_but_noise_names_its_images_under_any_key(name, scope):
     images = smooth(40, 32, 32, 3, gray=0.3)
@@ -89,8 +67,8 @@ def test_noise_wrong_rows_and_copies_are_no_links():
 
 
 def test_what_is_kept_is_worded():
-    assert kept_by("le") != kept_by("pe") != kept_by("block_pixel_shuffle") == "the histogram"
-    assert kept_by("etc") == kept_by("block_pixel")
+    assert KEPT["le"] != KEPT["pe"] != KEPT["block_pixel_shuffle"] == "the histogram"
+    assert KEPT["etc"] == KEPT["block_pixel"]
 
 
 # ---- the class of a guess -----------------------------------------------------------------------------------------

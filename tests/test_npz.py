@@ -15,6 +15,7 @@ from crypto.sealed import SealedDataset
 from crypto.spec import SchemeSpec
 from parties.sources import npz
 from parties.sources.npz import Npz
+from parties.sources.picture import Undecodable
 from parties.sources.source import Request, open_source, share_of
 
 RNG = np.random.default_rng(3)
@@ -73,7 +74,8 @@ def test_a_large_array_is_read_in_pieces_forwards(tmp_path, monkeypatch):
     npz._stream.cache_clear(), npz._piece.cache_clear()
     read = np.stack([source.read(row) for row in range(9)])
     assert (read[..., 0] == held["train_images"]).all()
-    assert len(opened) == 1 and npz._piece.cache_info().misses == 5
+    assert len(opened) == 2  # for its sum, and for all images
+    assert npz._piece.cache_info().misses == 5
     assert (source.read(0)[..., 0] == held["train_images"][0]).all()  # and back to the first
 
 
@@ -270,3 +272,20 @@ def test_a_file_is_sealed_by_the_command_as_a_folder_is(tmp_path, party):
     # The next time the settings are known.
     status, out, _ = party("seal", tmp_path / "h")
     assert status == 0 and "52 images in 3 sets" in " ".join(out.split())
+
+
+def test_a_damaged_array_gives_no_image_not_even_those_before_the_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(npz, "_PIECE", 2 * 64 * 64)
+    path = tmp_path / "m.npz"
+    held = arrays(side=(64, 64))
+    np.savez(path, **held)  # stored: a flipped bit is found by nothing but the array's sum
+    place = path.read_bytes().index(held["train_images"].tobytes())
+    data = bytearray(path.read_bytes())
+    data[place + 5 * 64 * 64 + 7] ^= 1
+    path.write_bytes(data)
+    source = Npz(path, 64, 1, "train")
+    for row in (0, 5, 8):
+        with pytest.raises(CipherwardError, match=r"train_images cannot be read.*CRC") as error:
+            source.read(row)
+        assert not isinstance(error.value, Undecodable)  # the sealing stops
+    assert Npz(path, 64, 1, "val").read(0).shape == (64, 64, 1)

@@ -149,6 +149,17 @@ def test_truncated_missing_swapped_doubled_and_foreign_shards(tmp_path, key):
     )
 
 
+def test_what_is_none_of_the_set_s_is_named(tmp_path, key):
+    sealed, _ = seal(tmp_path / "s", key)
+    (tmp_path / "s" / ".DS_Store").touch()  # a desktop's own
+    sealed.verify(key)
+    for name in ("plain.jpg", "images-00007.safetensors"):
+        (tmp_path / "s" / name).touch()
+        with pytest.raises(CipherwardError, match=f"{name} is no part of this sealed set"):
+            sealed.verify(key)
+        (tmp_path / "s" / name).unlink()
+
+
 def test_labels_and_images_of_other_lengths_are_refused_when_read(tmp_path, key):
     folder = tmp_path / "s"
     seal(folder, key)

@@ -15,9 +15,10 @@ import crypto.files
 import crypto.sealing
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
+from crypto.partial import clear_leftovers
 from crypto.scheme import describe, load
 from crypto.sealed import SealedDataset
-from crypto.sealing import clear_leftovers, seal_images, sealed_bytes
+from crypto.sealing import seal_images, sealed_bytes
 
 
 class Killed(BaseException):

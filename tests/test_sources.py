@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import collections
+import errno
 import itertools
+import os
+import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -12,7 +17,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from crypto.errors import CipherwardError
 from parties.sources.folder import Folder
 from parties.sources.partition import deal, dirichlet, iid
-from parties.sources.picture import read_picture
+from parties.sources.picture import Undecodable, read_picture
 from parties.sources.source import Request, open_source, share_of
 
 
@@ -277,3 +282,111 @@ def test_a_share_reads_its_own_rows():
     for i, row in enumerate(share.rows):
         assert np.array_equal(share.read(i), whole.read(int(row)))
         assert share.labels[i] == whole.labels[row] and share.names[i] == whole.names[row]
+
+
+# ---- what the machine does not give -----------------------------------------------------------------------------
+
+
+def of_two_classes(folder, n=10):
+    for name in "ab":
+        for i in range(n):
+            picture(folder / name / f"{i}.png", seed=i)
+    return folder
+
+
+def test_what_is_not_got_at_is_no_malformed_image(tmp_path, monkeypatch):
+    with pytest.raises(CipherwardError, match=r"cannot read .*absent.jpg: No such file") as error:
+        read_picture(tmp_path / "absent.jpg", 16, 1)
+    assert not isinstance(error.value, Undecodable) and "goes on" in error.value.hint
+    picture(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(Undecodable):
+        read_picture(tmp_path / "b.png", 16, 1)
+    for raised, said in (
+        (OSError(errno.EIO, "Input/output error"), "Input/output"),
+        (MemoryError(), "memory"),
+    ):
+
+        def fails(*_, raised=raised):
+            raise raised
+
+        monkeypatch.setattr(Image, "open", fails)
+        with pytest.raises(CipherwardError, match=said) as error:
+            read_picture(tmp_path / "a.png", 16, 1)
+        assert not isinstance(error.value, Undecodable)
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_links_are_followed_once(tmp_path, monkeypatch):
+    images = of_two_classes(tmp_path / "images")
+    (images / "a" / "more").mkdir()
+    picture(images / "a" / "more" / "x.png", seed=50)
+    elsewhere = of_two_classes(tmp_path / "elsewhere", 3) / "a"
+    (images / "b" / "linked").symlink_to(elsewhere)
+    (images / "b" / "twice").symlink_to(elsewhere)
+    (images / "b" / "ring").symlink_to(images / "b")
+    names = [name for split in ("train", "val", "test") for name in Folder(images, 20, 1, 0, split).names]
+    assert len(names) == len(set(names)) == 10 + 1 + 10 + 3
+    real = os.scandir
+
+    def refuses(path="."):
+        if str(path).endswith("more"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    with pytest.raises(CipherwardError, match=r"cannot read .*/a/more: Permission denied"):
+        Folder(images, 20, 1, 0, "train")
+
+
+def test_what_is_no_file_is_refused_before_it_is_waited_for(tmp_path):
+    images = of_two_classes(tmp_path)
+    os.mkfifo(images / "a" / "pipe.jpg")
+    with pytest.raises(CipherwardError, match=r"pipe\.jpg is no file"):
+        [Folder(images, 20, 1, 0, split).fingerprint() for split in ("train", "val", "test")]
+    (images / "a" / "pipe.jpg").unlink()
+    (images / "a" / "lost.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    with pytest.raises(CipherwardError, match=r"cannot read .*lost\.jpg: No such file"):
+        [Folder(images, 20, 1, 0, split).fingerprint() for split in ("train", "val", "test")]
+
+
+def test_a_large_file_is_not_read_whole_to_find_that_it_is_no_jpeg(tmp_path):
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate(1 << 28)
+    tracemalloc.start()
+    with pytest.raises(Undecodable):
+        read_picture(tmp_path / "large.png", 16, 1)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    tracemalloc.stop()
+
+
+def test_a_jpeg_that_the_fast_decoder_does_not_know_is_read_all_the_same(tmp_path, monkeypatch):
+    picture(tmp_path / "a.jpg")
+    expected = as_the_manual_has_it(tmp_path / "a.jpg", 20, 1)
+
+    def strange(data):
+        raise KeyError(6)  # a sampling that it has no name for
+
+    monkeypatch.setattr("simplejpeg.decode_jpeg_header", strange)
+    assert np.array_equal(read_picture(tmp_path / "a.jpg", 20, 1), expected)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_png_files_of_sixteen_bits_are_refused(tmp_path, kind, channels):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    for depth, said in ((8, None), (16, "more than 8 bits")):
+        rows = b"".join(b"\0" + bytes(range(8 * channels * depth // 8)) for _ in range(8))
+        head = struct.pack(">IIBBBBB", 8, 8, depth, kind, 0, 0, 0)
+        file = (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", head)
+            + chunk(b"IDAT", zlib.compress(rows))
+            + chunk(b"IEND", b"")
+        )
+        (tmp_path / "p.png").write_bytes(file)
+        if said:
+            with pytest.raises(Undecodable, match=said):
+                read_picture(tmp_path / "p.png", 8, 3)
+        else:
+            assert read_picture(tmp_path / "p.png", 8, 3).shape == (8, 8, 3)

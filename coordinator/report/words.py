@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from coordinator.invariants import kept_by
+from coordinator.invariants import KEPT
 
 
 def score(value: float | None, digits: int = 3) -> str:
@@ -72,12 +72,15 @@ def listed(names: Sequence[str]) -> str:
 def linked(report: Mapping[str, Any]) -> str:
     """Whether ciphertexts name their own image without any key: a sentence beside the verdict."""
     if report["verdict"].get("linkable") is None:
-        return "Linkable: not run."
+        known = report["scheme"]["name"] in KEPT
+        return (
+            "Linkable: not run." if known else "Linkable: not asked, what the scheme leaves is not known."
+        )
     shares = [draw["linkable"] for draw in report["draws"]]
     hits, n, several = (sum(s[k] for s in shares) for k in ("hits", "n", "ambiguous"))
     named = (
         f"{hits} of {n} ciphertexts name their own image among {min(s['gallery'] for s in shares):,} "
-        f"by {kept_by(report['scheme']['name'])} alone"
+        f"by {KEPT[report['scheme']['name']]} alone"
     )
     if several:
         named += f", {several} more fit several images"

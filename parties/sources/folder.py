@@ -11,13 +11,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from crypto.errors import CipherwardError
-from parties.sources.picture import read_picture
+from parties.sources.picture import read_picture, unreadable
 
 ENDINGS = (".png", ".jpg", ".jpeg")
 SPLITS = ("train", "val", "test")
@@ -26,15 +27,30 @@ _SHARES = (0.7, 0.1, 0.2)
 
 def _images(folder: Path) -> list[str]:
     """Paths of the images below a folder, relative to it, in a fixed order."""
-    found = []
-    for path, _, names in os.walk(folder):
+    found, seen = [], set()
+
+    def stop(error: OSError) -> None:
+        raise unreadable(Path(error.filename), error) from None
+
+    for path, below, names in os.walk(folder, onerror=stop, followlinks=True):
+        place = Path(path).stat()
+        if (
+            place.st_dev,
+            place.st_ino,
+        ) in seen:  # by another link: each image counts once, and a ring has an end
+            below.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
         inner = "" if path == str(folder) else path[len(str(folder)) + 1 :] + "/"
         found += [inner + name for name in names if name.lower().endswith(ENDINGS)]
     return sorted(found, key=lambda name: name.split("/"))
 
 
 def _classes(top: Path) -> list[str]:
-    return sorted(p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith("."))
+    try:
+        return sorted(p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError as error:
+        raise unreadable(top, error) from None
 
 
 @dataclass(frozen=True)
@@ -109,13 +125,18 @@ class Folder:
         return len(self._files[1])
 
     def read(self, row: int) -> np.ndarray:
-        """uint8 [size, size, channels]. Raises CipherwardError naming a file that cannot be decoded."""
+        """uint8 [size, size, channels]. Raises Undecodable or CipherwardError naming a file that cannot be read."""
         return read_picture(self.path / self._files[1][row], self.size, self.channels)
 
     def fingerprint(self) -> str:
         """How the files are read, and a digest of all names and sizes: what a resumed sealing compares."""
         digest = hashlib.sha256()
         for name in self.names:
-            size = (self.path / name).stat().st_size
-            digest.update(f"{name}:{size}\0".encode(errors="surrogateescape"))
+            try:
+                about = (self.path / name).stat()
+            except OSError as error:
+                raise unreadable(self.path / name, error) from None
+            if not stat.S_ISREG(about.st_mode):
+                raise CipherwardError(f"{self.path / name} is no file", "take it away, or rename it")
+            digest.update(f"{name}:{about.st_size}\0".encode(errors="surrogateescape"))
         return f"folder {self.size} {self.channels} {self.seed} {self.split} {digest.hexdigest()}"

@@ -117,13 +117,27 @@ class Npz:
             )
         return shape
 
+    @functools.cached_property
+    def _damage(self) -> CipherwardError | None:
+        """What is wrong with the images' bytes: an archive tells at their end, when the first are long in use."""
+        name = f"{self.split}_images"
+        try:
+            with _open(self.path, name) as stream:
+                while stream.read(_PIECE):
+                    pass
+        except _DAMAGED as error:
+            return _unreadable(self.path, name, error)
+        return None
+
     def read(self, row: int) -> np.ndarray:
-        """uint8 [size, size, channels]. Raises CipherwardError where the file is damaged at that row."""
+        """uint8 [size, size, channels]. Raises CipherwardError where the split's images are damaged anywhere."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         each = int(np.prod(self._shape[1:]))
         rows = max(1, _PIECE // each)
         with _lock:
+            if self._damage:
+                raise self._damage
             try:
                 piece = _piece(
                     self.path, f"{self.split}_images", self._shape, row // rows, rows, self.fingerprint()
