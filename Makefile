@@ -8,8 +8,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 	print("$(p)" if (3,11) <= sys.version_info[:2] < (3,14) else "")' 2>/dev/null)))
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# A process for each core, with one thread each.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+# A process for each core, with one thread each. Compiled files are kept: every command that a test starts reads them.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check bench audit-table table1 lock results clean

@@ -37,7 +37,15 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         if isinstance(cause, CipherwardError):
             raise cause from None
         said = str(first["msg"]).removeprefix("Value error, ")
-        raise CipherwardError(f"{where}: {key + ': ' if key else ''}{said}") from None
+        if first["loc"] and first["loc"][-1] in (
+            "bool",
+            "int",
+            "str",
+        ):  # the first of the kinds that would do
+            key, said = key.rpartition(".")[0], "Input should be true or false, a whole number, or a word"
+        given = first["input"]
+        hint = f"it is {given!r}" if isinstance(given, bool | int | float | str) else ""
+        raise CipherwardError(f"{where}: {key + ': ' if key else ''}{said}", hint) from None
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
@@ -45,12 +53,15 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
-        raise CipherwardError(f"no {what} at {path}") from None
+        raise CipherwardError(f"no {what} at {path}", "name a YAML file that is there") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise CipherwardError(f"cannot read the {what} {path}: {type(error).__name__}") from None
+        raise CipherwardError(
+            f"cannot read the {what} {path}: {type(error).__name__}",
+            "name a YAML file that is yours to read",
+        ) from None
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        raise CipherwardError(f"{path} is not YAML (line {line})") from None
+        raise CipherwardError(f"{path} is not YAML (line {line})", "each line is `key: value`") from None
     if not isinstance(values, dict):
         raise CipherwardError(f"{path} holds no settings", "each line is `key: value`")
     return values

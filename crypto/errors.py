@@ -20,4 +20,4 @@ class CipherwardError(Exception):
 def unknown(what: str, name: str, known: object) -> CipherwardError:
     """The error for a name that is not in a list of known ones; the hint lists them."""
     names = ", ".join(sorted(str(k) for k in known))  # type: ignore[attr-defined]
-    return CipherwardError(f"unknown {what} {name!r}", f"known: {names}")
+    return CipherwardError(f"unknown {what} {name!r}", f"known: {names or 'none'}")

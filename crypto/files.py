@@ -138,9 +138,11 @@ def read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise CipherwardError(f"no {what} at {path}") from None
+        raise CipherwardError(f"no {what} at {path}", "name the file or folder that holds it") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CipherwardError(f"cannot read the {what} {path}: {type(error).__name__}") from None
+        raise CipherwardError(
+            f"cannot read the {what} {path}: {type(error).__name__}", "fetch it again, or name another"
+        ) from None
 
 
 def read_lines(path: Path) -> list[Any]:

@@ -32,6 +32,7 @@ from crypto.shard import map_tensor
 from crypto.spec import SchemeSpec
 
 SCHEMA = "cipherward.sealed/2"
+_AGAIN = "fetch the sealed set again"
 _EARLIER = "cipherward.sealed/1"
 MANIFEST, PARTIAL = "manifest.json", "partial.json"
 
@@ -98,12 +99,12 @@ class SealedDataset:
                 "seal the images again",
             )
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-            raise CipherwardError(f"{folder / MANIFEST} is not a {SCHEMA} manifest")
+            raise CipherwardError(f"{folder / MANIFEST} is not a {SCHEMA} manifest", _AGAIN)
         try:
             sealed = cls(folder, manifest)
             sealed._check_files()
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise CipherwardError(f"{folder / MANIFEST} is damaged: {error!r}") from None
+            raise CipherwardError(f"{folder / MANIFEST} is damaged: {error!r}", _AGAIN) from None
         return sealed
 
     def _check_files(self) -> None:
@@ -115,19 +116,22 @@ class SealedDataset:
             if shard["file"] != shard_name(index):
                 raise CipherwardError(
                     f"{self.folder / MANIFEST} names {shard['file']!r} as shard {index}",
-                    "fetch the sealed set again",
+                    _AGAIN,
                 )
             path = self.folder / shard["file"]
             if not path.exists():
-                raise CipherwardError(f"shard {path} is missing", "fetch the sealed set again")
+                raise CipherwardError(f"shard {path} is missing", _AGAIN)
             if (size := path.stat().st_size) != shard["bytes"]:
                 raise CipherwardError(
                     f"shard {path} is truncated or altered: {size} bytes, not the {shard['bytes']} of "
                     f"{MANIFEST}",
-                    "fetch the sealed set again",
+                    _AGAIN,
                 )
         rows = [shard["rows"] for shard in shards]
-        if not all(isinstance(r, int) and r >= 0 for r in rows) or sum(rows) != self.manifest["rows"]:
+        if (
+            not all(isinstance(r, int) and 0 <= r < 1 << 40 for r in rows)
+            or sum(rows) != self.manifest["rows"]
+        ):
             raise ValueError("its shards do not add up to its rows")
 
     def __len__(self) -> int:
@@ -181,11 +185,13 @@ class SealedDataset:
             try:
                 found = blake3_file(path)
             except OSError as error:
-                raise CipherwardError(f"cannot read shard {path}: {error.strerror}") from None
+                raise CipherwardError(
+                    f"cannot read shard {path}: {error.strerror}", "mend that, and try again"
+                ) from None
             if found != shard["blake3"]:
                 raise CipherwardError(
                     f"shard {path} is altered: its digest is not the manifest's",
-                    "fetch the sealed set again",
+                    _AGAIN,
                 )
 
     def verify(self, key: SecretKey) -> None:
@@ -200,7 +206,7 @@ class SealedDataset:
             self.require_key(key)
         # Its very bytes are compared, too: JSON can say the same in other ones.
         if not holds or key.id != self.key_id or path.read_bytes() != json_text(self.manifest).encode():
-            raise CipherwardError(f"the manifest {path} is altered: its MAC does not hold")
+            raise CipherwardError(f"the manifest {path} is altered: its MAC does not hold", _AGAIN)
         self.check_digests()
         whole = {MANIFEST, *(shard["file"] for shard in self.manifest["shards"])}
         for other in sorted(self.folder.iterdir()):
@@ -211,7 +217,10 @@ class SealedDataset:
                 )
         for index, shard in enumerate(self.manifest["shards"]):
             if shard_mac(key, self.spec, index, shard["rows"], shard["blake3"]) != shard["mac"]:
-                raise CipherwardError(f"shard {self.folder / shard['file']} is not this set's: bad MAC")
+                raise CipherwardError(
+                    f"shard {self.folder / shard['file']} is not this set's: bad MAC",
+                    _AGAIN,
+                )
 
     def require_key(self, key: SecretKey) -> None:
         """Raises CipherwardError where the key is not the one that sealed this set."""

@@ -74,7 +74,9 @@ def private_text(path: Path, what: str, hint: str = "") -> str:
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", hint) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise CipherwardError(f"cannot read the {what} {path}: {type(error).__name__}") from None
+        raise CipherwardError(
+            f"cannot read the {what} {path}: {type(error).__name__}", "name a file that is yours to read"
+        ) from None
 
 
 def bare_lines(text: str) -> list[str]:

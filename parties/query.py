@@ -25,7 +25,7 @@ def read_images(place: Place, paths: Sequence[Path]) -> np.ndarray:
     settings = place.settings
     for path in paths:
         if not path.is_file():
-            raise CipherwardError(f"no image at {path}")
+            raise CipherwardError(f"no image at {path}", "name PNG or JPEG files")
     return np.stack([read_picture(path, settings.image_size, settings.channels) for path in paths])
 
 

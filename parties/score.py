@@ -253,7 +253,9 @@ def pictured_plain(place: Place, scores: Mapping[str, Any], guesses: Path) -> np
     """uint8 [r, h, w, c]: the plain images of the rows that a report shows. They stay in the hospital."""
     scored = next(d for d in scores["draws"] if not is_control(d))
     if sha256_file(guesses / FILE) != scores["guesses_sha256"]:
-        raise CipherwardError(f"{guesses} does not hold the guesses that were scored")
+        raise CipherwardError(
+            f"{guesses} does not hold the guesses that were scored", "name the folder that was scored"
+        )
     draws, _ = read_draws(guesses)
     draw = next(d for d in draws if d.name == scored["draw"])
     return plain_rows(place, scored["set"], draw.rows[np.array(scored["pictured"], np.int64)])

@@ -17,6 +17,7 @@ from crypto.scheme import describe
 from crypto.sealing import seal_images
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     """Tests of one file, and all that share the small study, run in one process: what they share is made once."""
     for item in items:

@@ -84,10 +84,15 @@ class Folder:
     @functools.cached_property
     def _files(self) -> tuple[list[str], list[str], np.ndarray]:
         if not self.path.is_dir():
-            raise CipherwardError(f"no image folder at {self.path}")
+            raise CipherwardError(
+                f"no image folder at {self.path}", "name a folder that holds one folder of images a class"
+            )
         split_already = (self.path / "train").is_dir()
         if split_already and not (self.path / self.split).is_dir():
-            raise CipherwardError(f"{self.path} has a train folder but no {self.split} folder")
+            raise CipherwardError(
+                f"{self.path} has a train folder but no {self.split} folder",
+                "make train, val and test, or none of them: then the images are split here",
+            )
         top = self.path / self.split if split_already else self.path
         classes = _classes(top)
         if split_already and classes != _classes(self.path / "train"):
@@ -107,13 +112,17 @@ class Folder:
             below = (top / name).relative_to(self.path)
             found = [f"{below}/{inner}" for inner in _images(top / name)]
             if not found:
-                raise CipherwardError(f"{top / name} holds no {', '.join(ENDINGS)} image")
+                raise CipherwardError(
+                    f"{top / name} holds no {', '.join(ENDINGS)} image", "fill the folder, or take it away"
+                )
             if not split_already:
                 found = self._part(found, label)
             files += found
             labels += [label] * len(found)
         if not files:
-            raise CipherwardError(f"{top} has too few images for a {self.split} split")
+            raise CipherwardError(
+                f"{top} has too few images for a {self.split} split", "bring ten or more of a class"
+            )
         return classes, files, np.array(labels, np.int64)
 
     def _part(self, files: list[str], label: int) -> list[str]:
