@@ -19,6 +19,8 @@ class Settings(BaseModel):
 
 
 T = TypeVar("T", bound=Settings)
+#: Where a value may be of several kinds, pydantic names the first of them in an error's place.
+_KINDS = ("bool", "int", "str")
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -37,11 +39,7 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         if isinstance(cause, CipherwardError):
             raise cause from None
         said = str(first["msg"]).removeprefix("Value error, ")
-        if first["loc"] and first["loc"][-1] in (
-            "bool",
-            "int",
-            "str",
-        ):  # the first of the kinds that would do
+        if first["loc"] and first["loc"][-1] in _KINDS:
             key, said = key.rpartition(".")[0], "Input should be true or false, a whole number, or a word"
         given = first["input"]
         hint = f"it is {given!r}" if isinstance(given, bool | int | float | str) else ""

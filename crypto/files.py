@@ -21,7 +21,7 @@ _CHUNK = 1 << 20
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns 'no space', 'no permission' and 'not there' into one clear line naming the path."""
+    """Turns what the system says of a file into one clear line naming it."""
     try:
         yield
     except OSError as error:
@@ -44,7 +44,9 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise CipherwardError(f"{path} is a folder, not a file", "choose another name") from None
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             raise CipherwardError(f"no such folder: {path.parent}", "make it, or choose another") from None
-        raise
+        raise CipherwardError(
+            f"cannot write {path}: {error.strerror or error}", "mend that, and run the same command again"
+        ) from None
 
 
 def write_atomic(path: Path, fill: Callable[[Path], None]) -> None:

@@ -143,7 +143,9 @@ def share(hits: int, n: int) -> dict[str, Any]:
     return {"hits": int(hits), "n": int(n), "rate": hits / n, "low": low, "high": high}
 
 
-@functools.lru_cache(maxsize=4096)  # SciPy works out a p-value as well, and an audit asks for the same few again
+@functools.lru_cache(
+    maxsize=4096
+)  # SciPy works out a p-value as well, and an audit asks for the same few again
 def _wilson(hits: int, n: int) -> tuple[float, float]:
     bounds = binomtest(hits, n).proportion_ci(0.95, method="wilson")
     return float(bounds.low), float(bounds.high)

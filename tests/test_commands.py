@@ -166,6 +166,13 @@ def test_what_seal_says_to_bad_input(images, tmp_path, here):
         "one folder a class",
     )
     assert not (fresh / "sealed").exists()
+    # What is wrong with a setting, and what it was: a value that may be of several kinds is no "valid boolean".
+    refused(here(PARTY, "seal", fresh, *words, "--block", 0), "block: Input should be", "it is 0")
+    done = here(PARTY, "seal", fresh, *words, "--option", "mask=1.5")
+    refused(done, "scheme_options.mask: Input should be true or false, a whole number", "it is 1.5")
+    refused(here(PARTY, "seal", fresh, *words, "--option", "mask=tied"), "unknown option", "known: none")
+    assert not (fresh / "party.yaml").exists()
+    refused(here(PARTY, "keygen", tmp_path / ("n" * 300)), "is too long a name", "shorter")
     (fresh / "secret.key").chmod(0o644)
     done = here(PARTY, "seal", fresh, *words, "--image-size", 48, "--block", 8)
     refused(done, "can be read by others (mode 0644)", "chmod 600")
