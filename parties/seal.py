@@ -176,10 +176,8 @@ def seal(place: Place, what: Sealing, progress: Progress = lambda rows: None) ->
     def read(row: int) -> np.ndarray | None:
         try:
             picture = source.read(row)
-        except (
-            Undecodable
-        ):  # named in the end, and the rest goes on; anything else stops, and loses nothing
-            return None
+        except Undecodable:
+            return None  # named in the end, and the rest goes on; anything else stops, and loses nothing
         if picture.shape != what.spec.image_shape:
             raise ValueError(f"image {row} is of shape {picture.shape}, not {what.spec.image_shape}")
         return picture
