@@ -28,7 +28,10 @@ Unprotected = Annotated[bool, typer.Option("--unprotected", help="Write the key 
 def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipients = None) -> None:
     """Make the hospital's secret key (mode 0600; an existing one is never overwritten)."""
     from crypto.key import SecretKey
+    from crypto.unlock import recipient as checked
 
+    for word in recipient or ():
+        checked(word)  # a bad one is told before anything is made
     key = SecretKey.generate()
     with disk_errors(hospital):
         hospital.mkdir(parents=True, exist_ok=True)

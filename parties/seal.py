@@ -185,7 +185,8 @@ def seal(place: Place, what: Sealing, progress: Progress = lambda rows: None) ->
     def keep(digest: str, rows: np.ndarray) -> None:
         names = source.names
         for row in np.setdiff1d(np.arange(len(source)), rows):
-            quarantined.append(names[row].encode(errors="backslashreplace").decode())
+            name = names[row].encode(errors="backslashreplace").decode()
+            quarantined.append(name.replace("\n", "\\n"))  # a line each
         _quarantine(place, quarantined)
         write_json(listed, {"digest": digest, "source": fingerprint, "rows": rows.tolist()})
 

@@ -139,6 +139,8 @@ def test_verify_tells_wrong_keys_before_any_work_and_altered_shards_by_name(hosp
 
 
 def test_keys_are_never_overwritten_and_are_shared_by_copy(tmp_path, here):
+    refused(here(PARTY, "keygen", tmp_path / "a", "--recipient", "foo"), "not an age recipient")
+    assert not (tmp_path / "a").exists()
     first = here(PARTY, "keygen", tmp_path / "a").stdout
     before = (tmp_path / "a" / "secret.key").read_bytes()
     refused(here(PARTY, "keygen", tmp_path / "a"), "never overwritten")
@@ -184,12 +186,14 @@ def test_an_undecodable_image_is_named_and_the_rest_goes_on(images, tmp_path, he
     victims = sorted((spoilt / "level").glob("*.png"))[:3]
     for victim in victims:
         victim.write_bytes(b"not a picture")
+    (spoilt / "level" / "two\nlines.png").write_bytes(b"not a picture")
     folder = tmp_path / "h"
     here(PARTY, "keygen", folder)
     done = here(PARTY, "seal", folder, "--images", spoilt, "--image-size", 48, "--block", 8)
     assert done.returncode == 0, done.stderr
     listed = (folder / "private" / "quarantine.txt").read_text().splitlines()
-    assert sorted(Path(line).name for line in listed) == [v.name for v in victims]
+    names = sorted([*(v.name for v in victims), "two\\nlines.png"])  # each of them on one line
+    assert sorted(Path(line).name for line in listed) == names
     assert all(v.name in done.stderr for v in victims)
     counted = [
         json.loads((folder / "sealed" / s / "manifest.json").read_text())["rows"]
