@@ -1,9 +1,9 @@
 """What sealing costs beside decoding and resizing alone, what memory it takes, and what a kill costs.
 
-    python benchmarks/sealing.py [--json FILE]
+    python benchmarks/sealing.py [--images FOLDER] [--json FILE]
 
-Everything is measured on folders of JPEG files that the run makes (smooth textures, edges and noise), by the sealing
-that `cipherward-party seal` does:
+Everything is measured on folders of JPEG files that the run makes (smooth textures, edges and noise), and the speed
+on --images as well (train/ val/ test/ with class folders), by the sealing that `cipherward-party seal` does:
 
 1. speed:  folders of 512×512 and 224×224, sealed at 224×224×3; and the same images decoded and resized alone on the
            same threads, turn about: by Pillow as anybody would (`pillow`), and by our own source (`reading`), which
@@ -128,14 +128,13 @@ def spread(ratios: np.ndarray, name: str) -> dict[str, float]:
     return {name: float(median), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
-def speed(work: Path, side: int, count: int, turns: int) -> dict[str, Any]:
+def speed(work: Path, images: Path, turns: int) -> dict[str, Any]:
     """Seconds of sealing and of reading alone, turn about: a machine's moods hit all alike."""
-    images = make_folder(work / f"jpeg-{side}", side, count)
     source = Folder(images, SIDE, 3, 0, "train")
-    paths = [images / name for name in source.names]
+    paths, count = [images / name for name in source.names], len(source)
     took = []
     for turn in range(turns + 1):
-        place = hospital(work / f"{side}-{turn}", images, SIDE)
+        place = hospital(work / f"{images.name}-{turn}", images, SIDE)
         took.append(
             [
                 both_times(partial(read_alone, lambda row: pillow(paths[row]), count)),
@@ -147,7 +146,7 @@ def speed(work: Path, side: int, count: int, turns: int) -> dict[str, Any]:
     clock, cpu = np.array(took[1:]).transpose(2, 1, 0)  # the first turn compiles and fills caches
     each = 1e3 * np.median(cpu, 1) / count
     return {
-        "jpeg_side": side,
+        "folder": images.name,
         "images": count,
         "kilobytes_a_jpeg": sum(path.stat().st_size for path in paths) / count / 1e3,
         "turns": turns,
@@ -268,6 +267,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument(
+        "--images", type=Path, action="append", default=[], help="a folder of real images, too"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--seal", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
@@ -282,7 +284,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="cipherward-bench-") as temporary:
         work = Path(temporary)
         console.print("· speed")
-        speeds = [speed(work, side, count, args.turns) for side, count in ((512, 1000), (SIDE, 4000))]
+        made = [make_folder(work / f"jpeg-{side}", side, n) for side, n in ((512, 1000), (SIDE, 4000))]
+        speeds = [speed(work, images, args.turns) for images in [*made, *args.images]]
         console.print("· memory")
         memories = [memory(work, side, count) for side, count in ((SIDE, 4000), (32, 100_000))]
         console.print("· kill")

@@ -270,15 +270,19 @@ def test_a_party_whose_tables_cannot_be_does_not_count(kind):
                 reply.content["tables"]["confusion"] = [9, 2, 0, 0]
         return reply
 
-    grid = grid_of(tamper=tamper)
-    federation = Federation(grid, plan(quorum=2))
-    federation.gather()
-    figures = evaluate(strategy_of(federation.plan), federation, START + 5, 1, "test")
+    federation, figures = judged(tamper)
     assert [r["party"] for r in figures["parties"]] == ["p1", "p2"]
     assert figures["confusion"] == [[45, 5], [0, 0]]
     federation.plan = plan()
     with pytest.raises(CipherwardError, match=r"only 2 of 3 parties evaluated: .*table"):
         evaluate(strategy_of(federation.plan), federation, START, 1, "test")
+
+
+def judged(tamper) -> tuple[Federation, dict]:
+    """A federation that two of three parties are enough for, and its figures on test under tampered replies."""
+    federation = Federation(grid_of(tamper=tamper), plan(quorum=2))
+    federation.gather()
+    return federation, evaluate(strategy_of(federation.plan), federation, START + 5, 1, "test")
 
 
 LIES = {
@@ -296,10 +300,7 @@ def test_a_party_that_lies_in_its_figures_does_not_count(name, value):
             reply.content["metrics"][name] = value
         return reply
 
-    grid = grid_of(tamper=tamper)
-    federation = Federation(grid, plan(quorum=2))
-    federation.gather()
-    figures = evaluate(strategy_of(federation.plan), federation, START + 5, 1, "test")
+    _, figures = judged(tamper)
     assert [r["party"] for r in figures["parties"]] == ["p1", "p2"]
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,18 @@ from crypto.sealing import seal_images, sealed_bytes
 
 class Killed(BaseException):
     """Stands for a kill: nothing in the code under test catches it. Real ones: test_sealing_kills.py."""
+
+
+def killed_at(first: int, folder: Path, key: SecretKey) -> None:
+    """A sealing that ends when it reads this row."""
+
+    def read(row: int) -> np.ndarray:
+        if row >= first:
+            raise Killed
+        return source(row)
+
+    with pytest.raises(Killed):
+        seal(folder, key, read=read)
 
 
 @pytest.mark.parametrize("scheme", ["block_pixel_shuffle", "noise"])
@@ -63,28 +76,16 @@ def test_a_sealing_stopped_at_any_file_goes_on_and_ends_byte_identical(tmp_path,
 def test_resuming_does_not_redo_finished_shards(tmp_path, key):
     done = []
 
-    def stops(row):
-        if row >= 24:
-            raise Killed
-        return source(row)
-
-    with pytest.raises(Killed):
-        seal(tmp_path / "s", key, read=stops)
+    killed_at(24, tmp_path / "s", key)
     seal(tmp_path / "s", key, read=lambda row: (done.append(row), source(row))[1])
     assert sorted(done) == list(range(24, N))
 
 
 def test_resuming_seals_again_what_is_no_longer_what_it_was(tmp_path, key):
-    def stops(row):
-        if row >= 32:
-            raise Killed
-        return source(row)
-
     seal(tmp_path / "whole", key)
     for change in (lambda p: p.unlink(), lambda p: p.write_bytes(spoilt(p.read_bytes(), 400, 0))):
         folder = tmp_path / "s"
-        with pytest.raises(Killed):
-            seal(folder, key, read=stops)
+        killed_at(32, folder, key)
         change(folder / "images-00002.safetensors")
         seal(folder, key)
         assert files(folder) == files(tmp_path / "whole")
@@ -203,13 +204,7 @@ def test_rows_are_kept_before_a_set_counts_as_finished(tmp_path, key):
 
 
 def test_other_images_or_keys_do_not_continue_a_sealing(tmp_path, key):
-    def stops(row):
-        if row >= 8:
-            raise Killed
-        return source(row)
-
-    with pytest.raises(Killed):
-        seal(tmp_path / "s", key, read=stops)
+    killed_at(8, tmp_path / "s", key)
     for change in ({"name": "other images"}, {"key": SecretKey.generate()}):
         with pytest.raises(CipherwardError, match="unfinished sealing of other images"):
             seal(**{"folder": tmp_path / "s", "key": key} | change)

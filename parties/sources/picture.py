@@ -51,7 +51,7 @@ def unreadable(path: Path, error: OSError) -> CipherwardError:
 
 
 def _as_it_stands(path: Path, size: int, channels: int) -> np.ndarray | None:
-    """uint8 [size, size, channels] of a whole JPEG file of this size and mode that is not to be turned, or None.
+    """uint8 [size, size, channels] of a whole JPEG file of this size that is not to be turned, or None.
 
     The pixels are Pillow's, which decodes by the same library; but that takes half as long again, and a third of it
     holds Python's lock, which the threads that seal are waiting for.
@@ -63,14 +63,17 @@ def _as_it_stands(path: Path, size: int, channels: int) -> np.ndarray | None:
         data = file.read(length)
     if not data.startswith(b"\xff\xd8"):
         return None
-    mode, name = ("Gray", "GRAY") if channels == 1 else ("YCbCr", "RGB")
     try:
-        fits = simplejpeg.decode_jpeg_header(data)[:3] == (size, size, mode)
+        height, width, mode, _ = simplejpeg.decode_jpeg_header(data)
+        fits = (height, width) == (size, size) and mode in ("Gray", "YCbCr")
         if not fits or any(mark in data for mark in _TURNED_JPEG):
             return None
-        plain: np.ndarray = simplejpeg.decode_jpeg(data, name)
+        alone = mode == "Gray" and channels == 1
+        plain: np.ndarray = simplejpeg.decode_jpeg(data, "GRAY" if alone else "RGB")
     except (ValueError, KeyError):
         return None  # damaged, or rare: whether something of it can be shown is for Pillow to say
+    if plain.shape[2] > channels:  # Pillow's gray is of the colours, rounded; the file's own is not
+        plain = np.asarray(Image.fromarray(plain).convert("L"))[..., None]
     return plain
 
 
