@@ -24,7 +24,9 @@ from parties.truth import Truth
 def opened_by(key: Mapping[str, np.ndarray], sealed: np.ndarray, spec: SchemeSpec) -> np.ndarray:
     """uint8 [n, h, w, c]: sealed images, opened with a guessed key."""
     if "matrix" in key:
-        opened: np.ndarray = MatrixCipher(spec.image_shape, spec.block, key["matrix"]).decrypt(sealed)
+        # Moment matching gives a matrix for any scheme, and most schemes seal to bytes.
+        values = np.asarray(sealed, np.float32)
+        opened: np.ndarray = MatrixCipher(spec.image_shape, spec.block, key["matrix"]).decrypt(values)
         return opened
     table = Table.flat(sealed.shape[1:], key["gather"], key.get("mask"))
     return load(spec).picture(apply(table, sealed))
