@@ -46,26 +46,26 @@ check: $(READY) ## lint, format, types, and the trust boundary
 	@$(BIN)/lint-imports
 
 bench: $(READY) ## sealing beside copying and decoding, federating beside training; with CIPHERWARD_DATA, key recovery
-	@$(BIN)/python benchmarks/schemes.py
-	@$(BIN)/python benchmarks/sealing.py
-	@$(BIN)/python benchmarks/federation.py
+	@$(BIN)/python -m benchmarks.schemes
+	@$(BIN)/python -m benchmarks.sealing
+	@$(BIN)/python -m benchmarks.federation
 	@if [ -n "$$CIPHERWARD_DATA" ]; then \
-		$(BIN)/python benchmarks/key_recovery.py --images "$$CIPHERWARD_DATA/brain_mri/train"; \
-		$(BIN)/python benchmarks/pool_size.py --images "$$CIPHERWARD_DATA/brain_mri"; \
+		$(BIN)/python -m benchmarks.key_recovery --images "$$CIPHERWARD_DATA/brain_mri/train"; \
+		$(BIN)/python -m benchmarks.pool_size --images "$$CIPHERWARD_DATA/brain_mri"; \
 	else echo "key recovery: set CIPHERWARD_DATA to a folder that holds brain_mri/"; fi
 
 audit-table: $(READY) ## the smallest pool that breaks each scheme, on real images: CIPHERWARD_DATA, two hours at most
 	@if [ -n "$$CIPHERWARD_DATA" ]; then \
-		$(BIN)/python benchmarks/audit_table.py --jobs 2 --hours 2 --json runs/audit_table/table.json; \
+		$(BIN)/python -m benchmarks.audit_table --jobs 2 --hours 2 --json runs/audit_table/table.json; \
 	else echo "the audit table: set CIPHERWARD_DATA to a folder that holds brain_mri/ and cifar10_jpeg.npz"; fi
 
 table1: $(READY) ## schemes × networks × data, the CPU's protocol: CIPHERWARD_DATA, HOURS=8 at most; goes on where it stopped
 	@if [ -n "$$CIPHERWARD_DATA" ]; then \
-		$(BIN)/python benchmarks/table1.py --hours $(or $(HOURS),8) --json runs/table1/cpu.json; \
+		$(BIN)/python -m benchmarks.table1 --hours $(or $(HOURS),8) --json runs/table1/cpu.json; \
 	else echo "table 1: set CIPHERWARD_DATA to a folder that holds pneumoniamnist.npz, cifar10_jpeg.npz and brain_mri/"; fi
 
 results: $(READY) ## write docs/results.md again from docs/results/*.json
-	@$(BIN)/python benchmarks/results.py
+	@$(BIN)/python -m benchmarks.results
 
 lock: $(READY) ## write constraints.txt from what is installed in .venv
 	@{ echo "# What was tested together. make lock writes this file."; \

@@ -26,16 +26,16 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.adversary.attacks import ABOUT, ATTACKS
-from coordinator.adversary.knowledge import Budget, Knowledge
-from coordinator.orbit import orbit_of
-from coordinator.pool import MemoryPool
-from coordinator.report.audit import broken_by, machine
+from coordinator.adversary.contract import Budget, Knowledge
+from coordinator.adversary.registry import ABOUT, ATTACKS
+from coordinator.exchange.orbit import orbit_of
+from coordinator.exchange.pool import MemoryPool
+from coordinator.report.build import broken_by, machine
 from crypto.files import append_line, read_lines
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
-from parties.score import figures_of
-from parties.truth import Truth, apart, baselines, that_count
+from parties.scoring.score import figures_of
+from parties.scoring.truth import Truth, apart, baselines, that_count
 
 POOLS = (1, 2, 5, 10, 20, 50, 100)
 AUDIT, GALLERY = 128, 1000

@@ -31,14 +31,21 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from coordinator.models import build_model, pack, unpack
-from coordinator.plan import FILE, Plan, read_plan
-from coordinator.report.audit import machine
-from coordinator.simulate import party_folder, simulate
-from coordinator.train import as_input, measure, optimizer_of, probabilities, train_locally, use_all_cores
-from crypto.sealed import SealedDataset
-from parties.baseline import average
-from parties.place import Place
+from coordinator.exchange.plan import FILE, Plan, read_plan
+from coordinator.model.training import (
+    as_input,
+    measure,
+    optimizer_of,
+    probabilities,
+    train_locally,
+    use_all_cores,
+)
+from coordinator.model.vit import build_model, pack, unpack
+from coordinator.report.build import machine
+from coordinator.study.simulate import party_folder, simulate
+from crypto.sets.dataset import SealedDataset
+from parties.sealing.place import Place
+from parties.training.baseline import average
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,12 @@ def loop(study: Path) -> float:
 
 def in_process(*words: str) -> Any:
     """Runs this file in a fresh process, so that measurements share nothing; returns what it printed."""
-    done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.federation", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout)
 
 

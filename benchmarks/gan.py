@@ -33,14 +33,14 @@ from rich.table import Table
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from coordinator.adversary.gan import PUBLISHED, toned, train
-from coordinator.adversary.knowledge import Budget
-from coordinator.adversary.training_loop import Course, Progress, as_input, device, pictures
-from coordinator.report.audit import machine
+from coordinator.adversary.contract import Budget
+from coordinator.adversary.networks.gan import PUBLISHED, toned, train
+from coordinator.adversary.networks.training_loop import Course, Progress, as_input, device, pictures
+from coordinator.report.build import machine
 from crypto.files import append_line, read_lines
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
-from parties.measures import ssims
+from parties.scoring.measures import ssims
 
 BLOCK, SHAPE = 4, (32, 32, 3)
 #: About the published median SSIM (arXiv 2010.06198), over whole pictures.

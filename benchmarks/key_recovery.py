@@ -21,10 +21,10 @@ from rich.console import Console
 from rich.table import Table
 from skimage.metrics import structural_similarity
 
-from coordinator.adversary.knowledge import Knowledge
-from coordinator.adversary.pooled_key_recovery import attack
-from coordinator.pool import MemoryPool
-from coordinator.report.audit import machine
+from coordinator.adversary.contract import Knowledge
+from coordinator.adversary.recover.pooled_key_recovery import attack
+from coordinator.exchange.pool import MemoryPool
+from coordinator.report.build import machine
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 

@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from coordinator.plan import read_plan
-from coordinator.report.audit import machine
-from coordinator.report.training import training_of
-from coordinator.simulate import simulate
+from coordinator.exchange.plan import read_plan
+from coordinator.report.build import machine
+from coordinator.report.training_section import training_of
+from coordinator.study.simulate import simulate
 
 SCHEMA = "cipherward.options/1"
 

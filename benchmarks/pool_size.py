@@ -30,19 +30,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from key_recovery import BLOCK, SIZE, SUFFIXES, read
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.adversary.knowledge import Knowledge
-from coordinator.adversary.pooled_key_recovery import attack
-from coordinator.pool import MemoryPool, Pool
-from coordinator.report.audit import machine
+from benchmarks.key_recovery import BLOCK, SIZE, SUFFIXES, read
+from coordinator.adversary.contract import Knowledge
+from coordinator.adversary.recover.pooled_key_recovery import attack
+from coordinator.exchange.pool import MemoryPool, Pool
+from coordinator.report.build import machine
 from crypto.files import write_json
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
-from crypto.sealed import SealedDataset
-from crypto.sealing import seal_images
+from crypto.sets.dataset import SealedDataset
+from crypto.sets.writer import seal_images
 from parties.sources.phantom import Phantom
 
 SPEC = describe("block_pixel_shuffle", (SIZE, SIZE, 1), BLOCK)
@@ -105,7 +105,7 @@ def _memory() -> float:
 
 def measure(folder: Path, size: int, repeats: int, key: SecretKey) -> dict[str, Any]:
     """One record of a pool size, each repeat in a process of its own."""
-    command = [sys.executable, __file__, "--attack", str(folder), str(size)]
+    command = [sys.executable, "-m", "benchmarks.pool_size", "--attack", str(folder), str(size)]
     runs = [
         json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         for _ in range(repeats)

@@ -2,7 +2,7 @@
 
     python benchmarks/properties.py [--json FILE]
 
-The cases are those of the fast tests (tests/scheme_checks.py): every one is tried here, and a failure ends the run.
+The cases are those of the fast tests (tests/support/scheme_checks.py): every one is tried here, and a failure ends the run.
 """
 
 from __future__ import annotations
@@ -10,17 +10,13 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-import scheme_checks  # type: ignore[import-not-found]
-
-from coordinator.report.audit import machine
+from coordinator.report.build import machine
 from crypto.scheme import SCHEMES
+from tests.support import scheme_checks
 
 
 def tried(name: str) -> tuple[Counter[str], int]:

@@ -21,10 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as Grid
 
-from coordinator.report.audit import machine
+from coordinator.report.build import machine
+from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.scheme import SCHEMES, describe, load
-from crypto.table import Table
 
 SIDE = 224
 TURNS = 5

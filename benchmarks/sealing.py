@@ -37,16 +37,16 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
-from coordinator.report.audit import machine
-from crypto.apply import cores
+from coordinator.report.build import machine
 from crypto.files import write_json
+from crypto.kernels.executors import cores
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
 from crypto.scheme import describe
-from crypto.sealed import SealedDataset
-from crypto.sealing import seal_images
-from parties.place import Place
-from parties.seal import seal, sealing
+from crypto.sets.dataset import SealedDataset
+from crypto.sets.writer import seal_images
+from parties.sealing.place import Place
+from parties.sealing.seal import seal, sealing
 from parties.sources.folder import Folder
 
 SIDE = 224  # of a sealed image
@@ -224,7 +224,7 @@ def kill(work: Path, images: Path, after: int) -> dict[str, Any]:
     place = hospital(work / "killed", images, SIDE)
     note = place.sealed_folder("train") / "partial.json"
     child = subprocess.Popen(
-        [sys.executable, __file__, "--seal", str(place.folder)], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "benchmarks.sealing", "--seal", str(place.folder)], stdout=subprocess.DEVNULL
     )
     while not note.exists() or len(json.loads(note.read_text())["shards"]) < after:
         assert child.poll() is None, "the sealing ended before it could be killed"
@@ -249,7 +249,9 @@ def kill(work: Path, images: Path, after: int) -> dict[str, Any]:
 
 def in_process(*words: str) -> Any:
     """Runs this file in a fresh process, so that measurements share nothing; returns what it printed."""
-    done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.sealing", *words], stdout=subprocess.PIPE, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 

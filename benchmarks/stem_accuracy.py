@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from coordinator.plan import FILE, Plan, read_plan
-from coordinator.report.audit import machine
-from coordinator.report.training import training_of
-from coordinator.simulate import party_folder, simulate
+from coordinator.exchange.plan import FILE, Plan, read_plan
+from coordinator.report.build import machine
+from coordinator.report.training_section import training_of
+from coordinator.study.simulate import party_folder, simulate
 from crypto.errors import CipherwardError
 from crypto.files import read_json, write_json
-from parties.baseline import run_baseline
-from parties.place import Place
+from parties.sealing.place import Place
+from parties.training.baseline import run_baseline
 
 SCHEMA = "cipherward.stem-accuracy/1"
 ROOT = Path(__file__).parents[1]

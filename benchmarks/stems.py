@@ -30,25 +30,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from key_recovery import BLOCK, SIZE, read
 from rich.console import Console
 from rich.table import Table
 
-from coordinator.adversary import learned_stem, weights
-from coordinator.adversary.knowledge import Attack, Knowledge
-from coordinator.adversary.observed import Observed
-from coordinator.adversary.stem_similarity import Stem, alike, learnt, places_of, stem_of, units
-from coordinator.models import build_model
-from coordinator.orbit import orbit_of
-from coordinator.plan import Plan
-from coordinator.pool import MemoryPool
-from coordinator.report.audit import machine
-from coordinator.train import PlainImages, train_locally, use_all_cores
+from benchmarks.key_recovery import BLOCK, SIZE, read
+from coordinator.adversary.contract import Attack, Knowledge
+from coordinator.adversary.training import learned_stem, weights
+from coordinator.adversary.training.observation import Observed
+from coordinator.adversary.training.stem_similarity import Stem, alike, learnt, places_of, stem_of, units
+from coordinator.exchange.orbit import orbit_of
+from coordinator.exchange.plan import Plan
+from coordinator.exchange.pool import MemoryPool
+from coordinator.model.training import PlainImages, train_locally, use_all_cores
+from coordinator.model.vit import build_model
+from coordinator.report.build import machine
 from crypto.key import SecretKey
 from crypto.scheme import load
-from parties.measures import ssims
-from parties.register import register
-from parties.stem import carry, coordinates
+from parties.scoring.measures import ssims
+from parties.scoring.registration import register
+from parties.training.stem import carry, coordinates
 
 SCHEMA = "cipherward.stems/1"
 GUESSED = 40

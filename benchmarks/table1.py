@@ -13,7 +13,7 @@ the time left is too short for is not begun.
 The pairing is the papers' where they have one: LE with its block-wise adaptation network, ELE with its own, PE with
 a 1×1 convolution, EtC with none (Qi et al. 2022, Table I). block_pixel_shuffle before a convolutional network,
 which no paper has, takes LE's. A ViT takes none: its patch embedding is one. `block_pixel_shuffle private` carries
-the ViT's stem into the key's coordinates first (parties/stem.py); the other networks have no such cell.
+the ViT's stem into the key's coordinates first (parties/training/stem.py); the other networks have no such cell.
 """
 
 from __future__ import annotations
@@ -30,22 +30,31 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from table1_data import CHANNELS, SPLITS, read
-from table1_inputs import Inputs, digest_of, inputs_at, inputs_of, pair_of, same
-from table1_protocol import PAIRS, PRIVATE, Protocol, Section, cells_of, plan_of, read_protocol, settings_of
 from torch import nn
 
-from coordinator.models import build_model, pack, unpack
-from coordinator.report.audit import machine
-from coordinator.rounds import State
-from coordinator.train import PlainImages, measure, probabilities, train_locally, use_all_cores
+from benchmarks.table1_data import CHANNELS, SPLITS, read
+from benchmarks.table1_inputs import Inputs, digest_of, inputs_at, inputs_of, pair_of, same
+from benchmarks.table1_protocol import (
+    PAIRS,
+    PRIVATE,
+    Protocol,
+    Section,
+    cells_of,
+    plan_of,
+    read_protocol,
+    settings_of,
+)
+from coordinator.federation.rounds import State
+from coordinator.model.training import PlainImages, measure, probabilities, train_locally, use_all_cores
+from coordinator.model.vit import build_model, pack, unpack
+from coordinator.report.build import machine
 from crypto.errors import CipherwardError, unknown
 from crypto.files import append_line, disk_errors, only_one, read_lines, write_json
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
 from crypto.scheme import load
-from parties.measures import share
-from parties.stem import carry, coordinates
+from parties.scoring.measures import share
+from parties.training.stem import carry, coordinates
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = "cipherward.table1/1"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from coordinator.train import PlainImages
+from coordinator.model.training import PlainImages
 from crypto.errors import CipherwardError
 from parties.sources.source import Request, open_source
 

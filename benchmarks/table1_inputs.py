@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from blake3 import blake3
-from table1_data import path_of
-from table1_protocol import PAIRS, Section
 
+from benchmarks.table1_data import path_of
+from benchmarks.table1_protocol import PAIRS, Section
 from crypto.errors import CipherwardError
 from crypto.files import blake3_file, read_json
 from parties.sources.folder import ENDINGS

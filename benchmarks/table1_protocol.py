@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
-from table1_data import CHANNELS
 
-from coordinator.plan import Plan
-from coordinator.settings import Settings, build, read_yaml
+from benchmarks.table1_data import CHANNELS
+from coordinator.exchange.plan import Plan
+from coordinator.exchange.settings import Settings, build, read_yaml
 
 PRIVATE = "block_pixel_shuffle private"
 #: Row of the table → the adaptation network before a convolutional network.

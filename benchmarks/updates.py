@@ -4,7 +4,7 @@
 
 FOLDER holds brain_mri/train and vit_tiny_patch16_224.safetensors. Gray 224×224 slices, ViT-Ti/16 from these
 public weights, SGD with momentum 0.9 and clipping at 1 but where AdamW is named; hospitals seal under
-block_pixel_shuffle with blocks of 16, and train as coordinator/train.py does. SSIM is that of suite/1. Each part
+block_pixel_shuffle with blocks of 16, and train as coordinator/model/training.py does. SSIM is that of suite/1. Each part
 takes minutes; with --json a part's figures replace its earlier ones in the file.
 
 - solve, steps, learn: one image in the hospital. SSIM to the plain image (stem plain), to the ciphertext (stem learn)
@@ -32,24 +32,24 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
 
-from coordinator.adversary import updates
-from coordinator.adversary.knowledge import Budget, Knowledge
-from coordinator.adversary.membership import membership
-from coordinator.adversary.observed import Observed, Update
-from coordinator.adversary.update_candidates import confirm
-from coordinator.adversary.update_findings import findings
-from coordinator.adversary.update_search import as_levels, search
-from coordinator.adversary.update_solve import solve
-from coordinator.adversary.update_steps import as_input, labels_to_try, model_of, replay, see
-from coordinator.models import build_model, pack, shared_names
-from coordinator.plan import Plan
-from coordinator.pool import MemoryPool
-from coordinator.report.audit import machine
-from coordinator.train import PlainImages, train_locally
+from coordinator.adversary.contract import Budget, Knowledge
+from coordinator.adversary.training import updates
+from coordinator.adversary.training.membership import membership
+from coordinator.adversary.training.observation import Observed, Update
+from coordinator.adversary.training.update_candidates import confirm
+from coordinator.adversary.training.update_findings import findings
+from coordinator.adversary.training.update_search import as_levels, search
+from coordinator.adversary.training.update_solve import solve
+from coordinator.adversary.training.update_steps import as_input, labels_to_try, model_of, replay, see
+from coordinator.exchange.plan import Plan
+from coordinator.exchange.pool import MemoryPool
+from coordinator.model.training import PlainImages, train_locally
+from coordinator.model.vit import build_model, pack, shared_names
+from coordinator.report.build import machine
 from crypto.key import SecretKey
 from crypto.scheme import load
-from parties.measures import ssim
-from parties.stem import carry, carry_back, coordinates
+from parties.scoring.measures import ssim
+from parties.training.stem import carry, carry_back, coordinates
 
 SIZE = 224
 Record = dict[str, Any]

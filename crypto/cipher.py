@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from crypto.apply import Images, apply_torch, cores, must_be, prepare, run
-from crypto.blocks import from_blocks, to_blocks
-from crypto.table import Table
+from crypto.kernels.blocks import from_blocks, to_blocks
+from crypto.kernels.executors import Images, apply_torch, cores, must_be, prepare, run
+from crypto.kernels.table import Table
 
 if TYPE_CHECKING:
     import torch

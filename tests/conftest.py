@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from study import Study, run_small_study
 
-import coordinator.cli
-import parties.cli
+import coordinator.cli.app
+import parties.cli.app
 from crypto.key import SecretKey
 from crypto.scheme import describe
-from crypto.sealing import seal_images
+from crypto.sets.writer import seal_images
+from tests.support.study import Study, run_small_study
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
@@ -37,7 +37,7 @@ def party(monkeypatch, capsys):
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["cipherward-party", *map(str, words)])
         with pytest.raises(SystemExit) as end:
-            parties.cli.main()
+            parties.cli.app.main()
         said = capsys.readouterr()
         return end.value.code, said.out.strip(), " ".join(said.err.split())
 
@@ -47,7 +47,7 @@ def party(monkeypatch, capsys):
 @pytest.fixture
 def here(monkeypatch, capsys):
     """here(program, *words): what `study.command` does, in this process, where nothing is imported again."""
-    mains = {"cipherward-party": parties.cli.main, "cipherward-coordinator": coordinator.cli.main}
+    mains = {"cipherward-party": parties.cli.app.main, "cipherward-coordinator": coordinator.cli.app.main}
 
     def run(program, *words):
         monkeypatch.setattr(sys, "argv", [program, *map(str, words)])

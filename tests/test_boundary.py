@@ -8,25 +8,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import leaks
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message
-from local_grid import LocalGrid
 
-import parties.client_app
-from coordinator.plan import read_plan
+import parties.training.client_app
+from coordinator.exchange.plan import read_plan
+from coordinator.federation.rounds import Federation, run_rounds
 from coordinator.report.page import render
 from coordinator.report.pictures import Pictures
-from coordinator.rounds import Federation, run_rounds
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.keyfile import read_key
-from crypto.sealed import SealedDataset
-from parties.place import Place
-from parties.seal import plain_rows
-
-ROOT = Path(__file__).parents[1]
+from crypto.sets.dataset import SealedDataset
+from parties.sealing.place import Place
+from parties.sealing.seal import plain_rows
+from tests.support import leaks
+from tests.support.local_grid import LocalGrid
+from tests.support.paths import ROOT
 
 
 def loaded(module: str) -> set[str]:
@@ -41,10 +40,12 @@ def reaches(module: str) -> set[str]:
 
 
 def test_the_server_app_loads_nothing_of_a_hospital():
-    assert reaches("coordinator.server_app") == set()
-    assert reaches("coordinator.cli, coordinator.simulate, coordinator.adversary.suite") == set()
+    assert reaches("coordinator.federation.server_app") == set()
+    assert (
+        reaches("coordinator.cli.app, coordinator.study.simulate, coordinator.adversary.run.suite") == set()
+    )
     # The same question about a hospital's program has another answer, so it is a question.
-    assert "crypto.keyfile" in reaches("parties.place")
+    assert "crypto.keyfile" in reaches("parties.sealing.place")
 
 
 def test_package_inits_are_empty():
@@ -62,7 +63,7 @@ def test_the_import_contracts_hold_and_can_fail(tmp_path):
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(source.read_text())
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
-    with open(tmp_path / "coordinator" / "rounds.py", "a") as file:
+    with open(tmp_path / "coordinator" / "federation" / "rounds.py", "a") as file:
         file.write("\nfrom crypto.keyfile import read_key\n")
     done = subprocess.run(
         [str(tool), "--no-cache"],
@@ -71,7 +72,9 @@ def test_the_import_contracts_hold_and_can_fail(tmp_path):
         text=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )
-    assert done.returncode == 1 and "coordinator.rounds -> crypto.keyfile" in done.stdout, done.stdout
+    assert done.returncode == 1 and "coordinator.federation.rounds -> crypto.keyfile" in done.stdout, (
+        done.stdout
+    )
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +134,7 @@ def test_the_bundle_is_an_allow_list(left):
 
     archive = zipfile.ZipFile(io.BytesIO(left["the bundle"]))
     names = [n for n in archive.namelist() if not n.startswith(".info/")]
-    assert "coordinator/server_app.py" in names and "parties/client_app.py" in names
+    assert "coordinator/federation/server_app.py" in names and "parties/training/client_app.py" in names
     allowed = ("crypto/", "parties/", "coordinator/", "configs/")
     extra = [n for n in names if not n.startswith(allowed)]
     assert set(extra) <= {"pyproject.toml", "LICENSE", "README.md"}, extra
@@ -176,7 +179,7 @@ def exchange(study, folder, tamper=lambda node, reply: reply) -> dict[str, bytes
     """All messages of a round with both hospitals, in both directions."""
     plan = read_plan(study.folder / "plan.yaml")
     nodes = [{"party-dir": str(study.party(i))} for i in range(2)]
-    grid = LocalGrid(parties.client_app.app, nodes, tamper=tamper)
+    grid = LocalGrid(parties.training.client_app.app, nodes, tamper=tamper)
     federation = Federation(grid, plan)
     weights = np.zeros(np.load(str(_weights(study, folder))).shape, np.float32)
     folder.mkdir(exist_ok=True)
@@ -187,7 +190,7 @@ def exchange(study, folder, tamper=lambda node, reply: reply) -> dict[str, bytes
 
 
 def _weights(study, folder) -> Path:
-    from coordinator.models import build_model, pack
+    from coordinator.model.vit import build_model, pack
 
     plan = read_plan(study.folder / "plan.yaml")
     path = folder.with_suffix(".npy")
@@ -217,7 +220,7 @@ def test_training_opens_no_key(study, tmp_path, monkeypatch):
         raise AssertionError("a key file was opened while training")
 
     monkeypatch.setattr("crypto.keyfile.read_key", refuse)
-    monkeypatch.setattr("parties.place.read_key", refuse)
+    monkeypatch.setattr("parties.sealing.place.read_key", refuse)
     exchange(study, tmp_path / "cloud")
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from study import command
 
 from crypto.files import only_one
-from parties.place import Place
+from parties.sealing.place import Place
 from parties.sources import folder as folder_source
 from parties.sources.phantom import Phantom
 from parties.sources.picture import Undecodable, unreadable
+from tests.support.study import command
 
 PARTY, COORDINATOR = "cipherward-party", "cipherward-coordinator"
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from benchmarks import results
+from tests.support.paths import ROOT
 
 
 def test_results_are_generated():
-    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
-    results = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(results)
     kept = sorted((ROOT / "docs" / "results").glob("*.json"))
     assert kept, "no results are kept"
     assert results.page(kept) == (ROOT / "docs" / "results.md").read_text()

@@ -14,15 +14,13 @@ import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 from safetensors.torch import load_file
-from study import PLAN, command
 
-from coordinator import server_app
-from coordinator.flower_run import run_flower
-from coordinator.models import build_model
-from coordinator.plan import read_plan
+from coordinator.exchange.plan import read_plan
+from coordinator.federation import server_app
+from coordinator.model.vit import build_model
+from coordinator.study.flower_run import run_flower
 from crypto.errors import CipherwardError
-
-ROOT = Path(__file__).parents[1]
+from tests.support.study import PLAN, command
 
 
 def flower_processes() -> set[int]:

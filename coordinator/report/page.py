@@ -23,7 +23,7 @@ from PIL import Image
 
 from coordinator.report.charts import key_curve, learning_curve, ssim_curve
 from coordinator.report.pictures import Pictures
-from coordinator.report.words import images, linked, listed, percent, power, score, seconds, size
+from coordinator.report.wording import images, linked, listed, percent, power, score, seconds, size
 
 _SMALL = 100  # pixels; images with shorter sides are shown enlarged, pixel by pixel
 _OPTIONAL = (

@@ -11,13 +11,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from coordinator.guesses import FILE, Draw, StoredGuess, load_guess, read_draws
-from coordinator.orbit import Move
-from coordinator.report.controls import is_control
+from coordinator.exchange.guesses import FILE, Draw, StoredGuess, load_guess, read_draws
+from coordinator.exchange.orbit import Move
+from coordinator.report.control_checks import is_control
 from crypto.errors import CipherwardError
 from crypto.files import sha256_file
 from crypto.scheme import load
-from crypto.sealed import SealedDataset
+from crypto.sets.dataset import SealedDataset
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from crypto.cipher import TableCipher
+from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.spec import SchemeSpec, log2_factorial
-from crypto.table import Table
 
 
 class BlockPixel:

@@ -24,12 +24,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from crypto.blocks import quarter_pixels
 from crypto.cipher import TableCipher
 from crypto.errors import CipherwardError
+from crypto.kernels.blocks import quarter_pixels
+from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.spec import SchemeSpec, log2_factorial
-from crypto.table import Table
 
 
 class BlockPixelShuffle:

@@ -20,10 +20,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crypto.cipher import TableCipher
+from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.schemes.le import draw, reversal_bytes
 from crypto.spec import SchemeSpec, log2_factorial
-from crypto.table import Table
 
 
 class Ele:

@@ -26,13 +26,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from crypto.apply import Images
 from crypto.cipher import TableCipher
 from crypto.errors import CipherwardError
+from crypto.kernels.executors import Images
+from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.schemes.pe import ORDERS
 from crypto.spec import SchemeSpec, log2_factorial
-from crypto.table import Table
 
 
 class Etc:

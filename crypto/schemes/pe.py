@@ -20,12 +20,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from crypto.blocks import block_pixels
 from crypto.cipher import TableCipher
 from crypto.errors import CipherwardError
+from crypto.kernels.blocks import block_pixels
+from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.spec import SchemeSpec
-from crypto.table import Table
 
 # Output component j is input component ORDERS[order, j]: RGB, RBG, GRB, GBR, BRG, BGR.
 ORDERS = np.array([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])

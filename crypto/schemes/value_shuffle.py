@@ -28,9 +28,9 @@ import numpy as np
 
 from crypto.cipher import TableCipher
 from crypto.errors import CipherwardError
+from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.spec import SchemeSpec, log2_factorial
-from crypto.table import Table
 
 
 class ValueShuffle:

@@ -199,7 +199,7 @@ def _names(path: Path, count: int) -> list[str]:
     except (SystemError, ValueError) as error:  # code points that are none
         raise _unreadable(path, "classes", error) from None
     for name, times in Counter(classes).items():
-        # They become folders when a set is unsealed: what crypto/sealed.py refuses in a manifest, and no two in one.
+        # They become folders when a set is unsealed: what crypto/sets/dataset.py refuses in a manifest, and no two in one.
         if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
             raise CipherwardError(
                 f"{path}: class name {name!r} cannot be a folder's",

@@ -21,18 +21,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from coordinator.adversary.adjacency import block_distances, order_blocks
-from coordinator.adversary.block_values import relative_signs, tree_signs, value_distances
-from coordinator.adversary.colour_values import lay_values
-from coordinator.adversary.distances import flat_blocks
-from coordinator.adversary.fit_block import beside, leaning, nearest, refit, upright
-from coordinator.adversary.fits import usual_fits
-from coordinator.adversary.knowledge import Ciphertexts, Recovered
-from coordinator.adversary.puzzle import Solved, solve
-from coordinator.adversary.restate import improve
-from coordinator.adversary.seams import block_sides
-from coordinator.adversary.states import walks
-from crypto.blocks import block_pixels, from_blocks, to_blocks
+from coordinator.adversary.contract import Ciphertexts, Recovered
+from coordinator.adversary.puzzle.adjacency import block_distances, order_blocks
+from coordinator.adversary.puzzle.block_refinement import improve
+from coordinator.adversary.puzzle.block_symmetry import walks
+from coordinator.adversary.puzzle.distances import flat_blocks
+from coordinator.adversary.puzzle.seams import block_sides
+from coordinator.adversary.puzzle.side_matching import usual_fits
+from coordinator.adversary.puzzle.solver import Solved, solve
+from coordinator.adversary.values.block_layout import beside, leaning, nearest, refit, upright
+from coordinator.adversary.values.colour_block_layout import lay_values
+from coordinator.adversary.values.value_distances import relative_signs, tree_signs, value_distances
+from crypto.kernels.blocks import block_pixels, from_blocks, to_blocks
 from crypto.scheme import load
 from crypto.schemes.block_pixel import BlockPixel
 from crypto.schemes.etc import turned_pixels

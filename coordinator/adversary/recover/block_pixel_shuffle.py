@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from coordinator.adversary.assemble import Lay, assemble
-from coordinator.adversary.distances import TEXTURE, position_distances, spread, textured
-from coordinator.adversary.knowledge import Ciphertexts, Recovered
-from coordinator.adversary.layout import lay_out, symmetries
-from coordinator.adversary.seams import block_sides, inner_seams, seam_costs
-from crypto.blocks import block_pixels, quarter_pixels
-from crypto.table import Table
+from coordinator.adversary.contract import Ciphertexts, Recovered
+from coordinator.adversary.puzzle.assembly import Lay, assemble
+from coordinator.adversary.puzzle.distances import TEXTURE, position_distances, spread, textured
+from coordinator.adversary.puzzle.grid_layout import lay_out, symmetries
+from coordinator.adversary.puzzle.seams import block_sides, inner_seams, seam_costs
+from crypto.kernels.blocks import block_pixels, quarter_pixels
+from crypto.kernels.table import Table
 
 _CHUNK = 32  # images held at a time
 _HELD = 100_000_000  # most values of blocks held

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.adversary.assemble import assemble
-from coordinator.adversary.knowledge import Ciphertexts, Recovered
-from coordinator.adversary.nibbles import Nibbles, correlations, tell_nibbles
-from coordinator.adversary.places import place_values
+from coordinator.adversary.contract import Ciphertexts, Recovered
+from coordinator.adversary.puzzle.assembly import assemble
+from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.recover import etc
 from coordinator.adversary.recover.le import (
     choose,
@@ -32,14 +31,15 @@ from coordinator.adversary.recover.le import (
     spaced,
     tied_flips,
 )
-from coordinator.adversary.seams import block_sides, seam_costs
-from crypto.apply import apply
-from crypto.blocks import block_pixels
+from coordinator.adversary.values.nibble_identification import Nibbles, correlations, tell_nibbles
+from coordinator.adversary.values.value_layout import place_values
+from crypto.kernels.blocks import block_pixels
+from crypto.kernels.executors import apply
+from crypto.kernels.table import Table
 from crypto.scheme import describe, load
 from crypto.schemes.etc import Etc, turned_pixels
 from crypto.schemes.pe import ORDERS
 from crypto.spec import SchemeSpec
-from crypto.table import Table
 
 _NIBBLES = 12_000_000  # most nibbles held
 _SEAM_IMAGES = 200

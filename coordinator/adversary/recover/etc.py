@@ -15,16 +15,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from coordinator.adversary.knowledge import Ciphertexts, Recovered
-from coordinator.adversary.planes import settle, turn_pictures
-from coordinator.adversary.puzzle import Solved, solve
-from coordinator.adversary.seams import block_sides
-from coordinator.adversary.states import THEN, UNDONE, UNMIXED
-from crypto.apply import apply
-from crypto.blocks import block_pixels
+from coordinator.adversary.contract import Ciphertexts, Recovered
+from coordinator.adversary.puzzle.block_symmetry import THEN, UNDONE, UNMIXED
+from coordinator.adversary.puzzle.seams import block_sides
+from coordinator.adversary.puzzle.solver import Solved, solve
+from coordinator.adversary.values.ycbcr_planes import settle, turn_pictures
+from crypto.kernels.blocks import block_pixels
+from crypto.kernels.executors import apply
+from crypto.kernels.table import Table
 from crypto.scheme import load
 from crypto.schemes.etc import Etc
-from crypto.table import Table
 
 _CHUNK = 32  # images held at a time
 _VALUES = 30_000_000  # most values of sides that are held

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from coordinator.adversary.knowledge import Ciphertexts, Recovered
-from coordinator.adversary.nibbles import Nibbles, tell_nibbles
-from coordinator.adversary.places import MOST_VALUES, block_turns
+from coordinator.adversary.contract import Ciphertexts, Recovered
 from coordinator.adversary.recover.pe import usual_order
-from crypto.blocks import to_blocks
+from coordinator.adversary.values.nibble_identification import Nibbles, tell_nibbles
+from coordinator.adversary.values.value_layout import MOST_VALUES, block_turns
+from crypto.kernels.blocks import to_blocks
+from crypto.kernels.table import Table
 from crypto.schemes.pe import ORDERS
-from crypto.table import Table
 
 _NIBBLES = 12_000_000  # most nibbles held
 #: Share of slots at which a tied mask must fit to be believed.

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 import numba
 import numpy as np
 
-from coordinator.adversary.knowledge import Ciphertexts, Recovered
-from coordinator.adversary.synchronise import PERMUTATIONS, SIGNS, grid_edges, synchronise
+from coordinator.adversary.contract import Ciphertexts, Recovered
+from coordinator.adversary.values.group_synchronisation import PERMUTATIONS, SIGNS, grid_edges, synchronise
 from crypto.schemes.pe import ORDERS, Pe
 
 _CHUNK = 32  # images held at a time

@@ -18,17 +18,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from coordinator.adversary.assemble import Lay, assemble
-from coordinator.adversary.colours import colour_layout
-from coordinator.adversary.distances import flat_blocks, position_distances, spread, textured
-from coordinator.adversary.exchange import total_cost
-from coordinator.adversary.knowledge import Ciphertexts, Recovered
-from coordinator.adversary.layout import symmetries
-from coordinator.adversary.seams import block_sides, seam_costs
-from crypto.apply import apply
-from crypto.blocks import block_pixels, to_blocks
+from coordinator.adversary.contract import Ciphertexts, Recovered
+from coordinator.adversary.puzzle.assembly import Lay, assemble
+from coordinator.adversary.puzzle.distances import flat_blocks, position_distances, spread, textured
+from coordinator.adversary.puzzle.grid_layout import symmetries
+from coordinator.adversary.puzzle.seams import block_sides, seam_costs
+from coordinator.adversary.puzzle.swap_search import total_cost
+from coordinator.adversary.values.colour_classes import colour_layout
+from crypto.kernels.blocks import block_pixels, to_blocks
+from crypto.kernels.executors import apply
+from crypto.kernels.table import Table
 from crypto.schemes.pe import ORDERS
-from crypto.table import Table
 
 _CHUNK = 32  # images held at a time
 _HELD = 100_000_000  # most values of blocks held

@@ -1,0 +1,242 @@
+"""SealedDataset: a folder of sealed images that can leave the hospital.
+
+    sealed/train/
+      manifest.json              public: scheme, key id, classes, a digest and a MAC for each shard
+      images-00000.safetensors   {"images": [r, *sealed_shape], "labels": int64 [r]}
+      images-00001.safetensors   …
+
+It opens in O(shards) and is memory-mapped. Digests (BLAKE3) let anyone find an altered shard; MACs (HMAC
+under the key) let a key holder tell that nobody replaced shard and digest together. File names of the
+plain images are not in it: they may hold patients' names.
+
+A writer killed at any point leaves `partial.json` and whole shards; the next one continues, and the
+result is byte-identical to an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crypto.errors import CipherwardError
+from crypto.files import blake3_file, json_text, read_json
+from crypto.key import SecretKey
+from crypto.scheme import load
+from crypto.sets.shard import map_tensor
+from crypto.spec import SchemeSpec
+
+SCHEMA = "cipherward.sealed/2"
+_AGAIN = "fetch the sealed set again"
+_EARLIER = "cipherward.sealed/1"
+MANIFEST, PARTIAL = "manifest.json", "partial.json"
+
+
+def shard_name(index: int) -> str:
+    return f"images-{index:05d}.safetensors"
+
+
+def canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def shard_mac(key: SecretKey, spec: SchemeSpec, index: int, rows: int, digest: str) -> str:
+    place = canonical([spec.to_json(), index, rows, digest])
+    return key.derive("sealed").mac(b"shard", place).hex()
+
+
+def manifest_mac(key: SecretKey, manifest: Mapping[str, Any]) -> str:
+    return key.derive("sealed").mac(b"manifest", canonical({**manifest, "mac": ""})).hex()
+
+
+class SealedDataset:
+    """A sealed set on disk. Make one with `open`; crypto/sets/writer.py writes them."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        try:
+            self.spec = SchemeSpec.from_json(manifest["spec"])
+            scheme = load(self.spec)
+        except CipherwardError as error:
+            raise CipherwardError(f"{folder / MANIFEST}: {error.message}", error.hint) from None
+        self.key_id = str(manifest["key_id"])
+        self.classes = [str(name) for name in manifest["classes"]]
+        for name in self.classes:
+            if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
+                raise ValueError(f"class name {name!r}")  # they become folders when a set is unsealed
+        self.sealed_shape = scheme.sealed_shape
+        self.sealed_dtype = scheme.sealed_dtype
+        self._starts = np.cumsum([0] + [s["rows"] for s in manifest["shards"]])
+
+    @classmethod
+    def open(cls, folder: Path) -> SealedDataset:
+        """Reads the manifest and checks that every shard is there at its full size; needs no key.
+
+        Raises CipherwardError naming what is missing, cut short or unfinished.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).exists():
+            if (folder / PARTIAL).exists():
+                raise CipherwardError(
+                    f"{folder} is unfinished: its sealing was interrupted",
+                    "run the same seal command again",
+                )
+            inner = sorted(p.parent.name for p in folder.glob(f"*/{MANIFEST}")) if folder.is_dir() else []
+            hint = f"it holds sealed sets: {', '.join(inner)}; name one of them" if inner else ""
+            raise CipherwardError(
+                f"no sealed set at {folder}", hint or "make one with: cipherward-party seal"
+            )
+        manifest = read_json(folder / MANIFEST, "sealed set's manifest")
+        if isinstance(manifest, dict) and manifest.get("schema") == _EARLIER:
+            raise CipherwardError(
+                f"{folder} was sealed by an earlier version of cipherward, as {_EARLIER}",
+                "seal the images again",
+            )
+        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+            raise CipherwardError(f"{folder / MANIFEST} is not a {SCHEMA} manifest", _AGAIN)
+        try:
+            sealed = cls(folder, manifest)
+            sealed._check_files()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise CipherwardError(f"{folder / MANIFEST} is damaged: {error!r}", _AGAIN) from None
+        return sealed
+
+    def _check_files(self) -> None:
+        """That the manifest's shards are there, each once and at its full size, and add up to its rows."""
+        shards = self.manifest["shards"]
+        for index, shard in enumerate(shards):
+            if shard.keys() != {"file", "rows", "bytes", "blake3", "mac"}:
+                raise ValueError(f"shard {index} has {sorted(shard)}")
+            if shard["file"] != shard_name(index):
+                raise CipherwardError(
+                    f"{self.folder / MANIFEST} names {shard['file']!r} as shard {index}",
+                    _AGAIN,
+                )
+            path = self.folder / shard["file"]
+            if not path.exists():
+                raise CipherwardError(f"shard {path} is missing", _AGAIN)
+            if (size := path.stat().st_size) != shard["bytes"]:
+                raise CipherwardError(
+                    f"shard {path} is truncated or altered: {size} bytes, not the {shard['bytes']} of "
+                    f"{MANIFEST}",
+                    _AGAIN,
+                )
+        rows = [shard["rows"] for shard in shards]
+        if (
+            not all(isinstance(r, int) and 0 <= r < 1 << 40 for r in rows)
+            or sum(rows) != self.manifest["rows"]
+        ):
+            raise ValueError("its shards do not add up to its rows")
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the manifest: names this very sealing."""
+        return hashlib.sha256(canonical(self.manifest)).hexdigest()
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """int64 [n]: class index of every row, in clear."""
+        parts = [self._tensor(i, "labels") for i in range(len(self.manifest["shards"]))]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+    def images(self, start: int, stop: int) -> np.ndarray:
+        """[stop - start, *sealed_shape]: sealed images; within one shard a view of the mapped file."""
+        return self.rows(slice(start, stop))
+
+    def rows(self, rows: slice | np.ndarray) -> np.ndarray:
+        """[r, *sealed_shape]: sealed images of a slice or of int64 [r] rows, in that order."""
+        if isinstance(rows, slice):
+            start, stop, _ = rows.indices(len(self))
+            shard = int(np.searchsorted(self._starts, start, side="right")) - 1
+            if start < stop <= self._starts[min(shard + 1, len(self._starts) - 1)]:
+                base = self._starts[shard]
+                return self._tensor(shard, "images")[start - base : stop - base]
+            rows = np.arange(start, stop)
+        rows = np.asarray(rows, np.int64)
+        out = np.empty((len(rows), *self.sealed_shape), self.sealed_dtype)
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for shard in np.unique(owner):
+            mine = np.flatnonzero(owner == shard)
+            out[mine] = self._tensor(int(shard), "images")[rows[mine] - self._starts[shard]]
+        return out
+
+    @functools.lru_cache(maxsize=4096)  # noqa: B019 - a mapping a shard, kept while the set is open
+    def _tensor(self, shard: int, name: str) -> np.ndarray:
+        """A tensor of a shard as a read-only memory map; labels and images have the manifest's rows each."""
+        entry = self.manifest["shards"][shard]
+        path, rows = self.folder / entry["file"], entry["rows"]
+        if name == "labels":
+            return map_tensor(path, name, (rows,), np.dtype(np.int64))
+        return map_tensor(path, name, (rows, *self.sealed_shape), self.sealed_dtype)
+
+    def check_digests(self) -> None:
+        """Compares every shard with its digest; raises CipherwardError naming the first bad one."""
+        for shard in self.manifest["shards"]:
+            path = self.folder / shard["file"]
+            try:
+                found = blake3_file(path)
+            except OSError as error:
+                raise CipherwardError(
+                    f"cannot read shard {path}: {error.strerror}", "mend that, and try again"
+                ) from None
+            if found != shard["blake3"]:
+                raise CipherwardError(
+                    f"shard {path} is altered: its digest is not the manifest's",
+                    _AGAIN,
+                )
+
+    def verify(self, key: SecretKey) -> None:
+        """Digests and MACs of the manifest and of every shard, under the key.
+
+        Raises CipherwardError: a key that is not the set's is told by its id before any work; then the
+        altered manifest or shard is named, or a file that is none of the set's.
+        """
+        path = self.folder / MANIFEST
+        holds = manifest_mac(key, {**self.manifest, "key_id": key.id}) == self.manifest.get("mac")
+        if not holds:
+            self.require_key(key)
+        # Its very bytes are compared, too: JSON can say the same in other ones.
+        if not holds or key.id != self.key_id or path.read_bytes() != json_text(self.manifest).encode():
+            raise CipherwardError(f"the manifest {path} is altered: its MAC does not hold", _AGAIN)
+        self.check_digests()
+        whole = {MANIFEST, *(shard["file"] for shard in self.manifest["shards"])}
+        for other in sorted(self.folder.iterdir()):
+            if other.name not in whole and not other.name.startswith("."):
+                raise CipherwardError(
+                    f"{other} is no part of this sealed set",
+                    "take it away: what is in here may leave the hospital",
+                )
+        for index, shard in enumerate(self.manifest["shards"]):
+            if shard_mac(key, self.spec, index, shard["rows"], shard["blake3"]) != shard["mac"]:
+                raise CipherwardError(
+                    f"shard {self.folder / shard['file']} is not this set's: bad MAC",
+                    _AGAIN,
+                )
+
+    def require_key(self, key: SecretKey) -> None:
+        """Raises CipherwardError where the key is not the one that sealed this set."""
+        if key.id != self.key_id:
+            raise CipherwardError(
+                f"key {key.id} did not seal {self.folder}; key {self.key_id} did",
+                "use the key file whose id is " + self.key_id,
+            )
+
+
+def same_but_nonce(a: SchemeSpec, b: SchemeSpec) -> bool:
+    """Whether two specs say the same; nonces are drawn anew for each sealing."""
+
+    def bare(spec: SchemeSpec) -> dict[str, Any]:
+        value = spec.to_json()
+        value["options"] = {k: v for k, v in value["options"].items() if k != "nonce"}
+        return value
+
+    return bare(a) == bare(b)

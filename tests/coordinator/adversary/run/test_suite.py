@@ -1,0 +1,277 @@
+"""The suite: what is fixed beforehand, what survives a kill, and that attacks see sealed files only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import coordinator.adversary.run.suite as suite
+from coordinator.adversary.contract import Guess, Knowledge
+from coordinator.adversary.registry import ATTACKS
+from coordinator.adversary.run import cell as cells
+from coordinator.adversary.run import draws
+from coordinator.exchange.guesses import load_guess, read_draws
+from coordinator.exchange.pool import MemoryPool, Pool
+from crypto.errors import CipherwardError
+from crypto.key import SecretKey
+from crypto.scheme import describe, load
+from parties.sources.phantom import Phantom
+
+SETTINGS = suite.Settings(["as_is", "pooled_key_recovery"], [1, 5, 10], rows=16, seed=4, budget_s=60.0)
+
+
+def phantoms(count: int, split: str = "train"):
+    source = Phantom(64, 1, count, 0, split)
+    return np.stack([source.read(i) for i in range(count)]), source.labels
+
+
+@pytest.fixture
+def sets(make_sealed):
+    """Two hospitals under one key, and a further draw under another key."""
+    first = make_sealed("a", *phantoms(60))
+    second = make_sealed("b", *phantoms(40, "val"))
+    third = make_sealed("c", *phantoms(60), key=SecretKey(bytes(range(1, 33))))
+    return [first, second, third]
+
+
+def frozen(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.safetensors"))}
+
+
+def test_draws_rows_and_pools_are_fixed_beforehand(sets, tmp_path):
+    draws = suite.run_suite(sets, tmp_path / "g", SETTINGS)
+    assert [len(d.digests) for d in draws] == [2, 1] and [d.images for d in draws] == [100, 60]
+    for draw in draws:
+        assert len(draw.rows) == 20 and draw.rows.max() < 60  # a reserve for near-duplicates
+        assert len(draw.seen) == 10 and not set(draw.seen) & set(draw.rows)
+        assert [(g.attack, g.pool_size) for g in draw.guesses] == [
+            ("as_is", 1),
+            *(("pooled_key_recovery", n) for n in (1, 5, 10)),
+        ]
+        for guess in draw.guesses:
+            images, _ = load_guess(tmp_path / "g", guess)
+            assert images.shape == (20, 64, 64, 1) and images.dtype == np.uint8
+    again = suite.plan_draw("draw-0", 0, sets[:2], SETTINGS)
+    assert np.array_equal(again.rows, draws[0].rows) and np.array_equal(again.seen, draws[0].seen)
+    assert read_draws(tmp_path / "g")[1]["seed"] == 4
+
+
+def test_the_first_set_is_the_one_audited(sets):
+    draw = suite.plan_draw("draw-0", 0, sets[:2], SETTINGS)
+    assert np.array_equal(Pool(sets[:2]).images(draw.rows), sets[0].rows(draw.rows))
+    assert draw.digests[0] == sets[0].digest
+
+
+def test_a_second_run_keeps_frozen_guesses_and_another_is_refused(sets, tmp_path):
+    suite.run_suite(sets, tmp_path / "g", SETTINGS)
+    before = frozen(tmp_path / "g")
+    said = []
+    suite.run_suite(sets, tmp_path / "g", SETTINGS, said.append)
+    assert said == ["the guesses are there already"] and frozen(tmp_path / "g") == before
+    other = suite.Settings(["as_is"], [1], 16, 4, 60.0)
+    with pytest.raises(CipherwardError, match="holds the guesses of another audit"):
+        suite.run_suite(sets, tmp_path / "g", other)
+
+
+def test_a_killed_run_goes_on(sets, tmp_path, monkeypatch):
+    calls: list[int] = []
+    real = ATTACKS["pooled_key_recovery"]
+
+    def dies(knowledge: Knowledge) -> Guess:
+        calls.append(len(knowledge.seen))
+        if len(calls) == 3:
+            raise KeyboardInterrupt  # what a kill looks like from inside
+        return real(knowledge)
+
+    monkeypatch.setitem(ATTACKS, "pooled_key_recovery", dies)
+    with pytest.raises(KeyboardInterrupt):
+        suite.run_suite(sets, tmp_path / "g", SETTINGS)
+    assert not (tmp_path / "g" / "guesses.json").exists()
+    # A line cut short by the kill, and a guess whose file was lost, are done again.
+    with open(tmp_path / "g" / "progress.jsonl", "a") as file:
+        file.write('{"place": "draw-0/as')
+    suite.run_suite(sets, tmp_path / "g", SETTINGS)
+    assert calls == [1, 5, 10, 10, 1, 5, 10]
+    monkeypatch.undo()
+    suite.run_suite(sets, tmp_path / "straight", SETTINGS)
+    assert frozen(tmp_path / "g") == frozen(tmp_path / "straight")
+
+
+def test_a_crash_is_a_finding_not_the_end(sets, tmp_path, monkeypatch):
+    def crashes(knowledge: Knowledge) -> Guess:
+        raise ZeroDivisionError("in the attack")
+
+    monkeypatch.setitem(ATTACKS, "as_is", crashes)
+    draws = suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
+    assert draws[0].guesses[0].error == "ZeroDivisionError: in the attack"
+    assert not draws[0].guesses[1].error
+
+
+def test_a_cell_that_failed_is_run_again_after_a_kill(sets, tmp_path, monkeypatch):
+    right, fails = ATTACKS["as_is"], [True]
+
+    def attack(knowledge: Knowledge) -> Guess:
+        if fails:
+            raise MemoryError
+        return right(knowledge)
+
+    def killed(knowledge: Knowledge) -> Guess:
+        if fails:
+            raise KeyboardInterrupt
+        return right(knowledge)
+
+    monkeypatch.setitem(ATTACKS, "as_is", attack)
+    monkeypatch.setitem(ATTACKS, "pooled_key_recovery", killed)
+    with pytest.raises(KeyboardInterrupt):
+        suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
+    fails.clear()
+    made = suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
+    assert not any(g.error for g in made[0].guesses)
+
+
+def test_an_attack_named_twice_runs_once_and_more_guesses_than_are_scored_run_not_at_all(
+    sets, tmp_path, monkeypatch
+):
+    ran: list[str] = []
+    right = ATTACKS["as_is"]
+    monkeypatch.setitem(ATTACKS, "as_is", lambda knowledge: ran.append("") or right(knowledge))
+    twice = replace(SETTINGS, attacks=["as_is", "as_is"])
+    made = suite.run_suite(sets[:1], tmp_path / "g", twice)
+    assert len(ran) == len(made[0].guesses) == 1
+    ran.clear()
+    many = replace(SETTINGS, attacks=["as_is", "pooled_key_recovery"], pools=range(1, 36))
+    monkeypatch.setattr(suite, "MOST_GUESSES", 35)
+    with pytest.raises(CipherwardError, match="36 guesses about one draw: a scorer takes 35 at most"):
+        suite.run_suite(sets[:1], tmp_path / "h", many)
+    assert not ran
+
+
+def test_what_an_attack_did_not_try_and_its_budget_are_written_down(sets, tmp_path, monkeypatch):
+    right = ATTACKS["as_is"]
+    monkeypatch.setitem(ATTACKS, "as_is", lambda knowledge: replace(right(knowledge), idle=True))
+    settings = replace(SETTINGS, attacks=["as_is", "leading_bit"])
+    suite.run_suite(sets[:1], tmp_path / "g", settings)
+    draws, about = read_draws(tmp_path / "g")
+    assert [g.idle for g in draws[0].guesses] == [True, False] and about["budget_s"] == 60.0
+    with pytest.raises(CipherwardError, match="guesses of another audit"):
+        suite.run_suite(sets[:1], tmp_path / "g", replace(settings, budget_s=61.0))
+    # Guesses of before say nothing of it.
+    path = tmp_path / "g" / "guesses.json"
+    path.write_text(
+        path.read_text().replace('"idle": true', '"error": ""').replace('"idle": false', '"error": ""')
+    )
+    assert not any(g.idle for g in read_draws(tmp_path / "g")[0][0].guesses)
+
+
+@pytest.mark.parametrize(
+    "name", ["pooled_key_recovery", "moment_matching", "gan", "sia_gan", "itn", "weights"]
+)
+def test_attacks_that_lack_what_they_need_say_that_they_did_nothing(name):
+    images, _ = phantoms(40)
+    scheme = load(describe("orthogonal", images.shape[1:], 8))
+    pool = MemoryPool(scheme.spec, scheme.cipher(SecretKey(bytes(range(32)))).encrypt(images))
+    guess = ATTACKS[name](Knowledge(pool, np.arange(8, 40), np.arange(8)))
+    assert guess.idle and guess.note
+    assert (guess.images == scheme.picture(pool.images(np.arange(8)))).all()
+
+
+def test_attacks_that_had_a_try_do_not_say_that_they_did_nothing():
+    images, _ = phantoms(40)
+    public = images[:16]
+    for name, attack in (("orthogonal", "moment_matching"), ("block_pixel_shuffle", "pooled_key_recovery")):
+        scheme = load(describe(name, images.shape[1:], 8))
+        pool = MemoryPool(scheme.spec, scheme.cipher(SecretKey(bytes(range(32)))).encrypt(images))
+        knowledge = Knowledge(pool, np.arange(16, 40), np.arange(8), public=public)
+        assert not ATTACKS[attack](knowledge).idle
+
+
+def test_the_truth_plays_no_part(make_sealed, tmp_path):
+    """The canary: with the key and the plain images gone or changed, every guess stays bit-identical."""
+    folder = tmp_path / "hospital"
+    sealed = make_sealed("hospital/sealed/train", *phantoms(40))
+    (folder / "secret.key").write_text("the key")
+    np.save(folder / "plain.npy", phantoms(40)[0])
+    suite.run_suite(suite.find_sets([folder / "sealed"]), tmp_path / "g1", SETTINGS)
+    (folder / "secret.key").write_text("another key")
+    np.save(folder / "plain.npy", 255 - phantoms(40)[0])
+    suite.run_suite(suite.find_sets([folder / "sealed"]), tmp_path / "g2", SETTINGS)
+    (folder / "secret.key").unlink()
+    (folder / "plain.npy").unlink()
+    suite.run_suite(suite.find_sets([sealed.folder]), tmp_path / "g3", SETTINGS)
+    assert frozen(tmp_path / "g1") == frozen(tmp_path / "g2") == frozen(tmp_path / "g3") != {}
+
+
+def test_an_attack_opens_sealed_files_alone(sets, tmp_path):
+    opened: list[str] = []
+    listening = [True]  # an audit hook stays for the life of the process
+
+    def hook(event, args):
+        if listening and event == "open":
+            opened.append(str(args[0]))
+
+    sys.addaudithook(hook)
+    suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
+    listening.clear()
+    read = {p for p in opened if p.startswith(str(tmp_path)) and not p.startswith(str(tmp_path / "g"))}
+    assert read and all(p.startswith(str(sets[0].folder)) for p in read), read
+
+
+def test_a_set_named_twice_is_refused(sets, tmp_path):
+    with pytest.raises(CipherwardError, match="named twice"):
+        suite.run_suite([sets[0], sets[0]], tmp_path / "g", SETTINGS)
+
+
+def test_attacks_get_knowledge_and_nothing_else():
+    import inspect
+
+    for name, attack in ATTACKS.items():
+        assert list(inspect.signature(attack).parameters) == ["knowledge"], name
+    holds = {"pool", "seen", "rows", "budget", "public", "known", "oracle", "labels", "observed"}
+    assert set(Knowledge.__dataclass_fields__) == holds
+    # The suite gives what a cloud holds: no known pair, nobody who encrypts for it.
+    for module in (suite, cells, draws):
+        source = inspect.getsource(module)
+        assert "known=" not in source and "oracle" not in source
+
+
+def test_pools_that_do_not_belong_together(sets):
+    with pytest.raises(CipherwardError, match="do not belong to one pool"):
+        Pool(sets)
+    with pytest.raises(CipherwardError, match="the pool is empty"):
+        Pool([])
+
+
+def test_sets_too_small_and_unknown_attacks(make_sealed, tmp_path):
+    small = make_sealed("small", *phantoms(31))
+    with pytest.raises(CipherwardError, match="holds 31 images: too few"):
+        suite.run_suite([small], tmp_path / "g", SETTINGS)
+    with pytest.raises(CipherwardError, match="unknown attack 'magic'"):
+        suite.run_suite([small], tmp_path / "g", suite.Settings(["magic"], [1], 16, 0, 1.0))
+
+
+def test_a_folder_of_sets_stands_for_those_to_attack(sets, make_sealed, tmp_path):
+    for name in ("val", "test"):
+        make_sealed(name, *phantoms(8))
+    assert [s.folder.name for s in suite.find_sets([tmp_path])] == ["a", "b", "c"]
+    with pytest.raises(CipherwardError, match="no sealed set at"):
+        suite.find_sets([tmp_path / "absent"])
+
+
+def test_a_pool_reads_rows_across_sets_in_any_order(sets):
+    pool = Pool(sets[:2])
+    rows = np.array([99, 0, 60, 59, 0])
+    expected = np.concatenate([sets[0].images(0, 60), sets[1].images(0, 40)])[rows]
+    assert np.array_equal(pool.images(rows), expected) and len(pool) == 100
+
+
+def test_guesses_on_disk_are_what_they_were(sets, tmp_path):
+    suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
+    path = tmp_path / "g" / "guesses.json"
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps({**value, "schema": "other/1"}))
+    with pytest.raises(CipherwardError, match=r"is not a cipherward\.guesses/1 file"):
+        read_draws(tmp_path / "g")

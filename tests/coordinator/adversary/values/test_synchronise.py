@@ -1,0 +1,106 @@
+"""Labels from relations: small graphs against exhaustive search, large ones against planted labels."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from coordinator.adversary.values.group_synchronisation import (
+    PERMUTATIONS,
+    SIGNS,
+    grid_edges,
+    synchronise,
+    total,
+)
+from crypto.schemes.pe import ORDERS
+
+GROUPS = {"signs": SIGNS, "permutations": PERMUTATIONS}
+
+
+@pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
+def test_the_groups_are_groups(group):
+    size = len(group.times)
+    every = range(size)
+    assert (group.times[0] == np.arange(size)).all() and (group.times[:, 0] == np.arange(size)).all()
+    assert (group.times[np.arange(size), group.inverse] == 0).all()
+    for a, b, c in itertools.product(every, repeat=3):
+        assert group.times[group.times[a, b], c] == group.times[a, group.times[b, c]]
+
+
+def test_permutations_multiply_as_they_say():
+    for a, b in itertools.product(range(6), repeat=2):
+        assert (ORDERS[PERMUTATIONS.times[a, b]] == ORDERS[a][ORDERS[b]]).all()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_edges_are_the_neighbours(mixed):
+    height, width, channels = 3, 4, 3
+    expected = set()
+    cells = list(itertools.product(range(height), range(width), range(channels)))
+    for p, q in itertools.combinations(range(len(cells)), 2):
+        (y, x, c), (v, u, d) = cells[p], cells[q]
+        near = max(abs(y - v), abs(x - u)) == 1 and (mixed or c == d)
+        if near or (y, x) == (v, u):
+            expected.add((p, q))
+    i, j = grid_edges(height, width, channels, mixed)
+    found = [tuple(sorted(pair)) for pair in zip(i.tolist(), j.tolist(), strict=True)]
+    assert len(found) == len(set(found)) and set(found) == expected
+
+
+@pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize("seed", range(6))
+def test_small_graphs_come_close_to_the_least_total(group, seed):
+    i, j = grid_edges(2, 3, 1, False)
+    size = len(group.times)
+    costs = np.random.default_rng(seed).uniform(0, 1, (len(i), size)).astype(np.float32)
+    labels = synchronise(i, j, costs, 6, group)
+    assert labels[0] == 0
+    rest = itertools.product(range(size), repeat=5)
+    every = [total(i, j, costs, np.array([0, *some]), group) for some in rest]
+    found = total(i, j, costs, labels, group)
+    # Arbitrary costs are the hardest case: among the best labellings, not always the best one.
+    assert np.mean(np.array(every) < found - 1e-6) <= 0.02
+
+
+@pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
+def test_planted_labels_are_found_through_wrong_edges(group):
+    """As in pools, wrong relations are mostly the unsure ones."""
+    rng = np.random.default_rng(1)
+    i, j = grid_edges(30, 40, 1, False)
+    truth = rng.integers(0, len(group.times), 1200)
+    relation = group.times[truth[j], group.inverse[truth[i]]]
+    wrong = rng.random(len(i)) < 0.12
+    relation[wrong] = rng.integers(0, len(group.times), wrong.sum())
+    costs = rng.uniform(0.2, 1.5, (len(i), len(group.times))).astype(np.float32)
+    costs[wrong] *= 0.4
+    costs[np.arange(len(i)), relation] = 0.0
+    labels = synchronise(i, j, costs, 1200, group)
+    # A corner has three neighbours: two wrong edges there are beyond repair, and cheaper than the truth.
+    assert total(i, j, costs, labels, group) <= total(i, j, costs, truth, group) + 1e-3
+    assert (labels == group.times[truth, group.inverse[truth[0]]]).mean() > 0.99
+
+
+def test_a_wrong_bridge_is_repaired_by_turning_a_branch():
+    """Two halves joined by one strong wrong edge and many weak right ones: no single change helps."""
+    i, j = grid_edges(8, 8, 1, False)
+    costs = np.tile(np.float32([0.0, 5.0]), (len(i), 1))
+    bridge = (i // 8 == 3) & (j // 8 == 4)
+    costs[bridge] = [0.0, 1.0]
+    costs[np.flatnonzero(bridge)[0]] = [6.0, 0.0]
+    assert (synchronise(i, j, costs, 64, SIGNS) == 0).all()
+
+
+def test_an_elements_multiple_costs_the_same_and_time_may_run_out():
+    rng = np.random.default_rng(2)
+    i, j = grid_edges(5, 5, 1, False)
+    costs = rng.uniform(0, 1, (len(i), 6)).astype(np.float32)
+    labels = synchronise(i, j, costs, 25, PERMUTATIONS, lambda: False)
+    assert labels.shape == (25,) and labels.min() >= 0 and labels.max() < 6
+    for element in range(6):
+        moved = PERMUTATIONS.times[labels, element]
+        assert total(i, j, costs, moved, PERMUTATIONS) == pytest.approx(
+            total(i, j, costs, labels, PERMUTATIONS)
+        )
+    assert synchronise(i[:0], j[:0], costs[:0], 1, SIGNS).tolist() == [0]

@@ -1,0 +1,242 @@
+"""What each scheme keeps of an image, and where its key is the same: an attack may count on these."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from coordinator.exchange import linking as invariants
+from crypto.errors import CipherwardError
+from crypto.key import SecretKey
+from crypto.scheme import SCHEMES, describe, load
+from tests.support.reference_schemes import cut, values, ycbcr_side_by_side
+from tests.support.scheme_checks import PROFILE, Case, cases, file_of
+
+KEY = SecretKey(bytes(range(32)))
+
+
+def folded(picture: np.ndarray, top: int = 255) -> np.ndarray:
+    """min(v, top - v): the same for a value and its negative."""
+    return np.minimum(picture, top - picture)
+
+
+def nibbles(picture: np.ndarray) -> np.ndarray:
+    """uint8 [h, w, 2c]: low and high half-bytes."""
+    return np.concatenate([picture & 15, picture >> 4], -1)
+
+
+def bags(picture: np.ndarray, block: int) -> list[tuple[int, ...]]:
+    """The values of each block, in order of size; blocks in their order."""
+    return [tuple(sorted(values(piece))) for piece in cut(picture, block)]
+
+
+def pixel_bags(picture: np.ndarray, block: int) -> list[tuple[tuple[int, ...], ...]]:
+    """The pixels of each block, whatever the order of the pixels and of their components."""
+    return [
+        tuple(sorted(tuple(sorted(int(v) for v in pixel)) for pixel in piece.reshape(-1, piece.shape[2])))
+        for piece in cut(picture, block)
+    ]
+
+
+def quarters(picture: np.ndarray, block: int) -> list[tuple[tuple[tuple[int, ...], ...], ...]]:
+    """Of each block its four sub-blocks in place, each as a bag of whole pixels."""
+    return [
+        tuple(
+            tuple(sorted(tuple(p) for p in q.reshape(-1, q.shape[2]).tolist()))
+            for q in cut(piece, block // 2)
+        )
+        for piece in cut(picture, block)
+    ]
+
+
+def keeps_block_pixel_shuffle(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+    for channel in range(plain.shape[2]):
+        before, after = (np.bincount(x[..., channel].ravel(), minlength=256) for x in (plain, sealed))
+        assert np.array_equal(before, after)
+    block = case.spec.block
+    assert sorted(quarters(sealed, block)) == sorted(quarters(plain, block))
+
+
+def keeps_value_shuffle(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+    assert np.array_equal(np.sort(sealed.ravel()), np.sort(plain.ravel()))
+    assert sorted(bags(sealed, case.spec.block)) == sorted(bags(plain, case.spec.block))
+
+
+def keeps_block_pixel(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+    block = case.spec.block
+    assert sorted(bags(folded(sealed), block)) == sorted(bags(folded(plain), block))
+
+
+def keeps_le(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+    before, after = (bags(folded(nibbles(x), 15), case.spec.block) for x in (plain, sealed))
+    assert after == before
+
+
+def keeps_ele(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+    before, after = (bags(folded(nibbles(x), 15), case.spec.block) for x in (plain, sealed))
+    assert sorted(after) == sorted(before)
+
+
+def keeps_pe(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+    before, after = folded(plain), folded(sealed)
+    if case.spec.options.get("colour_shuffle"):
+        before, after = np.sort(before, -1), np.sort(after, -1)
+    assert np.array_equal(after, before)
+
+
+def keeps_etc(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+    if case.spec.options.get("form") == "gray":
+        plain = ycbcr_side_by_side(plain)
+    block = case.spec.block
+    assert sorted(pixel_bags(folded(sealed), block)) == sorted(pixel_bags(folded(plain), block))
+
+
+def keeps_orthogonal(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+    for before, after in zip(cut(plain, case.spec.block), cut(sealed, case.spec.block), strict=True):
+        energy = ((before - 127.5) ** 2).sum()
+        assert math.isclose(((after.astype(float) - 127.5) ** 2).sum(), energy, rel_tol=1e-4)
+
+
+def keeps_permuted(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+    assert np.array_equal(np.sort(sealed.ravel()), np.sort(plain.ravel()))
+
+
+def keeps_plain(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+    assert np.array_equal(sealed, plain)
+
+
+KEPT = {
+    name.removeprefix("keeps_"): check for name, check in globals().items() if name.startswith("keeps_")
+}
+
+
+def test_what_links_images_is_tried_here():
+    assert set(KEPT) == set(invariants.KEPT) - {"noise"} <= set(SCHEMES)
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_a_scheme_keeps(name):
+    @settings(PROFILE, max_examples=20)
+    @given(case=cases(name, file_of(name)))
+    def tried(case):
+        plain = case.pictures(2)
+        for before, after in zip(plain, case.cipher().encrypt(plain, first=case.first), strict=True):
+            KEPT[name](before, after, case)
+
+    tried()
+
+
+def test_noise_keeps_no_histogram():
+    spec = describe("noise", (64, 64, 1), 8)
+    sealed = load(spec).cipher(KEY).encrypt(np.zeros((4, 64, 64, 1), np.uint8))
+    counts = np.bincount(sealed.ravel(), minlength=256)  # chi-squared, 255 degrees: 99.99 % below 348
+    assert ((counts - 64) ** 2 / 64).sum() < 348
+    assert len({image.tobytes() for image in sealed}) == 4
+
+
+def same_in_every_block(name: str, **options: object) -> bool:
+    """Whether a picture of one repeated block is sealed to one repeated block."""
+    spec = describe(name, (32, 32, 3), 8, options=options)
+    tile = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    sealed = load(spec).cipher(KEY).encrypt(np.tile(tile, (4, 4, 1))[None])[0]
+    return all(np.allclose(piece, sealed[:8, :8], 0, 1e-3) for piece in cut(sealed, 8))
+
+
+@pytest.mark.parametrize("name", ["block_pixel_shuffle", "value_shuffle", "le", "orthogonal"])
+def test_one_key_serves_every_block(name):
+    assert same_in_every_block(name)
+
+
+@pytest.mark.parametrize("name", ["block_pixel", "ele", "etc", "pe", "noise", "permuted"])
+def test_every_block_has_a_key_of_its_own(name):
+    assert not same_in_every_block(name)
+
+
+def test_block_pixel_shuffle_has_one_k2_for_its_sub_blocks():
+    spec = describe("block_pixel_shuffle", (32, 32, 3), 8)
+    tile = np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    sealed = load(spec).cipher(KEY).encrypt(np.tile(tile, (8, 8, 1))[None])[0]
+    assert all(np.array_equal(piece, sealed[:4, :4]) for piece in cut(sealed, 4))
+
+
+@pytest.mark.parametrize(
+    ("fixed_blocks", "fixed_values"), [(0, 0), (5, 0), (0, 100), (12, 150), (15, 191), (16, 192)]
+)
+def test_restricted_permutations_leave_what_they_promise(fixed_blocks, fixed_values):
+    options = {"fixed_blocks": fixed_blocks, "fixed_values": fixed_values}
+    spec = describe("value_shuffle", (32, 32, 3), 8, options=options)  # 16 blocks of 192 values
+    stayed: dict[str, list[np.ndarray]] = {"K1": [], "K2": []}
+    for i in range(200):
+        parts = load(spec).parts(SecretKey(i.to_bytes(32, "big")))
+        for part, kept in stayed.items():
+            assert sorted(parts[part].tolist()) == list(range(len(parts[part])))
+            kept.append(parts[part] == np.arange(len(parts[part])))
+    for part, fixed, n in (("K1", fixed_blocks, 16), ("K2", fixed_values, 192)):
+        counts = np.sum(stayed[part], 1)
+        assert counts.min() >= fixed
+        # A uniform permutation of the rest leaves one more in place on average, and has a variance of 1.
+        expected = n if n - fixed <= 1 else fixed + 1
+        assert abs(counts.mean() - expected) < 0.3
+        # Which ones stay is the key's secret: every place is as likely as the others.
+        share = np.mean(stayed[part], 0)
+        assert np.abs(share - expected / n).max() < 0.2
+
+
+@pytest.mark.parametrize("options", [{"fixed_blocks": 17}, {"fixed_values": 193}, {"fixed_blocks": -1}])
+def test_more_than_all_cannot_stay(options):
+    with pytest.raises(CipherwardError):
+        describe("value_shuffle", (32, 32, 3), 8, options=options)
+
+
+def log2_factorial(n: int) -> float:
+    return math.log2(math.factorial(n))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "block", "options", "bits"),
+    [
+        ("block_pixel_shuffle", (224, 224, 3), 16, {}, 1511),
+        ("value_shuffle", (224, 224, 3), 16, {}, 7474),
+        ("block_pixel", (224, 224, 3), 16, {}, 1378581),
+        ("le", (32, 32, 3), 4, {"mask": "independent"}, 594),
+        (
+            "ele",
+            (32, 32, 3),
+            4,
+            {"mask": "independent"},
+            64 * (log2_factorial(96) + 96) + log2_factorial(64),
+        ),
+        ("pe", (32, 32, 3), 4, {"colour_shuffle": False}, 3072),
+        ("pe", (32, 32, 3), 4, {"colour_shuffle": True}, 3072 + 1024 * math.log2(6)),
+        ("etc", (32, 32, 3), 4, {"form": "colour"}, 64 * math.log2(8 * 2 * 6) + log2_factorial(64)),
+        ("etc", (32, 32, 3), 8, {"form": "gray"}, 48 * math.log2(8 * 2) + log2_factorial(48)),
+        ("noise", (32, 32, 1), 8, {}, 8192),
+        ("permuted", (32, 32, 1), 8, {}, log2_factorial(1024)),
+        ("plain", (32, 32, 1), 8, {}, 0),
+    ],
+)
+def test_key_spaces_of_the_papers(name, shape, block, options, bits):
+    scheme = load(describe(name, shape, block, options=options))
+    assert abs(scheme.formula_bits() - bits) < 1
+    assert scheme.effective_bits() == min(256, scheme.formula_bits())
+
+
+def test_what_stays_in_place_is_no_key():
+    def bits(**options: int) -> float:
+        return load(describe("value_shuffle", (32, 32, 3), 8, options=options)).formula_bits()
+
+    assert bits(fixed_blocks=16, fixed_values=192) == 0
+    assert bits(fixed_blocks=8) < bits() and bits(fixed_values=100) < bits()
+
+
+def test_the_way_through_ycbcr_loses_one_gray_level_at_most():
+    # Every fifth level of each component, the ends included: 52³ colours, as 416 × 338 pixels.
+    levels = np.arange(0, 256, 5, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, 416, 338, 3)
+    scheme = load(describe("etc", (416, 338, 3), 2, options={"form": "gray"}))
+    back = scheme.cipher(KEY).decrypt(scheme.cipher(KEY).encrypt(colours))
+    worst = np.abs(back.astype(int) - colours).max()
+    assert worst == 1 <= scheme.tolerance

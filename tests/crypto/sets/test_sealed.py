@@ -1,0 +1,213 @@
+"""Sealed sets: what is written, what is read, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save
+
+from crypto.errors import CipherwardError
+from crypto.files import json_text
+from crypto.key import SecretKey
+from crypto.scheme import describe, load
+from crypto.sets.dataset import SealedDataset, manifest_mac
+from crypto.sets.writer import seal_images
+from tests.support.sealed import IMAGES, LABELS, SHAPE, N, files, seal, source, spoilt
+
+
+def test_round_trip(tmp_path, key):
+    dataset, rows = seal(tmp_path / "s", key)
+    assert len(dataset) == N and rows.tolist() == list(range(N))
+    assert np.array_equal(dataset.labels, LABELS) and dataset.classes == ["x", "y", "z"]
+    cipher = load(dataset.spec).cipher(key)
+    assert np.array_equal(cipher.decrypt(np.asarray(dataset.images(0, N))), IMAGES)
+    # Within a shard, across shards, by rows in any order, empty.
+    assert isinstance(dataset.images(1, 7), np.memmap)
+    assert np.array_equal(dataset.images(5, 21), dataset.images(0, N)[5:21])
+    some = np.array([39, 0, 8, 8, 17])
+    assert np.array_equal(dataset.rows(some), dataset.images(0, N)[some])
+    assert len(dataset.images(4, 4)) == 0
+    dataset.verify(key)
+    assert SealedDataset.open(tmp_path / "s").digest == dataset.digest
+
+
+def test_file_names_and_plain_bytes_stay_out(tmp_path, key):
+    seal(tmp_path / "s", key, name="folder /home/ada/patients/mueller.png")
+    for name, data in files(tmp_path / "s").items():
+        assert b"mueller" not in data, name
+        assert IMAGES[0].tobytes()[:32] not in data, name
+
+
+def test_shards_are_what_safetensors_itself_would_write(tmp_path, key):
+    for scheme in ("block_pixel_shuffle", "orthogonal"):  # uint8, float32
+        dataset, _ = seal(tmp_path / scheme, key, spec=describe(scheme, SHAPE, 8))
+        path = tmp_path / scheme / "images-00001.safetensors"
+        tensors = load_file(path)
+        assert path.read_bytes() == save(tensors)
+        rows = slice(8, 16) if scheme == "block_pixel_shuffle" else slice(2, 4)
+        assert np.array_equal(tensors["labels"], LABELS[rows])
+        assert np.array_equal(tensors["images"], dataset.rows(rows))
+
+
+def test_every_flipped_bit_is_named(tmp_path, key):
+    folder = tmp_path / "s"
+    spec = describe("noise", SHAPE, 8)
+    seal_images(folder, source, LABELS, ["ä", "y", "z"], key, spec, "s", shard_bytes=20 * 256)
+    generator = np.random.default_rng(0)
+    for name, data in files(folder).items():
+        if name == "manifest.json":
+            places = [(at, int(generator.integers(8))) for at in range(len(data))]
+            places += [(data.index(b"00e4") + 2, 5)]  # "\u00E4" says the same as "\u00e4"
+        else:
+            header = 8 + int.from_bytes(data[:8], "little")
+            parts = [(0, 8), (8, header), (header, header + 8 * 20), (header + 8 * 20, len(data))]
+            places = [(int(at), int(generator.integers(8))) for a, b in parts for at in [a, b - 1]]
+            places += [(int(generator.integers(a, b)), bit) for a, b in parts for bit in range(8)]
+        for at, bit in places:
+            (folder / name).write_bytes(spoilt(data, at, bit))
+            with pytest.raises(CipherwardError) as error:
+                SealedDataset.open(folder).verify(key)
+            assert name in error.value.message, (name, at, bit, error.value.message)
+        (folder / name).write_bytes(data)
+    SealedDataset.open(folder).verify(key)
+
+
+def test_the_cloud_finds_altered_shards_without_a_key(tmp_path, key):
+    folder = tmp_path / "s"
+    seal(folder, key)
+    for name, data in files(folder).items():
+        if name != "manifest.json":
+            (folder / name).write_bytes(spoilt(data, len(data) // 2, 3))
+            with pytest.raises(CipherwardError, match=f"{name} is altered"):
+                SealedDataset.open(folder).check_digests()
+            (folder / name).write_bytes(data)
+
+
+def test_truncated_missing_swapped_doubled_and_foreign_shards(tmp_path, key):
+    folder = tmp_path / "s"
+    seal(folder, key)
+    seal(tmp_path / "foreign", key, read=lambda row: 255 - IMAGES[row])
+    whole, foreign = files(folder), files(tmp_path / "foreign")
+    shard, other = "images-00001.safetensors", "images-00002.safetensors"
+
+    def refused(said: str, changed: dict[str, bytes | None]) -> None:
+        for name, data in changed.items():
+            (folder / name).unlink()
+            if data is not None:
+                (folder / name).write_bytes(data)
+        with pytest.raises(CipherwardError, match=said):
+            SealedDataset.open(folder).verify(key)
+        for name, data in whole.items():
+            (folder / name).write_bytes(data)
+
+    def manifest(change) -> bytes:
+        value = json.loads(whole["manifest.json"])
+        change(value["shards"])
+        return json_text(value).encode()
+
+    entry = json.loads(foreign["manifest.json"])["shards"][1]
+    refused(f"{shard} is truncated or altered", {shard: whole[shard][:-5]})
+    refused(f"{shard} is truncated or altered", {shard: whole[shard][:3]})
+    refused(f"{shard} is missing", {shard: None})
+    refused(f"{shard} is altered", {shard: whole[other], other: whole[shard]})
+    refused(f"{other} is altered", {other: whole[shard]})
+    refused(f"{shard} is altered", {shard: foreign[shard]})
+    # With the manifest changed to fit, its order of names, its sum of rows or its MAC tells.
+    last = "images-00005.safetensors"
+    named = "manifest.json names 'images-00002.safetensors' as shard 1"
+    refused(named, {"manifest.json": manifest(lambda s: s.insert(1, s.pop(2)))})
+    refused(
+        "names 'images-00001.safetensors' as shard 2",
+        {"manifest.json": manifest(lambda s: s.insert(2, s[1]))},
+    )
+    refused("do not add up", {"manifest.json": manifest(lambda s: s.pop())})
+    (folder / last).write_bytes(whole[shard])
+    refused("do not add up", {"manifest.json": manifest(lambda s: s.append({**s[1], "file": last}))})
+    (folder / last).unlink()
+    names = [shard, other]
+    swap = manifest(
+        lambda s: s.__setitem__(
+            slice(1, 3), [{**s[i], "file": n} for i, n in zip((2, 1), names, strict=True)]
+        )
+    )
+    mac = "manifest.json is altered: its MAC does not hold"
+    refused(mac, {"manifest.json": swap, shard: whole[other], other: whole[shard]})
+    twice = manifest(lambda s: s.__setitem__(2, {**s[1], "file": other}))
+    refused(mac, {"manifest.json": twice, other: whole[shard]})
+    fit = manifest(lambda s: s.__setitem__(1, entry))
+    refused(mac, {"manifest.json": fit, shard: foreign[shard]})
+    outside = manifest(lambda s: s[1].__setitem__("file", f"../s/{shard}"))
+    refused("names '../s/images-00001.safetensors' as shard 1", {"manifest.json": outside})
+    # Even with the manifest's own MAC made to fit, the shard's tells its place.
+    doubled = json.loads(twice)
+    doubled["mac"] = manifest_mac(key, doubled)
+    refused(
+        f"{other} is not this set's: bad MAC",
+        {"manifest.json": json_text(doubled).encode(), other: whole[shard]},
+    )
+
+
+def test_what_is_none_of_the_set_s_is_named(tmp_path, key):
+    sealed, _ = seal(tmp_path / "s", key)
+    (tmp_path / "s" / ".DS_Store").touch()  # a desktop's own
+    sealed.verify(key)
+    for name in ("plain.jpg", "images-00007.safetensors"):
+        (tmp_path / "s" / name).touch()
+        with pytest.raises(CipherwardError, match=f"{name} is no part of this sealed set"):
+            sealed.verify(key)
+        (tmp_path / "s" / name).unlink()
+
+
+def test_labels_and_images_of_other_lengths_are_refused_when_read(tmp_path, key):
+    folder = tmp_path / "s"
+    seal(folder, key)
+    value = json.loads((folder / "manifest.json").read_text())
+    value["shards"][0]["rows"], value["shards"][1]["rows"] = 9, 7  # the sum is right
+    (folder / "manifest.json").write_text(json_text(value))
+    dataset = SealedDataset.open(folder)
+    for read in (lambda: dataset.labels, lambda: dataset.rows(slice(0, 3)), lambda: dataset.rows([12])):
+        with pytest.raises(CipherwardError, match="is truncated or altered"):
+            read()
+
+
+def test_a_foreign_key_is_told_by_its_id(tmp_path, key):
+    dataset, _ = seal(tmp_path / "s", key)
+    other = SecretKey.generate()
+    with pytest.raises(CipherwardError, match=f"key {other.id} did not seal") as error:
+        dataset.verify(other)
+    assert key.id in error.value.hint
+
+
+def test_opening_reads_no_shard(tmp_path, key, monkeypatch):
+    seal(tmp_path / "s", key)
+    monkeypatch.setattr("crypto.sets.dataset.map_tensor", lambda *_: pytest.fail("read"))
+    dataset = SealedDataset.open(tmp_path / "s")
+    assert len(dataset) == N
+    with pytest.raises(pytest.fail.Exception):
+        dataset.labels  # noqa: B018
+
+
+def test_class_names_that_would_leave_a_folder_are_refused(tmp_path, key):
+    seal(tmp_path / "s", key)
+    value = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    for name in ("../../escaped", "a/b", ".hidden", ""):
+        (tmp_path / "s" / "manifest.json").write_text(json.dumps({**value, "classes": [name, "y", "z"]}))
+        with pytest.raises(CipherwardError, match="is damaged"):
+            SealedDataset.open(tmp_path / "s")
+
+
+def test_folders_that_are_no_sealed_sets(tmp_path):
+    with pytest.raises(CipherwardError, match="no sealed set at"):
+        SealedDataset.open(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(CipherwardError, match="cannot read the sealed set's manifest"):
+        SealedDataset.open(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"schema": "x"}')
+    with pytest.raises(CipherwardError, match=r"is not a cipherward\.sealed/2 manifest"):
+        SealedDataset.open(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"schema": "cipherward.sealed/1"}')
+    with pytest.raises(CipherwardError, match="sealed by an earlier version") as raised:
+        SealedDataset.open(tmp_path)
+    assert raised.value.hint == "seal the images again"

@@ -1,0 +1,205 @@
+"""Image files: every mode, turn and kind as Pillow reads it, damaged ones, and those that are not got at."""
+
+from __future__ import annotations
+
+import collections
+import errno
+import itertools
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps, PngImagePlugin
+
+from crypto.errors import CipherwardError
+from parties.sources.picture import Undecodable, read_picture
+from tests.support.files import picture
+
+
+def as_the_manual_has_it(path, size, channels):
+    """The image turned upright, brought to its mode and size by Pillow's own steps, each of them always taken."""
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    resized = upright.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(size, size, channels)
+
+
+def saved_in_every_way(folder, width):
+    """Files of one smooth picture: every mode that JPEG and PNG know, ways of JPEG, every way to say 'turned'."""
+    y, x = np.mgrid[:37, :width]
+    pixels = np.stack([4 * x, 6 * y, 3 * x + 2 * y], 2).astype(np.uint8)
+    rgb = Image.fromarray(pixels)
+    for mode in ("L", "RGB", "CMYK"):
+        for name, how in (("", {}), ("progressive", {"progressive": True}), ("full", {"subsampling": 0})):
+            rgb.convert(mode).save(folder / f"{mode}-{name}.jpg", quality=90, **how)
+    rgb.save(folder / "untransformed.jpg", keep_rgb=True)
+    rgb.save(
+        folder / "two.jpg", format="MPO", save_all=True, append_images=[rgb.convert("L").convert("RGB")]
+    )
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        rgb.convert(mode).save(folder / f"{mode}.png")
+    half = rgb.convert("RGBA")
+    half.putalpha(Image.fromarray(pixels[..., 0]))
+    half.save(folder / "half.png")
+    rgb.convert("P").save(folder / "clear.png", transparency=3)
+    rgb.save(folder / "a-gif.png", format="GIF")
+    for turn in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        xmp = f'<x:xmpmeta><rdf:Description tiff:Orientation="{turn}"/></x:xmpmeta>'
+        rgb.save(folder / f"exif-{turn}.jpg", exif=exif)
+        rgb.save(folder / f"exif-{turn}.png", exif=exif)
+        rgb.save(folder / f"tiff-{turn}.png", format="TIFF", exif=exif)
+        rgb.save(folder / f"xmp-{turn}.jpg", xmp=xmp.encode())
+        text, raw = PngImagePlugin.PngInfo(), PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", xmp)
+        rgb.save(folder / f"xmp-{turn}.png", pnginfo=text)
+        code = exif.tobytes()
+        raw.add_text("Raw profile type exif", f"\nexif\n{len(code):8}\n{code.hex()}\n")
+        rgb.save(folder / f"raw-{turn}.png", pnginfo=raw)
+        late = (
+            folder / f"raw-{turn}.png"
+        ).read_bytes()  # the same after the pixels, where Pillow finds it, too
+        place, end = late.index(b"tEXt") - 4, late.index(b"IDAT") - 4
+        last = late.index(b"IEND") - 4
+        (folder / f"late-{turn}.png").write_bytes(
+            late[:place] + late[end:last] + late[place:end] + late[last:]
+        )
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.parametrize("width", [53, 37])
+@pytest.mark.parametrize("size", [37, 16])
+def test_every_kind_of_file_is_read_as_pillow_s_manual_has_it(tmp_path, size, width):
+    files = saved_in_every_way(tmp_path, width)
+    turned = 0
+    for path in files:
+        for channels in (1, 3):
+            expected = as_the_manual_has_it(path, size, channels)
+            assert np.array_equal(read_picture(path, size, channels), expected), path.name
+        with Image.open(path) as image:
+            plain = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        turned += not np.array_equal(expected, np.asarray(plain))
+    assert turned == 7 * 6  # seven orientations said in six ways; a TIFF is turned as it is opened
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 33])
+def test_jpeg_files_that_stand_as_they_are_have_pillow_s_pixels(tmp_path, size, monkeypatch):
+    rng, made = np.random.default_rng(size), {}
+    for mode, ways in (("L", (None,)), ("RGB", ("4:4:4", "4:2:2", "4:2:0", "4:1:1"))):
+        for way, quality, progressive in itertools.product(ways, (1, 30, 75, 95, 100), (False, True)):
+            shape = (size, size) if mode == "L" else (size, size, 3)
+            path = tmp_path / f"{mode}-{way}-{quality}-{progressive}.jpg".replace(":", "")
+            how = {"quality": quality, "progressive": progressive, "restart_marker_rows": quality % 2}
+            Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(
+                path, **how, **({"subsampling": way} if way else {})
+            )
+            for channels in (1, 3):
+                made[path, channels] = as_the_manual_has_it(path, size, channels)
+    monkeypatch.setattr(Image, "open", None)  # none of them is Pillow's to read
+    for (path, channels), expected in made.items():
+        assert np.array_equal(read_picture(path, size, channels), expected), (path.name, channels)
+
+
+def test_damaged_jpeg_files_are_read_or_refused_as_pillow_does(tmp_path):
+    rng, path = np.random.default_rng(1), tmp_path / "a.jpg"
+    smooth = np.linspace(0, 255, 24 * 24 * 3).reshape(24, 24, 3).astype(np.uint8)
+    Image.fromarray(smooth).save(path)
+    whole, outcomes = path.read_bytes(), collections.Counter()
+    for _ in range(400):
+        damaged = bytearray(whole)
+        damaged[rng.integers(2, len(whole))] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            expected = as_the_manual_has_it(path, 24, 3)
+        except Exception:
+            with pytest.raises(CipherwardError):
+                read_picture(path, 24, 3)
+            outcomes["refused"] += 1
+        else:
+            assert np.array_equal(read_picture(path, 24, 3), expected)
+            outcomes["read"] += 1
+    assert outcomes["refused"] > 20 and outcomes["read"] > 100
+
+
+def test_files_cut_anywhere_are_refused_or_read_as_pillow_does(tmp_path):
+    rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
+    for name in ("a.jpg", "a.png"):
+        rgb.save(tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        for length in (0, 2, 30, len(whole) // 3, len(whole) // 2, len(whole) - 40, len(whole) - 1):
+            (tmp_path / name).write_bytes(whole[:length])
+            try:
+                expected = as_the_manual_has_it(tmp_path / name, 24, 3)
+            except Exception:
+                with pytest.raises(CipherwardError, match=f"cannot decode {tmp_path / name}"):
+                    read_picture(tmp_path / name, 24, 3)
+            else:
+                assert np.array_equal(read_picture(tmp_path / name, 24, 3), expected)
+
+
+def test_what_is_not_got_at_is_no_malformed_image(tmp_path, monkeypatch):
+    with pytest.raises(CipherwardError, match=r"cannot read .*absent.jpg: No such file") as error:
+        read_picture(tmp_path / "absent.jpg", 16, 1)
+    assert not isinstance(error.value, Undecodable) and "goes on" in error.value.hint
+    picture(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(Undecodable):
+        read_picture(tmp_path / "b.png", 16, 1)
+    for raised, said in (
+        (OSError(errno.EIO, "Input/output error"), "Input/output"),
+        (MemoryError(), "memory"),
+    ):
+
+        def fails(*_, raised=raised):
+            raise raised
+
+        monkeypatch.setattr(Image, "open", fails)
+        with pytest.raises(CipherwardError, match=said) as error:
+            read_picture(tmp_path / "a.png", 16, 1)
+        assert not isinstance(error.value, Undecodable)
+
+
+def test_a_large_file_is_not_read_whole_to_find_that_it_is_no_jpeg(tmp_path):
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate(1 << 28)
+    tracemalloc.start()
+    with pytest.raises(Undecodable):
+        read_picture(tmp_path / "large.png", 16, 1)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    tracemalloc.stop()
+
+
+def test_a_jpeg_that_the_fast_decoder_does_not_know_is_read_all_the_same(tmp_path, monkeypatch):
+    picture(tmp_path / "a.jpg")
+    expected = as_the_manual_has_it(tmp_path / "a.jpg", 20, 1)
+
+    def strange(data):
+        raise KeyError(6)  # a sampling that it has no name for
+
+    monkeypatch.setattr("simplejpeg.decode_jpeg_header", strange)
+    assert np.array_equal(read_picture(tmp_path / "a.jpg", 20, 1), expected)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_png_files_of_sixteen_bits_are_refused(tmp_path, kind, channels):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    for depth, said in ((8, None), (16, "more than 8 bits")):
+        rows = b"".join(b"\0" + bytes(range(8 * channels * depth // 8)) for _ in range(8))
+        head = struct.pack(">IIBBBBB", 8, 8, depth, kind, 0, 0, 0)
+        file = (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", head)
+            + chunk(b"IDAT", zlib.compress(rows))
+            + chunk(b"IEND", b"")
+        )
+        (tmp_path / "p.png").write_bytes(file)
+        if said:
+            with pytest.raises(Undecodable, match=said):
+                read_picture(tmp_path / "p.png", 8, 3)
+        else:
+            assert read_picture(tmp_path / "p.png", 8, 3).shape == (8, 8, 3)

@@ -1,0 +1,147 @@
+"""Naive references of the schemes' parts: from a raw key and a scheme's public parameters to its key's parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tests.support import reference
+
+Shape = tuple[int, int, int]
+Options = Mapping[str, Any]
+
+
+def sub_key_of(key: bytes, spec: Mapping[str, Any], row: int) -> bytes:
+    """The sub-key of a spec (as JSON) for an image in that row."""
+    options = spec["options"]
+    fresh = spec["key_scope"] == "image" or spec["name"] in ("noise", "permuted")
+    where = (str(options["nonce"]), str(row)) if fresh else ("", "")
+    return reference.sub_key(key, spec["name"], spec["version"], spec["key_scope"], *where)
+
+
+def _blocks(shape: Shape, block: int) -> int:
+    return (shape[0] // block) * (shape[1] // block)
+
+
+def _values(shape: Shape, block: int) -> int:
+    return block * block * shape[2]
+
+
+def _bits(key: bytes, label: str, *shape: int) -> np.ndarray:
+    return np.array(reference.bits(key, label, math.prod(shape)), bool).reshape(shape)
+
+
+def plain(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    return {}
+
+
+def noise(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    stream = reference.keystream(key, "mask", math.prod(shape))
+    return {"mask": np.array(list(stream), np.uint8).reshape(shape)}
+
+
+def block_pixel_shuffle(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    return {
+        "K1": reference.permutation(key, "K1", _blocks(shape, block)),
+        "K2": reference.permutation(key, "K2", (block // 2) ** 2),
+    }
+
+
+def _restricted(key: bytes, label: str, n: int, fixed: int) -> list[int]:
+    """A permutation of n in which `fixed` chosen places keep what they have."""
+    if not fixed:
+        return reference.permutation(key, label, n)
+    drawn = reference.permutation(key, f"{label}/moving", n)
+    free = sorted(drawn[fixed:])
+    order = reference.permutation(key, label, n - fixed)
+    result = list(range(n))
+    for place, source in zip(free, order, strict=True):
+        result[place] = free[source]
+    return result
+
+
+def value_shuffle(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    return {
+        "K1": _restricted(key, "K1", _blocks(shape, block), options.get("fixed_blocks", 0)),
+        "K2": _restricted(key, "K2", _values(shape, block), options.get("fixed_values", 0)),
+    }
+
+
+def permuted(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    return {"values": reference.permutation(key, "values", shape[0] * shape[1] * shape[2])}
+
+
+def block_pixel(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    n, v = _blocks(shape, block), _values(shape, block)
+    return {
+        "K1": reference.permutation(key, "K1", n),
+        "K2": reference.permutations(key, "K2", n, v),
+        "mask": _bits(key, "mask", n, v),
+    }
+
+
+def le(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    v = _values(shape, block)
+    p = reference.permutation(key, "key", 2 * v)
+    if options.get("mask", "tied") == "tied":
+        return {"key": p, "reversal": [j > v for j in p]}
+    return {"key": p, "reversal": _bits(key, "reversal", 2 * v)}
+
+
+def ele(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    n, v = _blocks(shape, block), _values(shape, block)
+    keys = reference.permutations(key, "key", n, 2 * v)
+    tied = options.get("mask", "tied") == "tied"
+    reversal = [[j > v for j in p] for p in keys] if tied else _bits(key, "reversal", n, 2 * v)
+    return {"keys": keys, "reversal": reversal, "K1": reference.permutation(key, "K1", n)}
+
+
+def pe(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    h, w, c = shape
+    parts: dict[str, Any] = {"negative": _bits(key, "negative", h, w, c)}
+    if options.get("colour_shuffle"):
+        parts["order"] = np.array(reference.integers(key, "order", h * w, 6)).reshape(h, w)
+    return parts
+
+
+def etc(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    gray = options.get("form") == "gray"
+    n = _blocks(shape, block) * (3 if gray else 1)
+    parts: dict[str, Any] = {
+        "K1": reference.permutation(key, "K1", n),
+        "turn": reference.integers(key, "turn", n, 8),
+        "negative": _bits(key, "negative", n),
+    }
+    if shape[2] == 3 and not gray:
+        parts["order"] = reference.integers(key, "order", n, 6)
+    return parts
+
+
+def orthogonal(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    matrix = reference.orthogonal(key, "matrix", _values(shape, block))
+    return {"matrix": matrix.astype(np.float32)}
+
+
+def parts(key: bytes, spec: Mapping[str, Any], row: int) -> dict[str, np.ndarray]:
+    """The parts of a raw 32-byte key under a spec (as JSON), for an image in that row."""
+    shape = (int(spec["image_shape"][0]), int(spec["image_shape"][1]), int(spec["image_shape"][2]))
+    found = PARTS[spec["name"]](sub_key_of(key, spec, row), shape, spec["block"], spec["options"])
+    return {name: np.array(value) for name, value in found.items()}
+
+
+PARTS: dict[str, Callable[[bytes, Shape, int, Options], dict[str, Any]]] = {
+    "block_pixel_shuffle": block_pixel_shuffle,
+    "value_shuffle": value_shuffle,
+    "block_pixel": block_pixel,
+    "le": le,
+    "ele": ele,
+    "pe": pe,
+    "etc": etc,
+    "orthogonal": orthogonal,
+    "noise": noise,
+    "permuted": permuted,
+    "plain": plain,
+}

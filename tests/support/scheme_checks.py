@@ -1,0 +1,260 @@
+"""What every scheme must hold, for a name in SCHEMES and the file of its vectors.
+
+`run(check, name, path)` tries one of PROPERTIES on cases drawn from every setting that the scheme allows:
+grids and blocks of many sizes, gray and RGB, all key scopes, and the options that its vectors use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crypto.cipher import Cipher
+from crypto.errors import CipherwardError
+from crypto.key import SecretKey
+from crypto.scheme import Scheme, describe, load, renewed, sub_key
+from crypto.spec import KEY_SCOPES, SchemeSpec
+from tests.support import make_vectors
+from tests.support.paths import VECTORS
+
+SCHEME_VECTORS = VECTORS / "schemes"
+PROFILE = settings(derandomize=True, database=None, deadline=None)
+GRIDS = ((1, 1), (1, 3), (2, 2), (3, 2), (4, 4))
+FIRST = (0, 1, 5, 1000)
+FLOAT_ERROR = 2e-3  # of a float32 ciphertext, by the order of its sums
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scheme's setting with a key, a seed for pictures, a count of them and the row of the first."""
+
+    spec: SchemeSpec
+    raw: bytes
+    seed: int
+    n: int
+    first: int
+
+    @property
+    def scheme(self) -> Scheme:
+        return load(self.spec)
+
+    @property
+    def key(self) -> SecretKey:
+        return SecretKey(self.raw)
+
+    def cipher(self, key: SecretKey | None = None) -> Cipher:
+        return load(self.spec).cipher(key or self.key)
+
+    def pictures(self, n: int | None = None) -> np.ndarray:
+        """uint8 [n, h, w, c]: noise, so that no two places look alike."""
+        generator = np.random.default_rng(self.seed)
+        count = self.n if n is None else n
+        return generator.integers(0, 256, (count, *self.spec.image_shape), dtype=np.uint8)
+
+
+def vectors(path: Path) -> list[dict[str, Any]]:
+    """The known answers of a scheme's file."""
+    return json.loads(path.read_text())
+
+
+def file_of(name: str) -> Path:
+    return SCHEME_VECTORS / f"{name}.json"
+
+
+def with_nonce(spec: SchemeSpec, seed: object) -> SchemeSpec:
+    """The same spec with a nonce that a seed decides, where it has one: tests draw nothing at random."""
+    if "nonce" not in spec.options:
+        return spec
+    nonce = hashlib.sha256(repr(seed).encode()).hexdigest()[:32]
+    return dataclasses.replace(spec, options={**spec.options, "nonce": nonce})
+
+
+@functools.cache
+def settings_of(name: str, path: Path) -> tuple[SchemeSpec, ...]:
+    """Every setting in reach that the scheme allows; nonces are fixed."""
+    options: list[dict[str, Any]] = []
+    for vector in vectors(path):
+        wanted = {k: v for k, v in vector["spec"]["options"].items() if k != "nonce"}
+        if wanted not in options:
+            options.append(wanted)
+    found = []
+    for wanted in options:
+        for block in range(2, 9):
+            for down, across in GRIDS:
+                for channels in (1, 3):
+                    shape = (down * block, across * block, channels)
+                    for scope in KEY_SCOPES:
+                        try:
+                            found.append(with_nonce(describe(name, shape, block, scope, wanted), 0))
+                        except CipherwardError:
+                            continue  # this scheme refuses this setting
+    assert len(found) >= 10, f"{name} refuses nearly every setting"
+    return tuple(found)
+
+
+def cases(name: str, path: Path, least_bits: float = 0) -> st.SearchStrategy[Case]:
+    """Cases of a scheme, of settings whose key space has at least so many bits."""
+    allowed = [s for s in settings_of(name, path) if load(s).formula_bits() >= least_bits]
+    return st.builds(
+        drawn, st.sampled_from(allowed), st.integers(0, 9999), st.integers(0, 3), st.sampled_from(FIRST)
+    )
+
+
+def drawn(spec: SchemeSpec, seed: int, n: int, first: int) -> Case:
+    return Case(with_nonce(spec, seed), hashlib.sha256(b"%d" % seed).digest(), seed, n, first)
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Whether two ciphertexts are the same, floats to their rounding."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return np.array_equal(a, b) if a.dtype == np.uint8 else bool(np.allclose(a, b, 0, FLOAT_ERROR))
+
+
+def check_known_answer(vector: dict[str, Any]) -> None:
+    """A vector's answer comes out of the scheme, and the picture out of the answer."""
+    spec = SchemeSpec.from_json(vector["spec"])
+    plain = make_vectors.picture(spec.image_shape)[None]
+    cipher = load(spec).cipher(SecretKey(bytes.fromhex(vector["key"])))
+    sealed = cipher.encrypt(plain, first=vector["row"])
+    assert list(sealed.shape[1:]) == vector["shape"]
+    if "values" in vector:
+        assert sealed.dtype == np.float32
+        assert np.allclose(sealed.ravel(), vector["values"], 0, FLOAT_ERROR)
+    else:
+        assert make_vectors.answer(sealed) == {k: vector[k] for k in ("sha256", "first")}
+    back = cipher.decrypt(sealed, first=vector["row"]).astype(int)
+    assert np.abs(back - plain).max() <= load(spec).tolerance
+
+
+def undoes(case: Case) -> None:
+    """decrypt undoes encrypt to the declared tolerance; shapes and dtypes are the declared ones."""
+    scheme, plain = case.scheme, case.pictures()
+    before, cipher = plain.copy(), case.cipher()
+    sealed = cipher.encrypt(plain, first=case.first)
+    assert isinstance(sealed, np.ndarray) and sealed.dtype == scheme.sealed_dtype
+    assert sealed.shape == (case.n, *scheme.sealed_shape)
+    assert np.array_equal(plain, before) and not np.shares_memory(plain, sealed)
+    kept = sealed.copy()
+    back = cipher.decrypt(sealed, first=case.first)
+    assert back.dtype == np.uint8 and back.shape == plain.shape and np.array_equal(sealed, kept)
+    assert np.abs(back.astype(int) - plain).max(initial=0) <= scheme.tolerance
+    # The same key in another process, and images that lie otherwise in memory, seal to the same.
+    awkward = np.asfortranarray(plain)
+    awkward.flags.writeable = False
+    assert alike(case.cipher().encrypt(awkward, first=case.first), sealed)
+
+
+def rows_apart(case: Case) -> None:
+    """Images sealed and opened one by one are those sealed at once."""
+    plain, cipher = case.pictures(), case.cipher()
+    sealed = cipher.encrypt(plain, first=case.first)
+    back = cipher.decrypt(sealed, first=case.first)
+    for i in range(case.n):
+        assert alike(cipher.encrypt(plain[i : i + 1], first=case.first + i), sealed[i : i + 1])
+        assert np.array_equal(cipher.decrypt(sealed[i : i + 1], first=case.first + i), back[i : i + 1])
+
+
+def torch_agrees(case: Case) -> None:
+    """Tensors are sealed to what arrays are, and stay tensors, however they lie in memory."""
+    plain, cipher = case.pictures(), case.cipher()
+    sealed = cipher.encrypt(plain, first=case.first)
+    for tensor in (torch.from_numpy(plain.copy()), torch.from_numpy(np.asfortranarray(plain))):
+        on_torch = cipher.encrypt(tensor, first=case.first)
+        assert isinstance(on_torch, torch.Tensor) and alike(on_torch.numpy(), sealed)
+        assert np.array_equal(tensor.numpy(), plain)
+    back = cipher.decrypt(torch.from_numpy(sealed.copy()), first=case.first)
+    assert isinstance(back, torch.Tensor) and back.dtype == torch.uint8
+    assert np.array_equal(back.numpy(), cipher.decrypt(sealed, first=case.first))
+
+
+def wrong_key_fails(case: Case) -> None:
+    """Another key, one bit away, leaves the picture sealed."""
+    plain = case.pictures(2)
+    sealed = case.cipher().encrypt(plain, first=case.first)
+    other = SecretKey(case.raw[:-1] + bytes([case.raw[-1] ^ 1]))
+    assert (case.cipher(other).decrypt(sealed, first=case.first) != plain).mean() > 0.1
+    assert not alike(case.cipher(other).encrypt(plain, first=case.first), sealed)
+
+
+def scopes_hold(case: Case) -> None:
+    """A key an image: no row and no sealing repeats one. A shared key: all rows are sealed alike."""
+    same = np.repeat(case.pictures(1), 3, 0)
+    sealed = case.cipher().encrypt(same, first=case.first)
+    fresh = "nonce" in case.spec.options
+    assert fresh or case.spec.key_scope != "image"
+    for i in (1, 2):
+        assert alike(sealed[i], sealed[0]) != fresh
+    again = dataclasses.replace(case, spec=renewed(case.spec))
+    assert alike(again.cipher().encrypt(same, first=case.first), sealed) != fresh
+    elsewhere = dataclasses.replace(case, first=case.first + 1)
+    moved = elsewhere.cipher().encrypt(same[:2], first=elsewhere.first)
+    assert alike(moved, sealed[1:])
+    # The scope is part of every sub-key: what one sealing gives away opens no sealing of another scope.
+    keys = set()
+    for scope in KEY_SCOPES:
+        spec = describe(
+            case.spec.name, case.spec.image_shape, case.spec.block, scope, plain_options(case.spec)
+        )
+        keys.add(sub_key(with_nonce(spec, case.seed), case.key, case.first).id)
+    assert len(keys) == 3
+
+
+def plain_options(spec: SchemeSpec) -> dict[str, Any]:
+    return {name: value for name, value in spec.options.items() if name != "nonce"}
+
+
+def spec_travels(case: Case) -> None:
+    """A spec that went through JSON seals to the same."""
+    spec = SchemeSpec.from_json(json.loads(json.dumps(case.spec.to_json())))
+    assert spec == case.spec
+    other = dataclasses.replace(case, spec=spec)
+    plain = case.pictures()
+    assert alike(
+        other.cipher().encrypt(plain, first=case.first), case.cipher().encrypt(plain, first=case.first)
+    )
+
+
+# Each with the bits of key space that a setting must have, or two keys may do the same by chance.
+PROPERTIES: dict[Callable[[Case], None], int] = {
+    undoes: 0,
+    rows_apart: 0,
+    torch_agrees: 0,
+    spec_travels: 0,
+    wrong_key_fails: 40,
+    scopes_hold: 40,
+}
+
+
+def run(check: Callable[[Case], None], name: str, path: Path, examples: int = 20) -> None:
+    """Tries a property on so many cases of a scheme. A scheme without a key cannot be asked about keys."""
+    least = PROPERTIES[check]
+    if least and name == "plain":
+        return
+
+    @settings(PROFILE, max_examples=examples)
+    @given(case=cases(name, path, least))
+    def tried(case: Case) -> None:
+        check(case)
+
+    tried()
+
+
+def every_check(name: str, path: Path) -> Iterator[Callable[[], None]]:
+    """All that a scheme of that name must pass, its known answers first."""
+    for vector in vectors(path):
+        yield functools.partial(check_known_answer, vector)
+    for check in PROPERTIES:
+        yield functools.partial(run, check, name, path)
