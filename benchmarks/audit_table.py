@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from coordinator.adversary.contract import Budget, Knowledge
-from coordinator.adversary.registry import ABOUT, ATTACKS
+from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.orbit import orbit_of
 from coordinator.exchange.pool import MemoryPool
 from coordinator.report.build import broken_by, machine
@@ -177,7 +177,7 @@ def cells_of(
     for size in sizes:
         seen = count + np.arange(size)
         started = time.monotonic()
-        guess = ATTACKS[row.attack](Knowledge(pool, seen, rows, Budget(row.budget_s), public))
+        guess = ATTACKS[row.attack].attack(Knowledge(pool, seen, rows, Budget(row.budget_s), public))
         seconds = time.monotonic() - started
         guessed = truth.plain.copy() if truth.row_keys else guess.images
         if truth.row_keys:
@@ -249,7 +249,7 @@ def summary_of(row: Row, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         **asdict(row),
         "name": row.name,
-        "tier": ABOUT[row.attack].tier,
+        "tier": ATTACKS[row.attack].tier.name,
         "pools": by_pool,
         "smallest_pool": smallest,
         "largest_pool": max((p["pool"] for p in run), default=0),

@@ -38,8 +38,8 @@ from rich.table import Table
 from scipy import ndimage
 
 from coordinator.report.build import machine
+from crypto.cores import cores
 from crypto.files import write_json
-from crypto.kernels.executors import cores
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
 from crypto.scheme import describe

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from crypto.cores import cores
 from crypto.kernels.blocks import from_blocks, to_blocks
-from crypto.kernels.executors import Images, apply_torch, cores, must_be, prepare, run
+from crypto.kernels.executors import Images, apply_torch, must_be, prepare, run
 from crypto.kernels.table import Table
 
 if TYPE_CHECKING:

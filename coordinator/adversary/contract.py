@@ -1,17 +1,31 @@
-"""What an adversary holds, and what it hands back. An attack sees a Knowledge and nothing else."""
+"""The contract of every attack: it gets a `Knowledge`, returns a `Guess`, and sees nothing else."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
 
+from coordinator.adversary.time_budget import Budget, TimeLeft
 from coordinator.adversary.training.observation import Observed
 from crypto.kernels.table import Table
 from crypto.spec import SchemeSpec
+
+__all__ = ["Attack", "Budget", "Ciphertexts", "Guess", "Knowledge", "Recovered", "Recovery", "Tier"]
+
+
+class Tier(IntEnum):
+    """The least knowledge that an attack needs. Each tier includes the ones below it, except T5."""
+
+    T0 = 0  #: one ciphertext and the algorithm, never the key
+    T1 = 1  #: a pool of ciphertexts under one key
+    T2 = 2  #: T1 and public plain images
+    T3 = 3  #: pairs of plain images and their ciphertexts (known plaintext)
+    T4 = 4  #: an oracle that seals images of the adversary's choice (chosen plaintext)
+    T5 = 5  #: the weights and updates of a training
 
 
 class Ciphertexts(Protocol):
@@ -23,41 +37,31 @@ class Ciphertexts(Protocol):
     def __len__(self) -> int: ...
 
     def images(self, rows: np.ndarray) -> np.ndarray:
-        """int64 [r] → uint8 [r, h, w, c], the sealed images of these rows."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long one attack may take; a truncated attack hands back its best guess and says so."""
-
-    seconds: float = 600.0
-    started: float = field(default_factory=time.monotonic)
-
-    def left(self) -> float:
-        """Seconds left, never negative."""
-        return max(0.0, self.seconds - (time.monotonic() - self.started))
+        """Return the sealed images [r, *sealed_shape] of these rows, int64 [r]."""
 
 
 @dataclass(frozen=True)
 class Knowledge:
-    """Ciphertext-only knowledge: no key, no plain image, no truth.
+    """What an adversary holds under a ciphertext-only attack: no key, no plain image, no truth.
 
-    pool: the ciphertexts collected so far, with the public scheme description.
-    seen: int64 [n], the pool rows whose statistics the attack may use; n is the pool size reported.
-    rows: int64 [r], the pool rows whose plain images it is to guess.
-    public: None, or uint8 [m, *image_shape], plain images that anybody may have (T2); none of them is in the
-        pool, but for reidentify, whose gallery it is. Whether they come from the pool's own source or from
-        another decides how much they help: whoever makes a Knowledge says which beside every figure.
-    known: None, or (uint8 [m, *image_shape], [m, *sealed_shape]), plain images and how they were sealed under
-        the pool's key (T3).
-    oracle: None, or what seals plain images of the adversary's own choice under the pool's key (T4): uint8
-        [m, *image_shape] → [m, *sealed_shape].
-    labels: None, or int64 [len(pool)], the class of every image of the pool; they travel in clear.
-    observed: None, or what the cloud saw of a training (T5): plan, weights and updates.
+    Attributes:
+        pool: the ciphertexts collected so far, with the public scheme description.
+        pool_rows: int64 [n], the rows of the pool whose statistics the attack may use; n is the pool size reported.
+        rows: int64 [r], the rows of the pool whose plain images the attack guesses.
+        budget: the time the attack may take.
+        public: None, or uint8 [m, *image_shape], plain images that anybody may have (T2). None of them is in the
+            pool, except for `reidentify`, whose gallery it is. An attack gains more from images of the pool's own
+            source than from others: whoever makes a Knowledge says which kind beside every figure.
+        known: None, or (uint8 [m, *image_shape], [m, *sealed_shape]): plain images and their ciphertexts under the
+            pool's key (T3).
+        oracle: None, or a function that seals chosen plain images under the pool's key (T4): uint8
+            [m, *image_shape] to [m, *sealed_shape].
+        labels: None, or int64 [len(pool)], the class of every image of the pool. Labels travel in clear.
+        observed: None, or what the cloud saw of a training (T5): plan, weights and updates.
     """
 
     pool: Ciphertexts
-    seen: np.ndarray
+    pool_rows: np.ndarray
     rows: np.ndarray
     budget: Budget = field(default_factory=Budget)
     public: np.ndarray | None = None
@@ -69,36 +73,32 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Guess:
-    """An attack's answer.
+    """An attack's answer. The runner adds the attack's name, its tier, the rows and the seconds.
 
-    images: uint8 [r, h, w, c], a guess of the plain image of every row of `rows`.
-    tier: the least knowledge the attack needs (T0 one ciphertext, T1 a pool, T2 public plain images too, T3 known
-        pairs, T4 chosen plain images, T5 weights or updates of a training).
-    key: None, or the recovered key as arrays. `gather` (int32 [units]) and `mask` (uint8, optional) are
-        the flat table that opens any image of the pool (crypto.kernels.executors.Table.flat); further names are the
-        scheme's own parts, such as K1 and K2 of block_pixel_shuffle.
-    note: anything a reader must know, such as "nothing identifiable"; of a guess out of time it says `truncated`.
-    idle: whether the ciphertext's picture is handed back untried, because the attack lacks what it needs or knows no
-        way into the scheme: that is no resistance of the scheme's.
+    Attributes:
+        images: uint8 [r, h, w, c], a guess of the plain image of every row in `Knowledge.rows`.
+        key: None, or the recovered key as arrays. `gather` (int32 [units]) and `mask` (uint8, optional) are the flat
+            table that opens any image of the pool (`Table.flat`). Further names are the scheme's own parts, such
+            as K1 and K2 of block_pixel_shuffle.
+        note: what a reader must know, such as "nothing identifiable". An attack out of time says `truncated`.
+        idle: True if the attack returns the ciphertext's picture untried, because it lacks what it needs or knows no
+            way into the scheme. An idle attack says nothing about the scheme's strength.
     """
 
-    attack: str
-    tier: str
     images: np.ndarray
-    rows: np.ndarray
-    key: Mapping[str, np.ndarray] | None
-    seconds: float
+    key: Mapping[str, np.ndarray] | None = None
     note: str = ""
     idle: bool = False
 
 
 @dataclass(frozen=True)
 class Recovered:
-    """A key that was found from ciphertexts alone.
+    """A key recovered from ciphertexts alone.
 
-    table: opens any image of the pool, [n, *sealed_shape] to [n, *sealed_shape].
-    parts: the key under the scheme's own names (`Scheme.parts`), as far as those were found.
-    notes: what went unfinished or cannot be told.
+    Attributes:
+        table: opens any image of the pool, [n, *sealed_shape] to [n, *sealed_shape].
+        parts: the key under the scheme's own names (`Scheme.parts`), as far as they were recovered.
+        notes: what was not finished or cannot be determined.
     """
 
     table: Table
@@ -107,3 +107,5 @@ class Recovered:
 
 
 Attack = Callable[[Knowledge], Guess]
+#: Recover a key from the pool's rows int64 [n]; None if no block of them identifies anything.
+Recovery = Callable[[Ciphertexts, np.ndarray, TimeLeft], Recovered | None]

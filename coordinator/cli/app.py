@@ -12,9 +12,9 @@ import typer
 import yaml
 
 from coordinator.exchange.console import result, run, seconds, sizes, talk
+from crypto.cores import cores
 from crypto.errors import CipherwardError, unknown
 from crypto.files import disk_errors, write_json, write_text
-from crypto.kernels.executors import cores
 
 app = typer.Typer(
     help="What runs in the cloud: training, attacks, reports. It never sees a key or a plain image.",
@@ -218,24 +218,24 @@ def attack(
     """
     from rich.table import Column, Table
 
-    from coordinator.adversary.registry import ABOUT, ATTACKS
+    from coordinator.adversary.contract import Tier
+    from coordinator.adversary.registry import ATTACKS
     from coordinator.adversary.run.public_images import read_public
     from coordinator.adversary.run.suite import POOLS, Settings, Where, find_sets, run_suite
     from coordinator.report.build import ATTACKS as ALWAYS
 
     if listing:
         table = Table(Column("attack", no_wrap=True), "tier", "needs", "breaks", "source")
-        for name in ATTACKS:
-            about = ABOUT[name]
-            table.add_row(name, about.tier, about.needs, about.breaks, about.source)
+        for about in ATTACKS.values():
+            table.add_row(about.name, about.tier.name, about.needs, about.breaks, about.source)
         result.print(table)
         return
     if not sealed:
         raise CipherwardError("no sealed set to attack", "name one: cipherward-coordinator attack SEALED")
     sets = find_sets(sealed)
-    tiers = {tier for tier, given in (("T2", public), ("T5", study)) if given is not None}
+    tiers = {tier for tier, given in ((Tier.T2, public), (Tier.T5, study)) if given is not None}
     usual = [
-        a for a, about in ABOUT.items() if about.in_suite and not about.by_name and about.tier in tiers
+        a for a, about in ATTACKS.items() if about.in_suite and not about.by_name and about.tier in tiers
     ]
     settings = Settings(
         attacks=[a for a in attacks.split(",") if a] or [*ALWAYS, *usual],

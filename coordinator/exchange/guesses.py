@@ -57,15 +57,16 @@ class Draw:
     digests: list[str]
     images: int
     rows: np.ndarray
-    seen: np.ndarray
+    pool_rows: np.ndarray
     guesses: list[StoredGuess]
 
     def to_json(self) -> dict[str, Any]:
+        fields = {k: v for k, v in self.__dict__.items() if k != "pool_rows"}
         return {
-            **self.__dict__,
+            **fields,
             "spec": self.spec.to_json(),
             "rows": self.rows.tolist(),
-            "seen": self.seen.tolist(),
+            "seen": self.pool_rows.tolist(),
             "guesses": [g.__dict__ for g in self.guesses],
         }
 
@@ -75,7 +76,8 @@ class Draw:
         parts = dict(value)
         parts["spec"] = SchemeSpec.from_json(value["spec"])
         parts["rows"] = _whole_numbers(value, "rows")
-        parts["seen"] = _whole_numbers(value, "seen")
+        parts["pool_rows"] = _whole_numbers(value, "seen")
+        parts.pop("seen")
         parts["guesses"] = [_of_its_types(StoredGuess(**g)) for g in value["guesses"]]
         draw = _of_its_types(cls(**parts))
         if not draw.digests or not all(isinstance(digest, str) for digest in draw.digests):

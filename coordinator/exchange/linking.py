@@ -45,7 +45,7 @@ def candidates(
     sealed: Callable[[np.ndarray], np.ndarray],
     rows: np.ndarray,
     gallery: np.ndarray,
-    more: Callable[[], bool] = lambda: True,
+    time_left: Callable[[], bool] = lambda: True,
 ) -> list[np.ndarray | None]:
     """int64 [k] for every row: the gallery images that could be it, in order; None where time ran out.
 
@@ -60,14 +60,14 @@ def candidates(
     planes = spec.name == "etc" and spec.options["form"] == "gray"
     parts = []
     for i in range(0, len(gallery), _CHUNK):
-        if not more():
+        if not time_left():
             return found
         some = gallery[i : i + _CHUNK]
         parts.append(invariants(spec, to_planes(some) if planes else some))
     known = np.concatenate(parts)
     slack = _ROUNDING if spec.name == "orthogonal" else 0.0
     for i in range(0, len(rows), _CHUNK):
-        if not more():
+        if not time_left():
             break
         for k, values in enumerate(invariants(spec, sealed(rows[i : i + _CHUNK])), i):
             near = np.flatnonzero(np.abs(known[:, 0] - values[0]) <= slack)

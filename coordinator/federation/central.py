@@ -78,7 +78,7 @@ def read_hospitals(folders: Sequence[Path], plan: Plan) -> list[dict[str, Sealed
 
 
 def train_centrally(
-    plan: Plan, folders: Sequence[Path], cloud: Path, told: Callable[[str], None] = lambda line: None
+    plan: Plan, folders: Sequence[Path], cloud: Path, log: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
     """Trains to the last round, from the checkpoint where there is one; returns what training.json holds.
 
@@ -89,11 +89,11 @@ def train_centrally(
     with disk_errors(cloud):
         cloud.mkdir(parents=True, exist_ok=True)
     with only_one(cloud):
-        return _train(plan, hospitals, cloud, told)
+        return _train(plan, hospitals, cloud, log)
 
 
 def _train(
-    plan: Plan, hospitals: Sequence[Mapping[str, SealedDataset]], cloud: Path, told: Callable[[str], None]
+    plan: Plan, hospitals: Sequence[Mapping[str, SealedDataset]], cloud: Path, log: Callable[[str], None]
 ) -> dict[str, Any]:
     train, val = (Together(tuple(h[split] for h in hospitals)) for split in ("train", "val"))
     classes = hospitals[0]["train"].classes
@@ -126,7 +126,7 @@ def _train(
         }
         append_line(cloud / "rounds.jsonl", json.dumps(row))
         state.save(checkpoint)
-        told(f"round {state.round} of {plan.rounds}: val accuracy {figures['accuracy']:.3f}")
+        log(f"round {state.round} of {plan.rounds}: val accuracy {figures['accuracy']:.3f}")
     unpack(model, state.best)
     names = [f"hospital-{i}" for i in range(len(hospitals))]
     rows = []

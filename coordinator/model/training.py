@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from coordinator.exchange.plan import Plan
+from crypto.cores import cores
 from crypto.errors import CipherwardError
-from crypto.kernels.executors import cores
 
 
 class Images(Protocol):

@@ -17,9 +17,9 @@ from typing import Any
 
 from coordinator.exchange.suite1 import above_chance, broken_by
 from coordinator.report.control_checks import controls_of, is_control, without_control
+from crypto.cores import cores
 from crypto.errors import CipherwardError
 from crypto.files import read_json
-from crypto.kernels.executors import cores
 from crypto.scheme import load
 from crypto.sets.dataset import same_but_nonce
 from crypto.spec import SchemeSpec

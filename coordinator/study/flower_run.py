@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crypto.cores import cores
 from crypto.errors import CipherwardError
-from crypto.kernels.executors import cores
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -43,7 +43,7 @@ _STOP_S = 8.0
 def run_flower(
     parties: int,
     run_config: Mapping[str, str],
-    log: Path,
+    log_file: Path,
     timeout_s: float,
     watch: Callable[[], None] = lambda: None,
     app: Path = APP,
@@ -54,10 +54,10 @@ def run_flower(
     the log where the run failed, was stopped or took longer than `timeout_s`.
     """
     usable = cores()
-    logged = log.stat().st_size if log.exists() else 0
+    logged = log_file.stat().st_size if log_file.exists() else 0
     # Directly under /tmp: Ray's socket paths must stay below 104 characters on macOS.
     folder = tempfile.TemporaryDirectory(prefix="cw-", dir="/tmp", ignore_cleanup_errors=True)
-    with folder as temporary, open(log, "ab") as sink:
+    with folder as temporary, open(log_file, "ab") as sink:
         home, work = Path(temporary, "home"), Path(temporary, "work")
         home.mkdir()
         work.mkdir()
@@ -92,7 +92,7 @@ def run_flower(
             start_new_session=True,
         )
         try:
-            _wait_healthy(link, port, log)
+            _wait_healthy(link, port, log_file)
 
             def flwr(*words: str, **how: Any) -> subprocess.CompletedProcess:
                 command = [str(programs / "flwr"), *words]
@@ -119,7 +119,8 @@ def run_flower(
             if status != "finished:completed":
                 details = str(runs[0].get("status-details", ""))
                 raise CipherwardError(
-                    f"the Flower run ended as {status}: {_reason(log, logged) or details}", f"see {log}"
+                    f"the Flower run ended as {status}: {_reason(log_file, logged) or details}",
+                    f"see {log_file}",
                 )
         finally:
             _stop(link)
@@ -142,7 +143,7 @@ def _json(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _wait_healthy(link: subprocess.Popen, port: int, log: Path) -> None:
+def _wait_healthy(link: subprocess.Popen, port: int, log_file: Path) -> None:
     end = time.monotonic() + _START_S
     while True:
         try:
@@ -150,7 +151,7 @@ def _wait_healthy(link: subprocess.Popen, port: int, log: Path) -> None:
                 return
         except OSError:
             if link.poll() is not None or time.monotonic() > end:
-                raise CipherwardError("Flower's SuperLink did not start", f"see {log}") from None
+                raise CipherwardError("Flower's SuperLink did not start", f"see {log_file}") from None
             time.sleep(0.1)
 
 
@@ -180,9 +181,9 @@ def _follow(
             stream.wait()
 
 
-def _reason(log: Path, start: int) -> str:
+def _reason(log_file: Path, start: int) -> str:
     """Our own error text in this run's part of the log, if there is one: it says more than Flower's status."""
-    lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
+    lines = log_file.read_bytes()[start:].decode(errors="replace").splitlines()
     said = [line.split("CipherwardError:", 1)[1].strip() for line in lines if "CipherwardError:" in line]
     return said[-1] if said else ""
 

@@ -32,10 +32,10 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors, only_one, read_json, read_lines, write_json, write_text
 
 STEPS = ("seal", "train", "baseline", "attack", "score", "report")
-Told = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def simulate(plan: Plan, out: Path, until: str, told: Told) -> dict[str, Any] | None:
+def simulate(plan: Plan, out: Path, until: str, log: Log) -> dict[str, Any] | None:
     """Runs a study up to a step; returns report.json where it was reached.
 
     Raises CipherwardError where `out` holds another plan's study, and where a step fails.
@@ -49,7 +49,7 @@ def simulate(plan: Plan, out: Path, until: str, told: Told) -> dict[str, Any] | 
     before = [signal.signal(s, lambda *_: sys.exit(143)) for s in endings]
     try:
         with only_one(out):
-            _steps(plan, out, until, told)
+            _steps(plan, out, until, log)
     finally:
         for ending, handler in zip(endings, before, strict=True):
             signal.signal(ending, handler)
@@ -57,7 +57,7 @@ def simulate(plan: Plan, out: Path, until: str, told: Told) -> dict[str, Any] | 
     return read_json(report, "report") if report.exists() and until == "report" else None
 
 
-def _steps(plan: Plan, out: Path, until: str, told: Told) -> None:
+def _steps(plan: Plan, out: Path, until: str, log: Log) -> None:
     if not (out / FILE).exists():
         write_plan(plan, out)
     elif read_plan(out / FILE) != plan:
@@ -67,12 +67,12 @@ def _steps(plan: Plan, out: Path, until: str, told: Told) -> None:
     seconds = _times(out)
     for step in STEPS:
         started = time.monotonic()
-        if _RUN[step](plan, out, told):
+        if _RUN[step](plan, out, log):
             seconds[step] = round(time.monotonic() - started, 1)
             write_json(out / "logs" / "seconds.json", seconds)
-            told(f"{step}: {seconds[step]:.1f} s")
+            log(f"{step}: {seconds[step]:.1f} s")
         else:
-            told(f"{step}: there already")
+            log(f"{step}: there already")
         if step == until:
             break
 
@@ -92,12 +92,12 @@ def _log(out: Path, index: int) -> Path:
     return party_folder(out, index) / "hospital.log"
 
 
-def _command(module: str, words: Sequence[str], log: Path, told: Told) -> None:
+def _command(module: str, words: Sequence[str], log_file: Path, log: Log) -> None:
     """Runs one of our commands in a process of its own; what it says is told, its last error becomes ours."""
     program = [sys.executable, "-c", f"from {module} import main; main()", *words]
     quiet = {**os.environ, **QUIET, "NO_COLOR": "1"}
     errors, hints = [], []
-    with open(log, "a") as sink:
+    with open(log_file, "a") as sink:
         running = subprocess.Popen(program, stdout=sink, stderr=subprocess.PIPE, text=True, env=quiet)
         assert running.stderr is not None
         try:
@@ -108,7 +108,7 @@ def _command(module: str, words: Sequence[str], log: Path, told: Told) -> None:
                 elif line.startswith("hint: "):
                     hints.append(line.removeprefix("hint: ").strip())
                 elif line.strip():
-                    told(f"  {line.strip()}")
+                    log(f"  {line.strip()}")
             status = running.wait()
         finally:
             if running.poll() is None:
@@ -116,23 +116,23 @@ def _command(module: str, words: Sequence[str], log: Path, told: Told) -> None:
                 running.wait()
     if status:
         said = errors[-1] if errors else f"{words[0]} ended with status {status}"
-        raise CipherwardError(said, hints[-1] if errors and hints else f"see {log}")
+        raise CipherwardError(said, hints[-1] if errors and hints else f"see {log_file}")
 
 
-def _party(words: Sequence[str], log: Path, told: Told) -> None:
-    _command("parties.cli.app", words, log, told)
+def _party(words: Sequence[str], log_file: Path, log: Log) -> None:
+    _command("parties.cli.app", words, log_file, log)
 
 
-def _coordinator(words: Sequence[str], log: Path, told: Told) -> None:
-    _command("coordinator.cli.app", words, log, told)
+def _coordinator(words: Sequence[str], log_file: Path, log: Log) -> None:
+    _command("coordinator.cli.app", words, log_file, log)
 
 
-def _seal(plan: Plan, out: Path, told: Told) -> bool:
+def _seal(plan: Plan, out: Path, log: Log) -> bool:
     """Each hospital makes or receives the key and seals its share, in a process of its own."""
     worked = False
     first_key = party_folder(out, 0) / "secret.key"
     for index in range(plan.parties):
-        folder, log = party_folder(out, index), _log(out, index)
+        folder, log_file = party_folder(out, index), _log(out, index)
         if (folder / "sealed.done").exists():
             continue
         worked = True
@@ -158,33 +158,33 @@ def _seal(plan: Plan, out: Path, told: Told) -> bool:
         write_text(folder / "party.yaml", yaml.safe_dump(settings, sort_keys=False))
         if not (folder / "secret.key").exists():
             if index == 0 or plan.key_scope == "party":
-                _party(["keygen", str(folder)], log, told)
+                _party(["keygen", str(folder)], log_file, log)
             else:
                 # The hospitals of a consortium hand the key among themselves; the cloud never holds it.
                 words = ["share-key", str(first_key), str(folder / "secret.key"), "--unprotected"]
-                _party(words, log, told)
-        told(f"hospital-{index} seals")
+                _party(words, log_file, log)
+        log(f"hospital-{index} seals")
         words = ["seal", str(folder)]
         # The first hospital is the scorer: it seals the audit's further draws and the controls too.
-        _party([*words, "--audit", str(plan.draws)] if index == 0 else words, log, told)
+        _party([*words, "--audit", str(plan.draws)] if index == 0 else words, log_file, log)
         write_text(folder / "sealed.done", "")
     return worked
 
 
-def _train(plan: Plan, out: Path, told: Told) -> bool:
+def _train(plan: Plan, out: Path, log: Log) -> bool:
     cloud = out / "cloud"
     if (cloud / "training.json").exists() or plan.rounds == 0:
         return False
     if plan.train == "central":
-        return _train_centrally(plan, out, told)
-    told("starting Flower")
+        return _train_centrally(plan, out, log)
+    log("starting Flower")
     journal, shown = cloud / "rounds.jsonl", 0
 
     def watch() -> None:
         nonlocal shown
         rows = read_lines(journal)
         for row in rows[shown:]:
-            told(_round_said(row, plan.rounds))
+            log(_round_said(row, plan.rounds))
         shown = len(rows)
 
     shown = len(read_lines(journal))
@@ -198,7 +198,7 @@ def _train(plan: Plan, out: Path, told: Told) -> bool:
     return True
 
 
-def _train_centrally(plan: Plan, out: Path, told: Told) -> bool:
+def _train_centrally(plan: Plan, out: Path, log: Log) -> bool:
     """The provider is handed every hospital's sealed sets, and trains on them by a command of its own."""
     folders = []
     for index in range(plan.parties):
@@ -207,7 +207,7 @@ def _train_centrally(plan: Plan, out: Path, told: Told) -> bool:
             _hand_over(party_folder(out, index) / "sealed" / split, copy / split)
         folders.append(str(copy))
     words = ["train", str(out / FILE), *folders, "--out", str(out / "cloud")]
-    _coordinator(words, out / "logs" / "train.log", told)
+    _coordinator(words, out / "logs" / "train.log", log)
     return True
 
 
@@ -220,17 +220,17 @@ def _round_said(row: dict[str, Any], rounds: int) -> str:
     )
 
 
-def _baseline(plan: Plan, out: Path, told: Told) -> bool:
+def _baseline(plan: Plan, out: Path, log: Log) -> bool:
     if plan.rounds == 0 or (out / "baseline.json").exists():
         return False
-    told("plain-image baseline, wrong keys, linear model and histograms")
+    log("plain-image baseline, wrong keys, linear model and histograms")
     words = ["baseline", *(str(party_folder(out, i)) for i in range(plan.parties))]
     words += ["--plan", str(out / FILE), "--model", str(out / "cloud" / "model.safetensors")]
-    _party([*words, "--out", str(out / "baseline.json")], out / "logs" / "baseline.log", told)
+    _party([*words, "--out", str(out / "baseline.json")], out / "logs" / "baseline.log", log)
     return True
 
 
-def _attack(plan: Plan, out: Path, told: Told) -> bool:
+def _attack(plan: Plan, out: Path, log: Log) -> bool:
     """The cloud is handed copies of the sealed sets, and the attacks see nothing else."""
     cloud = out / "cloud"
     if (cloud / "guesses" / "guesses.json").exists():
@@ -247,13 +247,13 @@ def _attack(plan: Plan, out: Path, told: Told) -> bool:
             sets.append(copy)
     # The scorer's training set comes first: its images are the ones audited.
     sets.sort(key=lambda p: (p.name != "train", p.parts[-2], p.name))
-    told(f"attacking {len(sets)} sealed sets")
+    log(f"attacking {len(sets)} sealed sets")
     words = ["attack", *map(str, sets), "--out", str(cloud / "guesses"), "--seed", str(plan.seed)]
     words += ["--attacks", ",".join(plan.attacks), "--pools", ",".join(map(str, plan.pools))]
     words += ["--rows", str(plan.audit_rows), "--budget", str(plan.budget_s)]
     if (cloud / "training.json").exists():
         words += ["--study", str(out)]
-    _coordinator(words, out / "logs" / "attack.log", told)
+    _coordinator(words, out / "logs" / "attack.log", log)
     return True
 
 
@@ -268,37 +268,37 @@ def _hand_over(folder: Path, copy: Path) -> None:
             shutil.copyfile(file, copy / file.name)
 
 
-def _score(plan: Plan, out: Path, told: Told) -> bool:
+def _score(plan: Plan, out: Path, log: Log) -> bool:
     scores = out / "scores.json"
     if scores.exists():
         return False
-    told("hospital-0 scores the guesses")
+    log("hospital-0 scores the guesses")
     words = ["score", str(party_folder(out, 0)), str(out / "cloud" / "guesses"), "--out", str(scores)]
     words += ["--rows", str(plan.audit_rows), "--gallery", str(plan.gallery)]
-    _party(words, _log(out, 0), told)
+    _party(words, _log(out, 0), log)
     return True
 
 
-def _report(plan: Plan, out: Path, told: Told) -> bool:
+def _report(plan: Plan, out: Path, log: Log) -> bool:
     words = ["report", str(out / "scores.json"), "--guesses", str(out / "cloud" / "guesses")]
     words += ["--sealed", str(out / "cloud" / "pool" / "hospital-0" / "train"), "--study", str(out)]
     words += ["--out", str(out), "--allow-invalid"]
     plain = out / "scores-plain.safetensors"
     if plain.exists():
         words += ["--public-plain", str(plain)]
-    _coordinator(words, out / "logs" / "report.log", told)
+    _coordinator(words, out / "logs" / "report.log", log)
     _party(
         [
             *("report", str(party_folder(out, 0)), str(out / "scores.json")),
             *("--guesses", str(out / "cloud" / "guesses"), "--study", str(out)),
         ],
         _log(out, 0),
-        told,
+        log,
     )
     return True
 
 
-_RUN: dict[str, Callable[[Plan, Path, Told], bool]] = {
+_RUN: dict[str, Callable[[Plan, Path, Log], bool]] = {
     "seal": _seal,
     "train": _train,
     "baseline": _baseline,

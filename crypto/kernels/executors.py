@@ -6,7 +6,6 @@ written in another, so that no random access leaves the first-level cache.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
+from crypto.cores import cores
 from crypto.kernels.blocks import block_pixels
 from crypto.kernels.table import Table
 from crypto.kernels.unaligned import load4, store4
@@ -167,11 +167,6 @@ def prepare(table: Table) -> Prepared:
     place = starts[None] if table.inner is None else starts[table.inner]
     mask = np.zeros((0, 0), np.uint8) if table.mask is None else np.ascontiguousarray(table.mask, np.uint8)
     return Prepared(order.astype(np.int64), place.astype(np.uint32), mask, unit)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def apply(table: Table, images: np.ndarray) -> np.ndarray:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from crypto.cores import cores
 from crypto.errors import CipherwardError
 from crypto.files import blake3_file, drop_temporaries, read_json, write_json
-from crypto.kernels.executors import cores
 from crypto.key import SecretKey
 from crypto.sets.dataset import MANIFEST, PARTIAL, same_but_nonce
 from crypto.spec import SchemeSpec

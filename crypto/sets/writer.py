@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from crypto.cores import cores
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_json
-from crypto.kernels.executors import cores
 from crypto.key import SecretKey
 from crypto.scheme import load
 from crypto.sets.dataset import (

@@ -13,7 +13,7 @@ from scipy.ndimage import uniform_filter
 from scipy.stats import binomtest
 from skimage.metrics import structural_similarity
 
-from crypto.kernels.executors import cores
+from crypto.cores import cores
 
 WINDOW = 7
 TEXTURE = 2.0  # gray levels: windows flatter than this score high whatever the guess

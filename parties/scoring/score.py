@@ -44,11 +44,11 @@ _MARGIN = 0.10
 _OPENS = 0.90
 _STEP = 0.01  # of SSIM, and 1 dB, where the images are not public
 _TELLING = 0.75  # of the rows must have a guess of their own
-Told = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def score(
-    place: Place, guesses: Path, rows: int, gallery: int, told: Told = lambda line: None
+    place: Place, guesses: Path, rows: int, gallery: int, log: Log = lambda line: None
 ) -> dict[str, Any]:
     """Scores all draws of a guesses folder that are about this place's sealed sets, once.
 
@@ -83,8 +83,8 @@ def score(
         remember(place, [draw for draw, _ in mine], stamp)
         scored = []
         for draw, name in mine:
-            told(f"{draw.name}: {draw.spec.name} as {name}")
-            scored.append(_score_draw(place, draw, name, guesses, rows, gallery, told))
+            log(f"{draw.name}: {draw.spec.name} as {name}")
+            scored.append(_score_draw(place, draw, name, guesses, rows, gallery, log))
     return {
         "schema": SCHEMA,
         "suite": SUITE,
@@ -102,7 +102,7 @@ def _seconds(stated: object) -> float | None:
 
 
 def _score_draw(
-    place: Place, draw: Draw, name: str, folder: Path, rows: int, gallery: int, told: Told
+    place: Place, draw: Draw, name: str, folder: Path, rows: int, gallery: int, log: Log
 ) -> dict[str, Any]:
     what = sealing(place, name)
     key, coarse = what.key(), not what.source.public
@@ -118,7 +118,7 @@ def _score_draw(
     secret = key if what.throwaway and not scheme.row_keys else None
     findings = []
     for guess in draw.guesses:
-        told(f"  {guess.attack} at {guess.pool_size}")
+        log(f"  {guess.attack} at {guess.pool_size}")
         figures = {} if guess.error else _score_guess(truth, bases, secret, folder, guess, coarse)
         public = {k: v for k, v in guess.__dict__.items() if k not in ("file", "sha256")}
         if "degenerate" in figures:

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from coordinator.exchange import control_sets as controls
+from crypto.cores import cores
 from crypto.errors import CipherwardError
 from crypto.files import (
     disk_errors,
@@ -28,7 +29,6 @@ from crypto.files import (
     write_json,
     write_text,
 )
-from crypto.kernels.executors import cores
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
 from crypto.scheme import describe, load

@@ -43,7 +43,7 @@ from parties.sealing.place import Place
 from parties.sealing.seal import plain_rows
 from parties.training.stem import final_model
 
-Told = Callable[[str], None]
+Log = Callable[[str], None]
 _THUMB = 64
 
 
@@ -71,7 +71,7 @@ def train_plain(
     val: PlainImages,
     classes: int,
     checkpoint: Path,
-    told: Told = lambda line: None,
+    log: Log = lambda line: None,
 ) -> tuple[nn.Module, list[float], float]:
     """Federated averaging without Flower; returns the model of the best val round, val by round, seconds.
 
@@ -105,7 +105,7 @@ def train_plain(
             best = weights
         about["val"].append(accuracy)
         about["seconds"] += time.perf_counter() - started
-        told(f"plain round {round_} of {plan.rounds}: val accuracy {accuracy:.3f}")
+        log(f"plain round {round_} of {plan.rounds}: val accuracy {accuracy:.3f}")
         _save(checkpoint, weights, best, about)
     unpack(model, best)
     return model, about["val"], about["seconds"]
@@ -158,7 +158,7 @@ def _flat(images: np.ndarray) -> np.ndarray:
 
 
 def run_baseline(
-    plan: Plan, places: Sequence[Place], model_file: Path | None, told: Told = lambda line: None
+    plan: Plan, places: Sequence[Place], model_file: Path | None, log: Log = lambda line: None
 ) -> dict[str, Any]:
     """All of them, as the plan asks; numbers only. model_file: the federation's final model, for wrong keys."""
     use_all_cores()
@@ -173,22 +173,22 @@ def run_baseline(
         "plain": None,
         "wrong_key": None,
     }
-    told(f"linear model on pixels {figures['linear_accuracy']:.3f}")
-    told(f"nearest neighbour on histograms {figures['histogram_accuracy']:.3f}")
+    log(f"linear model on pixels {figures['linear_accuracy']:.3f}")
+    log(f"nearest neighbour on histograms {figures['histogram_accuracy']:.3f}")
     if model_file is not None and plan.wrong_keys:
         model = final_model(plan, places[0], len(classes), model_file)
         figures["wrong_key"] = wrong_keys(model, places[0], test, plan.wrong_keys)
-        told(f"wrong keys {figures['wrong_key']['mean']:.3f}")
+        log(f"wrong keys {figures['wrong_key']['mean']:.3f}")
     if plan.baseline:
         if plan.train == "central":
             trains = [("provider", train)]
         checkpoint = places[0].private / "baseline.safetensors"
-        model, by_round, seconds = train_plain(plan, trains, val, len(classes), checkpoint, told)
+        model, by_round, seconds = train_plain(plan, trains, val, len(classes), checkpoint, log)
         hits = int((probabilities(model, test).argmax(1) == test.labels).sum())
         figures["plain"] = {
             "accuracy": share(hits, len(test.labels)),
             "rounds": by_round,
             "seconds": seconds,
         }
-        told(f"plain test accuracy {hits / len(test.labels):.3f}")
+        log(f"plain test accuracy {hits / len(test.labels):.3f}")
     return figures

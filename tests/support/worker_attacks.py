@@ -37,7 +37,7 @@ def counts_threads(knowledge: Knowledge) -> Guess:
 
 def hangs_after_the_first(knowledge: Knowledge) -> Guess:
     (Path(os.environ["TEST_WORKERS_PIDS"]) / str(os.getpid())).touch()
-    while len(knowledge.seen) > 1:
+    while len(knowledge.pool_rows) > 1:
         time.sleep(0.05)
     return as_is.attack(knowledge)
 
@@ -47,7 +47,8 @@ def hang(folder: str) -> None:
     from coordinator.adversary.registry import ATTACKS
     from coordinator.adversary.run import suite
 
-    ATTACKS["pooled_key_recovery"] = hangs_after_the_first
+    name = "pooled_key_recovery"
+    ATTACKS[name] = replace(ATTACKS[name], attack=hangs_after_the_first)
     settings = suite.Settings(["as_is", "pooled_key_recovery"], [1, 5, 10], rows=16, seed=4, budget_s=60.0)
     sets = suite.find_sets([Path(folder) / "train"])
     suite.run_suite(sets, Path(folder) / "g", settings, where=suite.Where(jobs=2))

@@ -9,7 +9,6 @@ picture can be recovered.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -26,7 +25,6 @@ def attack(knowledge: Knowledge) -> Guess:
 
     Rows that were not reached in time stay sealed. Raises CipherwardError for a gallery of another shape.
     """
-    started = time.monotonic()
     pool, rows, gallery = knowledge.pool, np.asarray(knowledge.rows, np.int64), knowledge.public
     images, note = load(pool.spec).picture(pool.images(rows)).copy(), "needs a gallery of plain images"
     if gallery is not None and len(gallery):
@@ -35,14 +33,14 @@ def attack(knowledge: Knowledge) -> Guess:
                 f"a gallery of {gallery.shape[1:]} holds no plain images of {pool.spec.image_shape}",
                 "bring the gallery to the size and channels of the sealed images",
             )
-        found, equals = link(pool.spec, pool.images, rows, gallery, lambda: knowledge.budget.left() > 0)
+        found, equals = link(pool.spec, pool.images, rows, gallery, knowledge.budget.time_left)
         images[found >= 0] = gallery[found[found >= 0]]
         note = f"{(found >= 0).sum()} of {len(rows)} linked in a gallery of {len(gallery)}"
         if (equals > 1).any():
             note += f", {(equals > 1).sum()} of them to several images"
         if (found == _LATE).any():
             note += f"; truncated: out of time in {(found == _LATE).sum()} of {len(rows)} images"
-    return Guess("reidentify", "T2", images, rows, None, time.monotonic() - started, note)
+    return Guess(images, note=note)
 
 
 NONE, _LATE = -1, -2
@@ -53,9 +51,9 @@ def link(
     sealed: Callable[[np.ndarray], np.ndarray],
     rows: np.ndarray,
     gallery: np.ndarray,
-    more: Callable[[], bool] = lambda: True,
+    time_left: Callable[[], bool] = lambda: True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(int64 [r] first gallery image that could be each row, -1 none, -2 out of time; int64 [r] how many could)."""
-    every = candidates(spec, sealed, rows, gallery, more)
+    every = candidates(spec, sealed, rows, gallery, time_left)
     found = [_LATE if c is None else int(c[0]) if len(c) else NONE for c in every]
     return np.array(found, np.int64), np.array([0 if c is None else len(c) for c in every], np.int64)

@@ -16,7 +16,6 @@ the adversary holds in public says how light and how varied each colour of such 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -174,7 +173,6 @@ def check_size(spec: SchemeSpec) -> None:
 
 def attack(knowledge: Knowledge) -> Guess:
     """What the generator makes of the rows to guess. Without enough images, the ciphertext's picture and a note."""
-    started = time.monotonic()
     pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
     spec = pool.spec
     check_size(spec)
@@ -183,7 +181,7 @@ def attack(knowledge: Knowledge) -> Guess:
     images = load(spec).picture(sealed)
     idle = bool(note)
     if not idle:
-        seen = training_loop.as_input(spec, pool.images(np.asarray(knowledge.seen, np.int64)))
+        seen = training_loop.as_input(spec, pool.images(np.asarray(knowledge.pool_rows, np.int64)))
         generator, progress = train(seen, np.asarray(knowledge.public), spec, budget=knowledge.budget)
         note = progress.note
         idle = progress.untrained
@@ -191,4 +189,4 @@ def attack(knowledge: Knowledge) -> Guess:
             made = training_loop.pictures(generator, seen[:_TONES])
             images = training_loop.pictures(generator, training_loop.as_input(spec, sealed))
             images = toned(images, made, np.asarray(knowledge.public)[:_TONES])
-    return Guess("gan", "T2", images, rows, None, time.monotonic() - started, note, idle)
+    return Guess(images, note=note, idle=idle)

@@ -15,7 +15,6 @@ variation of the features, which the paper does not have.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,9 +152,8 @@ def check_size(spec: SchemeSpec) -> None:
 
 def attack(knowledge: Knowledge) -> Guess:
     """What the generator makes of the rows to guess. Without enough images, the ciphertext's picture and a note."""
-    started = time.monotonic()
     pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
-    spec, seen = pool.spec, np.asarray(knowledge.seen, np.int64)
+    spec, seen = pool.spec, np.asarray(knowledge.pool_rows, np.int64)
     check_size(spec)
     notes = [training_loop.lacking(knowledge, PUBLISHED.batch, PUBLISHED.batch)]
     sealed = pool.images(rows)
@@ -176,4 +174,4 @@ def attack(knowledge: Knowledge) -> Guess:
         if not idle:
             images = training_loop.pictures(generator, training_loop.as_input(spec, sealed))
     note = "; ".join(part for part in notes if part)
-    return Guess("sia_gan", "T2", images, rows, None, time.monotonic() - started, note, idle)
+    return Guess(images, note=note, idle=idle)

@@ -145,8 +145,8 @@ def lacking(knowledge: Knowledge, ciphertexts: int, public: int) -> str:
     held = 0 if given is None else len(given)
     if held < public:
         return f"needs {public} public images, has {held}"
-    if len(knowledge.seen) < ciphertexts:
-        return f"needs {ciphertexts} ciphertexts, has {len(knowledge.seen)}"
+    if len(knowledge.pool_rows) < ciphertexts:
+        return f"needs {ciphertexts} ciphertexts, has {len(knowledge.pool_rows)}"
     return ""
 
 

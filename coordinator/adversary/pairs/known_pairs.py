@@ -18,7 +18,6 @@ Units and blocks that are equal in all pairs are interchangeable: their order is
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -54,19 +53,16 @@ def attack(knowledge: Knowledge) -> Guess:
 
     Raises CipherwardError for pairs of other shapes than the scheme's.
     """
-    started = time.monotonic()
     found = None
     if knowledge.known is None or not len(knowledge.known[0]):
         note = "needs known pairs"
     else:
         found, note = solve(knowledge.pool.spec, *knowledge.known)
-    return opened(knowledge, found, note, ("known_pairs", "T3"), started)
+    return opened(knowledge, found, note)
 
 
-def opened(
-    knowledge: Knowledge, found: Found | None, note: str, name: tuple[str, str], started: float
-) -> Guess:
-    """The guess of an attack (its name and tier) that found this key, or none."""
+def opened(knowledge: Knowledge, found: Found | None, note: str) -> Guess:
+    """Return the guess of an attack that found this key, or none."""
     rows, spec = np.asarray(knowledge.rows, np.int64), knowledge.pool.spec
     sealed, key = knowledge.pool.images(rows), None
     if found is not None and found.matrix is not None:
@@ -78,7 +74,7 @@ def opened(
         key = {"gather": gather, **({} if mask is None else {"mask": mask}), **found.parts}
     else:
         images = load(spec).picture(sealed)
-    return Guess(*name, images, rows, key, time.monotonic() - started, note)
+    return Guess(images, key, note)
 
 
 def solve(spec: SchemeSpec, plain: np.ndarray, sealed: np.ndarray) -> tuple[Found | None, str]:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 import numpy as np
 
 from coordinator.adversary.puzzle.assembly import NEVER
-from coordinator.adversary.puzzle.swap_search import always, polish, total_cost
+from coordinator.adversary.puzzle.swap_search import polish, total_cost
+from coordinator.adversary.time_budget import always
 
 _IMAGES = 100  # most images whose correlations are taken
 _VALUES = 256  # most values of a block that are compared
@@ -26,7 +27,7 @@ _KICKS = 400
 _FOURTH = 3
 
 
-def block_distances(values: np.ndarray, side: int, more: Callable[[], bool] = always) -> np.ndarray:
+def block_distances(values: np.ndarray, side: int, time_left: Callable[[], bool] = always) -> np.ndarray:
     """uint8 [N, V, n], rather dark values of N blocks → float64 [N, N], locally scaled, 0 on the diagonal.
 
     side: how many values of a block stand along a side, M·c. All values are equally far where time runs out.
@@ -42,7 +43,7 @@ def block_distances(values: np.ndarray, side: int, more: Callable[[], bool] = al
     few = max(1, round(side * len(some) / size))
     apart = np.ones((count, count))
     for i in range(count - 1):
-        if not more():
+        if not time_left():
             break
         product = table[i] @ table[i + 1 :].reshape(-1, len(rows)).T
         close = np.abs(product, out=product).reshape(len(some), count - i - 1, len(some))
@@ -59,7 +60,7 @@ def block_distances(values: np.ndarray, side: int, more: Callable[[], bool] = al
 
 
 def order_blocks(
-    distances: np.ndarray, start: np.ndarray, more: Callable[[], bool] = always, seed: int = 0
+    distances: np.ndarray, start: np.ndarray, time_left: Callable[[], bool] = always, seed: int = 0
 ) -> np.ndarray:
     """int64 [rows, columns], the start improved until its seams' distances sum to little.
 
@@ -68,15 +69,15 @@ def order_blocks(
     """
     costs = np.minimum(distances, _STRANGERS)
     np.fill_diagonal(costs, NEVER)
-    best = polish(start, costs, costs, more)
+    best = polish(start, costs, costs, time_left)
     best_cost = total_cost(best, costs, costs)
     rng = np.random.default_rng(seed)
     if min(best.shape) < 2:
         return best
     for turn in range(_KICKS):
-        if not more():
+        if not time_left():
             break
-        kicked = polish(_kick(best, turn, rng), costs, costs, more)
+        kicked = polish(_kick(best, turn, rng), costs, costs, time_left)
         cost = total_cost(kicked, costs, costs)
         if cost < best_cost - 1e-9:
             best, best_cost = kicked, cost

@@ -13,7 +13,8 @@ import numba
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from coordinator.adversary.puzzle.swap_search import always, cell_costs, polish, total_cost
+from coordinator.adversary.puzzle.swap_search import cell_costs, polish, total_cost
+from coordinator.adversary.time_budget import always
 
 #: Seam costs across and down, float64 [N, N], the picture's (height, width) in blocks, and whether to go on →
 #: int64 [height, width], the block that belongs in each cell.
@@ -200,7 +201,7 @@ def assemble(
     across: np.ndarray,
     down: np.ndarray,
     shape: tuple[int, int],
-    more: Callable[[], bool] = always,
+    time_left: Callable[[], bool] = always,
     seed: int = 0,
 ) -> np.ndarray:
     """float64 [N, N] costs (diagonals ignored) → int64 [height, width], the block that belongs in each cell.
@@ -208,7 +209,7 @@ def assemble(
     `more` is asked between steps and ends the search early by returning False.
     """
     count = shape[0] * shape[1]
-    if count == 1 or (count > _QUICK and not more()):
+    if count == 1 or (count > _QUICK and not time_left()):
         return np.arange(count).reshape(shape)
     across, down = (np.array(costs, np.float64) for costs in (across, down))
     np.fill_diagonal(across, NEVER)
@@ -224,12 +225,12 @@ def assemble(
         order = np.argsort((margins + noise)[kept], kind="stable")
         cluster, row, column = grow(edges[kept][order], count, *shape)
         grid = lay_clusters(cluster, row, column, across, down, shape)
-        grid = polish(grid, across, down, more)
+        grid = polish(grid, across, down, time_left)
         cost = total_cost(grid, across, down)
         if cost < best_cost - 1e-6:
             best, best_cost, met = grid, cost, 1
         else:
             met += cost < best_cost + 1e-6
-        if met >= 2 or not more():  # two ways to the same picture: no third is needed
+        if met >= 2 or not time_left():  # two ways to the same picture: no third is needed
             break
     return best

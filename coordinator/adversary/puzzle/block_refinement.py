@@ -9,7 +9,7 @@ import numpy as np
 
 from coordinator.adversary.puzzle.block_symmetry import BACKWARD, SHOWN, upright_walks
 from coordinator.adversary.puzzle.side_matching import CONTROL, FLOOR, SOFTNESS
-from coordinator.adversary.puzzle.swap_search import always
+from coordinator.adversary.time_budget import always
 from crypto.schemes.pe import ORDERS
 
 _PASSES = 6
@@ -110,7 +110,7 @@ def improve(
     turn: np.ndarray,
     negative: np.ndarray,
     order: np.ndarray,
-    more: Callable[[], bool] = always,
+    time_left: Callable[[], bool] = always,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(turn, negative, order), each block's the best beside its neighbours, until nothing changes or time is out.
 
@@ -121,7 +121,7 @@ def improve(
     for _ in range(_PASSES):
         changed = 0
         for colour in (0, 1):
-            if not more():
+            if not time_left():
                 return turn, negative, order
             costs = state_costs(walked, usual, grid, turn, negative, order)
             flat = costs.reshape(grid.size, -1)

@@ -18,7 +18,7 @@ from scipy.linalg import eigh
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import connected_components, shortest_path
 
-from coordinator.adversary.puzzle.swap_search import always
+from coordinator.adversary.time_budget import always
 
 #: Sizes of the nearest-neighbour graphs that are tried, the most dependable first.
 NEIGHBOURS = (8, 6, 4, 5, 12)
@@ -160,7 +160,7 @@ def cost(distances: np.ndarray, kernel: np.ndarray, places: np.ndarray) -> float
 
 
 def lay_out(
-    distances: np.ndarray, height: int, width: int, more: Callable[[], bool] = always, seed: int = 0
+    distances: np.ndarray, height: int, width: int, time_left: Callable[[], bool] = always, seed: int = 0
 ) -> np.ndarray:
     """float64 [S, S] symmetric distances → int64 [S], the grid cell (row-major) of every thing.
 
@@ -187,14 +187,14 @@ def lay_out(
 
     for neighbours in NEIGHBOURS:
         lengths = path_lengths(scaled, neighbours)
-        if lengths is not None and more():
+        if lengths is not None and time_left():
             attempt(snap(scale(lengths), height, width))
         if met >= 3 and size > _SMALL:  # different graphs, one answer: no restart beats it
             return best
     rng = np.random.default_rng(seed)
     patience = int(np.clip(_RESTART_WORK // (5 * size**3), 2, 60))
     turn = fruitless = 0
-    while fruitless < patience and more():
+    while fruitless < patience and time_left():
         start = swap_down(scaled, wide, rng.permutation(size)) if turn % 4 == 0 else _kick(best, rng)
         fruitless = 0 if attempt(start) else fruitless + 1
         turn += 1

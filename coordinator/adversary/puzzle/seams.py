@@ -84,7 +84,7 @@ def _log_ratio(fit: np.ndarray, usual_first: np.ndarray, usual_second: np.ndarra
 
 
 def seam_costs(
-    images: Iterable[np.ndarray], count: int, more: Callable[[], bool] = lambda: True
+    images: Iterable[np.ndarray], count: int, time_left: Callable[[], bool] = lambda: True
 ) -> tuple[np.ndarray, np.ndarray]:
     """(across, down), float64 [N, N] each: the cost of block j right of, and below, block i.
 
@@ -113,7 +113,7 @@ def seam_costs(
                 opening.append((second, usual_second))
             now.append((first, usual_first))
         before, seen = now, seen + 1
-        if not more():
+        if not time_left():
             break
     if seen > 1:  # the last image against the first closes the ring
         for direction in (0, 1):

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 
 from coordinator.adversary.puzzle.block_symmetry import UNMIXED
-from coordinator.adversary.puzzle.swap_search import always
+from coordinator.adversary.time_budget import always
 from crypto.schemes.pe import ORDERS
 
 SOFTNESS = np.float32(4.0)  # as in seams.py
@@ -30,7 +30,7 @@ _WEIGHED = 4_000_000  # most values of sides compared before it is asked whether
 PAIR = ("i", "a", "j", "b", "backwards", "sign", "order")
 
 
-def best_pairs(walked: np.ndarray, more: Callable[[], bool] = always) -> np.ndarray:
+def best_pairs(walked: np.ndarray, time_left: Callable[[], bool] = always) -> np.ndarray:
     """float32 [n, N, 4, M, c] → int64 [e, 7] of PAIR, i < j: for each side the few others that fit best.
 
     Component m of side i meets component ORDERS[order, m] of side j; sign is 1 or -1; backwards says that the two
@@ -52,12 +52,12 @@ def best_pairs(walked: np.ndarray, more: Callable[[], bool] = always) -> np.ndar
         states = np.empty((len(strip), 2 * size), np.int8)
         own = np.ascontiguousarray(ahead[:, strip[0] * channels : (strip[-1] + 1) * channels].T)
         for alike, other in enumerate((back, ahead)):
-            if not more():
+            if not time_left():
                 break
             mine = slice(alike * size, (alike + 1) * size)
             samples = np.float32(n * side * channels)
             _closed_form(own @ other, energy, orders, samples, first, costs[:, mine], states[:, mine])
-        if not more():
+        if not time_left():
             break
         near = np.argpartition(costs, few - 1, axis=1)[:, :few]
         state = np.take_along_axis(states, near, 1).astype(np.int64)
@@ -148,14 +148,14 @@ def _gap(one: np.ndarray, other: np.ndarray, back: int, sign: int, order: np.nda
 
 
 def weigh(
-    walked: np.ndarray, usual: np.ndarray, pairs: np.ndarray, more: Callable[[], bool] = always
+    walked: np.ndarray, usual: np.ndarray, pairs: np.ndarray, time_left: Callable[[], bool] = always
 ) -> np.ndarray:
     """float64 [e]: what each of int64 [e, 7] pairs costs, summed over the images; 0 says nothing."""
     orders = ORDERS if walked.shape[4] == 3 else np.zeros((6, 1), np.int64)
     costs = np.zeros(len(pairs))
     step = max(1, _WEIGHED // (len(walked) * walked.shape[3] * walked.shape[4]))
     for first in range(0, len(pairs), step):
-        if not more():
+        if not time_left():
             break
         costs[first : first + step] = _weigh(walked, usual, pairs[first : first + step], orders)
     return costs

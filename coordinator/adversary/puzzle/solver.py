@@ -23,7 +23,8 @@ from coordinator.adversary.puzzle.block_symmetry import THEN, as_sides, upright_
 from coordinator.adversary.puzzle.seams import seam_costs
 from coordinator.adversary.puzzle.side_matching import best_pairs, pair_margins, usual_fits, weigh
 from coordinator.adversary.puzzle.spanning_tree import alone, join, tie
-from coordinator.adversary.puzzle.swap_search import always, total_cost
+from coordinator.adversary.puzzle.swap_search import total_cost
+from coordinator.adversary.time_budget import always
 
 _WEIGHED = 40  # most images that are weighed one by one
 _ROUNDS = 4  # of places and states in turn
@@ -50,7 +51,7 @@ def solve(
     sides: np.ndarray,
     channels: int,
     shape: tuple[int, int],
-    more: Callable[[], bool] = always,
+    time_left: Callable[[], bool] = always,
     frame: tuple[int, int] | None = None,
 ) -> Solved:
     """float32 [n, 4, N, M·c], what `block_sides` gives of n images, → the picture of shape (rows, columns).
@@ -62,29 +63,29 @@ def solve(
     if count == 1:
         zero = np.zeros(1, np.int64)
         return Solved(zero.reshape(1, 1), zero, _darker(walked, zero > 0), zero, 1)
-    pairs = best_pairs(walked, more)
+    pairs = best_pairs(walked, time_left)
     few = min(len(walked), _WEIGHED)
     walked = walked[np.linspace(0, len(walked) - 1, few).astype(np.int64)]
     usual = usual_fits(walked)
-    costs = weigh(walked, usual, pairs, more)
+    costs = weigh(walked, usual, pairs, time_left)
     margins = pair_margins(pairs, costs, count)
     pairs = pairs[np.lexsort((costs, margins))]
-    sure = join(pairs[: int((margins < 0).sum())], alone(count), frame or shape, more)
-    tied = tie(pairs, join(pairs, sure, frame or shape, more), more)
+    sure = join(pairs[: int((margins < 0).sum())], alone(count), frame or shape, time_left)
+    tied = tie(pairs, join(pairs, sure, frame or shape, time_left), time_left)
     turn, negative, order = tied.turn, tied.sign < 0, tied.order
-    grid, cost = _places(walked, (turn, negative, order), shape, more)
-    if shape[0] != shape[1] and frame is None and more():  # upright may also mean lying on a side
+    grid, cost = _places(walked, (turn, negative, order), shape, time_left)
+    if shape[0] != shape[1] and frame is None and time_left():  # upright may also mean lying on a side
         lying = THEN[turn, 1]
-        other, other_cost = _places(walked, (lying, negative, order), shape, more)
+        other, other_cost = _places(walked, (lying, negative, order), shape, time_left)
         if other_cost < cost:
             turn, grid, cost = lying, other, other_cost
     for _ in range(_ROUNDS):
-        if not more():
+        if not time_left():
             break
-        states = improve(walked, usual, grid, turn, negative, order, more)
+        states = improve(walked, usual, grid, turn, negative, order, time_left)
         if all((new == old).all() for new, old in zip(states, (turn, negative, order), strict=True)):
             break
-        new_grid, new_cost = _places(walked, states, shape, more)
+        new_grid, new_cost = _places(walked, states, shape, time_left)
         if new_cost >= cost:
             break
         (turn, negative, order), grid, cost = states, new_grid, new_cost
@@ -95,12 +96,12 @@ def _places(
     walked: np.ndarray,
     states: tuple[np.ndarray, np.ndarray, np.ndarray],
     shape: tuple[int, int],
-    more: Callable[[], bool],
+    time_left: Callable[[], bool],
 ) -> tuple[np.ndarray, float]:
     """(grid, its cost): the blocks set upright by their states and put in their places."""
     sides = as_sides(upright_walks(walked, *states))
-    across, down = seam_costs(sides, shape[0] * shape[1], more)
-    grid = assemble(across, down, shape, more)
+    across, down = seam_costs(sides, shape[0] * shape[1], time_left)
+    grid = assemble(across, down, shape, time_left)
     return grid, total_cost(grid, across, down)
 
 

@@ -21,7 +21,7 @@ from coordinator.adversary.puzzle.block_symmetry import (
     UNDONE,
     UNMIXED,
 )
-from coordinator.adversary.puzzle.swap_search import always
+from coordinator.adversary.time_budget import always
 
 _STEPS = np.array([[-1, 0], [0, 1], [1, 0], [0, -1]])  # up, right, down, left
 _PAIRS = 4096  # joined before it is asked whether to go on
@@ -50,20 +50,20 @@ def alone(count: int) -> Clusters:
 
 
 def join(
-    pairs: np.ndarray, clusters: Clusters, shape: tuple[int, int], more: Callable[[], bool] = always
+    pairs: np.ndarray, clusters: Clusters, shape: tuple[int, int], time_left: Callable[[], bool] = always
 ) -> Clusters:
     """int64 [e, 7] pairs (fits.py), the surest first → the clusters they make; each fits the frame, or it turned."""
     held = tuple(values.copy() for values in vars(clusters).values())
     for first in range(0, len(pairs), _PAIRS):
-        if not more():
+        if not time_left():
             break
         _join(pairs[first : first + _PAIRS], *held, *shape, _GROUPS)
     return Clusters(*held)
 
 
-def tie(pairs: np.ndarray, clusters: Clusters, more: Callable[[], bool] = always) -> Clusters:
+def tie(pairs: np.ndarray, clusters: Clusters, time_left: Callable[[], bool] = always) -> Clusters:
     """The clusters tied together by states alone, whatever their places: those are no longer meant."""
-    return join(pairs, clusters, (0, 0), more)
+    return join(pairs, clusters, (0, 0), time_left)
 
 
 @numba.njit(cache=True, nogil=True)

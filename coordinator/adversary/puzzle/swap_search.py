@@ -10,19 +10,14 @@ real numbers, lower being better; 0 stands for a side at the border of the pictu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numba
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from coordinator.adversary.time_budget import TimeLeft, always
+
 #: Least gain for which anything is exchanged.
 _GAIN = 1e-6
-
-
-def always() -> bool:
-    """Goes on without end: what a search without a budget asks."""
-    return True
 
 
 def cell_costs(
@@ -175,7 +170,7 @@ def polish(
     grid: np.ndarray,
     across: np.ndarray,
     down: np.ndarray,
-    more: Callable[[], bool] = always,
+    time_left: TimeLeft = always,
     rounds: int = 12,
 ) -> np.ndarray:
     """int64 [height, width], the grid after exchanges that each lower the cost, until none is left."""
@@ -183,17 +178,17 @@ def polish(
     y, x = np.divmod(np.arange(grid.size), grid.shape[1])
     reached = total_cost(grid, across, down)
     for _ in range(rounds):
-        if not more():
+        if not time_left():
             break
         # Each of these steps takes a second with thousands of blocks, and lowers the cost by itself.
         for colour in (0, 1):
-            if more():
+            if time_left():
                 grid = redeal(grid, np.flatnonzero((y + x) % 2 == colour), across, down)
-        if more():
+        if time_left():
             swap_pairs(grid, across, down)
-        if more():
+        if time_left():
             shift_bands(grid, across, down)
-        if more():
+        if time_left():
             turned = np.ascontiguousarray(grid.T)  # across and down change roles
             shift_bands(turned, down, across)
             grid = np.ascontiguousarray(turned.T)

@@ -78,7 +78,7 @@ class Blocks:
         return out
 
 
-def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Recovered | None:
+def recover(pool: Ciphertexts, seen: np.ndarray, time_left: Callable[[], bool]) -> Recovered | None:
     """K1, K2 and mask from int64 [n] rows; None where no value varies, or n is below FEWEST."""
     spec = pool.spec
     algorithm = load(spec).algorithm
@@ -92,19 +92,19 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
     folded = np.minimum(sealed, 255 - sealed).reshape(*sealed.shape[:2], -1)  # as no mask changes it
     if not np.ptp(values, axis=2).any() or (spec.block > 1 and flat_blocks(folded, spec.image_shape[2])):
         return None
-    blocks = lay_out(values, spec.image_shape[2], more)
-    solved = puzzled(blocks, spec.grid, more)
+    blocks = lay_out(values, spec.image_shape[2], time_left)
+    solved = puzzled(blocks, spec.grid, time_left)
     blocks = restated(blocks, solved.turn, solved.order)
-    distances = block_distances(blocks.values, spec.block * spec.image_shape[2], more)
-    grid = order_blocks(distances, solved.grid, more)
-    blocks = settled(blocks, grid, more)
-    if not more():
+    distances = block_distances(blocks.values, spec.block * spec.image_shape[2], time_left)
+    grid = order_blocks(distances, solved.grid, time_left)
+    blocks = settled(blocks, grid, time_left)
+    if not time_left():
         notes.append("truncated: out of time")
     parts = key_parts(blocks, grid)
     return Recovered(algorithm.table(parts).inverse(), parts, tuple(notes))
 
 
-def lay_out(values: np.ndarray, channels: int, more: Callable[[], bool]) -> Blocks:
+def lay_out(values: np.ndarray, channels: int, time_left: Callable[[], bool]) -> Blocks:
     """uint8 [N, V, n] sealed values → every block by itself, its dark sign taken, as long as there is time."""
     count, total, _ = values.shape
     size = total // channels
@@ -113,7 +113,7 @@ def lay_out(values: np.ndarray, channels: int, more: Callable[[], bool]) -> Bloc
     cell = np.tile(np.arange(size), (count, channels, 1))
     apart = np.zeros((count, channels, size, size), np.float32)
     for i in range(count):
-        if not more():
+        if not time_left():
             break
         equal, opposite = value_distances(values[i])
         flip[i] = relative_signs(equal, opposite)
@@ -136,9 +136,9 @@ def _sides(blocks: Blocks, shape: tuple[int, int]) -> np.ndarray:
     return block_sides(from_blocks(faces, height, width), block_pixels(height, width, side), side)
 
 
-def puzzled(blocks: Blocks, shape: tuple[int, int], more: Callable[[], bool]) -> Solved:
+def puzzled(blocks: Blocks, shape: tuple[int, int], time_left: Callable[[], bool]) -> Solved:
     """A first order, turns and colour orders, by the rough blocks' sides."""
-    return solve(_sides(blocks, shape), blocks.cell.shape[1], shape, more)
+    return solve(_sides(blocks, shape), blocks.cell.shape[1], shape, time_left)
 
 
 def restated(blocks: Blocks, turn: np.ndarray, order: np.ndarray) -> Blocks:
@@ -153,7 +153,7 @@ def restated(blocks: Blocks, turn: np.ndarray, order: np.ndarray) -> Blocks:
     )
 
 
-def settled(blocks: Blocks, grid: np.ndarray, more: Callable[[], bool]) -> Blocks:
+def settled(blocks: Blocks, grid: np.ndarray, time_left: Callable[[], bool]) -> Blocks:
     """Signs, colour orders, turns and cells of all blocks, each beside its neighbours in the grid."""
     count, channels, size = blocks.cell.shape
     zero = np.zeros(count, np.int64)
@@ -167,7 +167,7 @@ def settled(blocks: Blocks, grid: np.ndarray, more: Callable[[], bool]) -> Block
     coupling = np.zeros((count, count))
     around = _around(grid)
     for i, direction in zip(*np.nonzero(around >= 0), strict=True):
-        if not more():
+        if not time_left():
             return blocks
         j = around[i, direction]
         for m in range(channels):
@@ -185,10 +185,10 @@ def settled(blocks: Blocks, grid: np.ndarray, more: Callable[[], bool]) -> Block
     blocks = replace(blocks, values=values, flip=blocks.flip ^ negative[:, None])
     differs = negative[:, None] != negative[around]  # [N, 4]
     lean = np.where(differs[..., None, None], near[1], near[0])  # [N, 4, c, S]
-    return _fitted(blocks, around, lean, more)
+    return _fitted(blocks, around, lean, time_left)
 
 
-def _fitted(blocks: Blocks, around: np.ndarray, lean: np.ndarray, more: Callable[[], bool]) -> Blocks:
+def _fitted(blocks: Blocks, around: np.ndarray, lean: np.ndarray, time_left: Callable[[], bool]) -> Blocks:
     """Turns by what leans where, then cells, over and over in the order of the places."""
     channels, side = blocks.cell.shape[1], blocks.side
     cell = blocks.cell.copy()
@@ -199,7 +199,7 @@ def _fitted(blocks: Blocks, around: np.ndarray, lean: np.ndarray, more: Callable
     faces = blocks.faces()
     for turn in range(_PASSES):
         for i in range(len(cell)):
-            if not more():
+            if not time_left():
                 return blocks
             for m in range(channels):
                 own = blocks.component(i, m)

@@ -38,7 +38,7 @@ _SEAM_IMAGES = 2000  # most images whose seams are summed
 MOST_BLOCKS = 3136
 
 
-def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Recovered | None:
+def recover(pool: Ciphertexts, seen: np.ndarray, time_left: Callable[[], bool]) -> Recovered | None:
     """K1 int64 [N] and K2 int64 [(M/2)²] from int64 [n] rows; None where no block varies.
 
     `more` says whether to go on.
@@ -47,18 +47,18 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
     blocks = varied_blocks(pool, seen)
     if not len(blocks):
         return None
-    k2 = find_k2(blocks, block // 2, more)
+    k2 = find_k2(blocks, block // 2, time_left)
     if k2 is None:
         notes = ["pixel order not identifiable: every sub-block is constant"]
-        return placed(pool, seen, np.arange((block // 2) ** 2), more, notes=notes)
-    return placed(pool, seen, k2, more)
+        return placed(pool, seen, np.arange((block // 2) ** 2), time_left, notes=notes)
+    return placed(pool, seen, k2, time_left)
 
 
 def placed(
     pool: Ciphertexts,
     seen: np.ndarray,
     k2: np.ndarray,
-    more: Callable[[], bool],
+    time_left: Callable[[], bool],
     lay: Lay = assemble,
     notes: Sequence[str] = (),
 ) -> Recovered:
@@ -75,10 +75,10 @@ def placed(
         rows = _spaced(seen, min(_SEAM_IMAGES, max(16, _SEAM_WORK // count**2)))
         if len(rows) < len(seen):
             said.append(f"block order from {len(rows)} of {len(seen)} images")
-        across, down = seam_costs(_sides(pool, rows, cells), count, more)
-        grid = lay(across, down, shape, more)
+        across, down = seam_costs(_sides(pool, rows, cells), count, time_left)
+        grid = lay(across, down, shape, time_left)
         k1[grid.ravel()] = np.arange(count)
-    if not more():
+    if not time_left():
         said.append("truncated: out of time")
     opens = Table(
         pool.spec.image_shape, (block, block), k1, _within(block, k2)[None], unit="pixel"
@@ -113,7 +113,7 @@ def varied_blocks(pool: Ciphertexts, seen: np.ndarray) -> np.ndarray:
     return np.concatenate(kept) if kept else np.zeros((0, *cells.shape[1:], channels), np.uint8)
 
 
-def find_k2(blocks: np.ndarray, side: int, more: Callable[[], bool]) -> np.ndarray | None:
+def find_k2(blocks: np.ndarray, side: int, time_left: Callable[[], bool]) -> np.ndarray | None:
     """uint8 [m, 4, side², c] sealed sub-blocks → K2, int64 [side²]; None where every sub-block is constant.
 
     Sub-blocks of one pixel, and the whole blocks of an odd side, have no order to find: the identity.
@@ -127,7 +127,7 @@ def find_k2(blocks: np.ndarray, side: int, more: Callable[[], bool]) -> np.ndarr
     chosen = textured(parts, limit)
     if not len(chosen):
         return None
-    return upright(lay_out(position_distances(parts[chosen]), side, side, more), blocks, side)
+    return upright(lay_out(position_distances(parts[chosen]), side, side, time_left), blocks, side)
 
 
 def upright(places: np.ndarray, blocks: np.ndarray, side: int) -> np.ndarray:

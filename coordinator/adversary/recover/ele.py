@@ -66,7 +66,7 @@ class _HalfOpened:
         return opened
 
 
-def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Recovered | None:
+def recover(pool: Ciphertexts, seen: np.ndarray, time_left: Callable[[], bool]) -> Recovered | None:
     """keys int64 [N, 2V], reversal bool [N, 2V] and K1 int64 [N] from int64 [n] rows.
 
     None with too few images, or where the nibbles of no block hang together. `more` says whether to go on.
@@ -81,13 +81,13 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
     signed = signed.reshape(len(rows), -1, signed.shape[-1])  # [n, N, 2V]
     found, untold, sure = [], 0, np.zeros(signed.shape[1], bool)
     for k in range(signed.shape[1]):
-        told, sure[k] = _tell_block(signed[:, k, None, None], block, channels, tied, more)
+        told, sure[k] = _tell_block(signed[:, k, None, None], block, channels, tied, time_left)
         untold += told is None
         found.append(told if told is not None else unmoved(signed.shape[2] // 2))
     if untold == len(found):
         return None
     if sure.any() and not sure.all():
-        _tell_by_others(found, sure, signed, block, channels, more)
+        _tell_by_others(found, sure, signed, block, channels, time_left)
     upright = int(sure.sum())
     if untold:
         notes.append(f"{untold} of {len(found)} blocks tell nothing")
@@ -97,14 +97,14 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
     half = _HalfOpened(pool, spec, _table(shape, block, found, None).inverse())
     few = spaced(rows, _SEAM_IMAGES)
     if upright >= _UPRIGHT * len(found):
-        order = _upright_order(half, few, more)
+        order = _upright_order(half, few, time_left)
     else:
-        puzzle = etc.recover(half, few, more)
+        puzzle = etc.recover(half, few, time_left)
         order = np.arange(len(found))
         if puzzle is not None and puzzle.parts:
             parts = _unturned(puzzle.parts, sure, spec) if upright else puzzle.parts
             order, found = parts["K1"], _set_upright(found, spec, parts)
-    if not more():
+    if not time_left():
         notes.append("truncated: out of time")
     held = [nibbles.by_slot() for nibbles in found]
     keys = np.empty((len(found), signed.shape[2]), np.int64)
@@ -118,18 +118,18 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
 
 
 def _tell_block(
-    signed: np.ndarray, block: int, channels: int, tied: bool, more: Callable[[], bool]
+    signed: np.ndarray, block: int, channels: int, tied: bool, time_left: Callable[[], bool]
 ) -> tuple[Nibbles | None, bool]:
     """(the nibbles of one block over the pool, whether its tied mask confirms them)."""
     told = None
     for seed in range(_TRIES):
-        told = tell_nibbles(signed, block, channels, more, seed)
+        told = tell_nibbles(signed, block, channels, time_left, seed)
         if told is None or not tied:
             break
         told, note = choose(told, signed, block, channels, tied)
         if not note:
             return told, True
-        if not more():
+        if not time_left():
             break
     return told, False
 
@@ -140,7 +140,7 @@ def _tell_by_others(
     signed: np.ndarray,
     block: int,
     channels: int,
-    more: Callable[[], bool],
+    time_left: Callable[[], bool],
 ) -> None:
     """Tries the blocks that are not sure again, in place: by the correlations of those that are."""
 
@@ -151,21 +151,21 @@ def _tell_by_others(
     usual = np.mean([alike(k) for k in np.flatnonzero(sure).tolist()], axis=0)
     for k in np.flatnonzero(~sure).tolist():
         for seed in range(_TRIES):
-            places = place_values(alike(k)[None], usual[None], block, channels, more, _STARTS, seed)
+            places = place_values(alike(k)[None], usual[None], block, channels, time_left, _STARTS, seed)
             told, note = choose(found[k].moved(places), signed[:, k, None, None], block, channels, True)
-            if not note or not more():
+            if not note or not time_left():
                 found[k], sure[k] = told, not note
                 break
 
 
-def _upright_order(half: _HalfOpened, rows: np.ndarray, more: Callable[[], bool]) -> np.ndarray:
+def _upright_order(half: _HalfOpened, rows: np.ndarray, time_left: Callable[[], bool]) -> np.ndarray:
     """int64 [N], K1: which place of the picture every block belongs to, from seams."""
     height, width, _ = half.spec.image_shape
     cells = block_pixels(height, width, half.spec.block)
     sides = (s for row in rows for s in block_sides(half.images(row[None]), cells, half.spec.block))
-    across, down = seam_costs(sides, len(cells), more)
+    across, down = seam_costs(sides, len(cells), time_left)
     order = np.empty(len(cells), np.int64)
-    order[assemble(across, down, half.spec.grid, more).ravel()] = np.arange(len(cells))
+    order[assemble(across, down, half.spec.grid, time_left).ravel()] = np.arange(len(cells))
     return order
 
 

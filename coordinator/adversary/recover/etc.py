@@ -33,7 +33,7 @@ _MOST_IMAGES = 200
 MOST_BLOCKS = 3136
 
 
-def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Recovered | None:
+def recover(pool: Ciphertexts, seen: np.ndarray, time_left: Callable[[], bool]) -> Recovered | None:
     """K1, turn, negative (and order) from int64 [n] rows; None where no block varies."""
     scheme = load(pool.spec)
     algorithm = scheme.algorithm
@@ -56,12 +56,12 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
         return None
     form_gray = pool.spec.options["form"] == "gray"
     piece = pool.spec.grid if form_gray else None
-    solved = solve(sides, channels, shape, more, piece)
+    solved = solve(sides, channels, shape, time_left, piece)
     if form_gray:
         solved, told = settle_planes(pool, rows, solved, algorithm)
         if not told:
             notes.append("signs and roles of the chroma planes not identifiable")
-    if not more():
+    if not time_left():
         notes.append("truncated: out of time")
     parts = key_parts(solved, channels)
     return Recovered(algorithm.table(parts).inverse(), parts, tuple(notes))

@@ -28,7 +28,7 @@ _NIBBLES = 12_000_000  # most nibbles held
 _FITS = 0.9
 
 
-def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Recovered | None:
+def recover(pool: Ciphertexts, seen: np.ndarray, time_left: Callable[[], bool]) -> Recovered | None:
     """key int64 [2V] and reversal bool [2V] from int64 [n] rows; None where no nibbles hang together.
 
     `more` says whether to go on.
@@ -38,7 +38,7 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
     rows = spaced(seen, max(1, _NIBBLES // (2 * height * width * channels)))
     notes = [f"from {len(rows)} of {len(seen)} images"] if len(rows) < len(seen) else []
     signed = signed_nibbles(pool.images(rows), block)
-    found = tell_nibbles(signed, block, channels, more)
+    found = tell_nibbles(signed, block, channels, time_left)
     if found is None:
         return None
     if len(found.high) > MOST_VALUES:
@@ -49,7 +49,7 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
     reversal, _ = reversal_along(key, flips)
     if pool.spec.options["mask"] == "tied" and (tied_flips(key) == flips).all():
         reversal = key > len(found.high)
-    if not more():
+    if not time_left():
         notes.append("truncated: out of time")
     table = Table(shape, (block, block), None, key[None], flip_bytes(flips)[None], "nibble")
     return Recovered(table.inverse(), {"key": key, "reversal": reversal}, tuple(notes))

@@ -16,7 +16,6 @@ Source: steps 1 and 2 are principal axes matching, known from the registration o
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -61,26 +60,25 @@ def attack(knowledge: Knowledge) -> Guess:
     Without public images, and where every image has a key of its own, it hands back the ciphertext's picture.
     Raises CipherwardError for public images of another shape than the plain ones.
     """
-    started = time.monotonic()
     pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
     sealed, spec = pool.images(rows), pool.spec
     matrix, note = None, _missing(knowledge)
     idle = bool(note)
     if not idle:
-        ours = moments(_chunks(pool, np.asarray(knowledge.seen, np.int64)), spec.block)
+        ours = moments(_chunks(pool, np.asarray(knowledge.pool_rows, np.int64)), spec.block)
         public = np.asarray(knowledge.public)
         theirs = moments(_spread(public), spec.block)
         if not ours.covariance.any() or not theirs.covariance.any():
             note = "nothing identifiable"
         else:
-            matrix = match(ours, theirs, lambda: knowledge.budget.left() > 0)
+            matrix = match(ours, theirs, knowledge.budget.time_left)
             note = "" if knowledge.budget.left() > 0 else "truncated: out of time"
     if matrix is None:
         images, key = load(spec).picture(sealed), None
     else:
         turned = np.asarray(sealed, np.float32)  # sealed as bytes, where the scheme is another
         images, key = MatrixCipher(spec.image_shape, spec.block, matrix).decrypt(turned), {"matrix": matrix}
-    return Guess("moment_matching", "T2", images, rows, key, time.monotonic() - started, note, idle)
+    return Guess(images, key, note, idle)
 
 
 def _missing(knowledge: Knowledge) -> str:
@@ -145,7 +143,7 @@ def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return (first.reshape(-1, size).T @ second.reshape(-1, size)).astype(np.float64)
 
 
-def match(sealed: Moments, plain: Moments, more: Callable[[], bool]) -> np.ndarray:
+def match(sealed: Moments, plain: Moments, time_left: Callable[[], bool]) -> np.ndarray:
     """float32 [V, V], the orthogonal Q with sealed block = plain block · Q that the moments agree on best."""
     values, axes = _axes(sealed.covariance)
     plain_values, plain_axes = _axes(plain.covariance)
@@ -154,7 +152,7 @@ def match(sealed: Moments, plain: Moments, more: Callable[[], bool]) -> np.ndarr
     ours, theirs = _flattened(sealed, values, axes), _flattened(plain, plain_values, plain_axes)
     linear = theirs[0].T @ ours[0]
     for _ in range(int(np.clip(_WORK / len(q) ** 3, 1, _STEPS))):
-        if not more():
+        if not time_left():
             break
         pull = linear.copy()
         for here, there in zip(ours[1:], theirs[1:], strict=True):

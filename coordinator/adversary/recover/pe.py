@@ -30,7 +30,7 @@ _PROBED = 64  # images that decide what the relations leave open
 _UNLIKE = 0.9
 
 
-def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Recovered | None:
+def recover(pool: Ciphertexts, seen: np.ndarray, time_left: Callable[[], bool]) -> Recovered | None:
     """negative bool [h, w, c] and, with colour_shuffle, order int64 [h, w], from int64 [n] rows.
 
     None where neighbours are no more alike than any two values. `more` says whether to go on.
@@ -46,15 +46,15 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
     probe = _values(pool, rows[: _PROBED if height * width <= 1 << 18 else 4])
     if not alike(probe, i, j):
         return None
-    signs = _signs(pool, rows, np.arange(len(probe)), (i, j), more)
+    signs = _signs(pool, rows, np.arange(len(probe)), (i, j), time_left)
     parts: dict[str, np.ndarray] = {}
     order = None
     if shuffled:
-        order = _colours(pool, rows, signs, more)
+        order = _colours(pool, rows, signs, time_left)
         # Once it is known which colour stands where, the flips can be had from like colours alone.
         place = colour_places(order)
-        signs[place] = _signs(pool, rows, place, grid_edges(height, width, 3, mixed=False), more)
-        order = _colours(pool, rows, signs, more)
+        signs[place] = _signs(pool, rows, place, grid_edges(height, width, 3, mixed=False), time_left)
+        order = _colours(pool, rows, signs, time_left)
     opened = (probe - np.float32(127.5)) * signs[:, None]  # [h·w·c, r]
     if opened.mean() > 0:
         signs, opened = -signs, -opened
@@ -65,7 +65,7 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
         parts["order"] = PERMUTATIONS.inverse[order]
         negative = np.take_along_axis(negative, ORDERS[order], 2)
     parts["negative"] = negative
-    if not more():
+    if not time_left():
         notes.append("truncated: out of time")
     return Recovered(Pe(pool.spec).table(parts).inverse(), parts, tuple(notes))
 
@@ -75,26 +75,26 @@ def _signs(
     rows: np.ndarray,
     place: np.ndarray,
     edges: tuple[np.ndarray, np.ndarray],
-    more: Callable[[], bool],
+    time_left: Callable[[], bool],
 ) -> np.ndarray:
     """float32 [P] of 1 and -1: the signs of the values at int64 [P] places, between which the edges run."""
     costs = np.zeros((len(edges[0]), 2), np.float32)
-    for values in _chunks(pool, rows, more):
+    for values in _chunks(pool, rows, time_left):
         add_sign_costs(values, place[edges[0]], place[edges[1]], costs)
-    flips = synchronise(*edges, costs, len(place), SIGNS, more)
+    flips = synchronise(*edges, costs, len(place), SIGNS, time_left)
     return np.where(flips == 1, -1.0, 1.0).astype(np.float32)
 
 
 def _colours(
-    pool: Ciphertexts, rows: np.ndarray, signs: np.ndarray, more: Callable[[], bool]
+    pool: Ciphertexts, rows: np.ndarray, signs: np.ndarray, time_left: Callable[[], bool]
 ) -> np.ndarray:
     """int64 [h·w] into ORDERS: at which component of each sealed pixel three colours stand, in any order."""
     height, width, _ = pool.spec.image_shape
     i, j = grid_edges(height, width, 1, mixed=False)
     pairs = np.zeros((len(i), 3, 3), np.float32)
-    for values in _chunks(pool, rows, more):
+    for values in _chunks(pool, rows, time_left):
         add_colour_costs(values.reshape(-1, 3, values.shape[1]), signs.reshape(-1, 3), i, j, pairs)
-    return synchronise(i, j, relation_costs(pairs), height * width, PERMUTATIONS, more)
+    return synchronise(i, j, relation_costs(pairs), height * width, PERMUTATIONS, time_left)
 
 
 def colour_places(order: np.ndarray) -> np.ndarray:
@@ -173,11 +173,11 @@ def add_colour_costs(
                 pairs[e, a, b] += total
 
 
-def _chunks(pool: Ciphertexts, rows: np.ndarray, more: Callable[[], bool]) -> Iterator[np.ndarray]:
+def _chunks(pool: Ciphertexts, rows: np.ndarray, time_left: Callable[[], bool]) -> Iterator[np.ndarray]:
     """uint8 [P, ≤ 32] values, at least one chunk."""
     for first in range(0, len(rows), _CHUNK):
         yield _values(pool, rows[first : first + _CHUNK])
-        if not more():
+        if not time_left():
             break
 
 

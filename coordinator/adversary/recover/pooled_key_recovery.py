@@ -7,8 +7,6 @@ blocks that is the jigsaw attack (jigsaw.py).
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from coordinator.adversary.contract import Guess, Knowledge, Recovered
@@ -36,7 +34,6 @@ def attack(knowledge: Knowledge) -> Guess:
     is constant or every image has a key of its own. Schemes without a recovery of their own, the controls, are
     taken for block_pixel_shuffle.
     """
-    started = time.monotonic()
     pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
     scheme, recover = load(pool.spec), RECOVER.get(pool.spec.name, block_pixel_shuffle.recover)
     if scheme.sealed_dtype != np.uint8:
@@ -44,20 +41,16 @@ def attack(knowledge: Knowledge) -> Guess:
             scheme.picture(pool.images(rows)),
             f"no recovery from ciphertexts alone for {pool.spec.name}",
         )
-        spent = time.monotonic() - started
-        return Guess("pooled_key_recovery", "T1", images, rows, None, spent, note, idle=True)
+        return Guess(images, note=note, idle=True)
     if pool.spec.key_scope == "image":
         images, note, idle = each_alone(recover, knowledge, rows)
-        spent = time.monotonic() - started
-        return Guess("pooled_key_recovery", "T0", images, rows, None, spent, note, idle)
-    tier = "T1" if len(knowledge.seen) > 1 else "T0"
-    found = recover(pool, np.asarray(knowledge.seen, np.int64), lambda: knowledge.budget.left() > 0)
+        return Guess(images, note=note, idle=idle)
+    found = recover(pool, np.asarray(knowledge.pool_rows, np.int64), knowledge.budget.time_left)
     sealed, key, note = pool.images(rows), None, _NOTHING
     if found is not None:
         sealed, note = apply(found.table, sealed), "; ".join(found.notes)
         key = as_key(found)
-    spent = time.monotonic() - started
-    return Guess("pooled_key_recovery", tier, scheme.picture(sealed), rows, key, spent, note)
+    return Guess(scheme.picture(sealed), key, note)
 
 
 def as_key(found: Recovered) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ MOST_BLOCKS = 3136
 MOST_VALUES = 3072
 
 
-def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Recovered | None:
+def recover(pool: Ciphertexts, seen: np.ndarray, time_left: Callable[[], bool]) -> Recovered | None:
     """K1 int64 [N] and K2 int64 [M²c] from int64 [n] rows; None where no block varies."""
     spec = pool.spec
     block, channels = spec.block, spec.image_shape[2]
@@ -53,8 +53,8 @@ def recover(pool: Ciphertexts, seen: np.ndarray, more: Callable[[], bool]) -> Re
     if len(place) > MOST_VALUES:
         notes.append(f"value order not sought: {len(place)} values, at most {MOST_VALUES}")
     else:
-        place, colour = find_values(blocks, block, channels, more)
-    return placed(pool, seen, place, colour, more, notes=notes)
+        place, colour = find_values(blocks, block, channels, time_left)
+    return placed(pool, seen, place, colour, time_left, notes=notes)
 
 
 def placed(
@@ -62,7 +62,7 @@ def placed(
     seen: np.ndarray,
     place: np.ndarray,
     colour: np.ndarray,
-    more: Callable[[], bool],
+    time_left: Callable[[], bool],
     lay: Lay = assemble,
     notes: Sequence[str] = (),
 ) -> Recovered:
@@ -81,10 +81,10 @@ def placed(
         ]
         if len(rows) < len(seen):
             said.append(f"block order from {len(rows)} of {len(seen)} images")
-        place, k1 = find_blocks(pool, rows, place, colour, more, lay)
+        place, k1 = find_blocks(pool, rows, place, colour, time_left, lay)
     fixed = int(spec.options["fixed_blocks"]), int(spec.options["fixed_values"])
     k1, place, colour = most_in_place(k1, place, colour, spec.grid, channels, fixed)
-    if not more():
+    if not time_left():
         said.append("truncated: out of time")
     k2 = place * channels + colour
     opens = Table(spec.image_shape, (block, block), k1, k2[None]).inverse()
@@ -111,13 +111,13 @@ def varied_blocks(pool: Ciphertexts, seen: np.ndarray) -> np.ndarray:
 
 
 def find_values(
-    blocks: np.ndarray, block: int, channels: int, more: Callable[[], bool]
+    blocks: np.ndarray, block: int, channels: int, time_left: Callable[[], bool]
 ) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [m, V, 1] sealed blocks → (place, colour) int64 [V]: which value of the plain block each one is."""
     size = blocks.shape[1]
     limit = int(np.clip(2 * _PAIRED // max(1, size * (size - 1)), 200, _BLOCKS))
     distances = position_distances(blocks[textured(blocks, limit)])
-    return colour_layout(distances, block, channels, more)
+    return colour_layout(distances, block, channels, time_left)
 
 
 def find_blocks(
@@ -125,7 +125,7 @@ def find_blocks(
     rows: np.ndarray,
     place: np.ndarray,
     colour: np.ndarray,
-    more: Callable[[], bool],
+    time_left: Callable[[], bool],
     lay: Lay = assemble,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(place, K1): the order of the blocks whose values stand at (place, colour), turned where the picture lies."""
@@ -135,8 +135,8 @@ def find_blocks(
         upright.append(symmetries(spec.block)[1][place])
     found: list[tuple[float, np.ndarray, np.ndarray]] = []
     for places in upright:
-        across, down = seam_costs(_sides(pool, rows, places, colour), spec.blocks, more)
-        grid = lay(across, down, spec.grid, more)
+        across, down = seam_costs(_sides(pool, rows, places, colour), spec.blocks, time_left)
+        grid = lay(across, down, spec.grid, time_left)
         k1 = np.empty(spec.blocks, np.int64)
         k1[grid.ravel()] = np.arange(spec.blocks)
         found.append((total_cost(grid, across, down), places, k1))

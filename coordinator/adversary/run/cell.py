@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from coordinator.adversary.contract import Attack, Budget, Guess, Knowledge
+from coordinator.adversary.contract import Budget, Guess, Knowledge
+from coordinator.adversary.registry import AttackInfo
 from coordinator.adversary.training import observation as observed
 from coordinator.exchange.guesses import StoredGuess, save_guess
 from coordinator.exchange.pool import Pool
@@ -38,18 +39,15 @@ ONE_THREAD = dict.fromkeys(
 class Cell:
     """What one cell needs.
 
-    sets: (absolute folder, digest) of the draw's sealed sets. seen: int64 [n]. rows: int64 [r]. study: None, or a
+    sets: (absolute folder, digest) of the draw's sealed sets. pool_rows: int64 [n]. rows: int64 [r]. study: None, or a
     folder whose `cloud` holds a training. out: absolute, where `place` is the file of the guess.
     """
 
     draw: str
     scheme: str
-    attack: str
-    run: Attack
-    tier: str
-    uses_pool: bool
+    info: AttackInfo
     sets: tuple[tuple[Path, str], ...]
-    seen: np.ndarray
+    pool_rows: np.ndarray
     rows: np.ndarray
     budget_s: float
     public: np.ndarray | None
@@ -61,7 +59,15 @@ class Cell:
         """The finding of a cell that came to no guess."""
         said = " ".join(said.split())[:300]
         return StoredGuess(
-            self.attack, self.tier, self.uses_pool, len(self.seen), "", "", seconds, "", error=said
+            self.info.name,
+            self.info.tier.name,
+            self.info.uses_pool,
+            len(self.pool_rows),
+            "",
+            "",
+            seconds,
+            "",
+            error=said,
         )
 
 
@@ -75,29 +81,31 @@ def run_cell(cell: Cell) -> StoredGuess:
     started = time.perf_counter()
     try:
         with one_thread():
-            # The clock of the budget starts with the attack.
+            # The clocks of the budget and of the seconds start with the attack.
+            started = time.perf_counter()
             knowledge = Knowledge(
                 pool,
-                cell.seen,
+                cell.pool_rows,
                 cell.rows,
                 Budget(cell.budget_s),
                 cell.public,
                 labels=pool.labels,
                 observed=seen_of_training,
             )
-            guess = cell.run(knowledge)
+            guess = cell.info.attack(knowledge)
+            seconds = time.perf_counter() - started
         _must_be_a_guess(guess, cell, pool)
     except Exception as error:
         return cell.failed(f"{type(error).__name__}: {error}", time.perf_counter() - started)
     digest = save_guess(cell.out / cell.place, guess.images, guess.key)
     return StoredGuess(
-        cell.attack,
-        guess.tier,
-        cell.uses_pool,
-        len(cell.seen),
+        cell.info.name,
+        cell.info.tier_used(knowledge).name,
+        cell.info.uses_pool,
+        len(cell.pool_rows),
         cell.place,
         digest,
-        guess.seconds,
+        seconds,
         guess.note,
         idle=guess.idle,
     )

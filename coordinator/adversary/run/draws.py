@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.adversary.registry import ABOUT, ATTACKS
+from coordinator.adversary.contract import Tier
+from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run.cell import Cell
 from coordinator.exchange.control_sets import FOR, LARGEST, PREFIX, PUBLIC, meets
 from coordinator.exchange.guesses import Draw, audit_rows
@@ -101,12 +102,12 @@ def plan_draw(name: str, index: int, sets: Sequence[SealedDataset], settings: Se
 
 def watches(attack: str) -> bool:
     """Whether an attack is given what was observed of a training."""
-    return ABOUT[attack].study or of_training(attack)
+    return ATTACKS[attack].study or of_training(attack)
 
 
 def of_training(attack: str) -> bool:
     """Whether all that an attack has about a key is what a training under that key shows."""
-    return ABOUT[attack].tier == "T5"
+    return ATTACKS[attack].tier == Tier.T5
 
 
 def cells_of(
@@ -131,15 +132,12 @@ def cells_of(
         Cell(
             draw=draw.name,
             scheme=draw.spec.name,
-            attack=attack,
-            run=ATTACKS[attack],
-            tier=ABOUT[attack].tier,
-            uses_pool=ABOUT[attack].uses_pool,
+            info=ATTACKS[attack],
             sets=held,
-            seen=draw.seen[:size],
+            pool_rows=draw.pool_rows[:size],
             rows=draw.rows,
             budget_s=settings.budget_s,
-            public=given if ABOUT[attack].tier >= "T2" else None,
+            public=given if ATTACKS[attack].tier >= Tier.T2 else None,
             study=settings.study.resolve() if settings.study and watches(attack) else None,
             out=out.resolve(),
             place=f"{draw.name}/{attack}-{size:04d}.safetensors",
@@ -152,7 +150,7 @@ def cells_of(
 
 def _sizes(attack: str, pools: Sequence[int], draw: Draw) -> list[int]:
     # Where every image has a key of its own, one image is all that any attack has about it.
-    if not ABOUT[attack].uses_pool or draw.spec.key_scope == "image":
+    if not ATTACKS[attack].uses_pool or draw.spec.key_scope == "image":
         return [1]
-    images = len(draw.seen)
+    images = len(draw.pool_rows)
     return [n for n in pools if n <= images] or [images]

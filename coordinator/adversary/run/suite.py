@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.adversary.registry import ABOUT, ATTACKS
+from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run.cell import Cell, keys_of, study_digest
 from coordinator.adversary.run.draws import (
     POOLS,
@@ -66,7 +66,7 @@ def run_suite(
     sets: Sequence[SealedDataset],
     out: Path,
     settings: Settings,
-    told: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
     where: Where = HERE,
 ) -> list[Draw]:
     """Attacks every draw and freezes the guesses in `out`. Returns the draws with their guesses.
@@ -78,10 +78,10 @@ def run_suite(
     for name in settings.attacks:
         if name not in ATTACKS:
             raise unknown("attack", name, ATTACKS)
-        if not (ABOUT[name].in_suite or (watches(name) and settings.study is not None)):
+        if not (ATTACKS[name].in_suite or (watches(name) and settings.study is not None)):
             raise CipherwardError(
-                f"{name} is no part of an audit: it needs {ABOUT[name].needs}",
-                f"attacks of an audit: {', '.join(a for a in ATTACKS if ABOUT[a].in_suite)}",
+                f"{name} is no part of an audit: it needs {ATTACKS[name].needs}",
+                f"attacks of an audit: {', '.join(a for a in ATTACKS if ATTACKS[a].in_suite)}",
             )
     digests = [s.digest for s in sets]
     if len(set(digests)) < len(digests):
@@ -91,14 +91,14 @@ def run_suite(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with only_one(out):
-        return _run(sets, out, settings, told, where)
+        return _run(sets, out, settings, log, where)
 
 
 def _run(
     sets: Sequence[SealedDataset],
     out: Path,
     settings: Settings,
-    told: Callable[[str], None],
+    log: Callable[[str], None],
     where: Where,
 ) -> list[Draw]:
     groups, public = draws_of(sets, settings.attacks), control_public(sets)
@@ -122,7 +122,7 @@ def _run(
             raise CipherwardError(
                 f"{out} holds the guesses of another audit", "choose another --out; frozen guesses stay"
             )
-        told("the guesses are there already")
+        log("the guesses are there already")
         return draws
     journal = out / "progress.jsonl"
     done = _resume(journal, identity, out)
@@ -139,13 +139,13 @@ def _run(
     every = [cell for own in cells for cell in own]
     for cell in every:
         if cell.place in done:
-            told(_says(cell, done[cell.place]))
+            log(_says(cell, done[cell.place]))
     missing = [cell for cell in every if cell.place not in done]
     with contextlib.closing(run_cells(missing, where.jobs, where.ray)) as finished:
         for cell, stored in finished:
             append_line(journal, json.dumps({"place": cell.place, "guess": stored.__dict__}))
             done[cell.place] = stored
-            told(_says(cell, stored))
+            log(_says(cell, stored))
     # In the order planned, whatever the order in which they were finished.
     draws = [
         replace(draw, guesses=[done[cell.place] for cell in own])
@@ -178,7 +178,7 @@ def _control(group: Sequence[SealedDataset]) -> bool:
 
 def _says(cell: Cell, guess: StoredGuess) -> str:
     said = guess.error or f"{guess.seconds:.2f} s" + (f" ({guess.note})" if guess.note else "")
-    return f"{cell.draw} {cell.scheme}: {cell.attack} at {guess.pool_size}: {said}"
+    return f"{cell.draw} {cell.scheme}: {cell.info.name} at {guess.pool_size}: {said}"
 
 
 def _resume(journal: Path, identity: str, out: Path) -> dict[str, StoredGuess]:

@@ -58,7 +58,7 @@ def search(knowledge: Knowledge, seeds: range) -> Guess:
     images, note = load(pool.spec).picture(sealed), _missing(pool)
     idle = bool(note)
     if not idle:
-        some = pool.images(np.asarray(knowledge.seen, np.int64)[:_IMAGES])
+        some = pool.images(np.asarray(knowledge.pool_rows, np.int64)[:_IMAGES])
         differ = differences(some, pool.spec.block)
         tried = 0
         weak = None
@@ -83,8 +83,7 @@ def search(knowledge: Knowledge, seeds: range) -> Guess:
             note = f"no weak seed among the first {tried} of {len(seeds)} of each of {len(GENERATORS)} generators"
             note += f" ({tried / spent:.0f} a second; all 2^32: {hours:.0f} hours)" if tried else ""
             note += "; truncated: out of time" if tried < len(seeds) else ""
-    tier = "T1" if len(knowledge.seen) > 1 else "T0"
-    return Guess("brute_force", tier, images, rows, key, time.monotonic() - started, note, idle)
+    return Guess(images, key, note, idle)
 
 
 def _missing(pool: Ciphertexts) -> str:

@@ -13,7 +13,6 @@ Source: our own.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,11 +36,8 @@ _FEWEST = 8  # least
 
 def attack(knowledge: Knowledge) -> Guess:
     """Opens the rows to guess with the key that a stem of the cloud's own shows; else hands back the ciphertexts."""
-    started = time.monotonic()
     note = _missing(knowledge)
-    return guess(
-        "learned_stem", "T2", knowledge, Shown(note, idle=True) if note else _learn(knowledge), started
-    )
+    return guess(knowledge, Shown(note, idle=True) if note else _learn(knowledge))
 
 
 def _missing(knowledge: Knowledge) -> str:
@@ -54,8 +50,8 @@ def _missing(knowledge: Knowledge) -> str:
         return "under orthogonal a stem's columns show no order"
     if knowledge.labels is None:
         return "needs the labels of the pool"
-    if len(knowledge.seen) < _FEWEST:
-        return f"needs {_FEWEST} ciphertexts, has {len(knowledge.seen)}"
+    if len(knowledge.pool_rows) < _FEWEST:
+        return f"needs {_FEWEST} ciphertexts, has {len(knowledge.pool_rows)}"
     weights = knowledge.observed.plan.weights
     if weights and not Path(weights).is_file():
         return f"the public weights {Path(weights).name} are not here"
@@ -72,7 +68,7 @@ def _learn(knowledge: Knowledge) -> Shown:
     if not np.isfinite(change).all() or not change.any():
         return Shown("; ".join(["the stem learnt nothing", *filter(None, [progress.note])]), idle=True)
     found, note = open_by(knowledge, units(change, spec))
-    said = f"after {progress.steps} steps on {min(len(knowledge.seen), _IMAGES)} images"
+    said = f"after {progress.steps} steps on {min(len(knowledge.pool_rows), _IMAGES)} images"
     return Shown("; ".join(part for part in (said, progress.note, note) if part), found)
 
 
@@ -83,7 +79,7 @@ def trained(knowledge: Knowledge, plan: Plan, classes: int) -> tuple[Stem | None
     model = build_model(whole, classes)
     before = stem_in(model)
     model.to(device()).train()
-    rows = np.random.default_rng(0).permutation(np.asarray(knowledge.seen, np.int64))[:_IMAGES]
+    rows = np.random.default_rng(0).permutation(np.asarray(knowledge.pool_rows, np.int64))[:_IMAGES]
     images = on_device(knowledge.pool.images(rows))
     assert knowledge.labels is not None
     labels = torch.from_numpy(np.asarray(knowledge.labels, np.int64)[rows]).to(device())

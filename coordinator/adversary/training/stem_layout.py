@@ -36,17 +36,17 @@ _REACHES = (3.0, 2.0, 1.5, 1.0)  # of the kernels that a layout is straightened 
 _ENOUGH = 0.8  # share of the seams' evidence that an order by positions must hold
 
 
-def laid(distances: np.ndarray, height: int, width: int, more: Callable[[], bool]) -> np.ndarray:
+def laid(distances: np.ndarray, height: int, width: int, time_left: Callable[[], bool]) -> np.ndarray:
     """float64 [S, S] → int64 [S] places on the grid up to its symmetries: lay_out's, or cheaper ones.
 
     Likeness of weights is told near by only, and bends a layout; swaps under a wide kernel first, then under
     narrower ones, straighten it.
     """
-    found = lay_out(distances, height, width, more)
+    found = lay_out(distances, height, width, time_left)
     scaled = distances / max(float(np.median(distances)), 1e-12)
     start, kernel = found, grid_kernel(height, width)
     for reach in _REACHES:
-        if more():
+        if time_left():
             start = swap_down(scaled, grid_kernel(height, width, reach), start)
     return min((found, start), key=lambda places: cost(scaled, kernel, places))
 
@@ -59,32 +59,32 @@ def open_by(
     positions: [N, D], of the tokens, or None. The turn of the layout, and the order of the blocks where the
     positions do not show one, come from the seams of the ciphertexts, as in pooled key recovery.
     """
-    pool, seen = knowledge.pool, np.asarray(knowledge.seen, np.int64)
+    pool, seen = knowledge.pool, np.asarray(knowledge.pool_rows, np.int64)
     spec = pool.spec
 
-    def more() -> bool:
+    def time_left() -> bool:
         return knowledge.budget.left() > 0
 
     lay: Lay = assemble
     if positions is not None and spec.blocks <= _MOST_PLACES:
-        lay = _by_positions(laid(apart(positions), *spec.grid, more))
+        lay = _by_positions(laid(apart(positions), *spec.grid, time_left))
     near = sealed_distances(pool, seen)
     if near is None:
         return None, NOT_BORNE_OUT
-    place, colour = _places(weights, spec, near, more)
+    place, colour = _places(weights, spec, near, time_left)
     if nearer_than_chance(near, place, colour) < _FAR:
-        return None, NOT_BORNE_OUT if more() else f"truncated: out of time; {NOT_BORNE_OUT}"
+        return None, NOT_BORNE_OUT if time_left() else f"truncated: out of time; {NOT_BORNE_OUT}"
     if spec.name == "value_shuffle":
-        found = value_shuffle.placed(pool, seen, place, colour, more, lay)
+        found = value_shuffle.placed(pool, seen, place, colour, time_left, lay)
     else:
         blocks = block_pixel_shuffle.varied_blocks(pool, seen)
         k2 = block_pixel_shuffle.upright(place, blocks, spec.block // 2)
-        found = block_pixel_shuffle.placed(pool, seen, k2, more, lay)
+        found = block_pixel_shuffle.placed(pool, seen, k2, time_left, lay)
     return found, "; ".join(found.notes)
 
 
 def _places(
-    weights: np.ndarray, spec: SchemeSpec, near: np.ndarray, more: Callable[[], bool]
+    weights: np.ndarray, spec: SchemeSpec, near: np.ndarray, time_left: Callable[[], bool]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(place, colour) int64 [units], of several layouts the one that the ciphertexts' distances bear out most.
 
@@ -94,16 +94,16 @@ def _places(
     for tone, power in _SCALINGS:
         distances = apart(weights if tone == 1.0 else toned(weights, tone)) ** power
         if spec.name == "value_shuffle" and spec.image_shape[2] > 1:
-            place, colour = colour_layout(distances, spec.block, spec.image_shape[2], more)
+            place, colour = colour_layout(distances, spec.block, spec.image_shape[2], time_left)
         else:
             side = spec.block if spec.name == "value_shuffle" else spec.block // 2
-            place, colour = laid(distances, side, side, more), np.zeros(len(weights), np.int64)
+            place, colour = laid(distances, side, side, time_left), np.zeros(len(weights), np.int64)
         score = nearer_than_chance(near, place, colour)
         if np.isfinite(best) and abs(score - best) <= _SAME * abs(best):
             break  # two scalings, one layout
         if score > best:
             best, found = score, (place, colour)
-        if not more():
+        if not time_left():
             break
     return found
 
@@ -116,9 +116,9 @@ def _by_positions(places: np.ndarray) -> Lay:
     """
 
     def lay(
-        across: np.ndarray, down: np.ndarray, shape: tuple[int, int], more: Callable[[], bool]
+        across: np.ndarray, down: np.ndarray, shape: tuple[int, int], time_left: Callable[[], bool]
     ) -> np.ndarray:
-        assembled = assemble(across, down, shape, more)
+        assembled = assemble(across, down, shape, time_left)
         picture = np.argsort(places).reshape(shape)
         turned = [np.rot90(face, turns) for face in (picture, picture.T) for turns in range(4)]
         fitting = [np.ascontiguousarray(grid) for grid in turned if grid.shape == shape]

@@ -78,7 +78,7 @@ def layer_of(model: nn.Module) -> str:
     return f"blocks.{len(model.blocks) - 1}.mlp.fc1.weight"  # type: ignore[arg-type]
 
 
-def confirm(seen: Seen, candidates: np.ndarray, more: Callable[[], bool] = lambda: True) -> Span:
+def confirm(seen: Seen, candidates: np.ndarray, time_left: Callable[[], bool] = lambda: True) -> Span:
     """Tests candidates uint8 [m, h, w, c], as the model with `seen`'s stem reads them."""
     model = seen.model
     layer = model.blocks[-1].mlp.fc1  # type: ignore[index, union-attr]
@@ -96,7 +96,7 @@ def confirm(seen: Seen, candidates: np.ndarray, more: Callable[[], bool] = lambd
     try:
         with torch.inference_mode():
             for start in range(0, len(candidates), _CHUNK):
-                if not more():
+                if not time_left():
                     break
                 inputs.clear()
                 model.eval()(as_input(candidates[start : start + _CHUNK]))

@@ -54,7 +54,7 @@ class Finding:
     why: str
 
 
-def findings(observed: Observed, candidates: np.ndarray | None, more: More) -> list[Finding]:
+def findings(observed: Observed, candidates: np.ndarray | None, time_left: More) -> list[Finding]:
     """What every kept update gives, in their order. candidates: None or plain images uint8 [m, h, w, c]."""
     needs = observed.plan.stem == "private" or observed.plan.share != "all"
     if needs and missing_weights(observed.plan):
@@ -66,9 +66,11 @@ def findings(observed: Observed, candidates: np.ndarray | None, more: More) -> l
         return [Finding(np.zeros((0, 1, 1, 1), np.uint8), False, why) for _ in observed.updates]
     stem = {k: v.clone() for k, v in model.state_dict().items()}
     for update in observed.updates:
-        if more():
+        if time_left():
             model.load_state_dict(stem)
-            found.append(_find(_Case(see(observed, update, model), observed.classes), candidates, more))
+            found.append(
+                _find(_Case(see(observed, update, model), observed.classes), candidates, time_left)
+            )
         else:
             found.append(Finding(_nothing(model), False, "truncated: out of time"))
     return found
@@ -140,7 +142,7 @@ def _nothing(model: VisionTransformer) -> np.ndarray:
     return np.zeros((0, *model.patch_embed.img_size, model.patch_embed.proj.in_channels), np.uint8)
 
 
-def _find(case: _Case, candidates: np.ndarray | None, more: More) -> Finding:
+def _find(case: _Case, candidates: np.ndarray | None, time_left: More) -> Finding:
     seen, step = case.seen, case.seen.step
     said = [case.lacks] * bool(case.lacks) + case.differs
     near = _nothing(seen.model)  # a picture that may be it
@@ -151,12 +153,12 @@ def _find(case: _Case, candidates: np.ndarray | None, more: More) -> Finding:
         said.append(solved.why)
         near = solved.images
     if not case.learn and candidates is not None and len(candidates):
-        confirmed = _confirmed(case, candidates, more)
+        confirmed = _confirmed(case, candidates, time_left)
         if confirmed.found:
             return confirmed
         said.append(confirmed.why)
-    if case.alone and step.steps == 1 and not step.signs and more():
-        searched = _searched(case, more)
+    if case.alone and step.steps == 1 and not step.signs and time_left():
+        searched = _searched(case, time_left)
         guess = searched.images if searched.found or not len(near) else near
         return Finding(guess, searched.found, "; ".join([*said, searched.why]))
     if not case.alone:
@@ -177,11 +179,11 @@ def _solved(case: _Case) -> Finding:
     return Finding(image[None][:0], False, "the linear solve gives no image that trains to this update")
 
 
-def _confirmed(case: _Case, candidates: np.ndarray, more: More) -> Finding:
+def _confirmed(case: _Case, candidates: np.ndarray, time_left: More) -> Finding:
     step, none = case.seen.step, candidates[:0]
     told = can_confirm(case.seen.model) and layer_of(case.seen.model) in step.values
     if step.steps == 1 and not step.signs and told:
-        span = confirm(case.seen, candidates, more)
+        span = confirm(case.seen, candidates, time_left)
         if span.inside.any():
             said = f"candidates confirmed by the gradient's row space ({span.how})"
             return Finding(candidates[span.inside], True, said)
@@ -190,15 +192,15 @@ def _confirmed(case: _Case, candidates: np.ndarray, more: More) -> Finding:
     if not case.alone:
         return Finding(none, False, "")
     for image in candidates:
-        if not more():
+        if not time_left():
             return Finding(none, False, "truncated: not all candidates tried")
         if case.stands_out(image, EXACT, CONFIRMED):
             return Finding(image[None], True, "a candidate confirmed by training on it")
     return Finding(none, False, "no candidate took part")
 
 
-def _searched(case: _Case, more: More) -> Finding:
-    made = search(case.seen, case.labels[0], SEARCH_STEPS, more, 0.0 if case.learn else VARIATION)
+def _searched(case: _Case, time_left: More) -> Finding:
+    made = search(case.seen, case.labels[0], SEARCH_STEPS, time_left, 0.0 if case.learn else VARIATION)
     image = as_levels(made.image, exact=case.floats)
     if case.stands_out(image, EXACT, CONFIRMED):
         return Finding(image[None], True, "optimised, and confirmed by training on it")

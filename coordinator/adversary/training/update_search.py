@@ -35,7 +35,7 @@ def search(
     seen: Seen,
     label: int,
     steps: int,
-    more: Callable[[], bool] = lambda: True,
+    time_left: Callable[[], bool] = lambda: True,
     variation: float = VARIATION,
     seed: int = 0,
 ) -> Searched:
@@ -70,7 +70,7 @@ def search(
             image.clamp_(-1.0, 1.0)
         if done in falls:
             optimizer.param_groups[0]["lr"] *= 0.1
-        if not more():
+        if not time_left():
             break
     return Searched(best[0].double().permute(1, 2, 0).numpy(), least, done)
 

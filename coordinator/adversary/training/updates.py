@@ -15,13 +15,12 @@ A picture counts as found where training on it gives the update that was seen, o
 (update_findings). The rest is dropped, and the note says what and why. With no picture found, what optimisation
 made is handed back, and called a guess.
 
-An update's images have no row of the pool: here Guess.rows are places in `knowledge.observed.updates`, one for
-each picture, not the rows asked for. So no audit runs this attack; tests and benchmarks/updates.py score it.
+The images of an update have no row in the pool: the guess holds one picture for each image found, not one for each
+row asked for. So no audit runs this attack; tests and benchmarks/updates.py score it.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 
 import numpy as np
@@ -35,31 +34,29 @@ from crypto.scheme import load
 
 
 def attack(knowledge: Knowledge) -> Guess:
-    """The images found in the updates that were kept; Guess.rows says in which update each was."""
-    started = time.monotonic()
+    """Return the images found in the updates that were kept, in the order of the updates."""
     observed = knowledge.observed
     image_shape = knowledge.pool.spec.image_shape
     none = np.zeros((0, *image_shape), np.uint8)
     if observed is None or not observed.updates:
         note = "needs updates: a plan with keep_updates, and coordinator.adversary.training.observation.observe"
-        return Guess("updates", "T5", none, np.zeros(0, np.int64), None, time.monotonic() - started, note)
+        return Guess(none, note=note)
     # torch and timm take seconds to load, and the list of attacks names this module.
     from coordinator.adversary.training.update_findings import findings
 
-    given = findings(observed, knowledge.public, lambda: knowledge.budget.left() > 0)
+    given = findings(observed, knowledge.public, knowledge.budget.time_left)
     chosen = [i for i, f in enumerate(given) if f.found]
     notes = [f"{n} of {len(given)} updates: {why}" for why, n in Counter(f.why for f in given).items()]
     if not chosen:
         chosen = [i for i, f in enumerate(given) if len(f.images)]
         notes += ["nothing is confirmed: the pictures are guesses"] if chosen else []
-    rows = np.array([i for i in chosen for _ in given[i].images], np.int64)
     images, key = none, None
     if chosen:
         images = np.concatenate([given[i].images for i in chosen])
         if observed.plan.stem == "learn":
             images, key, said = _opened(knowledge, observed, images)
             notes.append(said)
-    return Guess("updates", "T5", images, rows, key, time.monotonic() - started, "; ".join(notes))
+    return Guess(images, key, "; ".join(notes))
 
 
 def _opened(
@@ -70,10 +67,10 @@ def _opened(
     pool = knowledge.pool
     if (
         len(pool)
-        and len(knowledge.seen)
+        and len(knowledge.pool_rows)
         and (pool.spec.name, pool.spec.key_scope) == (spec.name, spec.key_scope)
     ):
-        asked = Knowledge(pool, knowledge.seen, np.asarray(knowledge.seen[:1]), knowledge.budget)
+        asked = Knowledge(pool, knowledge.pool_rows, np.asarray(knowledge.pool_rows[:1]), knowledge.budget)
         key = pooled_key_recovery.attack(asked).key
         if key is not None:
             table = Table.flat(scheme.sealed_shape, key["gather"], key.get("mask"))

@@ -12,7 +12,6 @@ parties carry their stems back before they send them.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,12 +63,11 @@ class Shown:
 
 def attack(knowledge: Knowledge) -> Guess:
     """Opens the rows to guess with the key that the shared stem shows; else hands back the ciphertext's picture."""
-    started = time.monotonic()
     note = unfit(knowledge)
-    return guess("weights", "T5", knowledge, Shown(note, idle=True) if note else _look(knowledge), started)
+    return guess(knowledge, Shown(note, idle=True) if note else _look(knowledge))
 
 
-def guess(name: str, tier: str, knowledge: Knowledge, shown: Shown, started: float) -> Guess:
+def guess(knowledge: Knowledge, shown: Shown) -> Guess:
     """The guess that follows from what weights show."""
     pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
     scheme, sealed, key = load(pool.spec), pool.images(rows), None
@@ -79,8 +77,7 @@ def guess(name: str, tier: str, knowledge: Knowledge, shown: Shown, started: flo
     if shown.matrix is not None:
         key = {"matrix": shown.matrix}
         sealed = MatrixCipher(pool.spec.image_shape, pool.spec.block, shown.matrix).decrypt(sealed)
-    spent = time.monotonic() - started
-    return Guess(name, tier, scheme.picture(sealed), rows, key, spent, shown.note, shown.idle)
+    return Guess(scheme.picture(sealed), key, shown.note, shown.idle)
 
 
 def first_stem(observed: Observed) -> Stem | None:
@@ -145,7 +142,7 @@ def _moved(knowledge: Knowledge, first: Stem, own: Stem) -> Shown | None:
         "K1": np.arange(spec.blocks) if k1 is None else k1,
         "K2": np.arange(count) if k2 is None else k2,
     }
-    if not borne_out(pool, knowledge.seen, *in_place(spec, parts["K2"])):
+    if not borne_out(pool, knowledge.pool_rows, *in_place(spec, parts["K2"])):
         return Shown(NOT_BORNE_OUT)
     algorithm = load(spec).algorithm
     found = Recovered(algorithm.table(parts).inverse(), parts, ())  # type: ignore[attr-defined]
@@ -206,7 +203,7 @@ def roughness(block: int, channels: int) -> np.ndarray:
 
 def sealed_blocks(knowledge: Knowledge) -> np.ndarray:
     """float64 [blocks, V] about mid-gray, of some images of the pool."""
-    sealed = knowledge.pool.images(np.asarray(knowledge.seen)[:_IMAGES])
+    sealed = knowledge.pool.images(np.asarray(knowledge.pool_rows)[:_IMAGES])
     blocks = to_blocks(sealed, knowledge.pool.spec.block).astype(np.float64)
     return blocks.reshape(len(blocks) * blocks.shape[1], -1) - 127.5
 

@@ -17,7 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse.csgraph import connected_components
 
 from coordinator.adversary.puzzle.grid_layout import grid_kernel, lay_out, swap_down, symmetries
-from coordinator.adversary.puzzle.swap_search import always
+from coordinator.adversary.time_budget import always
 
 #: Weight of the distance of two colours at one place, beside that of neighbours of one colour.
 _ACROSS = 0.4
@@ -93,24 +93,24 @@ def _by_slow_modes(distances: np.ndarray, colours: int, seed: int = 0) -> np.nda
 
 
 def colour_layout(
-    distances: np.ndarray, side: int, colours: int, more: Callable[[], bool] = always
+    distances: np.ndarray, side: int, colours: int, time_left: Callable[[], bool] = always
 ) -> tuple[np.ndarray, np.ndarray]:
     """float64 [V, V], V = side²·colours → (place, colour), int64 [V] each: on the grid, and which colour.
 
     Right up to the grid's eight symmetries and the order of the colours.
     """
     if colours == 1:
-        return lay_out(distances, side, side, more), np.zeros(len(distances), np.int64)
+        return lay_out(distances, side, side, time_left), np.zeros(len(distances), np.int64)
     pixels = gray_pixels(distances, colours)
     if pixels is not None:
-        return _lay_out_pixels(distances, pixels, side, more)
+        return _lay_out_pixels(distances, pixels, side, time_left)
     colour = split_colours(distances, colours)
     places = np.zeros(len(distances), np.int64)
     for k in range(colours):
         mine = np.flatnonzero(colour == k)
-        places[mine] = lay_out(distances[np.ix_(mine, mine)], side, side, more)
+        places[mine] = lay_out(distances[np.ix_(mine, mine)], side, side, time_left)
     places = _align(distances, places, colour, side)
-    return _together(distances, places, colour, side, more)
+    return _together(distances, places, colour, side, time_left)
 
 
 def _align(distances: np.ndarray, places: np.ndarray, colour: np.ndarray, side: int) -> np.ndarray:
@@ -135,11 +135,11 @@ def _align(distances: np.ndarray, places: np.ndarray, colour: np.ndarray, side: 
 
 
 def _together(
-    distances: np.ndarray, places: np.ndarray, colour: np.ndarray, side: int, more: Callable[[], bool]
+    distances: np.ndarray, places: np.ndarray, colour: np.ndarray, side: int, time_left: Callable[[], bool]
 ) -> tuple[np.ndarray, np.ndarray]:
     """All colours swapped down at once: neighbours of one colour, and the colours of one pixel, draw each other."""
     area, colours = side * side, len(distances) // side**2
-    if len(distances) > _MOST_TOGETHER or not more() or not (distances > 0).any():
+    if len(distances) > _MOST_TOGETHER or not time_left() or not (distances > 0).any():
         return places, colour
     same, across = grid_kernel(side, side), _ACROSS * np.exp(-(_apart(side) ** 2))
     kernel = np.block([[same if a == b else across for b in range(colours)] for a in range(colours)])
@@ -161,7 +161,7 @@ def gray_pixels(distances: np.ndarray, colours: int) -> np.ndarray | None:
 
 
 def _lay_out_pixels(
-    distances: np.ndarray, pixels: np.ndarray, side: int, more: Callable[[], bool]
+    distances: np.ndarray, pixels: np.ndarray, side: int, time_left: Callable[[], bool]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whole pixels first, by the mean distance of their colours; then the colours, each pixel by its neighbours."""
     count, colours = pixels.shape
@@ -170,7 +170,7 @@ def _lay_out_pixels(
     ]  # [pixels, pixels, colours, colours]
     apart = wide.mean((2, 3))
     np.fill_diagonal(apart, 0.0)
-    cells = lay_out(apart, side, side, more)
+    cells = lay_out(apart, side, side, time_left)
     colour, places = np.zeros(count * colours, np.int64), np.zeros(count * colours, np.int64)
     places[pixels] = cells[:, None]
     near = _apart(side)[np.ix_(cells, cells)] < 1.5
@@ -185,7 +185,7 @@ def _lay_out_pixels(
         colour[pixels[p][rows]] = chosen
         done.append(p)
         left.remove(p)
-    return _together(distances, places, colour, side, more)
+    return _together(distances, places, colour, side, time_left)
 
 
 def _apart(side: int) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
-from coordinator.adversary.puzzle.swap_search import always
+from coordinator.adversary.time_budget import always
 from crypto.schemes.pe import ORDERS
 
 _SWEEPS, _ROUNDS, _BRANCHES = 60, 8, 200
@@ -175,7 +175,7 @@ def synchronise(
     costs: np.ndarray,
     count: int,
     group: Group,
-    more: Callable[[], bool] = always,
+    time_left: Callable[[], bool] = always,
 ) -> np.ndarray:
     """int64 [count] labels at a low sum of costs[e, label_j · label_i⁻¹] over the edges.
 
@@ -197,12 +197,12 @@ def synchronise(
         order, parent = _tree(i, j, _sureness(costs, now), count)
         meet = _meetings(order, parent, i, j)
         turned = 0
-        while turned < _BRANCHES and more():
+        while turned < _BRANCHES and time_left():
             gain = _turn_branch(order, parent, meet, i, j, costs, group.times, group.inverse, labels)
             if gain <= 0.0:
                 break
             turned += 1
-        if not turned or not more():
+        if not turned or not time_left():
             break
     return group.times[labels, group.inverse[labels[0]]]
 

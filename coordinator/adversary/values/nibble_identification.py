@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from coordinator.adversary.puzzle.distances import HALF_DIFFERENCE
-from coordinator.adversary.puzzle.swap_search import always
+from coordinator.adversary.time_budget import always
 from coordinator.adversary.values.value_layout import (
     improve_places,
     place_values,
@@ -75,7 +75,7 @@ class Nibbles:
 
 
 def tell_nibbles(
-    signed: np.ndarray, block: int, channels: int, more: Callable[[], bool] = always, seed: int = 0
+    signed: np.ndarray, block: int, channels: int, time_left: Callable[[], bool] = always, seed: int = 0
 ) -> Nibbles | None:
     """float32 [n, rows, columns, 2V] signed nibbles of neighbouring blocks → Nibbles; None where none hang together.
 
@@ -97,16 +97,16 @@ def tell_nibbles(
     high = signed[..., slots] * signs
     alone = signed.shape[1] * signed.shape[2] == 1
     usual = usual_correlations(block, channels)[: 1 if alone else 3]
-    places = place_values(_lags(high), usual, block, channels, more)
+    places = place_values(_lags(high), usual, block, channels, time_left)
     columns, flips, surety = match_low(
         high.reshape(-1, len(slots)), flat[:, rest], usual[0][np.ix_(places, places)]
     )
     told = Nibbles(slots, rest[columns], signs < 0, flips, surety).moved(places)
     whole = told.open(signed)
     if not alone:
-        return told.moved(improve_places(nearness(whole), block, channels, more))
+        return told.moved(improve_places(nearness(whole), block, channels, time_left))
     # Nearness alone, without the next block, has other optima than the truth: correlations of whole values have not.
-    return told.moved(place_values(_lags(whole), usual, block, channels, more, _STARTS_ALONE, seed))
+    return told.moved(place_values(_lags(whole), usual, block, channels, time_left, _STARTS_ALONE, seed))
 
 
 def _lags(values: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from coordinator.adversary.puzzle.swap_search import always
+from coordinator.adversary.time_budget import always
 from crypto.schemes.pe import ORDERS
 
 _WORK = 3_000_000_000  # multiply-adds of a search for places
@@ -107,14 +107,14 @@ def swap_up(
     kernel: np.ndarray,
     places: np.ndarray,
     sweeps: int = _SWEEPS,
-    more: Callable[[], bool] = always,
+    time_left: Callable[[], bool] = always,
 ) -> None:
     """Passes over the pairs of int64 [V] places, swapped in place where that raises `likeness`, until none is."""
     # The kernel is kept in the order of the places: a swap's gain is then one pass over rows.
     found, placed = np.ascontiguousarray(found), np.ascontiguousarray(kernel[:, places[:, None], places])
     across, back = (np.ascontiguousarray(t.transpose(0, 2, 1)) for t in (found, placed))
     for _ in range(sweeps):
-        if not _swap_up(found, across, placed, back, places) or not more():
+        if not _swap_up(found, across, placed, back, places) or not time_left():
             break
 
 
@@ -136,7 +136,7 @@ def place_values(
     usual: np.ndarray,
     block: int,
     channels: int,
-    more: Callable[[], bool] = always,
+    time_left: Callable[[], bool] = always,
     starts: int = _STARTS,
     seed: int = 0,
 ) -> np.ndarray:
@@ -156,12 +156,12 @@ def place_values(
     for start in range(int(np.clip(_WORK // (60 * size**3), 1, starts))):
         turned = points @ _rotation(start, lattice.shape[1], rng)
         apart = ((turned[:, None] - lattice) ** 2).sum(-1)
-        places, value = _climb(found, usual, turns, linear_sum_assignment(apart)[1], more)
+        places, value = _climb(found, usual, turns, linear_sum_assignment(apart)[1], time_left)
         if value > best_value + 1e-9 * abs(value):
             best, best_value, met = places, value, 1
         else:
             met += value > best_value - 1e-9 * abs(value)
-        if met >= 6 or not more():
+        if met >= 6 or not time_left():
             break
     return best
 
@@ -189,20 +189,20 @@ def _rotation(start: int, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def improve_places(
-    found: np.ndarray, block: int, channels: int, more: Callable[[], bool] = always
+    found: np.ndarray, block: int, channels: int, time_left: Callable[[], bool] = always
 ) -> np.ndarray:
     """float64 [3, V, V] nearness → int64 [V] places, improved from each value's own."""
     kernel, turns = near_kernel(block, channels), block_turns(block, channels)
     size = found.shape[1]
     rng = np.random.default_rng(0)
-    best, best_value = _climb(found, kernel, turns, np.arange(size), more)
+    best, best_value = _climb(found, kernel, turns, np.arange(size), time_left)
     for _ in range(int(np.clip(_WORK // (60 * size**3), 1, _KICKS))):
-        if not more():
+        if not time_left():
             break
         kicked = best.copy()
         few = rng.choice(size, min(size, 8), replace=False)
         kicked[few] = kicked[rng.permutation(few)]
-        places, value = _climb(found, kernel, turns, kicked, more)
+        places, value = _climb(found, kernel, turns, kicked, time_left)
         if value > best_value + 1e-9 * abs(value):
             best, best_value = places, value
     return best
@@ -213,7 +213,7 @@ def _climb(
     kernel: np.ndarray,
     turns: np.ndarray,
     places: np.ndarray,
-    more: Callable[[], bool],
+    time_left: Callable[[], bool],
 ) -> tuple[np.ndarray, float]:
     """(places, likeness) after swaps of two and turns of the whole block, until neither helps.
 
@@ -222,9 +222,9 @@ def _climb(
     turned, value = places.astype(np.int64), -np.inf
     while (now := likeness(found, kernel, turned)) > value + 1e-9 * abs(now):
         places = turned.copy()
-        swap_up(found, kernel, places, _SWEEPS if len(places) <= MOST_VALUES else 0, more)
+        swap_up(found, kernel, places, _SWEEPS if len(places) <= MOST_VALUES else 0, time_left)
         value = likeness(found, kernel, places)
         turned = max((turn[places] for turn in turns), key=lambda p: likeness(found, kernel, p))
-        if not more():
+        if not time_left():
             break
     return places, value

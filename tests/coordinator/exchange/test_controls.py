@@ -7,7 +7,7 @@ import pytest
 
 import coordinator.adversary.run.suite as suite
 from coordinator.adversary.decode import as_is
-from coordinator.adversary.registry import ABOUT, ATTACKS
+from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.control_sets import ALWAYS, FOR, PUBLIC, SETS, meets, positive_control
 from coordinator.exchange.guesses import read_draws
 from coordinator.report.control_checks import controls_of
@@ -17,6 +17,7 @@ from parties.scoring.score import score
 from parties.sealing import seal as sealing_module
 from parties.sealing.place import Place
 from parties.sealing.seal import seal, sealing, set_names
+from tests.support.attacks import replace_attack
 
 EVERY = (
     "as_is",
@@ -84,7 +85,7 @@ def test_every_control_comes_out_as_it_must(hospital, tmp_path):
     ("attack", "control"), [("leading_bit", "signs"), ("moment_matching", "orthogonal")]
 )
 def test_an_attack_that_does_nothing_fails_its_control(hospital, tmp_path, monkeypatch, attack, control):
-    monkeypatch.setitem(ATTACKS, attack, as_is.attack)
+    replace_attack(monkeypatch, attack, as_is.attack)
     sets = ("train", f"control-{control}")
     found = controls_of(audited(hospital, tmp_path / "g", few(attack), sets))
     assert not found[control]["ok"] and found["true_key"]["ok"] and found["derangement"]["ok"]
@@ -105,7 +106,7 @@ def test_an_attack_that_breaks_what_cannot_be_broken_fails_the_control(hospital,
             guess if truth is None else type(guess)(**{**guess.__dict__, "images": truth[knowledge.rows]})
         )
 
-    monkeypatch.setitem(ATTACKS, "as_is", cheats)
+    replace_attack(monkeypatch, "as_is", cheats)
     found = controls_of(audited(hospital, tmp_path / "g", few("as_is"), tuple(plain)))
     for name in ("noise", "permuted"):
         assert not found[name]["ok"] and found[name]["said"] == "broken by as_is at 1"
@@ -124,7 +125,7 @@ def test_what_meets_what():
     assert positive_control("as_is") == "plain" and positive_control("minimum_difference") == "signs"
     assert positive_control("brute_force") == "" == positive_control("magic")
     # Whatever a control is made for is an attack of the audit.
-    assert all(ABOUT[a].in_suite for attacks in FOR.values() for a in attacks)
+    assert all(ATTACKS[a].in_suite for attacks in FOR.values() for a in attacks)
     assert set_names(2) == ["train", "val", "test", "audit-1", *SETS] and set_names(0) == [
         "train",
         "val",

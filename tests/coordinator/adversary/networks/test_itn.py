@@ -145,7 +145,7 @@ def test_too_few_images_and_no_time_give_the_picture_and_a_note():
         (knowledge(public, seconds=0.0), "truncated: 0 of 200 epochs"),
     ):
         guess = itn.attack(given)
-        assert guess.note.startswith(note) and guess.tier == "T2" and guess.key is None
+        assert guess.note.startswith(note) and guess.key is None
         assert (guess.images == given.pool.images(given.rows)).all()
 
 

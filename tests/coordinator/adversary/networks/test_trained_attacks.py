@@ -35,7 +35,7 @@ def test_too_few_images_and_no_time_give_the_picture_and_a_note(attack):
         (knowledge(64, 64, seconds=0.0), "truncated: 0 of"),
     ):
         guess = attack(given)
-        assert note in guess.note and guess.tier == "T2" and guess.key is None
+        assert note in guess.note and guess.key is None
         assert (guess.images == given.pool.images(given.rows)).all()
 
 

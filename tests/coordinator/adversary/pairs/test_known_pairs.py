@@ -71,7 +71,7 @@ def test_pairs_give_the_key(name, channels, block, options, pairs, chosen):
     plain = smooth(3 + pairs, 32, 32, channels, gray=0.2)
     guess = attacked(name, plain, block, options, pairs=pairs)
     tolerance = load(describe(name, plain.shape[1:], block, options=options)).tolerance
-    assert guess.tier == "T3" and guess.images.dtype == np.uint8
+    assert guess.images.dtype == np.uint8
     assert (np.abs(guess.images.astype(int) - plain[:3]) <= tolerance).mean() > 0.998
     again = attacked(name, plain, block, options, pairs=pairs)
     assert all((guess.key[k] == again.key[k]).all() for k in guess.key)
@@ -83,7 +83,7 @@ def test_chosen_images_give_the_whole_key(name, channels, block, options, pairs,
     guess = attacked(name, smooth(3, *shape), block, options, oracle=True)
     spec = describe(name, shape, block, options=options)
     assert len(chosen_plaintext.queries(spec)) == chosen
-    assert guess.tier == "T4" and guess.note == f"{chosen} chosen images"
+    assert guess.note == f"{chosen} chosen images"
     unseen = np.random.default_rng(5).integers(0, 256, (4, *shape), np.uint8)
     assert opens(guess, spec, unseen) == 1.0
 

@@ -163,5 +163,5 @@ def test_assemble_of_equal_costs_and_without_time_is_a_permutation():
     flat = np.zeros((12, 12))
     assert sorted(assemble.assemble(flat, flat, (3, 4)).ravel()) == list(range(12))
     across, down = random_costs(12, 1)
-    found = assemble.assemble(across, down, (3, 4), more=lambda: False)
+    found = assemble.assemble(across, down, (3, 4), time_left=lambda: False)
     assert sorted(found.ravel()) == list(range(12))

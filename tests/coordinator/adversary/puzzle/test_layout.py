@@ -79,7 +79,7 @@ def test_scale_gives_back_flat_distances():
 
 def test_lay_out_without_time_still_places_everything():
     values, _ = grid_distances(4, 4, 0.05, 2)
-    assert sorted(layout.lay_out(values, 4, 4, more=lambda: False)) == list(range(16))
+    assert sorted(layout.lay_out(values, 4, 4, time_left=lambda: False)) == list(range(16))
 
 
 def test_symmetries_are_eight_and_keep_neighbours():

@@ -52,7 +52,7 @@ def test_seam_costs_against_numpy(n):
 
 def test_seam_costs_stop_when_time_is_up():
     images = np.random.default_rng(0).normal(0, 3, (5, 4, 7, 6)).astype(np.float32)
-    stopped = seams.seam_costs(iter(images), 7, more=lambda: False)
+    stopped = seams.seam_costs(iter(images), 7, time_left=lambda: False)
     assert np.allclose(stopped, seams.seam_costs(iter(images[:1]), 7))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coordinator.adversary.contract import Budget, Guess, Knowledge, Recovered
+from coordinator.adversary.contract import Budget, Guess, Knowledge, Recovered, Tier
 from coordinator.adversary.recover import jigsaw, pooled_key_recovery
-from coordinator.adversary.registry import ABOUT, ATTACKS
+from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.pool import MemoryPool
 from crypto.kernels.table import Table
 from crypto.key import SecretKey
@@ -31,7 +31,7 @@ def test_a_colour_image_under_etc_is_solved_alone(scope):
     pool = sealed("etc", plain, scope)
     guess = run(pool)
     assert [share(guess.images[i : i + 1], plain[i : i + 1], signs=True) for i in range(2)] == [1.0, 1.0]
-    assert guess.key is None and guess.tier == "T0" and guess.note == ""
+    assert guess.key is None and guess.note == ""
 
 
 def test_one_image_of_shuffled_blocks_and_pixels():
@@ -53,7 +53,7 @@ def test_it_is_what_key_recovery_does_where_every_image_has_its_own_key():
     pool = sealed("etc", smooth(2, 32, 32, 3), "image")
     knowledge = Knowledge(pool, np.arange(1), np.arange(2))
     pooled = pooled_key_recovery.attack(knowledge)
-    assert (pooled.images == run(pool).images).all() and pooled.tier == "T0"
+    assert (pooled.images == run(pool).images).all()
 
 
 def test_what_time_does_not_reach_stays_sealed_and_is_counted(monkeypatch):
@@ -63,9 +63,9 @@ def test_what_time_does_not_reach_stays_sealed_and_is_counted(monkeypatch):
     asked: list[int] = []
     ends: list[float] = []
 
-    def slow(pool, seen, more) -> Recovered:
+    def slow(pool, seen, time_left) -> Recovered:
         asked.append(int(seen[0]))
-        while more():
+        while time_left():
             clock[0] += 1.0
         ends.append(clock[0])
         shape = pool.spec.image_shape
@@ -77,7 +77,7 @@ def test_what_time_does_not_reach_stays_sealed_and_is_counted(monkeypatch):
     assert ends[-1] == pytest.approx(100.0, abs=1.0) and ends[:2] == [25.0, 44.0]
     assert asked == [0, 1, 2, 3, 4] and guess.note == "truncated: out of time in 5 of 5 images"
 
-    def takes_all(pool, seen, more) -> Recovered | None:
+    def takes_all(pool, seen, time_left) -> Recovered | None:
         clock[0] += 60.0
         return slow(pool, seen, lambda: False)
 
@@ -104,6 +104,5 @@ def test_black_images_leave_nothing_to_identify():
 
 
 def test_it_is_part_of_an_audit_and_needs_one_ciphertext():
-    assert ATTACKS["jigsaw"] is jigsaw.attack
-    about = ABOUT["jigsaw"]
-    assert about.tier == "T0" and not about.uses_pool and about.in_suite
+    about = ATTACKS["jigsaw"]
+    assert about.tier == Tier.T0 and not about.uses_pool and about.in_suite

@@ -80,8 +80,8 @@ def within(limit: int) -> Callable[[], bool]:
     return lambda: next(asked) < limit
 
 
-def found(pool: Memory, n: int, more: Callable[[], bool] = always) -> Recovered:
-    result = recover(pool, np.arange(n), more)
+def found(pool: Memory, n: int, time_left: Callable[[], bool] = always) -> Recovered:
+    result = recover(pool, np.arange(n), time_left)
     assert result is not None
     return result
 

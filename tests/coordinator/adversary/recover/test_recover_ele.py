@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from coordinator.adversary.puzzle.swap_search import always
 from coordinator.adversary.recover.ele import LEAST_IMAGES, _unturned, recover, unmoved
+from coordinator.adversary.time_budget import always
 from coordinator.exchange.pool import MemoryPool
 from crypto.kernels.blocks import to_blocks
 from crypto.kernels.executors import apply

@@ -16,8 +16,8 @@ def forever() -> bool:
     return True
 
 
-def run(pool: MemoryPool, more=forever):
-    return recover(pool, np.arange(len(pool)), more)
+def run(pool: MemoryPool, time_left=forever):
+    return recover(pool, np.arange(len(pool)), time_left)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from coordinator.adversary.puzzle.swap_search import always
 from coordinator.adversary.recover.le import (
     flip_bytes,
     recover,
@@ -14,6 +13,7 @@ from coordinator.adversary.recover.le import (
     signed_nibbles,
     tied_flips,
 )
+from coordinator.adversary.time_budget import always
 from coordinator.exchange.pool import MemoryPool
 from crypto.kernels.executors import apply
 from crypto.key import SecretKey

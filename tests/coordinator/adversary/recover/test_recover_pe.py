@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from coordinator.adversary.puzzle.swap_search import always
 from coordinator.adversary.recover.pe import (
     add_colour_costs,
     add_sign_costs,
@@ -17,6 +16,7 @@ from coordinator.adversary.recover.pe import (
     relation_costs,
     usual_order,
 )
+from coordinator.adversary.time_budget import always
 from coordinator.adversary.values.group_synchronisation import PERMUTATIONS, grid_edges
 from coordinator.exchange.pool import MemoryPool
 from crypto.kernels.executors import apply

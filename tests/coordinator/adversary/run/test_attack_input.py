@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import coordinator.adversary.run.suite as suite
-from coordinator.adversary.contract import Budget, Guess, Knowledge
+from coordinator.adversary.contract import Budget, Guess, Knowledge, Tier
 from coordinator.adversary.decode import as_is
-from coordinator.adversary.registry import ABOUT, ATTACKS, About
+from coordinator.adversary.registry import ATTACKS, AttackInfo
 from coordinator.adversary.run import cell as cells
 from coordinator.adversary.run import draws
 from coordinator.adversary.training import observation as observed
@@ -25,6 +25,7 @@ from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from crypto.sets.dataset import SealedDataset
 from parties.sources.phantom import Phantom
+from tests.support.attacks import replace_attack
 
 SETTINGS = suite.Settings(["as_is"], [1, 5], rows=16, seed=4, budget_s=60.0)
 OTHER = SecretKey(bytes(range(1, 33)))
@@ -46,12 +47,11 @@ def given(monkeypatch) -> list[Knowledge]:
 
     monkeypatch.setattr(cells, "_observed", lambda study: OBSERVED)
     for name, about in (
-        ("as_is", ABOUT["as_is"]),
-        ("moment_matching", ABOUT["moment_matching"]),
-        ("weights", About("T5", "a training", "", "", study=True)),
+        ("as_is", ATTACKS["as_is"]),
+        ("moment_matching", ATTACKS["moment_matching"]),
+        ("weights", AttackInfo("weights", takes, Tier.T5, "a training", "", "", study=True)),
     ):
-        monkeypatch.setitem(ATTACKS, name, takes)
-        monkeypatch.setitem(ABOUT, name, about)
+        monkeypatch.setitem(ATTACKS, name, replace(about, attack=takes))
     return seen
 
 
@@ -136,7 +136,7 @@ def test_the_study_is_read_from_its_cloud_folder(monkeypatch, tmp_path):
 
 def test_attacks_that_are_no_part_of_an_audit_are_refused(make_sealed, tmp_path, monkeypatch):
     sets = [make_sealed("train", *phantoms(40))]
-    monkeypatch.setitem(ABOUT, "weights", replace(ABOUT["weights"], in_suite=False))
+    monkeypatch.setitem(ATTACKS, "weights", replace(ATTACKS["weights"], in_suite=False))
     with pytest.raises(CipherwardError, match="weights is no part of an audit"):
         suite.run_suite(sets, tmp_path / "g", replace(SETTINGS, attacks=["weights"]))
 
@@ -173,7 +173,7 @@ def test_what_is_no_guess_is_a_finding(make_sealed, tmp_path, monkeypatch):
         return replace(right(knowledge), images=right(knowledge).images[1:])
 
     for name, attack in (("wide", wide), ("short", short)):
-        monkeypatch.setitem(ATTACKS, "as_is", attack)
+        replace_attack(monkeypatch, "as_is", attack)
         guess = suite.run_suite(sets, tmp_path / name, SETTINGS)[0].guesses[0]
         assert guess.error.startswith("TypeError: the guess is") and not guess.file
 
@@ -264,11 +264,11 @@ def test_images_without_texture_crash_no_attack_and_make_none_claim_a_key(name, 
     for kind, plain in kinds(n, block, channels).items():
         scheme = load(describe(name, plain.shape[1:], block))
         pool = MemoryPool(scheme.spec, scheme.cipher(SecretKey(bytes(range(32)))).encrypt(plain))
-        for attack, about in ABOUT.items():
-            if about.tier > "T2" or not about.in_suite or about.by_name or attack == "brute_force":
+        for attack, about in ATTACKS.items():
+            if about.tier > Tier.T2 or not about.in_suite or about.by_name or attack == "brute_force":
                 continue
             knowledge = Knowledge(pool, np.arange(2, len(plain)), np.arange(2), Budget(20.0), public)
-            guess = ATTACKS[attack](knowledge)
+            guess = ATTACKS[attack].attack(knowledge)
             assert guess.images.shape == plain[:2].shape and guess.images.dtype == np.uint8, (kind, attack)
             if attack in ("pooled_key_recovery", "jigsaw") and name in SHUFFLES:
                 assert guess.key is None, (kind, attack)

@@ -20,6 +20,7 @@ from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from parties.sources.phantom import Phantom
+from tests.support.attacks import replace_attack
 
 SETTINGS = suite.Settings(["as_is", "pooled_key_recovery"], [1, 5, 10], rows=16, seed=4, budget_s=60.0)
 
@@ -47,7 +48,7 @@ def test_draws_rows_and_pools_are_fixed_beforehand(sets, tmp_path):
     assert [len(d.digests) for d in draws] == [2, 1] and [d.images for d in draws] == [100, 60]
     for draw in draws:
         assert len(draw.rows) == 20 and draw.rows.max() < 60  # a reserve for near-duplicates
-        assert len(draw.seen) == 10 and not set(draw.seen) & set(draw.rows)
+        assert len(draw.pool_rows) == 10 and not set(draw.pool_rows) & set(draw.rows)
         assert [(g.attack, g.pool_size) for g in draw.guesses] == [
             ("as_is", 1),
             *(("pooled_key_recovery", n) for n in (1, 5, 10)),
@@ -56,7 +57,7 @@ def test_draws_rows_and_pools_are_fixed_beforehand(sets, tmp_path):
             images, _ = load_guess(tmp_path / "g", guess)
             assert images.shape == (20, 64, 64, 1) and images.dtype == np.uint8
     again = suite.plan_draw("draw-0", 0, sets[:2], SETTINGS)
-    assert np.array_equal(again.rows, draws[0].rows) and np.array_equal(again.seen, draws[0].seen)
+    assert np.array_equal(again.rows, draws[0].rows) and np.array_equal(again.pool_rows, draws[0].pool_rows)
     assert read_draws(tmp_path / "g")[1]["seed"] == 4
 
 
@@ -79,15 +80,17 @@ def test_a_second_run_keeps_frozen_guesses_and_another_is_refused(sets, tmp_path
 
 def test_a_killed_run_goes_on(sets, tmp_path, monkeypatch):
     calls: list[int] = []
-    real = ATTACKS["pooled_key_recovery"]
+    real = ATTACKS["pooled_key_recovery"].attack
 
     def dies(knowledge: Knowledge) -> Guess:
-        calls.append(len(knowledge.seen))
+        calls.append(len(knowledge.pool_rows))
         if len(calls) == 3:
             raise KeyboardInterrupt  # what a kill looks like from inside
         return real(knowledge)
 
-    monkeypatch.setitem(ATTACKS, "pooled_key_recovery", dies)
+    monkeypatch.setitem(
+        ATTACKS, "pooled_key_recovery", replace(ATTACKS["pooled_key_recovery"], attack=dies)
+    )
     with pytest.raises(KeyboardInterrupt):
         suite.run_suite(sets, tmp_path / "g", SETTINGS)
     assert not (tmp_path / "g" / "guesses.json").exists()
@@ -105,14 +108,14 @@ def test_a_crash_is_a_finding_not_the_end(sets, tmp_path, monkeypatch):
     def crashes(knowledge: Knowledge) -> Guess:
         raise ZeroDivisionError("in the attack")
 
-    monkeypatch.setitem(ATTACKS, "as_is", crashes)
+    replace_attack(monkeypatch, "as_is", crashes)
     draws = suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
     assert draws[0].guesses[0].error == "ZeroDivisionError: in the attack"
     assert not draws[0].guesses[1].error
 
 
 def test_a_cell_that_failed_is_run_again_after_a_kill(sets, tmp_path, monkeypatch):
-    right, fails = ATTACKS["as_is"], [True]
+    right, fails = ATTACKS["as_is"].attack, [True]
 
     def attack(knowledge: Knowledge) -> Guess:
         if fails:
@@ -124,8 +127,10 @@ def test_a_cell_that_failed_is_run_again_after_a_kill(sets, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return right(knowledge)
 
-    monkeypatch.setitem(ATTACKS, "as_is", attack)
-    monkeypatch.setitem(ATTACKS, "pooled_key_recovery", killed)
+    replace_attack(monkeypatch, "as_is", attack)
+    monkeypatch.setitem(
+        ATTACKS, "pooled_key_recovery", replace(ATTACKS["pooled_key_recovery"], attack=killed)
+    )
     with pytest.raises(KeyboardInterrupt):
         suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
     fails.clear()
@@ -137,8 +142,12 @@ def test_an_attack_named_twice_runs_once_and_more_guesses_than_are_scored_run_no
     sets, tmp_path, monkeypatch
 ):
     ran: list[str] = []
-    right = ATTACKS["as_is"]
-    monkeypatch.setitem(ATTACKS, "as_is", lambda knowledge: ran.append("") or right(knowledge))
+    right = ATTACKS["as_is"].attack
+    monkeypatch.setitem(
+        ATTACKS,
+        "as_is",
+        replace(ATTACKS["as_is"], attack=lambda knowledge: ran.append("") or right(knowledge)),
+    )
     twice = replace(SETTINGS, attacks=["as_is", "as_is"])
     made = suite.run_suite(sets[:1], tmp_path / "g", twice)
     assert len(ran) == len(made[0].guesses) == 1
@@ -151,8 +160,12 @@ def test_an_attack_named_twice_runs_once_and_more_guesses_than_are_scored_run_no
 
 
 def test_what_an_attack_did_not_try_and_its_budget_are_written_down(sets, tmp_path, monkeypatch):
-    right = ATTACKS["as_is"]
-    monkeypatch.setitem(ATTACKS, "as_is", lambda knowledge: replace(right(knowledge), idle=True))
+    right = ATTACKS["as_is"].attack
+    monkeypatch.setitem(
+        ATTACKS,
+        "as_is",
+        replace(ATTACKS["as_is"], attack=lambda knowledge: replace(right(knowledge), idle=True)),
+    )
     settings = replace(SETTINGS, attacks=["as_is", "leading_bit"])
     suite.run_suite(sets[:1], tmp_path / "g", settings)
     draws, about = read_draws(tmp_path / "g")
@@ -174,7 +187,7 @@ def test_attacks_that_lack_what_they_need_say_that_they_did_nothing(name):
     images, _ = phantoms(40)
     scheme = load(describe("orthogonal", images.shape[1:], 8))
     pool = MemoryPool(scheme.spec, scheme.cipher(SecretKey(bytes(range(32)))).encrypt(images))
-    guess = ATTACKS[name](Knowledge(pool, np.arange(8, 40), np.arange(8)))
+    guess = ATTACKS[name].attack(Knowledge(pool, np.arange(8, 40), np.arange(8)))
     assert guess.idle and guess.note
     assert (guess.images == scheme.picture(pool.images(np.arange(8)))).all()
 
@@ -186,7 +199,7 @@ def test_attacks_that_had_a_try_do_not_say_that_they_did_nothing():
         scheme = load(describe(name, images.shape[1:], 8))
         pool = MemoryPool(scheme.spec, scheme.cipher(SecretKey(bytes(range(32)))).encrypt(images))
         knowledge = Knowledge(pool, np.arange(16, 40), np.arange(8), public=public)
-        assert not ATTACKS[attack](knowledge).idle
+        assert not ATTACKS[attack].attack(knowledge).idle
 
 
 def test_the_truth_plays_no_part(make_sealed, tmp_path):
@@ -229,8 +242,8 @@ def test_attacks_get_knowledge_and_nothing_else():
     import inspect
 
     for name, attack in ATTACKS.items():
-        assert list(inspect.signature(attack).parameters) == ["knowledge"], name
-    holds = {"pool", "seen", "rows", "budget", "public", "known", "oracle", "labels", "observed"}
+        assert list(inspect.signature(attack.attack).parameters) == ["knowledge"], name
+    holds = {"pool", "pool_rows", "rows", "budget", "public", "known", "oracle", "labels", "observed"}
     assert set(Knowledge.__dataclass_fields__) == holds
     # The suite gives what a cloud holds: no known pair, nobody who encrypts for it.
     for module in (suite, cells, draws):

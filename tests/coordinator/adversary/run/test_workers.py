@@ -27,6 +27,7 @@ from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from parties.sources.phantom import Phantom
 from tests.support import worker_attacks
+from tests.support.attacks import replace_attack
 from tests.support.paths import ROOT
 
 SETTINGS = suite.Settings(
@@ -69,9 +70,13 @@ def test_guesses_do_not_depend_on_the_number_of_processes(make_sealed, sealed, t
 
 
 def test_a_worker_that_dies_is_a_finding_and_another_takes_its_place(sealed, tmp_path, monkeypatch):
-    monkeypatch.setitem(ATTACKS, "as_is", worker_attacks.is_killed)
-    monkeypatch.setitem(ATTACKS, "leading_bit", worker_attacks.ends)
-    monkeypatch.setitem(ATTACKS, "pooled_key_recovery", worker_attacks.counts_threads)
+    replace_attack(monkeypatch, "as_is", worker_attacks.is_killed)
+    replace_attack(monkeypatch, "leading_bit", worker_attacks.ends)
+    monkeypatch.setitem(
+        ATTACKS,
+        "pooled_key_recovery",
+        replace(ATTACKS["pooled_key_recovery"], attack=worker_attacks.counts_threads),
+    )
     settings = replace(SETTINGS, pools=[5])
     draws = suite.run_suite([sealed], tmp_path / "g", settings, where=suite.Where(jobs=2))
     killed, ended, whole = draws[0].guesses
@@ -85,7 +90,7 @@ def test_a_worker_that_dies_is_a_finding_and_another_takes_its_place(sealed, tmp
 
 
 def test_one_thread_in_this_process_too_and_only_for_the_attack(sealed, tmp_path, monkeypatch):
-    monkeypatch.setitem(ATTACKS, "as_is", worker_attacks.counts_threads)
+    replace_attack(monkeypatch, "as_is", worker_attacks.counts_threads)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     with threadpool_limits(2):
         draws = suite.run_suite([sealed], tmp_path / "g", replace(SETTINGS, attacks=["as_is"]))
@@ -131,11 +136,11 @@ def test_a_kill_leaves_no_worker_and_what_was_finished(sealed, tmp_path, ending)
     asked: list[int] = []
 
     def again(knowledge: Knowledge) -> Guess:
-        asked.append(len(knowledge.seen))
+        asked.append(len(knowledge.pool_rows))
         return as_is.attack(knowledge)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ATTACKS, "pooled_key_recovery", again)
+        replace_attack(patch, "pooled_key_recovery", again)
         settings = replace(SETTINGS, attacks=["as_is", "pooled_key_recovery"])
         suite.run_suite([sealed], tmp_path / "g", settings)
     assert asked == [5, 10] and frozen(tmp_path / "g").items() >= kept.items()
@@ -189,7 +194,7 @@ def test_on_ray(sealed, tmp_path):
 @pytest.mark.slow
 def test_a_crash_on_ray_is_a_finding(sealed, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setitem(ATTACKS, "as_is", worker_attacks.ends)
+    replace_attack(monkeypatch, "as_is", worker_attacks.ends)
     settings = replace(SETTINGS, attacks=["as_is", "leading_bit"])
     draws = suite.run_suite([sealed], tmp_path / "g", settings, where=suite.Where(jobs=1, ray="local"))
     assert draws[0].guesses[0].error.startswith("crash: WorkerCrashedError on Ray")
