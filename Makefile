@@ -12,7 +12,7 @@ PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --cons
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench audit-table table1 lock results clean
+.PHONY: help setup demo test test-slow check bench audit-table table1 coverage picture lock results clean
 
 help: ## print this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,7 +64,20 @@ table1: $(READY) ## schemes × networks × data, the CPU's protocol: CIPHERWARD_
 		$(BIN)/python -m benchmarks.table1 --hours $(or $(HOURS),8) --json runs/table1/cpu.json; \
 	else echo "table 1: set CIPHERWARD_DATA to a folder that holds pneumoniamnist.npz, cifar10_jpeg.npz and brain_mri/"; fi
 
-results: $(READY) ## write docs/results.md again from docs/results/*.json
+coverage: $(READY) ## which lines the fast tests run, by package
+	@$(BIN)/coverage erase
+	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --cov --cov-report=
+	@for package in crypto coordinator parties; do \
+		echo "$$package: $$($(BIN)/coverage report --include="$$package/*" | tail -1)"; done
+
+picture: $(READY) ## docs/report.png from the demo's report, by headless Chromium
+	@test -f runs/demo/report.html || { echo "error: no report of the demo"; echo "hint: make demo"; exit 1; }
+	@chromium=$$(command -v chromium || command -v chromium-browser || command -v google-chrome) || \
+		{ echo "error: no Chromium found"; echo "hint: install it, on Debian: apt-get install chromium"; exit 1; }; \
+	$$chromium --headless --no-sandbox --hide-scrollbars --window-size=1000,1180 --screenshot=docs/report.png \
+		"file://$(CURDIR)/runs/demo/report.html" 2>/dev/null && echo docs/report.png
+
+results: $(READY) ## write docs/results.md, its pages and the README table from docs/results/*.json
 	@$(BIN)/python -m benchmarks.results
 
 lock: $(READY) ## write constraints.txt from what is installed in .venv

@@ -1,11 +1,11 @@
-"""The table attack × scheme × key scope → smallest pool, on real images.
+"""The audit table: the smallest pool that breaks each scheme, by attack and key scope, on real images.
 
-    python benchmarks/audit_table.py --data FOLDER [--only etc,le] [--jobs 2] [--hours 2] [--json FILE]
+    python -m benchmarks.audit_table --data FOLDER [--only etc,le] [--jobs 2] [--hours 2] [--json FILE]
 
-FOLDER holds brain_mri/{train,val,test}/CLASS/*.jpg and cifar10_jpeg.npz. Every row of the table takes several
-draws of key, pool and audit images; every cell is one attack at one pool size in one draw, scored by the product's
-own suite/1 measures. Cells are kept in --out as they are finished, so that a run which was stopped goes on; what the
-time did not reach is told as not run. CIFAR-10 is taken at 32×32 and enlarged to 224×224, MRI gray at 224×224.
+FOLDER holds brain_mri/{train,val,test}/CLASS/*.jpg and cifar10_jpeg.npz. Every row of the table takes several draws
+of key, pool and audit images. Every cell is one attack at one pool size in one draw, scored with the product's own
+measures of suite/1. Finished cells are kept in --out, so that a stopped run continues. Cells that the time did not
+reach are called "not run". CIFAR-10 is used at 32×32 and enlarged to 224×224, MRI in gray at 224×224.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.registry import ATTACKS
-from coordinator.exchange.orbit import orbit_of
 from coordinator.exchange.pool import MemoryPool
-from coordinator.report.build import broken_by, machine
+from coordinator.exchange.suite1 import POOLS, breaking_measures
+from coordinator.report.build import machine
+from crypto.arrays import Images, Int64Array
 from crypto.files import append_line, read_lines
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
-from parties.scoring.score import figures_of
-from parties.scoring.truth import Truth, apart, baselines, that_count
+from parties.scoring.figures import compute_figures
+from parties.scoring.truth import Truth, baseline_ssims, distinct_rows, gallery_members
 
-POOLS = (1, 2, 5, 10, 20, 50, 100)
-AUDIT, GALLERY = 128, 1000
+AUDIT_IMAGES, GALLERY_IMAGES = 128, 1000  # as in suite/1
+CIFAR_IMAGES = 3000  # enough for the audit images, the gallery and the largest pool
 SEED = 20260
 SCHEMA = "cipherward.audit-table/1"
 
@@ -59,13 +61,15 @@ class Row:
 
     @property
     def name(self) -> str:
+        """The row's name in the journal of cells: scheme and options, data, key scope, attack."""
         options = "".join(f" {k}={v}" for k, v in self.options.items())
         return f"{self.scheme}{options}, {self.data}, {self.scope}, {self.attack}"
 
 
-def _own_keys(rows: Sequence[Row]) -> Iterator[Row]:
+def _with_image_keys(rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield the same rows with a different key for each image, attacked one image at a time."""
     for row in rows:
-        # One draw: its 64 scored images have 64 keys.
+        # One draw is enough: its 64 scored images have 64 keys.
         yield Row(row.scheme, row.data, "image", row.attack, row.block, (1,), 1, row.budget_s, row.options)
 
 
@@ -87,7 +91,7 @@ SHARED = (
 ROWS = (
     *SHARED,
     Row("orthogonal", "mri", attack="moment_matching", pools=(10, 100)),
-    *_own_keys(SHARED),
+    *_with_image_keys(SHARED),
     Row("pe", "mri", "image", "leading_bit", pools=(1,), draws=1),
     Row("pe", "cifar", "image", "leading_bit", 4, (1,), 1),
     Row("noise", "mri"),
@@ -95,8 +99,8 @@ ROWS = (
 )
 
 
-def read_mri(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 [n, 224, 224, 1], int64 [n] labels): always gray, since the files' mode differs by class."""
+def read_mri(folder: Path, split: str) -> tuple[Images, Int64Array]:
+    """Return images, uint8 [n, 224, 224, 1], and labels, int64 [n]. Always gray: files' modes differ by class."""
     classes = sorted(p for p in (folder / "brain_mri" / split).iterdir() if p.is_dir())
     images, labels = [], []
     for label, place in enumerate(classes):
@@ -107,8 +111,8 @@ def read_mri(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), np.array(labels)
 
 
-def read_cifar(folder: Path, count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 [count, size, size, 3], int64 [count]): the first images, enlarged bicubically."""
+def read_cifar(folder: Path, count: int, size: int) -> tuple[Images, Int64Array]:
+    """Return the first images, uint8 [count, size, size, 3], enlarged bicubically, and labels, int64 [count]."""
     with np.load(folder / "cifar10_jpeg.npz") as stored:
         data, offsets, labels = stored["jpeg"].tobytes(), stored["offsets"], stored["labels"]
     images = []
@@ -121,22 +125,22 @@ def read_cifar(folder: Path, count: int, size: int) -> tuple[np.ndarray, np.ndar
     return np.stack(images), labels[:count].astype(np.int64)
 
 
-def draw_of(
-    row: Row, index: int, images: np.ndarray, labels: np.ndarray
+def make_draw(
+    row: Row, index: int, images: Images, labels: Int64Array
 ) -> tuple[Truth, MemoryPool, SecretKey]:
-    """One draw: audit images, gallery, and a pool of others, sealed under a fresh key.
+    """Draw audit images, a gallery and a pool of other images, and seal them under a fresh key.
 
-    The pool's first rows are the audit images; the rest are those that may be collected.
+    The first rows of the pool are the audit images; an attack may collect the others.
     """
     generator = np.random.default_rng([SEED, index])
     order = generator.permutation(len(images))
-    candidates = order[: 2 * AUDIT]
-    audit = candidates[that_count(images[candidates], AUDIT)]
-    rest = order[2 * AUDIT :]
-    most = max(row.pools)
-    pool_rows, others = rest[:most], rest[most:]
-    gallery = np.concatenate([audit, others[: GALLERY - len(audit)]])
-    keep = apart(images[gallery], len(audit))
+    candidates = order[: 2 * AUDIT_IMAGES]
+    audit = candidates[distinct_rows(images[candidates], AUDIT_IMAGES)]
+    rest = order[2 * AUDIT_IMAGES :]
+    largest = max(row.pools)
+    pool_rows, others = rest[:largest], rest[largest:]
+    gallery = np.concatenate([audit, others[: GALLERY_IMAGES - len(audit)]])
+    keep = gallery_members(images[gallery], len(audit))
     scheme = load(describe(row.scheme, images.shape[1:], row.block, row.scope, row.options))
     key = SecretKey.generate()
     sealed = scheme.cipher(key).encrypt(images[np.concatenate([audit, pool_rows])])
@@ -149,7 +153,7 @@ def draw_of(
         spec=scheme.spec,
         block=row.block,
         seed=SEED,
-        orbit=orbit_of(scheme.spec),
+        orbit=load(scheme.spec).orbit,
         row_keys=scheme.spec.key_scope == "image",
     )
     return truth, MemoryPool(scheme.spec, sealed), key
@@ -158,31 +162,30 @@ def draw_of(
 def cells_of(
     row: Row, index: int, folder: Path, done: set[tuple[str, int, int]]
 ) -> Iterator[dict[str, Any]]:
-    """The cells of one draw that are not there yet."""
+    """Attack at each pool size of one draw that is not done yet, and yield the cells."""
     sizes = [n for n in row.pools if (row.name, index, n) not in done]
     if not sizes:
         return
-    public = None
+    public = read_mri(folder, "test")[0] if row.attack == "moment_matching" else None
     if row.data == "mri":
         images, labels = read_mri(folder, "train")
-        if row.attack == "moment_matching":
-            public = read_mri(folder, "test")[0]
     else:
-        images, labels = read_cifar(folder, 3000, 32 if row.data == "cifar" else 224)
-    truth, pool, key = draw_of(row, index, images, labels)
-    bases = baselines(truth)
+        images, labels = read_cifar(folder, CIFAR_IMAGES, 32 if row.data == "cifar" else 224)
+    truth, pool, key = make_draw(row, index, images, labels)
+    bases = baseline_ssims(truth)
     count = len(truth.pick)
-    # Where every image has its own key only the scored rows need a guess; the others choose nothing.
+    # If every image has its own key, only the scored rows need a guess: the others choose nothing.
     rows = truth.odd if truth.row_keys else np.arange(count)
     for size in sizes:
-        seen = count + np.arange(size)
+        pool_rows = count + np.arange(size)
         started = time.monotonic()
-        guess = ATTACKS[row.attack].attack(Knowledge(pool, seen, rows, Budget(row.budget_s), public))
+        guess = ATTACKS[row.attack].attack(Knowledge(pool, pool_rows, rows, Budget(row.budget_s), public))
         seconds = time.monotonic() - started
-        guessed = truth.plain.copy() if truth.row_keys else guess.images
+        guesses = truth.plain.copy() if truth.row_keys else guess.images
         if truth.row_keys:
-            guessed[truth.odd] = guess.images
-        figures = figures_of(guessed, guess.key, truth, bases, None if truth.row_keys else key)
+            guesses[truth.odd] = guess.images
+        figures = compute_figures(guesses, guess.key, truth, bases, None if truth.row_keys else key)
+        values = figures.to_json()
         yield {
             "row": row.name,
             "draw": index,
@@ -190,18 +193,15 @@ def cells_of(
             "seconds": seconds,
             "note": guess.note,
             "idle": guess.idle,
-            "broken_by": broken_by({**figures, "error": ""}),
-            "ssim": figures["ssim"]["median"],
+            "broken_by": list(breaking_measures(figures)),
+            "ssim": values["ssim"]["median"],
             "baseline": max(float(np.nanmedian(v)) for v in bases.values()),
-            "values_right": figures["values_right"],
-            "key": figures["key"],
-            "K": figures["K"],
-            "R": figures["R"],
-            "V": figures["V"],
+            **{name: values[name] for name in ("values_right", "key", "K", "R", "V")},
         }
 
 
 def work(todo: tuple[Row, int, Path, Path, float]) -> None:
+    """Run the missing cells of one draw until the time is over: (row, draw, data, journal, end)."""
     row, index, folder, journal, until = todo
     if time.time() > until:
         return
@@ -215,36 +215,20 @@ def work(todo: tuple[Row, int, Path, Path, float]) -> None:
             return
 
 
-def summary_of(row: Row, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One line of the table from its cells: broken at n in two thirds of the draws, and at the next larger n.
+def summarise_row(row: Row, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return one line of the table from its cells.
 
-    A pool size counts with three draws, or all that the row asks for; what has fewer is told, and judged by none.
+    A row is broken at n if two thirds of the draws are broken at n, and at the next larger n. A pool size counts if
+    it has three draws, or all that the row asks for. One with fewer draws is shown, and decides nothing.
     """
-    mine = [c for c in cells if c["row"] == row.name]
-    by_pool: list[dict[str, Any]] = []
-    for n in row.pools:
-        here = [c for c in mine if c["pool"] == n]
-        by_pool.append(
-            {
-                "pool": n,
-                "draws": len(here),
-                "broken": sum(bool(c["broken_by"]) for c in here),
-                "idle": sum(bool(c.get("idle")) for c in here),
-                "ssim": float(np.median([c["ssim"] for c in here])) if here else None,
-                "values_right": _median([c["values_right"] for c in here]),
-                "R": _median([c["R"]["rate"] for c in here]),
-                "R_high": max((c["R"]["high"] for c in here), default=None),
-                "V": _median([c["V"]["rate"] for c in here]),
-                "V_high": max((c["V"]["high"] for c in here), default=None),
-                "seconds": _median([c["seconds"] for c in here]),
-            }
-        )
-    run = [p for p in by_pool if p["draws"] >= min(3, row.draws)]
+    row_cells = [c for c in cells if c["row"] == row.name]
+    by_pool = [summarise_pool(n, [c for c in row_cells if c["pool"] == n]) for n in row.pools]
+    counted = [p for p in by_pool if p["draws"] >= min(3, row.draws)]
     smallest = None
-    for i, at in enumerate(run):
-        following = run[i + 1 : i + 2]
-        if all(3 * p["broken"] >= 2 * p["draws"] for p in (at, *following)):
-            smallest = at["pool"]
+    for i, pool in enumerate(counted):
+        following = counted[i + 1 : i + 2]
+        if all(3 * p["broken"] >= 2 * p["draws"] for p in (pool, *following)):
+            smallest = pool["pool"]
             break
     return {
         **asdict(row),
@@ -252,9 +236,26 @@ def summary_of(row: Row, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "tier": ATTACKS[row.attack].tier.name,
         "pools": by_pool,
         "smallest_pool": smallest,
-        "largest_pool": max((p["pool"] for p in run), default=0),
-        "baseline": _median([c["baseline"] for c in mine]),
-        "notes": sorted({c["note"] for c in mine if c["note"]}),
+        "largest_pool": max((p["pool"] for p in counted), default=0),
+        "baseline": _median([c["baseline"] for c in row_cells]),
+        "notes": sorted({c["note"] for c in row_cells if c["note"]}),
+    }
+
+
+def summarise_pool(n: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of one pool size, over its draws."""
+    return {
+        "pool": n,
+        "draws": len(cells),
+        "broken": sum(bool(c["broken_by"]) for c in cells),
+        "idle": sum(bool(c.get("idle")) for c in cells),
+        "ssim": _median([c["ssim"] for c in cells]),
+        "values_right": _median([c["values_right"] for c in cells]),
+        "R": _median([c["R"]["rate"] for c in cells]),
+        "R_high": max((c["R"]["high"] for c in cells), default=None),
+        "V": _median([c["V"]["rate"] for c in cells]),
+        "V_high": max((c["V"]["high"] for c in cells), default=None),
+        "seconds": _median([c["seconds"] for c in cells]),
     }
 
 
@@ -263,36 +264,28 @@ def _median(values: Sequence[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    default = os.environ.get("CIPHERWARD_DATA")
-    parser.add_argument("--data", type=Path, default=default, required=default is None)
-    parser.add_argument("--only", default="", help="schemes, with commas between")
-    parser.add_argument("--out", type=Path, default=Path("runs/audit_table/cells.jsonl"))
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--hours", type=float, default=2.0)
-    parser.add_argument("--json", type=Path, help="also write the table here")
-    args = parser.parse_args()
+def run(args: argparse.Namespace) -> None:
+    """Run the missing cells of the chosen rows, in as many processes as asked for, until the time is over."""
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen = [r for r in ROWS if not args.only or r.scheme in args.only.split(",")]
+    rows = [row for row in ROWS if not args.only or row.scheme in split_list(args.only)]
     until = time.time() + 3600 * args.hours
-    # Draw by draw, so that a run which is cut short has something of every row; the dear rows last.
+    # Draw by draw, so that a run that is cut short has something of every row; expensive rows last.
     order = sorted(
-        ((r, i) for i in range(5) for r in chosen if i < r.draws),
+        ((row, i) for i in range(5) for row in rows if i < row.draws),
         key=lambda p: (p[0].scope == "image", p[0].data == "cifar224", p[1]),
     )
-    todo = [(r, i, args.data, args.out, until) for r, i in order]
+    todo = [(row, i, args.data, args.out, until) for row, i in order]
     if args.jobs > 1:
         os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with multiprocessing.get_context("spawn").Pool(args.jobs, maxtasksperchild=8) as workers:
             list(workers.imap_unordered(work, todo))
     else:
-        for piece in todo:
-            work(piece)
-    cells = read_lines(args.out)
-    lines = [summary_of(row, cells) for row in ROWS]
+        for item in todo:
+            work(item)
+
+
+def show(lines: Sequence[dict[str, Any]]) -> None:
+    """Print the table."""
     table = Table(
         "scheme, data, scope, attack", "smallest pool", "draws", "median SSIM (baseline)", "seconds"
     )
@@ -301,19 +294,36 @@ def main() -> None:
         if last is None:
             table.add_row(line["name"], "not run", "", "", "")
             continue
-        broken = line["smallest_pool"]
-        few = f"too few draws ({last['broken']} of {last['draws']} broken)"
-        shown = f"not broken up to {line['largest_pool']}" if line["largest_pool"] else few
-        shown = str(broken) if broken else shown
         if last["draws"] == last["idle"]:
-            shown = "no attack was run"
+            verdict = "no attack was run"
+        elif line["smallest_pool"]:
+            verdict = str(line["smallest_pool"])
+        elif line["largest_pool"]:
+            verdict = f"not broken up to {line['largest_pool']}"
+        else:
+            verdict = f"too few draws ({last['broken']} of {last['draws']} broken)"
         ssim = f"{last['ssim']:.3f} ({line['baseline']:.3f}) at {last['pool']}"
-        table.add_row(line["name"], shown, str(last["draws"]), ssim, f"{last['seconds']:.2f}")
+        table.add_row(line["name"], verdict, str(last["draws"]), ssim, f"{last['seconds']:.2f}")
     Console().print(table)
-    if args.json:
-        args.json.write_text(
-            json.dumps({"schema": SCHEMA, "machine": machine(), "rows": lines}, indent=1) + "\n"
-        )
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = make_parser(__doc__)
+    add_data(parser)
+    parser.add_argument("--only", default="", help="schemes, separated by commas")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/audit_table/cells.jsonl"), help="the journal of cells"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--hours", type=float, default=2.0, help="time for the whole table")
+    add_json(parser)
+    args = parser.parse_args()
+    run(args)
+    cells = read_lines(args.out)
+    lines = [summarise_row(row, cells) for row in ROWS]
+    show(lines)
+    write_figures(args.json, {"schema": SCHEMA, "machine": machine(), "rows": lines})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""What the GAN attack makes of CIFAR-10 at 32×32, sealed in blocks of 4 under one key, epoch by epoch.
+"""Run the GAN attack on CIFAR-10 at 32×32, sealed in blocks of 4 under one key, and score it after every epoch.
 
-    python benchmarks/gan.py --data FOLDER [--scheme le] [--images 50000] [--epochs 25] [--hours 1] [--json FILE]
+    python -m benchmarks.gan --data FOLDER [--scheme le] [--images 50000] [--epochs 25] [--hours 1] [--json FILE]
 
-FOLDER holds cifar10_jpeg.npz. Of --images training images one random half is only seen sealed, the other only plain:
-no image is on both sides. The published protocol (25 epochs of 50,000 ciphertexts) has the same 50,000 images on
-both, in another order; an epoch is one pass over the ciphertexts, so half the images make half its steps.
+FOLDER holds cifar10_jpeg.npz. The attack sees one random half of --images training images sealed, and the other
+half plain. No image is on both sides. The published protocol (25 epochs of 50,000 ciphertexts) has the same 50,000
+images on both, in another order. An epoch is one pass over the ciphertexts, so half the images make half its steps.
 
-After every epoch the generator opens --test images of CIFAR's test set, which no training saw, and the median SSIM is
-printed: of windows with texture, as an audit has it, and over the whole picture, as it was published. The floor is
-the mean of the plain half, guessed for every image. A run that is stopped goes on from --out.
+After every epoch the generator decodes --test images of CIFAR's test set, which no training saw, and the median
+SSIM is printed: of windows with texture, as an audit has it, and over the whole picture, as it was published. The
+floor is the mean of the plain half, guessed for every image. A run that is stopped continues from --out.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import datetime
 import hashlib
 import io
 import json
-import os
 import shlex
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +34,52 @@ from rich.table import Table
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from coordinator.adversary.contract import Budget
-from coordinator.adversary.networks.gan import PUBLISHED, toned, train
-from coordinator.adversary.networks.training_loop import Course, Progress, as_input, device, pictures
+from benchmarks.command_line import add_data, add_json, make_parser, write_figures
+from coordinator.adversary.networks.device import decode_images, training_device
+from coordinator.adversary.networks.gan import PUBLISHED, match_tones, train
+from coordinator.adversary.networks.training_loop import (
+    Progress,
+    TrainingConfig,
+    to_plain_shape,
+)
+from coordinator.adversary.time_budget import Budget
 from coordinator.report.build import machine
+from crypto.arrays import AnyArray, Images
 from crypto.files import append_line, read_lines
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
+from crypto.spec import SchemeSpec
 from parties.scoring.measures import ssims
 
 BLOCK, SHAPE = 4, (32, 32, 3)
 #: About the published median SSIM (arXiv 2010.06198), over whole pictures.
 PAPER = {"le": 0.66, "pe": 0.12, "ele": 0.095, "etc": 0.095}
 PAPER_IMAGES = 50_000
+#: Images on either side that the tones are taken from, as in the attack.
+TONE_IMAGES = 2000
 
 
-def read(folder: Path, test: bool, count: int, seed: int) -> np.ndarray:
-    """uint8 [count, 32, 32, 3]: random images of CIFAR-10's training or test set."""
+@dataclass(frozen=True)
+class Data:
+    """What the attack sees, and what scores it.
+
+    Attributes:
+        spec: the scheme.
+        sealed: ciphertexts to train on.
+        public: plain images to train on.
+        plain: held-out images.
+        sealed_plain: the same, sealed under the same key.
+    """
+
+    spec: SchemeSpec
+    sealed: AnyArray
+    public: Images
+    plain: Images
+    sealed_plain: AnyArray
+
+
+def read(folder: Path, test: bool, count: int, seed: int) -> Images:
+    """Return random images of CIFAR-10's training or test set, uint8 [count, 32, 32, 3]."""
     with np.load(folder / "cifar10_jpeg.npz") as stored:
         data, offsets = stored["jpeg"].tobytes(), stored["offsets"]
         rows = np.flatnonzero(stored["is_test"].astype(bool) == test)
@@ -62,8 +92,8 @@ def read(folder: Path, test: bool, count: int, seed: int) -> np.ndarray:
     return np.stack(images)
 
 
-def medians(guesses: np.ndarray, plain: np.ndarray) -> dict[str, float]:
-    """Median SSIM by the audit's measure and over the whole picture, as in the paper."""
+def medians(guesses: Images, plain: Images) -> dict[str, float]:
+    """Return the median SSIM by the audit's measure, and over the whole picture as in the paper."""
     whole = [structural_similarity(a, b, channel_axis=-1) for a, b in zip(guesses, plain, strict=True)]
     return {
         "ssim": round(float(np.nanmedian(ssims(guesses, plain))), 4),
@@ -71,82 +101,89 @@ def medians(guesses: np.ndarray, plain: np.ndarray) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    default = os.environ.get("CIPHERWARD_DATA")
-    parser.add_argument("--data", type=Path, default=default, required=default is None)
-    parser.add_argument("--scheme", default="le")
-    parser.add_argument("--images", type=int, default=PAPER_IMAGES, help="both halves together")
-    parser.add_argument("--epochs", type=int, default=PUBLISHED.epochs)
-    parser.add_argument("--hours", type=float, default=1.0, help="of training, in this run")
-    parser.add_argument("--test", type=int, default=1000, help="held-out images to score")
-    parser.add_argument("--seed", type=int, default=0, help="of the key, the halves, weights and batches")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument(
-        "--out", type=Path, help="checkpoint and journal; default runs/gan/SCHEME-IMAGES-SEED"
-    )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    out = args.out or Path("runs/gan") / f"{args.scheme}-{args.images}-{args.seed}"
-    out.mkdir(parents=True, exist_ok=True)
-    journal = out / "epochs.jsonl"
-
+def seal_data(args: argparse.Namespace) -> Data:
+    """Draw the images of a run and seal them."""
     scheme = load(describe(args.scheme, SHAPE, BLOCK))
-    spec = scheme.spec
-    # From the seed, so that a stopped run goes on with the same ciphertexts; the attack never sees it.
+    # From the seed, so that a stopped run continues with the same ciphertexts; the attack never sees it.
     key = SecretKey(hashlib.sha256(f"benchmarks/gan {args.seed}".encode()).digest())
-    drawn = read(args.data, False, args.images, args.seed)
-    half = args.images // 2
-    sealed = as_input(spec, scheme.cipher(key).encrypt(drawn[:half]))
-    public, plain = drawn[half:], read(args.data, True, args.test, args.seed)
-    opened = as_input(spec, scheme.cipher(key).encrypt(plain))
-    mean = np.repeat(public.mean(0, keepdims=True).round().astype(np.uint8), len(plain), axis=0)
-    floors = {
-        "mean image": medians(mean, plain),
-        "ciphertext": medians(scheme.picture(opened), plain),
-    }
-    for name, floor in floors.items():
-        print(f"{name}: {floor}", flush=True)
+    cipher = scheme.cipher(key)
+    drawn, half = read(args.data, False, args.images, args.seed), args.images // 2
+    plain = read(args.data, True, args.test, args.seed)
+    sealed = to_plain_shape(scheme.spec, cipher.encrypt(drawn[:half]))
+    return Data(
+        scheme.spec, sealed, drawn[half:], plain, to_plain_shape(scheme.spec, cipher.encrypt(plain))
+    )
 
-    spent = read_lines(journal)[-1]["seconds"] if journal.exists() else 0.0  # by earlier runs
+
+def score_floors(data: Data) -> dict[str, dict[str, float]]:
+    """Score what needs no attack: the mean image, and the ciphertext's picture."""
+    mean = np.repeat(data.public.mean(0, keepdims=True).round().astype(np.uint8), len(data.plain), axis=0)
+    return {
+        "mean image": medians(mean, data.plain),
+        "ciphertext": medians(load(data.spec).picture(data.sealed_plain), data.plain),
+    }
+
+
+def score_epoch(data: Data, generator: nn.Module, progress: Progress, seconds: float) -> dict[str, Any]:
+    """Score a generator on the held-out images."""
+    guesses = decode_images(generator, data.sealed_plain)
+    generated = decode_images(generator, data.sealed[:TONE_IMAGES])
+    toned = match_tones(guesses, generated, data.public[:TONE_IMAGES])
+    return {
+        "epoch": progress.epochs,
+        "steps": progress.steps,
+        **medians(guesses, data.plain),
+        "toned": medians(toned, data.plain)["ssim"],
+        **{f"loss_{name}": round(value, 4) for name, value in progress.losses.items()},
+        "seconds": round(seconds, 1),
+    }
+
+
+def run(args: argparse.Namespace, data: Data, out: Path) -> tuple[Progress, list[dict[str, Any]]]:
+    """Train, and return how far the training came and the scores of every epoch."""
+    journal = out / "epochs.jsonl"
+    earlier_seconds = read_lines(journal)[-1]["seconds"] if journal.exists() else 0.0
     started = time.monotonic()
 
     def score(generator: nn.Module, progress: Progress) -> None:
-        record = {
-            "epoch": progress.epochs,
-            "steps": progress.steps,
-            **medians(made := pictures(generator, opened), plain),
-            "toned": medians(toned(made, pictures(generator, sealed[:2000]), public[:2000]), plain)["ssim"],
-            **{f"loss_{name}": round(value, 4) for name, value in progress.losses.items()},
-            "seconds": round(spent + time.monotonic() - started, 1),
-        }
+        record = score_epoch(data, generator, progress, earlier_seconds + time.monotonic() - started)
         append_line(journal, json.dumps(record))
         print(record, flush=True)
 
-    course = Course(args.epochs, PUBLISHED.batch, args.seed)
+    config = TrainingConfig(args.epochs, PUBLISHED.batch_size, args.seed)
     budget = Budget(3600 * args.hours)
-    generator, progress = train(sealed, public, spec, course, budget, out / "checkpoint.pt", score)
+    generator, progress = train(
+        data.sealed, data.public, data.spec, config, budget, out / "checkpoint.pt", score
+    )
     records = read_lines(journal)
-    if progress.diverged or not progress.steps:
+    if progress.is_untrained:
         raise SystemExit(progress.note or "nothing was trained")
     if not records or records[-1]["steps"] < progress.steps:  # stopped within an epoch
         score(generator, progress)
         records = read_lines(journal)
-    last, best = records[-1], max(records, key=lambda r: r["ssim"])
-    whole = PUBLISHED.epochs * (PAPER_IMAGES // PUBLISHED.batch)
-    figures: dict[str, Any] = {
+    return progress, records
+
+
+def summarise(
+    args: argparse.Namespace,
+    data: Data,
+    floors: Mapping[str, Mapping[str, float]],
+    progress: Progress,
+    records: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return the figures of a run."""
+    last = records[-1]
+    published_steps = PUBLISHED.epochs * (PAPER_IMAGES // PUBLISHED.batch_size)
+    return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(),
         "run": {"command": shlex.join(["python", *sys.argv])},
-        "machine": {**machine(), "threads": args.threads, "device": str(device())},
+        "machine": {**machine(), "threads": args.threads, "device": str(training_device())},
         "scheme": args.scheme,
-        "sealed_images": half,
-        "plain_images": len(public),
-        "held_out_images": len(plain),
+        "sealed_images": len(data.sealed),
+        "plain_images": len(data.public),
+        "held_out_images": len(data.plain),
         "epochs": f"{progress.epochs} of {args.epochs}",
-        "share_of_the_published_steps": round(progress.steps / whole, 3),
+        "share_of_the_published_steps": round(progress.steps / published_steps, 3),
         "median_ssim": last["ssim"],
         "median_ssim_toned": last.get("toned", "not run"),
         "median_ssim_mean_image": floors["mean image"]["ssim"],
@@ -159,16 +196,47 @@ def main() -> None:
         "note": progress.note,
         "by_epoch": records,
     }
-    table = Table(
-        "figure", "value", title=f"GAN attack on {args.scheme}, CIFAR-10 32×32, blocks of {BLOCK}"
-    )
+
+
+def show(figures: Mapping[str, Any]) -> None:
+    """Print the figures as a table."""
+    title = f"GAN attack on {figures['scheme']}, CIFAR-10 32×32, blocks of {BLOCK}"
+    table = Table("figure", "value", title=title)
     for name, value in figures.items():
         if not isinstance(value, list | dict):
             table.add_row(name.replace("_", " "), str(value))
-    table.add_row("best epoch, of which an adversary does not know", f"{best['epoch']}: {best['ssim']}")
+    best = max(figures["by_epoch"], key=lambda r: r["ssim"])
+    table.add_row("best epoch, which an adversary does not know", f"{best['epoch']}: {best['ssim']}")
     Console().print(table)
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = make_parser(__doc__)
+    add_data(parser)
+    parser.add_argument("--scheme", default="le")
+    parser.add_argument("--images", type=int, default=PAPER_IMAGES, help="both halves together")
+    parser.add_argument("--epochs", type=int, default=PUBLISHED.epochs)
+    parser.add_argument("--hours", type=float, default=1.0, help="of training, in this run")
+    parser.add_argument("--test", type=int, default=1000, help="held-out images to score")
+    parser.add_argument("--seed", type=int, default=0, help="of the key, the halves, weights and batches")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--out", type=Path, help="checkpoint and journal; default runs/gan/SCHEME-IMAGES-SEED"
+    )
+    add_json(parser)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    out = args.out or Path("runs/gan") / f"{args.scheme}-{args.images}-{args.seed}"
+    out.mkdir(parents=True, exist_ok=True)
+    data = seal_data(args)
+    floors = score_floors(data)
+    for name, floor in floors.items():
+        print(f"{name}: {floor}", flush=True)
+    progress, records = run(args, data, out)
+    figures = summarise(args, data, floors, progress, records)
+    show(figures)
+    write_figures(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,32 @@
-"""On how many cases every scheme's properties hold, and how many known answers it has.
+"""Count the cases on which every scheme's properties hold, and its known answers.
 
-    python benchmarks/properties.py [--json FILE]
+    python -m benchmarks.properties [--json FILE]
 
-The cases are those of the fast tests (tests/support/scheme_checks.py): every one is tried here, and a failure ends the run.
+The cases are those of the fast tests (tests/support/scheme_checks.py). Each is tried here; a failure ends the run.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+from benchmarks.command_line import add_json, make_parser, write_figures
 from coordinator.report.build import machine
 from crypto.scheme import SCHEMES
 from tests.support import scheme_checks
 
+Check = Callable[[scheme_checks.Case], None]
 
-def tried(name: str) -> tuple[Counter[str], int]:
-    """(cases by property, known answers) of a scheme, all of which held."""
+
+def count_cases(name: str) -> tuple[Counter[str], int]:
+    """Try every case of a scheme, and return (cases by property, known answers). All of them held."""
     cases: Counter[str] = Counter()
     for check, least in list(scheme_checks.PROPERTIES.items()):
 
         @functools.wraps(check)
-        def counted(case: object, check=check) -> None:  # type: ignore[no-untyped-def]
+        def counted(case: scheme_checks.Case, check: Check = check) -> None:
             check(case)
             cases[check.__name__] += 1
 
@@ -39,21 +40,19 @@ def tried(name: str) -> tuple[Counter[str], int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    """Run the command line."""
+    parser = make_parser(__doc__)
+    add_json(parser)
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for name in SCHEMES:
-        cases, vectors = tried(name)
+        cases, vectors = count_cases(name)
         rows.append({"scheme": name, "cases": sum(cases.values()), **cases, "known answers": vectors})
         print(rows[-1])
     total = sum(r["cases"] for r in rows)
     figures = {"machine": machine(), "cases": total, "known_answers": sum(r["known answers"] for r in rows)}
     print(figures)
-    if args.json:
-        args.json.write_text(json.dumps({**figures, "schemes": rows}, indent=1) + "\n")
+    write_figures(args.json, {**figures, "schemes": rows})
 
 
 if __name__ == "__main__":

@@ -1,22 +1,21 @@
-"""Test accuracy of the stem modes over seeds, beside central training on plain images, on real images.
+"""Measure the test accuracy of the stem modes over seeds, beside central training on plain images, on real images.
 
-    python benchmarks/stem_accuracy.py --data FOLDER [--plan configs/brain_mri_private.yaml] [--seeds 3]
+    python -m benchmarks.stem_accuracy --data FOLDER [--plan configs/brain_mri_private.yaml] [--seeds 3]
         [--modes private,plain,learn] [--out runs/stem_accuracy] [--json FILE]
 
-FOLDER holds brain_mri/ and vit_tiny_patch16_224.safetensors. Every run is a study up to its training:
-hospitals seal, a real `flwr run` trains, the round that was best on val is chosen, test is read once. Central
-training is the same model for as many passes over the plain images of all hospitals together, in one process, its
-best round chosen likewise. A seed sets the partition among hospitals, the first weights of the head and the order of
-the images; each study has a key of its own. Run it again to go on where it stopped; --collect only gathers what is
-there.
+FOLDER holds brain_mri/ and vit_tiny_patch16_224.safetensors. Every run is a study up to its training: hospitals seal,
+a real `flwr run` trains, the round with the best val accuracy is chosen, and test is read once. Central training is
+the same model for as many passes over the plain images of all hospitals together, in one process. Its best round is
+chosen likewise.
+
+A seed sets the partition among hospitals, the first weights of the head and the order of the images. Each study has a
+key of its own. A run that is stopped continues when it is started again; --collect only gathers what is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,24 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from benchmarks.command_line import ROOT, add_data, add_json, make_parser, write_figures
+from coordinator.exchange.console import Log
 from coordinator.exchange.plan import FILE, Plan, read_plan
 from coordinator.report.build import machine
 from coordinator.report.training_section import training_of
-from coordinator.study.simulate import party_folder, simulate
+from coordinator.study.simulate import simulate
+from coordinator.study.study import party_folder
 from crypto.errors import CipherwardError
 from crypto.files import read_json, write_json
 from parties.sealing.place import Place
 from parties.training.baseline import run_baseline
 
 SCHEMA = "cipherward.stem-accuracy/1"
-ROOT = Path(__file__).parents[1]
 CENTRAL = "central, plain images"
 
 
-def plan_of(args: argparse.Namespace, mode: str, seed: int) -> Plan:
+def make_plan(args: argparse.Namespace, mode: str, seed: int) -> Plan:
+    """Return the plan of one study."""
     data = args.data.resolve()
     changes = {
         "study": f"mri-{mode}-{seed}",
@@ -53,33 +55,37 @@ def plan_of(args: argparse.Namespace, mode: str, seed: int) -> Plan:
     return read_plan(args.plan, changes)
 
 
-def central(plan: Plan, study: Path, out: Path, told: Any) -> None:
-    """Trains on the plain images of a study's hospitals together; writes what `cipherward-party baseline` writes."""
+def train_centrally(plan: Plan, study: Path, out: Path, log: Log) -> None:
+    """Train on the plain images of all hospitals together; write what `cipherward-party baseline` writes."""
     places = [Place.open(party_folder(study, i)) for i in range(plan.parties)]
-    alone = plan.model_copy(update={"train": "central", "stem": "learn", "baseline": True})
-    write_json(out, run_baseline(alone, places, None, told))
+    central_plan = plan.model_copy(update={"train": "central", "stem": "learn", "baseline": True})
+    write_json(out, run_baseline(central_plan, places, None, log))
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
+    """Return mean, sample deviation and range in words."""
     spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
     return f"{np.mean(values):.4f}{spread} ({min(values):.4f}–{max(values):.4f})"
 
 
-def record(mode: str, seed: int, study: Path) -> dict[str, Any]:
+def federated_record(mode: str, seed: int, study: Path) -> dict[str, Any]:
+    """Return the figures of a finished study."""
     training = training_of(study)
     assert training is not None
+    assert training.test is not None
     return {
         "run": f"federated, stem {mode}",
         "seed": seed,
-        "test accuracy": training["test"]["rate"],
-        "low": training["test"]["low"],
-        "high": training["test"]["high"],
-        "AUC": training["test_auc"],
-        "val by round": ", ".join(f"{r['val_accuracy']:.3f}" for r in training["rounds"]),
+        "test accuracy": training.test.rate,
+        "low": training.test.low,
+        "high": training.test.high,
+        "AUC": training.test_auc,
+        "val by round": ", ".join(f"{r.val_accuracy:.3f}" for r in training.rounds),
     }
 
 
-def plain_record(seed: int, figures: Mapping[str, Any]) -> dict[str, Any]:
+def central_record(seed: int, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the figures of a central training."""
     plain = figures["plain"]
     return {
         "run": CENTRAL,
@@ -93,78 +99,80 @@ def plain_record(seed: int, figures: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def summary(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per kind of run: mean, sample deviation and range over its seeds, and the differences from central by seed."""
-    plain = {r["seed"]: r["test accuracy"] for r in records if r["run"] == CENTRAL}
+def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the accuracy of every kind of run over its seeds, and its differences from central training by seed."""
+    central = {r["seed"]: r["test accuracy"] for r in records if r["run"] == CENTRAL}
     lines = []
     for run in dict.fromkeys(r["run"] for r in records):
-        mine = {r["seed"]: r["test accuracy"] for r in records if r["run"] == run}
-        line = {"run": run, "seeds": len(mine), "test accuracy": mean_and_spread(list(mine.values()))}
-        both = sorted(mine.keys() & plain.keys())
+        accuracies = {r["seed"]: r["test accuracy"] for r in records if r["run"] == run}
+        line = {
+            "run": run,
+            "seeds": len(accuracies),
+            "test accuracy": mean_and_spread(list(accuracies.values())),
+        }
+        both = sorted(accuracies.keys() & central.keys())
         if run != CENTRAL and both:
-            line["minus central, plain"] = mean_and_spread([mine[s] - plain[s] for s in both])
+            line["minus central, plain"] = mean_and_spread([accuracies[s] - central[s] for s in both])
         lines.append(line)
-    for what in ("nearest histogram", "linear on pixels"):
-        found = [r[what] for r in records if what in r]
-        if found:
+    for name in ("nearest histogram", "linear on pixels"):
+        values = [r[name] for r in records if name in r]
+        if values:
             lines.append(
-                {"run": f"{what}, plain", "seeds": len(found), "test accuracy": mean_and_spread(found)}
+                {"run": f"{name}, plain", "seeds": len(values), "test accuracy": mean_and_spread(values)}
             )
     return lines
 
 
+def run_or_collect(args: argparse.Namespace, modes: Sequence[str], log: Log) -> list[dict[str, Any]]:
+    """Run all studies and central trainings that are missing, unless --collect is given, and return their figures."""
+    records = []
+    for seed in range(args.seeds):
+        for mode in modes:
+            study = args.out / f"mri-{mode}-{seed}"
+            plan = make_plan(args, mode, seed)
+            if not args.collect:
+                log(f"stem {mode}, seed {seed}")
+                simulate(plan, study, "train", log)
+            elif (study / FILE).exists() and read_plan(study / FILE) != plan:
+                raise CipherwardError(f"{study} is of another plan")
+            if (study / "cloud" / "training.json").exists():
+                records.append(federated_record(mode, seed, study))
+        path, first = args.out / f"mri-central-{seed}.json", args.out / f"mri-{modes[0]}-{seed}"
+        if not args.collect and not path.exists():
+            log(f"central on plain images, seed {seed}")
+            train_centrally(make_plan(args, modes[0], seed), first, path, log)
+        if path.exists():
+            records.append(central_record(seed, read_json(path, "baseline")))
+    return records
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=os.environ.get("CIPHERWARD_DATA"))
+    """Run the command line."""
+    parser = make_parser(__doc__)
+    add_data(parser)
     parser.add_argument("--plan", type=Path, default=ROOT / "configs" / "brain_mri_private.yaml")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--modes", default="private,plain,learn")
     parser.add_argument("--out", type=Path, default=Path("runs/stem_accuracy"))
     parser.add_argument("--collect", action="store_true", help="train nothing: gather what is there")
-    parser.add_argument("--json", type=Path)
+    add_json(parser)
     args = parser.parse_args()
     console = Console(stderr=True)
-    if not args.data:
-        raise CipherwardError("no data", "name --data, or set CIPHERWARD_DATA")
-    args.data = Path(args.data)
-
-    def told(line: str) -> None:
-        console.print(f"· {line}")
-
-    modes, records = args.modes.split(","), []
-    for seed in range(args.seeds):
-        for mode in modes:
-            study = args.out / f"mri-{mode}-{seed}"
-            plan = plan_of(args, mode, seed)
-            if not args.collect:
-                told(f"stem {mode}, seed {seed}")
-                simulate(plan, study, "train", told)
-            elif (study / FILE).exists() and read_plan(study / FILE) != plan:
-                raise CipherwardError(f"{study} is of another plan")
-            if (study / "cloud" / "training.json").exists():
-                records.append(record(mode, seed, study))
-        plain, first = args.out / f"mri-central-{seed}.json", args.out / f"mri-{modes[0]}-{seed}"
-        if not args.collect and not plain.exists():
-            told(f"central on plain images, seed {seed}")
-            central(plan_of(args, modes[0], seed), first, plain, told)
-        if plain.exists():
-            records.append(plain_record(seed, read_json(plain, "baseline")))
-    plan = plan_of(args, modes[0], 0)
-    result = {
+    modes = args.modes.split(",")
+    records = run_or_collect(args, modes, lambda line: console.print(f"· {line}"))
+    plan = make_plan(args, modes[0], 0)
+    result: dict[str, Any] = {
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(),
         "machine": machine(),
         "protocol": f"{plan.parties} hospitals, {plan.rounds} rounds of {plan.local_epochs} epoch, "
         f"batch {plan.batch}, {plan.optimizer} {plan.lr:g}, {plan.model}, {plan.scheme}",
-        "summary": summary(records),
+        "summary": summarise(records),
         "records": sorted(records, key=lambda r: (r["run"], r["seed"])),
     }
     for line in result["summary"]:
         console.print(line)
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_figures(args.json, result)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from coordinator.model.training import PlainImages
+from crypto.arrays import Rows
 from crypto.errors import CipherwardError
 from parties.sources.source import Request, open_source
 
@@ -18,43 +19,49 @@ SPLITS = ("train", "val", "test")
 CHANNELS = {"pneumonia": 1, "cifar": 3, "mri": 1}
 _PLACES = {"pneumonia": "pneumoniamnist.npz", "cifar": "cifar10_jpeg.npz", "mri": "brain_mri"}
 _SOURCES = {"pneumonia": "npz", "mri": "folder"}
-_DRAW = (
-    20261  # of which images a protocol of fewer takes; and of CIFAR-10's val images, which it has none of
-)
-_VAL = 5000
+# Seed of the draw of images if a protocol takes fewer, and of CIFAR-10's val images, which the data set lacks.
+_SEED = 20261
+_VAL_IMAGES = 5000  # of CIFAR-10's training images
 
 
 def path_of(folder: Path, name: str) -> Path:
-    """Where a data set lies in the folder of the data."""
+    """Return the path of a data set in the folder of the data."""
     return folder / _PLACES[name]
 
 
 def read(folder: Path, name: str, size: int, counts: tuple[int, int, int]) -> dict[str, PlainImages]:
-    """Images uint8 [n, size, size, c] of every split, at most counts of it (0: all), the same ones at each call.
+    """Return the images of every split, uint8 [n, size, size, c], the same ones at each call.
 
-    Raises CipherwardError where the data is not in the folder, or not what it should be.
+    Args:
+        folder: The folder of the data.
+        name: The data set: pneumonia, cifar or mri.
+        size: Side of the images in pixels.
+        counts: Most images of train, val and test; 0 means all.
+
+    Raises:
+        CipherwardError: If the data is not in the folder, or cannot be used.
     """
-    held = {}
+    splits = {}
     for split, count in zip(SPLITS, counts, strict=True):
         if name == "cifar":
-            held[split] = _cifar(path_of(folder, name), split, size, count)
+            splits[split] = _cifar(path_of(folder, name), split, size, count)
             continue
-        request = Request(str(path_of(folder, name)), size, CHANNELS[name], _DRAW, split, (0, 0, 0))
+        request = Request(str(path_of(folder, name)), size, CHANNELS[name], _SEED, split, (0, 0, 0))
         source = open_source(_SOURCES[name], request)
-        rows = _some(np.arange(len(source)), count)
+        rows = _draw_rows(np.arange(len(source)), count)
         images = np.stack([source.read(int(row)) for row in rows])
-        held[split] = PlainImages(images, np.asarray(source.labels)[rows])
-    return held
+        splits[split] = PlainImages(images, np.asarray(source.labels)[rows])
+    return splits
 
 
-def _some(rows: np.ndarray, count: int) -> np.ndarray:
-    """int64 [count]: a fixed draw of rows, in order; all of them where count is 0."""
-    order = np.random.default_rng(_DRAW).permutation(rows)
+def _draw_rows(rows: Rows, count: int) -> Rows:
+    """Return a fixed draw of rows, int64 [count], rising; all of them if count is 0."""
+    order = np.random.default_rng(_SEED).permutation(rows)
     return np.sort(order[: count or len(rows)])
 
 
 def _cifar(path: Path, split: str, size: int, count: int) -> PlainImages:
-    """CIFAR-10 from JPEG bytes; val is a fixed draw of the training images. Enlarged bicubically."""
+    """Return a split of CIFAR-10 from JPEG bytes, enlarged bicubically. Val is a fixed draw of training images."""
     arrays = "the arrays jpeg, offsets, labels and is_test"
     if not path.is_file():
         raise CipherwardError(
@@ -66,11 +73,16 @@ def _cifar(path: Path, split: str, size: int, count: int) -> PlainImages:
             labels, is_test = stored["labels"].astype(np.int64), stored["is_test"]
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise CipherwardError(
-            f"{path} cannot be read: {type(error).__name__}: {error}", f"fetch the file anew, with {arrays}"
+            f"{path} cannot be read: {type(error).__name__}: {error}",
+            f"fetch the file again, with {arrays}",
         ) from None
-    training = np.random.default_rng([_DRAW, 1]).permutation(np.flatnonzero(~is_test))
-    rows = {"train": training[_VAL:], "val": training[:_VAL], "test": np.flatnonzero(is_test)}[split]
-    rows = _some(rows, count)
+    training = np.random.default_rng([_SEED, 1]).permutation(np.flatnonzero(~is_test))
+    rows = {
+        "train": training[_VAL_IMAGES:],
+        "val": training[:_VAL_IMAGES],
+        "test": np.flatnonzero(is_test),
+    }[split]
+    rows = _draw_rows(rows, count)
     images = np.empty((len(rows), size, size, 3), np.uint8)
     for i, row in enumerate(rows):
         with Image.open(io.BytesIO(data[offsets[row] : offsets[row + 1]])) as picture:

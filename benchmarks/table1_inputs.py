@@ -1,4 +1,7 @@
-"""What a cell of the comparison comes from beside its settings: a changed file makes its figures another cell's."""
+"""What a cell of the comparison comes from besides its settings: data, weights, adaptation network.
+
+If one of these changes, the cell's figures belong to another cell, and it is trained again.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,19 @@ from crypto.errors import CipherwardError
 from crypto.files import blake3_file, read_json
 from parties.sources.folder import ENDINGS
 
-Inputs = Callable[[Section, str], dict[str, str | None]]  # section, row → what `inputs_of` returns
+#: A function from section and row to what `inputs_of` returns.
+Inputs = Callable[[Section, str], dict[str, str | None]]
 
 
 def pair_of(section: Section, row: str) -> str:
-    """The adaptation network before the section's network; a ViT takes none."""
+    """Return the adaptation network before the section's network. A ViT takes none."""
     return PAIRS[row] if section.network != "vit" else "none"
 
 
 def inputs_of(
     folder: Path, digest: Callable[[Path], str | None], section: Section, row: str
 ) -> dict[str, str | None]:
-    """What a cell comes from beside its settings; None for a file that is none or not there."""
+    """Return what a cell comes from besides its settings. A file that is not used or missing is None."""
     weights = section.plan.get("weights")
     return {
         "pair": pair_of(section, row),
@@ -33,32 +37,33 @@ def inputs_of(
     }
 
 
-def same(held: dict[str, str | None] | None, now: dict[str, str | None]) -> bool:
-    """Whether a cell that kept `held` comes from the inputs of now: so far as both are known."""
-    return held is None or all(value in (None, held.get(name)) for name, value in now.items())
+def same(kept: dict[str, str | None] | None, now: dict[str, str | None]) -> bool:
+    """Return whether a cell that kept these inputs comes from the current ones, as far as both are known."""
+    return kept is None or all(value in (None, kept.get(name)) for name, value in now.items())
 
 
 def digest_of(path: Path) -> str | None:
-    """Hex BLAKE3 of a file, or of the paths and bytes of a folder's images; None where there is neither.
+    """Return the hex BLAKE3 of a file, or of the paths and bytes of a folder's images; None if it does not exist.
 
-    Raises CipherwardError where it cannot be read.
+    Raises:
+        CipherwardError: If it cannot be read.
     """
     try:
         if not path.is_dir():
             return blake3_file(path) if path.exists() else None
-        whole = blake3()
+        digest = blake3()
         for image in sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS):
-            about = f"{image.relative_to(path)}\0{blake3_file(image)}\0"
-            whole.update(about.encode(errors="surrogateescape"))
-        found: str = whole.hexdigest()
-        return found
+            line = f"{image.relative_to(path)}\0{blake3_file(image)}\0"
+            digest.update(line.encode(errors="surrogateescape"))
+        text: str = digest.hexdigest()
+        return text
     except OSError as error:
         raise CipherwardError(
-            f"{path} cannot be read: {type(error).__name__}", "see that this user may read it"
+            f"{path} cannot be read: {type(error).__name__}", "give this user permission to read it"
         ) from None
 
 
 def inputs_at(place: Path) -> dict[str, str | None] | None:
-    """What an unfinished cell was begun from; None where it did not keep that."""
+    """Return what an unfinished cell was begun from; None if it did not keep that."""
     path = place / "inputs.json"
     return read_json(path, "inputs of a cell") if path.exists() else None

@@ -1,4 +1,4 @@
-"""The protocol of the comparison: which network is trained how on which data, and the plan of each cell."""
+"""The protocol of the comparison: which network is trained on which data and how, and the plan of each cell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coordinator.exchange.plan import Plan
 from coordinator.exchange.settings import Settings, build, read_yaml
 
 PRIVATE = "block_pixel_shuffle private"
-#: Row of the table → the adaptation network before a convolutional network.
+#: From a row of the table to the adaptation network before a convolutional network.
 PAIRS = {
     "plain": "none",
     "le": "block",
@@ -23,11 +23,12 @@ PAIRS = {
     "block_pixel_shuffle": "block",
     PRIVATE: "none",
 }
-SEEDED = ("plain", "block_pixel_shuffle", PRIVATE)  # the rows that a section of several seeds repeats
+#: The rows that a section of several seeds repeats.
+SEEDED = ("plain", "block_pixel_shuffle", PRIVATE)
 
 
 class Section(Settings):
-    """One network on one data set, and its training under every scheme. counts: train, val, test images; 0: all."""
+    """One network on one data set, and its training under every scheme. counts: train, val, test images; 0 is all."""
 
     data: Literal["pneumonia", "cifar", "mri"]
     network: Literal["vit", "resnet18", "shake_pyramidnet"]
@@ -39,12 +40,14 @@ class Section(Settings):
 
 
 class Protocol(Settings):
+    """A named list of sections."""
+
     protocol: str = Field(pattern=r"^[a-z0-9_-]+$")
     sections: tuple[Section, ...] = Field(min_length=1)
 
 
 def read_protocol(path: Path) -> Protocol:
-    """The protocol in a YAML file, each of its cells a sound plan. Raises CipherwardError with the file and key."""
+    """Read a protocol from a YAML file. Raises CipherwardError with file and key if a cell has no valid plan."""
     protocol = build(Protocol, read_yaml(path, "protocol"), str(path))
     for section in protocol.sections:
         for row, _ in cells_of(section):
@@ -53,13 +56,13 @@ def read_protocol(path: Path) -> Protocol:
 
 
 def cells_of(section: Section) -> list[tuple[str, int]]:
-    """(row, seed) of the section's cells, all rows under the first seed before any under the next."""
+    """Return (row, seed) of the section's cells: all rows of the first seed before any of the next."""
     rows = [row for row in PAIRS if row != PRIVATE or section.network == "vit"]
     return [(row, seed) for seed in range(section.seeds) for row in rows if not seed or row in SEEDED]
 
 
 def plan_of(section: Section, row: str, seed: int, folder: Path | None = None) -> Plan:
-    """The plan of one cell. folder: where its weights are, if it starts from any; without, they are left out."""
+    """Return the plan of one cell. Its weights, if it has any, are in `folder`; without a folder they are omitted."""
     scheme, _, private = row.partition(" ")
     values = {"study": "table1", "seed": seed, "parties": 1, "counts": (1, 1, 1), **section.plan}
     values |= {"scheme": scheme, "channels": CHANNELS[section.data], "train": "central"}
@@ -74,6 +77,6 @@ def plan_of(section: Section, row: str, seed: int, folder: Path | None = None) -
 
 
 def settings_of(section: Section) -> str:
-    """What tells a cell of these settings from one of others: neither `minutes` nor the number of seeds is in it."""
-    about = section.model_dump_json(exclude={"minutes", "seeds"})
-    return hashlib.sha256(about.encode()).hexdigest()[:16]
+    """Return a digest of the section's settings, except `minutes` and the number of seeds."""
+    text = section.model_dump_json(exclude={"minutes", "seeds"})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

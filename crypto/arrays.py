@@ -1,13 +1,18 @@
-"""Names for the arrays that this project passes around. Shapes stand in docstrings, as `[n, h, w, c]`."""
+"""Names for the arrays that this project passes around. Docstrings give their shapes, as `[n, h, w, c]`."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    import torch
+
 UInt8Array = NDArray[np.uint8]
+UInt32Array = NDArray[np.uint32]
 Int32Array = NDArray[np.int32]
 Int64Array = NDArray[np.int64]
 Float32Array = NDArray[np.float32]
@@ -19,3 +24,18 @@ AnyArray = NDArray[Any]
 Images = NDArray[np.uint8]
 #: Row numbers of a set or a pool: int64 [r].
 Rows = NDArray[np.int64]
+#: The parts of a key, as a scheme draws them: permutations, masks, turns, by the paper's names.
+Parts = Mapping[str, AnyArray]
+#: Images as a NumPy array on the CPU or as a torch tensor on any device; a function returns what it was given.
+ArrayOrTensor = TypeVar("ArrayOrTensor", AnyArray, "torch.Tensor")
+
+
+def require_images(images: Any, shape: tuple[int, ...], dtype: str) -> None:
+    """Raise ValueError if images, an array or a tensor, are not [n, *shape] of this dtype.
+
+    A cast would seal something else.
+    """
+    if tuple(images.shape[1:]) != shape or str(images.dtype).removeprefix("torch.") != dtype:
+        raise ValueError(
+            f"{dtype} [n, {', '.join(map(str, shape))}] expected, not {images.dtype} {list(images.shape)}"
+        )

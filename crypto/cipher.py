@@ -8,139 +8,189 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from crypto.arrays import AnyArray, ArrayOrTensor, Float32Array, require_images
 from crypto.cores import cores
 from crypto.kernels.blocks import from_blocks, to_blocks
-from crypto.kernels.executors import Images, apply_torch, must_be, prepare, run
 from crypto.kernels.table import Table
 
 if TYPE_CHECKING:
     import torch
 
+#: Images that are encrypted with a matrix at a time: float32 blocks of a few images are in memory, not of all.
+_MATRIX_CHUNK = 16
+_MID_GRAY = 127.5
+
 
 class Cipher(Protocol):
-    """A scheme under one key, its tables built."""
+    """A scheme under one key, its tables built.
 
-    def encrypt(self, images: Images, first: int = 0, out: np.ndarray | None = None) -> Images:
-        """uint8 [n, *image_shape] → [n, *sealed_shape]; `first` is the row of the first image.
+    It takes and returns NumPy arrays or torch tensors; a tensor stays on its device.
+    """
 
-        out: where the result of NumPy images goes, contiguous and of its shape and dtype; None makes one.
+    def encrypt(self, images: ArrayOrTensor, first: int = 0, out: AnyArray | None = None) -> ArrayOrTensor:
+        """Encrypt images.
+
+        Args:
+            images: uint8 [n, *image_shape].
+            first: Row of the first image in its set. It matters where every row has a key of its own.
+            out: Array for the result of NumPy images: contiguous, of the result's shape and dtype.
+
+        Returns:
+            The sealed images [n, *sealed_shape].
         """
 
-    def decrypt(self, images: Images, first: int = 0) -> Images:
-        """[n, *sealed_shape] → uint8 [n, *image_shape]."""
+    def decrypt(self, images: ArrayOrTensor, first: int = 0) -> ArrayOrTensor:
+        """Decrypt sealed images [n, *sealed_shape] to uint8 [n, *image_shape]."""
 
 
-def _same(images: Images) -> Images:
-    return images
+class Conversion(Protocol):
+    """A function from images to images, for arrays and tensors alike."""
+
+    def __call__(self, images: ArrayOrTensor, /) -> ArrayOrTensor:
+        """Return the converted images."""
 
 
 class TableCipher:
-    """A cipher that applies one table to every image.
-
-    before and after: what turns plain images into the table's and back, for a scheme whose sealed shape is
-    not the plain one.
-    """
+    """A cipher that applies one table to every image."""
 
     def __init__(
         self,
         table: Table,
-        before: Callable[[Images], Images] = _same,
-        after: Callable[[Images], Images] = _same,
+        before: Conversion | None = None,
+        after: Conversion | None = None,
     ) -> None:
+        """Build the tables of both directions.
+
+        Args:
+            table: The table.
+            before: Turns plain images into those that the table takes, where the sealed shape is not the plain one.
+            after: The inverse of `before`.
+        """
+        # Numba takes a quarter of a second to load, and most commands encrypt nothing.
+        from crypto.kernels.executors import prepare
+
         self._tables = table, table.inverse()
-        self._ready = prepare(self._tables[0]), prepare(self._tables[1])
+        self._prepared = prepare(self._tables[0]), prepare(self._tables[1])
         self._before, self._after = before, after
 
-    def encrypt(self, images: Images, first: int = 0, out: np.ndarray | None = None) -> Images:
-        """uint8 [n, *image_shape] → uint8 [n, *sealed_shape], whatever the row."""
-        return self._apply(0, self._before(images), out)
+    def encrypt(
+        self,
+        images: ArrayOrTensor,
+        first: int = 0,  # noqa: ARG002 - one key serves all rows
+        out: AnyArray | None = None,
+    ) -> ArrayOrTensor:
+        """Encrypt uint8 [n, *image_shape] to uint8 [n, *sealed_shape], whatever the row."""
+        return self._apply(0, self._before(images) if self._before else images, out)
 
-    def decrypt(self, images: Images, first: int = 0) -> Images:
-        """The inverse of encrypt."""
-        return self._after(self._apply(1, images))
+    def decrypt(
+        self,
+        images: ArrayOrTensor,
+        first: int = 0,  # noqa: ARG002 - one key serves all rows
+    ) -> ArrayOrTensor:
+        """Decrypt uint8 [n, *sealed_shape] to uint8 [n, *image_shape]."""
+        plain = self._apply(1, images)
+        return self._after(plain) if self._after else plain
 
-    def _apply(self, way: int, images: Images, out: np.ndarray | None = None) -> Images:
+    def _apply(self, direction: int, images: ArrayOrTensor, out: AnyArray | None = None) -> ArrayOrTensor:
+        """Apply the table (0) or its inverse (1)."""
+        from crypto.kernels.executors import apply_torch, run
+
         if isinstance(images, np.ndarray):
-            return run(self._tables[way], self._ready[way], images, out)
-        return apply_torch(self._tables[way], images)
+            return run(self._tables[direction], self._prepared[direction], images, out)
+        return apply_torch(self._tables[direction], images)
 
 
 class MatrixCipher:
     """A cipher that multiplies every flattened block of images [h, w, c], centred at mid-gray, by one matrix.
 
-    matrix: float32 [M²c, M²c], orthogonal. Sealed images are float32 in units of gray levels.
+    Sealed images are float32 in units of gray levels.
     """
 
-    def __init__(self, shape: tuple[int, int, int], block: int, matrix: np.ndarray) -> None:
+    def __init__(self, shape: tuple[int, int, int], block: int, matrix: Float32Array) -> None:
+        """Take the image shape, the block side M in pixels and an orthogonal matrix float32 [M²c, M²c]."""
         self._shape, self._block, self._matrix = shape, block, matrix
 
-    def encrypt(self, images: Images, first: int = 0, out: np.ndarray | None = None) -> Images:
-        """uint8 [n, h, w, c] → float32 [n, h, w, c]."""
-        must_be(images, self._shape, "uint8")
+    def encrypt(
+        self,
+        images: ArrayOrTensor,
+        first: int = 0,  # noqa: ARG002 - one key serves all rows
+        out: AnyArray | None = None,
+    ) -> ArrayOrTensor:
+        """Encrypt uint8 [n, h, w, c] to float32 [n, h, w, c]."""
+        require_images(images, self._shape, "uint8")
         if isinstance(images, np.ndarray):
-            return _turned(images, self._block, self._matrix, out)
-        return _turned_torch(images, self._block, self._matrix)
+            return _multiplied(images, self._block, self._matrix, out)
+        return _multiplied_torch(images, self._block, self._matrix)
 
-    def decrypt(self, images: Images, first: int = 0) -> Images:
-        """float32 [n, h, w, c] → uint8 [n, h, w, c], rounded to whole levels."""
-        must_be(images, self._shape, "float32")
+    def decrypt(
+        self,
+        images: ArrayOrTensor,
+        first: int = 0,  # noqa: ARG002 - one key serves all rows
+    ) -> ArrayOrTensor:
+        """Decrypt float32 [n, h, w, c] to uint8 [n, h, w, c], rounded to whole levels."""
+        require_images(images, self._shape, "float32")
         if isinstance(images, np.ndarray):
-            return np.rint(_turned(images, self._block, self._matrix.T)).clip(0, 255).astype(np.uint8)
-        return _turned_torch(images, self._block, self._matrix.T).round().clamp(0, 255).byte()
+            return np.rint(_multiplied(images, self._block, self._matrix.T)).clip(0, 255).astype(np.uint8)
+        return _multiplied_torch(images, self._block, self._matrix.T).round().clamp(0, 255).byte()
 
 
-def _turned(
-    images: np.ndarray, block: int, matrix: np.ndarray, out: np.ndarray | None = None
-) -> np.ndarray:
+def _multiplied(
+    images: AnyArray, block: int, matrix: Float32Array, out: AnyArray | None = None
+) -> Float32Array:
+    """Return images [n, h, w, c] with every centred block multiplied by a matrix [M²c, M²c]: float32."""
     n, height, width, _ = images.shape
-    out = np.empty(images.shape, np.float32) if out is None else out
-    for i in range(0, n, 16):  # float32 blocks of a few images at a time, not of all
-        blocks = to_blocks(images[i : i + 16], block).astype(np.float32) - np.float32(127.5)
-        flat = blocks.reshape(-1, matrix.shape[0]) @ matrix + np.float32(127.5)
-        out[i : i + 16] = from_blocks(flat.reshape(blocks.shape), height, width)
-    return out
+    result = np.empty(images.shape, np.float32) if out is None else out
+    for i in range(0, n, _MATRIX_CHUNK):
+        chunk = slice(i, i + _MATRIX_CHUNK)
+        blocks = to_blocks(images[chunk], block).astype(np.float32) - np.float32(_MID_GRAY)
+        flat = blocks.reshape(-1, matrix.shape[0]) @ matrix + np.float32(_MID_GRAY)
+        result[chunk] = from_blocks(flat.reshape(blocks.shape), height, width)
+    return result
 
 
-def _turned_torch(images: torch.Tensor, block: int, matrix: np.ndarray) -> torch.Tensor:
+def _multiplied_torch(images: torch.Tensor, block: int, matrix: Float32Array) -> torch.Tensor:
+    """Return what `_multiplied` does, on the images' device."""
     import torch
 
     n, height, width, channels = images.shape
-    across = (n, height // block, block, width // block, block, channels)
-    blocks = images.float().sub(127.5).reshape(across).transpose(2, 3).reshape(-1, matrix.shape[0])
-    turned = blocks @ torch.tensor(matrix, device=images.device) + 127.5
-    apart = turned.reshape(n, across[1], across[3], block, block, channels).transpose(2, 3)
-    return apart.reshape(images.shape)
+    split = (n, height // block, block, width // block, block, channels)
+    blocks = images.float().sub(_MID_GRAY).reshape(split).transpose(2, 3).reshape(-1, matrix.shape[0])
+    product = blocks @ torch.tensor(matrix, device=images.device) + _MID_GRAY
+    parts = product.reshape(n, split[1], split[3], block, block, channels).transpose(2, 3)
+    return parts.reshape(images.shape)
 
 
 class RowCipher:
-    """A cipher whose key is another one for every row: `make` builds the cipher of a row."""
+    """A cipher with a key of its own for every row."""
 
-    def __init__(self, make: Callable[[int], Cipher]) -> None:
-        self._make = make
+    def __init__(self, cipher_of_row: Callable[[int], Cipher]) -> None:
+        """Take the function that builds the cipher of a row."""
+        self._cipher_of_row = cipher_of_row
 
-    def encrypt(self, images: Images, first: int = 0, out: np.ndarray | None = None) -> Images:
-        """uint8 [n, *image_shape] → [n, *sealed_shape]; image i is sealed as row first + i."""
+    def encrypt(self, images: ArrayOrTensor, first: int = 0, out: AnyArray | None = None) -> ArrayOrTensor:
+        """Encrypt uint8 [n, *image_shape] to [n, *sealed_shape]; image i is sealed as row first + i."""
         if not len(images):
-            return self._make(first).encrypt(images)
-        sealed = _each(images, lambda i: self._make(first + i).encrypt(images[i : i + 1]))
-        if out is None:
+            return self._cipher_of_row(first).encrypt(images)
+        sealed = _each(images, lambda i, image: self._cipher_of_row(first + i).encrypt(image))
+        if out is None or not isinstance(sealed, np.ndarray):
             return sealed
         np.copyto(out, sealed, casting="no")
         return out
 
-    def decrypt(self, images: Images, first: int = 0) -> Images:
-        """The inverse of encrypt, for the same rows."""
+    def decrypt(self, images: ArrayOrTensor, first: int = 0) -> ArrayOrTensor:
+        """Decrypt [n, *sealed_shape] to uint8 [n, *image_shape], for the same rows."""
         if not len(images):
-            return self._make(first).decrypt(images)
-        return _each(images, lambda i: self._make(first + i).decrypt(images[i : i + 1]))
+            return self._cipher_of_row(first).decrypt(images)
+        return _each(images, lambda i, image: self._cipher_of_row(first + i).decrypt(image))
 
 
-def _each(images: Images, one: Callable[[int], Images]) -> Images:
+def _each(images: ArrayOrTensor, apply: Callable[[int, ArrayOrTensor], ArrayOrTensor]) -> ArrayOrTensor:
+    """Return apply(i, images[i : i + 1]) of every image, put together; images go to all cores."""
     if len(images) == 1:
-        return one(0)
+        return apply(0, images)
     with ThreadPoolExecutor(cores()) as threads:
-        parts = list(threads.map(one, range(len(images))))
-    if isinstance(images, np.ndarray):
+        parts = list(threads.map(lambda i: apply(i, images[i : i + 1]), range(len(images))))
+    if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     import torch
 

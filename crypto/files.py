@@ -1,4 +1,4 @@
-"""Writing files so that a killed run, a full disk or a second run never leaves half of one."""
+"""Read and write files so that a killed run, a full disk or a second run never leaves half of one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHUNK = 1 << 20
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns what the system says of a file into one clear line naming it."""
+    """Turn an error of the system about a file into one clear line that names it."""
     try:
         yield
     except OSError as error:
@@ -50,7 +50,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, fill: Callable[[Path], None]) -> None:
-    """Lets `fill` write a neighbour of `path`, makes it durable, then renames it over `path`."""
+    """Let `fill` write a neighbour of `path`, make it durable, then rename it over `path`."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors(path):
@@ -69,10 +69,14 @@ def write_atomic(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Holds a folder for one process at a time; the kernel lets go of it when the process ends, however."""
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; the kernel releases it when the process ends in any way.
+
+    Raises:
+        CipherwardError: If another process holds it.
+    """
     with disk_errors(folder / ".lock"):
-        lock = open(folder / ".lock", "w")  # noqa: SIM115 - what is done under it has errors of its own
+        lock = open(folder / ".lock", "w")  # noqa: SIM115 - disk_errors is for opening it only
     with lock as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,59 +88,67 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Atomic, sorted, indented JSON."""
+    """Write sorted, indented JSON, atomically."""
     write_text(path, json_text(value))
 
 
 def json_text(value: Any) -> str:
-    """The text that `write_json` writes."""
+    """Return the text that `write_json` writes."""
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text)
-
-
-def _fill(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
 def write_bytes(path: Path, data: bytes) -> None:
-    """Atomic bytes."""
-    write_atomic(path, lambda p: _fill(p, data))
+    """Write bytes, atomically."""
+
+    def fill(draft: Path) -> None:
+        draft.write_bytes(data)
+
+    write_atomic(path, fill)
 
 
 def move_atomic(temporary: Path, path: Path) -> None:
-    """Atomic: a neighbour of `path` that is written to its end becomes `path`."""
+    """Make a neighbour of `path` that is written to its end become `path`, atomically."""
 
-    def fill(own: Path) -> None:
-        temporary.replace(own)
+    def fill(draft: Path) -> None:
+        temporary.replace(draft)
 
     write_atomic(path, fill)
 
 
 def drop_temporaries(folder: Path, name: str = "*") -> None:
-    """Removes what killed writers of a file of that name left; nobody else may write one there now."""
+    """Remove what killed writers of a file of that name left. No other process may write one there meanwhile."""
     for path in folder.glob(f".{name}.*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Atomic text."""
-    write_atomic(path, lambda p: _write_text(p, text))
+    """Write text, atomically."""
+
+    def fill(draft: Path) -> None:
+        draft.write_text(text)
+
+    write_atomic(path, fill)
 
 
 def append_line(path: Path, line: str) -> None:
-    """Appends one line to a journal and makes it durable; a line cut short by a kill is ended first."""
-    torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+    """Append one line to a journal and make it durable; a line that a kill cut short is ended first."""
+    is_torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
     with disk_errors(path), open(path, "a") as handle:
-        handle.write(("\n" if torn else "") + line + "\n")
+        handle.write(("\n" if is_torn else "") + line + "\n")
         handle.flush()
         os.fsync(handle.fileno())
 
 
 def read_json(path: Path, what: str) -> Any:
-    """The JSON in `path`; raises CipherwardError naming `what` where it is missing or not JSON."""
+    """Return the JSON in `path`.
+
+    Args:
+        path: The file.
+        what: What it is, for the error message.
+
+    Raises:
+        CipherwardError: If the file is missing or not JSON.
+    """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
@@ -148,7 +160,7 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The entries of a journal of JSON lines; a line that a kill cut short is passed over."""
+    """Return the entries of a journal of JSON lines; a line that a kill cut short is left out."""
     entries = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -159,18 +171,18 @@ def read_lines(path: Path) -> list[Any]:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hex SHA-256 of a file's bytes."""
     return _digest(path, hashlib.sha256())
 
 
 def blake3_file(path: Path) -> str:
-    """Hex BLAKE3 digest of a file's bytes: ten times the speed of SHA-256 where the processor lacks it."""
+    """Return the hex BLAKE3 digest of a file's bytes: ten times as fast as SHA-256 on processors without SHA."""
     return _digest(path, blake3())
 
 
-def _digest(path: Path, digest: Any) -> str:
+def _digest(path: Path, digest: hashlib._Hash | blake3) -> str:
+    """Return the hex digest of a file's bytes."""
     with open(path, "rb") as handle:
         while chunk := handle.read(_CHUNK):
             digest.update(chunk)
-    found: str = digest.hexdigest()
-    return found
+    return digest.hexdigest()

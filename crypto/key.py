@@ -2,9 +2,9 @@
 
     SecretKey ──HKDF-SHA256(context)──▶ sub-key ──ChaCha20 keystream──▶ uint64 words, bits, bytes
 
-Neither NumPy's nor Python's generators are used: they promise no stable stream across versions, and a
-key drawn from their 32-bit seeds falls to a search of all seeds. Everything here is pinned by
-known-answer vectors in tests/vectors/key.json; a change of any byte needs new scheme versions.
+We use neither NumPy's nor Python's generators: they promise no stable stream across versions, and a search of all
+seeds finds a key that was drawn from their 32-bit seeds. Known-answer vectors in tests/vectors/key.json pin every
+byte here. A change of any byte needs new scheme versions.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ import numpy as np
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from scipy.special import ndtri
+
+from crypto.arrays import BoolArray, Float32Array, Int64Array, UInt8Array
 
 KEY_BYTES = 32
 _DOMAIN = "cipherward/1"
 
 
 def _hkdf(key: bytes, *context: str, length: int = KEY_BYTES) -> bytes:
-    # Each part is preceded by its length, so ("ab", "c") and ("a", "bc") never meet.
+    """Return `length` bytes of HKDF-SHA256 over the context."""
+    # The length precedes each part, so that ("ab", "c") and ("a", "bc") never give the same bytes.
     parts = [_DOMAIN, *context]
     info = b"".join(len(p.encode()).to_bytes(4, "big") + p.encode() for p in parts)
     return HKDF(algorithm=hashes.SHA256(), length=length, salt=None, info=info).derive(key)
 
 
 class SecretKey:
-    """A 256-bit symmetric key. Printing shows its public id only; pickling and copying are refused."""
+    """A 256-bit symmetric key. Printing shows its public id only; pickling and copying raise TypeError."""
 
     __slots__ = ("__raw", "id")
 
@@ -44,34 +46,35 @@ class SecretKey:
 
     @classmethod
     def generate(cls) -> SecretKey:
-        """A fresh key from the operating system's generator."""
+        """Return a fresh key from the operating system's generator."""
         return cls(secrets.token_bytes(KEY_BYTES))
 
     def reveal(self) -> bytes:
-        """The raw 32 bytes: for the key file alone."""
+        """Return the raw 32 bytes: for the key file alone."""
         return self.__raw
 
     def derive(self, *context: str) -> SecretKey:
-        """The sub-key of a purpose, by HKDF-SHA256 over all context parts in order."""
+        """Return the sub-key of a purpose, by HKDF-SHA256 over all context parts in order."""
         return SecretKey(_hkdf(self.__raw, "derive", *context))
 
-    def keystream(self, label: str, n: int) -> np.ndarray:
-        """uint8 [n]: ChaCha20 keystream under the label's sub-key, from block 0 with a zero nonce.
+    def keystream(self, label: str, n: int) -> UInt8Array:
+        """Return uint8 [n]: ChaCha20 keystream under the label's sub-key, from block 0 with a zero nonce.
 
         The zero nonce is sound because each label has a key of its own.
         """
         cipher = Cipher(algorithms.ChaCha20(_hkdf(self.__raw, "stream", label), bytes(16)), mode=None)
         return np.frombuffer(cipher.encryptor().update(bytes(n)), np.uint8)
 
-    def permutation(self, label: str, n: int) -> np.ndarray:
-        """int64 [n]: a uniform permutation of 0..n-1."""
-        return self.permutations(label, 1, n)[0]
+    def permutation(self, label: str, n: int) -> Int64Array:
+        """Return int64 [n], a uniform permutation of 0..n-1."""
+        permutation: Int64Array = self.permutations(label, 1, n)[0]
+        return permutation
 
-    def permutations(self, label: str, count: int, n: int) -> np.ndarray:
-        """int64 [count, n]: independent uniform permutations of 0..n-1.
+    def permutations(self, label: str, count: int, n: int) -> Int64Array:
+        """Return int64 [count, n], independent uniform permutations of 0..n-1.
 
-        The orders of count rows of n 64-bit little-endian words; a draw in which a row has two equal words is
-        rejected whole, which keeps every order equally likely.
+        They are the sorting orders of `count` rows of n 64-bit little-endian words. A draw in which a row has two
+        equal words is rejected as a whole, which keeps every order equally likely.
         """
         draw = 0
         while True:
@@ -79,14 +82,16 @@ class SecretKey:
                 self.keystream(f"{label}/permutation/{draw}", 8 * count * n).view("<u8").reshape(count, n)
             )
             order = np.argsort(words, axis=1, kind="stable")
-            ranked = np.take_along_axis(words, order, 1)
-            if (ranked[:, 1:] != ranked[:, :-1]).all():
+            ordered = np.take_along_axis(words, order, 1)
+            if (ordered[:, 1:] != ordered[:, :-1]).all():
                 return order.astype(np.int64)
             draw += 1
 
-    def integers(self, label: str, n: int, below: int) -> np.ndarray:
-        """int64 [n]: uniform in 0..below-1, from 64-bit words; a draw with a word that would favour the small
-        values is rejected whole."""
+    def integers(self, label: str, n: int, below: int) -> Int64Array:
+        """Return int64 [n], uniform in 0..below-1, from 64-bit words.
+
+        A draw with a word that would favour the small values is rejected as a whole.
+        """
         draw = 0
         while True:
             words = self.keystream(f"{label}/integers/{draw}", 8 * n).view("<u8")
@@ -94,24 +99,27 @@ class SecretKey:
                 return (words % np.uint64(below)).astype(np.int64)
             draw += 1
 
-    def orthogonal(self, label: str, n: int) -> np.ndarray:
-        """float32 [n, n]: an orthogonal matrix, uniform by Haar's measure.
+    def orthogonal(self, label: str, n: int) -> Float32Array:
+        """Return float32 [n, n], an orthogonal matrix, uniform by Haar's measure.
 
-        The Q of a Gaussian matrix whose R has a positive diagonal (Mezzadri 2007). LAPACK's rounding may
+        It is the Q of a Gaussian matrix whose R has a positive diagonal (Mezzadri 2007). LAPACK's rounding may
         differ between machines in the last bits.
         """
+        # scipy.special takes a quarter of a second to load, and only this scheme needs it.
+        from scipy.special import ndtri
+
         words = self.keystream(f"{label}/normal", 8 * n * n).view("<u8")
         normal = ndtri(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53).reshape(n, n)
         q, r = np.linalg.qr(normal)
         return (q * np.sign(np.diag(r))).astype(np.float32)
 
-    def bits(self, label: str, n: int) -> np.ndarray:
-        """bool [n]: uniform bits, least significant first within each keystream byte."""
+    def bits(self, label: str, n: int) -> BoolArray:
+        """Return bool [n], uniform bits, least significant first within each keystream byte."""
         stream = self.keystream(f"{label}/bits", (n + 7) // 8)
         return np.unpackbits(stream, bitorder="little")[:n].astype(bool)
 
     def mac(self, *parts: bytes) -> bytes:
-        """32 bytes: HMAC-SHA256 over the parts, each preceded by its length."""
+        """Return 32 bytes: HMAC-SHA256 over the parts, each preceded by its length."""
         message = b"".join(len(p).to_bytes(8, "big") + p for p in parts)
         return hmac.digest(_hkdf(self.__raw, "mac"), message, "sha256")
 
@@ -127,4 +135,4 @@ class SecretKey:
     def _refuse(self, *_: object) -> NoReturn:
         raise TypeError("a SecretKey is neither pickled nor copied: pass the key file's path instead")
 
-    __reduce__ = __reduce_ex__ = __copy__ = __deepcopy__ = _refuse  # type: ignore[assignment]
+    __reduce__ = __reduce_ex__ = __copy__ = __deepcopy__ = _refuse

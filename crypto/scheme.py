@@ -1,7 +1,8 @@
 """The schemes, by name. Adding one: a file in crypto/schemes, a line in SCHEMES, a vector file.
 
-A scheme file says what its key consists of (`parts`) and how those make a cipher. Which key that is, the
-hospital's, or one for every image, is decided here for all schemes alike.
+A scheme's class says what its key consists of (`parts`) and how those make a cipher. It also declares what everybody
+may know of the scheme. Which key that is, the hospital's or one for every image, is decided here for all schemes
+alike.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from crypto.arrays import AnyArray, Images, Parts
 from crypto.cipher import Cipher, RowCipher
 from crypto.errors import CipherwardError, unknown
 from crypto.key import KEY_BYTES, SecretKey
@@ -29,28 +31,40 @@ from crypto.schemes.permuted import Permuted
 from crypto.schemes.plain import Plain
 from crypto.schemes.value_shuffle import ValueShuffle
 from crypto.spec import SchemeSpec
+from crypto.symmetry import Orbit
+from crypto.unit_layout import UnitLayout
 
 
 class Algorithm(Protocol):
-    """What a scheme file holds. Besides these, it may declare:
+    """What a scheme's class holds.
 
-    options: name → allowed values, the first being the default; tolerance: largest error of the round trip in
-    gray levels (0 where exact); sealed_shape and sealed_dtype where they are not the plain ones, and
-    picture(sealed) where another shape has to be brought back; row_keys: True where every row has a key of its
-    own whatever the scope.
+    Besides these members, the class may declare the following; `Scheme` has the defaults.
+
+    - `options`: option name → allowed values, the default first.
+    - `sealed_shape`, `sealed_dtype`: where they are not those of plain images; with another shape also
+      `picture(sealed)`, which brings sealed images back to the plain shape.
+    - `tolerance`: largest error of the round trip in gray levels; 0 by default.
+    - `row_keys`: True if every row has a key of its own whatever the scope.
+    - `orbit`: the moves that a recovered picture is right up to; shifts by whole blocks by default.
+    - `kept`, `invariants(images)`, `invariant_tolerance`: what the scheme leaves unchanged under any key, in words
+      and as rows [n, d] of plain or sealed images, equal to within the tolerance. By default nothing is known.
+    - `carries_stem`: True if a Vision Transformer's stem can be carried into the key's coordinates, because all
+      blocks of an image go through one linear map.
+    - `moves_blocks`: True if whole blocks change places.
+    - `unit_layout`: which units the key moves, for a scheme that is a table of units.
     """
 
     version: int
     source: str
 
-    def parts(self, sub: SecretKey) -> dict[str, np.ndarray]:
-        """The key's permutations and masks, by the paper's names, drawn from a sub-key."""
+    def parts(self, sub: SecretKey) -> dict[str, AnyArray]:
+        """Draw the key's permutations and masks from a sub-key, by the paper's names."""
 
-    def cipher(self, parts: Mapping[str, np.ndarray]) -> Cipher:
-        """The cipher that these parts make."""
+    def cipher(self, parts: Parts) -> Cipher:
+        """Return the cipher that these parts make."""
 
     def formula_bits(self) -> float:
-        """log2 of the key space that the scheme's paper claims."""
+        """Return log2 of the key space that the scheme's paper claims."""
 
 
 SCHEMES: dict[str, Callable[[SchemeSpec], Algorithm]] = {
@@ -70,17 +84,20 @@ SCHEMES: dict[str, Callable[[SchemeSpec], Algorithm]] = {
 
 @dataclass(frozen=True)
 class Scheme:
-    """An encryption algorithm with its public parameters set."""
+    """An encryption algorithm with its public parameters set. Make one with `load`."""
 
     spec: SchemeSpec
     algorithm: Algorithm
 
     @property
     def sealed_shape(self) -> tuple[int, int, int]:
-        return getattr(self.algorithm, "sealed_shape", self.spec.image_shape)
+        """Shape [h, w, c] of a sealed image."""
+        shape: tuple[int, int, int] = getattr(self.algorithm, "sealed_shape", self.spec.image_shape)
+        return shape
 
     @property
-    def sealed_dtype(self) -> np.dtype:
+    def sealed_dtype(self) -> np.dtype[Any]:
+        """Dtype of sealed images."""
         return np.dtype(getattr(self.algorithm, "sealed_dtype", np.uint8))
 
     @property
@@ -91,45 +108,111 @@ class Scheme:
     @property
     def row_keys(self) -> bool:
         """Whether every image has a key of its own."""
-        return _row_keys(self.spec)
+        return _has_row_keys(self.spec)
 
-    def parts(self, key: SecretKey, row: int = 0) -> dict[str, np.ndarray]:
-        """The parts of a key; where every image has a key of its own, those of a row."""
+    @property
+    def orbit(self) -> Orbit:
+        """The moves that a recovered picture is right up to (docs/suite.md has the table)."""
+        orbit: Orbit = getattr(self.algorithm, "orbit", Orbit(shifts=True))
+        return orbit
+
+    @property
+    def kept(self) -> str | None:
+        """What the scheme leaves of an image, in words; None if that is not known."""
+        return kept_by(self.spec.name)
+
+    @property
+    def invariant_tolerance(self) -> float:
+        """Largest difference that rounding makes between the invariants of an image and its ciphertext."""
+        return float(getattr(self.algorithm, "invariant_tolerance", 0.0))
+
+    @property
+    def moves_blocks(self) -> bool:
+        """Whether whole blocks change places."""
+        return bool(getattr(self.algorithm, "moves_blocks", False))
+
+    @property
+    def unit_layout(self) -> UnitLayout | None:
+        """Which units the key moves; None for a scheme that is no table of units, or does not declare it."""
+        layout: UnitLayout | None = getattr(self.algorithm, "unit_layout", None)
+        return layout
+
+    def require_kept(self) -> None:
+        """Raise CipherwardError if it is not known what the scheme leaves of an image."""
+        if self.kept is None:
+            raise CipherwardError(
+                f"it is not known what {self.spec.name} leaves of an image",
+                "declare kept and invariants in the scheme's class (crypto/schemes)",
+            )
+
+    def invariants(self, images: AnyArray) -> AnyArray:
+        """Return the invariants [n, d] of plain or sealed images: equal for an image and its ciphertext.
+
+        Raises:
+            CipherwardError: If it is not known what the scheme leaves of an image.
+        """
+        self.require_kept()
+        invariants: Callable[[AnyArray], AnyArray] = self.algorithm.invariants  # type: ignore[attr-defined] # optional
+        return invariants(images)
+
+    def parts(self, key: SecretKey, row: int = 0) -> dict[str, AnyArray]:
+        """Draw the parts of a key; where every image has a key of its own, those of a row."""
         return self.algorithm.parts(sub_key(self.spec, key, row))
 
     def cipher(self, key: SecretKey) -> Cipher:
-        """The scheme under a key, its tables built."""
+        """Return the scheme under a key, its tables built."""
         if self.row_keys:
             return RowCipher(lambda row: self.algorithm.cipher(self.parts(key, row)))
         return self.algorithm.cipher(self.parts(key))
 
-    def picture(self, sealed: np.ndarray) -> np.ndarray:
-        """[n, *sealed_shape] → uint8 [n, *image_shape]: ciphertext as pictures of the plain shape, keyless."""
+    def picture(self, sealed: AnyArray) -> Images:
+        """Return sealed images [n, *sealed_shape] as pictures uint8 [n, *image_shape], without any key."""
         if hasattr(self.algorithm, "picture"):
             sealed = self.algorithm.picture(sealed)
         return sealed if sealed.dtype == np.uint8 else np.rint(sealed).clip(0, 255).astype(np.uint8)
 
     def formula_bits(self) -> float:
-        """log2 of the key space that the scheme's paper claims."""
+        """Return log2 of the key space that the scheme's paper claims."""
         return self.algorithm.formula_bits()
 
     def effective_bits(self) -> float:
-        """min(formula, 256): however large the formula's key space, the key has 32 bytes."""
+        """Return min(formula, 256): however large the formula's key space, the key has 32 bytes."""
         return min(self.formula_bits(), 8.0 * KEY_BYTES)
 
 
+def kept_by(name: str) -> str | None:
+    """Return what a scheme leaves of an image, in words; None if that is not known."""
+    kept: str | None = getattr(SCHEMES.get(name), "kept", None)
+    return kept
+
+
+def carries_stem(name: str) -> bool:
+    """Return whether a Vision Transformer's stem can be carried into the coordinates of a scheme's keys."""
+    return bool(getattr(SCHEMES.get(name), "carries_stem", False))
+
+
+def stem_carriers() -> list[str]:
+    """Return the names of the schemes that a stem can be carried for, in alphabetical order."""
+    return sorted(name for name in SCHEMES if carries_stem(name))
+
+
+def always_has_row_keys(name: str) -> bool:
+    """Return whether a scheme has a key for every image whatever the key scope."""
+    return bool(getattr(SCHEMES.get(name), "row_keys", False))
+
+
 def sub_key(spec: SchemeSpec, key: SecretKey, row: int = 0) -> SecretKey:
-    """The key that a scheme's parts are drawn from: HKDF over scheme, version, scope, nonce and row.
+    """Derive the key that a scheme's parts are drawn from: HKDF over scheme, version, scope, nonce and row.
 
     The party is not in it: party keys are generated independently, and a key derived from a shared one would be
     no party key. Nonce and row are empty where one key serves all images.
     """
-    nonce, place = (str(spec.options["nonce"]), str(row)) if _row_keys(spec) else ("", "")
-    return key.derive(spec.name, str(spec.version), spec.key_scope, nonce, place)
+    nonce, position = (str(spec.options["nonce"]), str(row)) if _has_row_keys(spec) else ("", "")
+    return key.derive(spec.name, str(spec.version), spec.key_scope, nonce, position)
 
 
-def _row_keys(spec: SchemeSpec) -> bool:
-    return spec.key_scope == "image" or bool(getattr(SCHEMES[spec.name], "row_keys", False))
+def _has_row_keys(spec: SchemeSpec) -> bool:
+    return spec.key_scope == "image" or always_has_row_keys(spec.name)
 
 
 def describe(
@@ -139,36 +222,45 @@ def describe(
     key_scope: str = "consortium",
     options: Mapping[str, Any] | None = None,
 ) -> SchemeSpec:
-    """The spec of a new sealing under a known scheme, options filled in, with a fresh nonce where it wants one.
+    """Return the spec of a new sealing under a known scheme, with a fresh nonce where the scheme needs one.
 
-    Raises CipherwardError for an unknown scheme, scope or option, and for settings that do not go together.
+    Args:
+        name: A name in SCHEMES.
+        image_shape: (height, width, channels) of the plain images.
+        block: Side of a block in pixels.
+        key_scope: `consortium`, `party` or `image`.
+        options: The scheme's options; those left out take their defaults.
+
+    Raises:
+        CipherwardError: For an unknown scheme, scope or option, and for settings that do not go together.
     """
-    kind = _known(name)
-    given = dict(options or {})
-    allowed: Mapping[str, Sequence[Any]] = getattr(kind, "options", {})
-    for option in given:
+    algorithm_class = _class_of(name)
+    settings = dict(options or {})
+    allowed = _allowed_options(algorithm_class)
+    for option in settings:
         if option not in allowed:
             raise unknown(f"option of {name}", option, sorted(allowed))
-    chosen = {option: given.get(option, values[0]) for option, values in allowed.items()}
-    version = int(getattr(kind, "version", 0))
-    return load(renewed(SchemeSpec(name, version, image_shape, block, key_scope, chosen))).spec
+    complete = {option: settings.get(option, values[0]) for option, values in allowed.items()}
+    version = _version(algorithm_class)
+    return load(renewed(SchemeSpec(name, version, image_shape, block, key_scope, complete))).spec
 
 
 def renewed(spec: SchemeSpec) -> SchemeSpec:
-    """The spec of another sealing under the same settings: with a fresh nonce where there is one."""
+    """Return the spec of another sealing under the same settings: with a fresh nonce where there is one."""
     options = {k: v for k, v in spec.options.items() if k != "nonce"}
-    if _row_keys(spec):
+    if _has_row_keys(spec):
         options["nonce"] = secrets.token_hex(16)
     return replace(spec, options=options)
 
 
 def load(spec: SchemeSpec) -> Scheme:
-    """The scheme that a spec names.
+    """Return the scheme that a spec names.
 
-    Raises CipherwardError for an unknown name, another version, and options that are missing, unknown or wrong.
+    Raises:
+        CipherwardError: For an unknown name, another version, and options that are missing, unknown or wrong.
     """
-    kind = _known(spec.name)
-    version = int(getattr(kind, "version", 0))
+    algorithm_class = _class_of(spec.name)
+    version = _version(algorithm_class)
     if version != spec.version:
         raise CipherwardError(
             f"{spec.name} version {spec.version} was asked for; this program has {version}",
@@ -176,27 +268,36 @@ def load(spec: SchemeSpec) -> Scheme:
         )
     options = dict(spec.options)
     nonce = options.pop("nonce", None)
-    if _row_keys(spec) and not re.fullmatch(r"[0-9a-f]{32}", str(nonce)):
+    if _has_row_keys(spec) and not re.fullmatch(r"[0-9a-f]{32}", str(nonce)):
         raise CipherwardError(
             f"{spec.name} with a key for every image needs a nonce, or two sealings would share their masks"
         )
-    allowed: Mapping[str, Sequence[Any]] = getattr(kind, "options", {})
+    allowed = _allowed_options(algorithm_class)
     if options.keys() != allowed.keys():
         odd = sorted(options.keys() ^ allowed.keys())
         raise CipherwardError(f"{spec.name} has the options {sorted(allowed)}; {odd} do not fit")
     for option, value in options.items():
-        _must_be_allowed(spec.name, option, value, allowed[option])
-    return Scheme(spec, kind(spec))
+        _require_allowed(spec.name, option, value, allowed[option])
+    return Scheme(spec, algorithm_class(spec))
 
 
-def _must_be_allowed(name: str, option: str, value: Any, values: Sequence[Any]) -> None:
+def _require_allowed(name: str, option: str, value: object, values: Sequence[Any]) -> None:
     # The type counts: True, 1 and 1.0 are equal, but make different manifests.
     if type(value) is not type(values[0]) or value not in values:
         known = f"{values[0]} to {values[-1]}" if isinstance(values, range) else ", ".join(map(str, values))
         raise CipherwardError(f"{name}: {option} cannot be {value!r}", f"allowed: {known}")
 
 
-def _known(name: str) -> Callable[[SchemeSpec], Algorithm]:
+def _class_of(name: str) -> Callable[[SchemeSpec], Algorithm]:
     if name not in SCHEMES:
         raise unknown("scheme", name, SCHEMES)
     return SCHEMES[name]
+
+
+def _version(algorithm_class: Callable[[SchemeSpec], Algorithm]) -> int:
+    return int(getattr(algorithm_class, "version", 0))
+
+
+def _allowed_options(algorithm_class: Callable[[SchemeSpec], Algorithm]) -> Mapping[str, Sequence[Any]]:
+    allowed: Mapping[str, Sequence[Any]] = getattr(algorithm_class, "options", {})
+    return allowed

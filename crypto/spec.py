@@ -1,4 +1,4 @@
-"""SchemeSpec: what everybody may know of a sealing, the adversary included. Never the key."""
+"""SchemeSpec: what everybody may know of a sealing, the adversary included. It never holds the key."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
-
-from scipy.special import gammaln
 
 from crypto.errors import CipherwardError, unknown
 
@@ -19,8 +17,13 @@ KEY_SCOPES = ("consortium", "party", "image")
 class SchemeSpec:
     """A scheme with its public parameters.
 
-    image_shape: (height, width, channels) of the plain uint8 images. block: block side M in pixels.
-    key_scope: `consortium` (all hospitals share the key), `party` (one each) or `image` (one an image).
+    Attributes:
+        name: Name of the scheme.
+        version: Its version. A scheme whose output bytes change gets a new one.
+        image_shape: (height, width, channels) of the plain uint8 images.
+        block: Block side M in pixels.
+        key_scope: `consortium` (all hospitals share the key), `party` (one each) or `image` (one an image).
+        options: The scheme's options, and the nonce where every image has a key of its own.
     """
 
     name: str
@@ -59,6 +62,7 @@ class SchemeSpec:
         return self.grid[0] * self.grid[1]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the spec as a JSON object."""
         return {
             "name": self.name,
             "version": self.version,
@@ -70,6 +74,11 @@ class SchemeSpec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SchemeSpec:
+        """Return the spec of a JSON object.
+
+        Raises:
+            CipherwardError: If the object is no spec, or names settings that do not go together.
+        """
         try:
             return cls(
                 name=str(value["name"]),
@@ -84,5 +93,8 @@ class SchemeSpec:
 
 
 def log2_factorial(n: int) -> float:
-    """log2(n!), the bits of a uniform permutation of n things."""
+    """Return log2(n!), the bits of a uniform permutation of n things."""
+    # scipy.special takes a quarter of a second to load, and most commands count no key space.
+    from scipy.special import gammaln
+
     return float(gammaln(n + 1) / math.log(2))

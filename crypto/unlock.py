@@ -1,9 +1,9 @@
-"""What opens a wrapped key file: a passphrase or an age identity, and where they are found.
+"""Open a wrapped key file: find its passphrase or age identity.
 
     passphrase   CIPHERWARD_PASSPHRASE, the first line of the file CIPHERWARD_PASSPHRASE_FILE, or the terminal
     identity     the file CIPHERWARD_IDENTITY, or identity.txt beside the key file
 
-Files that hold secrets are made for their owner alone, never overwritten, and refused when others can read
+Files that hold secrets are created for their owner alone and never overwritten. They are refused if others can read
 them. The coordinator imports none of this.
 """
 
@@ -23,14 +23,19 @@ import pyrage
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors
 
-SHORTEST = 12  # characters of a passphrase
-_NAMED = "CIPHERWARD_PASSPHRASE_FILE names it"
-_IDENTITY = "AGE-SECRET-KEY-"  # how a secret identity begins
+#: Characters of a new passphrase.
+MIN_PASSPHRASE_LENGTH = 12
+_NAMED_BY = "CIPHERWARD_PASSPHRASE_FILE names it"
+_IDENTITY_PREFIX = "AGE-SECRET-KEY-"
 
 
 def create_private(path: Path, text: str, what: str) -> None:
-    """Creates a text file of mode 0600. Raises CipherwardError where a file is already there."""
-    # Written whole beside its place and linked into it: a kill leaves no empty file that would stand in the way.
+    """Create a text file with mode 0600.
+
+    Raises:
+        CipherwardError: If the file exists. The message names `what`.
+    """
+    # It is written under another name and then linked: a kill leaves no empty file that would block the next run.
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with disk_errors(path):
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -53,16 +58,20 @@ def create_private(path: Path, text: str, what: str) -> None:
 
 
 def refuse_existing(path: Path, what: str) -> None:
-    """Raises CipherwardError where a file is already there."""
+    """Raise CipherwardError if the file exists. The message names `what`."""
     if os.path.lexists(path):
         raise CipherwardError(
             f"{path} exists; {what} is never overwritten",
-            "what was sealed with it opens with it only: choose another name, or move it away",
+            "only it opens what was sealed with it: choose another name, or move it away",
         ) from None
 
 
 def private_text(path: Path, what: str, hint: str = "") -> str:
-    """The text of a file that nobody but its owner may read; raises CipherwardError otherwise."""
+    """Return the text of a file that only its owner may read.
+
+    Raises:
+        CipherwardError: If others may read it, or it is missing or unreadable.
+    """
     try:
         with open(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -75,64 +84,74 @@ def private_text(path: Path, what: str, hint: str = "") -> str:
         raise CipherwardError(f"no {what} at {path}", hint) from None
     except (OSError, UnicodeDecodeError) as error:
         raise CipherwardError(
-            f"cannot read the {what} {path}: {type(error).__name__}", "name a file that is yours to read"
+            f"cannot read the {what} {path}: {type(error).__name__}", "name a file that you may read"
         ) from None
 
 
-def bare_lines(text: str) -> list[str]:
-    """The lines of a text but empty ones and comments."""
+def content_lines(text: str) -> list[str]:
+    """Return the lines of a text without empty ones and comments."""
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def passphrase(what: str) -> str:
-    """The passphrase that opens `what`. Raises CipherwardError where none is given, or it is empty."""
-    given = _given()
-    if given is None and sys.stdin.isatty():
-        given = _asked(f"passphrase of {what}: ")
-    return _not_empty(given, what)
+    """Return the passphrase that opens `what`.
+
+    Raises:
+        CipherwardError: If none is set, or it is empty.
+    """
+    text = _from_environment()
+    if text is None and sys.stdin.isatty():
+        text = _prompt(f"passphrase of {what}: ")
+    return _require_text(text, what)
 
 
 def new_passphrase() -> str:
-    """The passphrase of a new key file; a terminal is asked twice.
+    """Return the passphrase of a new key file; in a terminal the user types it twice.
 
-    Raises CipherwardError for a short one, and where the two differ.
+    Raises:
+        CipherwardError: If it is short, or the two differ.
     """
-    given, typed = _given(), False
-    if given is None and sys.stdin.isatty():
-        given, typed = _asked("passphrase for the new key file: "), True
-    text = _not_empty(given, "the new key file")
-    if len(text) < SHORTEST:
+    text, is_typed = _from_environment(), False
+    if text is None and sys.stdin.isatty():
+        text, is_typed = _prompt("passphrase for the new key file: "), True
+    text = _require_text(text, "the new key file")
+    if len(text) < MIN_PASSPHRASE_LENGTH:
         raise CipherwardError(
-            f"the passphrase has {len(text)} characters; at least {SHORTEST} are needed",
-            "a few random words are long and easily kept in mind",
+            f"the passphrase has {len(text)} characters; at least {MIN_PASSPHRASE_LENGTH} are needed",
+            "a few random words are long and easy to remember",
         )
-    if typed and _asked("the same passphrase again: ") != text:
+    if is_typed and _prompt("the same passphrase again: ") != text:
         raise CipherwardError("the two passphrases differ", "type the same one twice")
     return text
 
 
-def _given() -> str | None:
+def _from_environment() -> str | None:
+    """Return the passphrase that the environment sets, or the first line of the file that it names."""
     if (text := os.environ.get("CIPHERWARD_PASSPHRASE")) is not None:
         return text
-    if named := os.environ.get("CIPHERWARD_PASSPHRASE_FILE"):
-        return (private_text(Path(named).expanduser(), "passphrase file", _NAMED).splitlines() or [""])[0]
+    if name := os.environ.get("CIPHERWARD_PASSPHRASE_FILE"):
+        return (private_text(Path(name).expanduser(), "passphrase file", _NAMED_BY).splitlines() or [""])[0]
     return None
 
 
-def _not_empty(given: str | None, what: str) -> str:
-    if given is None:
+def _require_text(text: str | None, what: str) -> str:
+    """Return a passphrase that is there and not empty; raise CipherwardError otherwise."""
+    if text is None:
         raise CipherwardError(
             f"{what} needs a passphrase and none was given",
             "set CIPHERWARD_PASSPHRASE_FILE or CIPHERWARD_PASSPHRASE, or run the command in a terminal",
         )
-    if not given:
+    if not text:
         raise CipherwardError(f"the passphrase given for {what} is empty", "set the variable, or unset it")
-    return given
+    return text
 
 
-def _asked(prompt: str) -> str:
+def _prompt(prompt: str) -> str:
+    """Return what the user types in the terminal, which does not show it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", getpass.GetPassWarning)  # or it would go on, and show what is typed
+        warnings.simplefilter(
+            "error", getpass.GetPassWarning
+        )  # or getpass would go on and show the passphrase
         try:
             return getpass.getpass(prompt)
         except (getpass.GetPassWarning, EOFError):
@@ -142,13 +161,17 @@ def _asked(prompt: str) -> str:
 
 
 def identity_file(home: Path) -> Path:
-    """The identity file in use: the one that CIPHERWARD_IDENTITY names, or identity.txt in `home`."""
-    named = os.environ.get("CIPHERWARD_IDENTITY")
-    return Path(named).expanduser() if named else home / "identity.txt"
+    """Return the identity file in use: the one that CIPHERWARD_IDENTITY names, or identity.txt in `home`."""
+    name = os.environ.get("CIPHERWARD_IDENTITY")
+    return Path(name).expanduser() if name else home / "identity.txt"
 
 
 def identities(what: str, home: Path) -> list[pyrage.x25519.Identity]:
-    """The identities that may open `what`. Raises CipherwardError naming the file that is missing or unusable."""
+    """Return the identities that may open `what`.
+
+    Raises:
+        CipherwardError: If the identity file is missing or unusable.
+    """
     file = identity_file(home)
     if not file.exists():
         raise CipherwardError(
@@ -156,33 +179,33 @@ def identities(what: str, home: Path) -> list[pyrage.x25519.Identity]:
             "name yours with CIPHERWARD_IDENTITY=FILE",
         )
     try:
-        lines = bare_lines(private_text(file, "identity file"))
-        found = [pyrage.x25519.Identity.from_str(line) for line in lines]
+        lines = content_lines(private_text(file, "identity file"))
+        result = [pyrage.x25519.Identity.from_str(line) for line in lines]
     except pyrage.IdentityError:
-        found = []
-    if not found:
+        result = []
+    if not result:
         raise CipherwardError(
             f"{file} is not an age identity file", "make one with: cipherward-party identity FILE"
         )
-    return found
+    return result
 
 
 def write_identity(path: Path) -> str:
-    """Creates an age identity file (X25519, mode 0600), as age-keygen does; returns its recipient, age1…"""
+    """Create an age identity file (X25519, mode 0600), as age-keygen does, and return its recipient (age1…)."""
     identity = pyrage.x25519.Identity.generate()
     public = str(identity.to_public())
-    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    create_private(path, f"# created: {made}\n# public key: {public}\n{identity}\n", "an identity file")
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    create_private(path, f"# created: {created}\n# public key: {public}\n{identity}\n", "an identity file")
     return public
 
 
 def recipient(text: str) -> pyrage.x25519.Recipient:
-    """The recipient that a text age1… names. A secret identity given by mistake is never shown."""
+    """Return the recipient that a text (age1…) names. An error never shows a secret identity given by mistake."""
     text = text.strip()
-    if text.upper().startswith(_IDENTITY):
+    if text.upper().startswith(_IDENTITY_PREFIX):
         raise CipherwardError(
             "that is a secret identity, not a recipient",
-            "give its public line, age1…; the secret one may stand in your shell's history now: make another",
+            "give its public line, age1…; your shell's history may hold the secret one now: make another",
         )
     try:
         return pyrage.x25519.Recipient.from_str(text)

@@ -1,4 +1,4 @@
-"""What several tests share: keys, small sealed sets, a hospital's folder, a Flower run without Flower's servers."""
+"""Fixtures that several tests share: keys, sealed sets, commands run in this process, and a small finished study."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import pytest
 
 import coordinator.cli.app
 import parties.cli.app
+from crypto.arrays import Images, Int64Array
 from crypto.key import SecretKey
 from crypto.scheme import describe
+from crypto.sets.dataset import SealedDataset
 from crypto.sets.writer import seal_images
+from tests.support.audits import MakeSealed
+from tests.support.command_runs import Here, Party
 from tests.support.study import Study, run_small_study
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items):
-    """Tests of one file, and all that share the small study, run in one process: what they share is made once."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests of one file, and all that share the small study, in one process: shared work is done once."""
     for item in items:
         group = "study" if "study" in getattr(item, "fixturenames", ()) else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
@@ -27,45 +31,66 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def key() -> SecretKey:
+    """Return a fixed key."""
     return SecretKey(bytes(range(32)))
 
 
 @pytest.fixture
-def party(monkeypatch, capsys):
-    """party(*words) runs cipherward-party in this process: (status, standard output, standard error)."""
+def party(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Party:
+    """Return a function that runs cipherward-party in this process.
 
-    def run(*words):
+    party(*words) returns the exit status, standard output, and standard error on one line.
+    """
+
+    def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["cipherward-party", *map(str, words)])
         with pytest.raises(SystemExit) as end:
             parties.cli.app.main()
-        said = capsys.readouterr()
-        return end.value.code, said.out.strip(), " ".join(said.err.split())
+        printed = capsys.readouterr()
+        return _status(end.value), printed.out.strip(), " ".join(printed.err.split())
 
     return run
 
 
 @pytest.fixture
-def here(monkeypatch, capsys):
-    """here(program, *words): what `study.command` does, in this process, where nothing is imported again."""
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """Return a function that runs a program in this process, where nothing is imported again.
+
+    here(program, *words) returns what `tests.support.study.command` returns.
+    """
     mains = {"cipherward-party": parties.cli.app.main, "cipherward-coordinator": coordinator.cli.app.main}
 
-    def run(program, *words):
+    def run(program: str, *words: object) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", [program, *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             mains[program]()
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(sys.argv, end.value.code or 0, said.out, said.err)
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, _status(end.value), printed.out, printed.err)
 
     return run
 
 
-@pytest.fixture
-def make_sealed(tmp_path, key):
-    """make_sealed(name, images, labels, …) seals arrays into tmp_path/name."""
+def _status(end: SystemExit) -> int:
+    """Return the exit status of a command that ended."""
+    return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
 
-    def make(name, images, labels, scheme="block_pixel_shuffle", block=8, key=key, shard_bytes=1 << 14):
-        spec = describe(scheme, images.shape[1:], block)
+
+@pytest.fixture
+def make_sealed(tmp_path: Path, key: SecretKey) -> MakeSealed:
+    """Return a function that seals arrays into a folder below tmp_path."""
+
+    def make(
+        name: str,
+        images: Images,
+        labels: Int64Array,
+        scheme: str = "block_pixel_shuffle",
+        block: int = 8,
+        key: SecretKey = key,
+        shard_bytes: int = 1 << 14,
+    ) -> SealedDataset:
+        height, width, channels = images.shape[1:]
+        spec = describe(scheme, (height, width, channels), block)
         classes = [f"class-{i}" for i in range(int(labels.max()) + 1)]
         dataset, _ = seal_images(
             tmp_path / name,
@@ -84,7 +109,7 @@ def make_sealed(tmp_path, key):
 
 @pytest.fixture
 def real_mri() -> Path:
-    """Real brain MRI: a folder with train/val/test below it; skips where there is none."""
+    """Return a folder of real brain MRI with train/val/test below it; skip the test without one."""
     folder = Path(os.environ.get("CIPHERWARD_DATA", "")) / "brain_mri"
     if not os.environ.get("CIPHERWARD_DATA") or not folder.is_dir():
         pytest.skip("no real images: set CIPHERWARD_DATA to a folder that holds brain_mri/")
@@ -92,6 +117,6 @@ def real_mri() -> Path:
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory) -> Study:
-    """A small study that was run to its report (two hospitals, phantom images, one round)."""
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Return a small study that ran to its report (two hospitals, phantom images, one round)."""
     return run_small_study(tmp_path_factory.mktemp("study"))

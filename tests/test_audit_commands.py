@@ -1,27 +1,29 @@
-"""An audit by the real commands, for every scheme, with and without public images: attack, score, report."""
+"""An audit by the real commands (attack, score, report) for every scheme, with and without public images."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from crypto.scheme import SCHEMES
 from parties.sources.phantom import Phantom
+from tests.support.command_runs import Here
 
 PARTY, COORDINATOR = "cipherward-party", "cipherward-coordinator"
-#: The controls are no schemes that a hospital seals under; each audit attacks all of them anyway.
+#: A hospital does not seal under the controls. Each audit attacks all of them anyway.
 SEALING = sorted(SCHEMES.keys() - {"plain", "noise", "permuted"})
 BLOCK = {"le": 4, "ele": 4, "pe": 4}
 ROWS = 32
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    """A folder with phantom images of a hospital, and one beside it with public images of the same source."""
-    folder = tmp_path_factory.mktemp("images")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a hospital's phantom images (own/) and public images of the same source (public/)."""
+    folder: Path = tmp_path_factory.mktemp("images")
     for name, seed in (("own", 0), ("public", 9)):
         source = Phantom(32, 3, 120, seed, "train")
         for row in range(len(source)):
@@ -31,8 +33,8 @@ def images(tmp_path_factory) -> Path:
     return folder
 
 
-def _audit(here, images: Path, scheme: str, public: bool, folder: Path) -> dict:
-    """Seal, attack, score and report in this process; returns report.json."""
+def run_audit(here: Here, images: Path, scheme: str, public: bool, folder: Path) -> dict[str, Any]:
+    """Seal, attack, score and report in this process, and return report.json."""
     hospital, guesses = folder / "hospital", folder / "guesses"
 
     def run(program: str, *words: object) -> None:
@@ -42,7 +44,7 @@ def _audit(here, images: Path, scheme: str, public: bool, folder: Path) -> dict:
     sealing = ["--scheme", scheme, "--image-size", 32, "--block", BLOCK.get(scheme, 8)]
     run(PARTY, "keygen", hospital)
     run(PARTY, "seal", hospital, "--images", images / "own", *sealing, "--audit", 1)
-    given = ["--public", images / "public"] if public else []
+    options = ["--public", images / "public"] if public else []
     run(
         COORDINATOR,
         "attack",
@@ -53,30 +55,35 @@ def _audit(here, images: Path, scheme: str, public: bool, folder: Path) -> dict:
         ROWS,
         "--pools",
         "1,10",
-        *given,
+        *options,
     )
     run(PARTY, "score", hospital, guesses, "--rows", ROWS)
     words = ["--guesses", guesses, "--sealed", hospital / "sealed" / "train", "--out", folder / "report"]
     here(COORDINATOR, "report", hospital / "scores.json", *words)  # exits 1 where a control failed
-    return json.loads((folder / "report" / "report.json").read_text())
+    report: dict[str, Any] = json.loads((folder / "report" / "report.json").read_text())
+    return report
 
 
-def _check(report: dict, public: bool) -> None:
+def check_report(report: dict[str, Any], public: bool) -> None:
     attacks = {finding["attack"] for finding in report["findings"]}
     assert {"as_is", "leading_bit", "pooled_key_recovery"} <= attacks
     assert ("moment_matching" in attacks) == public
     assert not [finding["error"] for finding in report["findings"] if finding["error"]]
-    # Each control was attacked and scored: none is missing because a file of its guesses was refused.
+    # Each control was attacked and scored. None is missing because a file of its guesses was refused.
     assert not [name for name, control in report["controls"].items() if control["said"] == "not run"]
     assert ("orthogonal" in report["controls"]) == public
 
 
-def test_moment_matching_on_a_scheme_that_seals_to_bytes_is_scored(here, images, tmp_path):
-    _check(_audit(here, images, "value_shuffle", True, tmp_path), True)
+def test_moment_matching_on_a_scheme_that_seals_to_bytes_is_scored(
+    here: Here, images: Path, tmp_path: Path
+) -> None:
+    check_report(run_audit(here, images, "value_shuffle", True, tmp_path), True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("public", [False, True], ids=["ciphertexts", "public"])
 @pytest.mark.parametrize("scheme", SEALING)
-def test_every_scheme_and_every_control_goes_through_the_commands(here, images, tmp_path, scheme, public):
-    _check(_audit(here, images, scheme, public, tmp_path), public)
+def test_every_scheme_and_every_control_goes_through_the_commands(
+    here: Here, images: Path, tmp_path: Path, scheme: str, public: bool
+) -> None:
+    check_report(run_audit(here, images, scheme, public, tmp_path), public)

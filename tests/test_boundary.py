@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +19,11 @@ from flwr.app import ConfigRecord, Message
 
 import parties.training.client_app
 from coordinator.exchange.plan import read_plan
-from coordinator.federation.rounds import Federation, run_rounds
+from coordinator.federation.participants import Federation
+from coordinator.federation.rounds import run_rounds
 from coordinator.report.page import render
 from coordinator.report.pictures import Pictures
+from coordinator.report.records import read_report
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.keyfile import read_key
@@ -26,6 +33,9 @@ from parties.sealing.seal import plain_rows
 from tests.support import leaks
 from tests.support.local_grid import LocalGrid
 from tests.support.paths import ROOT
+from tests.support.study import Study
+
+PACKAGES = ("crypto", "coordinator", "parties")
 
 
 def loaded(module: str) -> set[str]:
@@ -39,7 +49,7 @@ def reaches(module: str) -> set[str]:
     return {m for m in loaded(module) if m.split(".")[0] == "parties" or m == "crypto.keyfile"}
 
 
-def test_the_server_app_loads_nothing_of_a_hospital():
+def test_the_server_app_loads_nothing_of_a_hospital() -> None:
     assert reaches("coordinator.federation.server_app") == set()
     assert (
         reaches("coordinator.cli.app, coordinator.study.simulate, coordinator.adversary.run.suite") == set()
@@ -48,37 +58,72 @@ def test_the_server_app_loads_nothing_of_a_hospital():
     assert "crypto.keyfile" in reaches("parties.sealing.place")
 
 
-def test_package_inits_are_empty():
-    for package in ("crypto", "crypto/schemes", "parties", "parties/sources", "coordinator"):
-        assert (ROOT / package / "__init__.py").read_text() == "", package
+def test_package_inits_are_empty() -> None:
+    inits = [path for package in PACKAGES for path in (ROOT / package).rglob("__init__.py")]
+    assert len(inits) > 20
+    assert [str(path) for path in inits if path.read_text()] == []
 
 
-def test_the_import_contracts_hold_and_can_fail(tmp_path):
-    tool = Path(sys.executable).parent / "lint-imports"
-    assert subprocess.run([str(tool)], cwd=ROOT, capture_output=True).returncode == 0
-    # The same contracts over a copy in which the cloud imports a key file must fail.
-    for package in ("crypto", "coordinator", "parties"):
+#: A forbidden import for each contract of pyproject.toml: the module that gets it, and what it imports.
+BREAKS = {
+    "the cloud never reaches into a hospital": ("coordinator/federation/rounds.py", "crypto.keyfile"),
+    "crypto stands on its own": ("crypto/key.py", "coordinator.exchange.plan"),
+    "a hospital uses only exchange, model and report of the cloud": (
+        "parties/training/views.py",
+        "coordinator.study.flower_run",
+    ),
+    "in the cloud, imports go one way": ("coordinator/exchange/plan.py", "coordinator.model.vit"),
+    "a report is made without networks": ("coordinator/report/charts.py", "coordinator.model.vit"),
+    "puzzle and values know no Knowledge": (
+        "coordinator/adversary/values/ycbcr_planes.py",
+        "coordinator.adversary.contract",
+    ),
+    "key recovery does not know how it is run": (
+        "coordinator/adversary/recover/le.py",
+        "coordinator.adversary.run.cell",
+    ),
+    "decoding one ciphertext recovers no key": (
+        "coordinator/adversary/decode/as_is.py",
+        "coordinator.adversary.recover.le",
+    ),
+}
+
+
+def lint_imports(folder: Path) -> str:
+    """Run import-linter on the packages of a folder; return what it printed."""
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(folder), "NO_COLOR": "1", "COLUMNS": "200"},
+    )
+    return done.stdout
+
+
+def test_every_import_contract_holds_and_can_fail(tmp_path: Path) -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert {contract["name"] for contract in contracts} == BREAKS.keys()
+    honest = lint_imports(ROOT)
+    assert "0 broken" in honest, honest
+    # A copy in which every contract is broken once.
+    for package in PACKAGES:
         for source in (ROOT / package).rglob("*.py"):
             copy = tmp_path / source.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_text(source.read_text())
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
-    with open(tmp_path / "coordinator" / "federation" / "rounds.py", "a") as file:
-        file.write("\nfrom crypto.keyfile import read_key\n")
-    done = subprocess.run(
-        [str(tool), "--no-cache"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )
-    assert done.returncode == 1 and "coordinator.federation.rounds -> crypto.keyfile" in done.stdout, (
-        done.stdout
-    )
+    for module, forbidden in BREAKS.values():
+        with open(tmp_path / module, "a") as file:
+            file.write(f"\nimport {forbidden}\n")
+    broken = lint_imports(tmp_path)
+    for contract in BREAKS:
+        assert f"{contract} BROKEN" in broken, broken
 
 
 @pytest.fixture(scope="module")
-def secrets(study) -> dict[str, bytes]:
+def secrets(study: Study) -> dict[str, bytes]:
     """Every form of every key of a study's hospitals, the audit's throwaway keys included."""
     forms: dict[str, bytes] = {}
     for index in range(2):
@@ -94,7 +139,7 @@ def secrets(study) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def left(study) -> dict[str, bytes]:
+def left(study: Study) -> dict[str, bytes]:
     """All that a run wrote outside the hospitals' folders, and the sealed sets in them.
 
     The guesses are the adversary's own: where a scheme is broken they do hold the key that it recovered.
@@ -106,6 +151,7 @@ def left(study) -> dict[str, bytes]:
         [str(Path(sys.executable).parent / "flwr"), "build", "--app", str(ROOT)],
         cwd=study.folder.parent,
         capture_output=True,
+        check=False,
         env={**os.environ, "FLWR_HOME": str(study.folder.parent / "home"), "FLWR_TELEMETRY_ENABLED": "0"},
     )
     assert bundle.returncode == 0, bundle.stderr
@@ -115,12 +161,12 @@ def left(study) -> dict[str, bytes]:
     return found
 
 
-def test_no_key_material_leaves_a_hospital(secrets, left):
+def test_no_key_material_leaves_a_hospital(secrets: dict[str, bytes], left: dict[str, bytes]) -> None:
     assert len(secrets) > 100 and len(left) > 20
     assert leaks.find(secrets, left) == []
 
 
-def test_planted_leaks_are_found(secrets, left):
+def test_planted_leaks_are_found(secrets: dict[str, bytes], left: dict[str, bytes]) -> None:
     # Each form, planted in a log, a report, a tensor file and a bundle's member, must be caught.
     for form, secret in secrets.items():
         for name in ("logs/flower.log", "report.html", "cloud/model.safetensors"):
@@ -128,10 +174,7 @@ def test_planted_leaks_are_found(secrets, left):
             assert leaks.find({form: secret}, planted) == [f"{form} in {name}"]
 
 
-def test_the_bundle_is_an_allow_list(left):
-    import io
-    import zipfile
-
+def test_the_bundle_is_an_allow_list(left: dict[str, bytes]) -> None:
     archive = zipfile.ZipFile(io.BytesIO(left["the bundle"]))
     names = [n for n in archive.namelist() if not n.startswith(".info/")]
     assert "coordinator/federation/server_app.py" in names and "parties/training/client_app.py" in names
@@ -139,15 +182,36 @@ def test_the_bundle_is_an_allow_list(left):
     extra = [n for n in names if not n.startswith(allowed)]
     assert set(extra) <= {"pyproject.toml", "LICENSE", "README.md"}, extra
     assert all(n.endswith((".py", ".yaml")) for n in names if n not in extra)
+    forbidden = ("coordinator/adversary/", "coordinator/cli/", "coordinator/study/", "parties/scoring/")
+    assert [n for n in names if n.startswith(forbidden)] == []
 
 
-def private_pixels(study) -> dict[str, bytes]:
+def test_the_bundle_is_all_that_a_training_needs(left: dict[str, bytes], tmp_path: Path) -> None:
+    """Import every module of the unpacked bundle, and nothing of ours from anywhere else."""
+    zipfile.ZipFile(io.BytesIO(left["the bundle"])).extractall(tmp_path)
+    files = [p for package in PACKAGES for p in (tmp_path / package).rglob("*.py") if p.stem != "__init__"]
+    modules = sorted(".".join(p.relative_to(tmp_path).with_suffix("").parts) for p in files)
+    assert {"coordinator.federation.server_app", "parties.training.client_app"} <= set(modules)
+    code = (
+        "import sys, importlib\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
+        f"ours = [m for n, m in sys.modules.items() if n.split('.')[0] in {PACKAGES!r}]\n"
+        f"print([m.__file__ for m in ours if not m.__file__.startswith({str(tmp_path)!r})])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def private_pixels(study: Study) -> dict[str, bytes]:
     """Rows of plain images of hospital-1, whose pictures no report shows."""
     place = Place.open(study.party(1))
     return leaks.plain_forms(plain_rows(place, "train", np.arange(len(place.sealed("train")))))
 
 
-def test_no_plain_pixels_leave_a_hospital(study, left):
+def test_no_plain_pixels_leave_a_hospital(study: Study, left: dict[str, bytes]) -> None:
     forms = private_pixels(study)
     assert len(forms) > 200
     assert leaks.find(forms, left) == []
@@ -156,7 +220,7 @@ def test_no_plain_pixels_leave_a_hospital(study, left):
     # The page that shows this hospital's plain images is caught by its pictures.
     place = Place.open(study.party(1))
     shown = Pictures({"plain": plain_rows(place, "train", np.arange(4))})
-    page = render(json.loads((study.folder / "report.json").read_text()), shown)
+    page = render(read_report(study.folder / "report.json"), shown)
     assert any(
         "image 0, bytes in a page!picture" in f for f in leaks.find(forms, {"a page": page.encode()})
     )
@@ -165,7 +229,8 @@ def test_no_plain_pixels_leave_a_hospital(study, left):
 def content_of(message: Message) -> bytes:
     """Everything that a message carries, as bytes."""
     if message.has_error():
-        return message.error.reason.encode()
+        reason: str = message.error.reason
+        return reason.encode()
     parts = [repr(message.metadata).encode()]
     for name, record in message.content.items():
         parts.append(name.encode())
@@ -175,21 +240,29 @@ def content_of(message: Message) -> bytes:
     return b"|".join(parts)
 
 
-def exchange(study, folder, tamper=lambda node, reply: reply) -> dict[str, bytes]:
+Tamper = Callable[[int, Message], Message]
+
+
+def honest(node: int, reply: Message) -> Message:
+    """Return the reply as it is."""
+    return reply
+
+
+def exchange(study: Study, folder: Path, tamper: Tamper = honest) -> dict[str, bytes]:
     """All messages of a round with both hospitals, in both directions."""
     plan = read_plan(study.folder / "plan.yaml")
-    nodes = [{"party-dir": str(study.party(i))} for i in range(2)]
+    nodes: list[Mapping[str, str]] = [{"party-dir": str(study.party(i))} for i in range(2)]
     grid = LocalGrid(parties.training.client_app.app, nodes, tamper=tamper)
     federation = Federation(grid, plan)
     weights = np.zeros(np.load(str(_weights(study, folder))).shape, np.float32)
     folder.mkdir(exist_ok=True)
-    run_rounds(grid, plan, federation, weights, folder)
+    run_rounds(federation, weights, folder)
     messages = [*grid.sent, *grid.received]
     assert len(messages) == 12  # hello, train, evaluate with two parties, and the answers
     return {f"message {i}": content_of(m) for i, m in enumerate(messages)}
 
 
-def _weights(study, folder) -> Path:
+def _weights(study: Study, folder: Path) -> Path:
     from coordinator.model.vit import build_model, pack
 
     plan = read_plan(study.folder / "plan.yaml")
@@ -198,12 +271,16 @@ def _weights(study, folder) -> Path:
     return path
 
 
-def test_messages_carry_neither_keys_nor_pixels(study, secrets, tmp_path):
+def test_messages_carry_neither_keys_nor_pixels(
+    study: Study, secrets: dict[str, bytes], tmp_path: Path
+) -> None:
     messages = exchange(study, tmp_path / "cloud")
     assert leaks.find(secrets | private_pixels(study), messages) == []
 
 
-def test_a_leak_planted_in_a_message_is_found(study, secrets, tmp_path):
+def test_a_leak_planted_in_a_message_is_found(
+    study: Study, secrets: dict[str, bytes], tmp_path: Path
+) -> None:
     key = Place.open(study.party(0)).key()
 
     def leaky(node: int, reply: Message) -> Message:
@@ -215,26 +292,82 @@ def test_a_leak_planted_in_a_message_is_found(study, secrets, tmp_path):
     assert any("key, hex in message" in line for line in found)
 
 
-def test_training_opens_no_key(study, tmp_path, monkeypatch):
-    def refuse(*_):
-        raise AssertionError("a key file was opened while training")
+class OpenedFiles:
+    """The files that this process opens, by any way that Python has: `open`, `os.open`, pathlib, a library."""
 
-    monkeypatch.setattr("crypto.keyfile.read_key", refuse)
-    monkeypatch.setattr("parties.sealing.place.read_key", refuse)
-    exchange(study, tmp_path / "cloud")
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.active = False
+        sys.addaudithook(self._record)  # an audit hook cannot be removed, so it is switched off
+
+    def _record(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.active and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            self.paths.append(os.path.realpath(os.fsdecode(arguments[0])))
 
 
-def test_errors_carry_no_secrets(study, secrets, tmp_path):
+@pytest.fixture(scope="module")
+def opened_files() -> OpenedFiles:
+    return OpenedFiles()
+
+
+@contextlib.contextmanager
+def recording(opened: OpenedFiles) -> Iterator[list[str]]:
+    """Record the files opened within the block."""
+    opened.paths, opened.active = [], True
+    try:
+        yield opened.paths
+    finally:
+        opened.active = False
+
+
+def key_files(study: Study) -> set[str]:
+    """Every file of a study's hospitals that holds a key, and every file that could open one."""
+    names = ("*.key", "identity*.txt")
+    files = {str(path.resolve()) for name in names for path in study.folder.rglob(name)}
+    assert len(files) > 3
+    return files
+
+
+def test_training_opens_no_key(study: Study, tmp_path: Path, opened_files: OpenedFiles) -> None:
+    with recording(opened_files) as paths:
+        exchange(study, tmp_path / "cloud")
+    assert len(paths) > 5
+    assert key_files(study) & set(paths) == set()
+
+
+@pytest.mark.parametrize("way", ["open", "os.open", "pathlib", "read_key"])
+def test_a_key_opened_in_training_is_noticed(
+    study: Study, tmp_path: Path, opened_files: OpenedFiles, way: str
+) -> None:
+    path = Place.open(study.party(0)).key_path
+    ways: dict[str, Callable[[], object]] = {
+        "open": lambda: open(path).close(),
+        "os.open": lambda: os.close(os.open(path, os.O_RDONLY)),
+        "pathlib": path.read_bytes,
+        "read_key": lambda: read_key(path),
+    }
+
+    def leaky(node: int, reply: Message) -> Message:
+        ways[way]()
+        return reply
+
+    with recording(opened_files) as paths:
+        exchange(study, tmp_path / "cloud", leaky)
+    assert key_files(study) & set(paths) == {str(path.resolve())}
+
+
+def test_errors_carry_no_secrets(study: Study, secrets: dict[str, bytes], tmp_path: Path) -> None:
     # Every message of a wrong key, a damaged key file and an altered set, searched for the key itself.
     place = Place.open(study.party(0))
     texts = {}
     damaged = tmp_path / "damaged.key"
     damaged.write_text(place.key_path.read_text().replace(place.key().id, "0" * 16))
     damaged.chmod(0o600)
-    for name, attempt in {
+    attempts: dict[str, Callable[[], object]] = {
         "damaged key": lambda: read_key(damaged),
         "foreign key": lambda: place.sealed("train").verify(SecretKey.generate()),
-    }.items():
+    }
+    for name, attempt in attempts.items():
         with pytest.raises(CipherwardError) as error:
             attempt()
         texts[name] = f"{error.value.message} {error.value.hint} {error.value!r}".encode()

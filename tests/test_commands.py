@@ -1,4 +1,4 @@
-"""The commands as users type them, and what they say when something is wrong: one line, a hint, status 1."""
+"""The commands as users type them, and their errors: one line, a hint, exit status 1."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ import json
 import shutil
 import stat
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from crypto.files import only_one
+from crypto.arrays import UInt8Array
+from crypto.files import folder_lock
 from parties.sealing.place import Place
 from parties.sources import folder as folder_source
 from parties.sources.phantom import Phantom
-from parties.sources.picture import Undecodable, unreadable
+from parties.sources.picture import UndecodableImageError, read_error, read_picture
+from tests.support.command_runs import Here
 from tests.support.study import command
 
 PARTY, COORDINATOR = "cipherward-party", "cipherward-coordinator"
 
 
-def refused(done, said: str, hint: str = "") -> None:
-    """One clear line, a hint, exit status 1, no traceback, nothing on standard output."""
+def check_refused(done: CompletedProcess[str], message: str, hint: str = "") -> None:
+    """Check for one clear line, a hint, exit status 1, no traceback, and nothing on standard output."""
     assert done.returncode == 1, done.stdout + done.stderr
     errors = [line for line in done.stderr.splitlines() if ": error: " in line]
-    assert len(errors) == 1 and said in errors[0], done.stderr
+    assert len(errors) == 1 and message in errors[0], done.stderr
     assert hint in done.stderr.replace("\n", " "), done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    """A class folder of phantom pictures: four classes, 24 images each, no split."""
-    folder = tmp_path_factory.mktemp("images")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a class folder of phantom pictures: four classes, 24 images each, no split."""
+    folder: Path = tmp_path_factory.mktemp("images")
     source = Phantom(48, 1, 96, 0, "train")
     for row in range(len(source)):
         path = folder / source.classes[source.labels[row]] / f"patient-{row:03d}.png"
@@ -44,19 +47,19 @@ def images(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hospital(images, tmp_path_factory) -> Path:
-    """A hospital that sealed a folder of its own, for an audit of two draws."""
-    folder = tmp_path_factory.mktemp("own") / "hospital"
-    made = command(PARTY, "keygen", folder)
-    assert made.returncode == 0 and len(made.stdout.strip()) == 16, made.stderr
+def hospital(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a hospital that sealed the folder of images for an audit of two draws."""
+    folder: Path = tmp_path_factory.mktemp("own") / "hospital"
+    done = command(PARTY, "keygen", folder)
+    assert done.returncode == 0 and len(done.stdout.strip()) == 16, done.stderr
     words = ["--images", images, "--image-size", 48, "--block", 8, "--audit", 2]
     done = command(PARTY, "seal", folder, *words)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def test_your_own_folder_in_five_commands(hospital, images, tmp_path, here):
-    # keygen and seal ran in the fixture; the other three of the README's five:
+def test_your_own_folder_in_five_commands(hospital: Path, images: Path, tmp_path: Path, here: Here) -> None:
+    # The fixture ran keygen and seal. These are the other three commands of the README.
     assert stat.S_IMODE((hospital / "secret.key").stat().st_mode) == 0o600
     guesses, scores = tmp_path / "guesses", tmp_path / "scores.json"
     words = ["--out", guesses, "--rows", 40, "--pools", "1,5,20"]
@@ -72,11 +75,11 @@ def test_your_own_folder_in_five_commands(hospital, images, tmp_path, here):
     assert done.returncode == (0 if report["valid"] else 1)
     done = command(PARTY, "report", hospital, scores, "--guesses", guesses)
     assert done.returncode == 0 and (hospital / "private" / "report.html").exists(), done.stderr
-    # The scorer does not answer about other guesses of the same images.
+    # The scorer refuses other guesses about the same images.
     words = ["--out", tmp_path / "more", "--rows", 40, "--pools", "1", "--seed", 9]
     assert here(COORDINATOR, "attack", hospital / "sealed", *words).returncode == 0
     done = here(PARTY, "score", hospital, tmp_path / "more", "--rows", 40)
-    refused(done, "were scored before", "an oracle")
+    check_refused(done, "were scored before", "an oracle")
     # The same guesses give the same answer.
     again = tmp_path / "again.json"
     assert here(PARTY, "score", hospital, guesses, "--rows", 40, "--out", again).returncode == 0
@@ -85,27 +88,27 @@ def test_your_own_folder_in_five_commands(hospital, images, tmp_path, here):
     victim = next(guesses.rglob("as_is-*.safetensors"))
     victim.write_bytes(victim.read_bytes()[:-1] + b"\x00")
     done = here(PARTY, "score", hospital, guesses, "--rows", 40)
-    refused(done, "missing or altered", "frozen")
+    check_refused(done, "missing or altered", "frozen")
 
 
-def test_seal_again_is_quick_and_changes_nothing(hospital):
+def test_seal_again_is_quick_and_changes_nothing(hospital: Path) -> None:
     before = {p: p.read_bytes() for p in sorted((hospital / "sealed").rglob("*")) if p.is_file()}
     done = command(PARTY, "seal", hospital, "--audit", 2)
     assert done.returncode == 0 and "0 sets to seal" in done.stderr
     assert {p: p.read_bytes() for p in sorted((hospital / "sealed").rglob("*")) if p.is_file()} == before
 
 
-def test_unseal_gives_the_images_back(hospital, images, tmp_path, here):
+def test_unseal_gives_the_images_back(hospital: Path, images: Path, tmp_path: Path, here: Here) -> None:
     words = ["--key", hospital / "secret.key", "--out", tmp_path / "plain"]
     done = here(PARTY, "unseal", hospital / "sealed" / "test", *words)
     assert done.returncode == 0, done.stderr
     opened = sorted(np.asarray(Image.open(p)).tobytes() for p in (tmp_path / "plain").rglob("*.png"))
     originals = {np.asarray(Image.open(p)).tobytes() for p in images.rglob("*.png")}
     assert len(opened) == 20 and set(opened) <= originals
-    refused(here(PARTY, "unseal", hospital / "sealed" / "test", *words), "not an empty folder")
+    check_refused(here(PARTY, "unseal", hospital / "sealed" / "test", *words), "is not an empty folder")
 
 
-def test_inspect_needs_no_key_and_names_no_patient(hospital, here):
+def test_inspect_needs_no_key_and_names_no_patient(hospital: Path, here: Here) -> None:
     done = here(PARTY, "inspect", hospital / "sealed" / "train", "--json")
     facts = json.loads(done.stdout)
     assert facts["images"] == 68 and facts["scheme"]["name"] == "block_pixel_shuffle"
@@ -113,7 +116,9 @@ def test_inspect_needs_no_key_and_names_no_patient(hospital, here):
     assert here(PARTY, "inspect", hospital / "sealed" / "train").stdout.count("\n") == len(facts)
 
 
-def test_verify_tells_wrong_keys_before_any_work_and_altered_shards_by_name(hospital, tmp_path, here):
+def test_verify_reports_wrong_keys_first_and_names_altered_shards(
+    hospital: Path, tmp_path: Path, here: Here
+) -> None:
     key = ["--key", hospital / "secret.key"]
     assert "intact" in here(PARTY, "verify", hospital / "sealed" / "train", *key).stdout
     other = tmp_path / "other"
@@ -124,63 +129,69 @@ def test_verify_tells_wrong_keys_before_any_work_and_altered_shards_by_name(hosp
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    # The wrong key is told although the shard is altered too: the id is compared first.
-    refused(here(PARTY, "verify", copy, "--key", other / "secret.key"), f"key {foreign} did not seal")
-    refused(here(PARTY, "verify", copy, *key), "images-00000.safetensors is altered")
-    refused(
+    # The error names the wrong key although the shard is altered too: the id is compared first.
+    check_refused(here(PARTY, "verify", copy, "--key", other / "secret.key"), f"key {foreign} did not seal")
+    check_refused(here(PARTY, "verify", copy, *key), "images-00000.safetensors is altered")
+    check_refused(
         here(COORDINATOR, "attack", copy, "--out", tmp_path / "g"), "images-00000.safetensors is altered"
     )
     assert not (tmp_path / "g" / "guesses.json").exists()
     shard.write_bytes(data[:-7])
-    refused(here(COORDINATOR, "attack", copy, "--out", tmp_path / "g2"), "truncated or altered")
+    check_refused(here(COORDINATOR, "attack", copy, "--out", tmp_path / "g2"), "truncated or altered")
     words = [*key, "--out", tmp_path / "plain"]
-    refused(here(PARTY, "unseal", copy, *words), "truncated or altered")
+    check_refused(here(PARTY, "unseal", copy, *words), "truncated or altered")
     assert not (tmp_path / "plain").exists()
 
 
-def test_keys_are_never_overwritten_and_are_shared_by_copy(tmp_path, here):
-    refused(here(PARTY, "keygen", tmp_path / "a", "--recipient", "foo"), "not an age recipient")
+def test_keys_are_never_overwritten_and_are_shared_by_copy(tmp_path: Path, here: Here) -> None:
+    check_refused(here(PARTY, "keygen", tmp_path / "a", "--recipient", "foo"), "not an age recipient")
     assert not (tmp_path / "a").exists()
     first = here(PARTY, "keygen", tmp_path / "a").stdout
     before = (tmp_path / "a" / "secret.key").read_bytes()
-    refused(here(PARTY, "keygen", tmp_path / "a"), "never overwritten")
+    check_refused(here(PARTY, "keygen", tmp_path / "a"), "never overwritten")
     assert (tmp_path / "a" / "secret.key").read_bytes() == before
     (tmp_path / "b").mkdir()
     words = ["share-key", tmp_path / "a" / "secret.key", tmp_path / "b" / "secret.key"]
-    refused(here(PARTY, *words), "recipient")
+    check_refused(here(PARTY, *words), "recipient")
     done = here(PARTY, *words, "--unprotected")
     assert done.stdout == first and stat.S_IMODE((tmp_path / "b" / "secret.key").stat().st_mode) == 0o600
 
 
-def test_what_seal_says_to_bad_input(images, tmp_path, here):
+def test_seal_refuses_bad_input(images: Path, tmp_path: Path, here: Here) -> None:
     fresh = tmp_path / "h"
-    refused(here(PARTY, "seal", fresh), "no party.yaml in", "--images")
-    refused(here(PARTY, "seal", fresh, "--images", images), "no key in", "cipherward-party keygen")
+    check_refused(here(PARTY, "seal", fresh), "no party.yaml in", "--images")
+    check_refused(here(PARTY, "seal", fresh, "--images", images), "no key in", "cipherward-party keygen")
     here(PARTY, "keygen", fresh)
     words = ["--images", images]
-    refused(here(PARTY, "seal", fresh, *words, "--scheme", "caesar"), "unknown scheme 'caesar'", "noise")
-    refused(here(PARTY, "seal", fresh, *words, "--image-size", 50, "--block", 8), "do not divide")
-    refused(here(PARTY, "seal", fresh, "--images", tmp_path / "absent"), "no image folder")
+    check_refused(
+        here(PARTY, "seal", fresh, *words, "--scheme", "caesar"), "unknown scheme 'caesar'", "noise"
+    )
+    check_refused(here(PARTY, "seal", fresh, *words, "--image-size", 50, "--block", 8), "do not divide")
+    check_refused(here(PARTY, "seal", fresh, "--images", tmp_path / "absent"), "no image folder")
     (tmp_path / "flat").mkdir()
-    refused(
+    check_refused(
         here(PARTY, "seal", fresh, "--images", tmp_path / "flat"),
         "at least two are needed",
-        "one folder a class",
+        "one folder for each class",
     )
     assert not (fresh / "sealed").exists()
-    # What is wrong with a setting, and what it was: a value that may be of several kinds is no "valid boolean".
-    refused(here(PARTY, "seal", fresh, *words, "--block", 0), "block: Input should be", "it is 0")
+    # The error names the setting, the kinds of value it takes, and the value it got.
+    check_refused(here(PARTY, "seal", fresh, *words, "--block", 0), "block: Input should be", "it is 0")
     done = here(PARTY, "seal", fresh, *words, "--option", "mask=1.5")
-    refused(done, "scheme_options.mask: Input should be true or false, a whole number", "it is 1.5")
-    refused(here(PARTY, "seal", fresh, *words, "--option", "mask=tied"), "unknown option", "known: none")
+    check_refused(done, "scheme_options.mask: Input should be true or false, a whole number", "it is 1.5")
+    check_refused(
+        here(PARTY, "seal", fresh, *words, "--option", "mask=tied"), "unknown option", "known: none"
+    )
     assert not (fresh / "party.yaml").exists()
-    refused(here(PARTY, "keygen", tmp_path / ("n" * 300)), "is too long a name", "shorter")
+    check_refused(here(PARTY, "keygen", tmp_path / ("n" * 300)), "is too long a name", "shorter")
     (fresh / "secret.key").chmod(0o644)
     done = here(PARTY, "seal", fresh, *words, "--image-size", 48, "--block", 8)
-    refused(done, "can be read by others (mode 0644)", "chmod 600")
+    check_refused(done, "can be read by others (mode 0644)", "chmod 600")
 
 
-def test_an_undecodable_image_is_named_and_the_rest_goes_on(images, tmp_path, here):
+def test_an_undecodable_image_is_named_and_the_others_are_sealed(
+    images: Path, tmp_path: Path, here: Here
+) -> None:
     spoilt = tmp_path / "spoilt"
     shutil.copytree(images, spoilt)
     victims = sorted((spoilt / "level").glob("*.png"))[:3]
@@ -191,51 +202,59 @@ def test_an_undecodable_image_is_named_and_the_rest_goes_on(images, tmp_path, he
     here(PARTY, "keygen", folder)
     done = here(PARTY, "seal", folder, "--images", spoilt, "--image-size", 48, "--block", 8)
     assert done.returncode == 0, done.stderr
-    listed = (folder / "private" / "quarantine.txt").read_text().splitlines()
-    names = sorted([*(v.name for v in victims), "two\\nlines.png"])  # each of them on one line
-    assert sorted(Path(line).name for line in listed) == names
+    lines = (folder / "private" / "quarantine.txt").read_text().splitlines()
+    names = sorted([*(v.name for v in victims), "two\\nlines.png"])  # one line for each
+    assert sorted(Path(line).name for line in lines) == names
     assert all(v.name in done.stderr for v in victims)
-    counted = [
+    counts = [
         json.loads((folder / "sealed" / s / "manifest.json").read_text())["rows"]
         for s in ("train", "val", "test")
     ]
-    assert sum(counted) == 93
+    assert sum(counts) == 93
 
 
-def test_settings_that_do_not_fit_what_is_there_are_refused_and_not_kept(images, tmp_path, here):
+def test_settings_that_contradict_the_sealed_sets_are_refused_and_not_saved(
+    images: Path, tmp_path: Path, here: Here
+) -> None:
     folder = tmp_path / "h"
     here(PARTY, "keygen", folder)
     words = ["--images", images, "--image-size", 48, "--block", 8]
     assert here(PARTY, "seal", folder, *words).returncode == 0
-    kept = (folder / "party.yaml").read_bytes()
-    refused(here(PARTY, "seal", folder, "--rgb"), "was sealed from other images, or with other settings")
-    refused(here(PARTY, "seal", folder, "--scheme", "le", "--block", 4), "other settings")
-    refused(here(PARTY, "seal", folder, "--scheme", "plain"), "seals nothing")
-    refused(here(PARTY, "seal", folder, "--option", "mask=[1"), "is no value", "mask=independent")
-    with only_one(folder):
-        refused(here(PARTY, "seal", folder, "--images", images), "another command is at work")
-    assert (folder / "party.yaml").read_bytes() == kept
+    saved = (folder / "party.yaml").read_bytes()
+    check_refused(
+        here(PARTY, "seal", folder, "--rgb"), "was sealed from other images, or with other settings"
+    )
+    check_refused(here(PARTY, "seal", folder, "--scheme", "le", "--block", 4), "other settings")
+    check_refused(here(PARTY, "seal", folder, "--scheme", "plain"), "seals nothing")
+    check_refused(here(PARTY, "seal", folder, "--option", "mask=[1"), "is not a value", "mask=independent")
+    with folder_lock(folder):
+        check_refused(here(PARTY, "seal", folder, "--images", images), "another command is at work")
+    assert (folder / "party.yaml").read_bytes() == saved
     assert here(PARTY, "seal", folder).returncode == 0
 
 
-def test_a_disk_that_fails_stops_a_sealing_which_then_goes_on(images, tmp_path, here, monkeypatch):
+def test_a_sealing_stopped_by_a_disk_error_can_be_continued(
+    images: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, whole = tmp_path / "h", tmp_path / "whole"
     here(PARTY, "keygen", folder)
     shutil.copytree(folder, whole)
     words = ["--images", images, "--image-size", 48, "--block", 8]
-    real, victim = folder_source.read_picture, sorted((images / "level").glob("*.png"))[5]
+    victim = sorted((images / "level").glob("*.png"))[5]
 
-    def fails(path, size, channels):
+    def failing_read(path: Path, size: int, channels: int) -> UInt8Array:
         if path == victim:
-            raise unreadable(path, OSError(errno.EIO, "Input/output error"))
-        return real(path, size, channels)
+            raise read_error(path, OSError(errno.EIO, "Input/output error"))
+        return read_picture(path, size, channels)
 
-    monkeypatch.setattr(folder_source, "read_picture", fails)
-    refused(here(PARTY, "seal", folder, *words), f"cannot read {victim}: Input/output error", "goes on")
+    monkeypatch.setattr(folder_source, "read_picture", failing_read)
+    check_refused(
+        here(PARTY, "seal", folder, *words), f"cannot read {victim}: Input/output error", "continues"
+    )
     assert not (folder / "private" / "quarantine.txt").exists()
-    # And where not one image could be decoded, nothing is left that would pass for done.
+    # If no image can be decoded, nothing is left that looks like a finished set.
     monkeypatch.setattr(folder_source, "read_picture", undecodable)
-    refused(here(PARTY, "seal", whole, *words), "not one image for train could be read")
+    check_refused(here(PARTY, "seal", whole, *words), "not one image for train could be read")
     monkeypatch.undo()
     for place in (folder, whole):
         done = here(PARTY, "seal", place)
@@ -246,11 +265,11 @@ def test_a_disk_that_fails_stops_a_sealing_which_then_goes_on(images, tmp_path, 
     assert one == other
 
 
-def undecodable(path, size, channels):
-    raise Undecodable(f"cannot decode {path}")
+def undecodable(path: Path, *_: int) -> UInt8Array:
+    raise UndecodableImageError(f"cannot decode {path}")
 
 
-def test_plain_images_are_for_their_owner_alone(hospital, tmp_path, here):
+def test_only_the_owner_can_read_plain_images(hospital: Path, tmp_path: Path, here: Here) -> None:
     out = tmp_path / "plain"
     out.mkdir(mode=0o755)
     words = ["--key", hospital / "secret.key", "--out", out]
@@ -260,27 +279,31 @@ def test_plain_images_are_for_their_owner_alone(hospital, tmp_path, here):
     assert Place.open(hospital).private.stat().st_mode & 0o077 == 0
 
 
-def test_what_attack_and_simulate_say_to_bad_input(hospital, tmp_path, here):
+def test_attack_and_simulate_refuse_bad_input(hospital: Path, tmp_path: Path, here: Here) -> None:
     sealed = hospital / "sealed" / "train"
-    refused(here(COORDINATOR, "attack"), "no sealed set to attack")
-    refused(here(COORDINATOR, "attack", tmp_path / "absent"), "no sealed set at")
+    check_refused(here(COORDINATOR, "attack"), "no sealed set to attack")
+    check_refused(here(COORDINATOR, "attack", tmp_path / "absent"), "no sealed set at")
     done = here(COORDINATOR, "attack", sealed, "--attacks", "magic", "--out", tmp_path / "g")
-    refused(done, "unknown attack 'magic'", "pooled_key_recovery")
-    refused(here(COORDINATOR, "attack", sealed, "--pools", "x", "--out", tmp_path / "g"), "are not numbers")
-    refused(here(COORDINATOR, "simulate", tmp_path / "absent.yaml"), "no plan at")
+    check_refused(done, "unknown attack 'magic'", "pooled_key_recovery")
+    check_refused(
+        here(COORDINATOR, "attack", sealed, "--pools", "x", "--out", tmp_path / "g"), "are not numbers"
+    )
+    check_refused(here(COORDINATOR, "simulate", tmp_path / "absent.yaml"), "no plan at")
     (tmp_path / "p.yaml").write_text("study: p\ncounts: [9, 9, 9]\nimage_size: 64\nblock: 8\nepochz: 1\n")
-    refused(here(COORDINATOR, "simulate", tmp_path / "p.yaml"), "unknown key 'epochz'", "local_epochs")
-    refused(
+    check_refused(
+        here(COORDINATOR, "simulate", tmp_path / "p.yaml"), "unknown key 'epochz'", "local_epochs"
+    )
+    check_refused(
         here(COORDINATOR, "simulate", tmp_path / "p.yaml", "--until", "dawn"),
         "unknown step 'dawn'",
         "seal",
     )
-    refused(here(COORDINATOR, "simulate", tmp_path / "p.yaml", "--set", "x"), "is not key=value")
+    check_refused(here(COORDINATOR, "simulate", tmp_path / "p.yaml", "--set", "x"), "is not key=value")
     (tmp_path / "file").touch()
-    refused(here(PARTY, "keygen", tmp_path / "file"), "")
+    check_refused(here(PARTY, "keygen", tmp_path / "file"), "")
 
 
-def test_listings_and_help():
+def test_listings_and_help() -> None:
     done = command(COORDINATOR, "attack", "--list")
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("as_is", "leading_bit", "pooled_key_recovery", "T1"))

@@ -1,33 +1,59 @@
-"""Documents that must stay true: generated results, the README's tree, the commands it names."""
+"""Documents that must stay true: generated results, the folders that ARCHITECTURE.md names, commands and files."""
 
 from __future__ import annotations
 
+import json
 import re
 
 from benchmarks import results
+from benchmarks.pages.entries import read_entries
+from benchmarks.pages.markdown import MAX_COLUMNS
+from benchmarks.pages.summary import TOPICS
 from tests.support.paths import ROOT
 
-
-def test_results_are_generated():
-    kept = sorted((ROOT / "docs" / "results").glob("*.json"))
-    assert kept, "no results are kept"
-    assert results.page(kept) == (ROOT / "docs" / "results.md").read_text()
+DOCS = ROOT / "docs"
 
 
-def test_the_readme_s_tree_names_every_module():
+def test_the_result_pages_are_generated() -> None:
+    entries = read_entries(DOCS / "results")
+    assert entries, "no results are kept"
+    pages = results.make_pages(entries)
+    assert {name: (DOCS / name).read_text() for name in pages} == pages
+    on_disk = {f"results/{path.name}" for path in (DOCS / "results").glob("*.md")}
+    assert on_disk == set(pages) - {"results.md"}
+
+
+def test_every_kept_run_is_on_a_page() -> None:
+    entries = read_entries(DOCS / "results")
+    pages = results.make_pages(entries)
+    for entry in entries:
+        topics = [topic for topic, (_, kinds) in TOPICS.items() if entry.kind in kinds]
+        assert topics and entry.title in pages["results.md"]
+        assert all(f"({entry.file})" in pages[f"results/{topic}.md"] for topic in topics), entry.file
+        assert json.loads((DOCS / "results" / entry.file).read_text())["title"] == entry.title
+
+
+def test_no_table_of_results_is_wider_than_seven_columns() -> None:
+    for path in (DOCS / "results.md", *(DOCS / "results").glob("*.md")):
+        for line in path.read_text().splitlines():
+            assert not line.startswith("|") or line.count("|") - 1 <= MAX_COLUMNS, (path.name, line)
+
+
+def test_the_readme_s_results_are_generated() -> None:
     readme = (ROOT / "README.md").read_text()
-    for package in ("crypto", "parties", "coordinator"):
-        for path in (ROOT / package).rglob("*.py"):
-            if path.name != "__init__.py":
-                names = (
-                    {path.name, path.stem}
-                    if path.parent.name in ("schemes", "sources", "recover")
-                    else {path.name}
-                )
-                assert any(n in readme for n in names), path.relative_to(ROOT)
+    assert all(readme.count(marker) == 1 for marker in results.MARKERS)
+    assert results.insert_table(readme, read_entries(DOCS / "results")) == readme
 
 
-def test_make_targets_and_files_that_the_documents_name_exist():
+def test_architecture_names_every_folder_of_modules() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for package in ("crypto", "coordinator", "parties"):
+        folders = {path.parent for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"}
+        for folder in folders:
+            assert f"{folder.relative_to(ROOT)}/" in text, folder
+
+
+def test_make_targets_and_files_that_the_documents_name_exist() -> None:
     targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for document in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md", "docs/suite.md"):
         text = (ROOT / document).read_text()

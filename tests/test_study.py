@@ -1,4 +1,4 @@
-"""A whole study through the real commands and a real `flwr run`: its report, a second run, a killed run."""
+"""A whole study with the real commands and a real `flwr run`: its report, a second run, a killed run."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from coordinator.federation import server_app
 from coordinator.model.vit import build_model
 from coordinator.study.flower_run import run_flower
 from crypto.errors import CipherwardError
-from tests.support.study import PLAN, command
+from tests.support.study import PLAN, Study, command
 
 
 def flower_processes() -> set[int]:
-    """Process ids of Flower's and Ray's programs on this machine."""
+    """Return the process ids of Flower's and Ray's programs on this machine."""
     listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
     names = ("flower-superlink", "flower-superexec", "flwr-simulation", "ray::", "raylet")
     return {int(line.split()[0]) for line in listed.splitlines() if any(n in line for n in names)}
 
 
-def test_the_report_says_what_was_run(study):
+def test_the_report_says_what_ran(study: Study) -> None:
     report = json.loads((study.folder / "report.json").read_text())
     assert report["schema"] == "cipherward.audit/1" and report["valid"], report["controls"]
     assert report["verdict"]["broken"] and "pooled_key_recovery" in report["verdict"]["broken_by"]
@@ -44,23 +44,31 @@ def test_the_report_says_what_was_run(study):
     page = (study.folder / "report.html").read_text()
     assert "block_pixel_shuffle" in page and "data:image/png;base64," in page
     assert (study.party(0) / "private" / "report.html").exists()
-    assert "verdict: block_pixel_shuffle is BROKEN" in study.output
-    assert "Warning" not in study.output  # no library speaks between the lines
+    assert "verdict: Broken. pooled_key_recovery breaks block_pixel_shuffle" in study.output
+    assert "Warning" not in study.output  # no library prints between the lines
 
 
-def test_the_model_that_leaves_is_the_plan_s(study):
+def test_details_are_in_the_log_files_and_not_in_the_talk(study: Study) -> None:
+    cell = "draw-0 block_pixel_shuffle: leading_bit at 1"
+    assert cell in (study.folder / "logs" / "attack.log").read_text()
+    assert cell not in study.output and "round 1 of 1: val accuracy" in study.output
+    steps = [line for line in study.output.splitlines() if line.startswith("· ")]
+    assert 12 <= len(steps) <= 20
+
+
+def test_the_model_that_leaves_is_the_plan_s(study: Study) -> None:
     plan = read_plan(study.folder / "plan.yaml")
     build_model(plan, 4).load_state_dict(load_file(str(study.folder / "cloud" / "model.safetensors")))
 
 
-def test_a_second_run_does_nothing_again(study):
+def test_a_second_run_repeats_nothing(study: Study) -> None:
     before = {p: p.stat().st_mtime_ns for p in study.folder.rglob("*.safetensors")}
     done = command("cipherward-coordinator", "simulate", study.plan, "--out", study.folder)
     assert done.returncode == 0 and done.stderr.count("there already") == 5, done.stderr
     assert {p: p.stat().st_mtime_ns for p in study.folder.rglob("*.safetensors")} == before
 
 
-def test_another_plan_does_not_touch_a_study(study, tmp_path):
+def test_another_plan_does_not_touch_a_study(study: Study, tmp_path: Path) -> None:
     done = command(
         "cipherward-coordinator", "simulate", study.plan, "--out", study.folder, "--set", "seed=9"
     )
@@ -68,7 +76,7 @@ def test_another_plan_does_not_touch_a_study(study, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_an_invalid_report_ends_with_status_1(study, tmp_path):
+def test_an_invalid_report_ends_with_status_1(study: Study, tmp_path: Path) -> None:
     scores = json.loads((study.folder / "scores.json").read_text())
     for draw in scores["draws"]:
         draw["true_key_exact"] = False
@@ -80,7 +88,7 @@ def test_an_invalid_report_ends_with_status_1(study, tmp_path):
     assert "INVALID" in (tmp_path / "report.html").read_text()
 
 
-def test_an_unprepared_server_app_says_how_to_prepare(tmp_path):
+def test_an_unprepared_server_app_says_how_to_prepare(tmp_path: Path) -> None:
     for run_config in ({}, {"study-dir": ""}, {"study-dir": str(tmp_path)}):
         context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=run_config)
         with pytest.raises(CipherwardError, match="no prepared study") as error:
@@ -89,7 +97,7 @@ def test_an_unprepared_server_app_says_how_to_prepare(tmp_path):
 
 
 @pytest.mark.slow
-def test_plain_flwr_run_without_a_study_says_how_to_make_one(tmp_path):
+def test_plain_flwr_run_without_a_study_says_how_to_make_one(tmp_path: Path) -> None:
     log = tmp_path / "flower.log"
     with pytest.raises(CipherwardError, match="no prepared study") as error:
         run_flower(1, {}, log, 120)
@@ -98,7 +106,7 @@ def test_plain_flwr_run_without_a_study_says_how_to_make_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_study_ends_its_processes_and_goes_on(study, tmp_path):
+def test_a_killed_study_ends_its_processes_and_continues(study: Study, tmp_path: Path) -> None:
     plan = tmp_path / "small.yaml"
     plan.write_text(PLAN.replace("rounds: 1", "rounds: 2"))
     words = ["simulate", plan, "--until", "train", "--out"]
@@ -106,20 +114,20 @@ def test_a_killed_study_ends_its_processes_and_goes_on(study, tmp_path):
     program = str(Path(sys.executable).parent / "cipherward-coordinator")
     running = subprocess.Popen([program, *map(str, words), str(tmp_path / "cut")], env={**os.environ})
     journal = tmp_path / "cut" / "cloud" / "rounds.jsonl"
-    end = time.monotonic() + 300
-    while not journal.exists() and time.monotonic() < end and running.poll() is None:
+    deadline = time.monotonic() + 300
+    while not journal.exists() and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.05)
     assert journal.exists()
     running.send_signal(signal.SIGTERM)
     assert running.wait(60) == 143
-    end = time.monotonic() + 30
-    while flower_processes() - before and time.monotonic() < end:
+    deadline = time.monotonic() + 30
+    while flower_processes() - before and time.monotonic() < deadline:
         time.sleep(0.5)
     assert flower_processes() - before == set()
     done = command("cipherward-coordinator", *words, tmp_path / "cut")
     assert done.returncode == 0, done.stderr
     rounds = [json.loads(line)["round"] for line in journal.read_text().splitlines()]
-    assert sorted(set(rounds)) == [1, 2]  # a round killed before its checkpoint stands there twice
+    assert sorted(set(rounds)) == [1, 2]  # a round that was killed before its checkpoint is there twice
     assert flower_processes() - before == set()
     weights = load_file(str(tmp_path / "cut" / "cloud" / "model.safetensors"))
     assert all(np.isfinite(v.numpy()).all() for v in weights.values())

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
-import numpy as np
-
 from coordinator.adversary.time_budget import Budget, TimeLeft
 from coordinator.adversary.training.observation import Observed
+from crypto.arrays import AnyArray, Images, Int64Array, Rows
 from crypto.kernels.table import Table
 from crypto.spec import SchemeSpec
 
@@ -32,11 +31,12 @@ class Ciphertexts(Protocol):
     """Sealed images under one scheme and one key, in a fixed row order (coordinator/exchange/pool.py)."""
 
     @property
-    def spec(self) -> SchemeSpec: ...
+    def spec(self) -> SchemeSpec:
+        """The scheme's public description."""
 
     def __len__(self) -> int: ...
 
-    def images(self, rows: np.ndarray) -> np.ndarray:
+    def images(self, rows: Rows) -> AnyArray:
         """Return the sealed images [r, *sealed_shape] of these rows, int64 [r]."""
 
 
@@ -61,13 +61,13 @@ class Knowledge:
     """
 
     pool: Ciphertexts
-    pool_rows: np.ndarray
-    rows: np.ndarray
+    pool_rows: Rows
+    rows: Rows
     budget: Budget = field(default_factory=Budget)
-    public: np.ndarray | None = None
-    known: tuple[np.ndarray, np.ndarray] | None = None
-    oracle: Callable[[np.ndarray], np.ndarray] | None = None
-    labels: np.ndarray | None = None
+    public: Images | None = None
+    known: tuple[Images, AnyArray] | None = None
+    oracle: Callable[[Images], AnyArray] | None = None
+    labels: Int64Array | None = None
     observed: Observed | None = None
 
 
@@ -85,8 +85,8 @@ class Guess:
             way into the scheme. An idle attack says nothing about the scheme's strength.
     """
 
-    images: np.ndarray
-    key: Mapping[str, np.ndarray] | None = None
+    images: Images
+    key: Mapping[str, AnyArray] | None = None
     note: str = ""
     idle: bool = False
 
@@ -102,10 +102,10 @@ class Recovered:
     """
 
     table: Table
-    parts: Mapping[str, np.ndarray]
+    parts: Mapping[str, AnyArray]
     notes: tuple[str, ...]
 
 
 Attack = Callable[[Knowledge], Guess]
 #: Recover a key from the pool's rows int64 [n]; None if no block of them identifies anything.
-Recovery = Callable[[Ciphertexts, np.ndarray, TimeLeft], Recovered | None]
+Recovery = Callable[[Ciphertexts, Rows, TimeLeft], Recovered | None]

@@ -11,7 +11,7 @@ TimeLeft = Callable[[], bool]
 
 
 def always() -> bool:
-    """Always return True, for callers that have no time budget."""
+    """Return True in every case, for callers that have no time budget."""
     return True
 
 

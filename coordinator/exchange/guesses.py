@@ -19,18 +19,35 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from coordinator.exchange.suite1 import MAX_SET_PART, MIN_GUESSED_ROWS, SPARE_ROWS
+from crypto.arrays import AnyArray, Images, Rows
 from crypto.errors import CipherwardError
 from crypto.files import read_json, sha256_file, write_bytes, write_json
 from crypto.spec import SchemeSpec
 
 SCHEMA = "cipherward.guesses/1"
 FILE = "guesses.json"
-MOST_GUESSES = 64  # of one draw: a scorer takes no more
+#: Guesses about one draw that a scorer accepts at most, to bound what crafted guesses can ask of it (docs/suite.md).
+#: Chosen by hand; the attacks of suite/1 make 9.
+MOST_GUESSES = 64
 
 
 @dataclass(frozen=True)
 class StoredGuess:
-    """One guess's line in guesses.json. idle: the attack found nothing that it could try, which is no resistance."""
+    """The entry of one guess in guesses.json.
+
+    Attributes:
+        attack: the attack's name.
+        tier: the name of the tier of knowledge that this run used, such as "T1".
+        uses_pool: True if more images help the attack.
+        pool_size: the number of pool images that it was given.
+        file: the guess's file below the folder; empty if the attack failed.
+        sha256: the file's hex SHA-256; empty if the attack failed.
+        seconds: the time that the attack took.
+        note: what a reader must know of the guess.
+        error: why there is no guess; empty if there is one.
+        idle: True if the attack did not try anything, which says nothing about the scheme's strength.
+    """
 
     attack: str
     tier: str
@@ -46,9 +63,17 @@ class StoredGuess:
 
 @dataclass(frozen=True)
 class Draw:
-    """One key and pool under attack. digests: of the sealed sets; the first one's owner scores.
+    """One key and one pool under attack.
 
-    rows: int64 [r], rows of that first set whose plain images were to be guessed, in the order drawn.
+    Attributes:
+        name: the draw's name, such as draw-0.
+        key_id: the public id of the key.
+        spec: the scheme's public description.
+        digests: the digests of the sealed sets. The owner of the first one scores.
+        images: the number of images in all of them.
+        rows: int64 [r], the rows of the first set whose plain images are guessed, in the order drawn.
+        pool_rows: int64 [n], the rows of the pool that the attacks may use.
+        guesses: the guesses about this draw.
     """
 
     name: str
@@ -56,11 +81,12 @@ class Draw:
     spec: SchemeSpec
     digests: list[str]
     images: int
-    rows: np.ndarray
-    pool_rows: np.ndarray
+    rows: Rows
+    pool_rows: Rows
     guesses: list[StoredGuess]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the draw as guesses.json holds it."""
         fields = {k: v for k, v in self.__dict__.items() if k != "pool_rows"}
         return {
             **fields,
@@ -72,66 +98,96 @@ class Draw:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Draw:
-        """Raises TypeError or ValueError where a field is not of its type: the file comes from elsewhere."""
-        parts = dict(value)
-        parts["spec"] = SchemeSpec.from_json(value["spec"])
-        parts["rows"] = _whole_numbers(value, "rows")
-        parts["pool_rows"] = _whole_numbers(value, "seen")
-        parts.pop("seen")
-        parts["guesses"] = [_of_its_types(StoredGuess(**g)) for g in value["guesses"]]
-        draw = _of_its_types(cls(**parts))
+        """Build a draw from its entry in guesses.json, a file that comes from another party.
+
+        Raises:
+            KeyError, TypeError, ValueError: if a field is missing or not of its type.
+        """
+        fields = dict(value)
+        fields["spec"] = SchemeSpec.from_json(value["spec"])
+        fields["rows"] = _row_numbers(value, "rows")
+        fields["pool_rows"] = _row_numbers(value, "seen")
+        fields.pop("seen")
+        fields["guesses"] = [_check_types(StoredGuess(**g)) for g in value["guesses"]]
+        draw = _check_types(cls(**fields))
         if not draw.digests or not all(isinstance(digest, str) for digest in draw.digests):
             raise TypeError("digests are not names of sealed sets")
         return draw
 
 
-def _whole_numbers(value: Mapping[str, Any], name: str) -> np.ndarray:
-    listed = value[name]
-    if not isinstance(listed, list) or any(type(v) is not int or not 0 <= v < 2**62 for v in listed):
-        raise TypeError(f"{name} are no row numbers")
-    return np.array(listed, np.int64)
+def _row_numbers(value: Mapping[str, Any], name: str) -> Rows:
+    """Return the list of row numbers under a name; raise TypeError if it is something else."""
+    numbers = value[name]
+    if not isinstance(numbers, list) or any(type(v) is not int or not 0 <= v < 2**62 for v in numbers):
+        raise TypeError(f"{name} are not row numbers")
+    return np.array(numbers, np.int64)
 
 
 _Typed = TypeVar("_Typed", StoredGuess, Draw)
 
 
-def _of_its_types(made: _Typed) -> _Typed:
-    """The same; raises TypeError where a field is not of the type it is declared with."""
-    for name, wanted in get_type_hints(type(made)).items():
-        value = getattr(made, name)
-        if wanted is float:
-            sound = type(value) in (int, float) and math.isfinite(value)
-        elif wanted is int:
-            sound = type(value) is int and value >= 0
+def _check_types(record: _Typed) -> _Typed:
+    """Return the record unchanged; raise TypeError if a field is not of the type it is declared with."""
+    for name, kind in get_type_hints(type(record)).items():
+        value = getattr(record, name)
+        if kind is float:
+            is_valid = type(value) in (int, float) and math.isfinite(value)
+        elif kind is int:
+            is_valid = type(value) is int and value >= 0
         else:
-            sound = isinstance(value, get_origin(wanted) or wanted)
-        if not sound or (wanted is str and "\0" in value):
+            is_valid = isinstance(value, get_origin(kind) or kind)
+        if not is_valid or (kind is str and "\0" in value):
             raise TypeError(f"{name} cannot be {value!r:.60}")
-    return made
+    return record
 
 
-def save_guess(path: Path, images: np.ndarray, key: Mapping[str, np.ndarray] | None) -> str:
-    """Writes one guess atomically; returns its hex SHA-256."""
+def save_guess(path: Path, images: Images, key: Mapping[str, AnyArray] | None) -> str:
+    """Write one guess atomically.
+
+    Args:
+        path: the file.
+        images: the guessed plain images, uint8 [r, h, w, c].
+        key: the arrays of the recovered key (`contract.Guess.key`), or None.
+
+    Returns:
+        The file's hex SHA-256.
+    """
     tensors = {"images": np.ascontiguousarray(images)}
     for name, value in (key or {}).items():
         tensors[f"key.{name}"] = np.ascontiguousarray(value)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = save(tensors)
-    write_bytes(path, data)
+    write_bytes(path, save(tensors))
     return sha256_file(path)
 
 
-def audit_rows(seed: int, index: int, images: int, rows: int) -> np.ndarray:
-    """int64 [r]: the rows of a draw's first set to be guessed, from the seed and the draw's number alone.
+def audit_rows(seed: int, index: int, images: int, rows: int) -> Rows:
+    """Draw the rows of a draw's first set to be guessed, int64 [r].
 
-    A quarter more than are scored, because the scorer drops near-duplicates; at most half of the set.
+    They are a quarter more than are scored, because the scorer drops near-duplicates, but at most half of the set.
+
+    Args:
+        seed: the audit's seed.
+        index: the draw's number.
+        images: the number of images in the set.
+        rows: the number of rows to score.
     """
-    wanted = min(round(rows * 1.25), max(4, images // 2))
-    return np.random.default_rng([seed, index]).permutation(images)[:wanted]
+    count = min(round(rows * SPARE_ROWS), max(MIN_GUESSED_ROWS, images // MAX_SET_PART))
+    return np.random.default_rng([seed, index]).permutation(images)[:count]
 
 
-def load_guess(folder: Path, guess: StoredGuess) -> tuple[np.ndarray, dict[str, np.ndarray] | None]:
-    """(images uint8 [r, h, w, c], key arrays or None); raises CipherwardError where the file changed."""
+def load_guess(folder: Path, guess: StoredGuess) -> tuple[Images, dict[str, AnyArray] | None]:
+    """Read one guess.
+
+    Args:
+        folder: the folder of guesses.json.
+        guess: the entry of the guess.
+
+    Returns:
+        The images uint8 [r, h, w, c], and the key's arrays or None.
+
+    Raises:
+        CipherwardError: if the file lies outside the folder, changed, or cannot be read.
+    """
     path = folder / guess.file
     if not path.resolve().is_relative_to(folder.resolve()):
         raise CipherwardError(f"{folder / FILE} names a file outside its folder")
@@ -151,12 +207,25 @@ def load_guess(folder: Path, guess: StoredGuess) -> tuple[np.ndarray, dict[str, 
 
 
 def write_draws(folder: Path, draws: list[Draw], about: Mapping[str, Any]) -> None:
-    """Freezes all guesses of a folder."""
+    """Freeze all guesses of a folder by writing guesses.json.
+
+    Args:
+        folder: the folder.
+        draws: the draws with their guesses.
+        about: what else the file says, such as the seed and the attacks.
+    """
     write_json(folder / FILE, {"schema": SCHEMA, **about, "draws": [d.to_json() for d in draws]})
 
 
 def read_draws(folder: Path) -> tuple[list[Draw], dict[str, Any]]:
-    """(draws, what else guesses.json says); raises CipherwardError where it is missing or not ours."""
+    """Read guesses.json.
+
+    Returns:
+        The draws, and what else the file says.
+
+    Raises:
+        CipherwardError: if the file is missing, damaged or of another format.
+    """
     value = read_json(Path(folder) / FILE, "guesses")
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise CipherwardError(f"{folder / FILE} is not a {SCHEMA} file")

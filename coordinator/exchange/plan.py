@@ -1,4 +1,4 @@
-"""The plan of a study: one flat YAML file, read into one frozen object that everybody works from."""
+"""The plan of a study: one flat YAML file, read into one frozen object that every process of the study uses."""
 
 from __future__ import annotations
 
@@ -8,209 +8,216 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from coordinator.exchange import suite1
 from coordinator.exchange.settings import Settings, build, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import write_text
-from crypto.scheme import describe
+from crypto.scheme import always_has_row_keys, carries_stem, describe, stem_carriers
 from crypto.spec import SchemeSpec
 
 FILE = "plan.yaml"
-# Schemes that treat all blocks of an image alike: a ViT's stem can be carried into their key's coordinates.
-CARRIED = ("block_pixel_shuffle", "orthogonal", "plain", "value_shuffle")
 _SET_BY_THE_STUDY = {
     *("num_classes", "in_chans", "img_size", "features_only", "checkpoint_path"),
     *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
 }
-# Part of the name of every Vision Transformer of timm's; what else has such a name is found out when it is built.
-_VITS = ("vit", "deit", "aimv2", "beit3", "eva_large")
+# A part of the name of each of timm's Vision Transformers. A model of another kind with such a name is refused later,
+# when it is built.
+_VIT_NAMES = ("vit", "deit", "aimv2", "beit3", "eva_large")
 
 
 class Plan(Settings):
-    """Every setting of a study. Paths are the only thing a user must fill in."""
+    """Every setting of a study. A user must fill in the paths only. docs/training.md explains the settings."""
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
-    # who takes part, and which images each holds
-    parties: int = Field(3, ge=1)
+    # the parties, and the images that each of them holds
+    parties: int = Field(default=3, ge=1)
     source: str = "phantom"
     images: str = ""
     counts: tuple[int, int, int] = (0, 0, 0)
-    image_size: int = Field(224, ge=8)
+    image_size: int = Field(default=224, ge=8)
     channels: Literal[1, 3] = 1
     partition: Literal["iid", "dirichlet"] = "iid"
-    alpha: float = Field(0.5, gt=0)
+    alpha: float = Field(default=0.5, gt=0)
 
     # sealing
     scheme: str = "block_pixel_shuffle"
-    block: int = Field(16, ge=1)
+    block: int = Field(default=16, ge=1)
     key_scope: Literal["consortium", "party", "image"] = "consortium"
     scheme_options: dict[str, bool | int | str] = Field(default_factory=dict)
 
-    # the common Vision Transformer
+    # the Vision Transformer that all parties train
     model: str = "vit_tiny_patch16_224"
     model_args: dict[str, bool | int | float | str] = Field(default_factory=dict)
     weights: str = ""
     stem: Literal["learn", "private", "plain"] = "learn"
     stem_frozen: bool = False
-    # What of the encoder is trained and travels. The head always does both; the stem follows `stem`.
+    # The part of the encoder that is trained and sent. The head always is; `stem` decides on the stem.
     share: Literal["all", "head", "lora"] = "all"
-    lora_rank: int = Field(4, ge=1)
-    lora_alpha: float = Field(8.0, gt=0)
+    lora_rank: int = Field(default=4, ge=1)
+    lora_alpha: float = Field(default=8.0, gt=0)
 
-    # training: federated by Flower, or by the provider alone on all sealed images
+    # training: federated (by Flower), or central (by the provider alone, on all sealed images)
     train: Literal["federated", "central"] = "federated"
     strategy: Literal["fedavg", "fedprox", "fedadam", "fedmedian", "krum"] = "fedavg"
-    proximal_mu: float = Field(0.01, gt=0)
-    server_lr: float = Field(0.01, gt=0)
-    malicious: int = Field(0, ge=0)
+    proximal_mu: float = Field(default=0.01, gt=0)
+    server_lr: float = Field(default=0.01, gt=0)
+    malicious: int = Field(default=0, ge=0)
     wire: Literal["float32", "bfloat16"] = "float32"
-    rounds: int = Field(5, ge=0)
-    local_epochs: int = Field(1, ge=1)
-    batch: int = Field(32, ge=1)
+    rounds: int = Field(default=5, ge=0)
+    local_epochs: int = Field(default=1, ge=1)
+    batch: int = Field(default=32, ge=1)
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    lr: float = Field(3e-4, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.05, ge=0)
-    warmup_steps: int = Field(20, ge=0)
-    clip: float = Field(1.0, gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    lr: float = Field(default=3e-4, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup_steps: int = Field(default=20, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     augment: Literal["none", "flip_shift"] = "none"
-    quorum: int = Field(0, ge=0)
-    deadline_s: float = Field(3600.0, gt=0)
-    grace_s: float = Field(60.0, ge=0)
-    retries: int = Field(1, ge=0)
-    keep_updates: int = Field(0, ge=0)
+    quorum: int = Field(default=0, ge=0)
+    deadline_s: float = Field(default=3600.0, gt=0)
+    grace_s: float = Field(default=60.0, ge=0)
+    retries: int = Field(default=1, ge=0)
+    keep_updates: int = Field(default=0, ge=0)
     baseline: bool = True
-    wrong_keys: int = Field(5, ge=0)
+    wrong_keys: int = Field(default=5, ge=0)
 
     # the audit
-    attacks: tuple[str, ...] = Field(("as_is", "leading_bit", "pooled_key_recovery"), min_length=1)
-    pools: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100)
-    draws: int = Field(3, ge=1)
-    audit_rows: int = Field(128, ge=16)
-    gallery: int = Field(1000, ge=8)
-    budget_s: float = Field(600.0, gt=0)
+    attacks: tuple[str, ...] = Field(default=suite1.ATTACKS, min_length=1)
+    pools: tuple[int, ...] = suite1.POOLS
+    draws: int = Field(default=suite1.DRAWS, ge=1)
+    audit_rows: int = Field(default=suite1.AUDIT_ROWS, ge=suite1.MIN_AUDIT_ROWS)
+    gallery: int = Field(default=suite1.GALLERY_IMAGES, ge=suite1.MIN_GALLERY)
+    budget_s: float = Field(default=600.0, gt=0)
 
     @field_validator("model_args")
     @classmethod
-    def _own_to_the_study(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if taken := sorted(_SET_BY_THE_STUDY & value.keys()):
+    def _check_model_args(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if reserved := sorted(_SET_BY_THE_STUDY & value.keys()):
             raise CipherwardError(
-                f"model_args: {taken[0]} is set by the study",
-                "classes and channels are those of the images, the size is image_size, weights are weights",
+                f"model_args: {reserved[0]} is set by the study",
+                "classes and channels come from the images, the size from image_size, the weights from weights",
             )
         return value
 
     @model_validator(mode="after")
-    def _sound(self) -> Plan:
-        # Raises where scheme, options, block and image do not go together, before anything is read or written.
+    def _check(self) -> Plan:
+        # Raises if scheme, options, block and image size do not fit together, before anything is read or written.
         self.describe()
-        self._stem_sound()
-        self._augment_sound()
+        self._check_stem()
+        self._check_augment()
         if self.quorum > self.parties:
             raise ValueError(f"a quorum of {self.quorum} is more than the {self.parties} parties")
-        self._federation_sound()
+        self._check_federation()
         if not self.pools or list(self.pools) != sorted(set(self.pools)) or self.pools[0] < 1:
             raise ValueError("pools: sizes must rise, from 1 or more")
         if self.source == "phantom" and min(self.counts) < self.parties:
             raise ValueError(
-                "counts: the phantom needs [train, val, test] image counts, one a party or more"
+                "counts: the phantom needs [train, val, test] image counts, at least one image a party in each"
             )
         return self
 
-    def _augment_sound(self) -> None:
-        """Raises CipherwardError where views of sealed images would need a key that training does not have."""
+    def _check_augment(self) -> None:
+        """Raise CipherwardError if views of sealed images would need a key that training does not have."""
         if self.augment != "none" and self.stem == "learn":
             raise CipherwardError(
-                "augment goes with stem private or plain: only a hospital that opens its key as it trains can "
-                "alter an image before it is sealed",
-                "several views of an image sealed beforehand, under one key, would hand the cloud known pairs; "
+                "augment goes with stem private or plain: only a hospital that opens its key during training can "
+                "alter an image before it seals it",
+                "several views of one image, sealed beforehand under one key, would give the cloud known pairs; "
                 "set augment to none, or stem to private",
             )
 
-    def _federation_sound(self) -> None:
-        """Raises CipherwardError where the strategy wants more replies, or `share` another model, than there are."""
+    def _check_federation(self) -> None:
+        """Raise CipherwardError if the strategy needs more replies, or `share` another model, than the plan has."""
         least = 2 * self.malicious + 3
-        if self.train == "federated" and self.strategy == "krum" and self.needed < least:
+        if self.train == "federated" and self.strategy == "krum" and self.replies_needed < least:
             raise CipherwardError(
                 f"krum with {self.malicious} malicious parties needs {least} replies a round, "
-                f"and {self.needed} make one here",
+                f"and a round of this plan waits for {self.replies_needed}",
                 "set parties, or the quorum, to 2 · malicious + 3 or more",
             )
-        if self.share == "lora" and not any(part in self.model for part in _VITS):
+        if self.share == "lora" and not any(part in self.model for part in _VIT_NAMES):
             raise CipherwardError(
                 f"share lora: {self.model} is not a Vision Transformer, and adapters go on its linear layers",
                 "choose one of timm's vit_* models, or share all or head",
             )
 
-    def _stem_sound(self) -> None:
-        """Raises CipherwardError where no stem can be carried into the coordinates of the plan's keys."""
+    def _check_stem(self) -> None:
+        """Raise CipherwardError if the stem mode does not fit the plan's scheme, keys and training."""
         if self.train == "central" and self.stem != "learn":
             raise CipherwardError(
-                f"stem {self.stem} goes with federated training: the provider has no key to carry one by",
+                f"stem {self.stem} goes with federated training: the provider has no key to carry a stem with",
                 "set stem to learn, or train to federated",
             )
         if self.stem == "learn":
             if self.stem_frozen:
                 raise CipherwardError(
-                    "stem_frozen goes with stem private or plain: under learn, the stem is what learns to read",
+                    "stem_frozen goes with stem private or plain: under learn, the stem learns to read ciphertext",
                     "set stem, or leave stem_frozen out",
                 )
             return
-        able = ", ".join(CARRIED)
-        if self.scheme not in CARRIED:
+        self._check_carried_stem()
+
+    def _check_carried_stem(self) -> None:
+        """Raise CipherwardError if no stem can be carried into the coordinates of the plan's keys."""
+        if not carries_stem(self.scheme):
             why = (
                 "needs a key for every image"
-                if self.scheme == "noise"
+                if always_has_row_keys(self.scheme)
                 else "is not one linear map for all blocks"
             )
             raise CipherwardError(
                 f"stem {self.stem}: a stem cannot be carried for {self.scheme}, which {why}",
-                f"a stem can be carried for {able}; every scheme goes with stem learn",
+                f"a stem can be carried for {', '.join(stem_carriers())}; every scheme goes with stem learn",
             )
         if self.key_scope == "image":
             raise CipherwardError(
                 f"stem {self.stem}: with a key for every image there are no coordinates to carry a stem into",
                 "set key_scope to consortium or party, or stem to learn",
             )
-        moved_by_signs = self.optimizer == "adamw" or self.precision != "float32"
-        if self.stem == "plain" and self.scheme == "orthogonal" and moved_by_signs and not self.stem_frozen:
+        steps_by_signs = self.optimizer == "adamw" or self.precision != "float32"
+        if self.stem == "plain" and self.scheme == "orthogonal" and steps_by_signs and not self.stem_frozen:
             raise CipherwardError(
                 "stem plain with orthogonal goes with optimizer sgd and precision float32: AdamW steps by signs, and "
-                "what stepped by signs in the key's coordinates shows the key once it is carried back and sent",
+                "a step by signs in the key's coordinates shows the key after the stem is carried back and sent",
                 "set optimizer to sgd, stem to private, or stem_frozen to true",
             )
 
     def describe(self) -> SchemeSpec:
-        """What every hospital seals under: a nonce, where the scheme wants one, is fresh at each call."""
+        """Return the description of the scheme that every hospital seals with.
+
+        If the scheme needs a nonce, each call draws a fresh one.
+        """
         shape = (self.image_size, self.image_size, self.channels)
         return describe(self.scheme, shape, self.block, self.key_scope, self.scheme_options)
 
     @property
-    def needed(self) -> int:
-        """Replies that make a round: the quorum, or all parties where none is set."""
+    def replies_needed(self) -> int:
+        """Replies that a round needs: the quorum, or one from every party if no quorum is set."""
         return self.quorum or self.parties
 
     @property
     def proximal(self) -> float:
-        """The weight of FedProx's proximal term in a hospital's loss; 0 under every other strategy."""
+        """Weight of FedProx's proximal term in a hospital's loss; 0 under every other strategy."""
         return self.proximal_mu if (self.train, self.strategy) == ("federated", "fedprox") else 0.0
-
-    def party_names(self) -> list[str]:
-        """hospital-0, hospital-1, …: the names of a simulated study's parties."""
-        return [f"hospital-{i}" for i in range(self.parties)]
 
 
 def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
-    """The plan in a YAML file, whose weights and images are named. Raises CipherwardError as `plan_in` does, too.
+    """Read a plan that is about to be run, and check that its weights and images are named.
 
-    Who only looks at a training asks for `plan_in`: its public weights need not be here.
+    Args:
+        path: the YAML file.
+        overrides: settings that replace those of the file.
+
+    Raises:
+        CipherwardError: as `load_plan` does, and if the weights file is missing or no images are named.
     """
-    plan = plan_in(path, overrides)
+    plan = load_plan(path, overrides)
     if plan.weights and not Path(plan.weights).is_file():
         raise CipherwardError(f"no weights file at {plan.weights}", "name one with --set weights=PATH")
     if plan.source != "phantom" and not plan.images:
@@ -220,11 +227,18 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     return plan
 
 
-def plan_in(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
-    """The plan in a YAML file, whether or not what it names is here. Raises CipherwardError with the file and key.
+def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
+    """Read a plan without looking for its weights and images, for callers that only study a training.
 
-    Relative `images` and `weights` paths are read from the working directory and made absolute, because
-    a Flower process works elsewhere.
+    Relative `images` and `weights` paths are resolved against the working directory and made absolute, because
+    Flower's processes have another working directory.
+
+    Args:
+        path: the YAML file.
+        overrides: settings that replace those of the file.
+
+    Raises:
+        CipherwardError: if the file or a setting is wrong. The message names the file and the key.
     """
     values = {**read_yaml(Path(path), "plan"), **(overrides or {})}
     for key in ("images", "weights"):
@@ -234,7 +248,7 @@ def plan_in(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
 
 
 def write_plan(plan: Plan, folder: Path) -> Path:
-    """Writes the resolved plan where every process of the study finds it."""
+    """Write the resolved plan to `folder`, where every process of the study finds it; return the file's path."""
     path = Path(folder) / FILE
     write_text(path, yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False))
     return path

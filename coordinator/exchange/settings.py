@@ -1,4 +1,4 @@
-"""Settings files: YAML → one frozen, validated object. An unknown key is an error that names the known ones."""
+"""Settings files: YAML, read into one frozen, validated object. The error for an unknown key lists the known keys."""
 
 from __future__ import annotations
 
@@ -8,54 +8,76 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from crypto.errors import CipherwardError
 
 
 class Settings(BaseModel):
-    """Frozen, and closed: keys that it does not know are refused."""
+    """Base of all settings: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 T = TypeVar("T", bound=Settings)
-#: Where a value may be of several kinds, pydantic names the first of them in an error's place.
-_KINDS = ("bool", "int", "str")
+#: If a value may have several types, pydantic ends the place of an error with the first of them.
+_TYPE_NAMES = ("bool", "int", "str")
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """The settings object of `values`; raises CipherwardError for the first thing that is wrong."""
+    """Build a settings object.
+
+    Args:
+        kind: the class of the settings.
+        values: the settings by name.
+        where: where they come from, such as the file's path; it begins every message.
+
+    Raises:
+        CipherwardError: for the first setting that is wrong.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(kind.model_fields)
-        if first["type"] == "extra_forbidden":
-            raise CipherwardError(f"{where}: unknown key {key!r}", f"known: {known}") from None
-        if first["type"] == "missing":
-            raise CipherwardError(f"{where}: key {key!r} is missing", f"known: {known}") from None
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, CipherwardError):
-            raise cause from None
-        said = str(first["msg"]).removeprefix("Value error, ")
-        if first["loc"] and first["loc"][-1] in _KINDS:
-            key, said = key.rpartition(".")[0], "Input should be true or false, a whole number, or a word"
-        given = first["input"]
-        hint = f"it is {given!r}" if isinstance(given, bool | int | float | str) else ""
-        raise CipherwardError(f"{where}: {key + ': ' if key else ''}{said}", hint) from None
+        raise _explain(error.errors()[0], ", ".join(kind.model_fields), where) from None
+
+
+def _explain(first: ErrorDetails, known: str, where: str) -> CipherwardError:
+    """Return the error for one of pydantic's findings. known: the names of all settings."""
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return CipherwardError(f"{where}: unknown key {key!r}", f"known: {known}")
+    if first["type"] == "missing":
+        return CipherwardError(f"{where}: key {key!r} is missing", f"known: {known}")
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, CipherwardError):
+        return cause
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if first["loc"] and first["loc"][-1] in _TYPE_NAMES:
+        key = key.rpartition(".")[0]
+        message = "Input should be true or false, a whole number, or a word"
+    value = first["input"]
+    hint = f"it is {value!r}" if isinstance(value, bool | int | float | str) else ""
+    return CipherwardError(f"{where}: {key + ': ' if key else ''}{message}", hint)
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
-    """The mapping in a YAML file; raises CipherwardError naming the file."""
+    """Read the mapping in a YAML file.
+
+    Args:
+        path: the file.
+        what: what it holds, such as "plan"; the messages name it.
+
+    Raises:
+        CipherwardError: if the file cannot be read or holds no mapping.
+    """
     try:
         values = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
-        raise CipherwardError(f"no {what} at {path}", "name a YAML file that is there") from None
+        raise CipherwardError(f"no {what} at {path}", "name a YAML file that exists") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CipherwardError(
             f"cannot read the {what} {path}: {type(error).__name__}",
-            "name a YAML file that is yours to read",
+            "name a YAML file that you may read",
         ) from None
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1

@@ -1,29 +1,110 @@
-"""The thresholds of `suite/1`: when one figure of one draw counts (docs/suite.md)."""
+"""The numbers of `suite/1`, each with its meaning, and the rule for one finding (docs/suite.md).
+
+The rule for a whole audit, over its draws and pool sizes, is `coordinator/report/verdict.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # commands import the numbers when they start, and nothing else
+    from coordinator.exchange.rates import GalleryRate
+    from coordinator.exchange.scores import Figures, Finding
+
+SUITE = "suite/1"
+
+# ---- what is attacked ---------------------------------------------------------------------------
+
+#: Attacks that every audit runs.
+ATTACKS = ("as_is", "leading_bit", "pooled_key_recovery")
+#: Pool sizes: how many sealed images under one key an attack is given.
+POOLS = (1, 2, 5, 10, 20, 50, 100)
+#: Draws of key and pool that an audit should have.
+DRAWS = 3
+#: Audit rows of a draw, unless a plan or a command says otherwise. Even rows register, odd rows are scored.
+AUDIT_ROWS = 128
+#: Plain images of a gallery, unless a plan or a command says otherwise.
+GALLERY_IMAGES = 1000
+#: Scored rows that a draw should have.
+ROWS = 64
+#: Plain images that a gallery should have, and must have.
+GALLERY = 200
+MIN_GALLERY = 8
+#: Images that a sealed set needs to be audited: half of fewer images gives no figures.
+MIN_SET_IMAGES = 32
+#: Rows that must be scored: fewer would be a look at single images.
+MIN_SCORED_ROWS = 8
+#: Audit rows that can be asked for: half of them are scored.
+MIN_AUDIT_ROWS = 2 * MIN_SCORED_ROWS
+#: Rows that are guessed for each row that is scored, because near-duplicates are dropped.
+SPARE_ROWS = 1.25
+#: Largest share of a set that is guessed, as a divisor, and rows that are guessed of the smallest sets nevertheless.
+MAX_SET_PART = 2
+MIN_GUESSED_ROWS = 4
+#: Rows that a report shows as pictures.
+PICTURED = 6
+
+# ---- when a figure counts -----------------------------------------------------------------------
+
+#: K: median SSIM from which a recovered key opens audit images.
+OPENS = 0.90
+#: V: SSIM by which a guess must beat every baseline of its row.
+MARGIN = 0.10
+#: R and V: least value of the lower 95 % Wilson bound.
+FLOOR = 0.05
+#: R: the lower bound must also reach this many times chance, 1 / gallery.
+TIMES_CHANCE = 10
+#: The share of draws in which a break must show: numerator and denominator.
+QUORUM = (2, 3)
+
+# ---- how guesses and images are measured --------------------------------------------------------
+
+#: SSIM: window side in pixels.
+WINDOW = 7
+#: Standard deviation in gray levels: flatter windows score high whatever the guess, so they do not count.
+TEXTURE = 2.0
+#: Correlation of 32×32 thumbnails above which two images are near-duplicates, and count once.
+NEAR_DUPLICATE = 0.97
+#: Share of the rows that must have a guess of their own, neither flat nor repeated.
+MIN_DISTINCT = 0.75
+
+# ---- figures of images that are not public ------------------------------------------------------
+
+#: Step of SSIM figures.
+SSIM_STEP = 0.01
+#: Step of PSNR figures, in dB.
+PSNR_STEP = 1.0
+#: Steps of a rate that decides nothing: twentieths, that is .05.
+RATE_STEPS = 20
 
 
-def above_chance(named: Mapping[str, Any]) -> bool:
-    """Whether a share of images named in a gallery counts: its lower 95 % Wilson bound reaches max(.05, 10/G)."""
-    return bool(named["low"] >= max(0.05, 10 / named["gallery"]))
+def is_above_chance(rate: GalleryRate) -> bool:
+    """Return whether a share of named images counts: its lower bound reaches max(.05, 10/G)."""
+    return rate.low >= max(FLOOR, TIMES_CHANCE / rate.gallery)
 
 
-def broken_by(finding: Mapping[str, Any]) -> list[str]:
-    """Which of K, R and V break a scheme by this finding of one draw.
+def broken_by(finding: Finding) -> tuple[str, ...]:
+    """Return which of K, R and V break the scheme by this finding of one draw. A crashed attack breaks nothing."""
+    return () if finding.error or finding.figures is None else breaking_measures(finding.figures)
 
-    K: the recovered key opens audit images, median SSIM at least .90. R and V: the lower 95 % Wilson bound
-    reaches max(.05, 10/G) and .05.
+
+def breaking_measures(figures: Figures) -> tuple[str, ...]:
+    """Return which of K, R and V break the scheme by the figures of one guess.
+
+    K: the recovered key opens audit images, median SSIM at least .90. R: the lower 95 % Wilson bound reaches
+    max(.05, 10/G). V: it reaches .05.
     """
-    if finding.get("error") or "V" not in finding:
-        return []
-    found = []
-    if finding["K"] is not None and finding["K"]["opens"]:
-        found.append("K")
-    if above_chance(finding["R"]):
-        found.append("R")
-    if finding["V"]["low"] >= 0.05:
-        found.append("V")
-    return found
+    letters = []
+    if figures.key_opening is not None and figures.key_opening.opens:
+        letters.append("K")
+    if is_above_chance(figures.reidentified):
+        letters.append("R")
+    if figures.visible.low >= FLOOR:
+        letters.append("V")
+    return tuple(letters)
+
+
+def draws_needed(draws: int) -> int:
+    """Return how many of so many draws make two thirds."""
+    return math.ceil(QUORUM[0] * draws / QUORUM[1])

@@ -1,10 +1,10 @@
-"""What the coordinator keeps of a round's replies, where the plan's `keep_updates` asks for it: the audit's evidence.
+"""What the coordinator keeps of a round's replies if the plan sets `keep_updates`: the evidence for the audit.
 
-    cloud/updates/round-0001-hospital-0.safetensors   `after`: float32 [parameters], what one hospital sent back
-    cloud/updates/round-0001.safetensors              `before`: what all were sent, and the list of the replies
+    cloud/updates/round-0001-hospital-0.safetensors   `after`: float32 [parameters], the reply of one hospital
+    cloud/updates/round-0001.safetensors              `before`: the weights that were sent, and the list of replies
 
-The list is written last, so a round that a kill cut short is none; its round is run again and overwrites it. Every
-vector's SHA-256 is kept beside it.
+The list is written last. A round that a kill interrupts therefore has no list: it runs again and overwrites the rest.
+The SHA-256 of every vector is stored with the list.
 """
 
 from __future__ import annotations
@@ -20,86 +20,98 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, drop_temporaries, write_bytes
 
 FOLDER = "updates"
-_MEND = "set keep_updates in the plan and train again, in another folder"
+_HINT = "set keep_updates in the plan and train again, in another folder"
+
+#: Each party's trained weights, float32 [parameters], and its number of images.
+Updates = Mapping[str, tuple[Float32Array, int]]
 
 
-def keep(
-    cloud: Path, round_: int, before: np.ndarray, replies: Mapping[str, tuple[np.ndarray, int]]
-) -> None:
-    """Keeps one round: what was sent, and every party's (vector, number of images). Vectors: float32 [parameters].
+def record_updates(cloud: Path, round_: int, before: Float32Array, updates: Updates) -> None:
+    """Write one round to disk. Files that an interrupted run of the same round left are replaced.
 
-    Replaces whatever an interrupted run of the same round left.
+    Args:
+        cloud: the study's cloud folder.
+        round_: the round, from 1.
+        before: the weights that every party was sent, float32 [parameters].
+        updates: each party's trained weights and number of images.
     """
     folder = Path(cloud) / FOLDER
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for old in (folder / _round(round_), *folder.glob(f"round-{round_:04d}-*.safetensors")):
+        for old in (folder / _round_file(round_), *folder.glob(f"round-{round_:04d}-*.safetensors")):
             old.unlink(missing_ok=True)
     drop_temporaries(folder, f"round-{round_:04d}*")
     parties = {}
-    for party, (after, images) in replies.items():
-        name = f"round-{round_:04d}-{_named(party)}.safetensors"
+    for party, (after, images) in updates.items():
+        name = f"round-{round_:04d}-{_safe_name(party)}.safetensors"
         write_bytes(folder / name, save({"after": np.ascontiguousarray(after, np.float32)}))
         parties[party] = {"file": name, "images": images, "sha256": _digest(after)}
     about = {"round": round_, "sha256": _digest(before), "parties": parties}
     data = save({"before": np.ascontiguousarray(before, np.float32)}, metadata={"json": json.dumps(about)})
-    write_bytes(folder / _round(round_), data)
+    write_bytes(folder / _round_file(round_), data)
 
 
-def kept(cloud: Path) -> list[tuple[int, np.ndarray, dict[str, tuple[np.ndarray, int]]]]:
-    """Every kept round: (round, before, party → (after, images)), in order; none where nothing was kept.
+def read_updates(cloud: Path) -> list[tuple[int, Float32Array, dict[str, tuple[Float32Array, int]]]]:
+    """Read all recorded rounds in order, as (round, before, party → (after, images)). The list may be empty.
 
-    Raises CipherwardError where a listed file is missing, altered or unreadable.
+    Raises:
+        CipherwardError: if a listed file is missing, altered or unreadable.
     """
     folder, rounds = Path(cloud) / FOLDER, []
     for path in sorted(folder.glob("round-*.safetensors")):
         if path.stem.removeprefix("round-").isdigit():
-            before, about = _vector(path, "before")
-            replies = {}
+            before, about = _read_vector(path, "before")
+            updates = {}
             try:
                 number = int(about["round"])
-                _must_be(before, about["sha256"], path)
-                for party, line in about["parties"].items():
-                    after, _ = _vector(folder / Path(line["file"]).name, "after")
-                    _must_be(after, line["sha256"], folder / line["file"])
-                    replies[str(party)] = (after, int(line["images"]))
+                _require_digest(before, about["sha256"], path)
+                for party, entry in about["parties"].items():
+                    after, _ = _read_vector(folder / Path(entry["file"]).name, "after")
+                    _require_digest(after, entry["sha256"], folder / entry["file"])
+                    updates[str(party)] = (after, int(entry["images"]))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise CipherwardError(f"{path} is damaged: {error!r}", _MEND) from None
-            rounds.append((number, before, replies))
+                raise CipherwardError(f"{path} is damaged: {error!r}", _HINT) from None
+            rounds.append((number, before, updates))
     return rounds
 
 
-def _named(party: str) -> str:
-    """A party's name as part of a file's: it comes from outside, and must choose no path and no other's file."""
+def _safe_name(party: str) -> str:
+    """Return a party's name for use in a file name.
+
+    The name comes from outside. It must not select a folder, or the file of another party.
+    """
     name = quote(party, safe="")
     return name if len(name) <= 100 else f"{name[:80]}-{hashlib.sha256(party.encode()).hexdigest()[:19]}"
 
 
-def _round(round_: int) -> str:
+def _round_file(round_: int) -> str:
     return f"round-{round_:04d}.safetensors"
 
 
-def _digest(vector: np.ndarray) -> str:
+def _digest(vector: Float32Array) -> str:
+    """Return the hex SHA-256 of a vector's float32 bytes."""
     return hashlib.sha256(np.ascontiguousarray(vector, np.float32).tobytes()).hexdigest()
 
 
-def _vector(path: Path, name: str) -> tuple[np.ndarray, dict[str, Any]]:
-    """(the vector, the metadata's JSON or {})."""
+def _read_vector(path: Path, name: str) -> tuple[Float32Array, dict[str, Any]]:
+    """Return a vector of a file, and the JSON of the file's metadata or {}."""
     try:
         with safe_open(str(path), framework="numpy") as file:
             return file.get_tensor(name), json.loads((file.metadata() or {}).get("json", "{}"))
     except FileNotFoundError:
-        raise CipherwardError(f"the kept update {path} is missing", _MEND) from None
+        raise CipherwardError(f"the recorded update {path} is missing", _HINT) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise CipherwardError(
-            f"the kept update {path} cannot be read: {type(error).__name__}", _MEND
+            f"the recorded update {path} cannot be read: {type(error).__name__}", _HINT
         ) from None
 
 
-def _must_be(vector: np.ndarray, digest: str, path: Path) -> None:
+def _require_digest(vector: Float32Array, digest: str, path: Path) -> None:
+    """Raise CipherwardError if a vector does not have this digest."""
     if vector.dtype != np.float32 or vector.ndim != 1 or _digest(vector) != digest:
-        raise CipherwardError(f"the kept update {path} is damaged: its digest differs", _MEND)
+        raise CipherwardError(f"the recorded update {path} is damaged: its digest differs", _HINT)

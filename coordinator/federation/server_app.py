@@ -2,7 +2,7 @@
 
     flwr run . --run-config 'study-dir="/absolute/path/of/runs/demo"'
 
-`cipherward-coordinator simulate` prepares such a study and starts this.
+`cipherward-coordinator simulate` prepares such a study and starts this app.
 """
 
 from __future__ import annotations
@@ -14,27 +14,36 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from coordinator.exchange.plan import FILE, read_plan
-from coordinator.exchange.wire import received
+from coordinator.exchange.wire import as_received
 from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import evaluate, run_rounds
-from coordinator.federation.strategies import averageable, strategy_of
-from coordinator.model.shares import base_digest
-from coordinator.model.vit import build_model, pack, save_model, shared_names, unpack
+from coordinator.federation.strategies import build_strategy, require_aggregatable
+from coordinator.model.shares import base_digest, shared_names
+from coordinator.model.vit import build_model, pack, save_model, unpack
 from crypto.errors import CipherwardError
-from crypto.files import only_one, write_json
+from crypto.files import folder_lock, write_json
 
 app = ServerApp()
 
 
-@app.main()
+@app.main()  # type: ignore[untyped-decorator]  # flwr is not typed for mypy here
 def main(grid: Grid, context: Context) -> None:
-    """Gather the parties, train, keep the round that was best on val, read test once, save."""
-    study = _study(context)
-    with only_one(study / "cloud"):
-        _federate(grid, study)
+    """Run the study that the run configuration names."""
+    study = _study_folder(context)
+    with folder_lock(study / "cloud"):
+        run_federation(grid, study)
 
 
-def _federate(grid: Grid, study: Path) -> None:
+def run_federation(grid: Grid, study: Path) -> None:
+    """Gather the parties, train, keep the round that is best on val, read test once, and save the model.
+
+    Args:
+        grid: the parties' messages.
+        study: the study's folder. It contains plan.yaml and cloud/, where all results are written.
+
+    Raises:
+        CipherwardError: if too few parties are usable, or if a round misses its quorum after all retries.
+    """
     plan, cloud = read_plan(study / FILE), study / "cloud"
     federation = Federation(grid, plan)
     parties = federation.gather()
@@ -42,13 +51,13 @@ def _federate(grid: Grid, study: Path) -> None:
     model = build_model(plan, len(classes))
     names = shared_names(model, plan)
     federation.base = base_digest(model, plan)
-    averageable(model, names, plan)
+    require_aggregatable(model, names, plan)
     started = time.perf_counter()
-    state = run_rounds(grid, plan, federation, pack(model, names), cloud)
-    test = evaluate(strategy_of(plan), federation, state.best, state.best_round, "test")
+    state = run_rounds(federation, pack(model, names), cloud)
+    test = evaluate(build_strategy(plan), federation, state.best, state.best_round, "test")
     seconds = time.perf_counter() - started
-    # What was tested is what is saved: the weights as the hospitals had them.
-    unpack(model, received(state.best, plan.wire), names)
+    # The saved weights are the tested ones: those that the hospitals received.
+    unpack(model, as_received(state.best, plan.wire), names)
     digest = save_model(model, plan, classes, cloud / "model.safetensors", state.best_round)
     training = {
         "best_round": state.best_round,
@@ -62,7 +71,8 @@ def _federate(grid: Grid, study: Path) -> None:
     write_json(cloud / "training.json", training)
 
 
-def _study(context: Context) -> Path:
+def _study_folder(context: Context) -> Path:
+    """Return the folder that the run configuration names. Raise CipherwardError if no study is prepared there."""
     folder = str(context.run_config.get("study-dir", ""))
     if not folder or not (Path(folder) / FILE).is_file():
         raise CipherwardError(

@@ -1,13 +1,13 @@
-"""Flower's strategies by name, and what of them must survive a kill.
+"""Flower's aggregation strategies by name, and the part of their state that must survive a kill.
 
-    fedavg     the mean by number of images (McMahan et al. 2017)
+    fedavg     the mean, weighted by number of images (McMahan et al. 2017)
     fedprox    the same; hospitals add a proximal term to their loss (Li et al. 2020)
-    fedadam    Adam on the mean update, at `server_lr` (Reddi et al. 2021)
-    fedmedian  the median of every weight; numbers of images do not count (Yin et al. 2018)
-    krum       the one reply nearest to its neighbours (Blanchard et al. 2017)
+    fedadam    Adam on the mean update, with step size `server_lr` (Reddi et al. 2021)
+    fedmedian  the median of every weight; the numbers of images do not count (Yin et al. 2018)
+    krum       the one reply that is nearest to its neighbours (Blanchard et al. 2017)
 
-Krum averages nothing: with `malicious: 0`, too, a round ends with one hospital's weights. It is sound with
-2 · malicious + 3 replies or more; Flower's goes on with fewer, so the plan sees to it that a quorum is enough.
+Krum does not average: even with `malicious: 0`, a round ends with the weights of one hospital. It is sound with at
+least 2 · malicious + 3 replies. Flower's Krum runs with fewer, so the plan requires a quorum of that size.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, Krum
 from flwr.serverapp.strategy.strategy import Strategy
 from torch import nn
 
 from coordinator.exchange.plan import Plan
+from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
 
 STRATEGIES = {
@@ -30,46 +30,47 @@ STRATEGIES = {
     "fedmedian": FedMedian,
     "krum": Krum,
 }
-_MOMENTS = ("m_t", "v_t")  # FedAdam's, dictionaries by array
+#: FedAdam's first and second moments: attributes that hold dictionaries by array name.
+_MOMENTS = ("m_t", "v_t")
 
 
-def strategy_of(plan: Plan) -> Strategy:
-    """The plan's Flower strategy, asking every party that is there."""
-    own: dict[str, dict[str, Any]] = {
+def build_strategy(plan: Plan) -> Strategy:
+    """Return the plan's Flower strategy, which selects every party that is connected."""
+    options: dict[str, dict[str, Any]] = {
         "fedprox": {"proximal_mu": plan.proximal_mu},
         "fedadam": {"eta": plan.server_lr},
         "krum": {"num_malicious_nodes": plan.malicious},
     }
-    # Quorum and waiting are the round loop's: Flower's own minimum has no deadline.
-    built: Strategy = STRATEGIES[plan.strategy](
+    # The round loop handles quorum and waiting: Flower's own minimum has no deadline.
+    strategy: Strategy = STRATEGIES[plan.strategy](
         fraction_train=1.0,
         fraction_evaluate=1.0,
         min_train_nodes=1,
         min_evaluate_nodes=1,
         min_available_nodes=1,
-        **own.get(plan.strategy, {}),
+        **options.get(plan.strategy, {}),
     )
-    return built
+    return strategy
 
 
-def moments_of(strategy: Strategy) -> dict[str, np.ndarray]:
-    """What a strategy carries from round to round: float [parameters] by name; nothing for most."""
-    held = {name: getattr(strategy, name, None) or {} for name in _MOMENTS}
-    return {name: arrays["model"] for name, arrays in held.items() if "model" in arrays}
+def get_moments(strategy: Strategy) -> dict[str, AnyArray]:
+    """Return what a strategy carries from round to round: float [parameters] by name, empty for most strategies."""
+    moments = {name: getattr(strategy, name, None) or {} for name in _MOMENTS}
+    return {name: arrays["model"] for name, arrays in moments.items() if "model" in arrays}
 
 
-def put_moments(strategy: Strategy, moments: Mapping[str, np.ndarray]) -> None:
-    """Hands back what `moments_of` gave."""
+def set_moments(strategy: Strategy, moments: Mapping[str, AnyArray]) -> None:
+    """Give a strategy the moments that `get_moments` returned."""
     for name, vector in moments.items():
         if hasattr(strategy, name):
             setattr(strategy, name, {"model": vector})
 
 
-def averageable(model: nn.Module, names: Sequence[str], plan: Plan) -> None:
-    """Raises CipherwardError where Adam would step on statistics, which are no weights."""
+def require_aggregatable(model: nn.Module, names: Sequence[str], plan: Plan) -> None:
+    """Raise CipherwardError if FedAdam would step on statistics of batch normalisation, which are not weights."""
     statistics = {name for name, _ in model.named_buffers()} & set(names)
     if plan.strategy == "fedadam" and statistics:
         raise CipherwardError(
-            f"fedadam: {plan.model} has batch normalisation, whose statistics Adam would take for weights",
-            "choose fedavg, or a model without it",
+            f"fedadam: {plan.model} has batch normalisation, and Adam would treat its statistics as weights",
+            "choose fedavg, or a model without batch normalisation",
         )

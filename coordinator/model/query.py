@@ -1,8 +1,8 @@
-"""The encrypted query: a provider's model names the classes of sealed images. It never sees a plain one.
+"""Encrypted queries: the provider's model classifies sealed images and never receives a plain one.
 
-Under stem mode `learn` the model reads ciphertext, so that the provider can answer; under `private` and `plain` only
-a hospital can, because the model lacks, or reads without, a stem in its key's coordinates. Source: Qi et al. 2022,
-section on inference; whoever answers also learns the answer.
+Under stem mode `learn` the model reads ciphertext, so the provider can answer. Under `private` and `plain` only a
+hospital can: the saved model has no stem, or a stem for plain images, and reading sealed images needs a stem in the
+coordinates of the hospital's key. Source: Qi et al. 2022, section on inference. Whoever answers learns the answer.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from coordinator.model.training import PlainImages, probabilities
-from coordinator.model.vit import load_state, timm_model
+from coordinator.model.training import PlainImages, predict_probabilities
+from coordinator.model.vit import create_model, load_state
+from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
 from crypto.sets.dataset import SealedDataset
 
@@ -27,8 +28,15 @@ SCHEMA = "cipherward.answers/1"
 
 
 @dataclass(frozen=True)
-class Served:
-    """A saved model, ready to answer. scheme: what its images are sealed with; shape: of a sealed image."""
+class ServedModel:
+    """A saved model, ready to answer.
+
+    Attributes:
+        model: the network, with its weights.
+        classes: names of the classes, in the order of the outputs.
+        scheme: the scheme that its images are sealed with.
+        shape: (height, width, channels) of a sealed image.
+    """
 
     model: nn.Module
     classes: list[str]
@@ -36,22 +44,23 @@ class Served:
     shape: tuple[int, int, int]
 
 
-def open_model(path: Path) -> Served:
-    """The model of a model.safetensors that reads ciphertext.
+def open_model(path: Path) -> ServedModel:
+    """Open a study's model.safetensors that reads ciphertext.
 
-    Raises CipherwardError where it is no such file, and where its stem mode leaves the provider unable to answer.
+    Raises:
+        CipherwardError: if the file is not such a model, and if the provider cannot answer under its stem mode.
     """
     try:
         with safe_open(str(path), framework="numpy") as file:
-            about = dict(file.metadata() or {})
-        args, classes = json.loads(about["model_args"]), json.loads(about["classes"])
-        stem, channels = about["stem"], int(about["in_chans"])
+            metadata = dict(file.metadata() or {})
+        args, classes = json.loads(metadata["model_args"]), json.loads(metadata["classes"])
+        stem, channels = metadata["stem"], int(metadata["in_chans"])
         height, width = args.pop("img_size")
     except FileNotFoundError:
         raise CipherwardError(f"no model at {path}") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise CipherwardError(
-            f"{path} is not a model of ours: {type(error).__name__}",
+            f"{path} is not a model of Cipherward: {type(error).__name__}",
             "name a study's cloud/model.safetensors",
         ) from None
     if stem != "learn":
@@ -60,15 +69,16 @@ def open_model(path: Path) -> Served:
             "ask the hospital: cipherward-party classify HOSPITAL IMAGE … --model FILE --plan PLAN",
         )
     settings = {"num_classes": len(classes), "in_chans": channels, "img_size": (height, width), **args}
-    model = timm_model(about["model"], settings)
+    model = create_model(metadata["model"], settings)
     load_state(model, load_file(str(path)), path)
-    return Served(model, classes, about["scheme"], (height, width, channels))
+    return ServedModel(model, classes, metadata["scheme"], (height, width, channels))
 
 
-def answer(served: Served, sealed: SealedDataset) -> dict[str, Any]:
-    """What answers.json holds: for every row of a sealed set its class, and the probability of each class.
+def answer_query(served: ServedModel, sealed: SealedDataset) -> dict[str, Any]:
+    """Return the content of answers.json: for every image of a sealed set its class, and all class probabilities.
 
-    Raises CipherwardError for images of another scheme or shape than the model's, and for an altered shard.
+    Raises:
+        CipherwardError: if scheme or shape of the images are not those of the model, and if a shard was altered.
     """
     if (sealed.spec.name, sealed.sealed_shape) != (served.scheme, served.shape):
         raise CipherwardError(
@@ -77,13 +87,13 @@ def answer(served: Served, sealed: SealedDataset) -> dict[str, Any]:
             "seal the query as the training images were sealed",
         )
     sealed.check_digests()
-    found = predictions(served.model, np.asarray(sealed.images(0, len(sealed))), served.classes)
-    return {"schema": SCHEMA, "query": sealed.digest, "classes": served.classes, "answers": found}
+    answers = classify_images(served.model, np.asarray(sealed.images(0, len(sealed))), served.classes)
+    return {"schema": SCHEMA, "query": sealed.digest, "classes": served.classes, "answers": answers}
 
 
-def predictions(model: nn.Module, images: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """One entry an image: its class, that class's probability, and all probabilities in the order of the classes."""
-    scores = probabilities(model, PlainImages(images, np.zeros(len(images), np.int64)))
+def classify_images(model: nn.Module, images: AnyArray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return for each image its class, the probability of that class, and all probabilities in class order."""
+    scores = predict_probabilities(model, PlainImages(images, np.zeros(len(images), np.int64)))
     return [
         {
             "class": classes[int(row.argmax())],

@@ -1,12 +1,12 @@
-"""Which of a model's weights are trained and travel, and the low-rank adapters that may stand in for an encoder's.
+"""Which weights of a model are trained and sent (the plan's `share`), and low-rank adapters (LoRA) for the encoder.
 
-    share    encoder             head             stem
-    all      trained, travels    trained, travels trained unless `stem_frozen`; travels unless stem `private`
-    head     neither             as above         as above
-    lora     adapters do both    as above         as above
+    share    encoder              head                stem
+    all      trained and sent     trained and sent    trained unless `stem_frozen`; sent unless stem `private`
+    head     neither              as above            as above
+    lora     only adapters, both  as above            as above
 
-What does not travel is the same in every hospital: it comes from the plan's public weights, or its seed. Source of
-the adapters: LoRA (Hu et al. 2022, arXiv 2106.09685), through PEFT, an optional extra.
+Weights that are not sent are the same in every hospital: they come from the plan's public weights, or from its seed.
+Source of the adapters: LoRA (Hu et al. 2022, arXiv 2106.09685), through PEFT, an optional extra.
 """
 
 from __future__ import annotations
@@ -23,65 +23,79 @@ from torch import nn
 from coordinator.exchange.plan import Plan
 from crypto.errors import CipherwardError
 
-_ADAPTED = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]  # the linear layers of a block of timm's ViT
-_ADAPTER = ".lora_"  # in the names of an adapter's weights
+#: The linear layers of a block of timm's ViT, which get adapters.
+_ADAPTED_LAYERS = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
+#: Part of the name of every adapter weight.
+_ADAPTER_MARK = ".lora_"
 
 
 def in_stem(name: str) -> bool:
-    """Whether a weight belongs to the stem: the patch embedding and the positions. The class token does not."""
+    """Return whether a weight belongs to the stem: patch embedding and positions, but not the class token."""
     return name == "pos_embed" or name.startswith("patch_embed.")
 
 
 def in_adapter(name: str) -> bool:
-    """Whether a weight belongs to a low-rank adapter."""
-    return _ADAPTER in name
+    """Return whether a weight belongs to a low-rank adapter."""
+    return _ADAPTER_MARK in name
 
 
-def _heads(model: nn.Module) -> tuple[str, ...]:
-    """The prefixes of the head's weights. Raises CipherwardError for a model that does not say what its head is."""
-    found = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
-    heads = found if isinstance(found, tuple | list) else [found]
-    names = tuple(f"{name}." for name, part in model.named_modules() if any(part is h for h in heads))
-    if not names:
+def _head_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Return the name prefixes of the head's weights. Raise CipherwardError if the model does not name its head."""
+    classifier: Any = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
+    heads = classifier if isinstance(classifier, tuple | list) else [classifier]
+    prefixes = tuple(f"{name}." for name, part in model.named_modules() if any(part is h for h in heads))
+    if not prefixes:
         raise CipherwardError(
             "share: the model does not say which of its layers is the head", "set share to all"
         )
-    return names
+    return prefixes
 
 
-def travelling(model: nn.Module, plan: Plan) -> list[str]:
-    """Names of the weights that travel, in state-dict order."""
+def shared_names(model: nn.Module, plan: Plan) -> list[str]:
+    """Return the names of the weights that are sent, in state-dict order.
+
+    Under share `all` these are all weights. Under stem mode `private` the stem is never among them.
+
+    Args:
+        model: as build_model returns it for this plan.
+        plan: gives `share` and `stem`.
+    """
     names = [name for name in model.state_dict() if plan.stem != "private" or not in_stem(name)]
     if plan.share == "all":
         return names
-    heads = _heads(model)
+    heads = _head_prefixes(model)
     return [name for name in names if in_stem(name) or in_adapter(name) or name.startswith(heads)]
 
 
 def base_digest(model: nn.Module, plan: Plan) -> str:
-    """Hex SHA-256 of the encoder's weights that do not travel, by which hospitals and coordinator know theirs equal.
+    """Return the hex SHA-256 of the encoder weights that are not sent, or "" if all are sent.
 
-    "" where all travels. A stem of a hospital's own is not in it. model: as build_model makes it, untrained.
+    Hospitals and coordinator compare it, to know that their encoders are equal. A hospital's private stem is not part
+    of it.
+
+    Args:
+        model: as build_model returns it for this plan, untrained.
+        plan: gives `share` and `stem`.
     """
     if plan.share == "all":
         return ""
-    digest, moving = hashlib.sha256(), set(travelling(model, plan))
+    digest, shared = hashlib.sha256(), set(shared_names(model, plan))
     for name, value in model.state_dict().items():
-        if name not in moving and not in_stem(name):
+        if name not in shared and not in_stem(name):
             digest.update(f"{name} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def prepare(model: nn.Module, plan: Plan) -> None:
-    """Puts the plan's adapters on, and freezes what the plan does not train, in place.
+def apply_share(model: nn.Module, plan: Plan) -> None:
+    """Add the plan's adapters to a model, and freeze the weights that the plan does not train, in place.
 
-    A frozen weight takes no gradient, so that neither steps nor weight decay move it; a frozen batch
-    normalisation goes by the statistics that it came with, and learns no others.
+    A frozen weight takes no gradient, so neither steps nor weight decay move it. A frozen batch normalisation keeps
+    using its initial statistics, and learns no others.
     """
     if plan.share == "lora":
         _add_adapters(model, plan)
-    heads = _heads(model) if plan.share != "all" else ()
+    heads = _head_prefixes(model) if plan.share != "all" else ()
     for name, weight in model.named_parameters():
         if in_stem(name):
             weight.requires_grad_(not plan.stem_frozen)
@@ -89,51 +103,54 @@ def prepare(model: nn.Module, plan: Plan) -> None:
             weight.requires_grad_(plan.share == "all" or in_adapter(name) or name.startswith(heads))
     if plan.share != "all":
         for name, part in model.named_modules():
-            learns = getattr(part, "running_mean", None) is not None
-            if learns and not in_stem(name) and not name.startswith(heads):
-                part.register_forward_pre_hook(_hold_still)
+            has_statistics = getattr(part, "running_mean", None) is not None
+            if has_statistics and not in_stem(name) and not name.startswith(heads):
+                part.register_forward_pre_hook(_use_frozen_statistics)
 
 
-def _hold_still(module: nn.Module, given: object) -> None:
+def _use_frozen_statistics(module: nn.Module, _inputs: object) -> None:
+    """Leave training mode before each call, so that a batch normalisation does not update its statistics."""
     module.training = False
 
 
 def _add_adapters(model: nn.Module, plan: Plan) -> None:
+    """Add low-rank adapters to the encoder's linear layers. Raise CipherwardError if PEFT is not installed."""
     try:
-        from peft import LoraConfig, inject_adapter_in_model  # seconds to load, and nothing else needs it
+        from peft import LoraConfig, inject_adapter_in_model  # takes seconds to load, and is an extra
     except ImportError:
         raise CipherwardError(
-            "share lora needs PEFT, which is not here", "pip install -e '.[lora]'"
+            "share lora needs PEFT, which is not installed", "run: pip install -e '.[lora]'"
         ) from None
     settings: dict[str, Any] = {
         "r": plan.lora_rank,
         "lora_alpha": plan.lora_alpha,
-        "target_modules": _ADAPTED,
+        "target_modules": _ADAPTED_LAYERS,
     }
-    # However many draws building the model took, the adapters start from the seed alone.
+    # The adapters depend on the seed only, not on how many random numbers the model took.
     torch.manual_seed(plan.seed)
     inject_adapter_in_model(LoraConfig(lora_dropout=0.0, bias="none", **settings), model)
 
 
-def _adapted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _adapted_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the layer, one of PEFT's, of each layer that has an adapter."""
     return ((name, part) for name, part in model.named_modules() if hasattr(part, "get_base_layer"))
 
 
-def merged(model: nn.Module) -> nn.Module:
-    """The same model in ordinary layers under their ordinary names: a copy with its adapters merged into them.
+def merge_adapters(model: nn.Module) -> nn.Module:
+    """Return a copy with the adapters merged into ordinary layers, under the ordinary names of weights.
 
-    The model itself where it has no adapters.
+    A model without adapters is returned itself.
     """
-    if not any(True for _ in _adapted(model)):
+    if not any(True for _ in _adapted_layers(model)):
         return model
-    whole = copy.deepcopy(model)
-    for name, part in list(_adapted(whole)):
-        part.merge()  # type: ignore[operator]
-        above, _, last = name.rpartition(".")
-        setattr(whole.get_submodule(above), last, part.get_base_layer())  # type: ignore[operator]
-    return whole
+    merged = copy.deepcopy(model)
+    for name, layer in list(_adapted_layers(merged)):
+        layer.merge()
+        parent, _, attribute = name.rpartition(".")
+        setattr(merged.get_submodule(parent), attribute, layer.get_base_layer())
+    return merged
 
 
 def missing_weights(plan: Plan) -> str:
-    """The plan's public weights file, where one is named and not here; else nothing."""
+    """Return the path of the plan's public weights file if the plan names one that is not here, else ""."""
     return plan.weights if plan.weights and not Path(plan.weights).is_file() else ""

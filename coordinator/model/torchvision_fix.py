@@ -1,12 +1,12 @@
-"""Lets timm be imported where a CPU build of torch stands beside the index's torchvision.
+"""Import timm, even if a CPU build of torch is installed beside the package index's torchvision.
 
-timm imports torchvision, and torchvision's wheel on the index is built for CUDA. Beside a CPU build of
-torch its compiled operators do not load, and `import torchvision` then dies while registering shape
-functions for them ("operator torchvision::nms does not exist"). We use none of those operators, so on that
-failure, and on that one only, the module that registers them is replaced by an empty one. A matching
-torchvision is left alone, as is every other failure.
+timm imports torchvision, and the torchvision wheel on the index is built for CUDA. Beside a CPU build of torch its
+compiled operators do not load, and `import torchvision` fails while it registers shape functions for them ("operator
+torchvision::nms does not exist"). This project uses none of those operators. On that failure, and on no other, the
+module that registers them is replaced by an empty one. A torchvision that matches torch is left alone.
 
-Whoever needs timm, torchvision or torchmetrics imports it from here.
+Import timm from here: `from coordinator.model.torchvision_fix import timm`. It takes more than a second to load, so
+modules that a hospital or the server imports do this in the function that needs timm.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ import importlib
 import sys
 import types
 
-_OPERATORS = "torchvision._meta_registrations"
+_REGISTRATIONS = "torchvision._meta_registrations"
 _SYMPTOM = "operator torchvision::nms does not exist"
 
 
 def _import_torchvision() -> None:
+    """Import torchvision, without its operators if they do not fit the installed torch."""
     try:
         importlib.import_module("torchvision")
     except ImportError:
-        return  # timm will say what is missing
+        return  # timm's own import names what is missing
     except RuntimeError as error:
         if _SYMPTOM not in str(error):
             raise
         for name in [n for n in sys.modules if n == "torchvision" or n.startswith("torchvision.")]:
             del sys.modules[name]
-        sys.modules[_OPERATORS] = types.ModuleType(_OPERATORS)
+        sys.modules[_REGISTRATIONS] = types.ModuleType(_REGISTRATIONS)
         importlib.import_module("torchvision")
 
 
 _import_torchvision()
 
-import timm  # noqa: E402 - after the fix, on purpose
+import timm  # noqa: E402 - only after the fix
 
 __all__ = ["timm"]

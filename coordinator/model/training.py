@@ -1,60 +1,68 @@
-"""Training and evaluation on labelled images, sealed or plain, in hospitals and in the cloud: the same lines."""
+"""Local training and prediction on labelled images, sealed or plain: hospitals and the cloud run the same code."""
 
 from __future__ import annotations
 
 import math
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from coordinator.exchange.plan import Plan
+from coordinator.model.model_input import to_model_input
+from crypto.arrays import AnyArray, Float32Array, Int64Array, Rows
 from crypto.cores import cores
 from crypto.errors import CipherwardError
 
 
-class Images(Protocol):
+class LabelledImages(Protocol):
     """Labelled images by row: a SealedDataset, or PlainImages."""
 
     @property
-    def labels(self) -> np.ndarray:
-        """int64 [n]"""
+    def labels(self) -> Int64Array:
+        """The class of each image, int64 [n]."""
 
-    def rows(self, rows: np.ndarray) -> np.ndarray:
-        """int64 [r] → uint8 [r, h, w, c]"""
+    def rows(self, rows: Rows) -> AnyArray:
+        """Return the images of these rows: int64 [r] → [r, h, w, c]."""
 
 
-class Varied(Images, Protocol):
-    """Images of which fresh views can be had: plain ones, or sealed ones where their key is."""
+class AugmentableImages(LabelledImages, Protocol):
+    """Images that can be augmented: plain images, or sealed images where their key is."""
 
-    def views(self, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """int64 [r] → [r, h, w, c]: as `rows`, each image altered at random before it was sealed."""
+    def views(self, rows: Rows, random: np.random.Generator) -> AnyArray:
+        """Return the images of these rows, each altered at random before it was sealed: int64 [r] → [r, h, w, c]."""
 
 
 @dataclass(frozen=True)
 class PlainImages:
-    """Images in memory. images: uint8 [n, h, w, c]; labels: int64 [n]."""
+    """Images in memory.
 
-    images: np.ndarray
-    labels: np.ndarray
+    Attributes:
+        images: uint8 [n, h, w, c]. Ciphertexts in memory may be float32.
+        labels: int64 [n].
+    """
 
-    def rows(self, rows: np.ndarray) -> np.ndarray:
+    images: AnyArray
+    labels: Int64Array
+
+    def rows(self, rows: Rows) -> AnyArray:
+        """Return the images of these rows: int64 [r] → [r, h, w, c]."""
         return self.images[rows]
 
-    def views(self, rows: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    def views(self, rows: Rows, random: np.random.Generator) -> AnyArray:
+        """Return the images of these rows, flipped and shifted at random: int64 [r] → [r, h, w, c]."""
         return flip_shift(self.images[rows], random)
 
 
-def flip_shift(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """[n, h, w, c] → each image mirrored left to right by a coin's toss and moved by up to an eighth of its sides.
+def flip_shift(images: AnyArray, random: np.random.Generator) -> AnyArray:
+    """Return images [n, h, w, c], each mirrored with probability 1/2 and shifted by up to an eighth of its sides.
 
-    What enters at an edge repeats the edge.
+    The mirror is left to right. Pixels that enter at an edge repeat that edge.
     """
     n, height, width, _ = images.shape
     mirrored = random.integers(0, 2, (n,))
@@ -69,23 +77,15 @@ def flip_shift(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def use_all_cores() -> int:
-    """Sets torch to every core this process may use; returns their number."""
-    # Ray hands an actor its cores through this variable.
+    """Let torch use every core that this process may use, and return their number."""
+    # Ray tells an actor its cores through this variable.
     usable = int(os.environ.get("OMP_NUM_THREADS") or cores())
     torch.set_num_threads(usable)
     return usable
 
 
-def as_input(images: np.ndarray) -> torch.Tensor:
-    """[n, h, w, c] gray levels → float32 [n, c, h, w]: mean and deviation one half, as timm's ViTs.
-
-    uint8 comes out in [-1, 1]; float32 ciphertexts may go beyond.
-    """
-    chw = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return chw.div(127.5).sub_(1.0)
-
-
-def optimizer_of(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """Return the plan's optimizer over all weights of the model."""
     if plan.optimizer == "sgd":
         return torch.optim.SGD(
             model.parameters(), plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
@@ -93,21 +93,28 @@ def optimizer_of(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), plan.lr, weight_decay=plan.weight_decay)
 
 
-def rate(plan: Plan, step: int, total: int) -> float:
-    """The learning rate of a step of all rounds: linear warm-up, then a cosine to zero."""
+def learning_rate(plan: Plan, step: int, total: int) -> float:
+    """Return the learning rate of a step: a linear warm-up, then a cosine to zero.
+
+    Args:
+        plan: gives the peak rate and the steps of the warm-up.
+        step: the number of earlier steps, counted over all rounds.
+        total: the number of steps of all rounds.
+    """
     warm = min(1.0, (step + 1) / max(1, plan.warmup_steps))
     return plan.lr * warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, total))))
 
 
 def accelerator() -> torch.device:
-    """CUDA where torch sees it, else the CPU. Models live on the CPU, and move only to train and to be asked."""
+    """Return CUDA if torch can see it, else the CPU. Models stay on the CPU except while they train or predict."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def image_weights(plan: Plan, labels: torch.Tensor) -> torch.Tensor:
-    """float32 [n], mean 1: what each of a hospital's images counts.
+    """Return how much each image of a hospital counts in the loss, float32 [n] with mean 1.
 
-    `balanced`: n / (k · n_c) for an image of class c, so that each of the k classes held weighs the same.
+    Under class_weights `balanced` an image of class c counts n / (k · n_c), so that each of the k classes that the
+    hospital has counts the same.
     """
     if plan.class_weights == "none":
         return torch.ones(len(labels))
@@ -115,63 +122,105 @@ def image_weights(plan: Plan, labels: torch.Tensor) -> torch.Tensor:
     return len(labels) / (torch.count_nonzero(counts) * counts[labels]).float()
 
 
-def train_locally(
-    model: nn.Module, data: Images, plan: Plan, round_: int, party: str, proximal: float = 0.0
-) -> dict[str, float]:
-    """`local_epochs` passes over images, in place; returns mean loss, steps and images.
+@dataclass(frozen=True)
+class _ProximalTerm:
+    """FedProx's term mu / 2 · ‖w − w_received‖² over the trained weights (Li et al. 2020)."""
 
-    The order of images depends on the plan's seed, the round and the party's name alone. The optimiser
-    starts afresh each round, as in federated averaging. proximal: the weight mu of FedProx's term
-    mu / 2 · ‖w − w_received‖² over the trained weights (Li et al. 2020), which the mean loss holds, too. Raises
-    CipherwardError where `compile` is asked of a machine that has no compiler for it.
+    mu: float
+    weights: list[nn.Parameter]
+    received: list[torch.Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module, mu: float) -> _ProximalTerm:
+        """Return the term around the model's present weights."""
+        weights = [w for w in model.parameters() if w.requires_grad]
+        return cls(mu, weights, [w.detach().clone() for w in weights] if mu else [])
+
+    def add_to(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return the loss with the term added to it."""
+        if not self.mu:
+            return loss
+        squares = [((w - r) ** 2).sum() for w, r in zip(self.weights, self.received, strict=True)]
+        return loss + self.mu / 2 * sum(squares)
+
+
+def train_locally(
+    model: nn.Module, data: LabelledImages, plan: Plan, round_: int, party: str, proximal: float = 0.0
+) -> dict[str, float]:
+    """Train a model in place for one round: `local_epochs` passes over a party's images.
+
+    The order of the images depends on the plan's seed, the round and the party's name only. The optimizer starts
+    afresh each round, as in federated averaging.
+
+    Args:
+        model: trained in place. It is on the CPU again afterwards.
+        data: the party's images. The plan's `augment` needs AugmentableImages.
+        plan: all settings.
+        round_: the round, from 1.
+        party: the party's name.
+        proximal: the weight mu of FedProx's term mu / 2 · ‖w − w_received‖² over the trained weights (Li et al.
+            2020), which is part of the mean loss.
+
+    Returns:
+        `loss` (the mean over images), `steps` and `images`.
+
+    Raises:
+        CipherwardError: if the plan asks for `compile` on a machine that has no compiler for it.
     """
     labels = torch.from_numpy(np.array(data.labels))
     count = len(labels)
-    per_epoch = math.ceil(count / plan.batch)
-    per_round = per_epoch * plan.local_epochs
+    steps_per_epoch = math.ceil(count / plan.batch)
+    steps_per_round = steps_per_epoch * plan.local_epochs
     order = np.random.default_rng([plan.seed, round_, zlib.crc32(party.encode())])
-    # A stream of its own: the order of the images is the same with views as without.
-    chance = np.random.default_rng([plan.seed, round_, zlib.crc32(party.encode()), 1])
+    # A separate stream: the order of the images is the same with augmentation as without.
+    augmentation = np.random.default_rng([plan.seed, round_, zlib.crc32(party.encode()), 1])
     device = accelerator()
     model.to(device).train()
-    optimizer = optimizer_of(model, plan)
-    trained = [w for w in model.parameters() if w.requires_grad]
-    first = [w.detach().clone() for w in trained] if proximal else []
+    optimizer = build_optimizer(model, plan)
+    term = _ProximalTerm.of(model, proximal)
     run = torch.compile(model) if plan.compile else model
     torch.manual_seed(int(order.integers(2**31)))
-    step, losses = (round_ - 1) * per_round, 0.0
+    step, summed_loss = (round_ - 1) * steps_per_round, 0.0
     weights = image_weights(plan, labels)
     for _ in range(plan.local_epochs):
-        for rows in np.array_split(order.permutation(count), per_epoch):
+        for rows in np.array_split(order.permutation(count), steps_per_epoch):
             for group in optimizer.param_groups:
-                group["lr"] = rate(plan, step, plan.rounds * per_round)
-            images = data.rows(rows) if plan.augment == "none" else cast(Varied, data).views(rows, chance)
+                group["lr"] = learning_rate(plan, step, plan.rounds * steps_per_round)
+            images = _batch(data, plan, rows, augmentation)
             with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
-                logits = _logits(run, as_input(images).to(device))
-            each = nn.functional.cross_entropy(
+                logits = _logits(run, to_model_input(images).to(device))
+            losses = nn.functional.cross_entropy(
                 logits.float(),
                 labels[rows].to(device),
                 label_smoothing=plan.label_smoothing,
                 reduction="none",
             )
-            loss = (each * weights[rows].to(device)).mean()
-            if proximal:
-                away = sum(((w - f) ** 2).sum() for w, f in zip(trained, first, strict=True))
-                loss = loss + proximal / 2 * away
+            loss = term.add_to((losses * weights[rows].to(device)).mean())
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
             optimizer.step()
-            losses += float(loss.detach()) * len(rows)
+            summed_loss += float(loss.detach()) * len(rows)
             step += 1
     model.cpu()
     images_seen = count * plan.local_epochs
-    return {"loss": losses / images_seen, "steps": float(per_round), "images": float(images_seen)}
+    return {
+        "loss": summed_loss / images_seen,
+        "steps": float(steps_per_round),
+        "images": float(images_seen),
+    }
+
+
+def _batch(data: LabelledImages, plan: Plan, rows: Rows, random: np.random.Generator) -> AnyArray:
+    """Return the images of one step, augmented if the plan asks for it."""
+    return data.rows(rows) if plan.augment == "none" else cast(AugmentableImages, data).views(rows, random)
 
 
 def _logits(run: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+    """Run a model; turn a failure of torch.compile into a CipherwardError."""
     try:
         return run(images)
+    # `torch._dynamo` loads when it is named, and this line is reached only if the model fails.
     except torch._dynamo.exc.TorchDynamoException as error:
         line = (str(error).splitlines() or [""])[0][:200]
         raise CipherwardError(
@@ -180,35 +229,13 @@ def _logits(run: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -
 
 
 @torch.inference_mode()
-def probabilities(model: nn.Module, data: Images, batch: int = 128) -> np.ndarray:
-    """float32 [n, classes]: softmax outputs in row order."""
+def predict_probabilities(model: nn.Module, data: LabelledImages, batch: int = 128) -> Float32Array:
+    """Return the softmax outputs of all images in the order of their rows, float32 [n, classes]."""
     device = accelerator()
     model.to(device).eval()
     parts = []
     for start in range(0, len(data.labels), batch):
         rows = np.arange(start, min(start + batch, len(data.labels)))
-        parts.append(torch.softmax(model(as_input(data.rows(rows)).to(device)), 1).cpu().numpy())
+        parts.append(torch.softmax(model(to_model_input(data.rows(rows)).to(device)), 1).cpu().numpy())
     model.cpu()
     return np.concatenate(parts)
-
-
-def measure(scores: np.ndarray, labels: np.ndarray) -> Mapping[str, float]:
-    """Accuracy, cross-entropy and one-versus-rest AUC (macro) of softmax outputs [n, classes].
-
-    AUC is NaN where a class is absent from the labels: it is not defined there. Raises CipherwardError where the
-    outputs are not numbers: the training diverged.
-    """
-    if not np.isfinite(scores).all():
-        raise CipherwardError("training diverged: the model's outputs are no numbers", "set a lower lr")
-    right = scores[np.arange(len(labels)), labels]
-    present = np.unique(labels)
-    auc = float("nan")
-    if len(present) == scores.shape[1]:
-        s = scores.astype(np.float64)
-        s /= s.sum(1, keepdims=True)
-        auc = float(roc_auc_score(labels, s[:, 1] if s.shape[1] == 2 else s, multi_class="ovr"))
-    return {
-        "accuracy": float((scores.argmax(1) == labels).mean()),
-        "loss": float(-np.log(np.maximum(right, 1e-12)).mean()),
-        "auc": auc,
-    }

@@ -1,11 +1,14 @@
-"""The common Vision Transformer, and its weights as one flat vector: timm's, but for the networks in networks.py."""
+"""The shared Vision Transformer, and its weights as one flat vector.
+
+The models are timm's, except for those in published_networks.py.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +18,14 @@ from safetensors.torch import save
 from torch import nn
 
 from coordinator.exchange.plan import Plan
-from coordinator.model.comparison import NETWORKS
-from coordinator.model.shares import in_stem, merged, prepare, travelling
-from coordinator.model.torchvision_fix import timm
+from coordinator.model.published_networks import NETWORKS
+from coordinator.model.shares import apply_share, in_stem, merge_adapters
+from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from crypto.scheme import load
 
-PatchEmbed = timm.layers.PatchEmbed
-VisionTransformer = timm.models.vision_transformer.VisionTransformer
+#: What a saved model says of the images that it reads, by stem mode.
 _IMAGES = {
     "learn": "sealed under the training's key",
     "private": "sealed under a hospital's key, through its own stem",
@@ -32,20 +34,26 @@ _IMAGES = {
 
 
 def input_shape(plan: Plan, plain: bool = False) -> tuple[int, int, int]:
-    """(height, width, channels) of the model's input: the sealed images', or the plain ones'."""
+    """Return (height, width, channels) of the model's input: of sealed images, or of plain ones."""
     spec = plan.describe()
     return spec.image_shape if plain else load(spec).sealed_shape
 
 
 def build_model(plan: Plan, classes: int, plain: bool = False) -> nn.Module:
-    """The plan's ViT with a fresh head for `classes`, from its weights file or from scratch.
+    """Build the plan's model with a new head, from the plan's weights file or from scratch.
 
-    Initialisation is drawn from the plan's seed alone. Weights of other input channels, patch grids or
-    heads are adapted by timm: gray input sums the filters of the three colours. Raises CipherwardError
-    where timm does not know the model, the file does not fit it, the scheme's blocks straddle its patches, or
-    the plan's stem mode cannot carry its stem. What the plan does not train takes no gradients, and under share
-    `lora` the model has adapters (coordinator/model/shares.py).
-    `plain` builds it for plain images, whose shape a few schemes change.
+    The initial weights depend on the plan's seed only. timm adapts weights of other input channels, patch grids or
+    heads; for gray input it sums the filters of the three colours. Weights that the plan does not train take no
+    gradients, and under share `lora` the model has adapters (coordinator/model/shares.py).
+
+    Args:
+        plan: all settings.
+        classes: outputs of the head.
+        plain: build the model for plain images. A few schemes change the shape of an image.
+
+    Raises:
+        CipherwardError: if timm does not know the model, if the weights file does not fit it, if the scheme's blocks
+            straddle its patches, or if the plan's stem mode cannot carry its stem.
     """
     height, width, channels = input_shape(plan, plain)
     settings: dict[str, Any] = {
@@ -57,106 +65,122 @@ def build_model(plan: Plan, classes: int, plain: bool = False) -> nn.Module:
     if plan.weights:
         settings |= {"pretrained": True, "pretrained_cfg_overlay": {"file": plan.weights}}
     torch.manual_seed(plan.seed)
-    model = timm_model(plan.model, settings)
+    model = create_model(plan.model, settings)
     if plan.stem != "learn":
-        _must_be_carriable(model, plan, channels)
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+        _require_carriable_stem(model, plan, channels)
+    patch: tuple[int, int] | None = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if patch is not None and any(side % plan.block for side in patch):
         raise CipherwardError(
             f"{plan.model} has patches of {patch[0]}, the scheme has blocks of {plan.block}",
             "a block that straddles patches cannot be learnt: set a block that divides the patch",
         )
-    if plan.share == "lora" and not isinstance(model, VisionTransformer):
+    if plan.share == "lora" and not is_vision_transformer(model):
         raise CipherwardError(
-            f"share lora: {plan.model} is not a plain Vision Transformer, and adapters go on its linear layers",
+            f"share lora: {plan.model} is not a plain Vision Transformer, and adapters need its linear layers",
             "choose one of timm's vit_* models, or share all or head",
         )
-    prepare(model, plan)
+    apply_share(model, plan)
     return model
 
 
-def timm_model(name: str, settings: Mapping[str, Any]) -> nn.Module:
-    """timm's model of that name, or one of NETWORKS; raises CipherwardError where it cannot be built so."""
+def create_model(name: str, settings: Mapping[str, Any]) -> nn.Module:
+    """Create one of timm's models or of NETWORKS. Raise CipherwardError if these settings do not fit it."""
+    # Imported when a model is built: timm and torchvision take more than a second to load.
+    from coordinator.model.torchvision_fix import timm
+
     try:
-        make = NETWORKS.get(name, functools.partial(timm.create_model, name))
-        model: nn.Module = make(**settings)
+        create: Callable[..., nn.Module] = NETWORKS.get(name, functools.partial(timm.create_model, name))
+        return create(**settings)
     except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
         line = (str(error).splitlines() or [""])[0]
         raise CipherwardError(
             f"timm cannot build {name} for images of {settings['img_size']}: {line}",
             "check model, model_args and weights in the plan",
         ) from None
-    return model
 
 
-def _must_be_carriable(model: nn.Module, plan: Plan, channels: int) -> None:
-    """Raises CipherwardError where the stem cannot be carried into a key's coordinates (parties/training/stem.py).
+def is_vision_transformer(model: nn.Module) -> bool:
+    """Return whether a model is timm's VisionTransformer."""
+    from coordinator.model.torchvision_fix import timm
 
-    One linear map of each block must feed an encoder that knows a token's place from `pos_embed` alone: timm's
-    VisionTransformer is such a model; relative and rotary positions, windows and convolutions before it are not.
+    return isinstance(model, timm.models.vision_transformer.VisionTransformer)
+
+
+def is_plain_vit(model: nn.Module) -> bool:
+    """Return whether a model is timm's VisionTransformer with timm's linear patch embedding, PatchEmbed."""
+    from coordinator.model.torchvision_fix import timm
+
+    return is_vision_transformer(model) and isinstance(model.patch_embed, timm.layers.PatchEmbed)
+
+
+def _require_carriable_stem(model: nn.Module, plan: Plan, channels: int) -> None:
+    """Raise CipherwardError if the stem cannot be carried into a key's coordinates (parties/training/stem.py).
+
+    Each block must go through one linear map, and the encoder must know the position of a token from `pos_embed`
+    only. timm's VisionTransformer is such a model. Models with relative or rotary positions, with windows or with
+    convolutions before the encoder are not.
     """
-    embed = getattr(model, "patch_embed", None)
-    if not isinstance(model, VisionTransformer) or not isinstance(embed, PatchEmbed):
+    if not is_plain_vit(model):
         raise CipherwardError(
             f"stem {plan.stem}: {plan.model} is not a plain Vision Transformer, and its stem cannot be carried",
             "choose one of timm's vit_*_patch* models, or stem learn",
         )
-    wanted = (channels, plan.block, plan.block)
-    if tuple(embed.proj.weight.shape[1:]) != wanted:
+    embedding: Any = model.patch_embed
+    if tuple(embedding.proj.weight.shape[1:]) != (channels, plan.block, plan.block):
         raise CipherwardError(
-            f"stem {plan.stem}: {plan.model} has patches of {embed.patch_size[0]}, the scheme has blocks of "
+            f"stem {plan.stem}: {plan.model} has patches of {embedding.patch_size[0]}, the scheme has blocks of "
             f"{plan.block}, and a stem is carried patch by patch",
             "set block to the patch size, or model_args patch_size to the block",
         )
 
 
-def shared_names(model: nn.Module, plan: Plan) -> list[str]:
-    """Names of the weights that travel, in state-dict order. model: as build_model makes it for this plan.
+def pack(model: nn.Module, names: Sequence[str] | None = None) -> Float32Array:
+    """Return the named weights, or all of them in state-dict order, as one vector, float32 [parameters].
 
-    All, or what `share` says; under stem mode `private` never the stem.
-    """
-    return travelling(model, plan)
-
-
-def pack(model: nn.Module, names: Sequence[str] | None = None) -> np.ndarray:
-    """float32 [parameters]: the named weights, or all in state-dict order, as one vector.
-
-    One array instead of a hundred and fifty: Flower pays for every array it carries.
+    One array replaces a hundred and fifty, because Flower has a cost for each array that it sends.
     """
     state = model.state_dict()
     parts = [state[name].detach().reshape(-1).float() for name in (state if names is None else names)]
     return torch.cat(parts).cpu().numpy()
 
 
-def unpack(model: nn.Module, flat: np.ndarray, names: Sequence[str] | None = None) -> None:
-    """Loads a vector made by pack with the same names; the other weights stay.
+def unpack(model: nn.Module, flat: Float32Array, names: Sequence[str] | None = None) -> None:
+    """Load a vector that `pack` made with the same names. Other weights stay as they are.
 
-    Raises ValueError where its length is not that of these weights.
+    Raises:
+        ValueError: if the vector does not have the length of these weights.
     """
     state = model.state_dict()
     values = [state[name] for name in (state if names is None else names)]
     total = sum(v.numel() for v in values)
     if flat.shape != (total,):
         raise ValueError(f"{flat.shape} weights for a model of {total}")
-    # A copy: Flower hands out read-only buffers, and training must not write into them.
+    # A copy: Flower's buffers are read-only, and training must not write into them.
     vector = torch.from_numpy(np.array(flat, np.float32))
-    at = 0
+    start = 0
     with torch.no_grad():
         for value in values:
-            value.copy_(vector[at : at + value.numel()].reshape(value.shape))
-            at += value.numel()
+            value.copy_(vector[start : start + value.numel()].reshape(value.shape))
+            start += value.numel()
 
 
 def save_model(model: nn.Module, plan: Plan, classes: Sequence[str], path: Path, round_: int = 0) -> str:
-    """Writes the final model of a federation, that of round `round_`; returns its hex SHA-256.
+    """Write the final model of a federation as a safetensors file, and return the file's hex SHA-256.
 
-    A safetensors file that timm loads, but under stem mode `private`: there it holds the encoder and the head,
-    because every hospital keeps a stem of its own. Adapters are merged into the encoder. Its metadata holds what
-    rebuilds the model: timm's name and arguments, classes and input scaling, which images it reads, and what it
-    lacks.
+    timm can load the file, except under stem mode `private`: then it holds only the encoder and the head, because
+    every hospital has its own stem. Adapters are merged into the encoder. The metadata holds what is needed to
+    rebuild the model: timm's name and arguments, classes and input scaling, which images it reads, and which weights
+    it lacks.
+
+    Args:
+        model: the model to save.
+        plan: the plan that it was trained by.
+        classes: names of the classes, in the order of the head's outputs.
+        path: the file to write.
+        round_: the round that the weights come from.
     """
     height, width, channels = input_shape(plan)
-    about = {
+    metadata = {
         "model": plan.model,
         "model_args": json.dumps({**plan.model_args, "img_size": [height, width]}),
         "in_chans": str(channels),
@@ -168,10 +192,10 @@ def save_model(model: nn.Module, plan: Plan, classes: Sequence[str], path: Path,
         "images": _IMAGES[plan.stem],
         "lacks": "patch_embed.*, pos_embed" if plan.stem == "private" else "",
     }
-    state = merged(model).state_dict()
-    kept = [name for name in state if plan.stem != "private" or not in_stem(name)]
-    tensors = {name: state[name].detach().cpu().contiguous() for name in kept}
-    data = save(tensors, metadata=about)
+    state = merge_adapters(model).state_dict()
+    names = [name for name in state if plan.stem != "private" or not in_stem(name)]
+    tensors = {name: state[name].detach().cpu().contiguous() for name in names}
+    data = save(tensors, metadata=metadata)
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
 
@@ -182,7 +206,17 @@ def load_state(
     path: Path,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Loads saved weights, all or the named ones; raises CipherwardError where they are another model's."""
+    """Load saved weights, all or only the named ones.
+
+    Args:
+        model: changed in place.
+        tensors: the saved weights by name.
+        path: the file that they come from, for the error message.
+        names: the weights that must be in `tensors`; all others keep their values. None: all weights must be.
+
+    Raises:
+        CipherwardError: if the weights belong to another model.
+    """
     state = model.state_dict()
     try:
         if names is not None:

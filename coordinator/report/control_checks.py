@@ -1,174 +1,202 @@
-"""The controls of an audit: cases whose answer is known beforehand. Where one fails, the report is invalid."""
+"""The controls of an audit: cases whose answer is known beforehand. If one fails, the report is invalid."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
-from coordinator.exchange.control_sets import FOR, PREFIX, meets, positive_control
-from coordinator.exchange.suite1 import above_chance, broken_by
+from coordinator.exchange.control_sets import PREFIX, TARGETED, meets, positive_control
+from coordinator.exchange.scores import DrawScores, Finding
+from coordinator.exchange.suite1 import broken_by, is_above_chance
+from coordinator.report.records import Control, Controls
 
-Draw = Mapping[str, Any]
-Control = dict[str, Any]
-
-
-def is_control(draw: Draw) -> bool:
-    return str(draw["set"]).startswith(PREFIX)
+#: Median SSIM that the true key must reach where a scheme's own round trip is not exact.
+_INEXACT_SSIM = 0.95
+_RECOVERY = "pooled_key_recovery"
 
 
-def controls_of(draws: Sequence[Draw]) -> dict[str, Control]:
-    """Each control with `ok` and, in words, what was seen. A control that was not run has failed.
+def check_controls(draws: Sequence[DrawScores]) -> Controls:
+    """Return each control, by name, with what was observed. A control that was not run has failed.
 
-    Sets made for some attacks alone are asked for where the audit runs one of those.
+    Control sets for particular attacks are required only where the audit runs one of those attacks.
+
+    Args:
+        draws: All scored draws, the controls among them.
     """
-    every = {"true_key": _true_key(draws)}
-    checks = {"plain": _plain, "known": _known, "noise": _noise, "permuted": _permuted}
-    audited = {f["attack"] for d in draws if not is_control(d) for f in d["findings"]}
+    by_set = {draw.set_name: draw for draw in reversed(draws)}
+    audited = {finding.attack for draw in draws if not draw.is_control for finding in draw.findings}
+    controls = {"true_key": _check_true_key(draws)}
+    checks = {
+        "plain": _check_plain,
+        "known": _check_known,
+        "noise": _check_noise,
+        "permuted": _check_permuted,
+    }
     for name, check in checks.items():
-        run = [d for d in draws if d["set"] == PREFIX + name]
-        every[name] = _met(run[0], audited, check(run[0])) if run else {"ok": False, "said": "not run"}
-    for name, attacks in FOR.items():
-        wanted = [attack for attack in attacks if attack in audited]
-        run = [d for d in draws if d["set"] == name]
-        if wanted:
-            done = _positive(run[0], wanted) if run else {"ok": False, "said": "not run"}
-            every[name.removeprefix(PREFIX)] = done
-    every["derangement"] = _derangement(draws)
-    return every
+        draw = by_set.get(PREFIX + name)
+        controls[name] = _not_run() if draw is None else _require_all(draw, audited, check(draw))
+    for set_name, attacks in TARGETED.items():
+        required = [attack for attack in attacks if attack in audited]
+        if required:
+            draw = by_set.get(set_name)
+            controls[set_name.removeprefix(PREFIX)] = (
+                _not_run() if draw is None else _check_positive(draw, required)
+            )
+    controls["derangement"] = _check_derangement(draws)
+    return controls
 
 
-def without_control(draws: Sequence[Draw]) -> list[str]:
-    """What no positive control says: attacks of an audit that have none, and key recovery of other schemes."""
-    audited = [d for d in draws if not is_control(d)]
-    attacks = dict.fromkeys(f["attack"] for d in audited for f in d["findings"])
-    said = [
+def missing_positive_controls(draws: Sequence[DrawScores]) -> list[str]:
+    """Return, one sentence each, what no positive control covers.
+
+    These are the audit's attacks without a positive control, and key recovery of another scheme than the control's.
+    """
+    audited = [draw for draw in draws if not draw.is_control]
+    attacks = dict.fromkeys(finding.attack for draw in audited for finding in draw.findings)
+    doubts = [
         f"no positive control was run for {attack}" for attack in attacks if not positive_control(attack)
     ]
-    known = [d["spec"]["name"] for d in draws if d["set"] == f"{PREFIX}known"]
-    names = [d["spec"]["name"] for d in audited]
-    if "pooled_key_recovery" in attacks and known and names and known[0] != names[0]:
-        said.append(
+    known = [draw.spec.name for draw in draws if draw.set_name == f"{PREFIX}known"]
+    names = [draw.spec.name for draw in audited]
+    if _RECOVERY in attacks and known and names and known[0] != names[0]:
+        doubts.append(
             f"key recovery's positive control is {known[0]}: none was run for its part on {names[0]}"
         )
-    return said
+    return doubts
 
 
-def _true_key(draws: Sequence[Draw]) -> Control:
+def _not_run() -> Control:
+    return Control(ok=False, message="not run")
+
+
+def _check_true_key(draws: Sequence[DrawScores]) -> Control:
+    """Check that the true key opens every scored row."""
     if not draws:
-        return {"ok": False, "said": "no draw was scored"}
-    worst = min(d["true_key_ssim"] for d in draws)
-    return {
-        "ok": all(d["true_key_exact"] and d["true_key_ssim"] >= _least(d) for d in draws),
-        "said": f"the true key opens the scored rows of {len(draws)} sealed sets, least median SSIM {worst:.3f}",
-    }
+        return Control(ok=False, message="no draw was scored")
+    worst = min(draw.true_key_ssim for draw in draws)
+    return Control(
+        ok=all(draw.true_key_exact and draw.true_key_ssim >= _required_ssim(draw) for draw in draws),
+        message=f"the true key opens the scored rows of {len(draws)} sealed sets, least median SSIM {worst:.3f}",
+    )
 
 
-def _met(draw: Draw, audited: Collection[str], seen: Control) -> Control:
-    """What was seen of a set, failed where an attack of the audit that meets it has no finding about it."""
-    met = {f["attack"] for f in draw["findings"]}
-    absent = sorted(a for a in audited if meets(a, draw["set"]) and a not in met)
+def _required_ssim(draw: DrawScores) -> float:
+    return 1.0 if draw.tolerance == 0 else _INEXACT_SSIM
+
+
+def _require_all(draw: DrawScores, audited: Collection[str], control: Control) -> Control:
+    """Fail the control if an attack of the audit that must meet this set has no finding about it."""
+    met = {finding.attack for finding in draw.findings}
+    absent = sorted(attack for attack in audited if meets(attack, draw.set_name) and attack not in met)
     if not absent:
-        return seen
-    return {"ok": False, "said": f"{seen['said']}; but {', '.join(absent)} did not meet it"}
+        return control
+    return Control(ok=False, message=f"{control.message}; but {', '.join(absent)} did not meet it")
 
 
-def _least(draw: Draw) -> float:
-    """The SSIM that the true key must reach: 1, but for schemes whose round trip is not exact."""
-    return 1.0 if draw.get("tolerance", 0.0) == 0 else 0.95
+def _check_unbroken(draw: DrawScores, scheme: str) -> Control:
+    """Check that nothing breaks a set that nothing can open: whatever breaks it measures something else."""
+    breaks = [finding.cell for finding in draw.findings if broken_by(finding)]
+    crashed = sorted({finding.attack for finding in draw.findings if finding.error})
+    is_complete = bool(draw.findings) and not crashed
+    if is_complete:
+        message = "broken by " + (", ".join(breaks) or "no attack")
+    else:
+        message = f"not attacked to the end: {', '.join(crashed) or 'no finding'}"
+    return Control(ok=draw.spec.name == scheme and not breaks and is_complete, message=message)
 
 
-def _unbroken(draw: Draw, name: str) -> Control:
-    """What holds of a set that nothing can open: whatever breaks it measures something else."""
-    hits = [f"{f['attack']} at {f['pool_size']}" for f in draw["findings"] if broken_by(f)]
-    crashed = [f["attack"] for f in draw["findings"] if f["error"]]
-    said = "broken by " + ", ".join(hits) if hits else "broken by no attack"
-    if crashed or not draw["findings"]:
-        said = f"not attacked to the end: {', '.join(sorted(set(crashed))) or 'no finding'}"
-    return {
-        "ok": draw["spec"]["name"] == name and not hits and not crashed and bool(draw["findings"]),
-        "said": said,
-    }
+def _check_permuted(draw: DrawScores) -> Control:
+    """Check images under a fresh permutation of all values each: the histogram is left, but no picture."""
+    return _check_unbroken(draw, "permuted")
 
 
-def _permuted(draw: Draw) -> Control:
-    """A fresh permutation of all values for each image: its histogram is there, and no picture."""
-    return _unbroken(draw, "permuted")
+def _check_noise(draw: DrawScores) -> Control:
+    """Check images under a one-time mask each: not even a histogram is left to link them by."""
+    control, rate = _check_unbroken(draw, "noise"), draw.linkable
+    if rate is None or not is_above_chance(rate):
+        return control
+    return Control(ok=False, message=f"{control.message}; but {rate.hits} of {rate.n} are linkable")
 
 
-def _noise(draw: Draw) -> Control:
-    """A one-time mask for each image: not even a histogram is left to link it by."""
-    seen, named = _unbroken(draw, "noise"), draw.get("linkable")
-    if named is not None and above_chance(named):
-        return {"ok": False, "said": f"{seen['said']}; but {named['hits']} of {named['n']} are linkable"}
-    return seen
-
-
-def _known(draw: Draw) -> Control:
-    """A scheme that key recovery is known to open, on public images: if it does not, an audit measures nothing."""
-    recovered = [f for f in draw["findings"] if f["attack"] == "pooled_key_recovery"]
+def _check_known(draw: DrawScores) -> Control:
+    """Check a scheme that key recovery is known to open: if it does not, an audit measures nothing."""
+    recovered = draw.of(_RECOVERY)
     if not recovered:
-        return {"ok": True, "said": "no attack that is known to break it was run"}
-    # One cut short says nothing where another ran to its end; one that crashed is a fault.
-    ended = [f for f in recovered if "truncated" not in f["note"]] or recovered
-    last = max(ended, key=lambda f: f["pool_size"])
-    crashed = ", ".join(str(f["pool_size"]) for f in recovered if f["error"])
+        return Control(ok=True, message="no attack that is known to break it was run")
+    # A run that was cut short says nothing if another ran to its end. A crash is a fault.
+    finished = [finding for finding in recovered if "truncated" not in finding.note] or recovered
+    last = _largest_pool(finished)
+    crashed = ", ".join(str(finding.pool_size) for finding in recovered if finding.error)
     opens = "K" in broken_by(last)
-    said = f"key recovery at {last['pool_size']} {'opens' if opens else 'does not open'} "
-    said += f"what it is known to break: {draw['spec']['name']}"
-    return {"ok": opens and not crashed, "said": f"{said}; it crashed at {crashed}" if crashed else said}
+    message = (
+        f"key recovery at {last.pool_size} {'opens' if opens else 'does not open'} "
+        f"what it is known to break: {draw.spec.name}"
+    )
+    if crashed:
+        message += f"; it crashed at {crashed}"
+    return Control(ok=opens and not crashed, message=message)
 
 
-def _plain(draw: Draw) -> Control:
-    bare = [f for f in draw["findings"] if f["attack"] == "as_is"]
-    ok, said = True, []
-    if bare:
-        ok = any(broken_by(f) for f in bare)
-        said.append("as_is breaks it" if ok else "as_is does not break it")
-    recovered = [f for f in draw["findings"] if f["attack"] == "pooled_key_recovery"]
+def _check_plain(draw: DrawScores) -> Control:
+    """Check images that are not encrypted at all: every attack that is known to break them must."""
+    ok, messages = True, []
+    as_is, recovered = draw.of("as_is"), draw.of(_RECOVERY)
+    if as_is:
+        ok = any(broken_by(finding) for finding in as_is)
+        messages.append("as_is breaks it" if ok else "as_is does not break it")
     if recovered:
-        last = max(recovered, key=lambda f: f["pool_size"])
-        key = last.get("key")
-        same = bool(key) and key["block_order"] == key["pixel_order"] == 1.0
-        ok = ok and same
-        words = "the identity" if same else "something else than the identity"
-        said.append(f"key recovery at {last['pool_size']} finds {words} (up to a whole-block shift)")
-    named = draw.get("linkable")
-    if named is not None and not above_chance(named):
+        last = _largest_pool(recovered)
+        key = last.figures.key if last.figures else None
+        is_identity = key is not None and key.block_order == key.pixel_order == 1.0
+        ok = ok and is_identity
+        result = "the identity" if is_identity else "something other than the identity"
+        messages.append(f"key recovery at {last.pool_size} finds {result} (up to a whole-block shift)")
+    rate = draw.linkable
+    if rate is not None and not is_above_chance(rate):
         ok = False
-        said.append(f"only {named['hits']} of {named['n']} images are linkable")
-    return {"ok": ok, "said": "; ".join(said) or "no attack that is known to break it was run"}
+        messages.append(f"only {rate.hits} of {rate.n} images are linkable")
+    return Control(ok=ok, message="; ".join(messages) or "no attack that is known to break it was run")
 
 
-def _positive(draw: Draw, wanted: Sequence[str]) -> Control:
-    """A scheme that each of these attacks is known to break: one that does not break it did not really run.
+def _check_positive(draw: DrawScores, attacks: Sequence[str]) -> Control:
+    """Check a scheme that each of these attacks is known to break: one that does not break it did not really run.
 
-    By K or V: R alone may come of the ciphertext as it is (blocks in their places keep their contrast).
+    K or V must show it. R alone is not enough: it can come from the ciphertext as it is, because blocks that stay
+    in their places keep their contrast.
     """
-    falls = {
+    breaks = {
         attack: any(
-            f["attack"] == attack and not f.get("idle") and {"K", "V"} & set(broken_by(f))
-            for f in draw["findings"]
+            not finding.idle and {"K", "V"} & set(broken_by(finding)) for finding in draw.of(attack)
         )
-        for attack in wanted
+        for attack in attacks
     }
-    said = [f"{attack} {'breaks' if fell else 'does not break'} it" for attack, fell in falls.items()]
-    return {"ok": all(falls.values()), "said": f"{draw['spec']['name']}: {', '.join(said)}"}
+    words = [f"{attack} {'breaks' if does else 'does not break'} it" for attack, does in breaks.items()]
+    return Control(ok=all(breaks.values()), message=f"{draw.spec.name}: {', '.join(words)}")
 
 
-def _derangement(draws: Sequence[Draw]) -> Control:
-    """Every guess scored as if it were of the next row's image: that must come out as chance does."""
-    scored = [(d, f) for d in draws for f in d["findings"] if f.get("R_deranged") is not None]
-    if not scored:
-        return {"ok": False, "said": "not run"}
-    missing = [
-        f["attack"] for d in draws for f in d["findings"] if not f["error"] and not f.get("R_deranged")
-    ]
+def _check_derangement(draws: Sequence[DrawScores]) -> Control:
+    """Check every guess against the next row's image: it must name that image no more often than chance."""
+    rates = []
+    missing = set()
+    for draw in draws:
+        for finding in draw.findings:
+            rate = finding.figures.reidentified_deranged if finding.figures else None
+            if rate is not None:
+                rates.append((draw, finding, rate))
+            elif not finding.error:
+                missing.add(finding.attack)
+    if not rates:
+        return _not_run()
     if missing:
-        return {"ok": False, "said": f"not run of {', '.join(sorted(set(missing)))}"}
-    amiss = [(d, f) for d, f in scored if above_chance(f["R_deranged"])]
-    if amiss:
-        named = ", ".join(f"{f['attack']} at {f['pool_size']} in {d['draw']}" for d, f in amiss)
-        return {"ok": False, "said": f"guesses name images that they are not about: {named}"}
-    most = max(f["R_deranged"]["rate"] for _, f in scored)
-    said = f"{len(scored)} sets of guesses name the images of other rows in {most:.1%} of cases at most"
-    return {"ok": True, "said": said}
+        return Control(ok=False, message=f"not run for {', '.join(sorted(missing))}")
+    wrong = [f"{finding.cell} in {draw.draw}" for draw, finding, rate in rates if is_above_chance(rate)]
+    if wrong:
+        return Control(ok=False, message=f"guesses name images that they are not about: {', '.join(wrong)}")
+    most = max(rate.rate for *_, rate in rates)
+    return Control(
+        ok=True,
+        message=f"{len(rates)} sets of guesses name the images of other rows in {most:.1%} of cases at most",
+    )
+
+
+def _largest_pool(findings: Sequence[Finding]) -> Finding:
+    return max(findings, key=lambda finding: finding.pool_size)

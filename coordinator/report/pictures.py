@@ -1,79 +1,110 @@
-"""The pictures of a report: sealed images, the best guess of each attack and, where allowed, the plain ones."""
+"""The pictures of a report: sealed images, the best guess of each attack and, where allowed, the plain images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from coordinator.exchange.guesses import FILE, Draw, StoredGuess, load_guess, read_draws
-from coordinator.exchange.orbit import Move
-from coordinator.report.control_checks import is_control
+from coordinator.exchange.guesses import FILE, Draw, load_guess, read_draws
+from coordinator.exchange.scores import DrawScores, Scores
+from coordinator.report.records import JudgedFinding, Report, Verdict
+from crypto.arrays import Images
 from crypto.errors import CipherwardError
 from crypto.files import sha256_file
 from crypto.scheme import load
 from crypto.sets.dataset import SealedDataset
+from crypto.symmetry import Move
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Columns of images for the same rows. columns: caption → uint8 [r, h, w, c]."""
+    """Columns of images of the same rows.
 
-    columns: Mapping[str, np.ndarray]
-
-
-def best_guess(
-    findings: Sequence[Mapping[str, Any]], verdict: Mapping[str, Any], attack: str
-) -> int | None:
-    """The pool size whose guess is shown: the smallest that breaks, else the largest attacked."""
-    sizes = [f["pool_size"] for f in findings if f["attack"] == attack and not f["error"]]
-    if not sizes:
-        return None
-    return int(verdict["broken_at"].get(attack, max(sizes)))
-
-
-def gather(
-    guesses: Path, report: Mapping[str, Any], scores: Mapping[str, Any], sealed: SealedDataset
-) -> Pictures:
-    """Sealed images and guesses of the first draw's pictured rows, guesses moved as they were scored.
-
-    Raises CipherwardError where `sealed` is not the set that draw is about.
+    Attributes:
+        columns: Caption → images [r, h, w, c].
     """
-    if sha256_file(guesses / FILE) != scores["guesses_sha256"]:
-        raise CipherwardError(f"{guesses} does not hold the guesses that were scored")
+
+    columns: Mapping[str, Images]
+
+
+def pictured_draw(guesses: Path, scores: Scores) -> tuple[Draw, DrawScores]:
+    """Return the first audited draw, as it was guessed and as it was scored.
+
+    Raises:
+        CipherwardError: If the guesses are not those that were scored.
+    """
+    if sha256_file(guesses / FILE) != scores.guesses_sha256:
+        raise CipherwardError(
+            f"{guesses} does not hold the guesses that were scored", "name the folder that was scored"
+        )
+    scored = scores.audited[0]
     draws, _ = read_draws(guesses)
-    scored = next(d for d in scores["draws"] if not is_control(d))
-    draw: Draw = next(d for d in draws if d.name == scored["draw"])
+    return next(draw for draw in draws if draw.name == scored.draw), scored
+
+
+def gather(guesses: Path, report: Report, scores: Scores, sealed: SealedDataset) -> Pictures:
+    """Return sealed images and guesses of the first draw's pictured rows, guesses moved as they were scored.
+
+    Raises:
+        CipherwardError: If `sealed` is not the set that the draw is about, or the guesses are not those scored.
+    """
+    draw, scored = pictured_draw(guesses, scores)
     if sealed.digest != draw.digests[0]:
         raise CipherwardError(f"{sealed.folder} is not the sealed set that {guesses} is about")
-    rows = np.array(scored["pictured"], np.int64)
-    columns: dict[str, np.ndarray] = {"sealed": load(draw.spec).picture(sealed.rows(draw.rows[rows]))}
-    mine = [f for f in report["findings"] if f["draw"] == draw.name]
-    block = draw.spec.block
-    for attack in dict.fromkeys(f["attack"] for f in mine):
-        size = best_guess(mine, report["verdict"], attack)
-        stored: StoredGuess | None = next(
-            (g for g in draw.guesses if g.attack == attack and g.pool_size == size and not g.error), None
-        )
-        finding = next((f for f in mine if f["attack"] == attack and f["pool_size"] == size), None)
-        if stored is None or finding is None:
+    rows = np.array(scored.pictured, np.int64)
+    columns: dict[str, Images] = {"sealed": load(draw.spec).picture(sealed.rows(draw.rows[rows]))}
+    findings = [finding for finding in report.findings if finding.draw == draw.name]
+    for attack in dict.fromkeys(finding.attack for finding in findings):
+        shown = _shown_finding(findings, report.verdict, attack)
+        if shown is None:
             continue
-        images, _ = load_guess(guesses, stored)
-        # Where every image has a key of its own they were moved one by one, and are shown as they came.
-        shown = Move(**(finding["move"] or {})).apply(images[rows], block)
-        columns[f"{attack}, {size} sealed" if stored.uses_pool else attack] = shown
+        stored = next(
+            (
+                g
+                for g in draw.guesses
+                if (g.attack, g.pool_size) == (attack, shown.pool_size) and not g.error
+            ),
+            None,
+        )
+        if stored is not None:
+            images, _ = load_guess(guesses, stored)
+            caption = f"{attack}, {shown.pool_size} sealed" if stored.uses_pool else attack
+            columns[caption] = _move_of(shown).apply(images[rows], draw.spec.block)
     return Pictures(columns)
 
 
 def with_public_plain(pictures: Pictures, path: Path) -> Pictures:
-    """The same pictures with the plain images that a public source lets out in the first column."""
+    """Return the same pictures, with the plain images of a public source in the first column.
+
+    Raises:
+        CipherwardError: If the file holds no plain pictures.
+    """
     try:
         plain = load_file(str(path))["plain"]
     except (SafetensorError, OSError, KeyError) as error:
         raise CipherwardError(f"no plain pictures in {path}: {type(error).__name__}") from None
     return Pictures({"plain": plain, **pictures.columns})
+
+
+def _shown_finding(
+    findings: Sequence[JudgedFinding], verdict: Verdict, attack: str
+) -> JudgedFinding | None:
+    """Return the finding of an attack that is shown: at the smallest pool that breaks, else at the largest."""
+    ran = [finding for finding in findings if finding.attack == attack and not finding.error]
+    if not ran:
+        return None
+    size = verdict.broken_at.get(attack, max(finding.pool_size for finding in ran))
+    return next(
+        (finding for finding in findings if (finding.attack, finding.pool_size) == (attack, size)), None
+    )
+
+
+def _move_of(finding: JudgedFinding) -> Move:
+    """Return the move of the guesses. Where every image has its own key they are shown as they came."""
+    chosen = finding.figures.move if finding.figures else None
+    return Move(**dict(chosen)) if chosen else Move()

@@ -1,43 +1,36 @@
-"""The training section of a report: what the cloud's journal says, beside the baselines."""
+"""The training section of a report: what the cloud recorded about a training, beside the baselines."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
-
-from coordinator.exchange.plan import FILE, plan_in
+from coordinator.exchange.plan import FILE, load_plan
+from coordinator.exchange.rates import rate_of
+from coordinator.exchange.records import parse_record
+from coordinator.report.records import Training
 from crypto.files import read_json, read_lines
 
+_ROUND_FIELDS = ("seconds", "bytes_down", "bytes_up", "parties", "absent", "refused")
 
-def training_of(study: Path | None) -> dict[str, Any] | None:
-    """The section for a study's folder; None where nothing was trained there."""
+
+def training_of(study: Path | None) -> Training | None:
+    """Return the section for a study's folder; None if nothing was trained there.
+
+    Raises:
+        CipherwardError: If a file of the study is missing or damaged.
+    """
     if study is None or not (study / "cloud" / "training.json").exists():
         return None
-    plan = plan_in(study / FILE)
+    plan = load_plan(study / FILE)
     result = read_json(study / "cloud" / "training.json", "training result")
-    # A round that was interrupted before its checkpoint stands there twice: the later one counts.
-    journal = {r["round"]: r for r in read_lines(study / "cloud" / "rounds.jsonl") if r["aggregated"]}
-    rounds = [
-        {
-            "round": row["round"],
-            "val_accuracy": row["val"]["accuracy"],
-            "val_auc": row["val"]["auc"],
-            "val_loss": row["val"]["loss"],
-            "train_loss": row["train"]["loss"],
-            **{k: row[k] for k in ("seconds", "bytes_down", "bytes_up", "parties", "absent", "refused")},
-        }
-        for row in journal.values()
-    ]
+    baseline_path = study / "baseline.json"
+    baseline = read_json(baseline_path, "baseline") if baseline_path.exists() else {}
     parties = result["test"]["parties"]
-    n = int(sum(p["num-examples"] for p in parties))
-    hits = round(sum(p["num-examples"] * p["accuracy"] for p in parties))
-    heard = {p["party"] for p in parties}
-    bounds = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    baseline = study / "baseline.json"
-    beside = read_json(baseline, "baseline") if baseline.exists() else {}
-    return {
+    tested = {party["party"] for party in parties}
+    images = int(sum(party["num-examples"] for party in parties))
+    hits = round(sum(party["num-examples"] * party["accuracy"] for party in parties))
+    section = {
         "model": plan.model,
         "weights": Path(plan.weights).name if plan.weights else "",
         "stem": plan.stem,
@@ -46,17 +39,11 @@ def training_of(study: Path | None) -> dict[str, Any] | None:
         "wire": plan.wire,
         "augment": plan.augment,
         "classes": result["classes"],
-        "rounds": rounds,
+        "rounds": _rounds(study / "cloud" / "rounds.jsonl"),
         "best_round": result["best_round"],
-        "test_accuracy": hits / n,
+        "test_accuracy": hits / images,
         "test_auc": result["test"]["mean"]["auc"],
-        "test": {
-            "hits": hits,
-            "n": n,
-            "rate": hits / n,
-            "low": float(bounds.low),
-            "high": float(bounds.high),
-        },
+        "test": rate_of(hits, images).to_json(),
         "per_party": [
             {"party": p["party"], "accuracy": p["accuracy"], "auc": p["auc"], "n": int(p["num-examples"])}
             for p in parties
@@ -65,10 +52,28 @@ def training_of(study: Path | None) -> dict[str, Any] | None:
         "confusion": result["test"].get("confusion"),
         "per_class": result["test"].get("per_class"),
         "calibration": result["test"].get("calibration"),
-        "absent_from_test": [p["party"] for p in result["parties"] if p["party"] not in heard],
-        "plain": beside.get("plain"),
-        "plain_accuracy": beside["plain"]["accuracy"]["rate"] if beside.get("plain") else None,
-        "wrong_key": beside.get("wrong_key"),
-        "linear_accuracy": beside.get("linear_accuracy"),
-        "histogram_accuracy": beside.get("histogram_accuracy"),
+        "absent_from_test": [p["party"] for p in result["parties"] if p["party"] not in tested],
+        "plain": baseline.get("plain"),
+        "plain_accuracy": baseline["plain"]["accuracy"]["rate"] if baseline.get("plain") else None,
+        "wrong_key": baseline.get("wrong_key"),
+        "linear_accuracy": baseline.get("linear_accuracy"),
+        "histogram_accuracy": baseline.get("histogram_accuracy"),
     }
+    return parse_record(Training, section, f"the training in {study}")
+
+
+def _rounds(journal: Path) -> list[dict[str, Any]]:
+    """Return the rounds of a journal whose updates were aggregated."""
+    # A round that was interrupted before its checkpoint is there twice: the later line counts.
+    rows = {row["round"]: row for row in read_lines(journal) if row["aggregated"]}
+    return [
+        {
+            "round": row["round"],
+            "val_accuracy": row["val"]["accuracy"],
+            "val_auc": row["val"]["auc"],
+            "val_loss": row["val"]["loss"],
+            "train_loss": row["train"]["loss"],
+            **{name: row[name] for name in _ROUND_FIELDS},
+        }
+        for row in rows.values()
+    ]

@@ -1,13 +1,14 @@
-"""One real `flwr run`, shut off from everything else on the machine, with its true status.
+"""One real `flwr run`, isolated from everything else on the machine, with its true status.
 
-Flower keeps a daemon, a database and a configuration in the user's home, lets simulated parties import
-from the daemon's working directory before anything else, installs dependencies at run time, reports
-usage, and exits 0 when a run failed. Here the daemon is ours: a private Flower home, an empty working
-directory, a free loopback port, ended by its process id; the status is asked for, not assumed.
+Left to itself, Flower keeps a daemon, a database and a configuration in the user's home. It lets simulated parties
+import from the daemon's working directory before anything else, installs dependencies at run time, reports usage, and
+exits 0 when a run failed. Here the daemon is our own: it has a private Flower home, an empty working directory and a
+free loopback port, and we end it by its process id. The run's status is asked for, not assumed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,27 +18,95 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from coordinator.exchange.quiet import QUIET
 from crypto.cores import cores
 from crypto.errors import CipherwardError
 
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
-    # Ray lowers its workers to 15; a study is what the user started the machine for.
-    "RAY_worker_niceness": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "HF_HUB_OFFLINE": "1",
-}
 APP = Path(__file__).resolve().parents[2]
+#: Training opens no key, so Flower's processes do not get the variables that would open one.
+_SECRET_PREFIXES = ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_IDENTITY")
+#: Seconds that the SuperLink may take to start, to end, and to answer a command. Chosen by hand.
 _START_S = 60.0
 _STOP_S = 8.0
+_COMMAND_S = 120.0
+
+
+@dataclass(frozen=True)
+class _Flower:
+    """A private installation of Flower's programs for one run.
+
+    Attributes:
+        folder: the temporary folder of everything that Flower and Ray write.
+        port: the loopback port of the SuperLink.
+        log_file: gets what all programs print.
+        sink: the open log file.
+    """
+
+    folder: Path
+    port: int
+    log_file: Path
+    sink: BinaryIO
+
+    @property
+    def work(self) -> Path:
+        """The empty working directory of all programs."""
+        return self.folder / "work"
+
+    @property
+    def programs(self) -> Path:
+        """The folder of Flower's programs: that of the Python that runs this."""
+        return Path(sys.executable).parent
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of all programs."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_PREFIXES)}
+        return {
+            **inherited,
+            **QUIET,
+            "FLWR_HOME": str(self.folder / "home"),
+            "RAY_TMPDIR": str(self.folder),
+            "PATH": f"{self.programs}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+
+    def prepare(self) -> None:
+        """Make Flower's home and the working directory."""
+        home = self.folder / "home"
+        home.mkdir()
+        self.work.mkdir()
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "sim"\n[superlink.sim]\n'
+            f'address = "127.0.0.1:{self.port}"\ninsecure = true\n'
+        )
+
+    def start(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
+        """Start one of Flower's programs, which prints into the log file."""
+        return subprocess.Popen(
+            [str(self.programs / words[0]), *words[1:]],
+            env=self.environment,
+            cwd=self.work,
+            stdout=self.sink,
+            stderr=subprocess.STDOUT,
+            **options,
+        )
+
+    def ask(self, *words: str) -> tuple[dict[str, Any], str]:
+        """Run `flwr WORDS --format json`; return the answer, empty if there is none, and the printed text."""
+        done = subprocess.run(
+            [str(self.programs / "flwr"), *words, "--format", "json"],
+            env=self.environment,
+            cwd=self.work,
+            text=True,
+            capture_output=True,
+            timeout=_COMMAND_S,
+            check=False,  # flwr exits 0 after failures, too
+        )
+        return _parse_object(done.stdout), done.stderr or done.stdout
 
 
 def run_flower(
@@ -48,129 +117,90 @@ def run_flower(
     watch: Callable[[], None] = lambda: None,
     app: Path = APP,
 ) -> None:
-    """Runs the app in simulation, one actor with all cores that this process may use; returns when it has completed.
+    """Run the app in simulation, with one actor that has all cores this process may use, until it has completed.
 
-    `watch` is called a few times a second while it runs. Raises CipherwardError with the last lines of
-    the log where the run failed, was stopped or took longer than `timeout_s`.
+    Args:
+        parties: the number of simulated parties.
+        run_config: the app's run configuration.
+        log_file: gets what Flower and the app print.
+        timeout_s: the longest that the run may take, in seconds.
+        watch: called a few times a second during the run.
+        app: the folder of the app.
+
+    Raises:
+        CipherwardError: if the run was refused, failed, was stopped or took too long. The message has our own error
+            from the log, if there is one.
     """
-    usable = cores()
     logged = log_file.stat().st_size if log_file.exists() else 0
     # Directly under /tmp: Ray's socket paths must stay below 104 characters on macOS.
-    folder = tempfile.TemporaryDirectory(prefix="cw-", dir="/tmp", ignore_cleanup_errors=True)
-    with folder as temporary, open(log_file, "ab") as sink:
-        home, work = Path(temporary, "home"), Path(temporary, "work")
-        home.mkdir()
-        work.mkdir()
-        port = _free_port()
-        (home / "config.toml").write_text(
-            f'[superlink]\ndefault = "sim"\n[superlink.sim]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
-        )
-        programs = Path(sys.executable).parent
-        # Training opens no key, so Flower's processes need not know what would open one.
-        known = {k: v for k, v in os.environ.items() if not k.startswith(_SECRET)}
-        environment = {
-            **known,
-            **QUIET,
-            "FLWR_HOME": str(home),
-            "RAY_TMPDIR": temporary,
-            "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
-        }
-        link = subprocess.Popen(
-            [
-                str(programs / "flower-superlink"),
-                "--insecure",
-                "--simulation",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-            ],
-            env=environment,
-            cwd=work,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            _wait_healthy(link, port, log_file)
-
-            def flwr(*words: str, **how: Any) -> subprocess.CompletedProcess:
-                command = [str(programs / "flwr"), *words]
-                return subprocess.run(command, env=environment, cwd=work, text=True, **how)
-
-            settings = (
-                f"num-supernodes={parties} client-resources-num-cpus={usable} "
-                f"init-args-num-cpus={usable} init-args-log-to-driver=true"
-            )
-            config = " ".join(f"{k}={json.dumps(v)}" for k, v in run_config.items())
-            words = ["run", str(app), "sim", "--format", "json", "--federation-config", settings]
-            begun = flwr(*words, "--run-config", config, capture_output=True, timeout=120)
-            answer = _json(begun.stdout)
-            if not answer.get("success"):
-                said = answer.get("error-message") or begun.stderr or begun.stdout
-                raise CipherwardError(f"flwr run was refused: {' '.join(str(said).split())[:300]}")
-            run_id = str(answer["run-id"])
-            _follow(programs, run_id, environment, work, sink, timeout_s, watch)
-            listed = flwr(
-                "ls", "sim", "--run-id", run_id, "--format", "json", capture_output=True, timeout=120
-            )
-            runs = _json(listed.stdout).get("runs", [{}])
-            status = str(runs[0].get("status", "unknown"))
+    temporary = tempfile.TemporaryDirectory(prefix="cw-", dir="/tmp", ignore_cleanup_errors=True)
+    with temporary as folder, open(log_file, "ab") as sink:
+        flower = _Flower(Path(folder), _free_port(), log_file, sink)
+        flower.prepare()
+        with _superlink(flower):
+            run_id = _submit(flower, parties, run_config, app)
+            _follow(flower, run_id, timeout_s, watch)
+            status, details = _status(flower, run_id)
             if status != "finished:completed":
-                details = str(runs[0].get("status-details", ""))
-                raise CipherwardError(
-                    f"the Flower run ended as {status}: {_reason(log_file, logged) or details}",
-                    f"see {log_file}",
-                )
-        finally:
-            _stop(link)
+                reason = _own_error(log_file, logged) or details
+                raise CipherwardError(f"the Flower run ended as {status}: {reason}", f"see {log_file}")
 
 
-_SECRET = ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_IDENTITY")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _json(text: str) -> dict[str, Any]:
+@contextlib.contextmanager
+def _superlink(flower: _Flower) -> Iterator[None]:
+    """Keep a SuperLink running, and end it; if it does not end in time, end its whole process group."""
+    words = ("flower-superlink", "--insecure", "--simulation")
+    link = flower.start(*words, "--host", "127.0.0.1", "--port", str(flower.port), start_new_session=True)
     try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        _wait_until_healthy(link, flower)
+        yield
+    finally:
+        link.send_signal(signal.SIGTERM)
+        try:
+            link.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(link.pid, signal.SIGKILL)
+            link.wait(_STOP_S)
 
 
-def _wait_healthy(link: subprocess.Popen, port: int, log_file: Path) -> None:
-    end = time.monotonic() + _START_S
+def _wait_until_healthy(link: subprocess.Popen[bytes], flower: _Flower) -> None:
+    """Wait until the SuperLink answers; raise CipherwardError if it does not."""
+    deadline = time.monotonic() + _START_S
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=0.5):
+            with urllib.request.urlopen(f"http://127.0.0.1:{flower.port}/health", timeout=0.5):
                 return
         except OSError:
-            if link.poll() is not None or time.monotonic() > end:
-                raise CipherwardError("Flower's SuperLink did not start", f"see {log_file}") from None
+            if link.poll() is not None or time.monotonic() > deadline:
+                raise CipherwardError(
+                    "Flower's SuperLink did not start", f"see {flower.log_file}"
+                ) from None
             time.sleep(0.1)
 
 
-def _follow(
-    programs: Path,
-    run_id: str,
-    environment: Mapping[str, str],
-    work: Path,
-    sink: Any,
-    timeout_s: float,
-    watch: Callable[[], None],
-) -> None:
-    """Streams the run's log into `sink` until the run ends."""
-    command: Sequence[str] = [str(programs / "flwr"), "log", run_id, "sim", "--stream"]
-    stream = subprocess.Popen(command, env=environment, cwd=work, stdout=sink, stderr=subprocess.STDOUT)
-    end = time.monotonic() + timeout_s
+def _submit(flower: _Flower, parties: int, run_config: Mapping[str, str], app: Path) -> str:
+    """Start the run and return its id; raise CipherwardError if Flower refuses it."""
+    usable = cores()
+    settings = (
+        f"num-supernodes={parties} client-resources-num-cpus={usable} "
+        f"init-args-num-cpus={usable} init-args-log-to-driver=true"
+    )
+    config = " ".join(f"{k}={json.dumps(v)}" for k, v in run_config.items())
+    words = ["run", str(app), "sim", "--federation-config", settings, "--run-config", config]
+    answer, printed = flower.ask(*words)
+    if not answer.get("success"):
+        reason = answer.get("error-message") or printed
+        raise CipherwardError(f"flwr run was refused: {' '.join(str(reason).split())[:300]}")
+    return str(answer["run-id"])
+
+
+def _follow(flower: _Flower, run_id: str, timeout_s: float, watch: Callable[[], None]) -> None:
+    """Stream the run's log into the log file until the run ends; raise CipherwardError if it takes too long."""
+    stream = flower.start("flwr", "log", run_id, "sim", "--stream")
+    deadline = time.monotonic() + timeout_s
     try:
         while stream.poll() is None:
-            if time.monotonic() > end:
+            if time.monotonic() > deadline:
                 raise CipherwardError(f"the Flower run took longer than {timeout_s:.0f} s", "see its log")
             watch()
             time.sleep(0.3)
@@ -181,18 +211,30 @@ def _follow(
             stream.wait()
 
 
-def _reason(log_file: Path, start: int) -> str:
-    """Our own error text in this run's part of the log, if there is one: it says more than Flower's status."""
+def _status(flower: _Flower, run_id: str) -> tuple[str, str]:
+    """Return the run's status and its details, as Flower lists them."""
+    answer, _ = flower.ask("ls", "sim", "--run-id", run_id)
+    run = answer.get("runs", [{}])[0]
+    return str(run.get("status", "unknown")), str(run.get("status-details", ""))
+
+
+def _own_error(log_file: Path, start: int) -> str:
+    """Return our own last error in this run's part of the log, or "". It says more than Flower's status."""
     lines = log_file.read_bytes()[start:].decode(errors="replace").splitlines()
-    said = [line.split("CipherwardError:", 1)[1].strip() for line in lines if "CipherwardError:" in line]
-    return said[-1] if said else ""
+    errors = [line.split("CipherwardError:", 1)[1].strip() for line in lines if "CipherwardError:" in line]
+    return errors[-1] if errors else ""
 
 
-def _stop(link: subprocess.Popen) -> None:
-    """Ends the SuperLink and all that it started in its session."""
-    link.send_signal(signal.SIGTERM)
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _parse_object(text: str) -> dict[str, Any]:
+    """Return the JSON object in a text; empty if it is something else."""
     try:
-        link.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(link.pid, signal.SIGKILL)
-        link.wait(_STOP_S)
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}

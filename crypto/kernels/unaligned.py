@@ -1,7 +1,7 @@
-"""Four bytes of an array in one instruction, wherever they start: what a loop over RGB pixels needs to be quick.
+"""Load and store four bytes of an array in one instruction, wherever they start: loops over RGB pixels need it.
 
-For Numba's compiled code only. Neither checks bounds nor counts from the end: the caller makes sure that all four
-bytes are the array's.
+For Numba's compiled code only. Neither function checks bounds or counts from the end: the caller makes sure that all
+four bytes are the array's.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from numba.extending import intrinsic
 
 
 def _address(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """A pointer to the four bytes at element args[1] of the array args[0]."""
+    """Return a pointer to the four bytes at element args[1] of the array args[0]."""
     data = context.make_array(signature.args[0])(context, builder, args[0]).data
     return builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(32).as_pointer())
 
 
-@intrinsic
-def load4(typing: Any, array: Any, at: Any) -> Any:
-    """load4(array, at int64) → uint32: the bytes at … at + 3 of a uint8 array; element `at` of a uint32 one."""
+@intrinsic  # type: ignore[untyped-decorator] # numba has no types
+def load4(typing: Any, array: Any, at: Any) -> Any:  # noqa: ARG001 - numba's signature
+    """Load bytes `at` to `at + 3` of a uint8 array, or element `at` of a uint32 one, as uint32; `at` is int64."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load(_address(context, builder, signature, args), align=1)
@@ -29,9 +29,9 @@ def load4(typing: Any, array: Any, at: Any) -> Any:
     return types.uint32(array, types.int64), code
 
 
-@intrinsic
-def store4(typing: Any, array: Any, at: Any, value: Any) -> Any:
-    """store4(array uint8, at int64, value uint32): writes the bytes at … at + 3."""
+@intrinsic  # type: ignore[untyped-decorator] # numba has no types
+def store4(typing: Any, array: Any, at: Any, value: Any) -> Any:  # noqa: ARG001 - numba's signature
+    """Store a uint32 value as bytes `at` to `at + 3` of a uint8 array; `at` is int64."""
 
     def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.store(args[2], _address(context, builder, signature, args), align=1)

@@ -16,26 +16,34 @@ Key space: N!·((M²c)!·2^(M²c))^N, that is 2^1,378,581 at 224×224×3 with M 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
+from crypto.arrays import AnyArray, Images, Int32Array, Parts
 from crypto.cipher import TableCipher
+from crypto.invariants import folded_histograms
 from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.spec import SchemeSpec, log2_factorial
+from crypto.symmetry import EVERY_MOVE
+from crypto.unit_layout import UnitLayout
 
 
 class BlockPixel:
+    """Block-pixel encryption with the parameters of a spec."""
+
     version = 1
     source = "our reading of Al Amin 2024, 2411.05901"
+    orbit = EVERY_MOVE
+    kept = "the histogram of min(v, 255 − v)"
+    moves_blocks = True
 
     def __init__(self, spec: SchemeSpec) -> None:
         self.spec = spec
+        self.unit_layout = UnitLayout(spec.image_shape, spec.block, moves_blocks=True, signed=True)
         self._values = spec.block**2 * spec.image_shape[2]
 
-    def parts(self, sub: SecretKey) -> dict[str, np.ndarray]:
-        """K1 int64 [N], K2 int64 [N, M²c], mask bool [N, M²c]."""
+    def parts(self, sub: SecretKey) -> dict[str, AnyArray]:
+        """Return K1 int64 [N], K2 int64 [N, M²c] and mask bool [N, M²c]."""
         shape = (self.spec.blocks, self._values)
         return {
             "K1": sub.permutation("K1", shape[0]),
@@ -43,15 +51,20 @@ class BlockPixel:
             "mask": sub.bits("mask", shape[0] * shape[1]).reshape(shape),
         }
 
-    def table(self, parts: Mapping[str, np.ndarray]) -> Table:
-        """Steps 1 to 6 as one table over values."""
+    def table(self, parts: Parts) -> Table:
+        """Return steps 1 to 6 as one table over values."""
         block, mask = self.spec.block, parts["mask"].astype(np.uint8) * np.uint8(255)
         return Table(self.spec.image_shape, (block, block), parts["K1"], parts["K2"], mask)
 
-    def cipher(self, parts: Mapping[str, np.ndarray]) -> TableCipher:
+    def cipher(self, parts: Parts) -> TableCipher:
+        """Return the cipher that these parts make."""
         return TableCipher(self.table(parts))
 
+    def invariants(self, images: Images) -> Int32Array:
+        """Return the histogram of min(v, 255 - v): int32 [n, 128]."""
+        return folded_histograms(images)
+
     def formula_bits(self) -> float:
-        """log2 of N!·((M²c)!·2^(M²c))^N."""
+        """Return log2 of N!·((M²c)!·2^(M²c))^N."""
         n = self.spec.blocks
         return log2_factorial(n) + n * (log2_factorial(self._values) + self._values)

@@ -14,27 +14,36 @@ and the statistics of neighbouring pixels survive in every pair of positions: se
 coordinator/adversary/recover/block_pixel_shuffle.py for what that costs.
 
 Key space: N!·((M/2)²)!, that is 2^1511 at 224×224 with M = 16; at most 2^256 with a 32-byte key.
-Differs from the source in nothing but where K1 and K2 come from (HKDF and ChaCha20, not a NumPy seed).
-Sealed images have the plain shape and dtype. Raises CipherwardError where M is odd.
+Differs from the source only in where K1 and K2 come from (HKDF and ChaCha20, not a NumPy seed).
+Sealed images have the plain shape and dtype. M must be even.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
+from crypto.arrays import AnyArray, Images, Int32Array, Parts
 from crypto.cipher import TableCipher
 from crypto.errors import CipherwardError
+from crypto.invariants import channel_histograms
 from crypto.kernels.blocks import quarter_pixels
 from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.spec import SchemeSpec, log2_factorial
+from crypto.symmetry import Orbit
+from crypto.unit_layout import UnitLayout
 
 
 class BlockPixelShuffle:
+    """Block and pixel shuffling with the parameters of a spec."""
+
     version = 2
     source = "Qi 2022, 2205.12041"
+    #: Sub-blocks stay where they are in a block, which settles the orientation.
+    orbit = Orbit(shifts=True)
+    kept = "the histogram"
+    carries_stem = True
+    moves_blocks = True
 
     def __init__(self, spec: SchemeSpec) -> None:
         if spec.block % 2:
@@ -43,25 +52,33 @@ class BlockPixelShuffle:
                 "choose an even block, such as 16",
             )
         self.spec = spec
+        self.unit_layout = UnitLayout(
+            spec.image_shape, spec.block, "pixel", moves_blocks=True, shared=True, quarters=True
+        )
 
-    def parts(self, sub: SecretKey) -> dict[str, np.ndarray]:
-        """K1 int64 [N] and K2 int64 [(M/2)²]."""
+    def parts(self, sub: SecretKey) -> dict[str, AnyArray]:
+        """Return K1 int64 [N] and K2 int64 [(M/2)²]."""
         return {
             "K1": sub.permutation("K1", self.spec.blocks),
             "K2": sub.permutation("K2", (self.spec.block // 2) ** 2),
         }
 
-    def table(self, parts: Mapping[str, np.ndarray]) -> Table:
-        """Steps 1 to 6 as one table over pixels."""
+    def table(self, parts: Parts) -> Table:
+        """Return steps 1 to 6 as one table over pixels."""
         block = self.spec.block
         quarters = quarter_pixels(block)  # [4, S]
         within = np.empty(block**2, np.int64)
         within[quarters] = quarters[:, parts["K2"]]
         return Table(self.spec.image_shape, (block, block), parts["K1"], within[None], unit="pixel")
 
-    def cipher(self, parts: Mapping[str, np.ndarray]) -> TableCipher:
+    def cipher(self, parts: Parts) -> TableCipher:
+        """Return the cipher that these parts make."""
         return TableCipher(self.table(parts))
 
+    def invariants(self, images: Images) -> Int32Array:
+        """Return the histogram of every channel: int32 [n, c·256]."""
+        return channel_histograms(images)
+
     def formula_bits(self) -> float:
-        """log2 of the paper's key space N!·((M/2)²)!."""
+        """Return log2 of the paper's key space N!·((M/2)²)!."""
         return log2_factorial(self.spec.blocks) + log2_factorial((self.spec.block // 2) ** 2)

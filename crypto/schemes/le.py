@@ -24,51 +24,73 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from crypto.arrays import AnyArray, BoolArray, Images, Int32Array, Int64Array, Parts, UInt8Array
 from crypto.cipher import TableCipher
+from crypto.invariants import nibble_histograms
 from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.spec import SchemeSpec, log2_factorial
+from crypto.symmetry import Orbit
+from crypto.unit_layout import UnitLayout
 
 
 class Le:
+    """Learnable encryption with the parameters of a spec."""
+
     version = 1
     source = "Tanaka 2018, 1804.00490"
+    orbit = Orbit(negatives=True, orders=True)
+    kept = "the histograms of the blocks' nibbles"
     options: ClassVar[Mapping[str, Sequence[Any]]] = {"mask": ("tied", "independent")}
 
     def __init__(self, spec: SchemeSpec) -> None:
         self.spec = spec
+        self.unit_layout = UnitLayout(spec.image_shape, spec.block, "nibble", shared=True, signed=True)
         self._nibbles = 2 * spec.block**2 * spec.image_shape[2]
 
-    def parts(self, sub: SecretKey) -> dict[str, np.ndarray]:
-        """key int64 [2V] and reversal bool [2V]."""
-        keys, reversal = draw(sub, 1, self._nibbles, str(self.spec.options["mask"]))
+    def parts(self, sub: SecretKey) -> dict[str, AnyArray]:
+        """Return key int64 [2V] and reversal bool [2V]."""
+        keys, reversal = draw_keys(sub, 1, self._nibbles, str(self.spec.options["mask"]))
         return {"key": keys[0], "reversal": reversal[0]}
 
-    def table(self, parts: Mapping[str, np.ndarray]) -> Table:
-        """Steps 1 to 6 as one table over nibbles."""
+    def table(self, parts: Parts) -> Table:
+        """Return steps 1 to 6 as one table over nibbles."""
         block, keys = self.spec.block, parts["key"][None]
         mask = reversal_bytes(keys, parts["reversal"][None])
         return Table(self.spec.image_shape, (block, block), None, keys, mask, "nibble")
 
-    def cipher(self, parts: Mapping[str, np.ndarray]) -> TableCipher:
+    def cipher(self, parts: Parts) -> TableCipher:
+        """Return the cipher that these parts make."""
         return TableCipher(self.table(parts))
 
+    def invariants(self, images: Images) -> Int32Array:
+        """Return the histogram of every block's folded nibbles, in place: int32 [n, N·8]."""
+        return nibble_histograms(images, self.spec.block, ordered=True)
+
     def formula_bits(self) -> float:
-        """log2 of the paper's (2V)!·2^(2V)."""
+        """Return log2 of the paper's (2V)!·2^(2V)."""
         return log2_factorial(self._nibbles) + self._nibbles
 
 
-def draw(sub: SecretKey, count: int, nibbles: int, mask: str) -> tuple[np.ndarray, np.ndarray]:
-    """(int64 [count, nibbles] permutations, bool [count, nibbles] reversal masks), tied or independent."""
+def draw_keys(sub: SecretKey, count: int, nibbles: int, mask: str) -> tuple[Int64Array, BoolArray]:
+    """Draw permutations int64 [count, nibbles] and reversal masks bool [count, nibbles] from a sub-key.
+
+    Args:
+        sub: The sub-key.
+        count: Number of keys: 1, or one a block.
+        nibbles: Nibbles of a block.
+        mask: `tied` or `independent`.
+    """
     keys = sub.permutations("key", count, nibbles)
     if mask == "tied":
         return keys, keys > nibbles // 2  # not ≥: as the reference does
     return keys, sub.bits("reversal", count * nibbles).reshape(count, nibbles)
 
 
-def reversal_bytes(keys: np.ndarray, reversal: np.ndarray) -> np.ndarray:
-    """uint8 [count, V]: steps 3 and 5 as one mask over the result's bytes."""
-    # A nibble is reversed before it moves, at place p[j], and after, at place j: twice cancels out.
+def reversal_bytes(keys: Int64Array, reversal: BoolArray) -> UInt8Array:
+    """Return steps 3 and 5 as one mask over the result's bytes, uint8 [count, V]."""
+    # A nibble is reversed before it moves, at position p[j], and after, at position j: twice cancels out.
     flips = (np.take_along_axis(reversal, keys, 1) ^ reversal).astype(np.uint8) * np.uint8(15)
     low, high = np.split(flips, 2, axis=1)
-    return low | high << 4
+    mask: UInt8Array = low | high << 4
+    return mask

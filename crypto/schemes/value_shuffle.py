@@ -1,7 +1,7 @@
 """Block shuffling with a permutation of all values of a block, and its restricted form.
 
 Source: the 768-value block permutation of Kiya's school, after Qi et al. 2022; restricted permutations:
-Horio et al. 2024, arXiv 2408.08529. Only abstracts could be read; the steps are those of Qi with step 5 over
+Horio et al. 2024, arXiv 2408.08529. We could read only abstracts. The steps are those of Qi with step 5 over
 all M·M·c values of a block, colours mixed:
 
 1. cut into N blocks of M×M;
@@ -26,16 +26,26 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from crypto.arrays import AnyArray, Images, Int32Array, Int64Array, Parts
 from crypto.cipher import TableCipher
 from crypto.errors import CipherwardError
+from crypto.invariants import value_histograms
 from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.spec import SchemeSpec, log2_factorial
+from crypto.symmetry import Orbit
+from crypto.unit_layout import UnitLayout
 
 
 class ValueShuffle:
+    """Block and value shuffling with the parameters of a spec."""
+
     version = 1
     source = "after Qi 2022; restricted: Horio 2024, 2408.08529"
+    orbit = Orbit(turns=True, orders=True, shifts=True)
+    kept = "the histogram of all values"
+    carries_stem = True
+    moves_blocks = True
     options: ClassVar[Mapping[str, Sequence[Any]]] = {
         "fixed_blocks": range(1 << 20),
         "fixed_values": range(1 << 20),
@@ -43,6 +53,7 @@ class ValueShuffle:
 
     def __init__(self, spec: SchemeSpec) -> None:
         self.spec = spec
+        self.unit_layout = UnitLayout(spec.image_shape, spec.block, moves_blocks=True, shared=True)
         self._values = spec.block**2 * spec.image_shape[2]
         for option, most in (("fixed_blocks", spec.blocks), ("fixed_values", self._values)):
             if self._fixed(option) > most:
@@ -54,33 +65,38 @@ class ValueShuffle:
     def _fixed(self, option: str) -> int:
         return int(self.spec.options[option])
 
-    def parts(self, sub: SecretKey) -> dict[str, np.ndarray]:
-        """K1 int64 [N] and K2 int64 [M²c]."""
+    def parts(self, sub: SecretKey) -> dict[str, AnyArray]:
+        """Return K1 int64 [N] and K2 int64 [M²c]."""
         return {
             "K1": _restricted(sub, "K1", self.spec.blocks, self._fixed("fixed_blocks")),
             "K2": _restricted(sub, "K2", self._values, self._fixed("fixed_values")),
         }
 
-    def table(self, parts: Mapping[str, np.ndarray]) -> Table:
-        """Steps 1 to 5 as one table over values."""
+    def table(self, parts: Parts) -> Table:
+        """Return steps 1 to 5 as one table over values."""
         block = self.spec.block
         return Table(self.spec.image_shape, (block, block), parts["K1"], parts["K2"][None])
 
-    def cipher(self, parts: Mapping[str, np.ndarray]) -> TableCipher:
+    def cipher(self, parts: Parts) -> TableCipher:
+        """Return the cipher that these parts make."""
         return TableCipher(self.table(parts))
 
+    def invariants(self, images: Images) -> Int32Array:
+        """Return the histogram of all values: int32 [n, 256]."""
+        return value_histograms(images)
+
     def formula_bits(self) -> float:
-        """log2 of N!/f!·(M²c)!/g!."""
+        """Return log2 of N!/f!·(M²c)!/g!."""
         blocks, values = self._fixed("fixed_blocks"), self._fixed("fixed_values")
         bits = log2_factorial(self.spec.blocks) - log2_factorial(blocks)
         return bits + log2_factorial(self._values) - log2_factorial(values)
 
 
-def _restricted(sub: SecretKey, label: str, n: int, fixed: int) -> np.ndarray:
-    """int64 [n]: a permutation of which `fixed` drawn entries stay in place."""
+def _restricted(sub: SecretKey, label: str, n: int, fixed: int) -> Int64Array:
+    """Return a permutation int64 [n] of which `fixed` drawn entries stay in place."""
     if not fixed:
         return sub.permutation(label, n)
     moving = np.sort(sub.permutation(f"{label}/moving", n)[fixed:])
-    whole = np.arange(n)
-    whole[moving] = moving[sub.permutation(label, n - fixed)]
-    return whole
+    permutation = np.arange(n)
+    permutation[moving] = moving[sub.permutation(label, n - fixed)]
+    return permutation

@@ -5,12 +5,12 @@
       images-00000.safetensors   {"images": [r, *sealed_shape], "labels": int64 [r]}
       images-00001.safetensors   …
 
-It opens in O(shards) and is memory-mapped. Digests (BLAKE3) let anyone find an altered shard; MACs (HMAC
-under the key) let a key holder tell that nobody replaced shard and digest together. File names of the
-plain images are not in it: they may hold patients' names.
+It opens in O(shards) and is memory-mapped. With the digests (BLAKE3) anyone can find an altered shard. With the MACs
+(HMAC under the key) a key holder can tell that nobody replaced shard and digest together. File names of the plain
+images are not in it: they may hold patients' names.
 
-A writer killed at any point leaves `partial.json` and whole shards; the next one continues, and the
-result is byte-identical to an uninterrupted one.
+A writer killed at any point leaves `partial.json` and complete shards. The next one continues, and the result is
+byte-identical to an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from crypto.arrays import AnyArray, Int64Array, Rows
 from crypto.errors import CipherwardError
 from crypto.files import blake3_file, json_text, read_json
 from crypto.key import SecretKey
@@ -32,30 +33,34 @@ from crypto.sets.shard import map_tensor
 from crypto.spec import SchemeSpec
 
 SCHEMA = "cipherward.sealed/2"
-_AGAIN = "fetch the sealed set again"
+_FETCH_AGAIN = "fetch the sealed set again"
 _EARLIER = "cipherward.sealed/1"
 MANIFEST, PARTIAL = "manifest.json", "partial.json"
 
 
 def shard_name(index: int) -> str:
+    """Return the file name of a shard."""
     return f"images-{index:05d}.safetensors"
 
 
 def canonical(value: Any) -> bytes:
+    """Return the canonical JSON of a value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def shard_mac(key: SecretKey, spec: SchemeSpec, index: int, rows: int, digest: str) -> str:
-    place = canonical([spec.to_json(), index, rows, digest])
-    return key.derive("sealed").mac(b"shard", place).hex()
+    """Return the hex MAC of a shard: of its spec, index, rows and digest."""
+    content = canonical([spec.to_json(), index, rows, digest])
+    return key.derive("sealed").mac(b"shard", content).hex()
 
 
 def manifest_mac(key: SecretKey, manifest: Mapping[str, Any]) -> str:
+    """Return the hex MAC of a manifest, whose own MAC is left out."""
     return key.derive("sealed").mac(b"manifest", canonical({**manifest, "mac": ""})).hex()
 
 
 class SealedDataset:
-    """A sealed set on disk. Make one with `open`; crypto/sets/writer.py writes them."""
+    """A sealed set on disk. `open` opens one; crypto/sets/writer.py writes them."""
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self.folder = folder
@@ -76,9 +81,10 @@ class SealedDataset:
 
     @classmethod
     def open(cls, folder: Path) -> SealedDataset:
-        """Reads the manifest and checks that every shard is there at its full size; needs no key.
+        """Open a set: read the manifest and check that every shard is there at its full size. It needs no key.
 
-        Raises CipherwardError naming what is missing, cut short or unfinished.
+        Raises:
+            CipherwardError: Naming what is missing, cut short, damaged or unfinished.
         """
         folder = Path(folder)
         if not (folder / MANIFEST).exists():
@@ -99,16 +105,16 @@ class SealedDataset:
                 "seal the images again",
             )
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-            raise CipherwardError(f"{folder / MANIFEST} is not a {SCHEMA} manifest", _AGAIN)
+            raise CipherwardError(f"{folder / MANIFEST} is not a {SCHEMA} manifest", _FETCH_AGAIN)
         try:
             sealed = cls(folder, manifest)
             sealed._check_files()
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise CipherwardError(f"{folder / MANIFEST} is damaged: {error!r}", _AGAIN) from None
+            raise CipherwardError(f"{folder / MANIFEST} is damaged: {error!r}", _FETCH_AGAIN) from None
         return sealed
 
     def _check_files(self) -> None:
-        """That the manifest's shards are there, each once and at its full size, and add up to its rows."""
+        """Check that the manifest's shards are there, each once and at its full size, and add up to its rows."""
         shards = self.manifest["shards"]
         for index, shard in enumerate(shards):
             if shard.keys() != {"file", "rows", "bytes", "blake3", "mac"}:
@@ -116,16 +122,16 @@ class SealedDataset:
             if shard["file"] != shard_name(index):
                 raise CipherwardError(
                     f"{self.folder / MANIFEST} names {shard['file']!r} as shard {index}",
-                    _AGAIN,
+                    _FETCH_AGAIN,
                 )
             path = self.folder / shard["file"]
             if not path.exists():
-                raise CipherwardError(f"shard {path} is missing", _AGAIN)
+                raise CipherwardError(f"shard {path} is missing", _FETCH_AGAIN)
             if (size := path.stat().st_size) != shard["bytes"]:
                 raise CipherwardError(
                     f"shard {path} is truncated or altered: {size} bytes, not the {shard['bytes']} of "
                     f"{MANIFEST}",
-                    _AGAIN,
+                    _FETCH_AGAIN,
                 )
         rows = [shard["rows"] for shard in shards]
         if (
@@ -139,21 +145,21 @@ class SealedDataset:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the manifest: names this very sealing."""
+        """Hex SHA-256 of the manifest, which names this sealing and no other."""
         return hashlib.sha256(canonical(self.manifest)).hexdigest()
 
     @functools.cached_property
-    def labels(self) -> np.ndarray:
-        """int64 [n]: class index of every row, in clear."""
+    def labels(self) -> Int64Array:
+        """Class index of every row, int64 [n], in clear."""
         parts = [self._tensor(i, "labels") for i in range(len(self.manifest["shards"]))]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
-    def images(self, start: int, stop: int) -> np.ndarray:
-        """[stop - start, *sealed_shape]: sealed images; within one shard a view of the mapped file."""
+    def images(self, start: int, stop: int) -> AnyArray:
+        """Return sealed images [stop - start, *sealed_shape]; within one shard a view of the mapped file."""
         return self.rows(slice(start, stop))
 
-    def rows(self, rows: slice | np.ndarray) -> np.ndarray:
-        """[r, *sealed_shape]: sealed images of a slice or of int64 [r] rows, in that order."""
+    def rows(self, rows: slice | Rows) -> AnyArray:
+        """Return the sealed images [r, *sealed_shape] of a slice or of rows int64 [r], in that order."""
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(len(self))
             shard = int(np.searchsorted(self._starts, start, side="right")) - 1
@@ -163,15 +169,15 @@ class SealedDataset:
             rows = np.arange(start, stop)
         rows = np.asarray(rows, np.int64)
         out = np.empty((len(rows), *self.sealed_shape), self.sealed_dtype)
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
-        for shard in np.unique(owner):
-            mine = np.flatnonzero(owner == shard)
-            out[mine] = self._tensor(int(shard), "images")[rows[mine] - self._starts[shard]]
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        for shard in np.unique(shards):
+            members = np.flatnonzero(shards == shard)
+            out[members] = self._tensor(int(shard), "images")[rows[members] - self._starts[shard]]
         return out
 
     @functools.lru_cache(maxsize=4096)  # noqa: B019 - a mapping a shard, kept while the set is open
-    def _tensor(self, shard: int, name: str) -> np.ndarray:
-        """A tensor of a shard as a read-only memory map; labels and images have the manifest's rows each."""
+    def _tensor(self, shard: int, name: str) -> AnyArray:
+        """Return a tensor of a shard as a read-only memory map, with the rows that the manifest states."""
         entry = self.manifest["shards"][shard]
         path, rows = self.folder / entry["file"], entry["rows"]
         if name == "labels":
@@ -179,38 +185,47 @@ class SealedDataset:
         return map_tensor(path, name, (rows, *self.sealed_shape), self.sealed_dtype)
 
     def check_digests(self) -> None:
-        """Compares every shard with its digest; raises CipherwardError naming the first bad one."""
+        """Compare every shard with its digest.
+
+        Raises:
+            CipherwardError: Naming the first one that differs or cannot be read.
+        """
         for shard in self.manifest["shards"]:
             path = self.folder / shard["file"]
             try:
-                found = blake3_file(path)
+                digest = blake3_file(path)
             except OSError as error:
                 raise CipherwardError(
                     f"cannot read shard {path}: {error.strerror}", "mend that, and try again"
                 ) from None
-            if found != shard["blake3"]:
+            if digest != shard["blake3"]:
                 raise CipherwardError(
                     f"shard {path} is altered: its digest is not the manifest's",
-                    _AGAIN,
+                    _FETCH_AGAIN,
                 )
 
     def verify(self, key: SecretKey) -> None:
-        """Digests and MACs of the manifest and of every shard, under the key.
+        """Check digests and MACs of the manifest and of every shard, under the key.
 
-        Raises CipherwardError: a key that is not the set's is told by its id before any work; then the
-        altered manifest or shard is named, or a file that is none of the set's.
+        Raises:
+            CipherwardError: For a key that is not the set's, known by its id before any work. Otherwise it names the
+                altered manifest or shard, or a file that does not belong to the set.
         """
         path = self.folder / MANIFEST
-        holds = manifest_mac(key, {**self.manifest, "key_id": key.id}) == self.manifest.get("mac")
-        if not holds:
+        is_authentic = manifest_mac(key, {**self.manifest, "key_id": key.id}) == self.manifest.get("mac")
+        if not is_authentic:
             self.require_key(key)
-        # Its very bytes are compared, too: JSON can say the same in other ones.
-        if not holds or key.id != self.key_id or path.read_bytes() != json_text(self.manifest).encode():
-            raise CipherwardError(f"the manifest {path} is altered: its MAC does not hold", _AGAIN)
+        # The bytes are compared, too: other JSON text can have the same meaning.
+        if (
+            not is_authentic
+            or key.id != self.key_id
+            or path.read_bytes() != json_text(self.manifest).encode()
+        ):
+            raise CipherwardError(f"the manifest {path} is altered: its MAC does not hold", _FETCH_AGAIN)
         self.check_digests()
-        whole = {MANIFEST, *(shard["file"] for shard in self.manifest["shards"])}
+        members = {MANIFEST, *(shard["file"] for shard in self.manifest["shards"])}
         for other in sorted(self.folder.iterdir()):
-            if other.name not in whole and not other.name.startswith("."):
+            if other.name not in members and not other.name.startswith("."):
                 raise CipherwardError(
                     f"{other} is no part of this sealed set",
                     "take it away: what is in here may leave the hospital",
@@ -219,11 +234,11 @@ class SealedDataset:
             if shard_mac(key, self.spec, index, shard["rows"], shard["blake3"]) != shard["mac"]:
                 raise CipherwardError(
                     f"shard {self.folder / shard['file']} is not this set's: bad MAC",
-                    _AGAIN,
+                    _FETCH_AGAIN,
                 )
 
     def require_key(self, key: SecretKey) -> None:
-        """Raises CipherwardError where the key is not the one that sealed this set."""
+        """Raise CipherwardError if the key is not the one that sealed this set."""
         if key.id != self.key_id:
             raise CipherwardError(
                 f"key {key.id} did not seal {self.folder}; key {self.key_id} did",
@@ -231,12 +246,12 @@ class SealedDataset:
             )
 
 
-def same_but_nonce(a: SchemeSpec, b: SchemeSpec) -> bool:
-    """Whether two specs say the same; nonces are drawn anew for each sealing."""
+def equal_except_nonce(a: SchemeSpec, b: SchemeSpec) -> bool:
+    """Return whether two specs are equal, nonces left out: those are drawn anew for each sealing."""
 
-    def bare(spec: SchemeSpec) -> dict[str, Any]:
+    def without_nonce(spec: SchemeSpec) -> dict[str, Any]:
         value = spec.to_json()
         value["options"] = {k: v for k, v in value["options"].items() if k != "nonce"}
         return value
 
-    return bare(a) == bare(b)
+    return without_nonce(a) == without_nonce(b)

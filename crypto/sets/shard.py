@@ -5,8 +5,8 @@
     tensors   labels int64 [r], then images [r, *sealed_shape]
 
 The bytes are those that safetensors' own writer makes. Images go to the disk from where they were encrypted, and are
-hashed there, while they are in the processor's cache: a shard is never in memory, and is not read again save where
-images were left out, because then all that follow move up.
+hashed there, while they are in the processor's cache. A shard is never in memory. It is read again only if images
+were left out, because then all that follow move up.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
 
+from crypto.arrays import AnyArray, Int64Array
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, move_atomic
 
+#: Longest header that is read: a damaged length field must not fill the memory.
 _HEADER_LIMIT = 1 << 20
 _KINDS = {"U8": np.dtype(np.uint8), "I64": np.dtype(np.int64), "F32": np.dtype(np.float32)}
 _NAMES = {kind: name for name, kind in _KINDS.items()}
@@ -32,10 +35,17 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 @dataclass(frozen=True)
 class Draft:
-    """A shard in work: a neighbour of `path`, under the name of a temporary file until it is whole.
+    """A shard in work: a neighbour of `path`, under the name of a temporary file until it is complete.
 
-    file: its descriptor. rows: how many it will have if no image is left out, which begin and digest suppose.
-    shape, dtype: of one sealed image. begin: where in the file the images begin. digest: BLAKE3 of what was hashed.
+    Attributes:
+        path: The shard's final path.
+        temporary: The temporary file.
+        file: Its descriptor.
+        rows: Rows that it will have if no image is left out. `begin` and `digest` assume that.
+        shape: Shape of one sealed image.
+        dtype: Its dtype.
+        begin: Where in the file the images begin.
+        digest: BLAKE3 of what was hashed.
     """
 
     path: Path
@@ -43,31 +53,32 @@ class Draft:
     file: int
     rows: int
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     begin: int
     digest: blake3
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one sealed image."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def put(self, row: int, images: np.ndarray) -> None:
-        """Writes images [r, *shape], contiguous, as the rows from `row` on: in any order, from any thread."""
+    def put(self, row: int, images: AnyArray) -> None:
+        """Write contiguous images [r, *shape] as the rows from `row` on: in any order, from any thread."""
         with disk_errors(self.path):
             _write_at(self.file, _bytes(images), self.begin + row * self.row_bytes)
 
-    def hash(self, images: np.ndarray) -> None:
-        """Hashes images [r, *shape], contiguous: the rows after those that were hashed before."""
+    def hash(self, images: AnyArray) -> None:
+        """Hash contiguous images [r, *shape]: the rows after those that were hashed before."""
         self.digest.update(_bytes(images))
 
     def drop(self) -> None:
-        """Closes the file, and removes it unless it has become the shard."""
+        """Close the file, and remove it unless it has become the shard."""
         os.close(self.file)
         self.temporary.unlink(missing_ok=True)
 
 
-def begin_shard(path: Path, labels: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> Draft:
-    """A draft of images [r, *shape] with labels int64 [r]; whoever begins one finishes or drops it."""
+def begin_shard(path: Path, labels: Int64Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Draft:
+    """Return a draft for images [r, *shape] with labels int64 [r]. The caller finishes or drops it."""
     head = _head(labels, shape, dtype)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.draft.tmp")
     with disk_errors(path):
@@ -75,10 +86,16 @@ def begin_shard(path: Path, labels: np.ndarray, shape: tuple[int, ...], dtype: n
     return Draft(path, temporary, file, len(labels), shape, dtype, len(head), blake3(head))
 
 
-def finish_shard(draft: Draft, runs: Sequence[tuple[int, int]], labels: np.ndarray) -> tuple[int, str]:
-    """Makes a draft its shard, durably and all at once; returns the file's bytes and hex BLAKE3 digest.
+def finish_shard(draft: Draft, runs: Sequence[tuple[int, int]], labels: Int64Array) -> tuple[int, str]:
+    """Make a draft its shard, durably and all at once.
 
-    runs: (first row, rows) of what was put into the draft, in order; labels: int64 [r] of these rows.
+    Args:
+        draft: The draft.
+        runs: (first row, rows) of what was put into the draft, in order.
+        labels: int64 [r] of these rows.
+
+    Returns:
+        The file's bytes and its hex BLAKE3 digest.
     """
     head, digest = _head(labels, draft.shape, draft.dtype), draft.digest
     try:
@@ -93,7 +110,7 @@ def finish_shard(draft: Draft, runs: Sequence[tuple[int, int]], labels: np.ndarr
 
 
 def _moved_up(draft: Draft, runs: Sequence[tuple[int, int]], head: bytes) -> blake3:
-    """Closes the gaps that images left; the digest of the whole file. No run goes over what is still to be read."""
+    """Close the gaps that images left, and return the file's digest. No run overwrites what is still to be read."""
     digest, end = blake3(head), len(head)
     for row, rows in runs:
         data = os.pread(draft.file, rows * draft.row_bytes, draft.begin + row * draft.row_bytes)
@@ -104,40 +121,43 @@ def _moved_up(draft: Draft, runs: Sequence[tuple[int, int]], head: bytes) -> bla
     return digest
 
 
-def _head(labels: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> bytes:
-    """What stands before the images in a shard of these labels, int64 [r]."""
-    entries, place = {}, 0
+def _head(labels: Int64Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """Return what stands before the images in a shard with these labels, int64 [r]."""
+    entries, offset = {}, 0
     size = len(labels) * math.prod(shape) * dtype.itemsize
-    for name, kind, whole, length in (
+    for name, kind, tensor_shape, length in (
         ("labels", labels.dtype, labels.shape, labels.nbytes),
         ("images", dtype, (len(labels), *shape), size),
     ):
         entries[name] = {
             "dtype": _NAMES[kind],
-            "shape": list(whole),
-            "data_offsets": [place, place + length],
+            "shape": list(tensor_shape),
+            "data_offsets": [offset, offset + length],
         }
-        place += length
+        offset += length
     header = json.dumps(entries, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return struct.pack("<Q", len(header)) + header + labels.tobytes()
 
 
-def _bytes(images: np.ndarray) -> memoryview:
+def _bytes(images: AnyArray) -> memoryview:
+    """Return the memory of contiguous images."""
     return images.reshape(-1).view(np.uint8).data
 
 
-def _write_at(file: int, data: bytes | memoryview, place: int) -> None:
-    left = memoryview(data)
-    while len(left):  # a disk that is nearly full takes a part
-        done = os.pwrite(file, left, place)
-        left, place = left[done:], place + done
+def _write_at(file: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all data at an offset of a file."""
+    rest = memoryview(data)
+    while rest.nbytes:  # a disk that is nearly full takes a part
+        written = os.pwrite(file, rest, offset)
+        rest, offset = rest[written:], offset + written
 
 
-def map_tensor(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """A tensor of a shard, as a read-only memory map.
+def map_tensor(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
+    """Return a tensor of a shard as a read-only memory map.
 
-    Raises CipherwardError naming the file where it is unreadable or the tensor is not of this shape and dtype.
+    Raises:
+        CipherwardError: If the file is unreadable, or the tensor is not of this shape and dtype.
     """
     try:
         with open(path, "rb") as handle:

@@ -1,4 +1,4 @@
-"""The commands of cipherward-party about keys: making, wrapping, sharing and rotating them."""
+"""The commands of cipherward-party about keys: make, wrap, share and rotate them."""
 
 from __future__ import annotations
 
@@ -17,49 +17,52 @@ if TYPE_CHECKING:
     from parties.sealing.rotate import Rotation
 
 Hospital = Annotated[Path, typer.Argument(help="The hospital's folder.", show_default=False)]
-Passphrase = Annotated[bool, typer.Option("--passphrase", help="Protect the new key by a passphrase.")]
+Passphrase = Annotated[bool, typer.Option("--passphrase", help="Protect the new key with a passphrase.")]
 Recipients = Annotated[
     list[str] | None,
-    typer.Option("--recipient", help="Wrap the key for this recipient, age1…; may be given again."),
+    typer.Option("--recipient", help="Wrap the key for this recipient (age1…). Can be repeated."),
 ]
-Unprotected = Annotated[bool, typer.Option("--unprotected", help="Write the key as it is, not wrapped.")]
+Unprotected = Annotated[bool, typer.Option("--unprotected", help="Write the key in the clear.")]
 
 
 def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipients = None) -> None:
-    """Make the hospital's secret key (mode 0600; an existing one is never overwritten)."""
+    """Make the hospital's secret key (mode 0600). An existing key is never overwritten."""
     from crypto.key import SecretKey
-    from crypto.unlock import recipient as checked
+    from crypto.unlock import recipient as parse_recipient
 
-    for word in recipient or ():
-        checked(word)  # a bad one is told before anything is made
+    for text in recipient or ():
+        parse_recipient(text)  # reports a bad recipient before anything is made
     key = SecretKey.generate()
     with disk_errors(hospital):
         hospital.mkdir(parents=True, exist_ok=True)
     _write_key(hospital / "secret.key", key, passphrase, recipient)
     talk.print(f"made {hospital / 'secret.key'}; keep a copy where only you can read it")
     if not (passphrase or recipient):
-        talk.print("it is not protected: keygen --passphrase or --recipient age1… makes one that is")
+        talk.print(
+            "it is not protected; keygen --passphrase or keygen --recipient age1… makes a protected key"
+        )
     result.print(key.id)
 
 
 def _write_key(path: Path, key: SecretKey, passphrase: bool, recipients: list[str] | None) -> None:
+    """Write a new key file, protected as chosen. Never overwrites a file."""
     from crypto.keyfile import write_key
     from crypto.unlock import new_passphrase, refuse_existing
 
     if passphrase and recipients:
         raise CipherwardError(
-            "a key file is protected by a passphrase or for recipients, not both", "choose one of them"
+            "a key file is protected with a passphrase or for recipients, not both", "choose one of them"
         )
     refuse_existing(path, "a key file")  # before a passphrase is asked for
     write_key(path, key, recipients or (), new_passphrase() if passphrase else None)
 
 
 def identity(file: Annotated[Path, typer.Argument(help="The identity file to make.")]) -> None:
-    """Make an age identity (mode 0600) and print its recipient, age1…, to which others wrap keys for you."""
+    """Make an age identity (mode 0600) and print its recipient (age1…). Others wrap keys for that recipient."""
     from crypto.unlock import write_identity
 
     public = write_identity(file)
-    talk.print(f"made {file}; keep it apart from the keys it opens. This is its recipient, for everybody:")
+    talk.print(f"made {file}; keep it apart from the keys that it opens. Its recipient, which is public:")
     result.print(public)
 
 
@@ -69,40 +72,38 @@ def share_key(
     recipient: Recipients = None,
     unprotected: Unprotected = False,
 ) -> None:
-    """Wrap a key for another hospital (mode 0600): its recipient alone can open the copy."""
+    """Wrap a key for another hospital (mode 0600). Only the recipient can open the copy."""
     from crypto.keyfile import read_key
 
     if bool(recipient) == unprotected:
         raise CipherwardError(
-            "a shared key is wrapped for its recipient, or unprotected: say which",
-            "--recipient age1…, which `cipherward-party identity FILE` prints there; or --unprotected",
+            "choose how to protect the shared key: wrapped for a recipient, or unprotected",
+            "--recipient age1… (the other hospital gets it from `cipherward-party identity FILE`), or --unprotected",
         )
     secret = read_key(key)
     _write_key(to, secret, False, recipient)
     if unprotected:
         talk.print(
-            f"made {to}, not wrapped: whoever holds it opens every image sealed with key {secret.id}"
+            f"made {to}, not wrapped: anyone who holds it can open every image sealed with key {secret.id}"
         )
     else:
         count = len(recipient or [])
-        talk.print(
-            f"made {to}, wrapped for {count} recipient{'s' if count > 1 else ''}; this is the key's id:"
-        )
+        talk.print(f"made {to}, wrapped for {count} recipient{'s' if count > 1 else ''}; the key's id:")
     result.print(secret.id)
 
 
 def rotate(
     hospital: Hospital,
     key: Annotated[
-        Path | None, typer.Option("--key", help="Take this new key, which another hospital shared.")
+        Path | None, typer.Option("--key", help="Use this new key, which another hospital shared.")
     ] = None,
     passphrase: Passphrase = False,
     recipient: Recipients = None,
     unprotected: Unprotected = False,
 ) -> None:
-    """Make a new key and seal everything again under it, in another row order; the old key is kept.
+    """Make a new key and seal everything again under it, in another row order. The old key is kept.
 
-    Plain images are never written to disk. Run it again where it was interrupted.
+    Plain images are never written to disk. Run it again to finish an interrupted rotation.
     """
     from crypto.key import SecretKey
     from crypto.keyfile import copy_key, is_wrapped, read_key
@@ -110,68 +111,78 @@ def rotate(
     from parties.sealing.rotate import rotate as rotate_place
 
     place = Place.open(hospital)
-    chosen = sum([passphrase, bool(recipient), unprotected])
-    if chosen > 1 or (chosen and key):
+    protections = sum([passphrase, bool(recipient), unprotected])
+    if protections > 1 or (protections and key):
         raise CipherwardError(
-            "the new key is protected in one way",
+            "choose only one way to protect the new key",
             "choose one of --key, --passphrase, --recipient, --unprotected",
         )
-    given = read_key(key, home=place.folder) if key else None
+    shared = read_key(key, home=place.folder) if key else None
 
-    def make(path: Path) -> SecretKey:
-        if key is not None and given is not None:
+    def make_key(path: Path) -> SecretKey:
+        if key is not None and shared is not None:
             copy_key(key, path)
-            return given
-        if not chosen and is_wrapped(place.key_path):
+            return shared
+        if not protections and is_wrapped(place.key_path):
             raise CipherwardError(
-                f"{place.key_path} is protected: say how the new key shall be",
-                "--passphrase, or --recipient age1… for each who must open it, or --unprotected",
+                f"{place.key_path} is protected: choose how to protect the new key",
+                "--passphrase, or --recipient age1… for everyone who must open it, or --unprotected",
             )
         new = SecretKey.generate()
         _write_key(path, new, passphrase, recipient)
         return new
 
-    done = rotate_place(place, make, given.id if given else None, progress)
-    for line in _said(place, done):
-        talk.print(line, soft_wrap=True)  # there are commands in it to paste
-    result.print(done.new)
+    rotation = rotate_place(place, make_key, shared.id if shared else None, progress)
+    for line in _describe_rotation(place, rotation):
+        talk.print(line, soft_wrap=True)  # some lines hold commands to paste
+    result.print(rotation.new)
 
 
-def _said(place: Place, done: Rotation) -> list[str]:
-    """What the hospital must know afterwards, a line each."""
-    from crypto.scheme import load
-    from parties.sealing.rotate import aside_paths
+def _describe_rotation(place: Place, rotation: Rotation) -> list[str]:
+    """Return what the hospital must know after a rotation, one line each."""
+    from parties.sealing.rotate import archive_paths
     from parties.sources.source import SPLITS
 
-    key, (kept_key, kept_sets, _) = place.key_path, aside_paths(place, done.old)
+    archived_key, archived_sets, _ = archive_paths(place, rotation.old)
     lines = [
-        f"{name}: {done.rows[name]} images sealed again, in another order"
+        f"{name}: {rotation.rows[name]} images sealed again, in another order"
         for name in SPLITS
-        if name in done.rows
+        if name in rotation.rows
     ]
-    lines.append(f"{key} holds key {done.new}; key {done.old} is kept as {kept_key.name}")
     lines.append(
-        f"what was uploaded before stays readable with key {done.old}, and open to attack: "
-        "a rotation does not call it back"
+        f"{place.key_path} holds key {rotation.new}; key {rotation.old} is kept as {archived_key.name}"
     )
-    if kept_sets.exists():
-        lines.append(f"the old sets are kept in {kept_sets}; remove them when you need them no longer")
-    if done.aside:
-        draws = sum(name.startswith("audit-") for name in done.aside) + 1
+    lines.append(
+        f"images uploaded before the rotation stay readable with key {rotation.old}, and exposed to attacks on it; "
+        "a rotation does not call them back"
+    )
+    if archived_sets.exists():
+        lines.append(f"the old sets are kept in {archived_sets}; remove them when you no longer need them")
+    if rotation.aside:
+        draws = sum(name.startswith("audit-") for name in rotation.aside) + 1
         lines.append(
-            f"set aside with them: {', '.join(done.aside)}. For an audit of the new sets: "
+            f"set aside with them: {', '.join(rotation.aside)}. To audit the new sets: "
             f"cipherward-party seal {place.folder} --audit {draws}"
         )
-    if loss := max((load(place.sealed(name).spec).tolerance for name in done.rows), default=0.0):
+    return [*lines, *_describe_consequences(place, rotation)]
+
+
+def _describe_consequences(place: Place, rotation: Rotation) -> list[str]:
+    """Return what a rotation changes for the images, the models and the other hospitals, one line each."""
+    from crypto.scheme import load
+
+    lines = []
+    tolerance = max((load(place.sealed(name).spec).tolerance for name in rotation.rows), default=0.0)
+    if tolerance:
         lines.append(
-            f"the scheme gives images back to within {loss:g} gray levels: so far may the new ones be off"
+            f"the scheme returns images to within {tolerance:g} gray levels; the new images may differ by that much"
         )
-    if done.rows:
+    if rotation.rows:
         lines.append("a model trained on the old sets does not fit the new ones: train again")
     if place.settings.key_scope == "consortium":
         lines.append(
-            f"hospitals that keep key {done.old} cannot train together with this one any more. For each of them: "
-            f"cipherward-party share-key {key} FOR_THEM.key --recipient age1…, and there: "
+            f"hospitals that keep key {rotation.old} can no longer train together with this one. For each of them, "
+            f"run here: cipherward-party share-key {place.key_path} FOR_THEM.key --recipient age1…, and there: "
             "cipherward-party rotate THEIR_FOLDER --key FOR_THEM.key"
         )
     return lines

@@ -1,4 +1,4 @@
-"""The commands of cipherward-party that measure: the plain baseline, queries to a model, scores, reports."""
+"""The commands of cipherward-party that measure: plain baseline, queries to a model, scores, report."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from coordinator.exchange.console import result, talk
+from coordinator.exchange.suite1 import AUDIT_ROWS, GALLERY_IMAGES, MIN_AUDIT_ROWS, MIN_GALLERY
 from crypto.errors import CipherwardError
 from crypto.files import write_json, write_text
 from parties.cli.keys import Hospital
@@ -15,20 +16,20 @@ from parties.cli.keys import Hospital
 
 def baseline(
     hospitals: Annotated[
-        list[Path], typer.Argument(help="Hospital folders; several in a simulation only.")
+        list[Path], typer.Argument(help="Hospital folders; more than one only in a simulation.")
     ],
-    plan: Annotated[Path, typer.Option(help="The study's plan.")],
-    out: Annotated[Path, typer.Option(help="Where the numbers go (JSON).")],
-    model: Annotated[Path | None, typer.Option(help="The federation's model, for the wrong keys.")] = None,
+    plan: Annotated[Path, typer.Option(help="The study's plan file.")],
+    out: Annotated[Path, typer.Option(help="File for the figures (JSON).")],
+    model: Annotated[
+        Path | None, typer.Option(help="The federation's model, to measure wrong keys on.")
+    ] = None,
 ) -> None:
-    """Train the same model on plain images under the same budget, and measure wrong keys."""
+    """Train the same model on plain images with the same budget, and measure the model under wrong keys."""
     from coordinator.exchange.plan import read_plan
     from parties.sealing.place import Place
     from parties.training.baseline import run_baseline
 
-    figures = run_baseline(
-        read_plan(plan), [Place.open(h) for h in hospitals], model, lambda line: talk.print(line)
-    )
+    figures = run_baseline(read_plan(plan), [Place.open(h) for h in hospitals], model, talk.print)
     write_json(out, figures)
     result.print(str(out))
 
@@ -37,18 +38,20 @@ def classify(
     hospital: Hospital,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: Annotated[
-        Path | None, typer.Option(help="Ask this model, cloud/model.safetensors of a study, here.")
+        Path | None, typer.Option(help="Ask this model here: cloud/model.safetensors of a study.")
     ] = None,
     plan: Annotated[
-        Path | None, typer.Option(help="The study's plan, for a model of stem private or plain.")
+        Path | None,
+        typer.Option(help="The study's plan file; needed if the model's stem is private or plain."),
     ] = None,
     query: Annotated[
-        Path | None, typer.Option(help="Seal the images into this folder, for the provider to answer.")
+        Path | None,
+        typer.Option(help="Only seal the images into this folder; the model's provider answers."),
     ] = None,
 ) -> None:
-    """Seal images with the hospital's key, ask the model about the ciphertexts, print class and probability.
+    """Seal images with the hospital's key, ask a model about the ciphertexts, and print class and probability.
 
-    With --query they are only sealed: `cipherward-coordinator classify` answers such a folder, in the same order.
+    With --query, images are only sealed. `cipherward-coordinator classify` answers such a folder, in the same order.
     """
     from coordinator.exchange.plan import read_plan
     from parties.sealing.place import Place
@@ -56,65 +59,75 @@ def classify(
     from parties.training.query import seal_query
 
     if (model is None) == (query is None):
-        raise CipherwardError("nobody to ask", "give either --model FILE or --query FOLDER")
+        raise CipherwardError("no model to ask", "use either --model FILE or --query FOLDER")
     place = Place.open(hospital)
     if query is not None:
-        made = seal_query(place, images, query)
-        result.print(f"{query}: {len(made)} images sealed with key {made.key_id}")
+        sealed = seal_query(place, images, query)
+        result.print(f"{query}: {len(sealed)} images sealed with key {sealed.key_id}")
         return
     assert model is not None
     answers = ask(place, images, model, None if plan is None else read_plan(plan))
-    for path, found in zip(images, answers, strict=True):
-        result.print(f"{path} {found['class']} {found['probability']:.3f}")
+    for path, answer in zip(images, answers, strict=True):
+        result.print(f"{path} {answer['class']} {answer['probability']:.3f}")
 
 
 def score(
     hospital: Hospital,
     guesses: Annotated[
-        Path, typer.Argument(help="The adversary's guesses (the folder with guesses.json).")
+        Path, typer.Argument(help="The adversary's guesses: the folder that holds guesses.json.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Where the scores go; default HOSPITAL/scores.json.")
+        Path | None, typer.Option(help="File for the scores. Default: HOSPITAL/scores.json.")
     ] = None,
     rows: Annotated[
-        int, typer.Option(min=16, help="Audit images; the even ones register, the odd ones count.")
-    ] = 128,
+        int,
+        typer.Option(
+            min=MIN_AUDIT_ROWS,
+            help="Number of audit images. Even rows align the guesses, odd rows are scored.",
+        ),
+    ] = AUDIT_ROWS,
     gallery: Annotated[
-        int, typer.Option(min=8, help="Plain images among which a guess must name its own.")
-    ] = 1000,
+        int,
+        typer.Option(
+            min=MIN_GALLERY, help="Number of plain images among which a guess must identify its own."
+        ),
+    ] = GALLERY_IMAGES,
 ) -> None:
-    """Score guesses about this hospital's images, once. Only aggregates are written."""
-    from parties.scoring.score import public_plain, score, write_scores
+    """Score an adversary's guesses about this hospital's images, once. Only aggregates are written."""
+    from coordinator.exchange.records import write_record
+    from parties.scoring.pictures import write_public_plain
+    from parties.scoring.score import score
     from parties.sealing.place import Place
 
     place = Place.open(hospital)
     target = out or place.folder / "scores.json"
-    scores = score(place, guesses, rows, gallery, lambda line: talk.print(line))
-    public_plain(place, scores, guesses, target.with_name(f"{target.stem}-plain.safetensors"))
-    write_scores(scores, target)
+    scores = score(place, guesses, rows, gallery, talk.print)
+    write_public_plain(place, scores, guesses, target.with_name(f"{target.stem}-plain.safetensors"))
+    write_record(target, scores)
     result.print(str(target))
 
 
 def report(
     hospital: Hospital,
-    scores: Annotated[Path, typer.Argument(help="scores.json, as `score` wrote it.")],
+    scores: Annotated[Path, typer.Argument(help="scores.json, written by `score`.")],
     guesses: Annotated[Path, typer.Option(help="The adversary's guesses.")],
     study: Annotated[
-        Path | None, typer.Option(help="The study's folder, for the training's figures.")
+        Path | None, typer.Option(help="The study's folder, for the figures of its training.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Default: HOSPITAL/private/report.html.")] = None,
 ) -> None:
-    """The report with the hospital's own plain images beside the guesses. It stays in the hospital."""
-    from coordinator.report.build import build_report, read_scores
+    """Write the report that shows the hospital's plain images beside the guesses. It stays in the hospital."""
+    from coordinator.exchange.scores import read_scores
+    from coordinator.report.build import build_report
     from coordinator.report.page import render
     from coordinator.report.training_section import training_of
-    from parties.scoring.score import private_pictures
+    from parties.scoring.pictures import private_pictures
     from parties.sealing.place import Place
 
     place = Place.open(hospital)
     numbers = read_scores(scores)
-    made = build_report(numbers, place.settings.party, training_of(study))
-    pictures = private_pictures(place, made, numbers, guesses)
+    document = build_report(numbers, place.settings.party, training_of(study))
+    pictures = private_pictures(place, document, numbers, guesses)
     target = out or place.private / "report.html"
-    write_text(target, render({**made, "public": place.plain("train").public}, pictures))
+    write_text(target, render(document, pictures, public=place.plain("train").public))
     result.print(str(target))

@@ -4,142 +4,167 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from coordinator.exchange.guesses import StoredGuess
-from coordinator.exchange.orbit import Move
+from coordinator.exchange.scores import Grid, KeyShare
+from crypto.arrays import AnyArray, Images, Int64Array, Parts
 from crypto.cipher import Cipher, MatrixCipher
 from crypto.errors import CipherwardError
 from crypto.kernels.executors import apply
 from crypto.kernels.table import Table
 from crypto.scheme import load
 from crypto.spec import SchemeSpec, log2_factorial
+from crypto.symmetry import Move
 from parties.scoring.truth import Truth
 
+#: Second entry of the seed of the random images that a key is tried on.
+_PROBE_SEED = 11
+_PROBE_IMAGES = 4
 
-def opened_by(key: Mapping[str, np.ndarray], sealed: np.ndarray, spec: SchemeSpec) -> np.ndarray:
-    """uint8 [n, h, w, c]: sealed images, opened with a guessed key."""
+
+def open_sealed(key: Parts, sealed: AnyArray, spec: SchemeSpec) -> Images:
+    """Open sealed images with a recovered key; return them as uint8 [n, h, w, c]."""
     if "matrix" in key:
         # Moment matching gives a matrix for any scheme, and most schemes seal to bytes.
         values = np.asarray(sealed, np.float32)
-        opened: np.ndarray = MatrixCipher(spec.image_shape, spec.block, key["matrix"]).decrypt(values)
+        opened: Images = MatrixCipher(spec.image_shape, spec.block, key["matrix"]).decrypt(values)
         return opened
     table = Table.flat(sealed.shape[1:], key["gather"], key.get("mask"))
     return load(spec).picture(apply(table, sealed))
 
 
-def must_be_sound(
-    guess: StoredGuess,
-    images: np.ndarray,
-    key: Mapping[str, np.ndarray] | None,
-    spec: SchemeSpec,
-    rows: int,
-) -> None:
-    """Raises CipherwardError for arrays that no attack makes: they index and are compared further on.
+def can_open(key: Parts | None) -> bool:
+    """Return whether a recovered key is of a form that opens images."""
+    return key is not None and bool({"gather", "matrix"} & set(key))
 
-    It looks at no image of the hospital's: what it refuses says nothing of one.
+
+def require_well_formed(
+    guess: StoredGuess, images: AnyArray, key: Parts | None, spec: SchemeSpec, rows: int
+) -> None:
+    """Check that a guess's arrays are such as an attack makes, because they index and are compared later.
+
+    No image of the hospital is read: a refusal says nothing about one.
+
+    Raises:
+        CipherwardError: If an array has another shape, type or content.
     """
-    scheme = load(spec)
-    sound = images.dtype == np.uint8 and images.shape == (rows, *spec.image_shape)
-    height, width, channels = scheme.sealed_shape
-    pixels, values = height * width, height * width * channels
-    across = spec.block**2 * channels
-    for name, value in (key or {}).items():
-        if name == "mask":
-            sound = sound and value.dtype == np.uint8 and value.shape == (values,)
-        elif name == "matrix":
-            sound = sound and value.dtype == np.float32 and value.shape == (across, across)
-            sound = sound and bool(np.isfinite(value).all())
-        elif name == "gather":
-            sound = sound and _permutation(value) and len(value) in (pixels, values, 2 * values)
-        elif name == "K1" and _comparable(spec):
-            sound = sound and _permutation(value) and len(value) == pixels // spec.block**2
-        elif name == "K2" and _comparable(spec):
-            sound = sound and _permutation(value)
-    if sound and key and {"gather", "matrix"} & set(key):
-        try:  # on a black ciphertext: whether it can be opened with at all
-            shape = opened_by(key, np.zeros((1, height, width, channels), scheme.sealed_dtype), spec).shape
-            sound = shape[1:] == spec.image_shape
-        except (ValueError, IndexError, KeyError, TypeError, CipherwardError):
-            sound = False
-    if not sound:
+    is_well_formed = images.dtype == np.uint8 and images.shape == (rows, *spec.image_shape)
+    is_well_formed = is_well_formed and all(
+        _is_key_part(name, value, spec) for name, value in (key or {}).items()
+    )
+    if is_well_formed and key is not None and can_open(key):
+        is_well_formed = _opens_black(key, spec)
+    if not is_well_formed:
         raise CipherwardError(
-            f"the guess {guess.file} is malformed", "its images or key are not of this set"
+            f"the guess {guess.file} is malformed", "its images or its key do not fit this set"
         )
 
 
-def _permutation(value: np.ndarray) -> bool:
-    whole = value.ndim == 1 and np.issubdtype(value.dtype, np.integer)
-    return bool(whole and np.array_equal(np.sort(value), np.arange(len(value))))
+def _is_key_part(name: str, value: AnyArray, spec: SchemeSpec) -> bool:
+    """Return whether an array can be the part of a key with this name. Parts that are not used may be anything."""
+    height, width, channels = load(spec).sealed_shape
+    pixels, values = height * width, height * width * channels
+    block_values = spec.block**2 * channels
+    if name == "mask":
+        return value.dtype == np.uint8 and value.shape == (values,)
+    if name == "matrix":
+        has_type = value.dtype == np.float32 and value.shape == (block_values, block_values)
+        return has_type and bool(np.isfinite(value).all())
+    if name == "gather":
+        return _is_permutation(value) and len(value) in (pixels, values, 2 * values)
+    if name == "K1" and _is_comparable(spec):
+        return _is_permutation(value) and len(value) == pixels // spec.block**2
+    if name == "K2" and _is_comparable(spec):
+        return _is_permutation(value)
+    return True
 
 
-def _comparable(spec: SchemeSpec) -> bool:
-    """Whether K1 and K2 can be compared entry by entry: no symmetry is left open but whole-block shifts."""
+def _opens_black(key: Parts, spec: SchemeSpec) -> bool:
+    """Return whether a key opens a black ciphertext to an image of the right shape."""
+    scheme = load(spec)
+    black = np.zeros((1, *scheme.sealed_shape), scheme.sealed_dtype)
+    try:
+        return open_sealed(key, black, spec).shape[1:] == spec.image_shape
+    except (ValueError, IndexError, KeyError, TypeError, CipherwardError):
+        return False
+
+
+def _is_permutation(value: AnyArray) -> bool:
+    is_vector = value.ndim == 1 and np.issubdtype(value.dtype, np.integer)
+    return bool(is_vector and np.array_equal(np.sort(value), np.arange(len(value))))
+
+
+def _is_comparable(spec: SchemeSpec) -> bool:
+    """Return whether K1 and K2 can be compared entry by entry: the orbit has no moves but whole-block shifts."""
     return spec.name in ("block_pixel_shuffle", "plain")
 
 
-def values_right(key: Mapping[str, np.ndarray], cipher: Cipher, truth: Truth, move: Move) -> float:
-    """Share of all values that a guessed key puts right, whatever the picture: of random images, sealed and opened.
+def values_right(key: Parts, cipher: Cipher, truth: Truth, move: Move) -> float:
+    """Return the share of all values that a recovered key puts right, whatever the picture.
 
-    One in 256 comes out right by chance. For a matrix, right is within half a gray level.
+    Random images are sealed with the true key and opened with the recovered one. One value in 256 is right by chance.
+    For a matrix, right means within half a gray level.
     """
-    shape = (4, *truth.plain.shape[1:])
-    plain = np.random.default_rng([truth.seed, 11]).integers(0, 256, shape, dtype=np.uint8)
-    opened = move.apply(opened_by(key, cipher.encrypt(plain), truth.spec), truth.block)
+    shape = (_PROBE_IMAGES, *truth.plain.shape[1:])
+    plain = np.random.default_rng([truth.seed, _PROBE_SEED]).integers(0, 256, shape, dtype=np.uint8)
+    opened = move.apply(open_sealed(key, cipher.encrypt(plain), truth.spec), truth.block)
     return float((opened == plain).mean())
 
 
-def assembled(
-    key: Mapping[str, np.ndarray], cipher: Cipher, truth: Truth, move: Move
-) -> dict[str, float] | None:
-    """How well a guessed key puts the blocks of an image together: Dc, Nc and Lc of `grid_share`.
+def assembled_grid(key: Parts, cipher: Cipher, truth: Truth, move: Move) -> Grid | None:
+    """Return how well a recovered key puts the blocks of an image together.
 
-    Blocks are followed through sealing and opening by probe images, so that it says the same of every scheme; a block
-    of the opened picture is what most of its values are. None where the scheme leaves blocks in their places,
-    where its steps are no table, and where the picture is cut otherwise than the ciphertext.
+    Blocks are followed through sealing and opening by probe images, so that the figures mean the same for every
+    scheme. A block of the opened picture is the block that most of its values come from.
+
+    Returns:
+        The measures of `grid_measures`. None if the scheme leaves blocks in their places, if its steps are no table,
+        or if the picture has other blocks than the ciphertext.
     """
     if "matrix" in key or truth.sealed.shape[1:] != truth.plain.shape[1:]:
         return None
     height, width, channels = truth.plain.shape[1:]
     down, across = height // truth.block, width // truth.block
-    where = np.arange(down * across).reshape(down, across)
-    places = np.repeat(np.repeat(where, truth.block, 0), truth.block, 1)[..., None]
-    # Every bit of a block's number makes an image; the black one shows what the key itself flips.
-    bits = [np.zeros_like(places), *(places >> b & 1 for b in range(int(where.max()).bit_length()))]
+    numbers = np.arange(down * across).reshape(down, across)
+    places = np.repeat(np.repeat(numbers, truth.block, 0), truth.block, 1)[..., None]
+    # Every bit of a block's number makes an image; the black one shows what the key itself inverts.
+    bits = [np.zeros_like(places), *(places >> b & 1 for b in range(int(numbers.max()).bit_length()))]
     probes = np.repeat(np.stack(bits).astype(np.uint8) * np.uint8(255), channels, 3)
     sealed = cipher.encrypt(probes)
-    if np.array_equal(_mostly(sealed, truth.block), where):
+    if np.array_equal(_majority_blocks(sealed, truth.block), numbers):
         return None
-    origins = _mostly(opened_by(key, sealed, truth.spec), truth.block)
-    turned = dataclasses.replace(move, negative=False, order=0, down=0, across=0)
-    return grid_share(turned.apply(origins[None, ..., None], 1)[0, ..., 0])
+    origins = _majority_blocks(open_sealed(key, sealed, truth.spec), truth.block)
+    turn = dataclasses.replace(move, negative=False, order=0, down=0, across=0)
+    return grid_measures(turn.apply(origins[None, ..., None], 1)[0, ..., 0])
 
 
-def _mostly(probed: np.ndarray, block: int) -> np.ndarray:
-    """int64 [down, across]: the number of the block that most values of each place come from, of probe images."""
+def _majority_blocks(probed: AnyArray, block: int) -> Int64Array:
+    """Return which block most values of each place come from, by probe images: int64 [down, across]."""
     numbers = np.zeros(probed.shape[1:], np.int64)
     for b, image in enumerate(probed[1:]):
         numbers |= ((image ^ probed[0]) >> 7).astype(np.int64) << b
     rows, columns = probed.shape[1:3]
-    apart = numbers.reshape(rows // block, block, columns // block, block, -1).transpose(0, 2, 1, 3, 4)
-    flat = apart.reshape(rows // block, columns // block, -1)
+    blocks = numbers.reshape(rows // block, block, columns // block, block, -1).transpose(0, 2, 1, 3, 4)
+    flat = blocks.reshape(rows // block, columns // block, -1)
     return np.array([[np.bincount(values).argmax() for values in row] for row in flat])
 
 
-def grid_share(grid: np.ndarray) -> dict[str, float]:
-    """The measures of assembled puzzles, after Cho et al. 2010 and Gallagher 2012, each a share from 0 to 1.
+def grid_measures(grid: Int64Array) -> Grid:
+    """Return the measures of assembled puzzles, after Cho et al. 2010 and Gallagher 2012, each from 0 to 1.
 
-    grid: int64 [down, across], which block of the image stands at each place. Dc: blocks in their places, up to
-    one shift of all, wrapping. Nc: pairs of adjacent places whose blocks are adjacent in the image likewise.
-    Lc: blocks in the largest part that hangs together by such pairs.
+    Dc: blocks in their places, up to one shift of all, with wrap-around. Nc: pairs of adjacent places whose blocks
+    are adjacent in the image in the same way. Lc: blocks in the largest part that such pairs connect.
+
+    Args:
+        grid: Which block of the image stands at each place, int64 [down, across].
     """
     down, across = grid.shape
     row, column = grid // across, grid % across
-    moved = (row - np.arange(down)[:, None]) % down * across + (column - np.arange(across)) % across
+    shift = (row - np.arange(down)[:, None]) % down * across + (column - np.arange(across)) % across
     right = (np.diff(column, axis=1) == 1) & (np.diff(row, axis=1) == 0)
     below = (np.diff(row, axis=0) == 1) & (np.diff(column, axis=0) == 0)
     places = np.arange(down * across).reshape(down, across)
@@ -147,49 +172,57 @@ def grid_share(grid: np.ndarray) -> dict[str, float]:
     second = np.concatenate([places[:, 1:][right], places[1:][below]])
     edges = coo_matrix((np.ones(len(first)), (first, second)), shape=(grid.size, grid.size))
     parts = connected_components(edges, directed=False)[1]
-    return {
-        "Dc": float(np.bincount(moved.ravel()).max() / grid.size),
-        "Nc": len(first) / max(1, 2 * down * across - down - across),
-        "Lc": float(np.bincount(parts).max() / grid.size),
-    }
+    return Grid(
+        direct=float(np.bincount(shift.ravel()).max() / grid.size),
+        neighbour=len(first) / max(1, _adjacent_pairs(down, across)),
+        largest=float(np.bincount(parts).max() / grid.size),
+    )
 
 
-def key_share(
-    parts: Mapping[str, np.ndarray], guess: Mapping[str, np.ndarray], truth: Truth
-) -> dict[str, Any] | None:
-    """How much of the true key a guessed one holds, modulo one whole-block shift; None where not comparable.
+def _adjacent_pairs(down: int, across: int) -> int:
+    """Return how many pairs of adjacent places a grid has."""
+    return 2 * down * across - down - across
 
-    block_order and pixel_order: shares of K1 and K2 that are right. identifiable: share of block places
-    that are not constant in every gallery image; the rest are interchangeable and of no use. bits_left:
-    log2 of the orders still open if one knew which entries are wrong. neighbours: pairs of adjacent
-    blocks put side by side, of all adjacent pairs.
+
+def key_share(parts: Parts, key: Mapping[str, AnyArray], truth: Truth) -> KeyShare | None:
+    """Return how much of the true key a recovered one holds, up to one whole-block shift.
+
+    Args:
+        parts: The true key's K1 (block order) and K2 (pixel order).
+        key: The recovered key.
+        truth: The hospital's side of the draw.
+
+    Returns:
+        The shares; None if the keys cannot be compared entry by entry.
     """
-    if not _comparable(truth.spec) or not {"K1", "K2"} <= set(guess):
+    if not _is_comparable(truth.spec) or not {"K1", "K2"} <= set(key):
         return None
-    if len(parts["K2"]) != len(guess["K2"]):
+    if len(parts["K2"]) != len(key["K2"]):
         return None
     down, across = truth.plain.shape[1] // truth.block, truth.plain.shape[2] // truth.block
-    true, found = np.asarray(parts["K1"]), np.asarray(guess["K1"])
-    moved = np.stack(
-        [(found // across - true // across) % down, (found % across - true % across) % across], 1
+    true, recovered = np.asarray(parts["K1"]), np.asarray(key["K1"])
+    offsets = np.stack(
+        [(recovered // across - true // across) % down, (recovered % across - true % across) % across], 1
     )
-    kinds, counts = np.unique(moved, axis=0, return_counts=True)
+    shifts, counts = np.unique(offsets, axis=0, return_counts=True)
     right = int(counts.max())
-    pixels = int((np.asarray(parts["K2"]) == guess["K2"]).sum())
+    pixels = int((np.asarray(parts["K2"]) == key["K2"]).sum())
     # Which true block stands at each place of the guessed picture.
     picture = np.empty(len(true), np.int64)
-    picture[found] = true
+    picture[recovered] = true
     grid = picture.reshape(down, across)
     pairs = int(((np.diff(grid, axis=1) == 1) & (grid[:, 1:] % across > 0)).sum())
     pairs += int((np.diff(grid, axis=0) == across).sum())
+    # Places that are constant in every gallery image are interchangeable, and of no use.
     blocks = truth.gallery.reshape(len(truth.gallery), down, truth.block, across, truth.block, -1)
     varied = (blocks.max(axis=(2, 4, 5)) > blocks.min(axis=(2, 4, 5))).any(0)
-    return {
-        "block_order": right / len(true),
-        "block_order_unshifted": float((found == true).mean()),
-        "shift": kinds[counts.argmax()].tolist(),
-        "pixel_order": pixels / len(parts["K2"]),
-        "neighbours": [pairs, 2 * down * across - down - across],
-        "identifiable": float(varied.mean()),
-        "bits_left": log2_factorial(len(true) - right) + log2_factorial(len(parts["K2"]) - pixels),
-    }
+    shift = shifts[counts.argmax()]
+    return KeyShare(
+        block_order=right / len(true),
+        block_order_unshifted=float((recovered == true).mean()),
+        shift=(int(shift[0]), int(shift[1])),
+        pixel_order=pixels / len(parts["K2"]),
+        neighbours=(pairs, _adjacent_pairs(down, across)),
+        identifiable=float(varied.mean()),
+        bits_left=log2_factorial(len(true) - right) + log2_factorial(len(parts["K2"]) - pixels),
+    )

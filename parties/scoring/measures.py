@@ -1,30 +1,43 @@
-"""How good a guess is: the measures of `suite/1`, each a plain function on uint8 images [n, h, w, c]."""
+"""How good a guess is: the measures of `suite/1`, each a plain function on images uint8 [n, h, w, c].
+
+The numbers of the suite, such as SSIM's window, are in coordinator/exchange/suite1.py.
+"""
 
 from __future__ import annotations
 
-import functools
 import math
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import uniform_filter
-from scipy.stats import binomtest
 from skimage.metrics import structural_similarity
 
+from coordinator.exchange.rates import Rate, rate_of
+from coordinator.exchange.records import Record
+from coordinator.exchange.scores import Summary
+from coordinator.exchange.suite1 import NEAR_DUPLICATE, RATE_STEPS, TEXTURE, WINDOW
+from crypto.arrays import BoolArray, Float32Array, Float64Array, Images, Int64Array, Rows, UInt8Array
 from crypto.cores import cores
 
-WINDOW = 7
-TEXTURE = 2.0  # gray levels: windows flatter than this score high whatever the guess
-NEAR_DUPLICATE = 0.97
+#: Side of the thumbnails by which near-duplicates are found, in pixels.
+_DUPLICATE_SIDE = 32
+#: One picture may stand for this many rows before it says nothing about any of them.
+_MOST_COPIES = 2
+#: PSNR of an exact guess, in dB.
+_EXACT_PSNR = 100.0
+#: Keeps a share such as 0.3 from being rounded down because its float lies just below.
+_ROUNDING = 1e-9
+
+_AnyRecord = TypeVar("_AnyRecord", bound=Record)
 
 
-def ssim(guess: np.ndarray, plain: np.ndarray) -> float:
-    """SSIM of two uint8 [h, w, c] images over the plain image's textured windows; NaN where it has none.
+def ssim(guess: UInt8Array, plain: UInt8Array) -> float:
+    """Return the SSIM of two images [h, w, c] over the plain image's textured windows; NaN if it has none.
 
-    scikit-image's convention (Wang et al. 2004): 7×7 uniform windows, sample covariance, range 255, a
-    border of 3 left out. A window counts where the plain image's standard deviation in it exceeds 2.
+    The convention is scikit-image's (Wang et al. 2004): 7×7 uniform windows, sample covariance, range 255, a border
+    of 3 pixels left out. A window counts if the plain image's standard deviation in it exceeds 2 gray levels.
     """
     _, values = structural_similarity(
         guess, plain, win_size=WINDOW, data_range=255, channel_axis=-1, full=True
@@ -32,150 +45,157 @@ def ssim(guess: np.ndarray, plain: np.ndarray) -> float:
     x = plain.astype(np.float64)
     size = (WINDOW, WINDOW, 1)
     mean = uniform_filter(x, size)
-    spread = np.sqrt(np.maximum(uniform_filter(x * x, size) - mean * mean, 0) * (49 / 48))
+    # 49 / 48 turns the variance of a window's 49 pixels into the sample variance.
+    deviation = np.sqrt(np.maximum(uniform_filter(x * x, size) - mean * mean, 0) * (49 / 48))
     edge = WINDOW // 2
     inner = (slice(edge, -edge), slice(edge, -edge))
-    textured = spread[inner] > TEXTURE
+    textured = deviation[inner] > TEXTURE
     return float(values[inner][textured].mean()) if textured.any() else float("nan")
 
 
-def ssims(guesses: np.ndarray, plains: np.ndarray) -> np.ndarray:
-    """float64 [n]: ssim of each pair, on all cores."""
+def ssims(guesses: Images, plains: Images) -> Float64Array:
+    """Return the SSIM of each pair, float64 [n], computed on all cores."""
     if len(guesses) != len(plains):
         raise ValueError(f"{len(guesses)} guesses of {len(plains)} images")
     with ThreadPoolExecutor(cores()) as threads:
         return np.array(list(threads.map(ssim, guesses, plains)), np.float64)
 
 
-def psnr(guesses: np.ndarray, plains: np.ndarray) -> np.ndarray:
-    """float64 [n]: peak signal-to-noise ratio in dB, at most 100 (an exact guess)."""
+def psnr(guesses: Images, plains: Images) -> Float64Array:
+    """Return the peak signal-to-noise ratio of each pair in dB, float64 [n], at most 100 (an exact guess)."""
     error = ((guesses.astype(np.float64) - plains) ** 2).mean(axis=(1, 2, 3))
-    return np.minimum(100.0, 20 * np.log10(255.0) - 10 * np.log10(np.maximum(error, 1e-12)))
+    ratio = 20 * np.log10(255.0) - 10 * np.log10(np.maximum(error, 1e-12))
+    limited: Float64Array = np.minimum(_EXACT_PSNR, ratio)
+    return limited
 
 
-def unit(images: np.ndarray) -> np.ndarray:
-    """float32 [n, h*w*c]: each image with mean 0 and norm 1 (0 where it is constant)."""
+def normalised(images: UInt8Array | Float32Array) -> Float32Array:
+    """Return each image with mean 0 and norm 1, float32 [n, h*w*c]; 0 where it is constant."""
     flat = images.reshape(len(images), -1).astype(np.float32)
-    flat[flat.max(1) == flat.min(1)] = 0  # a large image's mean is not exact in float32
+    flat[flat.max(1) == flat.min(1)] = 0  # the mean of a large image is not exact in float32
     flat -= flat.mean(1, keepdims=True)
     norm = np.linalg.norm(flat, axis=1, keepdims=True)
-    return flat / np.maximum(norm, 1e-6)
+    result: Float32Array = flat / np.maximum(norm, 1e-6)
+    return result
 
 
-def nearest(guesses: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """int64 [n]: the gallery image with the largest normalised cross-correlation to each guess.
+def nearest(guesses: Images, gallery: Images) -> Int64Array:
+    """Return the gallery image with the largest normalised cross-correlation to each guess, int64 [n].
 
-    A guess without any variation names nobody (-1).
+    A guess without any variation names no image (-1).
     """
-    scores = unit(guesses) @ unit(gallery).T
-    found = scores.argmax(1)
-    found[scores.max(1) <= 0] = -1
-    return found
-
-
-def nearest_class(
-    pictures: np.ndarray, plains: np.ndarray, labels: np.ndarray, own: np.ndarray
-) -> np.ndarray:
-    """int64 [n]: the label of the plain image whose thumbnail correlates best with each picture's.
-
-    A picture without any variation is of no class (-1). plains: float32 [m, s*s], their `thumbnails`.
-    labels: int64 [m]. own: int64 [n], the plain image behind each picture, which is left out.
-    """
-    small = thumbnails(pictures)
-    scores = small @ plains.T
-    scores[np.arange(len(pictures)), own] = -np.inf
-    named: np.ndarray = np.where(small.any(axis=1), labels[scores.argmax(1)], -1)
+    scores = normalised(guesses) @ normalised(gallery).T
+    named: Int64Array = scores.argmax(1)
+    named[scores.max(1) <= 0] = -1
     return named
 
 
-def thumbnails(images: np.ndarray, side: int = 64) -> np.ndarray:
-    """float32 [n, s*s]: gray, reduced by the means of boxes to a side of at most this, with mean 0 and norm 1."""
+def nearest_class(
+    pictures: Images, plain_thumbnails: Float32Array, labels: Int64Array, own: Rows
+) -> Int64Array:
+    """Return the label of the plain image whose thumbnail correlates best with each picture's, int64 [n].
+
+    A picture without any variation has no class (-1).
+
+    Args:
+        pictures: Guesses or ciphertexts as pictures [n, h, w, c].
+        plain_thumbnails: Thumbnails of the plain images, float32 [m, s*s].
+        labels: Labels of the plain images, int64 [m].
+        own: The plain image behind each picture, int64 [n]. It is left out.
+    """
+    small = thumbnails(pictures)
+    scores = small @ plain_thumbnails.T
+    scores[np.arange(len(pictures)), own] = -np.inf
+    named: Int64Array = np.where(small.any(axis=1), labels[scores.argmax(1)], -1)
+    return named
+
+
+def thumbnails(images: Images, side: int = 64) -> Float32Array:
+    """Return normalised gray thumbnails, float32 [n, s*s], reduced by the means of boxes to at most this side."""
     side = min(side, images.shape[1], images.shape[2])
     gray = images.mean(axis=3).astype(np.uint8)
     small = [np.asarray(Image.fromarray(i).resize((side, side), Image.Resampling.BOX)) for i in gray]
-    return unit(np.stack(small)[..., None])
+    return normalised(np.stack(small)[..., None])
 
 
-def near_duplicates(images: np.ndarray) -> np.ndarray:
-    """int64 [n]: for each image the first one it nearly equals (itself, mostly).
+def near_duplicates(images: Images) -> Int64Array:
+    """Return for each image the first one that it nearly equals (mostly itself), int64 [n].
 
-    Correlation of 32×32 thumbnails above 0.97: neighbouring slices of one scan, and re-encoded copies.
+    Two images are near-duplicates if the correlation of their 32×32 thumbnails exceeds 0.97: neighbouring slices of
+    one scan, and re-encoded copies.
     """
-    vectors = thumbnails(images, 32)
-    leader = np.arange(len(images))
-    kept: list[int] = []
+    vectors = thumbnails(images, _DUPLICATE_SIDE)
+    first = np.arange(len(images))
+    distinct: list[int] = []
     for i in range(len(images)):
-        if kept:
-            scores = vectors[kept] @ vectors[i]
+        if distinct:
+            scores = vectors[distinct] @ vectors[i]
             if scores.max() > NEAR_DUPLICATE:
-                leader[i] = kept[int(scores.argmax())]
+                first[i] = distinct[int(scores.argmax())]
                 continue
-        kept.append(i)
-    return leader
+        distinct.append(i)
+    return first
 
 
-def histograms(images: np.ndarray, bins: int = 64) -> np.ndarray:
-    """float32 [n, c*bins]: value histograms of each channel, summing to 1."""
-    n, c = len(images), images.shape[3]
-    bin_of = (images.reshape(n, -1, c).astype(np.int64) * bins) // 256
-    place = bin_of + bins * np.arange(c)
-    counts = np.stack([np.bincount(p.ravel(), minlength=c * bins) for p in place])
-    return (counts / counts.sum(1, keepdims=True)).astype(np.float32)
+def histograms(images: Images, bins: int = 64) -> Float32Array:
+    """Return the value histograms of each channel, float32 [n, c*bins]; each row sums to 1."""
+    n, channels = len(images), images.shape[3]
+    bin_of = (images.reshape(n, -1, channels).astype(np.int64) * bins) // 256
+    cells = bin_of + bins * np.arange(channels)
+    counts = np.stack([np.bincount(row.ravel(), minlength=channels * bins) for row in cells])
+    shares: Float32Array = (counts / counts.sum(1, keepdims=True)).astype(np.float32)
+    return shares
 
 
-def tells(images: np.ndarray) -> np.ndarray:
-    """bool [n]: which pictures say something of a row: neither flat nor handed back for several rows.
+def is_informative(images: Images) -> BoolArray:
+    """Return which pictures say something about their row, bool [n]: neither flat nor repeated for several rows.
 
-    Flat: a standard deviation of 2 gray levels at most in every channel. One picture may stand twice.
+    A picture is flat if its standard deviation is at most 2 gray levels in every channel. One picture may stand for
+    two rows.
     """
-    spread = images.std(axis=(1, 2)).max(axis=1)
+    deviation = images.std(axis=(1, 2)).max(axis=1)
     flat = np.ascontiguousarray(images).reshape(len(images), -1)
     _, same, counts = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
-    told: np.ndarray = (spread > TEXTURE) & (counts[same.ravel()] <= 2)
-    return told
+    informative: BoolArray = (deviation > TEXTURE) & (counts[same.ravel()] <= _MOST_COPIES)
+    return informative
 
 
-def share(hits: int, n: int) -> dict[str, Any]:
-    """A rate with its two-sided 95 % Wilson bounds."""
-    if n == 0:
-        return {"hits": 0, "n": 0, "rate": 0.0, "low": 0.0, "high": 1.0}
-    low, high = _wilson(int(hits), int(n))
-    return {"hits": int(hits), "n": int(n), "rate": hits / n, "low": low, "high": high}
+def coarse_rate(hits: int, n: int, *, up: bool = False) -> Rate:
+    """Return a rate in steps of .05, for figures that decide nothing.
 
-
-@functools.lru_cache(
-    maxsize=4096
-)  # SciPy works out a p-value as well, and an audit asks for the same few again
-def _wilson(hits: int, n: int) -> tuple[float, float]:
-    bounds = binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    return float(bounds.low), float(bounds.high)
-
-
-def coarse_share(hits: int, n: int, *, up: bool = False) -> dict[str, Any]:
-    """`share` in steps of .05, for figures that decide nothing; up: to the next step, where less would flatter."""
-    steps = 20 * hits / max(1, n)
-    rate = (math.ceil(steps - 1e-9) if up else round(steps)) / 20
-    return share(round(rate * n), n)
-
-
-def summary(values: np.ndarray, step: float = 0.0) -> dict[str, float]:
-    """The median in three digits. No percentile and no maximum: they would speak of one image.
-
-    With a step it is the mean of the middle fifth, to the next step: forged rows can make one image the median
-    of all, and what is told must not be that image's own figure.
+    Args:
+        hits: How many cases count.
+        n: How many cases there are.
+        up: Whether to round up, for figures in which less would flatter.
     """
-    v = np.sort(values[np.isfinite(values)])
-    if not len(v):
-        return {"median": 0.0}
+    steps = RATE_STEPS * hits / max(1, n)
+    rate = (math.ceil(steps - _ROUNDING) if up else round(steps)) / RATE_STEPS
+    return rate_of(round(rate * n), n)
+
+
+def summarise(values: Float64Array, step: float = 0.0) -> Summary:
+    """Return the median of the finite values in three digits; 0 if there are none.
+
+    There is no percentile and no maximum: they would speak of one image. With a step it is the mean of the middle
+    fifth, rounded to the step. Forged rows can make one image the median of all, and the figure must not be that
+    image's own.
+    """
+    finite = np.sort(values[np.isfinite(values)])
+    if not len(finite):
+        return Summary(median=0.0)
     if not step:
-        return {"median": round(float(np.median(v)), 3)}
-    aside = 2 * len(v) // 5
-    middle = float(v[aside : len(v) - aside].mean())
-    return {"median": round(round(middle / step) * step, 3)}
+        return Summary(median=round(float(np.median(finite)), 3))
+    aside = 2 * len(finite) // 5
+    middle = float(finite[aside : len(finite) - aside].mean())
+    return Summary(median=round(round(middle / step) * step, 3))
 
 
-def floored(figures: Any) -> Any:
-    """Shares in three digits, and never 1 for less than all of it; also within dicts and lists."""
-    if isinstance(figures, dict):
-        return {name: floored(value) for name, value in figures.items()}
-    return math.floor(figures * 1000 + 1e-9) / 1000 if isinstance(figures, float) else figures
+def round_down(share: float) -> float:
+    """Return a share in three digits, and never 1 unless it is 1."""
+    return math.floor(share * 1000 + _ROUNDING) / 1000
+
+
+def rounded_down(record: _AnyRecord) -> _AnyRecord:
+    """Return the record with all its shares rounded down."""
+    shares = {name: round_down(value) for name, value in record if isinstance(value, float)}
+    return record.model_copy(update=shares)

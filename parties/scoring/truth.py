@@ -1,28 +1,30 @@
-"""The hospital's side of a score: the audit rows that count, their gallery, and what no attack at all reaches.
+"""The hospital's side of a score: the audit rows that count, their gallery, and what is reached without any attack.
 
-That is what baselines reach, and what a scheme leaves in every ciphertext, by which images are linked.
+Without any attack, baselines reach some similarity, and ciphertexts can be linked to their plain images by what the
+scheme leaves unchanged.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from coordinator.exchange.guesses import Draw
-from coordinator.exchange.linking import KEPT, candidates
-from coordinator.exchange.orbit import Move, Orbit, orbit_of
+from coordinator.exchange.linking import candidates
+from coordinator.exchange.rates import LinkableRate, Rate, rate_of
+from coordinator.exchange.suite1 import MIN_SCORED_ROWS
+from crypto.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Images, Int64Array, Rows
 from crypto.errors import CipherwardError
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
+from crypto.symmetry import Move, Orbit
 from parties.scoring.measures import (
-    coarse_share,
+    coarse_rate,
     histograms,
     near_duplicates,
     nearest_class,
-    share,
     ssims,
     thumbnails,
 )
@@ -30,23 +32,33 @@ from parties.scoring.registration import register, register_each
 from parties.sealing.place import Place
 from parties.sealing.seal import plain_rows
 
-LEAST_ROWS = 8  # scored: fewer would be a look at single images
+# Second entries of the generators' seeds: one for each use, so that no two draw the same numbers.
+_GALLERY_SEED = 5
+_BASELINE_SEED = 7
 
 
 @dataclass(frozen=True)
 class Truth:
     """The hospital's side of one draw, cut to the audit rows that count.
 
-    pick: int64 [r], which of the draw's rows count. plain: uint8 [r, h, w, c]; sealed: [r, *sealed_shape].
-    gallery: uint8 [G, h, w, c] with the r plain images first. labels: int64 [G]. orbit: what is granted to
-    guesses and baselines. row_keys: whether every image has a key, and so an element of the orbit, of its own.
+    Attributes:
+        pick: Which of the draw's rows count, int64 [r].
+        plain: Their plain images, uint8 [r, h, w, c].
+        sealed: Their ciphertexts [r, *sealed_shape].
+        gallery: Plain images, uint8 [G, h, w, c], the r audit images first.
+        labels: The gallery's labels, int64 [G].
+        spec: The scheme.
+        block: Side of a block in pixels.
+        seed: The hospital's seed.
+        orbit: The moves that guesses and baselines may be registered by.
+        row_keys: Whether every image has its own key, and so its own element of the orbit.
     """
 
-    pick: np.ndarray
-    plain: np.ndarray
-    sealed: np.ndarray
-    gallery: np.ndarray
-    labels: np.ndarray
+    pick: Rows
+    plain: Images
+    sealed: AnyArray
+    gallery: Images
+    labels: Int64Array
     spec: SchemeSpec
     block: int
     seed: int
@@ -54,30 +66,43 @@ class Truth:
     row_keys: bool
 
     @property
-    def even(self) -> np.ndarray:
+    def even(self) -> Rows:
+        """The rows that register."""
         return np.arange(0, len(self.pick), 2)
 
     @property
-    def odd(self) -> np.ndarray:
+    def odd(self) -> Rows:
+        """The rows that are scored."""
         return np.arange(1, len(self.pick), 2)
 
     @cached_property
-    def thumbnails(self) -> np.ndarray:
-        """float32 [G, s*s]: the gallery's."""
+    def thumbnails(self) -> Float32Array:
+        """The gallery's thumbnails, float32 [G, s*s]."""
         return thumbnails(self.gallery)
 
 
-def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Truth:
-    """The audit rows that count (one per near-duplicate group) and their gallery, fixed by the draw alone."""
+def build_truth(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Truth:
+    """Return the audit rows that count and their gallery, which depend on the draw alone.
+
+    Args:
+        place: The hospital.
+        draw: The draw.
+        name: Name of the hospital's sealed set that the draw is about.
+        rows: How many audit images the hospital asks for.
+        gallery: How many plain images a guess can name.
+    """
     sealed = place.sealed(name)
-    plain, pick = counted(place, draw, name, rows)
+    plain, pick = countable_rows(place, draw, name, rows)
     # The rest of the gallery: other images of the same hospital, none of them nearly an audit image.
     rest = np.setdiff1d(np.arange(len(sealed)), draw.rows)
-    order = np.random.default_rng([place.settings.seed, 5]).permutation(rest)
-    wanted = max(0, gallery - len(pick))
-    others = plain_rows(place, name, order[: wanted + wanted // 4]) if len(order) and wanted else plain[:0]
+    order = np.random.default_rng([place.settings.seed, _GALLERY_SEED]).permutation(rest)
+    missing = max(0, gallery - len(pick))
+    # A quarter more than are missing, because near-duplicates are dropped.
+    others = (
+        plain_rows(place, name, order[: missing + missing // 4]) if len(order) and missing else plain[:0]
+    )
     together = np.concatenate([plain[pick], others])
-    keep = apart(together, len(pick))
+    keep = gallery_members(together, len(pick))
     labels = np.concatenate([sealed.labels[draw.rows[pick]], sealed.labels[order[: len(others)]]])
     return Truth(
         pick=pick,
@@ -89,44 +114,45 @@ def truth_of(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Tr
         block=draw.spec.block,
         seed=place.settings.seed,
         # The controls are granted what the audited scheme is.
-        orbit=orbit_of(draw.spec).together(orbit_of(place.sealed("train").spec)),
+        orbit=load(draw.spec).orbit.union(load(place.sealed("train").spec).orbit),
         row_keys=draw.spec.key_scope == "image",
     )
 
 
-def counted(place: Place, draw: Draw, name: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """(plain uint8 [draw's rows, h, w, c], pick int64 [r], which of them count).
+def countable_rows(place: Place, draw: Draw, name: str, rows: int) -> tuple[Images, Rows]:
+    """Return the plain images of all of a draw's rows, and which of them count, int64 [r].
 
-    Raises CipherwardError where too few do, in the same words however many they are.
+    Raises:
+        CipherwardError: If too few count. The message is the same however many they are.
     """
     plain = plain_rows(place, name, draw.rows)
-    pick = that_count(plain, rows)
-    if len(pick) < 2 * LEAST_ROWS:
+    pick = distinct_rows(plain, rows)
+    if len(pick) < 2 * MIN_SCORED_ROWS:
         raise CipherwardError(
-            f"too few images of {name} can be scored: at least {LEAST_ROWS} are needed",
+            f"too few images of {name} can be scored: at least {MIN_SCORED_ROWS} are needed",
             "audit a larger set, or more rows of it",
         )
     return plain, pick
 
 
-def that_count(plain: np.ndarray, rows: int) -> np.ndarray:
-    """int64 [r]: the first `rows` images, an even number, of which none nearly repeats an earlier one."""
+def distinct_rows(plain: Images, rows: int) -> Rows:
+    """Return the first `rows` images that do not nearly repeat an earlier one, an even number of them, int64 [r]."""
     pick = np.flatnonzero(near_duplicates(plain) == np.arange(len(plain)))[:rows]
     return pick[: len(pick) - len(pick) % 2]
 
 
-def apart(images: np.ndarray, sure: int) -> np.ndarray:
-    """bool [n]: which images make a gallery; the first `sure` are in it, near-duplicates of others are not."""
-    keep: np.ndarray = near_duplicates(images) == np.arange(len(images))
-    keep[:sure] = True
-    return keep
+def gallery_members(images: Images, audited: int) -> BoolArray:
+    """Return which images make a gallery, bool [n]: the first `audited`, and of the rest no near-duplicates."""
+    members: BoolArray = near_duplicates(images) == np.arange(len(images))
+    members[:audited] = True
+    return members
 
 
-def registered(images: np.ndarray, truth: Truth) -> tuple[np.ndarray, Move | None]:
-    """The odd images, moved by the one element that the even ones choose.
+def register_guesses(images: Images, truth: Truth) -> tuple[Images, Move | None]:
+    """Return the odd images, moved by the one element of the orbit that fits the even ones best.
 
-    Where every image has a key of its own there is no such element (None): each image gets its best one, which
-    the other baselines get too.
+    If every image has its own key, there is no such element (None). Then each image is moved by its own best one, and
+    so are the baselines.
     """
     if truth.row_keys:
         return register_each(images[truth.odd], truth.plain[truth.odd], truth.block, truth.orbit), None
@@ -134,59 +160,75 @@ def registered(images: np.ndarray, truth: Truth) -> tuple[np.ndarray, Move | Non
     return move.apply(images[truth.odd], truth.block), move
 
 
-def baselines(truth: Truth) -> dict[str, np.ndarray]:
-    """float64 [odd rows] a baseline: what an adversary without any attack reaches, registered like a guess."""
-    generator = np.random.default_rng([truth.seed, 7])
-    count = len(truth.pick)
-    rest = truth.gallery
-    index = np.arange(count)
-    mean = np.rint(rest.mean(0)).astype(np.uint8)
-    other = index.copy()
-    for i in range(count):
-        same = np.flatnonzero(truth.labels == truth.labels[i])
-        same = same[same != i]
-        other[i] = generator.choice(same if len(same) else np.setdiff1d(np.arange(len(rest)), [i]))
-    table = histograms(rest)
-    closest = index.copy()
-    for i in range(count):
-        gap = np.abs(table - table[i]).sum(1)
-        gap[i] = np.inf
-        closest[i] = gap.argmin()
-    candidates = {
+def baseline_ssims(truth: Truth) -> dict[str, Float64Array]:
+    """Return what is reached without any attack: by the baseline's name, the SSIM of each odd row, float64 [odd].
+
+    Baselines are registered as a guess is. They are the ciphertext, the mean image, another image of the class, and
+    the image nearest in histogram.
+    """
+    images = {
         "ciphertext": load(truth.spec).picture(truth.sealed),
-        "mean": np.repeat(mean[None], count, 0),
-        "other": rest[other],
-        "nearest_histogram": rest[closest],
+        "mean": np.repeat(np.rint(truth.gallery.mean(0)).astype(np.uint8)[None], len(truth.pick), 0),
+        "other": truth.gallery[_same_class(truth)],
+        "nearest_histogram": truth.gallery[_nearest_histogram(truth)],
     }
     odd = truth.plain[truth.odd]
-    return {name: ssims(registered(images, truth)[0], odd) for name, images in candidates.items()}
+    return {name: ssims(register_guesses(guesses, truth)[0], odd) for name, guesses in images.items()}
 
 
-def linkable(truth: Truth) -> dict[str, Any] | None:
-    """Which scored ciphertexts name their own image in the gallery by what the scheme cannot change, under any key.
+def _same_class(truth: Truth) -> Rows:
+    """Return for each row another gallery image, of its class if there is one, int64 [r]."""
+    generator = np.random.default_rng([truth.seed, _BASELINE_SEED])
+    other = np.arange(len(truth.pick))
+    for i in range(len(other)):
+        same = np.flatnonzero(truth.labels == truth.labels[i])
+        same = same[same != i]
+        other[i] = generator.choice(same if len(same) else np.setdiff1d(np.arange(len(truth.gallery)), [i]))
+    return other
 
-    A share over the odd rows: hits are those whose invariants equal their own image's and no other's; ambiguous
-    equal their own and others'; none do not equal their own. None where it is not known what the scheme leaves.
+
+def _nearest_histogram(truth: Truth) -> Rows:
+    """Return for each row the other gallery image with the nearest histogram, int64 [r]."""
+    table = histograms(truth.gallery)
+    closest = np.arange(len(truth.pick))
+    for i in range(len(closest)):
+        distance = np.abs(table - table[i]).sum(1)
+        distance[i] = np.inf
+        closest[i] = distance.argmin()
+    return closest
+
+
+def linkable_rate(truth: Truth) -> LinkableRate | None:
+    """Return how many scored ciphertexts name their own image in the gallery without any key.
+
+    A hit is a ciphertext whose invariants equal those of its own image and of no other. An ambiguous one fits others
+    too; an unmatched one does not fit its own. None if it is not known what the scheme leaves unchanged.
     """
-    if truth.spec.name not in KEPT:
+    if load(truth.spec).kept is None:
         return None
-    own = truth.odd
-    found = candidates(truth.spec, lambda rows: truth.sealed[rows], own, truth.gallery)
-    among = [c for row, c in zip(own, found, strict=True) if c is not None and row in c]
-    hits = sum(len(c) == 1 for c in among)
-    return share(hits, len(own)) | {
-        "ambiguous": len(among) - hits,
-        "none": len(own) - len(among),
-        "gallery": len(truth.gallery),
-    }
+    odd = truth.odd
+    found = candidates(truth.spec, lambda rows: truth.sealed[rows], odd, truth.gallery)
+    matches = [c for row, c in zip(odd, found, strict=True) if c is not None and row in c]
+    hits = sum(len(match) == 1 for match in matches)
+    return LinkableRate(
+        **dict(rate_of(hits, len(odd))),
+        gallery=len(truth.gallery),
+        ambiguous=len(matches) - hits,
+        unmatched=len(odd) - len(matches),
+    )
 
 
-def classified(images: np.ndarray, truth: Truth, *, coarse: bool = False) -> dict[str, Any]:
-    """Of how many scored rows a classifier of plain images tells the class. images: uint8 [odd rows, h, w, c].
+def classified_rate(images: Images, truth: Truth, *, coarse: bool = False) -> Rate:
+    """Return on how many scored rows a classifier of plain images tells the class.
 
-    It is the nearest neighbour by correlation of thumbnails among the gallery, the row's own image left out: it
-    stands in for a model trained on plain images. coarse: in steps of .05.
+    The classifier is the nearest neighbour by correlation of thumbnails among the gallery, the row's own image left
+    out. It stands in for a model trained on plain images.
+
+    Args:
+        images: Guesses or ciphertexts as pictures, uint8 [odd rows, h, w, c].
+        truth: The hospital's side.
+        coarse: Whether the rate is given in steps of .05.
     """
-    told = coarse_share if coarse else share
     named = nearest_class(images, truth.thumbnails, truth.labels, truth.odd)
-    return told(int((named == truth.labels[truth.odd]).sum()), len(truth.odd))
+    hits = int((named == truth.labels[truth.odd]).sum())
+    return coarse_rate(hits, len(truth.odd)) if coarse else rate_of(hits, len(truth.odd))

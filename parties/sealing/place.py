@@ -1,10 +1,10 @@
-"""Where a hospital's files are: its folder, and the `party.yaml` in it.
+"""A hospital's folder, and the settings in it (`party.yaml`).
 
 hospital-0/
-  party.yaml       source of the plain images, how they are sealed, the key file's name
-  secret.key       mode 0600; opened by seal, unseal, verify, score and baseline alone
+  party.yaml       source of the plain images, how they are sealed, name of the key file
+  secret.key       mode 0600; only commands of the hospital open it
   sealed/          train/ val/ test/: what may leave
-  private/         row names, quarantine list, score ledger, report with plain pictures: stays
+  private/         row lists, quarantine list, score ledger, report with plain pictures: what stays
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from crypto.keyfile import read_key
 from crypto.sets.dataset import SealedDataset
 from parties.sources.source import Request, Source, open_source, share_of
 
-FILE = "party.yaml"
+SETTINGS_FILE = "party.yaml"
 
 
 class PlaceSettings(Settings):
-    """What `party.yaml` holds. `share` is (index, parties) where several hospitals split one folder."""
+    """The content of `party.yaml`. `share` is (index, parties) if several hospitals split one folder."""
 
     party: str
     key: str = "secret.key"
@@ -59,36 +59,36 @@ class Place:
 
     @classmethod
     def open(cls, folder: Path) -> Place:
-        """Reads party.yaml; raises CipherwardError where there is none, or it is wrong."""
+        """Read party.yaml. Raises CipherwardError if there is none, or if it is wrong."""
         folder = Path(folder).resolve()
-        if not (folder / FILE).is_file():
+        if not (folder / SETTINGS_FILE).is_file():
             raise CipherwardError(
-                f"no {FILE} in {folder}",
+                f"no {SETTINGS_FILE} in {folder}",
                 f"make one with: cipherward-party seal {folder} --images YOUR_IMAGES",
             )
-        values = read_yaml(folder / FILE, "party file")
-        return cls(folder, build(PlaceSettings, values, str(folder / FILE)))
+        values = read_yaml(folder / SETTINGS_FILE, "party file")
+        return cls(folder, build(PlaceSettings, values, str(folder / SETTINGS_FILE)))
 
     @classmethod
-    def of(cls, folder: Path, settings: Mapping[str, Any]) -> Place:
-        """A place with these settings, which `keep` writes down."""
+    def from_settings(cls, folder: Path, settings: Mapping[str, Any]) -> Place:
+        """Return a place with these settings. `save` writes them to disk."""
         folder = Path(folder).resolve()
-        return cls(folder, build(PlaceSettings, settings, str(folder / FILE)))
+        return cls(folder, build(PlaceSettings, settings, str(folder / SETTINGS_FILE)))
 
-    def keep(self) -> None:
-        """Writes party.yaml, replacing an earlier one."""
+    def save(self) -> None:
+        """Write party.yaml. An existing one is replaced."""
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(
-            self.folder / FILE, yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False)
-        )
+        text = yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False)
+        write_text(self.folder / SETTINGS_FILE, text)
 
     @property
     def key_path(self) -> Path:
+        """The hospital's key file."""
         return self.folder / self.settings.key
 
     def key(self) -> SecretKey:
-        """Opens the key file. Raises CipherwardError where it cannot be opened, or a rotation stopped midway."""
+        """Open the key file. Raises CipherwardError if that fails, or if a rotation is half done."""
         if self.swap_note.exists():
             raise CipherwardError(
                 f"a rotation of {self.folder} was interrupted while it put the new key in place",
@@ -98,17 +98,17 @@ class Place:
 
     @property
     def rotation(self) -> Path:
-        """Where `rotate` keeps the new epoch's row lists until they take their place."""
+        """The folder in which `rotate` keeps the new row lists until they take their place."""
         return self.folder / "private" / "rotation"
 
     @property
     def swap_note(self) -> Path:
-        """There while `rotate` puts the new epoch in the old one's place."""
+        """A file that exists while `rotate` puts the new key and sets in the place of the old ones."""
         return self.rotation / "swap.json"
 
     @property
     def private(self) -> Path:
-        """What never leaves the hospital; made on first use, and closed to other users whoever made it."""
+        """The folder that never leaves the hospital. It is made on first use and closed to other users."""
         path = self.folder / "private"
         with disk_errors(path):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -116,15 +116,21 @@ class Place:
                 path.chmod(0o700)
         return path
 
+    def rows_file(self, name: str) -> Path:
+        """Return the path of a sealed set's row list: which plain image stands behind each sealed row."""
+        return self.private / f"rows-{name}.json"
+
     def sealed_folder(self, split: str) -> Path:
+        """Return the folder of a sealed set, whether it exists or not."""
         return self.folder / "sealed" / split
 
     def sealed(self, split: str) -> SealedDataset:
+        """Open a sealed set. Raises CipherwardError if it is missing or unfinished."""
         return SealedDataset.open(self.sealed_folder(split))
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019 - a listing of a folder, asked for again and again
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - listing a folder is slow, and callers ask repeatedly
     def plain(self, split: str) -> Source:
-        """This hospital's plain images of a split."""
+        """Return the hospital's plain images of a split."""
         s = self.settings
         request = Request(s.images, s.image_size, s.channels, s.seed, split, s.counts)
         source = open_source(s.source, request)
@@ -135,7 +141,7 @@ class Place:
 
 
 def find_place(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) -> Place:
-    """The place of a Flower party: `party-dir` of the node, or the study's folder and the partition id."""
+    """Return the place of a Flower client: the node's `party-dir`, or a hospital's folder in the run's study."""
     if node_config.get("party-dir"):
         return Place.open(Path(str(node_config["party-dir"])))
     study = str(run_config.get("study-dir", ""))

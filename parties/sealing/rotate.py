@@ -1,16 +1,17 @@
-"""A new epoch: a new key, and every sealed split sealed again under it, its rows in another order.
+"""Rotate a hospital's key: make a new key, and seal every finished split again under it, in another row order.
 
-What is sealed under the old key is opened in memory, one new shard's images at a time; no plain image is
-written. A rotation first builds the new epoch beside the old one, then swaps them by renaming:
+The images sealed under the old key are decrypted in memory, one new shard's images at a time. No plain image is
+written to disk. The period of one key is called an epoch. A rotation first builds the new epoch beside the old one,
+then swaps them by renaming:
 
     secret-new.key  sealed-new/      private/rotation/        the new epoch, until it takes its place
-    secret-OLD.key  sealed-OLD/      private/epoch-OLD/       the old one, by its key's id: set aside, not deleted
+    secret-OLD.key  sealed-OLD/      private/epoch-OLD/       the old epoch (OLD: its key's id), archived, not deleted
 
-Sets under throwaway keys (audit-N, control-…) are set aside with the old epoch: they were attacked, or may be,
-and a scorer answers about a set once. The key id in every manifest tells epochs apart; there is no number.
+Sets under throwaway keys (audit-N, control-…) are archived with the old epoch: they were attacked, or may be, and a
+scorer answers about a set only once. The key id in each manifest distinguishes epochs; there is no epoch number.
 
-Killed at any point, a rotation is finished by asking for it again. While it swaps, no `sealed` folder and
-no usable key is in place (`Place.key` says why), so that nothing works on half of each epoch.
+A rotation that is killed at any point is finished by running it again. During the swap no `sealed` folder and no
+usable key is in place (`Place.key` says why), so that no command works on half of each epoch.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from crypto.arrays import Int64Array, Rows, UInt8Array
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, only_one, read_json, write_json
+from crypto.files import disk_errors, folder_lock, read_json, write_json
 from crypto.key import SecretKey
-from crypto.keyfile import read_key, stated_id
+from crypto.keyfile import read_key, read_key_id
 from crypto.scheme import load, renewed
 from crypto.sets.dataset import SealedDataset
 from crypto.sets.resume import clear_leftovers
@@ -36,13 +39,21 @@ from crypto.sets.writer import seal_images
 from parties.sealing.place import Place
 from parties.sources.source import SPLITS
 
-Progress = Callable[[int], None]
-Bar = Callable[[str, int], AbstractContextManager[Progress]]
+OnProgress = Callable[[int], None]
+ProgressBar = Callable[[str, int], AbstractContextManager[OnProgress]]
+MakeKey = Callable[[Path], SecretKey]
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """What a rotation does: the ids of both keys, the splits it seals again, the sets it sets aside for good."""
+    """A rotation, as its note on disk stores it.
+
+    Attributes:
+        old: Id of the old key.
+        new: Id of the new key.
+        rows: Number of images of each split that is sealed again.
+        aside: Names of the sets that are archived and not sealed again.
+    """
 
     old: str
     new: str
@@ -51,89 +62,17 @@ class Rotation:
 
 
 @contextlib.contextmanager
-def _silent(what: str, total: int) -> Iterator[Progress]:
-    yield lambda done: None
+def _no_bar(name: str, total: int) -> Iterator[OnProgress]:  # noqa: ARG001 - the signature of a progress bar
+    yield lambda _: None
 
 
 def new_key_path(place: Place) -> Path:
-    """Where the new key waits until it takes its place."""
+    """Return the path of the new key until it takes its place."""
     return place.key_path.with_name(f"{place.key_path.stem}-new{place.key_path.suffix}")
 
 
-def rotate(
-    place: Place,
-    make_key: Callable[[Path], SecretKey],
-    given: str | None = None,
-    bar: Bar = _silent,
-) -> Rotation:
-    """Gives a hospital a new key and seals its finished splits again under it; or finishes what a kill left.
-
-    make_key(path) writes the new key file; it is called once in a rotation's life. given: the id of the key
-    that it will write, where that is fixed beforehand. bar(name, images) shows the progress of a set.
-    Raises CipherwardError where a set is unfinished, altered or under another key, where the key was
-    this hospital's before, and where the disk is too full.
-    """
-    with only_one(place.folder):
-        if not place.swap_note.exists():
-            plan = _build(place, make_key, given, bar)
-            write_json(place.swap_note, asdict(plan))
-        plan = Rotation(**read_json(place.swap_note, "rotation's note"))
-        if given not in (None, plan.new):
-            raise CipherwardError(
-                f"a rotation of {place.folder} to key {plan.new} was interrupted",
-                "finish it without --key first",
-            )
-        _swap(place, plan)
-    return plan
-
-
-def _build(place: Place, make_key: Callable[[Path], SecretKey], given: str | None, bar: Bar) -> Rotation:
-    """Writes the new key and the new epoch's sets and row lists beside the old ones."""
-    old, path, fresh = place.key(), new_key_path(place), place.folder / "sealed-new"
-    if path.exists() and not path.stat().st_size:
-        path.unlink()  # the power went between its creation and its first byte
-    begun = path.exists()
-    new_id = stated_id(path) if begun else given
-    if given not in (None, new_id):
-        raise CipherwardError(
-            f"a rotation of {place.folder} to key {new_id} was interrupted",
-            f"finish it without --key; or give it up: remove {path} and {fresh}",
-        )
-    _nothing_in_the_way(place, old.id, new_id)
-    sets = _finished_splits(place, old)
-    if not begun and fresh.exists():
-        raise CipherwardError(f"{fresh} is left of another rotation", "remove it and rotate again")
-    missing = [s for s in sets.values() if not (fresh / s.folder.name / "manifest.json").exists()]
-    need = sum(int(shard["bytes"]) for s in missing for shard in s.manifest["shards"])
-    if need > (free := shutil.disk_usage(place.folder).free):
-        raise CipherwardError(
-            f"the new epoch needs {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free", "free some space"
-        )
-    with disk_errors(place.rotation):
-        place.rotation.mkdir(mode=0o700, exist_ok=True)
-    new = read_key(path) if begun else make_key(path)
-    for name, sealed in sets.items():
-        with bar(name, len(sealed)) as told:
-            _seal_again(place, name, sealed, old, new, told)
-    present = sorted(p.name for p in (place.folder / "sealed").glob("*") if p.is_dir())
-    rows = {name: len(sealed) for name, sealed in sets.items()}
-    return Rotation(old.id, new.id, rows, [name for name in present if name not in sets])
-
-
-def _nothing_in_the_way(place: Place, old: str, new: str | None) -> None:
-    if new == old:
-        raise CipherwardError(f"{new} is the key in use", "a new epoch needs a new key")
-    for epoch in (old, new):
-        for path in aside_paths(place, epoch) if epoch else ():
-            if path.exists():
-                raise CipherwardError(
-                    f"{path} is there already: key {epoch} was this hospital's before",
-                    "a new epoch needs a new key" if epoch == new else "move it away",
-                )
-
-
-def aside_paths(place: Place, epoch: str) -> tuple[Path, Path, Path]:
-    """Key file, sealed sets and private files of an epoch that was set aside."""
+def archive_paths(place: Place, epoch: str) -> tuple[Path, Path, Path]:
+    """Return the paths of an archived epoch: key file, sealed sets, private files."""
     key = place.key_path
     return (
         key.with_name(f"{key.stem}-{epoch}{key.suffix}"),
@@ -142,89 +81,198 @@ def aside_paths(place: Place, epoch: str) -> tuple[Path, Path, Path]:
     )
 
 
+def rotate(
+    place: Place,
+    make_key: MakeKey,
+    new_id: str | None = None,
+    progress_bar: ProgressBar = _no_bar,
+) -> Rotation:
+    """Give a hospital a new key and seal its finished splits again under it, or finish an interrupted rotation.
+
+    Args:
+        place: The hospital's folder.
+        make_key: Writes the new key file at the given path. It is called once in a rotation's life.
+        new_id: Id of the key that `make_key` will write, if it is known beforehand.
+        progress_bar: progress_bar(name, images) shows the progress of a set.
+
+    Raises:
+        CipherwardError: If a set is unfinished, altered or under another key, the new key was this hospital's before,
+            or the disk is too full.
+    """
+    with folder_lock(place.folder):
+        if not place.swap_note.exists():
+            rotation = _build(place, make_key, new_id, progress_bar)
+            write_json(place.swap_note, asdict(rotation))
+        rotation = Rotation(**read_json(place.swap_note, "rotation's note"))
+        if new_id not in (None, rotation.new):
+            raise CipherwardError(
+                f"a rotation of {place.folder} to key {rotation.new} was interrupted",
+                "finish it without --key first",
+            )
+        _swap(place, rotation)
+    return rotation
+
+
+def _build(place: Place, make_key: MakeKey, new_id: str | None, progress_bar: ProgressBar) -> Rotation:
+    """Write the new key and the new epoch's sets and row lists beside the old ones."""
+    old = place.key()
+    path = new_key_path(place)
+    has_begun = _has_begun(place, new_id)
+    _check_no_archive(place, old.id, read_key_id(path) if has_begun else new_id)
+    sets = _finished_splits(place, old)
+    _check_room(place, sets, has_begun)
+    with disk_errors(place.rotation):
+        place.rotation.mkdir(mode=0o700, exist_ok=True)
+    new = read_key(path) if has_begun else make_key(path)
+    for name, sealed in sets.items():
+        with progress_bar(name, len(sealed)) as on_progress:
+            _seal_again(place, name, sealed, old, new, on_progress)
+    names = sorted(p.name for p in (place.folder / "sealed").glob("*") if p.is_dir())
+    rows = {name: len(sealed) for name, sealed in sets.items()}
+    return Rotation(old.id, new.id, rows, [name for name in names if name not in sets])
+
+
+def _new_sets(place: Place) -> Path:
+    return place.folder / "sealed-new"
+
+
+def _has_begun(place: Place, new_id: str | None) -> bool:
+    """Return whether an earlier attempt made the new key. Raises if that is not the key asked for."""
+    path = new_key_path(place)
+    if path.exists() and not path.stat().st_size:
+        path.unlink()  # a power cut between the file's creation and its first byte
+    if not path.exists():
+        return False
+    begun_id = read_key_id(path)
+    if new_id not in (None, begun_id):
+        raise CipherwardError(
+            f"a rotation of {place.folder} to key {begun_id} was interrupted",
+            f"finish it without --key; or give it up: remove {path} and {_new_sets(place)}",
+        )
+    return True
+
+
+def _check_no_archive(place: Place, old: str, new: str | None) -> None:
+    """Raise if the new key is the old one, or if a file stands where an epoch would be archived."""
+    if new == old:
+        raise CipherwardError(f"{new} is the key in use", "a rotation needs a new key")
+    for epoch in (old, new):
+        for path in archive_paths(place, epoch) if epoch else ():
+            if path.exists():
+                raise CipherwardError(
+                    f"{path} exists already: key {epoch} was this hospital's before",
+                    "a rotation needs a new key" if epoch == new else "move it away",
+                )
+
+
+def _check_room(place: Place, sets: dict[str, SealedDataset], has_begun: bool) -> None:
+    """Raise if another rotation's sets are in the way, or the disk has no room for the new ones."""
+    folder = _new_sets(place)
+    if not has_begun and folder.exists():
+        raise CipherwardError(f"{folder} is left from another rotation", "remove it and rotate again")
+    missing = [s for s in sets.values() if not (folder / s.folder.name / "manifest.json").exists()]
+    need = sum(int(shard["bytes"]) for s in missing for shard in s.manifest["shards"])
+    if need > (free := shutil.disk_usage(place.folder).free):
+        raise CipherwardError(
+            f"the new sets need {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free", "free some space"
+        )
+
+
 def _finished_splits(place: Place, old: SecretKey) -> dict[str, SealedDataset]:
-    """The splits that are to be sealed again."""
+    """Return the splits to seal again. Raises if one is unfinished or under another key."""
     sets = {}
     for name in SPLITS:
         folder = place.sealed_folder(name)
         if folder.is_dir() and any(folder.iterdir()):
-            sets[name] = SealedDataset.open(folder)  # raises where its sealing was interrupted
+            sets[name] = SealedDataset.open(folder)  # raises if its sealing was interrupted
             sets[name].require_key(old)
     return sets
 
 
-def _row_list(place: Place, name: str) -> Path:
-    return place.private / f"rows-{name}.json"
-
-
 def _seal_again(
-    place: Place, name: str, was: SealedDataset, old: SecretKey, new: SecretKey, progress: Progress
+    place: Place, name: str, old_set: SealedDataset, old: SecretKey, new: SecretKey, on_progress: OnProgress
 ) -> None:
-    """One split of the old epoch → the same images under the new key, with the row list that belongs to them.
+    """Seal one split's images under the new key, and write the matching row list.
 
-    Every byte of the old set is verified first: what is altered is not sealed again.
+    Every byte of the old set is verified first: an altered set is not sealed again.
     """
-    was.verify(old)
-    record = read_json(_row_list(place, name), "row list")
-    if record["digest"] != was.digest or len(record["rows"]) != len(was):
-        raise CipherwardError(
-            f"{_row_list(place, name)} is not the row list of {was.folder}", "restore it from a backup"
-        )
-    # Drawn from the new key: nobody without it can tell which row was which, and a resumed rotation agrees.
-    order = new.permutation(f"rotation/{name}/{was.digest}", len(was))
+    old_set.verify(old)
+    record = _old_rows(place, name, old_set)
+    # The order is drawn from the new key. Without that key nobody can match old and new rows, and a resumed rotation
+    # draws the same order.
+    order = new.permutation(f"rotation/{name}/{old_set.digest}", len(old_set))
     rows = np.asarray(record["rows"], np.int64)[order].tolist()
-    note = place.rotation / f"rows-{name}.json"
-    folder = place.folder / "sealed-new" / name
+    rows_file = place.rotation / f"rows-{name}.json"
+    folder = _new_sets(place) / name
     if (folder / "manifest.json").exists():
-        done = SealedDataset.open(folder)
-        done.require_key(new)
-        clear_leftovers(folder)
-        noted = read_json(note, "row list")
-        if noted["digest"] != done.digest or noted["rows"] != rows:
-            raise CipherwardError(
-                f"{folder} was made of other images than {was.folder}", f"remove {folder} and rotate again"
-            )
+        _check_sealed_again(folder, new, old_set, rows_file, rows)
         return
-    cipher = load(was.spec).cipher(old)
+    cipher = load(old_set.spec).cipher(old)
 
-    def read(row: int) -> np.ndarray:
-        before = int(order[row])
-        plain: np.ndarray = cipher.decrypt(was.rows(order[row : row + 1]), first=before)[0]
+    def read(row: int) -> UInt8Array:
+        old_row = int(order[row])
+        plain: UInt8Array = cipher.decrypt(old_set.rows(order[row : row + 1]), first=old_row)[0]
         return plain
 
-    def keep(digest: str, _: np.ndarray) -> None:
-        write_json(note, {**record, "digest": digest, "rows": rows})
+    def write_rows(digest: str, _: Rows) -> None:
+        write_json(rows_file, {**record, "digest": digest, "rows": rows})
 
-    labels, spec = np.asarray(was.labels)[order], renewed(was.spec)
-    source = f"rows of {was.digest}"
-    seal_images(folder, read, labels, was.classes, new, spec, source, progress, keep)
+    labels: Int64Array = np.asarray(old_set.labels)[order]
+    source = f"rows of {old_set.digest}"
+    seal_images(
+        folder, read, labels, old_set.classes, new, renewed(old_set.spec), source, on_progress, write_rows
+    )
 
 
-def _swap(place: Place, plan: Rotation) -> None:
-    """Puts the new epoch in the old one's place. Each move is done once, however often this is begun."""
-    kept_key, kept_sets, kept_private = aside_paths(place, plan.old)
-    sealed, fresh, new_key = place.folder / "sealed", place.folder / "sealed-new", new_key_path(place)
-    _move(sealed, kept_sets)
-    with disk_errors(kept_private):
-        kept_private.mkdir(mode=0o700, exist_ok=True)
-    for name in [*plan.rows, *plan.aside]:
-        for file in (_row_list(place, name), place.private / f"{name}.key"):
-            _move(file, kept_private / file.name)
-    for name in plan.rows:
-        _move(place.rotation / f"rows-{name}.json", _row_list(place, name))
-    _move(place.key_path, kept_key)
-    _move(new_key, place.key_path)
-    _move(fresh, sealed)
-    if left := [path for path in (new_key, fresh) if path.exists()]:
+def _old_rows(place: Place, name: str, old_set: SealedDataset) -> dict[str, Any]:
+    """Return the row list of the old set. Raises if the file is not the row list of this set."""
+    path = place.rows_file(name)
+    record: dict[str, Any] = read_json(path, "row list")
+    if record["digest"] != old_set.digest or len(record["rows"]) != len(old_set):
+        raise CipherwardError(f"{path} is not the row list of {old_set.folder}", "restore it from a backup")
+    return record
+
+
+def _check_sealed_again(
+    folder: Path, new: SecretKey, old_set: SealedDataset, rows_file: Path, rows: list[int]
+) -> None:
+    """Check a set that an earlier attempt finished. Raises if it holds other images, or another key sealed it."""
+    dataset = SealedDataset.open(folder)
+    dataset.require_key(new)
+    clear_leftovers(folder)
+    record = read_json(rows_file, "row list")
+    if record["digest"] != dataset.digest or record["rows"] != rows:
         raise CipherwardError(
-            f"{left[0]} cannot take its place: something else is there", "move that away and rotate again"
+            f"{folder} was made from other images than {old_set.folder}",
+            f"remove {folder} and rotate again",
+        )
+
+
+def _swap(place: Place, rotation: Rotation) -> None:
+    """Put the new epoch in the old one's place. Each move happens once, however often the swap is restarted."""
+    archived_key, archived_sets, archived_private = archive_paths(place, rotation.old)
+    sealed, new_sets, new_key = place.folder / "sealed", _new_sets(place), new_key_path(place)
+    move_once(sealed, archived_sets)
+    with disk_errors(archived_private):
+        archived_private.mkdir(mode=0o700, exist_ok=True)
+    for name in [*rotation.rows, *rotation.aside]:
+        for file in (place.rows_file(name), place.private / f"{name}.key"):
+            move_once(file, archived_private / file.name)
+    for name in rotation.rows:
+        move_once(place.rotation / f"rows-{name}.json", place.rows_file(name))
+    move_once(place.key_path, archived_key)
+    move_once(new_key, place.key_path)
+    move_once(new_sets, sealed)
+    if leftover := [path for path in (new_key, new_sets) if path.exists()]:
+        raise CipherwardError(
+            f"{leftover[0]} cannot take its place: another file is there", "move that away and rotate again"
         )
     place.swap_note.unlink()
     shutil.rmtree(place.rotation)
 
 
-def _move(source: Path, target: Path) -> None:
-    """Renames, unless the target is there: then an interrupted rotation did it before."""
+def move_once(source: Path, target: Path) -> None:
+    """Rename a file durably. Do nothing if the target exists: then an interrupted rotation moved it before."""
     if target.exists() or not source.exists():
         return
     with disk_errors(target):

@@ -1,4 +1,4 @@
-"""The schemes side by side: what each claims, and how fast it is here."""
+"""Measure every encryption scheme: its claimed key space, and how fast it seals on this machine."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import numpy as np
 from crypto.key import SecretKey
 from crypto.scheme import SCHEMES, describe, load
 
-_IMAGES = 48
-_TURNS = 3
-# Block sides of the papers; all others follow the ViT's patch of 16.
+_IMAGES = 48  # images sealed in one measurement: enough to keep all cores busy for a moment
+_REPEATS = 3  # measurements; the median is shown
+# Block sides of the papers. All other schemes use the patch size of the ViT, 16.
 _BLOCKS = {"le": 4, "ele": 4}
 
 
 def measure_schemes(image_size: int) -> list[dict[str, Any]]:
-    """One row a scheme, for RGB images of this side: name, source, options, bits, and MB/s of sealing on all cores.
+    """Return one row for each scheme: name, source, options, key bits, and MB/s of sealing RGB images on all cores.
 
-    Bytes are counted plain; a key is drawn and its tables are built before the clock starts, except where every
-    image has a key of its own.
+    Megabytes are those of the plain images. A key is drawn and its tables are built before the clock starts, unless
+    every image has its own key.
+
+    Args:
+        image_size: Side of the images in pixels, rounded down to a multiple of 16.
     """
     size = image_size - image_size % 16
     images = np.random.default_rng(0).integers(0, 256, (_IMAGES, size, size, 3), dtype=np.uint8)
@@ -31,7 +34,7 @@ def measure_schemes(image_size: int) -> list[dict[str, Any]]:
         cipher = scheme.cipher(SecretKey.generate())
         cipher.encrypt(images[:2])  # compiles
         times = []
-        for _ in range(_TURNS):
+        for _ in range(_REPEATS):
             started = time.perf_counter()
             cipher.encrypt(images)
             times.append(time.perf_counter() - started)

@@ -1,24 +1,26 @@
-"""Plain images → sealed sets, resumable; and back.
+"""Seal plain images into sealed sets, which can be resumed, and unseal them again.
 
-A hospital seals its splits under its own key, and for an audit, under keys made for that alone:
+A hospital seals its splits under its own key. For an audit it also seals sets under keys made only for that:
 
     sealed/train  sealed/val  sealed/test      the hospital's key
     sealed/audit-1  sealed/audit-2 …           its training images under throwaway keys: further draws
-    sealed/control-known  …-noise …             the controls, of phantom images, which are public
+    sealed/control-known  …-noise …             the controls, made of phantom images, which are public
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from coordinator.exchange import control_sets as controls
+from crypto.arrays import Images, Int64Array, Rows, UInt8Array
 from crypto.cores import cores
 from crypto.errors import CipherwardError
 from crypto.files import (
@@ -32,28 +34,30 @@ from crypto.files import (
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
 from crypto.scheme import describe, load
-from crypto.sets.dataset import SealedDataset, same_but_nonce
-from crypto.sets.resume import begun_as, clear_leftovers, is_unfinished, unfinished
+from crypto.sets.dataset import SealedDataset, equal_except_nonce
+from crypto.sets.resume import clear_leftovers, is_unfinished, read_unfinished, sealing_identity
 from crypto.sets.writer import seal_images, sealed_bytes
 from crypto.spec import SchemeSpec
 from parties.sealing.place import Place
 from parties.sources.phantom import Phantom
-from parties.sources.picture import Undecodable
-from parties.sources.source import SPLITS, Middle, Share, Source
+from parties.sources.picture import UndecodableImageError
+from parties.sources.source import SPLITS, MiddleCrop, Share, Source
 
 Progress = Callable[[int], None]
-# Schemes whose keys key recovery is known to find: an audit in which it does not measures nothing. Where the audited
-# scheme is one of them it is its own control, else the first is.
+#: Schemes whose key the suite is known to recover. An audit whose key recovery fails on them measures nothing. If the
+#: audited scheme is one of them, it is its own control; otherwise the first one is.
 KNOWN_BROKEN = ("block_pixel_shuffle", "value_shuffle", "etc", "pe")
+#: Images of a control set. Set once; not tuned.
 CONTROL_IMAGES = 300
-# The sets that are there for some attacks alone are small whatever is audited: (images, side, block).
-_SMALL = (100, 64, 8)
+# Control sets that only some attacks need are small, whatever is audited: (images, side, block).
+SMALL_CONTROL = (100, 64, 8)
 _QUARANTINE = "quarantine.txt"
+_UNSEAL_ROWS = 256  # images decrypted at a time: bounds the memory that unsealing needs
 
 
 @dataclass(frozen=True)
 class Sealing:
-    """One set that a place seals: its name, plain images, key file and scheme."""
+    """One set to seal: its name, plain images, key file and scheme. A throwaway key is made on first use."""
 
     name: str
     source: Source
@@ -62,206 +66,237 @@ class Sealing:
     throwaway: bool
 
     def key(self) -> SecretKey:
-        """The set's key; a throwaway one is made on first use."""
+        """Return the set's key. Make it first if it is a throwaway key that does not exist yet."""
         if self.throwaway and not self.key_path.exists():
             write_key(self.key_path, SecretKey.generate())
         return read_key(self.key_path)
 
     @property
     def bytes(self) -> int:
-        """Disk that the sealed set takes at most."""
+        """Upper bound on the disk space of the sealed set, in bytes."""
         return sealed_bytes(self.spec, len(self.source))
 
 
-def sealing(place: Place, name: str) -> Sealing:
-    """The set of that name: a split, `audit-N`, or a control (coordinator/exchange/control_sets.py)."""
+def plan_sealing(place: Place, name: str) -> Sealing:
+    """Return what has to be sealed under a set's name.
+
+    Args:
+        place: The hospital's folder.
+        name: A split, `audit-N`, or a control (see coordinator/exchange/control_sets.py).
+
+    Raises:
+        CipherwardError: If no set has this name, or its images or settings cannot be used.
+    """
     s = place.settings
     shape = (s.image_size, s.image_size, s.channels)
     if name in SPLITS:
         spec = describe(s.scheme, shape, s.block, s.key_scope, s.scheme_options)
         return Sealing(name, place.plain(name), place.key_path, spec, throwaway=False)
-    key_path = place.private / f"{name}.key"
     if name in controls.SETS:
-        return _control(place, name)
+        return _plan_control(place, name)
     if match := re.fullmatch(r"audit-([1-9]\d?)", name):
-        # Other images in another order for each draw: key and pool are both drawn anew.
+        # Each draw has other images in another order: both key and pool are drawn anew.
         source = place.plain("train")
         order = np.random.default_rng([s.seed, 3, int(match[1])]).permutation(len(source))
         spec = describe(s.scheme, shape, s.block, s.key_scope, s.scheme_options)
         rows = order[: s.audit_images] if s.audit_images else order
-        return Sealing(name, Share(source, rows), key_path, spec, throwaway=True)
+        return Sealing(name, Share(source, rows), place.private / f"{name}.key", spec, throwaway=True)
     raise CipherwardError(
         f"no such sealed set: {name!r}", f"known: {', '.join(SPLITS + controls.SETS)}, audit-N"
     )
 
 
-def _control(place: Place, name: str) -> Sealing:
+def _plan_control(place: Place, name: str) -> Sealing:
+    """Return what has to be sealed for a control set."""
     s = place.settings
     kind, count, side, block = name.removeprefix(controls.PREFIX), CONTROL_IMAGES, s.image_size, s.block
-    if name not in controls.ALWAYS:
-        count, side, block = _SMALL
-    # Their middle: where every block has texture, key recovery on `plain` has one right answer. What is public
-    # beside a control is of the same source, and none of the control's own images.
+    if name not in controls.GENERAL:
+        count, side, block = SMALL_CONTROL
+    # Controls show the middle of a phantom scan, where every block has texture: without empty blocks, key recovery on
+    # `plain` has one right answer. The public images come from the same source, but share no image with the controls.
     split = "val" if name == controls.PUBLIC else "test"
-    phantom = Middle(Phantom(2 * side, s.channels, count, s.seed, split))
+    source = MiddleCrop(Phantom(2 * side, s.channels, count, s.seed, split))
     shape, options = (side, side, s.channels), {}
     scheme = {"signs": "pe", "public": "plain"}.get(kind, kind)
     if kind == "known":
         scheme = s.scheme if s.scheme in KNOWN_BROKEN else KNOWN_BROKEN[0]
         options = s.scheme_options if s.scheme == scheme else {}
     spec = describe(scheme, shape, block, "image" if kind == "signs" else "consortium", options)
-    return Sealing(name, phantom, place.private / f"{name}.key", spec, throwaway=True)
+    return Sealing(name, source, place.private / f"{name}.key", spec, throwaway=True)
 
 
 def set_names(draws: int) -> list[str]:
-    """What a place seals: its splits and, for an audit of `draws` draws, the further sets."""
+    """Return the names of the sets that a hospital seals.
+
+    Args:
+        draws: Draws of the audit. 0 means no audit: only the splits are sealed.
+    """
     audit = [f"audit-{i}" for i in range(1, draws)] + list(controls.SETS) if draws else []
     return [*SPLITS, *audit]
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """What sealing a set did. quarantined: names of the images that could not be read."""
+    """The result of sealing a set.
+
+    Attributes:
+        dataset: The sealed set.
+        quarantined: Names of the images that could not be decoded.
+        fresh: False if the set was finished before.
+    """
 
     dataset: SealedDataset
     quarantined: list[str]
     fresh: bool
 
 
-def agree(place: Place, what: Sealing) -> SealedDataset | None:
-    """The finished set of that name, if there is one. Changes nothing, and makes no key.
+def check_sealing(place: Place, sealing: Sealing) -> SealedDataset | None:
+    """Return the set if it is finished, after checking that it fits the settings. Changes nothing on disk.
 
-    Raises CipherwardError where `seal` would refuse: a scheme that seals nothing, or a set, finished or not, that was
-    sealed from other images, with other settings or under another key.
+    Raises:
+        CipherwardError: If `seal` would refuse: the scheme seals nothing, or a set of this name, finished or not, was
+            sealed from other images, with other settings or under another key.
     """
-    source, folder = what.source, place.sealed_folder(what.name)
-    if what.spec.name == "plain" and not source.public:
+    source, folder = sealing.source, place.sealed_folder(sealing.name)
+    if sealing.spec.name == "plain" and not source.public:
         raise CipherwardError(
             "the scheme plain seals nothing: these images would leave as they are", "choose another scheme"
         )
     if (folder / "manifest.json").exists():
         dataset = SealedDataset.open(folder)
-        dataset.require_key(what.key())
-        kept = _kept(place, what.name)
-        same = kept["digest"] == dataset.digest and kept["source"] == source.fingerprint()
-        if not same or not same_but_nonce(dataset.spec, what.spec):
+        dataset.require_key(sealing.key())
+        record = _read_rows(place, sealing.name)
+        same = record["digest"] == dataset.digest and record["source"] == source.fingerprint()
+        if not same or not equal_except_nonce(dataset.spec, sealing.spec):
             raise CipherwardError(
-                f"{folder} was sealed from other images, or with other settings, than those of now",
+                f"{folder} was sealed from other images, or with other settings, than the current ones",
                 f"remove {folder} to seal again; ciphertexts that were uploaded stay with the cloud",
             )
         return dataset
     if is_unfinished(folder):
-        begun = begun_as(source.labels, source.classes, what.key(), source.fingerprint())
-        unfinished(folder, begun, what.spec)
+        begun = sealing_identity(source.labels, source.classes, sealing.key(), source.fingerprint())
+        read_unfinished(folder, begun, sealing.spec)
     return None
 
 
-def seal(place: Place, what: Sealing, progress: Progress = lambda rows: None) -> Sealed:
-    """Seals one set of a place. A finished one is checked and kept; an interrupted one is continued.
+def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None) -> Sealed:
+    """Seal one set of a hospital. A finished set is checked and kept; an interrupted one is continued.
 
-    An image that cannot be decoded is named in private/quarantine.txt and left out; one that the disk or the network
-    does not give stops the sealing, which goes on from there when it is run again. Raises CipherwardError there, and
-    where the key is missing or not the one of an earlier sealing.
+    An image that cannot be decoded is named in private/quarantine.txt and left out. An image that the disk or the
+    network does not return stops the sealing; the next run continues from there.
+
+    Args:
+        place: The hospital's folder.
+        sealing: The set, from `plan_sealing`.
+        on_progress: Receives the number of images done.
+
+    Raises:
+        CipherwardError: If an image cannot be read from disk, the key is missing, or a set of this name does not fit.
     """
-    source, key = what.source, what.key()
-    folder, listed = place.sealed_folder(what.name), _rows_file(place, what.name)
-    for name in (listed.name, _QUARANTINE):
+    source, key = sealing.source, sealing.key()
+    folder, rows_file = place.sealed_folder(sealing.name), place.rows_file(sealing.name)
+    for name in (rows_file.name, _QUARANTINE):
         drop_temporaries(place.private, name)
-    if dataset := agree(place, what):
+    if dataset := check_sealing(place, sealing):
         clear_leftovers(folder)
         return Sealed(dataset, [], fresh=False)
     fingerprint = source.fingerprint()
     quarantined: list[str] = []
 
-    def read(row: int) -> np.ndarray | None:
+    def read(row: int) -> UInt8Array | None:
         try:
             picture = source.read(row)
-        except Undecodable:
-            return None  # named in the end, and the rest goes on; anything else stops, and loses nothing
-        if picture.shape != what.spec.image_shape:
-            raise ValueError(f"image {row} is of shape {picture.shape}, not {what.spec.image_shape}")
+        except UndecodableImageError:
+            return (
+                None  # named at the end, and the rest continues; any other error stops, and loses nothing
+            )
+        if picture.shape != sealing.spec.image_shape:
+            raise ValueError(f"image {row} has shape {picture.shape}, not {sealing.spec.image_shape}")
         return picture
 
-    def keep(digest: str, rows: np.ndarray) -> None:
+    def record(digest: str, rows: Int64Array) -> None:
         names = source.names
         for row in np.setdiff1d(np.arange(len(source)), rows):
             name = names[row].encode(errors="backslashreplace").decode()
-            quarantined.append(name.replace("\n", "\\n"))  # a line each
+            quarantined.append(name.replace("\n", "\\n"))  # one line for each name
         _quarantine(place, quarantined)
-        write_json(listed, {"digest": digest, "source": fingerprint, "rows": rows.tolist()})
+        write_json(rows_file, {"digest": digest, "source": fingerprint, "rows": rows.tolist()})
 
     dataset, _ = seal_images(
-        folder, read, source.labels, source.classes, key, what.spec, fingerprint, progress, keep
+        folder, read, source.labels, source.classes, key, sealing.spec, fingerprint, on_progress, record
     )
     return Sealed(dataset, quarantined, fresh=True)
 
 
 def _quarantine(place: Place, names: list[str]) -> None:
-    """Adds names to the list of what could not be read, each once."""
+    """Add names to the list of images that could not be decoded, each once."""
     path = place.private / _QUARANTINE
     known = path.read_text().splitlines() if path.exists() else []
-    every = list(dict.fromkeys([*known, *names]))
-    if every != known:
-        write_text(path, "".join(f"{name}\n" for name in every))
+    merged = list(dict.fromkeys([*known, *names]))
+    if merged != known:
+        write_text(path, "".join(f"{name}\n" for name in merged))
 
 
-def disk_needed(place: Place, sets: list[Sealing]) -> int:
-    """Bytes that sealing these sets will still take at most; what is on the disk already does not count."""
+def disk_needed(place: Place, sealings: Sequence[Sealing]) -> int:
+    """Return an upper bound on the bytes that these sets still need. Bytes already on disk do not count."""
     need = 0
-    for what in sets:
-        folder = place.sealed_folder(what.name)
+    for sealing in sealings:
+        folder = place.sealed_folder(sealing.name)
         if not (folder / "manifest.json").exists():
-            there = sum(path.stat().st_size for path in folder.glob("images-*.safetensors"))
-            need += max(0, what.bytes - there)
+            on_disk = sum(path.stat().st_size for path in folder.glob("images-*.safetensors"))
+            need += max(0, sealing.bytes - on_disk)
     return need
 
 
-def _rows_file(place: Place, name: str) -> Path:
-    return place.private / f"rows-{name}.json"
+def _read_rows(place: Place, name: str) -> dict[str, Any]:
+    """Return a set's row list: `digest`, `source` (fingerprint) and `rows`."""
+    record: dict[str, Any] = read_json(place.rows_file(name), "row list")
+    return record
 
 
-def _kept(place: Place, name: str) -> dict:
-    kept: dict = read_json(_rows_file(place, name), "row list")
-    return kept
+def plain_rows(place: Place, name: str, rows: Rows) -> Images:
+    """Return the plain images behind rows of a sealed set, uint8 [r, h, w, c], in the order of `rows`.
 
-
-def plain_rows(place: Place, name: str, rows: np.ndarray) -> np.ndarray:
-    """uint8 [r, h, w, c]: the plain images behind rows of a sealed set, in that order.
-
-    Raises CipherwardError where the images are not those that were sealed.
+    Raises:
+        CipherwardError: If the images are not the ones that were sealed.
     """
-    source, record = sealing(place, name).source, _kept(place, name)
+    source, record = plan_sealing(place, name).source, _read_rows(place, name)
     if record["source"] != source.fingerprint():
         raise CipherwardError(
             f"the plain images of {place.settings.party} are not those that {name} was sealed from",
-            "bring the images back, or seal again",
+            "restore the images, or seal again",
         )
-    kept = record["rows"]
+    source_rows = record["rows"]
     with ThreadPoolExecutor(cores()) as pool:
-        return np.stack(list(pool.map(lambda row: source.read(int(kept[int(row)])), rows)))
+        return np.stack(list(pool.map(lambda row: source.read(int(source_rows[int(row)])), rows)))
 
 
-def unseal(sealed: SealedDataset, key: SecretKey, out: Path, progress: Progress = lambda rows: None) -> int:
-    """Decrypts a sealed set into PNG files, one folder a class; returns their number.
+def unseal(sealed: SealedDataset, key: SecretKey, out: Path, on_progress: Progress = lambda _: None) -> int:
+    """Decrypt a sealed set into PNG files, one folder for each class, and return the number of images.
 
     The set is verified first, so that a wrong key or an altered shard writes nothing.
+
+    Raises:
+        CipherwardError: If verification fails, or `out` exists and is not an empty folder.
     """
     sealed.verify(key)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CipherwardError(
-            f"{out} is there already, and not an empty folder", "unseal into a new folder"
-        )
+        raise CipherwardError(f"{out} exists and is not an empty folder", "unseal into a new folder")
     cipher = load(sealed.spec).cipher(key)
     with disk_errors(out):
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in sealed.classes:
-            (out / name).mkdir(mode=0o700, exist_ok=True)  # plain images: for their owner alone
-    for start in range(0, len(sealed), 256):
-        stop = min(start + 256, len(sealed))
+            (out / name).mkdir(mode=0o700, exist_ok=True)  # plain images: only for their owner
+    for start in range(0, len(sealed), _UNSEAL_ROWS):
+        stop = min(start + _UNSEAL_ROWS, len(sealed))
         images = cipher.decrypt(np.asarray(sealed.images(start, stop)), first=start)
         for row, image in enumerate(images, start):
-            picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-            path = out / sealed.classes[int(sealed.labels[row])] / f"{row:06d}.png"
-            write_atomic(path, lambda p, im=picture: im.save(p, format="PNG"))  # type: ignore[misc]
-        progress(stop)
+            _write_png(out / sealed.classes[int(sealed.labels[row])] / f"{row:06d}.png", image)
+        on_progress(stop)
     return len(sealed)
+
+
+def _write_png(path: Path, image: UInt8Array) -> None:
+    """Write an image, uint8 [h, w, 1 or 3], atomically."""
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    write_atomic(path, lambda temporary: picture.save(temporary, format="PNG"))

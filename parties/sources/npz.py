@@ -1,12 +1,12 @@
 """A MedMNIST file: one .npz of images and labels, split already.
 
     train_images val_images test_images    uint8 [n, h, w] (gray) or [n, h, w, 3] (RGB)
-    train_labels val_labels test_labels    integers [n] or [n, 1], from 0; without classes below 1000
-    classes                                optional: strings [k], the classes' names; else "0", "1", …
+    train_labels val_labels test_labels    integers [n] or [n, 1], from 0; below 1000 if no class names are given
+    classes                                optional: strings [k], the class names; without it "0", "1", …
 
-Source: Yang et al. 2023, MedMNIST v2, Scientific Data 10:41. Images are brought to one mode and one size, as those
-of a folder are. Nothing in the file is unpickled. An array is read in pieces, forwards, because its bytes are usually
-compressed: a file larger than memory is sealed, too, and a small one is one piece.
+Source: Yang et al. 2023, MedMNIST v2, Scientific Data 10:41. Images are brought to one mode and one size, like those
+of a folder. Nothing in the file is unpickled. Arrays are usually compressed, so they are read forwards, in pieces.
+That way a file larger than memory can be sealed, and a small file is one piece.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from crypto.arrays import AnyArray, Int64Array, UInt8Array
 from crypto.errors import CipherwardError
 
 SPLITS = ("train", "val", "test")
-_PIECE = 1 << 25  # bytes read at a time; two pieces are kept
-_MOST = 1000  # classes of a file that names none: a label above is more likely a patient's number
+#: Bytes of an image array that are read at a time, 32 MiB. Two pieces are kept in memory.
+PIECE_BYTES = 1 << 25
+# Classes of a file that names none: a larger label is more likely a patient's number.
+_MAX_UNNAMED_CLASSES = 1000
 _SHAPES = "images are uint8 [n, h, w] or [n, h, w, 3], labels integers [n] or [n, 1]"
-# RuntimeError is what zipfile raises at an encrypted array, and at a compression that it does not know.
-_UNPACKING = (RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, *_UNPACKING)
-_lock = threading.Lock()  # images are read by several threads, and one stream has one place
+# zipfile raises RuntimeError for an encrypted array, and for a compression method that it does not know.
+_UNPACKING_ERRORS = (RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_DAMAGE_ERRORS = (OSError, ValueError, KeyError, EOFError, *_UNPACKING_ERRORS)
+_lock = threading.Lock()  # several threads read images, and one stream has one position
 
 
 @dataclass(frozen=True)
 class Npz:
-    """The images of one split. Raises CipherwardError where the file, an array or its labels cannot be used."""
+    """The images of one split of a file. Raises CipherwardError if the file, an array or its labels are unusable."""
 
     path: Path
     size: int
@@ -52,99 +55,104 @@ class Npz:
 
     @property
     def classes(self) -> list[str]:
-        return list(self._about[0])
+        """The class names, by label."""
+        return list(self._classes_and_labels[0])
 
     @property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> Int64Array:
         """int64 [n], index into classes."""
-        return self._about[1]
+        return self._classes_and_labels[1]
 
     @property
     def names(self) -> list[str]:
-        """The file's name, split and row; these stay in the hospital."""
+        """The file's name, split and row. They stay in the hospital."""
         return [f"{self.path.name}/{self.split}/{row:06d}" for row in range(len(self))]
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.labels)
 
     @functools.cached_property
-    def _about(self) -> tuple[list[str], np.ndarray]:
+    def _classes_and_labels(self) -> tuple[list[str], Int64Array]:
         if not self.path.is_file():
             raise CipherwardError(
                 f"no .npz file at {self.path}", "name a MedMNIST file, such as pneumoniamnist.npz"
             )
-        labels = {split: _labels(self.path, split) for split in SPLITS}
+        labels = {split: _read_labels(self.path, split) for split in SPLITS}
         count = 1 + max(int(part.max(initial=0)) for part in labels.values())
-        named = "classes" in _members(self.path)
-        if not named and count > _MOST:
+        has_names = "classes" in _array_names(self.path)
+        if not has_names and count > _MAX_UNNAMED_CLASSES:
             raise CipherwardError(
                 f"{self.path}: the labels go up to {count - 1}, and no classes are named",
-                f"labels are the numbers of classes, below {_MOST}; more need names, in the array classes",
+                f"labels are class numbers below {_MAX_UNNAMED_CLASSES}; to use more, add names in the array classes",
             )
-        classes = _names(self.path, count) if named else [str(i) for i in range(count)]
+        classes = _read_class_names(self.path, count) if has_names else [str(i) for i in range(count)]
         if len(classes) < 2:
             raise CipherwardError(
                 f"{self.path} holds one class; at least two are needed", "choose another file"
             )
-        own = labels[self.split].astype(np.int64)  # only now: 2^63 and more would come out below 0
-        own.setflags(write=False)
-        return classes, own
+        split_labels = labels[self.split].astype(
+            np.int64
+        )  # converted after the check: 2^63 would become negative
+        split_labels.setflags(write=False)
+        return classes, split_labels
+
+    @property
+    def _array(self) -> str:
+        """The name of the split's image array."""
+        return f"{self.split}_images"
 
     @functools.cached_property
     def _shape(self) -> tuple[int, ...]:
-        """[n, h, w] or [n, h, w, 3] of the images, which are as many as the labels."""
-        name = f"{self.split}_images"
+        """[n, h, w] or [n, h, w, 3] of the images. There are as many as labels."""
         try:
-            with _open(self.path, name) as stream:
-                shape, fortran, dtype = _header(stream)
-        except _DAMAGED as error:
-            raise _unreadable(self.path, name, error) from None
-        if (
-            dtype != np.uint8
-            or fortran
-            or len(shape) not in (3, 4)
-            or shape[3:] not in ((), (3,))
-            or 0 in shape
-        ):
-            raise CipherwardError(
-                f"{self.path}: {name} is {dtype} {shape}" + (" in Fortran order" if fortran else ""),
-                _SHAPES,
-            )
+            with open_array(self.path, self._array) as stream:
+                shape, is_fortran, dtype = _read_header(stream)
+        except _DAMAGE_ERRORS as error:
+            raise _damaged_error(self.path, self._array, error) from None
+        is_image_shape = len(shape) in (3, 4) and shape[3:] in ((), (3,)) and 0 not in shape
+        if dtype != np.uint8 or is_fortran or not is_image_shape:
+            order = " in Fortran order" if is_fortran else ""
+            raise CipherwardError(f"{self.path}: {self._array} is {dtype} {shape}{order}", _SHAPES)
         if shape[0] != len(self.labels):
             raise CipherwardError(
-                f"{self.path}: {shape[0]} images in {name}, {len(self.labels)} labels in {self.split}_labels",
+                f"{self.path}: {shape[0]} images in {self._array}, {len(self.labels)} labels in {self.split}_labels",
                 "each image needs one label, in the same order",
             )
         return shape
 
     @functools.cached_property
     def _damage(self) -> CipherwardError | None:
-        """What is wrong with the images' bytes: an archive tells at their end, when the first are long in use."""
-        name = f"{self.split}_images"
+        """The error if the images' bytes are damaged. The archive's checksum is known only after the last byte."""
         try:
-            with _open(self.path, name) as stream:
-                while stream.read(_PIECE):
+            with open_array(self.path, self._array) as stream:
+                while stream.read(PIECE_BYTES):
                     pass
-        except _DAMAGED as error:
-            return _unreadable(self.path, name, error)
+        except _DAMAGE_ERRORS as error:
+            return _damaged_error(self.path, self._array, error)
         return None
 
-    def read(self, row: int) -> np.ndarray:
-        """uint8 [size, size, channels]. Raises CipherwardError where the split's images are damaged anywhere."""
+    def read(self, row: int) -> UInt8Array:
+        """Return an image as uint8 [size, size, channels].
+
+        Raises:
+            CipherwardError: If the split's images are damaged anywhere.
+            IndexError: If there is no such row.
+        """
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        each = int(np.prod(self._shape[1:]))
-        rows = max(1, _PIECE // each)
+        image_bytes = int(np.prod(self._shape[1:]))
+        piece_rows = max(1, PIECE_BYTES // image_bytes)
         with _lock:
             if self._damage:
                 raise self._damage
             try:
-                piece = _piece(
-                    self.path, f"{self.split}_images", self._shape, row // rows, rows, self.fingerprint()
+                piece = read_piece(
+                    self.path, self._array, self._shape, row // piece_rows, piece_rows, self.fingerprint()
                 )
-            except _DAMAGED as error:
-                raise _unreadable(self.path, f"{self.split}_images", error) from None
-        picture = Image.fromarray(piece[row % rows])
+            except _DAMAGE_ERRORS as error:
+                raise _damaged_error(self.path, self._array, error) from None
+        picture = Image.fromarray(piece[row % piece_rows])
         mode = "L" if self.channels == 1 else "RGB"
         plain = picture if picture.mode == mode else picture.convert(mode)
         if plain.size != (self.size, self.size):
@@ -152,7 +160,7 @@ class Npz:
         return np.asarray(plain, np.uint8).reshape(self.size, self.size, self.channels)
 
     def fingerprint(self) -> str:
-        """How the images are read, and the CRC-32 and length of each array: what a resumed sealing compares."""
+        """Return a text that a resumed sealing compares: how images are read, CRC-32 and length of each array."""
         return f"npz {self.size} {self.channels} {self.split} {self._digest}"
 
     @functools.cached_property
@@ -162,33 +170,70 @@ class Npz:
         return hashlib.sha256("\0".join(arrays).encode()).hexdigest()
 
 
-def _members(path: Path) -> list[str]:
+def open_array(path: Path, name: str) -> IO[bytes]:
+    """Open an array's file inside the archive, at its header. Raises CipherwardError if there is no such array."""
+    _require_array(path, name)
+    return zipfile.ZipFile(path).open(f"{name}.npy")
+
+
+@functools.lru_cache(maxsize=2)
+def image_stream(path: Path, name: str, fingerprint: str) -> tuple[IO[bytes], int]:  # noqa: ARG001 - part of the key
+    """Return an array's file inside the archive, and the position of its first image.
+
+    The stream stays open for further calls. A changed file has another fingerprint, and is opened anew.
+    """
+    stream = open_array(path, name)
+    _read_header(stream)
+    return stream, stream.tell()
+
+
+@functools.lru_cache(maxsize=2)
+def read_piece(
+    path: Path, name: str, shape: tuple[int, ...], index: int, rows: int, fingerprint: str
+) -> UInt8Array:
+    """Return piece `index` of an image array, uint8 [up to rows, *shape[1:]]. The last two pieces are kept."""
+    stream, begin = image_stream(path, name, fingerprint)
+    image_bytes = int(np.prod(shape[1:]))
+    count = min(rows, shape[0] - index * rows)
+    stream.seek(
+        begin + index * rows * image_bytes
+    )  # seeking forwards streams; seeking backwards starts over
+    data = stream.read(count * image_bytes)
+    if len(data) != count * image_bytes:
+        raise EOFError("too short")
+    return np.frombuffer(data, np.uint8).reshape(count, *shape[1:])
+
+
+def _array_names(path: Path) -> list[str]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return list(stored.files)
-    except (*_DAMAGED, AttributeError, TypeError) as error:  # a single array is no archive
+    except (*_DAMAGE_ERRORS, AttributeError, TypeError) as error:  # a single array is not an archive
         raise CipherwardError(
             f"{path} is no .npz file: {type(error).__name__}",
             "name a MedMNIST file, such as pneumoniamnist.npz",
         ) from None
 
 
-def _array(path: Path, name: str) -> np.ndarray:
-    """A small array of the file, whole."""
-    if name not in (members := _members(path)):
-        raise CipherwardError(
-            f"{path} has no array {name}: it holds {', '.join(members) or 'none'}", _SHAPES
-        )
+def _require_array(path: Path, name: str) -> None:
+    if name not in (names := _array_names(path)):
+        raise CipherwardError(f"{path} has no array {name}: it holds {', '.join(names) or 'none'}", _SHAPES)
+
+
+def _read_array(path: Path, name: str) -> AnyArray:
+    """Return a small array of the file as a whole."""
+    _require_array(path, name)
     try:
         with np.load(path, allow_pickle=False) as stored:
-            return stored[name]
-    except _DAMAGED as error:
-        raise _unreadable(path, name, error) from None
+            array: AnyArray = stored[name]
+    except _DAMAGE_ERRORS as error:
+        raise _damaged_error(path, name, error) from None
+    return array
 
 
-def _names(path: Path, count: int) -> list[str]:
-    """The names of at least `count` classes, each of which a manifest takes."""
-    names = _array(path, "classes")
+def _read_class_names(path: Path, count: int) -> list[str]:
+    """Return the names of at least `count` classes. Each is a name that a manifest accepts."""
+    names = _read_array(path, "classes")
     if names.dtype.kind != "U" or names.ndim != 1 or len(names) < count:
         raise CipherwardError(
             f"{path}: classes is {names.dtype} {names.shape}, the labels go up to {count - 1}",
@@ -196,14 +241,15 @@ def _names(path: Path, count: int) -> list[str]:
         )
     try:
         classes = [str(name) for name in names]
-    except (SystemError, ValueError) as error:  # code points that are none
-        raise _unreadable(path, "classes", error) from None
+    except (SystemError, ValueError) as error:  # invalid code points
+        raise _damaged_error(path, "classes", error) from None
     for name, times in Counter(classes).items():
-        # They become folders when a set is unsealed: what crypto/sets/dataset.py refuses in a manifest, and no two in one.
+        # Class names become folders when a set is unsealed. crypto/sets/dataset.py refuses the same names in a
+        # manifest, and names must be unique.
         if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
             raise CipherwardError(
-                f"{path}: class name {name!r} cannot be a folder's",
-                "a name is not empty, begins with no dot and holds neither slash nor backslash",
+                f"{path}: class name {name!r} cannot be a folder's name",
+                "a name is not empty, does not begin with a dot, and holds no slash or backslash",
             )
         if times > 1:
             raise CipherwardError(
@@ -212,61 +258,32 @@ def _names(path: Path, count: int) -> list[str]:
     return classes
 
 
-def _labels(path: Path, split: str) -> np.ndarray:
-    """integers [n], of the file's dtype."""
+def _read_labels(path: Path, split: str) -> AnyArray:
+    """Return a split's labels, integers [n] of the file's dtype, none below 0."""
     name = f"{split}_labels"
-    labels = _array(path, name)
+    labels = _read_array(path, name)
     if labels.ndim == 2 and labels.shape[1] > 1:
         raise CipherwardError(
             f"{path}: {name} is {labels.shape}: several labels an image",
-            "choose a file with one class an image: a multi-label task is none for this model",
+            "choose a file with one class an image: this model does not support multi-label tasks",
         )
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.min(initial=0) < 0:
         raise CipherwardError(f"{path}: {name} is {labels.dtype} {labels.shape}, or below 0", _SHAPES)
     return labels.reshape(-1)
 
 
-def _open(path: Path, name: str) -> IO[bytes]:
-    if name not in (members := _members(path)):
-        raise CipherwardError(
-            f"{path} has no array {name}: it holds {', '.join(members) or 'none'}", _SHAPES
-        )
-    return zipfile.ZipFile(path).open(f"{name}.npy")
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether in Fortran order, and dtype of the array that follows; never unpickles."""
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, whether in Fortran order, and dtype of the array that follows. Never unpickles."""
     version = np.lib.format.read_magic(stream)
     read: Any = (
         np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     )
-    return read(stream)
+    header: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(stream)
+    return header
 
 
-@functools.lru_cache(maxsize=2)
-def _stream(path: Path, name: str, fingerprint: str) -> tuple[IO[bytes], int]:
-    """The array's file in the archive, and where its first image begins. A changed file has another fingerprint."""
-    stream = _open(path, name)
-    _header(stream)
-    return stream, stream.tell()
-
-
-@functools.lru_cache(maxsize=2)
-def _piece(
-    path: Path, name: str, shape: tuple[int, ...], index: int, rows: int, fingerprint: str
-) -> np.ndarray:
-    """uint8 [up to rows, *shape[1:]]: the piece of that index."""
-    stream, begin = _stream(path, name, fingerprint)
-    each = int(np.prod(shape[1:]))
-    count = min(rows, shape[0] - index * rows)
-    stream.seek(begin + index * rows * each)  # forwards it streams; backwards it starts over
-    data = stream.read(count * each)
-    if len(data) != count * each:
-        raise EOFError("too short")
-    return np.frombuffer(data, np.uint8).reshape(count, *shape[1:])
-
-
-def _unreadable(path: Path, name: str, error: BaseException) -> CipherwardError:
+def _damaged_error(path: Path, name: str, error: BaseException) -> CipherwardError:
     return CipherwardError(
-        f"{path}: {name} cannot be read: {type(error).__name__}: {error}", f"fetch the file anew; {_SHAPES}"
+        f"{path}: {name} cannot be read: {type(error).__name__}: {error}",
+        f"fetch the file again; {_SHAPES}",
     )

@@ -1,29 +1,44 @@
-"""Which of a split's images each hospital of a simulated study holds."""
+"""Divide a split's images among the hospitals of a simulated study."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from crypto.arrays import Int64Array, Rows
 from crypto.errors import CipherwardError
 
 
-def iid(labels: np.ndarray, parties: int, seed: int) -> list[np.ndarray]:
-    """int64 rows for each party: a uniform deal, so that shares differ by one image at most."""
+def iid(labels: Int64Array, parties: int, seed: int) -> list[Rows]:
+    """Deal images uniformly. Shares differ by at most one image.
+
+    Returns:
+        Each party's rows, int64, rising.
+    """
     order = np.random.default_rng([seed, 1]).permutation(len(labels))
     return [np.sort(part) for part in np.array_split(order, parties)]
 
 
-def dirichlet(
-    labels: np.ndarray, parties: int, seed: int, alpha: float, least: int = 1
-) -> list[np.ndarray]:
-    """int64 rows for each party: each class is dealt in proportions drawn from Dirichlet(alpha).
+def dirichlet(labels: Int64Array, parties: int, seed: int, alpha: float, least: int = 1) -> list[Rows]:
+    """Deal each class in proportions drawn from a Dirichlet distribution (non-IID shares).
 
-    Source: Hsu, Qi, Brown 2019 (arXiv 1909.06335). Small alpha makes hospitals that see few classes.
-    A deal that leaves a party with fewer than `least` images is drawn again, at most 100 times.
+    Source: Hsu, Qi, Brown 2019 (arXiv 1909.06335). With a small alpha, each hospital sees few classes.
+
+    Args:
+        labels: Class of each image, int64 [n].
+        parties: Number of hospitals.
+        seed: The study's seed.
+        alpha: Concentration of the distribution.
+        least: A deal that leaves a party with fewer images is drawn again, at most 100 times.
+
+    Returns:
+        Each party's rows, int64, rising.
+
+    Raises:
+        CipherwardError: If none of 100 deals gives each party enough images.
     """
     generator = np.random.default_rng([seed, 2])
     for _ in range(100):
-        shares: list[list[np.ndarray]] = [[] for _ in range(parties)]
+        shares: list[list[Rows]] = [[] for _ in range(parties)]
         for label in np.unique(labels):
             rows = generator.permutation(np.flatnonzero(labels == label))
             cuts = np.cumsum(generator.dirichlet(np.full(parties, alpha)))[:-1]
@@ -33,13 +48,16 @@ def dirichlet(
         if min(len(part) for part in dealt) >= least:
             return dealt
     raise CipherwardError(
-        f"no deal of {len(labels)} images gives each of {parties} parties one at alpha {alpha}",
+        f"no partition of {len(labels)} images gives each of {parties} parties one at alpha {alpha}",
         "use fewer parties, more images or a larger alpha",
     )
 
 
-def deal(labels: np.ndarray, parties: int, seed: int, how: str, alpha: float) -> list[np.ndarray]:
-    """The named partition, `iid` or `dirichlet`."""
+def deal(labels: Int64Array, parties: int, seed: int, partition: str, alpha: float) -> list[Rows]:
+    """Deal images by the named partition, `iid` or `dirichlet`, and return each party's rows."""
     if len(labels) < parties:
-        raise CipherwardError(f"{len(labels)} images cannot be dealt to {parties} parties")
-    return iid(labels, parties, seed) if how == "iid" else dirichlet(labels, parties, seed, alpha)
+        raise CipherwardError(
+            f"{len(labels)} images cannot be dealt to {parties} parties",
+            "use fewer parties, or more images",
+        )
+    return iid(labels, parties, seed) if partition == "iid" else dirichlet(labels, parties, seed, alpha)

@@ -1,4 +1,4 @@
-"""Where plain images come from, by name. Adding a source: a file here and a line in SOURCES."""
+"""Sources of plain images, by name. To add one, write a file here and add a line to SOURCES."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from crypto.arrays import Int64Array, Rows, UInt8Array
 from crypto.errors import unknown
 from parties.sources.folder import Folder
 from parties.sources.npz import Npz
@@ -28,28 +29,30 @@ class Source(Protocol):
         """Whether its plain pictures may be shown outside the hospital."""
 
     @property
-    def classes(self) -> list[str]: ...
+    def classes(self) -> list[str]:
+        """The class names, by label."""
 
     @property
-    def labels(self) -> np.ndarray:
-        """int64 [n]"""
+    def labels(self) -> Int64Array:
+        """The class of each image, int64 [n]."""
 
     @property
     def names(self) -> list[str]:
-        """A name for each image, for the hospital's eyes."""
+        """A name for each image. Names stay in the hospital."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Return the number of images."""
 
-    def read(self, row: int) -> np.ndarray:
-        """uint8 [h, w, c]; raises CipherwardError for an image that cannot be read."""
+    def read(self, row: int) -> UInt8Array:
+        """Return an image, uint8 [h, w, c]. Raises CipherwardError if it cannot be read."""
 
     def fingerprint(self) -> str:
-        """A short text that tells whether these are the images that an earlier run saw."""
+        """Return a short text that changes if the images are not those that an earlier run used."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a source is asked for: one split, at one size, in one mode."""
+    """A request for the images of one split, at one size, in one mode."""
 
     images: str
     size: int
@@ -80,7 +83,7 @@ SOURCES: dict[str, Callable[[Request], Source]] = {
 
 
 def open_source(name: str, request: Request) -> Source:
-    """The named source. Raises CipherwardError for an unknown name or unusable images."""
+    """Open the named source. Raises CipherwardError if the name is unknown or the images cannot be used."""
     if name not in SOURCES:
         raise unknown("source", name, SOURCES)
     return SOURCES[name](request)
@@ -88,79 +91,93 @@ def open_source(name: str, request: Request) -> Source:
 
 @dataclass(frozen=True)
 class Share:
-    """A hospital's part of a source: the rows that a partition dealt to it."""
+    """Some rows of a source, int64 [n]: a hospital's share, or the images of an audit's draw."""
 
-    whole: Source
-    rows: np.ndarray  # int64 [n]
+    source: Source
+    rows: Rows
 
     @property
     def public(self) -> bool:
-        return self.whole.public
+        """Whether its plain pictures may be shown outside the hospital."""
+        return self.source.public
 
     @property
     def classes(self) -> list[str]:
-        return self.whole.classes
+        """The class names, by label."""
+        return self.source.classes
 
     @property
-    def labels(self) -> np.ndarray:
-        return self.whole.labels[self.rows]
+    def labels(self) -> Int64Array:
+        """The class of each image, int64 [n]."""
+        return self.source.labels[self.rows]
 
     @property
     def names(self) -> list[str]:
-        names = self.whole.names
+        """A name for each image. Names stay in the hospital."""
+        names = self.source.names
         return [names[i] for i in self.rows]
 
     def __len__(self) -> int:
+        """Return the number of images."""
         return len(self.rows)
 
-    def read(self, row: int) -> np.ndarray:
-        return self.whole.read(int(self.rows[row]))
+    def read(self, row: int) -> UInt8Array:
+        """Return an image, uint8 [h, w, c]."""
+        return self.source.read(int(self.rows[row]))
 
     def fingerprint(self) -> str:
+        """Return the source's fingerprint and a digest of the rows."""
         rows = hashlib.sha256(np.asarray(self.rows, "<i8").tobytes()).hexdigest()
-        return f"{self.whole.fingerprint()} rows {rows}"
+        return f"{self.source.fingerprint()} rows {rows}"
 
 
-def share_of(source: Source, index: int, parties: int, seed: int, how: str, alpha: float) -> Share:
-    """Party `index`'s share of a source under the named partition."""
-    return Share(source, deal(source.labels, parties, seed, how, alpha)[index])
+def share_of(source: Source, index: int, parties: int, seed: int, partition: str, alpha: float) -> Share:
+    """Return the share of party `index` in a source, under the named partition."""
+    return Share(source, deal(source.labels, parties, seed, partition, alpha)[index])
 
 
 @dataclass(frozen=True)
-class Middle:
+class MiddleCrop:
     """The middle half of every phantom scan, in width and height: no border, texture everywhere."""
 
-    whole: Phantom
+    phantom: Phantom
 
     @property
     def public(self) -> bool:
-        return self.whole.public
+        """Whether its plain pictures may be shown outside the hospital."""
+        return self.phantom.public
 
     @property
     def classes(self) -> list[str]:
-        return self.whole.classes
+        """The class names, by label."""
+        return self.phantom.classes
 
     @property
-    def labels(self) -> np.ndarray:
-        return self.whole.labels
+    def labels(self) -> Int64Array:
+        """The class of each image, int64 [n]."""
+        return self.phantom.labels
 
     @property
     def names(self) -> list[str]:
-        return self.whole.names
+        """A name for each image."""
+        return self.phantom.names
 
     def __len__(self) -> int:
-        return len(self.whole)
+        """Return the number of images."""
+        return len(self.phantom)
 
-    def read(self, row: int) -> np.ndarray:
-        return _middle(self.whole, row)
+    def read(self, row: int) -> UInt8Array:
+        """Return an image, uint8 [h, w, c], read-only."""
+        return _read_middle(self.phantom, row)
 
     def fingerprint(self) -> str:
-        return "middle of " + self.whole.fingerprint()
+        """Return a text that everything about the images depends on."""
+        return "middle of " + self.phantom.fingerprint()
 
 
-@functools.lru_cache(maxsize=1024)  # several controls are of the same pictures
-def _middle(whole: Phantom, row: int) -> np.ndarray:
-    image = whole.read(row)
+@functools.lru_cache(maxsize=1024)  # several controls show the same pictures
+def _read_middle(phantom: Phantom, row: int) -> UInt8Array:
+    image = phantom.read(row)
     top, left = image.shape[0] // 4, image.shape[1] // 4
     middle = image[top : top + image.shape[0] // 2, left : left + image.shape[1] // 2].copy()
     middle.setflags(write=False)

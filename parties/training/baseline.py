@@ -1,15 +1,15 @@
-"""What the federation's accuracy is to be read beside, measured where the plain images are.
+"""Reference figures for the federation's accuracy, measured where the plain images are.
 
-- plain: the same training on plain images, in one process: same parties, or the provider alone, and same rounds,
-  steps and seed. In a
-  study of several hospitals only a simulation can run it, because nobody holds all plain images. It trains
-  what the plan trains, adapters too, with FedProx's term where the plan's strategy is FedProx. It averages the
-  whole model, whatever the stem mode: what `private` differs by is the price of stems that stay. And it averages
-  in float32 and by FedAvg, whatever the plan's wire and strategy: what those differ by is in the comparison.
-- wrong key: the final model on test images sealed under keys that are not the training's. Under stem modes
-  `private` and `plain` that is the model as the first hospital holds it, its stem carried into its own key's
-  coordinates, and the test images of all hospitals sealed under other keys.
-- linear model on pixels, nearest neighbour on histograms: what no Vision Transformer is needed for.
+- plain: the same training on plain images, in one process: with the same parties (or the provider alone), rounds,
+  steps and seed. In a study of several hospitals only a simulation can run it, because nobody has all plain images.
+  It trains the weights that the plan trains, adapters included, and adds FedProx's term if the plan's strategy is
+  FedProx. It averages the whole model, whatever the stem mode: the difference from `private` is the price of stems
+  that stay in the hospitals. It averages in float32 and by FedAvg, whatever the plan's wire and strategy, so the
+  comparison includes the effect of those.
+- wrong key: the final model on test images that were sealed under other keys than the training's. Under stem modes
+  `private` and `plain` the model is the first hospital's, with the stem in the coordinates of its own key, and the
+  test images of all hospitals are sealed under other keys.
+- a linear model on pixels, and the nearest neighbour on histograms: what can be done without a Vision Transformer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +31,38 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
+from coordinator.exchange.console import Log
 from coordinator.exchange.plan import Plan
-from coordinator.model.training import PlainImages, measure, probabilities, train_locally, use_all_cores
+from coordinator.exchange.rates import rate_of
+from coordinator.model.metrics import measure
+from coordinator.model.training import PlainImages, predict_probabilities, train_locally, use_all_cores
 from coordinator.model.vit import build_model, pack, unpack
+from crypto.arrays import AnyArray, Float32Array, Float64Array
 from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from crypto.key import SecretKey
 from crypto.scheme import load
-from parties.scoring.measures import histograms, share
 from parties.sealing.place import Place
 from parties.sealing.seal import plain_rows
-from parties.training.stem import final_model
+from parties.training.stem_file import load_final_model
 
-Log = Callable[[str], None]
-_THUMB = 64
+#: Larger images are reduced to this side for the linear model. Set once, not tuned.
+_THUMBNAIL_SIDE = 64
 
 
-def read_plain(place: Place, split: str) -> PlainImages:
-    """A hospital's plain images of a split: those that it sealed, in the same order."""
+def read_plain_images(place: Place, split: str) -> PlainImages:
+    """Read a hospital's plain images of a split: those that it sealed, in the same order."""
     sealed = place.sealed(split)
     return PlainImages(plain_rows(place, split, np.arange(len(sealed))), np.array(sealed.labels))
 
 
-def together(parts: Sequence[PlainImages]) -> PlainImages:
+def concatenate(parts: Sequence[PlainImages]) -> PlainImages:
+    """Return the images of all parts, one part after the other."""
     return PlainImages(np.concatenate([p.images for p in parts]), np.concatenate([p.labels for p in parts]))
 
 
-def average(weights: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
-    """float32 [parameters]: the mean by number of images (McMahan et al. 2017, FedAvg)."""
+def average(weights: Sequence[Float32Array], sizes: Sequence[int]) -> Float32Array:
+    """Return the mean of weight vectors by number of images, float32 [parameters] (FedAvg, McMahan et al. 2017)."""
     total = np.zeros_like(weights[0], np.float64)
     for vector, size in zip(weights, sizes, strict=True):
         total += vector.astype(np.float64) * (size / sum(sizes))
@@ -71,11 +75,25 @@ def train_plain(
     val: PlainImages,
     classes: int,
     checkpoint: Path,
-    log: Log = lambda line: None,
+    log: Log = lambda _: None,
 ) -> tuple[nn.Module, list[float], float]:
-    """Federated averaging without Flower; returns the model of the best val round, val by round, seconds.
+    """Train by federated averaging on plain images, without Flower.
 
-    Continues from the checkpoint of an interrupted run of the same plan.
+    Training continues from the checkpoint of an interrupted run of the same plan.
+
+    Args:
+        plan: all settings.
+        parties: name and training images of each party.
+        val: the images that select the best round.
+        classes: the number of classes.
+        checkpoint: the file that is read, and written after each round.
+        log: takes one line for each round.
+
+    Returns:
+        The model of the best round, the accuracy on val by round, and the seconds of training.
+
+    Raises:
+        CipherwardError: if the checkpoint is unreadable.
     """
     model = build_model(plan, classes, plain=True)
     weights = best = pack(model)
@@ -100,73 +118,99 @@ def train_plain(
             updates.append(pack(model))
         weights = average(updates, [len(data.labels) for _, data in parties])
         unpack(model, weights)
-        accuracy = measure(probabilities(model, val), val.labels)["accuracy"]
+        accuracy = measure(predict_probabilities(model, val), val.labels)["accuracy"]
         if accuracy >= max(about["val"], default=-1.0):
             best = weights
         about["val"].append(accuracy)
         about["seconds"] += time.perf_counter() - started
         log(f"plain round {round_} of {plan.rounds}: val accuracy {accuracy:.3f}")
-        _save(checkpoint, weights, best, about)
+        _save_checkpoint(checkpoint, weights, best, about)
     unpack(model, best)
     return model, about["val"], about["seconds"]
 
 
-def _save(path: Path, weights: np.ndarray, best: np.ndarray, about: Mapping[str, Any]) -> None:
+def _save_checkpoint(
+    path: Path, weights: Float32Array, best: Float32Array, about: Mapping[str, Any]
+) -> None:
     tensors = {"weights": weights, "best": best}
     metadata = {"about": json.dumps(about)}
     write_bytes(path, save(tensors, metadata=metadata))
 
 
-def wrong_keys(model: nn.Module, place: Place, test: PlainImages, keys: int) -> dict[str, Any]:
-    """Accuracy on test images sealed under fresh keys: mean with a 95 % Student interval over the keys."""
+def measure_wrong_keys(model: nn.Module, place: Place, test: PlainImages, keys: int) -> dict[str, Any]:
+    """Measure the accuracy on test images that are sealed under fresh keys.
+
+    Args:
+        model: reads images sealed under the training's key.
+        place: gives the scheme.
+        test: plain test images.
+        keys: the number of fresh keys.
+
+    Returns:
+        `mean`, `low` and `high` (a 95 % Student interval over the keys), and `each` accuracy.
+    """
     spec = place.sealed("test").spec
-    each = []
+    accuracies = []
     for _ in range(keys):
         sealed = load(spec).cipher(SecretKey.generate()).encrypt(test.images)
-        each.append(
-            measure(probabilities(model, PlainImages(sealed, test.labels)), test.labels)["accuracy"]
-        )
-    mean = float(np.mean(each))
-    spread = float(np.std(each, ddof=1) / np.sqrt(keys)) if keys > 1 else 0.0
-    reach = float(stats.t.ppf(0.975, keys - 1)) * spread if keys > 1 else 1.0
-    return {"mean": mean, "low": max(0.0, mean - reach), "high": min(1.0, mean + reach), "each": each}
+        scores = predict_probabilities(model, PlainImages(sealed, test.labels))
+        accuracies.append(measure(scores, test.labels)["accuracy"])
+    mean = float(np.mean(accuracies))
+    standard_error = float(np.std(accuracies, ddof=1) / np.sqrt(keys)) if keys > 1 else 0.0
+    reach = float(stats.t.ppf(0.975, keys - 1)) * standard_error if keys > 1 else 1.0
+    return {"mean": mean, "low": max(0.0, mean - reach), "high": min(1.0, mean + reach), "each": accuracies}
 
 
 def linear_accuracy(train: PlainImages, test: PlainImages) -> float:
-    """Logistic regression on pixels, 200 steps at most, images above 64×64 reduced to that."""
-    a, b = _flat(train.images), _flat(test.images)
+    """Return the accuracy of logistic regression on pixels, after at most 200 steps.
+
+    Images larger than 64×64 are reduced to that size.
+    """
+    train_pixels, test_pixels = _flat_pixels(train.images), _flat_pixels(test.images)
     with warnings.catch_warnings():
-        # A reference stopped early is one, too; the library's advice would stand in the study's log.
+        # A reference that stops early is still a reference, and the warning would appear in the study's log.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(C=0.01, max_iter=200).fit(a, train.labels)
-    return float(model.score(b, test.labels))
+        model = LogisticRegression(C=0.01, max_iter=200).fit(train_pixels, train.labels)
+    return float(model.score(test_pixels, test.labels))
 
 
 def histogram_accuracy(train: PlainImages, test: PlainImages) -> float:
-    """One nearest neighbour on 64-bin histograms: what every permutation of pixels leaves readable."""
+    """Return the accuracy of one nearest neighbour on 64-bin histograms, which every permutation of pixels keeps."""
+    # Imported here, because Flower's bundle holds this module and no scoring.
+    from parties.scoring.measures import histograms
+
     model = KNeighborsClassifier(1, metric="manhattan")
     model.fit(histograms(train.images), train.labels)
     return float(model.score(histograms(test.images), test.labels))
 
 
-def _flat(images: np.ndarray) -> np.ndarray:
+def _flat_pixels(images: AnyArray) -> Float64Array:
+    """Return gray pixels in [-1, 1], float64 [n, pixels], of at most 64×64 pixels per image."""
     gray = images.mean(axis=3).astype(np.uint8)
-    if gray.shape[1] > _THUMB:
-        size = (_THUMB, _THUMB)
+    if gray.shape[1] > _THUMBNAIL_SIDE:
+        size = (_THUMBNAIL_SIDE, _THUMBNAIL_SIDE)
         gray = np.stack([np.asarray(Image.fromarray(i).resize(size, Image.Resampling.BOX)) for i in gray])
-    return gray.reshape(len(gray), -1).astype(np.float64) / 127.5 - 1
+    pixels: Float64Array = gray.reshape(len(gray), -1).astype(np.float64) / 127.5 - 1
+    return pixels
 
 
 def run_baseline(
-    plan: Plan, places: Sequence[Place], model_file: Path | None, log: Log = lambda line: None
+    plan: Plan, places: Sequence[Place], model_file: Path | None, log: Log = lambda _: None
 ) -> dict[str, Any]:
-    """All of them, as the plan asks; numbers only. model_file: the federation's final model, for wrong keys."""
+    """Measure all reference figures that the plan asks for. The result contains numbers only.
+
+    Args:
+        plan: the study's plan.
+        places: the hospitals.
+        model_file: the federation's final model, for the wrong keys. None: wrong keys are not measured.
+        log: takes one line for each figure.
+    """
     use_all_cores()
     classes = places[0].sealed("train").classes
-    trains = [(p.settings.party, read_plain(p, "train")) for p in places]
-    train = together([data for _, data in trains])
-    val = together([read_plain(p, "val") for p in places])
-    test = together([read_plain(p, "test") for p in places])
+    trains = [(p.settings.party, read_plain_images(p, "train")) for p in places]
+    train = concatenate([data for _, data in trains])
+    val = concatenate([read_plain_images(p, "val") for p in places])
+    test = concatenate([read_plain_images(p, "test") for p in places])
     figures: dict[str, Any] = {
         "linear_accuracy": linear_accuracy(train, test),
         "histogram_accuracy": histogram_accuracy(train, test),
@@ -176,17 +220,17 @@ def run_baseline(
     log(f"linear model on pixels {figures['linear_accuracy']:.3f}")
     log(f"nearest neighbour on histograms {figures['histogram_accuracy']:.3f}")
     if model_file is not None and plan.wrong_keys:
-        model = final_model(plan, places[0], len(classes), model_file)
-        figures["wrong_key"] = wrong_keys(model, places[0], test, plan.wrong_keys)
+        model = load_final_model(plan, places[0], len(classes), model_file)
+        figures["wrong_key"] = measure_wrong_keys(model, places[0], test, plan.wrong_keys)
         log(f"wrong keys {figures['wrong_key']['mean']:.3f}")
     if plan.baseline:
         if plan.train == "central":
             trains = [("provider", train)]
         checkpoint = places[0].private / "baseline.safetensors"
         model, by_round, seconds = train_plain(plan, trains, val, len(classes), checkpoint, log)
-        hits = int((probabilities(model, test).argmax(1) == test.labels).sum())
+        hits = int((predict_probabilities(model, test).argmax(1) == test.labels).sum())
         figures["plain"] = {
-            "accuracy": share(hits, len(test.labels)),
+            "accuracy": rate_of(hits, len(test.labels)).to_json(),
             "rounds": by_round,
             "seconds": seconds,
         }

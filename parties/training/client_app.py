@@ -1,8 +1,12 @@
 """The hospital's side of a federation: a Flower ClientApp.
 
-What leaves: updated weights, counts and figures of training, and the public facts of the sealed set. Under stem
-mode `learn` it opens no key. Under `private` and `plain` it does, to carry the stem into the key's coordinates for
-training and evaluation; `private` then keeps the stem, and `plain` sends it carried back to plain coordinates.
+It sends updated weights, counts and figures of training, and the public facts of the sealed set. Under stem mode
+`learn` it opens no key. Under `private` and `plain` it opens the hospital's key, to carry the stem into the key's
+coordinates for training and evaluation. `private` then keeps the stem; `plain` sends it, carried back to plain
+coordinates.
+
+Importing this module must stay cheap, because Flower may start a new process for each message. timm and
+torchvision load when a model is built.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import functools
 import json
 import time
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -19,11 +24,12 @@ from torch import nn
 
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.settings import build
-from coordinator.exchange.wire import decode, reply
-from coordinator.model.metrics import tables
-from coordinator.model.shares import base_digest
-from coordinator.model.training import measure, probabilities, train_locally, use_all_cores
-from coordinator.model.vit import build_model, pack, shared_names, unpack
+from coordinator.exchange.wire import decode, encode_reply
+from coordinator.model.metrics import measure, tabulate
+from coordinator.model.shares import base_digest, shared_names
+from coordinator.model.training import predict_probabilities, train_locally, use_all_cores
+from coordinator.model.vit import build_model, pack, unpack
+from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place, find_place
@@ -32,30 +38,62 @@ from parties.training.stem import (
     Stem,
     carry,
     carry_back,
-    coordinates_of,
-    keep_stem,
-    own_stem,
-    put_stem,
-    require_weights,
-    stem_of,
+    copy_stem,
+    hospital_coordinates,
+    replace_stem,
 )
-from parties.training.views import views_of
+from parties.training.stem_file import read_own_stem, require_weights, write_own_stem
+from parties.training.views import open_views
 
 app = ClientApp()
 
 
-def _plan(message: Message) -> Plan:
+class _Received(NamedTuple):
+    """A model as a message carried it.
+
+    Attributes:
+        model: the model, with its stem in the coordinates of the hospital's key unless stem mode is `learn`.
+        coordinates: those coordinates.
+        weights: the weights received, float32 [parameters].
+        stem: the stem before it was carried; empty under stem mode `learn`.
+    """
+
+    model: nn.Module
+    coordinates: Coordinates
+    weights: Float32Array
+    stem: Stem
+
+
+def _config(message: Message) -> ConfigRecord:
+    """Return a message's settings."""
     config = message.content["config"]
     assert isinstance(config, ConfigRecord)
-    return build(Plan, json.loads(str(config["plan"])), "the coordinator's plan")
+    return config
+
+
+def _plan(message: Message) -> Plan:
+    """Return the plan that a message carries, checked."""
+    return build(Plan, json.loads(str(_config(message)["plan"])), "the coordinator's plan")
 
 
 @functools.lru_cache(maxsize=1)
-def _built(plan_json: str, classes: int) -> tuple[nn.Module, str]:
-    """(the model, the digest of what of it does not travel). A process that serves many messages builds it once."""
+def build_base_model(plan_json: str, classes: int) -> tuple[nn.Module, str]:
+    """Build the model that received weights are loaded into, once for all messages of a process.
+
+    Args:
+        plan_json: the plan as JSON.
+        classes: the number of classes.
+
+    Returns:
+        The model, and the digest of its weights that are not sent.
+
+    Raises:
+        CipherwardError: if some weights are not sent, and the plan's public weights, which they come from, are not
+            here.
+    """
     plan = build(Plan, json.loads(plan_json), "the coordinator's plan")
     if plan.share == "all":
-        # Weights from the coordinator replace every value, or the hospital's own stem does: no file is needed.
+        # The coordinator's weights, or the hospital's own stem, replace every value: no file is needed.
         plan = plan.model_copy(update={"weights": ""})
     else:
         require_weights(plan, f"share {plan.share}")
@@ -63,20 +101,19 @@ def _built(plan_json: str, classes: int) -> tuple[nn.Module, str]:
     return model, base_digest(model, plan)
 
 
-def _model(
-    message: Message, plan: Plan, place: Place, sealed: SealedDataset, round_: int
-) -> tuple[nn.Module, Coordinates, np.ndarray, Stem]:
-    """The model received, its stem carried into the coordinates of the set's key where the plan wants that; its
-    coordinates; the weights received, float32 [parameters]; and its stem before it was carried.
+def _load_model(
+    message: Message, plan: Plan, place: Place, sealed: SealedDataset, stem_round: int
+) -> _Received:
+    """Load the received weights into a model, and carry its stem into the key's coordinates if the plan wants that.
 
-    round_: the round whose stem of the hospital's own it gets under `private`. Raises CipherwardError where what does
-    not travel is not what the coordinator has.
+    stem_round: under stem mode `private`, the round whose own stem the model gets.
+
+    Raises:
+        CipherwardError: if the weights that are not sent differ from the coordinator's.
     """
     classes = len(sealed.classes)
-    model, base = _built(plan.model_dump_json(), classes)
-    config = message.content["config"]
-    assert isinstance(config, ConfigRecord)
-    if config.get("base", base) != base:
+    model, base = build_base_model(plan.model_dump_json(), classes)
+    if _config(message).get("base", base) != base:
         raise CipherwardError(
             f"the encoder that this hospital starts from under share {plan.share} is not the coordinator's",
             f"copy the coordinator's {Path(plan.weights).name or 'version of torch'} here",
@@ -86,30 +123,31 @@ def _model(
     weights = decode(arrays["model"].numpy(), plan.wire)
     unpack(model, weights, shared_names(model, plan))
     if plan.stem == "learn":
-        return model, Coordinates(), weights, {}
+        return _Received(model, Coordinates(), weights, {})
     if plan.stem == "private":
-        put_stem(model, own_stem(place, plan, classes, round_))
-    where, stem = coordinates_of(place, sealed), stem_of(model)
-    carry(model, where)
-    return model, where, weights, stem
+        replace_stem(model, read_own_stem(place, plan, classes, stem_round))
+    coordinates, stem = hospital_coordinates(place, sealed), copy_stem(model)
+    carry(model, coordinates)
+    return _Received(model, coordinates, weights, stem)
 
 
 def _place(context: Context) -> Place:
+    """Return the hospital that a Flower node stands for."""
     return find_place(context.node_config, context.run_config)
 
 
-@app.query("hello")
+@app.query("hello")  # type: ignore[untyped-decorator]  # flwr is not typed for mypy here
 def hello(message: Message, context: Context) -> Message:
-    """Who this party is and what it sealed: public facts, asked for once before the first round."""
+    """Say who this party is and what it sealed: public facts, asked for once before the first round."""
     place = _place(context)
-    facts: dict[str, dict] = {}
+    facts: dict[str, dict[str, Any]] = {}
     classes: list[str] = []
     for split in ("train", "val", "test"):
         sealed = place.sealed(split)
         if classes and sealed.classes != classes:
             raise CipherwardError(f"the classes of {split} are not those of train: {sealed.classes}")
         classes = sealed.classes
-        sealed.check_digests()  # an altered shard is named now, not learnt from
+        sealed.check_digests()  # an altered shard is reported now, and not trained on
         facts[split] = {"rows": len(sealed), "digest": sealed.digest, "key_id": sealed.key_id}
     about = {
         "party": place.settings.party,
@@ -120,39 +158,37 @@ def hello(message: Message, context: Context) -> Message:
     return Message(RecordDict({"about": ConfigRecord({"json": json.dumps(about)})}), reply_to=message)
 
 
-@app.train()
+@app.train()  # type: ignore[untyped-decorator]  # flwr is not typed for mypy here
 def train(message: Message, context: Context) -> Message:
-    """Local epochs on the sealed training images, from the weights received."""
+    """Train for a round on the sealed training images, from the weights received."""
     started = time.perf_counter()
     use_all_cores()
-    plan, place = _plan(message), _place(context)
+    plan, place, config = _plan(message), _place(context), _config(message)
     sealed = place.sealed("train")
-    config = message.content["config"]
-    assert isinstance(config, ConfigRecord)
-    round_, best = int(config["server-round"]), int(config["best-round"])  # type: ignore[arg-type]
-    model, where, weights, stem = _model(message, plan, place, sealed, round_ - 1)
-    data = sealed if plan.augment == "none" else views_of(place, sealed)
-    proximal = float(config.get("proximal-mu", 0.0))  # type: ignore[arg-type]
-    done = train_locally(model, data, plan, round_, place.settings.party, proximal)
+    round_, best = int(config["server-round"]), int(config["best-round"])
+    model, coordinates, weights, stem = _load_model(message, plan, place, sealed, round_ - 1)
+    data = sealed if plan.augment == "none" else open_views(place, sealed)
+    proximal = float(config.get("proximal-mu", 0.0))
+    result = train_locally(model, data, plan, round_, place.settings.party, proximal)
     if plan.stem_frozen:
-        # As it came: carried there and back, a stem is rounded in a way that depends on the key.
-        put_stem(model, stem)
+        # As received: carrying it there and back would round it in a way that depends on the key.
+        replace_stem(model, stem)
     elif plan.stem != "learn":
-        carry_back(model, where)
+        carry_back(model, coordinates)
     if plan.stem == "private":
-        keep_stem(place, plan, model, round_, best)
+        write_own_stem(place, plan, model, round_, best)
     metrics = MetricRecord(
         {
             "num-examples": len(sealed),
-            "loss": done["loss"],
-            "steps": int(done["steps"]),
+            "loss": result["loss"],
+            "steps": int(result["steps"]),
             "seconds": time.perf_counter() - started,
         }
     )
-    answer = reply(pack(model, shared_names(model, plan)), weights, plan.wire)
+    words = encode_reply(pack(model, shared_names(model, plan)), weights, plan.wire)
     content = RecordDict(
         {
-            "arrays": ArrayRecord({"model": Array(answer)}),
+            "arrays": ArrayRecord({"model": Array(words)}),
             "metrics": metrics,
             "about": ConfigRecord({"party": place.settings.party}),
         }
@@ -160,25 +196,23 @@ def train(message: Message, context: Context) -> Message:
     return Message(content, reply_to=message)
 
 
-@app.evaluate()
+@app.evaluate()  # type: ignore[untyped-decorator]  # flwr is not typed for mypy here
 def evaluate(message: Message, context: Context) -> Message:
-    """Accuracy, loss, AUC and tables on the sealed images of the split that the coordinator names."""
+    """Send accuracy, loss, AUC and tables on the sealed images of the split that the coordinator names."""
     use_all_cores()
-    plan, place = _plan(message), _place(context)
-    config = message.content["config"]
-    assert isinstance(config, ConfigRecord)
+    plan, place, config = _plan(message), _place(context), _config(message)
     split = str(config["split"])
     if split not in ("val", "test"):
-        raise CipherwardError("the coordinator asked for another split than val or test")
+        raise CipherwardError("the coordinator asked for a split that is neither val nor test")
     sealed = place.sealed(split)
-    # After the last round, the test asks for the best one.
-    model, *_ = _model(message, plan, place, sealed, int(config["server-round"]))  # type: ignore[arg-type]
-    scores, labels = probabilities(model, sealed), np.asarray(sealed.labels)
+    # The test comes after the last round, and asks for the stems of the best one.
+    model = _load_model(message, plan, place, sealed, int(config["server-round"])).model
+    scores, labels = predict_probabilities(model, sealed), np.asarray(sealed.labels)
     figures = dict(measure(scores, labels))
     defined = int(np.isfinite(figures["auc"]))
     figures |= {"auc": figures["auc"] if defined else 0.0, "auc-defined": defined}
     metrics = MetricRecord({"num-examples": len(sealed), **figures})
     about = ConfigRecord({"party": place.settings.party})
-    sums = ConfigRecord(tables(scores, labels))  # type: ignore[arg-type]
-    content = RecordDict({"metrics": metrics, "about": about, "tables": sums})
+    tables = ConfigRecord(tabulate(scores, labels))
+    content = RecordDict({"metrics": metrics, "about": about, "tables": tables})
     return Message(content, reply_to=message)

@@ -1,4 +1,4 @@
-"""The hospital's side of an encrypted query: images are sealed under its key before anybody is asked about them."""
+"""The hospital's side of an encrypted query: images are sealed under its key before any model reads them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from coordinator.exchange.plan import Plan
-from coordinator.model.query import open_model, predictions
+from coordinator.model.query import classify_images, open_model
+from crypto.arrays import Images
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.scheme import load
@@ -17,11 +18,15 @@ from crypto.sets.dataset import SealedDataset
 from crypto.sets.writer import seal_images
 from parties.sealing.place import Place
 from parties.sources.picture import read_picture
-from parties.training.stem import final_model
+from parties.training.stem_file import load_final_model
 
 
-def read_images(place: Place, paths: Sequence[Path]) -> np.ndarray:
-    """uint8 [n, h, w, c] of image files, as the hospital's own are read. Raises CipherwardError naming a bad one."""
+def read_images(place: Place, paths: Sequence[Path]) -> Images:
+    """Read image files as the hospital's own images are read, uint8 [n, h, w, c].
+
+    Raises:
+        CipherwardError: if a file is missing or not a usable image; the message names it.
+    """
     settings = place.settings
     for path in paths:
         if not path.is_file():
@@ -29,35 +34,45 @@ def read_images(place: Place, paths: Sequence[Path]) -> np.ndarray:
     return np.stack([read_picture(path, settings.image_size, settings.channels) for path in paths])
 
 
-def _asked(place: Place, paths: Sequence[Path]) -> tuple[np.ndarray, SealedDataset, SecretKey]:
-    """The images of a query, the set whose settings they are sealed by, and its key.
+def _prepare(place: Place, paths: Sequence[Path]) -> tuple[Images, SealedDataset, SecretKey]:
+    """Return the images of a query, the sealed set whose settings they get, and its key.
 
-    Raises CipherwardError where every row has a key of its own: no model can read a further image, and row 0 of a
-    query under the set's nonce would be sealed by the key that sealed row 0 of the set.
+    Raises:
+        CipherwardError: if every row has its own key. No model can read a further image then, and row 0 of a query
+            under the set's nonce would be sealed by the key that sealed row 0 of the set.
     """
     images = read_images(place, paths)
     sealed, key = place.sealed("train"), place.key()
     sealed.require_key(key)
     if load(sealed.spec).row_keys:
         raise CipherwardError(
-            "where every image has a key of its own, no model can read a further one",
+            "every image has its own key, so no model can read a further image",
             "train under key_scope consortium or party",
         )
     return images, sealed, key
 
 
 def classify(place: Place, paths: Sequence[Path], model: Path, plan: Plan | None) -> list[dict[str, Any]]:
-    """Class and probabilities of each image, by the model, from its ciphertext alone.
+    """Seal images and classify them from their ciphertext only.
 
-    plan: the study's, for a model of stem mode `private` or `plain`, whose stem is carried into this hospital's
-    key. Raises CipherwardError where the model reads other images than this hospital seals.
+    Args:
+        place: the hospital, whose key seals the images.
+        paths: image files.
+        model: a study's model.safetensors.
+        plan: the study's plan, for a model of stem mode `private` or `plain`, whose stem must be carried into this
+            hospital's key.
+
+    Returns:
+        Class and probabilities of each image.
+
+    Raises:
+        CipherwardError: if the model reads other images than this hospital seals.
     """
-    images, sealed, key = _asked(place, paths)
+    images, sealed, key = _prepare(place, paths)
     ciphertexts = load(sealed.spec).cipher(key).encrypt(images)
     if plan is not None and plan.stem != "learn":
-        return predictions(
-            final_model(plan, place, len(sealed.classes), model), ciphertexts, sealed.classes
-        )
+        final_model = load_final_model(plan, place, len(sealed.classes), model)
+        return classify_images(final_model, ciphertexts, sealed.classes)
     served = open_model(model)
     if (served.scheme, served.shape) != (sealed.spec.name, sealed.sealed_shape):
         raise CipherwardError(
@@ -65,12 +80,12 @@ def classify(place: Place, paths: Sequence[Path], model: Path, plan: Plan | None
             f"of {sealed.sealed_shape}",
             "name the model that was trained on these images",
         )
-    return predictions(served.model, ciphertexts, served.classes)
+    return classify_images(served.model, ciphertexts, served.classes)
 
 
 def seal_query(place: Place, paths: Sequence[Path], folder: Path) -> SealedDataset:
-    """Seals images into a folder for `cipherward-coordinator classify`; their class in it is `unknown`."""
-    images, sealed, key = _asked(place, paths)
+    """Seal images into a folder for `cipherward-coordinator classify`. Their class there is `unknown`."""
+    images, sealed, key = _prepare(place, paths)
     labels = np.zeros(len(images), np.int64)
-    made, _ = seal_images(folder, images.__getitem__, labels, ["unknown"], key, sealed.spec, "a query")
-    return made
+    query, _ = seal_images(folder, images.__getitem__, labels, ["unknown"], key, sealed.spec, "a query")
+    return query

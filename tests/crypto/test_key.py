@@ -1,10 +1,12 @@
-"""SecretKey against vectors and a reference written from the RFCs; what it must never do."""
+"""SecretKey against vectors and a reference written from the RFCs, and what it must never do."""
 
 from __future__ import annotations
 
 import copy
 import json
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,19 +20,19 @@ from tests.support.paths import VECTORS
 KEY_VECTORS = json.loads((VECTORS / "key.json").read_text())
 
 
-def test_rfc8439_block_function_of_the_reference():
+def test_rfc8439_block_function_of_the_reference() -> None:
     # RFC 8439, appendix A.1, test vector 1: the reference is itself pinned.
     assert reference.chacha20(bytes(32), 16).hex() == "76b8e0ada0f13d90405d6ae55386bd28"
 
 
-def test_rfc5869_of_the_reference():
+def test_rfc5869_of_the_reference() -> None:
     # RFC 5869, A.3: no salt, no info.
     expected = "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8"
     assert reference.hkdf_sha256(b"\x0b" * 22, b"", 42).hex() == expected
 
 
 @pytest.mark.parametrize("vector", KEY_VECTORS, ids=lambda v: v["id"])
-def test_known_answers(vector):
+def test_known_answers(vector: dict[str, Any]) -> None:
     key = SecretKey(bytes.fromhex(vector["key"]))
     assert key.id == vector["id"]
     assert key.permutation("K1", 16).tolist() == vector["permutation_K1_16"]
@@ -42,13 +44,13 @@ def test_known_answers(vector):
 
 @settings(max_examples=25, deadline=None)
 @given(raw=st.binary(min_size=32, max_size=32), n=st.integers(1, 80), label=st.text(max_size=8))
-def test_permutation_is_the_reference_s(raw, n, label):
+def test_permutation_is_the_reference_s(raw: bytes, n: int, label: str) -> None:
     assert SecretKey(raw).permutation(label, n).tolist() == reference.permutation(raw, label, n)
 
 
-def test_permutations_are_uniform():
+def test_permutations_are_uniform() -> None:
     # All 24 orders of 4, 4,800 draws: chi-squared with 23 degrees of freedom, 99.99 % below 55.
-    counts: dict[tuple, int] = {}
+    counts: dict[tuple[int, ...], int] = {}
     key = SecretKey(bytes(range(32)))
     for i in range(4800):
         order = tuple(key.permutation(str(i), 4).tolist())
@@ -57,36 +59,37 @@ def test_permutations_are_uniform():
     assert sum((c - 200) ** 2 / 200 for c in counts.values()) < 55
 
 
-def test_contexts_never_meet():
+def test_contexts_never_collide() -> None:
     key = SecretKey(bytes(range(32)))
     derived = [key.derive("ab", "c"), key.derive("a", "bc"), key.derive("abc"), key.derive("abc", "")]
     assert len({k.id for k in derived}) == 4
     assert key.mac(b"ab", b"c") != key.mac(b"a", b"bc")
 
 
-def test_generated_keys_differ():
+def test_generated_keys_differ() -> None:
     assert SecretKey.generate() != SecretKey.generate()
 
 
-def test_a_key_is_not_shown_pickled_or_copied():
+def test_a_key_is_not_shown_pickled_or_copied() -> None:
     raw = bytes(range(1, 33))
     key = SecretKey(raw)
-    for shown in (repr(key), str(key), f"{key}", repr([key]), repr({"key": key})):
-        assert raw.hex() not in shown and repr(raw) not in shown
-        assert key.id in shown
-    for leak in (pickle.dumps, copy.copy, copy.deepcopy):
+    for text in (repr(key), str(key), f"{key}", repr([key]), repr({"key": key})):
+        assert raw.hex() not in text and repr(raw) not in text
+        assert key.id in text
+    copies: tuple[Callable[[SecretKey], object], ...] = (pickle.dumps, copy.copy, copy.deepcopy)
+    for make_copy in copies:
         with pytest.raises(TypeError, match="neither pickled nor copied"):
-            leak(key)
+            make_copy(key)
     assert not hasattr(key, "__dict__")
 
 
 @pytest.mark.parametrize("size", [0, 16, 31, 33])
-def test_a_key_has_32_bytes(size):
+def test_a_key_has_32_bytes(size: int) -> None:
     with pytest.raises(ValueError, match=f"this one has {size}"):
         SecretKey(bytes(size))
 
 
-def test_bits_are_balanced():
+def test_bits_are_balanced() -> None:
     bits = SecretKey(bytes(range(32))).bits("b", 20000)
     assert bits.dtype == bool and abs(bits.mean() - 0.5) < 0.02
     assert np.array_equal(bits[:7], SecretKey(bytes(range(32))).bits("b", 7))

@@ -1,21 +1,35 @@
-"""Key files in the age format: who opens them, and a message for each way of being unusable."""
+"""Key files in the age format: who can open them, and a message for each defect."""
 
 from __future__ import annotations
 
 import base64
+import getpass
 import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from crypto import keyfile, unlock
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
-from crypto.keyfile import is_wrapped, read_key, stated_id, write_key
+from crypto.keyfile import (
+    ARMOUR_BEGIN,
+    ARMOUR_END,
+    forget_unwrapped_keys,
+    is_wrapped,
+    read_key,
+    read_key_id,
+    write_key,
+)
 from crypto.unlock import new_passphrase, write_identity
 from tests.support import leaks
-from tests.support.keys import WORDS, edit, mode, refusal
-from tests.support.keys import clean as clean
-from tests.support.keys import path as path
+from tests.support.keys import PASSPHRASE, mode_of, refusal, replace_text
+
+#: private(name, text) writes a file in the test's folder and returns its path.
+WritePrivate = Callable[[str, str], Path]
+
+pytestmark = pytest.mark.usefixtures("no_secrets")
 
 # The line of the fixture `key`, encrypted by the stock `age` 1.1.1 (-a -r RECIPIENT, and -a -p), and the identity.
 IDENTITY = """\
@@ -24,7 +38,7 @@ AGE-SECRET-KEY-1J65C8NAW0TF4DXWGCU8MZCN242R7UXMV256P742QL0YKPN99LW7SEENE79
 """
 
 
-FOR_IDENTITY = """\
+X25519_BLOCK = """\
 -----BEGIN AGE ENCRYPTED FILE-----
 YWdlLWVuY3J5cHRpb24ub3JnL3YxCi0+IFgyNTUxOSA0WXJ5UVNMTWlYSVZYakRJ
 b042RFY4c2NEcEk4bERhbnBzS1h1bzhLazF3Cm9zcWRaek9pZnlXM21QaS91dGZn
@@ -36,7 +50,7 @@ rFM2X7M3ruuWw6Dq/UwZ4rru/kazoNNteWRqBUAmn5IUy2s9c0RL
 """
 
 
-BY_WORDS = """\
+SCRYPT_BLOCK = """\
 -----BEGIN AGE ENCRYPTED FILE-----
 YWdlLWVuY3J5cHRpb24ub3JnL3YxCi0+IHNjcnlwdCBOUEVmQmhLZ2pqSW1MOUo3
 U1NWNFJnIDE4CmsxZmJZZU1HWFQyRzJjTm5iK3hNdUVNOWoxL2MzaVV4aWNDbC9M
@@ -49,10 +63,10 @@ Y3XnrQG1Yq6kQM8xY6GE0ZJeULR6
 
 
 @pytest.fixture
-def private(tmp_path):
-    """private(name, text) writes a file of mode 0600."""
+def private(tmp_path: Path) -> WritePrivate:
+    """Return a function that writes a text file of mode 0600."""
 
-    def write(name, text):
+    def write(name: str, text: str) -> Path:
         file = tmp_path / name
         file.write_text(text)
         file.chmod(0o600)
@@ -61,120 +75,133 @@ def private(tmp_path):
     return write
 
 
-def wrapped(key, block):
+def wrapped(key: SecretKey, block: str) -> str:
+    """Return the text of a key file with an armoured block."""
     return f"# cipherward secret key\n# id {key.id}\n{block}"
 
 
-def test_each_recipient_opens_it_and_nobody_else(tmp_path, key, monkeypatch):
+def test_each_recipient_opens_it_and_nobody_else(
+    tmp_path: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = (write_identity(tmp_path / name) for name in ("identity.txt", "second.txt"))
     write_identity(tmp_path / "third.txt")
-    assert mode(tmp_path / "identity.txt") == 0o600
+    assert mode_of(tmp_path / "identity.txt") == 0o600
     path = tmp_path / "a.key"
     write_key(path, key, [first, second])
-    assert mode(path) == 0o600 and is_wrapped(path) and stated_id(path) == key.id
+    assert mode_of(path) == 0o600 and is_wrapped(path) and read_key_id(path) == key.id
     assert read_key(path) == key  # by identity.txt beside it
-    keyfile._unwrapped.cache_clear()
+    forget_unwrapped_keys()
     monkeypatch.setenv("CIPHERWARD_IDENTITY", str(tmp_path / "second.txt"))
     assert read_key(path) == key
-    keyfile._unwrapped.cache_clear()
+    forget_unwrapped_keys()
     monkeypatch.setenv("CIPHERWARD_IDENTITY", str(tmp_path / "third.txt"))
     assert "no identity in" in refusal(path).message
     # The comments cut, it is an armoured age file for both: its header is in clear.
     lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
-    assert (lines[0], lines[-1]) == (keyfile._BEGIN, keyfile._END)
+    assert (lines[0], lines[-1]) == (ARMOUR_BEGIN, ARMOUR_END)
     header = base64.b64decode("".join(lines[1:-1])).split(b"\n---")[0].splitlines()
     assert header[0] == b"age-encryption.org/v1"
     assert sum(line.startswith(b"-> X25519 ") for line in header) == 2
 
 
-def test_the_home_folder_s_identity_opens_a_key_from_elsewhere(tmp_path, key):
+def test_the_home_folder_s_identity_opens_a_key_from_elsewhere(tmp_path: Path, key: SecretKey) -> None:
     (tmp_path / "home").mkdir()
     write_key(tmp_path / "a.key", key, [write_identity(tmp_path / "home" / "identity.txt")])
     assert read_key(tmp_path / "a.key", home=tmp_path / "home") == key
     assert f"no identity file at {tmp_path / 'identity.txt'}" in refusal(tmp_path / "a.key").message
 
 
-def test_what_the_stock_command_wrote_is_opened(tmp_path, key, private, monkeypatch):
+def test_what_the_stock_command_wrote_is_opened(
+    tmp_path: Path, key: SecretKey, private: WritePrivate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     private("identity.txt", IDENTITY)
-    assert read_key(private("a.key", wrapped(key, FOR_IDENTITY))) == key
-    private("words.txt", WORDS + "\n")
+    assert read_key(private("a.key", wrapped(key, X25519_BLOCK))) == key
+    private("words.txt", PASSPHRASE + "\n")
     monkeypatch.setenv("CIPHERWARD_PASSPHRASE_FILE", str(tmp_path / "words.txt"))
-    assert read_key(private("b.key", wrapped(key, BY_WORDS))) == key
+    assert read_key(private("b.key", wrapped(key, SCRYPT_BLOCK))) == key
     write_key(
         tmp_path / "c.key",
         SecretKey.generate(),
         [IDENTITY.split()[3]],
     )
-    edit(tmp_path / "c.key", stated_id(tmp_path / "c.key"), key.id)
+    other_id = read_key_id(tmp_path / "c.key")
+    assert other_id is not None
+    replace_text(tmp_path / "c.key", other_id, key.id)
     assert f"says id {key.id} and holds key" in refusal(tmp_path / "c.key").message
 
 
-def altered(block, line, new):
-    """The block with one armour line of its binary content changed."""
+def altered(block: str, number: int, change: Callable[[str], str]) -> str:
+    """Return the block with one armour line of its binary content changed."""
     lines = block.splitlines()
-    lines[line] = new(lines[line])
+    lines[number] = change(lines[number])
     return "\n".join(lines) + "\n"
 
 
-def flip(line):
+def flip(line: str) -> str:
+    """Return an armour line with its ninth character changed."""
     return line[:8] + ("A" if line[8] != "A" else "B") + line[9:]
 
 
-def test_each_defect_of_a_wrapped_key_has_its_message(tmp_path, key, private, monkeypatch):
+def test_each_defect_of_a_wrapped_key_has_its_message(
+    tmp_path: Path, key: SecretKey, private: WritePrivate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = private("a.key", "")
 
-    def said(block) -> str:
+    def message_for(block: str) -> str:
         path.write_text(wrapped(key, block))
         error = refusal(path)
         assert error.hint and leaks.find(leaks.key_forms(key, []), {"error": str(error).encode()}) == []
         return error.message
 
-    assert f"there is no identity file at {tmp_path / 'identity.txt'}" in said(FOR_IDENTITY)
+    assert f"there is no identity file at {tmp_path / 'identity.txt'}" in message_for(X25519_BLOCK)
     identity = private("identity.txt", "AGE-SECRET-KEY-1\n")
-    assert f"{identity} is not an age identity file" in said(FOR_IDENTITY)
+    assert f"{identity} is not an age identity file" in message_for(X25519_BLOCK)
     identity.write_text("# nothing\n")
-    assert f"{identity} is not an age identity file" in said(FOR_IDENTITY)
+    assert f"{identity} is not an age identity file" in message_for(X25519_BLOCK)
     identity.unlink()
     write_identity(identity)
-    assert f"no identity in {identity} opens the key file" in said(FOR_IDENTITY)
+    assert f"no identity in {identity} opens the key file" in message_for(X25519_BLOCK)
     identity.write_text(IDENTITY)
     identity.chmod(0o644)
-    assert "the identity file" in (text := said(FOR_IDENTITY)) and "can be read by others" in text
+    assert "the identity file" in (text := message_for(X25519_BLOCK)) and "can be read by others" in text
     identity.chmod(0o600)
-    cut = FOR_IDENTITY[: FOR_IDENTITY.index("rFM2X7M3")]
-    for short in (cut, FOR_IDENTITY.rsplit("\n", 2)[0], FOR_IDENTITY[:60]):
-        assert "is cut short" in said(short)
+    cut = X25519_BLOCK[: X25519_BLOCK.index("rFM2X7M3")]
+    for short in (cut, X25519_BLOCK.rsplit("\n", 2)[0], X25519_BLOCK[:60]):
+        assert "is cut short" in message_for(short)
     for line in range(2, 7):  # in the header, its MAC, and the payload
         assert (
-            "is altered" in (text := said(altered(FOR_IDENTITY, line, flip))) or "no identity in" in text
+            "is altered" in (text := message_for(altered(X25519_BLOCK, line, flip)))
+            or "no identity in" in text
         ), line
-    assert "is altered: it does not authenticate" in said(altered(FOR_IDENTITY, 6, flip))
-    assert "is altered: it does not authenticate" in said(altered(FOR_IDENTITY, 5, lambda line: line[:60]))
-    assert "is altered: it is not in the age format" in said(altered(FOR_IDENTITY, 1, flip))
-    assert "is altered: it is not in the age format" in said(
-        altered(FOR_IDENTITY, 3, lambda line: "!" + line[1:])
+    assert "is altered: it does not authenticate" in message_for(altered(X25519_BLOCK, 6, flip))
+    assert "is altered: it does not authenticate" in message_for(
+        altered(X25519_BLOCK, 5, lambda line: line[:60])
+    )
+    assert "is altered: it is not in the age format" in message_for(altered(X25519_BLOCK, 1, flip))
+    assert "is altered: it is not in the age format" in message_for(
+        altered(X25519_BLOCK, 3, lambda line: "!" + line[1:])
     )
     # By passphrase:
-    assert "needs a passphrase and none was given" in said(BY_WORDS)
+    assert "needs a passphrase and none was given" in message_for(SCRYPT_BLOCK)
     monkeypatch.setenv("CIPHERWARD_PASSPHRASE", "")
-    assert "is empty" in said(BY_WORDS)
+    assert "is empty" in message_for(SCRYPT_BLOCK)
     monkeypatch.setenv("CIPHERWARD_PASSPHRASE", "wrong horse battery")
-    assert "wrong passphrase for the key file" in said(BY_WORDS)
-    lines = BY_WORDS.splitlines()
+    assert "wrong passphrase for the key file" in message_for(SCRYPT_BLOCK)
+    lines = SCRYPT_BLOCK.splitlines()
     binary = base64.b64decode("".join(lines[1:-1])).replace(b" 18\n", b" 40\n", 1)
     text = base64.b64encode(binary).decode()
     block = "\n".join([lines[0], *(text[i : i + 64] for i in range(0, len(text), 64)), lines[-1]]) + "\n"
-    assert "asks for more scrypt work" in said(block)
+    assert "asks for more scrypt work" in message_for(block)
     monkeypatch.delenv("CIPHERWARD_PASSPHRASE")
-    words = private("words.txt", WORDS)
+    words = private("words.txt", PASSPHRASE)
     words.chmod(0o644)
     monkeypatch.setenv("CIPHERWARD_PASSPHRASE_FILE", str(words))
-    assert f"the passphrase file {words} can be read by others" in said(BY_WORDS)
+    assert f"the passphrase file {words} can be read by others" in message_for(SCRYPT_BLOCK)
     monkeypatch.setenv("CIPHERWARD_PASSPHRASE_FILE", str(tmp_path / "absent"))
-    assert "no passphrase file at" in said(BY_WORDS)
+    assert "no passphrase file at" in message_for(SCRYPT_BLOCK)
 
 
-def test_a_new_passphrase_is_long_and_typed_twice_without_an_echo(monkeypatch):
+def test_a_new_passphrase_is_long_and_typed_twice_without_an_echo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIPHERWARD_PASSPHRASE", "short")
     with pytest.raises(CipherwardError, match="has 5 characters; at least 12"):
         new_passphrase()
@@ -182,24 +209,22 @@ def test_a_new_passphrase_is_long_and_typed_twice_without_an_echo(monkeypatch):
     with pytest.raises(CipherwardError, match="none was given"):
         new_passphrase()
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    typed = iter([WORDS, WORDS, WORDS, WORDS + "x"])
-    monkeypatch.setattr(unlock.getpass, "getpass", lambda prompt: next(typed))
-    assert new_passphrase() == WORDS
+    typed = iter([PASSPHRASE, PASSPHRASE, PASSPHRASE, PASSPHRASE + "x"])
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: next(typed))
+    assert new_passphrase() == PASSPHRASE
     with pytest.raises(CipherwardError, match="differ"):
         new_passphrase()
 
-    def echoing(prompt):
-        import warnings
+    def echoing(prompt: str) -> str:
+        warnings.warn("echo", getpass.GetPassWarning, stacklevel=1)
+        return PASSPHRASE
 
-        warnings.warn("echo", unlock.getpass.GetPassWarning, stacklevel=1)
-        return WORDS
-
-    monkeypatch.setattr(unlock.getpass, "getpass", echoing)
+    monkeypatch.setattr(getpass, "getpass", echoing)
     with pytest.raises(CipherwardError, match="cannot hide a passphrase"):
         new_passphrase()
 
 
-def test_wrong_recipients_are_told_and_a_secret_one_is_not_shown(tmp_path, key):
+def test_wrong_recipients_are_named_and_a_secret_one_is_not_shown(tmp_path: Path, key: SecretKey) -> None:
     with pytest.raises(CipherwardError, match="not an age recipient: 'age1nobody'"):
         write_key(tmp_path / "a.key", key, ["age1nobody"])
     secret = IDENTITY.splitlines()[1]
@@ -209,4 +234,4 @@ def test_wrong_recipients_are_told_and_a_secret_one_is_not_shown(tmp_path, key):
         assert secret[20:40].lower() not in str(error.value).lower()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError):
-        write_key(tmp_path / "a.key", key, ["age1nobody"], WORDS)
+        write_key(tmp_path / "a.key", key, ["age1nobody"], PASSPHRASE)

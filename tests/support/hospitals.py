@@ -1,96 +1,112 @@
-"""Two sealed hospitals of the phantom, and a federation of them inside the test's process: the real apps, no Ray."""
+"""Two sealed hospitals of the phantom, and a federation of them in the test's process: the real apps, without Ray."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from flwr.app import Message
 
 import parties.training.client_app
 from coordinator.exchange.plan import Plan, write_plan
 from coordinator.federation import server_app
-from coordinator.federation.rounds import Federation, State, run_rounds
-from coordinator.model.training import as_input
-from coordinator.model.vit import build_model, pack, shared_names
+from coordinator.federation.participants import Federation
+from coordinator.federation.rounds import State, run_rounds
+from coordinator.model.model_input import to_model_input
+from coordinator.model.shares import shared_names
+from coordinator.model.vit import build_model, pack
+from crypto.arrays import AnyArray
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
 from parties.sealing.place import Place
-from parties.sealing.seal import seal, sealing
+from parties.sealing.seal import plan_sealing, seal
 from tests.support.local_grid import LocalGrid
 
 CLASSES = 4
 SMALL = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
-
-def plan(**changes) -> Plan:
-    settings = {"study": "t", "parties": 2, "counts": (24, 8, 12), "image_size": 32, "block": 8}
-    settings |= {"model_args": SMALL, "batch": 8, "rounds": 2, "warmup_steps": 0, "key_scope": "party"}
-    settings |= {"optimizer": "sgd", "lr": 0.05, "weight_decay": 0.01, "deadline_s": 60.0}
-    return Plan.model_validate(settings | changes)
+#: Changes the reply of a node before the coordinator gets it.
+Tamper = Callable[[int, Message], Message]
 
 
-def stem_plan(**changes) -> Plan:
-    """A plan of the same whose stem is carried, with images enough to train on."""
+def _no_tamper(node: int, reply: Message) -> Message:
+    return reply
+
+
+def plan(**changes: Any) -> Plan:
+    """Return a plan of two hospitals with a small model, with these changes."""
+    settings: dict[str, Any] = {"study": "t", "parties": 2, "counts": (24, 8, 12), "image_size": 32}
+    settings |= {"block": 8, "model_args": SMALL, "batch": 8, "rounds": 2, "warmup_steps": 0}
+    settings |= {"key_scope": "party", "optimizer": "sgd", "lr": 0.05, "weight_decay": 0.01}
+    return Plan.model_validate(settings | {"deadline_s": 60.0} | changes)
+
+
+def stem_plan(**changes: Any) -> Plan:
+    """Return such a plan with a carried stem, and with enough images to train on."""
     return plan(**{"counts": (40, 12, 16), "stem": "plain"} | changes)
 
 
 @pytest.fixture(autouse=True)
-def one_core(monkeypatch):
-    """Models this small are slower on several cores than on one. A test file that imports this runs so."""
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run every test of a file that imports this on one core. Models this small are slower on several."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
 
-def hospitals(folder: Path, p: Plan) -> list[Place]:
-    """The places of a plan's hospitals, sealed, each under its own key."""
+def seal_hospitals(folder: Path, p: Plan) -> list[Place]:
+    """Seal the images of a plan's hospitals, each under its own key, and return the hospitals."""
     places = []
     for index in range(p.parties):
         settings = {k: getattr(p, k) for k in ("source", "counts", "image_size", "channels", "seed")}
         settings |= {k: getattr(p, k) for k in ("scheme", "block", "key_scope", "scheme_options")}
         name = f"hospital-{index}"
-        place = Place.of(folder / name, settings | {"party": name, "share": (index, p.parties)})
-        place.keep()
+        place = Place.from_settings(folder / name, settings | {"party": name, "share": (index, p.parties)})
+        place.save()
         write_key(place.key_path, SecretKey(bytes(range(index, index + 32))))
         for split in ("train", "val", "test"):
-            seal(place, sealing(place, split))
+            seal(place, plan_sealing(place, split))
         places.append(place)
     return places
 
 
-def grid_of(places: list[Place], tamper=lambda node, reply: reply) -> LocalGrid:
+def make_grid(places: list[Place], tamper: Tamper = _no_tamper) -> LocalGrid:
+    """Return a grid with a node for each hospital."""
     return LocalGrid(
         parties.training.client_app.app, [{"party-dir": str(p.folder)} for p in places], tamper=tamper
     )
 
 
 def federate(
-    places: list[Place], p: Plan, cloud: Path, tamper=lambda node, reply: reply
+    places: list[Place], p: Plan, cloud: Path, tamper: Tamper = _no_tamper
 ) -> tuple[State, LocalGrid]:
-    """(final state, the grid with all messages) of the rounds alone."""
+    """Run the rounds only. Return the final state, and the grid with all messages."""
     cloud.mkdir(exist_ok=True)
-    grid = grid_of(places, tamper)
+    grid = make_grid(places, tamper)
     model = build_model(p, CLASSES)
     start = pack(model, shared_names(model, p))
-    return run_rounds(grid, p, Federation(grid, p), start, cloud), grid
+    return run_rounds(Federation(grid, p), start, cloud), grid
 
 
-def finished(folder: Path, places: list[Place], p: Plan, tamper=lambda node, reply: reply) -> dict:
-    """What training.json holds after a whole federation, by the server's own program, in a study's folder."""
+def run_study(folder: Path, places: list[Place], p: Plan, tamper: Tamper = _no_tamper) -> dict[str, Any]:
+    """Run a whole federation by the server's own code in a study's folder. Return the content of training.json."""
     (folder / "cloud").mkdir(parents=True)
     write_plan(p, folder)
-    server_app._federate(grid_of(places, tamper), folder)
-    return json.loads((folder / "cloud" / "training.json").read_text())
+    server_app.run_federation(make_grid(places, tamper), folder)
+    training: dict[str, Any] = json.loads((folder / "cloud" / "training.json").read_text())
+    return training
 
 
-def journal(cloud: Path) -> list[dict]:
+def read_journal(cloud: Path) -> list[dict[str, Any]]:
+    """Return the rows of rounds.jsonl."""
     return [json.loads(line) for line in (cloud / "rounds.jsonl").read_text().splitlines()]
 
 
-def busy(model: torch.nn.Module) -> torch.nn.Module:
-    """Every weight moved, so that no part of the model is idle at its first values."""
+def perturb(model: torch.nn.Module) -> torch.nn.Module:
+    """Move every weight, so that no part of the model keeps its initial values, and return the model."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in model.parameters():
@@ -98,11 +114,14 @@ def busy(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def logits(model: torch.nn.Module, images: np.ndarray) -> torch.Tensor:
+def compute_logits(model: torch.nn.Module, images: AnyArray) -> torch.Tensor:
+    """Return the model's outputs for images [n, h, w, c]."""
     with torch.inference_mode():
-        return model.eval()(as_input(images))
+        outputs: torch.Tensor = model.eval()(to_model_input(images))
+    return outputs
 
 
 def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
+    """Return the largest difference of a weight between two models."""
     pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
     return max(float((u - v).abs().max()) for u, v in pairs)

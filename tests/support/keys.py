@@ -1,44 +1,49 @@
-"""Key files for tests: nothing of whoever runs them opens one."""
+"""Key files for tests. No passphrase or identity of the person who runs the tests opens one."""
 
 from __future__ import annotations
 
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
-from crypto import keyfile
 from crypto.errors import CipherwardError
-from crypto.keyfile import read_key, write_key
+from crypto.key import SecretKey
+from crypto.keyfile import forget_unwrapped_keys, read_key, write_key
 
-WORDS = "correct horse battery"
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch):
-    """No passphrase, no identity, no terminal, and nothing remembered of an earlier test."""
-    for name in ("PASSPHRASE", "PASSPHRASE_FILE", "IDENTITY"):
-        monkeypatch.delenv(f"CIPHERWARD_{name}", raising=False)
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
-    keyfile._unwrapped.cache_clear()
+PASSPHRASE = "correct horse battery"  # noqa: S105 - it protects nothing
 
 
 @pytest.fixture
-def path(tmp_path, key):
+def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away passphrase, identity and terminal, and forget the keys of earlier tests."""
+    for name in ("PASSPHRASE", "PASSPHRASE_FILE", "IDENTITY"):
+        monkeypatch.delenv(f"CIPHERWARD_{name}", raising=False)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    forget_unwrapped_keys()
+
+
+@pytest.fixture
+def key_path(tmp_path: Path, key: SecretKey, no_secrets: None) -> Path:
+    """Return the path of a key file in clear that holds the fixture `key`."""
     write_key(tmp_path / "a.key", key)
     return tmp_path / "a.key"
 
 
-def mode(path):
+def mode_of(path: Path) -> int:
+    """Return the permission bits of a file."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def refusal(path) -> CipherwardError:
+def refusal(path: Path) -> CipherwardError:
+    """Return the error that reading a key file raises."""
     with pytest.raises(CipherwardError) as error:
         read_key(path)
     return error.value
 
 
-def edit(path, old, new):
+def replace_text(path: Path, old: str, new: str) -> None:
+    """Replace a text that a file contains by another."""
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))

@@ -1,4 +1,4 @@
-"""Finds key material and plain pixels in what left a hospital: the forms looked for, and the search."""
+"""Find key material and plain pixels in what left a hospital: the forms that are looked for, and the search."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from crypto.arrays import Images
 from crypto.key import SecretKey
 from crypto.scheme import load, sub_key
 from crypto.spec import SchemeSpec
 
-_KINDS = (np.uint8, np.int16, np.int32, np.int64, np.float32, np.float64)
+_DTYPES = (np.uint8, np.int16, np.int32, np.int64, np.float32, np.float64)
 
 
 def key_forms(key: SecretKey, specs: Iterable[SchemeSpec]) -> dict[str, bytes]:
-    """Name → bytes of every form of a key that must never be found outside its hospital.
+    """Return name → bytes of every form of a key that must never be found outside its hospital.
 
-    Raw, reversed, hex (both cases), base64 (both alphabets), as a list of numbers; likewise the sub-keys
-    that schemes and MACs use; K1 and K2 and the pixel table, as text and in every dtype.
+    The key and the sub-keys that schemes and MACs use are given raw, reversed, in hex (both cases), in base64 (both
+    alphabets) and as a list of numbers. K1, K2 and the pixel table are given as text and in every dtype.
     """
     forms: dict[str, bytes] = {}
     secrets = {"key": key}
@@ -43,20 +44,20 @@ def key_forms(key: SecretKey, specs: Iterable[SchemeSpec]) -> dict[str, bytes]:
         forms[f"{name}, repr"] = repr(raw)[2:-1].encode()
     for spec in specs:
         for part, table in load(spec).parts(key).items():
-            table = table.ravel()
-            if table.dtype == bool or len(table) < 12 or np.array_equal(table, np.arange(len(table))):
+            flat = table.ravel()
+            if flat.dtype == bool or len(flat) < 12 or np.array_equal(flat, np.arange(len(flat))):
                 continue
-            table = table[:24]  # enough to be no accident, whatever the rest was turned into
-            forms[f"{spec.name} {part}, numbers"] = ", ".join(map(str, table)).encode()
-            forms[f"{spec.name} {part}, compact"] = ",".join(map(str, table)).encode()
-            for kind in _KINDS:
-                if np.array_equal(table.astype(kind).astype(np.int64), table):
-                    forms[f"{spec.name} {part}, {np.dtype(kind).name}"] = table.astype(kind).tobytes()
+            start = flat[:24]  # enough to be no accident, whatever became of the rest
+            forms[f"{spec.name} {part}, numbers"] = ", ".join(map(str, start)).encode()
+            forms[f"{spec.name} {part}, compact"] = ",".join(map(str, start)).encode()
+            for dtype in _DTYPES:
+                if np.array_equal(start.astype(dtype).astype(np.int64), start):
+                    forms[f"{spec.name} {part}, {np.dtype(dtype).name}"] = start.astype(dtype).tobytes()
     return forms
 
 
-def plain_forms(images: np.ndarray) -> dict[str, bytes]:
-    """Name → bytes of rows of plain images that hold enough texture to be no accident."""
+def plain_forms(images: Images) -> dict[str, bytes]:
+    """Return name → bytes of rows of plain images [n, h, w, c] with enough texture to be no accident."""
     forms: dict[str, bytes] = {}
     for i, image in enumerate(images):
         rows = image.reshape(len(image), -1).astype(np.int64)
@@ -77,6 +78,7 @@ _PICTURE = re.compile(rb"data:image/png;base64,([A-Za-z0-9+/=]+)")
 
 
 def _unpacked(name: str, data: bytes) -> Iterable[tuple[str, bytes]]:
+    """Yield (name, content) of an artefact, and of the pictures and archive members in it."""
     yield name, data
     for i, picture in enumerate(_PICTURE.findall(data)):  # a report's pictures, as pixels
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))))
@@ -88,7 +90,7 @@ def _unpacked(name: str, data: bytes) -> Iterable[tuple[str, bytes]]:
 
 
 def find(forms: Mapping[str, bytes], artefacts: Mapping[str, bytes]) -> list[str]:
-    """Every form found in an artefact, as `form in artefact`."""
+    """Return every form that an artefact contains, as `form in artefact`."""
     return [
         f"{form} in {name}"
         for outer, data in artefacts.items()
@@ -99,10 +101,10 @@ def find(forms: Mapping[str, bytes], artefacts: Mapping[str, bytes]) -> list[str
 
 
 def files(folder: Path, leave_out: Iterable[Path] = ()) -> dict[str, bytes]:
-    """All files below a folder but those below the left-out ones."""
-    out = [p.resolve() for p in leave_out]
+    """Return all files below a folder, without those below the left-out ones."""
+    left_out = [p.resolve() for p in leave_out]
     return {
         str(p.relative_to(folder)): p.read_bytes()
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and not any(p.resolve().is_relative_to(o) for o in out)
+        if p.is_file() and not any(p.resolve().is_relative_to(o) for o in left_out)
     }

@@ -1,10 +1,11 @@
-"""A Flower grid inside the test's process: no Ray, no sockets, nodes answer in a fixed order."""
+"""A Flower grid inside the test's process: no Ray, no sockets, and nodes that answer in a fixed order."""
 
 from __future__ import annotations
 
 import itertools
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -15,17 +16,22 @@ from flwr.supercore.task_identity import TaskIdentity
 FIRST_NODE = 100
 
 
-class LocalGrid(Grid):
-    """Every pushed message is handled at once by the app. `sent` and `received` keep all messages.
+class LocalGrid(Grid):  # type: ignore[misc]  # flwr is not typed for mypy here
+    """A grid whose app handles every pushed message at once.
 
-    lost: nodes whose replies never come. tamper: changes a reply before it is handed out.
+    Attributes:
+        offline: nodes that are not listed.
+        lost: nodes whose replies never come.
+        sent: all messages that were pushed.
+        received: all replies.
+        tamper: changes a node's reply before it is given out.
     """
 
     def __init__(
         self,
         app: ClientApp,
-        node_configs: list[Mapping],
-        run_config: Mapping | None = None,
+        node_configs: list[Mapping[str, Any]],
+        run_config: Mapping[str, Any] | None = None,
         tamper: Callable[[int, Message], Message] = lambda node, reply: reply,
     ) -> None:
         # Message() reads these; a real runtime sets them when it starts a task.
@@ -56,7 +62,14 @@ class LocalGrid(Grid):
     def run(self) -> Run:
         return self._run
 
-    def create_message(self, content, message_type, dst_node_id, group_id, ttl=None) -> Message:
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:

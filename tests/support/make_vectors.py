@@ -1,7 +1,9 @@
-"""Writes tests/vectors/schemes/NAME.json from the naive references alone: python tests/support/make_vectors.py [NAME …]
+"""Write tests/vectors/schemes/NAME.json from the naive references alone.
 
-Nothing of `crypto` is imported, so that a vector is an independent answer. A scheme whose bytes change gets
-a new version here and new vectors.
+Command: python tests/support/make_vectors.py [NAME …]
+
+It imports nothing of `crypto`, so that a vector is an independent answer. A scheme whose bytes change gets a new
+version here and new vectors.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.support import reference_parts, reference_schemes
 from tests.support.paths import VECTORS
@@ -88,13 +91,13 @@ CASES: dict[str, list[tuple[tuple[int, int, int], int, str, dict[str, Any]]]] = 
 }
 
 
-def picture(shape: tuple[int, int, int]) -> np.ndarray:
-    """uint8 [h, w, c]: the image of every vector."""
+def picture(shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """Return the image of every vector, uint8 [h, w, c]."""
     return (np.arange(math.prod(shape)) * 7 % 251).astype(np.uint8).reshape(shape)
 
 
-def answer(sealed: np.ndarray) -> dict[str, Any]:
-    """What is kept of a sealed image: the digest of its bytes, or its values where they are rounded floats."""
+def answer(sealed: NDArray[Any]) -> dict[str, Any]:
+    """Return what a vector keeps of a sealed image: the digest of its bytes, or the rounded values of floats."""
     if sealed.dtype == np.uint8:
         return {
             "sha256": hashlib.sha256(sealed.tobytes()).hexdigest(),
@@ -104,7 +107,7 @@ def answer(sealed: np.ndarray) -> dict[str, Any]:
 
 
 def vector(spec: Mapping[str, Any], key: bytes = KEY, row: int = ROW) -> dict[str, Any]:
-    """The naive answer for `picture` under a spec (as JSON)."""
+    """Return the naive answer for `picture` under a spec (as JSON)."""
     shape = (spec["image_shape"][0], spec["image_shape"][1], spec["image_shape"][2])
     parts = reference_parts.parts(key, spec, row)
     sealed = reference_schemes.encrypt(spec["name"], picture(shape), spec["block"], parts, spec["options"])
@@ -112,25 +115,25 @@ def vector(spec: Mapping[str, Any], key: bytes = KEY, row: int = ROW) -> dict[st
 
 
 def specs(name: str) -> list[dict[str, Any]]:
-    """The specs, as JSON, of a scheme's vectors."""
-    found = []
+    """Return the specs, as JSON, of a scheme's vectors."""
+    result = []
     for shape, block, scope, options in CASES[name]:
-        fresh = {"nonce": NONCE} if scope == "image" or name in ("noise", "permuted") else {}
-        found.append(
+        nonce = {"nonce": NONCE} if scope == "image" or name in ("noise", "permuted") else {}
+        result.append(
             {
                 "name": name,
                 "version": VERSIONS[name],
                 "image_shape": list(shape),
                 "block": block,
                 "key_scope": scope,
-                "options": options | fresh,
+                "options": options | nonce,
             }
         )
-    return found
+    return result
 
 
 def write(path: Path, vectors: list[dict[str, Any]]) -> None:
-    """One vector a line."""
+    """Write vectors to a file, one a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("[\n" + ",\n".join(json.dumps(vector) for vector in vectors) + "\n]\n")
 

@@ -1,4 +1,4 @@
-"""Naive, independently written references of what a key derives: from the RFCs, and crypto/key.py in words."""
+"""Naive references of what a key derives, written independently from the RFCs and from crypto/key.py's text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import math
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def hkdf_sha256(key: bytes, info: bytes, length: int) -> bytes:
-    """RFC 5869 with an empty salt."""
+    """Return HKDF-SHA256 output by RFC 5869 with an empty salt."""
     pseudorandom = hmac.new(bytes(32), key, hashlib.sha256).digest()
     output, block, counter = b"", b"", 1
     while len(output) < length:
@@ -22,16 +23,16 @@ def hkdf_sha256(key: bytes, info: bytes, length: int) -> bytes:
 
 
 def context(*parts: str) -> bytes:
-    """The info string of SecretKey's derivations: each part preceded by its length."""
-    whole = b""
+    """Return the info string of SecretKey's derivations: each part preceded by its length."""
+    info = b""
     for part in ("cipherward/1", *parts):
         data = part.encode()
-        whole += len(data).to_bytes(4, "big") + data
-    return whole
+        info += len(data).to_bytes(4, "big") + data
+    return info
 
 
 def chacha20(key: bytes, length: int) -> bytes:
-    """RFC 8439's block function from block 0 with a zero nonce, in plain Python."""
+    """Return the keystream of RFC 8439's block function from block 0 with a zero nonce, in plain Python."""
 
     def rotate(v: int, n: int) -> int:
         return ((v << n) | (v >> (32 - n))) & 0xFFFFFFFF
@@ -65,39 +66,39 @@ def chacha20(key: bytes, length: int) -> bytes:
 
 
 def derive(key: bytes, *parts: str) -> bytes:
-    """SecretKey.derive, as raw bytes."""
+    """Return the key of SecretKey.derive as raw bytes."""
     return hkdf_sha256(key, context("derive", *parts), 32)
 
 
 def sub_key(key: bytes, name: str, version: int, scope: str, nonce: str = "", row: str = "") -> bytes:
-    """A scheme's sub-key; nonce and row are empty unless every image has a key of its own."""
+    """Return a scheme's sub-key; nonce and row are empty unless every image has a key of its own."""
     return derive(key, name, str(version), scope, nonce, row)
 
 
 def keystream(key: bytes, label: str, n: int) -> bytes:
-    """SecretKey.keystream, by its description."""
+    """Return SecretKey.keystream, by its description."""
     return chacha20(hkdf_sha256(key, context("stream", label), 32), n)
 
 
 def words(key: bytes, label: str, n: int) -> list[int]:
-    """n little-endian 64-bit words of a keystream."""
+    """Return n little-endian 64-bit words of a keystream."""
     stream = keystream(key, label, 8 * n)
     return [int.from_bytes(stream[8 * i : 8 * i + 8], "little") for i in range(n)]
 
 
 def bits(key: bytes, label: str, n: int) -> list[int]:
-    """SecretKey.bits: least significant bit of each byte first."""
+    """Return SecretKey.bits: least significant bit of each byte first."""
     stream = keystream(key, f"{label}/bits", (n + 7) // 8)
     return [(stream[i // 8] >> (i % 8)) & 1 for i in range(n)]
 
 
 def permutation(key: bytes, label: str, n: int) -> list[int]:
-    """SecretKey.permutation, by its description."""
+    """Return SecretKey.permutation, by its description."""
     return permutations(key, label, 1, n)[0]
 
 
 def permutations(key: bytes, label: str, count: int, n: int, draw: int = 0) -> list[list[int]]:
-    """SecretKey.permutations: one permutation of 0..n-1 a row. A second draw is needed once in 2^30 or so."""
+    """Return SecretKey.permutations: one permutation of 0..n-1 a row; about once in 2^30 it needs a second draw."""
     drawn = words(key, f"{label}/permutation/{draw}", count * n)
     rows = [drawn[n * r : n * (r + 1)] for r in range(count)]
     for row in rows:
@@ -106,27 +107,28 @@ def permutations(key: bytes, label: str, count: int, n: int, draw: int = 0) -> l
 
 
 def integers(key: bytes, label: str, n: int, below: int, draw: int = 0) -> list[int]:
-    """SecretKey.integers: uniform in 0..below-1."""
+    """Return SecretKey.integers: uniform in 0..below-1."""
     drawn = words(key, f"{label}/integers/{draw}", n)
     assert all(word < 2**64 // below * below for word in drawn)
     return [word % below for word in drawn]
 
 
-def orthogonal(key: bytes, label: str, n: int) -> np.ndarray:
-    """SecretKey.orthogonal as float64 [n, n]: Gaussians by inverse CDF, orthonormalised column by column.
+def orthogonal(key: bytes, label: str, n: int) -> NDArray[np.float64]:
+    """Return SecretKey.orthogonal as float64 [n, n]: Gaussians by inverse CDF, orthonormalised column by column.
 
-    Gram-Schmidt, done twice for its rounding, gives the Q of the QR factorisation whose R has a positive
-    diagonal: that one is unique.
+    Gram-Schmidt, done twice for its rounding, gives the Q of the QR factorisation whose R has a positive diagonal.
+    That one is unique.
     """
     drawn = words(key, f"{label}/normal", n * n)
     gaussian = [NormalDist().inv_cdf(((word >> 11) + 0.5) * 2.0**-53) for word in drawn]
     columns = [[gaussian[n * r + c] for r in range(n)] for c in range(n)]
-    done: list[list[float]] = []
+    basis: list[list[float]] = []
     for column in columns:
+        rest = column
         for _ in range(2):
-            for earlier in done:
-                along = math.fsum(a * b for a, b in zip(column, earlier, strict=True))
-                column = [a - along * b for a, b in zip(column, earlier, strict=True)]
-        length = math.sqrt(math.fsum(a * a for a in column))
-        done.append([a / length for a in column])
-    return np.array(done).T
+            for earlier in basis:
+                along = math.fsum(a * b for a, b in zip(rest, earlier, strict=True))
+                rest = [a - along * b for a, b in zip(rest, earlier, strict=True)]
+        length = math.sqrt(math.fsum(a * a for a in rest))
+        basis.append([a / length for a in rest])
+    return np.array(basis).T

@@ -1,4 +1,4 @@
-"""Naive references of the schemes' parts: from a raw key and a scheme's public parameters to its key's parts."""
+"""Naive references of the schemes' parts, from a raw key and the scheme's public parameters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.support import reference
 
@@ -15,11 +16,11 @@ Options = Mapping[str, Any]
 
 
 def sub_key_of(key: bytes, spec: Mapping[str, Any], row: int) -> bytes:
-    """The sub-key of a spec (as JSON) for an image in that row."""
+    """Return the sub-key of a spec (as JSON) for an image in that row."""
     options = spec["options"]
-    fresh = spec["key_scope"] == "image" or spec["name"] in ("noise", "permuted")
-    where = (str(options["nonce"]), str(row)) if fresh else ("", "")
-    return reference.sub_key(key, spec["name"], spec["version"], spec["key_scope"], *where)
+    has_row_keys = spec["key_scope"] == "image" or spec["name"] in ("noise", "permuted")
+    nonce_and_row = (str(options["nonce"]), str(row)) if has_row_keys else ("", "")
+    return reference.sub_key(key, spec["name"], spec["version"], spec["key_scope"], *nonce_and_row)
 
 
 def _blocks(shape: Shape, block: int) -> int:
@@ -30,7 +31,7 @@ def _values(shape: Shape, block: int) -> int:
     return block * block * shape[2]
 
 
-def _bits(key: bytes, label: str, *shape: int) -> np.ndarray:
+def _bits(key: bytes, label: str, *shape: int) -> NDArray[np.bool_]:
     return np.array(reference.bits(key, label, math.prod(shape)), bool).reshape(shape)
 
 
@@ -51,7 +52,7 @@ def block_pixel_shuffle(key: bytes, shape: Shape, block: int, options: Options) 
 
 
 def _restricted(key: bytes, label: str, n: int, fixed: int) -> list[int]:
-    """A permutation of n in which `fixed` chosen places keep what they have."""
+    """Return a permutation of n in which `fixed` chosen places keep what they have."""
     if not fixed:
         return reference.permutation(key, label, n)
     drawn = reference.permutation(key, f"{label}/moving", n)
@@ -125,11 +126,11 @@ def orthogonal(key: bytes, shape: Shape, block: int, options: Options) -> dict[s
     return {"matrix": matrix.astype(np.float32)}
 
 
-def parts(key: bytes, spec: Mapping[str, Any], row: int) -> dict[str, np.ndarray]:
-    """The parts of a raw 32-byte key under a spec (as JSON), for an image in that row."""
+def parts(key: bytes, spec: Mapping[str, Any], row: int) -> dict[str, NDArray[Any]]:
+    """Return the parts of a raw 32-byte key under a spec (as JSON), for an image in that row."""
     shape = (int(spec["image_shape"][0]), int(spec["image_shape"][1]), int(spec["image_shape"][2]))
-    found = PARTS[spec["name"]](sub_key_of(key, spec, row), shape, spec["block"], spec["options"])
-    return {name: np.array(value) for name, value in found.items()}
+    result = PARTS[spec["name"]](sub_key_of(key, spec, row), shape, spec["block"], spec["options"])
+    return {name: np.array(value) for name, value in result.items()}
 
 
 PARTS: dict[str, Callable[[bytes, Shape, int, Options], dict[str, Any]]] = {

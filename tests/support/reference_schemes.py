@@ -1,6 +1,6 @@
 """Naive references of every scheme: the papers' steps, one image, one value at a time.
 
-Each takes a uint8 [h, w, c] image, the block side and the parts of the key, as `Scheme.parts` names them.
+Each function takes an image uint8 [h, w, c], the block side and the parts of the key, as `Scheme.parts` names them.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-Parts = Mapping[str, np.ndarray]
+Image = NDArray[Any]  # uint8, but for the sealed images of `orthogonal`
+Parts = Mapping[str, NDArray[Any]]
 ORDERS = ("RGB", "RBG", "GRB", "GBR", "BRG", "BGR")
 
 
-def cut(image: np.ndarray, block: int) -> list[np.ndarray]:
-    """The blocks of an image, from the upper left, row by row."""
+def cut(image: Image, block: int) -> list[Image]:
+    """Return the blocks of an image, from the upper left, row by row."""
     height, width = image.shape[:2]
     blocks = []
     for top in range(0, height, block):
@@ -25,8 +27,8 @@ def cut(image: np.ndarray, block: int) -> list[np.ndarray]:
     return blocks
 
 
-def join(blocks: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """The inverse of cut."""
+def join(blocks: list[Image], height: int, width: int) -> Image:
+    """Return the image of blocks: the inverse of `cut`."""
     block = blocks[0].shape[0]
     image = np.zeros((height, width, blocks[0].shape[2]), blocks[0].dtype)
     for i, piece in enumerate(blocks):
@@ -35,14 +37,14 @@ def join(blocks: list[np.ndarray], height: int, width: int) -> np.ndarray:
     return image
 
 
-def values(piece: np.ndarray) -> list[int]:
-    """A block's values in (row, column, channel) order."""
+def values(piece: Image) -> list[int]:
+    """Return a block's values in (row, column, channel) order."""
     rows, columns, channels = piece.shape
     return [int(piece[r, c, k]) for r in range(rows) for c in range(columns) for k in range(channels)]
 
 
-def piece_of(flat: list[Any], like: np.ndarray, dtype: Any = np.uint8) -> np.ndarray:
-    """The block whose values are `flat`."""
+def piece_of(flat: list[Any], like: Image, dtype: Any = np.uint8) -> Image:
+    """Return the block whose values are `flat`."""
     rows, columns, channels = like.shape
     piece = np.zeros((rows, columns, channels), dtype)
     for i, value in enumerate(flat):
@@ -50,25 +52,25 @@ def piece_of(flat: list[Any], like: np.ndarray, dtype: Any = np.uint8) -> np.nda
     return piece
 
 
-def plain(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
-    """Nothing is done."""
+def plain(image: Image, block: int, parts: Parts) -> Image:
+    """Return the image."""
     return image.copy()
 
 
-def noise(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
-    """Every byte XOR the mask's."""
+def noise(image: Image, block: int, parts: Parts) -> Image:
+    """XOR every byte with the mask's."""
     masked = [v ^ m for v, m in zip(values(image), values(parts["mask"]), strict=True)]
     return piece_of(masked, image)
 
 
-def permuted(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
-    """Value i of the result is the value that the permutation names, over the whole image."""
+def permuted(image: Image, block: int, parts: Parts) -> Image:
+    """Permute all values: value i of the result is the one that the permutation names."""
     before = values(image)
     return piece_of([before[int(p)] for p in parts["values"]], image)
 
 
-def block_pixel_shuffle(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
-    """Qi et al. 2022, section III, steps 1 to 6."""
+def block_pixel_shuffle(image: Image, block: int, parts: Parts) -> Image:
+    """Follow Qi et al. 2022, section III, steps 1 to 6."""
     k1, k2, half = parts["K1"].tolist(), parts["K2"].tolist(), block // 2
     blocks = cut(image, block)  # step 1
     moved = [blocks[k1[i]].copy() for i in range(len(blocks))]  # step 2
@@ -85,8 +87,8 @@ def block_pixel_shuffle(image: np.ndarray, block: int, parts: Parts) -> np.ndarr
     return join(moved, *image.shape[:2])
 
 
-def value_shuffle(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
-    """As Qi et al., but step 5 permutes all values of a block, colours mixed."""
+def value_shuffle(image: Image, block: int, parts: Parts) -> Image:
+    """Follow Qi et al., but step 5 permutes all values of a block, colours mixed."""
     blocks, moved = cut(image, block), []
     for i in range(len(blocks)):
         vector = values(blocks[int(parts["K1"][i])])
@@ -94,8 +96,8 @@ def value_shuffle(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
     return join(moved, *image.shape[:2])
 
 
-def block_pixel(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
-    """Our reading of Al Amin et al. 2024: blocks permuted, then each position's own permutation and mask."""
+def block_pixel(image: Image, block: int, parts: Parts) -> Image:
+    """Follow our reading of Al Amin et al. 2024: permute blocks, then apply each position's permutation and mask."""
     blocks, moved = cut(image, block), []
     for i in range(len(blocks)):
         vector = values(blocks[int(parts["K1"][i])])
@@ -107,8 +109,8 @@ def block_pixel(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
     return join(moved, *image.shape[:2])
 
 
-def le_block(piece: np.ndarray, key: np.ndarray, reversal: np.ndarray) -> np.ndarray:
-    """Tanaka 2018, as the author's program does it, on one block."""
+def le_block(piece: Image, key: NDArray[Any], reversal: NDArray[Any]) -> Image:
+    """Follow Tanaka 2018, as the author's program does it, on one block."""
     flat = values(piece)
     nibbles = [value % 16 for value in flat] + [value // 16 for value in flat]  # low first, then high
     for j in range(len(nibbles)):
@@ -121,26 +123,26 @@ def le_block(piece: np.ndarray, key: np.ndarray, reversal: np.ndarray) -> np.nda
     return piece_of([nibbles[b] + 16 * nibbles[b + len(flat)] for b in range(len(flat))], piece)
 
 
-def le(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
-    """Tanaka 2018: the same key for every block."""
+def le(image: Image, block: int, parts: Parts) -> Image:
+    """Follow Tanaka 2018: the same key for every block."""
     sealed = [le_block(piece, parts["key"], parts["reversal"]) for piece in cut(image, block)]
     return join(sealed, *image.shape[:2])
 
 
-def ele(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
-    """Madono et al. 2020: LE under each block's own key, then the blocks permuted."""
+def ele(image: Image, block: int, parts: Parts) -> Image:
+    """Follow Madono et al. 2020: LE under each block's own key, then permute the blocks."""
     blocks = cut(image, block)
     sealed = [le_block(blocks[i], parts["keys"][i], parts["reversal"][i]) for i in range(len(blocks))]
     return join([sealed[int(parts["K1"][i])] for i in range(len(blocks))], *image.shape[:2])
 
 
 def reorder(pixel: list[int], order: int) -> list[int]:
-    """One pixel's components in the order of a name such as BRG."""
+    """Return a pixel's components in the order of a name such as BRG."""
     return [pixel["RGB".index(letter)] for letter in ORDERS[order]]
 
 
-def pe(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
-    """Sirichotedumrong and Kiya 2019: negative-positive by value, then the components by pixel, if asked."""
+def pe(image: Image, block: int, parts: Parts) -> Image:
+    """Follow Sirichotedumrong and Kiya 2019: negative-positive by value, then any colour order by pixel."""
     out = image.copy()
     for r in range(image.shape[0]):
         for c in range(image.shape[1]):
@@ -155,8 +157,8 @@ def pe(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
     return out
 
 
-def turned(piece: np.ndarray, turn: int) -> np.ndarray:
-    """`turn % 4` quarter turns to the left; from 4 on, the result mirrored left to right."""
+def turned(piece: Image, turn: int) -> Image:
+    """Turn a block by `turn % 4` quarter turns to the left; from 4 on, mirror the result left to right."""
     side = piece.shape[0]
     for _ in range(turn % 4):
         before = piece
@@ -173,8 +175,8 @@ def turned(piece: np.ndarray, turn: int) -> np.ndarray:
     return piece
 
 
-def etc(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
-    """Chuman et al. 2018, on an RGB or a gray picture: permute, turn, negate, and the colours if asked."""
+def etc(image: Image, block: int, parts: Parts) -> Image:
+    """Follow Chuman et al. 2018 on an RGB or a gray picture: permute, turn, negate, then any colour order."""
     blocks, moved = cut(image, block), []
     for i in range(len(blocks)):
         piece = turned(blocks[int(parts["K1"][i])], int(parts["turn"][i])).copy()
@@ -192,12 +194,12 @@ def etc(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
 
 
 def rounded(value: Fraction) -> int:
-    """To the nearest of 0..255; halves go up."""
+    """Round to the nearest of 0..255; halves go up."""
     return min(255, max(0, (2 * value.numerator + value.denominator) // (2 * value.denominator)))
 
 
-def ycbcr_side_by_side(image: np.ndarray) -> np.ndarray:
-    """Full-range BT.601 (JFIF 1.02), exactly: uint8 [h, w, 3] RGB → uint8 [h, 3w, 1], the planes Y, Cb, Cr."""
+def ycbcr_side_by_side(image: Image) -> Image:
+    """Return the planes Y, Cb, Cr of full-range BT.601 (JFIF 1.02), exactly: uint8 [h, w, 3] → [h, 3w, 1]."""
     height, width, _ = image.shape
     gray = np.zeros((height, 3 * width, 1), np.uint8)
     for r in range(height):
@@ -210,8 +212,8 @@ def ycbcr_side_by_side(image: np.ndarray) -> np.ndarray:
     return gray
 
 
-def orthogonal(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
-    """Each flattened block, less 127.5, times the matrix, plus 127.5: float64 [h, w, c]."""
+def orthogonal(image: Image, block: int, parts: Parts) -> Image:
+    """Multiply each flattened block, less 127.5, by the matrix; add 127.5: float64 [h, w, c]."""
     matrix, blocks, sealed = parts["matrix"].astype(np.float64).tolist(), cut(image, block), []
     for piece in blocks:
         vector = [value - 127.5 for value in values(piece)]
@@ -221,16 +223,14 @@ def orthogonal(image: np.ndarray, block: int, parts: Parts) -> np.ndarray:
     return join(sealed, *image.shape[:2])
 
 
-def encrypt(
-    name: str, image: np.ndarray, block: int, parts: Parts, options: Mapping[str, Any]
-) -> np.ndarray:
-    """One image under the scheme of that name."""
+def encrypt(name: str, image: Image, block: int, parts: Parts, options: Mapping[str, Any]) -> Image:
+    """Return an image sealed under the scheme of that name."""
     if name == "etc" and options.get("form") == "gray":
         image = ycbcr_side_by_side(image)
     return REFERENCES[name](image, block, parts)
 
 
-REFERENCES: dict[str, Callable[[np.ndarray, int, Parts], np.ndarray]] = {
+REFERENCES: dict[str, Callable[[Image, int, Parts], Image]] = {
     "block_pixel_shuffle": block_pixel_shuffle,
     "value_shuffle": value_shuffle,
     "block_pixel": block_pixel,

@@ -1,7 +1,7 @@
-"""What every scheme must hold, for a name in SCHEMES and the file of its vectors.
+"""Checks that every scheme must pass, for a name in SCHEMES and the file of its vectors.
 
-`run(check, name, path)` tries one of PROPERTIES on cases drawn from every setting that the scheme allows:
-grids and blocks of many sizes, gray and RGB, all key scopes, and the options that its vectors use.
+`run(check, name, path)` tries one of PROPERTIES on cases drawn from every setting that the scheme allows: grids and
+blocks of many sizes, gray and RGB, all key scopes, and the options that its vectors use.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crypto.arrays import Images
 from crypto.cipher import Cipher
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
@@ -32,7 +33,8 @@ SCHEME_VECTORS = VECTORS / "schemes"
 PROFILE = settings(derandomize=True, database=None, deadline=None)
 GRIDS = ((1, 1), (1, 3), (2, 2), (3, 2), (4, 4))
 FIRST = (0, 1, 5, 1000)
-FLOAT_ERROR = 2e-3  # of a float32 ciphertext, by the order of its sums
+#: Largest error of a float32 ciphertext that the order of its sums makes.
+FLOAT_ERROR = 2e-3
 
 
 @dataclass(frozen=True)
@@ -56,24 +58,26 @@ class Case:
     def cipher(self, key: SecretKey | None = None) -> Cipher:
         return load(self.spec).cipher(key or self.key)
 
-    def pictures(self, n: int | None = None) -> np.ndarray:
-        """uint8 [n, h, w, c]: noise, so that no two places look alike."""
+    def pictures(self, n: int | None = None) -> Images:
+        """Return noise uint8 [n, h, w, c], in which no two places look alike."""
         generator = np.random.default_rng(self.seed)
         count = self.n if n is None else n
         return generator.integers(0, 256, (count, *self.spec.image_shape), dtype=np.uint8)
 
 
 def vectors(path: Path) -> list[dict[str, Any]]:
-    """The known answers of a scheme's file."""
-    return json.loads(path.read_text())
+    """Return the known answers of a scheme's file."""
+    answers: list[dict[str, Any]] = json.loads(path.read_text())
+    return answers
 
 
 def file_of(name: str) -> Path:
+    """Return the file of a scheme's vectors."""
     return SCHEME_VECTORS / f"{name}.json"
 
 
 def with_nonce(spec: SchemeSpec, seed: object) -> SchemeSpec:
-    """The same spec with a nonce that a seed decides, where it has one: tests draw nothing at random."""
+    """Return the spec with a nonce that a seed decides, if it has one: tests draw nothing at random."""
     if "nonce" not in spec.options:
         return spec
     nonce = hashlib.sha256(repr(seed).encode()).hexdigest()[:32]
@@ -82,41 +86,42 @@ def with_nonce(spec: SchemeSpec, seed: object) -> SchemeSpec:
 
 @functools.cache
 def settings_of(name: str, path: Path) -> tuple[SchemeSpec, ...]:
-    """Every setting in reach that the scheme allows; nonces are fixed."""
+    """Return every setting in reach that the scheme allows; nonces are fixed."""
     options: list[dict[str, Any]] = []
     for vector in vectors(path):
-        wanted = {k: v for k, v in vector["spec"]["options"].items() if k != "nonce"}
-        if wanted not in options:
-            options.append(wanted)
-    found = []
-    for wanted in options:
+        chosen = {k: v for k, v in vector["spec"]["options"].items() if k != "nonce"}
+        if chosen not in options:
+            options.append(chosen)
+    specs = []
+    for chosen in options:
         for block in range(2, 9):
             for down, across in GRIDS:
                 for channels in (1, 3):
                     shape = (down * block, across * block, channels)
                     for scope in KEY_SCOPES:
                         try:
-                            found.append(with_nonce(describe(name, shape, block, scope, wanted), 0))
+                            specs.append(with_nonce(describe(name, shape, block, scope, chosen), 0))
                         except CipherwardError:
                             continue  # this scheme refuses this setting
-    assert len(found) >= 10, f"{name} refuses nearly every setting"
-    return tuple(found)
+    assert len(specs) >= 10, f"{name} refuses nearly every setting"
+    return tuple(specs)
 
 
 def cases(name: str, path: Path, least_bits: float = 0) -> st.SearchStrategy[Case]:
-    """Cases of a scheme, of settings whose key space has at least so many bits."""
+    """Return a strategy for cases of a scheme, of settings whose key space has at least so many bits."""
     allowed = [s for s in settings_of(name, path) if load(s).formula_bits() >= least_bits]
     return st.builds(
-        drawn, st.sampled_from(allowed), st.integers(0, 9999), st.integers(0, 3), st.sampled_from(FIRST)
+        case_of, st.sampled_from(allowed), st.integers(0, 9999), st.integers(0, 3), st.sampled_from(FIRST)
     )
 
 
-def drawn(spec: SchemeSpec, seed: int, n: int, first: int) -> Case:
+def case_of(spec: SchemeSpec, seed: int, n: int, first: int) -> Case:
+    """Return the case with the nonce and key that a seed decides."""
     return Case(with_nonce(spec, seed), hashlib.sha256(b"%d" % seed).digest(), seed, n, first)
 
 
 def alike(a: Any, b: Any) -> bool:
-    """Whether two ciphertexts are the same, floats to their rounding."""
+    """Return whether two ciphertexts are the same, floats to their rounding."""
     a, b = np.asarray(a), np.asarray(b)
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
@@ -124,7 +129,7 @@ def alike(a: Any, b: Any) -> bool:
 
 
 def check_known_answer(vector: dict[str, Any]) -> None:
-    """A vector's answer comes out of the scheme, and the picture out of the answer."""
+    """Check that the scheme gives a vector's answer, and the answer the picture."""
     spec = SchemeSpec.from_json(vector["spec"])
     plain = make_vectors.picture(spec.image_shape)[None]
     cipher = load(spec).cipher(SecretKey(bytes.fromhex(vector["key"])))
@@ -140,25 +145,25 @@ def check_known_answer(vector: dict[str, Any]) -> None:
 
 
 def undoes(case: Case) -> None:
-    """decrypt undoes encrypt to the declared tolerance; shapes and dtypes are the declared ones."""
+    """Check that decrypt undoes encrypt to the declared tolerance, with the declared shapes and dtypes."""
     scheme, plain = case.scheme, case.pictures()
     before, cipher = plain.copy(), case.cipher()
     sealed = cipher.encrypt(plain, first=case.first)
     assert isinstance(sealed, np.ndarray) and sealed.dtype == scheme.sealed_dtype
     assert sealed.shape == (case.n, *scheme.sealed_shape)
     assert np.array_equal(plain, before) and not np.shares_memory(plain, sealed)
-    kept = sealed.copy()
+    sealed_copy = sealed.copy()
     back = cipher.decrypt(sealed, first=case.first)
-    assert back.dtype == np.uint8 and back.shape == plain.shape and np.array_equal(sealed, kept)
+    assert back.dtype == np.uint8 and back.shape == plain.shape and np.array_equal(sealed, sealed_copy)
     assert np.abs(back.astype(int) - plain).max(initial=0) <= scheme.tolerance
-    # The same key in another process, and images that lie otherwise in memory, seal to the same.
+    # The same key in another process, and images in another memory order, seal to the same.
     awkward = np.asfortranarray(plain)
     awkward.flags.writeable = False
     assert alike(case.cipher().encrypt(awkward, first=case.first), sealed)
 
 
-def rows_apart(case: Case) -> None:
-    """Images sealed and opened one by one are those sealed at once."""
+def rows_are_independent(case: Case) -> None:
+    """Check that images sealed and opened one by one are those sealed at once."""
     plain, cipher = case.pictures(), case.cipher()
     sealed = cipher.encrypt(plain, first=case.first)
     back = cipher.decrypt(sealed, first=case.first)
@@ -168,7 +173,7 @@ def rows_apart(case: Case) -> None:
 
 
 def torch_agrees(case: Case) -> None:
-    """Tensors are sealed to what arrays are, and stay tensors, however they lie in memory."""
+    """Check that tensors are sealed as arrays are, and stay tensors, in any memory order."""
     plain, cipher = case.pictures(), case.cipher()
     sealed = cipher.encrypt(plain, first=case.first)
     for tensor in (torch.from_numpy(plain.copy()), torch.from_numpy(np.asfortranarray(plain))):
@@ -181,7 +186,7 @@ def torch_agrees(case: Case) -> None:
 
 
 def wrong_key_fails(case: Case) -> None:
-    """Another key, one bit away, leaves the picture sealed."""
+    """Check that another key, one bit away, leaves the picture sealed."""
     plain = case.pictures(2)
     sealed = case.cipher().encrypt(plain, first=case.first)
     other = SecretKey(case.raw[:-1] + bytes([case.raw[-1] ^ 1]))
@@ -190,18 +195,17 @@ def wrong_key_fails(case: Case) -> None:
 
 
 def scopes_hold(case: Case) -> None:
-    """A key an image: no row and no sealing repeats one. A shared key: all rows are sealed alike."""
+    """Check key scopes: with a key an image no row and no sealing repeats one; a shared key seals all rows alike."""
     same = np.repeat(case.pictures(1), 3, 0)
     sealed = case.cipher().encrypt(same, first=case.first)
-    fresh = "nonce" in case.spec.options
-    assert fresh or case.spec.key_scope != "image"
+    has_row_keys = "nonce" in case.spec.options
+    assert has_row_keys or case.spec.key_scope != "image"
     for i in (1, 2):
-        assert alike(sealed[i], sealed[0]) != fresh
+        assert alike(sealed[i], sealed[0]) != has_row_keys
     again = dataclasses.replace(case, spec=renewed(case.spec))
-    assert alike(again.cipher().encrypt(same, first=case.first), sealed) != fresh
-    elsewhere = dataclasses.replace(case, first=case.first + 1)
-    moved = elsewhere.cipher().encrypt(same[:2], first=elsewhere.first)
-    assert alike(moved, sealed[1:])
+    assert alike(again.cipher().encrypt(same, first=case.first), sealed) != has_row_keys
+    next_row = dataclasses.replace(case, first=case.first + 1)
+    assert alike(next_row.cipher().encrypt(same[:2], first=next_row.first), sealed[1:])
     # The scope is part of every sub-key: what one sealing gives away opens no sealing of another scope.
     keys = set()
     for scope in KEY_SCOPES:
@@ -213,11 +217,12 @@ def scopes_hold(case: Case) -> None:
 
 
 def plain_options(spec: SchemeSpec) -> dict[str, Any]:
+    """Return the options of a spec without its nonce."""
     return {name: value for name, value in spec.options.items() if name != "nonce"}
 
 
 def spec_travels(case: Case) -> None:
-    """A spec that went through JSON seals to the same."""
+    """Check that a spec that went through JSON seals to the same."""
     spec = SchemeSpec.from_json(json.loads(json.dumps(case.spec.to_json())))
     assert spec == case.spec
     other = dataclasses.replace(case, spec=spec)
@@ -227,10 +232,10 @@ def spec_travels(case: Case) -> None:
     )
 
 
-# Each with the bits of key space that a setting must have, or two keys may do the same by chance.
+#: Each with the bits of key space that a setting must have, or two keys may do the same by chance.
 PROPERTIES: dict[Callable[[Case], None], int] = {
     undoes: 0,
-    rows_apart: 0,
+    rows_are_independent: 0,
     torch_agrees: 0,
     spec_travels: 0,
     wrong_key_fails: 40,
@@ -239,21 +244,21 @@ PROPERTIES: dict[Callable[[Case], None], int] = {
 
 
 def run(check: Callable[[Case], None], name: str, path: Path, examples: int = 20) -> None:
-    """Tries a property on so many cases of a scheme. A scheme without a key cannot be asked about keys."""
+    """Try a property on cases of a scheme. The properties of keys do not apply to `plain`, which has none."""
     least = PROPERTIES[check]
     if least and name == "plain":
         return
 
     @settings(PROFILE, max_examples=examples)
     @given(case=cases(name, path, least))
-    def tried(case: Case) -> None:
+    def try_case(case: Case) -> None:
         check(case)
 
-    tried()
+    try_case()
 
 
 def every_check(name: str, path: Path) -> Iterator[Callable[[], None]]:
-    """All that a scheme of that name must pass, its known answers first."""
+    """Yield all checks that a scheme must pass, its known answers first."""
     for vector in vectors(path):
         yield functools.partial(check_known_answer, vector)
     for check in PROPERTIES:

@@ -1,4 +1,4 @@
-"""A small study, run once for all tests that look at its files: the real commands, the real `flwr run`."""
+"""A small study for all tests that look at its files. It uses the real commands and a real `flwr run`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PLAN = """
 study: small
@@ -32,16 +33,19 @@ gallery: 64
 
 @dataclass(frozen=True)
 class Study:
+    """A finished study: its folder, its plan file, and what `simulate` printed."""
+
     folder: Path
     plan: Path
     output: str
 
     def party(self, index: int) -> Path:
+        """Return a hospital's folder."""
         return self.folder / "parties" / f"hospital-{index}"
 
 
-def command(program: str, *words: object, **how) -> subprocess.CompletedProcess:
-    """Runs one of our commands as a user would; standard output and error are captured as text."""
+def command(program: str, *words: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run one of our commands as a user would, and capture standard output and error as text."""
     path = Path(sys.executable).parent / program
     return subprocess.run(
         [str(path), *map(str, words)],
@@ -49,11 +53,13 @@ def command(program: str, *words: object, **how) -> subprocess.CompletedProcess:
         text=True,
         timeout=600,
         env={**os.environ},
-        **how,
+        check=False,  # tests look at the status
+        **options,
     )
 
 
 def run_small_study(folder: Path) -> Study:
+    """Run the small study to its report."""
     plan = folder / "small.yaml"
     plan.write_text(PLAN)
     done = command("cipherward-coordinator", "simulate", plan, "--out", folder / "run")

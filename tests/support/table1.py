@@ -1,44 +1,41 @@
-"""A small PneumoniaMNIST, and runs of the comparison on it."""
+"""Sections of a small comparison, and runs of it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
 from benchmarks import table1, table1_protocol
+from coordinator.federation.rounds import State
 
-VIT = {"image_size": 8, "block": 4, "model": "vit_tiny_patch16_224", "rounds": 3, "batch": 8, "lr": 0.01}
-
-
-VIT |= {"model_args": {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2}, "optimizer": "sgd"}
-
-
-CONV = {**VIT, "model": "shake_pyramidnet", "model_args": {"depth": 8, "alpha": 6}}
-
-
-SECTION = {"data": "pneumonia", "network": "vit", "minutes": 0.1, "choose": "auc", "plan": VIT}
-
-
-@pytest.fixture
-def data(tmp_path):
-    """A made PneumoniaMNIST of 8×8 pixels."""
-    random, held = np.random.default_rng(0), {}
-    for split, n in (("train", 40), ("val", 12), ("test", 16)):
-        labels = np.arange(n) % 2
-        held[f"{split}_labels"] = labels[:, None]
-        held[f"{split}_images"] = (random.integers(0, 150, (n, 8, 8)) + 60 * labels[:, None, None]).astype(
-            np.uint8
-        )
-    np.savez(tmp_path / "pneumoniamnist.npz", **held)
-    return tmp_path
+VIT: dict[str, Any] = {
+    "image_size": 8,
+    "block": 4,
+    "model": "vit_tiny_patch16_224",
+    "rounds": 3,
+    "batch": 8,
+    "lr": 0.01,
+    "model_args": {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
+    "optimizer": "sgd",
+}
+CONV: dict[str, Any] = {**VIT, "model": "shake_pyramidnet", "model_args": {"depth": 8, "alpha": 6}}
+SECTION: dict[str, Any] = {
+    "data": "pneumonia",
+    "network": "vit",
+    "minutes": 0.1,
+    "choose": "auc",
+    "plan": VIT,
+}
+SHORT: dict[str, Any] = {**SECTION, "plan": {**VIT, "rounds": 1}}
 
 
-def ran(data, out, sections, **changes):
-    """What a run of a protocol writes."""
+def run_table1(data: Path, out: Path, sections: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
+    """Run a protocol of these sections and return what it wrote."""
     path = data / "protocol.yaml"
     path.write_text(yaml.safe_dump({"protocol": "t", "sections": sections}))
     options = {
@@ -47,25 +44,28 @@ def ran(data, out, sections, **changes):
         "out": out,
         "json": out.parent / f"{out.name}.json",
         "hours": 1.0,
+        "data": ["pneumonia"],
+        "networks": ["vit", "shake_pyramidnet"],
+        "minutes": 5.0,
+        "seeds": 9,
+        "rows": list(table1_protocol.PAIRS),
+        **changes,
     }
-    options |= {"data": ["pneumonia"], "networks": ["vit", "shake_pyramidnet"], "minutes": 5.0, "seeds": 9}
-    options |= {"rows": list(table1_protocol.PAIRS), **changes}
     table1.run(argparse.Namespace(**options))
-    return json.loads(options["json"].read_text())
+    result: dict[str, Any] = json.loads(options["json"].read_text())
+    return result
 
 
-def kill_after(monkeypatch, *epochs):
-    """Ends a run, as far as a test can, at each of these counts of epochs kept; gives the list of all kept."""
-    kept, real = [], table1.State.save
+def kill_after(monkeypatch: pytest.MonkeyPatch, *counts: int) -> list[int]:
+    """Interrupt a run after each of these numbers of saved epochs. Returns the growing list of saved epochs."""
+    saved: list[int] = []
+    save = State.save
 
-    def save(state, path):
-        real(state, path)
-        kept.append(state.round)
-        if len(kept) in epochs:
+    def save_and_kill(state: State, path: Path) -> None:
+        save(state, path)
+        saved.append(state.round)
+        if len(saved) in counts:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(table1.State, "save", save)
-    return kept
-
-
-SHORT = {**SECTION, "plan": {**VIT, "rounds": 1}}
+    monkeypatch.setattr(State, "save", save_and_kill)
+    return saved

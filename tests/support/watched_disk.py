@@ -1,22 +1,28 @@
-"""Every change of the disk, told to a test before it is made: by Python's audit hooks."""
+"""Show a test every change of the disk before it is made, by Python's audit hooks."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import leaks
 
+#: Called with an event and its paths.
+Watcher = Callable[[str, list[Path]], None]
+
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_watcher = None  # called with (event, paths) while a test watches
+_watcher: Watcher | None = None
 _inside = threading.local()
 
 
-def _hook(event, args):
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    """Hand a change of the disk to the watcher, if there is one."""
     if _watcher is None or getattr(_inside, "busy", False):
         return
     if event == "open":
@@ -39,44 +45,53 @@ def _hook(event, args):
 sys.addaudithook(_hook)
 
 
+def set_watcher(watcher: Watcher | None) -> None:
+    """Hand every change of the disk to this watcher from now on; None ends it."""
+    global _watcher
+    _watcher = watcher
+
+
 @pytest.fixture
-def watch(monkeypatch):
-    """watch(watcher) hands every change of the disk to watcher until watch(None), or the test's end."""
-    module = sys.modules[__name__]
-    yield lambda watcher: setattr(module, "_watcher", watcher)
-    module._watcher = None
+def watch() -> Iterator[Callable[[Watcher | None], None]]:
+    """Return `set_watcher`; end the watch with the test."""
+    yield set_watcher
+    set_watcher(None)
 
 
 class Killed(BaseException):
     """What a kill is to the process: nothing that it does afterwards reaches the disk."""
 
 
-def killer(folder: Path, at: int):
-    """A watcher that lets `at` changes below the folder happen and no more; its `changes` lists them."""
+class Killer:
+    """A watcher that lets some changes below a folder happen and no more; `changes` lists them."""
 
-    def watcher(event, paths):
-        if any(p.is_relative_to(folder) and p.name != ".lock" for p in paths):
-            watcher.changes.append(f"{event} {paths[-1].name}")
-            if len(watcher.changes) > at:
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self.changes: list[str] = []
+
+    def __call__(self, event: str, paths: list[Path]) -> None:
+        """Note the change; raise Killed after the limit."""
+        if any(p.is_relative_to(self.folder) and p.name != ".lock" for p in paths):
+            self.changes.append(f"{event} {paths[-1].name}")
+            if len(self.changes) > self.limit:
                 raise Killed
 
-    watcher.changes = []
-    return watcher
 
-
-def recorder():
+class Recorder:
     """A watcher that keeps the content of every file before it is renamed, removed or rewritten."""
 
-    def watcher(event, paths):
+    def __init__(self) -> None:
+        self.touched: set[Path] = set()
+        self.contents: dict[str, bytes] = {}
+
+    def __call__(self, event: str, paths: list[Path]) -> None:
+        """Keep the content of the files that are about to change."""
         for path in paths:
-            watcher.touched.add(path)
+            self.touched.add(path)
             if path.is_file():
-                watcher.seen[f"{path} before {event} {len(watcher.seen)}"] = path.read_bytes()
+                self.contents[f"{path} before {event} {len(self.contents)}"] = path.read_bytes()
 
-    watcher.touched, watcher.seen = set(), {}
-    return watcher
-
-
-def all_written(watcher, folder: Path) -> dict[str, bytes]:
-    last = {str(p): p.read_bytes() for p in watcher.touched if p.is_file()}
-    return watcher.seen | last | leaks.files(folder)
+    def all_written(self, folder: Path) -> dict[str, bytes]:
+        """Return all contents that were recorded, and those of the folder's files."""
+        last = {str(p): p.read_bytes() for p in self.touched if p.is_file()}
+        return self.contents | last | leaks.files(folder)

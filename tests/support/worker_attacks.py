@@ -1,4 +1,4 @@
-"""Attacks that tests hand to worker processes by name: they crash, hang, or say what they see."""
+"""Attacks that tests give to worker processes by name: they crash, hang, or report what they see."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.decode import as_is
 
 
-def ends(knowledge: Knowledge) -> Guess:
+def exits(knowledge: Knowledge) -> Guess:
     os._exit(9)
 
 
-def is_killed(knowledge: Knowledge) -> Guess:
+def kills_itself(knowledge: Knowledge) -> Guess:
     os.kill(os.getpid(), signal.SIGKILL)
     return as_is.attack(knowledge)
 
 
-def counts_threads(knowledge: Knowledge) -> Guess:
+def reports_threads(knowledge: Knowledge) -> Guess:
     np.ones((300, 300)) @ np.ones((300, 300))
-    said = {
+    facts = {
         "libraries": [pool["num_threads"] for pool in threadpool_info()],
         "numba": os.environ.get("NUMBA_NUM_THREADS"),
         "pid": os.getpid(),
     }
-    return replace(as_is.attack(knowledge), note=json.dumps(said))
+    return replace(as_is.attack(knowledge), note=json.dumps(facts))
 
 
 def hangs_after_the_first(knowledge: Knowledge) -> Guess:
@@ -43,7 +43,7 @@ def hangs_after_the_first(knowledge: Knowledge) -> Guess:
 
 
 def hang(folder: str) -> None:
-    """A run of the suite that a signal alone ends: what `attack --jobs 2` does, with an attack that hangs."""
+    """Run the suite like `attack --jobs 2`, with an attack that hangs: only a signal ends it."""
     from coordinator.adversary.registry import ATTACKS
     from coordinator.adversary.run import suite
 
@@ -51,4 +51,4 @@ def hang(folder: str) -> None:
     ATTACKS[name] = replace(ATTACKS[name], attack=hangs_after_the_first)
     settings = suite.Settings(["as_is", "pooled_key_recovery"], [1, 5, 10], rows=16, seed=4, budget_s=60.0)
     sets = suite.find_sets([Path(folder) / "train"])
-    suite.run_suite(sets, Path(folder) / "g", settings, where=suite.Where(jobs=2))
+    suite.run_suite(sets, Path(folder) / "g", settings, workers=suite.Workers(jobs=2))

@@ -1,16 +1,16 @@
 """The minimum-difference attack (T0): each pixel in the state that differs least from its decoded neighbour.
 
-Source: Chang et al., "Attacks on image encryption schemes for privacy-preserving deep neural networks",
-arXiv 2004.13263, their `decrypt_diffkey_adv` against pixel-based encryption. The first row is read from left to
-right against the pixel on the left, all other rows against the pixel above; of the 6 colour orders × 8 sign patterns
-of a pixel (2 states of a gray one), the one with the least L1 distance wins. Wrong choices run down the columns, and
-so a second decode compares with the mean of the pixels above and to the left. Of an image's two decodes, the one
-with the smaller sum of all neighbours' differences is handed over.
+Source: Chang et al., "Attacks on image encryption schemes for privacy-preserving deep neural networks", arXiv
+2004.13263, their `decrypt_diffkey_adv` against pixel-based encryption. The first row is read from left to right, and
+each pixel is compared with the one on its left. All other rows are compared with the pixel above. Of the 6 colour
+orders × 8 sign patterns of a pixel (2 states of a gray one), the one with the least L1 distance wins. Wrong choices
+run down the columns. A second decoding therefore compares with the mean of the pixels above and to the left. Of an
+image's two decodings, the guess is the one with the smaller sum of all neighbours' differences.
 
 The first pixel: L1 does not change when both pixels are put in another of the 48 states. Whatever state is tried for
-the first pixel, the rest follows in the same one, so that one try is enough. It is tried dark; then, in every
-order, the sign pattern nearest to dark neighbours is the dark one, and only the six orders are left to compare.
-Hence without a colour shuffle the result is the leading-bit attack's.
+the first pixel, the rest follows in the same one, so one try is enough. It is tried dark. Then, in every order, the
+sign pattern nearest to dark neighbours is the dark one, and only the six orders are left to compare. Hence without a
+colour shuffle the result is the leading-bit attack's.
 """
 
 from __future__ import annotations
@@ -19,45 +19,50 @@ import numba
 import numpy as np
 
 from coordinator.adversary.contract import Guess, Knowledge
-from coordinator.adversary.recover.pe import usual_order
+from coordinator.adversary.values.usual_colours import usual_order
+from crypto.arrays import Float64Array, Int64Array, UInt8Array
 from crypto.scheme import load
-from crypto.schemes.pe import ORDERS
 from crypto.spec import SchemeSpec
+from crypto.symmetry import COLOUR_ORDERS
 
 
 def attack(knowledge: Knowledge) -> Guess:
-    """Each image by itself. Images that were not reached in time are handed back sealed."""
+    """Decode each image by itself. Images that time does not reach stay sealed."""
     spec = knowledge.pool.spec
     images = load(spec).picture(knowledge.pool.images(knowledge.rows)).copy()
-    orders, chosen = _orders(spec), [0, 0]
+    orders, chosen = _colour_orders(spec), [0, 0]
     for i, image in enumerate(images):
-        if not knowledge.budget.left() > 0:
+        if not knowledge.budget.time_left():
             break
-        decodes = [decode(image, orders, mean) for mean in (False, True)]
-        by_mean = roughness(decodes[1]) < roughness(decodes[0])
-        images[i] = decodes[by_mean]
+        decodings = [decode(image, orders, by_mean) for by_mean in (False, True)]
+        best = int(roughness(decodings[1]) < roughness(decodings[0]))
+        images[i] = decodings[best]
         if len(orders) > 1:  # one order for the whole picture, which no neighbours tell
-            images[i] = images[i][..., ORDERS[usual_order(images[i].reshape(-1, 3, 1).astype(np.float64))]]
-        chosen[by_mean] += 1
+            pixels = images[i].reshape(-1, 3, 1).astype(np.float64)
+            images[i] = images[i][..., COLOUR_ORDERS[usual_order(pixels)]]
+        chosen[best] += 1
     note = f"the mean of two neighbours was better in {chosen[1]} of {sum(chosen)} images"
     if sum(chosen) < len(images):
         note += f"; truncated: out of time at image {sum(chosen)} of {len(images)}"
     return Guess(images, note=note)
 
 
-def _orders(spec: SchemeSpec) -> np.ndarray:
-    """int64 [1 or 6, c]: the colour orders that a pixel can be in. The algorithm is public, so pe says which."""
+def _colour_orders(spec: SchemeSpec) -> Int64Array:
+    """Return int64 [1 or 6, c], the colour orders that a pixel can be in. They are public: `pe` has an option."""
     channels = spec.image_shape[2]
     if channels == 1 or spec.options.get("colour_shuffle") is False:
         return np.arange(channels)[None]
-    return ORDERS
+    return COLOUR_ORDERS
 
 
-@numba.njit(cache=True, nogil=True)
-def decode(image: np.ndarray, orders: np.ndarray, mean: bool) -> np.ndarray:
-    """uint8 [h, w, c] → uint8 [h, w, c]; orders int64 [k, c]. mean: whether to compare with both neighbours.
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator] # numba has no types
+def decode(image: UInt8Array, orders: Int64Array, by_mean: bool) -> UInt8Array:
+    """Decode one image. The first pixel keeps its order. Of orders that are equally near, the first wins.
 
-    The first pixel keeps its order. Of orders that are equally near, the first wins.
+    Args:
+        image: uint8 [h, w, c].
+        orders: int64 [k, c], the colour orders that are tried.
+        by_mean: Whether to compare with the mean of the pixels above and to the left, not with the one above.
     """
     height, width, channels = image.shape
     out = np.empty_like(image)
@@ -71,25 +76,32 @@ def decode(image: np.ndarray, orders: np.ndarray, mean: bool) -> np.ndarray:
             for c in range(channels):
                 if y == 0:
                     near[c] = out[y, x - 1, c]
-                elif x == 0 or not mean:
+                elif x == 0 or not by_mean:
                     near[c] = out[y - 1, x, c]
                 else:
                     near[c] = (float(out[y - 1, x, c]) + float(out[y, x - 1, c])) / 2
-            least, best = np.inf, 0
-            for k in range(len(orders)):
-                distance = 0.0
-                for c in range(channels):
-                    value = image[y, x, orders[k, c]]
-                    distance += abs(float(min(value, 255 - value)) - near[c])
-                if distance < least:
-                    least, best = distance, k
+            best = _nearest_order(image[y, x], orders, near)
             for c in range(channels):
                 value = image[y, x, orders[best, c]]
                 out[y, x, c] = min(value, 255 - value)
     return out
 
 
-def roughness(image: np.ndarray) -> int:
-    """The sum of all absolute differences of neighbouring values of a uint8 [h, w, c] image."""
-    wide = image.astype(np.int64)
-    return int(np.abs(np.diff(wide, axis=0)).sum() + np.abs(np.diff(wide, axis=1)).sum())
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator] # numba has no types
+def _nearest_order(pixel: UInt8Array, orders: Int64Array, near: Float64Array) -> int:
+    """Return the order in which the folded pixel [c] differs least from its decoded neighbour, float64 [c]."""
+    least, best = np.inf, 0
+    for k in range(len(orders)):
+        distance = 0.0
+        for c in range(len(near)):
+            value = pixel[orders[k, c]]
+            distance += abs(float(min(value, 255 - value)) - near[c])
+        if distance < least:
+            least, best = distance, k
+    return best
+
+
+def roughness(image: UInt8Array) -> int:
+    """Return the sum of all absolute differences of neighbouring values of an image uint8 [h, w, c]."""
+    values = image.astype(np.int64)
+    return int(np.abs(np.diff(values, axis=0)).sum() + np.abs(np.diff(values, axis=1)).sum())

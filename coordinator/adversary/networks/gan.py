@@ -1,22 +1,29 @@
-"""The GAN attack (T2): a generator opens ciphertexts so that a discriminator takes the results for plain images.
+"""The GAN attack on learnable image encryption (T2): a generator decodes ciphertexts into plausible plain images.
 
-Ciphertexts of one key on one side, public plain images on the other; no pair of them is known. The generator treats
-all blocks alike, so it fits schemes with one key for all blocks that leave the blocks in place.
+The adversary holds ciphertexts under one key and public plain images, and knows no pair of the two. A discriminator
+learns to tell the generator's images from plain ones, and the generator learns to deceive it. The generator treats
+all blocks alike. So it fits schemes with one key for all blocks that leave the blocks in place.
 
 Source: Sirichotedumrong and Kiya, arXiv 2010.06198, and the code released by Ito after Sirichotedumrong's
 (learnable_encryption_robustness), for 32×32 RGB and blocks of 4: 50,000 ciphertexts against the same 50,000 images,
-plain and in another order; 25 epochs of batches of 64. Published median SSIM: LE .66, PE .12, ELE and EtC .095. Taken
-over: layers, initial weights, losses, optimisers, the order of the updates. Ours: blocks of another side B, with B²c
-for 48 and 32·B² for 512; pictures above 32×32, where the discriminator judges every place of its last map; guesses
-with batch norm's running statistics (the released code takes those of the test batch); an epoch's last, incomplete
-batch is left out; and `toned`: the discriminator hardly minds a loss of contrast, and a long training fades, but what
-the adversary holds in public says how light and how varied each colour of such pictures is.
+plain and in another order; 25 epochs of batches of 64. Published median SSIM: LE .66, PE .12, ELE and EtC .095.
+
+Taken over: layers, initial weights, losses, optimisers, the order of the updates.
+
+Ours:
+
+- blocks of another side B, with B²c features for 48 and 32·B² for 512;
+- pictures above 32×32, where the discriminator judges every place of its last map;
+- guesses with batch norm's running statistics (the released code takes those of the test batch);
+- an epoch's last, incomplete batch is left out;
+- `match_tones`: the discriminator hardly minds a loss of contrast, and long trainings fade. The adversary's public
+  images say how light and how varied each colour of such pictures is.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +32,30 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
-from coordinator.adversary.contract import Budget, Guess, Knowledge
-from coordinator.adversary.networks import training_loop
-from coordinator.adversary.networks.training_loop import Course, Progress
+from coordinator.adversary.contract import Guess, Knowledge
+from coordinator.adversary.networks import device, training_loop
+from coordinator.adversary.networks.training_loop import OnEpoch, Progress, TrainingConfig
+from coordinator.adversary.time_budget import Budget
+from crypto.arrays import AnyArray, Images, Int64Array
 from crypto.errors import CipherwardError
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
 
-PUBLISHED = Course(epochs=25, batch=64)
-LEAST_SIDE = 24  # below, the discriminator's last map is smaller than its pooling window
-_TONES = 2000  # most images on either side that say what tones are usual
+#: The published training.
+PUBLISHED = TrainingConfig(epochs=25, batch_size=64)
+#: On smaller pictures the discriminator's last map is smaller than its pooling window.
+MIN_SIDE = 24
+#: At most so many images on either side say what tones are usual. Set by hand; not tuned further.
+_TONE_IMAGES = 2000
+#: Adam's settings, from the source.
 _RATE, _BETAS = 2e-4, (0.5, 0.999)
 
 
-def generator_of(spec: SchemeSpec) -> nn.Sequential:
-    """[n, c, h, w] in -1…1 → the same: the paper's network for PE, or the one for blocks, untrained."""
+def build_generator(spec: SchemeSpec) -> nn.Sequential:
+    """Return the untrained generator: the paper's network for PE, its network for blocks under any other scheme.
+
+    It maps float32 [n, c, h, w] in -1…1 to the same shape and range.
+    """
     channels, block = spec.image_shape[2], spec.block
     if spec.name == "pe":
         widths = [channels, 64, 128, 256]
@@ -48,7 +64,7 @@ def generator_of(spec: SchemeSpec) -> nn.Sequential:
             layers += [nn.Conv2d(ins, outs, 1), nn.BatchNorm2d(outs), nn.ReLU(inplace=True)]
         return nn.Sequential(*layers, nn.Conv2d(256, channels, 1), nn.Tanh())
     values, features = block**2 * channels, 32
-    wide = features * block**2
+    shuffled = features * block**2
     return nn.Sequential(
         nn.Conv2d(channels, values, block, stride=block),
         nn.BatchNorm2d(values),
@@ -56,8 +72,8 @@ def generator_of(spec: SchemeSpec) -> nn.Sequential:
         nn.Conv2d(values, values, 1),
         nn.BatchNorm2d(values),
         nn.ReLU(inplace=True),
-        nn.Conv2d(values, wide, 1),
-        nn.BatchNorm2d(wide),
+        nn.Conv2d(values, shuffled, 1),
+        nn.BatchNorm2d(shuffled),
         nn.ReLU(inplace=True),
         nn.PixelShuffle(block),
         nn.Conv2d(features, channels, 1),
@@ -65,8 +81,11 @@ def generator_of(spec: SchemeSpec) -> nn.Sequential:
     )
 
 
-def discriminator_of(channels: int, width: int = 64) -> nn.Sequential:
-    """[n, c, h, w] in -1…1 → [n, 1, y, x] in 0…1, how likely it is plain; one place at 32×32. Untrained."""
+def build_discriminator(channels: int, width: int = 64) -> nn.Sequential:
+    """Return the untrained discriminator. Its outputs say how likely an image is plain.
+
+    It maps float32 [n, c, h, w] in -1…1 to [n, 1, y, x] in 0…1, with a single place at 32×32.
+    """
     return nn.Sequential(
         nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=False),
         nn.LeakyReLU(0.2, inplace=True),
@@ -78,8 +97,8 @@ def discriminator_of(channels: int, width: int = 64) -> nn.Sequential:
     )
 
 
-def _initial(layer: nn.Module) -> None:
-    """The source's (DCGAN's) initial weights: convolutions N(0, .02), batch norm N(1, .02) and 0."""
+def init_weights(layer: nn.Module) -> None:
+    """Draw the source's (DCGAN's) initial weights: convolutions N(0, .02), batch norm N(1, .02) with bias 0."""
     if isinstance(layer, nn.Conv2d):
         nn.init.normal_(layer.weight, 0.0, 0.02)
     elif isinstance(layer, nn.BatchNorm2d):
@@ -87,106 +106,142 @@ def _initial(layer: nn.Module) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def cross_entropy(judged: torch.Tensor, plain: bool) -> torch.Tensor:
-    """Mean of -log(judged) for plain images, of -log(1 - judged) for made ones; logs no less than -100."""
-    wanted = torch.full_like(judged, float(plain))
-    return functional.binary_cross_entropy(judged, wanted)
+def cross_entropy(likelihoods: torch.Tensor, is_plain: bool) -> torch.Tensor:
+    """Return the mean of -log(likelihood) for plain images, of -log(1 - likelihood) for generated ones.
+
+    Logarithms are no less than -100.
+    """
+    targets = torch.full_like(likelihoods, float(is_plain))
+    return functional.binary_cross_entropy(likelihoods, targets)
+
+
+@dataclass(frozen=True)
+class _Players:
+    """Generator and discriminator, each with its optimiser."""
+
+    generator: nn.Sequential
+    discriminator: nn.Sequential
+    by_generator: torch.optim.Adam
+    by_discriminator: torch.optim.Adam
+
+    def step(self, inputs: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
+        """Update the discriminator, then the generator, by one batch, and return their losses."""
+        generated = self.generator.train()(inputs)
+        loss = cross_entropy(self.discriminator(real), True)
+        loss = loss + cross_entropy(self.discriminator(generated.detach()), False)
+        device.take_step(self.by_discriminator, loss)
+        deception = cross_entropy(self.discriminator(generated), True)
+        device.take_step(self.by_generator, deception, list(self.generator.parameters()))
+        return {"discriminator": loss.item(), "generator": deception.item()}
+
+
+def _players(spec: SchemeSpec, seed: int) -> _Players:
+    """Return untrained networks, on the device, with their optimisers."""
+    with device.seeded_torch(seed):
+        generator, discriminator = build_generator(spec), build_discriminator(spec.image_shape[2])
+        for network in (generator, discriminator):
+            device.move_to_device(network.apply(init_weights)).train()
+    return _Players(
+        generator,
+        discriminator,
+        torch.optim.Adam(generator.parameters(), lr=_RATE, betas=_BETAS),
+        torch.optim.Adam(discriminator.parameters(), lr=_RATE, betas=_BETAS),
+    )
 
 
 def train(
-    sealed: np.ndarray,
-    public: np.ndarray,
+    sealed: AnyArray,
+    public: Images,
     spec: SchemeSpec,
-    course: Course = PUBLISHED,
+    config: TrainingConfig = PUBLISHED,
     budget: Budget | None = None,
     checkpoint: Path | None = None,
-    told: Callable[[nn.Module, Progress], None] = lambda generator, progress: None,
+    on_epoch: OnEpoch = training_loop.ignore,
 ) -> tuple[nn.Module, Progress]:
-    """(the generator, how far it came), from ciphertexts [n, *image_shape] and plain images uint8 [m, *image_shape].
+    """Train a generator on ciphertexts and plain images.
 
-    Goes on from the checkpoint where that file exists. told: after every epoch. Raises CipherwardError for fewer
-    images than a batch, and for pictures that the discriminator cannot take.
+    Args:
+        sealed: ciphertexts [n, *image_shape].
+        public: plain images, uint8 [m, *image_shape].
+        spec: the public description of the scheme.
+        config: epochs, batch size and seed.
+        budget: the time that the training may take; None for no limit.
+        checkpoint: a file to write. If it exists, the training continues from it.
+        on_epoch: called with the generator and its progress after every epoch.
+
+    Returns:
+        The generator, and how far it came.
+
+    Raises:
+        CipherwardError: there are fewer images than a batch holds, or the discriminator cannot take such pictures.
     """
     check_size(spec)
-    if min(len(sealed), len(public)) < course.batch:
-        raise CipherwardError(
-            f"{len(sealed)} ciphertexts and {len(public)} plain images make no batch of {course.batch}"
-        )
-    with training_loop.weights_from(course.seed):
-        generator, discriminator = generator_of(spec), discriminator_of(spec.image_shape[2])
-        for network in (generator, discriminator):
-            training_loop.placed(network.apply(_initial)).train()
-    by_generator = torch.optim.Adam(generator.parameters(), lr=_RATE, betas=_BETAS)
-    by_discriminator = torch.optim.Adam(discriminator.parameters(), lr=_RATE, betas=_BETAS)
-    ciphertexts, plain = training_loop.on_device(sealed), training_loop.on_device(public)
+    training_loop.check_batch(config, sealed, public)
+    players = _players(spec, config.seed)
+    ciphertexts, plain = device.images_to_device(sealed), device.images_to_device(public)
 
-    def step(batch: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
-        inputs, real = training_loop.chosen(ciphertexts, batch[0]), training_loop.chosen(plain, batch[1])
-        made = generator.train()(inputs)
-        loss = cross_entropy(discriminator(real), True) + cross_entropy(discriminator(made.detach()), False)
-        by_discriminator.zero_grad()
-        loss.backward()
-        by_discriminator.step()
-        deceived = cross_entropy(discriminator(made), True)
-        by_generator.zero_grad()
-        deceived.backward(inputs=list(generator.parameters()))
-        by_generator.step()
-        return {"discriminator": loss.item(), "generator": deceived.item()}
+    def step(batch: tuple[Int64Array, Int64Array]) -> dict[str, float]:
+        inputs = device.take_batch(ciphertexts, batch[0])
+        return players.step(inputs, device.take_batch(plain, batch[1]))
 
     progress = training_loop.train(
-        {
-            "generator": generator,
-            "discriminator": discriminator,
-            "by_generator": by_generator,
-            "by_discriminator": by_discriminator,
-        },
-        course,
-        lambda draw, _: training_loop.unpaired(draw, len(sealed), len(public), course.batch),
+        vars(players),
+        config,
+        lambda rng, _: training_loop.unpaired_batches(rng, len(sealed), len(public), config.batch_size),
         step,
         budget or Budget(float("inf")),
-        {"attack": "gan", **training_loop.about(spec, sealed, public)},
+        {"attack": "gan", **training_loop.training_identity(spec, sealed, public)},
         checkpoint,
-        lambda progress: told(generator, progress),
+        lambda progress: on_epoch(players.generator, progress),
     )
-    return generator, progress
+    return players.generator, progress
 
 
-def toned(images: np.ndarray, made: np.ndarray, public: np.ndarray) -> np.ndarray:
-    """uint8 [n, h, w, c]: images with each colour stretched as takes the pictures `made` to the public ones'
-    mean and standard deviation. made, public: uint8 [m, h, w, c], what the generator makes of a pool, plain ones.
+def match_tones(images: Images, generated: Images, public: Images) -> Images:
+    """Return images with the tones of public pictures.
+
+    Each colour is stretched by what takes the mean and the standard deviation of the generated pictures to those of
+    the public ones.
+
+    Args:
+        images: uint8 [n, h, w, c].
+        generated: uint8 [m, h, w, c], what the generator makes of a pool.
+        public: uint8 [m, h, w, c], plain images.
     """
     axes = (0, 1, 2)
-    stretch = public.std(axes) / np.maximum(made.std(axes), 1.0)
-    levels = (images - made.mean(axes)) * stretch + public.mean(axes)
-    return levels.round().clip(0, 255).astype(np.uint8)
+    stretch = public.std(axes) / np.maximum(generated.std(axes), 1.0)
+    levels = (images - generated.mean(axes)) * stretch + public.mean(axes)
+    result: Images = levels.round().clip(0, 255).astype(np.uint8)
+    return result
 
 
 def check_size(spec: SchemeSpec) -> None:
-    """Raises CipherwardError for pictures that the discriminator cannot take."""
-    if min(spec.image_shape[:2]) < LEAST_SIDE:
+    """Raise CipherwardError if the discriminator cannot take pictures of this size."""
+    if min(spec.image_shape[:2]) < MIN_SIDE:
         height, width = spec.image_shape[:2]
         raise CipherwardError(
             f"the discriminator of the GAN attack cannot take pictures of {height}×{width}",
-            f"both sides are at least {LEAST_SIDE} pixels",
+            f"both sides are at least {MIN_SIDE} pixels",
         )
 
 
 def attack(knowledge: Knowledge) -> Guess:
-    """What the generator makes of the rows to guess. Without enough images, the ciphertext's picture and a note."""
+    """Guess the rows' images by a trained generator.
+
+    Without enough images, or if nothing was trained, the guess is the ciphertext's picture, with a note.
+    """
     pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
     spec = pool.spec
     check_size(spec)
-    note = training_loop.lacking(knowledge, PUBLISHED.batch, PUBLISHED.batch)
+    note = training_loop.missing_data(knowledge, PUBLISHED.batch_size, PUBLISHED.batch_size)
     sealed = pool.images(rows)
-    images = load(spec).picture(sealed)
-    idle = bool(note)
-    if not idle:
-        seen = training_loop.as_input(spec, pool.images(np.asarray(knowledge.pool_rows, np.int64)))
-        generator, progress = train(seen, np.asarray(knowledge.public), spec, budget=knowledge.budget)
-        note = progress.note
-        idle = progress.untrained
-        if not idle:
-            made = training_loop.pictures(generator, seen[:_TONES])
-            images = training_loop.pictures(generator, training_loop.as_input(spec, sealed))
-            images = toned(images, made, np.asarray(knowledge.public)[:_TONES])
-    return Guess(images, note=note, idle=idle)
+    if note:
+        return Guess(load(spec).picture(sealed), note=note, idle=True)
+    pool_images = training_loop.to_plain_shape(spec, pool.images(np.asarray(knowledge.pool_rows, np.int64)))
+    public = np.asarray(knowledge.public)
+    generator, progress = train(pool_images, public, spec, budget=knowledge.budget)
+    if progress.is_untrained:
+        return Guess(load(spec).picture(sealed), note=progress.note, idle=True)
+    generated = device.decode_images(generator, pool_images[:_TONE_IMAGES])
+    images = device.decode_images(generator, training_loop.to_plain_shape(spec, sealed))
+    return Guess(match_tones(images, generated, public[:_TONE_IMAGES]), note=progress.note)

@@ -1,21 +1,26 @@
-"""SIA-GAN (T2, with the pool's labels): a generator with a small network for every block, against a discriminator.
+"""SIA-GAN, an attack on learnable image encryption (T2, with the pool's labels): one small network for every block.
 
-A block's own network can learn a key that differs from block to block. It cannot move blocks; for schemes that do,
-with blocks of more than 4 pixels, a learnable permutation of the blocks follows (`Places`).
+The generator is trained against a discriminator, as in the GAN attack. A block's own network can learn a key that
+differs from block to block. It cannot move blocks. For schemes that move blocks of more than 4 pixels, a learnable
+permutation of the blocks follows (`SoftPermutation`).
 
 Source: Madono, Tanaka, Onishi, Ogawa, "SIA-GAN: Scrambling Inversion Attack Using Generative Adversarial Network",
-IEEE Access 9 (2021), and the authors' code, for CIFAR-10 at 32×32: 100 epochs of batches of 64. Published LPIPS,
-lower being the better attack: LE .091, PE .163, ELE .148, EtC .207. Taken over: layers, hinge loss, the code's
-classifier loss, optimisers. Where paper and code differ, the code counts: no batch norm before the tanh, no
-activation between the discriminator's last convolution and attention. Ours: a small classifier in place of a
-ShakeDrop PyramidNet-110; torch's spectral norm in the discriminator, where the code divides the weights in place; one
-network for all blocks where a network for each would hold too many weights; `Places`. Left out: the code's total
-variation of the features, which the paper does not have.
+IEEE Access 9 (2021), and the authors' code, for CIFAR-10 at 32×32: 100 epochs of batches of 64. Published LPIPS
+(lower means a better attack): LE .091, PE .163, ELE .148, EtC .207.
+
+Taken over: layers, hinge loss, the code's classifier loss, optimisers. Where paper and code differ, we follow the
+code: no batch norm before the tanh, no activation between the discriminator's last convolution and attention.
+
+Ours: a small classifier in place of a ShakeDrop PyramidNet-110; torch's spectral norm in the discriminator, where the
+code divides the weights in place; one network for all blocks where a network for each would hold too many weights;
+`SoftPermutation`.
+
+Left out: the code's total variation of the features, which the paper does not have.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,155 +28,201 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from coordinator.adversary.contract import Budget, Guess, Knowledge
-from coordinator.adversary.networks import training_loop
-from coordinator.adversary.networks.sia_networks import Discriminator, Generator, classifier_of
-from coordinator.adversary.networks.training_loop import Course, Progress
+from coordinator.adversary.contract import Guess, Knowledge
+from coordinator.adversary.networks import device, training_loop
+from coordinator.adversary.networks.sia_networks import Discriminator, Generator, build_classifier
+from coordinator.adversary.networks.training_loop import OnEpoch, Progress, TrainingConfig
+from coordinator.adversary.time_budget import Budget
+from crypto.arrays import AnyArray, Images, Int64Array
 from crypto.errors import CipherwardError
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
 
-PUBLISHED = Course(epochs=100, batch=64)
-LEAST_SIDE = 8  # the discriminator halves three times
+#: The published training.
+PUBLISHED = TrainingConfig(epochs=100, batch_size=64)
+#: The discriminator halves the picture three times.
+MIN_SIDE = 8
+#: Adam's settings, from the source.
 _BETAS = (0.0, 0.9)
 _GENERATOR_RATE, _DISCRIMINATOR_RATE = 1e-4, 4e-4
-_MOVES_BLOCKS = {"block_pixel_shuffle", "block_pixel", "etc", "ele"}
+#: Schemes that move blocks, but get no permutation. Why value_shuffle was left out is not recorded.
+_WITHOUT_PERMUTATION = {"value_shuffle"}
+#: The source's blocks. Its generator has no permutation.
 _PAPER_BLOCK = 4
-_MOST_WEIGHTS = 1 << 26  # of the blocks' own networks; 196 blocks of 16×16 would have 616 million
+#: Above so many weights all blocks share one network. 196 blocks of 16×16 would have 616 million. Set by hand.
+_MAX_BLOCK_WEIGHTS = 1 << 26
 
 
-def hinge(judged_plain: torch.Tensor, judged_made: torch.Tensor) -> torch.Tensor:
-    """The discriminator's loss: mean of max(0, 1 - judged) of plain images, of max(0, 1 + judged) of made ones."""
-    return functional.relu(1.0 - judged_plain).mean() + functional.relu(1.0 + judged_made).mean()
+def hinge_loss(plain_scores: torch.Tensor, generated_scores: torch.Tensor) -> torch.Tensor:
+    """Return the discriminator's loss.
+
+    It is the mean of max(0, 1 - score) over plain images plus the mean of max(0, 1 + score) over generated ones.
+    """
+    return functional.relu(1.0 - plain_scores).mean() + functional.relu(1.0 + generated_scores).mean()
 
 
-def generator_of(spec: SchemeSpec) -> Generator:
-    """The generator for a scheme, untrained."""
+def build_generator(spec: SchemeSpec) -> Generator:
+    """Return the untrained generator for a scheme."""
     height, width, channels = spec.image_shape
     block = 1 if spec.name == "pe" else spec.block
     cells = (height // block, width // block)
-    own = cells[0] * cells[1] * 16 * block**4 * channels <= _MOST_WEIGHTS
-    return Generator(channels, block, cells, own, moves_blocks(spec))
+    per_block = cells[0] * cells[1] * 16 * block**4 * channels <= _MAX_BLOCK_WEIGHTS
+    return Generator(channels, block, cells, per_block, moves_blocks(spec))
 
 
 def moves_blocks(spec: SchemeSpec) -> bool:
-    """Whether the generator for a scheme learns where blocks belong: not at the paper's size, where it did not."""
-    return spec.name in _MOVES_BLOCKS and spec.block > _PAPER_BLOCK
+    """Return whether the generator learns where blocks belong; as in the paper, it does not at the paper's size."""
+    has_permutation = load(spec).moves_blocks and spec.name not in _WITHOUT_PERMUTATION
+    return has_permutation and spec.block > _PAPER_BLOCK
+
+
+@dataclass(frozen=True)
+class _Players:
+    """Generator, discriminator and classifier, with the optimisers of the first two.
+
+    The generator's optimiser trains the classifier, too, if there are labels.
+    """
+
+    generator: Generator
+    discriminator: Discriminator
+    classifier: nn.Sequential
+    by_generator: torch.optim.Adam
+    by_discriminator: torch.optim.Adam
+
+    def step(
+        self, inputs: torch.Tensor, real: torch.Tensor, labels: torch.Tensor | None
+    ) -> dict[str, float]:
+        """Update the discriminator, then the generator, by one batch, and return their losses.
+
+        Args:
+            inputs: ciphertexts, float32 [b, c, h, w].
+            real: plain images, float32 [b, c, h, w].
+            labels: the classes of the ciphertexts, int64 [b], or None for the adversarial loss alone.
+        """
+        generated = self.generator.train()(inputs)
+        loss = hinge_loss(self.discriminator(real), self.discriminator(generated.detach()))
+        device.take_step(self.by_discriminator, loss)
+        deception = -self.discriminator(generated).mean()
+        losses = {"discriminator": loss.item(), "generator": deception.item()}
+        if labels is not None:
+            classification = functional.cross_entropy(self.classifier(generated), labels)
+            losses["classifier"] = classification.item()
+            deception = deception + classification
+        # The discriminator gets no gradient from the generator's loss.
+        device.take_step(self.by_generator, deception, self.by_generator.param_groups[0]["params"])
+        return losses
+
+
+def _players(spec: SchemeSpec, seed: int, classes: int, width: int) -> _Players:
+    """Return untrained networks, on the device, with their optimisers; classes 0 stands for no labels."""
+    with device.seeded_torch(seed):
+        generator = build_generator(spec)
+        discriminator = Discriminator(spec.image_shape, width)
+        classifier = build_classifier(spec.image_shape[2], max(classes, 1))
+        for network in (generator, discriminator, classifier):
+            device.move_to_device(network).train()
+    weights = [*generator.parameters(), *(classifier.parameters() if classes else ())]
+    return _Players(
+        generator,
+        discriminator,
+        classifier,
+        torch.optim.Adam(weights, lr=_GENERATOR_RATE, betas=_BETAS),
+        torch.optim.Adam(discriminator.parameters(), lr=_DISCRIMINATOR_RATE, betas=_BETAS),
+    )
 
 
 def train(
-    sealed: np.ndarray,
-    public: np.ndarray,
-    labels: np.ndarray | None,
+    sealed: AnyArray,
+    public: Images,
+    labels: Int64Array | None,
     spec: SchemeSpec,
-    course: Course = PUBLISHED,
+    config: TrainingConfig = PUBLISHED,
     budget: Budget | None = None,
     checkpoint: Path | None = None,
-    told: Callable[[nn.Module, Progress], None] = lambda generator, progress: None,
+    on_epoch: OnEpoch = training_loop.ignore,
     width: int = 1024,
 ) -> tuple[Generator, Progress]:
-    """(the generator, how far it came), from ciphertexts [n, *image_shape] with int64 [n] labels, and uint8
-    [m, *image_shape] plain images.
+    """Train a generator on ciphertexts, their labels and plain images.
 
-    Without labels the adversarial loss stands alone. Goes on from the checkpoint where that file exists. told:
-    after every epoch. width: the discriminator's last channels. Raises CipherwardError for fewer images than a
-    batch, and for pictures that the discriminator cannot take.
+    Args:
+        sealed: ciphertexts [n, *image_shape].
+        public: plain images, uint8 [m, *image_shape].
+        labels: the classes of the ciphertexts, int64 [n], or None for the adversarial loss alone.
+        spec: the public description of the scheme.
+        config: epochs, batch size and seed.
+        budget: the time that the training may take; None for no limit.
+        checkpoint: a file to write. If it exists, the training continues from it.
+        on_epoch: called with the generator and its progress after every epoch.
+        width: the channels of the discriminator's last convolution.
+
+    Returns:
+        The generator, and how far it came.
+
+    Raises:
+        CipherwardError: there are fewer images than a batch holds, or the discriminator cannot take such pictures.
     """
     check_size(spec)
-    if min(len(sealed), len(public)) < course.batch:
-        raise CipherwardError(
-            f"{len(sealed)} ciphertexts and {len(public)} plain images make no batch of {course.batch}"
-        )
-    channels = spec.image_shape[2]
+    training_loop.check_batch(config, sealed, public)
     classes = 0 if labels is None else int(labels.max()) + 1
-    with training_loop.weights_from(course.seed):
-        generator = generator_of(spec)
-        discriminator = Discriminator(spec.image_shape, width)
-        classifier = classifier_of(channels, max(classes, 1))
-        for network in (generator, discriminator, classifier):
-            training_loop.placed(network).train()
-    learnt = [*generator.parameters(), *(classifier.parameters() if classes else ())]
-    by_generator = torch.optim.Adam(learnt, lr=_GENERATOR_RATE, betas=_BETAS)
-    by_discriminator = torch.optim.Adam(discriminator.parameters(), lr=_DISCRIMINATOR_RATE, betas=_BETAS)
-    ciphertexts, plain = training_loop.on_device(sealed), training_loop.on_device(public)
-    truth = (
-        None if labels is None else torch.from_numpy(np.asarray(labels, np.int64)).to(ciphertexts.device)
-    )
+    players = _players(spec, config.seed, classes, width)
+    ciphertexts, plain = device.images_to_device(sealed), device.images_to_device(public)
+    truth = None
+    if labels is not None:
+        truth = torch.from_numpy(np.asarray(labels, np.int64)).to(ciphertexts.device)
 
-    def step(batch: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
-        inputs, real = training_loop.chosen(ciphertexts, batch[0]), training_loop.chosen(plain, batch[1])
-        made = generator.train()(inputs)
-        loss = hinge(discriminator(real), discriminator(made.detach()))
-        by_discriminator.zero_grad()
-        loss.backward()
-        by_discriminator.step()
-        deceived = -discriminator(made).mean()
-        losses = {"discriminator": loss.item(), "generator": deceived.item()}
-        if truth is not None:
-            told_apart = functional.cross_entropy(classifier(made), truth[torch.from_numpy(batch[0])])
-            losses["classifier"] = told_apart.item()
-            deceived = deceived + told_apart
-        by_generator.zero_grad()
-        deceived.backward(inputs=learnt)
-        by_generator.step()
-        return losses
+    def step(batch: tuple[Int64Array, Int64Array]) -> dict[str, float]:
+        inputs = device.take_batch(ciphertexts, batch[0])
+        batch_labels = None if truth is None else truth[torch.from_numpy(batch[0])]
+        return players.step(inputs, device.take_batch(plain, batch[1]), batch_labels)
 
+    identity = {"attack": "sia_gan", "classes": classes, "width": width}
     progress = training_loop.train(
-        {
-            "generator": generator,
-            "discriminator": discriminator,
-            "classifier": classifier,
-            "by_generator": by_generator,
-            "by_discriminator": by_discriminator,
-        },
-        course,
-        lambda draw, _: training_loop.unpaired(draw, len(sealed), len(public), course.batch),
+        vars(players),
+        config,
+        lambda rng, _: training_loop.unpaired_batches(rng, len(sealed), len(public), config.batch_size),
         step,
         budget or Budget(float("inf")),
-        {
-            "attack": "sia_gan",
-            "classes": classes,
-            "width": width,
-            **training_loop.about(spec, sealed, public),
-        },
+        {**identity, **training_loop.training_identity(spec, sealed, public)},
         checkpoint,
-        lambda progress: told(generator, progress),
+        lambda progress: on_epoch(players.generator, progress),
     )
-    return generator, progress
+    return players.generator, progress
 
 
 def check_size(spec: SchemeSpec) -> None:
-    """Raises CipherwardError for pictures that the discriminator cannot take."""
-    if min(spec.image_shape[:2]) < LEAST_SIDE:
+    """Raise CipherwardError if the discriminator cannot take pictures of this size."""
+    if min(spec.image_shape[:2]) < MIN_SIDE:
         height, width = spec.image_shape[:2]
         raise CipherwardError(
             f"the discriminator of SIA-GAN cannot take pictures of {height}×{width}",
-            f"both sides are at least {LEAST_SIDE} pixels",
+            f"both sides are at least {MIN_SIDE} pixels",
         )
 
 
 def attack(knowledge: Knowledge) -> Guess:
-    """What the generator makes of the rows to guess. Without enough images, the ciphertext's picture and a note."""
+    """Guess the rows' images by a trained generator.
+
+    Without enough images, or if nothing was trained, the guess is the ciphertext's picture, with a note.
+    """
     pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
-    spec, seen = pool.spec, np.asarray(knowledge.pool_rows, np.int64)
+    spec, pool_rows = pool.spec, np.asarray(knowledge.pool_rows, np.int64)
     check_size(spec)
-    notes = [training_loop.lacking(knowledge, PUBLISHED.batch, PUBLISHED.batch)]
+    note = training_loop.missing_data(knowledge, PUBLISHED.batch_size, PUBLISHED.batch_size)
     sealed = pool.images(rows)
-    images = load(spec).picture(sealed)
-    idle = bool(notes[0])
-    if not idle:
-        labels = None if knowledge.labels is None else np.asarray(knowledge.labels, np.int64)[seen]
-        generator, progress = train(
-            training_loop.as_input(spec, pool.images(seen)),
-            np.asarray(knowledge.public),
-            labels,
-            spec,
-            budget=knowledge.budget,
-        )
-        shared = "one network for all blocks" if not generator.own else ""
-        notes = [progress.note, "no labels: the adversarial loss alone" if labels is None else "", shared]
-        idle = progress.untrained
-        if not idle:
-            images = training_loop.pictures(generator, training_loop.as_input(spec, sealed))
-    note = "; ".join(part for part in notes if part)
-    return Guess(images, note=note, idle=idle)
+    if note:
+        return Guess(load(spec).picture(sealed), note=note, idle=True)
+    labels = None if knowledge.labels is None else np.asarray(knowledge.labels, np.int64)[pool_rows]
+    pool_images = training_loop.to_plain_shape(spec, pool.images(pool_rows))
+    generator, progress = train(
+        pool_images, np.asarray(knowledge.public), labels, spec, budget=knowledge.budget
+    )
+    notes = [
+        progress.note,
+        "no labels: the adversarial loss alone" if labels is None else "",
+        "" if generator.per_block else "one network for all blocks",
+    ]
+    if progress.is_untrained:
+        images = load(spec).picture(sealed)
+    else:
+        images = device.decode_images(generator, training_loop.to_plain_shape(spec, sealed))
+    return Guess(images, note="; ".join(filter(None, notes)), idle=progress.is_untrained)

@@ -1,4 +1,6 @@
-"""The networks of SIA-GAN: generator, discriminator, classifier. Pictures are float32 [n, c, h, w] in -1…1.
+"""The networks of the SIA-GAN attack: generator, discriminator, classifier.
+
+Pictures are float32 [n, c, h, w] in -1…1.
 
 Source: Madono et al., IEEE Access 9 (2021), figures 3 to 5, tables 4 to 6, and the authors' code.
 """
@@ -12,52 +14,58 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
+#: Features of every pixel behind the blocks' networks, and channels of the decoder, from the source.
 _FEATURES, _WIDTH = 16, 64
+#: Of every leaky ReLU, from the source.
 _SLOPE = 0.1
-_ROUNDS = 20  # of normalising rows and columns
+#: Rounds of normalising rows and columns in Sinkhorn's iteration. Ours, set by hand; not tuned further.
+_SINKHORN_ROUNDS = 20
 
 
 class BlockNetworks(nn.Module):
-    """[n, c, h, w] → [n, 16B², y, x]: each block by a spectrally normalised linear map, batch norm, leaky ReLU.
+    """Map each block by a spectrally normalised linear map, batch norm and leaky ReLU.
 
-    own: a map and a batch norm for every block; otherwise all blocks share one.
+    Args:
+        channels: of the pictures.
+        block: side B of a block.
+        cells: blocks down and across.
+        per_block: True for a map and a batch norm for every block; otherwise all blocks share one.
     """
 
-    def __init__(self, channels: int, block: int, cells: tuple[int, int], own: bool) -> None:
+    left: torch.Tensor
+    right: torch.Tensor
+
+    def __init__(self, channels: int, block: int, cells: tuple[int, int], per_block: bool) -> None:
         super().__init__()
-        self.block, self.cells, self.own = block, cells, own
+        self.block, self.cells, self.per_block = block, cells, per_block
         values, outs = channels * block**2, _FEATURES * block**2
-        maps = cells[0] * cells[1] if own else 1
-        bound = 1.0 / math.sqrt(values)  # as torch begins convolutions
+        maps = cells[0] * cells[1] if per_block else 1
+        bound = 1.0 / math.sqrt(values)  # torch's initial range of convolutions
         self.weight = nn.Parameter(torch.empty(maps, outs, values).uniform_(-bound, bound))
-        self.norm = nn.BatchNorm1d(maps * outs) if own else nn.BatchNorm2d(outs)
+        self.norm = nn.BatchNorm1d(maps * outs) if per_block else nn.BatchNorm2d(outs)
         self.register_buffer("left", functional.normalize(torch.randn(maps, outs, 1), dim=1))
         self.register_buffer("right", functional.normalize(torch.randn(maps, values, 1), dim=1))
-        self.left: torch.Tensor
-        self.right: torch.Tensor
 
-    def maps(self) -> torch.Tensor:
-        """[maps, 16B², B²c]: the weights over the estimates of their largest singular values.
+    def normalised_weights(self) -> torch.Tensor:
+        """Return the weights [maps, 16B², B²c] over the estimates of their largest singular values.
 
-        In training the estimates take one step of power iteration at every call.
+        In training mode the estimates take one step of power iteration at every call.
         """
         if self.training:
             with torch.no_grad():
                 self.right.copy_(functional.normalize(self.weight.transpose(1, 2) @ self.left, dim=1))
                 self.left.copy_(functional.normalize(self.weight @ self.right, dim=1))
-        left, right = (
-            self.left.clone(),
-            self.right.clone(),
-        )  # a later call must not change them under the gradient
+        # Copies, because a later call changes the buffers while this call's gradient is still needed.
+        left, right = self.left.clone(), self.right.clone()
         return self.weight / (left.transpose(1, 2) @ self.weight @ right)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Map [n, c, h, w] to [n, 16B², y, x], one cell for each block."""
         n, block, (down, across) = len(images), self.block, self.cells
         cut = images.reshape(n, -1, down, block, across, block).permute(2, 4, 0, 1, 3, 5)
         blocks = cut.reshape(down * across, n, -1)
-        features = blocks @ self.maps().transpose(1, 2)  # [N, n, 16B²]
-        if self.own:
+        features = blocks @ self.normalised_weights().transpose(1, 2)  # [N, n, 16B²]
+        if self.per_block:
             flat = features.permute(1, 0, 2).reshape(n, -1)
             normed = self.norm(flat).reshape(n, down, across, -1).permute(0, 3, 1, 2)
         else:
@@ -65,10 +73,11 @@ class BlockNetworks(nn.Module):
         return functional.leaky_relu(normed, _SLOPE)
 
 
-class Places(nn.Module):
-    """[n, f, y, x] → the same: cells mixed by a learnable matrix whose rows and columns sum to 1.
+class SoftPermutation(nn.Module):
+    """Mix cells by a learnable matrix whose rows and columns sum to 1.
 
-    Sinkhorn's iteration in logarithms; where one entry of every row stands out it is a permutation. Ours.
+    Sinkhorn's iteration in logarithms normalises it. Where one entry of every row stands out, it is a permutation.
+    Ours.
     """
 
     def __init__(self, cells: int) -> None:
@@ -76,25 +85,35 @@ class Places(nn.Module):
         self.logits = nn.Parameter(torch.randn(cells, cells))
 
     def matrix(self) -> torch.Tensor:
-        """[N, N]: how much of cell i stands at cell j."""
-        logs = self.logits
-        for _ in range(_ROUNDS):
+        """Return [N, N]: how much of cell i goes to cell j."""
+        logs: torch.Tensor = self.logits
+        for _ in range(_SINKHORN_ROUNDS):
             logs = logs.log_softmax(1).log_softmax(0)
         return logs.exp()
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Map [n, f, y, x] to the same shape."""
         return (features.flatten(2) @ self.matrix()).reshape(features.shape)
 
 
 class Generator(nn.Module):
-    """Ciphertexts → pictures: the blocks' networks, their places if `places`, and the decoder."""
+    """Decode ciphertexts into pictures: the blocks' networks, a permutation of the blocks, and the decoder.
 
-    def __init__(self, channels: int, block: int, cells: tuple[int, int], own: bool, places: bool) -> None:
+    Args:
+        channels: of the pictures.
+        block: side of a block.
+        cells: blocks down and across.
+        per_block: True for a network for every block; otherwise all blocks share one.
+        moves_blocks: True for a learnable permutation of the blocks; otherwise they stay in place.
+    """
+
+    def __init__(
+        self, channels: int, block: int, cells: tuple[int, int], per_block: bool, moves_blocks: bool
+    ) -> None:
         super().__init__()
-        self.own = own
-        self.blocks = BlockNetworks(channels, block, cells, own)
-        self.places = Places(cells[0] * cells[1]) if places else nn.Identity()
+        self.per_block = per_block
+        self.blocks = BlockNetworks(channels, block, cells, per_block)
+        self.places = SoftPermutation(cells[0] * cells[1]) if moves_blocks else nn.Identity()
         self.shuffle = nn.PixelShuffle(block)
         self.first = _normed(_FEATURES, _WIDTH)
         self.residual = nn.ModuleList(
@@ -105,7 +124,7 @@ class Generator(nn.Module):
         self.last = spectral_norm(nn.Conv2d(_WIDTH, channels, 3, padding=1, bias=False))
 
     def forward(self, sealed: torch.Tensor) -> torch.Tensor:
-        """[n, c, h, w] in -1…1 → the same."""
+        """Map [n, c, h, w] in -1…1 to the same shape and range."""
         features = self.shuffle(self.places(self.blocks(sealed)))
         features = functional.leaky_relu(self.first(features), _SLOPE)
         for block in self.residual:
@@ -115,13 +134,14 @@ class Generator(nn.Module):
 
 
 def _normed(ins: int, outs: int) -> nn.Sequential:
+    """Return a spectrally normalised convolution of 3×3 with batch norm."""
     return nn.Sequential(
         spectral_norm(nn.Conv2d(ins, outs, 3, padding=1, bias=False)), nn.BatchNorm2d(outs)
     )
 
 
 class SelfAttention(nn.Module):
-    """[n, f, y, x] → the same, plus a learnable share (0 at first) of what each place attends to (SAGAN)."""
+    """Add to every place a learnable share (0 at first) of what it attends to, as in SAGAN."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -130,15 +150,21 @@ class SelfAttention(nn.Module):
         self.share = nn.Parameter(torch.zeros(1))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Map [n, f, y, x] to the same shape."""
         query, key = self.query(features).flatten(2), self.key(features).flatten(2)
         attention = (query.transpose(1, 2) @ key).softmax(2)  # [n, place, attended place]
         attended = self.value(features).flatten(2) @ attention.transpose(1, 2)
-        return self.share * attended.reshape(features.shape) + features
+        result: torch.Tensor = self.share * attended.reshape(features.shape) + features
+        return result
 
 
 class Discriminator(nn.Module):
-    """[n, c, h, w] → [n]: positive for what it takes for plain. width: the last channels, 1024 in the paper."""
+    """Score pictures: positive for what it takes for plain.
+
+    Args:
+        image_shape: (height, width, channels) of the pictures.
+        width: channels of the last convolution, 1024 in the paper.
+    """
 
     def __init__(self, image_shape: tuple[int, int, int], width: int = 1024) -> None:
         super().__init__()
@@ -152,13 +178,16 @@ class Discriminator(nn.Module):
         self.judge = spectral_norm(nn.Linear(width * (height // 8) * (across // 8), 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        judged: torch.Tensor = self.judge(self.features(images))
-        return judged.flatten()
+        """Map [n, c, h, w] to scores [n]."""
+        scores: torch.Tensor = self.judge(self.features(images))
+        return scores.flatten()
 
 
-def classifier_of(channels: int, classes: int) -> nn.Sequential:
-    """[n, c, h, w] → [n, classes]: three convolutions and a mean over the picture. Ours."""
+def build_classifier(channels: int, classes: int) -> nn.Sequential:
+    """Return an untrained classifier, [n, c, h, w] to [n, classes].
+
+    Three convolutions and a mean over the picture. Ours.
+    """
     layers: list[nn.Module] = []
     for ins, outs, stride in ((channels, 32, 1), (32, 64, 2), (64, 128, 2)):
         conv = nn.Conv2d(ins, outs, 3, stride=stride, padding=1, bias=False)

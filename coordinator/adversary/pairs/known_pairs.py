@@ -1,84 +1,79 @@
-"""The key from known pairs of plain and sealed images under it (T3).
+"""The key from known pairs of plain and sealed images under it (T3): known-plaintext attacks.
 
 Source: textbook known-plaintext attacks on permutations; for matrices, least squares and Procrustes' problem.
 
-Every scheme but `orthogonal` moves units (pixels, values, nibbles) and inverts some of them. A unit's
-values in all pairs, or in many blocks under the same key too, are its signature, inverted where the first is bright,
-so that it is the same wherever the unit goes and whether the key inverts it:
+Every scheme but `orthogonal` moves units (pixels, values, nibbles) and inverts some of them. A unit's signature is
+the list of its values in all pairs, and in all blocks if they share a key. The signature is inverted if its first
+value is bright. It is then the same wherever the unit goes, and whether or not the key inverts it:
 
-1. the order of the blocks: each block by the signatures of its units, sorted;
-2. the order of the units in a block: by their signatures over the pairs, and over all blocks that the first step
-   told apart where one order serves them all; the inversions show in the same comparison;
+1. the order of the blocks: each block is recognised by the signatures of its units, sorted;
+2. the order of the units in a block: by their signatures over the pairs and, if one order serves all blocks, over all
+   blocks that the first step told apart; the inversions show in the same comparison;
 3. blocks that are alike in step 1 and differ in their arrangement, by the order found in step 2.
 
-Blocks of `etc` are turned as a whole: each is tried in its 8 turns, 2 signs and 6 colour orders. `orthogonal` takes
-as many independent blocks as a block has values; with fewer, what lies outside their span is left at mid-gray.
-Units and blocks that are equal in all pairs are interchangeable: their order is a guess, and the note counts them.
+Blocks of `etc` are turned as a whole (turned_blocks.py). `orthogonal` takes as many independent blocks as a block has
+values. With fewer, what lies outside their span is left at mid-gray. Units and blocks that are equal in all pairs are
+interchangeable: their order is a guess, and the note counts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 
-from coordinator.adversary.contract import Guess, Knowledge
-from coordinator.adversary.pairs.unit_signatures import Layout, cut, layout_of, pair_up, rows_as_ids
-from crypto.cipher import MatrixCipher
+from coordinator.adversary.contract import Guess, Knowledge, Recovered
+from coordinator.adversary.opened import RecoveredMatrix, open_rows
+from coordinator.adversary.pairs.turned_blocks import solve_turned_blocks
+from coordinator.adversary.pairs.unit_signatures import (
+    fold_signatures,
+    layout_of,
+    pair_up,
+    rows_as_ids,
+    split_units,
+)
+from crypto.arrays import AnyArray, BoolArray, Images, Int32Array, Int64Array
 from crypto.errors import CipherwardError
 from crypto.kernels.blocks import quarter_pixels, to_blocks
-from crypto.kernels.executors import apply
 from crypto.kernels.table import Table
 from crypto.scheme import load
-from crypto.schemes.etc import Etc, to_planes, turned_pixels
-from crypto.schemes.pe import ORDERS
 from crypto.spec import SchemeSpec
+from crypto.unit_layout import UnitLayout
 
-_RANK = 1e-4  # least singular value that counts, as a share of the largest
+#: Smallest singular value of the blocks that counts, as a share of the largest. Set once; not tuned further.
+_RANK = 1e-4
+#: Range of the singular values of a matrix that counts as orthogonal. Set once; not tuned further.
+_ORTHOGONAL = (0.9, 1.1)
+#: Images whose blocks are multiplied at a time, which bounds memory.
+_CHUNK = 16
+_NOT_ONE_KEY = "the pairs are not of one key"
 
-
-@dataclass(frozen=True)
-class Found:
-    """A key from pairs. table or matrix: what opens (float32 [V, V] for `orthogonal`). note: what stayed open."""
-
-    table: Table | None
-    matrix: np.ndarray | None
-    parts: Mapping[str, np.ndarray]
-    note: str
+#: A key from pairs, or None, and what stayed open or why there is no key.
+Solution = tuple[Recovered | RecoveredMatrix | None, str]
 
 
 def attack(knowledge: Knowledge) -> Guess:
-    """Opens the rows with the key found from `knowledge.known`; without pairs, hands back the sealed pictures.
+    """Open the rows to guess with the key recovered from `knowledge.known`.
 
-    Raises CipherwardError for pairs of other shapes than the scheme's.
+    Without pairs, the guess is the ciphertext's picture.
+
+    Raises:
+        CipherwardError: If the pairs have other shapes or dtypes than the scheme's.
     """
-    found = None
     if knowledge.known is None or not len(knowledge.known[0]):
-        note = "needs known pairs"
-    else:
-        found, note = solve(knowledge.pool.spec, *knowledge.known)
-    return opened(knowledge, found, note)
+        return open_rows(knowledge, None, "needs known pairs")
+    return open_rows(knowledge, *solve(knowledge.pool.spec, *knowledge.known))
 
 
-def opened(knowledge: Knowledge, found: Found | None, note: str) -> Guess:
-    """Return the guess of an attack that found this key, or none."""
-    rows, spec = np.asarray(knowledge.rows, np.int64), knowledge.pool.spec
-    sealed, key = knowledge.pool.images(rows), None
-    if found is not None and found.matrix is not None:
-        images = MatrixCipher(spec.image_shape, spec.block, found.matrix).decrypt(sealed)
-        key = {"matrix": found.matrix}
-    elif found is not None and found.table is not None:
-        images = load(spec).picture(apply(found.table, sealed))
-        gather, mask = found.table.flattened()
-        key = {"gather": gather, **({} if mask is None else {"mask": mask}), **found.parts}
-    else:
-        images = load(spec).picture(sealed)
-    return Guess(images, key, note)
+def solve(spec: SchemeSpec, plain: Images, sealed: AnyArray) -> Solution:
+    """Recover the key from pairs.
 
+    Args:
+        spec: The scheme.
+        plain: uint8 [m, *image_shape].
+        sealed: [m, *sealed_shape], the same images under the key.
 
-def solve(spec: SchemeSpec, plain: np.ndarray, sealed: np.ndarray) -> tuple[Found | None, str]:
-    """(the key, what stayed open) from uint8 [m, *image_shape] and [m, *sealed_shape]; None with the reason."""
+    Raises:
+        CipherwardError: If the pairs have other shapes or dtypes than the scheme's.
+    """
     scheme = load(spec)
     shapes = (len(plain), *spec.image_shape), (len(plain), *scheme.sealed_shape)
     if (
@@ -92,94 +87,142 @@ def solve(spec: SchemeSpec, plain: np.ndarray, sealed: np.ndarray) -> tuple[Foun
             f"plain images are uint8 {list(shapes[0])}, sealed ones {scheme.sealed_dtype} {list(shapes[1])}",
         )
     if scheme.row_keys:
-        return None, "every image has a key of its own: pairs say nothing of others"
+        return None, "every image has a key of its own: pairs say nothing about others"
     if spec.name == "orthogonal":
-        found = _matrix(spec, plain, sealed)
-    elif spec.name == "etc":
-        found = _turned_blocks(spec, plain, sealed)
-    else:
-        found = _units(layout_of(spec), plain, sealed)
-    return (
-        (found, found.note) if found.table is not None or found.matrix is not None else (None, found.note)
-    )
+        return _solve_matrix(spec, plain, sealed)
+    if spec.name == "etc":
+        recovered = solve_turned_blocks(spec, plain, sealed)
+        return (None, _NOT_ONE_KEY) if recovered is None else (recovered, "; ".join(recovered.notes))
+    layout = layout_of(spec)
+    return _UnitSolver(layout, split_units(layout, plain), split_units(layout, sealed)).solve()
 
 
-def _matrix(spec: SchemeSpec, plain: np.ndarray, sealed: np.ndarray) -> Found:
-    """Least squares over the span of the plain blocks."""
+def _solve_matrix(spec: SchemeSpec, plain: Images, sealed: AnyArray) -> Solution:
+    """Recover the matrix of `orthogonal` by least squares over the span of the plain blocks."""
     size = spec.block**2 * spec.image_shape[2]
     products = np.zeros((2, size, size))
-    for i in range(0, len(plain), 16):
-        x = to_blocks(plain[i : i + 16], spec.block).reshape(-1, size) - 127.5
-        y = to_blocks(sealed[i : i + 16], spec.block).reshape(-1, size).astype(np.float64) - 127.5
+    for i in range(0, len(plain), _CHUNK):
+        x = to_blocks(plain[i : i + _CHUNK], spec.block).reshape(-1, size) - 127.5
+        y = to_blocks(sealed[i : i + _CHUNK], spec.block).reshape(-1, size).astype(np.float64) - 127.5
         products += np.stack([x.T @ x, x.T @ y])
     values, axes = np.linalg.eigh(products[0])
-    kept = values > _RANK**2 * values[-1]
-    rank = int(kept.sum())
-    inverse = (axes[:, kept] / values[kept]) @ axes[:, kept].T
+    spanned = values > _RANK**2 * values[-1]
+    rank = int(spanned.sum())
+    inverse = (axes[:, spanned] / values[spanned]) @ axes[:, spanned].T
     q = inverse @ products[1]  # on the span, and 0 outside it
     left, singular, right = np.linalg.svd(q)
     matrix = (left[:, :rank] @ right[:rank]).astype(np.float32)
-    if singular[rank - 1] < 0.9 or singular[0] > 1.1:
-        return Found(None, None, {}, "the pairs are not of one orthogonal matrix")
+    if singular[rank - 1] < _ORTHOGONAL[0] or singular[0] > _ORTHOGONAL[1]:
+        return None, "the pairs are not of one orthogonal matrix"
     note = "" if rank == size else f"{rank} of {size} directions of a block are known"
-    return Found(None, matrix, {}, note)
+    return RecoveredMatrix(matrix), note
 
 
-def _units(layout: Layout, plain: np.ndarray, sealed: np.ndarray) -> Found:
-    """Steps 1 to 3 for every scheme that moves units."""
-    x, y = cut(layout, plain), cut(layout, sealed)  # [m, N, P, U]
-    n, units = x.shape[1], x.shape[3]
-    order, loose = np.arange(n), np.zeros(n, bool)
-    if layout.moves_blocks:
-        sides = [layout.upright(v.reshape(1, len(v), -1).transpose(0, 2, 1))[0][0] for v in (x, y)]
-        sets = [np.sort(v.reshape(x.shape[1:]), axis=2).reshape(n, -1) for v in rows_as_ids(*sides)]
-        order, loose, fits = _one_pairing(*rows_as_ids(*sets))
-        if not fits:
-            return Found(None, None, {}, "the pairs are not of one key")
-    inner, mask, open_units = None, None, 0
-    if units > 1 or layout.signed:
-        told = ~loose if layout.shared and not loose.all() else np.ones(n, bool)
-        samples = [v[:, b].transpose(3, 1, 0, 2) for v, b in ((x, order[told]), (y, told))]  # [U, N', m, P]
+class _UnitSolver:
+    """Steps 1 to 3 for a scheme that moves units.
+
+    Attributes:
+        layout: What the scheme moves.
+        plain: int32 [m, N, P, U], the units of the plain images (`split_units`).
+        sealed: The same of the sealed images.
+        order: int64 [N], the plain block that each sealed block is.
+        ambiguous: bool [N], the sealed blocks that equal others.
+        inner: None, or int64 [1 or N, U], the plain unit that each sealed unit is.
+        mask: None, or bool [1 or N, U], which sealed units are inverted.
+        open_units: How many units equal others.
+    """
+
+    def __init__(self, layout: UnitLayout, plain: Int32Array, sealed: Int32Array) -> None:
+        self.layout, self.plain, self.sealed = layout, plain, sealed
+        blocks = plain.shape[1]
+        self.order: Int64Array = np.arange(blocks)
+        self.ambiguous: BoolArray = np.zeros(blocks, bool)
+        self.inner: Int64Array | None = None
+        self.mask: BoolArray | None = None
+        self.open_units = 0
+
+    def solve(self) -> Solution:
+        """Return the key and what stayed open, or None and the reason."""
+        layout = self.layout
+        blocks, units = self.plain.shape[1], self.plain.shape[3]
+        if layout.moves_blocks and not self._order_blocks():
+            return None, _NOT_ONE_KEY
+        if (units > 1 or layout.signed) and not self._order_units():
+            is_unclear = layout.shared and bool(self.ambiguous.all())
+            return None, "no block is unlike all others" if is_unclear else _NOT_ONE_KEY
+        if layout.shared and self.inner is not None and self.ambiguous.any():
+            self._order_alike_blocks(self.inner)
+        notes = []
+        if self.ambiguous.any():
+            notes.append(f"{int(self.ambiguous.sum())} of {blocks} blocks are equal to others")
+        if self.open_units:
+            total = units if layout.shared else blocks * units
+            notes.append(f"{self.open_units} of {total} units are equal to others")
+        parts = {}
+        if layout.shared and layout.moves_blocks and self.inner is not None:
+            parts = {"K1": self.order, "K2": self.inner[0]}
+        table = _opening_table(layout, self.order, self.inner, self.mask)
+        return Recovered(table, parts, tuple(notes)), "; ".join(notes)
+
+    def _order_blocks(self) -> bool:
+        """Step 1. Return whether both sides hold the same blocks."""
+        shape, blocks = self.plain.shape[1:], self.plain.shape[1]
+        folded = [
+            fold_signatures(self.layout, v.reshape(1, len(v), -1).transpose(0, 2, 1))[0][0]
+            for v in (self.plain, self.sealed)
+        ]
+        sets = [np.sort(v.reshape(shape), axis=2).reshape(blocks, -1) for v in rows_as_ids(*folded)]
+        self.order, self.ambiguous, is_match = pair_blocks(*rows_as_ids(*sets))
+        return is_match
+
+    def _order_units(self) -> bool:
+        """Step 2. Return whether both sides hold the same units."""
+        layout, blocks, units = self.layout, self.plain.shape[1], self.plain.shape[3]
+        used = np.ones(blocks, bool)
+        if layout.shared and not self.ambiguous.all():
+            used = ~self.ambiguous
+        samples = [
+            v[:, b].transpose(3, 1, 0, 2)  # [U, N', m, P]
+            for v, b in ((self.plain, self.order[used]), (self.sealed, used))
+        ]
         if layout.shared:
-            wide = [s.reshape(1, units, -1) for s in samples]
+            signatures = [s.reshape(1, units, -1) for s in samples]
         else:
-            wide = [s.transpose(1, 0, 2, 3).reshape(n, units, -1) for s in samples]
-        (source, source_flips), (target, flips) = (layout.upright(w) for w in wide)
-        ids = rows_as_ids(*(v.reshape(-1, v.shape[2]) for v in (source, target)))
-        inner, loose_units, fits = pair_up(*(i.reshape(len(source), units) for i in ids))
-        if not fits:
-            unclear = layout.shared and loose.all()
-            return Found(
-                None,
-                None,
-                {},
-                "no block is unlike all others" if unclear else "the pairs are not of one key",
-            )
-        open_units = int(loose_units.sum())
+            signatures = [s.transpose(1, 0, 2, 3).reshape(blocks, units, -1) for s in samples]
+        (source, source_flips), (target, flips) = (fold_signatures(layout, s) for s in signatures)
+        source_ids, target_ids = rows_as_ids(*(v.reshape(-1, v.shape[2]) for v in (source, target)))
+        inner, ambiguous, is_match = pair_up(
+            source_ids.reshape(len(source), units), target_ids.reshape(len(source), units)
+        )
+        if not is_match:
+            return False
+        self.inner, self.open_units = inner, int(ambiguous.sum())
         if layout.signed:
-            mask = np.take_along_axis(source_flips, inner, 1) ^ flips
-    if layout.shared and inner is not None and loose.any():
-        sets = [np.ascontiguousarray(v.transpose(1, 0, 2, 3)).reshape(n, -1) for v in (x[..., inner[0]], y)]
-        again, still, fits = _one_pairing(*rows_as_ids(*sets))
-        if fits:  # else two units were interchanged, and step 1's order stays
-            order, loose = again, still
-    notes = [f"{int(loose.sum())} of {n} blocks are equal to others"] if loose.any() else []
-    if open_units:
-        total = units if layout.shared else n * units
-        notes.append(f"{open_units} of {total} units are equal to others")
-    parts = {}
-    if layout.shared and layout.moves_blocks and inner is not None:
-        parts = {"K1": order, "K2": inner[0]}
-    return Found(_table(layout, order, inner, mask), None, parts, "; ".join(notes))
+            self.mask = np.take_along_axis(source_flips, inner, 1) ^ flips
+        return True
+
+    def _order_alike_blocks(self, inner: Int64Array) -> None:
+        """Step 3. Two units may have been interchanged; the order of step 1 then stays."""
+        blocks = self.plain.shape[1]
+        sets = [
+            np.ascontiguousarray(v.transpose(1, 0, 2, 3)).reshape(blocks, -1)
+            for v in (self.plain[..., inner[0]], self.sealed)
+        ]
+        order, ambiguous, is_match = pair_blocks(*rows_as_ids(*sets))
+        if is_match:
+            self.order, self.ambiguous = order, ambiguous
 
 
-def _one_pairing(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    order, loose, fits = pair_up(source[None], target[None])
-    return order[0], loose[0], fits
+def pair_blocks(source: Int64Array, target: Int64Array) -> tuple[Int64Array, BoolArray, bool]:
+    """Return what `pair_up` returns for one group, int64 [N] twice."""
+    order, ambiguous, is_match = pair_up(source[None], target[None])
+    return order[0], ambiguous[0], is_match
 
 
-def _table(layout: Layout, order: np.ndarray, inner: np.ndarray | None, mask: np.ndarray | None) -> Table:
-    """The table that opens."""
+def _opening_table(
+    layout: UnitLayout, order: Int64Array, inner: Int64Array | None, mask: BoolArray | None
+) -> Table:
+    """Return the table that opens, from the orders and inversions that seal."""
     if inner is not None and layout.quarters:
         quarters = quarter_pixels(layout.block)
         within = np.empty(layout.block**2, np.int64)
@@ -192,52 +235,7 @@ def _table(layout: Layout, order: np.ndarray, inner: np.ndarray | None, mask: np
             low, high = np.split(flips, 2, axis=1)
             flips = low | high << 4
     block = (layout.block, layout.block)
-    moved = order if layout.moves_blocks else None
+    block_order = order if layout.moves_blocks else None
     if layout.single:  # single values: groups of one unit, c to a pixel
         inner, flips = None, None if flips is None else flips.reshape(-1, layout.shape[2])
-    return Table(layout.shape, block, moved, inner, flips, layout.unit).inverse()
-
-
-def _turned_blocks(spec: SchemeSpec, plain: np.ndarray, sealed: np.ndarray) -> Found:
-    """`etc`: each block by its folded values, then in all its states."""
-    algorithm = Etc(spec)
-    if spec.options["form"] == "gray":
-        plain = to_planes(plain)
-    x, y = (to_blocks(v, spec.block).transpose(1, 0, 2, 3) for v in (plain, sealed))  # [N, m, M², c]
-    n, channels = len(x), x.shape[3]
-    sets = [
-        np.sort(np.minimum(v, 255 - v).reshape(n, len(plain), -1), axis=2).reshape(n, -1) for v in (x, y)
-    ]
-    ids = rows_as_ids(*sets)
-    _, loose, fits = _one_pairing(*ids)
-    if not fits:
-        return Found(None, None, {}, "the pairs are not of one key")
-    orders = ORDERS if channels == 3 else np.zeros((1, 1), np.int64)
-    states = [(t, s, o) for t in range(8) for s in (0, 1) for o in range(len(orders))]
-    cells = turned_pixels(spec.block)
-    chosen, fitting = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    taken, key = np.zeros(n, bool), np.empty(n, np.int64)
-    groups: dict[int, list[int]] = {}
-    for b in range(n):
-        groups.setdefault(int(ids[0][b]), []).append(b)
-    for i in range(n):
-        for b in groups[int(ids[1][i])]:  # plain blocks with these values
-            if taken[b]:
-                continue
-            fit = [
-                k
-                for k, (t, s, o) in enumerate(states)
-                if np.array_equal(x[b][:, cells[t]][..., orders[o]] ^ np.uint8(255 * s), y[i])
-            ]
-            if fit:
-                key[i], chosen[i], fitting[i], taken[b] = b, fit[0], len(fit), True
-                break
-    if not taken.all():
-        return Found(None, None, {}, "the pairs are not of one key")
-    turn, sign, colours = (np.array([s[k] for s in states])[chosen] for k in range(3))
-    parts = {"K1": key, "turn": turn, "negative": sign.astype(bool)}
-    if channels == 3:
-        parts["order"] = colours
-    open_blocks = int(((fitting > 1) | loose).sum())
-    note = f"{open_blocks} of {n} blocks are open in place or state" if open_blocks else ""
-    return Found(algorithm.table(parts).inverse(), None, parts, note)
+    return Table(layout.shape, block, block_order, inner, flips, layout.unit).inverse()

@@ -1,118 +1,97 @@
-"""What a scheme moves as one, and pairing units by what a key does to them leaves unchanged.
+"""The units that a scheme moves, and how units are paired by what a key leaves unchanged in them.
 
-Source: our own. `Layout` says of every scheme that is a table which units it moves, whether blocks move, whether one
-order serves all blocks, and whether units are inverted.
+Source: our own. Which units a scheme moves is one of its public facts (crypto/unit_layout.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 
+from crypto.arrays import AnyArray, BoolArray, Images, Int32Array, Int64Array
 from crypto.errors import CipherwardError
 from crypto.kernels.blocks import quarter_pixels, to_blocks
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
+from crypto.unit_layout import UnitLayout
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The shape of a scheme's key.
+def layout_of(spec: SchemeSpec) -> UnitLayout:
+    """Return the layout of a scheme.
 
-    shape: of sealed images. block: its side in pixels. unit: what moves as one. moves_blocks: whether blocks change
-    places. shared: whether one order of the units, and one set of inversions, serves all blocks. signed: whether
-    units are inverted. quarters: units keep to the four sub-blocks, all in the same order. single: units stay.
+    Raises:
+        CipherwardError: If the scheme is no table of units.
     """
-
-    shape: tuple[int, int, int]
-    block: int
-    unit: Literal["pixel", "value", "nibble"] = "value"
-    moves_blocks: bool = False
-    shared: bool = False
-    signed: bool = False
-    quarters: bool = False
-    single: bool = False
-
-    @property
-    def top(self) -> int:
-        """The largest value of a unit that can be inverted."""
-        return 15 if self.unit == "nibble" else 255
-
-    @property
-    def units(self) -> int:
-        """Units of a block; of a sub-block where they keep to it; 1 where they stay."""
-        pixels = self.block**2 // (4 if self.quarters else 1)
-        sizes = {"pixel": pixels, "value": pixels * self.shape[2], "nibble": 2 * pixels * self.shape[2]}
-        return 1 if self.single else sizes[self.unit]
-
-    def upright(self, signatures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """([g, u, s] with every unit's first value in the lower half, bool [g, u] which were inverted)."""
-        flips = signatures[..., 0] > self.top // 2
-        if not self.signed:
-            return signatures, np.zeros_like(flips)
-        return np.where(flips[..., None], self.top - signatures, signatures), flips
-
-
-def layout_of(spec: SchemeSpec) -> Layout:
-    """Raises CipherwardError for a scheme that is no table of units."""
-    shape, block = load(spec).sealed_shape, spec.block
-    if spec.name == "pe":
-        return Layout(shape, 1, signed=True, single=not spec.options["colour_shuffle"])
-    known = {
-        "plain": Layout(shape, block, "pixel", True, True, quarters=block % 2 == 0),
-        "block_pixel_shuffle": Layout(shape, block, "pixel", True, True, quarters=True),
-        "value_shuffle": Layout(shape, block, "value", True, True),
-        "block_pixel": Layout(shape, block, "value", True, False, signed=True),
-        "le": Layout(shape, block, "nibble", False, True, signed=True),
-        "ele": Layout(shape, block, "nibble", True, False, signed=True),
-    }
-    if spec.name not in known:
+    layout = load(spec).unit_layout
+    if layout is None:
         raise CipherwardError(f"{spec.name} is no table of units")
-    return known[spec.name]
+    return layout
 
 
-def cut(layout: Layout, images: np.ndarray) -> np.ndarray:
-    """uint8 [m, h, w, c] → int32 [m, N, P, U]: units by block and, with quarters, by sub-block (else P = 1)."""
+def fold_signatures(layout: UnitLayout, signatures: Int32Array) -> tuple[Int32Array, BoolArray]:
+    """Invert every unit whose first value is bright, so that its signature does not depend on the key's inversion.
+
+    Args:
+        layout: What the scheme moves. Nothing is inverted if the scheme inverts nothing.
+        signatures: [g, u, s], the s values of each of u units in each of g groups.
+
+    Returns:
+        The signatures, and bool [g, u], which units were inverted.
+    """
+    flips: BoolArray = signatures[..., 0] > layout.top // 2
+    if not layout.signed:
+        return signatures, np.zeros_like(flips)
+    return np.where(flips[..., None], layout.top - signatures, signatures), flips
+
+
+def split_units(layout: UnitLayout, images: Images) -> Int32Array:
+    """Split images uint8 [m, h, w, c] into units, int32 [m, N, P, U].
+
+    N is the number of blocks. P is 4 if units stay in their sub-blocks, else 1. U is the number of units in each.
+    """
     m, channels = len(images), images.shape[3]
     if layout.single:
         return images.reshape(m, -1, 1, 1).astype(np.int32)
     blocks = to_blocks(images, layout.block).astype(np.int32)  # [m, N, M², c]
+    units: Int32Array
     if layout.unit == "pixel":
         units = blocks @ (256 ** np.arange(channels, dtype=np.int32))
     else:
         units = blocks.reshape(m, blocks.shape[1], -1)
     if layout.unit == "nibble":
         units = np.concatenate([units & 15, units >> 4], 2)
-    if layout.quarters:
-        return units[:, :, quarter_pixels(layout.block)]
-    return units[:, :, None]
+    split: Int32Array = units[:, :, quarter_pixels(layout.block)] if layout.quarters else units[:, :, None]
+    return split
 
 
-def rows_as_ids(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two [k, s] → two int64 [k]: equal numbers for equal rows."""
+def rows_as_ids(source: AnyArray, target: AnyArray) -> tuple[Int64Array, Int64Array]:
+    """Return two int64 [k] for two [k, s]: equal numbers for equal rows."""
     both = np.ascontiguousarray(np.concatenate([source, target]))
     rows = both.view(np.dtype((np.void, both.dtype.itemsize * both.shape[1]))).ravel()
     ids = np.unique(rows, return_inverse=True)[1].reshape(-1)
     return ids[: len(source)], ids[len(source) :]
 
 
-def pair_up(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """int64 [g, u] twice, numbers of equal things → (int64 [g, u], bool [g, u], bool).
+def pair_up(source: Int64Array, target: Int64Array) -> tuple[Int64Array, BoolArray, bool]:
+    """Pair equal things in two lists of groups. Things that are equal in a group are paired in their order.
 
-    Target j of a group is source gather[j], a permutation; equal ones are paired in their order. The second says
-    which targets have equals in their group, the last whether both sides hold the same things.
+    Args:
+        source: int64 [g, u], numbers of things.
+        target: int64 [g, u], numbers of the same things in another order.
+
+    Returns:
+        gather int64 [g, u]: target j of a group is source gather[j], a permutation;
+        ambiguous bool [g, u]: the targets that have equals in their group;
+        whether both sides hold the same things.
     """
     first, second = (np.argsort(v, axis=1, kind="stable") for v in (source, target))
     ordered = np.take_along_axis(target, second, 1)
-    fits = bool((np.take_along_axis(source, first, 1) == ordered).all())
+    is_match = bool((np.take_along_axis(source, first, 1) == ordered).all())
     gather = np.empty_like(first)
     np.put_along_axis(gather, second, first, 1)
-    same = np.zeros(ordered.shape, bool)
+    has_equal = np.zeros(ordered.shape, bool)
     equal = ordered[:, 1:] == ordered[:, :-1]
-    same[:, 1:] |= equal
-    same[:, :-1] |= equal
-    loose = np.empty_like(same)
-    np.put_along_axis(loose, second, same, 1)
-    return gather, loose, fits
+    has_equal[:, 1:] |= equal
+    has_equal[:, :-1] |= equal
+    ambiguous = np.empty_like(has_equal)
+    np.put_along_axis(ambiguous, second, has_equal, 1)
+    return gather, ambiguous, is_match

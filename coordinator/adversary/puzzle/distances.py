@@ -1,8 +1,8 @@
-"""How alike the positions of a block are, over a pool: neighbours in the plain image stay neighbours.
+"""How similar the positions of a block are over a pool: neighbours in the plain image stay neighbours.
 
-A permutation that every block shares moves pixels, but two pixels that touched in the plain image still
-hold nearly equal values wherever they went. A saturating distance d/(d+8) is used, not squares: one
-sharp edge would otherwise outweigh thousands of smooth blocks.
+A permutation that every block shares moves pixels, but two pixels that touched in the plain image still hold nearly
+equal values wherever they went. Differences d count as d/(d+8), which saturates, and not as squares: one sharp edge
+would otherwise outweigh thousands of smooth blocks.
 """
 
 from __future__ import annotations
@@ -10,50 +10,66 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-#: Grey levels at which a difference counts half of what the largest can count.
+from crypto.arrays import AnyArray, Float32Array, Float64Array, Int64Array, UInt8Array
+
+#: Gray levels at which a difference counts half of what the largest can count.
+#: Set once by hand; no measurement is recorded.
 HALF_DIFFERENCE = 8.0
-#: Least range of values (grey levels) at which a sub-block tells its pixels apart.
-TEXTURE = 8
+#: Least range of values (gray levels) at which a sub-block tells its pixels apart.
+#: Set once by hand; no measurement is recorded.
+MIN_TEXTURE = 8
 
 
-def saturate(difference: np.ndarray) -> np.ndarray:
-    """d/(d+8) of absolute differences, float32 in [0, 1)."""
-    size = np.abs(np.asarray(difference, np.float32))
+def saturate(difference: AnyArray) -> Float32Array:
+    """Return d/(d+8) of absolute differences, float32 in [0, 1)."""
+    size: Float32Array = np.abs(np.asarray(difference, np.float32))
     return size / (size + np.float32(HALF_DIFFERENCE))
 
 
-def spread(parts: np.ndarray) -> np.ndarray:
-    """uint8 [m, S, c] → uint8 [m], the largest range of values in a part over its channels.
+def value_ranges(parts: UInt8Array) -> UInt8Array:
+    """Return the largest range of values of each part over its channels, uint8 [m], of uint8 [m, S, c].
 
-    0 says that the part is constant and carries nothing about the order of its pixels.
+    A range of 0 says that the part is constant and carries nothing about the order of its pixels.
     """
-    return (parts.max(1) - parts.min(1)).max(1)
+    ranges: UInt8Array = (parts.max(1) - parts.min(1)).max(1)
+    return ranges
 
 
-def flat_blocks(values: np.ndarray, channels: int) -> bool:
-    """Whether no block, uint8 [..., V], has more different values than colours: nothing tells its places apart."""
+def has_only_flat_blocks(values: UInt8Array, channels: int) -> bool:
+    """Return whether no block has more different values than colours: then nothing tells its positions apart.
+
+    Args:
+        values: uint8 [..., V], the values of every block.
+        channels: Colour components of a pixel.
+    """
     ordered = np.sort(values, axis=-1)
     different = (ordered[..., 1:] != ordered[..., :-1]).sum(-1) + 1
     return bool((different <= channels).all())
 
 
-def textured(parts: np.ndarray, limit: int, seed: int = 0) -> np.ndarray:
-    """int64 [at most limit], rows of uint8 [m, S, c] that vary, the well textured ones first.
+def textured_rows(parts: UInt8Array, limit: int, seed: int = 0) -> Int64Array:
+    """Return rows of the parts that vary, int64 [at most limit], sorted; well-textured ones are preferred.
 
-    Drawn without replacement from a fixed seed, so the same pool always gives the same sample.
+    The rows are drawn without replacement from a fixed seed, so the same pool always gives the same sample.
+
+    Args:
+        parts: uint8 [m, S, c].
+        limit: Most rows to draw.
+        seed: Of the draw.
     """
-    ranges = spread(parts)
+    ranges = value_ranges(parts)
     rng = np.random.default_rng(seed)
-    strong = rng.permutation(np.flatnonzero(ranges >= TEXTURE))
+    strong = rng.permutation(np.flatnonzero(ranges >= MIN_TEXTURE))
     if len(strong) >= limit:
         return np.sort(strong[:limit])
-    weak = np.flatnonzero((ranges > 0) & (ranges < TEXTURE))
+    weak = np.flatnonzero((ranges > 0) & (ranges < MIN_TEXTURE))
     weak = weak[np.argsort(-ranges[weak].astype(np.int64), kind="stable")]
     return np.sort(np.concatenate([strong, weak[: limit - len(strong)]]))
 
 
-@numba.njit(cache=True, fastmath=True)
-def _sums(values: np.ndarray, half: np.float32) -> np.ndarray:
+@numba.njit(cache=True, fastmath=True)  # type: ignore[untyped-decorator] # numba has no types
+def _distance_sums(values: UInt8Array, half: np.float32) -> Float64Array:
+    """Return the sum of saturating distances over the samples, of every two rows of values [S, samples]."""
     count, samples = values.shape
     out = np.zeros((count, count))
     for k in range(count):
@@ -67,12 +83,13 @@ def _sums(values: np.ndarray, half: np.float32) -> np.ndarray:
     return out
 
 
-def position_distances(parts: np.ndarray) -> np.ndarray:
-    """uint8 [m, S, c] → float64 [S, S]: mean saturating distance of every two positions, 0 on the diagonal.
+def position_distances(parts: UInt8Array) -> Float64Array:
+    """Return the mean saturating distance of every two positions, float64 [S, S], 0 on the diagonal.
 
-    Channels count as samples of their own. m = 0 gives zeros.
+    Args:
+        parts: uint8 [m, S, c]. Channels count as samples of their own; no parts give zeros.
     """
     m, size, channels = parts.shape
     values = np.ascontiguousarray(parts.transpose(1, 0, 2)).reshape(size, m * channels)
-    out: np.ndarray = _sums(values, np.float32(HALF_DIFFERENCE)) / max(1, m * channels)
+    out: Float64Array = _distance_sums(values, np.float32(HALF_DIFFERENCE)) / max(1, m * channels)
     return out

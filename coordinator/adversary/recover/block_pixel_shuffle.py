@@ -1,147 +1,204 @@
 """Key recovery from a pool of ciphertexts under one block-and-pixel shuffle (T1; T0 with one image).
 
-Source: our own, after the jigsaw attacks of Chuman and Kiya (arXiv 2202.00806). It needs no plain image,
-only the scheme and sealed images under a shared key, and finds K2 and then K1 of block_pixel_shuffle:
+Source: our own, after the jigsaw attacks of Chuman and Kiya (arXiv 2202.00806). It needs no plain image, only the
+scheme and sealed images under a shared key. It recovers K2 and then K1 of block_pixel_shuffle:
 
-1. the distance of every two of the (M/2)² positions over the pool's varied sub-blocks (distances.py);
-2. their layout on the grid by geodesic scaling and quadratic assignment (layout.py): K2 up to 8 turns;
+1. the distance of every two of the (M/2)² positions over the pool's varied sub-blocks (puzzle/distances.py);
+2. their layout on the grid by geodesic scaling and quadratic assignment (puzzle/grid_layout.py): K2 up to 8 turns;
 3. the turn with the smoothest seams between a block's four sub-blocks, which stay in place: K2;
-4. the seams between blocks over the pool (seams.py), and one assembly of the picture (assemble.py): K1.
+4. the seams between blocks over the pool (puzzle/seams.py) and one assembly of the picture (puzzle/assembly.py): K1.
 
-Constant blocks carry nothing: blocks that are constant in every image of the pool are interchangeable.
-The border of the picture is known by its seams alone, so with few images whose borders are black the
-picture may come out shifted by whole blocks.
+Blocks that are constant in every image of the pool carry nothing and are interchangeable. Only the seams show where
+the border of the picture is. With few images whose borders are black, the picture may therefore come out shifted by
+whole blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Recovered
-from coordinator.adversary.puzzle.assembly import Lay, assemble
-from coordinator.adversary.puzzle.distances import TEXTURE, position_distances, spread, textured
-from coordinator.adversary.puzzle.grid_layout import lay_out, symmetries
-from coordinator.adversary.puzzle.seams import block_sides, inner_seams, seam_costs
+from coordinator.adversary.puzzle.assembly import Assembler, assemble
+from coordinator.adversary.puzzle.distances import (
+    MIN_TEXTURE,
+    position_distances,
+    textured_rows,
+    value_ranges,
+)
+from coordinator.adversary.puzzle.grid_layout import grid_symmetries, lay_out
+from coordinator.adversary.puzzle.seams import block_sides, inner_seam_cost, seam_costs
+from coordinator.adversary.recover.pool_reading import image_chunks, random_order
+from coordinator.adversary.sampling import evenly_spaced
+from coordinator.adversary.time_budget import TimeLeft
+from crypto.arrays import Float32Array, Int64Array, Rows, UInt8Array
 from crypto.kernels.blocks import block_pixels, quarter_pixels
 from crypto.kernels.table import Table
 
-_CHUNK = 32  # images held at a time
-_HELD = 100_000_000  # most values of blocks held
-_PARTS = 8000  # most sub-blocks whose pixels are compared
-_PAIRED = 120_000_000  # most value pairs compared, which lowers the number of sub-blocks for large blocks
-_TURN_BLOCKS = 2000  # most blocks that decide the symmetry
-_SEAM_WORK = 400_000_000  # most block pairs times images
-_SEAM_IMAGES = 2000  # most images whose seams are summed
-#: Of more blocks than this (8 tables of 79 MB) the order is not sought.
+#: Most values of sampled blocks in memory, one byte each: 100 MB.
+MOST_HELD_VALUES = 100_000_000
+#: Most sub-blocks whose pixels are compared. Set once on brain MRI; not tuned further.
+MOST_SUBBLOCKS = 8000
+#: Most value pairs compared. It lowers the number of sub-blocks for large blocks, so that their cost does not grow
+#: with the square of the block. Set once on brain MRI; not tuned further.
+_COMPARED_PAIRS = 120_000_000
+#: However large the blocks are, this many sub-blocks are compared. Set once; not tuned further.
+_LEAST_SUBBLOCKS = 1000
+#: Most blocks that decide the turn of the layout. Set once on brain MRI; not tuned further.
+_TURN_BLOCKS = 2000
+#: Most block pairs times images whose seams are summed: 400 million are 10,000 images of 196 blocks.
+#: Set once; not tuned further.
+_SEAM_WORK = 400_000_000
+#: However many blocks there are, the seams of this many images are summed. Set once; not tuned further.
+_LEAST_SEAM_IMAGES = 16
+#: Most images whose seams are summed. 2,000 of 10,000 MRI images gave the same key in 2.5 s that all gave in 64 s.
+_SEAM_IMAGES = 2000
+#: With more blocks than this, the block order is not sought: a table of 3,136² float64 costs takes 79 MB, and 8 are
+#: in memory. These are the blocks of 4 at 224×224, which take most of a minute.
 MOST_BLOCKS = 3136
 
 
-def recover(pool: Ciphertexts, seen: np.ndarray, time_left: Callable[[], bool]) -> Recovered | None:
-    """K1 int64 [N] and K2 int64 [(M/2)²] from int64 [n] rows; None where no block varies.
+def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovered | None:
+    """Recover K1 int64 [N] and K2 int64 [(M/2)²].
 
-    `more` says whether to go on.
+    Args:
+        pool: Sealed images under one key.
+        pool_rows: int64 [n], the rows that may be used.
+        time_left: Asked between steps. When it returns False, the best key so far is returned.
+
+    Returns:
+        The key, or None if no block varies.
     """
     block = pool.spec.block
-    blocks = varied_blocks(pool, seen)
+    blocks = sample_varied_blocks(pool, pool_rows)
     if not len(blocks):
         return None
     k2 = find_k2(blocks, block // 2, time_left)
     if k2 is None:
         notes = ["pixel order not identifiable: every sub-block is constant"]
-        return placed(pool, seen, np.arange((block // 2) ** 2), time_left, notes=notes)
-    return placed(pool, seen, k2, time_left)
+        return recover_block_order(pool, pool_rows, np.arange((block // 2) ** 2), time_left, notes=notes)
+    return recover_block_order(pool, pool_rows, k2, time_left)
 
 
-def placed(
+def recover_block_order(
     pool: Ciphertexts,
-    seen: np.ndarray,
-    k2: np.ndarray,
-    time_left: Callable[[], bool],
-    lay: Lay = assemble,
+    pool_rows: Rows,
+    k2: Int64Array,
+    time_left: TimeLeft,
+    lay: Assembler = assemble,
     notes: Sequence[str] = (),
 ) -> Recovered:
-    """K1 by the seams between blocks, where K2 int64 [(M/2)²] is known. `lay` lays blocks by what seams cost."""
+    """Recover K1 by the seams between blocks, for a known K2.
+
+    Args:
+        pool: Sealed images under one key.
+        pool_rows: int64 [n], the rows that may be used.
+        k2: int64 [(M/2)²], the pixel order.
+        time_left: Asked between steps.
+        lay: Arranges the blocks in a grid by the costs of their seams.
+        notes: Notes on earlier steps, which the result carries too.
+    """
     height, width, _ = pool.spec.image_shape
     block, shape = pool.spec.block, pool.spec.grid
-    said = list(notes)
-    cells = block_pixels(height, width, block)[:, _within(block, np.argsort(k2))]
+    all_notes = list(notes)
+    cells = block_pixels(height, width, block)[:, _order_within_block(block, np.argsort(k2))]
     count = shape[0] * shape[1]
     k1 = np.arange(count)
     if count > MOST_BLOCKS:
-        said.append(f"block order not sought: {count} blocks, at most {MOST_BLOCKS}")
+        all_notes.append(f"block order not sought: {count} blocks, at most {MOST_BLOCKS}")
     else:
-        rows = _spaced(seen, min(_SEAM_IMAGES, max(16, _SEAM_WORK // count**2)))
-        if len(rows) < len(seen):
-            said.append(f"block order from {len(rows)} of {len(seen)} images")
+        limit = min(_SEAM_IMAGES, max(_LEAST_SEAM_IMAGES, _SEAM_WORK // count**2))
+        rows = evenly_spaced(pool_rows, limit)
+        if len(rows) < len(pool_rows):
+            all_notes.append(f"block order from {len(rows)} of {len(pool_rows)} images")
         across, down = seam_costs(_sides(pool, rows, cells), count, time_left)
         grid = lay(across, down, shape, time_left)
         k1[grid.ravel()] = np.arange(count)
     if not time_left():
-        said.append("truncated: out of time")
-    opens = Table(
-        pool.spec.image_shape, (block, block), k1, _within(block, k2)[None], unit="pixel"
-    ).inverse()
-    return Recovered(opens, {"K1": k1, "K2": k2}, tuple(said))
+        all_notes.append("truncated: out of time")
+    inner = _order_within_block(block, k2)[None]
+    table = Table(pool.spec.image_shape, (block, block), k1, inner, unit="pixel").inverse()
+    return Recovered(table, {"K1": k1, "K2": k2}, tuple(all_notes))
 
 
-def varied_blocks(pool: Ciphertexts, seen: np.ndarray) -> np.ndarray:
-    """uint8 [m, 4, (M/2)², c]: blocks that vary, as sub-blocks, from as many images as the layout can use.
+def sample_varied_blocks(pool: Ciphertexts, pool_rows: Rows) -> UInt8Array:
+    """Return blocks that vary, as sub-blocks, from as many images as the layout can use.
 
-    Images are taken in a fixed random order, so that one source's rows do not fill the sample. Where the
-    block side is odd there are no sub-blocks, and whole blocks come back as [m, 1, M², c].
+    Images are taken in a fixed random order.
+
+    Returns:
+        uint8 [m, 4, (M/2)², c]. A block of odd side has no sub-blocks: [m, 1, M², c].
     """
     height, width, channels = pool.spec.image_shape
     block = pool.spec.block
     quarters = quarter_pixels(block) if block % 2 == 0 else np.arange(block**2)[None]
     cells = block_pixels(height, width, block)[:, quarters]  # [N, 4, S]
-    kept: list[np.ndarray] = []
-    strong = total = 0
-    order = np.random.default_rng(0).permutation(seen)
-    for first in range(0, len(order), _CHUNK):
-        images = pool.images(order[first : first + _CHUNK])
+    sample: list[UInt8Array] = []
+    textured_count = total = 0
+    for images in image_chunks(pool, random_order(pool_rows)):
         for image in images.reshape(len(images), height * width, channels):
             blocks = image[cells]
-            whole = blocks if block > 1 else blocks.reshape(1, -1, 1, channels)  # one pixel never varies
-            varied = spread(whole.reshape(len(whole), -1, channels)) > 0
-            kept.append(blocks[np.broadcast_to(varied, len(blocks))])
-            strong += int((spread(kept[-1].reshape(-1, *blocks.shape[2:])) >= TEXTURE).sum())
-            total += len(kept[-1])
-            if strong >= 2 * _PARTS or total >= 4 * _PARTS or total * blocks[0].size >= _HELD:
-                return np.concatenate(kept)
-    return np.concatenate(kept) if kept else np.zeros((0, *cells.shape[1:], channels), np.uint8)
+            # One pixel never varies, so blocks of one pixel are taken as one block.
+            units = blocks if block > 1 else blocks.reshape(1, -1, 1, channels)
+            varied = value_ranges(units.reshape(len(units), -1, channels)) > 0
+            sample.append(blocks[np.broadcast_to(varied, len(blocks))])
+            textured_count += int(
+                (value_ranges(sample[-1].reshape(-1, *blocks.shape[2:])) >= MIN_TEXTURE).sum()
+            )
+            total += len(sample[-1])
+            if (
+                textured_count >= 2 * MOST_SUBBLOCKS
+                or total >= 4 * MOST_SUBBLOCKS
+                or total * blocks[0].size >= MOST_HELD_VALUES
+            ):
+                return np.concatenate(sample)
+    return np.concatenate(sample) if sample else np.zeros((0, *cells.shape[1:], channels), np.uint8)
 
 
-def find_k2(blocks: np.ndarray, side: int, time_left: Callable[[], bool]) -> np.ndarray | None:
-    """uint8 [m, 4, side², c] sealed sub-blocks → K2, int64 [side²]; None where every sub-block is constant.
+def find_k2(blocks: UInt8Array, side: int, time_left: TimeLeft) -> Int64Array | None:
+    """Recover the pixel order from sealed sub-blocks.
 
-    Sub-blocks of one pixel, and the whole blocks of an odd side, have no order to find: the identity.
+    Sub-blocks of one pixel, and blocks of odd side, have no order to recover: the identity is returned.
+
+    Args:
+        blocks: uint8 [m, 4, side², c], sealed sub-blocks.
+        side: The side of a sub-block in pixels.
+        time_left: Asked between steps.
+
+    Returns:
+        K2, int64 [side²], or None if every sub-block is constant.
     """
     size = side * side
     if size < 2 or blocks.shape[1] != 4:
         return np.arange(size)
     channels = blocks.shape[3]
-    parts = blocks.reshape(-1, size, channels)
-    limit = int(np.clip(2 * _PAIRED // (size * (size - 1) * channels), 1000, _PARTS))
-    chosen = textured(parts, limit)
+    subblocks = blocks.reshape(-1, size, channels)
+    affordable = 2 * _COMPARED_PAIRS // (size * (size - 1) * channels)
+    chosen = textured_rows(subblocks, int(np.clip(affordable, _LEAST_SUBBLOCKS, MOST_SUBBLOCKS)))
     if not len(chosen):
         return None
-    return upright(lay_out(position_distances(parts[chosen]), side, side, time_left), blocks, side)
+    return choose_turn(lay_out(position_distances(subblocks[chosen]), side, side, time_left), blocks, side)
 
 
-def upright(places: np.ndarray, blocks: np.ndarray, side: int) -> np.ndarray:
-    """int64 [side²], a layout of the pixels of a sub-block, → K2: the turn with the smoothest inner seams.
+def choose_turn(places: Int64Array, blocks: UInt8Array, side: int) -> Int64Array:
+    """Return the turn of a layout that gives the smoothest seams between the sub-blocks of a block: K2.
 
-    blocks: uint8 [m, 4, side², c], sealed.
+    Args:
+        places: int64 [side²], a layout of the pixels of a sub-block.
+        blocks: uint8 [m, 4, side², c], sealed sub-blocks.
+        side: The side of a sub-block in pixels.
     """
-    sample = blocks[_spaced(np.arange(len(blocks)), _TURN_BLOCKS)]
-    turns = symmetries(side)[:, places]  # [8, S]
-    return turns[int(np.argmin([inner_seams(sample[:, :, np.argsort(turn)], side) for turn in turns]))]
+    sample = blocks[evenly_spaced(np.arange(len(blocks)), _TURN_BLOCKS)]
+    turns = grid_symmetries(side)[:, places]  # [8, S]
+    best: Int64Array = turns[
+        int(np.argmin([inner_seam_cost(sample[:, :, np.argsort(turn)], side) for turn in turns]))
+    ]
+    return best
 
 
-def _within(block: int, quarter: np.ndarray) -> np.ndarray:
-    """int64 [M*M]: where each pixel of a block stands in the sealed block, the same order in every quarter."""
+def _order_within_block(block: int, quarter: Int64Array) -> Int64Array:
+    """Return int64 [M²]: a pixel order of one quarter, applied to every quarter of a block."""
     within = np.arange(block * block)
     if block % 2 == 0:
         quarters = quarter_pixels(block)
@@ -149,13 +206,6 @@ def _within(block: int, quarter: np.ndarray) -> np.ndarray:
     return within
 
 
-def _sides(pool: Ciphertexts, rows: np.ndarray, cells: np.ndarray) -> Iterator[np.ndarray]:
-    for first in range(0, len(rows), _CHUNK):
-        yield from block_sides(pool.images(rows[first : first + _CHUNK]), cells, pool.spec.block)
-
-
-def _spaced(values: np.ndarray, limit: int) -> np.ndarray:
-    """At most `limit` of the values, evenly spaced."""
-    if len(values) <= limit:
-        return values
-    return values[np.linspace(0, len(values) - 1, limit).astype(np.int64)]
+def _sides(pool: Ciphertexts, rows: Rows, cells: Int64Array) -> Iterator[Float32Array]:
+    for images in image_chunks(pool, rows):
+        yield from block_sides(images, cells, pool.spec.block)

@@ -1,20 +1,21 @@
 """Key recovery from a pool under one extended learnable encryption (T1).
 
-Source: our own. Every block of the sealed picture has a permutation and a reversal mask of its own, so each is told
-by itself from what it holds over the pool (nibbles.py): up to its eight symmetries, its colour order and its sign,
-since nothing yet says what lies beside it. A tied mask says these too, for it only fits the right ones; the blocks
-that it confirms then show how alike the values of a block are in this very pool, and the others are tried again.
+Source: our own. Every block of the sealed picture has a permutation and a reversal mask of its own. Each block is
+therefore identified alone, from its nibbles over the pool (values/nibble_identification.py): up to its eight
+symmetries, its colour order and its sign, because nothing yet says what its neighbours are. A tied mask determines
+these too, since it fits only the right ones. The blocks that their masks confirm then show how alike the values of a
+block are in this very pool, and the others are tried again with that knowledge.
 
-What is left is a puzzle: with the blocks upright that of shuffled blocks (seams.py, assemble.py), otherwise that
-of encryption-then-compression (recover/etc.py), which also sets the blocks upright.
+The rest is a puzzle. With the blocks upright it is that of shuffled blocks (puzzle/seams.py, puzzle/assembly.py).
+Otherwise it is that of encryption-then-compression (etc.py), which also sets the blocks upright.
 
-It takes some hundred images: each is one sample of a block's nibbles. With an independent mask the picture
-stays known up to its symmetries, sign and colour order, and each mask up to one bit for each cycle of its key.
+It takes some hundred images, because each image is one sample of a block's nibbles. With an independent mask the
+picture is recovered up to its symmetries, sign and colour order, and each mask up to one bit for each cycle of its
+key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,200 +25,212 @@ from coordinator.adversary.puzzle.assembly import assemble
 from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.recover import etc
 from coordinator.adversary.recover.le import (
-    choose,
-    flip_bytes,
-    reversal_along,
+    MOST_NIBBLES,
+    choose_state,
+    flips_to_bytes,
     signed_nibbles,
-    spaced,
+    solve_reversal,
     tied_flips,
 )
-from coordinator.adversary.values.nibble_identification import Nibbles, correlations, tell_nibbles
+from coordinator.adversary.recover.upright_blocks import set_upright, turn_upright
+from coordinator.adversary.sampling import evenly_spaced
+from coordinator.adversary.time_budget import TimeLeft
+from coordinator.adversary.values.nibble_identification import Nibbles, correlations, identify_nibbles
 from coordinator.adversary.values.value_layout import place_values
+from crypto.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array, Rows
 from crypto.kernels.blocks import block_pixels
 from crypto.kernels.executors import apply
 from crypto.kernels.table import Table
-from crypto.scheme import describe, load
-from crypto.schemes.etc import Etc, turned_pixels
-from crypto.schemes.pe import ORDERS
+from crypto.scheme import describe
 from crypto.spec import SchemeSpec
 
-_NIBBLES = 12_000_000  # most nibbles held
+#: Most images whose seams are compared. Set once; not tuned further.
 _SEAM_IMAGES = 200
-#: Fewer images than this tell nothing of a block's nibbles.
+#: Fewer images than this tell nothing about a block's nibbles. Set once; not tuned further.
 LEAST_IMAGES = 24
-_TRIES, _STARTS = 2, 120
-#: Share of blocks that their masks must have confirmed for all to be taken as upright.
-_UPRIGHT = 0.9
+#: How often the identification of a block is tried, each time from other random starts. Set once; not tuned further.
+_TRIES = 2
+#: Starts of the search for a block's layout. About one in ten reaches the truth (README.md).
+_STARTS = 120
+#: Share of blocks that their masks must confirm for all to be taken as upright. Set once; not tuned further.
+_UPRIGHT_SHARE = 0.9
 
 
 @dataclass(frozen=True)
 class _HalfOpened:
-    """The pool with every block's nibbles put back: encryption-then-compression, as far as they are right."""
+    """The pool with every block's nibbles put back: encryption-then-compression, as far as they are right.
+
+    Attributes:
+        pool: The sealed images.
+        spec: The scheme that is left, `etc`.
+        table: Puts the nibbles of every block back.
+    """
 
     pool: Ciphertexts
     spec: SchemeSpec
-    opens: Table
+    table: Table
 
     def __len__(self) -> int:
         return len(self.pool)
 
-    def images(self, rows: np.ndarray) -> np.ndarray:
-        opened: np.ndarray = apply(self.opens, self.pool.images(rows))
+    def images(self, rows: Rows) -> AnyArray:
+        """Return the half-opened images of these rows."""
+        opened: AnyArray = apply(self.table, self.pool.images(rows))
         return opened
 
 
-def recover(pool: Ciphertexts, seen: np.ndarray, time_left: Callable[[], bool]) -> Recovered | None:
-    """keys int64 [N, 2V], reversal bool [N, 2V] and K1 int64 [N] from int64 [n] rows.
+def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovered | None:
+    """Recover keys int64 [N, 2V], reversal bool [N, 2V] and K1 int64 [N].
 
-    None with too few images, or where the nibbles of no block hang together. `more` says whether to go on.
+    Args:
+        pool: Sealed images under one key.
+        pool_rows: int64 [n], the rows that may be used.
+        time_left: Asked between steps. When it returns False, the best key so far is returned.
+
+    Returns:
+        The key, or None with fewer than LEAST_IMAGES images or if the nibbles of no block correlate.
     """
     height, width, channels = shape = pool.spec.image_shape
-    block, tied = pool.spec.block, pool.spec.options["mask"] == "tied"
-    if len(seen) < LEAST_IMAGES:
+    block, is_tied = pool.spec.block, pool.spec.options["mask"] == "tied"
+    if len(pool_rows) < LEAST_IMAGES:
         return None
-    rows = spaced(seen, max(LEAST_IMAGES, _NIBBLES // (2 * height * width * channels)))
-    notes = [f"from {len(rows)} of {len(seen)} images"] if len(rows) < len(seen) else []
+    rows = evenly_spaced(pool_rows, max(LEAST_IMAGES, MOST_NIBBLES // (2 * height * width * channels)))
+    notes = [f"from {len(rows)} of {len(pool_rows)} images"] if len(rows) < len(pool_rows) else []
     signed = signed_nibbles(pool.images(rows), block)
     signed = signed.reshape(len(rows), -1, signed.shape[-1])  # [n, N, 2V]
-    found, untold, sure = [], 0, np.zeros(signed.shape[1], bool)
-    for k in range(signed.shape[1]):
-        told, sure[k] = _tell_block(signed[:, k, None, None], block, channels, tied, time_left)
-        untold += told is None
-        found.append(told if told is not None else unmoved(signed.shape[2] // 2))
-    if untold == len(found):
+    nibbles, unidentified, confirmed = _identify_blocks(signed, block, channels, is_tied, time_left)
+    if unidentified == len(nibbles):
         return None
-    if sure.any() and not sure.all():
-        _tell_by_others(found, sure, signed, block, channels, time_left)
-    upright = int(sure.sum())
-    if untold:
-        notes.append(f"{untold} of {len(found)} blocks tell nothing")
-    if tied:
-        notes.append(f"{upright} of {len(found)} blocks confirmed by their masks")
-    spec = describe("etc", shape, block)
-    half = _HalfOpened(pool, spec, _table(shape, block, found, None).inverse())
-    few = spaced(rows, _SEAM_IMAGES)
-    if upright >= _UPRIGHT * len(found):
-        order = _upright_order(half, few, time_left)
-    else:
-        puzzle = etc.recover(half, few, time_left)
-        order = np.arange(len(found))
-        if puzzle is not None and puzzle.parts:
-            parts = _unturned(puzzle.parts, sure, spec) if upright else puzzle.parts
-            order, found = parts["K1"], _set_upright(found, spec, parts)
+    if unidentified:
+        notes.append(f"{unidentified} of {len(nibbles)} blocks tell nothing")
+    if is_tied:
+        notes.append(f"{int(confirmed.sum())} of {len(nibbles)} blocks confirmed by their masks")
+    half_opened = _HalfOpened(
+        pool, describe("etc", shape, block), _sealing_table(shape, block, nibbles, None).inverse()
+    )
+    order, nibbles = _order_blocks(
+        half_opened, evenly_spaced(rows, _SEAM_IMAGES), nibbles, confirmed, time_left
+    )
     if not time_left():
         notes.append("truncated: out of time")
-    held = [nibbles.by_slot() for nibbles in found]
-    keys = np.empty((len(found), signed.shape[2]), np.int64)
-    reversal = np.empty(keys.shape, bool)
-    for k, (slots, flips) in enumerate(held):
-        fits = tied and bool((tied_flips(slots) == flips).all())
-        mask = slots > len(slots) // 2 if fits else reversal_along(slots, flips)[0]
-        keys[order[k]], reversal[order[k]] = slots, mask
-    table = _table(shape, block, found, order).inverse()
+    keys, reversal = _keys(nibbles, order, is_tied)
+    table = _sealing_table(shape, block, nibbles, order).inverse()
     return Recovered(table, {"keys": keys, "reversal": reversal, "K1": order}, tuple(notes))
 
 
-def _tell_block(
-    signed: np.ndarray, block: int, channels: int, tied: bool, time_left: Callable[[], bool]
+def _identify_blocks(
+    signed: Float32Array, block: int, channels: int, is_tied: bool, time_left: TimeLeft
+) -> tuple[list[Nibbles], int, BoolArray]:
+    """Return the nibbles of every block, how many blocks tell nothing, and bool [N], which masks confirm."""
+    nibbles: list[Nibbles] = []
+    unidentified, confirmed = 0, np.zeros(signed.shape[1], bool)
+    for k in range(signed.shape[1]):
+        result, confirmed[k] = _identify_block(
+            signed[:, k, None, None], block, channels, is_tied, time_left
+        )
+        unidentified += result is None
+        nibbles.append(result if result is not None else unmoved(signed.shape[2] // 2))
+    if unidentified < len(nibbles) and confirmed.any() and not confirmed.all():
+        _retry_unconfirmed(nibbles, confirmed, signed, block, channels, time_left)
+    return nibbles, unidentified, confirmed
+
+
+def _identify_block(
+    signed: Float32Array, block: int, channels: int, is_tied: bool, time_left: TimeLeft
 ) -> tuple[Nibbles | None, bool]:
-    """(the nibbles of one block over the pool, whether its tied mask confirms them)."""
-    told = None
+    """Return the nibbles of one block over the pool, and whether its tied mask confirms them."""
+    nibbles = None
     for seed in range(_TRIES):
-        told = tell_nibbles(signed, block, channels, time_left, seed)
-        if told is None or not tied:
+        nibbles = identify_nibbles(signed, block, channels, time_left, seed)
+        if nibbles is None or not is_tied:
             break
-        told, note = choose(told, signed, block, channels, tied)
+        nibbles, note = choose_state(nibbles, signed, block, channels, is_tied)
         if not note:
-            return told, True
+            return nibbles, True
         if not time_left():
             break
-    return told, False
+    return nibbles, False
 
 
-def _tell_by_others(
-    found: list[Nibbles],
-    sure: np.ndarray,
-    signed: np.ndarray,
+def _retry_unconfirmed(
+    nibbles: list[Nibbles],
+    confirmed: BoolArray,
+    signed: Float32Array,
     block: int,
     channels: int,
-    time_left: Callable[[], bool],
+    time_left: TimeLeft,
 ) -> None:
-    """Tries the blocks that are not sure again, in place: by the correlations of those that are."""
+    """Identify the unconfirmed blocks again, in place, by the correlations in the confirmed ones."""
 
-    def alike(k: int) -> np.ndarray:
-        whole = found[k].open(signed[:, k])
-        return correlations(whole, whole)
+    def correlate(k: int) -> Float64Array:
+        values = nibbles[k].to_values(signed[:, k])
+        return correlations(values, values)
 
-    usual = np.mean([alike(k) for k in np.flatnonzero(sure).tolist()], axis=0)
-    for k in np.flatnonzero(~sure).tolist():
+    usual = np.mean([correlate(k) for k in np.flatnonzero(confirmed).tolist()], axis=0)
+    for k in np.flatnonzero(~confirmed).tolist():
         for seed in range(_TRIES):
-            places = place_values(alike(k)[None], usual[None], block, channels, time_left, _STARTS, seed)
-            told, note = choose(found[k].moved(places), signed[:, k, None, None], block, channels, True)
+            places = place_values(
+                correlate(k)[None], usual[None], block, channels, time_left, _STARTS, seed
+            )
+            candidate, note = choose_state(
+                nibbles[k].permuted(places), signed[:, k, None, None], block, channels, True
+            )
             if not note or not time_left():
-                found[k], sure[k] = told, not note
+                nibbles[k], confirmed[k] = candidate, not note
                 break
 
 
-def _upright_order(half: _HalfOpened, rows: np.ndarray, time_left: Callable[[], bool]) -> np.ndarray:
-    """int64 [N], K1: which place of the picture every block belongs to, from seams."""
-    height, width, _ = half.spec.image_shape
-    cells = block_pixels(height, width, half.spec.block)
-    sides = (s for row in rows for s in block_sides(half.images(row[None]), cells, half.spec.block))
+def _order_blocks(
+    half_opened: _HalfOpened,
+    rows: Rows,
+    nibbles: list[Nibbles],
+    confirmed: BoolArray,
+    time_left: TimeLeft,
+) -> tuple[Int64Array, list[Nibbles]]:
+    """Return K1 int64 [N] and the nibbles, set upright by the puzzle where the masks do not do it."""
+    spec = half_opened.spec
+    if int(confirmed.sum()) >= _UPRIGHT_SHARE * len(nibbles):
+        return _order_upright_blocks(half_opened, rows, time_left), nibbles
+    solution = etc.recover(half_opened, rows, time_left)
+    if solution is None or not solution.parts:
+        return np.arange(len(nibbles)), nibbles
+    parts = turn_upright(solution.parts, confirmed, spec) if confirmed.any() else solution.parts
+    return parts["K1"], set_upright(nibbles, spec, parts)
+
+
+def _order_upright_blocks(half_opened: _HalfOpened, rows: Rows, time_left: TimeLeft) -> Int64Array:
+    """Return K1, int64 [N], by seams: the place in the picture that every block belongs to."""
+    spec = half_opened.spec
+    height, width, _ = spec.image_shape
+    cells = block_pixels(height, width, spec.block)
+    sides = (s for row in rows for s in block_sides(half_opened.images(row[None]), cells, spec.block))
     across, down = seam_costs(sides, len(cells), time_left)
     order = np.empty(len(cells), np.int64)
-    order[assemble(across, down, half.spec.grid, time_left).ravel()] = np.arange(len(cells))
+    order[assemble(across, down, spec.grid, time_left).ravel()] = np.arange(len(cells))
     return order
 
 
-def _unturned(
-    parts: Mapping[str, np.ndarray], sure: np.ndarray, spec: SchemeSpec
-) -> Mapping[str, np.ndarray]:
-    """The puzzle's parts, the whole picture turned so that most of the blocks known to be upright stay so."""
-    states = [part for name, part in sorted(parts.items()) if name != "K1"]
-    kinds, count = np.unique(np.stack(states, 1)[sure].astype(np.int64), axis=0, return_counts=True)
-    usual = dict(zip(sorted(set(parts) - {"K1"}), kinds[count.argmax()], strict=True))
-    rows, columns = spec.grid
-    if rows != columns and usual["turn"] % 2:
-        return parts  # this picture does not fit its frame upright
-    # One symmetry t of the picture moves its cells as it moves the pixels of a block.
-    cells = np.arange(rows * columns).reshape(rows, columns)
-    cells = np.rot90(cells, usual["turn"] % 4)
-    cells = cells[:, ::-1] if usual["turn"] >= 4 else cells
-    out = {
-        "K1": np.argsort(cells.ravel())[parts["K1"]],
-        "negative": parts["negative"] ^ bool(usual["negative"]),
-    }
-    # State s of a block, seen from pictures in state t, is t⁻¹ after s.
-    turns = turned_pixels(spec.block)
-    seen = np.argsort(turns[usual["turn"]])[turns[parts["turn"]]]  # [N, M²]
-    out["turn"] = (seen[:, None] == turns).all(-1).argmax(1)
-    if "order" in parts:
-        colours = np.argsort(ORDERS[usual["order"]])[ORDERS[parts["order"]]]
-        out["order"] = (colours[:, None] == ORDERS).all(-1).argmax(1)
-    return out
+def _keys(nibbles: list[Nibbles], order: Int64Array, is_tied: bool) -> tuple[Int64Array, BoolArray]:
+    """Return keys int64 [N, 2V] and reversal bool [N, 2V] in the order of the plain blocks."""
+    size = 2 * len(nibbles[0].high)
+    keys, reversal = np.empty((len(nibbles), size), np.int64), np.empty((len(nibbles), size), bool)
+    for k, (slots, flips) in enumerate(block.by_slot() for block in nibbles):
+        fits = is_tied and bool((tied_flips(slots) == flips).all())
+        mask = slots > len(slots) // 2 if fits else solve_reversal(slots, flips)[0]
+        keys[order[k]], reversal[order[k]] = slots, mask
+    return keys, reversal
 
 
-def _set_upright(found: list[Nibbles], spec: SchemeSpec, parts: Mapping[str, np.ndarray]) -> list[Nibbles]:
-    """The nibbles by the values of the upright blocks."""
-    algorithm = load(spec).algorithm
-    assert isinstance(algorithm, Etc)
-    inner = algorithm.table(parts).inner
-    assert inner is not None
-    return [
-        n.moved(turn, bool(less)) for n, turn, less in zip(found, inner, parts["negative"], strict=True)
-    ]
-
-
-def _table(
-    shape: tuple[int, int, int], block: int, found: list[Nibbles], order: np.ndarray | None
+def _sealing_table(
+    shape: tuple[int, int, int], block: int, nibbles: list[Nibbles], order: Int64Array | None
 ) -> Table:
-    """The table that seals, where block k of the result has the nibbles found[k]."""
-    held = [nibbles.by_slot() for nibbles in found]
-    inner, flips = np.stack([slots for slots, _ in held]), np.stack([flips for _, flips in held])
-    return Table(shape, (block, block), order, inner, flip_bytes(flips), "nibble")
+    """Return the table that seals, where block k of the result has the nibbles nibbles[k]."""
+    slots = [block_nibbles.by_slot() for block_nibbles in nibbles]
+    inner, flips = np.stack([inner for inner, _ in slots]), np.stack([flips for _, flips in slots])
+    return Table(shape, (block, block), order, inner, flips_to_bytes(flips), "nibble")
 
 
 def unmoved(size: int) -> Nibbles:
-    """The nibbles of `size` values that stay where they are."""
+    """Return the nibbles of `size` values that stay where they are."""
     values, none = np.arange(size), np.zeros(size, bool)
     return Nibbles(values + size, values, none, none, np.zeros(size))

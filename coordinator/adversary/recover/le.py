@@ -1,141 +1,169 @@
 """Key recovery from a pool under one learnable encryption (T1; T0 with one image).
 
-Source: our own. Every block goes through the same permutation and reversal of its nibbles, so their second
-moments over the pool's blocks tell which is which (nibbles.py), up to the order of the colours and one sign for
-all. The scheme itself mostly tells the rest: the tied mask follows from the permutation, and only under the right
-colours and sign it is the one that was seen. An independent mask is known as far as it shows: what is seen at a
-slot is the reversal before and after the move, so along every cycle of the permutation the seen ones must cancel
-out, and the mask is known up to one bit for each cycle. Where that leaves a choice, pictures are taken to
-be dark, and red to be brighter than blue.
+Source: our own. Every block goes through the same permutation and reversal of its nibbles. The second moments of the
+nibbles over the pool's blocks therefore tell which is which (values/nibble_identification.py), up to the order of the
+colours and one sign for all.
+
+The scheme itself mostly tells the rest. The tied mask follows from the permutation, and it equals the observed mask
+only under the right colours and sign. An independent mask is known only in part. What shows at a slot is the reversal
+before the move combined with the one after it. Along every cycle of the permutation the observed flips must therefore
+cancel out, and the mask is known up to one bit for each cycle. Where that leaves a choice, pictures are assumed to be
+dark, and red to be brighter than blue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Recovered
-from coordinator.adversary.recover.pe import usual_order
-from coordinator.adversary.values.nibble_identification import Nibbles, tell_nibbles
-from coordinator.adversary.values.value_layout import MOST_VALUES, block_turns
+from coordinator.adversary.sampling import evenly_spaced
+from coordinator.adversary.time_budget import TimeLeft
+from coordinator.adversary.values.nibble_identification import Nibbles, identify_nibbles
+from coordinator.adversary.values.usual_colours import usual_order
+from coordinator.adversary.values.value_layout import MOST_VALUES, block_symmetries
+from crypto.arrays import BoolArray, Float32Array, Int64Array, Rows, UInt8Array
 from crypto.kernels.blocks import to_blocks
 from crypto.kernels.table import Table
-from crypto.schemes.pe import ORDERS
+from crypto.symmetry import COLOUR_ORDERS, colour_orders
 
-_NIBBLES = 12_000_000  # most nibbles held
-#: Share of slots at which a tied mask must fit to be believed.
-_FITS = 0.9
+#: Most nibbles in memory: 48 MB of float32.
+MOST_NIBBLES = 12_000_000
+#: Share of nibbles at which a tied mask must fit to be believed. Set once; not tuned further.
+_LEAST_FIT = 0.9
+#: Blocks that decide which colour is which. Set once; not tuned further.
+_COLOUR_BLOCKS = 2000
 
 
-def recover(pool: Ciphertexts, seen: np.ndarray, time_left: Callable[[], bool]) -> Recovered | None:
-    """key int64 [2V] and reversal bool [2V] from int64 [n] rows; None where no nibbles hang together.
+def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovered | None:
+    """Recover key int64 [2V] and reversal bool [2V].
 
-    `more` says whether to go on.
+    Args:
+        pool: Sealed images under one key.
+        pool_rows: int64 [n], the rows that may be used.
+        time_left: Asked between steps. When it returns False, the best key so far is returned.
+
+    Returns:
+        The key, or None if the nibbles do not correlate.
     """
     height, width, channels = shape = pool.spec.image_shape
-    block = pool.spec.block
-    rows = spaced(seen, max(1, _NIBBLES // (2 * height * width * channels)))
-    notes = [f"from {len(rows)} of {len(seen)} images"] if len(rows) < len(seen) else []
+    block, is_tied = pool.spec.block, pool.spec.options["mask"] == "tied"
+    rows = evenly_spaced(pool_rows, max(1, MOST_NIBBLES // (2 * height * width * channels)))
+    notes = [f"from {len(rows)} of {len(pool_rows)} images"] if len(rows) < len(pool_rows) else []
     signed = signed_nibbles(pool.images(rows), block)
-    found = tell_nibbles(signed, block, channels, time_left)
-    if found is None:
+    nibbles = identify_nibbles(signed, block, channels, time_left)
+    if nibbles is None:
         return None
-    if len(found.high) > MOST_VALUES:
-        notes.append(f"places not refined: {len(found.high)} values a block, at most {MOST_VALUES}")
-    found, note = choose(found, signed, block, channels, pool.spec.options["mask"] == "tied")
+    if len(nibbles.high) > MOST_VALUES:
+        notes.append(f"places not refined: {len(nibbles.high)} values a block, at most {MOST_VALUES}")
+    nibbles, note = choose_state(nibbles, signed, block, channels, is_tied)
     notes += [note] if note else []
-    key, flips = found.by_slot()
-    reversal, _ = reversal_along(key, flips)
-    if pool.spec.options["mask"] == "tied" and (tied_flips(key) == flips).all():
-        reversal = key > len(found.high)
+    key, flips = nibbles.by_slot()
+    reversal, _ = solve_reversal(key, flips)
+    if is_tied and (tied_flips(key) == flips).all():
+        reversal = key > len(nibbles.high)
     if not time_left():
         notes.append("truncated: out of time")
-    table = Table(shape, (block, block), None, key[None], flip_bytes(flips)[None], "nibble")
+    table = Table(shape, (block, block), None, key[None], flips_to_bytes(flips)[None], "nibble")
     return Recovered(table.inverse(), {"key": key, "reversal": reversal}, tuple(notes))
 
 
-def choose(
-    found: Nibbles, signed: np.ndarray, block: int, channels: int, tied: bool
+def choose_state(
+    nibbles: Nibbles, signed: Float32Array, block: int, channels: int, is_tied: bool
 ) -> tuple[Nibbles, str]:
-    """(the nibbles under the colour order and sign that the scheme bears out, a note or "")."""
-    ways = [found.moved(turn, negative) for turn, negative in _likely_first(found, signed, block, channels)]
-    if tied:
-        fits = [float((tied_flips(key) == flips).mean()) for key, flips in (w.by_slot() for w in ways)]
+    """Return the nibbles in the turn, colour order and sign that the scheme's mask confirms.
+
+    Args:
+        nibbles: The nibbles of a block, up to those symmetries.
+        signed: float32 [n, rows, columns, 2V], signed nibbles of sealed blocks.
+        block: The side of a block in pixels.
+        channels: Colours of a pixel.
+        is_tied: Whether the mask follows from the permutation.
+
+    Returns:
+        The nibbles, and a note ("" if the tied mask fits exactly).
+    """
+    states = [
+        nibbles.permuted(move, is_negative)
+        for move, is_negative in _candidate_moves(nibbles, signed, block, channels)
+    ]
+    if is_tied:
+        slots = [state.by_slot() for state in states]
+        fits = [float((tied_flips(key) == flips).mean()) for key, flips in slots]
         best = int(np.argmax(fits))
         if fits[best] == 1.0:
-            return ways[best], ""
-        if fits[best] >= _FITS:
-            return ways[best], f"the mask fits at {fits[best]:.3f} of the nibbles"
-        return ways[0], "the mask fits nowhere: colours and sign as in usual pictures"
-    # An independent mask bears out only what neighbouring blocks leave open: colours and sign.
-    for way in ways[: 2 * (len(ORDERS) if channels == 3 else 1)]:
-        if reversal_along(*way.by_slot())[1] == 0:
-            return way, "the mask is known up to one bit for each cycle of the key"
-    return ways[0], "no mask fits: colours and sign as in usual pictures"
+            return states[best], ""
+        if fits[best] >= _LEAST_FIT:
+            return states[best], f"the mask fits at {fits[best]:.3f} of the nibbles"
+        return states[0], "the mask fits nowhere: colours and sign as in usual pictures"
+    # An independent mask confirms only colours and sign, which neighbouring blocks leave open: the first candidates.
+    for state in states[: 2 * len(colour_orders(channels))]:
+        if solve_reversal(*state.by_slot())[1] == 0:
+            return state, "the mask is known up to one bit for each cycle of the key"
+    return states[0], "no mask fits: colours and sign as in usual pictures"
 
 
-def _likely_first(
-    found: Nibbles, signed: np.ndarray, block: int, channels: int
-) -> Iterator[tuple[np.ndarray, bool]]:
-    """Moves of a block's values, and whether all are negated: the likeliest first, then other colours, turns last."""
-    turns = block_turns(block, channels)
+def _candidate_moves(
+    nibbles: Nibbles, signed: Float32Array, block: int, channels: int
+) -> Iterator[tuple[Int64Array, bool]]:
+    """Yield moves of a block's values, and whether all are negated.
+
+    The likeliest come first, then other colours, and other turns last.
+    """
+    symmetries = block_symmetries(block, channels)
     if channels == 1:
-        yield from ((turn, negative) for turn in turns for negative in (False, True))
+        yield from ((move, is_negative) for move in symmetries for is_negative in (False, True))
         return
-    some = signed.reshape(-1, signed.shape[-1])
-    opened = found.open(some[np.linspace(0, len(some) - 1, min(len(some), 2000)).astype(np.int64)])
-    red, green, blue = ORDERS[usual_order(opened.T.reshape(block * block, 3, -1))]
-    # The channel that each of the three found becomes: as named, with red for blue, then with another green.
-    named = [(red, green, blue), (blue, green, red)]
-    named += [tuple(order) for order in ORDERS if order[1] != green]
-    into = [np.argsort(names) for names in named]
-    for cells in turns[:8] // channels:
-        for order in into:
+    blocks = signed.reshape(-1, signed.shape[-1])
+    opened = nibbles.to_values(blocks[evenly_spaced(np.arange(len(blocks)), _COLOUR_BLOCKS)])
+    red, green, blue = COLOUR_ORDERS[usual_order(opened.T.reshape(block * block, 3, -1))].tolist()
+    # What each of the three channels is named: as usual, with red for blue, then with another green.
+    names = [(red, green, blue), (blue, green, red)]
+    names += [tuple(order) for order in COLOUR_ORDERS.tolist() if order[1] != green]
+    orders = [np.argsort(name) for name in names]
+    for cells in symmetries[:8] // channels:
+        for order in orders:
             move = (cells.reshape(-1, channels) * channels + order).ravel()
-            yield from ((move, negative) for negative in (False, True))
+            yield from ((move, is_negative) for is_negative in (False, True))
 
 
-def signed_nibbles(images: np.ndarray, block: int) -> np.ndarray:
-    """uint8 [n, h, w, c] → float32 [n, rows, columns, 2V]: every block's nibbles less 7.5, low ones first."""
+def signed_nibbles(images: UInt8Array, block: int) -> Float32Array:
+    """Return each block's nibbles less 7.5, low ones first, float32 [n, rows, columns, 2V], of uint8 [n, h, w, c]."""
     n, height, width, _ = images.shape
     parts = to_blocks(images, block).reshape(n, height // block, width // block, -1)
-    return np.concatenate([parts & 15, parts >> 4], -1).astype(np.float32) - np.float32(7.5)
+    signed: Float32Array = np.concatenate([parts & 15, parts >> 4], -1).astype(np.float32) - np.float32(7.5)
+    return signed
 
 
-def tied_flips(key: np.ndarray) -> np.ndarray:
-    """int64 [2V] → bool [2V]: which nibbles of the result show reversed under the mask tied to a key."""
+def tied_flips(key: Int64Array) -> BoolArray:
+    """Return bool [2V]: which nibbles of the result show reversed under the mask tied to a key int64 [2V]."""
     reversal = key > len(key) // 2
-    return reversal[key] ^ reversal
+    flips: BoolArray = reversal[key] ^ reversal
+    return flips
 
 
-def reversal_along(key: np.ndarray, flips: np.ndarray) -> tuple[np.ndarray, int]:
-    """(bool [2V] mask with flips = mask[key] ^ mask, the number of cycles along which there is none).
+def solve_reversal(key: Int64Array, flips: BoolArray) -> tuple[BoolArray, int]:
+    """Return a mask, bool [2V] with flips = mask[key] ^ mask, and the number of cycles along which there is none.
 
     The mask starts with no reversal at the least position of every cycle of the key.
     """
-    reversal, done, odd = np.zeros(len(key), bool), np.zeros(len(key), bool), 0
+    reversal, done, unsolved = np.zeros(len(key), bool), np.zeros(len(key), bool), 0
     for first in range(len(key)):
         slot = first
         while not done[slot]:
             done[slot] = True
             following = key[slot]
             if following == first:
-                odd += int(reversal[slot] ^ flips[slot])
+                unsolved += int(reversal[slot] ^ flips[slot])
                 break
             reversal[following] = reversal[slot] ^ flips[slot]
             slot = following
-    return reversal, odd
+    return reversal, unsolved
 
 
-def flip_bytes(flips: np.ndarray) -> np.ndarray:
-    """bool [..., 2V] by nibble → uint8 [..., V], the mask over bytes."""
+def flips_to_bytes(flips: BoolArray) -> UInt8Array:
+    """Return uint8 [..., V], the mask over bytes, from bool [..., 2V], the flips of nibbles."""
     low, high = np.split(flips.astype(np.uint8) * np.uint8(15), 2, axis=-1)
-    return low | high << 4
-
-
-def spaced(values: np.ndarray, limit: int) -> np.ndarray:
-    """At most `limit` of the values, evenly spaced."""
-    if len(values) <= limit:
-        return values
-    return values[np.linspace(0, len(values) - 1, limit).astype(np.int64)]
+    mask: UInt8Array = low | high << 4
+    return mask

@@ -1,88 +1,94 @@
 """Moment matching: public plain images undo any linear map that all blocks share (T2).
 
 Sealed blocks are z = x·Q about mid-gray, with one orthogonal Q and the blocks left in place, as in the scheme
-`orthogonal`. Then every second moment of the sealed blocks is the plain one in turned axes, Mz = Qᵀ·Mx·Q, and
-public images say what Mx is like:
+`orthogonal`. Every second moment of the sealed blocks is then the plain one in turned axes, Mz = Qᵀ·Mx·Q, and public
+images show what Mx is like:
 
-1. the eigenvectors of both covariances, paired by rank: Q up to a sign for each pair;
-2. the signs, from the cross-covariances of neighbouring blocks (to the right, below), which the signs of both
-   eigenvectors must carry over to the public ones; the sign of all from the mean block;
-3. all moments together, since eigenvectors with nearly equal eigenvalues mix: Q is turned to agree best with the
-   covariance, the two cross-covariances and the mean block at every place of the picture (first moments alone fix
-   as many directions as there are places). Each step solves the orthogonal Procrustes problem that is linear in Q.
+1. the eigenvectors of both covariances are paired by rank: Q up to a sign for each pair;
+2. the signs come from the cross-covariances of neighbouring blocks (to the right, below), which the signs of both
+   eigenvectors must carry over to the public ones; the sign of all comes from the mean block;
+3. eigenvectors with nearly equal eigenvalues mix, so all moments are then used together: Q is turned to agree best
+   with the covariance, the two cross-covariances and the mean block at every place of the picture (first moments
+   alone fix as many directions as there are places). Each step solves the orthogonal Procrustes problem that is
+   linear in Q.
 
 Source: steps 1 and 2 are principal axes matching, known from the registration of shapes; the rest is our own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import svd
 
-from coordinator.adversary.contract import Ciphertexts, Guess, Knowledge
-from crypto.cipher import MatrixCipher
+from coordinator.adversary.contract import Guess, Knowledge
+from coordinator.adversary.opened import RecoveredMatrix, open_rows
+from coordinator.adversary.recover.pool_reading import CHUNK, image_chunks, random_order
+from coordinator.adversary.time_budget import TimeLeft
+from crypto.arrays import AnyArray, Float32Array, Float64Array, Images
 from crypto.errors import CipherwardError
 from crypto.kernels.blocks import to_blocks
 from crypto.scheme import load
 
-_CHUNK = 32  # images held at a time
-_IMAGES = 2000  # most images on either side whose moments are taken
-_MIDDLE = np.float32(127.5)
-#: Eigenvalues are raised to this power before moments are compared: the few strong axes would drown the rest at 1,
-#: and the noise of the weak ones would count as much as they do at 0.
+#: Most images on either side whose moments are taken. Set once; not tuned further.
+_IMAGES = 2000
+_MID_GRAY = np.float32(127.5)
+#: Eigenvalues are raised to this power before moments are compared. At 1 the few strong axes would drown the rest.
+#: At 0 the noise of the weak ones would count as much as the strong ones do. Set once; not tuned further.
 _POWER = 0.7
-_SMALLEST = 1e-6  # least eigenvalue that is told from 0, as a share of the largest
+#: Smallest eigenvalue that is told from 0, as a share of the largest. Set once; not tuned further.
+_SMALLEST = 1e-6
+#: Most steps that turn Q, and the largest change of an entry below which Q is settled. Set once; not tuned further.
 _STEPS, _SETTLED = 100, 0.002
 #: Multiply-adds, in units of V³, that the turning of Q may cost: large blocks take fewer steps.
 _WORK = 2e10
+#: Most sweeps of `agreeing_signs`, which ends earlier once no sign changes. Set once; not tuned further.
+_SIGN_SWEEPS = 50
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of blocks of V values about mid-gray, float64.
+    """Moments of blocks of V values about mid-gray, float64.
 
-    means [N, V]: the mean block at each of the N places. covariance, right, below [V, V]: of a block with
-    itself, with its right neighbour and with the one below it, about the mean of all blocks.
+    Attributes:
+        means: [N, V], the mean block at each of the N places.
+        covariance: [V, V], of a block with itself, about the mean of all blocks.
+        right: [V, V], of a block with its right neighbour.
+        below: [V, V], of a block with the one below it.
     """
 
-    means: np.ndarray
-    covariance: np.ndarray
-    right: np.ndarray
-    below: np.ndarray
+    means: Float64Array
+    covariance: Float64Array
+    right: Float64Array
+    below: Float64Array
 
 
 def attack(knowledge: Knowledge) -> Guess:
-    """Opens the rows to guess with `matrix` float32 [V, V], the part of the scheme `orthogonal`.
+    """Open the rows to guess with the matrix [V, V] that public images suggest.
 
-    Without public images, and where every image has a key of its own, it hands back the ciphertext's picture.
-    Raises CipherwardError for public images of another shape than the plain ones.
+    Without public images, and if every image has a key of its own, the guess is the ciphertext's picture.
+
+    Raises:
+        CipherwardError: If the public images have another shape than the plain ones.
     """
-    pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
-    sealed, spec = pool.images(rows), pool.spec
-    matrix, note = None, _missing(knowledge)
-    idle = bool(note)
-    if not idle:
-        ours = moments(_chunks(pool, np.asarray(knowledge.pool_rows, np.int64)), spec.block)
-        public = np.asarray(knowledge.public)
-        theirs = moments(_spread(public), spec.block)
-        if not ours.covariance.any() or not theirs.covariance.any():
-            note = "nothing identifiable"
-        else:
-            matrix = match(ours, theirs, knowledge.budget.time_left)
-            note = "" if knowledge.budget.left() > 0 else "truncated: out of time"
-    if matrix is None:
-        images, key = load(spec).picture(sealed), None
-    else:
-        turned = np.asarray(sealed, np.float32)  # sealed as bytes, where the scheme is another
-        images, key = MatrixCipher(spec.image_shape, spec.block, matrix).decrypt(turned), {"matrix": matrix}
-    return Guess(images, key, note, idle)
+    note = _reason_not_to_run(knowledge)
+    if note:
+        return open_rows(knowledge, None, note, idle=True)
+    pool, block = knowledge.pool, knowledge.pool.spec.block
+    pool_rows = random_order(np.asarray(knowledge.pool_rows, np.int64))[:_IMAGES]
+    sealed = moments(image_chunks(pool, pool_rows), block)
+    plain = moments(_public_chunks(np.asarray(knowledge.public)), block)
+    if not sealed.covariance.any() or not plain.covariance.any():
+        return open_rows(knowledge, None, "nothing identifiable")
+    matrix = match(sealed, plain, knowledge.budget.time_left)
+    note = "" if knowledge.budget.time_left() else "truncated: out of time"
+    return open_rows(knowledge, RecoveredMatrix(matrix), note)
 
 
-def _missing(knowledge: Knowledge) -> str:
-    """What the attack lacks, or nothing."""
+def _reason_not_to_run(knowledge: Knowledge) -> str:
+    """Return what the attack lacks, or ""."""
     spec, public = knowledge.pool.spec, knowledge.public
     if public is None or not len(public):
         return "needs public images"
@@ -98,24 +104,19 @@ def _missing(knowledge: Knowledge) -> str:
     return ""
 
 
-def _chunks(pool: Ciphertexts, seen: np.ndarray) -> Iterator[np.ndarray]:
-    order = np.random.default_rng(0).permutation(seen)[:_IMAGES]
-    for first in range(0, len(order), _CHUNK):
-        yield pool.images(order[first : first + _CHUNK])
+def _public_chunks(public: Images) -> Iterator[Images]:
+    """Yield public images in a fixed random order, some at a time."""
+    order = random_order(np.arange(len(public)))[:_IMAGES]
+    for first in range(0, len(order), CHUNK):
+        yield public[order[first : first + CHUNK]]
 
 
-def _spread(public: np.ndarray) -> Iterator[np.ndarray]:
-    order = np.random.default_rng(0).permutation(len(public))[:_IMAGES]
-    for first in range(0, len(order), _CHUNK):
-        yield public[order[first : first + _CHUNK]]
-
-
-def moments(chunks: Iterable[np.ndarray], block: int) -> Moments:
-    """Of images [n, h, w, c] of any number type, a chunk at a time. The moments of one image exist too."""
-    sums: list[np.ndarray] = []
+def moments(chunks: Iterable[AnyArray], block: int) -> Moments:
+    """Return the moments of images [n, h, w, c] of any number type, given a chunk at a time. One image is enough."""
+    sums: list[AnyArray] = []
     for images in chunks:
         height, width = images.shape[1] // block, images.shape[2] // block
-        blocks = to_blocks(images, block).astype(np.float32) - _MIDDLE
+        blocks = to_blocks(images, block).astype(np.float32) - _MID_GRAY
         grid = blocks.reshape(len(images), height, width, -1)
         new = [
             grid.sum(0, dtype=np.float64),
@@ -125,39 +126,40 @@ def moments(chunks: Iterable[np.ndarray], block: int) -> Moments:
             np.array(len(images)),
         ]
         sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
-    first, own, right, below, n = sums
+    first, itself, right, below, n = sums
     height, width, size = first.shape
     mean = first.sum((0, 1)) / (n * height * width)
     shift = np.outer(mean, mean)
     pairs = [n * height * width, n * height * (width - 1), n * (height - 1) * width]
     second = [
         part / pair - shift if pair else np.zeros((size, size))
-        for part, pair in zip((own, right, below), pairs, strict=True)
+        for part, pair in zip((itself, right, below), pairs, strict=True)
     ]
     return Moments(first.reshape(-1, size) / n, *second)
 
 
-def _products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """float32 [..., V] twice → float64 [V, V], the sum of outer products."""
+def _products(first: Float32Array, second: Float32Array) -> Float64Array:
+    """Return float64 [V, V], the sum of outer products of float32 [..., V] and [..., V]."""
     size = first.shape[-1]
     return (first.reshape(-1, size).T @ second.reshape(-1, size)).astype(np.float64)
 
 
-def match(sealed: Moments, plain: Moments, time_left: Callable[[], bool]) -> np.ndarray:
-    """float32 [V, V], the orthogonal Q with sealed block = plain block · Q that the moments agree on best."""
+def match(sealed: Moments, plain: Moments, time_left: TimeLeft) -> Float32Array:
+    """Return the orthogonal Q on which the moments agree best, float32 [V, V] with sealed block = plain block · Q."""
     values, axes = _axes(sealed.covariance)
     plain_values, plain_axes = _axes(plain.covariance)
     signs = _signs(sealed, plain, values, plain_values, axes, plain_axes)
     q = (plain_axes * signs) @ axes.T
-    ours, theirs = _flattened(sealed, values, axes), _flattened(plain, plain_values, plain_axes)
-    linear = theirs[0].T @ ours[0]
+    sealed_parts = _flattened(sealed, values, axes)
+    plain_parts = _flattened(plain, plain_values, plain_axes)
+    linear = plain_parts[0].T @ sealed_parts[0]
     for _ in range(int(np.clip(_WORK / len(q) ** 3, 1, _STEPS))):
         if not time_left():
             break
-        pull = linear.copy()
-        for here, there in zip(ours[1:], theirs[1:], strict=True):
-            pull += there @ q @ here.T + there.T @ q @ here
-        turned = nearest_orthogonal(pull)
+        gradient = linear.copy()
+        for here, there in zip(sealed_parts[1:], plain_parts[1:], strict=True):
+            gradient += there @ q @ here.T + there.T @ q @ here
+        turned = nearest_orthogonal(gradient)
         change = float(np.abs(turned - q).max())
         q = turned
         if change < _SETTLED:
@@ -165,14 +167,14 @@ def match(sealed: Moments, plain: Moments, time_left: Callable[[], bool]) -> np.
     return np.asarray(q, np.float32)
 
 
-def nearest_orthogonal(matrix: np.ndarray) -> np.ndarray:
-    """The orthogonal [V, V] matrix nearest to any one: the solution of Procrustes' problem."""
+def nearest_orthogonal(matrix: Float64Array) -> Float64Array:
+    """Return the orthogonal [V, V] matrix nearest to a matrix [V, V]: the solution of Procrustes' problem."""
     left, _, right = svd(matrix, lapack_driver="gesdd", check_finite=False)
     return np.asarray(left @ right)
 
 
-def _axes(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(eigenvalues [V], eigenvectors as columns [V, V]), the strongest first, none below a small share of it."""
+def _axes(covariance: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return eigenvalues [V], limited from below, and eigenvectors as columns [V, V], the strongest first."""
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values[::-1], values[-1] * _SMALLEST)
     return values, vectors[:, ::-1]
@@ -181,12 +183,12 @@ def _axes(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _signs(
     sealed: Moments,
     plain: Moments,
-    values: np.ndarray,
-    plain_values: np.ndarray,
-    axes: np.ndarray,
-    plain_axes: np.ndarray,
-) -> np.ndarray:
-    """±1 [V]: which sealed axes point the other way, by the neighbouring blocks' cross-covariances."""
+    values: Float64Array,
+    plain_values: Float64Array,
+    axes: Float64Array,
+    plain_axes: Float64Array,
+) -> Float64Array:
+    """Return ±1 [V]: which sealed axes point the other way, by the neighbouring blocks' cross-covariances."""
     unit = np.sqrt(values * plain_values)
     agree = np.zeros((len(values), len(values)))
     for here, there in ((sealed.right, plain.right), (sealed.below, plain.below)):
@@ -196,14 +198,20 @@ def _signs(
     return signs if both.sum() >= 0 else -signs
 
 
-def agreeing_signs(agree: np.ndarray) -> np.ndarray:
-    """±1 [V], up to the sign of all, that make the sum of agree[i, j]·s_i·s_j large; agree is symmetric.
+def agreeing_signs(agree: Float64Array) -> Float64Array:
+    """Return signs that make the sum of agree[i, j]·s_i·s_j large, up to the sign of all.
 
-    The leading eigenvector's signs, then flips of one at a time.
+    The signs of the leading eigenvector are taken first. Then single signs are flipped while that helps.
+
+    Args:
+        agree: float64 [V, V], symmetric.
+
+    Returns:
+        ±1 [V].
     """
     agree = agree - np.diag(np.diag(agree))
     signs = np.where(np.linalg.eigh(agree)[1][:, -1] >= 0, 1.0, -1.0)
-    for _ in range(50):
+    for _ in range(_SIGN_SWEEPS):
         before = signs.copy()
         for i in range(len(signs)):
             signs[i] = 1.0 if agree[i] @ signs >= 0 else -1.0
@@ -212,9 +220,9 @@ def agreeing_signs(agree: np.ndarray) -> np.ndarray:
     return signs
 
 
-def _flattened(moment: Moments, values: np.ndarray, axes: np.ndarray) -> list[np.ndarray]:
-    """Means, covariance, right and below with strong axes toned down, each of norm 1 (or 0)."""
+def _flattened(moment: Moments, values: Float64Array, axes: Float64Array) -> list[Float64Array]:
+    """Return means, covariance, right and below with strong axes scaled down, each of norm 1 (or 0)."""
     tone = (axes * values ** ((_POWER - 1.0) / 2.0)) @ axes.T
-    whole = [moment.means @ tone]
-    whole += [tone @ part @ tone for part in (moment.covariance, moment.right, moment.below)]
-    return [part / max(float(np.linalg.norm(part)), 1e-300) for part in whole]
+    parts = [moment.means @ tone]
+    parts += [tone @ part @ tone for part in (moment.covariance, moment.right, moment.below)]
+    return [part / max(float(np.linalg.norm(part)), 1e-300) for part in parts]

@@ -1,193 +1,251 @@
 """Key recovery from a pool of ciphertexts under one shuffle of blocks and their values (T1; T0 with one image).
 
-Source: our own, as for block_pixel_shuffle. It needs no plain image and finds K2 and then K1:
+Source: our own, as for block_pixel_shuffle. It needs no plain image and recovers K2 and then K1:
 
-1. the distance of every two of the M²c positions over the pool's varied blocks (distances.py);
-2. colours: in the graph of nearest neighbours each component is an island (colours.py);
-3. the layout of each colour on the M×M grid (layout.py), the colours aligned by the distance of equal places and
-   swapped down together: K2 up to eight turns and the order of colours;
-4. the seams between blocks over the pool (seams.py) and one assembly of the picture (assemble.py): K1.
+1. the distance of every two of the M²c positions over the pool's varied blocks (puzzle/distances.py);
+2. colours: in the graph of nearest neighbours each component is an island (values/colour_classes.py);
+3. the layout of each colour on the M×M grid (puzzle/grid_layout.py), the colours aligned by the distance of equal
+   places and improved together by swaps: K2 up to eight turns and the order of colours;
+4. the seams between blocks over the pool (puzzle/seams.py) and one assembly of the picture (puzzle/assembly.py): K1.
 
 A turned layout turns the whole picture with it. Where the scheme leaves entries in place (fixed_blocks,
-fixed_values), the turn, order and shift that leave most in place are taken; otherwise they stay open.
+fixed_values), the turn, order and shift that leave most in place are chosen. Otherwise they stay open.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Recovered
-from coordinator.adversary.puzzle.assembly import Lay, assemble
-from coordinator.adversary.puzzle.distances import flat_blocks, position_distances, spread, textured
-from coordinator.adversary.puzzle.grid_layout import symmetries
+from coordinator.adversary.puzzle.assembly import Assembler, assemble
+from coordinator.adversary.puzzle.distances import (
+    has_only_flat_blocks,
+    position_distances,
+    textured_rows,
+    value_ranges,
+)
+from coordinator.adversary.puzzle.grid_layout import grid_symmetries
 from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.puzzle.swap_search import total_cost
-from coordinator.adversary.values.colour_classes import colour_layout
+from coordinator.adversary.recover.pool_reading import image_chunks, random_order
+from coordinator.adversary.sampling import evenly_spaced
+from coordinator.adversary.time_budget import TimeLeft
+from coordinator.adversary.values.colour_classes import lay_out_colours
+from crypto.arrays import Float32Array, Int64Array, Rows, UInt8Array
 from crypto.kernels.blocks import block_pixels, to_blocks
 from crypto.kernels.executors import apply
 from crypto.kernels.table import Table
-from crypto.schemes.pe import ORDERS
+from crypto.symmetry import colour_orders, rotations_and_transposes
 
-_CHUNK = 32  # images held at a time
-_HELD = 100_000_000  # most values of blocks held
-_BLOCKS = 4000  # most blocks whose values are compared
-_PAIRED = 240_000_000  # most value pairs compared, which lowers the number of blocks for large ones
-_SEAM_WORK = 100_000_000  # most block pairs times images
-#: Of more blocks than this the order is not sought, as for block_pixel_shuffle.
+#: Most values of sampled blocks in memory, one byte each: 100 MB.
+MOST_HELD_VALUES = 100_000_000
+#: Most blocks whose values are compared. Set once; not tuned further.
+_LAYOUT_BLOCKS = 4000
+#: However large the blocks are, this many are compared. Set once; not tuned further.
+_LEAST_LAYOUT_BLOCKS = 200
+#: Most value pairs compared. It lowers the number of blocks for large ones, so that their cost does not grow with the
+#: square of the block. Set once; not tuned further.
+_COMPARED_PAIRS = 240_000_000
+#: Most block pairs times images whose seams are summed, within the two limits below. Set once; not tuned further.
+_SEAM_WORK = 100_000_000
+#: Least and most images whose seams are summed. Set once; not tuned further.
+_SEAM_IMAGES = (16, 64)
+#: With more blocks than this, the block order is not sought, as for block_pixel_shuffle.
 MOST_BLOCKS = 3136
-#: Of more values than this (a table of 75 MB) a block's layout is not sought.
+#: With more values than this, a block's layout is not sought: the table of distances takes 75 MB.
 MOST_VALUES = 3072
 
 
-def recover(pool: Ciphertexts, seen: np.ndarray, time_left: Callable[[], bool]) -> Recovered | None:
-    """K1 int64 [N] and K2 int64 [M²c] from int64 [n] rows; None where no block varies."""
+@dataclass(frozen=True)
+class _Reading:
+    """A key in one turn, colour order and shift of the whole picture, which no ciphertext tells apart."""
+
+    k1: Int64Array
+    place: Int64Array
+    colour: Int64Array
+
+    def fixed_entries(self, fixed: tuple[int, int], channels: int) -> int:
+        """Return how many blocks and values stay in place, counting only those that the scheme fixes."""
+        blocks = int((self.k1 == np.arange(len(self.k1))).sum())
+        values = int((self.place * channels + self.colour == np.arange(len(self.place))).sum())
+        return blocks * bool(fixed[0]) + values * bool(fixed[1])
+
+
+def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovered | None:
+    """Recover K1 int64 [N] and K2 int64 [M²c].
+
+    Args:
+        pool: Sealed images under one key.
+        pool_rows: int64 [n], the rows that may be used.
+        time_left: Asked between steps. When it returns False, the best key so far is returned.
+
+    Returns:
+        The key, or None if no block varies.
+    """
     spec = pool.spec
     block, channels = spec.block, spec.image_shape[2]
-    blocks = varied_blocks(pool, seen)
-    if not len(blocks) or (block > 1 and flat_blocks(blocks[..., 0], channels)):
+    blocks = sample_varied_blocks(pool, pool_rows)
+    if not len(blocks) or (block > 1 and has_only_flat_blocks(blocks[..., 0], channels)):
         return None
     notes: list[str] = []
     place, colour = np.divmod(np.arange(block**2 * channels), channels)
     if len(place) > MOST_VALUES:
         notes.append(f"value order not sought: {len(place)} values, at most {MOST_VALUES}")
     else:
-        place, colour = find_values(blocks, block, channels, time_left)
-    return placed(pool, seen, place, colour, time_left, notes=notes)
+        place, colour = _lay_out_values(blocks, block, channels, time_left)
+    return recover_block_order(pool, pool_rows, place, colour, time_left, notes=notes)
 
 
-def placed(
+def recover_block_order(
     pool: Ciphertexts,
-    seen: np.ndarray,
-    place: np.ndarray,
-    colour: np.ndarray,
-    time_left: Callable[[], bool],
-    lay: Lay = assemble,
+    pool_rows: Rows,
+    place: Int64Array,
+    colour: Int64Array,
+    time_left: TimeLeft,
+    lay: Assembler = assemble,
     notes: Sequence[str] = (),
 ) -> Recovered:
-    """K1 by the seams between blocks, where (place, colour) int64 [V] of the values are known.
+    """Recover K1 by the seams between blocks, for known places and colours of a block's values.
 
-    `lay` lays blocks by what seams cost.
+    Args:
+        pool: Sealed images under one key.
+        pool_rows: int64 [n], the rows that may be used.
+        place: int64 [V], the pixel of a block that each sealed value belongs to.
+        colour: int64 [V], the colour of each sealed value.
+        time_left: Asked between steps.
+        lay: Arranges the blocks in a grid by the costs of their seams.
+        notes: Notes on earlier steps, which the result carries too.
     """
     spec = pool.spec
-    block, channels, said = spec.block, spec.image_shape[2], list(notes)
+    block, channels, all_notes = spec.block, spec.image_shape[2], list(notes)
     k1 = np.arange(spec.blocks)
     if spec.blocks > MOST_BLOCKS:
-        said.append(f"block order not sought: {spec.blocks} blocks, at most {MOST_BLOCKS}")
+        all_notes.append(f"block order not sought: {spec.blocks} blocks, at most {MOST_BLOCKS}")
     else:
-        rows = seen[
-            np.linspace(0, len(seen) - 1, min(len(seen), most_images(spec.blocks))).astype(np.int64)
-        ]
-        if len(rows) < len(seen):
-            said.append(f"block order from {len(rows)} of {len(seen)} images")
-        place, k1 = find_blocks(pool, rows, place, colour, time_left, lay)
+        limit = int(np.clip(_SEAM_WORK // spec.blocks**2, *_SEAM_IMAGES))
+        rows = evenly_spaced(pool_rows, limit)
+        if len(rows) < len(pool_rows):
+            all_notes.append(f"block order from {len(rows)} of {len(pool_rows)} images")
+        place, k1 = _order_blocks(pool, rows, place, colour, time_left, lay)
     fixed = int(spec.options["fixed_blocks"]), int(spec.options["fixed_values"])
     k1, place, colour = most_in_place(k1, place, colour, spec.grid, channels, fixed)
     if not time_left():
-        said.append("truncated: out of time")
+        all_notes.append("truncated: out of time")
     k2 = place * channels + colour
-    opens = Table(spec.image_shape, (block, block), k1, k2[None]).inverse()
-    return Recovered(opens, {"K1": k1, "K2": k2}, tuple(said))
+    table = Table(spec.image_shape, (block, block), k1, k2[None]).inverse()
+    return Recovered(table, {"K1": k1, "K2": k2}, tuple(all_notes))
 
 
-def most_images(count: int) -> int:
-    """How many images' seams are summed for N blocks."""
-    return int(np.clip(_SEAM_WORK // count**2, 16, 64))
+def sample_varied_blocks(pool: Ciphertexts, pool_rows: Rows) -> UInt8Array:
+    """Return uint8 [m, M²c, 1]: blocks that vary, from as many images as the layout can use.
 
-
-def varied_blocks(pool: Ciphertexts, seen: np.ndarray) -> np.ndarray:
-    """uint8 [m, M²c, 1]: blocks that vary, from as many images as the layout can use, in a fixed random order."""
-    block, kept, total = pool.spec.block, [], 0
-    order = np.random.default_rng(0).permutation(seen)
-    for first in range(0, len(order), _CHUNK):
-        blocks = to_blocks(pool.images(order[first : first + _CHUNK]), block)
+    Images are taken in a fixed random order.
+    """
+    block = pool.spec.block
+    sample: list[UInt8Array] = []
+    total = 0
+    for images in image_chunks(pool, random_order(pool_rows)):
+        blocks = to_blocks(images, block)
         flat = blocks.reshape(-1, block * block * blocks.shape[3], 1)
-        kept.append(flat[spread(flat) > 0] if flat.shape[1] > 1 else flat)  # one value never varies
-        total += len(kept[-1])
-        if total >= 2 * _BLOCKS or total * flat.shape[1] >= _HELD:
+        sample.append(flat[value_ranges(flat) > 0] if flat.shape[1] > 1 else flat)  # one value never varies
+        total += len(sample[-1])
+        if total >= 2 * _LAYOUT_BLOCKS or total * flat.shape[1] >= MOST_HELD_VALUES:
             break
-    return np.concatenate(kept)
+    return np.concatenate(sample)
 
 
-def find_values(
-    blocks: np.ndarray, block: int, channels: int, time_left: Callable[[], bool]
-) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [m, V, 1] sealed blocks → (place, colour) int64 [V]: which value of the plain block each one is."""
+def _lay_out_values(
+    blocks: UInt8Array, block: int, channels: int, time_left: TimeLeft
+) -> tuple[Int64Array, Int64Array]:
+    """Return (place, colour), int64 [V] each: which value of the plain block each value of uint8 [m, V, 1] is."""
     size = blocks.shape[1]
-    limit = int(np.clip(2 * _PAIRED // max(1, size * (size - 1)), 200, _BLOCKS))
-    distances = position_distances(blocks[textured(blocks, limit)])
-    return colour_layout(distances, block, channels, time_left)
+    affordable = 2 * _COMPARED_PAIRS // max(1, size * (size - 1))
+    limit = int(np.clip(affordable, _LEAST_LAYOUT_BLOCKS, _LAYOUT_BLOCKS))
+    distances = position_distances(blocks[textured_rows(blocks, limit)])
+    return lay_out_colours(distances, block, channels, time_left)
 
 
-def find_blocks(
+def _order_blocks(
     pool: Ciphertexts,
-    rows: np.ndarray,
-    place: np.ndarray,
-    colour: np.ndarray,
-    time_left: Callable[[], bool],
-    lay: Lay = assemble,
-) -> tuple[np.ndarray, np.ndarray]:
-    """(place, K1): the order of the blocks whose values stand at (place, colour), turned where the picture lies."""
+    rows: Rows,
+    place: Int64Array,
+    colour: Int64Array,
+    time_left: TimeLeft,
+    lay: Assembler,
+) -> tuple[Int64Array, Int64Array]:
+    """Return (place, K1): the block order, and the layout in the turn that suits the shape of the picture."""
     spec = pool.spec
-    upright = [place]
+    layouts = [place]
     if spec.grid[0] != spec.grid[1]:
-        upright.append(symmetries(spec.block)[1][place])
-    found: list[tuple[float, np.ndarray, np.ndarray]] = []
-    for places in upright:
+        layouts.append(grid_symmetries(spec.block)[1][place])
+    orders: list[tuple[float, Int64Array, Int64Array]] = []
+    for places in layouts:
         across, down = seam_costs(_sides(pool, rows, places, colour), spec.blocks, time_left)
         grid = lay(across, down, spec.grid, time_left)
         k1 = np.empty(spec.blocks, np.int64)
         k1[grid.ravel()] = np.arange(spec.blocks)
-        found.append((total_cost(grid, across, down), places, k1))
-    _, place, k1 = min(found, key=lambda one: one[0])
+        orders.append((total_cost(grid, across, down), places, k1))
+    _, place, k1 = min(orders, key=lambda order: order[0])
     return place, k1
 
 
-def _sides(
-    pool: Ciphertexts, rows: np.ndarray, place: np.ndarray, colour: np.ndarray
-) -> Iterator[np.ndarray]:
+def _sides(pool: Ciphertexts, rows: Rows, place: Int64Array, colour: Int64Array) -> Iterator[Float32Array]:
+    """Yield float32 [4, N, F] for every image: the sides of its blocks, their values put in place."""
     height, width, channels = pool.spec.image_shape
     block = pool.spec.block
     inner = (place * channels + colour)[None]
-    opens = Table(pool.spec.image_shape, (block, block), None, inner).inverse()
+    table = Table(pool.spec.image_shape, (block, block), None, inner).inverse()
     cells = block_pixels(height, width, block)
-    for first in range(0, len(rows), _CHUNK):
-        yield from block_sides(apply(opens, pool.images(rows[first : first + _CHUNK])), cells, block)
+    for images in image_chunks(pool, rows):
+        yield from block_sides(apply(table, images), cells, block)
 
 
 def most_in_place(
-    k1: np.ndarray,
-    place: np.ndarray,
-    colour: np.ndarray,
+    k1: Int64Array,
+    place: Int64Array,
+    colour: Int64Array,
     shape: tuple[int, int],
     channels: int,
     fixed: tuple[int, int],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(K1, place, colour) of the turn, colour order and shift of the picture that leave most entries in place.
+) -> tuple[Int64Array, Int64Array, Int64Array]:
+    """Return the turn, colour order and shift of the picture that leave most entries in place.
 
-    fixed: how many blocks and values the scheme leaves in place; what it does not count says nothing.
+    Args:
+        k1: int64 [N], the block order.
+        place: int64 [V], the pixel of a block that each sealed value belongs to.
+        colour: int64 [V], the colour of each sealed value.
+        shape: Rows and columns of blocks.
+        channels: Colours of a pixel.
+        fixed: How many blocks and how many values the scheme leaves in place. A 0 means that they are not counted.
+
+    Returns:
+        (K1, place, colour).
     """
-    if not any(fixed):
-        return k1, place, colour
-    side = round((len(place) // channels) ** 0.5)
+    reading = _Reading(k1, place, colour)
+    if any(fixed):
+        # The first of equally good readings wins.
+        reading = max(
+            _readings(reading, shape, channels, fixed), key=lambda r: r.fixed_entries(fixed, channels)
+        )
+    return reading.k1, reading.place, reading.colour
+
+
+def _readings(
+    reading: _Reading, shape: tuple[int, int], channels: int, fixed: tuple[int, int]
+) -> Iterator[_Reading]:
+    """Yield the key under every turn, colour order and shift of the picture that fits its shape."""
     rows, columns = shape
-    best, found = -1, (k1, place, colour)
     cells = np.arange(rows * columns).reshape(shape)
-    turns = symmetries(side)
-    orders = ORDERS if channels == 3 else np.zeros((1, 1), np.int64)
-    for kind, turn in enumerate(turns):
-        face = cells if kind < 4 else cells.T
-        turned = np.rot90(face, kind % 4)  # as in `symmetries`
+    side = round((len(reading.place) // channels) ** 0.5)
+    # `grid_symmetries` numbers the turns of a block in the order of `rotations_and_transposes`.
+    for turn, turned in zip(grid_symmetries(side), rotations_and_transposes(cells), strict=True):
         if turned.shape != shape:
             continue
-        for order in orders:
-            values = int((turn[place] * channels + order[colour] == np.arange(len(place))).sum())
+        for order in colour_orders(channels):
             for down in range(rows if fixed[0] else 1):
                 for right in range(columns if fixed[0] else 1):
-                    moved = np.roll(turned, (down, right), (0, 1)).ravel()[k1]
-                    blocks = int((moved == np.arange(len(k1))).sum())
-                    score = blocks * bool(fixed[0]) + values * bool(fixed[1])
-                    if score > best:
-                        best, found = score, (moved, turn[place], order[colour])
-    return found
+                    moved = np.roll(turned, (down, right), (0, 1)).ravel()[reading.k1]
+                    yield _Reading(moved, turn[reading.place], order[reading.colour])

@@ -1,8 +1,8 @@
-"""What an audit attacks: sealed sets by key, the rows and pools of each draw, and the cells of the suite.
+"""What an audit attacks: draws of key and pool, the rows and pools of each draw, and the cells of the suite.
 
-Sealed sets are grouped by key: each key is one draw. The first set of a draw belongs to the hospital that
-will score; audit rows come from it, the pool from all sets of the draw but those rows. Both depend on the seed alone.
-Control sets are told by the names of their folders (coordinator/exchange/control_sets.py).
+Sealed sets are grouped by key, and each key is one draw. The first set of a draw belongs to the hospital that will
+score. The rows to guess come from this set; the pool comes from the other rows of all sets of the draw. Both depend
+on the seed alone. Control sets are recognised by the names of their folders (coordinator/exchange/control_sets.py).
 """
 
 from __future__ import annotations
@@ -16,22 +16,27 @@ import numpy as np
 from coordinator.adversary.contract import Tier
 from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run.cell import Cell
-from coordinator.exchange.control_sets import FOR, LARGEST, PREFIX, PUBLIC, meets
+from coordinator.exchange.control_sets import LARGEST_POOL_ONLY, PREFIX, PUBLIC, TARGETED, meets
 from coordinator.exchange.guesses import Draw, audit_rows
 from coordinator.exchange.pool import Pool
+from coordinator.exchange.suite1 import MIN_SET_IMAGES
+from crypto.arrays import Images
 from crypto.errors import CipherwardError
 from crypto.sets.dataset import SealedDataset
-
-FEWEST = 32  # images of a set that is audited: below, half of them make no figures
-POOLS = (1, 2, 5, 10, 20, 50, 100)
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is fixed before the first attack runs.
 
-    public: None, or uint8 [m, *image_shape], for attacks that want public plain images. study: None, or a study's
-    folder, for attacks on what the cloud observed of its training.
+    Attributes:
+        attacks: the attacks by name.
+        pools: the pool sizes.
+        rows: the number of rows to score in each draw.
+        seed: draws the rows and the pools.
+        budget_s: the time that an attack may take at one pool size, in seconds.
+        public: None, or public plain images uint8 [m, *image_shape], for the attacks that need some.
+        study: None, or the folder of a study, for the attacks on what the cloud observed of its training.
     """
 
     attacks: Sequence[str]
@@ -39,34 +44,35 @@ class Settings:
     rows: int
     seed: int
     budget_s: float
-    public: np.ndarray | None = None
+    public: Images | None = None
     study: Path | None = None
 
 
 def find_sets(paths: Sequence[Path]) -> list[SealedDataset]:
-    """The sealed sets at these paths; a folder of sets stands for its training, audit and control sets.
+    """Open the sealed sets at these paths. A folder of sets stands for its training, audit and control sets.
 
-    Raises CipherwardError where a path holds none.
+    Raises:
+        CipherwardError: if a path holds no sealed set.
     """
-    found: list[SealedDataset] = []
+    sets: list[SealedDataset] = []
     for path in map(Path, paths):
         if (path / "manifest.json").exists():
-            found.append(SealedDataset.open(path))
+            sets.append(SealedDataset.open(path))
             continue
         inner = sorted(p.parent for p in path.glob("*/manifest.json")) if path.is_dir() else []
-        named = [p for p in inner if p.name not in ("val", "test")]
+        attacked = [p for p in inner if p.name not in ("val", "test")]
         # The hospital's own images are the first draw, whatever else is there.
-        named.sort(key=lambda p: (p.name != "train", p.name.startswith("control"), p.name))
-        if not named:
-            found.append(SealedDataset.open(path))  # raises, with the reason
-        found += [SealedDataset.open(p) for p in named]
-    return found
+        attacked.sort(key=lambda p: (p.name != "train", p.name.startswith("control"), p.name))
+        if not attacked:
+            sets.append(SealedDataset.open(path))  # raises, with the reason
+        sets += [SealedDataset.open(p) for p in attacked]
+    return sets
 
 
-def draws_of(sets: Sequence[SealedDataset], attacks: Sequence[str]) -> list[list[SealedDataset]]:
-    """The sets by key, in order of first appearance: a ciphertext pool has one key.
+def group_by_key(sets: Sequence[SealedDataset], attacks: Sequence[str]) -> list[list[SealedDataset]]:
+    """Group sets by key, in order of first appearance: a pool of ciphertexts has one key.
 
-    Sets that none of the attacks is run on are left out.
+    Sets that none of the attacks runs on are left out.
     """
     groups: dict[str, list[SealedDataset]] = {}
     for dataset in sets:
@@ -75,81 +81,95 @@ def draws_of(sets: Sequence[SealedDataset], attacks: Sequence[str]) -> list[list
     return list(groups.values())
 
 
-def control_public(sets: Sequence[SealedDataset]) -> SealedDataset | None:
-    """The set of images that are public for the controls made for some attacks alone."""
-    found = [s for s in sets if s.folder.name == PUBLIC]
-    return found[0] if found else None
+def find_public_control(sets: Sequence[SealedDataset]) -> SealedDataset | None:
+    """Return the set whose images are public for the controls that single attacks have, if there is one."""
+    return next((s for s in sets if s.folder.name == PUBLIC), None)
 
 
 def plan_draw(name: str, index: int, sets: Sequence[SealedDataset], settings: Settings) -> Draw:
-    """Rows and pools of one draw, from the seed alone.
+    """Draw the rows to guess and the pool of one draw, from the seed alone.
 
-    Raises CipherwardError for a set that is too small, altered, or not of one pool with the others of its key.
+    Args:
+        name: the draw's name.
+        index: its number.
+        sets: the sealed sets under one key. The first one is audited.
+        settings: of the audit.
+
+    Raises:
+        CipherwardError: if a set is too small, altered, or not of one pool with the others of its key.
     """
     pool = Pool.of(sets)
     first = len(sets[0])
     rows = audit_rows(settings.seed, index, first, settings.rows)
-    if first < FEWEST or len(rows) >= len(pool):
+    if first < MIN_SET_IMAGES or len(rows) >= len(pool):
         raise CipherwardError(
             f"{sets[0].folder} holds {first} images: too few to attack some and audit others",
-            f"an audit needs at least {FEWEST} images, and says little below 128",
+            f"an audit needs at least {MIN_SET_IMAGES} images, and says little below 128",
         )
-    rest = np.setdiff1d(np.arange(len(pool)), rows)
-    seen = np.random.default_rng([settings.seed, index, 1]).permutation(rest)[: max(settings.pools)]
+    other_rows = np.setdiff1d(np.arange(len(pool)), rows)
+    shuffled = np.random.default_rng([settings.seed, index, 1]).permutation(other_rows)
     digests = [s.digest for s in sets]
-    return Draw(name, pool.key_id, pool.spec, digests, len(pool), rows, seen, [])
+    return Draw(name, pool.key_id, pool.spec, digests, len(pool), rows, shuffled[: max(settings.pools)], [])
 
 
-def watches(attack: str) -> bool:
-    """Whether an attack is given what was observed of a training."""
-    return ATTACKS[attack].study or of_training(attack)
+def uses_training(attack: str) -> bool:
+    """Return whether an attack gets what was observed of a training."""
+    return ATTACKS[attack].study or attacks_only_training(attack)
 
 
-def of_training(attack: str) -> bool:
-    """Whether all that an attack has about a key is what a training under that key shows."""
+def attacks_only_training(attack: str) -> bool:
+    """Return whether an attack learns about a key only from a training under that key."""
     return ATTACKS[attack].tier == Tier.T5
 
 
-def cells_of(
+def plan_cells(
     draw: Draw,
     sets: Sequence[SealedDataset],
     settings: Settings,
-    public: SealedDataset | None,
+    public_control: SealedDataset | None,
     out: Path,
-    keys: Collection[str] = (),
+    training_keys: Collection[str] = (),
 ) -> list[Cell]:
-    """The cells of a draw of these sets, in order.
+    """Return the cells of a draw, in order.
 
-    public: the set that is public for some controls. keys: the ids of the keys of the training that was observed, as
-    far as they are known: draws of other keys are not attacked by what it shows.
+    Args:
+        draw: the draw.
+        sets: its sealed sets.
+        settings: of the audit.
+        public_control: the set whose images are public for some controls, if there is one.
+        out: the folder of the guesses.
+        training_keys: the ids of the keys of the observed training, as far as they are known. Draws under other keys
+            are not attacked by what the training shows.
     """
-    held = tuple((s.folder.resolve(), s.digest) for s in sets)
     name = sets[0].folder.name
-    given, further = settings.public, bool(keys) and draw.key_id not in keys and not name.startswith(PREFIX)
-    if name in FOR and public is not None:
-        given = public.images(0, len(public))
+    is_control = name.startswith(PREFIX)
+    is_of_training = not training_keys or draw.key_id in training_keys or is_control
+    public = settings.public
+    if name in TARGETED and public_control is not None:
+        public = public_control.images(0, len(public_control))
     return [
         Cell(
             draw=draw.name,
             scheme=draw.spec.name,
             info=ATTACKS[attack],
-            sets=held,
+            sets=tuple((s.folder.resolve(), s.digest) for s in sets),
             pool_rows=draw.pool_rows[:size],
             rows=draw.rows,
             budget_s=settings.budget_s,
-            public=given if ATTACKS[attack].tier >= Tier.T2 else None,
-            study=settings.study.resolve() if settings.study and watches(attack) else None,
+            public=public if ATTACKS[attack].tier >= Tier.T2 else None,
+            study=settings.study.resolve() if settings.study and uses_training(attack) else None,
             out=out.resolve(),
-            place=f"{draw.name}/{attack}-{size:04d}.safetensors",
+            file=f"{draw.name}/{attack}-{size:04d}.safetensors",
         )
         for attack in settings.attacks
-        if meets(attack, name) and not (further and of_training(attack))
-        for size in _sizes(attack, settings.pools, draw)[-1 if name in LARGEST else 0 :]
+        if meets(attack, name) and (is_of_training or not attacks_only_training(attack))
+        for size in _pool_sizes(attack, settings.pools, draw)[-1 if name in LARGEST_POOL_ONLY else 0 :]
     ]
 
 
-def _sizes(attack: str, pools: Sequence[int], draw: Draw) -> list[int]:
-    # Where every image has a key of its own, one image is all that any attack has about it.
+def _pool_sizes(attack: str, pools: Sequence[int], draw: Draw) -> list[int]:
+    """Return the pool sizes that an attack runs at in a draw."""
+    # Where every image has a key of its own, one image is all that any attack has about this key.
     if not ATTACKS[attack].uses_pool or draw.spec.key_scope == "image":
         return [1]
     images = len(draw.pool_rows)

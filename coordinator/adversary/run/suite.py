@@ -1,9 +1,9 @@
-"""The suite: fixed attacks at pool sizes fixed beforehand, over every draw of key and pool (draws.py).
+"""The suite: fixed attacks at fixed pool sizes, over every draw of key and pool (draws.py).
 
 Rows and pools are drawn before any attack runs, and guesses are frozen by digest. Attacks read sealed files and
-nothing else, but for the public images and the training that they are given. Cells (cells.py) run one after another
-or side by side (workers.py); a crash in one is a finding, not the end. A killed run continues with the guesses that
-are not there yet.
+nothing else, except for the public images and the training that they are given. Cells (cell.py) run one after another
+or side by side (workers.py). A crash in one cell is a finding and does not end the suite. A killed run continues with
+the guesses that are missing.
 """
 
 from __future__ import annotations
@@ -20,16 +20,15 @@ from typing import Any
 import numpy as np
 
 from coordinator.adversary.registry import ATTACKS
-from coordinator.adversary.run.cell import Cell, keys_of, study_digest
+from coordinator.adversary.run.cell import Cell, study_digest, training_key_ids
 from coordinator.adversary.run.draws import (
-    POOLS,
     Settings,
-    cells_of,
-    control_public,
-    draws_of,
+    find_public_control,
     find_sets,
+    group_by_key,
+    plan_cells,
     plan_draw,
-    watches,
+    uses_training,
 )
 from coordinator.adversary.run.workers import run_cells
 from coordinator.exchange.control_sets import PREFIX
@@ -42,83 +41,104 @@ from coordinator.exchange.guesses import (
     read_draws,
     write_draws,
 )
+from coordinator.exchange.suite1 import SUITE
 from crypto.errors import CipherwardError, unknown
-from crypto.files import append_line, disk_errors, only_one, read_lines, sha256_file
+from crypto.files import append_line, disk_errors, folder_lock, read_lines, sha256_file
 from crypto.sets.dataset import SealedDataset
 
-__all__ = ["POOLS", "Settings", "Where", "draws_of", "find_sets", "plan_draw", "run_suite"]
+__all__ = ["Settings", "Workers", "find_sets", "plan_draw", "run_suite"]
 
-SUITE = "suite/1"
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Where:
-    """Where cells run: in this process (jobs = 1), in so many beside each other, or at a Ray address."""
+class Workers:
+    """Where cells run.
+
+    Attributes:
+        jobs: the number of processes; 1 stands for this process.
+        ray: the address of a Ray cluster, or `local`; empty for processes of this machine.
+    """
 
     jobs: int = 1
     ray: str = ""
 
 
-HERE = Where()
+IN_THIS_PROCESS = Workers()
+
+
+def _ignore(_line: str) -> None:
+    """Drop a line of the log."""
 
 
 def run_suite(
     sets: Sequence[SealedDataset],
     out: Path,
     settings: Settings,
-    log: Callable[[str], None] = lambda line: None,
-    where: Where = HERE,
+    log: Log = _ignore,
+    workers: Workers = IN_THIS_PROCESS,
+    prepare: Callable[[], None] = lambda: None,
 ) -> list[Draw]:
-    """Attacks every draw and freezes the guesses in `out`. Returns the draws with their guesses.
+    """Attack every draw and freeze the guesses in `out`.
 
-    The guesses do not depend on where the cells run, unless one runs out of time. Raises CipherwardError for an
-    unknown attack, an altered shard, and a folder of other guesses.
+    The guesses do not depend on where the cells run, unless an attack runs out of time.
+
+    Args:
+        sets: the sealed sets. The first set of each key is the one audited.
+        out: the folder of the guesses.
+        settings: what is attacked, and how.
+        log: gets one line for each cell.
+        workers: where the cells run.
+        prepare: called before the first cell runs, if any has to.
+
+    Returns:
+        The draws with their guesses.
+
+    Raises:
+        CipherwardError: for an unknown attack, an altered shard, or a folder with other guesses.
     """
     settings = replace(settings, attacks=list(dict.fromkeys(settings.attacks)))
-    for name in settings.attacks:
-        if name not in ATTACKS:
-            raise unknown("attack", name, ATTACKS)
-        if not (ATTACKS[name].in_suite or (watches(name) and settings.study is not None)):
-            raise CipherwardError(
-                f"{name} is no part of an audit: it needs {ATTACKS[name].needs}",
-                f"attacks of an audit: {', '.join(a for a in ATTACKS if ATTACKS[a].in_suite)}",
-            )
+    _check_attacks(settings)
     digests = [s.digest for s in sets]
     if len(set(digests)) < len(digests):
         raise CipherwardError(
-            "a sealed set is named twice", "its rows would be in the pool and in the audit"
+            "a sealed set is named twice", "its rows would be in the pool and among the rows to guess"
         )
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    with only_one(out):
-        return _run(sets, out, settings, log, where)
+    with folder_lock(out):
+        return _run(sets, out, settings, log, workers, prepare)
+
+
+def _check_attacks(settings: Settings) -> None:
+    """Raise CipherwardError for an attack that is unknown or not part of an audit."""
+    for name in settings.attacks:
+        if name not in ATTACKS:
+            raise unknown("attack", name, ATTACKS)
+        if not (ATTACKS[name].in_suite or (uses_training(name) and settings.study is not None)):
+            raise CipherwardError(
+                f"{name} is not part of an audit: it needs {ATTACKS[name].needs}",
+                f"attacks of an audit: {', '.join(a for a in ATTACKS if ATTACKS[a].in_suite)}",
+            )
 
 
 def _run(
     sets: Sequence[SealedDataset],
     out: Path,
     settings: Settings,
-    log: Callable[[str], None],
-    where: Where,
+    log: Log,
+    workers: Workers,
+    prepare: Callable[[], None],
 ) -> list[Draw]:
-    groups, public = draws_of(sets, settings.attacks), control_public(sets)
+    groups, public_control = group_by_key(sets, settings.attacks), find_public_control(sets)
     planned = [plan_draw(f"draw-{i}", i, group, settings) for i, group in enumerate(groups)]
-    keys = keys_of(settings.study)
-    if keys and not any(
-        d.key_id in keys for d, own in zip(planned, groups, strict=True) if not _control(own)
-    ):
-        raise CipherwardError(
-            f"the training in {settings.study} was under other keys than these sealed images",
-            "name the study that trained on them, or attack without --study",
-        )
-    about = _about(settings, public)
-    identity = json.dumps([SCHEMA, about, [d.digests for d in planned]])
+    training_keys = training_key_ids(settings.study)
+    _check_training(training_keys, planned, groups, settings)
+    about = _about(settings, public_control)
+    identity = _identity(about, planned)
     if (out / FILE).exists():
         draws, earlier = read_draws(out)
-        if (
-            json.dumps([SCHEMA, {k: earlier.get(k, "") for k in about}, [d.digests for d in draws]])
-            != identity
-        ):
+        if _identity({k: earlier.get(k, "") for k in about}, draws) != identity:
             raise CipherwardError(
                 f"{out} holds the guesses of another audit", "choose another --out; frozen guesses stay"
             )
@@ -127,7 +147,7 @@ def _run(
     journal = out / "progress.jsonl"
     done = _resume(journal, identity, out)
     cells = [
-        cells_of(draw, group, settings, public, out, keys)
+        plan_cells(draw, group, settings, public_control, out, training_keys)
         for draw, group in zip(planned, groups, strict=True)
     ]
     most = max(map(len, cells), default=0)
@@ -136,32 +156,62 @@ def _run(
             f"{most} guesses about one draw: a scorer takes {MOST_GUESSES} at most",
             "name fewer attacks or pool sizes",
         )
-    every = [cell for own in cells for cell in own]
-    for cell in every:
-        if cell.place in done:
-            log(_says(cell, done[cell.place]))
-    missing = [cell for cell in every if cell.place not in done]
-    with contextlib.closing(run_cells(missing, where.jobs, where.ray)) as finished:
-        for cell, stored in finished:
-            append_line(journal, json.dumps({"place": cell.place, "guess": stored.__dict__}))
-            done[cell.place] = stored
-            log(_says(cell, stored))
-    # In the order planned, whatever the order in which they were finished.
+    all_cells = [cell for of_draw in cells for cell in of_draw]
+    if any(cell.file not in done for cell in all_cells):
+        prepare()
+    done = _finish(all_cells, done, journal, log, workers)
+    # In the order planned, whatever the order in which the cells finished.
     draws = [
-        replace(draw, guesses=[done[cell.place] for cell in own])
-        for draw, own in zip(planned, cells, strict=True)
+        replace(draw, guesses=[done[cell.file] for cell in of_draw])
+        for draw, of_draw in zip(planned, cells, strict=True)
     ]
-    write_draws(out, draws, {**about, "created": int(time.time()), "jobs": where.jobs})
+    write_draws(out, draws, {**about, "created": int(time.time()), "jobs": workers.jobs})
     journal.unlink()
     return draws
 
 
-def _about(settings: Settings, public: SealedDataset | None) -> dict[str, Any]:
-    """What makes two audits of the same sets the same one."""
-    given = b"" if settings.public is None else np.ascontiguousarray(settings.public).tobytes()
+def _finish(
+    cells: Sequence[Cell], done: dict[str, StoredGuess], journal: Path, log: Log, workers: Workers
+) -> dict[str, StoredGuess]:
+    """Run the cells that are not done, write each one to the journal, and return all guesses by file."""
+    done = dict(done)
+    for cell in cells:
+        if cell.file in done:
+            log(_summary(cell, done[cell.file]))
+    missing = [cell for cell in cells if cell.file not in done]
+    with contextlib.closing(run_cells(missing, workers.jobs, workers.ray)) as finished:
+        for cell, stored in finished:
+            append_line(journal, json.dumps({"place": cell.file, "guess": stored.__dict__}))
+            done[cell.file] = stored
+            log(_summary(cell, stored))
+    return done
+
+
+def _check_training(
+    training_keys: frozenset[str],
+    draws: Sequence[Draw],
+    groups: Sequence[Sequence[SealedDataset]],
+    settings: Settings,
+) -> None:
+    """Raise CipherwardError if the observed training was under none of the keys that are audited."""
+    audited = {
+        draw.key_id
+        for draw, group in zip(draws, groups, strict=True)
+        if not group[0].folder.name.startswith(PREFIX)
+    }
+    if training_keys and not training_keys & audited:
+        raise CipherwardError(
+            f"the training in {settings.study} was under other keys than these sealed images",
+            "name the study that trained on them, or attack without --study",
+        )
+
+
+def _about(settings: Settings, public_control: SealedDataset | None) -> dict[str, Any]:
+    """Return what two runs on the same sets must share to be the same audit."""
+    public = b"" if settings.public is None else np.ascontiguousarray(settings.public).tobytes()
     return {
-        "public": hashlib.sha256(given).hexdigest() if given else "",
-        "control_public": "" if public is None else public.digest,
+        "public": hashlib.sha256(public).hexdigest() if public else "",
+        "control_public": "" if public_control is None else public_control.digest,
         "study": study_digest(settings.study),
         "suite": SUITE,
         "seed": settings.seed,
@@ -172,17 +222,19 @@ def _about(settings: Settings, public: SealedDataset | None) -> dict[str, Any]:
     }
 
 
-def _control(group: Sequence[SealedDataset]) -> bool:
-    return group[0].folder.name.startswith(PREFIX)
+def _identity(about: dict[str, Any], draws: Sequence[Draw]) -> str:
+    """Return the line of JSON that identifies an audit."""
+    return json.dumps([SCHEMA, about, [draw.digests for draw in draws]])
 
 
-def _says(cell: Cell, guess: StoredGuess) -> str:
-    said = guess.error or f"{guess.seconds:.2f} s" + (f" ({guess.note})" if guess.note else "")
-    return f"{cell.draw} {cell.scheme}: {cell.info.name} at {guess.pool_size}: {said}"
+def _summary(cell: Cell, guess: StoredGuess) -> str:
+    """Return the log's line for a cell."""
+    outcome = guess.error or f"{guess.seconds:.2f} s" + (f" ({guess.note})" if guess.note else "")
+    return f"{cell.draw} {cell.scheme}: {cell.info.name} at {guess.pool_size}: {outcome}"
 
 
 def _resume(journal: Path, identity: str, out: Path) -> dict[str, StoredGuess]:
-    """Guesses of an interrupted run of the same audit whose files are whole; cells that failed run again."""
+    """Return the guesses of an interrupted run of the same audit whose files are whole. Failed cells run again."""
     if not journal.exists():
         append_line(journal, identity)
         return {}

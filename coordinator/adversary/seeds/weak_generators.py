@@ -1,8 +1,8 @@
 """The keys that a small seed makes: the generators of published re-implementations, fast enough to try all seeds.
 
 Source: MT19937 as Matsumoto and Nishimura published it (2002); the shuffles of NumPy's RandomState.permutation and
-Python's random.Random.shuffle, followed step by step. NumPy's default_rng is called as it is, and is slower.
-Tests compare every one with the library's own permutations.
+Python's random.Random.shuffle, followed step by step. NumPy's default_rng is called as it is, which is slower. Tests
+compare every generator with the library's own permutations.
 """
 
 from __future__ import annotations
@@ -12,32 +12,44 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
-#: Seeds `first` to `first + count` − 1 → int64 [count, blocks] and [count, pixels], two permutations drawn in turn.
-Draws = Callable[[int, int, int, int], tuple[np.ndarray, np.ndarray]]
+from crypto.arrays import Int64Array
 
+#: From (first, count, blocks, pixels): two permutations int64 [count, blocks] and [count, pixels], drawn in turn from
+#: each of the seeds `first` to `first + count - 1`.
+Draws = Callable[[int, int, int, int], tuple[Int64Array, Int64Array]]
+_State = NDArray[np.uint32]
+
+#: Words of MT19937's state. Also the other numbers below are the algorithm's own.
 _WORDS = 624
 
 
 @dataclass(frozen=True)
 class Generator:
-    """A way to make K1 and K2 of a seed. name: as it is written in programs."""
+    """A way to draw K1 and K2 from a seed.
+
+    Attributes:
+        name: As it is written in programs.
+        draws: Draws the permutations.
+    """
 
     name: str
     draws: Draws
 
 
-@numba.njit(cache=True, nogil=True)
-def _seed(state: np.ndarray, seed: np.uint32) -> None:
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator] # numba has no types
+def _seed(state: _State, seed: np.uint32) -> None:
+    """Fill the state from a seed (`init_genrand`)."""
     state[0] = seed
     for i in range(1, _WORDS):
         before = state[i - 1]
         state[i] = np.uint32(1812433253) * (before ^ (before >> np.uint32(30))) + np.uint32(i)
 
 
-@numba.njit(cache=True, nogil=True)
-def _seed_by_array(state: np.ndarray, seed: np.uint32) -> None:
-    """With the array [seed], as Python does for seeds of 32 bits."""
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator] # numba has no types
+def _seed_by_array(state: _State, seed: np.uint32) -> None:
+    """Fill the state from the array [seed] (`init_by_array`), as Python does for seeds of 32 bits."""
     _seed(state, np.uint32(19650218))
     i = 1
     for _ in range(_WORDS):
@@ -58,9 +70,9 @@ def _seed_by_array(state: np.ndarray, seed: np.uint32) -> None:
     state[0] = np.uint32(0x80000000)
 
 
-@numba.njit(cache=True, nogil=True)
-def _word(state: np.ndarray, at: int) -> np.uint32:
-    """The next word; `at` counts words. The state is renewed a word at a time, as far as words are wanted."""
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator] # numba has no types
+def _word(state: _State, at: int) -> np.uint32:
+    """Return the next word. `at` counts words. The state is renewed one word at a time, as words are drawn."""
     i = at % _WORDS
     j = i + 1 if i + 1 < _WORDS else 0
     m = i + 397 if i + 397 < _WORDS else i + 397 - _WORDS
@@ -71,13 +83,17 @@ def _word(state: np.ndarray, at: int) -> np.uint32:
     word ^= word >> np.uint32(11)
     word ^= (word << np.uint32(7)) & np.uint32(0x9D2C5680)
     word ^= (word << np.uint32(15)) & np.uint32(0xEFC60000)
-    return word ^ (word >> np.uint32(18))
+    tempered: np.uint32 = word ^ (word >> np.uint32(18))
+    return tempered
 
 
-@numba.njit(cache=True, nogil=True)
-def _shuffle(state: np.ndarray, at: int, order: np.ndarray, high: bool) -> int:
-    """Fisher and Yates, from the end. A number up to i is the low bits of a word (NumPy) or, with `high`, the high
-    bits of one for i + 1 (Python), drawn again while too large. Returns the words drawn so far."""
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator] # numba has no types
+def _shuffle(state: _State, at: int, order: Int64Array, high: bool) -> int:
+    """Fill a permutation by Fisher and Yates, from the end, and return the number of words drawn so far.
+
+    A number up to i is the low bits of a word (NumPy) or, with `high`, the high bits of one for i + 1 (Python). It is
+    drawn again while it is too large.
+    """
     for i in range(len(order)):
         order[i] = i
     for i in range(len(order) - 1, 0, -1):
@@ -95,10 +111,11 @@ def _shuffle(state: np.ndarray, at: int, order: np.ndarray, high: bool) -> int:
     return at
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator] # numba has no types
 def _twister(
     first: int, count: int, blocks: int, pixels: int, python: bool
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Int64Array, Int64Array]:
+    """Draw two permutations from each seed, as Python or as NumPy's RandomState does."""
     state = np.empty(_WORDS, np.uint32)
     k1, k2 = np.empty((count, blocks), np.int64), np.empty((count, pixels), np.int64)
     for s in range(count):
@@ -111,15 +128,20 @@ def _twister(
     return k1, k2
 
 
-def _random_state(first: int, count: int, blocks: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    return _twister(first, count, blocks, pixels, False)
+def _random_state(first: int, count: int, blocks: int, pixels: int) -> tuple[Int64Array, Int64Array]:
+    """Draw as NumPy's RandomState does."""
+    drawn: tuple[Int64Array, Int64Array] = _twister(first, count, blocks, pixels, False)
+    return drawn
 
 
-def _python(first: int, count: int, blocks: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    return _twister(first, count, blocks, pixels, True)
+def _python(first: int, count: int, blocks: int, pixels: int) -> tuple[Int64Array, Int64Array]:
+    """Draw as Python's random.Random does."""
+    drawn: tuple[Int64Array, Int64Array] = _twister(first, count, blocks, pixels, True)
+    return drawn
 
 
-def _default_rng(first: int, count: int, blocks: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+def _default_rng(first: int, count: int, blocks: int, pixels: int) -> tuple[Int64Array, Int64Array]:
+    """Draw as NumPy's default_rng does."""
     k1, k2 = np.empty((count, blocks), np.int64), np.empty((count, pixels), np.int64)
     for s in range(count):
         rng = np.random.default_rng(first + s)

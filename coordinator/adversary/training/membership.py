@@ -1,12 +1,12 @@
-"""Was a candidate image trained on? A federation's weights before and after say so, more or less (T5, T2).
+"""Test whether candidate images were trained on, from a federation's weights before and after: membership inference.
 
-A loss-based test of membership, calibrated by the weights from before: what training on an image does to it is
-a rise of the confidence in its own label, log(p / (1 − p)), beyond what its ease explains. That is LiRA's score
-(Carlini et al. 2022, arXiv 2112.03570) with a single reference model, the one sent out, in place of shadow
-models; Yeom et al. 2018 (arXiv 1709.01604) is the loss alone, Watson et al. 2022 (arXiv 2111.08440) the
-calibration.
+The attack needs a federation's weights (T5) and candidate images (T2). It is a loss-based membership test,
+calibrated by the weights from before. Training on an image raises the confidence in its own label, log(p / (1 −
+p)), beyond what the ease of the image explains. That is LiRA's score (Carlini et al. 2022, arXiv 2112.03570) with a
+single reference model, the one sent out, in place of shadow models. Yeom et al. 2018 (arXiv 1709.01604) is the loss
+alone, Watson et al. 2022 (arXiv 2111.08440) the calibration.
 
-It hands back a figure for a candidate, no picture. Candidates are given as the model reads them: plain images
+The result is a figure for every candidate, not a picture. Candidates are given as the model reads them: plain images
 under stem `plain`, and under `private` through the public stem; ciphertexts under `learn`.
 """
 
@@ -21,20 +21,29 @@ from scipy.stats import binomtest, norm, rankdata
 from torch import nn
 
 from coordinator.adversary.training.observation import Observed
-from coordinator.adversary.training.update_steps import as_input
-from coordinator.model.shares import in_stem, merged
-from coordinator.model.vit import build_model, shared_names, unpack
+from coordinator.model.model_input import to_model_input
+from coordinator.model.shares import in_stem, merge_adapters, shared_names
+from coordinator.model.vit import build_model, unpack
+from crypto.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array
 
-_CHUNK = 32
+#: Candidates that run through the model at a time. Set by hand, to bound memory.
+_CANDIDATES_AT_A_TIME = 32
 
 
 @dataclass(frozen=True)
 class Membership:
-    """How well members are told from others.
+    """How well the scores tell members from non-members.
 
-    auc: with 95 % bounds (Hanley & McNeil 1982); .5 is chance. tpr: the share of members whose score exceeds
-    that of all but `fpr` of the others, with 95 % Wilson bounds; fpr: the share of others that did, at most
-    1 %.
+    Attributes:
+        auc: area under the ROC curve; .5 is chance.
+        auc_low: lower 95 % bound of `auc` (Hanley & McNeil 1982).
+        auc_high: upper 95 % bound of `auc`.
+        tpr: share of members whose score exceeds that of all but `fpr` of the non-members.
+        tpr_low: lower 95 % Wilson bound of `tpr`.
+        tpr_high: upper 95 % Wilson bound of `tpr`.
+        fpr: share of non-members above the same limit, at most 1 %.
+        members: how many.
+        non_members: how many.
     """
 
     auc: float
@@ -45,99 +54,117 @@ class Membership:
     tpr_high: float
     fpr: float
     members: int
-    others: int
+    non_members: int
 
 
-def membership(
+def measure_membership(
     observed: Observed,
-    images: np.ndarray,
-    labels: np.ndarray,
-    members: np.ndarray,
-    before: Mapping[str, np.ndarray] | None = None,
+    images: AnyArray,
+    labels: Int64Array,
+    is_member: BoolArray,
+    before: Mapping[str, AnyArray] | None = None,
 ) -> Membership:
-    """Scores candidates by the final weights against those of `before`, and judges the scores by the truth.
+    """Score candidates, and compare the scores with the truth.
 
-    images: uint8 or float32 [n, h, w, c] as the model reads them. labels: int64 [n]. members: bool [n], the
-    truth, used for the figures alone. before: weights by name; the model that the plan starts from where none
-    are given. Raises ValueError where there are no members or no others.
+    Args:
+        observed: the training, with its final weights.
+        images: candidates, uint8 or float32 [n, h, w, c] as the model reads them.
+        labels: their classes, int64 [n].
+        is_member: the truth, bool [n]. It is used for the figures alone.
+        before: weights by name to compare the final ones with; None for the model that the plan starts from.
+
+    Raises:
+        ValueError: there are no members or no non-members.
     """
-    return judge(scores(observed, images, labels, before), members)
+    return evaluate_scores(membership_scores(observed, images, labels, before), is_member)
 
 
-def scores(
+def membership_scores(
     observed: Observed,
-    images: np.ndarray,
-    labels: np.ndarray,
-    before: Mapping[str, np.ndarray] | None = None,
-) -> np.ndarray:
-    """float64 [n]: by how much training raised the confidence in each candidate's label; members' more."""
-    # Final weights have their adapters merged.
+    images: AnyArray,
+    labels: Int64Array,
+    before: Mapping[str, AnyArray] | None = None,
+) -> Float64Array:
+    """Return by how much training raised the confidence in each candidate's label, float64 [n].
+
+    Members' scores are higher. For the arguments see `measure_membership`.
+    """
+    # Final weights have their adapters merged, so the model has none.
     model = build_model(observed.plan.model_copy(update={"share": "all"}), observed.classes)
     if before is not None:
-        _put(model, before)
-    first = confidence(model, images, labels)
-    _put(model, observed.weights)
-    return confidence(model, images, labels) - first
+        _load_weights(model, before)
+    first = label_confidence(model, images, labels)
+    _load_weights(model, observed.weights)
+    return label_confidence(model, images, labels) - first
 
 
-def weights_of(observed: Observed, vector: np.ndarray) -> dict[str, np.ndarray]:
-    """An update's packed vector as weights by name: one hospital's, for `weights` or `before`.
+def unpack_weights(observed: Observed, vector: Float32Array) -> dict[str, AnyArray]:
+    """Return an update's packed vector as weights by name.
 
-    Under share `lora` those of the whole encoder, with the adapters merged; that needs the plan's public weights.
+    They are one hospital's, for `Observed.weights` or `before`. Under share `lora` they are those of the whole
+    encoder, with the adapters merged. That needs the plan's public weights.
     """
     plan = observed.plan
-    whole = plan.share == "lora"
-    model = build_model(plan if whole else plan.model_copy(update={"weights": ""}), observed.classes)
+    has_adapters = plan.share == "lora"
+    model = build_model(plan if has_adapters else plan.model_copy(update={"weights": ""}), observed.classes)
     names = shared_names(model, plan)
     unpack(model, vector, names)
-    if whole:
-        model = merged(model)
+    if has_adapters:
+        model = merge_adapters(model)
         names = [name for name in model.state_dict() if plan.stem != "private" or not in_stem(name)]
     state = model.state_dict()
     return {name: state[name].numpy().copy() for name in names}
 
 
-def _put(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
+def _load_weights(model: nn.Module, weights: Mapping[str, AnyArray]) -> None:
+    """Put weights by name into a model."""
     names = list(weights)
     unpack(model, np.concatenate([np.ravel(weights[n]) for n in names]).astype(np.float32), names)
 
 
 @torch.inference_mode()
-def confidence(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """float64 [n]: log(p / (1 − p)) of each label, from the logits, so that it does not saturate."""
+def label_confidence(model: nn.Module, images: AnyArray, labels: Int64Array) -> Float64Array:
+    """Return log(p / (1 − p)) of each image's label, float64 [n].
+
+    It is computed from the logits, so that it does not saturate.
+    """
     model.eval()
     parts = []
-    for start in range(0, len(images), _CHUNK):
-        some = images[start : start + _CHUNK]
-        logits = model(as_input(some)).double()
-        own = torch.from_numpy(np.asarray(labels[start : start + _CHUNK], np.int64))[:, None]
-        others = logits.scatter(1, own, -torch.inf).logsumexp(1)
-        parts.append((logits.gather(1, own)[:, 0] - others).numpy())
+    for start in range(0, len(images), _CANDIDATES_AT_A_TIME):
+        stop = start + _CANDIDATES_AT_A_TIME
+        logits = model(to_model_input(images[start:stop])).double()
+        label = torch.from_numpy(np.asarray(labels[start:stop], np.int64))[:, None]
+        others = logits.scatter(1, label, -torch.inf).logsumexp(1)
+        parts.append((logits.gather(1, label)[:, 0] - others).numpy())
     return np.concatenate(parts)
 
 
-def judge(scores: np.ndarray, members: np.ndarray) -> Membership:
-    """Figures of float [n] scores against the truth bool [n]."""
-    members = np.asarray(members, bool)
-    inside, outside = scores[members], scores[~members]
+def evaluate_scores(scores: Float64Array, is_member: BoolArray) -> Membership:
+    """Return the figures of scores [n] against the truth, bool [n].
+
+    Raises:
+        ValueError: there are no members or no non-members.
+    """
+    is_member = np.asarray(is_member, bool)
+    inside, outside = scores[is_member], scores[~is_member]
     m, n = len(inside), len(outside)
     if not m or not n:
-        raise ValueError(f"{m} members and {n} others: both are needed")
-    auc = float((rankdata(scores)[members].sum() - m * (m + 1) / 2) / (m * n))
+        raise ValueError(f"{m} members and {n} non-members: both are needed")
+    auc = float((rankdata(scores)[is_member].sum() - m * (m + 1) / 2) / (m * n))
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    spread = np.sqrt((auc * (1 - auc) + (m - 1) * (q1 - auc**2) + (n - 1) * (q2 - auc**2)) / (m * n))
-    reach = float(norm.ppf(0.975) * spread)
-    bar = np.sort(outside)[n - 1 - int(0.01 * n)]
-    hits = int((inside > bar).sum())
+    deviation = np.sqrt((auc * (1 - auc) + (m - 1) * (q1 - auc**2) + (n - 1) * (q2 - auc**2)) / (m * n))
+    half_width = float(norm.ppf(0.975) * deviation)
+    limit = np.sort(outside)[n - 1 - int(0.01 * n)]
+    hits = int((inside > limit).sum())
     bounds = binomtest(hits, m).proportion_ci(0.95, method="wilson")
     return Membership(
         auc=auc,
-        auc_low=max(0.0, auc - reach),
-        auc_high=min(1.0, auc + reach),
+        auc_low=max(0.0, auc - half_width),
+        auc_high=min(1.0, auc + half_width),
         tpr=hits / m,
         tpr_low=float(bounds.low),
         tpr_high=float(bounds.high),
-        fpr=float((outside > bar).mean()),
+        fpr=float((outside > limit).mean()),
         members=m,
-        others=n,
+        non_members=n,
     )

@@ -1,17 +1,19 @@
-"""From a reply to the gradients behind it, and from images to the reply that they would give.
+"""Turn a hospital's update into the gradients behind it, and replay training on images to compare updates (T5).
 
-What an update shows depends on the optimiser and on the number of local steps, both public with the plan:
+What an update shows depends on the optimiser and on the number of local steps. Both are public with the plan:
 
-- one step of SGD, momentum or not: (before − after) / lr less the weight decay is the gradient, exactly, times what
-  clipping made of it; its scale never matters here. Weights travel in float32, so a small learning rate leaves the
-  gradient behind the rounding of the weights: `rounding` says by how much;
-- one step of AdamW: g / (|g| + 1e-8), so the signs, and magnitudes of the very smallest gradients alone;
-- several steps: a weighted sum of gradients at weights that moved in between. Over one and the same image the solve
-  of update_solve stays exact, but for what decay makes of that movement; update_candidates does not.
+- One step of SGD, with or without momentum: (before − after) / lr less the weight decay is the gradient, exactly,
+  times
+  what clipping made of it. Its scale never matters here. Weights travel in float32, so a small learning rate hides
+  the gradient behind the rounding of the weights. `rounding` says by how much.
+- One step of AdamW: g / (|g| + 1e-8). This shows the signs, and the magnitudes of the very smallest gradients alone.
+- Several steps: a weighted sum of gradients at weights that moved in between. Over one and the same image the solve
+  of
+  update_solve stays exact, except for what decay makes of that movement; update_candidates does not.
 
-Two things are exact whatever the optimiser and the steps: an image found can be trained on as the hospital does, and
-the update that comes out compared with the one seen (`replay`). Nothing counts as found without that, or without the
-test of update_candidates.
+One test is exact whatever the optimiser and the steps: train on a recovered image as the hospital does, and compare
+the resulting update with the observed one (`replay_distance`). Nothing counts as found without that test, or
+without the test of update_candidates.
 """
 
 from __future__ import annotations
@@ -26,55 +28,63 @@ from torch import nn
 
 from coordinator.adversary.training.observation import Observed, Update
 from coordinator.exchange.plan import Plan
-from coordinator.model.vit import build_model, pack, shared_names, unpack
+from coordinator.model.shares import shared_names
+from coordinator.model.vit import build_model, pack, unpack
+from crypto.arrays import Float32Array, Float64Array
 
-#: An update within this distance of the one seen, as a share of its length, confirms an image: float rounding leaves
-#: 2e-5 to 2e-4 between two trainings on the same images, a few signs of AdamW more.
-CONFIRMED = 0.02
+#: A relative distance of two updates up to this confirms an image. Float rounding leaves 2e-5 to 2e-4 between two
+#: trainings on the same images; a few signs of AdamW leave more.
+CONFIRMED_DISTANCE = 0.02
 
 
 @dataclass(frozen=True)
-class Step:
+class UpdateGradients:
     """An update as gradients, by names of weights in timm's state.
 
-    values: float64, the gradient; a sum over `steps` of them; or signs. rounding: the standard deviation of the
-    error that float32 weights leave in one value.
+    Attributes:
+        values: float64 arrays: the gradient, a sum of gradients over `steps`, or signs.
+        rounding: the standard deviation of the error that float32 weights leave in one value.
+        steps: local optimiser steps.
+        signs_only: True if the values are signs of gradients.
     """
 
-    values: Mapping[str, np.ndarray]
+    values: Mapping[str, Float64Array]
     rounding: Mapping[str, float]
     steps: int
-    signs: bool
+    signs_only: bool
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One update with the model as it was sent. start: float32, all weights of the model, those of the stem too."""
+class UpdateView:
+    """One update together with the model as it was sent.
+
+    Attributes:
+        plan: of the training.
+        update: the weights that were sent and those that came back.
+        model: the plan's model, with the weights that were sent.
+        start: float32, all weights of the model, those of the stem included.
+        names: the weights that travel.
+        gradients: what the update says of the gradients.
+    """
 
     plan: Plan
     update: Update
     model: nn.Module
-    start: np.ndarray
+    start: Float32Array
     names: tuple[str, ...]
-    step: Step
+    gradients: UpdateGradients
 
     @property
-    def stem_moved(self) -> bool:
+    def has_stem_update(self) -> bool:
         """Whether the update shows what the stem learnt."""
         return self.plan.stem != "private" and not self.plan.stem_frozen
 
 
-def as_input(images: np.ndarray) -> torch.Tensor:
-    """[n, h, w, c] gray levels → float32 [n, c, h, w] as the common ViT reads them: v / 127.5 − 1."""
-    chw = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-    return chw.div(127.5).sub(1.0)
-
-
-def model_of(observed: Observed) -> nn.Module:
-    """The plan's model; what does not travel is as the plan's public weights or seed give it."""
+def build_plan_model(observed: Observed) -> nn.Module:
+    """Return the plan's model. Weights that do not travel come from the plan's public weights or its seed."""
     plan = observed.plan
     if plan.stem != "private" and plan.share == "all":
-        # Where all travels, nothing of the public weights is left to need.
+        # All weights travel, so none of the public ones are needed.
         plan = plan.model_copy(update={"weights": ""})
     model = build_model(plan, observed.classes)
     for block in getattr(model, "blocks", []):
@@ -83,101 +93,140 @@ def model_of(observed: Observed) -> nn.Module:
     return model
 
 
-def see(observed: Observed, update: Update, model: nn.Module) -> Seen:
-    """Loads what was sent into `model`, made by model_of, and reads the update. Raises ValueError for another length.
+def read_update(observed: Observed, update: Update, model: nn.Module) -> UpdateView:
+    """Load the weights that were sent into a model, and read the update.
 
-    Under `private` the stem stays as it is in `model`: the hospital's own in round 1, or where stems are frozen.
+    Under stem mode `private` the stem stays as it is in the model. That is the hospital's own stem in round 1, or
+    where stems are frozen.
+
+    Args:
+        observed: the training.
+        update: one of its updates.
+        model: the result of `build_plan_model`; changed in place.
+
+    Raises:
+        ValueError: the update has another length than the weights that travel.
     """
     names = shared_names(model, observed.plan)
     unpack(model, update.before, names)
-    return Seen(
+    return UpdateView(
         observed.plan,
         update,
         model,
         pack(model),
         tuple(names),
-        gradients(model, names, observed.plan, update),
+        infer_gradients(model, names, observed.plan, update),
     )
 
 
 def local_steps(plan: Plan, images: int) -> int:
-    """Optimiser steps of a round in a hospital of so many images."""
+    """Return the optimiser steps of a round in a hospital with so many images."""
     return math.ceil(images / plan.batch) * plan.local_epochs
 
 
 def learning_rate(plan: Plan, step: int, total: int) -> float:
-    """The public schedule, that of coordinator/model/training.py: linear warm-up, then a cosine to zero."""
-    warm = min(1.0, (step + 1) / max(1, plan.warmup_steps))
-    return plan.lr * warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, total))))
+    """Return the learning rate of a step by the public schedule: linear warm-up, then a cosine to zero.
+
+    It is the schedule of coordinator/model/training.py.
+    """
+    warm_up = min(1.0, (step + 1) / max(1, plan.warmup_steps))
+    return plan.lr * warm_up * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, total))))
 
 
-def _rates(plan: Plan, update: Update) -> list[float]:
+def _learning_rates(plan: Plan, update: Update) -> list[float]:
+    """Return the learning rate of every local step of an update."""
     steps = local_steps(plan, update.images)
     first = (update.round - 1) * steps
     return [learning_rate(plan, first + i, plan.rounds * steps) for i in range(steps)]
 
 
-def gradients(model: nn.Module, names: list[str], plan: Plan, update: Update) -> Step:
-    """The gradients behind an update; weights decay under both optimisers in the same way."""
-    rates = _rates(plan, update)
+def infer_gradients(model: nn.Module, names: list[str], plan: Plan, update: Update) -> UpdateGradients:
+    """Return the gradients behind an update. Weights decay under both optimisers in the same way."""
+    rates = _learning_rates(plan, update)
     momentum = plan.momentum if plan.optimizer == "sgd" else 0.0
-    lr = carried = 0.0
+    total_rate = carried = 0.0
     for rate in rates:  # momentum carries every gradient, decay included, into the steps after it
         carried = momentum * carried + 1.0
-        lr += rate * carried
-    values, rounding, at = {}, {}, 0
+        total_rate += rate * carried
+    values: dict[str, Float64Array] = {}
+    rounding: dict[str, float] = {}
     state = model.state_dict()
+    start = 0
     for name in names:
-        size = state[name].numel()
-        before = update.before[at : at + size].astype(np.float64)
-        after = update.after[at : at + size]
-        value = (before - after) / lr - plan.weight_decay * before
+        stop = start + state[name].numel()
+        before, after = update.before[start:stop], update.after[start:stop]
+        exact = before.astype(np.float64)
+        value = (exact - after) / total_rate - plan.weight_decay * exact
         values[name] = value.reshape(tuple(state[name].shape))
-        steps = (np.spacing(np.abs(after)).astype(np.float64) ** 2).mean()
-        if plan.wire == "bfloat16":  # 16 bits fewer of the difference
-            moved = np.abs(after - update.before[at : at + size])
-            steps += ((np.spacing(moved).astype(np.float64) * 2**16) ** 2).mean()
-        rounding[name] = float(np.sqrt(steps / 12) / lr)
-        at += size
-    return Step(values, rounding, len(rates), plan.optimizer == "adamw")
+        rounding[name] = _weight_rounding(plan, before, after) / total_rate
+        start = stop
+    return UpdateGradients(values, rounding, len(rates), plan.optimizer == "adamw")
 
 
-def labels_to_try(step: Step, classes: int) -> list[int]:
-    """The label of a single image, which the gradient of the head's bias shows: only its own class is pulled up."""
-    bias = step.values.get("head.bias")
+def _weight_rounding(plan: Plan, before: Float32Array, after: Float32Array) -> float:
+    """Return the standard deviation of the rounding of weights that travelled."""
+    variance = (np.spacing(np.abs(after)).astype(np.float64) ** 2).mean()
+    if plan.wire == "bfloat16":  # 16 bits fewer of the difference
+        moved = np.abs(after - before)
+        variance += ((np.spacing(moved).astype(np.float64) * 2**16) ** 2).mean()
+    # A value that is rounded to a grid has a variance of one twelfth of the grid's step squared.
+    return float(np.sqrt(variance / 12))
+
+
+def labels_to_try(gradients: UpdateGradients, classes: int) -> list[int]:
+    """Return the possible labels of a single image.
+
+    The gradient of the head's bias shows the label, because it pulls up that class alone. Without it, all are
+    possible.
+    """
+    bias = gradients.values.get("head.bias")
     return list(range(classes)) if bias is None else [int(bias.argmin())]
 
 
-def replay(seen: Seen, images: torch.Tensor, labels: list[int]) -> float:
-    """How far the update of these images is from the one seen, as a share of its length; 0 where they are its images.
+def replay_distance(view: UpdateView, images: torch.Tensor, labels: list[int]) -> float:
+    """Return the relative distance between the observed update and the one these images would cause (0 = identical).
 
-    images: float32 [b, c, h, w] as the model reads them, all that the hospital trained on; b is at most a batch.
-    Trains as coordinator/model/training.py does, all images in every step.
+    It trains as coordinator/model/training.py does, with all images in every step, and then restores the model.
+
+    Args:
+        view: the observed update.
+        images: float32 [b, c, h, w] as the model reads them, all that the hospital trained on; b is at most a batch.
+        labels: their classes.
     """
-    plan, model = seen.plan, seen.model
-    unpack(model, seen.start)
-    settings = {"lr": plan.lr, "weight_decay": plan.weight_decay}
-    optimizer: torch.optim.Optimizer
-    if plan.optimizer == "sgd":
-        optimizer = torch.optim.SGD(model.parameters(), momentum=plan.momentum, **settings)
-    else:
-        optimizer = torch.optim.AdamW(model.parameters(), **settings)
+    model = view.model
+    unpack(model, view.start)
+    _train_on(view, images, labels)
+    replayed = pack(model, view.names) - view.update.before
+    unpack(model, view.start)
+    observed = view.update.after - view.update.before
+    return float(np.linalg.norm(replayed - observed) / max(float(np.linalg.norm(observed)), 1e-30))
+
+
+def _train_on(view: UpdateView, images: torch.Tensor, labels: list[int]) -> None:
+    """Train the model in place for one round, as the hospital would on these images."""
+    plan, model = view.plan, view.model
+    optimiser = _optimiser(model, plan)
     target = torch.tensor(labels)
     trained = [w for w in model.parameters() if w.requires_grad]
     first = [w.detach().clone() for w in trained]
     model.train()
-    for lr in _rates(plan, seen.update):
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+    for rate in _learning_rates(plan, view.update):
+        for group in optimiser.param_groups:
+            group["lr"] = rate
         loss = nn.functional.cross_entropy(model(images), target, label_smoothing=plan.label_smoothing)
         if plan.proximal:
-            away = sum(((w - f) ** 2).sum() for w, f in zip(trained, first, strict=True))
-            loss = loss + plan.proximal / 2 * away
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+            distances = [((w - f) ** 2).sum() for w, f in zip(trained, first, strict=True)]
+            loss = loss + plan.proximal / 2 * sum(distances)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
-        optimizer.step()
-    moved = pack(model, seen.names) - seen.update.before
-    unpack(model, seen.start)
-    whole = seen.update.after - seen.update.before
-    return float(np.linalg.norm(moved - whole) / max(float(np.linalg.norm(whole)), 1e-30))
+        optimiser.step()
+
+
+def _optimiser(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """Return the plan's optimiser."""
+    if plan.optimizer == "sgd":
+        return torch.optim.SGD(
+            model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
+        )
+    return torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)

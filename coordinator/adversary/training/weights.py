@@ -1,12 +1,15 @@
-"""The weights that a federation shares, as the cloud sees them: its stem may hold the key (T5).
+"""Read the key from the weights that a federation shares: its stem may hold it (T5).
 
-Where a stem was carried into a key's coordinates, each of its columns is a column of the stem that the training began
-with, which is public: a linear assignment finds which, and so the key, exactly; an orthogonal matrix comes from
-Procrustes' problem. Where the stem learnt on ciphertexts instead, it is what it learnt, less what it began with, that
-shows the key (stem_similarity.py). Where the public weights are not at hand, the stem itself is laid out, which
-shows the key of a carried one. A stem that does not travel, or that learnt in plain coordinates, shows none.
+A stem is the patch embedding and the position embeddings of a Vision Transformer. The cloud sees it in four states:
 
-Source: our own. That models carried into a key's coordinates give the key away beside the plain one is why
+- It was carried into a key's coordinates. Each of its columns is a column of the stem that the training began with,
+  which is public. A linear assignment finds which one, and so the key, exactly. An orthogonal matrix comes from
+  Procrustes' problem.
+- It learnt on ciphertexts. What it learnt, less what it began with, shows the key (stem_similarity.py).
+- The public weights are not at hand. Then the stem itself is laid out, which shows the key of a carried one.
+- It does not travel, or it learnt in plain coordinates. Then it shows no key.
+
+Source: our own. A model carried into a key's coordinates gives the key away beside the plain one. For that reason
 parties carry their stems back before they send them.
 """
 
@@ -19,218 +22,189 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from coordinator.adversary.contract import Guess, Knowledge, Recovered
-from coordinator.adversary.recover.moment_matching import nearest_orthogonal
-from coordinator.adversary.recover.pooled_key_recovery import as_key
+from coordinator.adversary.opened import RecoveredMatrix, open_rows
 from coordinator.adversary.training.observation import Observed
-from coordinator.adversary.training.stem_layout import NOT_BORNE_OUT, borne_out, in_place, open_by
+from coordinator.adversary.training.stem_layout import (
+    NOT_SUPPORTED,
+    is_supported,
+    layout_of_key,
+    recover_key,
+)
+from coordinator.adversary.training.stem_rotation import (
+    complete_rotation,
+    opens_smooth_blocks,
+    spanned_rotation,
+)
 from coordinator.adversary.training.stem_similarity import (
     Stem,
-    alike,
-    fits,
-    learnt,
-    places_of,
-    stem_in,
-    stem_of,
-    unfit,
-    units,
+    block_positions,
+    copy_stem,
+    cosine_similarities,
+    learnt_change,
+    reads_whole_blocks,
+    stem_from_weights,
+    unit_weights,
+    why_unusable,
 )
 from coordinator.model.vit import build_model
-from crypto.cipher import MatrixCipher
-from crypto.kernels.blocks import to_blocks
-from crypto.kernels.executors import apply
+from crypto.arrays import AnyArray, Int64Array
 from crypto.scheme import load
 
-_LIKE = 0.5  # least cosine with the column that one was carried from
-_LIKER = 0.25  # and how much more that is than with the column of its own place
-_SPAN = 1e-3  # least singular value that spans anything, as a share of the largest
-_ROUGH = 0.7  # most of a stem that one matrix may leave unexplained
-_SMOOTH = 0.3  # least correlation of neighbouring pixels of an opened block
-_IMAGES = 64  # most images that a matrix is checked on
+#: A carried column has at least this cosine with the column that it was carried from, and at least this much more
+#: than with the column of its own place (medians). Set once; how they were chosen is not recorded. The tests hold
+#: them against trained stems, whose rows stay, and random ones.
+_MIN_COSINE, _MIN_COSINE_GAIN = 0.5, 0.25
+#: Share of a stem that one matrix may leave unexplained. Set once; how it was chosen is not recorded.
+_MAX_UNEXPLAINED = 0.7
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What the weights show: a recovered table or a matrix [V, V], at most one of them, and what to say of it.
+class StemEvidence:
+    """What a stem shows.
 
-    idle: there was nothing to try on the ciphertexts.
+    Attributes:
+        note: what to say of it.
+        key: the recovered key, or None.
+        idle: True if there was nothing to try on the ciphertexts.
     """
 
     note: str
-    table: Recovered | None = None
-    matrix: np.ndarray | None = None
+    key: Recovered | RecoveredMatrix | None = None
     idle: bool = False
 
 
 def attack(knowledge: Knowledge) -> Guess:
-    """Opens the rows to guess with the key that the shared stem shows; else hands back the ciphertext's picture."""
-    note = unfit(knowledge)
-    return guess(knowledge, Shown(note, idle=True) if note else _look(knowledge))
+    """Open the rows to guess with the key that the shared stem shows.
+
+    Without a key, the guess is the ciphertext's picture.
+    """
+    note = why_unusable(knowledge)
+    evidence = StemEvidence(note, idle=True) if note else _inspect_stem(knowledge)
+    return guess_from(knowledge, evidence)
 
 
-def guess(knowledge: Knowledge, shown: Shown) -> Guess:
-    """The guess that follows from what weights show."""
-    pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
-    scheme, sealed, key = load(pool.spec), pool.images(rows), None
-    if shown.table is not None:
-        key = as_key(shown.table)
-        sealed = apply(shown.table.table, sealed)
-    if shown.matrix is not None:
-        key = {"matrix": shown.matrix}
-        sealed = MatrixCipher(pool.spec.image_shape, pool.spec.block, shown.matrix).decrypt(sealed)
-    return Guess(scheme.picture(sealed), key, shown.note, shown.idle)
+def guess_from(knowledge: Knowledge, evidence: StemEvidence) -> Guess:
+    """Return the guess that follows from what a stem shows."""
+    return open_rows(knowledge, evidence.key, evidence.note, evidence.idle)
 
 
 def first_stem(observed: Observed) -> Stem | None:
-    """The stem that the training began with, from the plan's public weights or seed; None where they are not here."""
+    """Return the stem that the training began with, from the plan's public weights or seed.
+
+    The result is None if the file of the public weights is missing.
+    """
     plan = observed.plan
     if plan.weights and not Path(plan.weights).is_file():
         return None
-    # Whatever was shared, the stem starts the same; adapters are nobody's business here.
-    return stem_in(build_model(plan.model_copy(update={"share": "all"}), observed.classes))
+    # Whatever was shared, the stem starts the same, so adapters do not matter here.
+    return copy_stem(build_model(plan.model_copy(update={"share": "all"}), observed.classes))
 
 
-def _look(knowledge: Knowledge) -> Shown:
+def _inspect_stem(knowledge: Knowledge) -> StemEvidence:
+    """Return what the shared stem shows."""
     observed, spec = knowledge.observed, knowledge.pool.spec
     assert observed is not None
-    own = stem_of(observed.weights)
-    if own is None:
-        return Shown(f"no stem among the shared weights (stem {observed.plan.stem})", idle=True)
-    if not fits(own, spec):
-        return Shown("the stem's patches are not made of the scheme's blocks", idle=True)
+    shared = stem_from_weights(observed.weights)
+    if shared is None:
+        return StemEvidence(f"no stem among the shared weights (stem {observed.plan.stem})", idle=True)
+    if not reads_whole_blocks(shared, spec):
+        return StemEvidence("the stem's patches are not made of the scheme's blocks", idle=True)
     first = first_stem(observed)
     if first is None:
         if spec.name == "orthogonal":
-            return Shown("without the public weights, a stem shows no matrix", idle=True)
-        found, note = open_by(knowledge, units(own.filters, spec), places_of(own, spec.blocks))
-        return Shown(_said("from the stem alone", note), found)
-    if first.filters.shape != own.filters.shape:
-        return Shown("the weights are of another model than the plan's", idle=True)
-    carried = _turned(knowledge, first, own) if spec.name == "orthogonal" else _moved(knowledge, first, own)
-    return carried or _learnt(knowledge, first, own)
+            return StemEvidence("without the public weights, a stem shows no matrix", idle=True)
+        weights = unit_weights(shared.filters, spec)
+        key, note = recover_key(knowledge, weights, block_positions(shared, spec.blocks))
+        return StemEvidence(_join("from the stem alone", note), key)
+    if first.filters.shape != shared.filters.shape:
+        return StemEvidence("the weights are of another model than the plan's", idle=True)
+    match_stems = _match_by_matrix if spec.name == "orthogonal" else _match_by_permutation
+    return match_stems(knowledge, first, shared) or _inspect_change(knowledge, first, shared)
 
 
-def _said(*parts: str) -> str:
+def _join(*parts: str) -> str:
+    """Return the parts that are not empty as one note."""
     return "; ".join(part for part in parts if part)
 
 
-def carried_order(own: np.ndarray, first: np.ndarray) -> np.ndarray | None:
-    """[m, F] twice → int64 [m], row k of the one was row order[k] of the other; None where rows stayed in place.
+def carried_order(carried: AnyArray, first: AnyArray) -> Int64Array | None:
+    """Return the order by which rows were carried.
 
-    A training changes rows a little and leaves each most like itself; only a carried row is far more like another.
+    A training changes rows a little and leaves each most similar to itself. Only a carried row is far more similar to
+    another one.
+
+    Args:
+        carried: [m, F].
+        first: [m, F], the rows before.
+
+    Returns:
+        int64 [m]: row k of `carried` was row order[k] of `first`. None if the rows stayed in place.
     """
-    likeness = alike(own, first)
-    _, order = linear_sum_assignment(-likeness)
-    k = np.flatnonzero(order != np.arange(len(order)))
-    there, here = likeness[k, order[k]], likeness[k, k]
-    if not len(k) or np.median(there) < _LIKE or np.median(there - here) < _LIKER:
+    similarities = cosine_similarities(carried, first)
+    _, order = linear_sum_assignment(-similarities)
+    moved = np.flatnonzero(order != np.arange(len(order)))
+    at_origin, at_place = similarities[moved, order[moved]], similarities[moved, moved]
+    if not len(moved):
         return None
-    return order.astype(np.int64)
+    if np.median(at_origin) < _MIN_COSINE or np.median(at_origin - at_place) < _MIN_COSINE_GAIN:
+        return None
+    result: Int64Array = order.astype(np.int64)
+    return result
 
 
-def _moved(knowledge: Knowledge, first: Stem, own: Stem) -> Shown | None:
-    """The key of a carried stem, None where the stem was not carried."""
+def _match_by_permutation(knowledge: Knowledge, first: Stem, shared: Stem) -> StemEvidence | None:
+    """Return the key of a carried stem, or None if the stem was not carried."""
     pool, spec = knowledge.pool, knowledge.pool.spec
-    if own.filters.shape[1] != spec.block:
+    if shared.filters.shape[1] != spec.block:
         return None
-    k2 = carried_order(units(own.filters, spec), units(first.filters, spec))
-    theirs, ours = (places_of(stem, spec.blocks) for stem in (first, own))
-    k1 = None if theirs is None or ours is None else carried_order(ours, theirs)
+    units = unit_weights(shared.filters, spec)
+    k2 = carried_order(units, unit_weights(first.filters, spec))
+    before, after = block_positions(first, spec.blocks), block_positions(shared, spec.blocks)
+    k1 = None if before is None or after is None else carried_order(after, before)
     if k1 is None and k2 is None:
         return None
-    count = len(units(own.filters, spec))
     parts = {
         "K1": np.arange(spec.blocks) if k1 is None else k1,
-        "K2": np.arange(count) if k2 is None else k2,
+        "K2": np.arange(len(units)) if k2 is None else k2,
     }
-    if not borne_out(pool, knowledge.pool_rows, *in_place(spec, parts["K2"])):
-        return Shown(NOT_BORNE_OUT)
+    if not is_supported(pool, knowledge.pool_rows, *layout_of_key(spec, parts["K2"])):
+        return StemEvidence(NOT_SUPPORTED)
     algorithm = load(spec).algorithm
-    found = Recovered(algorithm.table(parts).inverse(), parts, ())  # type: ignore[attr-defined]
-    return Shown("a carried stem, matched with the public one", found)
+    table = algorithm.table(parts).inverse()  # type: ignore[attr-defined] # SHUFFLES: tables of K1 and K2
+    return StemEvidence("a carried stem, matched with the public one", Recovered(table, parts, ()))
 
 
-def _turned(knowledge: Knowledge, first: Stem, own: Stem) -> Shown | None:
-    """The matrix of a carried stem, None where it was not carried."""
+def _match_by_matrix(knowledge: Knowledge, first: Stem, shared: Stem) -> StemEvidence | None:
+    """Return the matrix of a carried stem, or None if the stem was not carried."""
     spec = knowledge.pool.spec
-    if own.filters.shape[1] != spec.block:
+    if shared.filters.shape[1] != spec.block:
         return None
-    a, b = (np.asarray(s.filters.reshape(len(s.filters), -1), np.float64) for s in (first, own))
-    if np.linalg.norm(a - b) < _LIKER * np.linalg.norm(b):
+    before, after = (np.asarray(s.filters.reshape(len(s.filters), -1), np.float64) for s in (first, shared))
+    if np.linalg.norm(before - after) < _MIN_COSINE_GAIN * np.linalg.norm(after):
         return None
-    turn, plain, sealed = spanned(a, b)
-    if np.linalg.norm(a @ turn - b) > _ROUGH * np.linalg.norm(b):
+    rotation, plain, sealed = spanned_rotation(before, after)
+    if np.linalg.norm(before @ rotation - after) > _MAX_UNEXPLAINED * np.linalg.norm(after):
         return None
-    matrix = completed(knowledge, turn, plain, sealed)
-    if not smooth(knowledge, matrix):
-        return Shown(NOT_BORNE_OUT)
-    note = f"{plain.shape[1]} of {len(turn)} directions of a block by smoothness" if plain.size else ""
-    return Shown(_said("a carried stem, turned back onto the public one", note), matrix=matrix)
+    matrix = complete_rotation(knowledge, rotation, plain, sealed)
+    if not opens_smooth_blocks(knowledge, matrix):
+        return StemEvidence(NOT_SUPPORTED)
+    note = f"{plain.shape[1]} of {len(rotation)} directions of a block by smoothness" if plain.size else ""
+    note = _join("a carried stem, turned back onto the public one", note)
+    return StemEvidence(note, RecoveredMatrix(matrix))
 
 
-def spanned(first: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[D, V] twice → (turn, plain, sealed): float64 [V, V] with first @ turn nearest to own, 0 where neither says
-    anything, and what is left, [V, left] each: the directions of plain and of sealed blocks that the stem ignores.
-    """
-    left, strength, right = np.linalg.svd(first.T @ own)
-    rank = int((strength > _SPAN**2 * strength[0]).sum())
-    return left[:, :rank] @ right[:rank], left[:, rank:], right[rank:].T
-
-
-def completed(knowledge: Knowledge, turn: np.ndarray, plain: np.ndarray, sealed: np.ndarray) -> np.ndarray:
-    """float32 [V, V]: the turn with the directions that a stem of fewer outputs than a block has values leaves open.
-
-    Blocks are smooth, so what the turn opens of a block foretells the rest: the least rough one. The turn of the
-    open directions is the one that foretells them best over the ciphertexts (Procrustes).
-    """
-    if not plain.shape[1]:
-        return turn.astype(np.float32)
-    spec = knowledge.pool.spec
-    rough = roughness(spec.block, spec.image_shape[2])
-    foretell = -np.linalg.solve(plain.T @ rough @ plain, plain.T @ rough)
-    blocks = sealed_blocks(knowledge)
-    rest = nearest_orthogonal(foretell @ (turn @ (blocks.T @ blocks)) @ sealed)
-    return (turn + plain @ rest @ sealed.T).astype(np.float32)
-
-
-def roughness(block: int, channels: int) -> np.ndarray:
-    """float64 [V, V]: the form whose value at a block is the sum of squared differences of neighbouring pixels."""
-    step = np.diff(np.eye(block), axis=0)
-    line = step.T @ step
-    grid = np.kron(line, np.eye(block)) + np.kron(np.eye(block), line)
-    # A little of the identity, so that no direction is free.
-    return np.kron(grid, np.eye(channels)) + 1e-6 * np.eye(len(grid) * channels)
-
-
-def sealed_blocks(knowledge: Knowledge) -> np.ndarray:
-    """float64 [blocks, V] about mid-gray, of some images of the pool."""
-    sealed = knowledge.pool.images(np.asarray(knowledge.pool_rows)[:_IMAGES])
-    blocks = to_blocks(sealed, knowledge.pool.spec.block).astype(np.float64)
-    return blocks.reshape(len(blocks) * blocks.shape[1], -1) - 127.5
-
-
-def smooth(knowledge: Knowledge, matrix: np.ndarray) -> bool:
-    """Whether neighbouring pixels of blocks that a matrix opens are alike: those of a wrong one are strangers."""
-    spec = knowledge.pool.spec
-    opened = sealed_blocks(knowledge) @ matrix.T
-    side = spec.block
-    face = opened.reshape(-1, side, side, spec.image_shape[2])
-    face = face - face.mean((1, 2), keepdims=True)
-    down = np.corrcoef(face[:, 1:].ravel(), face[:, :-1].ravel())[0, 1]
-    across = np.corrcoef(face[:, :, 1:].ravel(), face[:, :, :-1].ravel())[0, 1]
-    return bool(min(down, across) > _SMOOTH)
-
-
-def _learnt(knowledge: Knowledge, first: Stem, own: Stem) -> Shown:
-    """What the stem learnt, less what it began with, laid out."""
+def _inspect_change(knowledge: Knowledge, first: Stem, shared: Stem) -> StemEvidence:
+    """Return what the change of a stem shows: what it learnt, less what it began with."""
     observed, spec = knowledge.observed, knowledge.pool.spec
     assert observed is not None
-    change = learnt(first.filters, own.filters)
+    change = learnt_change(first.filters, shared.filters)
     if np.abs(change).max() <= 1e-6 * np.abs(first.filters).max():
-        return Shown("the shared stem is the public one: it learnt nothing", idle=True)
+        return StemEvidence("the shared stem is the public one: it learnt nothing", idle=True)
     if observed.plan.stem != "learn":
-        return Shown(f"the shared stem is in plain coordinates (stem {observed.plan.stem})", idle=True)
+        note = f"the shared stem is in plain coordinates (stem {observed.plan.stem})"
+        return StemEvidence(note, idle=True)
     if spec.name == "orthogonal":
-        return Shown("what a stem learnt on ciphertexts shows no matrix", idle=True)
-    # Positions learn hardly anything of their neighbours: the order of the blocks is left to the seams.
-    found, note = open_by(knowledge, units(change, spec))
-    return Shown(_said("from what the stem learnt on ciphertexts", note), found)
+        return StemEvidence("what a stem learnt on ciphertexts shows no matrix", idle=True)
+    # Position embeddings learn hardly anything of their neighbours, so the seams give the order of the blocks.
+    key, note = recover_key(knowledge, unit_weights(change, spec))
+    return StemEvidence(_join("from what the stem learnt on ciphertexts", note), key)

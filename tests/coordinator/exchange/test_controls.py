@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-import coordinator.adversary.run.suite as suite
+from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.decode import as_is
 from coordinator.adversary.registry import ATTACKS
-from coordinator.exchange.control_sets import ALWAYS, FOR, PUBLIC, SETS, meets, positive_control
+from coordinator.adversary.run import suite
+from coordinator.exchange.control_sets import GENERAL, PUBLIC, SETS, TARGETED, meets, positive_control
 from coordinator.exchange.guesses import read_draws
-from coordinator.report.control_checks import controls_of
+from coordinator.exchange.scores import DrawScores
+from coordinator.report.control_checks import check_controls
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
 from parties.scoring.score import score
 from parties.sealing import seal as sealing_module
 from parties.sealing.place import Place
-from parties.sealing.seal import seal, sealing, set_names
+from parties.sealing.seal import plan_sealing, seal, set_names
 from tests.support.attacks import replace_attack
 
-EVERY = (
+ALL_ATTACKS = (
     "as_is",
     "leading_bit",
     "edge_guided",
@@ -27,56 +32,62 @@ EVERY = (
     "moment_matching",
     "pooled_key_recovery",
 )
-SETTINGS = suite.Settings(EVERY, [20], rows=16, seed=4, budget_s=60.0)
+SETTINGS = suite.Settings(ALL_ATTACKS, [20], rows=16, seed=4, budget_s=60.0)
 
 
 @pytest.fixture(scope="module")
-def hospital(tmp_path_factory):
-    """A hospital that has sealed a training set and all controls."""
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Yield a hospital that has sealed a training set and all controls."""
     folder = tmp_path_factory.mktemp("controls")
-    place = Place.of(
+    place = Place.from_settings(
         folder / "hospital",
         {"party": "h", "source": "phantom", "counts": [80, 4, 4], "image_size": 64, "block": 8},
     )
-    place.keep()
+    place.save()
     write_key(place.key_path, SecretKey.generate())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sealing_module, "CONTROL_IMAGES", 60)
-        patch.setattr(sealing_module, "_SMALL", (48, 64, 8))
+        patch.setattr(sealing_module, "SMALL_CONTROL", (48, 64, 8))
         for name in ("train", *SETS):
-            seal(place, sealing(place, name))
+            seal(place, plan_sealing(place, name))
         yield place
 
 
-def audited(place, out, settings=SETTINGS, sets=("train", *SETS)):
-    """The scored draws of guesses about these sets."""
+def audit(
+    place: Place,
+    out: Path,
+    settings: suite.Settings = SETTINGS,
+    sets: Sequence[str] = ("train", *SETS),
+) -> tuple[DrawScores, ...]:
+    """Attack and score these sets; return the scored draws."""
     (place.private / "score-ledger.jsonl").unlink(missing_ok=True)
     suite.run_suite([place.sealed(name) for name in sets], out, settings)
-    return score(place, out, 16, 64)["draws"]
+    return score(place, out, 16, 64).draws
 
 
-def few(*attacks):
+def settings_of(*attacks: str) -> suite.Settings:
     return suite.Settings(attacks, [20], 16, 4, 60.0)
 
 
-def test_every_control_comes_out_as_it_must(hospital, tmp_path):
-    draws = audited(hospital, tmp_path / "g")
-    found = controls_of(draws)
-    assert [k for k, v in found.items() if not v["ok"]] == [], found
-    assert set(found) == {
+def test_every_control_has_its_required_result(hospital: Place, tmp_path: Path) -> None:
+    draws = audit(hospital, tmp_path / "g")
+    controls = check_controls(draws)
+    assert [name for name, control in controls.items() if not control.ok] == [], controls
+    assert set(controls) == {
         *("true_key", "plain", "known", "noise", "permuted", "signs", "orthogonal", "derangement")
     }
-    by_set = {d["set"]: d for d in draws}
-    assert set(by_set) == {"train", *ALWAYS, *FOR}
+    by_set = {draw.set_name: draw for draw in draws}
+    assert set(by_set) == {"train", *GENERAL, *TARGETED}
     for name, draw in by_set.items():
-        attacks = {f["attack"] for f in draw["findings"]}
-        assert attacks == set(FOR.get(name, EVERY)), name
-    # Alone with what they are for, and at one size.
-    assert [f["pool_size"] for f in by_set["control-orthogonal"]["findings"]] == [20]
-    assert by_set["control-signs"]["spec"]["key_scope"] == "image"
-    assert all(f["V"]["rate"] == 1.0 for f in by_set["control-signs"]["findings"])
+        attacks = {finding.attack for finding in draw.findings}
+        assert attacks == set(TARGETED.get(name, ALL_ATTACKS)), name
+    # Targeted sets meet their own attacks only, at one pool size.
+    assert [finding.pool_size for finding in by_set["control-orthogonal"].findings] == [20]
+    assert by_set["control-signs"].spec.key_scope == "image"
+    signs = [finding.figures for finding in by_set["control-signs"].findings]
+    assert all(figures is not None and figures.visible.rate == 1.0 for figures in signs)
     # Histograms link plain and permuted images, and no one-time mask.
-    linked = {name: draw["linkable"]["rate"] for name, draw in by_set.items()}
+    linked = {name: draw.linkable.rate for name, draw in by_set.items() if draw.linkable is not None}
     assert linked["control-plain"] == linked["control-permuted"] == linked["control-orthogonal"] == 1.0
     assert linked["control-noise"] == 0.0
 
@@ -84,48 +95,52 @@ def test_every_control_comes_out_as_it_must(hospital, tmp_path):
 @pytest.mark.parametrize(
     ("attack", "control"), [("leading_bit", "signs"), ("moment_matching", "orthogonal")]
 )
-def test_an_attack_that_does_nothing_fails_its_control(hospital, tmp_path, monkeypatch, attack, control):
+def test_an_attack_that_does_nothing_fails_its_control(
+    hospital: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str, control: str
+) -> None:
     replace_attack(monkeypatch, attack, as_is.attack)
     sets = ("train", f"control-{control}")
-    found = controls_of(audited(hospital, tmp_path / "g", few(attack), sets))
-    assert not found[control]["ok"] and found["true_key"]["ok"] and found["derangement"]["ok"]
-    assert f"{attack} does not break it" in found[control]["said"]
+    controls = check_controls(audit(hospital, tmp_path / "g", settings_of(attack), sets))
+    assert not controls[control].ok and controls["true_key"].ok and controls["derangement"].ok
+    assert f"{attack} does not break it" in controls[control].message
 
 
-def test_an_attack_that_breaks_what_cannot_be_broken_fails_the_control(hospital, tmp_path, monkeypatch):
-    """An attack that knows the truth, as none may, breaks `permuted` and `noise`."""
+def test_an_attack_that_breaks_what_cannot_be_broken_fails_the_control(
+    hospital: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attack that is given the plain images, as none may be, breaks `permuted` and `noise`."""
     plain = {
-        name: np.stack([sealing(hospital, name).source.read(i) for i in range(60)])
+        name: np.stack([plan_sealing(hospital, name).source.read(i) for i in range(60)])
         for name in ("control-noise", "control-permuted")
     }
 
-    def cheats(knowledge):
+    def cheat(knowledge: Knowledge) -> Guess:
         guess = as_is.attack(knowledge)
         truth = plain.get(f"control-{knowledge.pool.spec.name}")
         return (
             guess if truth is None else type(guess)(**{**guess.__dict__, "images": truth[knowledge.rows]})
         )
 
-    replace_attack(monkeypatch, "as_is", cheats)
-    found = controls_of(audited(hospital, tmp_path / "g", few("as_is"), tuple(plain)))
+    replace_attack(monkeypatch, "as_is", cheat)
+    controls = check_controls(audit(hospital, tmp_path / "g", settings_of("as_is"), tuple(plain)))
     for name in ("noise", "permuted"):
-        assert not found[name]["ok"] and found[name]["said"] == "broken by as_is at 1"
+        assert not controls[name].ok and controls[name].message == "broken by as_is at 1"
 
 
-def test_controls_that_nobody_needs_are_not_attacked(hospital, tmp_path):
-    suite.run_suite(suite.find_sets([hospital.folder / "sealed"]), tmp_path / "g", few("as_is"))
+def test_controls_of_other_attacks_are_not_attacked(hospital: Place, tmp_path: Path) -> None:
+    suite.run_suite(suite.find_sets([hospital.folder / "sealed"]), tmp_path / "g", settings_of("as_is"))
     schemes = [d.spec.name for d in read_draws(tmp_path / "g")[0]]
     assert sorted(schemes) == ["block_pixel_shuffle", "block_pixel_shuffle", "noise", "permuted", "plain"]
 
 
-def test_what_meets_what():
+def test_which_attack_meets_which_set() -> None:
     assert meets("as_is", "train") and meets("magic", "control-noise") and meets("magic", "audit-1")
     assert not meets("as_is", "control-signs") and meets("edge_guided", "control-signs")
     assert not any(meets(attack, PUBLIC) for attack in ATTACKS)
     assert positive_control("as_is") == "plain" and positive_control("minimum_difference") == "signs"
     assert positive_control("brute_force") == "" == positive_control("magic")
-    # Whatever a control is made for is an attack of the audit.
-    assert all(ATTACKS[a].in_suite for attacks in FOR.values() for a in attacks)
+    # Every attack with a targeted control is an attack of the audit.
+    assert all(ATTACKS[a].in_suite for attacks in TARGETED.values() for a in attacks)
     assert set_names(2) == ["train", "val", "test", "audit-1", *SETS] and set_names(0) == [
         "train",
         "val",
@@ -133,9 +148,9 @@ def test_what_meets_what():
     ]
 
 
-def test_public_images_are_none_of_the_control_s_own(hospital):
-    def pictures(name):
-        source = sealing(hospital, name).source
+def test_public_images_are_none_of_the_control_s_own(hospital: Place) -> None:
+    def pictures(name: str) -> set[bytes]:
+        source = plan_sealing(hospital, name).source
         return {source.read(i).tobytes() for i in range(len(source))}
 
     assert not pictures(PUBLIC) & pictures("control-orthogonal")

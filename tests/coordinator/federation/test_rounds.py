@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,73 +14,81 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from coordinator.exchange.plan import Plan
-from coordinator.federation.rounds import Federation, State, evaluate, run_rounds, strategy_of
+from coordinator.federation.participants import Federation
+from coordinator.federation.rounds import State, evaluate, run_rounds
+from coordinator.federation.strategies import build_strategy
 from crypto.errors import CipherwardError
 from tests.support.local_grid import FIRST_NODE, LocalGrid
 
 SPEC = {"name": "plain"}
+Tamper = Callable[[int, Message], Message]
 
 
-def party_tables(me: int, right: int) -> dict:
-    """Of 10·(me+1) images, all of the first class and named so with confidence 0.95, all but `right` wrongly."""
-    n = 10 * (me + 1)
+def party_tables(party: int, correct: int) -> dict[str, list[int] | list[float]]:
+    """Return tables of 10·(party+1) images of the first class, `correct` of them classified so, confidence 0.95."""
+    n = 10 * (party + 1)
     bins = [0] * 9
     return {
-        "confusion": [right, n - right, 0, 0],
+        "confusion": [correct, n - correct, 0, 0],
         "bin_counts": [*bins, n],
-        "bin_hits": [*bins, right],
+        "bin_hits": [*bins, correct],
         "bin_confidence": [0.0] * 9 + [0.95 * n],
     }
 
 
-def parties(app_state: dict | None = None) -> ClientApp:
-    """Parties that add (partition id + 1) to every weight; party i has 10·(i+1) images."""
-    app = ClientApp()
-    seen = app_state if app_state is not None else {}
+def parties(record: dict[str, Any] | None = None) -> ClientApp:
+    """Return parties that add (partition id + 1) to every weight. Party i has 10·(i+1) images.
 
-    @app.query("hello")
+    record: gets the rounds and best rounds that the parties receive. Its `about` and `peak` change their answers.
+    """
+    app = ClientApp()
+    record = record if record is not None else {}
+
+    @app.query("hello")  # type: ignore[untyped-decorator]  # flwr is untyped here
     def hello(message: Message, context: Context) -> Message:
-        about = {"party": f"p{context.node_config['partition-id']}", "classes": ["a", "b"], "spec": SPEC}
-        rows = 10 * (int(context.node_config["partition-id"]) + 1)
+        party = int(context.node_config["partition-id"])
+        about: dict[str, Any] = {"party": f"p{party}", "classes": ["a", "b"], "spec": SPEC}
+        rows = 10 * (party + 1)
         about["splits"] = {split: {"rows": rows} for split in ("train", "val", "test")}
-        about |= seen.get("about", {}).get(context.node_config["partition-id"], {})
+        about |= record.get("about", {}).get(party, {})
         return Message(RecordDict({"about": ConfigRecord({"json": json.dumps(about)})}), reply_to=message)
 
-    @app.train()
+    @app.train()  # type: ignore[untyped-decorator]  # flwr is untyped here
     def train(message: Message, context: Context) -> Message:
-        me = int(context.node_config["partition-id"])
+        party = int(context.node_config["partition-id"])
         weights = message.content["arrays"]["model"].numpy()
-        seen.setdefault("rounds", []).append((message.content["config"]["server-round"], me))
-        seen.setdefault("best", []).append(message.content["config"]["best-round"])
-        figures = {"num-examples": 10 * (me + 1), "loss": 1.0, "steps": 2, "seconds": 0.1}
+        record.setdefault("rounds", []).append((message.content["config"]["server-round"], party))
+        record.setdefault("best", []).append(message.content["config"]["best-round"])
+        figures = {"num-examples": 10 * (party + 1), "loss": 1.0, "steps": 2, "seconds": 0.1}
         content = {
-            "arrays": ArrayRecord({"model": Array((weights + me + 1).astype(np.float32))}),
+            "arrays": ArrayRecord({"model": Array((weights + party + 1).astype(np.float32))}),
             "metrics": MetricRecord(figures),
-            "about": ConfigRecord({"party": f"p{me}"}),
+            "about": ConfigRecord({"party": f"p{party}"}),
         }
         return Message(RecordDict(content), reply_to=message)
 
-    @app.evaluate()
+    @app.evaluate()  # type: ignore[untyped-decorator]  # flwr is untyped here
     def evaluate_(message: Message, context: Context) -> Message:
-        me = int(context.node_config["partition-id"])
+        party = int(context.node_config["partition-id"])
         mean = float(message.content["arrays"]["model"].numpy().mean())
-        # Best at round 2, so that "the last" and "the best" differ.
-        n = 10 * (me + 1)
-        right = round(n * max(0.0, 0.9 - abs(mean - seen.get("peak", 5.0)) / 10))
-        figures = {"num-examples": n, "accuracy": right / n, "loss": abs(mean)}
-        figures |= {"auc": 0.5 + me / 10, "auc-defined": int(me != 1)}
-        content = {"metrics": MetricRecord(figures), "tables": ConfigRecord(party_tables(me, right))}
+        # Round 2 is the best, so that the last and the best round differ.
+        n = 10 * (party + 1)
+        correct = round(n * max(0.0, 0.9 - abs(mean - record.get("peak", 5.0)) / 10))
+        figures = {"num-examples": n, "accuracy": correct / n, "loss": abs(mean)}
+        figures |= {"auc": 0.5 + party / 10, "auc-defined": int(party != 1)}
+        content = {"metrics": MetricRecord(figures), "tables": ConfigRecord(party_tables(party, correct))}
         return Message(RecordDict(content), reply_to=message)
 
     return app
 
 
-def plan(**changes) -> Plan:
-    settings = {"study": "t", "scheme": "plain", "counts": (9, 9, 9), "image_size": 16, "block": 8}
+def plan(**changes: Any) -> Plan:
+    settings: dict[str, Any] = {"study": "t", "scheme": "plain", "counts": (9, 9, 9)}
+    settings |= {"image_size": 16, "block": 8}
     return Plan.model_validate(settings | {"rounds": 3, "deadline_s": 5.0, "grace_s": 0.2} | changes)
 
 
-def grid_of(n: int = 3, app: ClientApp | None = None, **kwargs) -> LocalGrid:
+def make_grid(n: int = 3, app: ClientApp | None = None, **kwargs: Any) -> LocalGrid:
     return LocalGrid(app or parties(), [{"partition-id": i} for i in range(n)], **kwargs)
 
 
@@ -86,58 +97,54 @@ START = np.zeros(4, np.float32)
 STEP = 140 / 60
 
 
-def run(grid: LocalGrid, p: Plan, folder) -> State:
-    return run_rounds(grid, p, Federation(grid, p), START, folder)
+def run(grid: LocalGrid, p: Plan, folder: Path) -> State:
+    return run_rounds(Federation(grid, p), START, folder)
 
 
-def journal(folder) -> list[dict]:
+def read_journal(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
 
 
-def test_averages_are_weighted_by_images(tmp_path):
-    state = run(grid_of(), plan(), tmp_path)
+def test_averages_are_weighted_by_images(tmp_path: Path) -> None:
+    state = run(make_grid(), plan(), tmp_path)
     assert np.allclose(state.weights, 3 * STEP) and state.weights.dtype == np.float32
-    rows = journal(tmp_path)
+    rows = read_journal(tmp_path)
     assert [r["round"] for r in rows] == [1, 2, 3] and all(r["aggregated"] for r in rows)
     assert rows[0]["parties"] == ["p0", "p1", "p2"] and rows[0]["absent"] == []
     assert rows[0]["bytes_up"] > 3 * START.nbytes and rows[0]["bytes_down"] > 3 * START.nbytes
 
 
-def test_the_best_round_on_val_is_kept(tmp_path):
-    state = run(grid_of(), plan(), tmp_path)
+def test_the_best_round_on_val_is_kept(tmp_path: Path) -> None:
+    state = run(make_grid(), plan(), tmp_path)
     assert state.best_round == 2 and np.allclose(state.best, 2 * STEP)
 
 
-def test_parties_are_told_which_round_was_best(tmp_path):
-    seen: dict = {}
-    run(grid_of(app=parties(seen)), plan(rounds=4), tmp_path)
-    assert seen["best"] == [0] * 3 + [1] * 3 + [2] * 6
+def test_parties_receive_the_number_of_the_best_round(tmp_path: Path) -> None:
+    record: dict[str, Any] = {}
+    run(make_grid(app=parties(record)), plan(rounds=4), tmp_path)
+    assert record["best"] == [0] * 3 + [1] * 3 + [2] * 6
 
 
-def test_median_is_flower_s(tmp_path):
-    state = run(grid_of(), plan(strategy="fedmedian", rounds=1), tmp_path)
+def test_fedmedian_takes_the_median(tmp_path: Path) -> None:
+    state = run(make_grid(), plan(strategy="fedmedian", rounds=1), tmp_path)
     assert np.allclose(state.weights, 2.0)
 
 
-def test_resume_continues_after_the_last_whole_round(tmp_path):
-    seen: dict = {}
-    run(grid_of(app=parties(seen)), plan(rounds=2), tmp_path)
-    assert max(r for r, _ in seen["rounds"]) == 2
-    seen.clear()
-    resumed = run(grid_of(app=parties(seen)), plan(rounds=3), tmp_path)
-    assert {r for r, _ in seen["rounds"]} == {3}
-    straight = run(grid_of(), plan(rounds=3), tmp_path_sub(tmp_path))
+def test_a_resumed_run_continues_after_the_last_finished_round(tmp_path: Path) -> None:
+    record: dict[str, Any] = {}
+    run(make_grid(app=parties(record)), plan(rounds=2), tmp_path)
+    assert max(r for r, _ in record["rounds"]) == 2
+    record.clear()
+    resumed = run(make_grid(app=parties(record)), plan(rounds=3), tmp_path)
+    assert {r for r, _ in record["rounds"]} == {3}
+    (tmp_path / "straight").mkdir()
+    straight = run(make_grid(), plan(rounds=3), tmp_path / "straight")
     assert np.array_equal(resumed.weights, straight.weights)
     assert resumed.best_round == straight.best_round
 
 
-def tmp_path_sub(path):
-    (path / "straight").mkdir()
-    return path / "straight"
-
-
-def spoil(kind: str):
-    """A tamper that makes node 100's training reply bad in one way."""
+def spoil(kind: str) -> Tamper:
+    """Return a function that spoils node 100's training reply in one way."""
 
     def tamper(node: int, reply: Message) -> Message:
         if node != FIRST_NODE or not reply.has_content() or "arrays" not in reply.content:
@@ -180,86 +187,86 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_malformed_reply_does_not_touch_the_others(tmp_path, kind):
-    state = run(grid_of(tamper=spoil(kind)), plan(rounds=1, quorum=2), tmp_path)
+def test_a_malformed_reply_does_not_affect_the_others(tmp_path: Path, kind: str) -> None:
+    state = run(make_grid(tamper=spoil(kind)), plan(rounds=1, quorum=2), tmp_path)
     assert np.allclose(state.weights, (2 * 20 + 3 * 30) / 50)
-    row = journal(tmp_path)[0]
+    row = read_journal(tmp_path)[0]
     assert list(row["refused"]) == ["p0"] and row["parties"] == ["p1", "p2"]
 
 
-def test_an_honest_reply_passes_the_same_tamper(tmp_path):
-    state = run(grid_of(tamper=spoil("nothing")), plan(rounds=1, quorum=2), tmp_path)
+def test_an_unspoiled_reply_is_averaged(tmp_path: Path) -> None:
+    state = run(make_grid(tamper=spoil("nothing")), plan(rounds=1, quorum=2), tmp_path)
     assert np.allclose(state.weights, STEP)
 
 
-def test_below_the_quorum_nothing_is_averaged_and_the_work_is_kept(tmp_path):
-    run(grid_of(), plan(rounds=1), tmp_path)
+def test_below_the_quorum_nothing_is_averaged_and_earlier_rounds_are_kept(tmp_path: Path) -> None:
+    run(make_grid(), plan(rounds=1), tmp_path)
     with pytest.raises(
         CipherwardError, match="round 2: fewer than 3 usable replies in 2 attempts"
     ) as error:
-        run(grid_of(tamper=spoil("nan")), plan(rounds=3), tmp_path)
+        run(make_grid(tamper=spoil("nan")), plan(rounds=3), tmp_path)
     assert "not finite" in error.value.message and "run again" in error.value.hint
     assert State.load(tmp_path / "checkpoint.safetensors").round == 1
-    assert [r["aggregated"] for r in journal(tmp_path)] == [True, False, False]
+    assert [r["aggregated"] for r in read_journal(tmp_path)] == [True, False, False]
 
 
-def test_a_lost_reply_ends_with_the_grace_and_is_named(tmp_path):
-    grid = grid_of()
+def test_waiting_for_a_lost_reply_ends_with_the_grace_period(tmp_path: Path) -> None:
+    grid = make_grid()
     p = plan(rounds=1, quorum=2)
     federation = Federation(grid, p)
     federation.gather()
     grid.lost = {FIRST_NODE + 2}
-    state = run_rounds(grid, p, federation, START, tmp_path)
-    assert journal(tmp_path)[0]["absent"] == ["p2"]
+    state = run_rounds(federation, START, tmp_path)
+    assert read_journal(tmp_path)[0]["absent"] == ["p2"]
     assert np.allclose(state.weights, (1 * 10 + 2 * 20) / 30)
 
 
-def test_waiting_for_a_quorum_is_bounded():
-    grid = grid_of()
+def test_waiting_for_a_quorum_is_bounded() -> None:
+    grid = make_grid()
     grid.offline = {FIRST_NODE}
     with pytest.raises(CipherwardError, match=r"2 of 3 parties came within 0 s"):
         Federation(grid, plan(deadline_s=0.2)).gather()
 
 
-def test_sets_that_do_not_fit_together_are_refused():
+def test_sets_that_do_not_belong_together_are_refused() -> None:
     app = parties({"about": {1: {"classes": ["a", "c"]}}})
-    with pytest.raises(CipherwardError, match="p1 and p0 do not fit together: their classes differ"):
-        Federation(grid_of(app=app), plan()).gather()
+    with pytest.raises(CipherwardError, match="p1 and p0 do not belong together: their classes differ"):
+        Federation(make_grid(app=app), plan()).gather()
 
 
-def test_two_parties_of_one_name_are_refused():
+def test_two_parties_with_the_same_name_are_refused() -> None:
     app = parties({"about": {1: {"party": "p0"}}})
     with pytest.raises(CipherwardError, match="two parties have the same name: p0, p0, p2"):
-        Federation(grid_of(app=app), plan()).gather()
+        Federation(make_grid(app=app), plan()).gather()
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path):
-    run(grid_of(), plan(rounds=1), tmp_path)
+def test_a_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:
+    run(make_grid(), plan(rounds=1), tmp_path)
     (tmp_path / "checkpoint.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(CipherwardError, match=r"checkpoint .* cannot be read"):
-        run(grid_of(), plan(), tmp_path)
+        run(make_grid(), plan(), tmp_path)
 
 
-def test_evaluation_names_each_party(tmp_path):
-    grid, p = grid_of(), plan()
+def test_evaluation_has_a_row_for_each_party(tmp_path: Path) -> None:
+    grid, p = make_grid(), plan()
     federation = Federation(grid, p)
     federation.gather()
-    figures = evaluate(strategy_of(p), federation, START + 5, 1, "test")
+    figures = evaluate(build_strategy(p), federation, START + 5, 1, "test")
     assert figures["mean"]["accuracy"] == pytest.approx(0.9)
     assert [r["party"] for r in figures["parties"]] == ["p0", "p1", "p2"]
     assert [r["num-examples"] for r in figures["parties"]] == [10, 20, 30]
-    # One in ten of all images is taken for another class, at a confidence of 0.95.
+    # One in ten of all images is classified wrongly, at a confidence of 0.95.
     assert figures["confusion"] == [[54, 6], [0, 0]]
     assert figures["per_class"] == {"recall": [0.9, None], "precision": [1.0, 0.0]}
     assert figures["calibration"]["ece"] == pytest.approx(0.05)
     assert figures["calibration"]["bins"][9]["count"] == 60
-    # The second party lacks a class: its AUC is not defined, and takes no part in the mean.
+    # The second party lacks a class. Its AUC is not defined, and does not count in the mean.
     assert [r["auc"] for r in figures["parties"]] == [0.5, None, 0.7]
     assert figures["mean"]["auc"] == pytest.approx((10 * 0.5 + 30 * 0.7) / 40)
 
 
 @pytest.mark.parametrize("kind", ["none", "another length", "another number of images"])
-def test_a_party_whose_tables_cannot_be_does_not_count(kind):
+def test_a_party_with_impossible_tables_does_not_count(kind: str) -> None:
     def tamper(node: int, reply: Message) -> Message:
         if node == FIRST_NODE and "tables" in reply.content:
             if kind == "none":
@@ -270,19 +277,19 @@ def test_a_party_whose_tables_cannot_be_does_not_count(kind):
                 reply.content["tables"]["confusion"] = [9, 2, 0, 0]
         return reply
 
-    federation, figures = judged(tamper)
+    federation, figures = evaluate_tampered(tamper)
     assert [r["party"] for r in figures["parties"]] == ["p1", "p2"]
     assert figures["confusion"] == [[45, 5], [0, 0]]
     federation.plan = plan()
     with pytest.raises(CipherwardError, match=r"only 2 of 3 parties evaluated: .*table"):
-        evaluate(strategy_of(federation.plan), federation, START, 1, "test")
+        evaluate(build_strategy(federation.plan), federation, START, 1, "test")
 
 
-def judged(tamper) -> tuple[Federation, dict]:
-    """A federation that two of three parties are enough for, and its figures on test under tampered replies."""
-    federation = Federation(grid_of(tamper=tamper), plan(quorum=2))
+def evaluate_tampered(tamper: Tamper) -> tuple[Federation, dict[str, Any]]:
+    """Evaluate three parties with tampered replies and a quorum of two. Return the federation and its figures."""
+    federation = Federation(make_grid(tamper=tamper), plan(quorum=2))
     federation.gather()
-    return federation, evaluate(strategy_of(federation.plan), federation, START + 5, 1, "test")
+    return federation, evaluate(build_strategy(federation.plan), federation, START + 5, 1, "test")
 
 
 LIES = {
@@ -294,38 +301,38 @@ LIES = {
 
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in LIES.items() for v in values])
-def test_a_party_that_lies_in_its_figures_does_not_count(name, value):
+def test_a_party_with_false_figures_does_not_count(name: str, value: float) -> None:
     def tamper(node: int, reply: Message) -> Message:
         if node == FIRST_NODE and "tables" in reply.content:
             reply.content["metrics"][name] = value
         return reply
 
-    _, figures = judged(tamper)
+    _, figures = evaluate_tampered(tamper)
     assert [r["party"] for r in figures["parties"]] == ["p1", "p2"]
 
 
-def test_a_party_cannot_claim_more_images_than_it_introduced_itself_with(tmp_path):
+def test_a_party_cannot_claim_more_images_than_in_its_introduction(tmp_path: Path) -> None:
     def tamper(node: int, reply: Message) -> Message:
         if node == FIRST_NODE and "arrays" in reply.content:
             reply.content["metrics"]["num-examples"] = 10**8
         return reply
 
-    state = run(grid_of(tamper=tamper), plan(quorum=2, rounds=1), tmp_path)
-    assert "instead of the 10" in journal(tmp_path)[0]["refused"]["p0"]
+    state = run(make_grid(tamper=tamper), plan(quorum=2, rounds=1), tmp_path)
+    assert "instead of the 10" in read_journal(tmp_path)[0]["refused"]["p0"]
     assert np.allclose(state.weights, (2 * 20 + 3 * 30) / 50)
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"PK\x03\x04 no zip", b"\x93NUMPY\x01\x00v\x00{'descr'", b"\x80pickle"]
 )
-def test_bytes_that_are_no_array_refuse_one_reply_and_not_the_round(tmp_path, data):
+def test_bytes_that_are_not_an_array_spoil_one_reply_and_not_the_round(tmp_path: Path, data: bytes) -> None:
     def tamper(node: int, reply: Message) -> Message:
         if node == FIRST_NODE and "arrays" in reply.content:
             reply.content["arrays"]["model"] = Array("float32", (4,), "numpy.ndarray", data)
         return reply
 
-    run(grid_of(tamper=tamper), plan(quorum=2, rounds=1), tmp_path)
-    row = journal(tmp_path)[0]
+    run(make_grid(tamper=tamper), plan(quorum=2, rounds=1), tmp_path)
+    row = read_journal(tmp_path)[0]
     assert row["refused"] == {"p0": "unreadable weights"} and row["parties"] == ["p1", "p2"]
 
 
@@ -342,9 +349,9 @@ def test_bytes_that_are_no_array_refuse_one_reply_and_not_the_round(tmp_path, da
         {"spec": None},
     ],
 )
-def test_a_party_whose_introduction_cannot_be_so_takes_no_part(about):
+def test_a_party_with_an_impossible_introduction_does_not_take_part(about: dict[str, Any]) -> None:
     app = parties({"about": {1: about}})
-    found = Federation(grid_of(app=app), plan(quorum=2)).gather()
-    assert [party.name for party in found] == ["p0", "p2"]
+    usable = Federation(make_grid(app=app), plan(quorum=2)).gather()
+    assert [party.name for party in usable] == ["p0", "p2"]
     with pytest.raises(CipherwardError, match="2 of 3 parties are usable: an introduction"):
-        Federation(grid_of(app=app), plan()).gather()
+        Federation(make_grid(app=app), plan()).gather()

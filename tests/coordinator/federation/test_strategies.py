@@ -1,8 +1,10 @@
-"""Flower's strategies by name: what each makes of replies, what survives a kill, and which plans are refused."""
+"""Flower's strategies by name: how each aggregates, what survives a kill, and which plans are refused."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +13,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from coordinator.exchange.plan import Plan
-from coordinator.federation.rounds import Federation, State, run_rounds
-from coordinator.model.training import PlainImages, as_input, rate, train_locally
+from coordinator.federation.participants import Federation
+from coordinator.federation.rounds import State, run_rounds
+from coordinator.model.model_input import to_model_input
+from coordinator.model.training import PlainImages, learning_rate, train_locally
 from coordinator.model.vit import build_model, pack
 from crypto.errors import CipherwardError
-from parties.training.baseline import read_plain, together, train_plain
-from tests.support.hospitals import CLASSES, federate, hospitals
+from parties.training.baseline import concatenate, read_plain_images, train_plain
+from tests.support.hospitals import CLASSES, federate, seal_hospitals
 from tests.support.hospitals import plan as small
 from tests.support.local_grid import LocalGrid
 
@@ -24,98 +28,109 @@ STEPS = np.array([[1.0, -1.0, 0.5], [2.0, -0.5, 0.25], [3.0, 4.0, -1.0], [1.5, 0
 START = np.zeros(3, np.float32)
 
 
-def parties(wild: int | None = None, configs: list | None = None) -> ClientApp:
-    """Parties that move by their row of STEPS towards where they were sent; party `wild` sends 1e6 instead."""
+class KilledError(Exception):
+    """Stands for a kill of the process."""
+
+
+def parties(wild: int | None = None, configs: list[dict[str, Any]] | None = None) -> ClientApp:
+    """Return parties that move the weights by their row of STEPS, further where weights are large.
+
+    wild: the party that sends 1e6 instead. configs: gets the settings that the parties receive.
+    """
     app = ClientApp()
 
-    @app.query("hello")
+    @app.query("hello")  # type: ignore[untyped-decorator]  # flwr is untyped here
     def hello(message: Message, context: Context) -> Message:
-        me = int(context.node_config["partition-id"])
-        rows = {"train": 10 * (me + 1), "val": 1, "test": 1}
-        about = {"party": f"p{me}", "classes": ["a"], "spec": {}}
+        party = int(context.node_config["partition-id"])
+        rows = {"train": 10 * (party + 1), "val": 1, "test": 1}
+        about: dict[str, Any] = {"party": f"p{party}", "classes": ["a"], "spec": {}}
         about["splits"] = {split: {"rows": count} for split, count in rows.items()}
         return Message(RecordDict({"about": ConfigRecord({"json": json.dumps(about)})}), reply_to=message)
 
-    @app.train()
+    @app.train()  # type: ignore[untyped-decorator]  # flwr is untyped here
     def train(message: Message, context: Context) -> Message:
-        me = int(context.node_config["partition-id"])
+        party = int(context.node_config["partition-id"])
         if configs is not None:
             configs.append(dict(message.content["config"]))
         weights = message.content["arrays"]["model"].numpy()
-        after = weights + STEPS[me] * (1 + np.abs(weights) / 10)
-        if me == wild:
+        after = weights + STEPS[party] * (1 + np.abs(weights) / 10)
+        if party == wild:
             after = np.full(3, 1e6)
-        figures = {"num-examples": 10 * (me + 1), "loss": 1.0, "steps": 2, "seconds": 0.1}
+        figures = {"num-examples": 10 * (party + 1), "loss": 1.0, "steps": 2, "seconds": 0.1}
         content = {
             "arrays": ArrayRecord({"model": Array(after.astype(np.float32))}),
             "metrics": MetricRecord(figures),
         }
         return Message(RecordDict(content), reply_to=message)
 
-    @app.evaluate()
+    @app.evaluate()  # type: ignore[untyped-decorator]  # flwr is untyped here
     def evaluate(message: Message, context: Context) -> Message:
         figures = {"num-examples": 1, "accuracy": 1.0, "loss": 0.0, "auc": 0.0, "auc-defined": 0}
-        sums = {"confusion": [1], "bin_counts": [0] * 9 + [1], "bin_hits": [0] * 9 + [1]}
-        sums["bin_confidence"] = [0.0] * 9 + [1.0]
-        content = {"metrics": MetricRecord(figures), "tables": ConfigRecord(sums)}
+        tables: dict[str, list[int] | list[float]] = {"confusion": [1], "bin_counts": [0] * 9 + [1]}
+        tables |= {"bin_hits": [0] * 9 + [1], "bin_confidence": [0.0] * 9 + [1.0]}
+        content = {"metrics": MetricRecord(figures), "tables": ConfigRecord(tables)}
         return Message(RecordDict(content), reply_to=message)
 
     return app
 
 
-def plan(**changes) -> Plan:
-    settings = {"study": "t", "scheme": "plain", "counts": (9, 9, 9), "image_size": 16, "block": 8}
+def plan(**changes: Any) -> Plan:
+    settings: dict[str, Any] = {"study": "t", "scheme": "plain", "counts": (9, 9, 9)}
+    settings |= {"image_size": 16, "block": 8}
     return Plan.model_validate(settings | {"parties": 5, "rounds": 1, "deadline_s": 5.0} | changes)
 
 
-def run(p: Plan, folder, app: ClientApp | None = None) -> State:
+def run(p: Plan, folder: Path, app: ClientApp | None = None) -> State:
     folder.mkdir(exist_ok=True)
     grid = LocalGrid(app or parties(), [{"partition-id": i} for i in range(p.parties)])
-    return run_rounds(grid, p, Federation(grid, p), START, folder)
+    return run_rounds(Federation(grid, p), START, folder)
 
 
-def test_one_wild_reply_drags_the_mean_and_neither_median_nor_krum(tmp_path):
-    drawn = {
+def test_one_wild_reply_moves_the_mean_but_neither_median_nor_krum(tmp_path: Path) -> None:
+    weights = {
         name: run(plan(strategy=name, malicious=1), tmp_path / name, parties(wild=2)).weights
         for name in ("fedavg", "fedmedian", "krum")
     }
-    assert np.abs(drawn["fedavg"]).min() > 1e5
-    assert np.allclose(drawn["fedmedian"], [1.5, 0.0, 0.5])
+    assert np.abs(weights["fedavg"]).min() > 1e5
+    assert np.allclose(weights["fedmedian"], [1.5, 0.0, 0.5])
     honest = np.delete(STEPS, 2, 0)
-    assert any(np.array_equal(drawn["krum"], step) for step in honest.astype(np.float32))
+    assert any(np.array_equal(weights["krum"], step) for step in honest.astype(np.float32))
     # Two nearest neighbours of five replies, one of them malicious: the smallest sum of squared distances.
     rows = np.vstack([honest, np.full(3, 1e6)])
     squares = ((rows[:, None] - rows[None]) ** 2).sum(-1)
-    assert np.allclose(drawn["krum"], rows[np.sort(squares, 1)[:, 1:3].sum(1).argmin()])
+    assert np.allclose(weights["krum"], rows[np.sort(squares, 1)[:, 1:3].sum(1).argmin()])
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"malicious": 2}, "krum with 2 malicious parties needs 7 replies a round, and 5 make one here"),
-        ({"malicious": 1, "quorum": 4}, "needs 5 replies a round, and 4 make one here"),
+        (
+            {"malicious": 2},
+            "krum with 2 malicious parties needs 7 replies a round, and a round of this plan waits for 5",
+        ),
+        ({"malicious": 1, "quorum": 4}, "needs 5 replies a round, and a round of this plan waits for 4"),
         ({"parties": 2, "quorum": 2, "counts": (9, 9, 9)}, "needs 3 replies"),
     ],
 )
-def test_krum_is_refused_where_a_round_may_have_too_few_replies(changes, said):
-    with pytest.raises(CipherwardError, match=said):
+def test_krum_is_refused_if_a_round_may_have_too_few_replies(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CipherwardError, match=message):
         plan(strategy="krum", **changes)
     plan(strategy="fedavg", **changes)
 
 
-def test_too_few_replies_for_krum_make_no_round(tmp_path):
-    def lost(node: int, reply: Message) -> Message:
+def test_a_round_with_too_few_replies_for_krum_fails(tmp_path: Path) -> None:
+    def spoil(node: int, reply: Message) -> Message:
         if node == 100 and "arrays" in reply.content:
             reply.content["arrays"] = ArrayRecord({"model": Array(np.full(3, np.nan, np.float32))})
         return reply
 
     p = plan(strategy="krum", malicious=1, retries=0)
-    grid = LocalGrid(parties(), [{"partition-id": i} for i in range(5)], tamper=lost)
+    grid = LocalGrid(parties(), [{"partition-id": i} for i in range(5)], tamper=spoil)
     with pytest.raises(CipherwardError, match="fewer than 5 usable replies"):
-        run_rounds(grid, p, Federation(grid, p), START, tmp_path)
+        run_rounds(Federation(grid, p), START, tmp_path)
 
 
-def test_fedadam_takes_adam_s_step(tmp_path):
+def test_fedadam_takes_the_step_of_adam(tmp_path: Path) -> None:
     state = run(plan(strategy="fedadam", server_lr=0.05), tmp_path)
     sizes = np.arange(1, 6) / 15
     mean = sizes @ STEPS
@@ -126,42 +141,41 @@ def test_fedadam_takes_adam_s_step(tmp_path):
 
 
 @pytest.mark.parametrize("stops", [1, 3])
-def test_fedadam_goes_on_after_a_kill_as_if_there_had_been_none(tmp_path, monkeypatch, stops):
+def test_fedadam_gives_the_same_result_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: int
+) -> None:
     p = plan(strategy="fedadam", rounds=5)
-    whole = run(p, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
+    uninterrupted = run(p, tmp_path / "uninterrupted")
 
     save = State.save
 
-    def dies(state: State, path) -> None:
+    def save_and_die(state: State, path: Path) -> None:
         save(state, path)
         if state.round == stops:
-            raise Killed
+            raise KilledError
 
     with monkeypatch.context() as patch:
-        patch.setattr(State, "save", dies)
-        with pytest.raises(Killed):
+        patch.setattr(State, "save", save_and_die)
+        with pytest.raises(KilledError):
             run(p, tmp_path / "cut")
     assert State.load(tmp_path / "cut" / "checkpoint.safetensors").round == stops
-    again = run(p, tmp_path / "cut")
-    assert again.round == whole.round == 5
-    assert again.weights.tobytes() == whole.weights.tobytes()
+    resumed = run(p, tmp_path / "cut")
+    assert resumed.round == uninterrupted.round == 5
+    assert resumed.weights.tobytes() == uninterrupted.weights.tobytes()
     for name in ("m_t", "v_t"):
-        assert again.moments[name].tobytes() == whole.moments[name].tobytes()
-    # Without its moments it would have gone elsewhere.
-    bare = State.load(tmp_path / "whole" / "checkpoint.safetensors")
-    assert set(bare.moments) == {"m_t", "v_t"} and np.abs(bare.moments["m_t"]).min() > 0
+        assert resumed.moments[name].tobytes() == uninterrupted.moments[name].tobytes()
+    # Without the moments the result would differ.
+    saved = State.load(tmp_path / "uninterrupted" / "checkpoint.safetensors")
+    assert set(saved.moments) == {"m_t", "v_t"} and np.abs(saved.moments["m_t"]).min() > 0
 
 
-def test_a_strategy_without_moments_keeps_none(tmp_path):
+def test_a_strategy_without_moments_keeps_none(tmp_path: Path) -> None:
     assert run(plan(), tmp_path).moments == {}
     assert State.load(tmp_path / "checkpoint.safetensors").moments == {}
 
 
-def test_hospitals_are_told_of_the_proximal_term(tmp_path):
-    configs: list[dict] = []
+def test_hospitals_receive_the_proximal_term(tmp_path: Path) -> None:
+    configs: list[dict[str, Any]] = []
     run(plan(strategy="fedprox", proximal_mu=0.25), tmp_path / "a", parties(configs=configs))
     assert {c["proximal-mu"] for c in configs} == {0.25}
     configs.clear()
@@ -172,39 +186,39 @@ def test_hospitals_are_told_of_the_proximal_term(tmp_path):
     assert plan(strategy="fedprox", train="central").proximal == 0.0
 
 
-def test_the_proximal_term_is_that_of_the_paper():
-    """Three full-batch steps of SGD, whose gradient is the loss's plus mu · (w − w_received)."""
+def test_the_proximal_term_is_that_of_the_paper() -> None:
+    """Compare with three full-batch steps of SGD, whose gradient is the loss's plus mu · (w − w_received)."""
     p = small(batch=64, local_epochs=3, momentum=0.0, weight_decay=0.0, clip=1e9, rounds=1, lr=0.2)
     random, mu = np.random.default_rng(0), 2.0
     images = random.integers(0, 256, (12, 32, 32, 1), dtype=np.uint8)
     labels = np.arange(12) % CLASSES
-    ours, theirs = build_model(p, CLASSES), build_model(p, CLASSES)
-    done = train_locally(ours, PlainImages(images, labels), p, 1, "a", mu)
-    first = [w.detach().clone() for w in theirs.parameters()]
-    theirs.train()
+    model, expected = build_model(p, CLASSES), build_model(p, CLASSES)
+    result = train_locally(model, PlainImages(images, labels), p, 1, "a", mu)
+    first = [w.detach().clone() for w in expected.parameters()]
+    expected.train()
     for step in range(3):
-        loss = torch.nn.functional.cross_entropy(theirs(as_input(images)), torch.from_numpy(labels))
-        slopes = torch.autograd.grad(loss, list(theirs.parameters()))
+        loss = torch.nn.functional.cross_entropy(expected(to_model_input(images)), torch.from_numpy(labels))
+        slopes = torch.autograd.grad(loss, list(expected.parameters()))
         with torch.no_grad():
-            for w, slope, f in zip(theirs.parameters(), slopes, first, strict=True):
-                w -= rate(p, step, 3) * (slope + mu * (w - f))
-    assert np.abs(pack(ours) - pack(theirs)).max() < 1e-5
+            for w, slope, f in zip(expected.parameters(), slopes, first, strict=True):
+                w.sub_(learning_rate(p, step, 3) * (slope + mu * (w - f)))
+    assert np.abs(pack(model) - pack(expected)).max() < 1e-5
     free = build_model(p, CLASSES)
-    plainly = train_locally(free, PlainImages(images, labels), p, 1, "a")
+    free_result = train_locally(free, PlainImages(images, labels), p, 1, "a")
     start = pack(build_model(p, CLASSES))
-    assert np.linalg.norm(pack(ours) - start) < 0.9 * np.linalg.norm(pack(free) - start)
-    assert done["loss"] != plainly["loss"]
+    assert np.linalg.norm(pack(model) - start) < 0.9 * np.linalg.norm(pack(free) - start)
+    assert result["loss"] != free_result["loss"]
 
 
-def test_fedprox_in_hospitals_is_fedprox_on_plain_images(tmp_path):
+def test_fedprox_in_hospitals_is_fedprox_on_plain_images(tmp_path: Path) -> None:
     p = small(strategy="fedprox", proximal_mu=10.0, stem="plain", rounds=1, local_epochs=3, momentum=0.0)
-    places = hospitals(tmp_path, p)
+    places = seal_hospitals(tmp_path, p)
     state, _ = federate(places, p, tmp_path / "cloud")
-    parts = [(place.settings.party, read_plain(place, "train")) for place in places]
-    val = together([read_plain(place, "val") for place in places])
-    made = {}
+    parts = [(place.settings.party, read_plain_images(place, "train")) for place in places]
+    val = concatenate([read_plain_images(place, "val") for place in places])
+    weights = {}
     for name in ("fedprox", "fedavg"):
-        of = p.model_copy(update={"strategy": name})
-        made[name] = pack(train_plain(of, parts, val, CLASSES, tmp_path / f"{name}.safetensors")[0])
-    assert np.abs(state.weights - made["fedprox"]).max() < 1e-4
-    assert np.abs(made["fedprox"] - made["fedavg"]).max() > 1e-3
+        variant = p.model_copy(update={"strategy": name})
+        weights[name] = pack(train_plain(variant, parts, val, CLASSES, tmp_path / f"{name}.safetensors")[0])
+    assert np.abs(state.weights - weights["fedprox"]).max() < 1e-4
+    assert np.abs(weights["fedprox"] - weights["fedavg"]).max() > 1e-3

@@ -1,9 +1,10 @@
-"""What of a model is trained and travels: all, the head, or low-rank adapters; and what comes out at the end."""
+"""Which weights are trained and sent (all, the head, or low-rank adapters), and what the final model is."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,21 +12,25 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import parties.training.client_app
-from coordinator.adversary.training.membership import scores, weights_of
+from coordinator.adversary.training.membership import membership_scores, unpack_weights
 from coordinator.adversary.training.observation import observe
-from coordinator.adversary.training.update_findings import findings
+from coordinator.adversary.training.update_findings import invert_updates
 from coordinator.exchange.plan import Plan
 from coordinator.federation.central import train_centrally
-from coordinator.federation.rounds import Federation, run_rounds
-from coordinator.model.query import answer, open_model
-from coordinator.model.shares import base_digest, merged
+from coordinator.federation.participants import Federation
+from coordinator.federation.rounds import run_rounds
+from coordinator.model.metrics import measure
+from coordinator.model.model_input import to_model_input
+from coordinator.model.query import answer_query, open_model
+from coordinator.model.shares import base_digest, in_stem, merge_adapters, shared_names
 from coordinator.model.torchvision_fix import timm
-from coordinator.model.training import PlainImages, as_input, measure, probabilities, train_locally
-from coordinator.model.vit import build_model, in_stem, pack, save_model, shared_names
+from coordinator.model.training import PlainImages, predict_probabilities, train_locally
+from coordinator.model.vit import build_model, pack, save_model
 from crypto.errors import CipherwardError
-from parties.training.baseline import read_plain, together, train_plain
-from parties.training.stem import final_model
-from tests.support.hospitals import CLASSES, SMALL, finished, grid_of, hospitals, journal, plan
+from parties.sealing.place import Place
+from parties.training.baseline import concatenate, read_plain_images, train_plain
+from parties.training.stem_file import load_final_model
+from tests.support.hospitals import CLASSES, SMALL, make_grid, plan, read_journal, run_study, seal_hospitals
 from tests.support.updates import plan as one_step
 from tests.support.updates import trained as update_of
 
@@ -40,8 +45,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 1), dtype=np.uin
 LABELS = np.arange(12) % CLASSES
 
 
-def train(p: Plan) -> tuple[dict, torch.nn.Module]:
-    """(the weights before, the model after) one round on IMAGES."""
+def train(p: Plan) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
+    """Train for a round on IMAGES. Return the weights before it and the model after it."""
     model = build_model(p, CLASSES)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     train_locally(model, PlainImages(IMAGES, LABELS), p, 1, "a")
@@ -53,31 +58,31 @@ def train(p: Plan) -> tuple[dict, torch.nn.Module]:
 @pytest.mark.parametrize(
     ("stem", "frozen"), [("learn", False), ("private", False), ("plain", False), ("plain", True)]
 )
-def test_what_the_share_names_is_trained_and_travels_and_nothing_else_moves(share, stem, frozen, optimizer):
+def test_only_the_share_is_trained_and_sent(share: str, stem: str, frozen: bool, optimizer: str) -> None:
     p = plan(share=share, stem=stem, stem_frozen=frozen, optimizer=optimizer, weight_decay=0.5, lr=0.01)
     before, model = train(p)
-    trains = SHARED[share] | (set() if frozen else STEM)
-    assert {n for n, w in model.named_parameters() if w.requires_grad} == trains
-    assert {n for n, w in model.named_parameters() if w.grad is not None} == trains
+    trained = SHARED[share] | (set() if frozen else STEM)
+    assert {n for n, w in model.named_parameters() if w.requires_grad} == trained
+    assert {n for n, w in model.named_parameters() if w.grad is not None} == trained
     moved = {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])}
-    assert moved == trains
+    assert moved == trained
     assert set(shared_names(model, p)) == SHARED[share] | (set() if stem == "private" else STEM)
 
 
-def test_share_all_is_as_it_was():
+def test_share_all_trains_and_sends_everything() -> None:
     p = plan()
     _, model = train(p)
     assert all(w.requires_grad for w in model.parameters())
     assert shared_names(model, p) == list(model.state_dict())
 
 
-def test_adapters_start_from_the_seed_and_change_nothing_at_first():
+def test_adapters_depend_on_the_seed_and_change_no_output_at_first() -> None:
     first, again, other = (build_model(plan(share="lora", seed=s), CLASSES) for s in (1, 1, 2))
     names = sorted(ADAPTERS)
     assert np.array_equal(pack(first, names), pack(again, names))
     assert not np.array_equal(pack(first, names), pack(other, names))
     with torch.inference_mode():
-        x = as_input(IMAGES)
+        x = to_model_input(IMAGES)
         assert torch.equal(first.eval()(x), build_model(plan(seed=1), CLASSES).eval()(x))
     ranks = {first.state_dict()[n].shape[0 if "_A" in n else 1] for n in names}
     assert ranks == {4}
@@ -90,7 +95,7 @@ def test_adapters_start_from_the_seed_and_change_nothing_at_first():
 
 @pytest.mark.parametrize("stem", ["learn", "private"])
 @pytest.mark.parametrize("share", ["head", "lora"])
-def test_a_round_of_the_common_model_is_twenty_times_smaller(share, stem):
+def test_head_and_adapters_are_at_least_twenty_times_smaller_than_the_model(share: str, stem: str) -> None:
     """ViT-Ti/16 at 224 on gray images, adapters of rank 4, four classes."""
     sizes = {}
     for name in ("all", share):
@@ -102,34 +107,34 @@ def test_a_round_of_the_common_model_is_twenty_times_smaller(share, stem):
     assert sizes["all"] >= 20 * sizes[share]
 
 
-def test_the_saved_model_is_an_ordinary_one_with_its_adapters_merged(tmp_path):
+def test_the_saved_model_is_an_ordinary_model_with_merged_adapters(tmp_path: Path) -> None:
     p = plan(share="lora", lr=0.1, local_epochs=3)
     before, model = train(p)
     save_model(model, p, list("abcd"), tmp_path / "m.safetensors")
     other = timm.create_model(p.model, num_classes=CLASSES, in_chans=1, img_size=32, **SMALL)
     other.load_state_dict(load_file(str(tmp_path / "m.safetensors")))
     with torch.inference_mode():
-        x = as_input(IMAGES)
-        ours, theirs = model.eval()(x), other.eval()(x)
-        assert (ours - theirs).abs().max() < 1e-5
-        # The adapters weigh more than rounding, and the model keeps them for the next round.
+        x = to_model_input(IMAGES)
+        expected, loaded = model.eval()(x), other.eval()(x)
+        assert (expected - loaded).abs().max() < 1e-5
+        # The adapters have an effect, and the model keeps them for the next round.
         without = timm.create_model(p.model, num_classes=CLASSES, in_chans=1, img_size=32, **SMALL)
         state = other.state_dict()
         state |= {n.replace(".base_layer", ""): v for n, v in before.items() if "base_layer" in n}
         without.load_state_dict(state)
-        assert (ours - without.eval()(x)).abs().max() > 1e-3
+        assert (expected - without.eval()(x)).abs().max() > 1e-3
     assert set(ADAPTERS) <= set(model.state_dict())
 
 
-def test_a_model_without_adapters_is_its_own_merged_one():
+def test_a_model_without_adapters_is_returned_unchanged() -> None:
     model = build_model(plan(share="head"), CLASSES)
-    assert merged(model) is model
+    assert merge_adapters(model) is model
 
 
 # ---- refusals ------------------------------------------------------------------------------------
 
 
-def test_adapters_are_refused_where_they_cannot_go():
+def test_adapters_are_refused_for_other_models() -> None:
     with pytest.raises(CipherwardError, match="share lora: resnet18 is not a Vision Transformer"):
         plan(share="lora", model="resnet18", model_args={})
     p = plan(share="lora", model="mobilevit_xxs", model_args={})
@@ -137,7 +142,7 @@ def test_adapters_are_refused_where_they_cannot_go():
         build_model(p, CLASSES)
 
 
-def test_without_peft_the_extra_is_named(monkeypatch):
+def test_the_error_without_peft_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(CipherwardError, match="share lora needs PEFT") as error:
         build_model(plan(share="lora"), CLASSES)
@@ -145,7 +150,7 @@ def test_without_peft_the_extra_is_named(monkeypatch):
     build_model(plan(share="head"), CLASSES)
 
 
-def test_frozen_batch_normalisation_keeps_its_statistics():
+def test_frozen_batch_normalisation_keeps_its_statistics() -> None:
     p = plan(share="head", model="mobilevit_xxs", model_args={})
     model = build_model(p, CLASSES)
     assert shared_names(model, p) == ["head.fc.weight", "head.fc.bias"]
@@ -162,8 +167,8 @@ def test_frozen_batch_normalisation_keeps_its_statistics():
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> str:
-    """A public weights file: of three colours and seven classes, so that building on it adapts."""
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Write a public weights file for three colours and seven classes, so that timm must adapt it."""
     torch.manual_seed(3)
     path = tmp_path_factory.mktemp("public") / "w.safetensors"
     save_file(
@@ -173,101 +178,113 @@ def weights(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    # One key for all: a model of stem `learn` reads the images of both.
-    return hospitals(tmp_path_factory.mktemp("shares"), plan(key_scope="consortium"))
+def places(tmp_path_factory: pytest.TempPathFactory) -> list[Place]:
+    """Seal two hospitals under one key, so that a model of stem `learn` reads the images of both."""
+    return seal_hospitals(tmp_path_factory.mktemp("shares"), plan(key_scope="consortium"))
 
 
 @pytest.mark.parametrize("stem", ["learn", "private"])
 @pytest.mark.parametrize("share", ["head", "lora"])
-def test_a_federation_sends_its_share_and_ends_in_an_ordinary_model(tmp_path, places, weights, share, stem):
+def test_a_federation_sends_its_share_and_saves_an_ordinary_model(
+    tmp_path: Path, places: list[Place], weights: str, share: str, stem: str
+) -> None:
     p = plan(share=share, stem=stem, weights=weights, key_scope="consortium", keep_updates=1, lr=0.1)
-    training = finished(tmp_path / "study", places, p)
+    training = run_study(tmp_path / "study", places, p)
     cloud = tmp_path / "study" / "cloud"
     tensors = load_file(str(cloud / "model.safetensors"))
     names = set(build_model(plan(), CLASSES).state_dict())
     assert set(tensors) == (names - STEM if stem == "private" else names)
     public = build_model(p.model_copy(update={"share": "all"}), CLASSES).state_dict()
     same = {n for n, v in tensors.items() if torch.equal(v, public[n])}
-    assert same == {n for n in tensors if not in_stem(n) and n not in HEAD and not _adapted(n, share)}
-    # What the hospitals measured is what the saved model does on their images.
+    assert same == {n for n in tensors if not in_stem(n) and n not in HEAD and not is_adapted(n, share)}
+    # The saved model has the figures that the hospitals measured.
     for place, row in zip(places, training["test"]["parties"], strict=True):
-        model = final_model(p, place, CLASSES, cloud / "model.safetensors")
+        model = load_final_model(p, place, CLASSES, cloud / "model.safetensors")
         test = place.sealed("test")
-        figures = measure(probabilities(model, test), np.asarray(test.labels))
+        figures = measure(predict_probabilities(model, test), np.asarray(test.labels))
         assert figures["loss"] == pytest.approx(row["loss"], abs=1e-5)
         if stem == "learn":
-            said = answer(open_model(cloud / "model.safetensors"), test)["answers"]
-            right = [a["class"] == test.classes[y] for a, y in zip(said, test.labels, strict=True)]
-            assert np.mean(right) == pytest.approx(row["accuracy"])
+            answers = answer_query(open_model(cloud / "model.safetensors"), test)["answers"]
+            correct = [a["class"] == test.classes[y] for a, y in zip(answers, test.labels, strict=True)]
+            assert np.mean(correct) == pytest.approx(row["accuracy"])
     sent = sum(public[n].numel() for n in HEAD)
     sent += sum(public[n].numel() for n in STEM) if stem == "learn" else 0
     sent += pack(build_model(p, CLASSES), sorted(ADAPTERS)).size if share == "lora" else 0
-    row = journal(cloud)[0]
+    row = read_journal(cloud)[0]
     assert row["bytes_up"] == pytest.approx(2 * 4 * sent, abs=2 * 400)
-    # The adversary reads it, too.
-    seen = observe(cloud)
-    assert all(len(u.after) == sent for u in seen.updates)
-    given = findings(seen, None, lambda: True)
-    assert len(given) == 2 and all(
-        f"share {share}: the update holds no gradients of" in f.why for f in given
+    # The adversary can read it too.
+    observed = observe(cloud)
+    assert all(len(u.after) == sent for u in observed.updates)
+    results = invert_updates(observed, None, lambda: True)
+    assert len(results) == 2 and all(
+        f"share {share}: the update holds no gradients of" in r.reason for r in results
     )
-    own = places[0].sealed("train")
-    images, labels = own.rows(np.arange(len(own))), np.array(own.labels)
-    first = scores(seen, images, labels, weights_of(seen, seen.updates[0].before))
-    # Weights that a hospital was sent in round 1 are those that the plan starts from.
-    assert np.abs(first - scores(seen, images, labels)).max() < 1e-4 < np.abs(first).max()
+    train_set = places[0].sealed("train")
+    images, labels = train_set.rows(np.arange(len(train_set))), np.array(train_set.labels)
+    first = membership_scores(
+        observed, images, labels, unpack_weights(observed, observed.updates[0].before)
+    )
+    # The weights that a hospital received in round 1 are those that the plan starts from.
+    assert np.abs(first - membership_scores(observed, images, labels)).max() < 1e-4 < np.abs(first).max()
 
 
-def _adapted(name: str, share: str) -> bool:
+def is_adapted(name: str, share: str) -> bool:
     return share == "lora" and name.endswith(".weight") and any(layer in name for layer in LAYERS)
 
 
-def test_a_hospital_without_the_public_weights_says_so(tmp_path, places, weights):
+def test_a_hospital_without_the_public_weights_gets_a_clear_error(
+    tmp_path: Path, places: list[Place], weights: str
+) -> None:
     p = plan(share="head", weights=weights, key_scope="consortium", retries=0)
-    gone = p.model_copy(update={"weights": "/nowhere/w.safetensors"})
+    missing = p.model_copy(update={"weights": "/nowhere/w.safetensors"})
     with pytest.raises(
         CipherwardError,
         match=r"share head starts from the plan's public weights, and /nowhere/w\.safetensors",
     ):
-        parties.training.client_app._built(gone.model_dump_json(), CLASSES)
-    parties.training.client_app._built(p.model_dump_json(), CLASSES)
-    whole = gone.model_copy(update={"share": "all"})
-    parties.training.client_app._built(whole.model_dump_json(), CLASSES)  # all of it travels
+        parties.training.client_app.build_base_model(missing.model_dump_json(), CLASSES)
+    parties.training.client_app.build_base_model(p.model_dump_json(), CLASSES)
+    whole = missing.model_copy(update={"share": "all"})
+    parties.training.client_app.build_base_model(whole.model_dump_json(), CLASSES)  # all weights are sent
 
 
 @pytest.mark.parametrize("share", ["head", "lora"])
-def test_a_hospital_with_another_encoder_is_refused_by_name(tmp_path, places, weights, share):
+def test_a_hospital_with_another_encoder_is_refused(
+    tmp_path: Path, places: list[Place], weights: str, share: str
+) -> None:
     p = plan(share=share, weights=weights, key_scope="consortium", retries=0, rounds=1)
     model = build_model(p, CLASSES)
-    grid = grid_of(places)
+    grid = make_grid(places)
     federation = Federation(grid, p)
     federation.base = base_digest(model, p)
     start = pack(model, shared_names(model, p))
     (tmp_path / "same").mkdir()
-    assert run_rounds(grid, p, federation, start, tmp_path / "same").round == 1
+    assert run_rounds(federation, start, tmp_path / "same").round == 1
     federation.base = base_digest(build_model(p.model_copy(update={"weights": "", "seed": 9}), CLASSES), p)
     with pytest.raises(CipherwardError, match=f"starts from under share {share} is not the coordinator's"):
-        run_rounds(grid, p, federation, start, tmp_path)
+        run_rounds(federation, start, tmp_path)
     assert base_digest(model, p.model_copy(update={"share": "all"})) == ""
 
 
 @pytest.mark.parametrize("share", ["head", "lora"])
-def test_central_and_plain_training_train_the_share_alone(tmp_path, places, weights, share):
+def test_central_and_plain_training_train_only_the_share(
+    tmp_path: Path, places: list[Place], weights: str, share: str
+) -> None:
     p = plan(share=share, weights=weights, train="central", key_scope="consortium", rounds=1)
     folders = [place.folder / "sealed" for place in places]
-    made = train_centrally(p, folders, tmp_path / "cloud")
+    training = train_centrally(p, folders, tmp_path / "cloud")
     tensors = load_file(str(tmp_path / "cloud" / "model.safetensors"))
     public = build_model(p.model_copy(update={"share": "all"}), CLASSES).state_dict()
-    wanted = {n for n in tensors if not in_stem(n) and n not in HEAD and not _adapted(n, share)}
-    assert {n for n, v in tensors.items() if torch.equal(v, public[n])} == wanted
-    assert np.sum(made["test"]["confusion"]) == sum(r["num-examples"] for r in made["test"]["parties"])
-    assert 0 <= made["test"]["calibration"]["ece"] <= 1
-    parts = [(place.settings.party, read_plain(place, "train")) for place in places]
-    val = together([read_plain(place, "val") for place in places])
+    frozen = {n for n in tensors if not in_stem(n) and n not in HEAD and not is_adapted(n, share)}
+    assert {n for n, v in tensors.items() if torch.equal(v, public[n])} == frozen
+    assert np.sum(training["test"]["confusion"]) == sum(
+        r["num-examples"] for r in training["test"]["parties"]
+    )
+    assert 0 <= training["test"]["calibration"]["ece"] <= 1
+    parts = [(place.settings.party, read_plain_images(place, "train")) for place in places]
+    val = concatenate([read_plain_images(place, "val") for place in places])
     model, _, _ = train_plain(p, parts, val, CLASSES, tmp_path / "plain.safetensors")
-    state = merged(model).state_dict()
-    assert {n for n, v in state.items() if torch.equal(v, public[n])} == wanted
+    state = merge_adapters(model).state_dict()
+    assert {n for n, v in state.items() if torch.equal(v, public[n])} == frozen
 
 
 # ---- the adversary -------------------------------------------------------------------------------
@@ -275,20 +292,20 @@ def test_central_and_plain_training_train_the_share_alone(tmp_path, places, weig
 
 @pytest.mark.parametrize("share", ["head", "lora"])
 @pytest.mark.parametrize("stem", ["plain", "private"])
-def test_attacks_on_updates_say_what_the_share_keeps_from_them(share, stem):
+def test_attacks_on_updates_report_what_the_share_hides(share: str, stem: str) -> None:
     p = one_step(share=share, stem=stem)
-    [several] = findings(update_of(p, IMAGES[:3], [0, 1, 2]), IMAGES, lambda: True)
+    [several] = invert_updates(update_of(p, IMAGES[:3], [0, 1, 2]), IMAGES, lambda: True)
     what = "the patch embedding or the encoder" if stem == "private" else "the encoder"
-    assert f"share {share}: the update holds no gradients of {what}'s own weights" in several.why
-    assert not several.found
-    [one] = findings(update_of(p, IMAGES[:1], [0]), IMAGES[:4], lambda: True)
-    # A candidate is still confirmed by training on it, and a stem that travels is still solved.
-    assert one.found and np.array_equal(one.images, IMAGES[:1])
+    assert f"share {share}: the update holds no gradients of {what}'s own weights" in several.reason
+    assert not several.is_confirmed
+    [one] = invert_updates(update_of(p, IMAGES[:1], [0]), IMAGES[:4], lambda: True)
+    # A candidate is still confirmed by training on it, and a stem that is sent is still solved.
+    assert one.is_confirmed and np.array_equal(one.images, IMAGES[:1])
 
 
-def test_attacks_on_updates_without_the_public_weights_say_so(weights):
+def test_attacks_on_updates_without_the_public_weights_report_it(weights: str) -> None:
     p = one_step(share="head", stem="learn", weights=weights)
-    seen = update_of(p, IMAGES[:1], [0])
-    gone = p.model_copy(update={"weights": "/nowhere/w.safetensors"})
-    [found] = findings(replace(seen, plan=gone), None, lambda: True)
-    assert not found.found and "w.safetensors, which is not here" in found.why
+    observed = update_of(p, IMAGES[:1], [0])
+    missing = p.model_copy(update={"weights": "/nowhere/w.safetensors"})
+    [result] = invert_updates(replace(observed, plan=missing), None, lambda: True)
+    assert not result.is_confirmed and "w.safetensors, which is not here" in result.reason

@@ -1,21 +1,31 @@
-"""Settings of local training: class weights, precision, compilation, and views of images before they are sealed."""
+"""Options of local training: class weights, precision, compilation, and augmentation before images are sealed."""
 
 from __future__ import annotations
+
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 
-from coordinator.model.training import PlainImages, flip_shift, image_weights, probabilities, train_locally
+from coordinator.model.training import (
+    PlainImages,
+    flip_shift,
+    image_weights,
+    predict_probabilities,
+    train_locally,
+)
 from coordinator.model.vit import build_model, pack
+from crypto.arrays import AnyArray, Int64Array, Rows
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.scheme import load
+from crypto.sets.dataset import SealedDataset
 from parties.training.views import Views
-from tests.support.local_training import data, plan
+from tests.support.local_training import plan, striped_images
 
 
-def test_balanced_classes_weigh_the_same_and_images_one_on_average():
+def test_balanced_classes_count_the_same_and_images_one_on_average() -> None:
     labels = torch.tensor([0, 0, 0, 0, 0, 3, 3, 1])
     weights = image_weights(plan(class_weights="balanced"), labels)
     sums = [float(weights[labels == c].sum()) for c in (0, 1, 3)]
@@ -23,140 +33,155 @@ def test_balanced_classes_weigh_the_same_and_images_one_on_average():
     assert torch.equal(image_weights(plan(), labels), torch.ones(8))
 
 
-def test_class_weights_help_the_class_that_is_rare():
-    both = data(96)
+def test_class_weights_help_a_rare_class() -> None:
+    both = striped_images(96)
     keep = np.flatnonzero((both.labels == 0) | (np.arange(96) % 16 == 1))  # 48 against 6
-    skewed, test = PlainImages(both.images[keep], both.labels[keep]), data(40, seed=1)
-    found = {}
+    skewed, test = PlainImages(both.images[keep], both.labels[keep]), striped_images(40, seed=1)
+    probabilities = {}
     for weights in ("none", "balanced"):
         p = plan(class_weights=weights, rounds=1, local_epochs=3)
         model = build_model(p, 2)
         train_locally(model, skewed, p, 1, "a")
-        found[weights] = probabilities(model, test)[test.labels == 1, 1].mean()
-    assert found["balanced"] > found["none"] + 0.1
+        probabilities[weights] = predict_probabilities(model, test)[test.labels == 1, 1].mean()
+    assert probabilities["balanced"] > probabilities["none"] + 0.1
 
 
-def test_weights_of_one_leave_training_as_it_is():
-    """Balanced classes of equal size: the same steps, to rounding, as without weights."""
+def test_balanced_weights_change_nothing_if_classes_have_equal_sizes() -> None:
+    """The steps are the same up to rounding."""
     ends = []
     for weights in ("none", "balanced"):
         model = build_model(plan(), 2)
-        train_locally(model, data(), plan(class_weights=weights), 1, "a")
+        train_locally(model, striped_images(), plan(class_weights=weights), 1, "a")
         ends.append(pack(model))
-    assert np.allclose(*ends, atol=1e-6)
+    assert np.allclose(ends[0], ends[1], atol=1e-6)
 
 
-def test_bfloat16_trains_in_half_precision_and_keeps_float32_weights():
-    seen = []
+def test_bfloat16_trains_in_half_precision_and_keeps_float32_weights() -> None:
+    dtypes: list[torch.dtype] = []
     p = plan(precision="bfloat16")
     model = build_model(p, 2)
-    model.head.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
-    train_locally(model, data(), p, 1, "a")
-    assert set(seen) == {torch.bfloat16} and pack(model).dtype == np.float32
+    model.get_submodule("head").register_forward_hook(lambda module, inputs, out: dtypes.append(out.dtype))
+    train_locally(model, striped_images(), p, 1, "a")
+    assert set(dtypes) == {torch.bfloat16} and pack(model).dtype == np.float32
     assert {v.dtype for v in model.state_dict().values()} == {torch.float32}
     exact = build_model(plan(), 2)
-    train_locally(exact, data(), plan(), 1, "a")
+    train_locally(exact, striped_images(), plan(), 1, "a")
     assert 0 < np.abs(pack(model) - pack(exact)).max() < 0.1
 
 
-def test_what_torch_compiles_is_what_trains(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch, "compile", lambda model: compiled.append(model) or model)
+def test_training_runs_the_compiled_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[torch.nn.Module] = []
+
+    def record(model: torch.nn.Module) -> torch.nn.Module:
+        compiled.append(model)
+        return model
+
+    monkeypatch.setattr(torch, "compile", record)
     model = build_model(plan(), 2)
-    train_locally(model, data(), plan(), 1, "a")
+    train_locally(model, striped_images(), plan(), 1, "a")
     assert compiled == []
-    train_locally(model, data(), plan(compile=True), 1, "a")
+    train_locally(model, striped_images(), plan(compile=True), 1, "a")
     assert compiled == [model]
 
 
-def test_a_machine_without_a_compiler_says_so(monkeypatch):
-    def fails(images):
+def test_a_machine_without_a_compiler_gives_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(images: torch.Tensor) -> torch.Tensor:
         raise torch._dynamo.exc.TorchDynamoException("no C++ compiler\nand a long trace")
 
     monkeypatch.setattr(torch, "compile", lambda model: fails)
     with pytest.raises(
         CipherwardError, match=r"torch.compile does not work here: .*no C.. compiler"
-    ) as said:
-        train_locally(build_model(plan(), 2), data(), plan(compile=True), 1, "a")
-    assert said.value.hint == "set compile to false" and "long trace" not in str(said.value)
+    ) as error:
+        train_locally(build_model(plan(), 2), striped_images(), plan(compile=True), 1, "a")
+    assert error.value.hint == "set compile to false" and "long trace" not in str(error.value)
 
 
 @pytest.mark.slow
-def test_a_compiled_model_trains_alike():
+def test_a_compiled_model_trains_alike() -> None:
     ends = []
     for compiled in (False, True):
         p = plan(compile=compiled)
         model = build_model(p, 2)
-        train_locally(model, data(), p, 1, "a")
+        train_locally(model, striped_images(), p, 1, "a")
         ends.append(pack(model))
-    assert np.allclose(*ends, atol=1e-3) and not np.allclose(
+    assert np.allclose(ends[0], ends[1], atol=1e-3) and not np.allclose(
         ends[0], pack(build_model(plan(), 2)), atol=1e-3
     )
 
 
-def test_views_are_mirrored_and_moved_and_repeat_the_edge():
+def test_views_are_mirrored_and_shifted_and_repeat_the_edge() -> None:
     image = np.arange(16 * 16, dtype=np.uint8).reshape(1, 16, 16, 1)
     images = np.repeat(image, 600, 0)
     views = flip_shift(images, np.random.default_rng(0))
     assert views.shape == images.shape and views.dtype == np.uint8 and np.array_equal(images[:1], image)
-    found = set()
+    variants = set()
     for view in views[..., 0]:
         for mirrored in (False, True):
             for down in range(-2, 3):
                 for right in range(-2, 3):
                     rows = np.clip(np.arange(16) - down, 0, 15)
                     columns = np.clip(np.arange(16) - right, 0, 15)
-                    made = image[0, :, :, 0][rows[:, None], columns[::-1] if mirrored else columns]
-                    if np.array_equal(view, made):
-                        found.add((mirrored, down, right))
-    assert len(found) == 50  # every mirror and move occurs, and nothing else does
+                    variant = image[0, :, :, 0][rows[:, None], columns[::-1] if mirrored else columns]
+                    if np.array_equal(view, variant):
+                        variants.add((mirrored, down, right))
+    assert len(variants) == 50  # every mirror and shift occurs, and nothing else does
     assert len(np.unique(views, axis=0)) == 50
 
 
 @pytest.mark.parametrize("scheme", ["block_pixel_shuffle", "orthogonal", "value_shuffle"])
-def test_views_of_sealed_images_are_sealed_views(scheme):
-    class Sealed:
-        """The three things that Views asks of a sealed set."""
+def test_views_of_sealed_images_are_sealed_views(scheme: str) -> None:
+    class FakeSealedSet:
+        """The parts of a sealed set that Views uses."""
 
         labels = np.arange(4)
 
-        def rows(self, rows):
+        def rows(self, rows: Rows) -> AnyArray:
             return sealed[rows]
 
     cipher = load(plan(scheme=scheme).describe()).cipher(SecretKey.generate())
-    plain = data(4)
+    plain = striped_images(4)
     sealed = cipher.encrypt(plain.images)
-    views = Views(Sealed(), cipher)
+    views = Views(cast(SealedDataset, FakeSealedSet()), cipher)
     rows = np.array([2, 0, 3])
-    found = views.views(rows, np.random.default_rng(5))
-    wanted = cipher.encrypt(plain.views(rows, np.random.default_rng(5)))
-    assert np.array_equal(found, wanted) and not np.array_equal(found, sealed[rows])
+    result = views.views(rows, np.random.default_rng(5))
+    expected = cipher.encrypt(plain.views(rows, np.random.default_rng(5)))
+    assert np.array_equal(result, expected) and not np.array_equal(result, sealed[rows])
     assert np.array_equal(views.rows(rows), sealed[rows])
 
 
-def test_views_are_trained_on_in_an_order_that_they_do_not_change():
+class RecordingImages:
+    """Images that record which rows were requested."""
+
+    def __init__(self, images: PlainImages) -> None:
+        self.images = images
+        self.requested: list[Rows] = []
+
+    @property
+    def labels(self) -> Int64Array:
+        return self.images.labels
+
+    def rows(self, rows: Rows) -> AnyArray:
+        self.requested.append(rows)
+        return self.images.rows(rows)
+
+    def views(self, rows: Rows, random: np.random.Generator) -> AnyArray:
+        self.requested.append(rows)
+        return self.images.views(rows, random)
+
+
+def test_augmentation_does_not_change_the_order_of_the_images() -> None:
     orders = {}
     for augment in ("none", "flip_shift"):
-        seen: list[np.ndarray] = []
-
-        class Watched(PlainImages):
-            def rows(self, rows, seen=seen):
-                seen.append(rows)
-                return super().rows(rows)
-
-            def views(self, rows, random, seen=seen):
-                seen.append(rows)
-                return super().views(rows, random)
-
-        model, both = build_model(plan(), 2), data()
+        images = RecordingImages(striped_images())
+        model = build_model(plan(), 2)
         p = plan(stem="private", augment=augment)
-        train_locally(model, Watched(both.images, both.labels), p, 1, "a")
-        orders[augment] = np.concatenate(seen), pack(model)
+        train_locally(model, images, p, 1, "a")
+        orders[augment] = np.concatenate(images.requested), pack(model)
     assert np.array_equal(orders["none"][0], orders["flip_shift"][0])
     assert not np.array_equal(orders["none"][1], orders["flip_shift"][1])
 
 
-def test_a_plan_refuses_views_that_the_cloud_could_pair():
+def test_a_plan_refuses_augmentation_whose_views_the_cloud_could_pair() -> None:
     for changes in ({}, {"train": "central"}, {"scheme": "le", "block": 4}):
         with pytest.raises(CipherwardError, match="augment goes with stem private or plain"):
             plan(augment="flip_shift", **changes)

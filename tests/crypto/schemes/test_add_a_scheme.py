@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from coordinator.adversary.decode.reidentify import link
+from crypto.arrays import UInt8Array
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
-from crypto.scheme import SCHEMES, describe, load
+from crypto.scheme import SCHEMES, always_has_row_keys, carries_stem, describe, load
 from crypto.sets.dataset import SealedDataset
 from crypto.sets.writer import seal_images
-from parties.scoring.truth import linkable
+from crypto.symmetry import Orbit
+from parties.scoring.truth import linkable_rate
 from tests.support import make_vectors, reference, scheme_checks
-from tests.support.truth import made_truth
+from tests.support.truth import make_truth
+
+#: add(source) puts a scheme's file where a user would, and returns its file of vectors.
+AddScheme = Callable[[str], Path]
 
 NAME = "upside_down"
 SOURCE = '''
@@ -56,8 +63,8 @@ class UpsideDown:
 '''
 
 
-def by_hand(image: np.ndarray, block: int, k1: list[int], over: list[int], negative: bool) -> np.ndarray:
-    """The scheme's steps, one pixel at a time."""
+def by_hand(image: UInt8Array, block: int, k1: list[int], over: list[int], negative: bool) -> UInt8Array:
+    """Follow the scheme's steps, one pixel at a time."""
     out = np.zeros_like(image)
     across = image.shape[1] // block
     for i in range(len(k1)):
@@ -65,16 +72,16 @@ def by_hand(image: np.ndarray, block: int, k1: list[int], over: list[int], negat
             for c in range(block):
                 row = block - 1 - r if over[i] else r
                 value = image[k1[i] // across * block + row, k1[i] % across * block + c]
-                place = (i // across * block + r, i % across * block + c)
-                out[place] = 255 - value if negative and c >= block // 2 else value
+                target = (i // across * block + r, i % across * block + c)
+                out[target] = 255 - value if negative and c >= block // 2 else value
     return out
 
 
-def vector(shape: tuple[int, int, int], block: int, scope: str, negative: bool) -> dict:
+def vector(shape: tuple[int, int, int], block: int, scope: str, negative: bool) -> dict[str, Any]:
     nonce = {"nonce": make_vectors.NONCE} if scope == "image" else {}
-    where = (make_vectors.NONCE, str(make_vectors.ROW)) if scope == "image" else ("", "")
+    nonce_and_row = (make_vectors.NONCE, str(make_vectors.ROW)) if scope == "image" else ("", "")
     spec = {"name": NAME, "version": 3, "image_shape": list(shape), "block": block, "key_scope": scope}
-    sub = reference.sub_key(make_vectors.KEY, NAME, 3, scope, *where)
+    sub = reference.sub_key(make_vectors.KEY, NAME, 3, scope, *nonce_and_row)
     n = shape[0] * shape[1] // block**2
     k1, over = reference.permutation(sub, "K1", n), reference.bits(sub, "over", n)
     sealed = by_hand(make_vectors.picture(shape), block, k1, over, negative)
@@ -88,13 +95,14 @@ def vector(shape: tuple[int, int, int], block: int, scope: str, negative: bool) 
 
 
 @pytest.fixture
-def add(tmp_path, monkeypatch):
-    """add(source) puts the scheme where a user would; gives its file of vectors."""
+def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AddScheme:
+    """Return a function that adds a scheme from its source."""
 
-    def added(source: str) -> Path:
+    def add_scheme(source: str) -> Path:
         file = tmp_path / f"{NAME}.py"
         file.write_text(source)
         module_spec = importlib.util.spec_from_file_location(NAME, file)
+        assert module_spec is not None and module_spec.loader is not None
         module = importlib.util.module_from_spec(module_spec)
         module_spec.loader.exec_module(module)
         monkeypatch.setitem(SCHEMES, NAME, module.UpsideDown)
@@ -103,10 +111,10 @@ def add(tmp_path, monkeypatch):
         make_vectors.write(vectors, [vector(*setting) for setting in settings])
         return vectors
 
-    return added
+    return add_scheme
 
 
-def test_a_new_scheme_passes_every_check(add):
+def test_a_new_scheme_passes_every_check(add: AddScheme) -> None:
     path = add(SOURCE)
     checks = list(scheme_checks.every_check(NAME, path))
     assert len(checks) == 2 + len(scheme_checks.PROPERTIES)
@@ -115,7 +123,7 @@ def test_a_new_scheme_passes_every_check(add):
 
 
 @pytest.mark.parametrize("scope", ["party", "image"])
-def test_a_new_scheme_seals_sets(add, tmp_path, scope):
+def test_a_new_scheme_seals_sets(add: AddScheme, tmp_path: Path, scope: str) -> None:
     add(SOURCE)
     images = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 1), dtype=np.uint8)
     key, spec = SecretKey(bytes(range(32))), describe(NAME, (16, 16, 1), 4, scope, {"negative": True})
@@ -131,11 +139,19 @@ def test_a_new_scheme_seals_sets(add, tmp_path, scope):
     assert np.array_equal(load(sealed.spec).cipher(key).decrypt(sealed.images(4, 7), first=4), images[4:7])
 
 
-def test_of_a_new_scheme_nothing_is_claimed_that_is_not_known(add):
+def test_a_new_scheme_need_not_declare_public_facts(add: AddScheme) -> None:
+    add(SOURCE)
+    scheme = load(describe(NAME, (16, 16, 1), 4))
+    assert scheme.orbit == Orbit(shifts=True) and scheme.unit_layout is None and not scheme.moves_blocks
+    assert scheme.kept is None and scheme.invariant_tolerance == 0
+    assert not carries_stem(NAME) and not always_has_row_keys(NAME)
+
+
+def test_nothing_unknown_is_claimed_of_a_new_scheme(add: AddScheme) -> None:
     add(SOURCE)
     images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 1), dtype=np.uint8)
-    truth = made_truth(images[:20], images[20:], NAME, block=4)
-    assert linkable(truth) is None
+    truth = make_truth(images[:20], images[20:], NAME, block=4)
+    assert linkable_rate(truth) is None
     with pytest.raises(CipherwardError, match="not known what upside_down leaves"):
         link(truth.spec, lambda rows: truth.sealed[rows], np.arange(4), images)
 
@@ -157,7 +173,7 @@ CHECKS = {check.__name__: check for check in scheme_checks.PROPERTIES}
         ("return {", "sub = type(sub)(bytes(32)); return {", "scopes_hold"),
     ],
 )
-def test_a_wrong_one_is_caught(add, right, wrong, caught_by):
+def test_a_wrong_one_is_caught(add: AddScheme, right: str, wrong: str, caught_by: str) -> None:
     assert SOURCE.count(right) == 1
     path = add(SOURCE.replace(right, wrong))
     with pytest.raises((AssertionError, CipherwardError)):

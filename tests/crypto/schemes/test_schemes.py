@@ -1,6 +1,8 @@
-"""Describing and loading schemes: what is refused, and how it is told."""
+"""Describe and load schemes: which settings are refused, and with which message."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from crypto.spec import KEY_SCOPES, SchemeSpec
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"name": "rot13"}, "unknown scheme 'rot13'"),
         ({"image_shape": (60, 64, 1)}, "blocks of 8 do not divide an image of 60×64"),
@@ -27,21 +29,21 @@ from crypto.spec import KEY_SCOPES, SchemeSpec
         ({"name": "value_shuffle", "options": {"fixed": 3}}, "fixed"),
     ],
 )
-def test_bad_specs_are_told(change, said):
-    settings_ = {"name": "block_pixel_shuffle", "image_shape": (64, 64, 1), "block": 8} | change
-    with pytest.raises(CipherwardError, match=said) as error:
-        describe(**settings_)
+def test_bad_specs_are_refused(change: dict[str, Any], message: str) -> None:
+    settings: dict[str, Any] = {"name": "block_pixel_shuffle", "image_shape": (64, 64, 1), "block": 8}
+    with pytest.raises(CipherwardError, match=message) as error:
+        describe(**settings | change)
     assert error.value.hint
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_an_option_that_no_scheme_has_is_refused(name):
+def test_an_option_that_no_scheme_has_is_refused(name: str) -> None:
     with pytest.raises(CipherwardError, match="rounds"):
         describe(name, (32, 32, 3), 8, options={"rounds": 3})
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_nonces_are_fresh_public_and_only_where_each_image_has_a_key(name):
+def test_nonces_are_fresh_public_and_only_where_each_image_has_a_key(name: str) -> None:
     for scope in KEY_SCOPES:
         first, second = (describe(name, (32, 32, 3), 8, scope).options for _ in range(2))
         if name in ("noise", "permuted") or scope == "image":
@@ -51,13 +53,13 @@ def test_nonces_are_fresh_public_and_only_where_each_image_has_a_key(name):
 
 
 @pytest.mark.parametrize("name", ["noise", "block_pixel_shuffle", "etc"])
-def test_a_key_an_image_needs_a_nonce(name):
+def test_a_key_an_image_needs_a_nonce(name: str) -> None:
     known = describe(name, (32, 32, 3), 8, "image")
     with pytest.raises(CipherwardError, match="nonce"):
         load(SchemeSpec(name, known.version, (32, 32, 3), 8, "image", {}))
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_another_version_is_refused(name):
+def test_another_version_is_refused(name: str) -> None:
     with pytest.raises(CipherwardError, match="version 99 was asked for"):
         load(SchemeSpec(name, 99, (8, 8, 1), 8, options={"nonce": "00" * 16}))

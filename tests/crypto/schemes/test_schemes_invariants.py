@@ -1,48 +1,50 @@
-"""What each scheme keeps of an image, and where its key is the same: an attack may count on these."""
+"""What each scheme keeps of an image, and where its key is the same: attacks rely on both."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from coordinator.exchange import linking as invariants
+from crypto.arrays import AnyArray, BoolArray
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
-from crypto.scheme import SCHEMES, describe, load
+from crypto.scheme import SCHEMES, describe, kept_by, load
 from tests.support.reference_schemes import cut, values, ycbcr_side_by_side
 from tests.support.scheme_checks import PROFILE, Case, cases, file_of
 
 KEY = SecretKey(bytes(range(32)))
 
 
-def folded(picture: np.ndarray, top: int = 255) -> np.ndarray:
-    """min(v, top - v): the same for a value and its negative."""
-    return np.minimum(picture, top - picture)
+def folded(picture: AnyArray, top: int = 255) -> AnyArray:
+    """Return min(v, top - v), the same for a value and its negative."""
+    smaller: AnyArray = np.minimum(picture, top - picture)
+    return smaller
 
 
-def nibbles(picture: np.ndarray) -> np.ndarray:
-    """uint8 [h, w, 2c]: low and high half-bytes."""
+def nibbles(picture: AnyArray) -> AnyArray:
+    """Return low and high half-bytes, uint8 [h, w, 2c]."""
     return np.concatenate([picture & 15, picture >> 4], -1)
 
 
-def bags(picture: np.ndarray, block: int) -> list[tuple[int, ...]]:
-    """The values of each block, in order of size; blocks in their order."""
+def bags(picture: AnyArray, block: int) -> list[tuple[int, ...]]:
+    """Return the values of each block, in order of size; blocks in their order."""
     return [tuple(sorted(values(piece))) for piece in cut(picture, block)]
 
 
-def pixel_bags(picture: np.ndarray, block: int) -> list[tuple[tuple[int, ...], ...]]:
-    """The pixels of each block, whatever the order of the pixels and of their components."""
+def pixel_bags(picture: AnyArray, block: int) -> list[tuple[tuple[int, ...], ...]]:
+    """Return the pixels of each block, in any order of the pixels and of their components."""
     return [
         tuple(sorted(tuple(sorted(int(v) for v in pixel)) for pixel in piece.reshape(-1, piece.shape[2])))
         for piece in cut(picture, block)
     ]
 
 
-def quarters(picture: np.ndarray, block: int) -> list[tuple[tuple[tuple[int, ...], ...], ...]]:
-    """Of each block its four sub-blocks in place, each as a bag of whole pixels."""
+def quarters(picture: AnyArray, block: int) -> list[tuple[tuple[tuple[int, ...], ...], ...]]:
+    """Return of each block its four sub-blocks in place, each as a bag of pixels."""
     return [
         tuple(
             tuple(sorted(tuple(p) for p in q.reshape(-1, q.shape[2]).tolist()))
@@ -52,7 +54,7 @@ def quarters(picture: np.ndarray, block: int) -> list[tuple[tuple[tuple[int, ...
     ]
 
 
-def keeps_block_pixel_shuffle(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+def keeps_block_pixel_shuffle(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     for channel in range(plain.shape[2]):
         before, after = (np.bincount(x[..., channel].ravel(), minlength=256) for x in (plain, sealed))
         assert np.array_equal(before, after)
@@ -60,76 +62,76 @@ def keeps_block_pixel_shuffle(plain: np.ndarray, sealed: np.ndarray, case: Case)
     assert sorted(quarters(sealed, block)) == sorted(quarters(plain, block))
 
 
-def keeps_value_shuffle(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+def keeps_value_shuffle(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     assert np.array_equal(np.sort(sealed.ravel()), np.sort(plain.ravel()))
     assert sorted(bags(sealed, case.spec.block)) == sorted(bags(plain, case.spec.block))
 
 
-def keeps_block_pixel(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+def keeps_block_pixel(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     block = case.spec.block
     assert sorted(bags(folded(sealed), block)) == sorted(bags(folded(plain), block))
 
 
-def keeps_le(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+def keeps_le(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     before, after = (bags(folded(nibbles(x), 15), case.spec.block) for x in (plain, sealed))
     assert after == before
 
 
-def keeps_ele(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+def keeps_ele(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     before, after = (bags(folded(nibbles(x), 15), case.spec.block) for x in (plain, sealed))
     assert sorted(after) == sorted(before)
 
 
-def keeps_pe(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+def keeps_pe(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     before, after = folded(plain), folded(sealed)
     if case.spec.options.get("colour_shuffle"):
         before, after = np.sort(before, -1), np.sort(after, -1)
     assert np.array_equal(after, before)
 
 
-def keeps_etc(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+def keeps_etc(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     if case.spec.options.get("form") == "gray":
         plain = ycbcr_side_by_side(plain)
     block = case.spec.block
     assert sorted(pixel_bags(folded(sealed), block)) == sorted(pixel_bags(folded(plain), block))
 
 
-def keeps_orthogonal(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+def keeps_orthogonal(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     for before, after in zip(cut(plain, case.spec.block), cut(sealed, case.spec.block), strict=True):
         energy = ((before - 127.5) ** 2).sum()
         assert math.isclose(((after.astype(float) - 127.5) ** 2).sum(), energy, rel_tol=1e-4)
 
 
-def keeps_permuted(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+def keeps_permuted(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     assert np.array_equal(np.sort(sealed.ravel()), np.sort(plain.ravel()))
 
 
-def keeps_plain(plain: np.ndarray, sealed: np.ndarray, case: Case) -> None:
+def keeps_plain(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     assert np.array_equal(sealed, plain)
 
 
-KEPT = {
+CHECKS = {
     name.removeprefix("keeps_"): check for name, check in globals().items() if name.startswith("keeps_")
 }
 
 
-def test_what_links_images_is_tried_here():
-    assert set(KEPT) == set(invariants.KEPT) - {"noise"} <= set(SCHEMES)
+def test_every_declared_invariant_is_checked_here() -> None:
+    assert set(CHECKS) == {name for name in SCHEMES if kept_by(name)} - {"noise"}
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_what_a_scheme_keeps(name):
+@pytest.mark.parametrize("name", CHECKS)
+def test_what_a_scheme_keeps(name: str) -> None:
     @settings(PROFILE, max_examples=20)
     @given(case=cases(name, file_of(name)))
-    def tried(case):
+    def try_case(case: Case) -> None:
         plain = case.pictures(2)
         for before, after in zip(plain, case.cipher().encrypt(plain, first=case.first), strict=True):
-            KEPT[name](before, after, case)
+            CHECKS[name](before, after, case)
 
-    tried()
+    try_case()
 
 
-def test_noise_keeps_no_histogram():
+def test_noise_keeps_no_histogram() -> None:
     spec = describe("noise", (64, 64, 1), 8)
     sealed = load(spec).cipher(KEY).encrypt(np.zeros((4, 64, 64, 1), np.uint8))
     counts = np.bincount(sealed.ravel(), minlength=256)  # chi-squared, 255 degrees: 99.99 % below 348
@@ -138,7 +140,7 @@ def test_noise_keeps_no_histogram():
 
 
 def same_in_every_block(name: str, **options: object) -> bool:
-    """Whether a picture of one repeated block is sealed to one repeated block."""
+    """Return whether a picture of one repeated block is sealed to one repeated block."""
     spec = describe(name, (32, 32, 3), 8, options=options)
     tile = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     sealed = load(spec).cipher(KEY).encrypt(np.tile(tile, (4, 4, 1))[None])[0]
@@ -146,16 +148,16 @@ def same_in_every_block(name: str, **options: object) -> bool:
 
 
 @pytest.mark.parametrize("name", ["block_pixel_shuffle", "value_shuffle", "le", "orthogonal"])
-def test_one_key_serves_every_block(name):
+def test_one_key_serves_every_block(name: str) -> None:
     assert same_in_every_block(name)
 
 
 @pytest.mark.parametrize("name", ["block_pixel", "ele", "etc", "pe", "noise", "permuted"])
-def test_every_block_has_a_key_of_its_own(name):
+def test_every_block_has_a_key_of_its_own(name: str) -> None:
     assert not same_in_every_block(name)
 
 
-def test_block_pixel_shuffle_has_one_k2_for_its_sub_blocks():
+def test_block_pixel_shuffle_has_one_k2_for_its_sub_blocks() -> None:
     spec = describe("block_pixel_shuffle", (32, 32, 3), 8)
     tile = np.random.default_rng(1).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     sealed = load(spec).cipher(KEY).encrypt(np.tile(tile, (8, 8, 1))[None])[0]
@@ -165,15 +167,15 @@ def test_block_pixel_shuffle_has_one_k2_for_its_sub_blocks():
 @pytest.mark.parametrize(
     ("fixed_blocks", "fixed_values"), [(0, 0), (5, 0), (0, 100), (12, 150), (15, 191), (16, 192)]
 )
-def test_restricted_permutations_leave_what_they_promise(fixed_blocks, fixed_values):
+def test_restricted_permutations_leave_what_they_promise(fixed_blocks: int, fixed_values: int) -> None:
     options = {"fixed_blocks": fixed_blocks, "fixed_values": fixed_values}
     spec = describe("value_shuffle", (32, 32, 3), 8, options=options)  # 16 blocks of 192 values
-    stayed: dict[str, list[np.ndarray]] = {"K1": [], "K2": []}
+    stayed: dict[str, list[BoolArray]] = {"K1": [], "K2": []}
     for i in range(200):
         parts = load(spec).parts(SecretKey(i.to_bytes(32, "big")))
-        for part, kept in stayed.items():
+        for part, rows in stayed.items():
             assert sorted(parts[part].tolist()) == list(range(len(parts[part])))
-            kept.append(parts[part] == np.arange(len(parts[part])))
+            rows.append(parts[part] == np.arange(len(parts[part])))
     for part, fixed, n in (("K1", fixed_blocks, 16), ("K2", fixed_values, 192)):
         counts = np.sum(stayed[part], 1)
         assert counts.min() >= fixed
@@ -186,12 +188,13 @@ def test_restricted_permutations_leave_what_they_promise(fixed_blocks, fixed_val
 
 
 @pytest.mark.parametrize("options", [{"fixed_blocks": 17}, {"fixed_values": 193}, {"fixed_blocks": -1}])
-def test_more_than_all_cannot_stay(options):
+def test_more_than_all_cannot_stay(options: dict[str, Any]) -> None:
     with pytest.raises(CipherwardError):
         describe("value_shuffle", (32, 32, 3), 8, options=options)
 
 
 def log2_factorial(n: int) -> float:
+    """Return log2(n!) from the integer, independently of crypto.spec."""
     return math.log2(math.factorial(n))
 
 
@@ -218,13 +221,15 @@ def log2_factorial(n: int) -> float:
         ("plain", (32, 32, 1), 8, {}, 0),
     ],
 )
-def test_key_spaces_of_the_papers(name, shape, block, options, bits):
+def test_key_spaces_of_the_papers(
+    name: str, shape: tuple[int, int, int], block: int, options: dict[str, Any], bits: float
+) -> None:
     scheme = load(describe(name, shape, block, options=options))
     assert abs(scheme.formula_bits() - bits) < 1
     assert scheme.effective_bits() == min(256, scheme.formula_bits())
 
 
-def test_what_stays_in_place_is_no_key():
+def test_what_stays_in_place_is_no_key() -> None:
     def bits(**options: int) -> float:
         return load(describe("value_shuffle", (32, 32, 3), 8, options=options)).formula_bits()
 
@@ -232,7 +237,7 @@ def test_what_stays_in_place_is_no_key():
     assert bits(fixed_blocks=8) < bits() and bits(fixed_values=100) < bits()
 
 
-def test_the_way_through_ycbcr_loses_one_gray_level_at_most():
+def test_the_way_through_ycbcr_loses_one_gray_level_at_most() -> None:
     # Every fifth level of each component, the ends included: 52³ colours, as 416 × 338 pixels.
     levels = np.arange(0, 256, 5, dtype=np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, 416, 338, 3)

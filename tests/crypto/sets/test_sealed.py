@@ -1,8 +1,11 @@
-"""Sealed sets: what is written, what is read, and what is refused by name."""
+"""Sealed sets: what is written and read, and that every defect is named."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,33 +17,33 @@ from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from crypto.sets.dataset import SealedDataset, manifest_mac
 from crypto.sets.writer import seal_images
-from tests.support.sealed import IMAGES, LABELS, SHAPE, N, files, seal, source, spoilt
+from tests.support.sealed import COUNT, IMAGES, LABELS, SHAPE, contents, flip_bit, read_image, seal
 
 
-def test_round_trip(tmp_path, key):
+def test_round_trip(tmp_path: Path, key: SecretKey) -> None:
     dataset, rows = seal(tmp_path / "s", key)
-    assert len(dataset) == N and rows.tolist() == list(range(N))
+    assert len(dataset) == COUNT and rows.tolist() == list(range(COUNT))
     assert np.array_equal(dataset.labels, LABELS) and dataset.classes == ["x", "y", "z"]
     cipher = load(dataset.spec).cipher(key)
-    assert np.array_equal(cipher.decrypt(np.asarray(dataset.images(0, N))), IMAGES)
+    assert np.array_equal(cipher.decrypt(np.asarray(dataset.images(0, COUNT))), IMAGES)
     # Within a shard, across shards, by rows in any order, empty.
     assert isinstance(dataset.images(1, 7), np.memmap)
-    assert np.array_equal(dataset.images(5, 21), dataset.images(0, N)[5:21])
-    some = np.array([39, 0, 8, 8, 17])
-    assert np.array_equal(dataset.rows(some), dataset.images(0, N)[some])
+    assert np.array_equal(dataset.images(5, 21), dataset.images(0, COUNT)[5:21])
+    rows = np.array([39, 0, 8, 8, 17])
+    assert np.array_equal(dataset.rows(rows), dataset.images(0, COUNT)[rows])
     assert len(dataset.images(4, 4)) == 0
     dataset.verify(key)
     assert SealedDataset.open(tmp_path / "s").digest == dataset.digest
 
 
-def test_file_names_and_plain_bytes_stay_out(tmp_path, key):
+def test_file_names_and_plain_bytes_stay_out(tmp_path: Path, key: SecretKey) -> None:
     seal(tmp_path / "s", key, name="folder /home/ada/patients/mueller.png")
-    for name, data in files(tmp_path / "s").items():
+    for name, data in contents(tmp_path / "s").items():
         assert b"mueller" not in data, name
         assert IMAGES[0].tobytes()[:32] not in data, name
 
 
-def test_shards_are_what_safetensors_itself_would_write(tmp_path, key):
+def test_shards_are_what_safetensors_itself_would_write(tmp_path: Path, key: SecretKey) -> None:
     for scheme in ("block_pixel_shuffle", "orthogonal"):  # uint8, float32
         dataset, _ = seal(tmp_path / scheme, key, spec=describe(scheme, SHAPE, 8))
         path = tmp_path / scheme / "images-00001.safetensors"
@@ -51,12 +54,12 @@ def test_shards_are_what_safetensors_itself_would_write(tmp_path, key):
         assert np.array_equal(tensors["images"], dataset.rows(rows))
 
 
-def test_every_flipped_bit_is_named(tmp_path, key):
+def test_every_flipped_bit_is_named(tmp_path: Path, key: SecretKey) -> None:
     folder = tmp_path / "s"
     spec = describe("noise", SHAPE, 8)
-    seal_images(folder, source, LABELS, ["ä", "y", "z"], key, spec, "s", shard_bytes=20 * 256)
+    seal_images(folder, read_image, LABELS, ["ä", "y", "z"], key, spec, "s", shard_bytes=20 * 256)
     generator = np.random.default_rng(0)
-    for name, data in files(folder).items():
+    for name, data in contents(folder).items():
         if name == "manifest.json":
             places = [(at, int(generator.integers(8))) for at in range(len(data))]
             places += [(data.index(b"00e4") + 2, 5)]  # "\u00E4" says the same as "\u00e4"
@@ -66,7 +69,7 @@ def test_every_flipped_bit_is_named(tmp_path, key):
             places = [(int(at), int(generator.integers(8))) for a, b in parts for at in [a, b - 1]]
             places += [(int(generator.integers(a, b)), bit) for a, b in parts for bit in range(8)]
         for at, bit in places:
-            (folder / name).write_bytes(spoilt(data, at, bit))
+            (folder / name).write_bytes(flip_bit(data, at, bit))
             with pytest.raises(CipherwardError) as error:
                 SealedDataset.open(folder).verify(key)
             assert name in error.value.message, (name, at, bit, error.value.message)
@@ -74,57 +77,57 @@ def test_every_flipped_bit_is_named(tmp_path, key):
     SealedDataset.open(folder).verify(key)
 
 
-def test_the_cloud_finds_altered_shards_without_a_key(tmp_path, key):
+def test_the_cloud_finds_altered_shards_without_a_key(tmp_path: Path, key: SecretKey) -> None:
     folder = tmp_path / "s"
     seal(folder, key)
-    for name, data in files(folder).items():
+    for name, data in contents(folder).items():
         if name != "manifest.json":
-            (folder / name).write_bytes(spoilt(data, len(data) // 2, 3))
+            (folder / name).write_bytes(flip_bit(data, len(data) // 2, 3))
             with pytest.raises(CipherwardError, match=f"{name} is altered"):
                 SealedDataset.open(folder).check_digests()
             (folder / name).write_bytes(data)
 
 
-def test_truncated_missing_swapped_doubled_and_foreign_shards(tmp_path, key):
+def test_truncated_missing_swapped_doubled_and_foreign_shards(tmp_path: Path, key: SecretKey) -> None:
     folder = tmp_path / "s"
     seal(folder, key)
     seal(tmp_path / "foreign", key, read=lambda row: 255 - IMAGES[row])
-    whole, foreign = files(folder), files(tmp_path / "foreign")
+    intact, foreign = contents(folder), contents(tmp_path / "foreign")
     shard, other = "images-00001.safetensors", "images-00002.safetensors"
 
-    def refused(said: str, changed: dict[str, bytes | None]) -> None:
+    def check_refused(message: str, changed: Mapping[str, bytes | None]) -> None:
         for name, data in changed.items():
             (folder / name).unlink()
             if data is not None:
                 (folder / name).write_bytes(data)
-        with pytest.raises(CipherwardError, match=said):
+        with pytest.raises(CipherwardError, match=message):
             SealedDataset.open(folder).verify(key)
-        for name, data in whole.items():
+        for name, data in intact.items():
             (folder / name).write_bytes(data)
 
-    def manifest(change) -> bytes:
-        value = json.loads(whole["manifest.json"])
+    def manifest(change: Callable[[list[Any]], object]) -> bytes:
+        value = json.loads(intact["manifest.json"])
         change(value["shards"])
         return json_text(value).encode()
 
     entry = json.loads(foreign["manifest.json"])["shards"][1]
-    refused(f"{shard} is truncated or altered", {shard: whole[shard][:-5]})
-    refused(f"{shard} is truncated or altered", {shard: whole[shard][:3]})
-    refused(f"{shard} is missing", {shard: None})
-    refused(f"{shard} is altered", {shard: whole[other], other: whole[shard]})
-    refused(f"{other} is altered", {other: whole[shard]})
-    refused(f"{shard} is altered", {shard: foreign[shard]})
+    check_refused(f"{shard} is truncated or altered", {shard: intact[shard][:-5]})
+    check_refused(f"{shard} is truncated or altered", {shard: intact[shard][:3]})
+    check_refused(f"{shard} is missing", {shard: None})
+    check_refused(f"{shard} is altered", {shard: intact[other], other: intact[shard]})
+    check_refused(f"{other} is altered", {other: intact[shard]})
+    check_refused(f"{shard} is altered", {shard: foreign[shard]})
     # With the manifest changed to fit, its order of names, its sum of rows or its MAC tells.
     last = "images-00005.safetensors"
     named = "manifest.json names 'images-00002.safetensors' as shard 1"
-    refused(named, {"manifest.json": manifest(lambda s: s.insert(1, s.pop(2)))})
-    refused(
+    check_refused(named, {"manifest.json": manifest(lambda s: s.insert(1, s.pop(2)))})
+    check_refused(
         "names 'images-00001.safetensors' as shard 2",
         {"manifest.json": manifest(lambda s: s.insert(2, s[1]))},
     )
-    refused("do not add up", {"manifest.json": manifest(lambda s: s.pop())})
-    (folder / last).write_bytes(whole[shard])
-    refused("do not add up", {"manifest.json": manifest(lambda s: s.append({**s[1], "file": last}))})
+    check_refused("do not add up", {"manifest.json": manifest(lambda s: s.pop())})
+    (folder / last).write_bytes(intact[shard])
+    check_refused("do not add up", {"manifest.json": manifest(lambda s: s.append({**s[1], "file": last}))})
     (folder / last).unlink()
     names = [shard, other]
     swap = manifest(
@@ -133,23 +136,23 @@ def test_truncated_missing_swapped_doubled_and_foreign_shards(tmp_path, key):
         )
     )
     mac = "manifest.json is altered: its MAC does not hold"
-    refused(mac, {"manifest.json": swap, shard: whole[other], other: whole[shard]})
+    check_refused(mac, {"manifest.json": swap, shard: intact[other], other: intact[shard]})
     twice = manifest(lambda s: s.__setitem__(2, {**s[1], "file": other}))
-    refused(mac, {"manifest.json": twice, other: whole[shard]})
+    check_refused(mac, {"manifest.json": twice, other: intact[shard]})
     fit = manifest(lambda s: s.__setitem__(1, entry))
-    refused(mac, {"manifest.json": fit, shard: foreign[shard]})
+    check_refused(mac, {"manifest.json": fit, shard: foreign[shard]})
     outside = manifest(lambda s: s[1].__setitem__("file", f"../s/{shard}"))
-    refused("names '../s/images-00001.safetensors' as shard 1", {"manifest.json": outside})
+    check_refused("names '../s/images-00001.safetensors' as shard 1", {"manifest.json": outside})
     # Even with the manifest's own MAC made to fit, the shard's tells its place.
     doubled = json.loads(twice)
     doubled["mac"] = manifest_mac(key, doubled)
-    refused(
+    check_refused(
         f"{other} is not this set's: bad MAC",
-        {"manifest.json": json_text(doubled).encode(), other: whole[shard]},
+        {"manifest.json": json_text(doubled).encode(), other: intact[shard]},
     )
 
 
-def test_what_is_none_of_the_set_s_is_named(tmp_path, key):
+def test_files_that_do_not_belong_to_the_set_are_named(tmp_path: Path, key: SecretKey) -> None:
     sealed, _ = seal(tmp_path / "s", key)
     (tmp_path / "s" / ".DS_Store").touch()  # a desktop's own
     sealed.verify(key)
@@ -160,19 +163,24 @@ def test_what_is_none_of_the_set_s_is_named(tmp_path, key):
         (tmp_path / "s" / name).unlink()
 
 
-def test_labels_and_images_of_other_lengths_are_refused_when_read(tmp_path, key):
+def test_labels_and_images_of_other_lengths_are_refused_when_read(tmp_path: Path, key: SecretKey) -> None:
     folder = tmp_path / "s"
     seal(folder, key)
     value = json.loads((folder / "manifest.json").read_text())
     value["shards"][0]["rows"], value["shards"][1]["rows"] = 9, 7  # the sum is right
     (folder / "manifest.json").write_text(json_text(value))
     dataset = SealedDataset.open(folder)
-    for read in (lambda: dataset.labels, lambda: dataset.rows(slice(0, 3)), lambda: dataset.rows([12])):
+    reads: tuple[Callable[[], object], ...] = (
+        lambda: dataset.labels,
+        lambda: dataset.rows(slice(0, 3)),
+        lambda: dataset.rows(np.array([12])),
+    )
+    for read in reads:
         with pytest.raises(CipherwardError, match="is truncated or altered"):
             read()
 
 
-def test_a_foreign_key_is_told_by_its_id(tmp_path, key):
+def test_a_foreign_key_is_named_by_its_id(tmp_path: Path, key: SecretKey) -> None:
     dataset, _ = seal(tmp_path / "s", key)
     other = SecretKey.generate()
     with pytest.raises(CipherwardError, match=f"key {other.id} did not seal") as error:
@@ -180,16 +188,16 @@ def test_a_foreign_key_is_told_by_its_id(tmp_path, key):
     assert key.id in error.value.hint
 
 
-def test_opening_reads_no_shard(tmp_path, key, monkeypatch):
+def test_opening_reads_no_shard(tmp_path: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch) -> None:
     seal(tmp_path / "s", key)
     monkeypatch.setattr("crypto.sets.dataset.map_tensor", lambda *_: pytest.fail("read"))
     dataset = SealedDataset.open(tmp_path / "s")
-    assert len(dataset) == N
+    assert len(dataset) == COUNT
     with pytest.raises(pytest.fail.Exception):
         dataset.labels  # noqa: B018
 
 
-def test_class_names_that_would_leave_a_folder_are_refused(tmp_path, key):
+def test_class_names_that_would_leave_a_folder_are_refused(tmp_path: Path, key: SecretKey) -> None:
     seal(tmp_path / "s", key)
     value = json.loads((tmp_path / "s" / "manifest.json").read_text())
     for name in ("../../escaped", "a/b", ".hidden", ""):
@@ -198,7 +206,7 @@ def test_class_names_that_would_leave_a_folder_are_refused(tmp_path, key):
             SealedDataset.open(tmp_path / "s")
 
 
-def test_folders_that_are_no_sealed_sets(tmp_path):
+def test_folders_that_are_no_sealed_sets(tmp_path: Path) -> None:
     with pytest.raises(CipherwardError, match="no sealed set at"):
         SealedDataset.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{")

@@ -1,8 +1,8 @@
 """Sealing killed by SIGKILL, at random moments and at every write, rename and sync; then resumed.
 
-Nothing may be lost: every file that the hospital then has is byte-identical to those of an uninterrupted run.
-The sealing is the real one, in processes forked from a warmed-up one (this file run as a program), so that a
-kill costs milliseconds.
+Nothing may be lost: every file that the hospital has in the end is byte-identical to that of an uninterrupted run.
+The sealing is the real one, in processes forked from a warmed-up one (this file run as a program), so that a kill
+costs milliseconds.
 """
 
 from __future__ import annotations
@@ -15,105 +15,118 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import crypto.files
+import crypto.sets.shard_sealer
+import crypto.sets.writer
 import parties.sealing.seal
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
-from crypto.scheme import describe
+from crypto.scheme import describe, load
 from parties.sealing.place import Place
-from parties.sealing.seal import disk_needed, sealing
+from parties.sealing.seal import disk_needed, plan_sealing
 
-SIDE, A_SHARD, COUNT = 16, 10, 30
-SPOILT = (0, 9, 10, 15)  # files that cannot be decoded, at the shards' borders and within one
-#: With a keystream of its own for each row: a row that slipped would show. The nonce is fixed for comparison.
+SIDE, SHARD_ROWS, COUNT = 16, 10, 30
+#: Files that cannot be decoded, at the shards' borders and within one.
+UNREADABLE = (0, 9, 10, 15)
+#: With a keystream of its own for each row, a shifted row would show. The nonce is fixed for comparison.
 SPEC = replace(describe("noise", (SIDE, SIDE, 1), 8), options={"nonce": "00112233445566778899aabbccddeeff"})
+
+
+#: run(hospital, moment=…, seconds=…) → (exit code, seconds) of a sealing in a process of its own.
+RunSealing = Callable[..., tuple[int, float]]
+#: Makes another hospital with the same key over the same images, and returns its folder.
+MakeHospital = Callable[[], Path]
 
 
 # ---- in the killed process ----------------------------------------------------------------------
 
 
 def seal_train(hospital: Path) -> None:
-    """The hospital's own sealing of its train split, in shards of A_SHARD images."""
+    """Seal the train split as the hospital does, in shards of SHARD_ROWS images."""
     place = Place.open(hospital)
-    what = sealing(
-        place, "train"
-    )  # draws a fresh nonce, as every run of `seal` does: a resumed one keeps the first
+    # It draws a fresh nonce, as every run of `seal` does. A resumed one keeps the first.
+    sealing = plan_sealing(place, "train")
     if not (place.sealed_folder("train") / "partial.json").exists():
-        what = replace(what, spec=SPEC)
-    parties.sealing.seal.seal_images = functools.partial(
-        crypto.sets.writer.seal_images, shard_bytes=A_SHARD * SIDE * SIDE
+        sealing = replace(sealing, spec=SPEC)
+    vars(parties.sealing.seal)["seal_images"] = functools.partial(
+        crypto.sets.writer.seal_images, shard_bytes=SHARD_ROWS * SIDE * SIDE
     )
-    parties.sealing.seal.seal(place, what)
+    parties.sealing.seal.seal(place, sealing)
 
 
 def die_at(moment: int) -> None:
-    """Has this process kill itself at the moment-th of: opening to write, half a write, sync, rename, removal.
+    """Make this process kill itself at a moment: the n-th opening to write, half write, sync, rename or removal.
 
-    Nothing is synced: what a killed process wrote is the kernel's, and it is quicker so. Moment 0 never comes.
+    Nothing is synced: the kernel has what a killed process wrote, and this is quicker. Moment 0 never comes.
     """
     moments = itertools.count(1)
 
-    def passing() -> None:
+    def count_moment() -> None:
         if next(moments) == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def hook(event: str, args: tuple) -> None:
-        writing = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR)
-        if writing or event in ("os.rename", "os.remove", "os.mkdir"):
-            passing()
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        is_writing = event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR)
+        if is_writing or event in ("os.rename", "os.remove", "os.mkdir"):
+            count_moment()
 
-    class Halved:
-        def __init__(self, handle):
+    class HalfWriter:
+        def __init__(self, handle: IO[bytes]) -> None:
             self.handle = handle
 
-        def __enter__(self):
+        def __enter__(self) -> HalfWriter:
             return self
 
-        def __exit__(self, *_):
+        def __exit__(self, *_: object) -> None:
             self.handle.close()
 
-        def write(self, data):
+        def write(self, data: bytes) -> None:
             data = bytes(data)
             self.handle.write(data[: len(data) // 2])
             self.handle.flush()
-            passing()
+            count_moment()
             self.handle.write(data[len(data) // 2 :])
 
-    def opened(path, mode="r"):
-        return Halved(open(path, mode)) if mode == "wb" else open(path, mode)
+    def half_open(path: Path, mode: str = "r") -> Any:
+        return HalfWriter(open(path, mode)) if mode == "wb" else open(path, mode)
 
-    def half_put(file, data, place, whole=os.pwrite):
+    real_pwrite = os.pwrite
+
+    def half_pwrite(file: int, data: memoryview, offset: int) -> int:
         half = len(data) // 2
-        whole(file, data[:half], place)
-        passing()
-        return half + whole(file, data[half:], place + half)
+        real_pwrite(file, data[:half], offset)
+        count_moment()
+        return half + real_pwrite(file, data[half:], offset + half)
 
     sys.addaudithook(hook)
-    crypto.files.open = opened
-    os.pwrite = half_put
-    os.fsync = lambda handle: passing()
+    vars(crypto.files)["open"] = half_open
+    vars(os).update(pwrite=half_pwrite, fsync=lambda handle: count_moment())
 
 
 def nursery() -> None:
-    """For every line {"hospital", "cores", "moment" or null, "seconds" or null}: seals in a fork, which dies at
-    that moment or after those seconds; answers with its exit code and how long it took."""
+    """Seal in a fork for every line of the standard input, and answer with exit code and seconds.
+
+    A line is {"hospital", "cores", "moment" or null, "seconds" or null}. The fork dies at that moment or after those
+    seconds.
+    """
     Image.init()
-    warm = np.zeros((1, SIDE, SIDE, 1), np.uint8)
-    crypto.scheme.load(SPEC).cipher(SecretKey.generate()).encrypt(warm)
+    load(SPEC).cipher(SecretKey.generate()).encrypt(np.zeros((1, SIDE, SIDE, 1), np.uint8))  # compiles
     for line in sys.stdin:
         order = json.loads(line)
-        begun = time.monotonic()
+        start = time.monotonic()
         child = os.fork()
         if not child:
             try:
-                crypto.sets.writer.cores = lambda cores=order["cores"]: cores
+                vars(crypto.sets.shard_sealer)["cores"] = lambda cores=order["cores"]: cores
                 if order["moment"] is not None:
                     die_at(order["moment"])
                 seal_train(Path(order["hospital"]))
@@ -125,14 +138,14 @@ def nursery() -> None:
             time.sleep(order["seconds"])
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - begun]), flush=True)
+        print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - start]), flush=True)
 
 
 # ---- in the test's process ----------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     for split, count in (("train", COUNT), ("val", 2), ("test", 2)):
         for i in range(count):
@@ -140,36 +153,43 @@ def images(tmp_path_factory) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             gray = np.random.default_rng(i).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
             Image.fromarray(gray).save(path)
-            if split == "train" and i in SPOILT:
+            if split == "train" and i in UNREADABLE:
                 path.write_bytes(path.read_bytes()[:50])
     return folder
 
 
 @pytest.fixture(scope="module")
-def run():
-    """run(hospital, moment=…, seconds=…) → (exit code, seconds): a sealing in a process of its own."""
+def run() -> Iterator[RunSealing]:
+    """Return a function that seals in a process of its own."""
     program = subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
-    many = itertools.cycle([2, 2, 16])  # with 16 cores, three shards are written at a time
+    core_counts = itertools.cycle([2, 2, 16])  # with 16 cores, three shards are written at a time
 
-    def ask(hospital: Path, moment: int | None = None, seconds: float | None = None) -> tuple[int, float]:
-        order = {"hospital": str(hospital), "moment": moment, "seconds": seconds, "cores": next(many)}
+    def run_sealing(
+        hospital: Path, moment: int | None = None, seconds: float | None = None
+    ) -> tuple[int, float]:
+        order = {
+            "hospital": str(hospital),
+            "moment": moment,
+            "seconds": seconds,
+            "cores": next(core_counts),
+        }
+        assert program.stdin is not None and program.stdout is not None
         program.stdin.write(json.dumps(order) + "\n")
         program.stdin.flush()
-        code, took = json.loads(program.stdout.readline())
+        code, length = json.loads(program.stdout.readline())
         assert code in (0, -signal.SIGKILL), "the sealing failed"
-        return code, took
+        return code, length
 
-    yield ask
-    program.stdin.close()
-    program.wait()
+    yield run_sealing
+    program.communicate()
 
 
 @pytest.fixture
-def fresh(images, tmp_path):
-    """fresh() makes another hospital with the same key over the same images."""
+def fresh(images: Path, tmp_path: Path) -> MakeHospital:
+    """Return a function that makes another hospital with the same key over the same images."""
     number = itertools.count()
 
     def make() -> Path:
@@ -177,7 +197,7 @@ def fresh(images, tmp_path):
         folder.mkdir(parents=True)
         write_key(folder / "secret.key", SecretKey(bytes(range(32))))
         settings = {"party": "hospital", "source": "folder", "images": str(images), "scheme": "noise"}
-        Place.of(folder, {**settings, "image_size": SIDE, "channels": 1, "block": 8}).keep()
+        Place.from_settings(folder, {**settings, "image_size": SIDE, "channels": 1, "block": 8}).save()
         return folder
 
     return make
@@ -188,7 +208,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def expected(run, fresh) -> dict[str, bytes]:
+def expected(run: RunSealing, fresh: MakeHospital) -> dict[str, bytes]:
     """Every file of an uninterrupted run, which is checked to be right."""
     folder = fresh()
     assert run(folder)[0] == 0
@@ -196,16 +216,18 @@ def expected(run, fresh) -> dict[str, bytes]:
     sealed, source = place.sealed("train"), place.plain("train")
     sealed.verify(place.key())
     assert sealed.spec == SPEC and len(sealed.manifest["shards"]) == 3
-    left = [row for row in range(COUNT) if row not in SPOILT]
-    opened = crypto.scheme.load(SPEC).cipher(place.key()).decrypt(sealed.rows(np.arange(len(sealed))))
-    assert np.array_equal(opened, np.stack([source.read(row) for row in left]))
-    assert np.array_equal(sealed.labels, source.labels[left])
-    kept = files(folder)
-    assert kept["private/quarantine.txt"].decode().split() == [source.names[row] for row in SPOILT]
-    return kept
+    readable = [row for row in range(COUNT) if row not in UNREADABLE]
+    opened = load(SPEC).cipher(place.key()).decrypt(sealed.rows(np.arange(len(sealed))))
+    assert np.array_equal(opened, np.stack([source.read(row) for row in readable]))
+    assert np.array_equal(sealed.labels, source.labels[readable])
+    contents = files(folder)
+    assert contents["private/quarantine.txt"].decode().split() == [source.names[row] for row in UNREADABLE]
+    return contents
 
 
-def test_killed_fifty_times_at_random_nothing_is_lost(run, fresh, expected):
+def test_killed_fifty_times_at_random_nothing_is_lost(
+    run: RunSealing, fresh: MakeHospital, expected: dict[str, bytes]
+) -> None:
     draw = np.random.default_rng(0)
     folder, length, kills = fresh(), run(fresh())[1], 0
     while kills < 50:
@@ -217,7 +239,9 @@ def test_killed_fifty_times_at_random_nothing_is_lost(run, fresh, expected):
     assert run(folder)[0] == 0 and files(folder) == expected
 
 
-def test_killed_at_every_write_sync_and_rename_nothing_is_lost(run, fresh, expected):
+def test_killed_at_every_write_sync_and_rename_nothing_is_lost(
+    run: RunSealing, fresh: MakeHospital, expected: dict[str, bytes]
+) -> None:
     for moment in itertools.count(1):
         folder = fresh()
         if not run(folder, moment=moment)[0]:
@@ -229,22 +253,22 @@ def test_killed_at_every_write_sync_and_rename_nothing_is_lost(run, fresh, expec
     assert moment > 50
 
 
-def test_the_disk_told_of_is_what_is_still_to_be_written(run, fresh):
+def test_the_disk_needed_is_what_is_still_to_be_written(run: RunSealing, fresh: MakeHospital) -> None:
     folder = fresh()
     place = Place.open(folder)
-    train = sealing(place, "train")
-    whole = disk_needed(place, [train])
-    assert whole == train.bytes > COUNT * SIDE * SIDE
+    train = plan_sealing(place, "train")
+    needed = disk_needed(place, [train])
+    assert needed == train.bytes > COUNT * SIDE * SIDE
     shards: list[Path] = []
     for moment in range(30, 100, 5):
         run(folder, moment=moment)
         if shards := list(place.sealed_folder("train").glob("images-*.safetensors")):
             break
     assert 1 <= len(shards) < 3
-    assert disk_needed(place, [train]) == whole - sum(p.stat().st_size for p in shards)
+    assert disk_needed(place, [train]) == needed - sum(p.stat().st_size for p in shards)
     run(folder)
     assert disk_needed(place, [train]) == 0
-    val = sealing(place, "val")
+    val = plan_sealing(place, "val")
     assert disk_needed(place, [train, val]) == val.bytes
 
 

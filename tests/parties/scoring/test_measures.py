@@ -8,25 +8,28 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
+from coordinator.exchange.rates import rate_of
+from coordinator.exchange.scores import Grid, KeyShare, Summary
+from crypto.arrays import UInt8Array
 from parties.scoring.measures import (
-    coarse_share,
-    floored,
+    coarse_rate,
     histograms,
+    is_informative,
     near_duplicates,
     nearest,
+    normalised,
     psnr,
-    share,
+    round_down,
+    rounded_down,
     ssim,
     ssims,
-    summary,
-    tells,
-    unit,
+    summarise,
 )
 from tests.support.small_pictures import pictures
 
 
-def textbook_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Wang et al. 2004 over 7×7 windows whose standard deviation in b exceeds 2, one window at a time."""
+def textbook_ssim(a: UInt8Array, b: UInt8Array) -> float:
+    """Return the SSIM of Wang et al. 2004, one 7×7 window at a time, where b's standard deviation exceeds 2."""
     values = []
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     for y in range(a.shape[0] - 6):
@@ -41,21 +44,21 @@ def textbook_ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean(values))
 
 
-def test_ssim_is_the_textbook_s():
+def test_ssim_is_the_textbook_s() -> None:
     a, b = pictures(2, 20)[..., 0]
     b = b.copy()
     b[:, :9] = 30  # a flat part, whose windows do not count
     assert ssim(a[..., None], b[..., None]) == pytest.approx(textbook_ssim(a, b), abs=1e-9)
 
 
-def test_ssim_is_scikit_image_s_where_all_is_textured():
+def test_ssim_is_scikit_image_s_where_all_is_textured() -> None:
     a, b = pictures(2, channels=3)
     assert ssim(a, b) == pytest.approx(
         structural_similarity(a, b, data_range=255, channel_axis=-1), abs=1e-9
     )
 
 
-def test_ssim_best_worst_random():
+def test_ssim_best_worst_random() -> None:
     x = pictures(3)
     assert ssims(x, x).tolist() == [1.0, 1.0, 1.0]
     assert abs(ssims(x, x[[1, 2, 0]]).mean()) < 0.2
@@ -64,14 +67,14 @@ def test_ssim_best_worst_random():
     assert math.isnan(ssim(x[0], flat)) and ssim(flat, x[0]) < 0.05
 
 
-def test_psnr():
+def test_psnr() -> None:
     x = pictures(2)
     off = np.clip(x.astype(int) + np.where(x < 128, 10, -10), 0, 255).astype(np.uint8)
     assert psnr(off, x) == pytest.approx([20 * math.log10(255 / 10)] * 2)
     assert psnr(x, x).tolist() == [100.0, 100.0]
 
 
-def test_nearest_best_worst_random():
+def test_nearest_best_worst_random() -> None:
     x = pictures(30)
     assert nearest(x, x).tolist() == list(range(30))
     assert (nearest(255 - x, x) == np.arange(30)).sum() == 0
@@ -79,13 +82,13 @@ def test_nearest_best_worst_random():
     assert nearest(np.zeros_like(x[:2]), x).tolist() == [-1, -1]
 
 
-def test_near_duplicates_point_to_the_first():
+def test_near_duplicates_point_to_the_first() -> None:
     x = pictures(4, 64)
     brighter = np.clip(x[1].astype(int) + 4, 0, 255).astype(np.uint8)
     assert near_duplicates(np.stack([x[0], x[1], x[2], brighter, x[0]])).tolist() == [0, 1, 2, 1, 0]
 
 
-def test_histograms_count_values_by_channel():
+def test_histograms_count_values_by_channel() -> None:
     image = np.zeros((1, 4, 4, 3), np.uint8)
     image[..., 1] = 255
     image[0, 0, 0, 2] = 4
@@ -95,63 +98,71 @@ def test_histograms_count_values_by_channel():
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 64), (64, 64), (10, 64), (1, 3)])
-def test_bounds_are_wilson_s(hits, n):
+def test_bounds_are_wilson_s(hits: int, n: int) -> None:
     # Wilson 1927, two-sided 95 %.
     z, p = 1.959963984540054, hits / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    got = share(hits, n)
-    assert got["low"] == pytest.approx(max(0, middle - reach), abs=1e-9)
-    assert got["high"] == pytest.approx(min(1, middle + reach), abs=1e-9)
-    assert got["rate"] == p
+    rate = rate_of(hits, n)
+    assert rate.low == pytest.approx(max(0, middle - reach), abs=1e-9)
+    assert rate.high == pytest.approx(min(1, middle + reach), abs=1e-9)
+    assert rate.rate == p
 
 
-def test_no_tries_no_knowledge():
-    assert share(0, 0) == {"hits": 0, "n": 0, "rate": 0.0, "low": 0.0, "high": 1.0}
-    assert summary(np.array([np.nan])) == summary(np.array([np.nan]), 0.01) == {"median": 0.0}
+def test_no_cases_give_no_knowledge() -> None:
+    assert rate_of(0, 0).to_json() == {"hits": 0, "n": 0, "rate": 0.0, "low": 0.0, "high": 1.0}
+    nothing = np.array([np.nan])
+    assert summarise(nothing) == summarise(nothing, 0.01) == Summary(median=0.0)
 
 
-def test_a_coarse_median_is_no_single_image_s_figure():
+def test_a_coarse_median_is_no_single_image_s_figure() -> None:
     values = np.r_[np.full(32, 5.0), 0.0, np.full(31, 15.0)]
-    told = set()
-    for own in np.linspace(5, 15, 41):  # the median of all, were it told exactly
+    medians = set()
+    for own in np.linspace(5, 15, 41):  # would be the median of all
         values[32] = own
-        told.add(summary(values, 1.0)["median"])
-    assert len(told) <= 2
-    assert summary(np.arange(101.0), 1.0) == {"median": 50.0} and summary(np.full(9, 0.987), 0.01) == {
-        "median": 0.99
-    }
+        medians.add(summarise(values, 1.0).median)
+    assert len(medians) <= 2
+    assert summarise(np.arange(101.0), 1.0) == Summary(median=50.0)
+    assert summarise(np.full(9, 0.987), 0.01) == Summary(median=0.99)
 
 
-def test_coarse_shares_decide_alike():
-    assert [coarse_share(h, 64)["rate"] for h in (0, 1, 2, 32, 64)] == [0, 0, 2 / 64 + 1 / 64, 0.5, 1]
+def test_coarse_shares_decide_alike() -> None:
+    assert [coarse_rate(h, 64).rate for h in (0, 1, 2, 32, 64)] == [0, 0, 2 / 64 + 1 / 64, 0.5, 1]
     for hits in range(65):  # what reaches the threshold of a control still does, and nothing else
-        exact, told = share(hits, 64), coarse_share(hits, 64, up=True)
-        assert (told["low"] >= 0.05) == (exact["low"] >= 0.05) and told["hits"] >= hits
+        exact, coarse = rate_of(hits, 64), coarse_rate(hits, 64, up=True)
+        assert (coarse.low >= 0.05) == (exact.low >= 0.05) and coarse.hits >= hits
 
 
-def test_shares_are_whole_only_where_all_is_right():
-    assert floored({"a": 4095 / 4096, "b": [1.0, 7, None], "c": 1.0, "d": 0.1}) == {
-        "a": 0.999,
-        "b": [1.0, 7, None],
-        "c": 1.0,
-        "d": 0.1,
-    }
+def test_shares_are_whole_only_where_all_is_right() -> None:
+    assert [round_down(share) for share in (4095 / 4096, 1.0, 0.1)] == [0.999, 1.0, 0.1]
+    grid = Grid(direct=4095 / 4096, neighbour=1.0, largest=0.1)
+    assert rounded_down(grid) == Grid(direct=0.999, neighbour=1.0, largest=0.1)
+    key = KeyShare(
+        block_order=4095 / 4096,
+        block_order_unshifted=0.0,
+        shift=(1, 7),
+        pixel_order=1.0,
+        neighbours=(3, 4),
+        identifiable=0.1,
+        bits_left=7.12345,
+    )
+    rounded = {"block_order": 0.999, "bits_left": 7.123}
+    assert rounded_down(key) == key.model_copy(update=rounded)  # whole numbers stay as they are
 
 
-def test_pictures_that_tell_nothing():
+def test_flat_and_repeated_pictures_are_not_informative() -> None:
     x = pictures(6, channels=3)
-    assert tells(x).all()
+    assert is_informative(x).all()
     x[0] = 200
     x[1] = (0, 90, 255)  # flat in every channel
     x[3] = x[2]
-    assert tells(x).tolist() == [False, False, True, True, True, True]
+    assert is_informative(x).tolist() == [False, False, True, True, True, True]
     x[4] = x[2]
-    assert tells(x).tolist() == [False, False, False, False, False, True]
+    assert is_informative(x).tolist() == [False, False, False, False, False, True]
 
 
-def test_large_flat_pictures_name_nobody():
+def test_large_flat_pictures_name_no_image() -> None:
     flat = np.full((2, 224, 224, 3), 255, np.uint8)
     flat[1] = 77
-    assert not unit(flat).any()
+    assert not normalised(flat).any()
     assert nearest(flat, pictures(5, 224, channels=3)).tolist() == [-1, -1]

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
-from coordinator.exchange.orbit import Move, Orbit, orbit_of
-from crypto.scheme import describe
-from parties.scoring.measures import nearest, unit
-from parties.scoring.registration import fits, nearest_each, reduced, register, register_each
+from crypto.scheme import describe, load
+from crypto.symmetry import Move, Orbit
+from parties.scoring.measures import nearest, normalised
+from parties.scoring.registration import (
+    correlate_moves,
+    nearest_each,
+    reduce_images,
+    register,
+    register_each,
+)
 from tests.support.small_pictures import pictures
 
 EVERYTHING = Orbit(turns=True, negatives=True, orders=True, shifts=True)
@@ -18,14 +25,14 @@ EVERYTHING = Orbit(turns=True, negatives=True, orders=True, shifts=True)
 
 def all_moves(orbit: Orbit, shape: tuple[int, int, int]) -> list[Move]:
     return [
-        dataclasses.replace(look, negative=negative, down=down, across=across)
-        for look in orbit.looks(shape)
+        dataclasses.replace(orientation, negative=negative, down=down, across=across)
+        for orientation in orbit.orientations(shape)
         for negative in ((False, True) if orbit.negatives else (False,))
-        for down, across in orbit.spans()
+        for down, across in orbit.shifts_in_reach()
     ]
 
 
-def test_orbits_have_the_declared_sizes():
+def test_orbits_have_the_declared_sizes() -> None:
     shape = (32, 32, 3)
     sizes = {
         "block_pixel_shuffle": 49,
@@ -40,15 +47,15 @@ def test_orbits_have_the_declared_sizes():
         "noise": 49,
     }
     for name, size in sizes.items():
-        orbit = orbit_of(describe(name, shape, 8))
+        orbit = load(describe(name, shape, 8)).orbit
         assert orbit.size(shape) == len(set(all_moves(orbit, shape))) == size, name
-    assert orbit_of(describe("pe", shape, 8, options={"colour_shuffle": True})).size(shape) == 12
-    assert orbit_of(describe("etc", (32, 32, 1), 8)).size((32, 32, 1)) == 8 * 2 * 49
+    assert load(describe("pe", shape, 8, options={"colour_shuffle": True})).orbit.size(shape) == 12
+    assert load(describe("etc", (32, 32, 1), 8)).orbit.size((32, 32, 1)) == 8 * 2 * 49
     # A picture that is not square is turned by halves only.
-    assert orbit_of(describe("etc", (32, 64, 1), 8)).size((32, 64, 1)) == 4 * 2 * 49
+    assert load(describe("etc", (32, 64, 1), 8)).orbit.size((32, 64, 1)) == 4 * 2 * 49
 
 
-def test_a_move_by_hand():
+def test_a_move_by_hand() -> None:
     image = np.arange(16, dtype=np.uint8).reshape(1, 4, 4, 1)
     assert Move(turn=1).apply(image, 2)[0, 0, :, 0].tolist() == [3, 7, 11, 15]
     assert Move(turn=4).apply(image, 2)[0, 0, :, 0].tolist() == [3, 2, 1, 0]
@@ -58,37 +65,37 @@ def test_a_move_by_hand():
     assert Move(order=5).apply(colour, 1).ravel().tolist() == [3, 2, 1]
 
 
-def test_fits_are_the_correlations_of_the_reduced_pictures():
+def test_fits_are_the_correlations_of_the_reduced_pictures() -> None:
     x, y = pictures(3, 32), pictures(3, 32, seed=4)
-    moves, scores = fits(x, y, 8, EVERYTHING)
+    moves, scores = correlate_moves(x, y, 8, EVERYTHING)
     assert set(moves) == set(all_moves(EVERYTHING, (32, 32, 1))) and moves[0] == Move()
-    small, side = reduced(x, 8)
-    target = unit(reduced(y, 8)[0])
+    small, side = reduce_images(x, 8)
+    target = normalised(reduce_images(y, 8)[0])
     for i in (0, 7, 100, 500, len(moves) - 1):
         move = moves[i]
         moved = dataclasses.replace(move, negative=False).apply(small, side)
-        expected = (unit(255 - moved if move.negative else moved) * target).sum(1)
+        expected = (normalised(255 - moved if move.negative else moved) * target).sum(1)
         assert scores[i] == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("turn", [0, 3, 6])
-def test_register_undoes_every_kind_of_move(channels, turn):
+def test_register_undoes_every_kind_of_move(channels: int, turn: int) -> None:
     x = pictures(8, 64, channels=channels)
-    asked = Move(turn=turn, negative=True, order=3 if channels == 3 else 0)
-    guessed = np.roll(asked.apply(x, 8), (-16, 8), axis=(1, 2))
-    found = register(guessed, x, 8, EVERYTHING)
-    assert (found.apply(guessed, 8) == x).all()
+    applied = Move(turn=turn, negative=True, order=3 if channels == 3 else 0)
+    guessed = np.roll(applied.apply(x, 8), (-16, 8), axis=(1, 2))
+    undone = register(guessed, x, 8, EVERYTHING)
+    assert (undone.apply(guessed, 8) == x).all()
 
 
-def test_register_prefers_nothing_and_stays_in_the_orbit():
+def test_register_prefers_nothing_and_stays_in_the_orbit() -> None:
     x = pictures(8, 64)
     assert register(x, x, 8, EVERYTHING) == Move()
     assert register(255 - x, x, 8, Orbit(shifts=True)).negative is False
     assert register(np.roll(x, -16, 1), x, 8, Orbit()) == Move()
 
 
-def test_each_image_has_its_own_element_where_each_has_its_own_key():
+def test_each_image_has_its_own_element_where_each_has_its_own_key() -> None:
     x = pictures(4, 64)
     moved = np.concatenate(
         [Move(turn=i, down=i, negative=bool(i % 2)).apply(x[i : i + 1], 8) for i in range(4)]
@@ -99,7 +106,7 @@ def test_each_image_has_its_own_element_where_each_has_its_own_key():
     assert nearest_each(np.zeros_like(x[:1]), gallery, 8, EVERYTHING).tolist() == [-1]
 
 
-def test_the_freedom_of_each_image_is_not_an_advantage():
+def test_the_freedom_of_each_image_is_not_an_advantage() -> None:
     """Guesses about nothing name their own image no more often than chance, although each may be moved to suit it."""
     x, gallery = pictures(40, 32, seed=3), pictures(200, 32, seed=5)
     named = nearest_each(x, gallery, 8, EVERYTHING)
@@ -107,3 +114,14 @@ def test_the_freedom_of_each_image_is_not_an_advantage():
     # Whereas moving each to suit its own image first, and then asking who is nearest, would cheat.
     cheat = nearest(register_each(x, gallery[:40], 8, EVERYTHING), gallery)
     assert (cheat == np.arange(40)).sum() > (named == np.arange(40)).sum()
+
+
+def test_one_image_does_not_choose_the_move() -> None:
+    plain = pictures(24, 32)
+    guesses = pictures(24, 32, seed=1)
+    orbit = load(describe("block_pixel_shuffle", (32, 32, 1), 8)).orbit
+    chosen = set()
+    for down, across in itertools.product((-1, 0, 1), (-1, 0, 1)):
+        guesses[4] = np.roll(plain[4], (8 * down, 8 * across), (0, 1))
+        chosen.add(register(guesses, plain, 8, orbit))
+    assert len(chosen) == 1

@@ -1,97 +1,117 @@
-"""MedMNIST files: shapes, modes, sizes, pieces, and each kind of bad file."""
+"""MedMNIST files: shapes, modes, sizes, pieces, and every kind of bad file."""
 
 from __future__ import annotations
 
 import io
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
 
+from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
 from crypto.sets.dataset import SealedDataset
 from crypto.spec import SchemeSpec
 from parties.sources import npz
 from parties.sources.npz import Npz
-from parties.sources.picture import Undecodable
+from parties.sources.picture import UndecodableImageError
 from parties.sources.source import Request, open_source, share_of
+from tests.support.command_runs import Party
 
 RNG = np.random.default_rng(3)
 
 
-def arrays(
+def make_arrays(
     colour: bool = False, classes: int = 3, side: tuple[int, int] = (12, 12)
-) -> dict[str, np.ndarray]:
-    made = {}
+) -> dict[str, AnyArray]:
+    arrays: dict[str, AnyArray] = {}
     for split, n in (("train", 9), ("val", 4), ("test", 5)):
         shape = (n, *side, 3) if colour else (n, *side)
-        made[f"{split}_images"] = RNG.integers(0, 256, shape, np.uint8)
-        made[f"{split}_labels"] = (np.arange(n) % classes).astype(np.uint8)[:, None]
-    return made
+        arrays[f"{split}_images"] = RNG.integers(0, 256, shape, np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(n) % classes).astype(np.uint8)[:, None]
+    return arrays
 
 
-def written(path: Path, **changes: np.ndarray | None) -> Path:
-    held = {k: v for k, v in (arrays() | changes).items() if v is not None}
-    np.savez_compressed(path / "m.npz", **held)
+def write_file(path: Path, **changes: AnyArray | None) -> Path:
+    """Write m.npz with the changed arrays; None leaves one out."""
+    arrays: dict[str, Any] = {k: v for k, v in (make_arrays() | changes).items() if v is not None}
+    np.savez_compressed(path / "m.npz", **arrays)
     return path / "m.npz"
+
+
+def clear_caches() -> None:
+    """Forget open files and pieces of earlier tests."""
+    npz.image_stream.cache_clear()
+    npz.read_piece.cache_clear()
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("colour", [False, True])
-def test_images_and_labels_come_out_as_they_went_in(tmp_path, save, colour):
-    held = arrays(colour)
-    save(tmp_path / "m.npz", **held)
+def test_images_and_labels_come_out_as_they_went_in(
+    tmp_path: Path, save: Callable[..., None], colour: bool
+) -> None:
+    arrays: dict[str, Any] = make_arrays(colour)
+    save(tmp_path / "m.npz", **arrays)
     for split in npz.SPLITS:
         source = Npz(tmp_path / "m.npz", 12, 3 if colour else 1, split)
-        images = held[f"{split}_images"]
+        images = arrays[f"{split}_images"]
         assert source.classes == ["0", "1", "2"] and not source.public
-        assert (source.labels == held[f"{split}_labels"][:, 0]).all() and source.labels.dtype == np.int64
+        assert (source.labels == arrays[f"{split}_labels"][:, 0]).all() and source.labels.dtype == np.int64
         for row in reversed(range(len(source))):
             assert (source.read(row) == images[row].reshape(12, 12, -1)).all()
         assert len(set(source.names)) == len(source) == len(images)
 
 
-def test_modes_and_sizes_are_brought_to_one(tmp_path):
-    path = written(tmp_path, train_images=np.full((9, 20, 10), 77, np.uint8))
+def test_modes_and_sizes_are_brought_to_one(tmp_path: Path) -> None:
+    path = write_file(tmp_path, train_images=np.full((9, 20, 10), 77, np.uint8))
     colour = Npz(path, 16, 3, "train").read(2)
     assert colour.shape == (16, 16, 3) and (colour == 77).all()
     (tmp_path / "c").mkdir()
-    held = arrays(colour=True)
-    gray = Npz(written(tmp_path / "c", **held), 12, 1, "val").read(1)
+    arrays: dict[str, Any] = make_arrays(colour=True)
+    gray = Npz(write_file(tmp_path / "c", **arrays), 12, 1, "val").read(1)
     weights = np.array([299, 587, 114]) / 1000
-    assert gray.shape == (12, 12, 1) and np.abs(gray[..., 0] - held["val_images"][1] @ weights).max() < 1.01
+    assert (
+        gray.shape == (12, 12, 1) and np.abs(gray[..., 0] - arrays["val_images"][1] @ weights).max() < 1.01
+    )
 
 
-def test_a_large_array_is_read_in_pieces_forwards(tmp_path, monkeypatch):
-    monkeypatch.setattr(npz, "_PIECE", 2 * 144)  # two images
-    held = arrays()
-    source = Npz(written(tmp_path, **held), 12, 1, "train")
+def test_a_large_array_is_read_in_pieces_forwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "PIECE_BYTES", 2 * 144)  # two images
+    arrays: dict[str, Any] = make_arrays()
+    source = Npz(write_file(tmp_path, **arrays), 12, 1, "train")
     opened = []
-    real = npz._open
-    monkeypatch.setattr(npz, "_open", lambda *a: opened.append(a) or real(*a))
-    npz._stream.cache_clear(), npz._piece.cache_clear()
+    open_array = npz.open_array
+
+    def counting_open(path: Path, name: str) -> IO[bytes]:
+        opened.append(name)
+        return open_array(path, name)
+
+    monkeypatch.setattr(npz, "open_array", counting_open)
+    clear_caches()
     read = np.stack([source.read(row) for row in range(9)])
-    assert (read[..., 0] == held["train_images"]).all()
-    assert len(opened) == 2  # for its sum, and for all images
-    assert npz._piece.cache_info().misses == 5
-    assert (source.read(0)[..., 0] == held["train_images"][0]).all()  # and back to the first
+    assert (read[..., 0] == arrays["train_images"]).all()
+    assert len(opened) == 2  # once for the checksum, once for all images
+    assert npz.read_piece.cache_info().misses == 5
+    assert (source.read(0)[..., 0] == arrays["train_images"][0]).all()  # and back to the first
 
 
-def test_names_of_classes_in_the_file_are_taken(tmp_path):
-    path = written(tmp_path, classes=np.array(["a", "b", "c"]))
+def test_names_of_classes_in_the_file_are_taken(tmp_path: Path) -> None:
+    path = write_file(tmp_path, classes=np.array(["a", "b", "c"]))
     assert Npz(path, 12, 1, "val").classes == ["a", "b", "c"]
 
 
-def test_shares_are_dealt_as_a_folder_s(tmp_path):
-    whole = open_source("npz", Request(str(written(tmp_path)), 12, 1, 0, "train", (0, 0, 0)))
+def test_shares_are_dealt_like_those_of_a_folder(tmp_path: Path) -> None:
+    whole = open_source("npz", Request(str(write_file(tmp_path)), 12, 1, 0, "train", (0, 0, 0)))
     shares = [share_of(whole, i, 2, 7, "iid", 0.5) for i in range(2)]
     assert sorted(n for s in shares for n in s.names) == whole.names
     assert (shares[1].read(0) == whole.read(int(shares[1].rows[0]))).all()
 
 
-BAD = {
+BAD: dict[str, tuple[dict[str, AnyArray | None], str, str]] = {
     "no labels": ({"val_labels": None}, "has no array val_labels: it holds", "images are uint8"),
     "no images": ({"train_images": None}, "has no array train_images: it holds", "images are uint8"),
     "float images": (
@@ -105,12 +125,16 @@ BAD = {
         "uint8",
     ),
     "four channels": ({"train_images": np.zeros((9, 2, 2, 4), np.uint8)}, r"\(9, 2, 2, 4\)", "uint8"),
-    "fortran": ({"train_images": np.asfortranarray(arrays()["train_images"])}, "in Fortran order", "uint8"),
+    "fortran": (
+        {"train_images": np.asfortranarray(make_arrays()["train_images"])},
+        "in Fortran order",
+        "uint8",
+    ),
     "pickled": ({"train_images": np.array([None] * 9)}, "train_images is object", "uint8"),
     "pickled labels": (
         {"train_labels": np.array([None] * 9)},
         "train_labels cannot be read: ValueError",
-        "anew",
+        "again",
     ),
     "out of step": (
         {"train_labels": np.zeros(8, np.uint8)},
@@ -134,7 +158,7 @@ BAD = {
     "no text": (
         {"classes": np.frombuffer(b"a\0\0\0b\0\0\0\xff\xff\xff\xff", "<U1")},
         "classes cannot be read",
-        "anew",
+        "again",
     ),
     "far label": (
         {"val_labels": np.array([0, 1, 1000, 2])},
@@ -155,47 +179,49 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_each_bad_file_is_one_clear_line(tmp_path, kind):
+def test_each_bad_file_is_one_clear_line(tmp_path: Path, kind: str) -> None:
     changes, line, hint = BAD[kind]
     with pytest.raises(CipherwardError, match=line) as error:
-        Npz(written(tmp_path, **changes), 12, 1, "train")
+        Npz(write_file(tmp_path, **changes), 12, 1, "train")
     assert any(part in error.value.hint for part in hint.split("|")) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["", ".", "../../evil", "a/b", "a\\b", ".b", "a\0b", "a b", "ä.b", "..."])
-def test_a_class_is_named_as_a_manifest_s_may_be(tmp_path, name):
+def test_a_class_name_follows_the_rules_of_a_manifest(tmp_path: Path, name: str) -> None:
     spec = SchemeSpec("plain", 1, (12, 12, 1), 4).to_json()
     manifest = {"spec": spec, "key_id": "k", "shards": [], "rows": 0, "classes": ["x", name, "z"]}
     try:
         sealed = SealedDataset(tmp_path, manifest).classes
-    except ValueError as error:
-        assert "class name" in str(error)
+    except ValueError as refusal:
+        assert "class name" in str(refusal)
         sealed = None
-    path = written(tmp_path, classes=np.array(["x", name, "z"]))
+    path = write_file(tmp_path, classes=np.array(["x", name, "z"]))
     if sealed:
         assert Npz(path, 12, 1, "train").classes == sealed
         return
-    with pytest.raises(CipherwardError, match=r"class name .* cannot be a folder's") as error:
+    with pytest.raises(CipherwardError, match=r"class name .* cannot be a folder's name") as error:
         Npz(path, 12, 1, "train")
     assert "\n" not in str(error.value)
 
 
-def test_more_classes_than_a_thousand_need_names(tmp_path):
+def test_more_classes_than_a_thousand_need_names(tmp_path: Path) -> None:
     labels = np.array([0, 999, 1, 2])
-    assert len(Npz(written(tmp_path, val_labels=labels), 12, 1, "val").classes) == 1000
+    assert len(Npz(write_file(tmp_path, val_labels=labels), 12, 1, "val").classes) == 1000
     named = np.array([f"c{i}" for i in range(1200)])
-    source = Npz(written(tmp_path, val_labels=labels + 200, classes=named), 12, 1, "val")
+    source = Npz(write_file(tmp_path, val_labels=labels + 200, classes=named), 12, 1, "val")
     assert source.classes[source.labels[1]] == "c1199"
 
 
-# Where the two headers of a file in an archive keep what is changed: local, central (APPNOTE 4.3.7, 4.3.12).
+# Offsets of the changed field in the two headers of an archived file: local, central (APPNOTE 4.3.7, 4.3.12).
 @pytest.mark.parametrize(
     ("places", "value", "line"),
     [((6, 8), 1, "is encrypted"), ((8, 10), 97, "compression method is not supported")],
 )
 @pytest.mark.parametrize("array", ["train_labels", "train_images"])
-def test_an_array_that_cannot_be_unpacked_is_one_clear_line(tmp_path, places, value, line, array):
-    path = written(tmp_path)
+def test_an_array_that_cannot_be_unpacked_is_one_clear_line(
+    tmp_path: Path, places: tuple[int, int], value: int, line: str, array: str
+) -> None:
+    path = write_file(tmp_path)
     with zipfile.ZipFile(path) as archive:
         local = archive.getinfo(f"{array}.npy").header_offset
     data = bytearray(path.read_bytes())
@@ -205,47 +231,47 @@ def test_an_array_that_cannot_be_unpacked_is_one_clear_line(tmp_path, places, va
     path.write_bytes(data)
     with pytest.raises(CipherwardError, match=f"{array} cannot be read: .*{line}") as error:
         Npz(path, 12, 1, "train")
-    assert "anew" in error.value.hint and "\n" not in str(error.value)
+    assert "again" in error.value.hint and "\n" not in str(error.value)
 
 
-def test_what_is_no_archive_and_what_is_damaged(tmp_path):
+def test_other_files_and_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CipherwardError, match=r"no \.npz file at"):
         Npz(tmp_path / "absent.npz", 12, 1, "train")
-    for name, data in (("text.npz", b"hello"), ("one.npz", _npy())):
+    for name, data in (("text.npz", b"hello"), ("one.npz", npy_bytes())):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(CipherwardError, match=r"is no \.npz file"):
             Npz(tmp_path / name, 12, 1, "train")
-    path = written(tmp_path)
+    path = write_file(tmp_path)
     source = Npz(path, 12, 1, "train")
     with zipfile.ZipFile(path) as archive:
         at = archive.getinfo("train_images.npy").header_offset
-    data = bytearray(path.read_bytes())
-    data[at + 200 : at + 260] = os.urandom(60)
-    path.write_bytes(data)
-    npz._stream.cache_clear(), npz._piece.cache_clear()
+    damaged = bytearray(path.read_bytes())
+    damaged[at + 200 : at + 260] = os.urandom(60)
+    path.write_bytes(damaged)
+    clear_caches()
     with pytest.raises(CipherwardError, match="train_images cannot be read"):
         source.read(0)
 
 
-def _npy() -> bytes:
+def npy_bytes() -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.zeros((3, 3)))
     return buffer.getvalue()
 
 
-def test_a_changed_file_has_another_fingerprint(tmp_path):
-    held = arrays()
-    before = Npz(written(tmp_path, **held), 12, 1, "train").fingerprint()
-    assert Npz(written(tmp_path, **held), 12, 1, "train").fingerprint() == before
+def test_a_changed_file_has_another_fingerprint(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = make_arrays()
+    before = Npz(write_file(tmp_path, **arrays), 12, 1, "train").fingerprint()
+    assert Npz(write_file(tmp_path, **arrays), 12, 1, "train").fingerprint() == before
     assert Npz(tmp_path / "m.npz", 16, 1, "train").fingerprint() != before
-    held["train_images"][4, 5, 6] ^= 1
-    changed = Npz(written(tmp_path, **held), 12, 1, "train")
+    arrays["train_images"][4, 5, 6] ^= 1
+    changed = Npz(write_file(tmp_path, **arrays), 12, 1, "train")
     assert changed.fingerprint() != before
-    assert (changed.read(4)[..., 0] == held["train_images"][4]).all()  # nothing of the old file is kept
+    assert (changed.read(4)[..., 0] == arrays["train_images"][4]).all()  # nothing of the old file is used
 
 
 @pytest.mark.slow
-def test_pneumoniamnist():
+def test_pneumoniamnist() -> None:
     folder = os.environ.get("CIPHERWARD_DATA")
     if not folder:
         pytest.skip("CIPHERWARD_DATA is not set")
@@ -256,36 +282,38 @@ def test_pneumoniamnist():
     assert all((parts[2].read(i)[..., 0] == images[i]).all() for i in (0, 300, 623))
 
 
-def test_a_file_is_sealed_by_the_command_as_a_folder_is(tmp_path, party):
-    held = {}
+def test_the_command_seals_a_file_like_a_folder(tmp_path: Path, party: Party) -> None:
+    arrays: dict[str, Any] = {}
     for split, n in (("train", 40), ("val", 6), ("test", 6)):
-        held[f"{split}_images"] = RNG.integers(0, 256, (n, 12, 12), np.uint8)
-        held[f"{split}_labels"] = (np.arange(n) % 2).astype(np.uint8)[:, None]
-    np.savez(tmp_path / "m.npz", **held)
+        arrays[f"{split}_images"] = RNG.integers(0, 256, (n, 12, 12), np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(n) % 2).astype(np.uint8)[:, None]
+    np.savez(tmp_path / "m.npz", **arrays)
     assert party("keygen", tmp_path / "h")[0] == 0
     words = ["--images", tmp_path / "m.npz", "--image-size", "12", "--block", "4"]
-    status, out, said = party("seal", tmp_path / "h", *words)
-    assert status == 0 and "52 images in 3 sets" in " ".join(out.split()), said
+    status, out, log = party("seal", tmp_path / "h", *words)
+    assert status == 0 and "52 images in 3 sets" in " ".join(out.split()), log
     assert (
-        SealedDataset.open(tmp_path / "h" / "sealed" / "train").labels == held["train_labels"][:, 0]
+        SealedDataset.open(tmp_path / "h" / "sealed" / "train").labels == arrays["train_labels"][:, 0]
     ).all()
-    # The next time the settings are known.
+    # The second run reads the saved settings.
     status, out, _ = party("seal", tmp_path / "h")
     assert status == 0 and "52 images in 3 sets" in " ".join(out.split())
 
 
-def test_a_damaged_array_gives_no_image_not_even_those_before_the_damage(tmp_path, monkeypatch):
-    monkeypatch.setattr(npz, "_PIECE", 2 * 64 * 64)
+def test_a_damaged_array_gives_no_image_not_even_those_before_the_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npz, "PIECE_BYTES", 2 * 64 * 64)
     path = tmp_path / "m.npz"
-    held = arrays(side=(64, 64))
-    np.savez(path, **held)  # stored: a flipped bit is found by nothing but the array's sum
-    place = path.read_bytes().index(held["train_images"].tobytes())
+    arrays: dict[str, Any] = make_arrays(side=(64, 64))
+    np.savez(path, **arrays)  # stored, not compressed: only the checksum finds a flipped bit
+    start = path.read_bytes().index(arrays["train_images"].tobytes())
     data = bytearray(path.read_bytes())
-    data[place + 5 * 64 * 64 + 7] ^= 1
+    data[start + 5 * 64 * 64 + 7] ^= 1
     path.write_bytes(data)
     source = Npz(path, 64, 1, "train")
     for row in (0, 5, 8):
         with pytest.raises(CipherwardError, match=r"train_images cannot be read.*CRC") as error:
             source.read(row)
-        assert not isinstance(error.value, Undecodable)  # the sealing stops
+        assert not isinstance(error.value, UndecodableImageError)  # the sealing stops
     assert Npz(path, 64, 1, "val").read(0).shape == (64, 64, 1)

@@ -1,4 +1,4 @@
-"""The embedded source: reproducible, one histogram for all, and its class in local structure alone."""
+"""The embedded source: reproducible, one histogram for all images, and its class only in local structure."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from scipy.ndimage import gaussian_filter
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
+from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
 from parties.sources.phantom import CLASSES, Phantom
 
 DEMO = 64
-Labelled = tuple[np.ndarray, np.ndarray]  # pictures and labels
+Labelled = tuple[AnyArray, AnyArray]  # pictures and labels
 
 
-def pictures(source: Phantom) -> np.ndarray:
+def pictures(source: Phantom) -> AnyArray:
     """uint8 [n, size, size]: the first channel of every picture."""
     return np.stack([source.read(row)[..., 0] for row in range(len(source))])
 
@@ -92,7 +93,7 @@ def test_a_linear_model_on_pixels_does_not_find_the_class(train: Labelled, unsee
 
 
 def test_histograms_do_not_tell_the_class(train: Labelled, unseen: Labelled) -> None:
-    def histograms(images: np.ndarray) -> np.ndarray:
+    def histograms(images: AnyArray) -> AnyArray:
         return np.stack([np.bincount(image.reshape(-1), minlength=256) for image in images])
 
     nearest = KNeighborsClassifier(1).fit(histograms(train[0]), train[1])
@@ -100,12 +101,13 @@ def test_histograms_do_not_tell_the_class(train: Labelled, unseen: Labelled) -> 
 
 
 def test_local_structure_tells_the_class(train: Labelled, unseen: Labelled) -> None:
-    def slopes(images: np.ndarray) -> np.ndarray:
-        """float [n, 2]: the orientation of the gray values' slopes in the middle of the head."""
+    def slopes(images: AnyArray) -> AnyArray:
+        """Return the orientation of the gray values' slopes in the middle of the head, float [n, 2]."""
         inner = np.clip(images[:, 14:-14, 14:-14].astype(float), 80, 170)  # less of the ventricles
         down, along = np.gradient(gaussian_filter(inner, (0, 1.5, 1.5)), axis=(1, 2))
         level, rising = down**2 - along**2, 2 * down * along
-        return np.stack([level.mean((1, 2)), rising.mean((1, 2))], 1) / (down**2 + along**2).mean()
+        means: AnyArray = np.stack([level.mean((1, 2)), rising.mean((1, 2))], 1)
+        return means / float((down**2 + along**2).mean())
 
     model = LogisticRegression(C=100.0).fit(slopes(train[0]), train[1])
     assert model.score(slopes(unseen[0]), unseen[1]) >= 0.9
@@ -127,7 +129,9 @@ def test_neighbours_are_alike_and_far_pixels_are_not(size: int) -> None:
     [(8, 1, 1, 0, "train"), (64, 2, 1, 0, "train"), (64, 1, -1, 0, "train"), (64, 1, 1, -1, "train"),
      (64, 1, 1, 0, "all")],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(size: int, channels: int, count: int, seed: int, split: str) -> None:
+def test_impossible_settings_are_refused(
+    size: int, channels: int, count: int, seed: int, split: str
+) -> None:
     with pytest.raises(CipherwardError):
         Phantom(size, channels, count, seed, split)
 

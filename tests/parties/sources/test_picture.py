@@ -1,4 +1,4 @@
-"""Image files: every mode, turn and kind as Pillow reads it, damaged ones, and those that are not got at."""
+"""Image files: every mode, orientation and kind as Pillow reads it, damaged files, and files that cannot be read."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ import itertools
 import struct
 import tracemalloc
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
+from crypto.arrays import UInt8Array
 from crypto.errors import CipherwardError
-from parties.sources.picture import Undecodable, read_picture
+from parties.sources.picture import UndecodableImageError, read_picture
 from tests.support.files import picture
 
 
-def as_the_manual_has_it(path, size, channels):
-    """The image turned upright, brought to its mode and size by Pillow's own steps, each of them always taken."""
+def read_by_the_manual(path: Path, size: int, channels: int) -> UInt8Array:
+    """Return the image turned upright, converted and resized by Pillow's own steps, without any shortcut."""
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
     resized = upright.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(resized).reshape(size, size, channels)
 
 
-def saved_in_every_way(folder, width):
-    """Files of one smooth picture: every mode that JPEG and PNG know, ways of JPEG, every way to say 'turned'."""
+def save_in_every_way(folder: Path, width: int) -> list[Path]:
+    """Save one smooth picture in every mode of JPEG and PNG, kind of JPEG, and way to give an orientation."""
     y, x = np.mgrid[:37, :width]
     pixels = np.stack([4 * x, 6 * y, 3 * x + 2 * y], 2).astype(np.uint8)
     rgb = Image.fromarray(pixels)
@@ -72,12 +75,12 @@ def saved_in_every_way(folder, width):
 
 @pytest.mark.parametrize("width", [53, 37])
 @pytest.mark.parametrize("size", [37, 16])
-def test_every_kind_of_file_is_read_as_pillow_s_manual_has_it(tmp_path, size, width):
-    files = saved_in_every_way(tmp_path, width)
+def test_every_kind_of_file_is_read_as_in_pillow_s_manual(tmp_path: Path, size: int, width: int) -> None:
+    files = save_in_every_way(tmp_path, width)
     turned = 0
     for path in files:
         for channels in (1, 3):
-            expected = as_the_manual_has_it(path, size, channels)
+            expected = read_by_the_manual(path, size, channels)
             assert np.array_equal(read_picture(path, size, channels), expected), path.name
         with Image.open(path) as image:
             plain = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
@@ -86,34 +89,41 @@ def test_every_kind_of_file_is_read_as_pillow_s_manual_has_it(tmp_path, size, wi
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 33])
-def test_jpeg_files_that_stand_as_they_are_have_pillow_s_pixels(tmp_path, size, monkeypatch):
-    rng, made = np.random.default_rng(size), {}
+def test_plain_jpeg_files_have_pillow_s_pixels(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, expected_pixels = np.random.default_rng(size), {}
     for mode, ways in (("L", (None,)), ("RGB", ("4:4:4", "4:2:2", "4:2:0", "4:1:1"))):
         for way, quality, progressive in itertools.product(ways, (1, 30, 75, 95, 100), (False, True)):
             shape = (size, size) if mode == "L" else (size, size, 3)
             path = tmp_path / f"{mode}-{way}-{quality}-{progressive}.jpg".replace(":", "")
-            how = {"quality": quality, "progressive": progressive, "restart_marker_rows": quality % 2}
+            settings: dict[str, Any] = {
+                "quality": quality,
+                "progressive": progressive,
+                "restart_marker_rows": quality % 2,
+            }
             Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(
-                path, **how, **({"subsampling": way} if way else {})
+                path, **settings, **({"subsampling": way} if way else {})
             )
             for channels in (1, 3):
-                made[path, channels] = as_the_manual_has_it(path, size, channels)
-    monkeypatch.setattr(Image, "open", None)  # none of them is Pillow's to read
-    for (path, channels), expected in made.items():
+                expected_pixels[path, channels] = read_by_the_manual(path, size, channels)
+    monkeypatch.setattr(Image, "open", None)  # Pillow must read none of them
+    for (path, channels), expected in expected_pixels.items():
         assert np.array_equal(read_picture(path, size, channels), expected), (path.name, channels)
 
 
-def test_damaged_jpeg_files_are_read_or_refused_as_pillow_does(tmp_path):
+def test_damaged_jpeg_files_are_read_or_refused_as_pillow_does(tmp_path: Path) -> None:
     rng, path = np.random.default_rng(1), tmp_path / "a.jpg"
     smooth = np.linspace(0, 255, 24 * 24 * 3).reshape(24, 24, 3).astype(np.uint8)
     Image.fromarray(smooth).save(path)
-    whole, outcomes = path.read_bytes(), collections.Counter()
+    whole = path.read_bytes()
+    outcomes: collections.Counter[str] = collections.Counter()
     for _ in range(400):
         damaged = bytearray(whole)
         damaged[rng.integers(2, len(whole))] = rng.integers(256)
         path.write_bytes(damaged)
         try:
-            expected = as_the_manual_has_it(path, 24, 3)
+            expected = read_by_the_manual(path, 24, 3)
         except Exception:
             with pytest.raises(CipherwardError):
                 read_picture(path, 24, 3)
@@ -124,7 +134,7 @@ def test_damaged_jpeg_files_are_read_or_refused_as_pillow_does(tmp_path):
     assert outcomes["refused"] > 20 and outcomes["read"] > 100
 
 
-def test_files_cut_anywhere_are_refused_or_read_as_pillow_does(tmp_path):
+def test_files_cut_anywhere_are_refused_or_read_as_pillow_does(tmp_path: Path) -> None:
     rgb = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8))
     for name in ("a.jpg", "a.png"):
         rgb.save(tmp_path / name)
@@ -132,7 +142,7 @@ def test_files_cut_anywhere_are_refused_or_read_as_pillow_does(tmp_path):
         for length in (0, 2, 30, len(whole) // 3, len(whole) // 2, len(whole) - 40, len(whole) - 1):
             (tmp_path / name).write_bytes(whole[:length])
             try:
-                expected = as_the_manual_has_it(tmp_path / name, 24, 3)
+                expected = read_by_the_manual(tmp_path / name, 24, 3)
             except Exception:
                 with pytest.raises(CipherwardError, match=f"cannot decode {tmp_path / name}"):
                     read_picture(tmp_path / name, 24, 3)
@@ -140,55 +150,57 @@ def test_files_cut_anywhere_are_refused_or_read_as_pillow_does(tmp_path):
                 assert np.array_equal(read_picture(tmp_path / name, 24, 3), expected)
 
 
-def test_what_is_not_got_at_is_no_malformed_image(tmp_path, monkeypatch):
+def test_a_read_error_is_not_a_malformed_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CipherwardError, match=r"cannot read .*absent.jpg: No such file") as error:
         read_picture(tmp_path / "absent.jpg", 16, 1)
-    assert not isinstance(error.value, Undecodable) and "goes on" in error.value.hint
+    assert not isinstance(error.value, UndecodableImageError) and "continues" in error.value.hint
     picture(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no picture")
-    with pytest.raises(Undecodable):
+    with pytest.raises(UndecodableImageError):
         read_picture(tmp_path / "b.png", 16, 1)
-    for raised, said in (
+    for raised, message in (
         (OSError(errno.EIO, "Input/output error"), "Input/output"),
         (MemoryError(), "memory"),
     ):
 
-        def fails(*_, raised=raised):
+        def fails(*_: object, raised: Exception = raised) -> None:
             raise raised
 
         monkeypatch.setattr(Image, "open", fails)
-        with pytest.raises(CipherwardError, match=said) as error:
+        with pytest.raises(CipherwardError, match=message) as error:
             read_picture(tmp_path / "a.png", 16, 1)
-        assert not isinstance(error.value, Undecodable)
+        assert not isinstance(error.value, UndecodableImageError)
 
 
-def test_a_large_file_is_not_read_whole_to_find_that_it_is_no_jpeg(tmp_path):
+def test_a_large_file_that_is_not_a_jpeg_is_not_read_into_memory(tmp_path: Path) -> None:
     with open(tmp_path / "large.png", "wb") as file:
         file.truncate(1 << 28)
     tracemalloc.start()
-    with pytest.raises(Undecodable):
+    with pytest.raises(UndecodableImageError):
         read_picture(tmp_path / "large.png", 16, 1)
     assert tracemalloc.get_traced_memory()[1] < 1 << 23
     tracemalloc.stop()
 
 
-def test_a_jpeg_that_the_fast_decoder_does_not_know_is_read_all_the_same(tmp_path, monkeypatch):
+def test_pillow_reads_a_jpeg_that_the_fast_decoder_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     picture(tmp_path / "a.jpg")
-    expected = as_the_manual_has_it(tmp_path / "a.jpg", 20, 1)
+    expected = read_by_the_manual(tmp_path / "a.jpg", 20, 1)
 
-    def strange(data):
-        raise KeyError(6)  # a sampling that it has no name for
+    def unknown_sampling(_: bytes) -> None:
+        raise KeyError(6)  # a chroma sampling that the decoder does not know
 
-    monkeypatch.setattr("simplejpeg.decode_jpeg_header", strange)
+    monkeypatch.setattr("simplejpeg.decode_jpeg_header", unknown_sampling)
     assert np.array_equal(read_picture(tmp_path / "a.jpg", 20, 1), expected)
 
 
 @pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-def test_png_files_of_sixteen_bits_are_refused(tmp_path, kind, channels):
-    def chunk(name, data):
+def test_png_files_of_sixteen_bits_are_refused(tmp_path: Path, kind: int, channels: int) -> None:
+    def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    for depth, said in ((8, None), (16, "more than 8 bits")):
+    for depth, message in ((8, None), (16, "more than 8 bits")):
         rows = b"".join(b"\0" + bytes(range(8 * channels * depth // 8)) for _ in range(8))
         head = struct.pack(">IIBBBBB", 8, 8, depth, kind, 0, 0, 0)
         file = (
@@ -198,8 +210,8 @@ def test_png_files_of_sixteen_bits_are_refused(tmp_path, kind, channels):
             + chunk(b"IEND", b"")
         )
         (tmp_path / "p.png").write_bytes(file)
-        if said:
-            with pytest.raises(Undecodable, match=said):
+        if message:
+            with pytest.raises(UndecodableImageError, match=message):
                 read_picture(tmp_path / "p.png", 8, 3)
         else:
             assert read_picture(tmp_path / "p.png", 8, 3).shape == (8, 8, 3)

@@ -10,71 +10,82 @@ import numpy as np
 import pytest
 from skimage.measure import block_reduce
 
-from coordinator.exchange.linking import KEPT
-from coordinator.exchange.orbit import Move, Orbit
+from coordinator.exchange.rates import LinkableRate
+from coordinator.exchange.scores import Grid
+from crypto.arrays import AnyArray, Images, Int64Array, Parts
+from crypto.cipher import Cipher
+from crypto.kernels.table import Table
 from crypto.key import SecretKey
-from crypto.scheme import load
-from parties.scoring.key_share import assembled, grid_share
+from crypto.scheme import SCHEMES, kept_by, load
+from crypto.symmetry import Move, Orbit
+from parties.scoring.figures import compute_figures
+from parties.scoring.key_share import assembled_grid, grid_measures
 from parties.scoring.measures import nearest_class, thumbnails
-from parties.scoring.score import figures_of
-from parties.scoring.truth import Truth, baselines, classified, linkable
+from parties.scoring.truth import Truth, baseline_ssims, classified_rate, linkable_rate
 from tests.support.pictures import smooth
-from tests.support.truth import KEY, made_truth
+from tests.support.truth import KEY, make_truth
 
 # ---- links ------------------------------------------------------------------------------------------------------
 
 
 def textbook(truth: Truth, fold: bool) -> list[set[int]]:
-    """The gallery images with the values of each odd ciphertext, counted one by one."""
+    """Return the gallery images with the values of each odd ciphertext, counted one by one."""
 
-    def values(image: np.ndarray) -> Counter:
+    def values(image: Images) -> Counter[int]:
         return Counter(min(int(v), 255 - int(v)) if fold else int(v) for v in image.ravel())
 
     known = [values(image) for image in truth.gallery]
     return [{k for k, v in enumerate(known) if v == values(truth.sealed[i])} for i in truth.odd]
 
 
+def links(truth: Truth) -> LinkableRate:
+    """Return how many ciphertexts name their image, of a truth that has a gallery."""
+    rate = linkable_rate(truth)
+    assert rate is not None
+    return rate
+
+
 @pytest.mark.parametrize(("name", "fold"), [("value_shuffle", False), ("permuted", False), ("pe", True)])
 @pytest.mark.parametrize("levels", [2, 3, 256])  # few levels: many images with equal histograms
-def test_links_are_the_textbook_s(name, fold, levels):
+def test_links_are_the_textbook_s(name: str, fold: bool, levels: int) -> None:
     images = np.random.default_rng(levels).integers(0, levels, (60, 8, 8, 1), np.uint8)
-    truth = made_truth(images[:40], images[40:], name)
+    truth = make_truth(images[:40], images[40:], name)
     fits = textbook(truth, fold)
-    seen = linkable(truth)
-    assert seen["n"] == 20 and seen["gallery"] == 60 and seen["none"] == 0
-    assert seen["hits"] == sum(len(f) == 1 for f in fits)
-    assert seen["ambiguous"] == sum(len(f) > 1 for f in fits)
-    assert (seen["hits"] == 20) == (levels == 256) and seen["low"] <= seen["rate"] <= seen["high"]
+    rate = links(truth)
+    assert rate.n == 20 and rate.gallery == 60 and rate.unmatched == 0
+    assert rate.hits == sum(len(f) == 1 for f in fits)
+    assert rate.ambiguous == sum(len(f) > 1 for f in fits)
+    assert (rate.hits == 20) == (levels == 256) and rate.low <= rate.rate <= rate.high
 
 
-@pytest.mark.parametrize("name", sorted(set(KEPT) - {"noise"}))
+@pytest.mark.parametrize("name", sorted(name for name in SCHEMES if kept_by(name) and name != "noise"))
 @pytest.mark.parametrize("scope", ["consortium", "image"])
-def test_every_scheme_but_noise_names_its_images_under_any_key(name, scope):
+def test_every_scheme_but_noise_names_its_images_under_any_key(name: str, scope: str) -> None:
     images = smooth(40, 32, 32, 3, gray=0.3)
-    seen = linkable(made_truth(images[:20], images[20:], name, scope))
-    assert seen["hits"] == seen["n"] == 10 and seen["gallery"] == 40
+    rate = links(make_truth(images[:20], images[20:], name, scope))
+    assert rate.hits == rate.n == 10 and rate.gallery == 40
 
 
-def test_noise_wrong_rows_and_copies_are_no_links():
+def test_noise_wrong_rows_and_copies_are_no_links() -> None:
     images = smooth(40, 32, 32)
-    seen = linkable(made_truth(images[:20], images[20:], "noise"))
-    assert (seen["hits"], seen["ambiguous"], seen["none"]) == (0, 0, 10)
-    wrong = made_truth(images[:20], images[20:])
+    rate = links(make_truth(images[:20], images[20:], "noise"))
+    assert (rate.hits, rate.ambiguous, rate.unmatched) == (0, 0, 10)
+    wrong = make_truth(images[:20], images[20:])
     wrong.sealed[:] = np.roll(wrong.sealed, 1, axis=0)  # each names an image, which is not its own
-    assert linkable(wrong)["none"] == 10
-    copies = linkable(made_truth(images[:20], np.concatenate([images[20:], images[1:4:2]])))
-    assert (copies["hits"], copies["ambiguous"], copies["none"]) == (8, 2, 0)
+    assert links(wrong).unmatched == 10
+    copies = links(make_truth(images[:20], np.concatenate([images[20:], images[1:4:2]])))
+    assert (copies.hits, copies.ambiguous, copies.unmatched) == (8, 2, 0)
 
 
-def test_what_is_kept_is_worded():
-    assert KEPT["le"] != KEPT["pe"] != KEPT["block_pixel_shuffle"] == "the histogram"
-    assert KEPT["etc"] == KEPT["block_pixel"]
+def test_what_is_kept_is_worded() -> None:
+    assert kept_by("le") != kept_by("pe") != kept_by("block_pixel_shuffle") == "the histogram"
+    assert kept_by("etc") == kept_by("block_pixel")
 
 
 # ---- the class of a guess -----------------------------------------------------------------------------------------
 
 
-def test_the_nearest_class_is_the_textbook_s():
+def test_the_nearest_class_is_the_textbook_s() -> None:
     pictures, plains = smooth(9, 128, 128, 3, seed=1), smooth(30, 128, 128, 3, seed=2)
     labels = np.random.default_rng(0).integers(0, 3, 30)
     expected = []
@@ -91,29 +102,36 @@ def test_the_nearest_class_is_the_textbook_s():
     assert found.tolist() == expected
 
 
-def test_classes_best_worst_and_random():
+def test_classes_best_worst_and_random() -> None:
     kinds = smooth(4, 32, 32, seed=5).astype(int)
     labels = np.tile(np.arange(4), 50)
     wobble = np.random.default_rng(1).integers(-20, 20, (200, 32, 32, 1))
     images = np.clip(kinds[labels] + wobble, 0, 255).astype(np.uint8)
-    truth = made_truth(images[:100], images[100:], labels=labels)
+    truth = make_truth(images[:100], images[100:], labels=labels)
     own = truth.plain[truth.odd]
-    assert classified(own, truth)["rate"] == 1.0
-    assert classified(255 - own, truth)["hits"] == 0
+    assert classified_rate(own, truth).rate == 1.0
+    assert classified_rate(255 - own, truth).hits == 0
     noise = np.random.default_rng(2).integers(0, 256, own.shape, np.uint8)
-    assert 0.08 < classified(noise, truth)["rate"] < 0.5
-    assert classified(np.zeros_like(own), truth)["hits"] == 0  # flat pictures are of no class
-    assert classified(np.roll(own, 1, axis=0), truth, coarse=True)["rate"] in np.arange(0, 50, 2) / 50
+    assert 0.08 < classified_rate(noise, truth).rate < 0.5
+    assert classified_rate(np.zeros_like(own), truth).hits == 0  # flat pictures are of no class
+    assert classified_rate(np.roll(own, 1, axis=0), truth, coarse=True).rate in np.arange(0, 50, 2) / 50
     # A picture does not tell its class by being in the gallery itself.
-    alone = made_truth(images[:100], images[100:], labels=np.arange(200))
-    assert classified(own, alone)["hits"] == 0
+    alone = make_truth(images[:100], images[100:], labels=np.arange(200))
+    assert classified_rate(own, alone).hits == 0
 
 
 # ---- assembled blocks ---------------------------------------------------------------------------------------------
 
 
-def textbook_grid(grid: np.ndarray) -> dict[str, float]:
-    """Dc over all shifts, Nc pair by pair, Lc by walking from block to block."""
+def assembled(key: Parts, cipher: Cipher, truth: Truth, move: Move) -> Grid:
+    """Return the measures of a key's blocks, which the scheme moves."""
+    grid = assembled_grid(key, cipher, truth, move)
+    assert grid is not None
+    return grid
+
+
+def textbook_grid(grid: Int64Array) -> dict[str, float]:
+    """Return Dc over all shifts, Nc pair by pair, Lc by walking from block to block."""
     down, across = grid.shape
     home = np.arange(grid.size).reshape(grid.shape)
     shifts = itertools.product(range(down), range(across))
@@ -136,87 +154,91 @@ def textbook_grid(grid: np.ndarray) -> dict[str, float]:
     return {"Dc": direct, "Nc": sum(pairs.values()) / len(pairs), "Lc": largest / grid.size}
 
 
-def test_assembled_blocks_against_the_textbook():
+def test_assembled_blocks_against_the_textbook() -> None:
     random = np.random.default_rng(3)
     for case in range(40):
-        down, across = random.integers(2, 6, 2)
+        down, across = random.integers(2, 6, 2).tolist()
         grid = np.arange(down * across)
         some = random.permutation(grid.size)[: random.integers(0, grid.size + 1)]
         grid[some] = grid[random.permutation(some)]
         grid = np.roll(grid.reshape(down, across), random.integers(0, 3, 2), (0, 1))
         if case % 5 == 0:
-            grid = random.integers(0, grid.size, grid.shape)  # a block may be found twice
-        assert grid_share(grid) == pytest.approx(textbook_grid(grid)), grid
+            grid = np.asarray(random.integers(0, grid.size, grid.shape))  # a block may be found twice
+        assert grid_measures(grid).to_json() == pytest.approx(textbook_grid(grid)), grid
 
 
-def test_assembled_blocks_best_shifted_and_worst():
+def test_assembled_blocks_best_shifted_and_worst() -> None:
     home = np.arange(16).reshape(4, 4)
-    assert grid_share(home) == {"Dc": 1.0, "Nc": 1.0, "Lc": 1.0}
-    assert grid_share(np.roll(home, 1, 0)) == {"Dc": 1.0, "Nc": 20 / 24, "Lc": 12 / 16}
-    assert grid_share(home[::-1, ::-1]) == {"Dc": 4 / 16, "Nc": 0.0, "Lc": 1 / 16}
+    assert grid_measures(home).to_json() == {"Dc": 1.0, "Nc": 1.0, "Lc": 1.0}
+    assert grid_measures(np.roll(home, 1, 0)).to_json() == {"Dc": 1.0, "Nc": 20 / 24, "Lc": 12 / 16}
+    assert grid_measures(home[::-1, ::-1]).to_json() == {"Dc": 4 / 16, "Nc": 0.0, "Lc": 1 / 16}
 
 
 MOVING = ("block_pixel_shuffle", "value_shuffle", "etc", "block_pixel", "ele")
 
 
-def true_key(truth: Truth) -> dict[str, np.ndarray]:
-    """The flat table that opens, as an attack would hand it over."""
+def true_key(truth: Truth) -> dict[str, AnyArray]:
+    """Return the flat table that opens, as an attack reports it."""
     scheme = load(truth.spec)
-    gather, mask = scheme.algorithm.table(scheme.parts(KEY)).inverse().flattened()
+    # Every scheme that moves blocks has a table.
+    table: Table = scheme.algorithm.table(scheme.parts(KEY))  # type: ignore[attr-defined] # not of all schemes
+    gather, mask = table.inverse().flattened()
     return {"gather": gather} | ({} if mask is None else {"mask": mask})
 
 
-def turned(values: np.ndarray, turn: int) -> np.ndarray:
-    """Flat values of a picture of 32×32 RGB, turned."""
+def turned(values: AnyArray, turn: int) -> AnyArray:
+    """Return the flat values of a picture of 32×32 RGB, turned."""
     return Move(turn=turn).apply(values.reshape(1, 32, 32, 3), 1).ravel()
 
 
 @pytest.mark.parametrize("name", MOVING)
-def test_the_true_key_puts_every_block_in_its_place(name):
+def test_the_true_key_puts_every_block_in_its_place(name: str) -> None:
     images = smooth(4, 32, 32, 3)
-    truth = made_truth(images, images[:0], name)
+    truth = make_truth(images, images[:0], name)
     key = true_key(truth)
-    assert assembled(key, load(truth.spec).cipher(KEY), truth, Move()) == {"Dc": 1.0, "Nc": 1.0, "Lc": 1.0}
+    right = assembled(key, load(truth.spec).cipher(KEY), truth, Move())
+    assert right.to_json() == {"Dc": 1.0, "Nc": 1.0, "Lc": 1.0}
     wrong = assembled(key, load(truth.spec).cipher(SecretKey(bytes([9]) * 32)), truth, Move())
-    assert wrong["Dc"] < 0.5 and wrong["Nc"] < 0.4
+    assert wrong.direct < 0.5 and wrong.neighbour < 0.4
 
 
 @pytest.mark.parametrize("name", ["value_shuffle", "etc", "block_pixel"])
-def test_a_picture_that_comes_out_turned_is_turned_back_first(name):
+def test_a_picture_that_comes_out_turned_is_turned_back_first(name: str) -> None:
     images = smooth(4, 32, 32, 3)
-    truth = made_truth(images, images[:0], name)
+    truth = make_truth(images, images[:0], name)
     cipher, key = load(truth.spec).cipher(KEY), true_key(truth)
     for turn, back in ((1, 3), (2, 2), (3, 1), (4, 4), (5, 5), (7, 7)):
         assert np.array_equal(turned(turned(images[0], turn), back), images[0].ravel())
         found = {part: turned(value, turn) for part, value in key.items()}
-        assert assembled(found, cipher, truth, Move(turn=back))["Dc"] == 1.0
-        assert assembled(found, cipher, truth, Move())["Dc"] <= 0.5
+        assert assembled(found, cipher, truth, Move(turn=back)).direct == 1.0
+        assert assembled(found, cipher, truth, Move()).direct <= 0.5
     moved = {part: np.roll(value.reshape(32, 32, 3), 8, 0).ravel() for part, value in key.items()}
-    assert assembled(moved, cipher, truth, Move()) == {"Dc": 1.0, "Nc": 20 / 24, "Lc": 12 / 16}
+    assert assembled(moved, cipher, truth, Move()).to_json() == {"Dc": 1.0, "Nc": 20 / 24, "Lc": 12 / 16}
 
 
-def test_schemes_that_leave_blocks_in_place_have_no_order_to_find():
+def test_schemes_that_leave_blocks_in_place_have_no_order_to_find() -> None:
     images = smooth(4, 32, 32, 3)
     for name in ("pe", "le", "plain"):
-        truth = made_truth(images, images[:0], name)
+        truth = make_truth(images, images[:0], name)
         key = {"gather": np.arange(32 * 32 * 3, dtype=np.int32)}
-        assert assembled(key, load(truth.spec).cipher(KEY), truth, Move()) is None, name
+        assert assembled_grid(key, load(truth.spec).cipher(KEY), truth, Move()) is None, name
 
 
 # ---- deranged guesses ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scope", ["consortium", "image"])
-def test_guesses_about_other_rows_are_told_from_right_ones(scope):
+def test_guesses_about_other_rows_are_told_from_right_ones(scope: str) -> None:
     images = smooth(60, 32, 32, seed=4)
-    truth = made_truth(images[:40], images[40:], scope=scope)
+    truth = make_truth(images[:40], images[40:], scope=scope)
     # Without freedom to move, so that the register does not bend what is wrong.
     truth = dataclasses.replace(truth, orbit=Orbit())
-    bases = baselines(truth)
+    bases = baseline_ssims(truth)
 
-    def named(guesses):
-        figures = figures_of(guesses, None, truth, bases)
-        return figures["R"]["hits"], figures["R_deranged"]["hits"]
+    def named(guesses: Images) -> tuple[int, int]:
+        figures = compute_figures(guesses, None, truth, bases)
+        assert figures.reidentified is not None and figures.reidentified_deranged is not None
+        return figures.reidentified.hits, figures.reidentified_deranged.hits
 
     assert named(truth.plain) == (20, 0)
     # A scorer that mistakes each scored row for the next.

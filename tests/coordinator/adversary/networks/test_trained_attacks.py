@@ -1,47 +1,54 @@
-"""The attacks by trained networks as they are run."""
+"""The attacks by trained networks as an adversary runs them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from coordinator.adversary.contract import Budget, Knowledge
-from coordinator.adversary.networks import gan, sia_gan, training_loop
-from coordinator.adversary.networks.training_loop import Course
+from coordinator.adversary.contract import Attack, Budget, Knowledge
+from coordinator.adversary.networks import device, gan, sia_gan
+from coordinator.adversary.networks.sia_networks import Generator
+from coordinator.adversary.networks.training_loop import Progress, TrainingConfig
 from coordinator.exchange.pool import MemoryPool
+from crypto.arrays import AnyArray, Images, Int64Array
 from crypto.errors import CipherwardError
 from crypto.scheme import describe, load
+from crypto.sets.dataset import SealedDataset
+from crypto.spec import SchemeSpec
 from tests.support.networks import KEY, LE, sealed_and_public
 from tests.support.small_pictures import waves
 
 
-def knowledge(n: int, public: int, side: int = 24, seconds: float = 60.0, **more) -> Knowledge:
+def make_knowledge(
+    n: int, public: int, side: int = 24, seconds: float = 60.0, labels: Int64Array | None = None
+) -> Knowledge:
     sealed, plain, spec = sealed_and_public(max(n, public, 3), side)
-    return Knowledge(
-        MemoryPool(spec, sealed), np.arange(n), np.arange(3), Budget(seconds), plain[:public], **more
-    )
+    pool = MemoryPool(spec, sealed)
+    return Knowledge(pool, np.arange(n), np.arange(3), Budget(seconds), plain[:public], labels=labels)
 
 
 @pytest.mark.parametrize("attack", [gan.attack, sia_gan.attack])
-def test_too_few_images_and_no_time_give_the_picture_and_a_note(attack):
-    for given, note in (
-        (knowledge(63, 64), "needs 64 ciphertexts, has 63"),
-        (knowledge(64, 63), "needs 64 public images, has 63"),
-        (knowledge(64, 64, seconds=0.0), "truncated: 0 of"),
+def test_without_images_or_time_the_guess_is_the_picture_with_a_note(attack: Attack) -> None:
+    for knowledge, note in (
+        (make_knowledge(63, 64), "needs 64 ciphertexts, has 63"),
+        (make_knowledge(64, 63), "needs 64 public images, has 63"),
+        (make_knowledge(64, 64, seconds=0.0), "truncated: 0 of"),
     ):
-        guess = attack(given)
+        guess = attack(knowledge)
         assert note in guess.note and guess.key is None
-        assert (guess.images == given.pool.images(given.rows)).all()
+        assert (guess.images == knowledge.pool.images(knowledge.rows)).all()
 
 
-def test_pictures_that_a_discriminator_cannot_take_are_refused():
+def test_pictures_that_a_discriminator_cannot_take_are_refused() -> None:
     with pytest.raises(CipherwardError, match=r"GAN attack cannot take pictures of 20×20.*at least 24"):
-        gan.attack(knowledge(64, 64, 20))
+        gan.attack(make_knowledge(64, 64, 20))
     small = describe("le", (4, 4, 3), 4)
     with pytest.raises(CipherwardError, match="SIA-GAN cannot take pictures of 4×4"):
         sia_gan.attack(
@@ -52,71 +59,74 @@ def test_pictures_that_a_discriminator_cannot_take_are_refused():
         gan.train(sealed, plain, spec)
 
 
-def test_the_attacks_guess_by_what_was_trained(monkeypatch):
-    monkeypatch.setattr(gan, "PUBLISHED", Course(1, 64))
-    monkeypatch.setattr(sia_gan, "PUBLISHED", Course(1, 64))
-    train, used = sia_gan.train, {}
-    monkeypatch.setattr(gan.train, "__defaults__", (Course(1, 64), *gan.train.__defaults__[1:]))
-    guess = gan.attack(knowledge(64, 64, 24))
+def test_the_attacks_guess_by_the_trained_generators(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gan, "PUBLISHED", TrainingConfig(1, 64))
+    monkeypatch.setattr(sia_gan, "PUBLISHED", TrainingConfig(1, 64))
+    train = sia_gan.train
+    used_labels: list[Int64Array | None] = []
+    monkeypatch.setattr(
+        gan.train, "__defaults__", (TrainingConfig(1, 64), *(gan.train.__defaults__ or ())[1:])
+    )
+    guess = gan.attack(make_knowledge(64, 64, 24))
     assert guess.note == "" and guess.images.shape == (3, 24, 24, 3) and guess.images.dtype == np.uint8
-    again = gan.attack(knowledge(64, 64, 24))
+    again = gan.attack(make_knowledge(64, 64, 24))
     assert (again.images == guess.images).all()
 
-    def small(*given, **more):
-        used["labels"] = given[2]
-        return train(*given, **more, course=Course(1, 64), width=16)
+    def train_small(
+        sealed: AnyArray, public: Images, labels: Int64Array | None, spec: SchemeSpec, budget: Budget
+    ) -> tuple[Generator, Progress]:
+        used_labels.append(labels)
+        return train(sealed, public, labels, spec, TrainingConfig(1, 64), budget, width=16)
 
-    monkeypatch.setattr(sia_gan, "train", small)
+    monkeypatch.setattr(sia_gan, "train", train_small)
     labels = np.arange(70) % 5
-    guess = sia_gan.attack(knowledge(70, 64, 8, labels=labels))
+    guess = sia_gan.attack(make_knowledge(70, 64, 8, labels=labels))
     assert guess.note == "" and guess.images.shape == (3, 8, 8, 3)
-    assert (used["labels"] == labels).all()
-    assert "no labels: the adversarial loss alone" in sia_gan.attack(knowledge(64, 64, 8)).note
+    assert used_labels[0] is not None and np.array_equal(used_labels[0], labels)
+    assert "no labels: the adversarial loss alone" in sia_gan.attack(make_knowledge(64, 64, 8)).note
 
 
-def test_faded_guesses_get_the_tones_of_public_images():
+def test_faded_guesses_get_the_tones_of_public_images() -> None:
     plain = waves(40, 16).astype(np.float64)
     faded = (0.3 * plain + np.array([90.0, 60.0, 30.0])).round().astype(np.uint8)
     public = waves(40, 16)
-    back = gan.toned(faded[:5], faded, public)
-    assert back.dtype == np.uint8 and back.shape == (5, 16, 16, 3)
-    assert (
-        np.abs(back.astype(int) - public[:5]).max() <= 3 < np.abs(faded[:5].astype(int) - public[:5]).max()
-    )
-    # A generator that makes one gray of everything is told by nothing, and divides by nothing.
-    assert (
-        np.ptp(
-            gan.toned(np.full((2, 16, 16, 3), 7, np.uint8), np.full((4, 16, 16, 3), 7, np.uint8), public)[
-                ..., 0
-            ]
-        )
-        == 0
-    )
+    restored = gan.match_tones(faded[:5], faded, public)
+    assert restored.dtype == np.uint8 and restored.shape == (5, 16, 16, 3)
+    errors = [np.abs(images.astype(int) - public[:5]).max() for images in (restored, faded[:5])]
+    assert errors[0] <= 3 < errors[1]
+    # A generator that makes one gray of everything has no deviation to divide by.
+    gray = np.full((4, 16, 16, 3), 7, np.uint8)
+    assert np.ptp(gan.match_tones(gray[:2], gray, public)[..., 0]) == 0
 
 
-def test_long_trainings_run_by_name_only(make_sealed, tmp_path, monkeypatch):
+def test_long_trainings_run_only_by_name(
+    make_sealed: Callable[..., SealedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from coordinator.adversary.run import suite
     from coordinator.cli import app as cli
 
-    ran: list[list[str]] = []
-    monkeypatch.setattr(
-        suite, "run_suite", lambda sets, out, settings, *_, **__: ran.append(settings.attacks) or []
-    )
+    runs: list[list[str]] = []
+
+    def record_attacks(_sets: Any, _out: Any, settings: Any, *_: Any, **__: Any) -> list[Any]:
+        runs.append(settings.attacks)
+        return []
+
+    monkeypatch.setattr(suite, "run_suite", record_attacks)
     sealed = make_sealed("train", waves(8, 16), np.zeros(8, np.int64))
     (tmp_path / "public").mkdir()
     Image.fromarray(waves(1, 16)[0]).save(tmp_path / "public" / "a.png")
-    given = ["attack", str(sealed.folder), "--public", str(tmp_path / "public")]
-    for more in ([], ["--attacks", "gan,sia_gan,itn"]):
-        done = CliRunner().invoke(cli.app, [*given, *more])
-        assert done.exit_code == 0, (done.output, done.exception)
-    by_default, named = ran
+    command = ["attack", str(sealed.folder), "--public", str(tmp_path / "public")]
+    for options in ([], ["--attacks", "gan,sia_gan,itn"]):
+        result = CliRunner().invoke(cli.app, [*command, *options])
+        assert result.exit_code == 0, (result.output, result.exception)
+    by_default, named = runs
     assert "moment_matching" in by_default and not {"gan", "sia_gan", "itn"} & set(by_default)
     assert named == ["gan", "sia_gan", "itn"]
 
 
 @pytest.mark.slow
-def test_the_gan_attack_opens_real_ciphertexts_of_le():
-    """CIFAR-10, 150 steps: well above the mean image, where the ciphertext is far below it."""
+def test_the_gan_attack_opens_real_ciphertexts_of_le() -> None:
+    """CIFAR-10, 150 steps: far above the mean image; the ciphertext is far below it."""
     folder = Path(os.environ.get("CIPHERWARD_DATA", ""))
     if not os.environ.get("CIPHERWARD_DATA") or not (folder / "cifar10_jpeg.npz").exists():
         pytest.skip("no real images: set CIPHERWARD_DATA to a folder that holds cifar10_jpeg.npz")
@@ -124,7 +134,7 @@ def test_the_gan_attack_opens_real_ciphertexts_of_le():
 
     drawn, plain = benchmark.read(folder, False, 9600, 0), benchmark.read(folder, True, 100, 0)
     cipher = load(LE).cipher(KEY)
-    generator, progress = gan.train(cipher.encrypt(drawn[:4800]), drawn[4800:], LE, Course(2, 64))
-    opened = benchmark.medians(training_loop.pictures(generator, cipher.encrypt(plain)), plain)
+    generator, progress = gan.train(cipher.encrypt(drawn[:4800]), drawn[4800:], LE, TrainingConfig(2, 64))
+    opened = benchmark.medians(device.decode_images(generator, cipher.encrypt(plain)), plain)
     mean = np.repeat(drawn[4800:].mean(0, keepdims=True).round().astype(np.uint8), 100, axis=0)
     assert progress.steps == 150 and opened["ssim"] > benchmark.medians(mean, plain)["ssim"] + 0.2

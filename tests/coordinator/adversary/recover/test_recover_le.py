@@ -7,28 +7,29 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from coordinator.adversary.recover.le import (
-    flip_bytes,
+    flips_to_bytes,
     recover,
-    reversal_along,
     signed_nibbles,
+    solve_reversal,
     tied_flips,
 )
 from coordinator.adversary.time_budget import always
 from coordinator.exchange.pool import MemoryPool
+from crypto.arrays import AnyArray, Images
 from crypto.kernels.executors import apply
-from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from crypto.schemes.le import reversal_bytes
+from tests.support.pictures import recovered, sealed_pool
 
 
-def pictures(n: int, height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
-    """uint8 [n, h, w, c]: smooth fields over the whole range, rather dark, red bright and blue dim."""
+def pictures(n: int, height: int, width: int, channels: int, seed: int = 0) -> Images:
+    """Return smooth fields over the whole range, rather dark, red bright and blue dim, uint8 [n, h, w, c]."""
     rng = np.random.default_rng(seed)
     out = np.empty((n, height, width, channels), np.uint8)
     for image in out:
-        shared = sum(
-            s * gaussian_filter(rng.normal(size=(height, width)), s, mode="nearest") for s in (1.5, 5)
-        )
+        shared = np.zeros((height, width))
+        for s in (1.5, 5):
+            shared = shared + s * gaussian_filter(rng.normal(size=(height, width)), s, mode="nearest")
         for c in range(channels):
             own = gaussian_filter(rng.normal(size=(height, width)), 4, mode="nearest") * 4
             field = shared + (0.5 if c != 1 else 0.1) * own
@@ -36,93 +37,93 @@ def pictures(n: int, height: int, width: int, channels: int, seed: int = 0) -> n
     return out
 
 
-def sealed(plain: np.ndarray, key: int = 7, mask: str = "tied", block: int = 4) -> tuple[MemoryPool, dict]:
-    spec = describe("le", plain.shape[1:], block, options={"mask": mask})
-    kind, secret = load(spec), SecretKey(bytes([key]) * 32)
-    return MemoryPool(spec, kind.cipher(secret).encrypt(plain)), kind.parts(secret)
+def sealed(
+    plain: Images, key: int = 7, mask: str = "tied", block: int = 4
+) -> tuple[MemoryPool, dict[str, AnyArray]]:
+    return sealed_pool("le", plain, block, key, mask=mask)
 
 
-@pytest.mark.parametrize("key", [1, 2, 3])
-def test_five_colour_images_give_the_key_and_its_tied_mask(key):
-    plain = pictures(7, 32, 32, 3, seed=key)
-    pool, truth = sealed(plain, key)
-    found = recover(pool, np.arange(5), always)
-    assert found.notes == ()
-    assert (found.parts["key"] == truth["key"]).all()
-    assert (found.parts["reversal"] == truth["reversal"]).all()
-    assert (apply(found.table, pool.sealed) == plain).all()
-    assert (load(pool.spec).algorithm.cipher(found.parts).decrypt(pool.sealed) == plain).all()
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_five_colour_images_give_the_key_and_its_tied_mask(seed: int) -> None:
+    plain = pictures(7, 32, 32, 3, seed=seed)
+    pool, truth = sealed(plain, seed)
+    key = recovered(recover, pool, 5)
+    assert key.notes == ()
+    assert (key.parts["key"] == truth["key"]).all()
+    assert (key.parts["reversal"] == truth["reversal"]).all()
+    assert (apply(key.table, pool.sealed) == plain).all()
+    assert (load(pool.spec).algorithm.cipher(key.parts).decrypt(pool.sealed) == plain).all()
 
 
 @pytest.mark.parametrize(("height", "width", "block"), [(48, 32, 4), (48, 48, 2), (48, 48, 6)])
-def test_gray_images_and_other_blocks(height, width, block):
+def test_gray_images_and_other_blocks(height: int, width: int, block: int) -> None:
     plain = pictures(10, height, width, 1, seed=4)
     pool, truth = sealed(plain, block=block)
-    found = recover(pool, np.arange(8), always)
-    assert (found.parts["key"] == truth["key"]).all()
-    assert (apply(found.table, pool.sealed) == plain).all()
+    key = recovered(recover, pool, 8)
+    assert (key.parts["key"] == truth["key"]).all()
+    assert (apply(key.table, pool.sealed) == plain).all()
 
 
-def test_an_independent_mask_is_found_as_far_as_it_shows():
+def test_an_independent_mask_is_found_as_far_as_it_shows() -> None:
     plain = pictures(10, 32, 32, 3, seed=5)
     pool, truth = sealed(plain, mask="independent")
-    found = recover(pool, np.arange(8), always)
-    assert (found.parts["key"] == truth["key"]).all()
-    assert (apply(found.table, pool.sealed) == plain).all()
-    assert (load(pool.spec).algorithm.cipher(found.parts).decrypt(pool.sealed) == plain).all()
-    wrong = found.parts["reversal"] ^ truth["reversal"]
+    key = recovered(recover, pool, 8)
+    assert (key.parts["key"] == truth["key"]).all()
+    assert (apply(key.table, pool.sealed) == plain).all()
+    assert (load(pool.spec).algorithm.cipher(key.parts).decrypt(pool.sealed) == plain).all()
+    wrong = key.parts["reversal"] ^ truth["reversal"]
     assert (wrong == wrong[truth["key"]]).all()  # whole cycles of the key, which show nothing
 
 
-def test_more_images_tell_more():
+def test_more_images_tell_more() -> None:
     plain = pictures(40, 16, 16, 3, seed=6)
     shares = []
     for n in (1, 8):
         pool, truth = sealed(plain)
-        found = [recover(pool, np.arange(k * 8, k * 8 + n), always) for k in range(5)]
-        shares.append([0.0 if f is None else (f.parts["key"] == truth["key"]).mean() for f in found])
+        keys = [recover(pool, np.arange(k * 8, k * 8 + n), always) for k in range(5)]
+        shares.append([0.0 if f is None else (f.parts["key"] == truth["key"]).mean() for f in keys])
     assert np.mean(shares[0]) < 0.9 < np.mean(shares[1]) and min(shares[1]) == 1.0
 
 
-def test_one_image_gives_a_picture_of_its_own():
+def test_one_image_gives_a_picture_of_its_own() -> None:
     plain = pictures(1, 64, 64, 3, seed=2)
     pool, _ = sealed(plain)
-    opened = apply(recover(pool, np.array([0]), always).table, pool.sealed)
+    opened = apply(recovered(recover, pool, 1).table, pool.sealed)
     assert np.corrcoef(opened.ravel(), plain.ravel())[0, 1] > 0.98
 
 
 @pytest.mark.parametrize("mask", ["tied", "independent"])
-def test_noise_and_constant_blocks_tell_nothing(mask):
+def test_noise_and_constant_blocks_tell_nothing(mask: str) -> None:
     noise = np.random.default_rng(8).integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
     for plain in (noise, noise[:1], np.full((4, 16, 16, 3), 90, np.uint8)):
         pool, _ = sealed(plain, mask=mask)
         assert recover(pool, np.arange(len(plain)), always) is None
 
 
-def test_a_wrong_mask_is_not_claimed():
-    """A pool said to be tied whose mask is not: the note says so, and the images open all the same."""
+def test_a_wrong_mask_is_not_claimed() -> None:
+    """In a pool that claims a tied mask but has another, the note says so, and the images open all the same."""
     plain = pictures(10, 32, 32, 3, seed=9)
     pool, _ = sealed(plain, mask="independent")
-    told = MemoryPool(describe("le", (32, 32, 3), 4, options={"mask": "tied"}), pool.sealed)
-    found = recover(told, np.arange(10), always)
-    assert any("fits nowhere" in note for note in found.notes)
-    opened = apply(found.table, told.sealed)
+    mislabelled = MemoryPool(describe("le", (32, 32, 3), 4, options={"mask": "tied"}), pool.sealed)
+    key = recovered(recover, mislabelled, 10)
+    assert any("fits nowhere" in note for note in key.notes)
+    opened = apply(key.table, mislabelled.sealed)
     assert min(np.abs(a.astype(int) - plain).mean() for a in (opened, 255 - opened)) < 25
 
 
-def test_out_of_time_is_said_and_the_table_still_opens():
+def test_out_of_time_is_said_and_the_table_still_opens() -> None:
     pool, _ = sealed(pictures(4, 32, 32, 3))
-    found = recover(pool, np.arange(4), lambda: False)
-    assert found.notes[-1].startswith("truncated")
-    opened = apply(found.table, pool.sealed)
-    assert (apply(found.table.inverse(), opened) == pool.sealed).all()
+    key = recovered(recover, pool, 4, lambda: False)
+    assert key.notes[-1].startswith("truncated")
+    opened = apply(key.table, pool.sealed)
+    assert (apply(key.table.inverse(), opened) == pool.sealed).all()
 
 
-def test_the_same_pool_gives_the_same_key_from_the_rows_seen():
+def test_the_same_pool_gives_the_same_key_whatever_its_other_rows_hold() -> None:
     pool, _ = sealed(pictures(6, 24, 24, 3))
     spoiled = MemoryPool(pool.spec, pool.sealed.copy())
     spoiled.sealed[3:] = 1
-    first, again, second = (recover(p, np.arange(3), always) for p in (pool, pool, spoiled))
+    first, again, second = (recovered(recover, p, 3) for p in (pool, pool, spoiled))
     for name, part in first.parts.items():
         assert (part == again.parts[name]).all() and (part == second.parts[name]).all()
 
@@ -130,7 +131,7 @@ def test_the_same_pool_gives_the_same_key_from_the_rows_seen():
 # ---- its parts -----------------------------------------------------------------------------------------
 
 
-def test_nibbles_are_those_of_the_scheme():
+def test_nibbles_are_those_of_the_scheme() -> None:
     image = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3), dtype=np.uint8)
     signed = signed_nibbles(image, 2)
     assert signed.shape == (2, 2, 3, 24) and signed.dtype == np.float32
@@ -142,15 +143,15 @@ def test_nibbles_are_those_of_the_scheme():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_masks_and_flips_belong_together(seed):
+def test_masks_and_flips_belong_together(seed: int) -> None:
     rng = np.random.default_rng(seed)
     key, mask = rng.permutation(24), rng.random(24) < 0.5
     flips = mask[key] ^ mask
-    assert (flip_bytes(flips) == reversal_bytes(key[None], mask[None])[0]).all()
-    found, odd = reversal_along(key, flips)
-    assert odd == 0 and ((found[key] ^ found) == flips).all()
+    assert (flips_to_bytes(flips) == reversal_bytes(key[None], mask[None])[0]).all()
+    solved, unsolved = solve_reversal(key, flips)
+    assert unsolved == 0 and ((solved[key] ^ solved) == flips).all()
     spoiled = flips.copy()
     spoiled[3] ^= True
-    assert reversal_along(key, spoiled)[1] == 1
+    assert solve_reversal(key, spoiled)[1] == 1
     tied = key > 12
     assert (tied_flips(key) == (tied[key] ^ tied)).all()

@@ -1,22 +1,28 @@
-"""Pools and pictures of any size: how much is asked for at once, and how soon a search ends when time is out."""
+"""Pools and pictures of any size: how much is read at once, and how soon a search ends when its time is over."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 from coordinator.adversary.contract import Knowledge
-from coordinator.adversary.puzzle import assembly as assemble
-from coordinator.adversary.puzzle import block_refinement as restate
-from coordinator.adversary.puzzle import side_matching as fits
-from coordinator.adversary.puzzle import spanning_tree as tree
-from coordinator.adversary.puzzle import swap_search as exchange
-from coordinator.adversary.puzzle.block_symmetry import walks
-from coordinator.adversary.recover import block_pixel_shuffle, moment_matching
-from coordinator.adversary.recover import value_shuffle as values
-from coordinator.adversary.recover.pooled_key_recovery import RECOVER
+from coordinator.adversary.puzzle import (
+    assembly,
+    block_refinement,
+    constrained_tree,
+    side_matching,
+    spanning_tree,
+    swap_search,
+)
+from coordinator.adversary.puzzle.block_symmetry import sides_to_walks
+from coordinator.adversary.recover import block_pixel_shuffle, moment_matching, value_shuffle
+from coordinator.adversary.recover.methods import METHODS
+from crypto.arrays import AnyArray, Float32Array, Images, Rows
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
@@ -26,11 +32,18 @@ IMAGES = 100_000
 
 
 @dataclass
-class Endless:
-    """A pool of 100,000 rows that repeats a few sealed images, and counts what it is asked for."""
+class CountingPool:
+    """A pool of 100,000 rows that repeats a few sealed images, and counts the rows that are read.
+
+    Attributes:
+        few: the sealed images.
+        most: the most rows that were read at once.
+        total: the rows that were read in all.
+        asked: the numbers of the rows that were read.
+    """
 
     spec: SchemeSpec
-    few: np.ndarray
+    few: AnyArray
     most: int = 0
     total: int = 0
     asked: set[int] = field(default_factory=set)
@@ -38,83 +51,88 @@ class Endless:
     def __len__(self) -> int:
         return IMAGES
 
-    def images(self, rows: np.ndarray) -> np.ndarray:
+    def images(self, rows: Rows) -> AnyArray:
+        """Return the sealed images of these rows."""
         self.most, self.total = max(self.most, len(rows)), self.total + len(rows)
         self.asked.update(rows.tolist())
-        return self.few[rows % len(self.few)]
+        images: AnyArray = self.few[rows % len(self.few)]
+        return images
 
 
-def endless(name: str, plain: np.ndarray, block: int) -> Endless:
-    scheme = load(describe(name, plain.shape[1:], block))
-    return Endless(scheme.spec, scheme.cipher(SecretKey(bytes(range(32)))).encrypt(plain))
+def counting_pool(name: str, plain: Images, block: int) -> CountingPool:
+    height, width, channels = plain.shape[1:]
+    scheme = load(describe(name, (height, width, channels), block))
+    return CountingPool(scheme.spec, scheme.cipher(SecretKey(bytes(range(32)))).encrypt(plain))
 
 
-#: Of each recovery, the most rows at a time and in all, with pictures of 32×32 in gray.
+#: The most rows that each recovery reads at once and in all, with gray pictures of 32×32.
 BOUNDS = {
     "block_pixel_shuffle": (32, 2000 + 3000),
     "value_shuffle": (32, 64 + 1000),
     "etc": (32, 200),
     "block_pixel": (200, 200),
     "le": (5860, 5860),
-    "ele": (93_750, 2 * 93_750),  # pictures of 8×8: 12 million nibbles, too
+    "ele": (93_750, 2 * 93_750),  # with pictures of 8×8, which also hold 12 million nibbles
     "pe": (64, 200_000),
 }
 
 
-@pytest.mark.parametrize("name", [name for name in RECOVER if name not in ("le", "ele", "pe")])
-def test_a_pool_of_any_size_is_read_in_small_parts(name):
-    pool = endless(name, smooth(40, 32, 32, seed=3), 8)
-    found = RECOVER[name](pool, np.arange(IMAGES), lambda: True)
+@pytest.mark.parametrize("name", [name for name in BOUNDS if name not in ("le", "ele", "pe")])
+def test_a_pool_of_any_size_is_read_in_small_parts(name: str) -> None:
+    pool = counting_pool(name, smooth(40, 32, 32, seed=3), 8)
+    recovered = METHODS[name].recover(pool, np.arange(IMAGES), lambda: True)
     at_once, in_all = BOUNDS[name]
-    assert found is not None and 0 < pool.most <= at_once and pool.total <= in_all
+    assert recovered is not None and 0 < pool.most <= at_once and pool.total <= in_all
     if name != "block_pixel_shuffle":
-        assert any(note.startswith(("from ", "block order from ")) for note in found.notes)
+        assert any(note.startswith(("from ", "block order from ")) for note in recovered.notes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["le", "ele", "pe"])
-def test_a_pool_of_any_size_is_read_in_small_parts_by_the_slower_ones(name):
+def test_a_pool_of_any_size_is_read_in_small_parts_by_the_slower_ones(name: str) -> None:
     block, side = (4, 8) if name == "ele" else (4, 32)
-    pool = endless(name, smooth(200, side, side, seed=3), block)
-    RECOVER[name](pool, np.arange(IMAGES), lambda: True)
+    pool = counting_pool(name, smooth(200, side, side, seed=3), block)
+    METHODS[name].recover(pool, np.arange(IMAGES), lambda: True)
     at_once, in_all = BOUNDS[name]
     assert 0 < pool.most <= at_once and pool.total <= in_all
 
 
-def test_moments_are_taken_of_a_pool_of_any_size_in_small_parts():
+def test_moments_of_a_pool_of_any_size_are_read_in_small_parts() -> None:
     plain = smooth(40, 32, 32, seed=3)
-    pool = endless("orthogonal", plain, 8)
+    pool = counting_pool("orthogonal", plain, 8)
     knowledge = Knowledge(pool, np.arange(IMAGES), np.arange(4), public=smooth(40, 32, 32, seed=4))
     assert moment_matching.attack(knowledge).key is not None
     assert pool.most <= 32 and pool.total <= 2000 + 4
 
 
-def test_images_without_texture_are_passed_over_and_not_held():
+def test_images_without_texture_are_skipped_and_not_kept() -> None:
     plain = np.zeros((40, 32, 32, 1), np.uint8)
     plain[7] = smooth(1, 32, 32)[0]
-    pool = endless("block_pixel_shuffle", plain, 8)
-    blocks = block_pixel_shuffle.varied_blocks(pool, np.arange(IMAGES))
-    assert pool.most == 32 and len(blocks) < 4 * block_pixel_shuffle._PARTS + 16
+    pool = counting_pool("block_pixel_shuffle", plain, 8)
+    blocks = block_pixel_shuffle.sample_varied_blocks(pool, np.arange(IMAGES))
+    assert pool.most == 32 and len(blocks) < 4 * block_pixel_shuffle.MOST_SUBBLOCKS + 16
 
 
-@pytest.mark.parametrize("module", [block_pixel_shuffle, values])
-def test_large_blocks_fill_no_more_memory_than_small_ones(module, monkeypatch):
-    pool = endless(module.__name__.rpartition(".")[2], smooth(40, 32, 32), 32)
-    monkeypatch.setattr(module, "_HELD", 100 * 32 * 32)
-    assert module.varied_blocks(pool, np.arange(IMAGES)).nbytes <= (100 + 32) * 32 * 32
+@pytest.mark.parametrize("module", [block_pixel_shuffle, value_shuffle])
+def test_large_blocks_fill_no_more_memory_than_small_ones(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = counting_pool(module.__name__.rpartition(".")[2], smooth(40, 32, 32), 32)
+    monkeypatch.setattr(module, "MOST_HELD_VALUES", 100 * 32 * 32)
+    assert module.sample_varied_blocks(pool, np.arange(IMAGES)).nbytes <= (100 + 32) * 32 * 32
 
 
-def test_seams_of_a_large_pool_are_a_sample_and_it_says_so():
-    pool = endless("block_pixel_shuffle", smooth(40, 16, 16, seed=3), 8)
-    found = block_pixel_shuffle.recover(pool, np.arange(IMAGES), lambda: True)
-    assert found.notes == ("block order from 2000 of 100000 images",)
+def test_seams_of_a_large_pool_are_a_sample_and_the_notes_say_so() -> None:
+    pool = counting_pool("block_pixel_shuffle", smooth(40, 16, 16, seed=3), 8)
+    recovered = block_pixel_shuffle.recover(pool, np.arange(IMAGES), lambda: True)
+    assert recovered is not None and recovered.notes == ("block order from 2000 of 100000 images",)
 
 
-# ---- when time is out -------------------------------------------------------------------------------------
+# ---- when the time is over ------------------------------------------------------------------------------------
 
 
 class Turns:
-    """Goes on for so many questions; afterwards it says no, and counts how often it is still asked."""
+    """A `TimeLeft` that holds for a number of calls, and counts the calls after those in `after`."""
 
     def __init__(self, turns: int) -> None:
         self.left, self.after = turns, 0
@@ -125,68 +143,87 @@ class Turns:
         return self.left >= 0
 
 
-def walked(n: int = 2, blocks: int = 9, channels: int = 1) -> np.ndarray:
+def random_walks(n: int = 2, blocks: int = 9, channels: int = 1) -> Float32Array:
     sides = np.random.default_rng(0).normal(size=(n, 4, blocks, 4 * channels)).astype(np.float32)
-    return walks(sides, channels)
+    return sides_to_walks(sides, channels)
 
 
-def test_the_search_of_pairs_ends_at_the_strip_where_time_is_out(monkeypatch):
-    monkeypatch.setattr(fits, "_STRIP", 36)  # a strip for every side
-    every = fits.best_pairs(walked())
-    assert len(fits.best_pairs(walked(), Turns(0))) == 0
+def test_the_search_for_pairs_ends_with_the_strip_in_which_the_time_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(side_matching, "MOST_MOMENTS", 36)  # a strip for every side
+    all_pairs = side_matching.best_pairs(random_walks())
+    assert len(side_matching.best_pairs(random_walks(), Turns(0))) == 0
     turns = Turns(3 * 4)
-    some = fits.best_pairs(walked(), turns)
-    # Nothing more is begun, and what was found is a part of what is found without a limit.
-    assert turns.after <= 2 and 0 < len(some) < len(every)
-    assert {tuple(pair) for pair in some.tolist()} <= {tuple(pair) for pair in every.tolist()}
+    first_pairs = side_matching.best_pairs(random_walks(), turns)
+    # Nothing more is started, and the result is a part of the result without a limit.
+    assert turns.after <= 2 and 0 < len(first_pairs) < len(all_pairs)
+    assert {tuple(pair) for pair in first_pairs.tolist()} <= {tuple(pair) for pair in all_pairs.tolist()}
 
 
-def test_pairs_that_time_did_not_reach_say_nothing(monkeypatch):
-    monkeypatch.setattr(fits, "_WEIGHED", 1)
-    seen = walked()
-    pairs, usual = fits.best_pairs(seen), fits.usual_fits(seen)
-    whole, part = fits.weigh(seen, usual, pairs), fits.weigh(seen, usual, pairs, Turns(5))
-    assert (part[:5] == whole[:5]).all() and not part[5:].any() and whole[5:].any()
+def test_pairs_that_were_not_reached_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_matching, "MOST_COMPARED", 1)
+    sides = random_walks()
+    pairs, usual = side_matching.best_pairs(sides), side_matching.typical_likelihoods(sides)
+    full, part = (
+        side_matching.pair_costs(sides, usual, pairs),
+        side_matching.pair_costs(sides, usual, pairs, Turns(5)),
+    )
+    assert (part[:5] == full[:5]).all() and not part[5:].any() and full[5:].any()
 
 
-def test_joins_and_states_end_when_time_is_out(monkeypatch):
-    monkeypatch.setattr(tree, "_PAIRS", 2)
-    seen = walked()
-    pairs, usual = fits.best_pairs(seen), fits.usual_fits(seen)
-    assert (tree.join(pairs, tree.alone(9), (3, 3), Turns(0)).name == np.arange(9)).all()
-    two = tree.join(pairs, tree.alone(9), (3, 3), Turns(1))
-    assert (two.name == tree.join(pairs[:2], tree.alone(9), (3, 3)).name).all()
+def test_joins_and_states_end_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spanning_tree, "PAIRS_AT_ONCE", 2)
+    sides = random_walks()
+    pairs, usual = side_matching.best_pairs(sides), side_matching.typical_likelihoods(sides)
+    assert (
+        spanning_tree.join_pairs(pairs, spanning_tree.single_blocks(9), (3, 3), Turns(0)).label
+        == np.arange(9)
+    ).all()
+    two = spanning_tree.join_pairs(pairs, spanning_tree.single_blocks(9), (3, 3), Turns(1))
+    assert (
+        two.label == spanning_tree.join_pairs(pairs[:2], spanning_tree.single_blocks(9), (3, 3)).label
+    ).all()
     zero = np.zeros(9, np.int64)
-    monkeypatch.setattr(restate, "state_costs", None)  # nothing is priced any more
-    states = restate.improve(seen, usual, np.arange(9).reshape(3, 3), zero, zero > 0, zero, Turns(0))
+    monkeypatch.setattr(block_refinement, "state_costs", None)  # no state is scored any more
+    states = block_refinement.refine_states(
+        sides, usual, np.arange(9).reshape(3, 3), zero, zero > 0, zero, Turns(0)
+    )
     assert not any(part.any() for part in states)
 
 
-def test_exchanges_end_in_the_midst_of_a_round(monkeypatch):
-    made: list[str] = []
-    for name in ("redeal", "swap_pairs", "shift_bands"):
-        real = getattr(exchange, name)
-        monkeypatch.setattr(exchange, name, lambda *a, n=name, f=real: (made.append(n), f(*a))[1])
-    costs = np.random.default_rng(0).normal(size=(2, 16, 16))
-    exchange.polish(np.arange(16).reshape(4, 4), *costs, Turns(4))
-    assert made == ["redeal", "redeal", "swap_pairs"]
+def test_swaps_end_within_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+
+    def recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            called.append(name)
+            return function(*args)
+
+        return call
+
+    for name in ("reassign_cells", "swap_pairs", "shift_bands"):
+        monkeypatch.setattr(swap_search, name, recorded(name, getattr(swap_search, name)))
+    across, down = np.random.default_rng(0).normal(size=(2, 16, 16))
+    swap_search.local_search(np.arange(16).reshape(4, 4), across, down, Turns(4))
+    assert called == ["reassign_cells", "reassign_cells", "swap_pairs"]
 
 
-def test_no_picture_of_many_blocks_is_begun_when_time_is_out(monkeypatch):
-    monkeypatch.setattr(assemble, "_QUICK", 15)
-    costs = np.random.default_rng(0).normal(size=(2, 16, 16))
-    grid = assemble.assemble(*costs, (4, 4), lambda: False)
+def test_no_picture_of_many_blocks_is_started_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "QUICK_BLOCKS", 15)
+    across, down = np.random.default_rng(0).normal(size=(2, 16, 16))
+    grid = assembly.assemble(across, down, (4, 4), lambda: False)
     assert (grid == np.arange(16).reshape(4, 4)).all()
-    # A small one is: it takes no time.
-    monkeypatch.setattr(assemble, "_QUICK", 16)
-    assert (assemble.assemble(*costs, (4, 4), lambda: False) != grid).any()
+    # A small picture is assembled in any case, because it takes no time.
+    monkeypatch.setattr(assembly, "QUICK_BLOCKS", 16)
+    assert (assembly.assemble(across, down, (4, 4), lambda: False) != grid).any()
 
 
-def test_margins_against_the_sorted_costs():
+def test_margins_against_the_sorted_costs() -> None:
     costs = np.random.default_rng(0).integers(0, 5, (12, 12)).astype(float)  # many are equal
     expected = np.empty_like(costs)
     for i in range(12):
         for j in range(12):
             rest = [*np.delete(costs[i], j), *np.delete(costs[:, j], i)]
             expected[i, j] = costs[i, j] - min(rest)
-    assert (assemble._margins(costs) == expected).all()
+    assert (constrained_tree.join_margins(costs) == expected).all()

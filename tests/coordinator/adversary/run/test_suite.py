@@ -1,49 +1,41 @@
-"""The suite: what is fixed beforehand, what survives a kill, and that attacks see sealed files only."""
+"""The suite: what is fixed beforehand, what survives a kill, and that attacks open sealed files only."""
 
 from __future__ import annotations
 
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-import coordinator.adversary.run.suite as suite
 from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run import cell as cells
-from coordinator.adversary.run import draws
+from coordinator.adversary.run import draws, suite
 from coordinator.exchange.guesses import load_guess, read_draws
 from coordinator.exchange.pool import MemoryPool, Pool
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
-from parties.sources.phantom import Phantom
+from crypto.sets.dataset import SealedDataset
 from tests.support.attacks import replace_attack
+from tests.support.audits import MakeSealed, guess_files, phantoms
 
 SETTINGS = suite.Settings(["as_is", "pooled_key_recovery"], [1, 5, 10], rows=16, seed=4, budget_s=60.0)
 
 
-def phantoms(count: int, split: str = "train"):
-    source = Phantom(64, 1, count, 0, split)
-    return np.stack([source.read(i) for i in range(count)]), source.labels
-
-
 @pytest.fixture
-def sets(make_sealed):
-    """Two hospitals under one key, and a further draw under another key."""
+def sets(make_sealed: MakeSealed) -> list[SealedDataset]:
+    """Return the sets of two hospitals under one key, and one under another key."""
     first = make_sealed("a", *phantoms(60))
     second = make_sealed("b", *phantoms(40, "val"))
     third = make_sealed("c", *phantoms(60), key=SecretKey(bytes(range(1, 33))))
     return [first, second, third]
 
 
-def frozen(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.safetensors"))}
-
-
-def test_draws_rows_and_pools_are_fixed_beforehand(sets, tmp_path):
+def test_draws_rows_and_pools_are_fixed_beforehand(sets: list[SealedDataset], tmp_path: Path) -> None:
     draws = suite.run_suite(sets, tmp_path / "g", SETTINGS)
     assert [len(d.digests) for d in draws] == [2, 1] and [d.images for d in draws] == [100, 60]
     for draw in draws:
@@ -61,24 +53,28 @@ def test_draws_rows_and_pools_are_fixed_beforehand(sets, tmp_path):
     assert read_draws(tmp_path / "g")[1]["seed"] == 4
 
 
-def test_the_first_set_is_the_one_audited(sets):
+def test_the_first_set_is_the_one_audited(sets: list[SealedDataset]) -> None:
     draw = suite.plan_draw("draw-0", 0, sets[:2], SETTINGS)
     assert np.array_equal(Pool(sets[:2]).images(draw.rows), sets[0].rows(draw.rows))
     assert draw.digests[0] == sets[0].digest
 
 
-def test_a_second_run_keeps_frozen_guesses_and_another_is_refused(sets, tmp_path):
+def test_a_second_run_keeps_frozen_guesses_and_another_is_refused(
+    sets: list[SealedDataset], tmp_path: Path
+) -> None:
     suite.run_suite(sets, tmp_path / "g", SETTINGS)
-    before = frozen(tmp_path / "g")
-    said = []
-    suite.run_suite(sets, tmp_path / "g", SETTINGS, said.append)
-    assert said == ["the guesses are there already"] and frozen(tmp_path / "g") == before
+    before = guess_files(tmp_path / "g")
+    log: list[str] = []
+    suite.run_suite(sets, tmp_path / "g", SETTINGS, log.append)
+    assert log == ["the guesses are there already"] and guess_files(tmp_path / "g") == before
     other = suite.Settings(["as_is"], [1], 16, 4, 60.0)
     with pytest.raises(CipherwardError, match="holds the guesses of another audit"):
         suite.run_suite(sets, tmp_path / "g", other)
 
 
-def test_a_killed_run_goes_on(sets, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on(
+    sets: list[SealedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[int] = []
     real = ATTACKS["pooled_key_recovery"].attack
 
@@ -94,17 +90,19 @@ def test_a_killed_run_goes_on(sets, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         suite.run_suite(sets, tmp_path / "g", SETTINGS)
     assert not (tmp_path / "g" / "guesses.json").exists()
-    # A line cut short by the kill, and a guess whose file was lost, are done again.
+    # A cell whose line was cut short by the kill runs again.
     with open(tmp_path / "g" / "progress.jsonl", "a") as file:
         file.write('{"place": "draw-0/as')
     suite.run_suite(sets, tmp_path / "g", SETTINGS)
     assert calls == [1, 5, 10, 10, 1, 5, 10]
     monkeypatch.undo()
     suite.run_suite(sets, tmp_path / "straight", SETTINGS)
-    assert frozen(tmp_path / "g") == frozen(tmp_path / "straight")
+    assert guess_files(tmp_path / "g") == guess_files(tmp_path / "straight")
 
 
-def test_a_crash_is_a_finding_not_the_end(sets, tmp_path, monkeypatch):
+def test_a_crash_is_a_finding_not_the_end(
+    sets: list[SealedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def crashes(knowledge: Knowledge) -> Guess:
         raise ZeroDivisionError("in the attack")
 
@@ -114,7 +112,9 @@ def test_a_crash_is_a_finding_not_the_end(sets, tmp_path, monkeypatch):
     assert not draws[0].guesses[1].error
 
 
-def test_a_cell_that_failed_is_run_again_after_a_kill(sets, tmp_path, monkeypatch):
+def test_a_cell_that_failed_is_run_again_after_a_kill(
+    sets: list[SealedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right, fails = ATTACKS["as_is"].attack, [True]
 
     def attack(knowledge: Knowledge) -> Guess:
@@ -134,23 +134,24 @@ def test_a_cell_that_failed_is_run_again_after_a_kill(sets, tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
     fails.clear()
-    made = suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
-    assert not any(g.error for g in made[0].guesses)
+    draws = suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
+    assert not any(g.error for g in draws[0].guesses)
 
 
-def test_an_attack_named_twice_runs_once_and_more_guesses_than_are_scored_run_not_at_all(
-    sets, tmp_path, monkeypatch
-):
+def test_an_attack_named_twice_runs_once_and_too_many_guesses_are_refused_beforehand(
+    sets: list[SealedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran: list[str] = []
     right = ATTACKS["as_is"].attack
-    monkeypatch.setitem(
-        ATTACKS,
-        "as_is",
-        replace(ATTACKS["as_is"], attack=lambda knowledge: ran.append("") or right(knowledge)),
-    )
+
+    def counted(knowledge: Knowledge) -> Guess:
+        ran.append("as_is")
+        return right(knowledge)
+
+    replace_attack(monkeypatch, "as_is", counted)
     twice = replace(SETTINGS, attacks=["as_is", "as_is"])
-    made = suite.run_suite(sets[:1], tmp_path / "g", twice)
-    assert len(ran) == len(made[0].guesses) == 1
+    draws = suite.run_suite(sets[:1], tmp_path / "g", twice)
+    assert len(ran) == len(draws[0].guesses) == 1
     ran.clear()
     many = replace(SETTINGS, attacks=["as_is", "pooled_key_recovery"], pools=range(1, 36))
     monkeypatch.setattr(suite, "MOST_GUESSES", 35)
@@ -159,7 +160,9 @@ def test_an_attack_named_twice_runs_once_and_more_guesses_than_are_scored_run_no
     assert not ran
 
 
-def test_what_an_attack_did_not_try_and_its_budget_are_written_down(sets, tmp_path, monkeypatch):
+def test_idle_attacks_and_the_budget_are_recorded(
+    sets: list[SealedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     right = ATTACKS["as_is"].attack
     monkeypatch.setitem(
         ATTACKS,
@@ -172,7 +175,7 @@ def test_what_an_attack_did_not_try_and_its_budget_are_written_down(sets, tmp_pa
     assert [g.idle for g in draws[0].guesses] == [True, False] and about["budget_s"] == 60.0
     with pytest.raises(CipherwardError, match="guesses of another audit"):
         suite.run_suite(sets[:1], tmp_path / "g", replace(settings, budget_s=61.0))
-    # Guesses of before say nothing of it.
+    # Older files do not have the field.
     path = tmp_path / "g" / "guesses.json"
     path.write_text(
         path.read_text().replace('"idle": true', '"error": ""').replace('"idle": false', '"error": ""')
@@ -183,7 +186,7 @@ def test_what_an_attack_did_not_try_and_its_budget_are_written_down(sets, tmp_pa
 @pytest.mark.parametrize(
     "name", ["pooled_key_recovery", "moment_matching", "gan", "sia_gan", "itn", "weights"]
 )
-def test_attacks_that_lack_what_they_need_say_that_they_did_nothing(name):
+def test_attacks_that_lack_what_they_need_are_idle(name: str) -> None:
     images, _ = phantoms(40)
     scheme = load(describe("orthogonal", images.shape[1:], 8))
     pool = MemoryPool(scheme.spec, scheme.cipher(SecretKey(bytes(range(32)))).encrypt(images))
@@ -192,7 +195,7 @@ def test_attacks_that_lack_what_they_need_say_that_they_did_nothing(name):
     assert (guess.images == scheme.picture(pool.images(np.arange(8)))).all()
 
 
-def test_attacks_that_had_a_try_do_not_say_that_they_did_nothing():
+def test_attacks_that_tried_something_are_not_idle() -> None:
     images, _ = phantoms(40)
     public = images[:16]
     for name, attack in (("orthogonal", "moment_matching"), ("block_pixel_shuffle", "pooled_key_recovery")):
@@ -202,8 +205,8 @@ def test_attacks_that_had_a_try_do_not_say_that_they_did_nothing():
         assert not ATTACKS[attack].attack(knowledge).idle
 
 
-def test_the_truth_plays_no_part(make_sealed, tmp_path):
-    """The canary: with the key and the plain images gone or changed, every guess stays bit-identical."""
+def test_guesses_do_not_depend_on_the_truth(make_sealed: MakeSealed, tmp_path: Path) -> None:
+    """The canary: if the key and the plain images change or disappear, every guess stays bit-identical."""
     folder = tmp_path / "hospital"
     sealed = make_sealed("hospital/sealed/train", *phantoms(40))
     (folder / "secret.key").write_text("the key")
@@ -215,14 +218,16 @@ def test_the_truth_plays_no_part(make_sealed, tmp_path):
     (folder / "secret.key").unlink()
     (folder / "plain.npy").unlink()
     suite.run_suite(suite.find_sets([sealed.folder]), tmp_path / "g3", SETTINGS)
-    assert frozen(tmp_path / "g1") == frozen(tmp_path / "g2") == frozen(tmp_path / "g3") != {}
+    assert (
+        guess_files(tmp_path / "g1") == guess_files(tmp_path / "g2") == guess_files(tmp_path / "g3") != {}
+    )
 
 
-def test_an_attack_opens_sealed_files_alone(sets, tmp_path):
+def test_an_attack_opens_only_sealed_files(sets: list[SealedDataset], tmp_path: Path) -> None:
     opened: list[str] = []
-    listening = [True]  # an audit hook stays for the life of the process
+    listening = [True]  # an audit hook stays until the process ends
 
-    def hook(event, args):
+    def hook(event: str, args: tuple[object, ...]) -> None:
         if listening and event == "open":
             opened.append(str(args[0]))
 
@@ -233,32 +238,32 @@ def test_an_attack_opens_sealed_files_alone(sets, tmp_path):
     assert read and all(p.startswith(str(sets[0].folder)) for p in read), read
 
 
-def test_a_set_named_twice_is_refused(sets, tmp_path):
+def test_a_set_named_twice_is_refused(sets: list[SealedDataset], tmp_path: Path) -> None:
     with pytest.raises(CipherwardError, match="named twice"):
         suite.run_suite([sets[0], sets[0]], tmp_path / "g", SETTINGS)
 
 
-def test_attacks_get_knowledge_and_nothing_else():
+def test_attacks_get_only_knowledge() -> None:
     import inspect
 
     for name, attack in ATTACKS.items():
         assert list(inspect.signature(attack.attack).parameters) == ["knowledge"], name
-    holds = {"pool", "pool_rows", "rows", "budget", "public", "known", "oracle", "labels", "observed"}
-    assert set(Knowledge.__dataclass_fields__) == holds
-    # The suite gives what a cloud holds: no known pair, nobody who encrypts for it.
+    fields = {"pool", "pool_rows", "rows", "budget", "public", "known", "oracle", "labels", "observed"}
+    assert set(Knowledge.__dataclass_fields__) == fields
+    # The suite gives what a cloud holds: no known pair, and no oracle that encrypts for it.
     for module in (suite, cells, draws):
         source = inspect.getsource(module)
         assert "known=" not in source and "oracle" not in source
 
 
-def test_pools_that_do_not_belong_together(sets):
+def test_pools_that_do_not_belong_together(sets: list[SealedDataset]) -> None:
     with pytest.raises(CipherwardError, match="do not belong to one pool"):
         Pool(sets)
     with pytest.raises(CipherwardError, match="the pool is empty"):
         Pool([])
 
 
-def test_sets_too_small_and_unknown_attacks(make_sealed, tmp_path):
+def test_sets_too_small_and_unknown_attacks(make_sealed: MakeSealed, tmp_path: Path) -> None:
     small = make_sealed("small", *phantoms(31))
     with pytest.raises(CipherwardError, match="holds 31 images: too few"):
         suite.run_suite([small], tmp_path / "g", SETTINGS)
@@ -266,7 +271,9 @@ def test_sets_too_small_and_unknown_attacks(make_sealed, tmp_path):
         suite.run_suite([small], tmp_path / "g", suite.Settings(["magic"], [1], 16, 0, 1.0))
 
 
-def test_a_folder_of_sets_stands_for_those_to_attack(sets, make_sealed, tmp_path):
+def test_a_folder_of_sets_stands_for_those_to_attack(
+    sets: list[SealedDataset], make_sealed: MakeSealed, tmp_path: Path
+) -> None:
     for name in ("val", "test"):
         make_sealed(name, *phantoms(8))
     assert [s.folder.name for s in suite.find_sets([tmp_path])] == ["a", "b", "c"]
@@ -274,14 +281,14 @@ def test_a_folder_of_sets_stands_for_those_to_attack(sets, make_sealed, tmp_path
         suite.find_sets([tmp_path / "absent"])
 
 
-def test_a_pool_reads_rows_across_sets_in_any_order(sets):
+def test_a_pool_reads_rows_across_sets_in_any_order(sets: list[SealedDataset]) -> None:
     pool = Pool(sets[:2])
     rows = np.array([99, 0, 60, 59, 0])
     expected = np.concatenate([sets[0].images(0, 60), sets[1].images(0, 40)])[rows]
     assert np.array_equal(pool.images(rows), expected) and len(pool) == 100
 
 
-def test_guesses_on_disk_are_what_they_were(sets, tmp_path):
+def test_guesses_of_another_format_are_refused(sets: list[SealedDataset], tmp_path: Path) -> None:
     suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
     path = tmp_path / "g" / "guesses.json"
     value = json.loads(path.read_text())

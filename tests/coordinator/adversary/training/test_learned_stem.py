@@ -1,50 +1,65 @@
-"""A stem of the cloud's own: what it learns on a pool, whatever the stem mode, and what it needs."""
+"""A stem that the cloud trains itself: what it learns on a pool, whatever the stem mode, and what it needs."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from coordinator.adversary.training.learned_stem import attack, trained
-from coordinator.adversary.training.stem_similarity import alike, learnt, units
+from coordinator.adversary.contract import Knowledge
+from coordinator.adversary.training.learned_stem import attack, train_stem
+from coordinator.adversary.training.stem_similarity import cosine_similarities, learnt_change, unit_weights
+from coordinator.exchange.plan import Plan
 from coordinator.exchange.pool import MemoryPool
+from crypto.arrays import AnyArray, Images
 from tests.support.pictures import sealed_pool, share, smooth
-from tests.support.stems import BLOCK, CLASSES, SIDE, public_file, study, watched
+from tests.support.stems import BLOCK, CLASSES, SIDE, observed_study, public_file, study
 
 
 @pytest.fixture(autouse=True)
-def one_core():
+def one_core() -> None:
+    """Keep torch to one thread, so that runs repeat bit for bit."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
-def public(tmp_path_factory):
+def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return public_file(tmp_path_factory.mktemp("public"))
 
 
-def knowledge(name="block_pixel_shuffle", plan=None, n=22, seconds=600.0, labels=True):
+def make_case(
+    name: str = "block_pixel_shuffle",
+    plan: Plan | None = None,
+    n: int = 22,
+    seconds: float = 600.0,
+    labels: bool = True,
+) -> tuple[Knowledge, Images, dict[str, AnyArray]]:
+    """Return what the cloud holds, the plain images, and the parts of the key."""
     plain = smooth(n, SIDE, SIDE, seed=2)
     pool, truth = sealed_pool(name, plain, BLOCK)
-    given = np.arange(n) % CLASSES if labels else None
-    return watched(pool, plan, {}, given, seconds), plain, truth
+    pool_labels = np.arange(n) % CLASSES if labels else None
+    return observed_study(pool, plan, {}, pool_labels, seconds), plain, truth
 
 
-def neighbour_share(given, plan, truth, side):
-    """Share of units whose column changed most alike a neighbour's."""
-    first, own, _ = trained(given, plan, CLASSES)
-    change = units(learnt(first.filters, own.filters), given.pool.spec)
-    likeness = alike(change, change)
-    np.fill_diagonal(likeness, -9)
+def neighbour_share(knowledge: Knowledge, plan: Plan, truth: dict[str, AnyArray], side: int) -> float:
+    """Return the share of units whose most similar change of weights is that of a neighbour."""
+    first, trained, _ = train_stem(knowledge, plan, CLASSES)
+    assert first is not None and trained is not None
+    change = unit_weights(learnt_change(first.filters, trained.filters), knowledge.pool.spec)
+    similarities = cosine_similarities(change, change)
+    np.fill_diagonal(similarities, -9)
     y, x = np.divmod(truth["K2"], side)
-    near = likeness.argmax(1)
+    near = similarities.argmax(1)
     return float((abs(y - y[near]) + abs(x - x[near]) == 1).mean())
 
 
-def test_its_own_stem_learns_neighbours_alike(public):
+def test_neighbouring_columns_learn_similar_weights(public: Path) -> None:
     plan = study(public, scheme="value_shuffle", stem="private")
-    given, _, truth = knowledge("value_shuffle", plan)
-    assert neighbour_share(given, plan, truth, BLOCK) > 0.9  # by chance: 1 in 18
+    knowledge, _, truth = make_case("value_shuffle", plan)
+    assert neighbour_share(knowledge, plan, truth, BLOCK) > 0.9  # by chance: 1 in 18
 
 
 @pytest.mark.parametrize(
@@ -55,41 +70,42 @@ def test_its_own_stem_learns_neighbours_alike(public):
         ("block_pixel_shuffle", {"stem": "learn"}),
     ],
 )
-def test_it_opens_the_pool_whatever_the_stem_mode(public, name, mode):
-    given, plain, _ = knowledge(name, study(public, scheme=name, **mode))
-    guess = attack(given)
+def test_it_opens_the_pool_whatever_the_stem_mode(public: Path, name: str, mode: dict[str, Any]) -> None:
+    knowledge, plain, _ = make_case(name, study(public, scheme=name, **mode))
+    guess = attack(knowledge)
     assert guess.note == "after 20 steps on 16 images"
     assert share(guess.images, plain[-6:], signs=False) > 0.8
-    assert sorted(guess.key["gather"]) == list(range(SIDE**2))
+    assert guess.key is not None and sorted(guess.key["gather"]) == list(range(SIDE**2))
 
 
-def test_a_model_from_scratch_does_as_well():
-    given, plain, _ = knowledge(plan=study(stem="private"))
-    assert share(attack(given).images, plain[-6:], signs=False) > 0.9
+def test_an_untrained_model_opens_the_pool_too() -> None:
+    knowledge, plain, _ = make_case(plan=study(stem="private"))
+    assert share(attack(knowledge).images, plain[-6:], signs=False) > 0.9
 
 
-def test_the_same_pool_gives_the_same_guess(public):
-    given, _, _ = knowledge(plan=study(public), n=20)
-    first, second = attack(given), attack(given)
+def test_the_same_pool_gives_the_same_guess(public: Path) -> None:
+    knowledge, _, _ = make_case(plan=study(public), n=20)
+    first, second = attack(knowledge), attack(knowledge)
+    assert first.key is not None and second.key is not None
     assert (first.images == second.images).all() and (first.key["K1"] == second.key["K1"]).all()
 
 
-def test_noise_gives_no_key(public):
-    given, plain, _ = knowledge(plan=study(public))
+def test_noise_gives_no_key(public: Path) -> None:
+    knowledge, plain, _ = make_case(plan=study(public))
     noise = np.random.default_rng(1).integers(0, 256, plain.shape, np.uint8)
-    pool = MemoryPool(given.pool.spec, noise)
-    guess = attack(watched(pool, study(public), {}, np.arange(len(noise)) % CLASSES))
+    pool = MemoryPool(knowledge.pool.spec, noise)
+    guess = attack(observed_study(pool, study(public), {}, np.arange(len(noise)) % CLASSES))
     assert guess.key is None and "nothing identifiable" in guess.note
     assert (guess.images == noise[-6:]).all()
 
 
-def test_out_of_time_it_says_so_and_claims_nothing(public):
-    guess = attack(knowledge(plan=study(public), seconds=0.0)[0])
+def test_out_of_time_the_note_says_so_and_no_key_is_claimed(public: Path) -> None:
+    guess = attack(make_case(plan=study(public), seconds=0.0)[0])
     assert guess.key is None and "learnt nothing" in guess.note and "truncated" in guess.note
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "said"),
+    ("name", "changes", "reason"),
     [
         ("block_pixel_shuffle", {"plan": None}, "no training was given"),
         ("block_pixel_shuffle", {"labels": False}, "needs the labels"),
@@ -102,7 +118,7 @@ def test_out_of_time_it_says_so_and_claims_nothing(public):
         ("orthogonal", {"plan": study(scheme="orthogonal")}, "no order"),
     ],
 )
-def test_what_it_lacks_is_said(name, changes, said):
-    given, plain, _ = knowledge(name, **{"plan": study(), **changes})
-    guess = attack(given)
-    assert guess.key is None and said in guess.note and guess.images.shape == plain[-6:].shape
+def test_what_the_attack_lacks_is_in_the_note(name: str, changes: dict[str, Any], reason: str) -> None:
+    knowledge, plain, _ = make_case(name, **{"plan": study(), **changes})
+    guess = attack(knowledge)
+    assert guess.key is None and reason in guess.note and guess.images.shape == plain[-6:].shape

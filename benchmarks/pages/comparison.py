@@ -1,0 +1,155 @@
+"""The comparison of schemes, networks and data: accuracy from its cells, security from the audit's table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.pages.markdown import percent, table
+
+Record = Mapping[str, Any]
+
+#: The data sets' names.
+DATA_NAMES = {"pneumonia": "PneumoniaMNIST", "cifar": "CIFAR-10", "mri": "brain MRI"}
+#: The networks' names.
+NETWORK_NAMES = {"vit": "ViT", "resnet18": "ResNet-18", "shake_pyramidnet": "ShakeDrop PyramidNet"}
+#: Mean AUC on ciphertext counts as close if it differs from that on plain images by no more than this.
+CLOSE = 0.01
+# Which of the audit's data sets show the same images.
+_AUDITED: dict[str, tuple[str, ...]] = {"mri": ("mri",), "cifar": ("cifar", "cifar224"), "pneumonia": ()}
+_SIDES = {"mri": 224, "cifar": 32, "cifar224": 224}
+
+
+def security(row: str, data: str, audited: Sequence[Record]) -> str:
+    """Return the smallest pool that breaks a row's scheme on such images, at every size that was audited.
+
+    Args:
+        row: A row of the comparison: a scheme, or a scheme and `private`.
+        data: A data set of the comparison.
+        audited: The rows of the audit table. What is not among them is called "not audited".
+    """
+    scheme = row.split(maxsplit=1)[0]
+    if scheme == "plain":
+        return "not sealed"
+    verdicts = []
+    for line in audited:
+        is_same = (line["scheme"], line["scope"], line["attack"]) == (
+            scheme,
+            "consortium",
+            "pooled_key_recovery",
+        )
+        if is_same and line["data"] in _AUDITED[data] and not line["options"] and line["largest_pool"]:
+            side = _SIDES[line["data"]]
+            smallest, largest = line["smallest_pool"], line["largest_pool"]
+            verdict = f"broken by {smallest}" if smallest else f"not broken by up to {largest}"
+            verdicts.append(f"{verdict} (at {side}×{side}, blocks of {line['block']})")
+    return "; ".join(verdicts) or "not audited"
+
+
+def find_cell(section: Record, row: str, seed: int = 0) -> Record | None:
+    """Return the finished cell of a row and seed, or None."""
+    return next((c for c in section["cells"] if (c["row"], c["seed"]) == (row, seed)), None)
+
+
+def accuracy(section: Record, row: str, seed: int = 0) -> str:
+    """Return a cell's test accuracy with its 95 % bounds and AUC, or why there is none."""
+    if row in section["none"]:
+        return "no such cell"
+    cell = find_cell(section, row, seed)
+    if cell is not None:
+        if "diverged" in cell:
+            return f"diverged in epoch {cell['diverged']}"
+        test = cell["test"]
+        text = f"{percent(test['rate'])} % ({percent(test['low'])}–{percent(test['high'])})"
+        return text + (f", AUC {test['auc']:.3f}" if test["auc"] is not None else "")
+    for part in section["begun"]:
+        if (part["row"], part["seed"]) == (row, seed):
+            return f"not finished: {part['epochs']} of {section['plan']['rounds']} epochs"
+    return "not run"
+
+
+def settings(section: Record) -> str:
+    """Return one line that says how a section's networks were trained."""
+    plan, cells = section["plan"], section["cells"]
+    model = plan["model"] + "".join(f", {k} {v}" for k, v in plan.get("model_args", {}).items())
+    parts = [
+        f"- {NETWORK_NAMES[section['network']]}: {model}",
+        f"{plan['image_size']}×{plan['image_size']}, blocks of {plan['block']}",
+        f"{plan['rounds']} epochs of {plan['optimizer']}, learning rate {plan['lr']:g}, batch {plan['batch']}",
+        "from public weights" if plan.get("weights") else "from scratch",
+    ]
+    if any(pair != "none" for pair in section["pairs"].values()):
+        rows = [row for row in section["rows"] if row not in section["none"]]
+        parts.append("adaptation " + ", ".join(f"{row}: {section['pairs'][row]}" for row in rows))
+    if cells:
+        train, val, test = cells[0]["images"]
+        seconds = [c["seconds"] for c in cells]
+        parts.append(f"{train} training, {val} val, {test} test images")
+        parts.append(f"{min(seconds):.0f}–{max(seconds):.0f} s a cell")
+    return "; ".join(parts) + "."
+
+
+def seeds(section: Record) -> list[str]:
+    """Return a table of AUC over several seeds, on ciphertext and on plain images.
+
+    Only rows with every seed are shown. Without such rows there is no table.
+    """
+    aucs: dict[str, list[float]] = {}
+    for cell in sorted(section["cells"], key=lambda c: int(c["seed"])):
+        if cell["test"]["auc"] is not None:
+            aucs.setdefault(cell["row"], []).append(cell["test"]["auc"])
+    complete = {row: values for row, values in aucs.items() if len(values) == section["seeds"]}
+    if section["seeds"] < 2 or "plain" not in complete or len(complete) < 2:
+        return []
+    plain = float(np.mean(complete["plain"]))
+    body = [_seeds_row(row, values, plain) for row, values in complete.items()]
+    headers = [
+        "sealed by",
+        "AUC, seed by seed",
+        "mean",
+        "standard deviation",
+        f"difference from plain; within {CLOSE:g}?",
+    ]
+    lead = f"{NETWORK_NAMES[section['network']]}, {section['seeds']} seeds, each with its own key:"
+    return [lead, "", *table(headers, body)]
+
+
+def _seeds_row(row: str, values: Sequence[float], plain: float) -> list[str]:
+    difference = float(np.mean(values)) - plain
+    verdict = ""
+    if row != "plain":
+        verdict = f"{difference:+.4f}: " + ("within" if abs(difference) <= CLOSE else "**not within**")
+    each = ", ".join(f"{value:.4f}" for value in values)
+    return [row, each, f"{np.mean(values):.4f}", f"{np.std(values, ddof=1):.4f}", verdict]
+
+
+def comparison(result: Record, audited: Sequence[Record]) -> list[str]:
+    """Return the lines of the comparison, one table for each data set.
+
+    Args:
+        result: What benchmarks/table1.py wrote.
+        audited: The rows of the audit table. Without any, every scheme is called "not audited".
+    """
+    lines: list[str] = []
+    for data in dict.fromkeys(s["data"] for s in result["sections"]):
+        sections = [s for s in result["sections"] if s["data"] == data]
+        body = [
+            [row, *(accuracy(s, row) for s in sections), security(row, data, audited)]
+            for row in sections[0]["rows"]
+        ]
+        headers = [
+            "sealed by",
+            *(NETWORK_NAMES[s["network"]] for s in sections),
+            "sealed images that break it",
+        ]
+        lines += [
+            f"**{DATA_NAMES[data]}**, accuracy on test images with 95 % bounds:",
+            "",
+            *table(headers, body),
+        ]
+        for section in sections:
+            lines += seeds(section)
+        lines += [*(settings(s) for s in sections), ""]
+    return lines

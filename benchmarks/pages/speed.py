@@ -1,0 +1,193 @@
+"""The pages of the costs and checks: sealing, federation and traffic; and the tested properties of the schemes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.pages.entries import Entry, of_kind
+from benchmarks.pages.markdown import facts, number, quartiles, table
+
+Record = Mapping[str, Any]
+
+INTRO = """# Speed and traffic
+
+Ratios were measured in one run, in turns, so that a machine's other work affects both sides. Seconds are those of
+the machine named beside them.
+"""
+CORRECTNESS_INTRO = """# Correctness of the schemes
+
+How many cases the tests of every scheme's properties try, and how many known answers they compare with.
+"""
+
+
+def page(entries: Sequence[Entry]) -> list[str]:
+    """Return the lines of docs/results/speed.md."""
+    sections = {"schemes": schemes, "sealing": sealing, "federation": federation, "options": plan_changes}
+    lines = [INTRO]
+    for kind, section in sections.items():
+        for entry in of_kind(entries, kind):
+            lines += [*entry.heading(), *section(entry.result), ""]
+    return lines
+
+
+def correctness_page(entries: Sequence[Entry]) -> list[str]:
+    """Return the lines of docs/results/correctness.md."""
+    lines = [CORRECTNESS_INTRO]
+    for entry in of_kind(entries, "properties"):
+        lines += [*entry.heading(), *properties(entry.result), ""]
+    return lines
+
+
+def schemes(result: Record) -> list[str]:
+    """Return how fast each scheme seals, compared with a copy of the same bytes."""
+    names = {
+        "scheme": "scheme",
+        "block": "block side (pixels)",
+        "times_a_copy": "time over that of a NumPy copy, median",
+        "times_a_copy_worst": "worst",
+        "two_cores_over_one": "speed-up on two cores",
+        "faster_than_naive": "times faster than plain NumPy code",
+        "megabytes_per_second_one_core": "MB/s on one core",
+    }
+    rows = [[number(row[name]) for name in names] for row in result["rows"]]
+    return [f"{result['images']} RGB images of 224×224.", "", *table(list(names.values()), rows)]
+
+
+def sealing(result: Record) -> list[str]:
+    """Return what sealing costs compared with decoding and resizing alone, and its memory and restart."""
+    speeds = result["speed"]
+    seconds_names = {
+        "folder": "folder",
+        "images": "images",
+        "kilobytes_a_jpeg": "kB a JPEG file",
+        "pillow_seconds": "decoding by Pillow (s)",
+        "reading_seconds": "decoding by our reader (s)",
+        "sealing_seconds": "decoding and sealing (s)",
+    }
+    seconds = [[number(speed[name]) for name in seconds_names] for speed in speeds]
+    cpu = [
+        [
+            speed["folder"],
+            *(
+                number(speed[f"{part}_cpu_milliseconds_an_image"])
+                for part in ("pillow", "reading", "sealing")
+            ),
+        ]
+        for speed in speeds
+    ]
+    ratio_names = (
+        "sealing_over_reading",
+        "sealing_over_pillow",
+        "cpu_sealing_over_reading",
+        "cpu_sealing_over_pillow",
+    )
+    ratios = [[speed["folder"], *(quartiles(speed, name) for name in ratio_names)] for speed in speeds]
+    memory_names = {
+        "images": "images",
+        "shape": "shape",
+        "shards": "shards",
+        "seconds": "seconds",
+        "peak_megabytes": "peak memory (MB)",
+    }
+    memory = [[number(record[name]) for name in memory_names] for record in result["memory"]]
+    labels = {
+        "open_images": "images of a set that is opened",
+        "open_shards": "shards of that set",
+        "open_seconds": "opening it (s)",
+        "labels_seconds": "reading all its labels (s)",
+        "killed_after_shards": "shards done when a sealing was killed",
+        "of_shards": "shards of that sealing",
+        "resume_check_seconds": "resuming: checking what is there (s)",
+        "resume_seconds": "resuming: until the end (s)",
+    }
+    ratio_headers = ["our reader, clock", "Pillow, clock", "our reader, CPU time", "Pillow, CPU time"]
+    return [
+        *table(list(seconds_names.values()), seconds),
+        "The same in CPU time of all cores, milliseconds an image:",
+        "",
+        *table(
+            [
+                "folder",
+                "decoding by Pillow (ms)",
+                "decoding by our reader (ms)",
+                "decoding and sealing (ms)",
+            ],
+            cpu,
+        ),
+        "Time of decoding and sealing over that of decoding alone, median and quartiles of the repeats:",
+        "",
+        *table(["folder", *(f"over {header}" for header in ratio_headers)], ratios),
+        "Memory of a fresh process that seals:",
+        "",
+        *table(list(memory_names.values()), memory),
+        *facts(result, labels),
+    ]
+
+
+def federation(result: Record) -> list[str]:
+    """Return what Flower costs compared with the same training without it."""
+    labels = {
+        "plan": "plan",
+        "model": "model",
+        "bare_images_per_second": "bare timm training (images/s)",
+        "loop_images_per_second": "our local training (images/s)",
+        "loop_over_bare": "our local training over bare timm, speed, median",
+        "loop_over_bare_low": "lower quartile",
+        "loop_over_bare_high": "upper quartile",
+        "turns": "repeats",
+        "loop_seconds": "the study's work without Flower (s)",
+        "flwr_seconds": "the study by `flwr run` (s)",
+        "flwr_over_loop": "`flwr run` over work without Flower, time",
+        "flwr_start_and_stop_seconds": "starting and stopping Flower and Ray (s)",
+        "megabytes_a_round": "traffic a round, all hospitals (MB)",
+    }
+    return facts(result, labels)
+
+
+def plan_changes(result: Record) -> list[str]:
+    """Return accuracy and traffic of a plan with one setting changed at a time."""
+    rows = [
+        [
+            record["change"],
+            record["seed"],
+            f"{number(record['test accuracy'])} ({record['low']:.4f}–{record['high']:.4f})",
+            number(record["AUC"]),
+            number(record["MB a round"]),
+        ]
+        for record in result["records"]
+    ]
+    headers = ["change of the plan", "seed", "test accuracy (95 % bounds)", "AUC", "traffic a round (MB)"]
+    return [
+        f"Plan: {result['plan']}. Accuracies are shares of 1.",
+        "",
+        *table(headers, rows),
+        "Validation accuracy by round is in the JSON file.",
+    ]
+
+
+def properties(result: Record) -> list[str]:
+    """Return how many cases of each property every scheme passed."""
+    records = result["schemes"]
+    names = [name for name in records[0] if name not in ("scheme", "cases", "known answers")]
+    rows = []
+    for record in records:
+        counts = {name: record[name] for name in names if record.get(name)}
+        each = sorted(set(counts.values()))
+        rows.append(
+            [
+                record["scheme"],
+                len(counts),
+                "–".join(map(str, dict.fromkeys((each[0], each[-1])))),
+                record["cases"],
+                record["known answers"],
+            ]
+        )
+    headers = ["scheme", "properties", "cases of each property", "cases in all", "known answers"]
+    return [
+        f"All {result['cases']} cases and {result['known_answers']} known answers hold. The properties: "
+        f"{', '.join(name.replace('_', ' ') for name in names)}. "
+        "The scheme `plain` has no key, so the properties of a key are not asked of it.",
+        "",
+        *table(headers, rows),
+    ]

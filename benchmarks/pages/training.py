@@ -1,0 +1,200 @@
+"""The pages of what a training reveals: a hospital's updates, trained stems, and attacks by trained networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.pages.entries import Entry, of_kind
+from benchmarks.pages.markdown import facts, number, table
+
+Record = Mapping[str, Any]
+
+UPDATES_INTRO = """# What a training reveals
+
+Attacks of tier T5: the adversary in the cloud holds the weights and the hospitals' updates (gradient inversion,
+membership inference), or the trained stem of the model. The [legend](../results.md#legend) explains the stem
+modes.
+"""
+NETWORKS_INTRO = """# Attacks by trained networks
+
+Attacks of tier T2: a generative adversarial network learns from ciphertexts and public plain images.
+"""
+_SHOWN_EPOCHS = 5  # of a training, every fifth epoch is shown
+
+
+def updates_page(entries: Sequence[Entry]) -> list[str]:
+    """Return the lines of docs/results/updates.md."""
+    lines = [UPDATES_INTRO]
+    for entry in of_kind(entries, "updates"):
+        lines += [*entry.heading(), *updates(entry.result), ""]
+    for entry in of_kind(entries, "stems"):
+        lines += [*entry.heading(), *stems(entry.result), ""]
+    return lines
+
+
+def networks_page(entries: Sequence[Entry]) -> list[str]:
+    """Return the lines of docs/results/networks.md."""
+    lines = [NETWORKS_INTRO]
+    for entry in of_kind(entries, "gan"):
+        lines += [*entry.heading(), *gan(entry.result), ""]
+    return lines
+
+
+def updates(result: Record) -> list[str]:
+    """Return what each attack on a hospital's update recovers, part by part; a part that was not run says so."""
+    sections = (
+        ("candidates", "Which of some candidate images an update was computed from", _candidates),
+        ("search", "Searching for an image whose update is the observed one (gradient inversion)", _search),
+        ("membership", "Which images a training used (membership inference)", _membership),
+        ("learn", "Solving for the images from one update, several stems", _solved),
+        ("solve", "Solving for the images from one update, by learning rate", _solved),
+        ("steps", "Solving for the images from an update of several steps or a batch", _solved),
+    )
+    lines: list[str] = []
+    for name, title, section in sections:
+        records = result.get(name)
+        lines += [f"### {title}", "", *(section(records) if records else ["Not run.", ""])]
+    return lines
+
+
+def _candidates(records: Sequence[Record]) -> list[str]:
+    names = {
+        "update": "update",
+        "rank": "rank of the update",
+        "confirmed": "members confirmed",
+        "wrongly": "others confirmed wrongly",
+        "members, median (most)": "distance of members, median (largest)",
+        "others, median (least)": "distance of others, median (smallest)",
+        "AUC": "AUC",
+    }
+    return table(list(names.values()), [[number(record[name]) for name in names] for record in records])
+
+
+def _search(records: Sequence[Record]) -> list[str]:
+    headers = [
+        "image",
+        "search steps",
+        "cosine distance of the updates",
+        "SSIM of the result",
+        "SSIM of a flat picture",
+        "relative distance of the result's update",
+        "seconds",
+    ]
+    rows = [
+        [
+            record["image"],
+            f"{record['steps']} of {record['steps planned']}",
+            *(
+                number(record[name])
+                for name in (
+                    "cosine distance",
+                    "SSIM",
+                    "SSIM of a flat picture",
+                    "its update's distance",
+                    "seconds",
+                )
+            ),
+        ]
+        for record in records
+    ]
+    return table(headers, rows)
+
+
+def _membership(records: Sequence[Record]) -> list[str]:
+    names = {
+        "training": "training",
+        "AUC": "AUC (95 % bounds)",
+        "TPR": "true-positive rate",
+        "at FPR": "at this false-positive rate",
+        "members, others": "members, others",
+        "training seconds": "training (s)",
+    }
+    return table(list(names.values()), [[number(record[name]) for name in names] for record in records])
+
+
+def _solved(records: Sequence[Record]) -> list[str]:
+    rank = next(name for name in records[0] if name.startswith("rank of "))
+    names = {
+        "stem": "stem, settings",
+        "images": "images",
+        rank: f"{rank} patches",
+        "SSIM, median (range)": "SSIM, median (range)",
+        "opened with the pool's key": "SSIM after decryption with the pool's key",
+        "found": "images recovered",
+        "seconds": "seconds",
+    }
+    return table(list(names.values()), [[number(record[name]) for name in names] for record in records])
+
+
+def stems(result: Record) -> list[str]:
+    """Return what trained stems reveal of the key."""
+    headers = [
+        "stem",
+        "scheme",
+        "images trained on",
+        "ciphertexts attacked",
+        "K1 / K2 correct (shares)",
+        "SSIM of the guesses",
+        "seconds",
+    ]
+    rows = [
+        [
+            record["stem"],
+            record["scheme"],
+            number(record.get("trained on")),
+            record["images seen"],
+            _key_cell(record),
+            number(record.get("SSIM")),
+            number(record.get("attack s")),
+        ]
+        for record in result["records"]
+    ]
+    return [*table(headers, rows), "How each key was found is in the notes of the JSON file."]
+
+
+def _key_cell(record: Record) -> str:
+    if not record["key"]:
+        return f"no key: {record['note']}"
+    shares = [number(record.get(name)) for name in ("K1", "K2")]
+    return " / ".join(shares) if any(shares) else "a key; it has neither part"
+
+
+def gan(result: Record) -> list[str]:
+    """Return what a GAN makes of ciphertexts, and its training."""
+    labels = {
+        "scheme": "scheme",
+        "sealed_images": "sealed images to train on",
+        "plain_images": "plain images to train on",
+        "held_out_images": "sealed images that no training used",
+        "epochs": "epochs",
+        "share_of_the_published_steps": "share of the published number of steps",
+        "median_ssim": "median SSIM of windows with texture",
+        "median_ssim_toned": "the same, after the contrast was corrected",
+        "median_ssim_mean_image": "floor: the mean plain image",
+        "median_ssim_ciphertext": "floor: the ciphertext",
+        "median_ssim_whole_picture": "median SSIM of whole pictures",
+        "mean_image_whole_picture": "floor: the mean plain image, whole pictures",
+        "ciphertext_whole_picture": "floor: the ciphertext, whole pictures",
+        "published_whole_picture": "published: whole pictures",
+        "seconds": "seconds",
+        "note": "note",
+    }
+    names = {
+        "epoch": "epoch",
+        "ssim": "SSIM, windows with texture",
+        "whole_picture": "SSIM, whole pictures",
+        "loss_discriminator": "discriminator loss",
+        "loss_generator": "generator loss",
+        "seconds": "seconds",
+    }
+    epochs = result["by_epoch"]
+    shown = [e for i, e in enumerate(epochs) if i in (0, len(epochs) - 1) or (i + 1) % _SHOWN_EPOCHS == 0]
+    best = max(epochs, key=lambda epoch: float(epoch["ssim"]))
+    return [
+        *facts({name: value for name, value in result.items() if value != ""}, labels),
+        f"Every fifth epoch; all are in the JSON file. The highest SSIM is {number(best['ssim'])}, "
+        f"in epoch {best['epoch']}.",
+        "",
+        *table(list(names.values()), [[number(epoch.get(name)) for name in names] for epoch in shown]),
+    ]

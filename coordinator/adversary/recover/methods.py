@@ -1,0 +1,39 @@
+"""How the key of each scheme is recovered from ciphertexts: one row a scheme.
+
+`orthogonal` has no row: no recovery from ciphertexts alone is known for it (moment_matching.py needs public images).
+The controls plain, noise and permuted are treated as block_pixel_shuffle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator.adversary.contract import Recovery
+from coordinator.adversary.recover import block_pixel, block_pixel_shuffle, ele, etc, le, pe, value_shuffle
+
+
+@dataclass(frozen=True)
+class Method:
+    """How one scheme's key is recovered.
+
+    Attributes:
+        recover: The recovery from a pool of ciphertexts.
+        is_puzzle: Whether the scheme moves whole blocks, so that one image alone is a jigsaw puzzle.
+    """
+
+    recover: Recovery
+    is_puzzle: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "block_pixel_shuffle": Method(block_pixel_shuffle.recover, is_puzzle=True),
+    "value_shuffle": Method(value_shuffle.recover, is_puzzle=True),
+    "block_pixel": Method(block_pixel.recover),
+    "etc": Method(etc.recover, is_puzzle=True),
+    "le": Method(le.recover),
+    "ele": Method(ele.recover),
+    "pe": Method(pe.recover),
+    "plain": Method(block_pixel_shuffle.recover, is_puzzle=True),
+    "noise": Method(block_pixel_shuffle.recover, is_puzzle=True),
+    "permuted": Method(block_pixel_shuffle.recover, is_puzzle=True),
+}

@@ -1,0 +1,184 @@
+"""Commands for an audit: attack sealed sets, and report what the attacks achieved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordinator.exchange.console import parse_pool_sizes, parse_seconds, result, talk
+from coordinator.exchange.suite1 import AUDIT_ROWS, MIN_AUDIT_ROWS, POOLS
+from crypto.cores import cores
+from crypto.errors import CipherwardError
+from crypto.files import disk_errors, write_text
+
+
+def attack(
+    sealed: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Sealed sets, or folders of them. The first set is the one that is scored."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the guesses.")] = Path("guesses"),
+    attacks: Annotated[
+        str,
+        typer.Option(
+            help="Attacks by name, separated by commas. Default: those of suite/1, and those that --public and "
+            "--study make possible."
+        ),
+    ] = "",
+    public: Annotated[
+        Path | None, typer.Option(help="Folder of public plain images, for the attacks of tier T2.")
+    ] = None,
+    pools: Annotated[str, typer.Option(help="Pool sizes, separated by commas.")] = "",
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a trained study, for the attacks on what the cloud saw of its training."
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=MIN_AUDIT_ROWS, help="Number of images to score.")] = AUDIT_ROWS,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the rows and the pools.")] = 0,
+    budget: Annotated[
+        str, typer.Option(help="Time that an attack may take at one pool size: seconds, or 90s, 10m, 1h.")
+    ] = "10m",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of attacks that run at once, each in a process with one thread. Default: one for every "
+            "core; 1 uses this process. The guesses are the same; the seconds are those on a shared machine.",
+        ),
+    ] = None,
+    ray: Annotated[
+        str,
+        typer.Option(
+            help="Run the attacks on the Ray cluster at this address, or `local`. Sealed sets and guesses must be on "
+            "storage that all nodes share, because workers open them by path."
+        ),
+    ] = "",
+    listing: Annotated[bool, typer.Option("--list", help="List the attacks.")] = False,
+) -> None:
+    """Attack sealed sets with ciphertexts only, and freeze the guesses for scoring.
+
+    You can stop it at any time. The same command then continues with the guesses that are missing.
+    """
+    from coordinator.adversary.run.compilation import compile_attacks
+    from coordinator.adversary.run.public_images import read_public
+    from coordinator.adversary.run.suite import Settings, Workers, find_sets, run_suite
+
+    if listing:
+        _print_attacks()
+        return
+    if not sealed:
+        raise CipherwardError("no sealed set to attack", "name one: cipherward-coordinator attack SEALED")
+    sets = find_sets(sealed)
+    names = [name for name in attacks.split(",") if name]
+    settings = Settings(
+        attacks=names or _default_attacks(public is not None, study is not None),
+        pools=parse_pool_sizes(pools) or list(POOLS),
+        rows=rows,
+        seed=seed,
+        budget_s=parse_seconds(budget),
+        public=None if public is None else read_public(public, sets[0].spec.image_shape),
+        study=study,
+    )
+
+    def prepare() -> None:
+        compile_attacks(settings.attacks, sets, talk.print)
+
+    workers = Workers(jobs or cores(), ray)
+    draws = run_suite(sets, out, settings, talk.print, workers, prepare)
+    count = sum(len(draw.guesses) for draw in draws)
+    result.print(f"{out}: {count} guesses about {len(draws)} draws, frozen")
+
+
+def _print_attacks() -> None:
+    """Print the list of attacks as a table."""
+    from rich.table import Column, Table
+
+    from coordinator.adversary.registry import ATTACKS
+
+    table = Table(Column("attack", no_wrap=True), "tier", "needs", "breaks", "source")
+    for info in ATTACKS.values():
+        table.add_row(info.name, info.tier.name, info.needs, info.breaks, info.source)
+    result.print(table)
+
+
+def _default_attacks(has_public: bool, has_study: bool) -> list[str]:
+    """Return the attacks of suite/1, and those that public images and a study make possible."""
+    from coordinator.adversary.contract import Tier
+    from coordinator.adversary.registry import ATTACKS
+    from coordinator.exchange.suite1 import ATTACKS as SUITE_ATTACKS
+
+    tiers = {tier for tier, is_given in ((Tier.T2, has_public), (Tier.T5, has_study)) if is_given}
+    possible = [
+        name for name, info in ATTACKS.items() if info.in_suite and not info.by_name and info.tier in tiers
+    ]
+    return [*SUITE_ATTACKS, *possible]
+
+
+def report(
+    scores: Annotated[Path, typer.Argument(help="scores.json from the hospital that scored.")],
+    guesses: Annotated[Path, typer.Option(help="Folder of the guesses that were scored.")],
+    sealed: Annotated[Path, typer.Option(help="The sealed set that was scored, for the pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path(),
+    study: Annotated[
+        Path | None, typer.Option(help="The study's folder, for the figures of its training.")
+    ] = None,
+    public_plain: Annotated[
+        Path | None, typer.Option(help="Plain images of a public source, as `score` wrote them.")
+    ] = None,
+    allow_invalid: Annotated[
+        bool, typer.Option(help="Exit with status 0 even if a control failed.")
+    ] = False,
+) -> None:
+    """Write report.json and report.html: the verdict, the figures, and pictures of sealed images and guesses.
+
+    The exit status is 1 if a control failed, because the report is then invalid.
+    """
+    from coordinator.exchange.records import write_record
+    from coordinator.exchange.scores import read_scores
+    from coordinator.report.build import build_report
+    from coordinator.report.page import render
+    from coordinator.report.pictures import gather, with_public_plain
+    from coordinator.report.training_section import training_of
+    from coordinator.report.verdict_text import require_valid, summary_lines
+    from crypto.sets.dataset import SealedDataset
+
+    numbers = read_scores(scores)
+    name = _study_name(study, guesses)
+    record = build_report(numbers, name, training_of(study))
+    pictures = gather(guesses, record, numbers, SealedDataset.open(sealed))
+    if public_plain is not None:
+        pictures = with_public_plain(pictures, public_plain)
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "report.html", render(record, pictures, public=public_plain is not None))
+    write_record(out / "report.json", record)
+    for line in summary_lines(record):
+        result.print(line)
+    result.print(str(out / "report.html"))
+    if not allow_invalid:
+        require_valid(record)
+
+
+def _study_name(study: Path | None, guesses: Path) -> str:
+    """Return the name of the study, or "audit" without one.
+
+    Raises:
+        CipherwardError: if the attacks observed the training of another study.
+    """
+    from coordinator.adversary.run.cell import study_digest
+    from coordinator.exchange.guesses import read_draws
+    from coordinator.exchange.plan import FILE, load_plan
+
+    observed = read_draws(guesses)[1].get("study")
+    if study is None:
+        return "audit"
+    if observed and study_digest(study) != observed:
+        raise CipherwardError(
+            f"the attacks observed another training than that in {study}",
+            "name the study that they observed",
+        )
+    return load_plan(study / FILE).study

@@ -1,0 +1,108 @@
+"""Commands for whole studies on one machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordinator.exchange.console import live_line, result, talk
+from crypto.errors import CipherwardError, unknown
+
+if TYPE_CHECKING:
+    from coordinator.exchange.plan import Plan
+    from coordinator.report.records import Report
+
+
+def simulate(
+    plan: Annotated[Path, typer.Argument(help="The study's plan, such as configs/demo.yaml.")],
+    out: Annotated[Path | None, typer.Option(help="The study's folder. Default: runs/STUDY.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images, instead of the plan's `images`.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="File of weights, instead of the plan's `weights`.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value: replaces one setting of the plan. Can be repeated."),
+    ] = None,
+    until: Annotated[
+        str, typer.Option(help="The last step to run: seal, train, baseline, attack, score or report.")
+    ] = "report",
+) -> None:
+    """Run a whole study on this machine: seal, train with a real `flwr run`, attack, score and report.
+
+    Run the same command again to continue an interrupted study. Each step's output is in STUDY/logs. The exit status
+    is 1 if a control failed, because the report is then invalid.
+    """
+    import time
+
+    from coordinator.report.verdict_text import require_valid, summary_lines
+    from coordinator.study.steps import STEPS
+
+    if until not in STEPS:
+        raise unknown("step", until, STEPS)
+    paths = {"images": images, "weights": weights}
+    overrides = _parse_settings(settings or []) | {k: str(v) for k, v in paths.items() if v is not None}
+    full_plan = _read_checked_plan(plan, overrides)
+    folder = (out or Path("runs") / full_plan.study).resolve()
+    started = time.monotonic()
+    report = _run_study(full_plan, folder, until)
+    if report is None:
+        result.print(str(folder))
+        return
+    for line in summary_lines(report):
+        result.print(line)
+    result.print(f"{time.monotonic() - started:.0f} s in this run")
+    result.print(f"report: {folder / 'report.html'}")
+    require_valid(report)
+
+
+def _run_study(plan: Plan, folder: Path, until: str) -> Report | None:
+    """Run the study. On a terminal, what it is doing now is one live line; without one, it is a line of its own."""
+    from coordinator.study.simulate import simulate as run_study
+
+    def log(line: str) -> None:
+        talk.print(f"· {line}")
+
+    with live_line() as show:
+        status, detail = (show, show) if talk.is_terminal else (log, show)
+        return run_study(plan, folder, until, log, status, detail)
+
+
+def _parse_settings(words: list[str]) -> dict[str, Any]:
+    """Return key=value words as a dict, with the values read as YAML."""
+    import yaml
+
+    values = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise CipherwardError(f"--set {word!r} is not key=value", "for example: --set rounds=3")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise CipherwardError(f"--set {word!r}: the value is not YAML") from None
+    return values
+
+
+def _read_checked_plan(path: Path, overrides: dict[str, Any]) -> Plan:
+    """Read a plan, and raise CipherwardError for an attack that does not exist."""
+    from coordinator.adversary.registry import ATTACKS
+    from coordinator.exchange.plan import read_plan
+
+    plan = read_plan(path, overrides)
+    for name in plan.attacks:
+        if name not in ATTACKS:
+            raise unknown("attack", name, ATTACKS)
+    return plan
+
+
+def env() -> None:
+    """Print the variables that keep Flower and Ray quiet and offline: eval "$(cipherward-coordinator env)"."""
+    from coordinator.exchange.quiet import QUIET
+
+    for name, value in QUIET.items():
+        result.print(f"export {name}={value}")

@@ -1,0 +1,68 @@
+"""Where an audit falls short of what suite/1 asks for. The doubts are printed beside the verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from coordinator.exchange.scores import DrawScores, Finding
+from coordinator.exchange.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, SUITE
+from coordinator.report.verdict import finished_sizes
+
+
+def doubts_of(draws: Sequence[DrawScores]) -> list[str]:
+    """Return the doubts about an audit, one sentence each.
+
+    Args:
+        draws: The audit's draws, without the controls.
+    """
+    findings = [finding for draw in draws for finding in draw.findings]
+    return [*_missing_attacks(draws), *_small_numbers(draws), *_idle_attacks(findings), *_notes(draws)]
+
+
+def _missing_attacks(draws: Sequence[DrawScores]) -> list[str]:
+    doubts = []
+    for attack in ATTACKS:
+        findings = [finding for draw in draws for finding in draw.of(attack)]
+        if not findings:
+            doubts.append(f"{attack}, which {SUITE} requires, was not run")
+        elif not finished_sizes(draws, attack) and not all(f.idle for f in findings):
+            doubts.append(f"{attack} finished at no pool size in every draw")
+    return doubts
+
+
+def _small_numbers(draws: Sequence[DrawScores]) -> list[str]:
+    doubts = []
+    if len(draws) < DRAWS:
+        doubts.append(
+            f"{len(draws)} draw{'' if len(draws) == 1 else 's'} of key and pool instead of {DRAWS}"
+        )
+    rows = min((draw.rows for draw in draws), default=0)
+    if rows < ROWS:
+        doubts.append(f"{rows} scored rows a draw instead of {ROWS}")
+    gallery = min((draw.gallery for draw in draws), default=0)
+    if gallery < GALLERY:
+        doubts.append(f"a gallery of {gallery} images instead of {GALLERY}")
+    return doubts
+
+
+def _idle_attacks(findings: Sequence[Finding]) -> list[str]:
+    times = Counter((f.attack, f.note) for f in findings if f.idle)
+    runs = Counter(f.attack for f in findings)
+    return [
+        f"{attack} did not attack, {n} of {runs[attack]} times: {note or 'it does not say why'}"
+        for (attack, note), n in times.items()
+    ]
+
+
+def _notes(draws: Sequence[DrawScores]) -> list[str]:
+    doubts = []
+    for draw in draws:
+        for finding in draw.findings:
+            if finding.idle:
+                continue
+            if finding.error:
+                doubts.append(f"{finding.cell} crashed in {draw.draw}: {finding.error}")
+            elif finding.note:
+                doubts.append(f"{finding.cell} in {draw.draw}: {finding.note}")
+    return doubts

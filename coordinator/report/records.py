@@ -1,0 +1,286 @@
+"""report.json: what a report holds, as typed records. `coordinator/report/build.py` makes them from scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from coordinator.exchange.rates import LinkableRate, Rate
+from coordinator.exchange.records import Record, parse_record, read_record
+from coordinator.exchange.scores import ClassRates, Finding, Summary
+
+SCHEMA = "cipherward.audit/1"
+
+
+class Control(Record):
+    """The result of one control.
+
+    Attributes:
+        ok: Whether it passed.
+        message: What was observed, in words.
+    """
+
+    ok: bool
+    message: str = Field(validation_alias="said", serialization_alias="said")
+
+
+#: All controls of an audit, by name.
+Controls = dict[str, Control]
+
+
+class JudgedFinding(Finding):
+    """A finding with its draw, its baselines and what it breaks.
+
+    Attributes:
+        draw: The draw's name.
+        broken_by: Which of K, R and V break the scheme in this draw.
+        broken: Whether any of them does.
+        baseline_ssim: Median SSIM that is reached without any attack, by the baseline's name.
+    """
+
+    draw: str
+    broken_by: tuple[str, ...]
+    broken: bool
+    baseline_ssim: dict[str, float]
+
+
+class Verdict(Record):
+    """The verdict of suite/1 over all draws.
+
+    Attributes:
+        broken: Whether an attack breaks the scheme.
+        broken_by: The attacks that do, the smallest pool first.
+        broken_at: The smallest pool size at which each of them does.
+        smallest_pool: The smallest of these sizes; None where nothing breaks the scheme.
+        largest_pool: The largest pool size at which any attack ran to its end in every draw; 0 if none did.
+        finished_at: The pool sizes at which each attack ran to its end in every draw.
+        pool_attacked: Whether an attack that uses a pool ran to its end.
+        of_training: Attacks on a training, which are judged by the draws of the training's own key.
+        seconds: Median time of the attacks that break at the smallest pool.
+        draws: How many draws there were.
+        draws_needed: In how many of them a break must show.
+        linkable: Whether ciphertexts name their own image without a key; None where that was not measured.
+        linkable_draws: In how many draws they do.
+    """
+
+    broken: bool
+    broken_by: tuple[str, ...]
+    broken_at: dict[str, int]
+    smallest_pool: int | None
+    largest_pool: int
+    finished_at: dict[str, tuple[int, ...]]
+    pool_attacked: bool
+    of_training: tuple[str, ...]
+    seconds: float | None
+    draws: int
+    draws_needed: int
+    linkable: bool | None = None
+    linkable_draws: int = 0
+
+
+class ReportDraw(Record):
+    """What a report says about one draw, besides its findings; the fields are those of `DrawScores`."""
+
+    draw: str
+    set_name: str = Field(validation_alias="set", serialization_alias="set")
+    rows: int
+    gallery: int
+    baselines: dict[str, Summary]
+    linkable: LinkableRate | None = None
+    classified: ClassRates | None = None
+
+
+class SchemeFacts(Record):
+    """The audited scheme.
+
+    Attributes:
+        formula_bits: log2 of the number of keys that the scheme's formula claims.
+        effective_bits: The same for a secret key of 32 bytes.
+    """
+
+    name: str
+    version: int
+    image_shape: tuple[int, int, int]
+    block: int
+    key_scope: str
+    formula_bits: float
+    effective_bits: float
+
+
+class PoolFacts(Record):
+    """The pool of sealed images: their number, plain shape (height, width, channels) and number of hospitals."""
+
+    images: int
+    shape: tuple[int, int, int]
+    parties: int
+
+
+class Machine(Record):
+    """The machine that wrote the report."""
+
+    cores: int
+    memory_gib: float
+    system: str
+
+
+class Round(Record):
+    """One round of a training: validation and training figures, traffic in bytes, and who took part."""
+
+    round: int
+    val_accuracy: float | None = None
+    val_auc: float | None = None
+    val_loss: float | None = None
+    train_loss: float | None = None
+    seconds: float | None = None
+    bytes_down: int | None = None
+    bytes_up: int | None = None
+    parties: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    refused: dict[str, str] = Field(default_factory=dict)
+
+
+class PartyTest(Record):
+    """The test of one party: accuracy, AUC and how many images."""
+
+    party: str
+    accuracy: float
+    auc: float | None
+    n: int
+
+
+class PlainTraining(Record):
+    """The same training on plain images: test accuracy, validation accuracy by round, and its time."""
+
+    accuracy: Rate
+    rounds: tuple[float, ...] = ()
+    seconds: float | None = None
+
+
+class WrongKeys(Record):
+    """Test accuracy under wrong keys: each, their mean, and the bounds of the mean."""
+
+    mean: float
+    low: float
+    high: float
+    each: tuple[float, ...]
+
+
+class ClassTable(Record):
+    """Precision and recall of each class; None where a class has no case."""
+
+    precision: tuple[float | None, ...]
+    recall: tuple[float | None, ...]
+
+
+class CalibrationBin(Record):
+    """One bin of a calibration: its images, and their mean accuracy and confidence; None in an empty bin."""
+
+    count: int
+    accuracy: float | None
+    confidence: float | None
+
+
+class Calibration(Record):
+    """The expected calibration error and its bins."""
+
+    ece: float
+    bins: tuple[CalibrationBin, ...] = ()
+
+
+class Training(Record):
+    """The training section of a report. Figures that an earlier version did not keep are None.
+
+    Attributes:
+        rounds: The rounds whose updates were aggregated.
+        best_round: The round whose model was tested, chosen on validation images.
+        test: Test accuracy of all parties together.
+        confusion: Test images by their class (rows) and the class that the model named (columns).
+        absent_from_test: Parties that did not answer with test figures.
+        plain: The same training on plain images.
+        wrong_key: Test accuracy under wrong keys.
+        linear_accuracy: A linear model on plain pixels, without a ViT.
+        histogram_accuracy: The nearest neighbour on plain histograms, without a ViT.
+    """
+
+    model: str | None = None
+    weights: str | None = None
+    stem: str | None = None
+    strategy: str | None = None
+    share: str | None = None
+    wire: str | None = None
+    augment: str | None = None
+    classes: tuple[str, ...] | None = None
+    rounds: tuple[Round, ...] = ()
+    best_round: int | None = None
+    test_accuracy: float | None = None
+    test_auc: float | None = None
+    test: Rate | None = None
+    per_party: tuple[PartyTest, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] | None = None
+    per_class: ClassTable | None = None
+    calibration: Calibration | None = None
+    absent_from_test: tuple[str, ...] = ()
+    plain: PlainTraining | None = None
+    plain_accuracy: float | None = None
+    wrong_key: WrongKeys | None = None
+    linear_accuracy: float | None = None
+    histogram_accuracy: float | None = None
+
+
+class Report(Record):
+    """The whole of report.json.
+
+    Attributes:
+        created: UTC time, ISO 8601.
+        budget_s: Seconds that an attack had at one pool size.
+        versions: Versions of Python and the packages that figures depend on.
+        key_ids: Of the audited draws; an id tells keys apart and reveals none.
+        scorer: The hospital that scored.
+        training: None where nothing was trained.
+        valid: Whether every control passed. An invalid report has no verdict.
+        doubts: Where the audit falls short of what suite/1 asks for.
+    """
+
+    schema_id: str = Field(default=SCHEMA, validation_alias="schema", serialization_alias="schema")
+    created: str
+    study: str
+    seed: int
+    suite: str
+    budget_s: float | None = None
+    versions: dict[str, str]
+    machine: Machine
+    scheme: SchemeFacts
+    key_ids: tuple[str, ...]
+    pool: PoolFacts
+    scorer: str
+    training: Training | None
+    controls: Controls
+    valid: bool
+    doubts: tuple[str, ...]
+    draws: tuple[ReportDraw, ...]
+    findings: tuple[JudgedFinding, ...]
+    verdict: Verdict
+
+    @property
+    def failed_controls(self) -> list[str]:
+        """The names of the controls that failed."""
+        return [name for name, control in self.controls.items() if not control.ok]
+
+
+def read_report(path: Path) -> Report:
+    """Read report.json.
+
+    Raises:
+        CipherwardError: If it is missing, not a report or damaged; the message names the field.
+    """
+    return read_record(Report, path, SCHEMA, "report")
+
+
+def parse_report(value: object, where: str = "report.json") -> Report:
+    """Return the report in a parsed JSON value, as docs/results/*.json hold it.
+
+    Raises:
+        CipherwardError: If it is damaged; the message names the field.
+    """
+    return parse_record(Report, value, where)

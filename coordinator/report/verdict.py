@@ -1,0 +1,115 @@
+"""The verdict of `suite/1` over all draws of an audit (docs/suite.md). Its numbers are in exchange/suite1.py.
+
+Nothing here softens or strengthens a finding: the scheme is broken where the rule says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coordinator.exchange.scores import DrawScores
+from coordinator.exchange.suite1 import broken_by, draws_needed, is_above_chance
+from coordinator.report.records import JudgedFinding, Verdict
+
+#: How the names of sets under throwaway keys begin. No training used those keys.
+FURTHER_DRAWS = "audit-"
+
+
+def judge(draws: Sequence[DrawScores]) -> tuple[list[JudgedFinding], Verdict]:
+    """Return the findings and the verdict over the audit's draws.
+
+    An attack breaks the scheme at pool size n if it does so in at least two thirds of the draws at n, and the next
+    larger n that decides does not refute it. A crash counts as not broken. An n decides in two cases: enough draws
+    are broken, or so many withstood that too few are left. A crash, a time-out and an attack that did nothing say
+    nothing about resistance. Attacks on a training (T5) are judged over the draws of the training's own key.
+
+    Linkability is separate from the verdict: in two thirds of the draws, ciphertexts name their own image by what
+    the scheme leaves unchanged. It is None where that was not measured.
+
+    Args:
+        draws: The audit's draws, without the controls.
+    """
+    findings = [_judged(draw, index) for draw in draws for index in range(len(draw.findings))]
+    attacks = list(dict.fromkeys(f.attack for f in findings))
+    broken_at = {}
+    for attack in attacks:
+        candidates = draws_for(draws, attack)
+        names = {draw.draw for draw in candidates}
+        mine = [f for f in findings if f.attack == attack and f.draw in names]
+        smallest = _smallest_pool(mine, len(candidates))
+        if smallest is not None:
+            broken_at[attack] = smallest
+    finished_at = {attack: tuple(finished_sizes(draws, attack)) for attack in attacks}
+    smallest = min(broken_at.values(), default=None)
+    first = [attack for attack, size in broken_at.items() if size == smallest]
+    seconds = sorted(f.seconds for f in findings if f.attack in first and f.pool_size == smallest)
+    rates = [draw.linkable for draw in draws]
+    linkable_draws = sum(is_above_chance(rate) for rate in rates if rate is not None)
+    verdict = Verdict(
+        broken=bool(broken_at),
+        broken_by=tuple(sorted(broken_at, key=lambda attack: (broken_at[attack], attack))),
+        broken_at=broken_at,
+        smallest_pool=smallest,
+        largest_pool=max((size for sizes in finished_at.values() for size in sizes), default=0),
+        finished_at=finished_at,
+        pool_attacked=any(finished_at[f.attack] for f in findings if f.uses_pool),
+        of_training=tuple(sorted({f.attack for f in findings if f.tier == "T5"})),
+        seconds=seconds[len(seconds) // 2] if seconds else None,
+        draws=len(draws),
+        draws_needed=draws_needed(len(draws)),
+        linkable=None if not draws or None in rates else linkable_draws >= draws_needed(len(draws)),
+        linkable_draws=linkable_draws,
+    )
+    return findings, verdict
+
+
+def draws_for(draws: Sequence[DrawScores], attack: str) -> list[DrawScores]:
+    """Return the draws in which an attack can succeed.
+
+    These are all draws. An attack on a training is the exception: further draws do not have the training's key.
+    """
+    tiers = {finding.tier for draw in draws for finding in draw.of(attack)}
+    return [draw for draw in draws if "T5" not in tiers or not draw.set_name.startswith(FURTHER_DRAWS)]
+
+
+def finished_sizes(draws: Sequence[DrawScores], attack: str) -> list[int]:
+    """Return the pool sizes, rising, at which an attack ran to its end in every draw in which it can succeed."""
+    candidates = draws_for(draws, attack)
+    done = [f.pool_size for draw in candidates for f in draw.of(attack) if f.is_complete]
+    return sorted(size for size in set(done) if done.count(size) >= len(candidates))
+
+
+def _judged(draw: DrawScores, index: int) -> JudgedFinding:
+    finding = draw.findings[index]
+    letters = broken_by(finding)
+    return JudgedFinding(
+        **{name: getattr(finding, name) for name in finding.model_fields_set},
+        draw=draw.draw,
+        broken_by=letters,
+        broken=bool(letters),
+        baseline_ssim={name: summary.median for name, summary in draw.baselines.items()},
+    )
+
+
+def _smallest_pool(findings: Sequence[JudgedFinding], draws: int) -> int | None:
+    """Return the smallest pool size at which one attack breaks the scheme over so many draws; None if none does."""
+    sizes = sorted({f.pool_size for f in findings}) if draws else []
+    by_size = [[f for f in findings if f.pool_size == size] for size in sizes]
+    for index, size in enumerate(sizes):
+        enough = sum(f.broken for f in by_size[index]) >= draws_needed(draws)
+        if enough and not _is_refuted(by_size[index + 1 :], draws):
+            return size
+    return None
+
+
+def _is_refuted(larger: Sequence[Sequence[JudgedFinding]], draws: int) -> bool:
+    """Return whether the first larger pool size that decides says that a smaller one was a lucky draw."""
+    needed = draws_needed(draws)
+    for findings in larger:
+        complete = [f for f in findings if f.is_complete]
+        broken = sum(f.broken for f in complete)
+        if broken >= needed:
+            return False
+        if len(complete) - broken > draws - needed:
+            return True
+    return False

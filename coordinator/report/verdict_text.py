@@ -1,0 +1,179 @@
+"""The verdict in words. The HTML page, the terminal and docs/results all use `headline`, so they say the same.
+
+No sentence here calls a scheme secure: "not broken" means that these attacks failed at these pool sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from coordinator.report.records import Report, Training, Verdict
+from coordinator.report.rows import Row
+from coordinator.report.wording import images, listed, percent, score, seconds
+from crypto.errors import CipherwardError
+from crypto.scheme import kept_by
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A verdict in one sentence. `open` means not broken, or nothing known."""
+
+    state: Literal["invalid", "broken", "open"]
+    sentence: str
+
+
+def headline(report: Report) -> Headline:
+    """Return the verdict of a report in one sentence."""
+    verdict = report.verdict
+    if not report.valid:
+        failed = report.failed_controls
+        which = "a control failed" if len(failed) == 1 else f"{len(failed)} controls failed"
+        return Headline("invalid", f"INVALID: {which}: {listed(failed)}.")
+    if verdict.smallest_pool is not None:
+        first = [a for a in verdict.broken_by if verdict.broken_at[a] == verdict.smallest_pool]
+        sentence = (
+            f"Broken. {listed(first)} {'breaks' if len(first) == 1 else 'break'} {report.scheme.name} "
+        )
+        sentence += f"with {images(verdict.smallest_pool, 'sealed')}"
+        if verdict.seconds is not None:
+            # Every attack runs on one thread, whatever machine writes the report.
+            sentence += f", in {seconds(verdict.seconds)} on one core"
+        return Headline("broken", f"{sentence}.")
+    if not verdict.largest_pool:
+        return Headline("open", "Nothing is known: no attack ran to its end.")
+    if not verdict.pool_attacked:
+        return Headline(
+            "open", "Nothing is known about a pool: no attack that can use a pool ran to its end."
+        )
+    return Headline("open", f"Not broken by {report.suite} up to {images(verdict.largest_pool, 'sealed')}.")
+
+
+def reasons(report: Report, rows: Sequence[Row]) -> list[str]:
+    """Return the sentences under the headline: what broke the scheme, or the bounds of what was not observed."""
+    verdict = report.verdict
+    sentences = [_break_of(row) for row in rows if row.counts and row.size == verdict.smallest_pool]
+    sentences += _later_breaks(verdict)
+    if not verdict.broken:
+        sentences += _upper_bounds(report, rows)
+    # A break in too few draws is no verdict, but no reader should miss it.
+    early: dict[str, Row] = {}
+    for row in rows:
+        if row.broken and row.size < verdict.broken_at.get(row.attack, row.size + 1):
+            early.setdefault(row.attack, row)
+    if early:
+        words = [
+            f"{row.attack} at {images(row.size)} ({row.broken} of {row.draws})" for row in early.values()
+        ]
+        sentences.append(f"Some draws were broken, but too few to count as a break: {listed(words)}.")
+    return sentences
+
+
+def _later_breaks(verdict: Verdict) -> list[str]:
+    """Return the attacks that break the scheme at larger pools than the smallest."""
+    later = [
+        f"{attack} from {images(size)}"
+        for attack, size in verdict.broken_at.items()
+        if size != verdict.smallest_pool
+    ]
+    return [f"Also broken by {listed(later)}."] if later else []
+
+
+def _break_of(row: Row) -> str:
+    """Return what one attack reached at the smallest pool size that breaks the scheme."""
+    words = []
+    opened, key_ssim = row.breaks_by("K"), row.key_ssim
+    reidentified, visible = row.reidentified, row.visible
+    if opened and key_ssim is not None:
+        where = (
+            ""
+            if opened == row.draws
+            else f", at least .90 as the rule asks in {opened} of {row.draws} draws"
+        )
+        words.append(f"the recovered key opens other images at median SSIM {score(key_ssim)} (K{where})")
+    if row.breaks_by("R") and reidentified:
+        words.append(f"{percent(reidentified.rate)} of its guesses name the right image of the gallery (R)")
+    if row.breaks_by("V") and visible:
+        words.append(f"{percent(visible.rate)} show more of the plain image than any baseline (V)")
+    return f"{row.attack}, {row.broken} of {row.draws} draws: {listed(words)}."
+
+
+def _upper_bounds(report: Report, rows: Sequence[Row]) -> list[str]:
+    """Return the upper bounds of R and V, each attack at the largest pool size at which it ran to its end."""
+    finished = report.verdict.finished_at
+    largest = {row.attack: row for row in rows if row.scored and row.size in finished.get(row.attack, ())}
+    reidentified = [rate.high for row in largest.values() if (rate := row.reidentified)]
+    visible = [rate.high for row in largest.values() if (rate := row.visible)]
+    if not reidentified or not visible:
+        return []
+    return [
+        f"95 % upper bounds, each attack at its largest pool: at most {percent(max(reidentified))} of guesses name "
+        f"the right image of the gallery (R), and at most {percent(max(visible))} show more of the plain image "
+        "than any baseline (V)."
+    ]
+
+
+def linkability(report: Report) -> str:
+    """Return one sentence on whether ciphertexts name their own image without any key."""
+    kept = kept_by(report.scheme.name)
+    rates = [draw.linkable for draw in report.draws if draw.linkable is not None]
+    if report.verdict.linkable is None or kept is None or not rates:
+        return (
+            "Linkable: not run."
+            if kept
+            else "Linkable: not measured, because it is not known what the scheme leaves unchanged."
+        )
+    hits, n = sum(rate.hits for rate in rates), sum(rate.n for rate in rates)
+    gallery = min(rate.gallery for rate in rates)
+    counts = f"{hits} of {n} ciphertexts name their own image among {gallery:,} by {kept} alone"
+    ambiguous = sum(rate.ambiguous for rate in rates)
+    if ambiguous:
+        counts += f", {ambiguous} more fit several images"
+    if report.verdict.linkable:
+        return f"Linkable: {counts}. This needs no key."
+    return f"Not linkable: {counts}. The 95 % upper bound is {score(max(rate.high for rate in rates))}."
+
+
+def summary_lines(report: Report) -> list[str]:
+    """Return a report in a few lines for a terminal: training, verdict, linkability and caveats."""
+    lines = _training_lines(report.training) if report.training else []
+    verdict = headline(report)
+    if verdict.state == "invalid":
+        lines.append(verdict.sentence)
+    else:
+        lines.append(f"verdict: {verdict.sentence}")
+        lines += [f"  {line}" for line in (*_later_breaks(report.verdict), linkability(report))]
+    return [*lines, *(f"  caveat: {doubt}" for doubt in report.doubts)]
+
+
+def _training_lines(training: Training) -> list[str]:
+    line = f"test accuracy {score(training.test_accuracy)} on ciphertext"
+    if training.strategy:
+        line += ", federated"
+    if training.plain_accuracy is not None:
+        line += f"; {score(training.plain_accuracy)} on plain images"
+    if training.wrong_key:
+        line += f"; {score(training.wrong_key.mean)} under wrong keys"
+    lines = [line]
+    if training.linear_accuracy is not None:
+        lines.append(
+            f"without a ViT: {score(training.linear_accuracy)} with a linear model on pixels, "
+            f"{score(training.histogram_accuracy)} with the nearest histogram"
+        )
+    return lines
+
+
+def require_valid(report: Report) -> None:
+    """Check that every control of a report passed.
+
+    Raises:
+        CipherwardError: If one failed; the message says which, and what was observed.
+    """
+    if report.valid:
+        return
+    failed = [f"{name} ({report.controls[name].message})" for name in report.failed_controls]
+    raise CipherwardError(
+        f"the report is invalid: {'; '.join(failed)}",
+        "a failed control means that the audit, not the scheme, is in doubt",
+    )

@@ -1,0 +1,243 @@
+"""The steps of a study. Each returns a summary of what it did, or None if its result is there already.
+
+Sealing, attacking and scoring run as processes of their own, each with the paths that its role has. The training is a
+real `flwr run` simulation. Its parties share Ray's worker processes, so it isolates paths, not memory.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from coordinator.adversary.run.compilation import COMPILING
+from coordinator.exchange.guesses import read_draws
+from coordinator.exchange.plan import FILE
+from coordinator.study.flower_run import run_flower
+from coordinator.study.study import Study, run_command
+from crypto.errors import CipherwardError
+from crypto.files import disk_errors, read_lines, write_text
+
+
+def seal(study: Study) -> str | None:
+    """Let each hospital make or receive the key and seal its share of the images, in a process of its own."""
+    missing = [i for i in range(study.plan.parties) if not (study.hospital(i) / "sealed.done").exists()]
+    for index in missing:
+        study.talk.status(f"hospital-{index} seals its images")
+        study.hospital(index).mkdir(parents=True, exist_ok=True)
+        settings = yaml.safe_dump(_party_settings(study, index), sort_keys=False)
+        write_text(study.hospital(index) / "party.yaml", settings)
+        _provide_key(study, index)
+        words = ["seal", str(study.hospital(index))]
+        # The first hospital is the scorer: it also seals the audit's further draws and the controls.
+        study.run_hospital(index, [*words, "--audit", str(study.plan.draws)] if index == 0 else words)
+        write_text(study.hospital(index) / "sealed.done", "")
+        quarantine = study.hospital(index) / "private" / "quarantine.txt"
+        if left_out := _count_lines(quarantine):
+            study.talk.log(
+                f"hospital-{index}: images that could not be decoded, and are left out: {left_out}; see {quarantine}"
+            )
+    sets = len(list((study.out / "parties").glob("*/sealed/*/manifest.json")))
+    return f"{study.plan.parties} hospitals sealed {sets} sets" if missing else None
+
+
+def _count_lines(path: Path) -> int:
+    """Return the number of lines of a text file; 0 if there is none."""
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def _party_settings(study: Study, index: int) -> dict[str, Any]:
+    """Return the settings in a hospital's party.yaml."""
+    plan = study.plan
+    return {
+        "party": f"hospital-{index}",
+        "key": "secret.key",
+        "source": plan.source,
+        "images": plan.images,
+        "counts": list(plan.counts),
+        "image_size": plan.image_size,
+        "channels": plan.channels,
+        "seed": plan.seed,
+        "share": [index, plan.parties],
+        "partition": plan.partition,
+        "alpha": plan.alpha,
+        "audit_images": 2 * plan.audit_rows + max(plan.pools),
+        "scheme": plan.scheme,
+        "block": plan.block,
+        "key_scope": plan.key_scope,
+        "scheme_options": plan.scheme_options,
+    }
+
+
+def _provide_key(study: Study, index: int) -> None:
+    """Let a hospital make a key, or take the consortium's key over from the first hospital."""
+    key = study.hospital(index) / "secret.key"
+    if key.exists():
+        return
+    if index == 0 or study.plan.key_scope == "party":
+        study.run_hospital(index, ["keygen", str(study.hospital(index))])
+    else:
+        # The hospitals of a consortium pass the key among themselves; the cloud never holds it.
+        first = study.hospital(0) / "secret.key"
+        study.run_hospital(index, ["share-key", str(first), str(key), "--unprotected"])
+
+
+def train(study: Study) -> str | None:
+    """Train the model, by Flower or by the provider alone."""
+    plan, result = study.plan, study.cloud / "training.json"
+    if result.exists() or plan.rounds == 0:
+        return None
+    if plan.train == "central":
+        _train_centrally(study)
+        return f"{_rounds(plan.rounds)} by the provider"
+    study.talk.status("Flower starts")
+    journal = study.cloud / "rounds.jsonl"
+    shown = len(read_lines(journal))
+
+    def watch() -> None:
+        nonlocal shown
+        rows = read_lines(journal)
+        for row in rows[shown:]:
+            study.talk.log(_round_summary(row, plan.rounds))
+            study.talk.detail(f"round {row['round']} of {plan.rounds} is done")
+        shown = len(rows)
+
+    # Twice the deadline of each round's two phases bounds a run whose parties all hang.
+    limit = 300 + 4 * plan.deadline_s * (plan.rounds + 1)
+    run_flower(plan.parties, {"study-dir": str(study.out)}, study.log_file("flower"), limit, watch)
+    if not result.exists():
+        raise CipherwardError(
+            "the Flower run completed without a result", f"see {study.log_file('flower')}"
+        )
+    return f"{_rounds(plan.rounds)} with {plan.parties} hospitals"
+
+
+def _rounds(count: int) -> str:
+    return "1 round" if count == 1 else f"{count} rounds"
+
+
+def _train_centrally(study: Study) -> None:
+    """Hand every hospital's sealed sets to the provider, who trains on them by a command of its own."""
+    study.talk.status("the provider trains on all sealed images")
+    folders = []
+    for index in range(study.plan.parties):
+        copy = study.cloud / "pool" / f"hospital-{index}"
+        for split in ("train", "val", "test"):
+            _hand_over(study.hospital(index) / "sealed" / split, copy / split)
+        folders.append(str(copy))
+    words = ["train", str(study.out / FILE), *folders, "--out", str(study.cloud)]
+    study.run_coordinator("train", words, study.talk.log)
+
+
+def _round_summary(row: dict[str, Any], rounds: int) -> str:
+    """Return the line for one round of the journal."""
+    if not row["aggregated"]:
+        return f"round {row['round']}: no quorum; absent {row['absent']}, refused {list(row['refused'])}"
+    return (
+        f"round {row['round']} of {rounds}: val accuracy {row['val']['accuracy']:.3f}, "
+        f"{row['seconds']:.0f} s, {(row['bytes_down'] + row['bytes_up']) / 1e6:.1f} MB"
+    )
+
+
+def baseline(study: Study) -> str | None:
+    """Measure what the model is compared with: plain images, wrong keys, a linear model, and histograms."""
+    result = study.out / "baseline.json"
+    if study.plan.rounds == 0 or result.exists():
+        return None
+    study.talk.status("plain images, wrong keys, linear model and histograms")
+    words = ["baseline", *(str(study.hospital(i)) for i in range(study.plan.parties))]
+    words += ["--plan", str(study.out / FILE), "--model", str(study.cloud / "model.safetensors")]
+    words += ["--out", str(result)]
+    run_command("parties.cli.app", words, study.log_file("baseline"), study.talk.detail)
+    return "plain images, wrong keys, linear model and histograms"
+
+
+def attack(study: Study) -> str | None:
+    """Hand copies of the sealed sets to the cloud and attack them. The attacks see nothing else."""
+    if (study.guesses / "guesses.json").exists():
+        return None
+    sets = _attacked_sets(study)
+    study.talk.status(f"the cloud attacks {len(sets)} sealed sets")
+    plan = study.plan
+    words = ["attack", *map(str, sets), "--out", str(study.guesses), "--seed", str(plan.seed)]
+    words += ["--attacks", ",".join(plan.attacks), "--pools", ",".join(map(str, plan.pools))]
+    words += ["--rows", str(plan.audit_rows), "--budget", str(plan.budget_s)]
+    if (study.cloud / "training.json").exists():
+        words += ["--study", str(study.out)]
+
+    def on_line(line: str) -> None:
+        (study.talk.status if line.startswith(COMPILING) else study.talk.detail)(line)
+
+    study.run_coordinator("attack", words, on_line)
+    draws, _ = read_draws(study.guesses)
+    guesses = [guess for draw in draws for guess in draw.guesses]
+    failed = sum(bool(guess.error) for guess in guesses)
+    summary = f"{len(guesses)} guesses about {len(draws)} draws of key and pool"
+    return f"{summary}, {failed} of them failed" if failed else summary
+
+
+def _attacked_sets(study: Study) -> list[Path]:
+    """Copy the sealed sets into the cloud's folder, and return the copies, the audited set first."""
+    copies = []
+    # Under party keys, the other hospitals' pools are draws of their own, which the scorer cannot score.
+    for index in range(1 if study.plan.key_scope == "party" else study.plan.parties):
+        for folder in sorted((study.hospital(index) / "sealed").iterdir()):
+            if folder.name in ("val", "test"):
+                continue
+            copy = study.cloud / "pool" / f"hospital-{index}" / folder.name
+            _hand_over(folder, copy)
+            copies.append(copy)
+    copies.sort(key=lambda p: (p.name != "train", p.parts[-2], p.name))
+    return copies
+
+
+def _hand_over(folder: Path, copy: Path) -> None:
+    """Copy a sealed set into the cloud's folder, its manifest last."""
+    if (copy / "manifest.json").exists():
+        return
+    copy.mkdir(parents=True, exist_ok=True)
+    files = sorted(folder.iterdir(), key=lambda p: p.name == "manifest.json")
+    for file in files:
+        with disk_errors(copy / file.name):
+            shutil.copyfile(file, copy / file.name)
+
+
+def score(study: Study) -> str | None:
+    """Let the first hospital score the guesses."""
+    scores = study.out / "scores.json"
+    if scores.exists():
+        return None
+    study.talk.status("hospital-0 scores the guesses")
+    words = ["score", str(study.hospital(0)), str(study.guesses), "--out", str(scores)]
+    words += ["--rows", str(study.plan.audit_rows), "--gallery", str(study.plan.gallery)]
+    study.run_hospital(0, words)
+    return "hospital-0 scored the guesses"
+
+
+def report(study: Study) -> str | None:
+    """Write the coordinator's report, and the hospital's own with its plain images."""
+    study.talk.status("the reports are written")
+    scores, guesses = str(study.out / "scores.json"), str(study.guesses)
+    words = ["report", scores, "--guesses", guesses, "--study", str(study.out)]
+    words += ["--sealed", str(study.cloud / "pool" / "hospital-0" / "train")]
+    words += ["--out", str(study.out), "--allow-invalid"]
+    plain = study.out / "scores-plain.safetensors"
+    if plain.exists():
+        words += ["--public-plain", str(plain)]
+    study.run_coordinator("report", words)
+    words = ["report", str(study.hospital(0)), scores, "--guesses", guesses, "--study", str(study.out)]
+    study.run_hospital(0, words)
+    return "the cloud's report, and the hospital's own"
+
+
+STEPS: dict[str, Callable[[Study], str | None]] = {
+    "seal": seal,
+    "train": train,
+    "baseline": baseline,
+    "attack": attack,
+    "score": score,
+    "report": report,
+}

@@ -1,0 +1,132 @@
+"""The folder of a simulated study, and the processes that work in it.
+
+runs/demo/
+  plan.yaml
+  parties/hospital-0/…     each hospital's own folder (parties/sealing/place.py): its key, its plain images' path
+  cloud/                   what the cloud holds: rounds, checkpoint, model, guesses
+  report.json report.html  the coordinator's report
+  logs/                    what each step printed
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coordinator.exchange.plan import Plan
+from coordinator.exchange.quiet import QUIET
+from crypto.errors import CipherwardError
+
+Log = Callable[[str], None]
+
+
+def ignore(_line: str) -> None:
+    """Drop a line."""
+
+
+@dataclass(frozen=True)
+class Talk:
+    """Where a study's lines go.
+
+    Attributes:
+        log: lines that stay: one a step, and one a round.
+        status: what the study is doing now.
+        detail: what a step's program prints. The step's log file has it, too.
+    """
+
+    log: Log
+    status: Log = ignore
+    detail: Log = ignore
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study on this machine.
+
+    Attributes:
+        plan: its plan.
+        out: its folder, absolute.
+        talk: where its lines go.
+    """
+
+    plan: Plan
+    out: Path
+    talk: Talk
+
+    @property
+    def cloud(self) -> Path:
+        """What the cloud holds."""
+        return self.out / "cloud"
+
+    @property
+    def guesses(self) -> Path:
+        """The guesses of the attacks."""
+        return self.cloud / "guesses"
+
+    def hospital(self, index: int) -> Path:
+        """Return the folder of a hospital."""
+        return party_folder(self.out, index)
+
+    def log_file(self, step: str) -> Path:
+        """Return the file that gets what a step of the cloud prints."""
+        return self.out / "logs" / f"{step}.log"
+
+    def hospital_log(self, index: int) -> Path:
+        """Return a hospital's own log. It may name files that could not be read, and so patients: it stays there."""
+        self.hospital(index).mkdir(parents=True, exist_ok=True)
+        return self.hospital(index) / "hospital.log"
+
+    def run_hospital(self, index: int, words: Sequence[str]) -> None:
+        """Run a command of cipherward-party in a process of its own."""
+        run_command("parties.cli.app", words, self.hospital_log(index), self.talk.detail)
+
+    def run_coordinator(self, step: str, words: Sequence[str], on_line: Log | None = None) -> None:
+        """Run a command of cipherward-coordinator in a process of its own."""
+        run_command("coordinator.cli.app", words, self.log_file(step), on_line or self.talk.detail)
+
+
+def party_folder(out: Path, index: int) -> Path:
+    """Return the folder of a hospital in a study's folder."""
+    return out / "parties" / f"hospital-{index}"
+
+
+def run_command(module: str, words: Sequence[str], log_file: Path, on_line: Log) -> None:
+    """Run one of our command lines in a process of its own.
+
+    Args:
+        module: the module with the program's `main`.
+        words: the command and its arguments.
+        log_file: gets everything that the command prints.
+        on_line: gets each line that the command prints on stderr, except for errors and hints.
+
+    Raises:
+        CipherwardError: the command's own last error, if it fails.
+    """
+    program = [sys.executable, "-c", f"from {module} import main; main()", *words]
+    # Wide, so that a line of the log is one line of the output.
+    environment = {**os.environ, **QUIET, "NO_COLOR": "1", "COLUMNS": "200"}
+    errors, hints = [], []
+    with open(log_file, "a") as sink:
+        running = subprocess.Popen(program, stdout=sink, stderr=subprocess.PIPE, text=True, env=environment)
+        assert running.stderr is not None
+        try:
+            for line in running.stderr:
+                sink.write(line)
+                if ": error: " in line:
+                    errors.append(line.split(": error: ", 1)[1].strip())
+                elif line.startswith("hint: "):
+                    hints.append(line.removeprefix("hint: ").strip())
+                elif line.strip():
+                    on_line(line.strip())
+            status = running.wait()
+        finally:
+            if running.poll() is None:
+                running.terminate()
+                running.wait()
+    if status:
+        message = errors[-1] if errors else f"{words[0]} ended with status {status}"
+        raise CipherwardError(message, hints[-1] if errors and hints else f"see {log_file}")

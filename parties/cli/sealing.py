@@ -1,0 +1,242 @@
+"""The commands of cipherward-party about sealed sets: seal, unseal, inspect, verify, and the list of schemes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.table import Column, Table
+
+from coordinator.exchange.console import progress, result, talk
+from crypto.errors import CipherwardError
+from crypto.files import folder_lock
+from parties.cli.keys import Hospital
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from parties.sealing.place import Place
+    from parties.sealing.seal import Sealing
+
+SealedSet = Annotated[Path, typer.Argument(help="A sealed set: the folder that holds its manifest.json.")]
+KeyFile = Annotated[Path, typer.Option("--key", help="The key file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def seal(
+    hospital: Hospital,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images with one sub-folder for each class, or a MedMNIST .npz file."),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Resize every image to this side length, in pixels.")
+    ] = None,
+    rgb: Annotated[bool | None, typer.Option("--rgb/--gray", help="Seal three channels, or one.")] = None,
+    scheme: Annotated[str | None, typer.Option(help="Encryption scheme.")] = None,
+    block: Annotated[
+        int | None,
+        typer.Option(help="Side of a block, in pixels. The ViT's patch size must be a multiple of it."),
+    ] = None,
+    key_scope: Annotated[
+        str | None,
+        typer.Option(
+            help="Who shares a key: consortium, party, or image (a different key for each image)."
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the scheme, NAME=VALUE. Can be repeated.")
+    ] = None,
+    audit: Annotated[
+        int,
+        typer.Option(
+            min=0, max=99, help="Number of draws to seal for an audit (3 for suite/1; 0 for none)."
+        ),
+    ] = 0,
+) -> None:
+    """Seal (encrypt) the hospital's images into HOSPITAL/sealed. Run it again to resume an interrupted run.
+
+    With --images, the settings are saved in HOSPITAL/party.yaml for later runs.
+    """
+    from parties.sealing.seal import check_sealing, plan_sealing, set_names
+
+    changes: dict[str, Any] = {
+        "images": None if images is None else str(_absolute(images)),
+        "image_size": image_size,
+        "channels": None if rgb is None else 3 if rgb else 1,
+        "scheme": scheme,
+        "block": block,
+        "key_scope": key_scope,
+        # Options belong to one scheme: a new scheme starts without any.
+        "scheme_options": _parse_options(option) if option or scheme else None,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    place = _place_with(hospital, changes)
+    place.key()  # reports a missing or unusable key, and settings that cannot work, before anything is saved
+    sealings = [plan_sealing(place, name) for name in set_names(audit)]
+    with folder_lock(place.folder):
+        if changes:
+            for sealing in sealings:
+                check_sealing(place, sealing)  # settings that contradict the sets on disk are not saved
+            place.save()
+        _seal_all(place, sealings)
+
+
+def _place_with(hospital: Path, changes: dict[str, Any]) -> Place:
+    """Return the hospital's place with changed settings, which are not yet saved."""
+    from parties.sealing.place import SETTINGS_FILE, Place
+
+    if not changes:
+        return Place.open(hospital)
+    has_settings = (hospital / SETTINGS_FILE).exists()
+    if not has_settings and "images" not in changes:
+        raise CipherwardError(f"no {SETTINGS_FILE} in {hospital}", "name your images with --images FOLDER")
+    saved = Place.open(hospital).settings.model_dump() if has_settings else {}
+    settings = {"party": hospital.resolve().name, "source": "folder", **saved, **changes}
+    if "images" in changes:
+        settings["source"] = "npz" if Path(changes["images"]).suffix.lower() == ".npz" else "folder"
+    if not (hospital / "secret.key").exists():
+        raise CipherwardError(
+            f"no key in {hospital}", f"make one first: cipherward-party keygen {hospital}"
+        )
+    return Place.from_settings(hospital, settings)
+
+
+def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
+    """Seal every set that is missing, if the disk has room for all of them, and print what was done."""
+    from parties.sealing.seal import seal as seal_set
+
+    _check_disk(place, sealings)
+    image_count, left_out = 0, 0
+    for sealing in sealings:
+        with progress(sealing.name, len(sealing.source)) as on_progress:
+            sealed = seal_set(place, sealing, on_progress)
+        image_count += len(sealed.dataset)
+        left_out += len(sealed.quarantined)
+        action = "sealed" if sealed.fresh else "sealed already"
+        talk.print(
+            f"{sealing.name}: {len(sealed.dataset)} images {action} with key {sealed.dataset.key_id}"
+        )
+        for name in sealed.quarantined:
+            talk.print(f"  cannot decode {name}: left out")
+    if left_out:
+        talk.print(f"{left_out} images left out; they are listed in {place.private / 'quarantine.txt'}")
+    result.print(f"{place.folder / 'sealed'}: {image_count} images in {len(sealings)} sets")
+
+
+def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
+    """Print how much disk the missing sets need. Raises CipherwardError if that much is not free."""
+    from parties.sealing.seal import disk_needed
+
+    missing = [s for s in sealings if not (place.sealed_folder(s.name) / "manifest.json").exists()]
+    need = disk_needed(place, missing)
+    free = shutil.disk_usage(place.folder).free
+    talk.print(f"{len(missing)} sets to seal, {need / 1e6:.0f} MB of disk ({free / 1e9:.1f} GB are free)")
+    if need > free:
+        raise CipherwardError(
+            f"the sealed sets need {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free", "free some space"
+        )
+
+
+def _parse_options(words: list[str] | None) -> dict[str, Any]:
+    """Return NAME=VALUE words as a dict, with the values read as YAML."""
+    options = {}
+    for word in words or ():
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise CipherwardError(
+                f"--option {word} is not NAME=VALUE", "for example: --option mask=independent"
+            )
+        try:
+            options[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise CipherwardError(
+                f"--option {word}: {value!r} is not a value", "for example: --option mask=independent"
+            ) from None
+    return options
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        raise CipherwardError(f"no such file or folder: {path}", "name your images") from None
+
+
+def schemes(
+    image_size: Annotated[
+        int, typer.Option(min=16, max=4096, help="Side of the measured images, in pixels.")
+    ] = 224,
+    as_json: AsJson = False,
+) -> None:
+    """List the encryption schemes: source, key space, and how fast each seals RGB images on this machine."""
+    from parties.sealing.scheme_speed import measure_schemes
+
+    rows = measure_schemes(image_size)
+    if as_json:
+        result.print_json(json.dumps(rows))
+        return
+    columns = [Column(name, no_wrap=True) for name in ("scheme", "block", "key space", "key", "MB/s")]
+    table = Table(*columns, "source")
+    for row in rows:
+        key_space, effective = (f"2^{row[k]:,.0f}" for k in ("formula_bits", "effective_bits"))
+        speed = f"{row['megabytes_per_second']:.0f}"
+        table.add_row(row["name"], str(row["block"]), key_space, effective, speed, row["source"])
+    result.print(table)
+    talk.print(
+        "key space is the formula of the papers. It bounds brute force only. docs/results.md shows what attacks find."
+    )
+
+
+def unseal(
+    sealed: SealedSet,
+    key: KeyFile,
+    out: Annotated[Path, typer.Option(help="A new folder for the PNG files.")],
+) -> None:
+    """Verify a sealed set and decrypt it into PNG files."""
+    from crypto.keyfile import read_key
+    from crypto.sets.dataset import SealedDataset
+    from parties.sealing.seal import unseal as unseal_set
+
+    dataset = SealedDataset.open(sealed)
+    with progress("unseal", len(dataset)) as on_progress:
+        count = unseal_set(dataset, read_key(key), out, on_progress)
+    result.print(f"{out}: {count} images")
+
+
+def inspect(sealed: SealedSet, as_json: AsJson = False) -> None:
+    """Show the public facts about a sealed set. Needs no key."""
+    from crypto.scheme import load
+    from crypto.sets.dataset import SealedDataset
+
+    dataset = SealedDataset.open(sealed)
+    scheme = load(dataset.spec)
+    facts = {
+        "images": len(dataset),
+        "classes": {name: int((dataset.labels == i).sum()) for i, name in enumerate(dataset.classes)},
+        "scheme": dataset.spec.to_json(),
+        "key_id": dataset.key_id,
+        "formula_bits": round(scheme.formula_bits(), 1),
+        "effective_bits": round(scheme.effective_bits(), 1),
+        "shards": len(dataset.manifest["shards"]),
+        "digest": dataset.digest,
+    }
+    if as_json:
+        result.print_json(json.dumps(facts))
+        return
+    for name, value in facts.items():
+        result.print(f"{name:15} {value}")
+
+
+def verify(sealed: SealedSet, key: KeyFile) -> None:
+    """Check every byte of a sealed set against its digests and MACs. An error names the first bad file."""
+    from crypto.keyfile import read_key
+    from crypto.sets.dataset import SealedDataset
+
+    dataset = SealedDataset.open(sealed)
+    dataset.verify(read_key(key))
+    result.print(f"{sealed}: {len(dataset)} images, intact")

@@ -1,0 +1,165 @@
+"""The figures of `suite/1` for one guess: V, R, K and what is told beside them (docs/suite.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from coordinator.exchange.rates import in_gallery, rate_of
+from coordinator.exchange.scores import ChosenMove, Figures, Grid, KeyOpening, KeyShare
+from coordinator.exchange.suite1 import MARGIN, MIN_DISTINCT, OPENS, PSNR_STEP, SSIM_STEP
+from crypto.arrays import Float64Array, Images, Int64Array, Parts
+from crypto.key import SecretKey
+from crypto.scheme import load
+from crypto.symmetry import Move
+from parties.scoring.key_share import assembled_grid, can_open, key_share, open_sealed, values_right
+from parties.scoring.measures import (
+    coarse_rate,
+    is_informative,
+    nearest,
+    psnr,
+    round_down,
+    rounded_down,
+    ssims,
+    summarise,
+)
+from parties.scoring.registration import nearest_each
+from parties.scoring.truth import Truth, classified_rate, register_guesses
+
+#: Guesses are compared with the images of this many following rows, to see what they reach without being about them.
+_DERANGEMENTS = 3
+#: V: the percentile of these comparisons that a guess must exceed.
+_CEILING_PERCENTILE = 99
+_DEGENERATE = "no figures: more than a quarter of the guessed pictures are flat, or repeat one picture"
+
+
+def compute_figures(
+    images: Images,
+    key: Parts | None,
+    truth: Truth,
+    baselines: Mapping[str, Float64Array],
+    secret: SecretKey | None = None,
+    *,
+    coarse: bool = False,
+) -> Figures:
+    """Return the figures of one guess.
+
+    Args:
+        images: Guesses for the rows that count, uint8 [r, h, w, c].
+        key: The recovered key, if any.
+        truth: The hospital's side of the draw.
+        baselines: What `baseline_ssims` returns.
+        secret: The true key, if its share in the recovered one may be told.
+        coarse: Whether the images are not public. Then everything but V, R and their bounds is told in steps, and
+            over the rows whose guess is informative.
+    """
+    guesses, move = register_guesses(images, truth)
+    odd = truth.plain[truth.odd]
+    values = ssims(guesses, odd)
+    deranged = _deranged_ssims(guesses, odd)
+    has_texture = np.isfinite(values)
+    best = np.nanmax(np.stack([*baselines.values(), deranged[0]]), axis=0)
+    ceiling = float(np.nanpercentile(deranged, _CEILING_PERCENTILE))
+    visible = has_texture & (values >= best + MARGIN) & (values > ceiling)
+    named = _named_images(images, guesses, truth)
+    # The same guesses against the next row's image: a measure that finds them right there is wrong.
+    wrong = int((named == np.roll(truth.odd, -1)).sum())
+    wrong_rate = coarse_rate(wrong, len(named), up=True) if coarse else rate_of(wrong, len(named))
+    told = is_informative(images)[truth.odd] if coarse else np.ones(len(odd), bool)
+    ssim_step, psnr_step = (SSIM_STEP, PSNR_STEP) if coarse else (0.0, 0.0)
+    by_key = _key_figures(key, move, truth, secret, ssim_step)
+    return Figures(
+        n=int(has_texture.sum()),
+        move=None if move is None else ChosenMove(**asdict(move)),
+        ssim=summarise(values[told], ssim_step),
+        psnr=summarise(psnr(guesses, odd)[told], psnr_step),
+        derangement_ssim=summarise(deranged[:, told].ravel(), ssim_step),
+        visible=rate_of(int(visible.sum()), int(has_texture.sum())),
+        reidentified=in_gallery(rate_of(int((named == truth.odd).sum()), len(named)), len(truth.gallery)),
+        reidentified_deranged=in_gallery(wrong_rate, len(truth.gallery)),
+        classified=classified_rate(guesses, truth, coarse=coarse),
+        key_opening=by_key.opening,
+        grid=by_key.grid,
+        values_right=by_key.values_right,
+        key=by_key.share,
+    )
+
+
+def is_degenerate(images: Images, truth: Truth) -> bool:
+    """Return whether too many guesses are flat or repeat one picture, among the rows that register or are scored."""
+    informative = is_informative(images)
+    return bool(min(informative[truth.even].mean(), informative[truth.odd].mean()) < MIN_DISTINCT)
+
+
+def degenerate_figures(truth: Truth) -> Figures:
+    """Return the figures of degenerate guesses: not broken, and nothing of what other guesses are told."""
+    none = rate_of(0, len(truth.odd))
+    return Figures(
+        degenerate=_DEGENERATE,
+        n=len(truth.odd),
+        visible=none,
+        reidentified=in_gallery(none, len(truth.gallery)),
+        reidentified_deranged=in_gallery(none, len(truth.gallery)),
+        move=None,
+        ssim=None,
+        psnr=None,
+        derangement_ssim=None,
+        classified=None,
+        key_opening=None,
+        grid=None,
+        values_right=None,
+        key=None,
+    )
+
+
+@dataclass(frozen=True)
+class _KeyFigures:
+    """What a recovered key reached; None where it was not measured."""
+
+    opening: KeyOpening | None = None
+    grid: Grid | None = None
+    values_right: float | None = None
+    share: KeyShare | None = None
+
+
+def _deranged_ssims(guesses: Images, plains: Images) -> Float64Array:
+    """Return the SSIM of each guess with the images of other rows, float64 [derangements, n]."""
+    turns = [turn for turn in range(1, _DERANGEMENTS + 1) if turn < len(plains)]
+    return np.stack([ssims(np.roll(guesses, turn, axis=0), plains) for turn in turns])
+
+
+def _named_images(images: Images, guesses: Images, truth: Truth) -> Int64Array:
+    """Return which gallery image each scored guess names, int64 [odd]."""
+    if truth.row_keys:
+        return nearest_each(images[truth.odd], truth.gallery, truth.block, truth.orbit)
+    return nearest(guesses, truth.gallery)
+
+
+def _key_figures(
+    key: Parts | None, move: Move | None, truth: Truth, secret: SecretKey | None, step: float
+) -> _KeyFigures:
+    """Return what a recovered key opens and, where the true key may be told, how much of it is right."""
+    if key is None or move is None or not can_open(key):
+        return _KeyFigures()
+    odd = truth.plain[truth.odd]
+    opened = move.apply(open_sealed(key, truth.sealed[truth.odd], truth.spec), truth.block)
+    values = ssims(opened, odd)
+    opening = KeyOpening(
+        median_ssim=summarise(values, step).median,
+        n=len(odd),
+        opens=summarise(values).median >= OPENS,
+    )
+    if secret is None:
+        return _KeyFigures(opening)
+    scheme = load(truth.spec)
+    cipher = scheme.cipher(secret)
+    grid = assembled_grid(key, cipher, truth, move)
+    share = key_share(scheme.parts(secret), key, truth)
+    return _KeyFigures(
+        opening,
+        grid=grid and rounded_down(grid),
+        values_right=round_down(values_right(key, cipher, truth, move)),
+        share=share and rounded_down(share),
+    )

@@ -1,0 +1,124 @@
+"""Candidates of an update: those that took part are confirmed, by the row space or by training on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from coordinator.adversary.training import update_findings
+from coordinator.adversary.training.update_candidates import confirm_candidates
+from coordinator.adversary.training.update_findings import invert_updates
+from coordinator.model.shares import in_stem
+from coordinator.model.vit import build_model
+from crypto.arrays import Float64Array
+from crypto.scheme import load
+from parties.scoring.measures import ssim
+from parties.training.stem import carry, key_coordinates
+from tests.support.updates import (
+    CLASSES,
+    KEY,
+    LABELS,
+    PICTURES,
+    attack_updates,
+    gradients_of,
+    plan,
+    trained,
+    view_of,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_core() -> None:
+    """Keep torch to one thread, so that runs repeat bit for bit."""
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("scheme", ["block_pixel_shuffle", "value_shuffle", "orthogonal"])
+def test_gradients_behind_a_carried_stem_are_those_of_plain_images(scheme: str) -> None:
+    p = plan(stem="private", scheme=scheme)
+    plain_model, carried_model = build_model(p, CLASSES), build_model(p, CLASSES)
+    carry(carried_model, key_coordinates(p.describe(), KEY))
+    sealed = load(p.describe()).cipher(KEY).encrypt(PICTURES[:4])
+    expected = gradients_of(plain_model, PICTURES[:4], LABELS[:4])
+    carried = gradients_of(carried_model, sealed, LABELS[:4])
+    uncarried = gradients_of(plain_model, sealed, LABELS[:4])
+    names = [n for n in expected if not in_stem(n)]
+    assert len(names) > 20
+
+    def distance(other: dict[str, Float64Array], name: str) -> float:
+        return float(np.linalg.norm(expected[name] - other[name]) / np.linalg.norm(expected[name]))
+
+    assert max(distance(carried, n) for n in names) < 1e-4
+    assert min(distance(uncarried, n) for n in names) > 1e-3
+
+
+@pytest.mark.parametrize("stem", ["private", "plain"])
+@pytest.mark.parametrize("batch", [1, 2, 4, 8])
+def test_exactly_the_candidates_that_took_part_are_confirmed(stem: str, batch: int) -> None:
+    observed = trained(plan(stem=stem), PICTURES[:batch], LABELS[:batch])
+    order = np.random.default_rng(0).permutation(24)
+    test = confirm_candidates(view_of(observed), PICTURES[order])
+    assert test.is_decisive and test.rank == batch
+    assert (test.is_confirmed == (order < batch)).all()
+    assert test.outside[order < batch].max() < 1e-4 and test.outside[order >= batch].min() > 5e-3
+    if batch > 1:
+        guess = attack_updates(observed, public=PICTURES[order])
+        assert (guess.images == PICTURES[order][order < batch]).all() and len(guess.images) == batch
+        none = attack_updates(observed, public=PICTURES[8:])
+        assert len(none.images) == 0 and "no candidate took part" in none.note
+
+
+def test_a_batch_beyond_the_width_of_the_model_confirms_no_candidate() -> None:
+    observed = trained(plan(stem="private", batch=24), PICTURES, LABELS)
+    test = confirm_candidates(view_of(observed), PICTURES)
+    assert not test.is_decisive and not test.is_confirmed.any()
+    guess = attack_updates(observed, public=PICTURES)
+    assert len(guess.images) == 0 and "no candidate can be told apart" in guess.note
+
+
+def test_candidates_are_not_confirmed_through_another_stem() -> None:
+    p = plan(stem="private")
+    observed = trained(p, PICTURES[:2], LABELS[:2])
+    view = view_of(observed)
+    with torch.no_grad():
+        view.model.get_parameter("patch_embed.proj.weight").add_(0.02 * torch.randn(32, 1, 8, 8))
+    assert not confirm_candidates(view, PICTURES).is_confirmed.any()
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "adamw", "lr": 1e-3}, {"local_epochs": 2}])
+def test_a_candidate_is_confirmed_by_training_on_it(changes: dict[str, Any]) -> None:
+    observed = trained(plan(stem="private", **changes), PICTURES[3:4], LABELS[3:4])
+    guess = attack_updates(observed, public=PICTURES[:8])
+    assert (guess.images == PICTURES[3:4]).all() and "candidate confirmed by training" in guess.note
+    none = attack_updates(observed, public=PICTURES[4:8])
+    assert len(none.images) == 0 and "no candidate took part" in none.note
+
+
+def test_a_solved_picture_whose_update_only_comes_near_is_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    observed = trained(plan(), PICTURES[:1], LABELS[:1])
+    stands_out = update_findings.UpdateCase.stands_out
+    monkeypatch.setattr(
+        update_findings.UpdateCase,
+        "stands_out",
+        lambda case, image, share, most: (
+            share == update_findings.NEAR_SHARE and stands_out(case, image, share, most)
+        ),
+    )
+    monkeypatch.setattr(update_findings, "SEARCH_STEPS", 2)
+    [near] = invert_updates(observed, PICTURES[8:9], lambda: True)
+    assert not near.is_confirmed and len(near.images) == 1 and near.reason.startswith("solved, inexact")
+    assert "no candidate took part" in near.reason and "2 steps of optimisation" in near.reason
+    assert ssim(near.images[0], PICTURES[0]) > 0.9  # of the two guesses, the one that was solved
+    [confirmed] = invert_updates(observed, PICTURES[:1], lambda: True)
+    assert confirmed.is_confirmed and "row space" in confirmed.reason
+
+
+def test_a_confirmation_names_its_evidence() -> None:
+    guess = attack_updates(trained(plan(stem="private"), PICTURES[:2], LABELS[:2]), public=PICTURES[:8])
+    test = confirm_candidates(
+        view_of(trained(plan(stem="private"), PICTURES[:2], LABELS[:2])), PICTURES[:8]
+    )
+    assert f"rank 2 of {test.width}, at most {test.threshold:.1g} of an input outside" in guess.note

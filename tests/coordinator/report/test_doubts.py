@@ -1,0 +1,43 @@
+"""The doubts of an audit: where it falls short of what suite/1 asks for."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from coordinator.cli import app as cli
+from coordinator.exchange.plan import Plan
+from coordinator.report.doubts import doubts_of
+from tests.support.verdicts import make_crash, make_draw, make_finding, three_draws
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "1 draw of key",
+        "8 scored rows",
+        "gallery of 40",
+        "truncated",
+        "crashed in draw-0: ValueError",
+    ],
+)
+def test_a_small_audit_has_doubts(part: str) -> None:
+    findings = [make_finding(note="truncated"), make_finding(error="ValueError: x")]
+    assert part in " | ".join(doubts_of([make_draw(findings, rows=8, gallery=40)]))
+
+
+def test_required_attacks_that_did_not_finish_are_doubts() -> None:
+    single = [make_finding("as_is", 1), make_finding("leading_bit", 1)]
+    crashed = doubts_of(three_draws(*single, make_crash(100)))
+    assert any("pooled_key_recovery finished at no pool size" in doubt for doubt in crashed)
+    left_out = doubts_of(three_draws(make_finding("as_is", 1)))
+    assert any("pooled_key_recovery, which suite/1 requires, was not run" in doubt for doubt in left_out)
+
+
+def test_a_plan_with_few_rows_is_refused() -> None:
+    with pytest.raises(ValueError, match="audit_rows"):
+        Plan(study="s", counts=(9, 9, 9), audit_rows=15)
+
+
+def test_an_attack_with_few_rows_is_refused() -> None:
+    assert CliRunner().invoke(cli.app, ["attack", "--rows", "15"]).exit_code == 2

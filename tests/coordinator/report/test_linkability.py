@@ -1,0 +1,68 @@
+"""Linkability: a level apart from the verdict, with its counts, and absent from scores that did not measure it."""
+
+from __future__ import annotations
+
+import pytest
+
+from coordinator.report.records import parse_report
+from coordinator.report.verdict_text import linkability, summary_lines
+from tests.support.verdicts import (
+    CONTROLS,
+    SIGNS,
+    changed_report,
+    linkable,
+    make_draw,
+    make_finding,
+    make_report,
+    make_scores,
+    three_draws,
+)
+
+
+@pytest.mark.parametrize(
+    ("hits", "gallery", "is_linkable"),
+    [
+        ((64, 64, 64), 1000, True),
+        ((8, 8, 0), 1000, True),  # lower bound .065, in two of three draws
+        ((6, 6, 6), 1000, False),  # .044
+        ((64, 0, 0), 1000, False),
+        ((8, 8, 8), 100, False),  # 10/G is .1
+        ((0, 0, 0), 1000, False),
+    ],
+)
+def test_linkability_is_separate_from_the_verdict(
+    hits: tuple[int, int, int], gallery: int, is_linkable: bool
+) -> None:
+    findings = [make_finding("as_is"), make_finding()]
+    draws = [
+        make_draw(findings, f"draw-{i}", linkable=linkable(h, gallery=gallery)) for i, h in enumerate(hits)
+    ]
+    report = make_report(draws, CONTROLS)
+    assert report.valid and report.verdict.linkable is is_linkable
+    assert not report.verdict.broken
+    assert [draw.linkable and draw.linkable.hits for draw in report.draws] == list(hits)
+    line = linkability(report)
+    counts = f"{sum(hits)} of 192 ciphertexts name their own image among {gallery:,} by the histogram alone"
+    assert line.startswith(f"{'Linkable' if is_linkable else 'Not linkable'}: {counts}")
+    assert f"  {line}" in summary_lines(report)
+
+
+def test_scores_from_before_linkability_say_that_it_was_not_run() -> None:
+    scores = make_scores(three_draws(make_finding("as_is"), make_finding()), [*CONTROLS, SIGNS])
+    report = changed_report(scores, lambda draws: [draw.pop("linkable") for draw in draws.values()])
+    assert report.valid and report.verdict.linkable is None
+    assert linkability(report) == "Linkable: not run."
+    value = report.to_json()
+    del value["verdict"]["linkable"]  # a report.json of then
+    assert linkability(parse_report(value)) == "Linkable: not run."
+
+
+def test_images_that_fit_several_are_counted_apart() -> None:
+    draws = [make_draw([make_finding()], f"draw-{i}", linkable=linkable(0, ambiguous=64)) for i in range(3)]
+    line = linkability(make_report(draws))
+    assert line.startswith("Not linkable: 0 of 192") and "192 more fit several images" in line
+
+
+def test_a_link_needs_no_key() -> None:
+    report = make_report(three_draws(make_finding("as_is", 1), make_finding(opens=True)))
+    assert linkability(report).endswith("This needs no key.")

@@ -1,0 +1,63 @@
+"""How much of a key a guess holds: best, worst and shifted cases."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from coordinator.exchange.scores import KeyShare
+from crypto.arrays import Parts
+from crypto.scheme import describe
+from parties.scoring.key_share import key_share
+from parties.scoring.truth import Truth
+from tests.support.truth import make_truth
+
+K1, K2 = np.random.default_rng(1).permutation(16), np.random.default_rng(2).permutation(16)
+PARTS = {"K1": K1, "K2": K2}
+
+
+def truth_of_four_by_four_blocks() -> Truth:
+    images = np.random.default_rng(0).integers(0, 255, (3, 32, 32, 1), np.uint8)
+    return make_truth(images, images[:0])
+
+
+def share_of(guess: Parts) -> KeyShare:
+    """Return the share of PARTS that a guessed key holds."""
+    share = key_share(PARTS, guess, truth_of_four_by_four_blocks())
+    assert share is not None
+    return share
+
+
+def test_the_true_key_is_all_right() -> None:
+    best = share_of(PARTS)
+    assert best.block_order == best.pixel_order == 1.0 and best.bits_left == 0.0
+    assert best.neighbours == (24, 24) and best.identifiable == 1.0
+
+
+def test_a_shifted_key_is_right_up_to_the_shift() -> None:
+    down = (K1 // 4 + 1) % 4 * 4 + K1 % 4
+    shifted = share_of({"K1": down, "K2": K2})
+    assert shifted.block_order == 1.0 and shifted.block_order_unshifted == 0.0
+    assert shifted.shift == (1, 0)
+
+
+def test_a_random_key_is_wrong() -> None:
+    random = share_of({"K1": np.random.default_rng(5).permutation(16), "K2": np.roll(K2, 1)})
+    assert random.block_order < 0.5 and random.pixel_order == 0.0 and random.bits_left > 60
+
+
+def test_places_that_are_constant_in_the_gallery_are_not_identifiable() -> None:
+    truth = truth_of_four_by_four_blocks()
+    flat = dataclasses.replace(truth, gallery=np.zeros((3, 32, 32, 1), np.uint8))
+    share = key_share(PARTS, PARTS, flat)
+    assert share is not None and share.identifiable == 0.0
+
+
+def test_keys_that_cannot_be_compared_have_no_share() -> None:
+    truth = truth_of_four_by_four_blocks()
+    assert key_share(PARTS, {"K1": K1}, truth) is None
+    assert key_share(PARTS, {"K1": K1, "K2": K2[:9]}, truth) is None
+    # The symmetries of value_shuffle leave no entry to compare.
+    other = dataclasses.replace(truth, spec=describe("value_shuffle", (32, 32, 1), 8))
+    assert key_share(PARTS, PARTS, other) is None
