@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from crypto.printable import printable
+
 
 class CipherwardError(Exception):
     """Something that the user can mend. Its texts never hold key material or pixels."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         # Flower shows str(error) alone, and the hint is half of the message.
-        super().__init__(f"{message} (hint: {hint})" if hint else message)
+        # What it writes to its logs must not steer a terminal that shows them.
+        super().__init__(printable(message) + (f" (hint: {printable(hint)})" if hint else ""))
         self.message = message
         self.hint = hint
 

@@ -122,10 +122,10 @@ def drop_temporaries(folder: Path, name: str = "*") -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text, atomically."""
+    """Write text in UTF-8, atomically. The locale does not decide: a report has accents and an ellipsis."""
 
     def fill(draft: Path) -> None:
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
 
     write_atomic(path, fill)
 

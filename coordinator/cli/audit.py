@@ -80,7 +80,7 @@ def attack(
         rows=rows,
         seed=seed,
         budget_s=parse_seconds(budget),
-        public=None if public is None else read_public(public, sets[0].spec.image_shape),
+        public=None if public is None else read_public(public, sets[0].spec.image_shape, talk.print),
         study=study,
     )
 

@@ -1,22 +1,44 @@
-"""What all commands share: results on stdout, progress and errors on stderr, and one way to fail."""
+"""What all commands share: results on stdout, progress and errors on stderr, and one way to fail.
+
+Names of files and classes, and texts of files that others wrote, reach the terminal here. Control characters in them
+are printed as escapes: they could hide a line, or write another one.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import typer
 from rich.console import Console
 
 from crypto.errors import CipherwardError
+from crypto.printable import printable
 
 Log = Callable[[str], None]
 
+
+class SafeConsole(Console):
+    """A console that prints each text as one line without control characters. Tables are printed as they are."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print texts with their control characters escaped, and other objects as they are."""
+        super().print(*(printable(o, _LONGEST) if isinstance(o, str) else o for o in objects), **options)
+
+    def print_json(self, json: str | None = None, **options: Any) -> None:
+        """Print JSON in ASCII: other characters as JSON's own escapes, control characters among them."""
+        super().print_json(json, **{**options, "ensure_ascii": True})
+
+
+#: Characters of one printed text, at most. A quarantined name and its reason are far shorter.
+_LONGEST = 20_000
 #: For progress and warnings, on stderr.
-talk = Console(stderr=True, highlight=False, markup=False)
+talk = SafeConsole(stderr=True, highlight=False, markup=False)
 #: For results, on stdout.
-result = Console(highlight=False, soft_wrap=True, markup=False)
+result = SafeConsole(highlight=False, soft_wrap=True, markup=False)
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -28,12 +50,16 @@ def run(app: typer.Typer, name: str) -> None:
         app: the commands.
         name: the program's name, as it stands in messages.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal whose encoding lacks an accent or an ellipsis gets an escape, not a traceback.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name=name)
     except CipherwardError as error:
-        print(f"{name}: error: {error.message}", file=sys.stderr)
+        print(f"{name}: error: {printable(error.message)}", file=sys.stderr)
         if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+            print(f"hint: {printable(error.hint)}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -72,13 +98,13 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=talk, transient=True) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(printable(what), total=total)
         yield lambda done: bar.update(task, completed=done)
 
 
@@ -101,4 +127,4 @@ def live_line() -> Iterator[Log]:
     columns = (SpinnerColumn(), text_column, TimeElapsedColumn())
     with Progress(*columns, console=talk, transient=True, expand=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda text: bar.update(task, description=text)
+        yield lambda text: bar.update(task, description=printable(text))

@@ -10,13 +10,13 @@ This is the exchange format between the cloud, where attacks run, and the hospit
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from coordinator.exchange.suite1 import MAX_SET_PART, MIN_GUESSED_ROWS, SPARE_ROWS
@@ -30,6 +30,13 @@ FILE = "guesses.json"
 #: Guesses about one draw that a scorer accepts at most, to bound what crafted guesses can ask of it (docs/suite.md).
 #: Chosen by hand; the attacks of suite/1 make 9.
 MOST_GUESSES = 64
+
+
+#: Characters of a text in guesses.json, such as a note. The longest note of our attacks has a few hundred.
+_MOST_CHARACTERS = 4000
+#: Numbers in guesses.json are below this: it bounds what later arithmetic meets.
+_MOST_COUNT = 1 << 62
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,9 @@ class Draw:
 def _row_numbers(value: Mapping[str, Any], name: str) -> Rows:
     """Return the list of row numbers under a name; raise TypeError if it is something else."""
     numbers = value[name]
-    if not isinstance(numbers, list) or any(type(v) is not int or not 0 <= v < 2**62 for v in numbers):
+    if not isinstance(numbers, list) or any(
+        type(v) is not int or not 0 <= v < _MOST_COUNT for v in numbers
+    ):
         raise TypeError(f"{name} are not row numbers")
     return np.array(numbers, np.int64)
 
@@ -133,12 +142,17 @@ def _check_types(record: _Typed) -> _Typed:
         if kind is float:
             is_valid = type(value) in (int, float) and math.isfinite(value)
         elif kind is int:
-            is_valid = type(value) is int and value >= 0
+            is_valid = type(value) is int and 0 <= value < _MOST_COUNT
         else:
             is_valid = isinstance(value, get_origin(kind) or kind)
-        if not is_valid or (kind is str and "\0" in value):
+        if not is_valid or (kind is str and not _is_text(value)):
             raise TypeError(f"{name} cannot be {value!r:.60}")
     return record
+
+
+def _is_text(value: str) -> bool:
+    """Return whether a text has no NUL, no half of a surrogate pair, and a length that a report can show."""
+    return "\0" not in value and len(value) <= _MOST_CHARACTERS and not _SURROGATES.search(value)
 
 
 def save_guess(path: Path, images: Images, key: Mapping[str, AnyArray] | None) -> str:
@@ -175,12 +189,27 @@ def audit_rows(seed: int, index: int, images: int, rows: int) -> Rows:
     return np.random.default_rng([seed, index]).permutation(images)[:count]
 
 
-def load_guess(folder: Path, guess: StoredGuess) -> tuple[Images, dict[str, AnyArray] | None]:
+def most_guess_bytes(spec: SchemeSpec, rows: int) -> int:
+    """Return the bytes that the file of a guess about so many rows may have at most.
+
+    The images take one byte a value. The key may take 64 bytes a value of one image, and 16 bytes an entry of a
+    block's matrix: about twice what any attack of ours writes.
+    """
+    values = math.prod(spec.image_shape)
+    block_values = spec.block**2 * spec.image_shape[2]
+    return rows * values + 64 * values + 16 * block_values**2 + (1 << 20)
+
+
+def load_guess(
+    folder: Path, guess: StoredGuess, most_bytes: int | None = None
+) -> tuple[Images, dict[str, AnyArray] | None]:
     """Read one guess.
 
     Args:
         folder: the folder of guesses.json.
         guess: the entry of the guess.
+        most_bytes: bytes that the file may have, from `most_guess_bytes`. A safetensors file is never smaller than
+            what it unfolds to, so this bounds the memory.
 
     Returns:
         The images uint8 [r, h, w, c], and the key's arrays or None.
@@ -191,6 +220,11 @@ def load_guess(folder: Path, guess: StoredGuess) -> tuple[Images, dict[str, AnyA
     path = folder / guess.file
     if not path.resolve().is_relative_to(folder.resolve()):
         raise CipherwardError(f"{folder / FILE} names a file outside its folder")
+    if most_bytes is not None and path.is_file() and path.stat().st_size > most_bytes:
+        raise CipherwardError(
+            f"the guess {path} is larger than the {most_bytes:,} bytes that a guess can have",
+            "its images or its key do not fit this set: have it attacked again by the suite",
+        )
     if not path.is_file() or sha256_file(path) != guess.sha256:
         raise CipherwardError(
             f"the guess {path} is missing or altered",
@@ -198,7 +232,7 @@ def load_guess(folder: Path, guess: StoredGuess) -> tuple[Images, dict[str, AnyA
         )
     try:
         tensors = load_file(str(path))
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # crafted files make the library raise anything
         raise CipherwardError(f"the guess {path} cannot be read: {type(error).__name__}") from None
     key = {name.removeprefix("key."): v for name, v in tensors.items() if name.startswith("key.")}
     if "images" not in tensors:
@@ -231,7 +265,7 @@ def read_draws(folder: Path) -> tuple[list[Draw], dict[str, Any]]:
         raise CipherwardError(f"{folder / FILE} is not a {SCHEMA} file")
     try:
         for name in ("seed", "rows"):
-            if name in value and (type(value[name]) is not int or value[name] < 0):
+            if name in value and (type(value[name]) is not int or not 0 <= value[name] < _MOST_COUNT):
                 raise TypeError(f"{name} cannot be {value[name]!r:.60}")
         return [Draw.from_json(d) for d in value.pop("draws")], value
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

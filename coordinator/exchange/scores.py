@@ -268,9 +268,15 @@ class Scores(Record):
 
 
 def read_scores(path: Path) -> Scores:
-    """Read scores.json.
+    """Read scores.json, and check every figure that follows from others.
 
     Raises:
-        CipherwardError: If it is missing, not a scores file or damaged; the message names the field.
+        CipherwardError: If it is missing, not a scores file or damaged, or if a figure contradicts its counts; the
+            message names the field.
     """
-    return read_record(Scores, path, SCHEMA, "scores")
+    # Imported here: it needs the records above.
+    from coordinator.exchange.consistency import check_scores
+
+    scores = read_record(Scores, path, SCHEMA, "scores")
+    check_scores(scores, str(path))
+    return scores

@@ -71,7 +71,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
         CipherwardError: if the file cannot be read or holds no mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", "name a YAML file that exists") from None
     except (OSError, UnicodeDecodeError) as error:

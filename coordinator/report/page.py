@@ -73,7 +73,8 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
     Args:
         report: What report.json holds.
         pictures: The pictures of one draw, if any.
-        public: Whether plain pictures may leave the hospital. If not, the page says that it stays there.
+        public: Whether plain pictures may leave the hospital. If not, a page with plain pictures says that it stays
+            there, and a page without says that the pictures which attacks recovered are patients' images.
     """
     verdict, rows = headline(report), rows_of(report)
     training = report.training
@@ -92,12 +93,23 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
         charts=[Markup(chart) for chart in charts if chart],
         pictures=_gallery(pictures),
         public=public,
+        recovered=not public and shows_patients(report),
         training=training,
         accuracies=_accuracies(training) if training else [],
         learning_chart=Markup(learning_curve(training))
         if training
         else "",  # our own SVG, its text escaped
     )
+
+
+def shows_patients(report: Report) -> bool:
+    """Return whether the guesses of a report, or its sealed images, are pictures of the hospital's own images.
+
+    They are where an attack broke a draw, even if too few draws were broken for a verdict or a control failed. The
+    scheme `plain` encrypts nothing.
+    """
+    is_broken = report.verdict.broken or any(finding.broken for finding in report.findings)
+    return is_broken or report.scheme.name == "plain"
 
 
 def png(image: UInt8Array) -> str:

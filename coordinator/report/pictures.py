@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from coordinator.exchange.guesses import FILE, Draw, load_guess, read_draws
+from coordinator.exchange.guesses import FILE, Draw, load_guess, most_guess_bytes, read_draws
 from coordinator.exchange.scores import DrawScores, Scores
 from coordinator.report.records import JudgedFinding, Report, Verdict
 from crypto.arrays import Images
@@ -44,7 +43,13 @@ def pictured_draw(guesses: Path, scores: Scores) -> tuple[Draw, DrawScores]:
         )
     scored = scores.audited[0]
     draws, _ = read_draws(guesses)
-    return next(draw for draw in draws if draw.name == scored.draw), scored
+    draw = next((draw for draw in draws if draw.name == scored.draw), None)
+    if draw is None or not all(0 <= row < len(draw.rows) for row in scored.pictured):
+        raise CipherwardError(
+            f"the scores are about another {scored.draw} than {guesses} holds",
+            "fetch scores.json again from the hospital that scored",
+        )
+    return draw, scored
 
 
 def gather(guesses: Path, report: Report, scores: Scores, sealed: SealedDataset) -> Pictures:
@@ -72,7 +77,7 @@ def gather(guesses: Path, report: Report, scores: Scores, sealed: SealedDataset)
             None,
         )
         if stored is not None:
-            images, _ = load_guess(guesses, stored)
+            images, _ = load_guess(guesses, stored, most_guess_bytes(draw.spec, len(draw.rows)))
             caption = f"{attack}, {shown.pool_size} sealed" if stored.uses_pool else attack
             columns[caption] = _move_of(shown).apply(images[rows], draw.spec.block)
     return Pictures(columns)
@@ -86,8 +91,14 @@ def with_public_plain(pictures: Pictures, path: Path) -> Pictures:
     """
     try:
         plain = load_file(str(path))["plain"]
-    except (SafetensorError, OSError, KeyError) as error:
+    except Exception as error:  # crafted files make the library raise anything
         raise CipherwardError(f"no plain pictures in {path}: {type(error).__name__}") from None
+    shapes = {column.shape for column in pictures.columns.values()}
+    if plain.dtype != np.uint8 or plain.shape not in shapes:
+        raise CipherwardError(
+            f"the plain pictures in {path} are {plain.dtype} {plain.shape}, not those of this report",
+            "name the file that `score` wrote beside these scores",
+        )
     return Pictures({"plain": plain, **pictures.columns})
 
 

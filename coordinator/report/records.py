@@ -272,15 +272,25 @@ def read_report(path: Path) -> Report:
     """Read report.json.
 
     Raises:
-        CipherwardError: If it is missing, not a report or damaged; the message names the field.
+        CipherwardError: If it is missing, not a report or damaged, or if a figure contradicts the others; the message
+            names the field.
     """
-    return read_record(Report, path, SCHEMA, "report")
+    return _checked(read_record(Report, path, SCHEMA, "report"), str(path))
 
 
 def parse_report(value: object, where: str = "report.json") -> Report:
     """Return the report in a parsed JSON value, as docs/results/*.json hold it.
 
     Raises:
-        CipherwardError: If it is damaged; the message names the field.
+        CipherwardError: If it is damaged, or if a figure contradicts the others; the message names the field.
     """
-    return parse_record(Report, value, where)
+    return _checked(parse_record(Report, value, where), where)
+
+
+def _checked(report: Report, where: str) -> Report:
+    """Return the report after every figure that follows from others was computed anew."""
+    # Imported here: it needs the records above.
+    from coordinator.report.consistency import check_report
+
+    check_report(report, where)
+    return report

@@ -46,7 +46,7 @@ def seal(study: Study) -> str | None:
 
 def _count_lines(path: Path) -> int:
     """Return the number of lines of a text file; 0 if there is none."""
-    return len(path.read_text().splitlines()) if path.exists() else 0
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else 0
 
 
 def _party_settings(study: Study, index: int) -> dict[str, Any]:

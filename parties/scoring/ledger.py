@@ -1,7 +1,11 @@
 """Which guesses a hospital accepts for scoring: about its own sets, as many rows as it asks, well-formed, and once.
 
-All of it is checked before anything is scored, so that refused guesses use up no set. The ledger,
-private/score-ledger.jsonl, remembers which guesses were scored against a sealed set.
+All of it is checked before anything is scored, so that refused guesses use up no set.
+
+The ledger, private/score-ledger.jsonl, remembers for each sealed set which guesses were scored against it, and with
+which rows, gallery and seed. The same question has the same answer, and every other question is refused: the answers
+about 40 rows and about 41 would differ by one image's answer. A set is known by its digest, and by its content: key,
+scheme and plain images. So a copy of it, and the same images sealed once more under the same key, are the same set.
 """
 
 from __future__ import annotations
@@ -9,20 +13,34 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from coordinator.exchange import control_sets as controls
-from coordinator.exchange.guesses import FILE, MOST_GUESSES, Draw, audit_rows, load_guess, read_draws
+from coordinator.exchange.guesses import (
+    FILE,
+    MOST_GUESSES,
+    Draw,
+    audit_rows,
+    load_guess,
+    most_guess_bytes,
+    read_draws,
+)
 from crypto.errors import CipherwardError
-from crypto.files import append_line, read_lines, sha256_file
+from crypto.files import append_line, json_text, read_json, read_lines, sha256_file
 from crypto.sets.dataset import SealedDataset
 from parties.scoring.key_share import require_well_formed
 from parties.scoring.truth import countable_rows
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing
+
+#: Seconds that a stated budget is below: 30 years.
+_LONGEST_BUDGET = 1e9
+#: Rows that a guesses file can name are below this; a draw has at most half of its set's.
+_MOST_ROWS = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -33,8 +51,8 @@ class Submission:
         folder: The guesses folder.
         draws: Each draw about this hospital, with the name of its sealed set.
         sha256: Digest of guesses.json.
-        seed: The seed that rows were drawn from, as the cloud states it; -1 if it does not.
-        budget_s: Seconds that an attack had, as the cloud states it; None if it does not, or states something else.
+        seed: The seed that rows were drawn from, as the cloud states it.
+        budget_s: Seconds that an attack had, as the cloud states it; None if it does not.
     """
 
     folder: Path
@@ -52,7 +70,7 @@ def read_submission(place: Place, guesses: Path, rows: int) -> Submission:
     """
     draws, about = read_draws(guesses)
     names = _set_names(place)
-    seed, stated_rows = about.get("seed", -1), about.get("rows", 0)
+    seed, stated_rows = _stated_rows(about)
     mine = [(draw, names[draw.digests[0]]) for draw in draws if draw.digests[0] in names]
     if not mine:
         raise CipherwardError(
@@ -68,25 +86,42 @@ def read_submission(place: Place, guesses: Path, rows: int) -> Submission:
             _require_rows(draw, sealed, index, seed, rows)
     if len({draw.digests[0] for draw, _ in mine}) < len(mine):
         raise CipherwardError("two draws of the guesses are about one sealed set", "attack each set once")
-    return Submission(
-        guesses, mine, sha256_file(guesses / FILE), seed, _positive_seconds(about.get("budget_s"))
-    )
+    return Submission(guesses, mine, sha256_file(guesses / FILE), seed, _stated_budget(about))
 
 
-def accept(place: Place, submission: Submission, rows: int) -> None:
+def accept(place: Place, submission: Submission, rows: int, gallery: int) -> None:
     """Check everything that would stop a score midway, then write the ledger.
 
     Raises:
-        CipherwardError: If the key, the rows or a guess do not fit, or other guesses about a set were scored before.
+        CipherwardError: If the key, the rows or a guess do not fit, or if another question about a set was answered
+            before.
     """
     for draw, name in submission.draws:
         place.sealed(name).require_key(plan_sealing(place, name).key())
         countable_rows(place, draw, name, rows)
         for guess in draw.guesses:
             if not guess.error:
-                images, key = load_guess(submission.folder, guess)
+                images, key = load_guess(
+                    submission.folder, guess, most_guess_bytes(draw.spec, len(draw.rows))
+                )
                 require_well_formed(guess, images, key, draw.spec, len(draw.rows))
-    _record(place, submission)
+    settings = {"rows": rows, "gallery": gallery, "seed": place.settings.seed}
+    _record(place, submission, settings)
+
+
+def _stated_rows(about: Mapping[str, object]) -> tuple[int, int]:
+    """Return the seed and the number of rows that the cloud drew its rows from.
+
+    Raises:
+        CipherwardError: If it does not name them: then no draw can be checked.
+    """
+    seed, rows = about.get("seed"), about.get("rows")
+    if isinstance(seed, int) and isinstance(rows, int) and 0 < rows < _MOST_ROWS:
+        return seed, rows
+    raise CipherwardError(
+        f"{FILE} does not name the seed and the number of rows that its draws are of",
+        "have it attacked again by the suite",
+    )
 
 
 def _require_own_set(draw: Draw, name: str) -> None:
@@ -100,7 +135,7 @@ def _require_own_set(draw: Draw, name: str) -> None:
 
 def _require_suite_draw(draw: Draw, sealed: SealedDataset, index: int, seed: int, rows: int) -> None:
     """Check scheme, key, rows and number of guesses against what the suite makes of a set."""
-    expected = audit_rows(seed, index, len(sealed), rows) if seed >= 0 and rows > 0 else draw.rows[:0]
+    expected = audit_rows(seed, index, len(sealed), rows)
     cells = {(guess.attack, guess.pool_size) for guess in draw.guesses}
     if draw.spec != sealed.spec or draw.key_id != sealed.key_id:
         problem = "another scheme or key than the set's"
@@ -134,22 +169,71 @@ def _set_names(place: Place) -> dict[str, str]:
     }
 
 
-def _positive_seconds(stated: object) -> float | None:
-    return float(stated) if isinstance(stated, int | float) and stated > 0 else None
+def _stated_budget(about: Mapping[str, object]) -> float | None:
+    """Return the seconds that an attack had, as the cloud states them; None if it does not.
+
+    Raises:
+        CipherwardError: If it states something else than a time.
+    """
+    stated = about.get("budget_s")
+    if stated is None:
+        return None
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 < stated < _LONGEST_BUDGET:
+        raise CipherwardError(
+            f"{FILE} names the budget_s {stated!r:.40}, which is no time in seconds",
+            "have it attacked again by the suite",
+        )
+    return float(stated)
 
 
-def _record(place: Place, submission: Submission) -> None:
-    """Write to the ledger which guesses are scored; refuse a set that other guesses were scored against."""
+def _content_of(place: Place, draw: Draw, name: str) -> str:
+    """Return a digest of a sealed set's key, scheme and plain images, whatever its name and the order of its rows.
+
+    It is keyed and stays in the hospital: a plain digest would confirm a known image.
+    """
+    record = read_json(place.rows_file(name), "row list")
+    options = {field: value for field, value in draw.spec.options.items() if field != "nonce"}
+    spec = {**draw.spec.to_json(), "options": options}
+    content = {"spec": spec, "source": record["source"], "rows": sorted(record["rows"])}
+    key = plan_sealing(place, name).key()
+    return key.derive("score-ledger").mac(b"content", json_text(content).encode()).hex()
+
+
+def _record(place: Place, submission: Submission, settings: Mapping[str, int]) -> None:
+    """Write to the ledger which guesses are scored, and how.
+
+    Raises:
+        CipherwardError: If a set was scored before against other guesses, or with other settings.
+    """
     ledger = place.private / "score-ledger.jsonl"
-    recorded = {entry["set"]: entry["guesses"] for entry in read_lines(ledger)}
-    digests = [draw.digests[0] for draw, _ in submission.draws]
-    for digest in digests:
-        if recorded.get(digest, submission.sha256) != submission.sha256:
+    recorded = [entry for entry in read_lines(ledger) if isinstance(entry, dict)]
+    entries = []
+    for draw, name in submission.draws:
+        digest, content = draw.digests[0], _content_of(place, draw, name)
+        earlier = [e for e in recorded if e.get("set") == digest or e.get("content") == content]
+        for entry in earlier:
+            _require_same_question(entry, submission.sha256, settings, f"sealed set {name} ({digest[:16]})")
+        if not earlier:
+            entry = {"set": digest, "content": content, "guesses": submission.sha256, **settings}
+            entries.append({**entry, "time": int(time.time())})
+    for entry in entries:
+        append_line(ledger, json.dumps(entry))
+
+
+def _require_same_question(
+    entry: Mapping[str, object], guesses: str, settings: Mapping[str, int], what: str
+) -> None:
+    """Check that an earlier answer was to the same question: the same guesses, rows, gallery and seed."""
+    if entry.get("guesses") != guesses:
+        raise CipherwardError(
+            f"other guesses about {what} were scored before",
+            "a scorer that answers twice is an oracle: seal a new audit set, then attack that",
+        )
+    for name, value in settings.items():
+        if entry.get(name) != value:
+            # A line of an earlier version names no settings: no repetition is known to be the same question.
+            earlier = f"{name} {entry[name]}" if name in entry else f"an unrecorded number of {name}"
             raise CipherwardError(
-                f"other guesses about sealed set {digest[:16]} were scored before",
-                "a scorer that answers twice is an oracle: seal a new audit set, then attack that",
+                f"{what} was scored with {earlier} before, and now {name} {value} is asked",
+                "two answers differ by single images: ask with the earlier setting, or seal a new audit set",
             )
-    for digest in digests:
-        if digest not in recorded:
-            entry = {"set": digest, "guesses": submission.sha256, "time": int(time.time())}
-            append_line(ledger, json.dumps(entry))

@@ -7,8 +7,8 @@ own image in a gallery, and K says whether the recovered key opens images.
 The cloud can use a scorer as an oracle. So the scorer trusts nothing in a guesses folder: the scheme is that of its
 own sealed set, the rows follow from the seed and are as many as the hospital asks, and keys must be permutations.
 Figures are medians of many rows, and coarse if the images are not public. Key shares are told for throwaway keys
-only. It answers once about a sealed set: the ledger remembers which guesses were scored against it, and others are
-refused. What guesses can still ask is in docs/suite.md.
+only. It answers one question about a sealed set: the ledger remembers which guesses were scored against it, with how
+many rows and which gallery, and everything else is refused. What guesses can still ask is in docs/suite.md.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def score(place: Place, guesses: Path, rows: int, gallery: int, log: Log = lambd
 
     Raises:
         CipherwardError: If no draw is about this hospital, if a guess is malformed or was changed after it was
-            frozen, or if other guesses about the same set were scored before.
+            frozen, or if other guesses about the same set, or with other rows or another gallery, were scored before.
     """
     submission = read_submission(place, guesses, rows)
     with folder_lock(place.private):
-        accept(place, submission, rows)
+        accept(place, submission, rows, gallery)
         draws = []
         for draw, name in submission.draws:
             log(f"{draw.name}: {draw.spec.name} as {name}")

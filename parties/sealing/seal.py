@@ -33,6 +33,7 @@ from crypto.files import (
 )
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
+from crypto.printable import printable
 from crypto.scheme import describe, load
 from crypto.sets.dataset import SealedDataset, equal_except_nonce
 from crypto.sets.resume import clear_leftovers, is_unfinished, read_unfinished, sealing_identity
@@ -141,7 +142,7 @@ class Sealed:
 
     Attributes:
         dataset: The sealed set.
-        quarantined: Names of the images that could not be decoded.
+        quarantined: Names of the images that could not be decoded, each with the reason.
         fresh: False if the set was finished before.
     """
 
@@ -182,8 +183,8 @@ def check_sealing(place: Place, sealing: Sealing) -> SealedDataset | None:
 def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None) -> Sealed:
     """Seal one set of a hospital. A finished set is checked and kept; an interrupted one is continued.
 
-    An image that cannot be decoded is named in private/quarantine.txt and left out. An image that the disk or the
-    network does not return stops the sealing; the next run continues from there.
+    An image that cannot be decoded is named in private/quarantine.txt, with the reason, and left out. An image that
+    the disk or the network does not return stops the sealing; the next run continues from there.
 
     Args:
         place: The hospital's folder.
@@ -202,14 +203,14 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
         return Sealed(dataset, [], fresh=False)
     fingerprint = source.fingerprint()
     quarantined: list[str] = []
+    reasons: dict[int, str] = {}
 
     def read(row: int) -> UInt8Array | None:
         try:
             picture = source.read(row)
-        except UndecodableImageError:
-            return (
-                None  # named at the end, and the rest continues; any other error stops, and loses nothing
-            )
+        except UndecodableImageError as error:
+            reasons[row] = error.reason
+            return None  # named at the end, and the rest goes on; any other error stops, and loses nothing
         if picture.shape != sealing.spec.image_shape:
             raise ValueError(f"image {row} has shape {picture.shape}, not {sealing.spec.image_shape}")
         return picture
@@ -217,8 +218,9 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
     def record(digest: str, rows: Int64Array) -> None:
         names = source.names
         for row in np.setdiff1d(np.arange(len(source)), rows):
-            name = names[row].encode(errors="backslashreplace").decode()
-            quarantined.append(name.replace("\n", "\\n"))  # one line for each name
+            reason = reasons.get(int(row)) or _reason_of(source, int(row))
+            line = f"{names[row]}: {reason}" if reason else names[row]
+            quarantined.append(printable(line))  # one line for each name
         _quarantine(place, quarantined)
         write_json(rows_file, {"digest": digest, "source": fingerprint, "rows": rows.tolist()})
 
@@ -228,10 +230,21 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
     return Sealed(dataset, quarantined, fresh=True)
 
 
+def _reason_of(source: Source, row: int) -> str:
+    """Return why an image that an interrupted run left out cannot be decoded."""
+    try:
+        source.read(row)
+    except UndecodableImageError as error:
+        return error.reason
+    except CipherwardError:
+        pass
+    return ""
+
+
 def _quarantine(place: Place, names: list[str]) -> None:
     """Add names to the list of images that could not be decoded, each once."""
     path = place.private / _QUARANTINE
-    known = path.read_text().splitlines() if path.exists() else []
+    known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     merged = list(dict.fromkeys([*known, *names]))
     if merged != known:
         write_text(path, "".join(f"{name}\n" for name in merged))

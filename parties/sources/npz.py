@@ -6,7 +6,8 @@
 
 Source: Yang et al. 2023, MedMNIST v2, Scientific Data 10:41. Images are brought to one mode and one size, like those
 of a folder. Nothing in the file is unpickled. Arrays are usually compressed, so they are read forwards, in pieces.
-That way a file larger than memory can be sealed, and a small file is one piece.
+That way a file larger than memory can be sealed, and a small file is one piece. A shape is believed only if the
+archive's directory names as many bytes, because a few bytes can claim an array of any size.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import lzma
+import math
 import threading
 import zipfile
 import zlib
@@ -25,6 +27,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from coordinator.exchange.image_file import UnreadableFormatError, open_regular, require_few_pixels
 from crypto.arrays import AnyArray, Int64Array, UInt8Array
 from crypto.errors import CipherwardError
 
@@ -33,6 +36,8 @@ SPLITS = ("train", "val", "test")
 PIECE_BYTES = 1 << 25
 # Classes of a file that names none: a larger label is more likely a patient's number.
 _MAX_UNNAMED_CLASSES = 1000
+#: Bytes that the labels of a split, or the class names, may have: labels of 33 million images.
+_MAX_SMALL_BYTES = 1 << 28
 _SHAPES = "images are uint8 [n, h, w] or [n, h, w, 3], labels integers [n] or [n, 1]"
 # zipfile raises RuntimeError for an encrypted array, and for a compression method that it does not know.
 _UNPACKING_ERRORS = (RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
@@ -106,8 +111,7 @@ class Npz:
     def _shape(self) -> tuple[int, ...]:
         """[n, h, w] or [n, h, w, 3] of the images. There are as many as labels."""
         try:
-            with open_array(self.path, self._array) as stream:
-                shape, is_fortran, dtype = _read_header(stream)
+            shape, is_fortran, dtype = _checked_header(self.path, self._array)
         except _DAMAGE_ERRORS as error:
             raise _damaged_error(self.path, self._array, error) from None
         is_image_shape = len(shape) in (3, 4) and shape[3:] in ((), (3,)) and 0 not in shape
@@ -119,6 +123,10 @@ class Npz:
                 f"{self.path}: {shape[0]} images in {self._array}, {len(self.labels)} labels in {self.split}_labels",
                 "each image needs one label, in the same order",
             )
+        try:
+            require_few_pixels(shape[2], shape[1])
+        except UnreadableFormatError as error:
+            raise CipherwardError(f"{self.path}: {self._array}: {error}", _SHAPES) from None
         return shape
 
     @functools.cached_property
@@ -205,10 +213,11 @@ def read_piece(
 
 
 def _array_names(path: Path) -> list[str]:
+    """Return the names of a file's arrays. Only the archive's directory is read, no array."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return list(stored.files)
-    except (*_DAMAGE_ERRORS, AttributeError, TypeError) as error:  # a single array is not an archive
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (*_DAMAGE_ERRORS, NotImplementedError) as error:
         raise CipherwardError(
             f"{path} is no .npz file: {type(error).__name__}",
             "name a MedMNIST file, such as pneumoniamnist.npz",
@@ -220,12 +229,35 @@ def _require_array(path: Path, name: str) -> None:
         raise CipherwardError(f"{path} has no array {name}: it holds {', '.join(names) or 'none'}", _SHAPES)
 
 
+def _checked_header(path: Path, name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return an array's shape, whether it is in Fortran order, and its dtype.
+
+    Raises:
+        ValueError: If the array holds other than its shape says: NumPy would allocate what the shape says first.
+    """
+    with open_array(path, name) as stream:
+        shape, is_fortran, dtype = _read_header(stream)
+        begin = stream.tell()
+    if dtype.hasobject:
+        return shape, is_fortran, dtype
+    with zipfile.ZipFile(path) as archive:
+        stored = archive.getinfo(f"{name}.npy").file_size - begin
+    if math.prod(shape) * dtype.itemsize != stored:
+        raise ValueError(f"{dtype} {shape} does not fit {stored} bytes")
+    return shape, is_fortran, dtype
+
+
 def _read_array(path: Path, name: str) -> AnyArray:
-    """Return a small array of the file as a whole."""
+    """Return a small array of the file as a whole. Nothing is allocated before its size is checked."""
     _require_array(path, name)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            array: AnyArray = stored[name]
+        shape, _, dtype = _checked_header(path, name)
+        if dtype.hasobject:
+            raise ValueError("it holds pickled objects, which are never opened")
+        if math.prod(shape) * dtype.itemsize > _MAX_SMALL_BYTES:
+            raise ValueError(f"{dtype} {shape} is larger than {_MAX_SMALL_BYTES >> 20} MiB")
+        with open_array(path, name) as stream:
+            array: AnyArray = np.lib.format.read_array(stream, allow_pickle=False)
     except _DAMAGE_ERRORS as error:
         raise _damaged_error(path, name, error) from None
     return array

@@ -1,7 +1,8 @@
 """Read an image file as a square picture of one size and one mode, gray or RGB.
 
 All pictures get the same mode and size, because a file's own mode or size can reveal its class. Files with more than
-8 bits a channel are refused: convert them to 8 bits with a window of your choice.
+8 bits a channel are refused: convert them to 8 bits with a window of your choice. A file is read if its content is
+PNG or JPEG, whatever its name says (coordinator/exchange/image_file.py).
 """
 
 from __future__ import annotations
@@ -11,8 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from coordinator.exchange.image_file import (
+    HOSPITAL_FORMATS,
+    UnreadableFormatError,
+    open_image,
+    open_regular,
+)
 from crypto.arrays import UInt8Array
 from crypto.errors import CipherwardError
 
@@ -22,7 +29,15 @@ _ORIENTATION_MARKS = (b"Exif\0", b"http://ns.adobe.com/xap/")
 
 
 class UndecodableImageError(CipherwardError):
-    """An image file whose content cannot be decoded. The other images can be used without it."""
+    """An image file whose content cannot be decoded. The other images can be used without it.
+
+    Attributes:
+        reason: Why, without the file's name.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 def read_picture(path: Path, size: int, channels: int) -> UInt8Array:
@@ -42,7 +57,8 @@ def read_picture(path: Path, size: int, channels: int) -> UInt8Array:
     except Exception as error:  # decoders raise anything at malformed files
         if isinstance(error, OSError) and error.errno is not None:  # a decoder's own OSErrors have none
             raise read_error(path, error) from None
-        raise UndecodableImageError(f"cannot decode {path}: {type(error).__name__}: {error}") from None
+        reason = _reason_of(error)
+        raise UndecodableImageError(f"cannot decode {path}: {reason}", reason) from None
 
 
 def read_error(path: Path, error: OSError) -> CipherwardError:
@@ -53,13 +69,22 @@ def read_error(path: Path, error: OSError) -> CipherwardError:
     )
 
 
+def _reason_of(error: Exception) -> str:
+    """Return why a file cannot be decoded, in one line that does not depend on the run."""
+    if isinstance(error, UnreadableFormatError):
+        return str(error)
+    if isinstance(error, UnidentifiedImageError):  # its text holds the open file's number
+        return "its header is damaged"
+    return f"{type(error).__name__}: {error}"
+
+
 def _decode_plain_jpeg(path: Path, size: int, channels: int) -> UInt8Array | None:
     """Return a JPEG file that needs no resizing and no turning, uint8 [size, size, channels]; None for other files.
 
     The pixels are the same as Pillow's, which uses the same library. Pillow takes half as long again, and holds
     Python's lock for a third of that time, while the threads that seal wait for it.
     """
-    with open(path, "rb", buffering=0) as file:
+    with open_regular(path) as file:
         length = os.fstat(file.fileno()).st_size
         if length > (1 << 20) + 4 * size * size * channels:
             return None  # another size, or mostly other data
@@ -83,8 +108,8 @@ def _decode_plain_jpeg(path: Path, size: int, channels: int) -> UInt8Array | Non
 
 
 def _decode_with_pillow(path: Path, size: int, channels: int) -> UInt8Array:
-    """Return any image file that Pillow reads as uint8 [size, size, channels]."""
-    with Image.open(path) as picture:
+    """Return a PNG or JPEG file of any mode and size as uint8 [size, size, channels]."""
+    with open_image(path, HOSPITAL_FORMATS) as picture:
         # Pillow silently drops the lower eight bits of a PNG with 16 bits a channel.
         is_deep = any(";16" in str(part[3]) for part in picture.tile)
         picture.load()

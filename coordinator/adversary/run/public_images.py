@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from coordinator.exchange.image_file import PUBLIC_FORMATS, open_image
 from crypto.arrays import Images
 from crypto.errors import CipherwardError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
-def read_public(folder: Path, shape: tuple[int, int, int]) -> Images:
+def read_public(
+    folder: Path, shape: tuple[int, int, int], log: Callable[[str], None] = lambda _: None
+) -> Images:
     """Read every image below a folder, resized and converted to one shape.
 
-    Files that cannot be decoded are skipped.
+    Files that cannot be decoded are left out, and counted in a line of the log. A file is read if its content is PNG,
+    JPEG or BMP, whichever of these its name says.
 
     Args:
         folder: the folder.
         shape: height, width and channels (1 or 3).
+        log: called with a line if files were left out.
 
     Returns:
         uint8 [m, *shape].
@@ -29,16 +35,18 @@ def read_public(folder: Path, shape: tuple[int, int, int]) -> Images:
         CipherwardError: if no image could be read.
     """
     height, width, channels = shape
-    images = []
+    images, left_out = [], 0
     for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES):
         try:
-            with Image.open(path) as picture:
+            with open_image(path, PUBLIC_FORMATS) as picture:
                 plain = picture.convert("L" if channels == 1 else "RGB")
                 if plain.size != (width, height):
                     plain = plain.resize((width, height), Image.Resampling.BILINEAR)
                 images.append(np.asarray(plain, np.uint8).reshape(shape))
-        except (OSError, ValueError, SyntaxError):  # Pillow raises SyntaxError for a broken PNG
-            continue
+        except Exception:  # decoders raise anything at malformed files
+            left_out += 1
+    if left_out:
+        log(f"{folder}: {left_out} files left out: their content is not a readable PNG, JPEG or BMP image")
     if not images:
         raise CipherwardError(f"no public image in {folder}", f"it should hold {', '.join(SUFFIXES)} files")
     return np.stack(images)

@@ -141,7 +141,7 @@ def test_links_stand_beside_the_verdict_and_not_in_it() -> None:
 @pytest.mark.usefixtures("without_charts")
 def test_a_report_of_an_earlier_version_is_shown_without_later_figures() -> None:
     value: dict[str, Any] = make_report().to_json()
-    del value["verdict"]["linkable"]
+    del value["verdict"]["linkable"], value["verdict"]["linkable_draws"]
     for draw in value["draws"]:
         del draw["linkable"], draw["classified"]
     for finding in value["findings"]:
@@ -188,6 +188,36 @@ def test_plain_pictures_are_first_and_marked_unless_public() -> None:
     assert stays not in public
     assert "from a public source" in public
     assert stays not in render(report, make_pictures())
+
+
+PATIENTS = "pictures of patients' images"
+
+
+@pytest.mark.usefixtures("without_charts")
+def test_a_page_with_recovered_pictures_says_that_they_are_patients_images() -> None:
+    text = Page(render(make_report(), make_pictures())).text
+    assert text.count(PATIENTS) == 2 and "Treat it as patient data." in text
+    assert "no plain picture" not in text and "contains no" not in text
+    # Whatever replaces the verdict: a failed control, or too few broken draws.
+    assert PATIENTS in Page(render(make_report(noise=1.0), make_pictures())).text
+    lucky = make_report(reach=0.0)
+    first, *others = lucky.findings
+    broken = first.model_copy(update={"broken": True, "broken_by": ("V",)})
+    lucky = lucky.model_copy(update={"findings": (broken, *others)})
+    assert not lucky.verdict.broken and PATIENTS in Page(render(lucky, make_pictures())).text
+
+
+@pytest.mark.usefixtures("without_charts")
+def test_a_page_of_public_or_unbroken_images_does_not_say_so() -> None:
+    public = Page(render(make_report(), make_pictures(plain=True), public=True)).text
+    assert PATIENTS not in public
+    withstood = Page(render(make_report(reach=0.0), make_pictures())).text
+    assert PATIENTS not in withstood
+    assert "its guesses may show parts of patients' images" in withstood
+    # Without pictures there is nothing to say.
+    assert PATIENTS not in Page(render(make_report(), None)).text
+    # The hospital's own page says that it stays there.
+    assert "must stay in the hospital" in render(make_report(), make_pictures(plain=True))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -221,7 +221,10 @@ def expected(run: RunSealing, fresh: MakeHospital) -> dict[str, bytes]:
     assert np.array_equal(opened, np.stack([source.read(row) for row in readable]))
     assert np.array_equal(sealed.labels, source.labels[readable])
     contents = files(folder)
-    assert contents["private/quarantine.txt"].decode().split() == [source.names[row] for row in UNREADABLE]
+    listed = contents["private/quarantine.txt"].decode().splitlines()
+    # Each with its reason, which a run that was killed and continued must find again.
+    assert [line.partition(": ")[0] for line in listed] == [source.names[row] for row in UNREADABLE]
+    assert all(line.partition(": ")[2] for line in listed)
     return contents
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from crypto.errors import CipherwardError
 from crypto.files import json_text, sha256_file
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
+from crypto.sets.writer import seal_images
 from parties.scoring.score import score
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
@@ -104,12 +107,101 @@ def test_a_set_is_scored_once(copy: Attacked, tmp_path: Path) -> None:
     assert score(place, guesses, 32, 64) == scores
     write_record(tmp_path / "scores.json", scores)
     assert read_scores(tmp_path / "scores.json") == scores
-    forge(guesses)
+    with_other_created(guesses)
+    with pytest.raises(CipherwardError, match="were scored before"):
+        score(place, guesses, 32, 64)
+
+
+@pytest.mark.parametrize(
+    ("rows", "gallery", "message"),
+    [
+        (34, 64, "was scored with rows 32 before, and now rows 34 is asked"),
+        (30, 64, "was scored with rows 32 before, and now rows 30 is asked"),
+        (32, 65, "was scored with gallery 64 before, and now gallery 65 is asked"),
+    ],
+)
+def test_the_same_guesses_are_not_scored_over_other_rows(
+    copy: Attacked, rows: int, gallery: int, message: str
+) -> None:
+    """Two answers about n and n + 2 rows differ by the answer about one image."""
+    place, guesses = copy
+    first = score(place, guesses, 32, 64)
+    ledger = (place.private / "score-ledger.jsonl").read_bytes()
+    with pytest.raises(CipherwardError, match=message):
+        score(place, guesses, rows, gallery)
+    assert (place.private / "score-ledger.jsonl").read_bytes() == ledger
+    assert score(place, guesses, 32, 64) == first
+
+
+def test_the_hospital_s_seed_is_part_of_the_question(copy: Attacked) -> None:
+    """Another seed draws another gallery and other baselines."""
+    place, guesses = copy
+    score(place, guesses, 32, 64)
+    other = dataclasses.replace(place, settings=place.settings.model_copy(update={"seed": 9}))
+    with pytest.raises(CipherwardError, match=r"not those that|seed 0 before"):
+        score(other, guesses, 32, 64)
+
+
+def test_an_answer_without_recorded_settings_is_not_repeated(copy: Attacked) -> None:
+    """An earlier version wrote no rows: it may have been asked about any number."""
+    place, guesses = copy
+    score(place, guesses, 32, 64)
+    ledger = place.private / "score-ledger.jsonl"
+    entries = [json.loads(line) for line in ledger.read_text().splitlines()]
+    ledger.write_text(
+        "".join(json.dumps({name: e[name] for name in ("set", "guesses", "time")}) + "\n" for e in entries)
+    )
+    with pytest.raises(CipherwardError, match="an unrecorded number of rows"):
+        score(place, guesses, 32, 64)
+
+
+def with_other_created(guesses: Path) -> None:
+    """Make the same guesses another submission."""
     draws, about = read_draws(guesses)
     about.pop("schema")
     write_draws(guesses, draws, {**about, "created": 1})
+
+
+def test_the_same_images_sealed_again_are_the_same_set(attacked: Attacked, tmp_path: Path) -> None:
+    """Another manifest over the same key, scheme and images gives the cloud no second answer."""
+    original, first = attacked
+    place = Place(tmp_path / "hospital", original.settings)
+    shutil.copytree(original.folder, place.folder)
+    (place.private / "score-ledger.jsonl").unlink(missing_ok=True)
+    score(place, first, 32, 64)
+    before = place.sealed("audit-1").digest
+    shutil.rmtree(place.sealed_folder("audit-1"))
+    plan = plan_sealing(place, "audit-1")
+    rows = json.loads(place.rows_file("audit-1").read_text())
+    images = np.stack([plan.source.read(row) for row in rows["rows"]])
+    again, _ = seal_images(
+        place.sealed_folder("audit-1"),
+        images.__getitem__,
+        plan.source.labels,
+        plan.source.classes,
+        plan.key(),
+        plan.spec,
+        "again",
+        shard_bytes=20 * 64 * 64,
+    )
+    assert again.digest != before
+    sets = [place.sealed("audit-1")]
+    suite.run_suite(sets, tmp_path / "again", SETTINGS)
     with pytest.raises(CipherwardError, match="were scored before"):
-        score(place, guesses, 32, 64)
+        score(place, tmp_path / "again", 32, 64)
+
+
+def test_a_copied_sealed_set_is_the_same_set(attacked: Attacked, tmp_path: Path) -> None:
+    original, first = attacked
+    place = Place(tmp_path / "hospital", original.settings)
+    shutil.copytree(original.folder, place.folder)
+    (place.private / "score-ledger.jsonl").unlink(missing_ok=True)
+    score(place, first, 32, 64)
+    shutil.copytree(place.sealed_folder("audit-1"), place.sealed_folder("audit-7"))
+    shutil.copytree(first, tmp_path / "guesses")
+    with_other_created(tmp_path / "guesses")
+    with pytest.raises(CipherwardError):
+        score(place, tmp_path / "guesses", 32, 64)
 
 
 def replaced(**changes: Any) -> ChangeDraws:
@@ -204,9 +296,95 @@ def damaged(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (damaged(lambda v: v.update(budget_s=float("inf"))), "budget_s inf, which is no time"),
+        (damaged(lambda v: v.update(budget_s=float("nan"))), "budget_s nan, which is no time"),
+        (damaged(lambda v: v.update(budget_s=10**400)), "budget_s 1000.*, which is no time"),
+        (damaged(lambda v: v.update(budget_s=-1)), "budget_s -1, which is no time"),
+        (damaged(lambda v: v.update(budget_s=True)), "budget_s True, which is no time"),
+        (damaged(lambda v: v.update(budget_s="60")), "budget_s '60', which is no time"),
+        (damaged(lambda v: v.pop("seed")), "does not name the seed"),
+        (damaged(lambda v: v.pop("rows")), "does not name the seed"),
+        (damaged(lambda v: v.update(rows=0)), "does not name the seed"),
+        (damaged(lambda v: v.update(rows=2**40)), "does not name the seed"),
+        # No seed, and no row that a seed would draw.
+        (
+            damaged(lambda v: (v.pop("seed"), v.pop("rows"), [d.update(rows=[]) for d in v["draws"]])),
+            "does not name the seed",
+        ),
+    ],
+)
+def test_what_would_stop_a_score_midway_is_one_line_before_the_ledger(
+    copy: Attacked, change: Callable[[Path], None], message: str
+) -> None:
+    place, guesses = copy
+    change(guesses)
+    with pytest.raises(CipherwardError, match=message) as error:
+        score(place, guesses, 32, 64)
+    assert "\n" not in str(error.value) and error.value.hint
+    assert not (place.private / "score-ledger.jsonl").exists()
+
+
+def with_tensors(data: bytes) -> Callable[[Path], None]:
+    """Return a function that makes the first key recovery's file these bytes, under the right digest."""
+
+    def apply(guesses: Path) -> None:
+        draws, about = read_draws(guesses)
+        about.pop("schema")
+        target = next(g for g in draws[0].guesses if g.attack == "pooled_key_recovery")
+        (guesses / target.file).write_bytes(data)
+        fixed = dataclasses.replace(target, sha256=sha256_file(guesses / target.file))
+        stored = [fixed if g is target else g for g in draws[0].guesses]
+        write_draws(guesses, [dataclasses.replace(draws[0], guesses=stored), *draws[1:]], about)
+
+    return apply
+
+
+def tensors_of(header: bytes | dict[str, Any], data: bytes = b"", length: int | None = None) -> bytes:
+    """Return a safetensors file with any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def tensor(dtype: str, shape: list[int], size: int) -> dict[str, Any]:
+    return {"images": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (tensors_of(b"{}", length=2**63), "cannot be read"),
+        (tensors_of(b"{}", length=10**8), "cannot be read"),
+        (tensors_of(b"[" * 900_000), "cannot be read"),
+        (tensors_of(tensor("U8", [2**31, 2**31], 4), bytes(4)), "cannot be read"),
+        (tensors_of(tensor("U8", [2**62, 2**62, 0], 0)), "cannot be read|is malformed"),
+        (tensors_of(tensor("BF16", [2], 4), bytes(4)), "cannot be read|is malformed"),
+        (tensors_of(tensor("F8_E4M3", [4], 4), bytes(4)), "cannot be read|is malformed"),
+        (tensors_of(tensor("O", [1], 8), bytes(8)), "cannot be read"),
+        # Sound, and far more than a guess about this set has.
+        (tensors_of(tensor("U8", [1 << 25], 1 << 25), bytes(1 << 25)), "is larger than the"),
+    ],
+)
+def test_crafted_tensors_are_one_line_and_little_memory(copy: Attacked, data: bytes, message: str) -> None:
+    place, guesses = copy
+    with_tensors(data)(guesses)
+    tracemalloc.start()
+    with pytest.raises(CipherwardError, match=message):
+        score(place, guesses, 32, 64)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    tracemalloc.stop()
+    assert not (place.private / "score-ledger.jsonl").exists()
+
+
+@pytest.mark.parametrize(
     "change",
     [
         damaged(lambda v: v.update(seed="x")),
+        damaged(lambda v: v.update(seed=10**400)),
+        damaged(lambda v: v["draws"][0].update(images=10**400)),
+        damaged(lambda v: v["draws"][0]["guesses"][0].update(note="a" * 5000)),
+        damaged(lambda v: v["draws"][0]["guesses"][0].update(note="\ud800")),
         damaged(lambda v: v.update(rows=True)),
         damaged(lambda v: v.update(draws={"a": 1})),
         damaged(lambda v: v["draws"][0].update(digests=[])),

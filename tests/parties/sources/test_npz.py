@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -317,3 +318,79 @@ def test_a_damaged_array_gives_no_image_not_even_those_before_the_damage(
             source.read(row)
         assert not isinstance(error.value, UndecodableImageError)  # the sealing stops
     assert Npz(path, 64, 1, "val").read(0).shape == (64, 64, 1)
+
+
+def claim(shape: tuple[int, ...], descr: str = "|u1", data: bytes = b"") -> bytes:
+    """Return a .npy file that claims a shape, whatever it holds."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + data
+
+
+def write_members(path: Path, **members: bytes) -> Path:
+    """Write a sound file whose members of these names are replaced by other bytes."""
+    sound = write_file(path)
+    with zipfile.ZipFile(sound) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    contents |= {f"{name}.npy": data for name, data in members.items()}
+    with zipfile.ZipFile(sound, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    return sound
+
+
+@pytest.mark.parametrize(
+    ("members", "line"),
+    [
+        ({"train_labels": claim((1 << 40,))}, "train_labels cannot be read: .*does not fit 0 bytes"),
+        ({"train_labels": claim((1 << 62, 1), "<i8")}, "train_labels cannot be read: .*does not fit"),
+        ({"classes": claim((3,), "<U500000000")}, "classes cannot be read: .*does not fit"),
+        ({"train_images": claim((9, 1 << 20, 1 << 20))}, "train_images cannot be read: .*does not fit"),
+        ({"val_labels": bytes(5)}, "val_labels cannot be read"),
+        # It holds what it says: 300 MiB of zeros, which the archive packs into 300 KiB.
+        ({"train_labels": claim((300 << 20,), data=bytes(300 << 20))}, "is larger than 256 MiB"),
+        # So does this: nine images of 98 million pixels.
+        (
+            {"train_images": claim((9, 1 << 17, 750), data=bytes(9 * 750 << 17))},
+            "750×131072 pixels are more than",
+        ),
+    ],
+)
+def test_a_small_file_that_claims_much_memory_is_refused(
+    tmp_path: Path, members: dict[str, bytes], line: str
+) -> None:
+    path = write_members(tmp_path, **members)
+    del members
+    tracemalloc.start()
+    with pytest.raises(CipherwardError, match=line) as error:
+        Npz(path, 12, 1, "train")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_single_array_is_not_read_to_be_refused(tmp_path: Path) -> None:
+    (tmp_path / "one.npz").write_bytes(claim((1 << 45,)))
+    with pytest.raises(CipherwardError, match=r"is no \.npz file"):
+        Npz(tmp_path / "one.npz", 12, 1, "train")
+
+
+@pytest.mark.parametrize("array", ["train_labels", "train_images", "classes"])
+def test_pickled_objects_are_never_opened(tmp_path: Path, array: str) -> None:
+    marker = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+            return os.system, (f"touch {marker}",)
+
+    objects = np.empty(9, object)
+    objects[:] = [Attack() for _ in objects]
+    buffer = io.BytesIO()
+    np.save(buffer, objects, allow_pickle=True)
+    path = write_members(tmp_path, **{array: buffer.getvalue()})
+    with pytest.raises(CipherwardError, match=array):
+        Npz(path, 12, 1, "train")
+    assert not marker.exists()
+    with np.load(path, allow_pickle=True) as stored:
+        _ = stored[array]
+    assert marker.exists()  # the attack is one

@@ -47,14 +47,12 @@ def save_in_every_way(folder: Path, width: int) -> list[Path]:
     half.putalpha(Image.fromarray(pixels[..., 0]))
     half.save(folder / "half.png")
     rgb.convert("P").save(folder / "clear.png", transparency=3)
-    rgb.save(folder / "a-gif.png", format="GIF")
     for turn in range(1, 9):
         exif = Image.Exif()
         exif[0x0112] = turn
         xmp = f'<x:xmpmeta><rdf:Description tiff:Orientation="{turn}"/></x:xmpmeta>'
         rgb.save(folder / f"exif-{turn}.jpg", exif=exif)
         rgb.save(folder / f"exif-{turn}.png", exif=exif)
-        rgb.save(folder / f"tiff-{turn}.png", format="TIFF", exif=exif)
         rgb.save(folder / f"xmp-{turn}.jpg", xmp=xmp.encode())
         text, raw = PngImagePlugin.PngInfo(), PngImagePlugin.PngInfo()
         text.add_itxt("XML:com.adobe.xmp", xmp)
@@ -85,7 +83,7 @@ def test_every_kind_of_file_is_read_as_in_pillow_s_manual(tmp_path: Path, size: 
         with Image.open(path) as image:
             plain = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
         turned += not np.array_equal(expected, np.asarray(plain))
-    assert turned == 7 * 6  # seven orientations said in six ways; a TIFF is turned as it is opened
+    assert turned == 7 * 6  # seven orientations said in six ways
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 33])
@@ -163,7 +161,7 @@ def test_a_read_error_is_not_a_malformed_image(tmp_path: Path, monkeypatch: pyte
         (MemoryError(), "memory"),
     ):
 
-        def fails(*_: object, raised: Exception = raised) -> None:
+        def fails(*_: object, raised: Exception = raised, **__: object) -> None:
             raise raised
 
         monkeypatch.setattr(Image, "open", fails)

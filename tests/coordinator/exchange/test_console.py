@@ -1,0 +1,176 @@
+"""What reaches a terminal: no control character of a name, no traceback of a narrow encoding, no endless error."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from coordinator.exchange import console
+from coordinator.exchange.console import SafeConsole
+from crypto.errors import CipherwardError
+from crypto.printable import MAX_CHARACTERS, printable
+from tests.support.command_runs import Here
+from tests.support.files import picture
+from tests.support.paths import ROOT
+
+#: Clears the screen, colours, sets the title, moves up, CSI in one byte, turns the direction of text, makes a line.
+ATTACKS = [
+    "\x1b[2J",
+    "\x1b[31m",
+    "\x1b]0;x\x07",
+    "\x1b[1A",
+    "\x9b2J",
+    "\u202e",
+    "\u2066",
+    "\r",
+    "\n",
+    "\x7f",
+    "\b",
+]
+
+
+def is_harmless(text: str) -> bool:
+    """Return whether a text has no control or format character but the ends of its lines."""
+    return not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in text if c != "\n")
+
+
+def test_every_control_character_is_escaped() -> None:
+    for code in range(0x3000):
+        text = printable(chr(code))
+        if unicodedata.category(chr(code)) in ("Cc", "Zl", "Zp"):
+            assert text.startswith("\\") and text.isascii()
+    for text in ATTACKS:
+        assert is_harmless(printable(text)) and "\n" not in printable(text)
+    assert printable("\udc80") == "\\udc80"  # a byte of a file name that is not UTF-8
+    assert printable("Größe … 日本 2×2") == "Größe … 日本 2×2"
+
+
+def test_a_long_text_is_cut_and_says_so() -> None:
+    assert printable("a" * MAX_CHARACTERS) == "a" * MAX_CHARACTERS
+    cut = printable("\x1b" * 10**6)
+    assert len(cut) < MAX_CHARACTERS + 50 and cut.endswith("… (1,000,000 characters)")
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_printed_names_do_not_steer_the_terminal(attack: str, is_terminal: bool) -> None:
+    out = io.StringIO()
+    shown = SafeConsole(file=out, force_terminal=is_terminal, highlight=False, markup=False, width=200)
+    shown.print(f"glioma{attack}verdict: not broken")
+    shown.print_json(json.dumps({"class": f"x{attack}"}))
+    plain = SafeConsole(file=(bare := io.StringIO()), highlight=False, markup=False, width=200)
+    plain.print(f"glioma{attack}verdict: not broken")
+    assert is_harmless(bare.getvalue()) and bare.getvalue().count("\n") == 1
+    first = out.getvalue().splitlines()[0]
+    assert first == bare.getvalue().rstrip("\n")
+    assert attack not in out.getvalue().replace("\n", "") or attack == "\x1b[31m"
+
+
+def test_an_error_is_escaped_wherever_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def fail() -> None:
+        raise CipherwardError("no " + "".join(ATTACKS) + "y" * 10_000, "".join(ATTACKS))
+
+    @app.command()
+    def other() -> None: ...
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", ["p", "fail"])
+        console.run(app, "p")
+    printed = capsys.readouterr().err
+    assert end.value.code == 1 and is_harmless(printed) and printed.count("\n") == 2
+    assert len(printed) < 2 * MAX_CHARACTERS
+    # Flower logs the error's text itself.
+    assert is_harmless(str(CipherwardError("".join(ATTACKS), "".join(ATTACKS))))
+    assert len(str(CipherwardError("x" * 10**6, "y" * 10**6))) < 2 * MAX_CHARACTERS + 200
+
+
+def test_progress_lines_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(
+        console, "talk", SafeConsole(file=out, force_terminal=True, width=200, color_system=None)
+    )
+    with console.live_line() as show:
+        show("hospital\x1b]0;owned\x07")
+    with console.progress("set\x9b2J[red]", 2) as on_progress:
+        on_progress(1)
+    text = out.getvalue()
+    assert "\x1b]0;" not in text and "\x07" not in text and "\x9b" not in text
+    assert "hospital\\x1b]0;owned\\x07" in text and "set\\x9b2J[red]" in text
+
+
+@pytest.fixture
+def hostile_images(tmp_path: Path) -> Path:
+    """Return a folder of images whose class and file names hold control characters."""
+    for name in ("a\x1b[2J", "b\u202e"):
+        for i in range(12):
+            picture(tmp_path / "images" / name / f"{i}.png", seed=i)
+        (tmp_path / "images" / name / "scan\x1b]0;x\x07\udcff.png").write_bytes(b"no picture")
+    return tmp_path / "images"
+
+
+def test_hostile_class_and_file_names_in_commands(hostile_images: Path, tmp_path: Path, here: Here) -> None:
+    place = tmp_path / "h"
+    here("cipherward-party", "keygen", place)
+    words = ["--images", hostile_images, "--image-size", 16, "--block", 4]
+    sealed = here("cipherward-party", "seal", place, *words)
+    assert sealed.returncode == 0, sealed.stderr
+    inspected = here("cipherward-party", "inspect", place / "sealed" / "train")
+    as_json = here("cipherward-party", "inspect", place / "sealed" / "train", "--json")
+    for done in (sealed, inspected, as_json):
+        assert is_harmless(done.stdout) and is_harmless(done.stderr)
+    assert "\\x1b]0;x\\x07\\udcff.png" in sealed.stderr
+    assert set(json.loads(as_json.stdout)["classes"]) == {"a\x1b[2J", "b\u202e"}
+    lines = (place / "private" / "quarantine.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2 and all(map(is_harmless, lines))
+
+
+RunAscii = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def run_ascii() -> RunAscii:
+    """Return a function that runs a hospital's command where nothing but ASCII can be printed or is the default."""
+    narrow = {
+        "LC_ALL": "C",
+        "LANG": "C",
+        "PYTHONIOENCODING": "ascii",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+    }
+
+    def run(*words: object) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "parties.cli.app", *map(str, words)]
+        environment = {**os.environ, **narrow, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, env=environment, capture_output=True, check=False)
+
+    return run
+
+
+def test_an_ascii_terminal_gets_escapes_and_no_traceback(run_ascii: RunAscii, tmp_path: Path) -> None:
+    done = run_ascii("unseal", tmp_path / "Größe…", "--key", tmp_path / "k", "--out", tmp_path / "out")
+    assert done.returncode == 1 and b"Traceback" not in done.stderr and done.stderr.isascii()
+    done = run_ascii("keygen", tmp_path / ("n" * 300))
+    assert done.returncode == 1 and b"\\u2026 is too long a name" in done.stderr
+    assert run_ascii("keygen", "--help").returncode == 0
+
+
+def test_reports_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from crypto.files import write_text; import sys;"
+        "write_text(Path(sys.argv[1]), '\\u2026 \\xe4')"
+    )
+    narrow = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code, tmp_path / "t"], env={**os.environ, **narrow}, check=True)
+    assert (tmp_path / "t").read_bytes() == "… ä".encode()
