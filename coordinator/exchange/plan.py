@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from coordinator.exchange import suite1
+from coordinator.exchange.model_choice import check_model_args, check_model_name
 from coordinator.exchange.settings import Settings, build, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import write_text
@@ -16,10 +17,6 @@ from crypto.scheme import always_has_row_keys, carries_stem, describe, stem_carr
 from crypto.spec import SchemeSpec
 
 FILE = "plan.yaml"
-_SET_BY_THE_STUDY = {
-    *("num_classes", "in_chans", "img_size", "features_only", "checkpoint_path"),
-    *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
-}
 # A part of the name of each of timm's Vision Transformers. A model of another kind with such a name is refused later,
 # when it is built.
 _VIT_NAMES = ("vit", "deit", "aimv2", "beit3", "eva_large")
@@ -95,14 +92,16 @@ class Plan(Settings):
     gallery: int = Field(default=suite1.GALLERY_IMAGES, ge=suite1.MIN_GALLERY)
     budget_s: float = Field(default=600.0, gt=0)
 
+    @field_validator("model")
+    @classmethod
+    def _check_model(cls, value: str) -> str:
+        check_model_name(value)
+        return value
+
     @field_validator("model_args")
     @classmethod
     def _check_model_args(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if reserved := sorted(_SET_BY_THE_STUDY & value.keys()):
-            raise CipherwardError(
-                f"model_args: {reserved[0]} is set by the study",
-                "classes and channels come from the images, the size from image_size, the weights from weights",
-            )
+        check_model_args(value)
         return value
 
     @model_validator(mode="after")

@@ -130,12 +130,15 @@ def _train(
         log(f"round {state.round} of {plan.rounds}: val accuracy {row['val']['accuracy']:.3f}")
     unpack(model, state.best)
     names = [f"hospital-{i}" for i in range(len(hospitals))]
+    key_ids = {name: sets["train"].key_id for name, sets in zip(names, hospitals, strict=True)}
+    path = cloud / "model.safetensors"
+    digest = save_model(model, plan, classes, path, state.best_round, key_ids=key_ids)
     training = {
         "best_round": state.best_round,
         "val_accuracy": state.best_val,
         "test": _test(model, {name: sets["test"] for name, sets in zip(names, hospitals, strict=True)}),
         "seconds": time.perf_counter() - started,
-        "model_sha256": save_model(model, plan, classes, cloud / "model.safetensors", state.best_round),
+        "model_sha256": digest,
         "classes": classes,
         "parties": [{"party": name} for name in names],
     }

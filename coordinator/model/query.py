@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from coordinator.exchange.model_choice import check_model_args
+from coordinator.model.belonging import Belonging, read_belonging
 from coordinator.model.training import PlainImages, predict_probabilities
 from coordinator.model.vit import create_model, load_state
 from crypto.arrays import AnyArray
@@ -33,15 +34,16 @@ class ServedModel:
 
     Attributes:
         model: the network, with its weights.
-        classes: names of the classes, in the order of the outputs.
-        scheme: the scheme that its images are sealed with.
-        shape: (height, width, channels) of a sealed image.
+        belonging: the classes in the order of the outputs, and the images that it reads.
     """
 
     model: nn.Module
-    classes: list[str]
-    scheme: str
-    shape: tuple[int, int, int]
+    belonging: Belonging
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the outputs."""
+        return self.belonging.classes
 
 
 def open_model(path: Path) -> ServedModel:
@@ -50,42 +52,37 @@ def open_model(path: Path) -> ServedModel:
     Raises:
         CipherwardError: if the file is not such a model, and if the provider cannot answer under its stem mode.
     """
+    belonging = read_belonging(path)
+    metadata = belonging.metadata
+    if belonging.stem != "learn":
+        raise CipherwardError(
+            f"a model of stem {belonging.stem} cannot read sealed images without a hospital's key",
+            "ask the hospital: cipherward-party classify HOSPITAL IMAGE … --model FILE --plan PLAN",
+        )
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
-        args, classes = json.loads(metadata["model_args"]), json.loads(metadata["classes"])
-        stem, channels = metadata["stem"], int(metadata["in_chans"])
-        height, width = args.pop("img_size")
-    except FileNotFoundError:
-        raise CipherwardError(f"no model at {path}") from None
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        args, name = dict(json.loads(metadata["model_args"])), metadata["model"]
+        height, width = (int(side) for side in args.pop("img_size"))
+        channels = int(metadata["in_chans"])
+    except (KeyError, TypeError, ValueError) as error:
         raise CipherwardError(
             f"{path} is not a model of Cipherward: {type(error).__name__}",
             "name a study's cloud/model.safetensors",
         ) from None
-    if stem != "learn":
-        raise CipherwardError(
-            f"a model of stem {stem} cannot read sealed images without a hospital's key",
-            "ask the hospital: cipherward-party classify HOSPITAL IMAGE … --model FILE --plan PLAN",
-        )
-    settings = {"num_classes": len(classes), "in_chans": channels, "img_size": (height, width), **args}
-    model = create_model(metadata["model"], settings)
+    check_model_args(args)
+    settings = {"num_classes": len(belonging.classes), "in_chans": channels, "img_size": (height, width)}
+    model = create_model(name, {**settings, **args})
     load_state(model, load_file(str(path)), path)
-    return ServedModel(model, classes, metadata["scheme"], (height, width, channels))
+    return ServedModel(model, belonging)
 
 
 def answer_query(served: ServedModel, sealed: SealedDataset) -> dict[str, Any]:
     """Return the content of answers.json: for every image of a sealed set its class, and all class probabilities.
 
     Raises:
-        CipherwardError: if scheme or shape of the images are not those of the model, and if a shard was altered.
+        CipherwardError: if scheme, key or classes of the images are not those of the model, and if a shard was
+            altered.
     """
-    if (sealed.spec.name, sealed.sealed_shape) != (served.scheme, served.shape):
-        raise CipherwardError(
-            f"{sealed.folder} holds {sealed.spec.name} images of {sealed.sealed_shape}, "
-            f"the model reads {served.scheme} of {served.shape}",
-            "seal the query as the training images were sealed",
-        )
+    served.belonging.require_match(sealed.spec, sealed.key_id, sealed.classes)
     sealed.check_digests()
     answers = classify_images(served.model, np.asarray(sealed.images(0, len(sealed))), served.classes)
     return {"schema": SCHEMA, "query": sealed.digest, "classes": served.classes, "answers": answers}

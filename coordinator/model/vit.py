@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from coordinator.exchange.model_choice import check_model_args, check_model_name
 from coordinator.exchange.plan import Plan
+from coordinator.model.belonging import spec_without_nonce
 from coordinator.model.published_networks import NETWORKS
 from coordinator.model.shares import apply_share, in_stem, merge_adapters
 from crypto.arrays import Float32Array
@@ -31,6 +33,8 @@ _IMAGES = {
     "private": "sealed under a hospital's key, through its own stem",
     "plain": "plain",
 }
+#: Arguments of a network that follow from the images.
+_FROM_THE_IMAGES = frozenset({"num_classes", "in_chans", "img_size"})
 
 
 def input_shape(plan: Plan, plain: bool = False) -> tuple[int, int, int]:
@@ -62,10 +66,8 @@ def build_model(plan: Plan, classes: int, plain: bool = False) -> nn.Module:
         "img_size": height if height == width else (height, width),
         **plan.model_args,
     }
-    if plan.weights:
-        settings |= {"pretrained": True, "pretrained_cfg_overlay": {"file": plan.weights}}
     torch.manual_seed(plan.seed)
-    model = create_model(plan.model, settings)
+    model = create_model(plan.model, settings, plan.weights)
     if plan.stem != "learn":
         _require_carriable_stem(model, plan, channels)
     patch: tuple[int, int] | None = getattr(getattr(model, "patch_embed", None), "patch_size", None)
@@ -83,8 +85,24 @@ def build_model(plan: Plan, classes: int, plain: bool = False) -> nn.Module:
     return model
 
 
-def create_model(name: str, settings: Mapping[str, Any]) -> nn.Module:
-    """Create one of timm's models or of NETWORKS. Raise CipherwardError if these settings do not fit it."""
+def create_model(name: str, settings: Mapping[str, Any], weights: str = "") -> nn.Module:
+    """Create one of timm's models or of NETWORKS.
+
+    Neither the name nor the settings can make timm read another file or use a network
+    (coordinator/exchange/model_choice.py).
+
+    Args:
+        name: the network's name.
+        settings: its arguments, with num_classes, in_chans and img_size.
+        weights: a local file of pretrained weights. "": from scratch.
+
+    Raises:
+        CipherwardError: if name or settings are not allowed, or do not fit together.
+    """
+    check_model_name(name)
+    check_model_args(settings.keys() - _FROM_THE_IMAGES)
+    if weights:
+        settings = {**settings, "pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
     # Imported when a model is built: timm and torchvision take more than a second to load.
     from coordinator.model.torchvision_fix import timm
 
@@ -164,13 +182,22 @@ def unpack(model: nn.Module, flat: Float32Array, names: Sequence[str] | None = N
             start += value.numel()
 
 
-def save_model(model: nn.Module, plan: Plan, classes: Sequence[str], path: Path, round_: int = 0) -> str:
+def save_model(
+    model: nn.Module,
+    plan: Plan,
+    classes: Sequence[str],
+    path: Path,
+    round_: int = 0,
+    *,
+    key_ids: Mapping[str, str],
+) -> str:
     """Write the final model of a federation as a safetensors file, and return the file's hex SHA-256.
 
     timm can load the file, except under stem mode `private`: then it holds only the encoder and the head, because
     every hospital has its own stem. Adapters are merged into the encoder. The metadata holds what is needed to
     rebuild the model: timm's name and arguments, classes and input scaling, which images it reads, and which weights
-    it lacks.
+    it lacks. It also says what the model belongs to: the study, the whole scheme without its nonce, and the ids of
+    the hospitals' keys, so that a query under another key or scheme is refused (coordinator/model/belonging.py).
 
     Args:
         model: the model to save.
@@ -178,6 +205,7 @@ def save_model(model: nn.Module, plan: Plan, classes: Sequence[str], path: Path,
         classes: names of the classes, in the order of the head's outputs.
         path: the file to write.
         round_: the round that the weights come from.
+        key_ids: the id of the key that sealed each hospital's images, by the hospital's name.
     """
     height, width, channels = input_shape(plan)
     metadata = {
@@ -190,6 +218,9 @@ def save_model(model: nn.Module, plan: Plan, classes: Sequence[str], path: Path,
         "stem": plan.stem,
         "round": str(round_),
         "images": _IMAGES[plan.stem],
+        "study": plan.study,
+        "spec": json.dumps(spec_without_nonce(plan.describe())),
+        "key_ids": json.dumps(dict(key_ids)),
         "lacks": "patch_embed.*, pos_embed" if plan.stem == "private" else "",
     }
     state = merge_adapters(model).state_dict()

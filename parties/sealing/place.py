@@ -2,9 +2,11 @@
 
 hospital-0/
   party.yaml       source of the plain images, how they are sealed, name of the key file
+  policy.yaml      what the hospital accepted of a study (`cipherward-party accept`); its client obeys nothing else
   secret.key       mode 0600; only commands of the hospital open it
   sealed/          train/ val/ test/: what may leave
-  private/         row lists, quarantine list, score ledger, report with plain pictures: what stays
+  private/         row lists, quarantine list, score ledger, report with plain pictures, stems of each study,
+                   answers and refusals to coordinators: what stays
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from crypto.sets.dataset import SealedDataset
 from parties.sources.source import Request, Source, open_source, share_of
 
 SETTINGS_FILE = "party.yaml"
+POLICY_FILE = "policy.yaml"
 
 
 class PlaceSettings(Settings):
@@ -86,6 +89,11 @@ class Place:
     def key_path(self) -> Path:
         """The hospital's key file."""
         return self.folder / self.settings.key
+
+    @property
+    def policy_file(self) -> Path:
+        """What the hospital accepted of a study (parties/training/policy.py)."""
+        return self.folder / POLICY_FILE
 
     def key(self) -> SecretKey:
         """Open the key file. Raises CipherwardError if that fails, or if a rotation is half done."""
@@ -151,4 +159,10 @@ def find_place(node_config: Mapping[str, Any], run_config: Mapping[str, Any]) ->
             "prepare one with `cipherward-coordinator simulate configs/demo.yaml --until seal`, then "
             "`flwr run . --run-config 'study-dir=\"/absolute/path/of/runs/demo\"'`",
         )
-    return Place.open(Path(study) / "parties" / f"hospital-{node_config['partition-id']}")
+    index = node_config.get("partition-id")
+    if type(index) is not int or index < 0:
+        raise CipherwardError(
+            "this node does not say which hospital's folder it stands for",
+            "start it with: flower-supernode … --node-config 'party-dir=\"/absolute/path/of/the/hospital\"'",
+        )
+    return Place.open(Path(study) / "parties" / f"hospital-{index}")

@@ -5,6 +5,8 @@ It sends updated weights, counts and figures of training, and the public facts o
 coordinates for training and evaluation. `private` then keeps the stem; `plain` sends it, carried back to plain
 coordinates.
 
+It obeys the hospital's own policy, and not the plan of a message (parties/training/guard.py).
+
 Importing this module must stay cheap, because Flower may start a new process for each message. timm and
 torchvision load when a model is built.
 """
@@ -14,7 +16,6 @@ from __future__ import annotations
 import functools
 import json
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +32,9 @@ from coordinator.model.training import predict_probabilities, train_locally, use
 from coordinator.model.vit import build_model, pack, unpack
 from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
-from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place, find_place
+from parties.training.guard import Request, admit, admit_introduction
+from parties.training.policy_file import require_weights
 from parties.training.stem import (
     Coordinates,
     Stem,
@@ -42,7 +44,7 @@ from parties.training.stem import (
     hospital_coordinates,
     replace_stem,
 )
-from parties.training.stem_file import read_own_stem, require_weights, write_own_stem
+from parties.training.stem_file import read_own_stem, write_own_stem
 from parties.training.views import open_views
 
 app = ClientApp()
@@ -64,46 +66,33 @@ class _Received(NamedTuple):
     stem: Stem
 
 
-def _config(message: Message) -> ConfigRecord:
-    """Return a message's settings."""
-    config = message.content["config"]
-    assert isinstance(config, ConfigRecord)
-    return config
-
-
-def _plan(message: Message) -> Plan:
-    """Return the plan that a message carries, checked."""
-    return build(Plan, json.loads(str(_config(message)["plan"])), "the coordinator's plan")
-
-
 @functools.lru_cache(maxsize=1)
-def build_base_model(plan_json: str, classes: int) -> tuple[nn.Module, str]:
+def build_base_model(plan_json: str, classes: int, weights_sha256: str) -> tuple[nn.Module, str]:
     """Build the model that received weights are loaded into, once for all messages of a process.
 
     Args:
-        plan_json: the plan as JSON.
+        plan_json: the accepted plan as JSON; its weights are the hospital's own file.
         classes: the number of classes.
+        weights_sha256: the digest of that file in the hospital's policy.
 
     Returns:
         The model, and the digest of its weights that are not sent.
 
     Raises:
         CipherwardError: if some weights are not sent, and the plan's public weights, which they come from, are not
-            here.
+            here or are not those that the hospital accepted.
     """
-    plan = build(Plan, json.loads(plan_json), "the coordinator's plan")
+    plan = build(Plan, json.loads(plan_json), "the accepted plan")
     if plan.share == "all":
         # The coordinator's weights, or the hospital's own stem, replace every value: no file is needed.
         plan = plan.model_copy(update={"weights": ""})
     else:
-        require_weights(plan, f"share {plan.share}")
+        require_weights(plan, weights_sha256, f"share {plan.share}")
     model = build_model(plan, classes)
     return model, base_digest(model, plan)
 
 
-def _load_model(
-    message: Message, plan: Plan, place: Place, sealed: SealedDataset, stem_round: int
-) -> _Received:
+def _load_model(place: Place, request: Request, stem_round: int) -> _Received:
     """Load the received weights into a model, and carry its stem into the key's coordinates if the plan wants that.
 
     stem_round: under stem mode `private`, the round whose own stem the model gets.
@@ -111,21 +100,20 @@ def _load_model(
     Raises:
         CipherwardError: if the weights that are not sent differ from the coordinator's.
     """
+    plan, policy, sealed = request.plan, request.policy, request.sealed
     classes = len(sealed.classes)
-    model, base = build_base_model(plan.model_dump_json(), classes)
-    if _config(message).get("base", base) != base:
+    model, base = build_base_model(plan.model_dump_json(), classes, policy.weights_sha256)
+    if request.settings.base not in (None, base):
         raise CipherwardError(
             f"the encoder that this hospital starts from under share {plan.share} is not the coordinator's",
-            f"copy the coordinator's {Path(plan.weights).name or 'version of torch'} here",
+            f"copy the coordinator's {policy.weights or 'version of torch'} here, and accept the plan again",
         )
-    arrays = message.content["arrays"]
-    assert isinstance(arrays, ArrayRecord)
-    weights = decode(arrays["model"].numpy(), plan.wire)
+    weights = decode(request.words.numpy(), plan.wire)
     unpack(model, weights, shared_names(model, plan))
     if plan.stem == "learn":
         return _Received(model, Coordinates(), weights, {})
     if plan.stem == "private":
-        replace_stem(model, read_own_stem(place, plan, classes, stem_round))
+        replace_stem(model, read_own_stem(place, plan, classes, stem_round, policy))
     coordinates, stem = hospital_coordinates(place, sealed), copy_stem(model)
     carry(model, coordinates)
     return _Received(model, coordinates, weights, stem)
@@ -142,8 +130,7 @@ def hello(message: Message, context: Context) -> Message:
     place = _place(context)
     facts: dict[str, dict[str, Any]] = {}
     classes: list[str] = []
-    for split in ("train", "val", "test"):
-        sealed = place.sealed(split)
+    for split, sealed in admit_introduction(place).items():
         if classes and sealed.classes != classes:
             raise CipherwardError(f"the classes of {split} are not those of train: {sealed.classes}")
         classes = sealed.classes
@@ -163,20 +150,19 @@ def train(message: Message, context: Context) -> Message:
     """Train for a round on the sealed training images, from the weights received."""
     started = time.perf_counter()
     use_all_cores()
-    plan, place, config = _plan(message), _place(context), _config(message)
-    sealed = place.sealed("train")
-    round_, best = int(config["server-round"]), int(config["best-round"])
-    model, coordinates, weights, stem = _load_model(message, plan, place, sealed, round_ - 1)
+    place = _place(context)
+    request = admit(place, message, "train")
+    plan, sealed, settings, round_ = request.plan, request.sealed, request.settings, request.settings.round
+    model, coordinates, weights, stem = _load_model(place, request, round_ - 1)
     data = sealed if plan.augment == "none" else open_views(place, sealed)
-    proximal = float(config.get("proximal-mu", 0.0))
-    result = train_locally(model, data, plan, round_, place.settings.party, proximal)
+    result = train_locally(model, data, plan, round_, place.settings.party, settings.proximal)
     if plan.stem_frozen:
         # As received: carrying it there and back would round it in a way that depends on the key.
         replace_stem(model, stem)
     elif plan.stem != "learn":
         carry_back(model, coordinates)
     if plan.stem == "private":
-        write_own_stem(place, plan, model, round_, best)
+        write_own_stem(place, request.policy, model, round_, settings.best_round)
     metrics = MetricRecord(
         {
             "num-examples": len(sealed),
@@ -200,13 +186,11 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Send accuracy, loss, AUC and tables on the sealed images of the split that the coordinator names."""
     use_all_cores()
-    plan, place, config = _plan(message), _place(context), _config(message)
-    split = str(config["split"])
-    if split not in ("val", "test"):
-        raise CipherwardError("the coordinator asked for a split that is neither val nor test")
-    sealed = place.sealed(split)
+    place = _place(context)
+    request = admit(place, message, "evaluate")
+    sealed = request.sealed
     # The test comes after the last round, and asks for the stems of the best one.
-    model = _load_model(message, plan, place, sealed, int(config["server-round"])).model
+    model = _load_model(place, request, request.settings.round).model
     scores, labels = predict_probabilities(model, sealed), np.asarray(sealed.labels)
     figures = dict(measure(scores, labels))
     defined = int(np.isfinite(figures["auc"]))

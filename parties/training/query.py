@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.exchange.plan import Plan
+from coordinator.model.belonging import UNKNOWN_CLASS
 from coordinator.model.query import classify_images, open_model
 from crypto.arrays import Images
 from crypto.errors import CipherwardError
@@ -66,7 +67,7 @@ def classify(place: Place, paths: Sequence[Path], model: Path, plan: Plan | None
         Class and probabilities of each image.
 
     Raises:
-        CipherwardError: if the model reads other images than this hospital seals.
+        CipherwardError: if the model belongs to another key, scheme or study, or has other classes.
     """
     images, sealed, key = _prepare(place, paths)
     ciphertexts = load(sealed.spec).cipher(key).encrypt(images)
@@ -74,12 +75,7 @@ def classify(place: Place, paths: Sequence[Path], model: Path, plan: Plan | None
         final_model = load_final_model(plan, place, len(sealed.classes), model)
         return classify_images(final_model, ciphertexts, sealed.classes)
     served = open_model(model)
-    if (served.scheme, served.shape) != (sealed.spec.name, sealed.sealed_shape):
-        raise CipherwardError(
-            f"{model} reads {served.scheme} of {served.shape}, this hospital seals {sealed.spec.name} "
-            f"of {sealed.sealed_shape}",
-            "name the model that was trained on these images",
-        )
+    served.belonging.require_match(sealed.spec, sealed.key_id, sealed.classes)
     return classify_images(served.model, ciphertexts, served.classes)
 
 
@@ -87,5 +83,5 @@ def seal_query(place: Place, paths: Sequence[Path], folder: Path) -> SealedDatas
     """Seal images into a folder for `cipherward-coordinator classify`. Their class there is `unknown`."""
     images, sealed, key = _prepare(place, paths)
     labels = np.zeros(len(images), np.int64)
-    query, _ = seal_images(folder, images.__getitem__, labels, ["unknown"], key, sealed.spec, "a query")
+    query, _ = seal_images(folder, images.__getitem__, labels, [UNKNOWN_CLASS], key, sealed.spec, "a query")
     return query

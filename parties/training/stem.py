@@ -169,7 +169,8 @@ def replace_stem(model: nn.Module, stem: Stem) -> None:
     weights = {k: v for k, v in model.state_dict().items() if in_stem(k)}
     if {k: tuple(v.shape) for k, v in weights.items()} != {k: v.shape for k, v in stem.items()}:
         raise CipherwardError(
-            "the stem in stem.safetensors belongs to another model", "remove that file to start a new stem"
+            "the hospital's own stem belongs to another model",
+            "name the study's own model and plan; its stems are in HOSPITAL/private/stems",
         )
     for name, value in weights.items():
         value.copy_(torch.from_numpy(stem[name]))

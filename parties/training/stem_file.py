@@ -1,7 +1,9 @@
 """The stems that a hospital keeps under stem mode `private`, and the final model as a hospital reads it.
 
-The stems are in HOSPITAL/private/stem.safetensors, in plain coordinates: those of the last two rounds, in case a
-round is asked for again, and that of the best round, for the test.
+The stems are in HOSPITAL/private/stems/STUDY/DIGEST.safetensors, in plain coordinates: those of the last two rounds,
+in case a round is asked for again, and that of the best round, for the test. DIGEST names the policy that they were
+trained under: a second study never replaces or reads the stems of the first. Stems of another policy under the same
+study's name are an error, because they would be left out without a word.
 """
 
 from __future__ import annotations
@@ -16,92 +18,102 @@ from safetensors.torch import load_file
 from torch import nn
 
 from coordinator.exchange.plan import Plan
-from coordinator.model.shares import missing_weights, shared_names
+from coordinator.model.belonging import read_belonging
+from coordinator.model.shares import shared_names
 from coordinator.model.vit import build_model, load_state
 from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
-from crypto.files import write_bytes
+from crypto.files import disk_errors, write_bytes
 from parties.sealing.place import Place
+from parties.training.policy import Policy
+from parties.training.policy_file import find_policy, require_weights, stem_path
 from parties.training.stem import Stem, carry, copy_stem, hospital_coordinates, replace_stem
-
-FILE = "stem.safetensors"
-
-
-def require_weights(plan: Plan, what: str) -> None:
-    """Raise CipherwardError if the plan names public weights, which `what` starts from, and they are not here."""
-    path = missing_weights(plan)
-    if path:
-        raise CipherwardError(
-            f"{what} starts from the plan's public weights, and {path} is not here",
-            "copy that file to the same path in this hospital",
-        )
 
 
 @functools.lru_cache(maxsize=1)
-def _common_stem(plan_json: str, classes: int) -> Stem:
-    """Return the stem that all hospitals start from."""
+def _common_stem(plan_json: str, classes: int, sha256: str) -> Stem:
+    """Return the stem that all hospitals start from. sha256: the digest of the plan's public weights."""
     plan = Plan.model_validate_json(plan_json)
+    require_weights(plan, sha256, "stem private")
     return copy_stem(build_model(plan.model_copy(update={"share": "all"}), classes))
 
 
-def read_own_stem(place: Place, plan: Plan, classes: int, round_: int) -> Stem:
+def read_own_stem(
+    place: Place, plan: Plan, classes: int, round_: int, policy: Policy | None = None
+) -> Stem:
     """Return the hospital's stem after a round, in plain coordinates.
 
     This is the last stem that was kept up to that round. If none of this study was kept, it is the common stem, from
-    the plan's public weights or seed.
+    the public weights that the hospital accepted, or from the plan's seed.
+
+    Args:
+        place: the hospital.
+        plan: a plan that it accepted.
+        classes: the number of classes.
+        round_: the round.
+        policy: what it accepted of that plan; by default it is looked up.
 
     Raises:
-        CipherwardError: if the common stem is needed and the plan's weights file is not here.
+        CipherwardError: if the hospital never accepted the plan, if the common stem is needed and the weights file is
+            not here or is another one, and as `stem_path` does.
     """
-    stems = {} if plan.stem_frozen else _read_stems(place, plan)
+    policy = find_policy(place, plan) if policy is None else policy
+    plan = policy.adopt(plan)
+    stems = {} if plan.stem_frozen else _read_stems(stem_path(place, policy), policy)
     rounds = [r for r in stems if r <= round_]
     if rounds:
         return stems[max(rounds)]
-    require_weights(plan, "stem private")
-    return _common_stem(plan.model_dump_json(), classes)
+    return _common_stem(plan.model_dump_json(), classes, policy.weights_sha256)
 
 
-def write_own_stem(place: Place, plan: Plan, model: nn.Module, round_: int, best: int) -> None:
+def own_stem_digest(place: Place, policy: Policy, round_: int) -> bytes:
+    """Return a digest of the stem that a request of this round is answered with; empty for the common stem."""
+    if policy.stem != "private" or policy.stem_frozen:
+        return b""
+    stems = _read_stems(stem_path(place, policy), policy)
+    rounds = [r for r in stems if r <= round_]
+    if not rounds:
+        return b""
+    digest = hashlib.sha256()
+    for name, value in sorted(stems[max(rounds)].items()):
+        digest.update(name.encode() + value.tobytes())
+    return digest.digest()
+
+
+def write_own_stem(place: Place, policy: Policy, model: nn.Module, round_: int, best: int) -> None:
     """Write the model's stem as that of a round, beside the stems of the previous and of the best round.
 
     A frozen stem is not written.
 
     Args:
         place: the hospital.
-        plan: identifies the study.
+        policy: what it accepted of the study.
         model: its stem is in plain coordinates.
         round_: the round that the model was trained in.
         best: the best round so far.
     """
-    if plan.stem_frozen:
+    if policy.stem_frozen:
         return
-    stems = _read_stems(place, plan)
+    path = stem_path(place, policy)
+    stems = _read_stems(path, policy)
     previous = max((r for r in stems if r < round_), default=0)
     best = max((r for r in stems if r <= best), default=0)
     kept: dict[int, Stem] = {r: stems[r] for r in (previous, best) if r in stems}
     kept[round_] = copy_stem(model)
     tensors = {f"{r}/{name}": value for r, stem in kept.items() for name, value in stem.items()}
-    write_bytes(place.private / FILE, save(tensors, metadata={"study": _study_digest(plan)}))
+    with disk_errors(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_bytes(path, save(tensors, metadata={"study": policy.study, "policy": policy.digest}))
 
 
-def _study_digest(plan: Plan) -> str:
-    """Return a digest that identifies the study: a stem fits only the encoder that it was trained with."""
-    fields = {"study", "seed", "model", "model_args", "weights", "stem"}
-    # Share `all` is left out, so that the digest of stems from before the plan had `share` stays the same.
-    text = plan.model_dump_json(include=fields | ({"share"} if plan.share != "all" else set()))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _read_stems(place: Place, plan: Plan) -> dict[int, dict[str, Float32Array]]:
-    """Return the kept stems by round, empty if there is no file or it belongs to another study."""
-    path = place.private / FILE
+def _read_stems(path: Path, policy: Policy) -> dict[int, dict[str, Float32Array]]:
+    """Return the kept stems by round, empty if there is no file."""
     stems: dict[int, dict[str, Float32Array]] = {}
     if not path.exists():
         return stems
     try:
         with safe_open(str(path), framework="numpy") as file:
-            if (file.metadata() or {}).get("study") != _study_digest(plan):
-                return stems
+            about = file.metadata() or {}
             for key in file.keys():  # noqa: SIM118 - not a dict
                 round_, name = key.split("/", 1)
                 stems.setdefault(int(round_), {})[name] = file.get_tensor(key)
@@ -110,6 +122,11 @@ def _read_stems(place: Place, plan: Plan) -> dict[int, dict[str, Float32Array]]:
             f"the hospital's stem {path} cannot be read: {type(error).__name__}",
             "remove it to start from the common stem again",
         ) from None
+    if (about.get("study"), about.get("policy")) != (policy.study, policy.digest):
+        raise CipherwardError(
+            f"the stems in {path} were trained under another policy than {policy.study}'s",
+            "put the study's own stems back, or remove the file to start from the common stem again",
+        )
     return stems
 
 
@@ -123,15 +140,25 @@ def load_final_model(plan: Plan, place: Place, classes: int, path: Path) -> nn.M
         place: the hospital.
         classes: the number of classes.
         path: the study's cloud/model.safetensors.
+
+    Raises:
+        CipherwardError: if the model belongs to another study, scheme, key or other classes, and, under stem mode
+            `private`, if the hospital never accepted the plan.
     """
+    belonging, sealed = read_belonging(path), place.sealed("test")
+    if (belonging.study, belonging.stem) != (plan.study, plan.stem):
+        raise CipherwardError(
+            f"{path} is a model of the study {belonging.study}, stem {belonging.stem}; the plan is that of "
+            f"{plan.study}, stem {plan.stem}",
+            "name the plan that the model was trained by",
+        )
+    belonging.require_match(sealed.spec, sealed.key_id, sealed.classes)
     # The file has its adapters merged, and lacks nothing except private stems.
     merged_plan = plan.model_copy(update={"weights": "", "share": "all"})
     model = build_model(merged_plan, classes)
     load_state(model, load_file(str(path)), path, shared_names(model, merged_plan))
     if plan.stem == "private":
-        with safe_open(str(path), framework="numpy") as file:
-            round_ = int((file.metadata() or {}).get("round", "0"))
-        replace_stem(model, read_own_stem(place, plan, classes, round_))
+        replace_stem(model, read_own_stem(place, plan, classes, belonging.round))
     if plan.stem != "learn":
-        carry(model, hospital_coordinates(place, place.sealed("test")))
+        carry(model, hospital_coordinates(place, sealed))
     return model

@@ -22,6 +22,8 @@ from coordinator.model.vit import build_model, pack
 from crypto.arrays import AnyArray
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
+from parties.agent.accept import accept as accept_policy
+from parties.agent.accept import propose
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
 from tests.support.local_grid import LocalGrid
@@ -57,8 +59,15 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
 
 
+def accept(places: list[Place], p: Plan) -> None:
+    """Let every hospital accept a plan, as `cipherward-party accept --yes` does."""
+    for place in places:
+        weights = Path(p.weights) if p.weights else None
+        accept_policy(place, propose(place, p, weights), lambda rows, before: True)
+
+
 def seal_hospitals(folder: Path, p: Plan) -> list[Place]:
-    """Seal the images of a plan's hospitals, each under its own key, and return the hospitals."""
+    """Seal the images of a plan's hospitals, each under its own key; let them accept it, and return them."""
     places = []
     for index in range(p.parties):
         settings = {k: getattr(p, k) for k in ("source", "counts", "image_size", "channels", "seed")}
@@ -70,6 +79,7 @@ def seal_hospitals(folder: Path, p: Plan) -> list[Place]:
         for split in ("train", "val", "test"):
             seal(place, plan_sealing(place, split))
         places.append(place)
+    accept(places, p)
     return places
 
 
@@ -83,8 +93,9 @@ def make_grid(places: list[Place], tamper: Tamper = _no_tamper) -> LocalGrid:
 def federate(
     places: list[Place], p: Plan, cloud: Path, tamper: Tamper = _no_tamper
 ) -> tuple[State, LocalGrid]:
-    """Run the rounds only. Return the final state, and the grid with all messages."""
+    """Let the hospitals accept the plan, and run the rounds only. Return the final state, and the grid."""
     cloud.mkdir(exist_ok=True)
+    accept(places, p)
     grid = make_grid(places, tamper)
     model = build_model(p, CLASSES)
     start = pack(model, shared_names(model, p))
@@ -92,7 +103,12 @@ def federate(
 
 
 def run_study(folder: Path, places: list[Place], p: Plan, tamper: Tamper = _no_tamper) -> dict[str, Any]:
-    """Run a whole federation by the server's own code in a study's folder. Return the content of training.json."""
+    """Let the hospitals accept the plan, and run a whole federation by the server's own code in a study's folder.
+
+    Returns:
+        The content of training.json.
+    """
+    accept(places, p)
     (folder / "cloud").mkdir(parents=True)
     write_plan(p, folder)
     server_app.run_federation(make_grid(places, tamper), folder)

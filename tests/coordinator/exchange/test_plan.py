@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 import yaml
 
 from coordinator.exchange.plan import Plan, read_plan, write_plan
+from coordinator.model.vit import build_model
 from crypto.errors import CipherwardError
 from crypto.scheme import SCHEMES, stem_carriers
 from parties.sealing.place import Place, find_place
@@ -60,6 +62,53 @@ def test_an_error_says_what_is_wrong_with_a_plan(tmp_path: Path) -> None:
     assert "the folder source needs images" in refusal(tmp_path, source="folder")
     assert "rounds: " in refusal(tmp_path, rounds="many")
     assert "lr: " in refusal(tmp_path, lr=-1)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "hf-hub:attacker/beacon_vit",
+            "hf_hub:attacker/beacon_vit",
+            "hf_hub_x",
+            "local-dir:/etc",
+            "/etc/x",
+        ),
+        *("../vit", "a/b", "https://x", "", ".hidden", "vit\n", "vit tiny", "ｖit", "v" * 101),
+    ],
+)
+def test_a_model_s_name_is_no_address_and_no_path(tmp_path: Path, name: str) -> None:
+    assert "is not the name of a network" in refusal(tmp_path, model=name)
+
+
+@pytest.mark.parametrize("name", ["cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg_overlay"])
+def test_model_args_reach_no_file_and_no_network(tmp_path: Path, name: str) -> None:
+    assert f"model_args: {name} is set by the study" in refusal(tmp_path, model_args={name: "/etc/passwd"})
+    error = refusal(tmp_path, model_args={"pretrained_strict": True})
+    assert "'pretrained_strict' is not an argument that a study may set" in error and "embed_dim" in error
+
+
+def test_building_a_model_looks_up_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check of a plan is not the only one: models are built from saved files, too."""
+    looked_up: list[object] = []
+
+    def look_up(host: object, *_: object, **__: object) -> None:
+        looked_up.append(host)
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    p = Plan(study="t", counts=(9, 9, 9), image_size=32, block=8)
+    for changes in ({"model": "hf-hub:attacker/beacon"}, {"model_args": {"pretrained": True}}):
+        with pytest.raises(CipherwardError):
+            build_model(p.model_copy(update=changes), 2)
+    assert not looked_up
+
+
+def test_a_node_that_names_no_hospital_says_how(tmp_path: Path) -> None:
+    for config in ({}, {"partition-id": "../../etc"}, {"partition-id": -1}, {"partition-id": True}):
+        with pytest.raises(CipherwardError, match="does not say which hospital's folder") as error:
+            find_place(config, {"study-dir": str(tmp_path)})
+        assert "party-dir" in error.value.hint
 
 
 def test_files_that_are_not_plans(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_federation_halves_its_bytes_and_learns_the_same(
 ) -> None:
     states, rows = {}, {}
     for wire in ("float32", "bfloat16"):
-        p = plan(stem=stem, wire=wire, rounds=3)
+        p = plan(study=f"t-{wire}", stem=stem, wire=wire, rounds=3)
         states[wire], _ = federate(places, p, tmp_path / wire)
         rows[wire] = read_journal(tmp_path / wire)
     start = pack(model := build_model(plan(stem=stem), CLASSES), shared_names(model, plan(stem=stem)))

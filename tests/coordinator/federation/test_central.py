@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from coordinator.exchange.plan import Plan, write_plan
 from coordinator.federation import central
@@ -224,7 +225,9 @@ def test_impossible_queries_are_refused(trained: Trained, tmp_path: Path, here: 
     seal_images(
         tmp_path / "pe", data.images.__getitem__, data.labels, ["a", "b"], SecretKey.generate(), spec, "s"
     )
-    with pytest.raises(CipherwardError, match="the model reads block_pixel_shuffle"):
+    with pytest.raises(
+        CipherwardError, match="its name is 'block_pixel_shuffle', that of these images is 'pe'"
+    ):
         answer_query(open_model(model), SealedDataset.open(tmp_path / "pe"))
     by_row = tmp_path / "by-row"
     shutil.copytree(place.folder, by_row)
@@ -241,6 +244,68 @@ def test_impossible_queries_are_refused(trained: Trained, tmp_path: Path, here: 
         classify(Place(tmp_path / "other", place.settings), files, model, None)
     done = here("cipherward-party", "classify", place.folder, files[0])
     assert done.returncode == 1 and "no model to ask" in done.stderr
+
+
+def with_metadata(model: Path, target: Path, changes: dict[str, str | None]) -> Path:
+    """Write a copy of a model whose metadata is changed; None removes an entry."""
+    with safe_open(str(model), framework="numpy") as file:
+        metadata = {**(file.metadata() or {}), **changes}
+    save_file(load_file(str(model)), target, {k: v for k, v in metadata.items() if v is not None})
+    return target
+
+
+def test_a_model_of_another_key_is_refused_and_not_asked(
+    trained: Trained, tmp_path: Path, here: Here
+) -> None:
+    place, model, files = trained
+    rotated = tmp_path / "rotated"
+    shutil.copytree(place.folder, rotated)
+    shutil.rmtree(rotated / "sealed")
+    (rotated / "secret.key").unlink()
+    write_key(rotated / "secret.key", SecretKey(bytes(range(100, 132))))
+    after = Place(rotated, place.settings)
+    for split in SPLITS:
+        seal(after, plan_sealing(after, split))
+    query = seal_query(after, files, tmp_path / "query")
+    for done in (
+        here("cipherward-party", "classify", rotated, files[0], "--model", model),
+        here("cipherward-coordinator", "classify", tmp_path / "query", "--model", model),
+    ):
+        assert done.returncode == 1 and not done.stdout, done.stdout
+        assert "was trained under another key" in done.stderr and query.key_id in done.stderr
+    # Without the check it answers all the same, from images that mean nothing to it.
+    blind = open_model(with_metadata(model, tmp_path / "m", {"key_ids": json.dumps({"h": query.key_id})}))
+    answers = answer_query(blind, query)["answers"]
+    assert len(answers) == len(files) and answers != classify(place, files, model, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("spec", None, "was saved by an earlier version"),
+        ("key_ids", None, "was saved by an earlier version"),
+        ("study", None, "was saved by an earlier version"),
+        ("key_ids", "{}", "was trained under another key"),
+        ("key_ids", "[1]", "is damaged"),
+        ("spec", "{", "is damaged"),
+        ("spec", "{}", "reads images of another sealing: its block is None"),
+        ("classes", '["b", "a"]', "the classes of"),
+        ("model", "hf-hub:attacker/beacon", "is not the name of a network"),
+        ("model_args", '{"img_size": [32, 32], "checkpoint_path": "/etc/passwd"}', "is set by the study"),
+        ("model_args", '{"img_size": [32, 32], "cache_dir": "/tmp/x"}', "is set by the study"),
+        ("model_args", '{"img_size": [32, 32], "unheard_of": "/tmp/x"}', "is not an argument"),
+    ],
+)
+def test_a_model_that_does_not_belong_is_refused_on_both_sides(
+    trained: Trained, tmp_path: Path, field: str, value: str | None, message: str
+) -> None:
+    place, model, files = trained
+    other = with_metadata(model, tmp_path / "m.safetensors", {field: value})
+    with pytest.raises(CipherwardError, match=message):
+        classify(place, files, other, None)
+    with pytest.raises(CipherwardError, match=message):
+        # A set with class names: those of a query are not known.
+        answer_query(open_model(other), place.sealed("test"))
 
 
 def test_a_whole_study_trains_centrally(tmp_path: Path) -> None:

@@ -213,7 +213,8 @@ def test_the_error_for_an_impossible_network_is_one_clear_line(monkeypatch: pyte
         ({"adapt": "magic"}, "unknown adaptation 'magic'"),
         ({"adapt": "block", "adapt_block": 5}, "16×16 cannot be divided into blocks of 5"),
         ({"depth": 9}, "no PyramidNet of depth 9"),
-        ({"dept": 8}, "cannot build shake_pyramidnet"),
+        ({"dept": 8}, "'dept' is not an argument"),
+        ({"embed_dim": 8}, "cannot build shake_pyramidnet"),
     ):
         with pytest.raises(CipherwardError, match=line):
             build_model(plan("shake_pyramidnet", model_args={**SMALL, **args}), 2)

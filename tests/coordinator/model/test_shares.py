@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,10 +28,20 @@ from coordinator.model.torchvision_fix import timm
 from coordinator.model.training import PlainImages, predict_probabilities, train_locally
 from coordinator.model.vit import build_model, pack, save_model
 from crypto.errors import CipherwardError
+from crypto.files import sha256_file
 from parties.sealing.place import Place
 from parties.training.baseline import concatenate, read_plain_images, train_plain
 from parties.training.stem_file import load_final_model
-from tests.support.hospitals import CLASSES, SMALL, make_grid, plan, read_journal, run_study, seal_hospitals
+from tests.support.hospitals import (
+    CLASSES,
+    SMALL,
+    accept,
+    make_grid,
+    plan,
+    read_journal,
+    run_study,
+    seal_hospitals,
+)
 from tests.support.updates import plan as one_step
 from tests.support.updates import trained as update_of
 
@@ -110,7 +121,7 @@ def test_head_and_adapters_are_at_least_twenty_times_smaller_than_the_model(shar
 def test_the_saved_model_is_an_ordinary_model_with_merged_adapters(tmp_path: Path) -> None:
     p = plan(share="lora", lr=0.1, local_epochs=3)
     before, model = train(p)
-    save_model(model, p, list("abcd"), tmp_path / "m.safetensors")
+    save_model(model, p, list("abcd"), tmp_path / "m.safetensors", key_ids={})
     other = timm.create_model(p.model, num_classes=CLASSES, in_chans=1, img_size=32, **SMALL)
     other.load_state_dict(load_file(str(tmp_path / "m.safetensors")))
     with torch.inference_mode():
@@ -188,7 +199,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> list[Place]:
 def test_a_federation_sends_its_share_and_saves_an_ordinary_model(
     tmp_path: Path, places: list[Place], weights: str, share: str, stem: str
 ) -> None:
-    p = plan(share=share, stem=stem, weights=weights, key_scope="consortium", keep_updates=1, lr=0.1)
+    settings: dict[str, Any] = {"study": f"t-{share}", "share": share, "stem": stem, "weights": weights}
+    p = plan(**settings, key_scope="consortium", keep_updates=1, lr=0.1)
     training = run_study(tmp_path / "study", places, p)
     cloud = tmp_path / "study" / "cloud"
     tensors = load_file(str(cloud / "model.safetensors"))
@@ -237,14 +249,18 @@ def test_a_hospital_without_the_public_weights_gets_a_clear_error(
 ) -> None:
     p = plan(share="head", weights=weights, key_scope="consortium", retries=0)
     missing = p.model_copy(update={"weights": "/nowhere/w.safetensors"})
+    build = parties.training.client_app.build_base_model
+    digest = sha256_file(Path(weights))
     with pytest.raises(
         CipherwardError,
         match=r"share head starts from the plan's public weights, and /nowhere/w\.safetensors",
     ):
-        parties.training.client_app.build_base_model(missing.model_dump_json(), CLASSES)
-    parties.training.client_app.build_base_model(p.model_dump_json(), CLASSES)
+        build(missing.model_dump_json(), CLASSES, digest)
+    with pytest.raises(CipherwardError, match="is not the file that this hospital accepted"):
+        build(p.model_dump_json(), CLASSES, digest[::-1])
+    build(p.model_dump_json(), CLASSES, digest)
     whole = missing.model_copy(update={"share": "all"})
-    parties.training.client_app.build_base_model(whole.model_dump_json(), CLASSES)  # all weights are sent
+    build(whole.model_dump_json(), CLASSES, digest)  # all weights are sent
 
 
 @pytest.mark.parametrize("share", ["head", "lora"])
@@ -253,6 +269,7 @@ def test_a_hospital_with_another_encoder_is_refused(
 ) -> None:
     p = plan(share=share, weights=weights, key_scope="consortium", retries=0, rounds=1)
     model = build_model(p, CLASSES)
+    accept(places, p)
     grid = make_grid(places)
     federation = Federation(grid, p)
     federation.base = base_digest(model, p)

@@ -75,7 +75,7 @@ def test_vits_take_patch_and_image_size_from_the_plan(size: str, width: int) -> 
 def test_timm_loads_the_saved_model(tmp_path: Path) -> None:
     p = plan()
     model = build_model(p, 2)
-    save_model(model, p, ["a", "b"], tmp_path / "m.safetensors")
+    save_model(model, p, ["a", "b"], tmp_path / "m.safetensors", key_ids={})
     other = timm.create_model(p.model, num_classes=2, in_chans=1, img_size=32, **SMALL)
     other.load_state_dict(load_file(str(tmp_path / "m.safetensors")))
     x = torch.randn(2, 1, 32, 32)
@@ -102,7 +102,8 @@ def test_weights_of_another_head_and_channels_are_adapted(tmp_path: Path) -> Non
     [
         ({"model": "vit_huge_patch99"}, "timm cannot build vit_huge_patch99"),
         ({"model_args": {**SMALL, "patch_size": 4}}, "has patches of 4, the scheme has blocks of 8"),
-        ({"model_args": {**SMALL, "no_such": 1}}, "timm cannot build"),
+        ({"model_args": {**SMALL, "no_such": 1}}, "model_args: 'no_such' is not an argument"),
+        ({"model_args": {**SMALL, "stem_stride": 2}}, "timm cannot build"),
     ],
 )
 def test_impossible_models_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -184,7 +185,13 @@ def test_a_diverged_training_is_an_error() -> None:
     assert error.value.hint == "set a lower lr"
 
 
-@pytest.mark.parametrize("name", ["num_classes", "in_chans", "img_size", "pretrained"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("num_classes", "in_chans", "img_size", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
+        *("checkpoint_path", "cache_dir", "features_only"),
+    ],
+)
 def test_model_args_cannot_set_what_the_study_sets(name: str) -> None:
     with pytest.raises(CipherwardError, match=f"model_args: {name} is set by the study"):
         plan(model_args={**SMALL, name: 1})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Message
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from coordinator.exchange.plan import Plan
 from coordinator.model.shares import in_stem, shared_names
@@ -18,10 +18,12 @@ from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
-from parties.sealing.place import Place
 from parties.training import stem, stem_file
 from parties.training.baseline import average, read_plain_images, train_plain
+from parties.training.policy import make_policy
+from parties.training.policy_file import find_policy, save_policy, stem_path
 from tests.support.hospitals import (
+    accept,
     federate,
     one_core,  # noqa: F401 - a fixture for every test here
     seal_hospitals,
@@ -110,7 +112,7 @@ def test_a_frozen_stem_stays_the_public_stem(tmp_path: Path) -> None:
     state, _ = federate(places, p, tmp_path / "cloud")
     model = build_model(p, 4)
     assert np.abs(state.weights - pack(model, shared_names(model, p))).max() > 1e-3
-    assert not (places[0].private / stem_file.FILE).exists()
+    assert not (places[0].private / "stems").exists()
     assert all(
         np.array_equal(v, stem.copy_stem(model)[k])
         for k, v in stem_file.read_own_stem(places[0], p, 4, 2).items()
@@ -125,15 +127,14 @@ def test_a_frozen_stem_stays_the_public_stem(tmp_path: Path) -> None:
 
 def test_stems_are_kept_by_round_and_study(tmp_path: Path) -> None:
     p = plan(stem="private")
-    place = Place.from_settings(tmp_path / "h", {"party": "a"})
-    place.save()
+    [place, _] = seal_hospitals(tmp_path, p)
     model = build_model(p, 4)
     name = "pos_embed"
 
     def train_to(round_: int, best: int) -> None:
         with torch.no_grad():
             model.state_dict()[name].fill_(round_)
-        stem_file.write_own_stem(place, p, model, round_, best)
+        stem_file.write_own_stem(place, find_policy(place, p), model, round_, best)
 
     def kept(round_: int, of: Plan = p) -> float:
         return float(stem_file.read_own_stem(place, of, 4, round_)[name].mean())
@@ -146,21 +147,70 @@ def test_stems_are_kept_by_round_and_study(tmp_path: Path) -> None:
     assert kept(1) == first
     train_to(5, 2)  # the round is repeated
     assert [kept(r) for r in (5, 4, 2)] == [5, 4, 2]
-    assert abs(kept(5, plan(stem="private", study="another"))) < 0.1
-    (place.private / stem_file.FILE).write_bytes(b"\x00" * 30)
+    # A second study has stems of its own, and the first one's are not lost.
+    another = plan(stem="private", study="another", lr=0.01)
+    with pytest.raises(CipherwardError, match="this plan says study another"):
+        kept(5, another)
+    accept([place], another)
+    assert abs(kept(5, another)) < 0.1
+    with torch.no_grad():
+        model.state_dict()[name].fill_(9)
+    stem_file.write_own_stem(place, find_policy(place, another), model, 5, 5)
+    assert [kept(r, another) for r in (5, 4)] == [9, first] and [kept(r) for r in (5, 4, 2)] == [5, 4, 2]
+    path = stem_path(place, find_policy(place, p))
+    (theirs,) = (place.private / "stems" / "another").iterdir()
+    own = path.read_bytes()
+    path.write_bytes(theirs.read_bytes())
+    with pytest.raises(CipherwardError, match="were trained under another policy than t's"):
+        kept(5)
+    path.write_bytes(b"\x00" * 30)
     with pytest.raises(CipherwardError, match=r"the hospital's stem .* cannot be read"):
         kept(5)
+    path.write_bytes(own)
+    assert kept(5) == 5
+
+
+def test_a_study_of_the_same_name_does_not_take_over_the_stems(tmp_path: Path) -> None:
+    p = plan(stem="private")
+    [place, _] = seal_hospitals(tmp_path, p)
+    stem_file.write_own_stem(place, find_policy(place, p), build_model(p, 4), 1, 0)
+    other = plan(stem="private", lr=0.01)
+    with pytest.raises(CipherwardError, match="keeps stems of the study t that were trained under another"):
+        accept([place], other)
+    # The client refuses as well, if the policy got there by another way.
+    save_policy(place, make_policy(other, place.sealed("train").classes, len(place.sealed("train"))))
+    with pytest.raises(CipherwardError, match="keeps stems of the study t that were trained under another"):
+        stem_file.read_own_stem(place, other, 4, 0)
+    assert stem_file.read_own_stem(place, p, 4, 1)
+
+
+def test_a_stem_of_an_earlier_version_is_refused_by_name(tmp_path: Path) -> None:
+    p = plan(stem="private")
+    [place, _] = seal_hospitals(tmp_path, p)
+    (place.private / "stem.safetensors").write_bytes(b"")
+    with pytest.raises(CipherwardError, match=r"private/stem\.safetensors was kept by an earlier") as error:
+        stem_file.read_own_stem(place, p, 4, 0)
+    assert "move it out of the hospital's folder" in error.value.hint
 
 
 def test_a_stem_of_another_model_and_missing_weights_are_errors(tmp_path: Path) -> None:
     model = build_model(plan(), 4)
     with pytest.raises(CipherwardError, match="belongs to another model"):
         stem.replace_stem(model, {"pos_embed": np.zeros((1, 2, 3), np.float32)})
-    place = Place.from_settings(tmp_path / "h", {"party": "a"})
-    place.save()
-    missing = plan(stem="private").model_copy(update={"weights": str(tmp_path / "none.safetensors")})
+    weights = tmp_path / "w.safetensors"
+    save_file(model.state_dict(), weights)
+    p = plan(stem="private", weights=str(weights))
+    [place, _] = seal_hospitals(tmp_path, p)
+    kept = stem_file.read_own_stem(place, p, 4, 0)
+    assert all(np.array_equal(v, model.state_dict()[k].numpy()) for k, v in kept.items())
+    # Other weights under the same name are noticed, and so is a missing file. (The common stem is built once.)
+    save_file(build_model(plan(seed=5), 4).state_dict(), weights)
+    again = p.model_copy(update={"quorum": 1})
+    with pytest.raises(CipherwardError, match="is not the file that this hospital accepted"):
+        stem_file.read_own_stem(place, again, 4, 0)
+    weights.unlink()
     with pytest.raises(CipherwardError, match="starts from the plan's public weights"):
-        stem_file.read_own_stem(place, missing, 4, 0)
+        stem_file.read_own_stem(place, again, 4, 0)
 
 
 def test_a_key_that_did_not_seal_the_set_is_refused(tmp_path: Path) -> None:

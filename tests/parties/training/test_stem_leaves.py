@@ -222,7 +222,7 @@ def test_a_wrong_key_is_measured_on_the_carried_model(tmp_path: Path) -> None:
         model.head.bias -= compute_logits(model, test.images).mean(0)
     labelled = PlainImages(test.images, compute_logits(model, test.images).argmax(1).numpy())
     assert len(set(labelled.labels)) > 1
-    save_model(model, p, list("abcd"), tmp_path / "m.safetensors")
+    save_model(model, p, place.sealed("test").classes, tmp_path / "m.safetensors", key_ids={})
     carried = stem_file.load_final_model(p, place, 4, tmp_path / "m.safetensors")
     sealed = PlainImages(place.sealed("test").rows(np.arange(len(labelled.labels))), labelled.labels)
     assert measure(predict_probabilities(carried, sealed), sealed.labels)["accuracy"] == 1.0

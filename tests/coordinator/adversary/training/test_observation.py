@@ -28,6 +28,7 @@ from crypto.key import SecretKey
 from crypto.keyfile import write_key
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
+from tests.support.hospitals import accept
 from tests.support.local_grid import LocalGrid
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -66,6 +67,7 @@ def grid_of(folder: Path, p: Plan) -> LocalGrid:
         write_key(place.key_path, SecretKey(bytes(range(index, index + 32))))
         for split in ("train", "val", "test"):
             seal(place, plan_sealing(place, split))
+        accept([place], p)
         nodes.append({"party-dir": str(place.folder)})
     return LocalGrid(parties.training.client_app.app, nodes)
 

@@ -1,0 +1,69 @@
+"""Which models, and which arguments of them, a plan or a saved model may name.
+
+timm takes more than names of networks. `hf-hub:NAME` fetches a configuration from a network, `local-dir:PATH` reads a
+folder, and arguments such as `pretrained`, `checkpoint_path` or `cache_dir` name files and downloads. Plans and saved
+models come from others, so only plain names pass, and only arguments from an allow-list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from crypto.errors import CipherwardError
+
+#: A network of timm, with a tag or without one, or one of published_networks.py. No address or path has this form.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]{0,99}", re.ASCII)
+#: Arguments that follow from other settings of a study, and timm's ways to reach files and networks.
+_SET_BY_THE_STUDY = frozenset(
+    {
+        *("num_classes", "in_chans", "img_size", "features_only", "checkpoint_path", "cache_dir"),
+        *("pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
+    }
+)
+#: Arguments that change only the shape of a network, its initial weights and its dropout.
+_ALLOWED = frozenset(
+    {
+        # timm's Vision Transformers
+        *("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "qkv_bias", "qk_norm", "proj_bias"),
+        *(
+            "init_values",
+            "class_token",
+            "pos_embed",
+            "no_embed_class",
+            "reg_tokens",
+            "pre_norm",
+            "final_norm",
+        ),
+        *("fc_norm", "weight_init", "fix_init", "norm_layer", "act_layer"),
+        *("pos_drop_rate", "patch_drop_rate", "proj_drop_rate", "attn_drop_rate"),
+        # timm's networks in general
+        *("global_pool", "drop_rate", "drop_path_rate"),
+        # published_networks.py
+        *("alpha", "alive", "adapt", "adapt_block", "stem_stride"),
+    }
+)
+
+
+def check_model_name(name: str) -> None:
+    """Raise CipherwardError if a model's name could be an address, a path or a hub."""
+    if not _NAME.fullmatch(name) or name.lower().startswith(("hf_hub", "local_dir")):
+        raise CipherwardError(
+            f"model: {name[:100]!r} is not the name of a network; hubs, addresses and paths are refused",
+            "name one of timm's networks, such as vit_tiny_patch16_224, and a local file of weights",
+        )
+
+
+def check_model_args(names: Iterable[str]) -> None:
+    """Raise CipherwardError if an argument is set by the study, or is not on the allow-list."""
+    chosen = set(names)
+    if reserved := sorted(_SET_BY_THE_STUDY & chosen):
+        raise CipherwardError(
+            f"model_args: {reserved[0]} is set by the study",
+            "classes and channels come from the images, the size from image_size, the weights from weights",
+        )
+    if extra := sorted(chosen - _ALLOWED):
+        raise CipherwardError(
+            f"model_args: {extra[0][:100]!r} is not an argument that a study may set",
+            f"known: {', '.join(sorted(_ALLOWED))}",
+        )

@@ -1,0 +1,153 @@
+"""Accept a study: make the hospital's policy from a plan, show it in plain English, and write it once confirmed.
+
+The plan is a proposal. What is accepted is bound to what this hospital has: its sets must be sealed as the plan says,
+and the public weights are the hospital's own file, whose digest the policy records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+from coordinator.exchange.plan import Plan
+from crypto.errors import CipherwardError
+from parties.sealing.place import Place
+from parties.training.policy import Policy, find_set_difference, make_policy
+from parties.training.policy_file import read_policy, save_policy, stem_path
+
+_STEMS = {
+    "learn": "learn: the key stays closed, and the first layer learns to read ciphertext",
+    "private": "private: the key is opened for training, and the first layer never leaves this hospital",
+    "plain": "plain: the key is opened for training, and the first layer is sent in plain coordinates",
+}
+_SCOPES = {
+    "consortium": "one key for all hospitals",
+    "party": "a key of this hospital's own",
+    "image": "a key for every image",
+}
+_SHARES = {
+    "all": "all weights",
+    "head": "the last layer",
+    "lora": "the last layer and adapters of rank {rank}",
+}
+
+
+def propose(place: Place, plan: Plan, weights: Path | None = None) -> Policy:
+    """Return the policy that accepts a plan in this hospital. Nothing is written.
+
+    Args:
+        place: the hospital. Its train, val and test sets must be sealed.
+        plan: the study's plan.
+        weights: the hospital's own file of the plan's public weights; by default the file of that name in the
+            hospital's folder. The plan's own path is never opened.
+
+    Raises:
+        CipherwardError: if the sets were not sealed as the plan says, if weights that the hospital needs are not
+            here, or if the hospital keeps stems of another study of that name.
+    """
+    sets = {split: place.sealed(split) for split in ("train", "val", "test")}
+    for split, sealed in sets.items():
+        if difference := find_set_difference(sealed, plan.describe(), "the plan"):
+            raise CipherwardError(
+                f"the plan says {difference.field} {difference.stated}, and this hospital's set {split} was sealed "
+                f"with {difference.field} {difference.accepted}",
+                "ask for the plan of your study, or seal with the plan's settings",
+            )
+        if sealed.classes != sets["train"].classes:
+            raise CipherwardError(f"the classes of {split} are not those of train", "seal the sets again")
+    train = sets["train"]
+    policy = make_policy(plan, train.classes, len(train), _find_weights(place, plan, weights))
+    if plan.stem == "private" and not plan.stem_frozen:
+        stem_path(place, policy)  # reports stems of another study with this name
+    return policy
+
+
+def _find_weights(place: Place, plan: Plan, weights: Path | None) -> Path | None:
+    """Return the hospital's own file of the plan's public weights, or None if none is needed."""
+    if not plan.weights:
+        if weights is not None:
+            raise CipherwardError("the plan starts from no public weights", "leave --weights out")
+        return None
+    if weights is not None and not weights.is_file():
+        raise CipherwardError(
+            f"no weights file at {weights}", "name this hospital's copy of the public weights"
+        )
+    own = weights or place.folder / Path(plan.weights).name
+    if own.is_file():
+        return own.expanduser().resolve()
+    if plan.share == "all" and plan.stem != "private":
+        return None  # the coordinator's weights replace every value
+    raise CipherwardError(
+        f"share {plan.share}, stem {plan.stem}: this hospital starts from the public weights "
+        f"{Path(plan.weights).name}, and has no such file",
+        "name its own copy with --weights FILE, or put it into the hospital's folder",
+    )
+
+
+def explain(policy: Policy) -> list[tuple[str, str]]:
+    """Return what a policy accepts, as rows of a table: what it is about, and what is accepted."""
+    kind = "gray" if policy.channels == 1 else "colour"
+    options = ", ".join(f"{k} {v}" for k, v in policy.scheme_options.items())
+    share = _SHARES.get(policy.share, policy.share).format(rank=policy.lora_rank)
+    proximal = f", proximal term {policy.proximal_mu}" if policy.strategy == "fedprox" else ""
+    args = ", ".join(f"{k} {v}" for k, v in policy.model_args.items())
+    weights = policy.weights_file or policy.weights or "none: from scratch"
+    rest = ("lr", "momentum", "weight_decay", "warmup_steps", "clip", "label_smoothing", "class_weights")
+    rows = [
+        ("study", f"{policy.study}, {policy.parties} hospitals"),
+        ("images", f"sealed: {policy.image_size}×{policy.image_size}, {kind}; {len(policy.classes)} classes"),
+        ("encryption", f"{policy.scheme}, blocks of {policy.block}{', ' + options if options else ''}"),
+        ("key", _SCOPES.get(policy.key_scope, policy.key_scope)),
+        ("first layer", _STEMS.get(policy.stem, policy.stem) + ("; frozen" if policy.stem_frozen else "")),
+        ("what is sent", f"{share}, as {policy.wire}, after every round"),
+        ("model", f"{policy.model}{' with ' + args if args else ''}"),
+        ("public weights", weights),
+        ("their SHA-256", policy.weights_sha256 or "not needed in this hospital"),
+        ("training", f"{policy.rounds} rounds, {policy.strategy}{proximal}"),
+        ("a round", f"{_span(policy.least_local_epochs, policy.most_local_epochs)} passes over the images, "
+                    f"{_span(policy.least_local_steps, policy.most_local_steps)} steps, batches of at least "
+                    f"{policy.least_batch}"),
+        ("optimizer", f"{policy.optimizer}, {policy.precision}"),
+        ("augmentation", policy.augment),
+        ("answers", f"at most {policy.trainings} trainings, {policy.evaluations} evaluations on val, and "
+                    f"{policy.test_reads} on test"),
+        ("also fixed", ", ".join(f"{name} {getattr(policy, name)}" for name in (*rest, "seed", "compile"))),
+    ]  # fmt: skip
+    # The plan's words come from outside: nothing in them may steer a terminal.
+    return [(name, "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)) for name, text in rows]
+
+
+def _span(least: int, most: int) -> str:
+    """Return a range of numbers in words."""
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def accept(
+    place: Place, policy: Policy, confirm: Callable[[list[tuple[str, str]], dict[str, str]], bool]
+) -> bool:
+    """Write a policy if it is confirmed. Return whether a new one was written.
+
+    A policy of the same study that the hospital accepted already stays as it is, with the limits that the hospital
+    may have changed.
+
+    Args:
+        place: the hospital.
+        policy: as `propose` returned it.
+        confirm: gets the rows of the table and, by row, what the present policy says instead; returns the answer.
+
+    Raises:
+        CipherwardError: if it is not confirmed.
+    """
+    before: dict[str, str] = {}
+    # A policy that cannot be used (of an earlier version, or open to others) is replaced like any other.
+    with contextlib.suppress(CipherwardError):
+        present = read_policy(place)
+        if present.digest == policy.digest and present.weights_file == policy.weights_file:
+            return False
+        before = dict(explain(present))
+    rows = explain(policy)
+    if not confirm(rows, {name: before[name] for name, text in rows if before.get(name, text) != text}):
+        raise CipherwardError("the plan was not accepted, and nothing was written", "")
+    save_policy(place, policy)
+    return True

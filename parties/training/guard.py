@@ -1,0 +1,251 @@
+"""The hospital's gate: no message is answered that goes beyond its policy, and every refusal is written down.
+
+A message can only name what the hospital accepted. Checked, before anything is opened or built: the plan against the
+policy, the plan against the hospital's own sealed sets, every further setting of the message, and the number of
+answers so far.
+
+    private/answers/STUDY-DIGEST.jsonl   a line for every different request, written before it is answered
+    private/refusals.jsonl               time, study, setting, what was stated and what is accepted
+
+A request that is sent again word for word (a retry, or a run that goes on after a kill) tells the coordinator nothing
+new, and is not counted again. Requests are compared by their digest, which covers the weights, and the hospital's own
+stem that the answer would depend on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from flwr.app import Array, Message
+
+from coordinator.exchange.plan import Plan
+from coordinator.exchange.settings import build
+from crypto.errors import CipherwardError
+from crypto.files import append_line, disk_errors, read_lines
+from crypto.sets.dataset import SealedDataset
+from parties.sealing.place import Place
+from parties.training.policy import (
+    Difference,
+    Policy,
+    find_difference,
+    find_set_difference,
+    find_step_difference,
+)
+from parties.training.policy_file import read_policy
+from parties.training.stem_file import own_stem_digest
+
+REFUSALS_FILE = "refusals.jsonl"
+#: Refusals beyond this size are not written: a server that repeats itself must not fill the hospital's disk.
+_MAX_REFUSALS_BYTES = 1 << 20
+#: All settings that a message may have beside the plan, by what it asks for.
+_SETTINGS = {
+    "train": frozenset({"server-round", "best-round", "base", "proximal-mu"}),
+    "evaluate": frozenset({"server-round", "split", "base"}),
+}
+_MESSAGE = "the coordinator's message"
+_HINT = "nothing was opened or sent; ask the coordinator, or accept another plan: cipherward-party accept"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a message says beside its plan.
+
+    Attributes:
+        split: train, val or test.
+        round: the round.
+        best_round: the best round so far; 0 in an evaluation.
+        proximal: the weight of FedProx's term.
+        base: the digest of the coordinator's weights that are not sent, or None.
+    """
+
+    split: str
+    round: int
+    best_round: int
+    proximal: float
+    base: str | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A message that the policy allows.
+
+    Attributes:
+        plan: the accepted plan, as the hospital uses it.
+        policy: the hospital's policy.
+        sealed: the sealed set that is asked for.
+        settings: what the message says beside its plan.
+        words: the weights, still encoded.
+    """
+
+    plan: Plan
+    policy: Policy
+    sealed: SealedDataset
+    settings: Settings
+    words: Array
+
+
+def admit_introduction(place: Place) -> dict[str, SealedDataset]:
+    """Return the sealed sets that the hospital may introduce itself with.
+
+    Raises:
+        CipherwardError: if the hospital accepted no study, or if a set is not what it accepted.
+    """
+    policy = read_policy(place)
+    sets = {split: place.sealed(split) for split in ("train", "val", "test")}
+    for split, sealed in sets.items():
+        _require_set(place, policy, sealed, split)
+    return sets
+
+
+def admit(place: Place, message: Message, kind: Literal["train", "evaluate"]) -> Request:
+    """Check a message against the policy and the sealed sets, and count it.
+
+    Args:
+        place: the hospital.
+        message: a message that carries a plan, weights and settings.
+        kind: what it asks for.
+
+    Raises:
+        CipherwardError: naming the first setting that the hospital did not accept. It is written down, too.
+    """
+    policy = read_policy(place)
+    plan = _read_plan(place, policy, message)
+    if difference := find_difference(policy, plan):
+        raise _refuse(place, plan.study, difference)
+    settings = _read_settings(place, policy, plan, message, kind)
+    sealed = place.sealed(settings.split)
+    _require_set(place, policy, sealed, settings.split)
+    if difference := find_set_difference(sealed, plan.describe(), "the coordinator's plan"):
+        raise _refuse(place, plan.study, difference)
+    if kind == "train" and (difference := find_step_difference(policy, plan, len(sealed))):
+        raise _refuse(place, plan.study, difference)
+    words = message.content.array_records["arrays"]["model"]
+    request = Request(policy.adopt(plan), policy, sealed, settings, words)
+    _charge(place, request)
+    return request
+
+
+def _read_plan(place: Place, policy: Policy, message: Message) -> Plan:
+    """Return the plan of a message. One that cannot be read is refused, and written down."""
+    try:
+        values = json.loads(str(message.content.config_records["config"]["plan"]))
+        if not isinstance(values, dict):
+            raise TypeError
+        return build(Plan, values, "the coordinator's plan")
+    except (KeyError, TypeError, ValueError, RecursionError):
+        stated = "something that is not a plan"
+        raise _refuse(place, policy.study, Difference("plan", stated, policy.study, _MESSAGE)) from None
+    except CipherwardError as error:
+        _write_refusal(place, policy.study, Difference("plan", error.message, policy.study))
+        raise
+
+
+def _read_settings(
+    place: Place, policy: Policy, plan: Plan, message: Message, kind: Literal["train", "evaluate"]
+) -> Settings:
+    """Return what a message says beside its plan, with every setting checked."""
+    config: dict[str, Any] = dict(message.content.config_records["config"])
+
+    def require(condition: bool, field: str, stated: Any, accepted: Any) -> None:
+        if not condition:
+            raise _refuse(place, plan.study, Difference(field, stated, accepted, _MESSAGE))
+
+    for name in sorted(config.keys() - _SETTINGS[kind] - {"plan"}):
+        require(False, str(name)[:100], config[name], "no such setting")
+    number, best, split = (
+        config.get("server-round"),
+        config.get("best-round", 0),
+        config.get("split", "train"),
+    )
+    # FedProx sends the plan's, and every other strategy sends none.
+    proximal, base = config.get("proximal-mu", 0.0), config.get("base")
+    # A test of a training without rounds would be of round 0.
+    first, splits = (1, ["train"]) if kind == "train" else (0, ["val", "test"])
+    is_round = type(number) is int and first <= number <= policy.rounds
+    require(is_round, "server-round", number, f"from {first} to {policy.rounds}")
+    require(
+        type(best) is int and 0 <= best <= max(0, int(number or 0) - 1),
+        "best-round",
+        best,
+        "an earlier one",
+    )
+    require(split in splits, "split", split, " or ".join(splits))
+    require(kind == "evaluate" or proximal == plan.proximal, "proximal_mu", proximal, plan.proximal)
+    require(base is None or isinstance(base, str), "base", base, "a digest")
+    arrays = message.content.array_records.get("arrays") or {}
+    require(set(arrays) == {"model"}, "arrays", sorted(arrays), "one array of weights")
+    return Settings(str(split), int(number or 0), int(best), float(proximal), base)
+
+
+def _require_set(place: Place, policy: Policy, sealed: SealedDataset, split: str) -> None:
+    """Refuse to work on a sealed set that is not what the policy says."""
+    difference = find_set_difference(sealed, policy.describe(), "this hospital's policy")
+    if difference is None and sealed.classes != policy.classes:
+        # The names stay here: they may tell of patients.
+        who, whose = "this hospital's policy", f"the sealed set {split} has"
+        difference = Difference(
+            "classes", "in the policy", "with other names or in another order", who, whose
+        )
+    if difference is not None:
+        raise _refuse(place, policy.study, difference)
+
+
+def _charge(place: Place, request: Request) -> None:
+    """Count a request before it is answered. One that was counted already is free.
+
+    Raises:
+        CipherwardError: if the hospital answered as many different requests as it accepted.
+    """
+    policy, plan, settings = request.policy, request.plan, request.settings
+    split, number = settings.split, settings.round
+    field, limit = {
+        "train": ("trainings", policy.trainings),
+        "val": ("evaluations", policy.evaluations),
+        "test": ("test_reads", policy.test_reads),
+    }[split]
+    about = [split, number, settings.best_round, plan.batch, plan.local_epochs]
+    digest = hashlib.sha256(json.dumps(about).encode())
+    digest.update(request.words.data)
+    # A training starts from the stem of the round before.
+    digest.update(own_stem_digest(place, policy, number - int(split == "train")))
+    name = digest.hexdigest()
+    folder = place.private / "answers"
+    with disk_errors(folder):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{policy.study}-{policy.digest[:16]}.jsonl"
+    # The lock is waited for: a second message must be counted, and not refused.
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        answered = {row["request"] for row in read_lines(path) if row["split"] == split}
+        if name in answered:
+            return
+        if len(answered) >= limit:
+            difference = Difference(field, len(answered) + 1, limit, _MESSAGE)
+            hint = f"if this hospital agrees to more, raise {field} in its {place.policy_file.name}"
+            raise _refuse(place, plan.study, difference, hint)
+        row = {"time": _now(), "split": split, "round": number, "request": name}
+        append_line(path, json.dumps(row))
+
+
+def _refuse(place: Place, study: str, difference: Difference, hint: str = _HINT) -> CipherwardError:
+    """Write a refusal down, and return the error to raise."""
+    _write_refusal(place, study, difference)
+    return CipherwardError(str(difference), hint)
+
+
+def _write_refusal(place: Place, study: str, difference: Difference) -> None:
+    path = place.private / REFUSALS_FILE
+    if path.exists() and path.stat().st_size > _MAX_REFUSALS_BYTES:
+        return
+    stated, accepted = (repr(v)[:200] for v in (difference.stated, difference.accepted))
+    row = {"time": _now(), "study": study[:100], "field": difference.field}
+    append_line(path, json.dumps(row | {"stated": stated, "accepted": accepted}))
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,250 @@
+"""The hospital's policy: what it accepted of a study, and how a received plan is compared with it.
+
+`cipherward-party accept` makes HOSPITAL/policy.yaml from a plan, after it showed it (parties/agent/accept.py). The
+client obeys no plan that differs (parties/training/guard.py). The comparison is closed: it covers every setting of a
+plan, except for those in `COORDINATOR_ONLY` and `IGNORED`. A setting that a later version adds is refused until the
+policy has it too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from coordinator.exchange.plan import Plan
+from coordinator.exchange.settings import Settings, build
+from coordinator.model.belonging import spec_without_nonce
+from crypto.errors import CipherwardError
+from crypto.files import sha256_file
+from crypto.scheme import describe
+from crypto.sets.dataset import SealedDataset
+from crypto.spec import SchemeSpec
+
+#: Settings that only the coordinator's own work depends on: who is waited for, what is kept, attacked and measured.
+COORDINATOR_ONLY = frozenset(
+    {
+        *("server_lr", "malicious", "quorum", "deadline_s", "grace_s", "retries", "keep_updates"),
+        *("baseline", "wrong_keys", "attacks", "pools", "draws", "audit_rows", "gallery", "budget_s"),
+    }
+)
+#: Settings about plain images. A hospital has its own in party.yaml, and never reads those of a message.
+IGNORED = frozenset({"source", "images", "counts", "partition", "alpha"})
+#: Settings of a policy that bound what a hospital answers. Changing them does not make it another study.
+_LIMITS = ("trainings", "evaluations", "test_reads")
+#: A hospital answers so many times the training messages and evaluations that a run without interruption needs. A
+#: round that is resumed after other hospitals answered in it may have other weights, and is then another request.
+_SPARE = 2
+
+
+class Policy(Settings):
+    """The content of policy.yaml. Settings without a comment are those of the plan, and must be equal.
+
+    No setting has a default: a policy of an earlier version, which does not say something, is refused by name.
+    """
+
+    version: Literal[1]
+    study: str
+    parties: int
+    train: Literal["federated"]
+    seed: int
+
+    # how the hospital's own images are sealed
+    image_size: int
+    channels: int
+    scheme: str
+    block: int
+    key_scope: str
+    scheme_options: dict[str, bool | int | str]
+    # The hospital's own classes.
+    classes: list[str]
+
+    # what is trained, and what is sent
+    model: str
+    model_args: dict[str, bool | int | float | str]
+    # Name of the plan's file of public weights; the hospital's own file, and its SHA-256. "" if there is none.
+    weights: str
+    weights_file: str
+    weights_sha256: str
+    stem: str
+    stem_frozen: bool
+    share: str
+    lora_rank: int
+    lora_alpha: float
+    wire: str
+
+    # how it is trained
+    strategy: str
+    proximal_mu: float
+    rounds: int
+    least_batch: int = Field(ge=1)
+    least_local_epochs: int = Field(ge=1)
+    most_local_epochs: int = Field(ge=1)
+    # Steps of the optimizer in a round.
+    least_local_steps: int = Field(ge=1)
+    most_local_steps: int = Field(ge=1)
+    optimizer: str
+    lr: float
+    momentum: float
+    weight_decay: float
+    warmup_steps: int
+    clip: float
+    label_smoothing: float
+    class_weights: str
+    precision: str
+    compile: bool
+    augment: str
+
+    # How many different messages are answered in all; a message that is sent again is not counted again.
+    trainings: int = Field(ge=0)
+    evaluations: int = Field(ge=0)
+    test_reads: int = Field(ge=0)
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of everything but the limits and the place of the weights file: it names the agreed study."""
+        text = self.model_dump_json(exclude={*_LIMITS, "weights_file"})
+        return hashlib.sha256(json.dumps(json.loads(text), sort_keys=True).encode()).hexdigest()
+
+    def describe(self) -> SchemeSpec:
+        """Return the description of the scheme that the hospital's images are sealed with."""
+        shape = (self.image_size, self.image_size, self.channels)
+        return describe(self.scheme, shape, self.block, self.key_scope, self.scheme_options)
+
+    def adopt(self, plan: Plan) -> Plan:
+        """Return an accepted plan as the hospital uses it: with its own weights file, and without images."""
+        weights = self.weights_file if plan.weights else ""
+        return plan.model_copy(update={"weights": weights, "images": ""})
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting in which a plan, a message or a sealed set differs from what the hospital accepted.
+
+    Attributes:
+        field: the setting.
+        stated: its value as it was stated.
+        accepted: what the hospital accepts, or has.
+        who: who stated it.
+        whose: what the accepted value is.
+    """
+
+    field: str
+    stated: Any
+    accepted: Any
+    who: str = "the coordinator's plan"
+    whose: str = "this hospital accepted"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.who} says {self.field} {_short(self.stated)}; "
+            f"{self.whose} {self.field} {_short(self.accepted)}"
+        )
+
+
+def _short(value: Any) -> str:
+    """Return a value as one short line of printable characters."""
+    text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def local_steps(plan: Plan, images: int) -> int:
+    """Return the optimizer's steps of a round in a hospital with so many training images."""
+    return -(-images // plan.batch) * plan.local_epochs
+
+
+def make_policy(
+    plan: Plan, classes: Sequence[str], images: int, weights_file: Path | None = None
+) -> Policy:
+    """Return the policy that accepts exactly this plan.
+
+    Args:
+        plan: the study's plan, as the hospital got it.
+        classes: the hospital's classes.
+        images: the number of its training images.
+        weights_file: the hospital's own copy of the plan's public weights.
+
+    Raises:
+        CipherwardError: if the plan is not one of a federation, or has a setting that policies do not know.
+    """
+    if plan.train != "federated":
+        raise CipherwardError(
+            f"the plan trains {plan.train}: no hospital takes part in that training, so there is nothing to accept",
+            "hand over sealed sets to the provider, or set train to federated",
+        )
+    steps = local_steps(plan, images)
+    values: dict[str, Any] = {
+        name: getattr(plan, name) for name in Policy.model_fields if name in type(plan).model_fields
+    }
+    values |= {
+        "version": 1,
+        "classes": list(classes),
+        "weights": Path(plan.weights).name,
+        "weights_file": "" if weights_file is None else str(weights_file),
+        "weights_sha256": "" if weights_file is None else sha256_file(weights_file),
+        "least_batch": plan.batch,
+        "least_local_epochs": plan.local_epochs,
+        "most_local_epochs": plan.local_epochs,
+        "least_local_steps": steps,
+        "most_local_steps": steps,
+        "trainings": _SPARE * plan.rounds,
+        "evaluations": _SPARE * plan.rounds,
+        "test_reads": 1,
+    }
+    policy = build(Policy, values, "the plan")
+    if difference := find_difference(policy, plan):
+        raise CipherwardError(
+            f"a policy cannot hold the plan's {difference.field}",
+            "use the version that the plan was made for",
+        )
+    return policy
+
+
+def find_difference(policy: Policy, plan: Plan) -> Difference | None:
+    """Return the first setting of a plan that the policy does not accept, or None."""
+    for name in type(plan).model_fields:
+        if name in COORDINATOR_ONLY or name in IGNORED:
+            continue
+        stated, accepted = getattr(plan, name), getattr(policy, name, None)
+        if name == "weights":
+            stated = Path(stated).name
+        elif name == "batch":
+            if stated >= policy.least_batch:
+                continue
+            accepted = f"of at least {policy.least_batch}"
+        elif name == "local_epochs":
+            if policy.least_local_epochs <= stated <= policy.most_local_epochs:
+                continue
+            accepted = f"from {policy.least_local_epochs} to {policy.most_local_epochs}"
+        elif name not in Policy.model_fields:
+            return Difference(name, stated, "nothing: its policy does not know this setting")
+        if type(stated) is not type(accepted) or stated != accepted:
+            return Difference(name, stated, accepted)
+    return None
+
+
+def find_step_difference(policy: Policy, plan: Plan, images: int) -> Difference | None:
+    """Return the difference if the optimizer would take more or fewer steps in a round than accepted, or None."""
+    steps = local_steps(plan, images)
+    if policy.least_local_steps <= steps <= policy.most_local_steps:
+        return None
+    accepted = f"from {policy.least_local_steps} to {policy.most_local_steps}"
+    return Difference("local_steps", steps, accepted, "the coordinator's plan, on this hospital's images,")
+
+
+def find_set_difference(sealed: SealedDataset, spec: SchemeSpec, who: str) -> Difference | None:
+    """Return the first field in which a sealed set's scheme differs from a spec, nonces left out, or None.
+
+    who: who states the spec.
+    """
+    own, stated = spec_without_nonce(sealed.spec), spec_without_nonce(spec)
+    for name, value in own.items():
+        if value != stated[name]:
+            field, whose = "scheme" if name == "name" else name, f"the sealed set {sealed.folder.name} has"
+            return Difference(field, stated[name], value, who, whose)
+    return None

@@ -1,0 +1,152 @@
+"""`cipherward-party accept`: it shows what it would accept, asks, and writes a policy or nothing."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+import yaml
+from safetensors.numpy import save_file
+
+from coordinator.exchange.plan import Plan, write_plan
+from crypto.files import sha256_file
+from parties.agent.accept import explain
+from parties.sealing.place import Place
+from parties.training.policy import Policy, make_policy
+from parties.training.policy_file import read_policy
+from tests.support.command_runs import Here
+from tests.support.hospitals import plan, seal_hospitals
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Return a hospital with sealed sets."""
+    return seal_hospitals(tmp_path_factory.mktemp("accept"), plan())[0]
+
+
+@pytest.fixture
+def place(sealed: Place, tmp_path: Path) -> Place:
+    """Return a copy of the hospital that accepted nothing yet."""
+    shutil.copytree(sealed.folder, tmp_path / "h")
+    shutil.rmtree(tmp_path / "h" / "private" / "policies")
+    (tmp_path / "h" / "policy.yaml").unlink()
+    return Place.open(tmp_path / "h")
+
+
+def file(folder: Path, p: Plan) -> Path:
+    """Write a plan, and return its file."""
+    folder.mkdir(exist_ok=True)
+    return write_plan(p, folder)
+
+
+def test_it_shows_what_it_accepts_and_writes_it(place: Place, tmp_path: Path, here: Here) -> None:
+    done = here("cipherward-party", "accept", file(tmp_path / "p", plan()), place.folder, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{place.policy_file}: t accepted"
+    shown = " ".join(done.stderr.split())
+    for text in (
+        "block_pixel_shuffle",
+        "all weights",
+        "learn: the key stays closed",
+        "at most 4 trainings",
+    ):
+        assert text.split()[0] in shown
+    assert read_policy(place) == make_policy(plan(), place.sealed("train").classes, 12)
+    before = place.policy_file.stat().st_mtime_ns
+    again = here("cipherward-party", "accept", file(tmp_path / "p", plan()), place.folder)
+    assert again.returncode == 0 and "t accepted already" in again.stdout
+    assert place.policy_file.stat().st_mtime_ns == before
+
+
+def test_limits_that_the_hospital_changed_stay(place: Place, tmp_path: Path, here: Here) -> None:
+    words = ["accept", file(tmp_path / "p", plan()), place.folder, "--yes"]
+    here("cipherward-party", *words)
+    values = yaml.safe_load(place.policy_file.read_text())
+    place.policy_file.write_text(yaml.safe_dump(values | {"test_reads": 0}))
+    assert here("cipherward-party", *words).returncode == 0
+    assert read_policy(place).test_reads == 0
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_it_asks_and_no_is_the_answer_without_a_yes(
+    place: Place, tmp_path: Path, here: Here, answer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["accept", file(tmp_path / "p", plan()), place.folder]
+    done = here("cipherward-party", *words)  # no terminal
+    assert done.returncode == 1 and "add --yes" in done.stderr and not place.policy_file.exists()
+
+    class Terminal:
+        @staticmethod
+        def isatty() -> bool:
+            return True
+
+    def confirm(text: str, **options: Any) -> bool:
+        assert options["default"] is False
+        return answer
+
+    monkeypatch.setattr(sys, "stdin", Terminal)
+    monkeypatch.setattr(typer, "confirm", confirm)
+    done = here("cipherward-party", *words)
+    assert done.returncode == int(not answer) and place.policy_file.exists() == answer
+    assert answer or "nothing was written" in done.stderr
+    assert (place.private / "policies").exists() == answer
+
+
+def test_a_second_plan_shows_what_changes(place: Place, tmp_path: Path, here: Here) -> None:
+    here("cipherward-party", "accept", file(tmp_path / "p", plan()), place.folder, "--yes")
+    second = file(tmp_path / "q", plan(study="second", stem="plain"))
+    done = here("cipherward-party", "accept", second, place.folder, "--yes")
+    assert done.returncode == 0 and "it accepted before" in " ".join(done.stderr.split())
+    assert read_policy(place).stem == "plain"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scheme": "value_shuffle"}, "was sealed with scheme block_pixel_shuffle"),
+        ({"block": 16}, "was sealed with block 8"),
+        ({"key_scope": "consortium"}, "was sealed with key_scope party"),
+        ({"train": "central"}, "there is nothing to accept"),
+        ({"stem": "private", "weights": "/nowhere/w.safetensors"}, "has no such file"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_and_nothing_is_written(
+    place: Place, tmp_path: Path, here: Here, changes: dict[str, Any], message: str
+) -> None:
+    done = here("cipherward-party", "accept", file(tmp_path / "p", plan(**changes)), place.folder, "--yes")
+    assert done.returncode == 1 and message in done.stderr, done.stderr
+    assert not place.policy_file.exists() and not (place.private / "policies").exists()
+
+
+def test_the_weights_are_the_hospital_s_own_file(place: Place, tmp_path: Path, here: Here) -> None:
+    p = plan(stem="private", weights="/the/coordinator/s/w.safetensors")
+    words = ["accept", file(tmp_path / "p", p), place.folder, "--yes"]
+    own = tmp_path / "mine.safetensors"
+    save_file({"a": np.zeros(3, np.float32)}, own)
+    done = here("cipherward-party", *words, "--weights", own)
+    assert done.returncode == 0, done.stderr
+    policy = read_policy(place)
+    assert (policy.weights, policy.weights_file) == ("w.safetensors", str(own))
+    assert policy.weights_sha256 == sha256_file(own) and policy.weights_sha256[:40] in done.stderr
+    # The path in the plan is the coordinator's: it is not opened, even if there is a file.
+    words[1] = file(tmp_path / "q", plan(stem="private", weights=str(own)))
+    done = here("cipherward-party", *words)
+    assert done.returncode == 1 and "has no such file" in done.stderr
+    words[1] = file(tmp_path / "p", p)
+    # A file of that name in the hospital's folder is found without the option.
+    shutil.copy(own, place.folder / "w.safetensors")
+    assert here("cipherward-party", *words).returncode == 0
+    assert read_policy(place).weights_file == str(place.folder / "w.safetensors")
+    done = here("cipherward-party", *words, "--weights", tmp_path / "none")
+    assert done.returncode == 1 and "no weights file at" in done.stderr
+
+
+def test_a_plan_s_words_cannot_steer_the_terminal() -> None:
+    policy: Policy = make_policy(plan(weights="/a/\x1b[2Jw.safetensors"), ["a"], 12)
+    assert all(text.isprintable() for _, text in explain(policy))
+    assert any("\\x1b[2Jw" in text for _, text in explain(policy))
