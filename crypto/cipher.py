@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import numpy as np
 
@@ -50,7 +50,18 @@ class Conversion(Protocol):
         """Return the converted images."""
 
 
-class TableCipher:
+class _NeverPickled:
+    """A cipher: its tables are its key. Pickling and copying raise TypeError."""
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise TypeError(
+            "a cipher is neither pickled nor copied: pass the key file's path and the spec instead"
+        )
+
+    __reduce__ = __reduce_ex__ = __copy__ = __deepcopy__ = _refuse
+
+
+class TableCipher(_NeverPickled):
     """A cipher that applies one table to every image."""
 
     def __init__(
@@ -100,7 +111,7 @@ class TableCipher:
         return apply_torch(self._tables[direction], images)
 
 
-class MatrixCipher:
+class MatrixCipher(_NeverPickled):
     """A cipher that multiplies every flattened block of images [h, w, c], centred at mid-gray, by one matrix.
 
     Sealed images are float32 in units of gray levels.
@@ -160,7 +171,7 @@ def _multiplied_torch(images: torch.Tensor, block: int, matrix: Float32Array) ->
     return parts.reshape(images.shape)
 
 
-class RowCipher:
+class RowCipher(_NeverPickled):
     """A cipher with a key of its own for every row."""
 
     def __init__(self, cipher_of_row: Callable[[int], Cipher]) -> None:

@@ -52,6 +52,7 @@ class Algorithm(Protocol):
       blocks of an image go through one linear map.
     - `moves_blocks`: True if whole blocks change places.
     - `unit_layout`: which units the key moves, for a scheme that is a table of units.
+    - `is_control`: True for a control of audits, whose key space `require_key_space` does not ask for.
     """
 
     version: int
@@ -80,6 +81,9 @@ SCHEMES: dict[str, Callable[[SchemeSpec], Algorithm]] = {
     "noise": Noise,
     "permuted": Permuted,
 }
+
+#: Bits of a formula's key space below which nothing is sealed. Trying 2^80 keys is beyond reach today; 2^64 is not.
+MIN_KEY_SPACE_BITS = 80
 
 
 @dataclass(frozen=True)
@@ -179,6 +183,29 @@ class Scheme:
         """Return min(formula, 256): however large the formula's key space, the key has 32 bytes."""
         return min(self.formula_bits(), 8.0 * KEY_BYTES)
 
+    @property
+    def is_control(self) -> bool:
+        """Whether it is a control of audits (`plain`, `noise`, `permuted`), which hides nothing or needs no key."""
+        return bool(getattr(self.algorithm, "is_control", False))
+
+    def require_key_space(self) -> None:
+        """Raise CipherwardError if all keys of these settings can be tried.
+
+        Controls are left out. The formula bounds brute force only: a scheme above the floor may still be broken.
+        """
+        bits = self.formula_bits()
+        if self.is_control or bits >= MIN_KEY_SPACE_BITS:
+            return
+        size, block = "×".join(map(str, self.spec.image_shape)), self.spec.block
+        options = "".join(
+            f", {name} {value}" for name, value in self.spec.options.items() if name != "nonce"
+        )
+        raise CipherwardError(
+            f"{self.spec.name} with blocks of {block} on images of {size}{options} has 2^{bits:.1f} keys: "
+            f"all of them can be tried (at least 2^{MIN_KEY_SPACE_BITS} are needed)",
+            "choose another block or image size, other options, or another scheme",
+        )
+
 
 def kept_by(name: str) -> str | None:
     """Return what a scheme leaves of an image, in words; None if that is not known."""
@@ -202,13 +229,17 @@ def always_has_row_keys(name: str) -> bool:
 
 
 def sub_key(spec: SchemeSpec, key: SecretKey, row: int = 0) -> SecretKey:
-    """Derive the key that a scheme's parts are drawn from: HKDF over scheme, version, scope, nonce and row.
+    """Derive the key that a scheme's parts are drawn from: HKDF over every field of the spec, and the row.
+
+    The context is three strings: `scheme`, the spec's canonical JSON (`SchemeSpec.canonical`: name, version, image
+    shape, block, key scope and all options, the nonce among them where there is one) and the row in decimal. The row
+    is empty where one key serves all images. So sealings that differ in any field share no part of a key: what one
+    of them gives away opens no other.
 
     The party is not in it: party keys are generated independently, and a key derived from a shared one would be
-    no party key. Nonce and row are empty where one key serves all images.
+    no party key.
     """
-    nonce, position = (str(spec.options["nonce"]), str(row)) if _has_row_keys(spec) else ("", "")
-    return key.derive(spec.name, str(spec.version), spec.key_scope, nonce, position)
+    return key.derive("scheme", spec.canonical(), str(row) if _has_row_keys(spec) else "")
 
 
 def _has_row_keys(spec: SchemeSpec) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class SchemeSpec:
     def __post_init__(self) -> None:
         h, w, c = (int(v) for v in self.image_shape)
         object.__setattr__(self, "image_shape", (h, w, c))
+        object.__setattr__(self, "block", int(self.block))
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
         if self.key_scope not in KEY_SCOPES:
             raise unknown("key scope", self.key_scope, KEY_SCOPES)
@@ -71,6 +73,13 @@ class SchemeSpec:
             "key_scope": self.key_scope,
             "options": dict(self.options),
         }
+
+    def canonical(self) -> str:
+        """Return the one text of this spec: `to_json` with sorted keys, without spaces, in ASCII.
+
+        Two specs that differ in any field have different texts. Keys are derived from it.
+        """
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> SchemeSpec:

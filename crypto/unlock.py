@@ -4,12 +4,14 @@
     identity     the file CIPHERWARD_IDENTITY, or identity.txt beside the key file
 
 Files that hold secrets are created for their owner alone and never overwritten. They are refused if others can read
-them. The coordinator imports none of this.
+them, if another user owns them, and if they are pipes. The coordinator imports none of this.
 """
 
 from __future__ import annotations
 
+import errno
 import getpass
+import glob
 import os
 import secrets
 import stat
@@ -17,6 +19,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import TextIO
 
 import pyrage
 
@@ -35,26 +38,65 @@ def create_private(path: Path, text: str, what: str) -> None:
     Raises:
         CipherwardError: If the file exists. The message names `what`.
     """
-    # It is written under another name and then linked: a kill leaves no empty file that would block the next run.
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with disk_errors(path):
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            with os.fdopen(handle, "w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(draft, path)
-        except FileExistsError:
-            refuse_existing(path, what)
-            raise
-        finally:
-            draft.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
+            try:
+                _create_nameless(path, folder, text)
+            except FileExistsError:
+                refuse_existing(path, what)
+                raise
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _create_nameless(path: Path, folder: int, text: str) -> None:
+    """Write a file that has no name until it is whole: a kill leaves nothing of it.
+
+    Args:
+        path: The file.
+        folder: Its folder, opened.
+        text: Its content.
+    """
+    if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
+        _create_named(path, text)  # not Linux, or no /proc to give the file its name by
+        return
+    try:
+        handle = os.open(path.parent, os.O_WRONLY | os.O_TMPFILE, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+        _create_named(path, text)
+        return
+    with os.fdopen(handle, "w") as file:
+        _write_through(file, text)
+        # With a folder's descriptor Python calls linkat, which follows the link to the nameless file.
+        os.link(f"/proc/self/fd/{file.fileno()}", path.name, dst_dir_fd=folder, follow_symlinks=True)
+
+
+def _create_named(path: Path, text: str) -> None:
+    """Write a file under another name, then link it. A kill leaves a draft, which the next attempt removes.
+
+    This is for file systems that know no nameless files, such as some network file systems.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w") as file:
+            _write_through(file, text)
+        os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write_through(file: TextIO, text: str) -> None:
+    """Write a text and wait until it is on the disk."""
+    file.write(text)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def refuse_existing(path: Path, what: str) -> None:
@@ -67,25 +109,46 @@ def refuse_existing(path: Path, what: str) -> None:
 
 
 def private_text(path: Path, what: str, hint: str = "") -> str:
-    """Return the text of a file that only its owner may read.
+    """Return the text of a file that only its owner, this user, may read.
 
     Raises:
-        CipherwardError: If others may read it, or it is missing or unreadable.
+        CipherwardError: If others may read it, it is another user's or no regular file, or it is missing or
+            unreadable.
     """
     try:
-        with open(path) as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise CipherwardError(
-                    f"the {what} {path} can be read by others (mode {mode:04o})", f"chmod 600 {path}"
-                )
-            return file.read()
+        # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _require_private(os.fstat(handle), path, what)
+            with open(handle, closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(handle)
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", hint) from None
     except (OSError, UnicodeDecodeError) as error:
         raise CipherwardError(
             f"cannot read the {what} {path}: {type(error).__name__}", "name a file that you may read"
         ) from None
+
+
+def _require_private(status: os.stat_result, path: Path, what: str) -> None:
+    """Raise CipherwardError if an open file is no regular file, another user's, or readable by others."""
+    if not stat.S_ISREG(status.st_mode):
+        raise CipherwardError(
+            f"the {what} {path} is not a regular file",
+            "a pipe such as <(…) can be read once, and by whoever is first: write it to a file of mode 0600, for "
+            "example in /dev/shm, name that, and remove it afterwards",
+        )
+    if status.st_uid != os.geteuid():
+        raise CipherwardError(
+            f"the {what} {path} belongs to another user (uid {status.st_uid}), who can read and change it",
+            f"chown it to yourself, or copy it: install -m 600 {path} YOUR_COPY",
+        )
+    if (mode := stat.S_IMODE(status.st_mode)) & 0o077:
+        raise CipherwardError(
+            f"the {what} {path} can be read by others (mode {mode:04o})", f"chmod 600 {path}"
+        )
 
 
 def content_lines(text: str) -> list[str]:

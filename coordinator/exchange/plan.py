@@ -13,7 +13,7 @@ from coordinator.exchange.model_choice import check_model_args, check_model_name
 from coordinator.exchange.settings import Settings, build, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import write_text
-from crypto.scheme import always_has_row_keys, carries_stem, describe, stem_carriers
+from crypto.scheme import always_has_row_keys, carries_stem, describe, load, stem_carriers
 from crypto.spec import SchemeSpec
 
 FILE = "plan.yaml"
@@ -106,8 +106,9 @@ class Plan(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Plan:
-        # Raises if scheme, options, block and image size do not fit together, before anything is read or written.
-        self.describe()
+        # Raises if scheme, options, block and image size do not fit together, or leave too few keys, before anything
+        # is read or written.
+        load(self.describe()).require_key_space()
         self._check_stem()
         self._check_augment()
         if self.quorum > self.parties:

@@ -58,7 +58,9 @@ def run_federation(grid: Grid, study: Path) -> None:
     seconds = time.perf_counter() - started
     # The saved weights are the tested ones: those that the hospitals received.
     unpack(model, as_received(state.best, plan.wire), names)
-    key_ids = {p.name: str(p.about["splits"]["train"].get("key_id", "")) for p in federation.parties.values()}
+    key_ids = {
+        p.name: str(p.about["splits"]["train"].get("key_id", "")) for p in federation.parties.values()
+    }
     path = cloud / "model.safetensors"
     digest = save_model(model, plan, classes, path, state.best_round, key_ids=key_ids)
     training = {

@@ -153,7 +153,7 @@ def _apply(
                 _flip(result, target, stride, rows, width, flips)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # the arrays are a key
 class Prepared:
     """A table as the Numba executor takes it: unsigned indices, which need no check for negative ones.
 

@@ -13,9 +13,11 @@ from crypto.kernels.blocks import block_pixels
 Unit = Literal["pixel", "value", "nibble"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """out_block[i][u] = in_block[order[i]][inner[i, u]] ^ mask[i, u], over the blocks of an image.
+
+    Printing shows shapes alone: what is in a hospital's table is its key.
 
     Attributes:
         shape: [h, w, c] of the images.
@@ -34,6 +36,11 @@ class Table:
     inner: Int64Array | None = None
     mask: UInt8Array | None = None
     unit: Unit = "value"
+
+    def __repr__(self) -> str:
+        arrays = {"order": self.order, "inner": self.inner, "mask": self.mask}
+        shapes = ", ".join(f"{k}={None if v is None else list(v.shape)}" for k, v in arrays.items())
+        return f"Table(shape={self.shape}, block={self.block}, {shapes}, unit={self.unit!r})"
 
     @property
     def block_bytes(self) -> int:

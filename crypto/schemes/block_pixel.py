@@ -31,7 +31,7 @@ from crypto.unit_layout import UnitLayout
 class BlockPixel:
     """Block-pixel encryption with the parameters of a spec."""
 
-    version = 1
+    version = 2
     source = "our reading of Al Amin 2024, 2411.05901"
     orbit = EVERY_MOVE
     kept = "the histogram of min(v, 255 − v)"

@@ -37,7 +37,7 @@ from crypto.unit_layout import UnitLayout
 class BlockPixelShuffle:
     """Block and pixel shuffling with the parameters of a spec."""
 
-    version = 2
+    version = 3
     source = "Qi 2022, 2205.12041"
     #: Sub-blocks stay where they are in a block, which settles the orientation.
     orbit = Orbit(shifts=True)

@@ -31,7 +31,7 @@ from crypto.unit_layout import UnitLayout
 class Ele:
     """Extended learnable encryption with the parameters of a spec."""
 
-    version = 1
+    version = 2
     source = "Madono 2020, 2001.07761"
     orbit = EVERY_MOVE
     kept = "the histograms of the blocks' nibbles"

@@ -39,7 +39,7 @@ from crypto.symmetry import COLOUR_ORDERS, EVERY_MOVE, turned_pixels
 class Etc:
     """Encryption-then-compression with the parameters of a spec."""
 
-    version = 1
+    version = 2
     source = "Chuman 2018, IEEE TIFS 14"
     orbit = EVERY_MOVE
     kept = "the histogram of min(v, 255 − v)"

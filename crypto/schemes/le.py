@@ -37,7 +37,7 @@ from crypto.unit_layout import UnitLayout
 class Le:
     """Learnable encryption with the parameters of a spec."""
 
-    version = 1
+    version = 2
     source = "Tanaka 2018, 1804.00490"
     orbit = Orbit(negatives=True, orders=True)
     kept = "the histograms of the blocks' nibbles"

@@ -22,9 +22,10 @@ from crypto.spec import SchemeSpec
 class Noise:
     """One-time keystreams with the parameters of a spec."""
 
-    version = 2
+    version = 3
     source = "control: one-time keystreams"
     row_keys = True
+    is_control = True
     #: Nothing is kept. Linking looks for the histogram and shows that it finds none.
     kept = "the histogram"
 

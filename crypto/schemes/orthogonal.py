@@ -10,7 +10,9 @@ image [h, w, c] uint8, blocks of M×M, V = M²c values each:
 Centring is our choice: the model's input is (y - 127.5) / 127.5, on which Q then acts as a rotation, so that a
 hospital can carry a stem into the key's coordinates and nothing else changes.
 
-Q is uniform by Haar's measure, so there is no key space to count: `formula_bits` gives the key's own 256.
+Q is uniform by Haar's measure over a continuum, of which `formula_bits` counts what an image can show: V(V-1)/2
+angles to 8 bits each and the sign of the determinant. This count is ours. It passes
+the key's own 256 bits, where it stops, from V = 9; with V = 1, which only turns or keeps the negative, it is 1 bit.
 Sealed images are float32 and four times as large; they return to whole gray levels exactly, since float32 keeps
 the round trip within 0.01 of a level.
 """
@@ -26,11 +28,14 @@ from crypto.key import KEY_BYTES, SecretKey
 from crypto.spec import SchemeSpec
 from crypto.symmetry import Orbit
 
+#: Bits of an angle that show: a turn by 2π/256 moves a value at the end of its range by about 3 levels.
+_ANGLE_BITS = 8
+
 
 class Orthogonal:
     """Keyed orthogonal blocks with the parameters of a spec."""
 
-    version = 1
+    version = 2
     source = "Kiya's school, abstracts only"
     sealed_dtype = np.dtype(np.float32)
     orbit = Orbit(negatives=True, orders=True)
@@ -55,5 +60,6 @@ class Orthogonal:
         return block_lengths(images, self.spec.block)
 
     def formula_bits(self) -> float:
-        """Return the bits of the key itself: matrices are a continuum."""
-        return 8.0 * KEY_BYTES
+        """Return 8 bits for each of Q's V(V-1)/2 angles and 1 for its sign, at most the key's 256."""
+        values = self.spec.block**2 * self.spec.image_shape[2]
+        return float(min(8 * KEY_BYTES, _ANGLE_BITS * (values * (values - 1) // 2) + 1))

@@ -35,7 +35,7 @@ from crypto.unit_layout import UnitLayout
 class Pe:
     """Pixel-based encryption with the parameters of a spec."""
 
-    version = 1
+    version = 2
     source = "Sirichotedumrong 2019, 1905.01827"
     kept = "the histogram of min(v, 255 − v)"
     options: ClassVar[Mapping[str, Sequence[Any]]] = {"colour_shuffle": (False, True)}

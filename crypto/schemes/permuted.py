@@ -23,9 +23,10 @@ from crypto.spec import SchemeSpec, log2_factorial
 class Permuted:
     """A permutation for every image with the parameters of a spec."""
 
-    version = 1
+    version = 2
     source = "control: a permutation an image"
     row_keys = True
+    is_control = True
     kept = "the histogram of all values"
 
     def __init__(self, spec: SchemeSpec) -> None:

@@ -19,10 +19,11 @@ from crypto.unit_layout import UnitLayout
 class Plain:
     """No encryption, with the parameters of a spec."""
 
-    version = 1
+    version = 2
     source = "control: no encryption"
     kept = "the histogram"
     carries_stem = True
+    is_control = True
 
     def __init__(self, spec: SchemeSpec) -> None:
         self.spec = spec

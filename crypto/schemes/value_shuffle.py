@@ -40,7 +40,7 @@ from crypto.unit_layout import UnitLayout
 class ValueShuffle:
     """Block and value shuffling with the parameters of a spec."""
 
-    version = 1
+    version = 2
     source = "after Qi 2022; restricted: Horio 2024, 2408.08529"
     orbit = Orbit(turns=True, orders=True, shifts=True)
     kept = "the histogram of all values"

@@ -6,8 +6,10 @@
       images-00001.safetensors   …
 
 It opens in O(shards) and is memory-mapped. With the digests (BLAKE3) anyone can find an altered shard. With the MACs
-(HMAC under the key) a key holder can tell that nobody replaced shard and digest together. File names of the plain
-images are not in it: they may hold patients' names.
+(HMAC under the key) a key holder can tell that nobody replaced shard and digest together. The manifest's MAC covers
+the rows, the shards' digests and the set's name, which is its folder's: another set of the same key, put in its
+place, is found. The name stands nowhere in the set, so that it does not tell what the set is for. File names of the
+plain images are not in it either: they may hold patients' names.
 
 A writer killed at any point leaves `partial.json` and complete shards. The next one continues, and the result is
 byte-identical to an uninterrupted one.
@@ -32,15 +34,20 @@ from crypto.scheme import load
 from crypto.sets.shard import map_tensor
 from crypto.spec import SchemeSpec
 
-SCHEMA = "cipherward.sealed/2"
+SCHEMA = "cipherward.sealed/3"
 _FETCH_AGAIN = "fetch the sealed set again"
-_EARLIER = "cipherward.sealed/1"
+_EARLIER = ("cipherward.sealed/1", "cipherward.sealed/2")
 MANIFEST, PARTIAL = "manifest.json", "partial.json"
 
 
 def shard_name(index: int) -> str:
     """Return the file name of a shard."""
     return f"images-{index:05d}.safetensors"
+
+
+def set_name(folder: Path) -> str:
+    """Return the name of the set in a folder."""
+    return folder.resolve().name
 
 
 def canonical(value: Any) -> bytes:
@@ -54,9 +61,10 @@ def shard_mac(key: SecretKey, spec: SchemeSpec, index: int, rows: int, digest: s
     return key.derive("sealed").mac(b"shard", content).hex()
 
 
-def manifest_mac(key: SecretKey, manifest: Mapping[str, Any]) -> str:
-    """Return the hex MAC of a manifest, whose own MAC is left out."""
-    return key.derive("sealed").mac(b"manifest", canonical({**manifest, "mac": ""})).hex()
+def manifest_mac(key: SecretKey, name: str, manifest: Mapping[str, Any]) -> str:
+    """Return the hex MAC of a set's name and of its manifest, whose own MAC is left out."""
+    content = canonical([name, {**manifest, "mac": ""}])
+    return key.derive("sealed").mac(b"manifest", content).hex()
 
 
 class SealedDataset:
@@ -99,9 +107,9 @@ class SealedDataset:
                 f"no sealed set at {folder}", hint or "make one with: cipherward-party seal"
             )
         manifest = read_json(folder / MANIFEST, "sealed set's manifest")
-        if isinstance(manifest, dict) and manifest.get("schema") == _EARLIER:
+        if isinstance(manifest, dict) and manifest.get("schema") in _EARLIER:
             raise CipherwardError(
-                f"{folder} was sealed by an earlier version of cipherward, as {_EARLIER}",
+                f"{folder} was sealed by an earlier version of cipherward, as {manifest['schema']}",
                 "seal the images again",
             )
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
@@ -139,6 +147,11 @@ class SealedDataset:
             or sum(rows) != self.manifest["rows"]
         ):
             raise ValueError("its shards do not add up to its rows")
+
+    @property
+    def name(self) -> str:
+        """The set's name: its folder's, such as `train`."""
+        return set_name(self.folder)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -209,23 +222,29 @@ class SealedDataset:
 
         Raises:
             CipherwardError: For a key that is not the set's, known by its id before any work. Otherwise it names the
-                altered manifest or shard, or a file that does not belong to the set.
+                altered manifest or shard, the set that stands in this one's place, or a file or folder that does not
+                belong to the set, hidden ones included.
         """
         path = self.folder / MANIFEST
-        is_authentic = manifest_mac(key, {**self.manifest, "key_id": key.id}) == self.manifest.get("mac")
+        is_authentic = self._has_mac(key, self.name)
         if not is_authentic:
             self.require_key(key)
+            self._require_place(key)
         # The bytes are compared, too: other JSON text can have the same meaning.
         if (
             not is_authentic
             or key.id != self.key_id
             or path.read_bytes() != json_text(self.manifest).encode()
         ):
-            raise CipherwardError(f"the manifest {path} is altered: its MAC does not hold", _FETCH_AGAIN)
+            raise CipherwardError(
+                f"the manifest {path} is altered: its MAC does not hold",
+                f"{_FETCH_AGAIN}; a copy must lie in a folder of the name that it was sealed under, such as train",
+            )
         self.check_digests()
         members = {MANIFEST, *(shard["file"] for shard in self.manifest["shards"])}
         for other in sorted(self.folder.iterdir()):
-            if other.name not in members and not other.name.startswith("."):
+            # Hidden files, too: what lies in here is copied with the set.
+            if other.name not in members:
                 raise CipherwardError(
                     f"{other} is no part of this sealed set",
                     "take it away: what is in here may leave the hospital",
@@ -234,6 +253,19 @@ class SealedDataset:
             if shard_mac(key, self.spec, index, shard["rows"], shard["blake3"]) != shard["mac"]:
                 raise CipherwardError(
                     f"shard {self.folder / shard['file']} is not this set's: bad MAC",
+                    _FETCH_AGAIN,
+                )
+
+    def _has_mac(self, key: SecretKey, name: str) -> bool:
+        """Return whether the manifest is authentic under the key as that of a set of this name."""
+        return manifest_mac(key, name, {**self.manifest, "key_id": key.id}) == self.manifest.get("mac")
+
+    def _require_place(self, key: SecretKey) -> None:
+        """Raise CipherwardError if this is an intact set of another folder beside this one."""
+        for other in sorted(self.folder.resolve().parent.iterdir()):
+            if self._has_mac(key, other.name):
+                raise CipherwardError(
+                    f"{self.folder} holds the set {other.name!r}, which was put in the place of {self.name!r}",
                     _FETCH_AGAIN,
                 )
 

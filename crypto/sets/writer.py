@@ -22,6 +22,7 @@ from crypto.sets.dataset import (
     SealedDataset,
     canonical,
     manifest_mac,
+    set_name,
 )
 from crypto.sets.resume import (
     begin_or_resume,
@@ -50,6 +51,10 @@ def _keep_nothing(digest: str, rows: Rows) -> None:
     """Do nothing."""
 
 
+def _accept(sealed: SealedDataset, rows: Rows) -> None:
+    """Do nothing."""
+
+
 def seal_images(
     folder: Path,
     read: ReadImage,
@@ -60,12 +65,13 @@ def seal_images(
     source: str,
     on_progress: Callable[[int], None] = _ignore_progress,
     before_finish: Callable[[str, Rows], None] = _keep_nothing,
+    inspect: Callable[[SealedDataset, Rows], None] = _accept,
     shard_bytes: int = SHARD_BYTES,
 ) -> tuple[SealedDataset, Rows]:
     """Seal images into a folder; resume what an earlier, interrupted call left there.
 
     Args:
-        folder: The folder of the set.
+        folder: The folder of the set. Its name is the set's: see `SealedDataset.verify`.
         read: Gives a source image, or None for one that cannot be read and is left out. Several threads call it, a
             little ahead, and again for images that move up. A few images a core are in memory.
         labels: int64 [n], the class of every source image.
@@ -75,6 +81,8 @@ def seal_images(
         source: A fingerprint of the plain images. A resumed sealing must have the same one.
         on_progress: Called with the number of source images that are done.
         before_finish: Called with the set's digest and its rows before the set counts as finished.
+        inspect: Called before that with the set, whose shards are on the disk, and the source image of each row. If
+            it raises CipherwardError, nothing of the set is kept.
         shard_bytes: Sealed images in a shard, in bytes.
 
     Returns:
@@ -107,7 +115,12 @@ def seal_images(
         "shards": sealing.shards,
         "mac": "",
     }
-    manifest["mac"] = manifest_mac(key, manifest)
+    manifest["mac"] = manifest_mac(key, set_name(folder), manifest)
+    try:
+        inspect(SealedDataset(folder, manifest), rows)
+    except CipherwardError:
+        drop_unfinished(folder)
+        raise
     before_finish(hashlib.sha256(canonical(manifest)).hexdigest(), rows)
     if not len(rows):
         drop_unfinished(folder)  # or the next run would take it for done

@@ -37,6 +37,7 @@ from crypto.sets.dataset import SealedDataset
 from crypto.sets.resume import clear_leftovers
 from crypto.sets.writer import seal_images
 from parties.sealing.place import Place
+from parties.sealing.still_plain import require_hidden, sample_rows
 from parties.sources.source import SPLITS
 
 OnProgress = Callable[[int], None]
@@ -196,6 +197,7 @@ def _seal_again(
 
     Every byte of the old set is verified first: an altered set is not sealed again.
     """
+    load(old_set.spec).require_key_space()
     old_set.verify(old)
     record = _old_rows(place, name, old_set)
     # The order is drawn from the new key. Without that key nobody can match old and new rows, and a resumed rotation
@@ -218,10 +220,16 @@ def _seal_again(
         write_json(rows_file, {**record, "digest": digest, "rows": rows})
 
     labels: Int64Array = np.asarray(old_set.labels)[order]
-    source = f"rows of {old_set.digest}"
-    seal_images(
-        folder, read, labels, old_set.classes, new, renewed(old_set.spec), source, on_progress, write_rows
-    )
+
+    def inspect(sealed: SealedDataset, _: Rows) -> None:
+        if len(sealed):
+            sample = sample_rows(len(sealed))
+            plain = np.stack([read(int(row)) for row in sample])
+            require_hidden(name, sealed.spec, plain, sealed.rows(sample))
+
+    source, spec = f"rows of {old_set.digest}", renewed(old_set.spec)
+    classes = old_set.classes
+    seal_images(folder, read, labels, classes, new, spec, source, on_progress, write_rows, inspect)
 
 
 def _old_rows(place: Place, name: str, old_set: SealedDataset) -> dict[str, Any]:

@@ -9,6 +9,7 @@ A hospital seals its splits under its own key. For an audit it also seals sets u
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,6 +41,7 @@ from crypto.sets.resume import clear_leftovers, is_unfinished, read_unfinished, 
 from crypto.sets.writer import seal_images, sealed_bytes
 from crypto.spec import SchemeSpec
 from parties.sealing.place import Place
+from parties.sealing.still_plain import require_hidden, sample_rows
 from parties.sources.phantom import Phantom
 from parties.sources.picture import UndecodableImageError
 from parties.sources.source import SPLITS, MiddleCrop, Share, Source
@@ -71,6 +73,11 @@ class Sealing:
         if self.throwaway and not self.key_path.exists():
             write_key(self.key_path, SecretKey.generate())
         return read_key(self.key_path)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is a control of an audit: public images under a key made for that, which need no protection."""
+        return self.name in controls.SETS
 
     @property
     def bytes(self) -> int:
@@ -155,14 +162,11 @@ def check_sealing(place: Place, sealing: Sealing) -> SealedDataset | None:
     """Return the set if it is finished, after checking that it fits the settings. Changes nothing on disk.
 
     Raises:
-        CipherwardError: If `seal` would refuse: the scheme seals nothing, or a set of this name, finished or not, was
-            sealed from other images, with other settings or under another key.
+        CipherwardError: If `seal` would refuse: the scheme seals nothing or has too few keys, or a set of this name,
+            finished or not, was sealed from other images, with other settings or under another key.
     """
     source, folder = sealing.source, place.sealed_folder(sealing.name)
-    if sealing.spec.name == "plain" and not source.public:
-        raise CipherwardError(
-            "the scheme plain seals nothing: these images would leave as they are", "choose another scheme"
-        )
+    _require_protection(sealing)
     if (folder / "manifest.json").exists():
         dataset = SealedDataset.open(folder)
         dataset.require_key(sealing.key())
@@ -180,6 +184,32 @@ def check_sealing(place: Place, sealing: Sealing) -> SealedDataset | None:
     return None
 
 
+def _require_protection(sealing: Sealing) -> None:
+    """Raise CipherwardError if the scheme would leave the images as they are, or all its keys can be tried."""
+    if sealing.spec.name == "plain" and not sealing.source.public:
+        raise CipherwardError(
+            "the scheme plain seals nothing: these images would leave as they are", "choose another scheme"
+        )
+    if not sealing.is_control:
+        load(sealing.spec).require_key_space()
+
+
+def _require_hidden_sample(sealing: Sealing, key: SecretKey) -> None:
+    """Raise CipherwardError if images sealed with these settings would still show: before any is written.
+
+    An image that cannot be read is left out here; sealing it tells why.
+    """
+    plain = []
+    for row in sample_rows(len(sealing.source)):
+        with contextlib.suppress(UndecodableImageError, CipherwardError, OSError):
+            image = sealing.source.read(int(row))
+            if image.shape == sealing.spec.image_shape:
+                plain.append(image)
+    if plain and not sealing.is_control:
+        images = np.stack(plain)
+        require_hidden(sealing.name, sealing.spec, images, load(sealing.spec).cipher(key).encrypt(images))
+
+
 def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None) -> Sealed:
     """Seal one set of a hospital. A finished set is checked and kept; an interrupted one is continued.
 
@@ -192,8 +222,11 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
         on_progress: Receives the number of images done.
 
     Raises:
-        CipherwardError: If an image cannot be read from disk, the key is missing, or a set of this name does not fit.
+        CipherwardError: If an image cannot be read from disk, the key is missing, a set of this name does not fit,
+            the scheme has too few keys, or the sealed images still show the plain ones. Then nothing of the set is
+            kept.
     """
+    _require_protection(sealing)  # before a throwaway key is made
     source, key = sealing.source, sealing.key()
     folder, rows_file = place.sealed_folder(sealing.name), place.rows_file(sealing.name)
     for name in (rows_file.name, _QUARANTINE):
@@ -201,6 +234,7 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
     if dataset := check_sealing(place, sealing):
         clear_leftovers(folder)
         return Sealed(dataset, [], fresh=False)
+    _require_hidden_sample(sealing, key)
     fingerprint = source.fingerprint()
     quarantined: list[str] = []
     reasons: dict[int, str] = {}
@@ -224,8 +258,15 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
         _quarantine(place, quarantined)
         write_json(rows_file, {"digest": digest, "source": fingerprint, "rows": rows.tolist()})
 
+    def inspect(sealed: SealedDataset, rows: Rows) -> None:
+        if not sealing.is_control and len(sealed):
+            sample = sample_rows(len(sealed))
+            plain = np.stack([source.read(int(row)) for row in rows[sample]])
+            require_hidden(sealing.name, sealed.spec, plain, sealed.rows(sample))
+
+    labels, classes = source.labels, source.classes
     dataset, _ = seal_images(
-        folder, read, source.labels, source.classes, key, sealing.spec, fingerprint, on_progress, record
+        folder, read, labels, classes, key, sealing.spec, fingerprint, on_progress, record, inspect
     )
     return Sealed(dataset, quarantined, fresh=True)
 
@@ -265,6 +306,23 @@ def _read_rows(place: Place, name: str) -> dict[str, Any]:
     """Return a set's row list: `digest`, `source` (fingerprint) and `rows`."""
     record: dict[str, Any] = read_json(place.rows_file(name), "row list")
     return record
+
+
+def require_recorded(sealed: SealedDataset) -> None:
+    """Raise CipherwardError if a set in a hospital's folder is not the one that was sealed there last.
+
+    Keys and MACs cannot tell an earlier sealing under the same key and name from the present one; the hospital's row
+    list can. A set elsewhere, or without a row list, is not judged.
+    """
+    home = sealed.folder.resolve().parents[1]
+    rows_file = home / "private" / f"rows-{sealed.name}.json"
+    if sealed.folder.resolve().parent.name != "sealed" or not rows_file.exists():
+        return
+    if read_json(rows_file, "row list").get("digest") != sealed.digest:
+        raise CipherwardError(
+            f"{sealed.folder} is not the set that this hospital sealed last: another one was put in its place",
+            "restore it from a backup, or remove it and seal again",
+        )
 
 
 def plain_rows(place: Place, name: str, rows: Rows) -> Images:

@@ -27,7 +27,7 @@ KEY = bytes(range(32))
 ROW = 5
 NONCE = "00112233445566778899aabbccddeeff"
 
-VERSIONS = dict.fromkeys(reference_schemes.REFERENCES, 1) | {"block_pixel_shuffle": 2, "noise": 2}
+VERSIONS = dict.fromkeys(reference_schemes.REFERENCES, 2) | {"block_pixel_shuffle": 3, "noise": 3}
 # Scheme → image shape, block, key scope, options. Some have the size that their paper uses.
 CASES: dict[str, list[tuple[tuple[int, int, int], int, str, dict[str, Any]]]] = {
     "block_pixel_shuffle": [

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
+from collections.abc import Mapping
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +72,27 @@ def derive(key: bytes, *parts: str) -> bytes:
     return hkdf_sha256(key, context("derive", *parts), 32)
 
 
-def sub_key(key: bytes, name: str, version: int, scope: str, nonce: str = "", row: str = "") -> bytes:
-    """Return a scheme's sub-key; nonce and row are empty unless every image has a key of its own."""
-    return derive(key, name, str(version), scope, nonce, row)
+def spec_text(spec: Mapping[str, Any]) -> str:
+    """Return a spec's canonical JSON, put together by hand: names in alphabetical order, no spaces."""
+
+    def literal(value: bool | int | str) -> str:
+        if isinstance(value, str):
+            assert value.isascii() and value.isprintable() and not set('"\\') & set(value)
+            return f'"{value}"'
+        return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+    height, width, channels = spec["image_shape"]
+    options = ",".join(f'"{name}":{literal(value)}' for name, value in sorted(spec["options"].items()))
+    return (
+        f'{{"block":{spec["block"]},"image_shape":[{height},{width},{channels}],'
+        f'"key_scope":"{spec["key_scope"]}","name":"{spec["name"]}",'
+        f'"options":{{{options}}},"version":{spec["version"]}}}'
+    )
+
+
+def sub_key(key: bytes, spec: Mapping[str, Any], row: int | None = None) -> bytes:
+    """Return the sub-key of a spec (as JSON); the row is None unless every image has a key of its own."""
+    return derive(key, "scheme", spec_text(spec), "" if row is None else str(row))
 
 
 def keystream(key: bytes, label: str, n: int) -> bytes:

@@ -17,10 +17,8 @@ Options = Mapping[str, Any]
 
 def sub_key_of(key: bytes, spec: Mapping[str, Any], row: int) -> bytes:
     """Return the sub-key of a spec (as JSON) for an image in that row."""
-    options = spec["options"]
     has_row_keys = spec["key_scope"] == "image" or spec["name"] in ("noise", "permuted")
-    nonce_and_row = (str(options["nonce"]), str(row)) if has_row_keys else ("", "")
-    return reference.sub_key(key, spec["name"], spec["version"], spec["key_scope"], *nonce_and_row)
+    return reference.sub_key(key, spec, row if has_row_keys else None)
 
 
 def _blocks(shape: Shape, block: int) -> int:

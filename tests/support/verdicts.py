@@ -21,6 +21,7 @@ from coordinator.exchange.scores import (
 from coordinator.report.build import build_report
 from coordinator.report.records import Report
 from crypto.files import json_text
+from crypto.scheme import describe
 from crypto.spec import SchemeSpec
 
 #: A scores.json as parsed, its draws by the name of their set without the prefix of controls.
@@ -107,7 +108,7 @@ def make_draw(
 ) -> DrawScores:
     """Return one draw with these findings."""
     options = {"nonce": "00"} if scheme in ("noise", "permuted") else {}
-    version = 1 if scheme == "orthogonal" else 2
+    version = describe(scheme, (64, 64, 1), 8).version
     fields: dict[str, Any] = {
         "draw": name,
         "set_name": set_name,

@@ -33,6 +33,7 @@ def plan(model: str, **changes: Any) -> Plan:
         "image_size": 16,
         "channels": 3,
         "block": 4,
+        "scheme": "ele",
     }
     values |= {"model": model, "rounds": 2, "batch": 8, "optimizer": "sgd", "lr": 0.05, "warmup_steps": 0}
     return Plan.model_validate(values | changes)

@@ -79,14 +79,14 @@ def by_hand(image: UInt8Array, block: int, k1: list[int], over: list[int], negat
 
 def vector(shape: tuple[int, int, int], block: int, scope: str, negative: bool) -> dict[str, Any]:
     nonce = {"nonce": make_vectors.NONCE} if scope == "image" else {}
-    nonce_and_row = (make_vectors.NONCE, str(make_vectors.ROW)) if scope == "image" else ("", "")
     spec = {"name": NAME, "version": 3, "image_shape": list(shape), "block": block, "key_scope": scope}
-    sub = reference.sub_key(make_vectors.KEY, NAME, 3, scope, *nonce_and_row)
+    spec = {**spec, "options": {"negative": negative, **nonce}}
+    sub = reference.sub_key(make_vectors.KEY, spec, make_vectors.ROW if scope == "image" else None)
     n = shape[0] * shape[1] // block**2
     k1, over = reference.permutation(sub, "K1", n), reference.bits(sub, "over", n)
     sealed = by_hand(make_vectors.picture(shape), block, k1, over, negative)
     return {
-        "spec": {**spec, "options": {"negative": negative, **nonce}},
+        "spec": spec,
         "key": make_vectors.KEY.hex(),
         "row": make_vectors.ROW,
         "shape": list(shape),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def test_truncated_missing_swapped_doubled_and_foreign_shards(tmp_path: Path, ke
     check_refused("names '../s/images-00001.safetensors' as shard 1", {"manifest.json": outside})
     # Even with the manifest's own MAC made to fit, the shard's tells its place.
     doubled = json.loads(twice)
-    doubled["mac"] = manifest_mac(key, doubled)
+    doubled["mac"] = manifest_mac(key, "s", doubled)
     check_refused(
         f"{other} is not this set's: bad MAC",
         {"manifest.json": json_text(doubled).encode(), other: intact[shard]},
@@ -154,13 +155,51 @@ def test_truncated_missing_swapped_doubled_and_foreign_shards(tmp_path: Path, ke
 
 def test_files_that_do_not_belong_to_the_set_are_named(tmp_path: Path, key: SecretKey) -> None:
     sealed, _ = seal(tmp_path / "s", key)
-    (tmp_path / "s" / ".DS_Store").touch()  # a desktop's own
-    sealed.verify(key)
-    for name in ("plain.jpg", "images-00007.safetensors"):
+    for name in ("plain.jpg", "images-00007.safetensors", ".plain.jpg", ".DS_Store", "..jpg"):
         (tmp_path / "s" / name).touch()
         with pytest.raises(CipherwardError, match=f"{name} is no part of this sealed set"):
             sealed.verify(key)
         (tmp_path / "s" / name).unlink()
+    for name in ("originals", ".originals"):
+        (tmp_path / "s" / name).mkdir()
+        (tmp_path / "s" / name / "plain.jpg").touch()
+        with pytest.raises(CipherwardError, match=f"{name} is no part of this sealed set"):
+            sealed.verify(key)
+        (tmp_path / "s" / name / "plain.jpg").unlink()
+        (tmp_path / "s" / name).rmdir()
+    (tmp_path / "s" / ".link").symlink_to(tmp_path / "absent")
+    with pytest.raises(CipherwardError, match=r"\.link is no part of this sealed set"):
+        sealed.verify(key)
+    (tmp_path / "s" / ".link").unlink()
+    sealed.verify(key)
+
+
+def test_another_set_of_the_same_key_is_found(tmp_path: Path, key: SecretKey) -> None:
+    seal(tmp_path / "train", key)
+    seal(tmp_path / "val", key, read=lambda row: 255 - IMAGES[row])
+    for source, target in (("val", "train"), ("train", "val")):
+        shutil.copytree(tmp_path / target, tmp_path / "backup")
+        shutil.rmtree(tmp_path / target)
+        shutil.copytree(tmp_path / source, tmp_path / target)
+        swapped = SealedDataset.open(tmp_path / target)
+        swapped.check_digests()  # without the key, it is a sound set
+        with pytest.raises(
+            CipherwardError, match=f"holds the set '{source}', which was put in the place of"
+        ):
+            swapped.verify(key)
+        shutil.rmtree(tmp_path / target)
+        (tmp_path / "backup").rename(tmp_path / target)
+        SealedDataset.open(tmp_path / target).verify(key)
+    # Alone under another name, it is refused too; what it is called does not matter, a link to it is the set.
+    (tmp_path / "far").mkdir()
+    shutil.copytree(tmp_path / "val", tmp_path / "far" / "train")
+    with pytest.raises(CipherwardError, match="its MAC does not hold") as error:
+        SealedDataset.open(tmp_path / "far" / "train").verify(key)
+    assert "sealed under" in error.value.hint
+    (tmp_path / "link").symlink_to(tmp_path / "val")
+    SealedDataset.open(tmp_path / "link").verify(key)
+    # The name stands nowhere in the set.
+    assert all(b"train" not in data for data in contents(tmp_path / "train").values())
 
 
 def test_labels_and_images_of_other_lengths_are_refused_when_read(tmp_path: Path, key: SecretKey) -> None:
@@ -213,9 +252,12 @@ def test_folders_that_are_no_sealed_sets(tmp_path: Path) -> None:
     with pytest.raises(CipherwardError, match="cannot read the sealed set's manifest"):
         SealedDataset.open(tmp_path)
     (tmp_path / "manifest.json").write_text('{"schema": "x"}')
-    with pytest.raises(CipherwardError, match=r"is not a cipherward\.sealed/2 manifest"):
+    with pytest.raises(CipherwardError, match=r"is not a cipherward\.sealed/3 manifest"):
         SealedDataset.open(tmp_path)
-    (tmp_path / "manifest.json").write_text('{"schema": "cipherward.sealed/1"}')
-    with pytest.raises(CipherwardError, match="sealed by an earlier version") as raised:
-        SealedDataset.open(tmp_path)
-    assert raised.value.hint == "seal the images again"
+    for earlier in ("cipherward.sealed/1", "cipherward.sealed/2"):
+        (tmp_path / "manifest.json").write_text(json.dumps({"schema": earlier}))
+        with pytest.raises(
+            CipherwardError, match=f"sealed by an earlier version .* as {earlier}"
+        ) as raised:
+            SealedDataset.open(tmp_path)
+        assert raised.value.hint == "seal the images again"

@@ -47,13 +47,13 @@ def test_a_sealing_stopped_at_any_file_goes_on_and_ends_byte_identical(
 ) -> None:
     monkeypatch.setattr("os.fsync", lambda handle: None)  # two a file would take most of the time
     spec = describe(scheme, SHAPE, 8)
-    seal(tmp_path / "whole", key, spec=spec)
-    expected = contents(tmp_path / "whole")
+    seal(tmp_path / "whole" / "s", key, spec=spec)
+    expected = contents(tmp_path / "whole" / "s")
     real = crypto.files.write_atomic
     # A completed sealing writes 12 files: partial.json 1 + 5 times, 5 shards, the manifest.
     for stop in range(12):
         for moment in ("before", "after"):
-            folder = tmp_path / f"{stop}-{moment}"
+            folder = tmp_path / f"{stop}-{moment}" / "s"
             count = 0
 
             def fail_at(
@@ -92,7 +92,7 @@ def test_resuming_does_not_redo_finished_shards(tmp_path: Path, key: SecretKey) 
 
 
 def test_resuming_seals_missing_and_altered_shards_again(tmp_path: Path, key: SecretKey) -> None:
-    seal(tmp_path / "whole", key)
+    seal(tmp_path / "whole" / "s", key)
     changes: tuple[Callable[[Path], object], ...] = (
         lambda p: p.unlink(),
         lambda p: p.write_bytes(flip_bit(p.read_bytes(), 400, 0)),
@@ -102,7 +102,7 @@ def test_resuming_seals_missing_and_altered_shards_again(tmp_path: Path, key: Se
         killed_at(32, folder, key)
         change(folder / "images-00002.safetensors")
         seal(folder, key)
-        assert contents(folder) == contents(tmp_path / "whole")
+        assert contents(folder) == contents(tmp_path / "whole" / "s")
         shutil.rmtree(folder)
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
+from crypto.scheme import describe
 from crypto.sets.dataset import SealedDataset
-from crypto.spec import SchemeSpec
 from parties.sources import npz
 from parties.sources.npz import Npz
 from parties.sources.picture import UndecodableImageError
@@ -189,7 +189,7 @@ def test_each_bad_file_is_one_clear_line(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "../../evil", "a/b", "a\\b", ".b", "a\0b", "a b", "ä.b", "..."])
 def test_a_class_name_follows_the_rules_of_a_manifest(tmp_path: Path, name: str) -> None:
-    spec = SchemeSpec("plain", 1, (12, 12, 1), 4).to_json()
+    spec = describe("plain", (12, 12, 1), 4).to_json()
     manifest = {"spec": spec, "key_id": "k", "shards": [], "rows": 0, "classes": ["x", name, "z"]}
     try:
         sealed = SealedDataset(tmp_path, manifest).classes
@@ -290,7 +290,7 @@ def test_the_command_seals_a_file_like_a_folder(tmp_path: Path, party: Party) ->
         arrays[f"{split}_labels"] = (np.arange(n) % 2).astype(np.uint8)[:, None]
     np.savez(tmp_path / "m.npz", **arrays)
     assert party("keygen", tmp_path / "h")[0] == 0
-    words = ["--images", tmp_path / "m.npz", "--image-size", "12", "--block", "4"]
+    words = ["--images", tmp_path / "m.npz", "--image-size", "12", "--block", "4", "--scheme", "ele"]
     status, out, log = party("seal", tmp_path / "h", *words)
     assert status == 0 and "52 images in 3 sets" in " ".join(out.split()), log
     assert (
