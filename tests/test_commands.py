@@ -123,7 +123,7 @@ def test_verify_reports_wrong_keys_first_and_names_altered_shards(
     assert "intact" in here(PARTY, "verify", hospital / "sealed" / "train", *key).stdout
     other = tmp_path / "other"
     foreign = here(PARTY, "keygen", other).stdout.strip()
-    copy = tmp_path / "copy"
+    copy = tmp_path / "copy" / "train"
     shutil.copytree(hospital / "sealed" / "train", copy)
     shard = copy / "images-00000.safetensors"
     data = bytearray(shard.read_bytes())

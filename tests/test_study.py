@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 from flwr.app import Context, RecordDict
 from safetensors.torch import load_file
@@ -23,11 +25,14 @@ from crypto.errors import CipherwardError
 from tests.support.study import PLAN, Study, command
 
 
-def flower_processes() -> set[int]:
-    """Return the process ids of Flower's and Ray's programs on this machine."""
-    listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    names = ("flower-superlink", "flower-superexec", "flwr-simulation", "ray::", "raylet")
-    return {int(line.split()[0]) for line in listed.splitlines() if any(n in line for n in names)}
+def processes_of(mark: str) -> list[int]:
+    """Return the process ids of all that was started with this value of the variable `CUT_STUDY`."""
+    processes = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get("CUT_STUDY") == mark:
+                processes.append(process.pid)
+    return processes
 
 
 def test_the_report_says_what_ran(study: Study) -> None:
@@ -110,24 +115,25 @@ def test_a_killed_study_ends_its_processes_and_continues(study: Study, tmp_path:
     plan = tmp_path / "small.yaml"
     plan.write_text(PLAN.replace("rounds: 1", "rounds: 2"))
     words = ["simulate", plan, "--until", "train", "--out"]
-    before = flower_processes()
+    mark = str(tmp_path)
     program = str(Path(sys.executable).parent / "cipherward-coordinator")
-    running = subprocess.Popen([program, *map(str, words), str(tmp_path / "cut")], env={**os.environ})
+    running = subprocess.Popen(
+        [program, *map(str, words), str(tmp_path / "cut")], env={**os.environ, "CUT_STUDY": mark}
+    )
     journal = tmp_path / "cut" / "cloud" / "rounds.jsonl"
     deadline = time.monotonic() + 300
     while not journal.exists() and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.05)
-    assert journal.exists()
+    assert journal.exists() and len(processes_of(mark)) > 5
     running.send_signal(signal.SIGTERM)
     assert running.wait(60) == 143
     deadline = time.monotonic() + 30
-    while flower_processes() - before and time.monotonic() < deadline:
+    while processes_of(mark) and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert flower_processes() - before == set()
+    assert processes_of(mark) == []
     done = command("cipherward-coordinator", *words, tmp_path / "cut")
     assert done.returncode == 0, done.stderr
     rounds = [json.loads(line)["round"] for line in journal.read_text().splitlines()]
     assert sorted(set(rounds)) == [1, 2]  # a round that was killed before its checkpoint is there twice
-    assert flower_processes() - before == set()
     weights = load_file(str(tmp_path / "cut" / "cloud" / "model.safetensors"))
     assert all(np.isfinite(v.numpy()).all() for v in weights.values())

@@ -61,6 +61,9 @@ class Plan(Settings):
     proximal_mu: float = Field(default=0.01, gt=0)
     server_lr: float = Field(default=0.01, gt=0)
     malicious: int = Field(default=0, ge=0)
+    # The norm of one hospital's update is at most this many times the median of the round; 0: no bound. The longest
+    # seen was 2.6 times among hospitals of one size, and 6.1 times from one with nine times the images (SGD).
+    max_update_norm: float = Field(default=20.0, ge=0, allow_inf_nan=False)
     wire: Literal["float32", "bfloat16"] = "float32"
     rounds: int = Field(default=5, ge=0)
     local_epochs: int = Field(default=1, ge=1)

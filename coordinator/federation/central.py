@@ -63,9 +63,7 @@ def open_hospital_sets(folders: Sequence[Path], plan: Plan) -> list[dict[str, Se
         CipherwardError: if the sets do not belong together, if they were not sealed as the plan says, and if a shard
             was altered.
     """
-    hospitals = [
-        {split: SealedDataset.open(Path(folder) / split) for split in SPLITS} for folder in folders
-    ]
+    hospitals = [{split: _open_set(Path(folder) / split) for split in SPLITS} for folder in folders]
     if not hospitals:
         raise CipherwardError("no sealed images to train on", "name the hospitals' folders of sealed sets")
     first, spec = hospitals[0]["train"], plan.describe()
@@ -85,7 +83,28 @@ def open_hospital_sets(folders: Sequence[Path], plan: Plan) -> list[dict[str, Se
                     "seal with the same class folders everywhere",
                 )
             sealed.check_digests()
+            _check_labels(sealed)
     return hospitals
+
+
+def _open_set(folder: Path) -> SealedDataset:
+    """Open a sealed set that has images; raise CipherwardError, which names the folder, if it has none."""
+    sealed = SealedDataset.open(folder)
+    if not len(sealed):
+        raise CipherwardError(f"{folder} holds no images", "seal that split again, with images in it")
+    return sealed
+
+
+def _check_labels(sealed: SealedDataset) -> None:
+    """Raise CipherwardError, which names the folder, if a label is no class of the set."""
+    labels = np.asarray(sealed.labels)
+    wrong = labels[(labels < 0) | (labels >= len(sealed.classes))]
+    if len(wrong):
+        raise CipherwardError(
+            f"{sealed.folder} holds the label {wrong[0]}, and its {len(sealed.classes)} classes are "
+            f"0 to {len(sealed.classes) - 1}",
+            "ask that hospital to seal the split again",
+        )
 
 
 def train_centrally(

@@ -1,48 +1,48 @@
-"""The parties of a run behind a Flower grid: who they are, and which of their replies may be aggregated.
+"""The parties of a run behind a Flower grid: who they are, and which of their replies may be used.
 
 Flower waits for an absent party without a time limit, and one malformed reply stops the run for everybody. Here every
-wait has a deadline, and strategies receive only replies that were checked.
+wait has a deadline, and strategies receive only replies that were checked (screening.py). A node whose introduction
+cannot be accepted is refused for the whole run: it gets no plan and no weights, and it counts for no quorum. The
+others go on.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from coordinator.exchange.plan import Plan
-from coordinator.exchange.wire import DTYPES, apply_reply
-from coordinator.model.metrics import check_tables
-from crypto.arrays import Float32Array
+from coordinator.federation.admission import Party, find_conflicts
+from coordinator.federation.screening import join_errors, parse_introduction
 from crypto.errors import CipherwardError
 
-TRAIN_METRICS = frozenset({"num-examples", "loss", "steps", "seconds"})
-EVALUATE_METRICS = frozenset({"num-examples", "accuracy", "loss", "auc", "auc-defined"})
-#: The most images of a split that a party may claim.
-MAX_IMAGES = 10**8
 #: Seconds between two looks for replies, at first and at most. Looking costs the cores that a simulation trains on.
 _POLL_S, _MAX_POLL_S = 0.05, 0.5
+#: How often a node that gives no answer is asked who it is, unless the quorum needs it. Each time may cost all others
+#: the grace period.
+_MAX_QUESTIONS = 2
+
+#: Returns why a node's reply cannot be used, or "".
+Screen = Callable[[int, Message], str]
 
 
 @dataclass(frozen=True)
-class Party:
-    """A party as it introduced itself.
+class Replies:
+    """What came back for some messages.
 
     Attributes:
-        node: its Flower node id.
-        name: its name.
-        about: its whole introduction: party, classes, spec and splits.
+        usable: (node, reply) in order of the parties' names.
+        refused: why the reply of a node cannot be used, by node.
+        absent: the nodes that did not reply.
     """
 
-    node: int
-    name: str
-    about: dict[str, Any]
+    usable: list[tuple[int, Message]] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+    absent: list[int] = field(default_factory=list)
 
 
 class Federation:
@@ -53,69 +53,139 @@ class Federation:
         plan: all settings.
         base: the digest of the weights that are not sent (`base_digest` in coordinator/model/shares.py). Hospitals
             must have the same. "" if all weights are sent.
-        parties: the parties so far, by node id.
+        parties: the accepted parties so far, by node id.
+        refused: why a node is refused for the whole run, by node id.
     """
 
     def __init__(self, grid: Grid, plan: Plan) -> None:
         self.grid, self.plan = grid, plan
         self.base = ""
         self.parties: dict[int, Party] = {}
+        self.refused: dict[int, str] = {}
+        self._refused_names: dict[int, str] = {}
+        #: Nodes that gave no answer: how often they were asked, and what came instead.
+        self._unanswered: dict[int, tuple[int, str]] = {}
 
     def gather(self) -> list[Party]:
-        """Wait for a quorum, at most until the deadline, and ask every new party who it is.
+        """Wait for a quorum of accepted parties, at most until the deadline, and ask every new node who it is.
+
+        Before the first quorum, a problem with a node shortens the wait to the grace period. Later it does not:
+        nobody can stop a run by joining it.
 
         Returns:
-            All usable parties in order of their names.
+            The connected parties in order of their names.
 
         Raises:
-            CipherwardError: if there are too few usable parties, or if their sealed sets do not belong together.
+            CipherwardError: if there are too few. The message names every node that was refused.
         """
-        nodes = self._wait_for_quorum()
+        needed, start = self.plan.replies_needed, time.monotonic()
+        deadline, has_begun = start + self.plan.deadline_s, len(self.parties) >= needed
+        problems, is_first_look = 0, True
+        while True:
+            connected = list(self.grid.get_node_ids())
+            nodes = [node for node in connected if node not in self.refused]
+            missing = needed - len(self._accepted(nodes))
+            if is_first_look and missing > 0:
+                self._unanswered.clear()
+            is_first_look = False
+            if len(nodes) >= needed:
+                self._ask(nodes, missing)
+            if len(present := self._accepted(nodes)) >= needed:
+                return sorted(present, key=lambda party: party.name)
+            now, reasons = time.monotonic(), self._problems(connected)
+            if len(reasons) > problems and not has_begun:
+                problems, deadline = len(reasons), min(deadline, now + self.plan.grace_s)
+            if now > deadline:
+                raise self._too_few(len(nodes), len(present), reasons)
+            time.sleep(_POLL_S)
+
+    def _too_few(self, connected: int, present: int, reasons: Sequence[str]) -> CipherwardError:
+        """Return the error for a quorum that did not come."""
+        needed = self.plan.replies_needed
+        if reasons:
+            return CipherwardError(
+                f"{present} of {needed} parties are usable: {join_errors(reasons)}",
+                "see the parties' own logs, mend what is named, and start again",
+            )
+        return CipherwardError(
+            f"{connected} of {needed} parties came within {self.plan.deadline_s:.0f} s",
+            "start the missing agents, or lower the quorum",
+        )
+
+    def _problems(self, connected: Sequence[int]) -> list[str]:
+        """Return what is wrong with these nodes, if they are not accepted, each with the node's name."""
+        refused = [f"{self.name(node)}: {self.refused[node]}" for node in connected if node in self.refused]
+        return [*refused, *(f"node-{node}: {why}" for node, (_, why) in self._unanswered.items())]
+
+    def refusals(self) -> dict[int, str]:
+        """Return why a connected node is refused for the whole run, by node."""
+        connected = set(self.grid.get_node_ids())
+        return {node: reason for node, reason in self.refused.items() if node in connected}
+
+    def _accepted(self, nodes: Sequence[int]) -> list[Party]:
+        """Return the accepted parties among nodes."""
+        return [self.parties[node] for node in nodes if node in self.parties]
+
+    def get_node_ids(self) -> list[int]:
+        """Return the nodes that a strategy may choose from: accepted parties that are connected.
+
+        A strategy gets the federation instead of the grid. All parties are listed if none is connected, because
+        Flower waits without a time limit for the first.
+        """
+        return [node for node in self.grid.get_node_ids() if node in self.parties] or list(self.parties)
+
+    def _ask(self, nodes: Sequence[int], missing: int) -> None:
+        """Ask the new ones among these nodes who they are, and accept or refuse them."""
+        new = [
+            node
+            for node in nodes
+            if node not in self.parties and self._unanswered.get(node, (0, ""))[0] < _MAX_QUESTIONS
+        ]
         questions = [
             Message(RecordDict({"config": ConfigRecord({})}), dst_node_id=node, message_type="query.hello")
-            for node in nodes
-            if node not in self.parties
+            for node in new
         ]
-        needed = self.plan.replies_needed
-        replies, _ = self.collect(questions, quorum=max(0, needed - len(self.parties)))
-        errors = []
-        for node, reply in replies:
-            about, error = parse_introduction(reply)
-            if error:
-                errors.append(error)
+        replies = self.collect(questions, max(0, missing), lambda _, reply: parse_introduction(reply)[1])
+        failed = dict.fromkeys(replies.absent, "no answer")
+        for node, reason in replies.refused.items():
+            # An error of Flower or of the hospital may pass. An introduction stands.
+            if reason.startswith("error: "):
+                failed[node] = reason
             else:
-                self.parties[node] = Party(node, about["party"], about)
-        known = sorted(self.parties.values(), key=lambda party: party.name)
-        if len(known) < needed:
-            raise CipherwardError(
-                f"{len(known)} of {needed} parties are usable: {join_errors(errors)}",
-                "see the parties' own logs",
-            )
-        _require_compatible(known)
-        return known
+                self._refuse(node, f"node-{node}", reason)
+        for node, reason in failed.items():
+            self._unanswered[node] = (self._unanswered.get(node, (0, ""))[0] + 1, reason)
+        newcomers = []
+        for node, reply in replies.usable:
+            self._unanswered.pop(node, None)
+            about, _ = parse_introduction(reply)
+            newcomers.append(Party(node, about["party"], about))
+        self._admit(newcomers)
 
-    def _wait_for_quorum(self) -> list[int]:
-        """Return the connected nodes as soon as they are a quorum. Raise CipherwardError at the deadline."""
-        deadline, needed = time.monotonic() + self.plan.deadline_s, self.plan.replies_needed
-        while len(nodes := list(self.grid.get_node_ids())) < needed:
-            if time.monotonic() > deadline:
-                raise CipherwardError(
-                    f"{len(nodes)} of {needed} parties came within {self.plan.deadline_s:.0f} s",
-                    "start the missing agents, or lower the quorum",
-                )
-            time.sleep(_POLL_S)
-        return nodes
+    def _admit(self, newcomers: Sequence[Party]) -> None:
+        """Accept the newcomers that can belong to this run, and refuse the others."""
+        conflicts = find_conflicts(newcomers, list(self.parties.values()), self.plan)
+        for party in newcomers:
+            if party.node in conflicts:
+                self._refuse(party.node, f"{party.name} (node-{party.node})", conflicts[party.node])
+            else:
+                self.parties[party.node] = party
 
-    def collect(
-        self, messages: Sequence[Message], quorum: int
-    ) -> tuple[list[tuple[int, Message]], list[int]]:
+    def _refuse(self, node: int, name: str, reason: str) -> None:
+        """Refuse a node for the whole run, and say so in the log."""
+        self._refused_names[node], self.refused[node] = name, join_errors([reason])
+        print(f"{name} is refused: {self.refused[node]}", flush=True)
+
+    def collect(self, messages: Sequence[Message], quorum: int, screen: Screen) -> Replies:
         """Send messages and collect the replies.
 
-        It returns when all replies are in, when `quorum` replies without an error are in and the grace period is
-        over, or at the deadline.
+        It returns when all replies are in, when `quorum` usable replies are in and the grace period is over, or at
+        the deadline.
 
-        Returns:
-            (node, reply) in order of the parties' names, and the nodes that did not reply.
+        Args:
+            messages: the messages.
+            quorum: the number of usable replies to wait for.
+            screen: checks each reply.
         """
         for message in messages:
             # A party that returns later must not train a round that is over.
@@ -123,16 +193,20 @@ class Federation:
         waiting = dict(
             zip(self.grid.push_messages(messages), (m.metadata.dst_node_id for m in messages), strict=True)
         )
-        sent = dict(waiting)
-        replies: list[tuple[int, Message]] = []
+        result = Replies()
         start, quorum_time = time.monotonic(), None
         while waiting:
             for reply in self.grid.pull_messages(list(waiting)):
                 # Errors made by Flower's server have the server's node id: use the message that they answer.
-                waiting.pop(reply.metadata.reply_to_message_id, None)
-                replies.append((sent[reply.metadata.reply_to_message_id], reply))
+                node = waiting.pop(reply.metadata.reply_to_message_id, None)
+                if node is None:
+                    continue
+                if why := _screen_safely(screen, node, reply):
+                    result.refused[node] = why
+                else:
+                    result.usable.append((node, reply))
             now = time.monotonic()
-            if quorum_time is None and sum(r.has_content() for _, r in replies) >= quorum:
+            if quorum_time is None and len(result.usable) >= quorum:
                 quorum_time = now
             grace_over = quorum_time is not None and now - quorum_time > self.plan.grace_s
             if now - start > self.plan.deadline_s or grace_over:
@@ -140,8 +214,9 @@ class Federation:
             if waiting:
                 # The longer the parties take, the rarer it looks.
                 time.sleep(min(_MAX_POLL_S, max(_POLL_S, 0.05 * (now - start))))
-        replies.sort(key=lambda pair: self.name(pair[0]))
-        return replies, sorted(waiting.values())
+        result.usable.sort(key=lambda pair: self.name(pair[0]))
+        result.absent.extend(sorted(waiting.values()))
+        return result
 
     def message_config(self) -> dict[str, str]:
         """Return what every message to a party has: the plan, and the digest of the weights that are not sent."""
@@ -153,117 +228,18 @@ class Federation:
 
     def name(self, node: int) -> str:
         """Return the name of a party, or a name made from the node id."""
-        return self.parties[node].name if node in self.parties else f"node-{node}"
+        if node in self.parties:
+            return self.parties[node].name
+        return self._refused_names.get(node, f"node-{node}")
+
+    def by_name(self, reasons: Mapping[int, str]) -> dict[str, str]:
+        """Return reasons by the names of the nodes, each on one line."""
+        return {self.name(node): join_errors([reason]) for node, reason in reasons.items()}
 
 
-def _require_compatible(parties: Sequence[Party]) -> None:
-    """Raise CipherwardError if two parties have the same name, or if classes or schemes differ."""
-    names = [party.name for party in parties]
-    if len(set(names)) < len(names):
-        raise CipherwardError(
-            f"two parties have the same name: {', '.join(names)}", "give each its own in party.yaml"
-        )
-    first = parties[0]
-    for party in parties[1:]:
-        for field in ("classes", "spec"):
-            if party.about[field] != first.about[field]:
-                raise CipherwardError(
-                    f"{party.name} and {first.name} do not belong together: their {field} differ",
-                    "seal with the same settings everywhere",
-                )
-
-
-def parse_introduction(reply: Message) -> tuple[dict[str, Any], str]:
-    """Return what a party says of itself, and why that is impossible or ""."""
-    if reply.has_error():
-        return {}, f"error: {reply.error.reason}"
+def _screen_safely(screen: Screen, node: int, reply: Message) -> str:
+    """Return why a reply cannot be used, or "". Whatever a reply is made of, it stops nobody else."""
     try:
-        about = json.loads(str(reply.content["about"]["json"]))
-        name, classes = about["party"], about["classes"]
-        rows = [about["splits"][split]["rows"] for split in ("train", "val", "test")]
-        texts = [name, *classes]
-        has_right_types = isinstance(about["spec"], dict) and isinstance(classes, list)
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return {}, "an introduction that cannot be read"
-    if not has_right_types or not all(type(r) is int and 1 <= r <= MAX_IMAGES for r in rows):
-        return {}, "an introduction with impossible values"
-    if not all(isinstance(text, str) and 0 < len(text) < 200 for text in texts):
-        return {}, "an introduction without valid names"
-    return about, ""
-
-
-def screen_training_reply(reply: Message, weights: Float32Array, wire: str, rows: int) -> str:
-    """Return why a reply to training cannot be aggregated, or "" if it can.
-
-    Args:
-        reply: the reply.
-        weights: the coordinator's own before the round, float32 [parameters].
-        wire: the plan's `wire`.
-        rows: the number of images that the party trains on.
-    """
-    error = _screen_records(reply, TRAIN_METRICS, 1, rows)
-    if error:
-        return error
-    arrays = next(iter(reply.content.array_records.values()))
-    if set(arrays) != {"model"}:
-        return "unknown arrays"
-    try:
-        update = arrays["model"].numpy()
-    except Exception:  # bytes from outside: NumPy's reader raises a dozen kinds of errors
-        return "unreadable weights"
-    if not isinstance(update, np.ndarray):
-        return "unreadable weights"
-    if update.shape != weights.shape or update.dtype != DTYPES[wire]:
-        return f"weights of {update.dtype} {update.shape} instead of {DTYPES[wire]} {weights.shape}"
-    if not np.isfinite(apply_reply(update, weights, wire)).all():
-        return "weights that are not finite"
-    return ""
-
-
-def screen_evaluation_reply(reply: Message, classes: int, rows: int) -> str:
-    """Return why a reply to evaluation does not count, or "" if it does.
-
-    Args:
-        reply: the reply.
-        classes: the number of classes.
-        rows: the number of images that the party evaluates.
-    """
-    error = _screen_records(reply, EVALUATE_METRICS, 0, rows) or check_tables(
-        reply_tables(reply), classes, rows
-    )
-    if error:
-        return error
-    figures = {k: float(v) for k, v in next(iter(reply.content.metric_records.values())).items()}
-    accuracy = np.trace(np.reshape(reply_tables(reply)["confusion"], (classes, classes))) / rows
-    if abs(figures["accuracy"] - accuracy) > 0.5 / rows:
-        return "an accuracy that its own table contradicts"
-    if not (0 <= figures["auc"] <= 1 and figures["auc-defined"] in (0, 1) and figures["loss"] >= 0):
-        return "an impossible AUC or loss"
-    return ""
-
-
-def reply_tables(reply: Message) -> dict[str, Any]:
-    """Return the tables of a reply to evaluation, empty if it has none."""
-    return dict(reply.content.config_records.get("tables", {}))
-
-
-def _screen_records(reply: Message, metrics: frozenset[str], arrays: int, rows: int) -> str:
-    """Return why the records of a reply are not those expected, or ""."""
-    if reply.has_error():
-        return f"error: {reply.error.reason}"
-    content = reply.content
-    if len(content.metric_records) != 1 or len(content.array_records) != arrays:
-        return "wrong number of records"
-    figures = next(iter(content.metric_records.values()))
-    if set(figures) != metrics:
-        return f"metrics {sorted(figures)} instead of {sorted(metrics)}"
-    if not all(isinstance(v, int | float) and np.isfinite(v) for v in figures.values()):
-        return "a metric is not a finite number"
-    if figures["num-examples"] != rows:
-        return f"{figures['num-examples']} examples instead of the {rows} of its introduction"
-    return ""
-
-
-def join_errors(errors: Iterable[str]) -> str:
-    """Return the parties' error texts on one line, each cut to 200 characters."""
-    return "; ".join(" ".join(e.split())[:200] for e in errors) or "no reason given"
+        return screen(node, reply)
+    except Exception as error:  # a reply from outside may have any content
+        return f"a reply that cannot be read ({type(error).__name__})"

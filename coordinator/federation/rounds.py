@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,15 @@ from safetensors.numpy import save
 
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.wire import apply_reply, as_received, encode
-from coordinator.federation.participants import (
-    Federation,
+from coordinator.federation.clipping import clip_updates
+from coordinator.federation.participants import Federation
+from coordinator.federation.recording import record_updates
+from coordinator.federation.screening import (
     join_errors,
     reply_tables,
     screen_evaluation_reply,
     screen_training_reply,
 )
-from coordinator.federation.recording import record_updates
 from coordinator.federation.strategies import build_strategy, get_moments, set_moments
 from coordinator.model.metrics import pool_tables
 from crypto.arrays import AnyArray, Float32Array
@@ -125,11 +126,16 @@ def run_rounds(federation: Federation, weights: Float32Array, cloud: Path) -> St
         else:
             raise CipherwardError(
                 f"round {state.round + 1}: fewer than {plan.replies_needed} usable replies in "
-                f"{plan.retries + 1} attempts ({join_errors(row['refused'].values())})",
+                f"{plan.retries + 1} attempts ({_name_reasons(row['refused'])})",
                 f"see {journal}; run again to continue from round {state.round + 1}",
             )
         state.save(checkpoint)
     return state
+
+
+def _name_reasons(reasons: Mapping[str, str]) -> str:
+    """Return the reasons of several hospitals on one line, each with the hospital's name."""
+    return join_errors(f"{name}: {why}" for name, why in reasons.items())
 
 
 def _attempt_round(
@@ -137,40 +143,45 @@ def _attempt_round(
 ) -> dict[str, Any]:
     """Try the next round once, advance `state` if the quorum is reached, and return the line for the journal."""
     started = time.time()
-    number = state.round + 1
-    plan, grid = federation.plan, federation.grid
+    number, plan = state.round + 1, federation.plan
     federation.gather()
     # Hospitals that keep their own stems keep the stem of the best round too, for the test.
     config = ConfigRecord({**federation.message_config(), "best-round": state.best_round})
     arrays = ArrayRecord({"model": Array(state.weights)})
-    messages = _encode_weights(strategy.configure_train(number, arrays, config, grid), state.weights, plan)
-    replies, absent = federation.collect(messages, plan.replies_needed)
-    errors = {
-        node: screen_training_reply(reply, state.weights, plan.wire, federation.rows(node, "train"))
-        for node, reply in replies
-    }
-    usable = [(federation.name(node), reply) for node, reply in replies if not errors[node]]
+    messages = _encode_weights(
+        strategy.configure_train(number, arrays, config, federation), state.weights, plan
+    )
+
+    def screen(node: int, reply: Message) -> str:
+        return screen_training_reply(reply, state.weights, plan.wire, federation.rows(node, "train"))
+
+    replies = federation.collect(messages, plan.replies_needed, screen)
     row: dict[str, Any] = {
         "round": number,
         "attempt": attempt,
-        "parties": [name for name, _ in usable],
-        "absent": [federation.name(n) for n in absent],
-        "refused": {federation.name(node): join_errors([why]) for node, why in errors.items() if why},
+        "parties": [federation.name(node) for node, _ in replies.usable],
+        "absent": [federation.name(n) for n in replies.absent],
+        "refused": federation.by_name({**federation.refusals(), **replies.refused}),
+        "clipped": {},
         "bytes_down": _count_bytes(messages),
-        "bytes_up": _count_bytes(reply for _, reply in usable),
-        "aggregated": len(usable) >= plan.replies_needed,
+        "bytes_up": _count_bytes(reply for _, reply in replies.usable),
+        "aggregated": len(replies.usable) >= plan.replies_needed,
     }
     if row["aggregated"]:
-        if number <= plan.keep_updates:
-            before = as_received(state.weights, plan.wire)
-            updates = {name: _read_update(reply, before, plan.wire) for name, reply in usable}
-            record_updates(cloud, number, before, updates)
-        usable_replies = [reply for _, reply in usable]
-        weights, metrics = _aggregate(strategy, number, usable_replies, state.weights, plan.wire)
+        usable = {federation.name(node): reply for node, reply in replies.usable}
+        row["clipped"] = _decode_replies(usable, state.weights, number, plan, cloud)
+        weights, metrics = _aggregate(strategy, number, list(usable.values()))
         row["train"] = _as_floats(metrics)
         row["train_seconds"] = time.time() - started
-        val = evaluate(strategy, federation, weights, number, "val")
+        try:
+            val = evaluate(strategy, federation, weights, number, "val")
+        except CipherwardError as error:
+            failed = {**row, "aggregated": False, "error": error.message, "seconds": time.time() - started}
+            append_line(cloud / "rounds.jsonl", json.dumps(failed))
+            raise
         row["val"] = val["mean"]
+        refused = {name: f"at evaluation: {why}" for name, why in val["refused"].items()}
+        row["refused"] = refused | row["refused"]
         state.round, state.weights, state.moments = number, weights, get_moments(strategy)
         if val["mean"]["accuracy"] >= state.best_val:
             state.best, state.best_round, state.best_val = weights, number, val["mean"]["accuracy"]
@@ -178,20 +189,46 @@ def _attempt_round(
     return row
 
 
-def _aggregate(
-    strategy: Strategy, number: int, replies: list[Message], weights: Float32Array, wire: str
-) -> tuple[Float32Array, MetricRecord | None]:
-    """Return the aggregated weights, float32 [parameters], and the aggregated metrics of screened replies.
+def _decode_replies(
+    replies: Mapping[str, Message], weights: Float32Array, number: int, plan: Plan, cloud: Path
+) -> dict[str, float]:
+    """Decode the screened replies of a round in place, record them as received, and clip those that are too long.
 
-    weights: the coordinator's own before the round. The replies are decoded in place.
+    Args:
+        replies: the replies by the parties' names.
+        weights: the coordinator's own weights before the round, float32 [parameters].
+        number: the round.
+        plan: gives `wire`, `keep_updates` and `max_update_norm`.
+        cloud: where updates are recorded.
+
+    Returns:
+        How many times the median the norm of each clipped update was, by name.
     """
-    for reply in replies:
-        after, _ = _read_update(reply, weights, wire)
-        next(iter(reply.content.array_records.values()))["model"] = Array(after)
+    if number <= plan.keep_updates:
+        before = as_received(weights, plan.wire)
+        updates = {name: _read_update(reply, before, plan.wire) for name, reply in replies.items()}
+        record_updates(cloud, number, before, updates)
+    trained = {name: _read_update(reply, weights, plan.wire)[0] for name, reply in replies.items()}
+    trained, clipped = clip_updates(trained, weights, plan.max_update_norm)
+    for name, reply in replies.items():
+        next(iter(reply.content.array_records.values()))["model"] = Array(trained[name])
+    return clipped
+
+
+def _aggregate(
+    strategy: Strategy, number: int, replies: list[Message]
+) -> tuple[Float32Array, MetricRecord | None]:
+    """Return the aggregated weights, float32 [parameters], and the aggregated metrics of decoded replies."""
     averaged, metrics = strategy.aggregate_train(number, replies)
     assert averaged is not None
     # Some strategies return float64.
-    return np.ascontiguousarray(averaged["model"].numpy(), np.float32), metrics
+    weights = np.ascontiguousarray(averaged["model"].numpy(), np.float32)
+    if not np.isfinite(weights).all():
+        # Screened replies are finite and bounded; a strategy's own step may still diverge.
+        raise CipherwardError(
+            f"round {number}: the aggregated weights are not finite", "set a lower lr or server_lr"
+        )
+    return weights, metrics
 
 
 def _encode_weights(messages: Iterable[Message], weights: Float32Array, plan: Plan) -> list[Message]:
@@ -227,7 +264,8 @@ def evaluate(
         split: val or test.
 
     Returns:
-        `mean`: figures weighted by number of images. `parties`: a row per party. And the pooled tables.
+        `mean`: figures weighted by number of images. `parties`: a row per party. `refused`: why the figures of a
+        party do not count, by name. And the pooled tables.
 
     Raises:
         CipherwardError: if fewer parties than the quorum send usable figures.
@@ -237,16 +275,21 @@ def evaluate(
     config = ConfigRecord({**federation.message_config(), "split": split})
     arrays = ArrayRecord({"model": Array(weights)})
     messages = _encode_weights(
-        strategy.configure_evaluate(number, arrays, config, federation.grid), weights, plan
+        strategy.configure_evaluate(number, arrays, config, federation), weights, plan
     )
-    replies, _ = federation.collect(messages, plan.replies_needed)
-    errors = [
-        screen_evaluation_reply(reply, classes, federation.rows(node, split)) for node, reply in replies
-    ]
-    usable = [pair for pair, why in zip(replies, errors, strict=True) if not why]
+
+    def screen(node: int, reply: Message) -> str:
+        return screen_evaluation_reply(reply, classes, federation.rows(node, split))
+
+    replies = federation.collect(messages, plan.replies_needed, screen)
+    usable, refused = replies.usable, federation.by_name(replies.refused)
     if len(usable) < plan.replies_needed:
-        reasons = join_errors(why for why in errors if why)
-        raise CipherwardError(f"only {len(usable)} of {plan.replies_needed} parties evaluated: {reasons}")
+        silent = {federation.name(node): "no answer" for node in replies.absent}
+        raise CipherwardError(
+            f"only {len(usable)} of {plan.replies_needed} parties evaluated round {number} on {split}: "
+            f"{_name_reasons({**refused, **silent})}",
+            "mend that and run again, or set a quorum: then the others go on",
+        )
     mean = strategy.aggregate_evaluate(number, [reply for _, reply in usable])
     rows: list[dict[str, Any]] = []
     defined: list[tuple[float, float]] = []
@@ -261,7 +304,8 @@ def evaluate(
     means: dict[str, float | None] = {k: v for k, v in _as_floats(mean).items() if k != "auc-defined"}
     total = sum(n for n, _ in defined)
     means["auc"] = sum(n * auc for n, auc in defined) / total if defined else None
-    return {"mean": means, "parties": rows, **pool_tables([reply_tables(reply) for _, reply in usable])}
+    tables = pool_tables([reply_tables(reply) for _, reply in usable])
+    return {"mean": means, "parties": rows, "refused": refused, **tables}
 
 
 def _as_floats(metrics: MetricRecord | None) -> dict[str, float]:

@@ -70,7 +70,7 @@ def run_federation(grid: Grid, study: Path) -> None:
         "seconds": seconds,
         "model_sha256": digest,
         "classes": classes,
-        "parties": [p.about for p in parties],
+        "parties": [p.about for p in sorted(federation.parties.values(), key=lambda p: p.name)],
     }
     write_json(cloud / "training.json", training)
 

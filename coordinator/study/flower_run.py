@@ -3,7 +3,10 @@
 Left to itself, Flower keeps a daemon, a database and a configuration in the user's home. It lets simulated parties
 import from the daemon's working directory before anything else, installs dependencies at run time, reports usage, and
 exits 0 when a run failed. Here the daemon is our own: it has a private Flower home, an empty working directory and a
-free loopback port, and we end it by its process id. The run's status is asked for, not assumed.
+free loopback port, and all that it starts ends with us (end_with_us.py). The run's status is asked for, not assumed.
+
+Flower and Ray listen on the loopback interface alone. Ray takes requests only with a token of this run, which other
+users of the machine cannot read. The SuperLink's port has no login: `LOCAL_DOOR` says so.
 """
 
 from __future__ import annotations
@@ -11,28 +14,35 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
+import secrets
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from coordinator.exchange.quiet import QUIET
+from coordinator.study.end_with_us import MARK, end_processes, ending_with_us
 from crypto.cores import cores
 from crypto.errors import CipherwardError
 
 APP = Path(__file__).resolve().parents[2]
 #: Training opens no key, so Flower's processes do not get the variables that would open one.
 _SECRET_PREFIXES = ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_IDENTITY")
+#: Variables of the user that would connect a study to another cluster of Ray, or set another token.
+_FOREIGN_PREFIXES = ("RAY_ADDRESS", "RAY_AUTH_")
+#: What a user must know before a study on images that are not public.
+LOCAL_DOOR = (
+    "warning: while the study trains, other users of this machine can reach Flower's local port, which has no login, "
+    "and run code as you; with images that are not public, use a machine that nobody else uses"
+)
 #: Seconds that the SuperLink may take to start, to end, and to answer a command. Chosen by hand.
 _START_S = 60.0
-_STOP_S = 8.0
+_STOP_S = 3.0
 _COMMAND_S = 120.0
 
 
@@ -45,12 +55,14 @@ class _Flower:
         port: the loopback port of the SuperLink.
         log_file: gets what all programs print.
         sink: the open log file.
+        token: what Ray wants from whoever connects to it.
     """
 
     folder: Path
     port: int
     log_file: Path
     sink: BinaryIO
+    token: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
 
     @property
     def work(self) -> Path:
@@ -65,12 +77,18 @@ class _Flower:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of all programs."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_PREFIXES)}
+        left_out = (*_SECRET_PREFIXES, *_FOREIGN_PREFIXES)
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
         return {
             **inherited,
             **QUIET,
             "FLWR_HOME": str(self.folder / "home"),
+            MARK: str(self.folder),
             "RAY_TMPDIR": str(self.folder),
+            # As on macOS, so on Linux: Ray takes the loopback address for its own, and listens on no other.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
             "PATH": f"{self.programs}{os.pathsep}{os.environ.get('PATH', '')}",
         }
 
@@ -132,10 +150,8 @@ def run_flower(
             from the log, if there is one.
     """
     logged = log_file.stat().st_size if log_file.exists() else 0
-    # Directly under /tmp: Ray's socket paths must stay below 104 characters on macOS.
-    temporary = tempfile.TemporaryDirectory(prefix="cw-", dir="/tmp", ignore_cleanup_errors=True)
-    with temporary as folder, open(log_file, "ab") as sink:
-        flower = _Flower(Path(folder), _free_port(), log_file, sink)
+    with ending_with_us() as folder, open(log_file, "ab") as sink:
+        flower = _Flower(folder, _free_port(), log_file, sink)
         flower.prepare()
         with _superlink(flower):
             run_id = _submit(flower, parties, run_config, app)
@@ -148,19 +164,17 @@ def run_flower(
 
 @contextlib.contextmanager
 def _superlink(flower: _Flower) -> Iterator[None]:
-    """Keep a SuperLink running, and end it; if it does not end in time, end its whole process group."""
+    """Keep a SuperLink running, and end it together with all programs of the run."""
     words = ("flower-superlink", "--insecure", "--simulation")
     link = flower.start(*words, "--host", "127.0.0.1", "--port", str(flower.port), start_new_session=True)
     try:
         _wait_until_healthy(link, flower)
         yield
     finally:
-        link.send_signal(signal.SIGTERM)
-        try:
-            link.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(link.pid, signal.SIGKILL)
-            link.wait(_STOP_S)
+        # All results are on disk, each written whole: nothing here needs to end in good order.
+        end_processes(flower.folder)
+        link.kill()
+        link.wait(_STOP_S)
 
 
 def _wait_until_healthy(link: subprocess.Popen[bytes], flower: _Flower) -> None:

@@ -6,6 +6,8 @@ A step whose result is there is skipped, so a killed study continues where it st
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import signal
 import sys
 import time
@@ -14,6 +16,8 @@ from pathlib import Path
 
 from coordinator.exchange.plan import FILE, Plan, read_plan, write_plan
 from coordinator.report.records import Report, read_report
+from coordinator.study.end_with_us import MARK, ending_with_us
+from coordinator.study.flower_run import LOCAL_DOOR
 from coordinator.study.steps import STEPS
 from coordinator.study.study import Log, Study, Talk, ignore
 from crypto.errors import CipherwardError
@@ -43,9 +47,15 @@ def simulate(
     with disk_errors(study.out):
         study.cloud.mkdir(parents=True, exist_ok=True)
         (study.out / "logs").mkdir(exist_ok=True)
-    with _ending_cleanly(), folder_lock(study.out):
-        _check_plan(study)
-        _run_steps(study, until)
+    try:
+        with _ending_cleanly(), folder_lock(study.out), _marking_children():
+            _check_plan(study)
+            if plan.source != "phantom" and plan.train == "federated" and plan.rounds:
+                log(LOCAL_DOOR)
+            _run_steps(study, until)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        log(f"{_how_far(study)}; run the same command to go on")
+        raise SystemExit(stop.code if isinstance(stop, SystemExit) else 130) from None
     report = study.out / "report.json"
     return read_report(report) if report.exists() and until == "report" else None
 
@@ -60,6 +70,35 @@ def _ending_cleanly() -> Iterator[None]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _marking_children() -> Iterator[None]:
+    """End all that the steps start when this process ends, in whatever way."""
+    with ending_with_us() as folder:
+        before = os.environ.get(MARK)
+        os.environ[MARK] = str(folder)
+        try:
+            yield
+        finally:
+            os.environ.pop(MARK)
+            if before is not None:
+                os.environ[MARK] = before
+
+
+def _how_far(study: Study) -> str:
+    """Return how far a study came that is being stopped, by the checkpoint that it will go on from."""
+    from safetensors import SafetensorError, safe_open
+
+    checkpoint = study.cloud / "checkpoint.safetensors"
+    if (study.cloud / "training.json").exists() or not checkpoint.exists():
+        return "stopped"
+    try:
+        with safe_open(str(checkpoint), framework="numpy") as file:
+            done = json.loads(file.metadata()["state"])["round"]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return "stopped"
+    return f"stopped after round {done} of {study.plan.rounds}"
 
 
 def _check_plan(study: Study) -> None:

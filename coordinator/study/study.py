@@ -22,6 +22,8 @@ from coordinator.exchange.quiet import QUIET
 from crypto.errors import CipherwardError
 
 Log = Callable[[str], None]
+#: Seconds that a command may take to end when it is told to. Chosen by hand.
+_STOP_S = 5.0
 
 
 def ignore(_line: str) -> None:
@@ -126,7 +128,11 @@ def run_command(module: str, words: Sequence[str], log_file: Path, on_line: Log)
         finally:
             if running.poll() is None:
                 running.terminate()
-                running.wait()
+                try:
+                    running.wait(_STOP_S)
+                except subprocess.TimeoutExpired:
+                    running.kill()
+                    running.wait()
     if status:
         message = errors[-1] if errors else f"{words[0]} ended with status {status}"
         raise CipherwardError(message, hints[-1] if errors and hints else f"see {log_file}")

@@ -29,7 +29,16 @@ from crypto.spec import SchemeSpec
 #: Settings that only the coordinator's own work depends on: who is waited for, what is kept, attacked and measured.
 COORDINATOR_ONLY = frozenset(
     {
-        *("server_lr", "malicious", "quorum", "deadline_s", "grace_s", "retries", "keep_updates"),
+        *(
+            "server_lr",
+            "malicious",
+            "max_update_norm",
+            "quorum",
+            "deadline_s",
+            "grace_s",
+            "retries",
+            "keep_updates",
+        ),
         *("baseline", "wrong_keys", "attacks", "pools", "draws", "audit_rows", "gallery", "budget_s"),
     }
 )

@@ -123,7 +123,7 @@ def hostile_images(tmp_path: Path) -> Path:
 def test_hostile_class_and_file_names_in_commands(hostile_images: Path, tmp_path: Path, here: Here) -> None:
     place = tmp_path / "h"
     here("cipherward-party", "keygen", place)
-    words = ["--images", hostile_images, "--image-size", 16, "--block", 4]
+    words = ["--images", hostile_images, "--image-size", 32, "--block", 8]
     sealed = here("cipherward-party", "seal", place, *words)
     assert sealed.returncode == 0, sealed.stderr
     inspected = here("cipherward-party", "inspect", place / "sealed" / "train")

@@ -164,6 +164,38 @@ def test_sets_that_do_not_belong_together_are_refused(tmp_path: Path, key: Secre
         plan(stem="private")
 
 
+@pytest.mark.parametrize("label", [99, 2, -1])
+def test_a_label_outside_the_classes_is_one_line_that_names_the_hospital(
+    tmp_path: Path, key: SecretKey, here: Here, label: int
+) -> None:
+    folders = seal_two_hospitals(tmp_path, key)
+    spoilt = folders[1] / "val"
+    shutil.rmtree(spoilt)
+    data = striped_images(8, 3)
+    labels = data.labels.copy()
+    labels[5] = label
+    seal_images(spoilt, data.images.__getitem__, labels, ["a", "b"], key, plan().describe(), "s")
+    with pytest.raises(CipherwardError, match=f"{spoilt} holds the label {label}, and its 2 classes"):
+        train_centrally(plan(), folders, tmp_path / "cloud")
+    words = ["train", write_plan(plan(), tmp_path), *folders, "--out", tmp_path / "cloud"]
+    done = here("cipherward-coordinator", *words)
+    assert done.returncode == 1 and f"holds the label {label}" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "cloud").exists()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_an_empty_set_is_one_line_that_names_the_hospital(
+    tmp_path: Path, key: SecretKey, split: str
+) -> None:
+    folders = seal_two_hospitals(tmp_path, key)
+    manifest = json.loads((folders[1] / split / "manifest.json").read_text())
+    manifest |= {"shards": [], "rows": 0}
+    (folders[1] / split / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CipherwardError, match=f"{folders[1] / split} holds no images"):
+        train_centrally(plan(), folders, tmp_path / "cloud")
+    assert not (tmp_path / "cloud").exists()
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Train a model that reads the images of one hospital."""

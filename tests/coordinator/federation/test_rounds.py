@@ -2,107 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import Array, ArrayRecord, Message
 
 from coordinator.exchange.plan import Plan
 from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import State, evaluate, run_rounds
 from coordinator.federation.strategies import build_strategy
 from crypto.errors import CipherwardError
+from tests.support.fake_parties import START, Tamper, make_grid, parties, plan, read_journal
 from tests.support.local_grid import FIRST_NODE, LocalGrid
 
-SPEC = {"name": "plain"}
-Tamper = Callable[[int, Message], Message]
-
-
-def party_tables(party: int, correct: int) -> dict[str, list[int] | list[float]]:
-    """Return tables of 10·(party+1) images of the first class, `correct` of them classified so, confidence 0.95."""
-    n = 10 * (party + 1)
-    bins = [0] * 9
-    return {
-        "confusion": [correct, n - correct, 0, 0],
-        "bin_counts": [*bins, n],
-        "bin_hits": [*bins, correct],
-        "bin_confidence": [0.0] * 9 + [0.95 * n],
-    }
-
-
-def parties(record: dict[str, Any] | None = None) -> ClientApp:
-    """Return parties that add (partition id + 1) to every weight. Party i has 10·(i+1) images.
-
-    record: gets the rounds and best rounds that the parties receive. Its `about` and `peak` change their answers.
-    """
-    app = ClientApp()
-    record = record if record is not None else {}
-
-    @app.query("hello")  # type: ignore[untyped-decorator]  # flwr is untyped here
-    def hello(message: Message, context: Context) -> Message:
-        party = int(context.node_config["partition-id"])
-        about: dict[str, Any] = {"party": f"p{party}", "classes": ["a", "b"], "spec": SPEC}
-        rows = 10 * (party + 1)
-        about["splits"] = {split: {"rows": rows} for split in ("train", "val", "test")}
-        about |= record.get("about", {}).get(party, {})
-        return Message(RecordDict({"about": ConfigRecord({"json": json.dumps(about)})}), reply_to=message)
-
-    @app.train()  # type: ignore[untyped-decorator]  # flwr is untyped here
-    def train(message: Message, context: Context) -> Message:
-        party = int(context.node_config["partition-id"])
-        weights = message.content["arrays"]["model"].numpy()
-        record.setdefault("rounds", []).append((message.content["config"]["server-round"], party))
-        record.setdefault("best", []).append(message.content["config"]["best-round"])
-        figures = {"num-examples": 10 * (party + 1), "loss": 1.0, "steps": 2, "seconds": 0.1}
-        content = {
-            "arrays": ArrayRecord({"model": Array((weights + party + 1).astype(np.float32))}),
-            "metrics": MetricRecord(figures),
-            "about": ConfigRecord({"party": f"p{party}"}),
-        }
-        return Message(RecordDict(content), reply_to=message)
-
-    @app.evaluate()  # type: ignore[untyped-decorator]  # flwr is untyped here
-    def evaluate_(message: Message, context: Context) -> Message:
-        party = int(context.node_config["partition-id"])
-        mean = float(message.content["arrays"]["model"].numpy().mean())
-        # Round 2 is the best, so that the last and the best round differ.
-        n = 10 * (party + 1)
-        correct = round(n * max(0.0, 0.9 - abs(mean - record.get("peak", 5.0)) / 10))
-        figures = {"num-examples": n, "accuracy": correct / n, "loss": abs(mean)}
-        figures |= {"auc": 0.5 + party / 10, "auc-defined": int(party != 1)}
-        content = {"metrics": MetricRecord(figures), "tables": ConfigRecord(party_tables(party, correct))}
-        return Message(RecordDict(content), reply_to=message)
-
-    return app
-
-
-def plan(**changes: Any) -> Plan:
-    settings: dict[str, Any] = {"study": "t", "scheme": "plain", "counts": (9, 9, 9)}
-    settings |= {"image_size": 16, "block": 8}
-    return Plan.model_validate(settings | {"rounds": 3, "deadline_s": 5.0, "grace_s": 0.2} | changes)
-
-
-def make_grid(n: int = 3, app: ClientApp | None = None, **kwargs: Any) -> LocalGrid:
-    return LocalGrid(app or parties(), [{"partition-id": i} for i in range(n)], **kwargs)
-
-
-START = np.zeros(4, np.float32)
 # (1·10 + 2·20 + 3·30) / 60: the weighted step of a round with all three parties.
 STEP = 140 / 60
 
 
 def run(grid: LocalGrid, p: Plan, folder: Path) -> State:
     return run_rounds(Federation(grid, p), START, folder)
-
-
-def read_journal(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
 
 
 def test_averages_are_weighted_by_images(tmp_path: Path) -> None:
@@ -230,13 +151,16 @@ def test_waiting_for_a_quorum_is_bounded() -> None:
 
 def test_sets_that_do_not_belong_together_are_refused() -> None:
     app = parties({"about": {1: {"classes": ["a", "c"]}}})
-    with pytest.raises(CipherwardError, match="p1 and p0 do not belong together: their classes differ"):
+    with pytest.raises(
+        CipherwardError, match=r"2 of 3 .*p1 \(node-101\): its classes differ from those of p0"
+    ):
         Federation(make_grid(app=app), plan()).gather()
 
 
 def test_two_parties_with_the_same_name_are_refused() -> None:
     app = parties({"about": {1: {"party": "p0"}}})
-    with pytest.raises(CipherwardError, match="two parties have the same name: p0, p0, p2"):
+    expected = r"1 of 3 .*p0 \(node-100\): two nodes came with this name.*p0 \(node-101\)"
+    with pytest.raises(CipherwardError, match=expected):
         Federation(make_grid(app=app), plan()).gather()
 
 
@@ -281,7 +205,9 @@ def test_a_party_with_impossible_tables_does_not_count(kind: str) -> None:
     assert [r["party"] for r in figures["parties"]] == ["p1", "p2"]
     assert figures["confusion"] == [[45, 5], [0, 0]]
     federation.plan = plan()
-    with pytest.raises(CipherwardError, match=r"only 2 of 3 parties evaluated: .*table"):
+    with pytest.raises(
+        CipherwardError, match=r"only 2 of 3 parties evaluated round 1 on test: p0: .*table"
+    ):
         evaluate(build_strategy(federation.plan), federation, START, 1, "test")
 
 
@@ -353,5 +279,5 @@ def test_a_party_with_an_impossible_introduction_does_not_take_part(about: dict[
     app = parties({"about": {1: about}})
     usable = Federation(make_grid(app=app), plan(quorum=2)).gather()
     assert [party.name for party in usable] == ["p0", "p2"]
-    with pytest.raises(CipherwardError, match="2 of 3 parties are usable: an introduction"):
+    with pytest.raises(CipherwardError, match="2 of 3 parties are usable: node-101: an introduction"):
         Federation(make_grid(app=app), plan()).gather()

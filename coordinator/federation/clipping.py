@@ -1,0 +1,55 @@
+"""A bound on how far one hospital moves the model in a round, as the plan's `max_update_norm` sets it.
+
+The norm of an update is bounded by `max_update_norm` times the median of the round's norms. Of an even number of
+norms, the median is the lower one of the middle two: with two hospitals, the one that sends less sets the bound. An
+update that is longer is scaled down to the bound and keeps its direction; all others stay as they are, to the bit.
+Half of the hospitals or more cannot be held by this, nor can small steps in a wrong direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from crypto.arrays import Float32Array
+
+#: Weights that are taken at once, so that float64 needs little memory.
+_CHUNK = 1 << 20
+
+
+def update_norm(after: Float32Array, before: Float32Array) -> float:
+    """Return the Euclidean norm of after − before, both float32 [n], computed in float64."""
+    squares = 0.0
+    for start in range(0, len(after), _CHUNK):
+        part = after[start : start + _CHUNK].astype(np.float64) - before[start : start + _CHUNK]
+        squares += float(part @ part)
+    return float(np.sqrt(squares))
+
+
+def clip_updates(
+    updates: Mapping[str, Float32Array], before: Float32Array, limit: float
+) -> tuple[dict[str, Float32Array], dict[str, float]]:
+    """Scale down the updates of a round that are far longer than the others.
+
+    Args:
+        updates: each party's trained weights, float32 [n].
+        before: the weights before the round, float32 [n].
+        limit: the plan's `max_update_norm`; 0 clips nothing.
+
+    Returns:
+        Each party's weights, the clipped ones moved towards `before`; and of each clipped update, how many times the
+        median its norm was.
+    """
+    if not limit or not updates:
+        return dict(updates), {}
+    norms = {party: update_norm(after, before) for party, after in updates.items()}
+    median = sorted(norms.values())[(len(norms) - 1) // 2]
+    clipped, result = {}, dict(updates)
+    for party, norm in norms.items():
+        if norm > limit * median:
+            scale = limit * median / norm
+            step = (updates[party].astype(np.float64) - before) * scale
+            result[party] = (before + step).astype(np.float32)
+            clipped[party] = norm / median if median else norm
+    return result, clipped

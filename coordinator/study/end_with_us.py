@@ -1,0 +1,100 @@
+"""Processes that end with the command that started them, whatever ends that command.
+
+Flower and Ray start programs in sessions of their own, and none of them ends with a command that was killed. So
+everything that a run starts carries one environment variable with the run's own temporary folder as its value, and
+every process inherits it. A watchdog, a small process in a session of its own, holds one end of a pipe. When the
+command ends in any way, SIGKILL included, the system closes the other end. The watchdog then ends all processes that
+carry the variable with that value, and removes the folder. Processes are never found by their names.
+
+Only a kill of command and watchdog at once escapes this. This file is also the watchdog's program, so it imports
+nothing of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]  # it has no types
+
+#: The environment variable that marks the processes of a run.
+MARK = "CIPHERWARD_RUN"
+#: Seconds between two looks for processes, and seconds after which one that does not die is left. Chosen by hand.
+_LOOK_S, _PATIENCE_S = 0.05, 8.0
+
+
+@contextlib.contextmanager
+def ending_with_us() -> Iterator[Path]:
+    """Give a run a temporary folder, and end all processes of the run with the block or with this process.
+
+    The processes must be started with `MARK` set to the folder in their environment.
+    """
+    # Directly under /tmp: Ray's socket paths must stay below 104 characters on macOS.
+    folder = Path(tempfile.mkdtemp(prefix="cw-", dir="/tmp"))
+    # Without the mark and in another session, neither a search nor a signal for us reaches it.
+    watchdog = subprocess.Popen(
+        [sys.executable, "-P", __file__, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={name: value for name, value in os.environ.items() if name != MARK},
+        start_new_session=True,
+    )
+    assert watchdog.stdin is not None and watchdog.stdout is not None
+    try:
+        if not watchdog.stdout.readline():
+            raise RuntimeError("the watchdog of the study's processes did not start")
+        yield folder
+    finally:
+        end_processes(folder)
+        watchdog.stdin.close()
+        watchdog.wait()
+        watchdog.stdout.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_processes(folder: Path) -> list[psutil.Process]:
+    """Return the living processes that carry the mark of a run, this one left out."""
+    marked = []
+    for process in psutil.process_iter():
+        # Processes of other users cannot be read, and are none of ours.
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(MARK) == str(folder):
+                marked.append(process)
+    return marked
+
+
+def end_processes(folder: Path) -> None:
+    """End all processes of a run, and those that they start meanwhile."""
+    deadline, empty_looks = time.monotonic() + _PATIENCE_S, 0
+    # One look can miss a process that is just being started.
+    while empty_looks < 2 and time.monotonic() < deadline:
+        marked = find_processes(folder)
+        for process in marked:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        empty_looks = 0 if marked else empty_looks + 1
+        time.sleep(_LOOK_S)
+
+
+def watch(folder: Path) -> None:
+    """Say that the watchdog is ready, wait until standard input closes, then end the run and remove its folder."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    print("ready", flush=True)
+    sys.stdin.buffer.read()
+    end_processes(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    watch(Path(sys.argv[1]))

@@ -1,0 +1,322 @@
+"""One hospital neither stops nor owns a federation whose quorum is met: it is refused, and the others go on."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+
+from coordinator.federation.clipping import clip_updates, update_norm
+from coordinator.federation.participants import Federation
+from coordinator.federation.rounds import evaluate, run_rounds
+from coordinator.federation.strategies import build_strategy
+from crypto.arrays import AnyArray, Float32Array
+from crypto.errors import CipherwardError
+from tests.support.fake_parties import START, make_grid, parties, plan, read_journal
+from tests.support.local_grid import FIRST_NODE, LocalGrid
+
+#: The step of a round of the three honest parties, of 10, 20 and 30 images: (1·10 + 2·20 + 3·30) / 60.
+STEP = 140 / 60
+BAD = FIRST_NODE + 3
+
+
+class LateGrid(LocalGrid):
+    """A grid whose last node comes when the first round is over."""
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        messages = list(messages)
+        if any(message.metadata.message_type == "evaluate" for message in messages):
+            self.offline.clear()
+        return super().push_messages(messages)
+
+
+def federation_of_four(about: dict[str, Any], late: bool, **changes: Any) -> tuple[Federation, LocalGrid]:
+    """Return a federation of three honest parties and one that introduces itself in this way."""
+    app = parties({"about": {3: about}})
+    grid = LateGrid(app, [{"partition-id": i} for i in range(4)])
+    grid.offline = {BAD} if late else set()
+    return Federation(grid, plan(**{"parties": 4, "quorum": 3, "rounds": 2} | changes)), grid
+
+
+def rows_of(count: int) -> dict[str, Any]:
+    return {"splits": {split: {"rows": count} for split in ("train", "val", "test")}}
+
+
+INTRODUCTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "other classes": ({"classes": ["a", "z"]}, "p3 (node-103)", "its classes differ from those of p0"),
+    "another scheme": (
+        {"spec": {"name": "pe"}},
+        "p3 (node-103)",
+        "not sealed as the plan says: name is 'pe'",
+    ),
+    "no scheme": ({"spec": {}}, "p3 (node-103)", "does not say how it was sealed"),
+    "too many images": (rows_of(10**7), "p3 (node-103)", "claims 10000000 images in train"),
+    "more than all": (rows_of(91), "p3 (node-103)", "the plan counts 90 in all"),
+    "unreadable": ({"splits": {}}, "node-103", "an introduction that cannot be read"),
+    "no classes": ({"classes": []}, "node-103", "impossible classes"),
+    "a class twice": ({"classes": ["a", "a"]}, "node-103", "impossible classes"),
+    "a name that controls the terminal": ({"party": "p\x1b[2J"}, "node-103", "without valid names"),
+    "a name with a space around it": ({"party": "p0 "}, "node-103", "without valid names"),
+    "infinity": ({"more": float("inf")}, "node-103", "cannot be read"),
+    "a long text": ({"more": "x" * (1 << 20)}, "node-103", "too long"),
+}
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("kind", INTRODUCTIONS)
+def test_a_node_that_cannot_belong_is_refused_and_the_others_go_on(
+    tmp_path: Path, kind: str, late: bool
+) -> None:
+    about, name, reason = INTRODUCTIONS[kind]
+    federation, grid = federation_of_four(about, late)
+    state = run_rounds(federation, START, tmp_path)
+    assert np.allclose(state.weights, 2 * STEP)
+    rows = read_journal(tmp_path)
+    assert [row["parties"] for row in rows] == [["p0", "p1", "p2"]] * 2
+    assert list(rows[1]["refused"]) == [name] and reason in rows[1]["refused"][name]
+    # It gets neither plan nor weights, and is asked once.
+    sent = [m.metadata.message_type for m in grid.sent if m.metadata.dst_node_id == BAD]
+    assert sent == ["query.hello"]
+    assert not any(m.content["config"] for m in grid.sent if m.metadata.dst_node_id == BAD)
+
+
+@pytest.mark.parametrize("name", ["p0", "P0", "ｐ０"])
+def test_of_two_nodes_with_one_name_the_one_known_first_stays(tmp_path: Path, name: str) -> None:
+    federation, _ = federation_of_four({"party": name}, late=True)
+    state = run_rounds(federation, START, tmp_path)
+    assert np.allclose(state.weights, 2 * STEP)
+    row = read_journal(tmp_path)[1]
+    assert row["parties"] == ["p0", "p1", "p2"]
+    assert row["refused"] == {
+        f"{name} (node-103)": "p0 is already here, as node-100: the one known first stays"
+    }
+    assert federation.parties[FIRST_NODE].name == "p0" and BAD not in federation.parties
+
+
+@pytest.mark.parametrize("about", [{"spec": {"name": "pe"}}, {"classes": ["a", "z"]}, rows_of(10**7)])
+def test_a_node_that_cannot_belong_takes_no_name_from_a_hospital(about: dict[str, Any]) -> None:
+    federation, _ = federation_of_four({"party": "p0", **about}, late=False)
+    assert [party.name for party in federation.gather()] == ["p0", "p1", "p2"]
+    assert list(federation.refused) == [BAD]
+
+
+def test_of_two_unknown_nodes_with_one_name_neither_is_trusted(tmp_path: Path) -> None:
+    federation, _ = federation_of_four({"party": "p0"}, late=False, quorum=2, rounds=1)
+    run_rounds(federation, START, tmp_path)
+    row = read_journal(tmp_path)[0]
+    assert row["parties"] == ["p1", "p2"] and list(row["refused"]) == ["p0 (node-100)", "p0 (node-103)"]
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian", "krum"])
+def test_a_refused_node_counts_for_no_quorum_and_no_strategy(tmp_path: Path, strategy: str) -> None:
+    """A node that was never accepted and claims no images must not pass as one of the quorum."""
+
+    def claim_nothing(node: int, reply: Message) -> Message:
+        if node == BAD and reply.has_content() and "metrics" in reply.content:
+            reply.content["metrics"]["num-examples"] = 0
+        return reply
+
+    federation, grid = federation_of_four({"classes": ["a", "z"]}, late=False, strategy=strategy, rounds=1)
+    grid.tamper = claim_nothing
+    run_rounds(federation, START, tmp_path)
+    assert read_journal(tmp_path)[0]["parties"] == ["p0", "p1", "p2"]
+    with pytest.raises(CipherwardError, match=r"3 of 4 parties are usable: p3 \(node-103\)"):
+        federation_of_four({"classes": ["a", "z"]}, late=False, quorum=4)[0].gather()
+
+
+def test_the_most_frequent_classes_are_right() -> None:
+    app = parties({"about": {0: {"classes": ["a", "z"]}}})
+    federation = Federation(make_grid(app=app), plan(quorum=2))
+    assert [party.name for party in federation.gather()] == ["p1", "p2"]
+
+
+def test_a_stranger_does_not_shorten_the_wait_for_a_lost_hospital(tmp_path: Path) -> None:
+    federation, grid = federation_of_four({"classes": ["a", "z"]}, late=True, deadline_s=1.5)
+    federation.gather()
+    grid.offline = {FIRST_NODE}
+    looks = 0
+    list_nodes = grid.get_node_ids
+
+    def come_back() -> list[int]:
+        nonlocal looks
+        looks += 1
+        if looks > 15:  # well after the grace period of 0.2 s
+            grid.offline.clear()
+        return list_nodes()
+
+    grid.get_node_ids = come_back  # type: ignore[method-assign]  # a test's grid
+    assert [party.name for party in federation.gather()] == ["p0", "p1", "p2"]
+
+
+def test_a_silent_node_is_not_waited_for_in_every_round(tmp_path: Path) -> None:
+    federation, grid = federation_of_four({}, late=False, rounds=5)
+    grid.lost = {BAD}
+    run_rounds(federation, START, tmp_path)
+    asked = [m for m in grid.sent if m.metadata.dst_node_id == BAD]
+    assert len(asked) == 2 and all(m.metadata.message_type == "query.hello" for m in asked)
+
+
+def write_array(header: dict[str, Any], data: bytes = b"") -> Array:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, header)
+    return Array("float32", (4,), "numpy.ndarray", stream.getvalue() + data)
+
+
+def pickled(_: AnyArray) -> Array:
+    stream = io.BytesIO()
+    np.save(stream, np.array([1, {}, 2, 3], object), allow_pickle=True)
+    return Array("object", (4,), "numpy.ndarray", stream.getvalue())
+
+
+REPLIES: dict[str, tuple[Callable[[AnyArray], Array], str]] = {
+    "3e38": (lambda w: Array(np.full(4, 3e38, np.float32)), "weights beyond 1e+18"),
+    "-3e38": (lambda w: Array(np.full(4, -3e38, np.float32)), "weights beyond 1e+18"),
+    "one 3e38": (lambda w: Array(np.array([3e38, 0, 0, 0], np.float32)), "weights beyond 1e+18"),
+    "a header of a terabyte": (
+        lambda w: write_array({"descr": "<f4", "fortran_order": False, "shape": (2**38,)}),
+        "weights of float32 (274877906944,) instead of float32 (4,)",
+    ),
+    "a pickle": (pickled, "weights of object (4,)"),
+}
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedmedian", "krum", "fedadam"])
+@pytest.mark.parametrize("kind", REPLIES)
+def test_weights_of_one_hospital_that_cannot_be_used_are_refused_by_name(
+    tmp_path: Path, kind: str, strategy: str
+) -> None:
+    spoilt, reason = REPLIES[kind]
+
+    def tamper(node: int, reply: Message) -> Message:
+        if node == BAD and reply.has_content() and "arrays" in reply.content:
+            array = spoilt(reply.content["arrays"]["model"].numpy())
+            reply.content["arrays"] = ArrayRecord({"model": array})
+        return reply
+
+    p = plan(parties=4, quorum=3, rounds=1, strategy=strategy, max_update_norm=0)
+    grid = LocalGrid(parties(), [{"partition-id": i} for i in range(4)], tamper=tamper)
+    honest = LocalGrid(parties(), [{"partition-id": i} for i in range(3)])
+    (tmp_path / "honest").mkdir()
+    expected = run_rounds(Federation(honest, p), START, tmp_path / "honest")
+    state = run_rounds(Federation(grid, p), START, tmp_path)
+    row = read_journal(tmp_path)[0]
+    assert list(row["refused"]) == ["p3"] and reason in row["refused"]["p3"]
+    assert np.array_equal(state.weights, expected.weights) and np.isfinite(state.weights).all()
+
+
+@pytest.mark.parametrize("kind", ["an empty list", "another record's name", "a metric of 1e300"])
+def test_records_of_one_hospital_that_cannot_be_used_stop_nobody(tmp_path: Path, kind: str) -> None:
+    def tamper(node: int, reply: Message) -> Message:
+        if node == FIRST_NODE and reply.has_content() and "metrics" in reply.content:
+            if kind == "an empty list":
+                reply.content["more"] = ConfigRecord({"list": []})
+            elif kind == "another record's name":
+                reply.content["tables"] = ArrayRecord({"model": Array(np.zeros(3))})
+            else:
+                reply.content["metrics"]["loss"] = 1e300
+        return reply
+
+    run_rounds(Federation(make_grid(tamper=tamper), plan(quorum=2, rounds=1)), START, tmp_path)
+    row = read_journal(tmp_path)[0]
+    assert row["parties"] == ["p1", "p2"] and "p0" in row["refused"]
+    json.dumps(row, allow_nan=False)
+
+
+def scale(factor: float) -> Callable[[int, Message], Message]:
+    """Return a function that lengthens the update of node 102, p2, in a round."""
+
+    def tamper(node: int, reply: Message) -> Message:
+        if node == FIRST_NODE + 2 and reply.has_content() and "arrays" in reply.content:
+            weights = reply.content["arrays"]["model"].numpy()
+            reply.content["arrays"] = ArrayRecord({"model": Array((weights * factor).astype(np.float32))})
+        return reply
+
+    return tamper
+
+
+def test_an_update_a_thousand_times_too_long_is_clipped_and_named(tmp_path: Path) -> None:
+    state = run_rounds(Federation(make_grid(tamper=scale(1000)), plan(rounds=1)), START, tmp_path)
+    # The norms are 2, 4 and 6000; the median is 4, and the bound 20 · 4, which is a step of 40 a weight.
+    assert np.allclose(state.weights, (1 * 10 + 2 * 20 + 40 * 30) / 60)
+    row = read_journal(tmp_path)[0]
+    assert row["clipped"] == {"p2": pytest.approx(1500)} and row["parties"] == ["p0", "p1", "p2"]
+    (tmp_path / "off").mkdir()
+    p = plan(rounds=1, max_update_norm=0)
+    unbounded = run_rounds(Federation(make_grid(tamper=scale(1000)), p), START, tmp_path / "off")
+    assert unbounded.weights.min() > 1000 and read_journal(tmp_path / "off")[0]["clipped"] == {}
+
+
+def test_an_honest_round_is_the_same_to_the_bit_with_and_without_the_bound(tmp_path: Path) -> None:
+    results = []
+    for limit in (0.0, 20.0):
+        folder = tmp_path / str(limit)
+        folder.mkdir()
+        results.append(run_rounds(Federation(make_grid(), plan(max_update_norm=limit)), START, folder))
+    assert results[0].weights.tobytes() == results[1].weights.tobytes()
+
+
+def vectors(*norms: float) -> dict[str, Float32Array]:
+    return {str(i): np.array([1 + norm, 1], np.float32) for i, norm in enumerate(norms)}
+
+
+@pytest.mark.parametrize(
+    ("norms", "expected"),
+    [
+        ((1, 2, 3), (1, 2, 3)),
+        ((1, 2, 100), (1, 2, 6)),
+        ((1, 100), (1, 3)),
+        ((1, 2, 50, 100), (1, 2, 6, 6)),
+        ((5,), (5,)),
+        ((0, 0, 7), (0, 0, 0)),
+        ((3e38, 1, 1), (3, 1, 1)),
+    ],
+)
+def test_updates_are_scaled_down_to_the_bound(
+    norms: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    before = np.ones(2, np.float32)
+    result, clipped = clip_updates(vectors(*norms), before, 3.0)
+    assert np.allclose([update_norm(after, before) for after in result.values()], expected)
+    assert list(clipped) == [str(i) for i, (a, b) in enumerate(zip(norms, expected, strict=True)) if a != b]
+
+
+@pytest.mark.parametrize("number", [10**7, 11, 0, -1])
+def test_a_hospital_cannot_restate_its_number_of_images(tmp_path: Path, number: int) -> None:
+    def tamper(node: int, reply: Message) -> Message:
+        if node == FIRST_NODE and reply.has_content() and "metrics" in reply.content:
+            reply.content["metrics"]["num-examples"] = number
+        return reply
+
+    run_rounds(Federation(make_grid(tamper=tamper), plan(quorum=2, rounds=1)), START, tmp_path)
+    row = read_journal(tmp_path)[0]
+    assert row["parties"] == ["p1", "p2"] and "instead of the 10" in row["refused"]["p0"]
+
+
+def spoil_evaluation(node: int, reply: Message) -> Message:
+    if node == FIRST_NODE + 2 and reply.has_content() and "tables" in reply.content:
+        reply.content["metrics"]["loss"] = float("nan")
+    return reply
+
+
+def test_a_bad_evaluation_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    federation = Federation(make_grid(tamper=spoil_evaluation), plan(quorum=2))
+    assert run_rounds(federation, START, tmp_path).round == 3
+    for row in read_journal(tmp_path):
+        assert row["refused"] == {"p2": "at evaluation: a metric is not a finite number"}
+        assert row["parties"] == ["p0", "p1", "p2"]
+    figures = evaluate(build_strategy(federation.plan), federation, START, 3, "test")
+    assert figures["refused"] == {"p2": "a metric is not a finite number"}
+
+
+def test_a_bad_evaluation_below_the_quorum_is_in_the_journal_by_name(tmp_path: Path) -> None:
+    with pytest.raises(CipherwardError, match="only 2 of 3 parties evaluated round 1 on val: p2: a metric"):
+        run_rounds(Federation(make_grid(tamper=spoil_evaluation), plan()), START, tmp_path)
+    [row] = read_journal(tmp_path)
+    assert not row["aggregated"] and "p2: a metric is not a finite number" in row["error"]
+    assert not (tmp_path / "checkpoint.safetensors").exists()
