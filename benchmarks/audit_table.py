@@ -29,8 +29,8 @@ from rich.table import Table
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.registry import ATTACKS
+from coordinator.exchange.audit.suite1 import POOLS, breaking_measures
 from coordinator.exchange.pool import MemoryPool
-from coordinator.exchange.suite1 import POOLS, breaking_measures
 from coordinator.report.build import machine
 from crypto.arrays import Images, Int64Array
 from crypto.files import append_line, read_lines

@@ -46,8 +46,8 @@ from benchmarks.table1_protocol import (
     read_protocol,
     settings_of,
 )
+from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.plan import Plan
-from coordinator.exchange.rates import rate_of
 from coordinator.federation.rounds import State
 from coordinator.model.metrics import measure
 from coordinator.model.training import PlainImages, predict_probabilities, train_locally, use_all_cores

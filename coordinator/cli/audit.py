@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from coordinator.exchange.audit.suite1 import AUDIT_ROWS, MIN_AUDIT_ROWS, POOLS
 from coordinator.exchange.console import parse_pool_sizes, parse_seconds, result, talk
-from coordinator.exchange.suite1 import AUDIT_ROWS, MIN_AUDIT_ROWS, POOLS
 from crypto.cores import cores
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_text
@@ -109,7 +109,7 @@ def _default_attacks(has_public: bool, has_study: bool) -> list[str]:
     """Return the attacks of suite/1, and those that public images and a study make possible."""
     from coordinator.adversary.contract import Tier
     from coordinator.adversary.registry import ATTACKS
-    from coordinator.exchange.suite1 import ATTACKS as SUITE_ATTACKS
+    from coordinator.exchange.audit.suite1 import ATTACKS as SUITE_ATTACKS
 
     tiers = {tier for tier, is_given in ((Tier.T2, has_public), (Tier.T5, has_study)) if is_given}
     possible = [
@@ -137,8 +137,8 @@ def report(
 
     The exit status is 1 if a control failed, because the report is then invalid.
     """
+    from coordinator.exchange.audit.scores import read_scores
     from coordinator.exchange.records import write_record
-    from coordinator.exchange.scores import read_scores
     from coordinator.report.build import build_report
     from coordinator.report.page import render
     from coordinator.report.pictures import gather, with_public_plain
@@ -170,7 +170,7 @@ def _study_name(study: Path | None, guesses: Path) -> str:
         CipherwardError: if the attacks observed the training of another study.
     """
     from coordinator.adversary.run.cell import study_digest
-    from coordinator.exchange.guesses import read_draws
+    from coordinator.exchange.audit.guesses import read_draws
     from coordinator.exchange.plan import FILE, load_plan
 
     observed = read_draws(guesses)[1].get("study")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from coordinator.exchange import suite1
+from coordinator.exchange.audit import suite1
 from coordinator.exchange.model_choice import check_model_args, check_model_name
 from coordinator.exchange.settings import Settings, build, read_yaml
 from crypto.errors import CipherwardError

@@ -11,7 +11,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from coordinator.exchange.scores import DrawScores, Scores
+from coordinator.exchange.audit.scores import DrawScores, Scores
 from coordinator.report.control_checks import check_controls, missing_positive_controls
 from coordinator.report.doubts import doubts_of
 from coordinator.report.records import SCHEMA, Machine, PoolFacts, Report, ReportDraw, SchemeFacts, Training

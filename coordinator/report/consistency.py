@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coordinator.exchange.consistency import check_figures, check_rates, file_name, is_close, require
-from coordinator.exchange.scores import DrawScores, Finding
+from coordinator.exchange.audit.consistency import check_figures, check_rates, file_name, is_close, require
+from coordinator.exchange.audit.scores import DrawScores, Finding
 from coordinator.report.records import JudgedFinding, Report, Training
 from coordinator.report.verdict import judge
 

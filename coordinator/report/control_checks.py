@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from coordinator.exchange.control_sets import PREFIX, TARGETED, meets, positive_control
-from coordinator.exchange.scores import DrawScores, Finding
-from coordinator.exchange.suite1 import broken_by, is_above_chance
+from coordinator.exchange.audit.control_sets import PREFIX, TARGETED, meets, positive_control
+from coordinator.exchange.audit.scores import DrawScores, Finding
+from coordinator.exchange.audit.suite1 import broken_by, is_above_chance
 from coordinator.report.records import Control, Controls
 
 #: Median SSIM that the true key must reach where a scheme's own round trip is not exact.

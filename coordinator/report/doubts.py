@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from coordinator.exchange.scores import DrawScores, Finding
-from coordinator.exchange.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, SUITE
+from coordinator.exchange.audit.scores import DrawScores, Finding
+from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, SUITE
 from coordinator.report.verdict import finished_sizes
 
 

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from PIL import Image
 
-from coordinator.exchange.rates import Rate
+from coordinator.exchange.audit.rates import Rate
 from coordinator.report.charts import key_curve, learning_curve, ssim_curve
 from coordinator.report.pictures import Pictures
 from coordinator.report.records import Report, ReportDraw, Training, WrongKeys

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from coordinator.exchange.guesses import FILE, Draw, load_guess, most_guess_bytes, read_draws
-from coordinator.exchange.scores import DrawScores, Scores
+from coordinator.exchange.audit.guesses import FILE, Draw, load_guess, most_guess_bytes, read_draws
+from coordinator.exchange.audit.scores import DrawScores, Scores
 from coordinator.report.records import JudgedFinding, Report, Verdict
 from crypto.arrays import Images
 from crypto.errors import CipherwardError

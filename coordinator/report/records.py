@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import Field
 
-from coordinator.exchange.rates import LinkableRate, Rate
+from coordinator.exchange.audit.rates import LinkableRate, Rate
+from coordinator.exchange.audit.scores import ClassRates, Finding, Summary
 from coordinator.exchange.records import Record, parse_record, read_record
-from coordinator.exchange.scores import ClassRates, Finding, Summary
 
 SCHEMA = "cipherward.audit/1"
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from coordinator.exchange.rates import Rate
-from coordinator.exchange.scores import Figures, Grid, KeyShare
+from coordinator.exchange.audit.rates import Rate
+from coordinator.exchange.audit.scores import Figures, Grid, KeyShare
 from coordinator.report.records import JudgedFinding, Report
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.plan import FILE, load_plan
-from coordinator.exchange.rates import rate_of
 from coordinator.exchange.records import parse_record
 from coordinator.report.records import Training
 from crypto.files import read_json, read_lines

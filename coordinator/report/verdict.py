@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coordinator.exchange.scores import DrawScores
-from coordinator.exchange.suite1 import broken_by, draws_needed, is_above_chance
+from coordinator.exchange.audit.scores import DrawScores
+from coordinator.exchange.audit.suite1 import broken_by, draws_needed, is_above_chance
 from coordinator.report.records import JudgedFinding, Verdict
 
 #: How the names of sets under throwaway keys begin. No training used those keys.

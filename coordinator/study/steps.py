@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from coordinator.adversary.run.compilation import COMPILING
-from coordinator.exchange.guesses import read_draws
+from coordinator.exchange.audit.guesses import read_draws
 from coordinator.exchange.plan import FILE
 from coordinator.study.flower_run import run_flower
 from coordinator.study.study import Study, run_command

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from coordinator.exchange.audit.suite1 import AUDIT_ROWS, GALLERY_IMAGES, MIN_AUDIT_ROWS, MIN_GALLERY
 from coordinator.exchange.console import result, talk
-from coordinator.exchange.suite1 import AUDIT_ROWS, GALLERY_IMAGES, MIN_AUDIT_ROWS, MIN_GALLERY
 from crypto.errors import CipherwardError
 from crypto.files import write_json, write_text
 from parties.cli.keys import Hospital
@@ -117,7 +117,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Default: HOSPITAL/private/report.html.")] = None,
 ) -> None:
     """Write the report that shows the hospital's plain images beside the guesses. It stays in the hospital."""
-    from coordinator.exchange.scores import read_scores
+    from coordinator.exchange.audit.scores import read_scores
     from coordinator.report.build import build_report
     from coordinator.report.page import render
     from coordinator.report.training_section import training_of

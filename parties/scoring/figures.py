@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from coordinator.exchange.rates import in_gallery, rate_of
-from coordinator.exchange.scores import ChosenMove, Figures, Grid, KeyOpening, KeyShare
-from coordinator.exchange.suite1 import MARGIN, MIN_DISTINCT, OPENS, PSNR_STEP, SSIM_STEP
+from coordinator.exchange.audit.rates import in_gallery, rate_of
+from coordinator.exchange.audit.scores import ChosenMove, Figures, Grid, KeyOpening, KeyShare
+from coordinator.exchange.audit.suite1 import MARGIN, MIN_DISTINCT, OPENS, PSNR_STEP, SSIM_STEP
 from crypto.arrays import Float64Array, Images, Int64Array, Parts
 from crypto.key import SecretKey
 from crypto.scheme import load

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from coordinator.exchange.guesses import StoredGuess
-from coordinator.exchange.scores import Grid, KeyShare
+from coordinator.exchange.audit.guesses import StoredGuess
+from coordinator.exchange.audit.scores import Grid, KeyShare
 from crypto.arrays import AnyArray, Images, Int64Array, Parts
 from crypto.cipher import Cipher, MatrixCipher
 from crypto.errors import CipherwardError

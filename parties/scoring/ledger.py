@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.exchange import control_sets as controls
-from coordinator.exchange.guesses import (
+from coordinator.exchange.audit import control_sets as controls
+from coordinator.exchange.audit.guesses import (
     FILE,
     MOST_GUESSES,
     Draw,

@@ -1,6 +1,6 @@
 """How good a guess is: the measures of `suite/1`, each a plain function on images uint8 [n, h, w, c].
 
-The numbers of the suite, such as SSIM's window, are in coordinator/exchange/suite1.py.
+The numbers of the suite, such as SSIM's window, are in coordinator/exchange/audit/suite1.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 from skimage.metrics import structural_similarity
 
-from coordinator.exchange.rates import Rate, rate_of
+from coordinator.exchange.audit.rates import Rate, rate_of
+from coordinator.exchange.audit.scores import Summary
+from coordinator.exchange.audit.suite1 import NEAR_DUPLICATE, RATE_STEPS, TEXTURE, WINDOW
 from coordinator.exchange.records import Record
-from coordinator.exchange.scores import Summary
-from coordinator.exchange.suite1 import NEAR_DUPLICATE, RATE_STEPS, TEXTURE, WINDOW
 from crypto.arrays import BoolArray, Float32Array, Float64Array, Images, Int64Array, Rows, UInt8Array
 from crypto.cores import cores
 

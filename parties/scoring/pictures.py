@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from coordinator.exchange.scores import Scores
+from coordinator.exchange.audit.scores import Scores
 from coordinator.report.pictures import Pictures, gather, pictured_draw
 from coordinator.report.records import Report
 from crypto.arrays import Images

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from coordinator.exchange.guesses import Draw, StoredGuess, load_guess
-from coordinator.exchange.scores import SCHEMA, ClassRates, DrawScores, Figures, Finding, Scores
-from coordinator.exchange.suite1 import PICTURED, SSIM_STEP, SUITE
+from coordinator.exchange.audit.guesses import Draw, StoredGuess, load_guess
+from coordinator.exchange.audit.scores import SCHEMA, ClassRates, DrawScores, Figures, Finding, Scores
+from coordinator.exchange.audit.suite1 import PICTURED, SSIM_STEP, SUITE
 from crypto.arrays import Images
 from crypto.files import folder_lock
 from crypto.key import SecretKey

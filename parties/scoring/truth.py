@@ -11,10 +11,10 @@ from functools import cached_property
 
 import numpy as np
 
-from coordinator.exchange.guesses import Draw
-from coordinator.exchange.linking import candidates
-from coordinator.exchange.rates import LinkableRate, Rate, rate_of
-from coordinator.exchange.suite1 import MIN_SCORED_ROWS
+from coordinator.exchange.audit.guesses import Draw
+from coordinator.exchange.audit.linking import candidates
+from coordinator.exchange.audit.rates import LinkableRate, Rate, rate_of
+from coordinator.exchange.audit.suite1 import MIN_SCORED_ROWS
 from crypto.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Images, Int64Array, Rows
 from crypto.errors import CipherwardError
 from crypto.scheme import load

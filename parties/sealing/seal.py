@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from coordinator.exchange import control_sets as controls
+from coordinator.exchange.audit import control_sets as controls
 from crypto.arrays import Images, Int64Array, Rows, UInt8Array
 from crypto.cores import cores
 from crypto.errors import CipherwardError
@@ -90,7 +90,7 @@ def plan_sealing(place: Place, name: str) -> Sealing:
 
     Args:
         place: The hospital's folder.
-        name: A split, `audit-N`, or a control (see coordinator/exchange/control_sets.py).
+        name: A split, `audit-N`, or a control (see coordinator/exchange/audit/control_sets.py).
 
     Raises:
         CipherwardError: If no set has this name, or its images or settings cannot be used.

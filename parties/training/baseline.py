@@ -31,9 +31,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
+from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.console import Log
 from coordinator.exchange.plan import Plan
-from coordinator.exchange.rates import rate_of
 from coordinator.model.metrics import measure
 from coordinator.model.training import PlainImages, predict_probabilities, train_locally, use_all_cores
 from coordinator.model.vit import build_model, pack, unpack

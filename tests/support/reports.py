@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from coordinator.exchange.rates import in_gallery, rate_of
-from coordinator.exchange.scores import (
+from coordinator.exchange.audit.rates import in_gallery, rate_of
+from coordinator.exchange.audit.scores import (
     ChosenMove,
     ClassRates,
     DrawScores,

@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from coordinator.exchange.rates import LinkableRate, in_gallery, rate_of
-from coordinator.exchange.records import parse_record
-from coordinator.exchange.scores import (
+from coordinator.exchange.audit.rates import LinkableRate, in_gallery, rate_of
+from coordinator.exchange.audit.scores import (
     ChosenMove,
     DrawScores,
     Figures,
@@ -18,6 +17,7 @@ from coordinator.exchange.scores import (
     Scores,
     Summary,
 )
+from coordinator.exchange.records import parse_record
 from coordinator.report.build import build_report
 from coordinator.report.records import Report
 from crypto.files import json_text

@@ -1,7 +1,7 @@
 """Re-identification without a key (T2): which image of a gallery is this ciphertext?
 
 Source: our own. What a scheme cannot change it leaves in every ciphertext, under any key
-(coordinator/exchange/linking.py). A candidate whose invariants equal the ciphertext's is confirmed. Nothing is
+(coordinator/exchange/audit/linking.py). A candidate whose invariants equal the ciphertext's is confirmed. Nothing is
 decrypted: a guess is a copy out of the gallery, which is `knowledge.public` here. A ciphertext whose image is not in
 the gallery stays sealed and is counted as not linked. The attack shows linkability, which an audit reports apart from
 its verdict. It says nothing about how well a picture can be recovered.
@@ -15,7 +15,7 @@ import numpy as np
 
 from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.time_budget import TimeLeft, always
-from coordinator.exchange.linking import candidates
+from coordinator.exchange.audit.linking import candidates
 from crypto.arrays import AnyArray, Images, Int64Array, Rows
 from crypto.errors import CipherwardError
 from crypto.scheme import load

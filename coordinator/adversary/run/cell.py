@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 from coordinator.adversary.contract import Budget, Guess, Knowledge
 from coordinator.adversary.registry import AttackInfo
 from coordinator.adversary.training import observation
-from coordinator.exchange.guesses import StoredGuess, save_guess
+from coordinator.exchange.audit.guesses import StoredGuess, save_guess
 from coordinator.exchange.pool import Pool
 from crypto.arrays import Images, Rows
 from crypto.errors import CipherwardError

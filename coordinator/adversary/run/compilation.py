@@ -25,7 +25,7 @@ import numpy as np
 from coordinator.adversary.contract import Budget, Knowledge, Tier
 from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run.process import start_process
-from coordinator.exchange.control_sets import meets
+from coordinator.exchange.audit.control_sets import meets
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Images
 from crypto.errors import CipherwardError

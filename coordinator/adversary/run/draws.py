@@ -2,7 +2,8 @@
 
 Sealed sets are grouped by key, and each key is one draw. The first set of a draw belongs to the hospital that will
 score. The rows to guess come from this set; the pool comes from the other rows of all sets of the draw. Both depend
-on the seed alone. Control sets are recognised by the names of their folders (coordinator/exchange/control_sets.py).
+on the seed alone. Control sets are recognised by the names of their folders (`control_sets.py` in
+coordinator/exchange/audit).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import numpy as np
 from coordinator.adversary.contract import Tier
 from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run.cell import Cell
-from coordinator.exchange.control_sets import LARGEST_POOL_ONLY, PREFIX, PUBLIC, TARGETED, meets
-from coordinator.exchange.guesses import Draw, audit_rows
+from coordinator.exchange.audit.control_sets import LARGEST_POOL_ONLY, PREFIX, PUBLIC, TARGETED, meets
+from coordinator.exchange.audit.guesses import Draw, audit_rows
+from coordinator.exchange.audit.suite1 import MIN_SET_IMAGES
 from coordinator.exchange.pool import Pool
-from coordinator.exchange.suite1 import MIN_SET_IMAGES
 from crypto.arrays import Images
 from crypto.errors import CipherwardError
 from crypto.sets.dataset import SealedDataset

@@ -31,8 +31,8 @@ from coordinator.adversary.run.draws import (
     uses_training,
 )
 from coordinator.adversary.run.workers import run_cells
-from coordinator.exchange.control_sets import PREFIX
-from coordinator.exchange.guesses import (
+from coordinator.exchange.audit.control_sets import PREFIX
+from coordinator.exchange.audit.guesses import (
     FILE,
     MOST_GUESSES,
     SCHEMA,
@@ -41,7 +41,7 @@ from coordinator.exchange.guesses import (
     read_draws,
     write_draws,
 )
-from coordinator.exchange.suite1 import SUITE
+from coordinator.exchange.audit.suite1 import SUITE
 from crypto.errors import CipherwardError, unknown
 from crypto.files import append_line, disk_errors, folder_lock, read_lines, sha256_file
 from crypto.sets.dataset import SealedDataset

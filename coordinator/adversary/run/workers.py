@@ -27,7 +27,7 @@ from multiprocessing.process import BaseProcess
 
 from coordinator.adversary.run.cell import Cell, accept, answer, run_cell
 from coordinator.adversary.run.process import start_process
-from coordinator.exchange.guesses import StoredGuess
+from coordinator.exchange.audit.guesses import StoredGuess
 
 #: Seconds to wait for a process that has ended or was killed. Chosen by hand; the kernel needs milliseconds.
 _JOIN_S = 5.0

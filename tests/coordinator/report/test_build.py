@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.adversary.run import cell as cells
 from coordinator.cli import audit
-from coordinator.exchange.guesses import write_draws
+from coordinator.exchange.audit.guesses import write_draws
 from coordinator.report.build import build_report
 from coordinator.report.page import render
 from coordinator.report.verdict_text import headline

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from coordinator.cli.app import app
-from coordinator.exchange.consistency import ContradictionError
+from coordinator.exchange.audit.consistency import ContradictionError
+from coordinator.exchange.audit.scores import Scores, read_scores
 from coordinator.exchange.records import parse_record, write_record
-from coordinator.exchange.scores import Scores, read_scores
 from coordinator.report.build import build_report
 from coordinator.report.records import read_report
 from crypto.errors import CipherwardError

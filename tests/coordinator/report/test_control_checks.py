@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.exchange.rates import in_gallery, rate_of
-from coordinator.exchange.scores import Scores
+from coordinator.exchange.audit.rates import in_gallery, rate_of
+from coordinator.exchange.audit.scores import Scores
 from coordinator.report.control_checks import check_controls, missing_positive_controls
 from coordinator.report.verdict_text import require_valid
 from crypto.errors import CipherwardError

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from coordinator.exchange.audit.scores import Scores, read_scores
 from coordinator.exchange.records import write_record
-from coordinator.exchange.scores import Scores, read_scores
 from coordinator.report.build import build_report
 from coordinator.report.records import SCHEMA, parse_report, read_report
 from crypto.errors import CipherwardError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coordinator.exchange.rates import rate_of
+from coordinator.exchange.audit.rates import rate_of
 from coordinator.report import wording as words
 from coordinator.report.page import png, render
 from coordinator.report.pictures import Pictures

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.exchange.scores import DrawScores, Finding
-from coordinator.exchange.suite1 import broken_by
+from coordinator.exchange.audit.scores import DrawScores, Finding
+from coordinator.exchange.audit.suite1 import broken_by
 from coordinator.report.records import Verdict
 from coordinator.report.verdict import judge
 from coordinator.report.verdict_text import headline, summary_lines

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from coordinator.exchange.scores import KeyShare
+from coordinator.exchange.audit.scores import KeyShare
 from crypto.arrays import Parts
 from crypto.scheme import describe
 from parties.scoring.key_share import key_share

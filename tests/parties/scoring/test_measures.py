@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from coordinator.exchange.rates import rate_of
-from coordinator.exchange.scores import Grid, KeyShare, Summary
+from coordinator.exchange.audit.rates import rate_of
+from coordinator.exchange.audit.scores import Grid, KeyShare, Summary
 from crypto.arrays import UInt8Array
 from parties.scoring.measures import (
     coarse_rate,

@@ -12,7 +12,7 @@ import pytest
 
 from coordinator.adversary.run import suite
 from coordinator.adversary.run.draws import plan_draw
-from coordinator.exchange.guesses import Draw, StoredGuess, save_guess, write_draws
+from coordinator.exchange.audit.guesses import Draw, StoredGuess, save_guess, write_draws
 from crypto.arrays import Float64Array, Rows
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey

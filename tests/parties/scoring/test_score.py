@@ -16,9 +16,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from coordinator.adversary.run import suite
-from coordinator.exchange.guesses import Draw, read_draws, write_draws
+from coordinator.exchange.audit.guesses import Draw, read_draws, write_draws
+from coordinator.exchange.audit.scores import read_scores
 from coordinator.exchange.records import write_record
-from coordinator.exchange.scores import read_scores
 from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
 from crypto.files import json_text, sha256_file

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from skimage.measure import block_reduce
 
-from coordinator.exchange.rates import LinkableRate
-from coordinator.exchange.scores import Grid
+from coordinator.exchange.audit.rates import LinkableRate
+from coordinator.exchange.audit.scores import Grid
 from crypto.arrays import AnyArray, Images, Int64Array, Parts
 from crypto.cipher import Cipher
 from crypto.kernels.table import Table

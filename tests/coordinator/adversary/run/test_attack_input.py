@@ -15,8 +15,8 @@ from coordinator.adversary.run import cell as cells
 from coordinator.adversary.run import draws, suite
 from coordinator.adversary.training import observation
 from coordinator.adversary.training.observation import Observed, Update
+from coordinator.exchange.audit.control_sets import PUBLIC
 from coordinator.exchange.console import parse_seconds
-from coordinator.exchange.control_sets import PUBLIC
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.pool import MemoryPool, Pool
 from crypto.arrays import Images, Int64Array

@@ -14,7 +14,7 @@ from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run import cell as cells
 from coordinator.adversary.run import draws, suite
-from coordinator.exchange.guesses import load_guess, read_draws
+from coordinator.exchange.audit.guesses import load_guess, read_draws
 from coordinator.exchange.pool import MemoryPool, Pool
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey

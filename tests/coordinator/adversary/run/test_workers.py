@@ -22,7 +22,7 @@ from coordinator.adversary.run import suite
 from coordinator.adversary.run.cell import Refused, answer, run_cell
 from coordinator.adversary.run.draws import plan_cells
 from coordinator.adversary.run.workers import run_cells
-from coordinator.exchange.guesses import read_draws
+from coordinator.exchange.audit.guesses import read_draws
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.sets.dataset import SealedDataset

@@ -12,9 +12,9 @@ from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.decode import as_is
 from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run import suite
-from coordinator.exchange.control_sets import GENERAL, PUBLIC, SETS, TARGETED, meets, positive_control
-from coordinator.exchange.guesses import read_draws
-from coordinator.exchange.scores import DrawScores
+from coordinator.exchange.audit.control_sets import GENERAL, PUBLIC, SETS, TARGETED, meets, positive_control
+from coordinator.exchange.audit.guesses import read_draws
+from coordinator.exchange.audit.scores import DrawScores
 from coordinator.report.control_checks import check_controls
 from crypto.key import SecretKey
 from crypto.keyfile import write_key

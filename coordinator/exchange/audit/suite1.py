@@ -9,8 +9,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # commands import the numbers when they start, and nothing else
-    from coordinator.exchange.rates import GalleryRate
-    from coordinator.exchange.scores import Figures, Finding
+    from coordinator.exchange.audit.rates import GalleryRate
+    from coordinator.exchange.audit.scores import Figures, Finding
 
 SUITE = "suite/1"
 

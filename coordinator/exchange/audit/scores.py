@@ -15,8 +15,8 @@ from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from coordinator.exchange.control_sets import PREFIX
-from coordinator.exchange.rates import GalleryRate, LinkableRate, Rate
+from coordinator.exchange.audit.control_sets import PREFIX
+from coordinator.exchange.audit.rates import GalleryRate, LinkableRate, Rate
 from coordinator.exchange.records import Record, SpecField, read_record
 
 SCHEMA = "cipherward.scores/1"
@@ -275,7 +275,7 @@ def read_scores(path: Path) -> Scores:
             message names the field.
     """
     # Imported here: it needs the records above.
-    from coordinator.exchange.consistency import check_scores
+    from coordinator.exchange.audit.consistency import check_scores
 
     scores = read_record(Scores, path, SCHEMA, "scores")
     check_scores(scores, str(path))

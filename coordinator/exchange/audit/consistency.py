@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from coordinator.exchange.rates import GalleryRate, LinkableRate, Rate, rate_of
+from coordinator.exchange.audit.rates import GalleryRate, LinkableRate, Rate, rate_of
+from coordinator.exchange.audit.scores import DrawScores, Figures, KeyOpening, Scores, Summary
+from coordinator.exchange.audit.suite1 import OPENS, SSIM_STEP
 from coordinator.exchange.records import Record
-from coordinator.exchange.scores import DrawScores, Figures, KeyOpening, Scores, Summary
-from coordinator.exchange.suite1 import OPENS, SSIM_STEP
 from crypto.errors import CipherwardError
 
 #: Rates and bounds of other SciPy versions differ in their last digits.

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from coordinator.exchange.suite1 import MAX_SET_PART, MIN_GUESSED_ROWS, SPARE_ROWS
+from coordinator.exchange.audit.suite1 import MAX_SET_PART, MIN_GUESSED_ROWS, SPARE_ROWS
 from crypto.arrays import AnyArray, Images, Rows
 from crypto.errors import CipherwardError
 from crypto.files import read_json, sha256_file, write_bytes, write_json
