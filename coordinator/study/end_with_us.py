@@ -29,6 +29,8 @@ import psutil  # type: ignore[import-untyped]  # it has no types
 MARK = "CIPHERWARD_RUN"
 #: Seconds between two looks for processes, and seconds after which one that does not die is left. Chosen by hand.
 _LOOK_S, _PATIENCE_S = 0.05, 8.0
+#: Looks in a row that must find nothing. Chosen by hand.
+_EMPTY_LOOKS = 4
 
 
 @contextlib.contextmanager
@@ -68,16 +70,28 @@ def find_processes(folder: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         # Processes of other users cannot be read, and are none of ours.
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(MARK) == str(folder):
+            if process.pid != os.getpid() and _has_mark(process, folder):
                 marked.append(process)
     return marked
+
+
+def _has_mark(process: psutil.Process, folder: Path) -> bool:
+    """Return whether a process carries the mark of a run.
+
+    Programs that set their own title, as Ray's agents do, overwrite the start of their environment, and psutil then
+    reads none of it. So it is searched as bytes where the system shows it.
+    """
+    block = Path(f"/proc/{process.pid}/environ")
+    if block.exists():
+        return f"{MARK}={folder}".encode() in block.read_bytes().split(b"\0")
+    return bool(process.environ().get(MARK) == str(folder))
 
 
 def end_processes(folder: Path) -> None:
     """End all processes of a run, and those that they start meanwhile."""
     deadline, empty_looks = time.monotonic() + _PATIENCE_S, 0
-    # One look can miss a process that is just being started.
-    while empty_looks < 2 and time.monotonic() < deadline:
+    # One look can miss a process that is just being started, or whose environment cannot be read at that moment.
+    while empty_looks < _EMPTY_LOOKS and time.monotonic() < deadline:
         marked = find_processes(folder)
         for process in marked:
             with contextlib.suppress(psutil.Error):
