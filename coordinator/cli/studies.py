@@ -13,6 +13,7 @@ from crypto.errors import CipherwardError, unknown
 if TYPE_CHECKING:
     from coordinator.exchange.plan import Plan
     from coordinator.report.records import Report
+    from coordinator.study.study import ENGINES, Engine
 
 
 def simulate(
@@ -31,8 +32,23 @@ def simulate(
     until: Annotated[
         str, typer.Option(help="The last step to run: seal, train, baseline, attack, score or report.")
     ] = "report",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What runs the hospitals in training: processes (of this command, without a port), or ray (Flower's "
+            "simulation, which opens ports on this machine)."
+        ),
+    ] = "processes",
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="How many hospitals have a process at a time, with --engine processes. Default: one a core; one in "
+            "all with an NVIDIA GPU.",
+        ),
+    ] = 0,
 ) -> None:
-    """Run a whole study on this machine: seal, train with a real `flwr run`, attack, score and report.
+    """Run a whole study on this machine: seal, train by Flower's apps, attack, score and report.
 
     Run the same command again to continue an interrupted study. Each step's output is in STUDY/logs. The exit status
     is 1 if a control failed, because the report is then invalid.
@@ -41,15 +57,22 @@ def simulate(
 
     from coordinator.report.verdict_text import require_valid, summary_lines
     from coordinator.study.steps import STEPS
+    from coordinator.study.study import Engine
 
     if until not in STEPS:
         raise unknown("step", until, STEPS)
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    if workers and engine == "ray":
+        raise CipherwardError(
+            "--workers is for --engine processes", "Ray runs one hospital at a time, on all cores"
+        )
     paths = {"images": images, "weights": weights}
     overrides = _parse_settings(settings or []) | {k: str(v) for k, v in paths.items() if v is not None}
     full_plan = _read_checked_plan(plan, overrides)
     folder = (out or Path("runs") / full_plan.study).resolve()
     started = time.monotonic()
-    report = _run_study(full_plan, folder, until)
+    report = _run_study(full_plan, folder, until, Engine(engine, workers))
     if report is None:
         result.print(str(folder))
         return
@@ -60,7 +83,7 @@ def simulate(
     require_valid(report)
 
 
-def _run_study(plan: Plan, folder: Path, until: str) -> Report | None:
+def _run_study(plan: Plan, folder: Path, until: str, engine: Engine) -> Report | None:
     """Run the study. On a terminal, what it is doing now is one live line; without one, it is a line of its own."""
     from coordinator.study.simulate import simulate as run_study
 
@@ -69,7 +92,7 @@ def _run_study(plan: Plan, folder: Path, until: str) -> Report | None:
 
     with live_line() as show:
         status, detail = (show, show) if talk.is_terminal else (log, show)
-        return run_study(plan, folder, until, log, status, detail)
+        return run_study(plan, folder, until, log, status, detail, engine)
 
 
 def _parse_settings(words: list[str]) -> dict[str, Any]:

@@ -31,15 +31,16 @@ def main(grid: Grid, context: Context) -> None:
     """Run the study that the run configuration names."""
     study = _study_folder(context)
     with folder_lock(study / "cloud"):
-        run_federation(grid, study)
+        run_federation(grid, study, str(context.run_config.get("engine", "")) or "flwr run")
 
 
-def run_federation(grid: Grid, study: Path) -> None:
+def run_federation(grid: Grid, study: Path, engine: str = "") -> None:
     """Gather the parties, train, keep the round that is best on val, read test once, and save the model.
 
     Args:
         grid: the parties' messages.
         study: the study's folder. It contains plan.yaml and cloud/, where all results are written.
+        engine: what ran the hospitals, for the record.
 
     Raises:
         CipherwardError: if too few parties are usable, or if a round misses its quorum after all retries.
@@ -58,9 +59,9 @@ def run_federation(grid: Grid, study: Path) -> None:
     seconds = time.perf_counter() - started
     # The saved weights are the tested ones: those that the hospitals received.
     unpack(model, as_received(state.best, plan.wire), names)
-    key_ids = {
-        p.name: str(p.about["splits"]["train"].get("key_id", "")) for p in federation.parties.values()
-    }
+    # In order of their names: who came first must not change the file.
+    accepted = sorted(federation.parties.values(), key=lambda party: party.name)
+    key_ids = {p.name: str(p.about["splits"]["train"].get("key_id", "")) for p in accepted}
     path = cloud / "model.safetensors"
     digest = save_model(model, plan, classes, path, state.best_round, key_ids=key_ids)
     training = {
@@ -69,8 +70,9 @@ def run_federation(grid: Grid, study: Path) -> None:
         "test": test,
         "seconds": seconds,
         "model_sha256": digest,
+        "engine": engine,
         "classes": classes,
-        "parties": [p.about for p in sorted(federation.parties.values(), key=lambda p: p.name)],
+        "parties": [p.about for p in accepted],
     }
     write_json(cloud / "training.json", training)
 

@@ -192,6 +192,7 @@ class Training(Record):
     """The training section of a report. Figures that an earlier version did not keep are None.
 
     Attributes:
+        engine: What ran the hospitals: "processes" or "ray" in `simulate`, or "flwr run".
         rounds: The rounds whose updates were aggregated.
         best_round: The round whose model was tested, chosen on validation images.
         test: Test accuracy of all parties together.
@@ -210,6 +211,7 @@ class Training(Record):
     share: str | None = None
     wire: str | None = None
     augment: str | None = None
+    engine: str | None = None
     classes: tuple[str, ...] | None = None
     rounds: tuple[Round, ...] = ()
     best_round: int | None = None

@@ -38,6 +38,7 @@ def training_of(study: Path | None) -> Training | None:
         "share": plan.share,
         "wire": plan.wire,
         "augment": plan.augment,
+        "engine": result.get("engine") or None,
         "classes": result["classes"],
         "rounds": _rounds(study / "cloud" / "rounds.jsonl"),
         "best_round": result["best_round"],

@@ -32,7 +32,7 @@ from crypto.errors import CipherwardError
 
 APP = Path(__file__).resolve().parents[2]
 #: Training opens no key, so Flower's processes do not get the variables that would open one.
-_SECRET_PREFIXES = ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_IDENTITY")
+SECRET_PREFIXES = ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_IDENTITY")
 #: Variables of the user that would connect a study to another cluster of Ray, or set another token.
 _FOREIGN_PREFIXES = ("RAY_ADDRESS", "RAY_AUTH_")
 #: What a user must know before a study on images that are not public.
@@ -77,7 +77,7 @@ class _Flower:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of all programs."""
-        left_out = (*_SECRET_PREFIXES, *_FOREIGN_PREFIXES)
+        left_out = (*SECRET_PREFIXES, *_FOREIGN_PREFIXES)
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
         return {
             **inherited,
@@ -158,7 +158,7 @@ def run_flower(
             _follow(flower, run_id, timeout_s, watch)
             status, details = _status(flower, run_id)
             if status != "finished:completed":
-                reason = _own_error(log_file, logged) or details
+                reason = own_error(log_file, logged) or details
                 raise CipherwardError(f"the Flower run ended as {status}: {reason}", f"see {log_file}")
 
 
@@ -232,8 +232,11 @@ def _status(flower: _Flower, run_id: str) -> tuple[str, str]:
     return str(run.get("status", "unknown")), str(run.get("status-details", ""))
 
 
-def _own_error(log_file: Path, start: int) -> str:
-    """Return our own last error in this run's part of the log, or "". It says more than Flower's status."""
+def own_error(log_file: Path, start: int) -> str:
+    """Return our own last error in a run's part of its log, or "". It says more than a status.
+
+    start: where the run's part begins, in bytes.
+    """
     lines = log_file.read_bytes()[start:].decode(errors="replace").splitlines()
     errors = [line.split("CipherwardError:", 1)[1].strip() for line in lines if "CipherwardError:" in line]
     return errors[-1] if errors else ""

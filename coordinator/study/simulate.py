@@ -19,13 +19,19 @@ from coordinator.report.records import Report, read_report
 from coordinator.study.end_with_us import MARK, ending_with_us
 from coordinator.study.flower_run import LOCAL_DOOR
 from coordinator.study.steps import STEPS
-from coordinator.study.study import Log, Study, Talk, ignore
+from coordinator.study.study import Engine, Log, Study, Talk, ignore
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, read_json, write_json
 
 
 def simulate(
-    plan: Plan, out: Path, until: str, log: Log, status: Log | None = None, detail: Log = ignore
+    plan: Plan,
+    out: Path,
+    until: str,
+    log: Log,
+    status: Log | None = None,
+    detail: Log = ignore,
+    engine: Engine = Engine(),  # noqa: B008 - it is frozen
 ) -> Report | None:
     """Run a study up to a step.
 
@@ -36,6 +42,7 @@ def simulate(
         log: gets the lines that stay: one a step, and one a round.
         status: gets what the study is doing now; `log` by default.
         detail: gets what the steps' programs print. The log files have it in any case.
+        engine: what runs the hospitals in training.
 
     Returns:
         The report if it was reached, otherwise None.
@@ -43,14 +50,15 @@ def simulate(
     Raises:
         CipherwardError: if `out` holds a study with another plan, or a step fails.
     """
-    study = Study(plan, out.resolve(), Talk(log, log if status is None else status, detail))
+    study = Study(plan, out.resolve(), Talk(log, log if status is None else status, detail), engine)
     with disk_errors(study.out):
         study.cloud.mkdir(parents=True, exist_ok=True)
         (study.out / "logs").mkdir(exist_ok=True)
     try:
         with _ending_cleanly(), folder_lock(study.out), _marking_children():
             _check_plan(study)
-            if plan.source != "phantom" and plan.train == "federated" and plan.rounds:
+            is_public = plan.source == "phantom"
+            if engine.name == "ray" and not is_public and plan.train == "federated" and plan.rounds:
                 log(LOCAL_DOOR)
             _run_steps(study, until)
     except (KeyboardInterrupt, SystemExit) as stop:

@@ -1,7 +1,8 @@
 """The steps of a study. Each returns a summary of what it did, or None if its result is there already.
 
-Sealing, attacking and scoring run as processes of their own, each with the paths that its role has. The training is a
-real `flwr run` simulation. Its parties share Ray's worker processes, so it isolates paths, not memory.
+Sealing, attacking and scoring run as processes of their own, each with the paths that its role has. In training each
+hospital has processes of its own, too (processes/). With `--engine ray` the training is a `flwr run` simulation: its
+hospitals share Ray's worker processes, so it isolates paths, not memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from coordinator.adversary.run.compilation import COMPILING
 from coordinator.exchange.audit.guesses import read_draws
 from coordinator.exchange.plan import FILE
 from coordinator.study.flower_run import run_flower
+from coordinator.study.processes.run import run_processes
 from coordinator.study.study import Study, run_command
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, read_lines, write_text
@@ -108,7 +110,7 @@ def train(study: Study) -> str | None:
     if plan.train == "central":
         _train_centrally(study)
         return f"{_rounds(plan.rounds)} by the provider"
-    study.talk.status("Flower starts")
+    study.talk.status("the training starts")
     journal = study.cloud / "rounds.jsonl"
     shown = len(read_lines(journal))
 
@@ -122,12 +124,14 @@ def train(study: Study) -> str | None:
 
     # Twice the deadline of each round's two phases bounds a run whose parties all hang.
     limit = 300 + 4 * plan.deadline_s * (plan.rounds + 1)
-    run_flower(plan.parties, {"study-dir": str(study.out)}, study.log_file("flower"), limit, watch)
+    log_file = study.log_file("flower")
+    if study.engine.name == "ray":
+        run_flower(plan.parties, {"study-dir": str(study.out), "engine": "ray"}, log_file, limit, watch)
+    else:
+        run_processes(study.out, study.engine.workers, log_file, limit, watch)
     if not result.exists():
-        raise CipherwardError(
-            "the Flower run completed without a result", f"see {study.log_file('flower')}"
-        )
-    return f"{_rounds(plan.rounds)} with {plan.parties} hospitals"
+        raise CipherwardError("the training completed without a result", f"see {log_file}")
+    return f"{_rounds(plan.rounds)} with {plan.parties} hospitals, engine {study.engine.name}"
 
 
 def _rounds(count: int) -> str:

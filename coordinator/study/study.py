@@ -45,6 +45,23 @@ class Talk:
     detail: Log = ignore
 
 
+#: The names of the engines.
+ENGINES = ("processes", "ray")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs the hospitals of a training on this machine.
+
+    Attributes:
+        name: "processes" for processes of our own (processes/federate.py), or "ray" for Flower's simulation on Ray.
+        workers: how many hospitals may have a process at a time, under "processes". 0 for the default.
+    """
+
+    name: str = ENGINES[0]
+    workers: int = 0
+
+
 @dataclass(frozen=True)
 class Study:
     """One study on this machine.
@@ -53,11 +70,13 @@ class Study:
         plan: its plan.
         out: its folder, absolute.
         talk: where its lines go.
+        engine: what runs its hospitals in training.
     """
 
     plan: Plan
     out: Path
     talk: Talk
+    engine: Engine = Engine()
 
     @property
     def cloud(self) -> Path:
@@ -80,7 +99,7 @@ class Study:
     def hospital_log(self, index: int) -> Path:
         """Return a hospital's own log. It may name files that could not be read, and so patients: it stays there."""
         self.hospital(index).mkdir(parents=True, exist_ok=True)
-        return self.hospital(index) / "hospital.log"
+        return hospital_log_file(self.out, index)
 
     def run_hospital(self, index: int, words: Sequence[str]) -> None:
         """Run a command of cipherward-party in a process of its own."""
@@ -94,6 +113,11 @@ class Study:
 def party_folder(out: Path, index: int) -> Path:
     """Return the folder of a hospital in a study's folder."""
     return out / "parties" / f"hospital-{index}"
+
+
+def hospital_log_file(out: Path, index: int) -> Path:
+    """Return the file that gets what a hospital's processes print."""
+    return party_folder(out, index) / "hospital.log"
 
 
 def run_command(module: str, words: Sequence[str], log_file: Path, on_line: Log) -> None:
