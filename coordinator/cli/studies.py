@@ -13,7 +13,7 @@ from crypto.errors import CipherwardError, unknown
 if TYPE_CHECKING:
     from coordinator.exchange.plan import Plan
     from coordinator.report.records import Report
-    from coordinator.study.study import ENGINES, Engine
+    from coordinator.study.study import Engine
 
 
 def simulate(
@@ -57,7 +57,7 @@ def simulate(
 
     from coordinator.report.verdict_text import require_valid, summary_lines
     from coordinator.study.steps import STEPS
-    from coordinator.study.study import Engine
+    from coordinator.study.study import ENGINES, Engine
 
     if until not in STEPS:
         raise unknown("step", until, STEPS)

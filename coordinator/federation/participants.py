@@ -22,6 +22,8 @@ from crypto.errors import CipherwardError
 
 #: Seconds between two looks for replies, at first and at most. Looking costs the cores that a simulation trains on.
 _POLL_S, _MAX_POLL_S = 0.05, 0.5
+#: Seconds of waiting after which the log says how many hospitals are here. Chosen by hand.
+_ANNOUNCE_S = 3.0
 #: How often a node that gives no answer is asked who it is, unless the quorum needs it. Each time may cost all others
 #: the grace period.
 _MAX_QUESTIONS = 2
@@ -63,6 +65,8 @@ class Federation:
         self.parties: dict[int, Party] = {}
         self.refused: dict[int, str] = {}
         self._refused_names: dict[int, str] = {}
+        #: How many connected nodes the log was told of last, -1 for none.
+        self._announced = -1
         #: Nodes that gave no answer: how often they were asked, and what came instead.
         self._unanswered: dict[int, tuple[int, str]] = {}
 
@@ -79,6 +83,7 @@ class Federation:
             CipherwardError: if there are too few. The message names every node that was refused.
         """
         needed, start = self.plan.replies_needed, time.monotonic()
+        self._announced = -1
         deadline, has_begun = start + self.plan.deadline_s, len(self.parties) >= needed
         problems, is_first_look = 0, True
         while True:
@@ -93,11 +98,23 @@ class Federation:
             if len(present := self._accepted(nodes)) >= needed:
                 return sorted(present, key=lambda party: party.name)
             now, reasons = time.monotonic(), self._problems(connected)
+            if now - start > _ANNOUNCE_S:
+                self._announce(len(connected), deadline - now)
             if len(reasons) > problems and not has_begun:
                 problems, deadline = len(reasons), min(deadline, now + self.plan.grace_s)
             if now > deadline:
                 raise self._too_few(len(nodes), len(present), reasons)
             time.sleep(_POLL_S)
+
+    def _announce(self, connected: int, seconds_left: float) -> None:
+        """Say how many hospitals are here, each time that it changes, and for how long the others are waited for."""
+        if connected != self._announced:
+            self._announced = connected
+            print(
+                f"{connected} of {self.plan.parties} hospitals here; {self.plan.replies_needed} are needed, and the "
+                f"others are waited for, at most {max(0.0, seconds_left):.0f} s more (the plan's deadline_s)",
+                flush=True,
+            )
 
     def _too_few(self, connected: int, present: int, reasons: Sequence[str]) -> CipherwardError:
         """Return the error for a quorum that did not come."""
@@ -109,7 +126,8 @@ class Federation:
             )
         return CipherwardError(
             f"{connected} of {needed} parties came within {self.plan.deadline_s:.0f} s",
-            "start the missing agents, or lower the quorum",
+            "start the missing agents, or lower the quorum; Flower's simulation starts as many nodes as its "
+            "num-supernodes says",
         )
 
     def _problems(self, connected: Sequence[int]) -> list[str]:

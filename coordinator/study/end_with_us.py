@@ -4,7 +4,11 @@ Flower and Ray start programs in sessions of their own, and none of them ends wi
 everything that a run starts carries one environment variable with the run's own temporary folder as its value, and
 every process inherits it. A watchdog, a small process in a session of its own, holds one end of a pipe. When the
 command ends in any way, SIGKILL included, the system closes the other end. The watchdog then ends all processes that
-carry the variable with that value, and removes the folder. Processes are never found by their names.
+carry the variable with that value, all that these started, and removes the folder.
+
+Ray's agents (`ray::DashboardAgent`, `ray::RuntimeEnvAgent`) set titles that can overwrite the variable. They are
+found by that title together with a file that they have open in the run's folder. No process is found by its name
+alone.
 
 Only a kill of command and watchdog at once escapes this. This file is also the watchdog's program, so it imports
 nothing of ours.
@@ -29,6 +33,8 @@ import psutil  # type: ignore[import-untyped]  # it has no types
 MARK = "CIPHERWARD_RUN"
 #: Seconds between two looks for processes, and seconds after which one that does not die is left. Chosen by hand.
 _LOOK_S, _PATIENCE_S = 0.05, 8.0
+#: What the titles of Ray's processes begin with.
+_RAY_TITLE = "ray::"
 #: Looks in a row that must find nothing. Chosen by hand.
 _EMPTY_LOOKS = 4
 
@@ -65,14 +71,30 @@ def ending_with_us() -> Iterator[Path]:
 
 
 def find_processes(folder: Path) -> list[psutil.Process]:
-    """Return the living processes that carry the mark of a run, this one left out."""
-    marked = []
-    for process in psutil.process_iter():
+    """Return the living processes of a run: those with its mark, Ray's agents, and all that these started.
+
+    This process is left out.
+    """
+    ours, others = [], []
+    for process in psutil.process_iter(["ppid"]):
         # Processes of other users cannot be read, and are none of ours.
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and _has_mark(process, folder):
-                marked.append(process)
-    return marked
+            if process.pid != os.getpid():
+                belongs = _has_mark(process, folder) or _is_agent(process, folder)
+                (ours if belongs else others).append(process)
+    pids = {process.pid for process in ours}
+    while started := [process for process in others if process.info["ppid"] in pids]:
+        ours += started
+        pids |= {process.pid for process in started}
+        others = [process for process in others if process.pid not in pids]
+    return ours
+
+
+def _is_agent(process: psutil.Process, folder: Path) -> bool:
+    """Return whether a process has a title of Ray's and a file of the run open."""
+    if not "".join(process.cmdline()[:1]).startswith(_RAY_TITLE):
+        return False
+    return any(folder in Path(file.path).parents for file in process.open_files())
 
 
 def _has_mark(process: psutil.Process, folder: Path) -> bool:

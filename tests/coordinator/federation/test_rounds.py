@@ -11,6 +11,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message
 
 from coordinator.exchange.plan import Plan
+from coordinator.federation import participants
 from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import State, evaluate, run_rounds
 from coordinator.federation.strategies import build_strategy
@@ -140,6 +141,24 @@ def test_waiting_for_a_lost_reply_ends_with_the_grace_period(tmp_path: Path) -> 
     state = run_rounds(federation, START, tmp_path)
     assert read_journal(tmp_path)[0]["absent"] == ["p2"]
     assert np.allclose(state.weights, (1 * 10 + 2 * 20) / 30)
+
+
+def test_the_log_says_who_is_missing_while_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert participants._ANNOUNCE_S < 10
+    monkeypatch.setattr(participants, "_ANNOUNCE_S", 0.05)
+    grid = make_grid(2)
+    with pytest.raises(CipherwardError, match=r"2 of 3 parties came within 0 s"):
+        run(grid, plan(parties=3, deadline_s=0.4), tmp_path)
+    said = capsys.readouterr().out
+    assert said.count("2 of 3 hospitals here; 3 are needed") == 1
+    assert "at most 0 s more (the plan's deadline_s)" in said
+
+
+def test_nothing_is_said_if_all_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(make_grid(), plan(rounds=1), tmp_path)
+    assert "hospitals here" not in capsys.readouterr().out
 
 
 def test_waiting_for_a_quorum_is_bounded() -> None:

@@ -1,29 +1,27 @@
-"""What a command starts ends with it, whatever ends the command; and a study's programs listen on loopback alone."""
+"""What a command starts ends with it, whatever ends the command; and Ray listens on loopback alone."""
 
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 from coordinator.exchange.plan import Plan
-from coordinator.federation.rounds import State
 from coordinator.study import simulate as study_simulate
 from coordinator.study.end_with_us import MARK, ending_with_us, find_processes
 from coordinator.study.flower_run import LOCAL_DOOR
-from tests.support.study import PLAN, command
+from coordinator.study.study import ENGINES, Engine
+from tests.support.trainings import ROUNDS, require_ended, require_goes_on, seal_small, start_training
+from tests.support.waiting import wait_until
 
-ROUNDS = 8
 #: Starts a process in another session, which starts one more, and says where the run's folder is.
 PROGRAM = f"""
 import os, subprocess, sys, time
@@ -36,16 +34,6 @@ with ending_with_us() as folder:
     print(folder, flush=True)
     time.sleep(99)
 """
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Say whether a condition comes true within that time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 @pytest.fixture
@@ -84,9 +72,50 @@ def test_processes_end_with_the_block(stranger: subprocess.Popen[bytes]) -> None
     assert stranger.poll() is None
 
 
-@pytest.mark.parametrize(("source", "warned"), [("folder", True), ("phantom", False)])
-def test_the_open_port_is_named_before_a_study_on_images_that_are_not_public(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, warned: bool
+def test_an_agent_of_ray_that_lost_the_mark_ends_with_the_block(tmp_path: Path) -> None:
+    """Ray's agents overwrite the start of their environment with their title."""
+    waits = "import sys, time; file = open(sys.argv[1], 'w'); print('ready', flush=True); time.sleep(99)"
+    unmarked = {name: value for name, value in os.environ.items() if name != MARK}
+
+    def start(title: str, file: Path) -> subprocess.Popen[bytes]:
+        words = [title, "-c", waits, str(file)]
+        process = subprocess.Popen(
+            words, executable=sys.executable, env=unmarked, stdout=subprocess.PIPE, start_new_session=True
+        )
+        assert process.stdout is not None and process.stdout.readline()
+        return process
+
+    with ending_with_us() as folder:
+        agent = start("ray::DashboardAgent", folder / "agent.log")
+        others = [start("ray::DashboardAgent", tmp_path / "log"), start("reader", folder / "agent.log")]
+        assert [process.pid for process in find_processes(folder)] == [agent.pid]
+    assert agent.wait(5) == -signal.SIGKILL
+    # Another run's agent, and another program that reads the run's files, are left alone.
+    assert [other.poll() for other in others] == [None, None]
+    for other in others:
+        other.kill()
+        other.wait()
+
+
+def test_what_a_process_of_the_run_started_ends_without_a_mark() -> None:
+    inner = (
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'], "
+    )
+    inner += "env={}, start_new_session=True).wait()"
+    with ending_with_us() as folder:
+        outer = subprocess.Popen([sys.executable, "-c", inner], env={**os.environ, MARK: str(folder)})
+        assert wait_until(lambda: len(find_processes(folder)) == 2, 10)
+        [unmarked] = [process for process in find_processes(folder) if process.pid != outer.pid]
+    assert outer.wait(5) == -signal.SIGKILL
+    assert not unmarked.is_running() or unmarked.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("source", "engine", "warned"),
+    [("folder", "ray", True), ("phantom", "ray", False), ("folder", "processes", False)],
+)
+def test_the_open_port_is_named_before_ray_runs_on_images_that_are_not_public(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, engine: str, warned: bool
 ) -> None:
     lines: list[str] = []
 
@@ -97,7 +126,7 @@ def test_the_open_port_is_named_before_a_study_on_images_that_are_not_public(
     plan = Plan.model_validate(
         {"study": "t", "source": source, "images": str(tmp_path), "counts": (9, 9, 9), "image_size": 32}
     )
-    study_simulate.simulate(plan, tmp_path / "run", "train", lines.append)
+    study_simulate.simulate(plan, tmp_path / "run", "train", lines.append, engine=Engine(engine))
     assert lines == [*([LOCAL_DOOR] if warned else []), "the steps begin"]
 
 
@@ -106,98 +135,44 @@ def test_the_open_port_is_named_before_a_study_on_images_that_are_not_public(
 
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seal the images of a small study that trains for some seconds; return the folder of plan and study."""
-    folder = tmp_path_factory.mktemp("sealed")
-    plan = PLAN.replace("rounds: 1", f"rounds: {ROUNDS}").replace("[220, 24, 24]", "[440, 24, 24]")
-    (folder / "small.yaml").write_text(plan)
-    done = command(
-        "cipherward-coordinator",
-        "simulate",
-        folder / "small.yaml",
-        "--out",
-        folder / "run",
-        "--until",
-        "seal",
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def start_training(sealed: Path, folder: Path) -> tuple[subprocess.Popen[str], list[Path]]:
-    """Train in a copy of a sealed study until a round is over; return the command and its runs' folders."""
-    shutil.copytree(sealed / "run", folder)
-    program = str(Path(sys.executable).parent / "cipherward-coordinator")
-    words = ["simulate", str(sealed / "small.yaml"), "--out", str(folder), "--until", "train"]
-    with open(folder / "talk.txt", "w") as talk:
-        running = subprocess.Popen([program, *words], stderr=talk, text=True, start_new_session=True)
-    checkpoint = folder / "cloud" / "checkpoint.safetensors"
-    assert wait_until(lambda: checkpoint.exists() or running.poll() is not None, 200)
-    assert running.poll() is None, (folder / "talk.txt").read_text()
-    marks = set()
-    for process in psutil.Process(running.pid).children(recursive=True):
-        try:
-            marks.add(process.environ().get(MARK))
-        except psutil.Error:
-            continue
-    folders = [Path(mark) for mark in marks if mark]
-    names = {process.name() for run in folders for process in find_processes(run)}
-    assert {"raylet", "gcs_server"} <= names, names
-    return running, folders
-
-
-def require_ended(folders: list[Path], seconds: float) -> None:
-    """Assert that no process of these runs is alive after that time, and no temporary folder is left."""
-    assert wait_until(lambda: not any(find_processes(run) for run in folders), seconds)
-    assert wait_until(lambda: not any(run.exists() for run in folders), 5)
-
-
-def require_goes_on(sealed: Path, folder: Path) -> None:
-    """Run the same command again, and assert that it goes on after the last checkpoint."""
-    journal, checkpoint = folder / "cloud" / "rounds.jsonl", folder / "cloud" / "checkpoint.safetensors"
-    before, done = len(journal.read_text().splitlines()), State.load(checkpoint).round
-    assert 1 <= done < ROUNDS
-    words = ["simulate", sealed / "small.yaml", "--out", folder, "--until", "train"]
-    again = command("cipherward-coordinator", *words)
-    assert again.returncode == 0, again.stderr
-    rounds = [json.loads(line)["round"] for line in journal.read_text().splitlines()]
-    assert rounds[before:] == list(range(done + 1, ROUNDS + 1))
+    return seal_small(tmp_path_factory.mktemp("sealed"))
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_leaves_no_process_and_goes_on(sealed: Path, tmp_path: Path) -> None:
-    running, folders = start_training(sealed, tmp_path / "run")
-    running.kill()
-    running.wait(10)
-    require_ended(folders, 15)
-    done = State.load(tmp_path / "run" / "cloud" / "checkpoint.safetensors").round
-    time.sleep(3)
-    assert State.load(tmp_path / "run" / "cloud" / "checkpoint.safetensors").round == done
-    require_goes_on(sealed, tmp_path / "run")
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_a_study_within_ten_seconds_and_says_how_far_it_came(
-    sealed: Path, tmp_path: Path
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_study_that_is_killed_leaves_no_process_and_goes_on(
+    sealed: Path, tmp_path: Path, engine: str
 ) -> None:
-    running, folders = start_training(sealed, tmp_path / "run")
-    # A terminal sends the signal to the whole group.
-    os.killpg(running.pid, signal.SIGINT)
-    assert running.wait(10) == 130
-    require_ended(folders, 1)
-    done = State.load(tmp_path / "run" / "cloud" / "checkpoint.safetensors").round
-    talk = (tmp_path / "run" / "talk.txt").read_text()
-    assert f"stopped after round {done} of {ROUNDS}; run the same command to go on" in talk.replace(
-        "\n", " "
-    )
-    assert "Traceback" not in talk
-    require_goes_on(sealed, tmp_path / "run")
+    training = start_training(sealed, tmp_path / "run", engine)
+    training.running.kill()
+    training.running.wait(10)
+    require_ended(training, 15)
+    done = training.rounds_done
+    time.sleep(3)
+    assert training.rounds_done == done
+    require_goes_on(training)
 
 
 @pytest.mark.slow
-def test_a_study_listens_on_loopback_alone_and_ray_wants_the_token(sealed: Path, tmp_path: Path) -> None:
-    running, folders = start_training(sealed, tmp_path / "run")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_ctrl_c_ends_a_study_within_ten_seconds_and_says_how_far_it_came(
+    sealed: Path, tmp_path: Path, engine: str
+) -> None:
+    training = start_training(sealed, tmp_path / "run", engine)
+    # A terminal sends the signal to the whole group.
+    os.killpg(training.running.pid, signal.SIGINT)
+    assert training.running.wait(10) == 130
+    require_ended(training, 1)
+    said = f"stopped after round {training.rounds_done} of {ROUNDS}; run the same command to go on"
+    assert said in training.talk and "Traceback" not in training.talk
+    require_goes_on(training)
+
+
+@pytest.mark.slow
+def test_ray_listens_on_loopback_alone_and_wants_the_token(sealed: Path, tmp_path: Path) -> None:
+    training = start_training(sealed, tmp_path / "run", "ray")
     try:
-        processes = [process for run in folders for process in find_processes(run)]
+        processes = training.processes
         ports: dict[str, list[int]] = {}
         for process in processes:
             for socket in process.net_connections("inet"):
@@ -213,9 +188,9 @@ def test_a_study_listens_on_loopback_alone_and_ray_wants_the_token(sealed: Path,
         assert "Unauthenticated" in ask_ray(port, "") + ask_ray(port, "0" * 64)
         assert "keys" in ask_ray(port, token)
     finally:
-        os.killpg(running.pid, signal.SIGINT)
-        running.wait(20)
-    require_ended(folders, 5)
+        os.killpg(training.running.pid, signal.SIGINT)
+        training.running.wait(20)
+    require_ended(training, 5)
 
 
 def ask_ray(port: int, token: str) -> str:

@@ -13,8 +13,8 @@ import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 
 from coordinator.study.processes.federate import CLIENT_APP
-from tests.coordinator.study.test_end_with_us import wait_until
 from tests.support.paths import ROOT
+from tests.support.waiting import wait_until
 
 
 def run(program: str, folder: Path) -> Any:
