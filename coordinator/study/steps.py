@@ -29,7 +29,7 @@ def seal(study: Study) -> str | None:
     missing = [i for i in range(study.plan.parties) if not (study.hospital(i) / "sealed.done").exists()]
     for index in missing:
         study.talk.status(f"hospital-{index} seals its images")
-        study.hospital(index).mkdir(parents=True, exist_ok=True)
+        study.hospital_log(index)  # makes the hospital's folder, closed to other users
         settings = yaml.safe_dump(_party_settings(study, index), sort_keys=False)
         write_text(study.hospital(index) / "party.yaml", settings)
         _provide_key(study, index)

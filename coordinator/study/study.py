@@ -20,6 +20,7 @@ from pathlib import Path
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.quiet import QUIET
 from crypto.errors import CipherwardError
+from crypto.files import disk_errors
 
 Log = Callable[[str], None]
 #: Seconds that a command may take to end when it is told to. Chosen by hand.
@@ -98,8 +99,14 @@ class Study:
 
     def hospital_log(self, index: int) -> Path:
         """Return a hospital's own log. It may name files that could not be read, and so patients: it stays there."""
-        self.hospital(index).mkdir(parents=True, exist_ok=True)
-        return hospital_log_file(self.out, index)
+        folder, log_file = self.hospital(index), hospital_log_file(self.out, index)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            # On one machine nobody takes a set out of this folder but the study: other users need no access.
+            folder.chmod(0o700)
+            log_file.touch(mode=0o600)
+            log_file.chmod(0o600)
+        return log_file
 
     def run_hospital(self, index: int, words: Sequence[str]) -> None:
         """Run a command of cipherward-party in a process of its own."""
