@@ -1,13 +1,13 @@
-"""What federating costs: a simulated `flwr run`, compared with the same work without Flower and with bare timm.
+"""What federating costs: a study's training by Flower's apps, compared with the same work without Flower and with timm.
 
-    python -m benchmarks.federation [--plan configs/demo.yaml] [--set key=value …] [--json FILE]
+    python -m benchmarks.federation [--plan configs/demo.yaml] [--set key=value …] [--engine ray] [--json FILE]
 
 Three measurements, on the same threads and the same sealed images:
 
 1. rates: local training on a sealed set, and bare steps of timm's model (forward, backward, clip and step on
    a batch in memory), in turns in one process;
 2. loop:  the same local epochs, averages and evaluations as the study's, in one process that does not import Flower;
-3. flwr:  the study's own `flwr run`; the start of Flower and Ray is measured separately.
+3. flwr:  the study's own training by Flower's apps, one hospital at a time; the engine's start is measured separately.
 
 Run it on a quiet machine, and read the ratios, not the seconds.
 """
@@ -45,7 +45,7 @@ from coordinator.model.training import build_optimizer, predict_probabilities, t
 from coordinator.model.vit import build_model, pack, unpack
 from coordinator.report.build import machine
 from coordinator.study.simulate import simulate
-from coordinator.study.study import party_folder
+from coordinator.study.study import ENGINES, Engine, party_folder
 from crypto.arrays import AnyArray, Int64Array, Rows
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
@@ -163,7 +163,7 @@ def run_fresh(*words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def measure_study(plan: Plan, with_rates: bool) -> dict[str, Any]:
+def measure_study(plan: Plan, with_rates: bool, engine: Engine) -> dict[str, Any]:
     """Seal and train a study in a temporary folder, with and without Flower, and return the figures."""
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="cipherward-bench-") as temporary:
@@ -172,7 +172,7 @@ def measure_study(plan: Plan, with_rates: bool) -> dict[str, Any]:
         speeds = run_fresh("--rates", str(study)) if with_rates else {}
         loop_seconds = run_fresh("--loop", str(study))
         started = time.monotonic()
-        simulate(plan, study, "train", lambda line: console.print(f"· {line}"))
+        simulate(plan, study, "train", lambda line: console.print(f"· {line}"), engine=engine)
         run_seconds = time.monotonic() - started
         training = json.loads((study / "cloud" / "training.json").read_text())
         rounds = [json.loads(line) for line in (study / "cloud" / "rounds.jsonl").read_text().splitlines()]
@@ -180,6 +180,7 @@ def measure_study(plan: Plan, with_rates: bool) -> dict[str, Any]:
         "plan": plan.study,
         "model": f"{plan.model}, {plan.image_size}×{plan.image_size}, batch {plan.batch}",
         "machine": machine(),
+        "engine": training["engine"],
         **speeds,
         "loop_seconds": loop_seconds,
         "flwr_seconds": training["seconds"],
@@ -197,6 +198,7 @@ def main() -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the plan"
     )
     add_json(parser)
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="what runs the hospitals")
     parser.add_argument("--no-rates", action="store_true", help="skip the first measurement")
     parser.add_argument("--rates", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--loop", type=Path, help=argparse.SUPPRESS)
@@ -208,7 +210,9 @@ def main() -> None:
         print(json.dumps(time_loop(args.loop)))
         return
     plan = read_plan(args.plan, {**plan_paths(args), **parse_settings(args.set)})
-    figures = measure_study(plan, not args.no_rates)
+    # One hospital at a time, on all cores, as under Ray: only then the seconds can be compared.
+    engine = Engine(args.engine, 1 if args.engine == "processes" else 0)
+    figures = measure_study(plan, not args.no_rates, engine)
     table = Table("figure", "value", title=f"the cost of federating {plan.study}")
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else str(value))

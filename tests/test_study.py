@@ -1,4 +1,4 @@
-"""A whole study with the real commands and a real `flwr run`: its report, a second run, a killed run."""
+"""A whole study with the real commands: its report, a second run, a killed run, and a plain `flwr run`."""
 
 from __future__ import annotations
 

@@ -23,7 +23,13 @@ How many cases the tests of every scheme's properties try, and how many known an
 
 def page(entries: Sequence[Entry]) -> list[str]:
     """Return the lines of docs/results/speed.md."""
-    sections = {"schemes": schemes, "sealing": sealing, "federation": federation, "options": plan_changes}
+    sections = {
+        "schemes": schemes,
+        "sealing": sealing,
+        "federation": federation,
+        "many-hospitals": many_hospitals,
+        "options": plan_changes,
+    }
     lines = [INTRO]
     for kind, section in sections.items():
         for entry in of_kind(entries, kind):
@@ -130,6 +136,7 @@ def federation(result: Record) -> list[str]:
     labels = {
         "plan": "plan",
         "model": "model",
+        "engine": "what ran the hospitals",
         "bare_images_per_second": "bare timm training (images/s)",
         "loop_images_per_second": "our local training (images/s)",
         "loop_over_bare": "our local training over bare timm, speed, median",
@@ -137,12 +144,34 @@ def federation(result: Record) -> list[str]:
         "loop_over_bare_high": "upper quartile",
         "turns": "repeats",
         "loop_seconds": "the study's work without Flower (s)",
-        "flwr_seconds": "the study by `flwr run` (s)",
-        "flwr_over_loop": "`flwr run` over work without Flower, time",
-        "flwr_start_and_stop_seconds": "starting and stopping Flower and Ray (s)",
+        "flwr_seconds": "the study by Flower's apps (s)",
+        "flwr_over_loop": "Flower's apps over work without Flower, time",
+        "flwr_start_and_stop_seconds": "starting and stopping them (s)",
         "megabytes_a_round": "traffic a round, all hospitals (MB)",
     }
-    return facts(result, labels)
+    # The first runs were made before there was a choice.
+    return facts({"engine": "ray", **result}, labels)
+
+
+def many_hospitals(result: Record) -> list[str]:
+    """Return seconds a round and memory of studies with many hospitals on one machine."""
+    names = {
+        "hospitals": "hospitals",
+        "most_processes": "processes at a time, at most",
+        "round_seconds": "a round (s), median",
+        "megabytes_a_round": "traffic a round (MB)",
+        "start_and_end_seconds": "start and end (s)",
+        "peak_megabytes": "all processes (MB), peak",
+        "server_peak_megabytes": "coordinator alone, with shared pages (MB), peak",
+    }
+    rows = [[number(record[name]) for name in names] for record in result["records"]]
+    workers = result["records"][0]["workers"]
+    return [
+        f"Tiny hospitals: 8 training images each. At most {workers} of them work at a time; the other processes are "
+        "the coordinator's and the one that forks.",
+        "",
+        *table(list(names.values()), rows),
+    ]
 
 
 def plan_changes(result: Record) -> list[str]:

@@ -1,4 +1,4 @@
-"""A small study for all tests that look at its files. It uses the real commands and a real `flwr run`."""
+"""A small study for all tests that look at its files. It uses the real commands."""
 
 from __future__ import annotations
 
