@@ -1,4 +1,4 @@
-"""What federating costs: a study's training by Flower's apps, compared with the same work without Flower and with timm.
+"""What federating costs: training by Flower's apps, compared with the same work without Flower and with bare timm.
 
     python -m benchmarks.federation [--plan configs/demo.yaml] [--set key=value …] [--engine ray] [--json FILE]
 
@@ -7,7 +7,7 @@ Three measurements, on the same threads and the same sealed images:
 1. rates: local training on a sealed set, and bare steps of timm's model (forward, backward, clip and step on
    a batch in memory), in turns in one process;
 2. loop:  the same local epochs, averages and evaluations as the study's, in one process that does not import Flower;
-3. flwr:  the study's own training by Flower's apps, one hospital at a time; the engine's start is measured separately.
+3. flwr:  the study's own training, one hospital at a time; the engine's start is measured separately.
 
 Run it on a quiet machine, and read the ratios, not the seconds.
 """
