@@ -137,8 +137,8 @@ def main() -> None:
     for name in records[0]:
         table.add_row(name.replace("_", " "), *(f"{record[name]:.4g}" for record in records))
     Console().print(table)
-    about = {"schema": "cipherward.many-hospitals/1", "machine": machine(), "settings": settings}
-    write_figures(args.json, {**about, "records": records})
+    about = {"schema": "cipherward.many-hospitals/1", "machine": machine(), "images": IMAGES[0]}
+    write_figures(args.json, {**about, "settings": settings, "records": records})
 
 
 if __name__ == "__main__":

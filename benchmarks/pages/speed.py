@@ -167,8 +167,8 @@ def many_hospitals(result: Record) -> list[str]:
     rows = [[number(record[name]) for name in names] for record in result["records"]]
     workers = result["records"][0]["workers"]
     return [
-        f"Tiny hospitals: 8 training images each. At most {workers} of them work at a time; the other processes are "
-        "the coordinator's and the one that forks.",
+        f"Each hospital has {result['images']} training images. At most {workers} hospitals work at a time; the "
+        "other processes are the coordinator's and the one that forks.",
         "",
         *table(list(names.values()), rows),
     ]

@@ -75,7 +75,8 @@ def find_processes(folder: Path) -> list[psutil.Process]:
 
     This process is left out.
     """
-    ours, others = [], []
+    ours: list[psutil.Process] = []
+    others: list[psutil.Process] = []
     for process in psutil.process_iter(["ppid"]):
         # Processes of other users cannot be read, and are none of ours.
         with contextlib.suppress(psutil.Error, OSError):

@@ -23,6 +23,8 @@ def train(message: Message, context: Context) -> Message:
     MEMORY.append(context.node_id)
     if asked.get("do") == "raise":
         raise ValueError("a fault on purpose")
+    if asked.get("do") == "keep":
+        context.state["kept"] = ConfigRecord({"value": 1})
     if asked.get("do") == "exit":
         os._exit(7)
     if asked.get("do") == "kill":

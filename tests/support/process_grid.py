@@ -86,7 +86,7 @@ def turns(folder: Path) -> Any:
 def faults(folder: Path) -> Any:
     """Let hospitals raise, exit, be killed and hang; then ask all again."""
     room = Room(folder, 5, 1)
-    bad = room.ask([{"do": "raise"}, {"do": "exit"}, {"do": "kill"}])
+    bad = room.ask([{"do": "raise"}, {"do": "exit"}, {"do": "kill"}, {"do": "keep"}])
     # The last two never lost a message: one that hangs is before the second and third in the queue.
     hung = room.ask([{}, {}, {}, {"seconds": 60.0}, {}], ttl=3.0)
     well = room.ask([{}] * 5)

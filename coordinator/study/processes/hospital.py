@@ -49,6 +49,9 @@ def serve_messages(channel: socket.socket, app: Any, node: int, node_config: Map
             return
         try:
             reply = app(message, context)
+            if context.state:
+                # The process may make place for another hospital's. What is lost must not be lost silently.
+                raise RuntimeError("the app keeps a state in its Context, which this engine would lose")
         except Exception as error:
             # As Flower's own engines do: an error is the answer, and the process goes on.
             traceback.print_exc()

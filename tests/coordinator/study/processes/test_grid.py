@@ -44,10 +44,11 @@ def test_hospitals_take_turns_in_few_processes_and_share_no_memory(tmp_path: Pat
 
 def test_a_hospital_that_fails_loses_its_message_alone(tmp_path: Path) -> None:
     result = run("faults", tmp_path)
-    raised, exited, killed = (answer["error"] for answer in result["bad"])
+    raised, exited, killed, kept = (answer["error"] for answer in result["bad"])
     assert "a fault on purpose" in raised and "ValueError" in raised
     assert exited == "no reply: its process ended with status 7"
     assert killed == "no reply: its process was ended by SIGKILL"
+    assert "keeps a state in its Context, which this engine would lose" in kept
     assert "a fault on purpose" in (tmp_path / "h0.log").read_text()
     hung = result["hung"].pop(3)
     assert all("weights" in answer for answer in result["hung"])
