@@ -19,12 +19,11 @@ from pydantic import Field
 
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.settings import Settings, build
-from coordinator.model.belonging import spec_without_nonce
 from crypto.errors import CipherwardError
 from crypto.files import sha256_file
 from crypto.scheme import describe
 from crypto.sets.dataset import SealedDataset
-from crypto.spec import SchemeSpec
+from crypto.spec import SchemeSpec, spec_without_nonce
 
 #: Settings that only the coordinator's own work depends on: who is waited for, what is kept, attacked and measured.
 COORDINATOR_ONLY = frozenset(
