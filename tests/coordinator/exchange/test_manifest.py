@@ -296,4 +296,4 @@ def test_a_manifest_is_immutable_and_typed() -> None:
     manifest = manifest_of(plan())
     assert isinstance(manifest, StudyManifest)
     with pytest.raises(ValueError, match="frozen"):
-        manifest.study = "u"  # type: ignore[misc]
+        manifest.study = "u"
