@@ -25,6 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command_line import add_json, make_parser, parse_settings, write_figures
+from coordinator.exchange.manifest import FILE as MANIFEST_FILE
+from coordinator.exchange.manifest import assemble, write_manifest
 from coordinator.exchange.plan import Plan, write_plan
 from coordinator.report.build import machine
 from coordinator.study.processes.run import run_processes
@@ -33,8 +35,12 @@ from crypto.cores import cores
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
 from parties.agent.accept import accept, propose
+from parties.agent.agree import agree
+from parties.agent.declare import make_statement
+from parties.agent.identity_file import ensure_identity
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
+from parties.training.policy_file import read_policy
 
 #: The plan of a study of tiny hospitals, without its number of hospitals.
 PLAN = {
@@ -51,10 +57,10 @@ IMAGES = (8, 2, 2)
 
 
 def prepare(folder: Path, plan: Plan) -> None:
-    """Seal the images of a plan's hospitals, and let each accept the plan."""
+    """Seal the images of a plan's hospitals, and let them accept the plan and agree on the study."""
     (folder / "cloud").mkdir(parents=True)
     write_plan(plan, folder)
-    key = SecretKey(os.urandom(32))
+    key, statements, places = SecretKey(os.urandom(32)), [], []
     for index in range(plan.parties):
         names = ("source", "counts", "image_size", "channels", "seed", "scheme", "block", "key_scope")
         settings = {name: getattr(plan, name) for name in names}
@@ -65,6 +71,12 @@ def prepare(folder: Path, plan: Plan) -> None:
         for split in ("train", "val", "test"):
             seal(place, plan_sealing(place, split))
         accept(place, propose(place, plan, None), lambda _rows, _before: True)
+        statements.append(make_statement(place, read_policy(place), ensure_identity(place)))
+        places.append(place)
+    manifest = assemble(plan, statements)
+    write_manifest(folder / MANIFEST_FILE, manifest)
+    for place in places:
+        agree(place, read_policy(place), manifest, ensure_identity(place), lambda _members: True)
 
 
 class Watch:

@@ -17,12 +17,12 @@ import pytest
 from flwr.app import Context, RecordDict
 from safetensors.torch import load_file
 
-from coordinator.exchange.plan import read_plan, write_plan
+from coordinator.exchange.plan import read_plan
 from coordinator.federation import server_app
 from coordinator.model.vit import build_model
 from coordinator.study.flower_run import run_flower
 from crypto.errors import CipherwardError
-from tests.support.hospitals import plan, seal_hospitals
+from tests.support.hospitals import plan, prepare_study
 from tests.support.study import PLAN, Study, command
 
 
@@ -119,9 +119,7 @@ def test_flwr_run_with_too_few_nodes_says_so_and_ends(tmp_path: Path) -> None:
         tmp_path / "study",
         tmp_path / "log",
     )
-    seal_hospitals(study / "parties", p)
-    (study / "cloud").mkdir()
-    write_plan(p, study)
+    prepare_study(study, p)
     with pytest.raises(CipherwardError, match=r"2 of 3 parties came within 8 s.*num-supernodes"):
         run_flower(2, {"study-dir": str(study)}, log, 200)
     assert "2 of 3 hospitals here; 3 are needed, and the others are waited for" in log.read_text()

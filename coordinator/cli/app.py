@@ -10,7 +10,7 @@ import typer
 
 from coordinator.cli.audit import attack, report
 from coordinator.cli.models import classify, train, weights
-from coordinator.cli.studies import env, simulate
+from coordinator.cli.studies import env, manifest, simulate
 from coordinator.exchange.console import run
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (simulate, train, classify, attack, report, weights, env):
+for command in (simulate, manifest, train, classify, attack, report, weights, env):
     app.command()(command)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import typer
 
 from coordinator.exchange.console import run
-from parties.cli.agreeing import accept
+from parties.cli.agreeing import accept, agree, declare, enrol
 from parties.cli.keys import identity, keygen, rotate, share_key
 from parties.cli.measuring import baseline, classify, report, score
 from parties.cli.sealing import inspect, schemes, seal, unseal, verify
@@ -26,8 +26,10 @@ app = typer.Typer(
 app.command()(keygen)
 app.command()(identity)
 app.command("share-key")(share_key)
-for command in (rotate, seal, schemes, unseal, inspect, verify, accept, baseline, classify, score, report):
+for command in (rotate, seal, schemes, unseal, inspect, verify, baseline, classify, score, report):
     app.command()(command)
+for step in (enrol, accept, declare, agree):
+    app.command()(step)
 
 
 def main() -> None:

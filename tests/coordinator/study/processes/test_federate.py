@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from coordinator.exchange.plan import write_plan
 from coordinator.study.processes.run import run_processes
 from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
-from tests.support.hospitals import one_core, plan, read_journal, run_study, seal_hospitals
+from tests.support.hospitals import one_core, plan, prepare_study, read_journal, run_study
 from tests.support.study import PLAN, command
 
 
@@ -32,11 +31,10 @@ def require_equal(one: Path, other: Path) -> None:
 __all__ = ["one_core"]  # a fixture for all tests of this file
 
 
+@pytest.mark.slow
 def test_processes_train_the_weights_that_one_process_trains(tmp_path: Path) -> None:
     p, study = plan(rounds=2), tmp_path / "study"
-    places = seal_hospitals(study / "parties", p)
-    (study / "cloud").mkdir()
-    write_plan(p, study)
+    places = prepare_study(study, p)
     run_processes(study, 2, tmp_path / "log", 120)
     trained = json.loads((study / "cloud" / "training.json").read_text())
     assert trained["engine"] == "processes"
@@ -54,9 +52,7 @@ def test_processes_train_the_weights_that_one_process_trains(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_an_error_names_the_hospital_and_stays_out_of_its_log(tmp_path: Path) -> None:
     p, study = plan(rounds=1, grace_s=0.1), tmp_path / "study"
-    places = seal_hospitals(study / "parties", p)
-    (study / "cloud").mkdir()
-    write_plan(p, study)
+    places = prepare_study(study, p)
     places[1].policy_file.unlink()
     with pytest.raises(
         CipherwardError, match=r"training failed: 1 of 2 parties are usable: node-101"
