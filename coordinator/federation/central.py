@@ -60,8 +60,8 @@ def open_hospital_sets(folders: Sequence[Path], plan: Plan) -> list[dict[str, Se
         plan: gives the scheme that all sets must have.
 
     Raises:
-        CipherwardError: if the sets do not belong together, if they were not sealed as the plan says, and if a shard
-            was altered.
+        CipherwardError: if the sets do not belong together, if they or their keys are not as the plan says, and if a
+            shard was altered.
     """
     hospitals = [{split: _open_set(Path(folder) / split) for split in SPLITS} for folder in folders]
     if not hospitals:
@@ -84,7 +84,25 @@ def open_hospital_sets(folders: Sequence[Path], plan: Plan) -> list[dict[str, Se
                 )
             sealed.check_digests()
             _check_labels(sealed)
+    _check_key_scope([{sealed.key_id for sealed in sets.values()} for sets in hospitals], plan.key_scope)
     return hospitals
+
+
+def _check_key_scope(key_ids: Sequence[set[str]], scope: str) -> None:
+    """Raise CipherwardError if the hospitals' sets were not sealed with keys as the plan says.
+
+    key_ids: the ids of the keys of each hospital's sets. Under scope `image` any will do.
+    """
+    if scope == "consortium" and len(set().union(*key_ids)) > 1:
+        raise CipherwardError(
+            "the plan says key_scope consortium, and the hospitals' sets were sealed with several keys",
+            "the hospitals of a consortium share one key: cipherward-party share-key, then rotate --key",
+        )
+    if scope == "party" and (max(map(len, key_ids)) > 1 or len(set().union(*key_ids)) < len(key_ids)):
+        raise CipherwardError(
+            "the plan says key_scope party, and the hospitals' sets were not sealed with one key each",
+            "each hospital makes a key of its own and seals all its sets with it: cipherward-party rotate",
+        )
 
 
 def _open_set(folder: Path) -> SealedDataset:
