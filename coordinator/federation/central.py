@@ -9,6 +9,7 @@ training.json.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -156,9 +157,16 @@ def _train(
     model = build_model(plan, len(classes))
     checkpoint = cloud / "checkpoint.safetensors"
     start = pack(model)
-    state = State.load(checkpoint) if checkpoint.exists() else State(0, start, start, 0, -1.0)
-    if state.weights.shape != start.shape:
-        raise CipherwardError(f"{checkpoint} belongs to another model", "remove it to train anew")
+    state = State(0, start, start, 0, -1.0, data_digest=_digest_sets(hospitals))
+    if checkpoint.exists():
+        state = State.load(checkpoint)
+        if state.weights.shape != start.shape:
+            raise CipherwardError(f"{checkpoint} belongs to another model", "remove it to train anew")
+        if state.data_digest != _digest_sets(hospitals):
+            raise CipherwardError(
+                f"the rounds in {checkpoint} were trained on other sealed sets",
+                "name the same folders in the same order to go on; or remove the checkpoint to train anew",
+            )
     started = time.perf_counter()
     while state.round < plan.rounds:
         row = _train_round(model, plan, state, train, val)
@@ -181,6 +189,12 @@ def _train(
     }
     write_json(cloud / "training.json", training)
     return training
+
+
+def _digest_sets(hospitals: Sequence[Mapping[str, SealedDataset]]) -> str:
+    """Return a digest of all sealed sets, in their order: that of the images in a training depends on it."""
+    digests = [[sets[split].digest for split in SPLITS] for sets in hospitals]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def _train_round(

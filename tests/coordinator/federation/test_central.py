@@ -224,6 +224,20 @@ def test_keys_that_contradict_the_key_scope_are_refused(tmp_path: Path, key: Sec
         open_hospital_sets([mine[0], theirs[1]], p)
 
 
+def test_a_training_does_not_go_on_with_other_sets(tmp_path: Path, key: SecretKey) -> None:
+    first, second = seal_two_hospitals(tmp_path / "a", key), seal_two_hospitals(tmp_path / "b", key)
+    train_centrally(plan(rounds=1), first, tmp_path / "cloud")
+    before = (tmp_path / "cloud" / "checkpoint.safetensors").read_bytes()
+    # Sealed anew with the same key from the same images, it is another set only if its bytes are others.
+    shutil.rmtree(second[0] / "train")
+    shutil.copytree(first[1] / "val", second[0] / "train")
+    for folders in (second, first[::-1]):
+        with pytest.raises(CipherwardError, match="were trained on other sealed sets"):
+            train_centrally(plan(rounds=2), folders, tmp_path / "cloud")
+    assert (tmp_path / "cloud" / "checkpoint.safetensors").read_bytes() == before
+    train_centrally(plan(rounds=2), first, tmp_path / "cloud")
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Train a model that reads the images of one hospital."""

@@ -54,7 +54,7 @@ def test_the_same_plan_on_another_machine_is_the_same(tmp_path: Path) -> None:
 def test_a_training_does_not_go_on_under_another_manifest(tmp_path: Path) -> None:
     run_rounds(federation_of(make_grid(), plan(rounds=1), plan()), START, tmp_path)
     checkpoint = tmp_path / "checkpoint.safetensors"
-    assert State.load(checkpoint).manifest == manifest_of(plan()).digest
+    assert State.load(checkpoint).data_digest == manifest_of(plan()).digest
     grid = make_grid()
     with pytest.raises(CipherwardError, match="were trained under another study manifest"):
         run_rounds(federation_of(grid, plan(), plan(quorum=2)), START, tmp_path)

@@ -103,8 +103,11 @@ def test_the_four_commands_lead_to_an_agreement(places: list[Place], tmp_path: P
         assert identity_path(place).read_text().splitlines()[1] not in study.read_text()
 
 
-def test_a_statement_is_the_same_each_time_and_says_what_is_sealed(places: list[Place], here: Here) -> None:
+def test_a_statement_is_the_same_each_time_says_what_is_sealed_and_opens_no_key(
+    places: list[Place], here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = places[0]
+    monkeypatch.setattr(Place, "key", lambda self: pytest.fail("the key was opened"))
     for name in ("a.json", "b.json"):
         done = here("cipherward-party", "declare", place.folder, "--out", place.folder / name)
         assert done.returncode == 0, done.stderr
