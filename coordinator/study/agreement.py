@@ -11,7 +11,7 @@ from coordinator.exchange.manifest import FILE as MANIFEST_FILE
 from coordinator.exchange.manifest import StudyManifest, read_manifest
 from coordinator.exchange.plan import FILE
 from coordinator.exchange.settings import read_yaml
-from coordinator.exchange.statement import SPLITS
+from coordinator.exchange.statement import SPLITS, plan_digest
 from coordinator.study.study import Study
 from crypto.errors import CipherwardError
 from crypto.sets.dataset import SealedDataset
@@ -38,7 +38,8 @@ def agree_on_study(study: Study) -> bool:
 
 def _accept_plan(study: Study) -> bool:
     """Let each hospital accept the plan, without which it would refuse to train; return whether one did so now."""
-    missing = [i for i in range(study.plan.parties) if _read_policy(study, i, "manifest_sha256") is None]
+    digest = plan_digest(study.plan)
+    missing = [i for i in range(study.plan.parties) if _read_policy(study, i, "plan_sha256") != digest]
     weights = study.plan.weights
     if missing:
         study.talk.status("the hospitals accept the plan")

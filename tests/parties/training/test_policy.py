@@ -20,6 +20,7 @@ from coordinator.model.vit import build_model, pack
 from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
 from crypto.spec import spec_without_nonce
+from parties.agent.identity_file import ensure_identity, identity_path
 from parties.sealing.place import Place
 from parties.training import guard
 from parties.training.policy import (
@@ -497,6 +498,16 @@ def test_a_set_sealed_anew_under_the_same_plan_is_not_the_stated_one(
         assert "this hospital's statement says key_id " in error and "cipherward-party declare" in error
     assert "says key_id" in ask_hello(grid, manifest=manifest_of_node(grid))[1]
     assert {row["field"] for row in refusals(places[0])} == {"key_id"}
+
+
+def test_a_hospital_whose_identity_was_lost_says_so_itself(places: list[Place]) -> None:
+    grid = make_grid(places)
+    digest = manifest_of_node(grid)
+    identity_path(places[0]).unlink()
+    assert "no identity at" in ask_hello(grid, manifest=digest)[1]
+    ensure_identity(places[0])
+    error = ask_hello(grid, manifest=digest)[1]
+    assert "the identity of hospital-0 is not the one that it stated" in error
 
 
 def test_a_stolen_policy_does_not_make_one_hospital_another(places: list[Place]) -> None:
