@@ -1,7 +1,8 @@
 """cipherward-coordinator: the commands of the cloud, and whole studies on one machine.
 
 `cipherward-coordinator COMMAND --help` shows a command's options. The commands are in a file a group: studies.py,
-models.py and audit.py. Each imports what it needs when it runs, so that `--help` needs neither NumPy nor PyTorch.
+models.py, audit.py and deployment.py. Each imports what it needs when it runs, so that `--help` needs neither NumPy
+nor PyTorch.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import typer
 
 from coordinator.cli.audit import attack, report
+from coordinator.cli.deployment import enrol, provision, renew, revoke, serve, status, stop
+from coordinator.cli.deployment import run as run_study
 from coordinator.cli.models import classify, train, weights
 from coordinator.cli.studies import env, simulate
 from coordinator.exchange.console import run
@@ -21,6 +24,8 @@ app = typer.Typer(
 )
 for command in (simulate, train, classify, attack, report, weights, env):
     app.command()(command)
+for command in (provision, enrol, serve, run_study, status, stop, revoke, renew):
+    app.command("run" if command is run_study else None, rich_help_panel="Real hospitals")(command)
 
 
 def main() -> None:
