@@ -24,8 +24,17 @@ app = typer.Typer(
 )
 for command in (simulate, train, classify, attack, report, weights, env):
     app.command()(command)
-for command in (provision, enrol, serve, run_study, status, stop, revoke, renew):
-    app.command("run" if command is run_study else None, rich_help_panel="Real hospitals")(command)
+for name, command_of_hospitals in {
+    "provision": provision,
+    "enrol": enrol,
+    "serve": serve,
+    "run": run_study,
+    "status": status,
+    "stop": stop,
+    "revoke": revoke,
+    "renew": renew,
+}.items():
+    app.command(name, rich_help_panel="Real hospitals")(command_of_hospitals)
 
 
 def main() -> None:

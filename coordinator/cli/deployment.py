@@ -63,9 +63,7 @@ def enrol(
     result.print(
         f"{name} is enrolled{'' if is_new else ' already'}; fingerprint {keys.identity.fingerprint}"
     )
-    talk.print(
-        f"compare the fingerprint with {name} by telephone; if it differs, revoke {name}"
-    )
+    talk.print(f"compare the fingerprint with {name} by telephone; if it differs, revoke {name}")
     _reconcile(folder)
 
 

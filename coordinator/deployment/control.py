@@ -123,6 +123,15 @@ class Control:
         runs = sorted(answer.run_dict.values(), key=lambda run: run.pending_at)
         return [_run(run) for run in runs]
 
+    def read_log(self, run_id: int) -> str:
+        """Return what the ServerApp of a run that has ended printed. Flower then drops what it kept of the run."""
+        from flwr.proto.control_pb2 import StreamLogsRequest
+
+        with _errors():
+            return "".join(
+                part.log_output for part in self._client.StreamLogs(StreamLogsRequest(run_id=run_id))
+            )
+
     def stop_run(self, run_id: int) -> None:
         """Stop a run."""
         from flwr.proto.control_pb2 import StopRunRequest

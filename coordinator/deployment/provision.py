@@ -126,7 +126,7 @@ def write_kits(
         place.kit("x").parent.mkdir(exist_ok=True)
     for hospital in settings.hospitals:
         manifest = KitManifest(
-            schema_name=SCHEMA,
+            schema=SCHEMA,
             federation=settings.name,
             hospital=hospital,
             address=settings.dial,

@@ -7,9 +7,10 @@ ends it: it would come again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,14 @@ from coordinator.deployment.folder import DeploymentFolder
 from coordinator.deployment.serve import connect_to, read_serving
 from coordinator.exchange.console import Log
 from coordinator.exchange.plan import FILE, Plan, read_plan
+from coordinator.federation.participants import NODES
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, read_lines, write_bytes, write_json
+from crypto.files import disk_errors, read_lines, write_bytes, write_json, write_text
 
 #: Seconds between two looks at the run; and the longest wait for a server that has ended. Chosen by hand.
 _LOOK_S, _SERVER_AWAY_S = 1.0, 600.0
 #: How often a run is submitted again without a further round in between. Chosen by hand.
 _MAX_RESTARTS = 5
-#: Hospitals by node id: the ServerApp reads it.
-NODES = "nodes.json"
 
 
 @dataclass
@@ -38,12 +38,10 @@ class _Progress:
     Attributes:
         rows: how many lines of the journal were shown.
         restarts: how often the run was submitted again since the last line.
-        log_start: the length of the ServerApp's log when the run was submitted.
     """
 
     rows: int = 0
     restarts: int = 0
-    log_start: int = 0
 
 
 def prepare(place: DeploymentFolder, plan_file: Path | None) -> tuple[Path, Plan]:
@@ -98,11 +96,11 @@ def run_study(
         raise CipherwardError("this plan has no rounds", "set rounds: 1 or more")
     progress = _Progress(rows=len(read_lines(study / "cloud" / "rounds.jsonl")))
     while not result.exists():
-        run_id = _submit(place, study, log, progress)
+        run_id = _submit(place, study, log)
         run = _follow(place, study, run_id, progress, log, on_round)
         if result.exists():
             break
-        _require_restart(place, run, progress)
+        _require_restart(run, place.log(f"run-{run_id}"), progress)
         log(f"run {run_id} ended as {run.status if run else 'unknown'}: it is submitted again")
     training: dict[str, Any] = json.loads(result.read_text())
     return training
@@ -117,12 +115,9 @@ def stop_runs(place: DeploymentFolder) -> list[int]:
     return unfinished
 
 
-def _submit(place: DeploymentFolder, study: Path, log: Log, progress: _Progress) -> int:
+def _submit(place: DeploymentFolder, study: Path, log: Log) -> int:
     """Return the id of this study's run: one that is under way, or else a new one."""
-    executor_log = place.log("superexec")
-    progress.log_start = executor_log.stat().st_size if executor_log.exists() else 0
-    control: Control
-    with _patiently(place) as control:
+    with _connect_patiently(place) as control:
         unfinished = [run for run in control.runs() if not run.is_finished]
         for run in unfinished:
             if run.study == str(study):
@@ -133,34 +128,41 @@ def _submit(place: DeploymentFolder, study: Path, log: Log, progress: _Progress)
                 f"run {unfinished[-1].run_id} of another study is under way ({unfinished[-1].study})",
                 f"wait, or end it: cipherward-coordinator stop {place.root}",
             )
-        write_json(study / NODES, read_serving(place)["nodes"])
+        _write_nodes(place, study)
         bundle = place.bundle.read_bytes()
         run_id = control.start_run(bundle, bundle_digest(bundle), {"study-dir": str(study)})
     log(f"run {run_id} is submitted")
     return run_id
 
 
-class _patiently:  # noqa: N801 - used like a function
-    """Connect to the server; wait for one that has ended to come back."""
+@contextlib.contextmanager
+def _connect_patiently(place: DeploymentFolder) -> Iterator[Control]:
+    """Connect to the server; wait for one that has ended to come back.
 
-    def __init__(self, place: DeploymentFolder) -> None:
-        self._place = place
-
-    def __enter__(self) -> Control:
-        deadline = time.monotonic() + _SERVER_AWAY_S
-        while True:
+    Raises:
+        CipherwardError: if it does not come back.
+    """
+    deadline = time.monotonic() + _SERVER_AWAY_S
+    while True:
+        with contextlib.ExitStack() as stack:
             try:
-                self._connection = connect_to(self._place)
-                control = self._connection.__enter__()
+                control = stack.enter_context(connect_to(place))
                 control.runs()
-                return control
             except CipherwardError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(_LOOK_S)
+            else:
+                yield control
+                return
+        time.sleep(_LOOK_S)
 
-    def __exit__(self, *error: object) -> None:
-        self._connection.__exit__(None, None, None)
+
+def _write_nodes(place: DeploymentFolder, study: Path) -> None:
+    """Tell the ServerApp which hospital each node is; enrolling may have changed it."""
+    nodes = read_serving(place)["nodes"]
+    path = study / NODES
+    if not path.exists() or json.loads(path.read_text()) != nodes:
+        write_json(path, nodes)
 
 
 def _follow(
@@ -178,6 +180,9 @@ def _follow(
         try:
             with connect_to(place) as control:
                 run = next((r for r in control.runs() if r.run_id == run_id), None)
+                if run is not None and run.is_finished:
+                    write_text(place.log(f"run-{run_id}"), control.read_log(run_id))
+            _write_nodes(place, study)
             if away_since is not None:
                 log(f"the server is back after {time.monotonic() - away_since:.0f} s")
             away_since = None
@@ -200,30 +205,30 @@ def _follow(
         time.sleep(_LOOK_S)
 
 
-def _require_restart(place: DeploymentFolder, run: Run | None, progress: _Progress) -> None:
-    """Raise CipherwardError unless submitting the run again may help."""
+def _require_restart(run: Run | None, log_file: Path, progress: _Progress) -> None:
+    """Raise CipherwardError unless submitting the run again may help.
+
+    Args:
+        run: the run that ended, as the server knows it.
+        log_file: what its ServerApp printed.
+        progress: counts the restarts.
+    """
     if run is not None and run.status == "finished:stopped":
         raise CipherwardError(f"run {run.run_id} was stopped", "run the same command again to go on")
-    if error := _own_error(place.log("superexec"), progress.log_start):
-        raise CipherwardError(
-            error, f"see {place.log('superexec')}; run again to go on from the last round"
-        )
+    text = log_file.read_text() if log_file.exists() else ""
+    if error := _own_error(text):
+        raise CipherwardError(error, f"see {log_file}; run again to go on from the last round")
     if progress.restarts >= _MAX_RESTARTS:
         details = run.details if run is not None else "the server does not know it"
         raise CipherwardError(
             f"the run was lost {progress.restarts + 1} times without a further round: {details[:300]}",
-            f"see {place.log('superexec')}",
+            f"see {log_file}",
         )
     progress.restarts += 1
 
 
-def _own_error(log_file: Path, start: int) -> str:
-    """Return our own last error in this run's part of the ServerApp's log, or ""."""
-    if not log_file.exists():
-        return ""
-    size = log_file.stat().st_size
-    with open(log_file, "rb") as handle:
-        handle.seek(start if start <= size else 0)
-        lines = handle.read().decode(errors="replace").splitlines()
-    errors = [line.split("CipherwardError:", 1)[1].strip() for line in lines if "CipherwardError:" in line]
+def _own_error(text: str) -> str:
+    """Return our own last error in what a ServerApp printed, or ""."""
+    parts = (line.partition("CipherwardError:")[2].strip() for line in text.splitlines())
+    errors = [part for part in parts if part]
     return errors[-1] if errors else ""

@@ -26,6 +26,9 @@ _POLL_S, _MAX_POLL_S = 0.05, 0.5
 #: the grace period.
 _MAX_QUESTIONS = 2
 
+#: The file of a study that says which hospital each node is: names by node id. A simulation has none.
+NODES = "nodes.json"
+
 #: Returns why a node's reply cannot be used, or "".
 Screen = Callable[[int, Message], str]
 
@@ -57,8 +60,16 @@ class Federation:
         refused: why a node is refused for the whole run, by node id.
     """
 
-    def __init__(self, grid: Grid, plan: Plan) -> None:
+    def __init__(self, grid: Grid, plan: Plan, enrolled: Callable[[], Mapping[int, str]] = dict) -> None:
+        """Take the grid and the plan.
+
+        Args:
+            grid: Flower's messages.
+            plan: all settings.
+            enrolled: returns the name under which each node was enrolled, by node id. It may name none.
+        """
         self.grid, self.plan = grid, plan
+        self._enrolled = enrolled
         self.base = ""
         self.parties: dict[int, Party] = {}
         self.refused: dict[int, str] = {}
@@ -164,7 +175,14 @@ class Federation:
 
     def _admit(self, newcomers: Sequence[Party]) -> None:
         """Accept the newcomers that can belong to this run, and refuse the others."""
-        conflicts = find_conflicts(newcomers, list(self.parties.values()), self.plan)
+        enrolled = self._enrolled()
+        impostors = {
+            party.node: f"this node was enrolled as {enrolled[party.node]}"
+            for party in newcomers
+            if enrolled.get(party.node, party.name) != party.name
+        }
+        honest = [party for party in newcomers if party.node not in impostors]
+        conflicts = impostors | find_conflicts(honest, list(self.parties.values()), self.plan)
         for party in newcomers:
             if party.node in conflicts:
                 self._refuse(party.node, f"{party.name} (node-{party.node})", conflicts[party.node])
