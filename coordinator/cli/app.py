@@ -7,6 +7,8 @@ nor PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from coordinator.cli.audit import attack, report
@@ -24,7 +26,7 @@ app = typer.Typer(
 )
 for command in (simulate, train, classify, attack, report, weights, env):
     app.command()(command)
-for name, command_of_hospitals in {
+_WITH_HOSPITALS: dict[str, Callable[..., None]] = {
     "provision": provision,
     "enrol": enrol,
     "serve": serve,
@@ -33,7 +35,8 @@ for name, command_of_hospitals in {
     "stop": stop,
     "revoke": revoke,
     "renew": renew,
-}.items():
+}
+for name, command_of_hospitals in _WITH_HOSPITALS.items():
     app.command(name, rich_help_panel="Real hospitals")(command_of_hospitals)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def test_other_methods_other_ports_and_no_address_are_refused() -> None:
 
 def test_the_loopback_port_serves_the_runtime_api_to_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, expected in ((os.getuid(), 200), (0, 200), (os.getuid() + 12345, 403), (None, 403)):
-        monkeypatch.setattr(doors.sys, "platform", "linux")
+        monkeypatch.setattr(sys, "platform", "linux")
         monkeypatch.setattr(doors, "socket_owner", lambda *_, owner=owner: owner)
         assert ask(("127.0.0.1", RUNTIME), "/v1/runtime/acquire-task") == expected
         assert ask(("127.0.0.1", RUNTIME), "/v1/control/start-run") == 404

@@ -55,7 +55,8 @@ class FakeControl:
 def test_the_roster_and_flower_agree_whatever_happened_before(
     place: DeploymentFolder, tmp_path: Path
 ) -> None:
-    control, lines = FakeControl(), []
+    control = FakeControl()
+    lines: list[str] = []
     for name in ("hospital-0", "hospital-1"):
         assert enrol(place, read_public_keys(write_keys(tmp_path, name)[1]))
     control.keys[7] = b"whom nobody enrolled"
