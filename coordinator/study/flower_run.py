@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from coordinator.exchange.quiet import QUIET
-from coordinator.study.end_with_us import MARK, end_processes, ending_with_us
+from coordinator.exchange.end_with_us import MARK, end_processes, ending_with_us
 from crypto.cores import cores
 from crypto.errors import CipherwardError
 

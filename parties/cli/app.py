@@ -3,8 +3,8 @@
 A hospital's folder holds its secret key, its settings (party.yaml) and its sealed (encrypted) images. Every command
 takes that folder. `cipherward-party COMMAND --help` shows a command's options.
 
-The commands are in a file a group: keys.py, sealing.py, agreeing.py and measuring.py. Each imports what it needs when
-it runs, so that `--help` needs neither NumPy nor PyTorch.
+The commands are in a file a group: keys.py, sealing.py, agreeing.py, agent.py and measuring.py. Each
+imports what it needs when it runs, so that `--help` needs neither NumPy nor PyTorch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import typer
 
 from coordinator.exchange.console import run
+from parties.cli.agent import agent_app, approve, enrol, join, leave, log
 from parties.cli.agreeing import accept
 from parties.cli.keys import identity, keygen, rotate, share_key
 from parties.cli.measuring import baseline, classify, report, score
@@ -28,6 +29,12 @@ app.command()(identity)
 app.command("share-key")(share_key)
 for command in (rotate, seal, schemes, unseal, inspect, verify, accept, baseline, classify, score, report):
     app.command()(command)
+app.command()(enrol)
+app.command()(approve)
+app.command()(join)
+app.command()(leave)
+app.command()(log)
+app.add_typer(agent_app, name="agent")
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import pytest
 from coordinator.exchange.plan import Plan
 from coordinator.federation.rounds import State
 from coordinator.study import simulate as study_simulate
-from coordinator.study.end_with_us import MARK, ending_with_us, find_processes
+from coordinator.exchange.end_with_us import MARK, ending_with_us, find_processes
 from coordinator.study.flower_run import LOCAL_DOOR
 from tests.support.study import PLAN, command
 
@@ -27,7 +27,7 @@ ROUNDS = 8
 #: Starts a process in another session, which starts one more, and says where the run's folder is.
 PROGRAM = f"""
 import os, subprocess, sys, time
-from coordinator.study.end_with_us import ending_with_us
+from coordinator.exchange.end_with_us import ending_with_us
 with ending_with_us() as folder:
     inner = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'], "
     inner += "start_new_session=True); time.sleep(99)"
