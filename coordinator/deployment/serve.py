@@ -1,7 +1,7 @@
 """Keep a federation's server running: Flower's SuperLink and the process that starts ServerApps.
 
 Both are started again if they end, with growing pauses. They end with this process, whatever ends it
-(coordinator/study/end_with_us.py). All state is in the folder: a server that was killed goes on where it was.
+(coordinator.exchange.end_with_us.py). All state is in the folder: a server that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from coordinator.deployment.provision import now_utc
 from coordinator.deployment.superlink import SuperLinkSettings, open_port
 from coordinator.exchange.console import Log
 from coordinator.exchange.quiet import QUIET
-from coordinator.study.end_with_us import MARK, ending_with_us
+from coordinator.exchange.end_with_us import MARK, ending_with_us
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, read_json, write_json
 
