@@ -8,7 +8,7 @@ FOLDER/                     mode 0700
   kits/HOSPITAL.kit         what each hospital is sent
   roster.json               who is enrolled
   state/                    Flower's database, home and shared secret
-  studies/NAME/             plan.yaml, nodes.json and cloud/: what a run reads and writes
+  studies/NAME/             plan.yaml, study.json and cloud/: what a run reads and writes
   logs/                     what Flower's programs print
   serving.json              where `serve` listens while it runs
 """

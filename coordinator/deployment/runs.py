@@ -18,12 +18,11 @@ from typing import Any
 from coordinator.deployment.bundle import bundle_digest
 from coordinator.deployment.control import Control, Run
 from coordinator.deployment.folder import DeploymentFolder
-from coordinator.deployment.serve import connect_to, read_serving
+from coordinator.deployment.serve import connect_to
 from coordinator.exchange.console import Log
 from coordinator.exchange.plan import FILE, Plan, read_plan
-from coordinator.federation.participants import NODES
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, read_lines, write_bytes, write_json, write_text
+from crypto.files import disk_errors, read_lines, write_bytes, write_text
 
 #: Seconds between two looks at the run; and the longest wait for a server that has ended. Chosen by hand.
 _LOOK_S, _SERVER_AWAY_S = 1.0, 600.0
@@ -128,7 +127,6 @@ def _submit(place: DeploymentFolder, study: Path, log: Log) -> int:
                 f"run {unfinished[-1].run_id} of another study is under way ({unfinished[-1].study})",
                 f"wait, or end it: cipherward-coordinator stop {place.root}",
             )
-        _write_nodes(place, study)
         bundle = place.bundle.read_bytes()
         run_id = control.start_run(bundle, bundle_digest(bundle), {"study-dir": str(study)})
     log(f"run {run_id} is submitted")
@@ -157,14 +155,6 @@ def _connect_patiently(place: DeploymentFolder) -> Iterator[Control]:
         time.sleep(_LOOK_S)
 
 
-def _write_nodes(place: DeploymentFolder, study: Path) -> None:
-    """Tell the ServerApp which hospital each node is; enrolling may have changed it."""
-    nodes = read_serving(place)["nodes"]
-    path = study / NODES
-    if not path.exists() or json.loads(path.read_text()) != nodes:
-        write_json(path, nodes)
-
-
 def _follow(
     place: DeploymentFolder,
     study: Path,
@@ -182,7 +172,6 @@ def _follow(
                 run = next((r for r in control.runs() if r.run_id == run_id), None)
                 if run is not None and run.is_finished:
                     write_text(place.log(f"run-{run_id}"), control.read_log(run_id))
-            _write_nodes(place, study)
             if away_since is not None:
                 log(f"the server is back after {time.monotonic() - away_since:.0f} s")
             away_since = None

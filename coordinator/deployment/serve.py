@@ -26,8 +26,8 @@ from coordinator.deployment.folder import DeploymentFolder, FederationSettings
 from coordinator.deployment.provision import now_utc
 from coordinator.deployment.superlink import SuperLinkSettings, open_port
 from coordinator.exchange.console import Log
-from coordinator.exchange.quiet import QUIET
 from coordinator.exchange.end_with_us import MARK, ending_with_us
+from coordinator.exchange.quiet import QUIET
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, read_json, write_json
 

@@ -8,8 +8,9 @@ others go on.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -25,9 +26,6 @@ _POLL_S, _MAX_POLL_S = 0.05, 0.5
 #: How often a node that gives no answer is asked who it is, unless the quorum needs it. Each time may cost all others
 #: the grace period.
 _MAX_QUESTIONS = 2
-
-#: The file of a study that says which hospital each node is: names by node id. A simulation has none.
-NODES = "nodes.json"
 
 #: Returns why a node's reply cannot be used, or "".
 Screen = Callable[[int, Message], str]
@@ -60,16 +58,8 @@ class Federation:
         refused: why a node is refused for the whole run, by node id.
     """
 
-    def __init__(self, grid: Grid, plan: Plan, enrolled: Callable[[], Mapping[int, str]] = dict) -> None:
-        """Take the grid and the plan.
-
-        Args:
-            grid: Flower's messages.
-            plan: all settings.
-            enrolled: returns the name under which each node was enrolled, by node id. It may name none.
-        """
+    def __init__(self, grid: Grid, plan: Plan) -> None:
         self.grid, self.plan = grid, plan
-        self._enrolled = enrolled
         self.base = ""
         self.parties: dict[int, Party] = {}
         self.refused: dict[int, str] = {}
@@ -100,7 +90,7 @@ class Federation:
                 self._unanswered.clear()
             is_first_look = False
             if len(nodes) >= needed:
-                self._ask(nodes, missing)
+                self._ask(nodes, missing, max(0.0, deadline - time.monotonic()))
             if len(present := self._accepted(nodes)) >= needed:
                 return sorted(present, key=lambda party: party.name)
             now, reasons = time.monotonic(), self._problems(connected)
@@ -145,8 +135,8 @@ class Federation:
         """
         return [node for node in self.grid.get_node_ids() if node in self.parties] or list(self.parties)
 
-    def _ask(self, nodes: Sequence[int], missing: int) -> None:
-        """Ask the new ones among these nodes who they are, and accept or refuse them."""
+    def _ask(self, nodes: Sequence[int], missing: int, time_s: float) -> None:
+        """Ask the new ones among these nodes who they are, and accept or refuse them, within so many seconds."""
         new = [
             node
             for node in nodes
@@ -156,7 +146,9 @@ class Federation:
             Message(RecordDict({"config": ConfigRecord({})}), dst_node_id=node, message_type="query.hello")
             for node in new
         ]
-        replies = self.collect(questions, max(0, missing), lambda _, reply: parse_introduction(reply)[1])
+        replies = self.collect(
+            questions, max(0, missing), lambda _, reply: parse_introduction(reply)[1], time_s=time_s
+        )
         failed = dict.fromkeys(replies.absent, "no answer")
         for node, reason in replies.refused.items():
             # An error of Flower or of the hospital may pass. An introduction stands.
@@ -175,14 +167,7 @@ class Federation:
 
     def _admit(self, newcomers: Sequence[Party]) -> None:
         """Accept the newcomers that can belong to this run, and refuse the others."""
-        enrolled = self._enrolled()
-        impostors = {
-            party.node: f"this node was enrolled as {enrolled[party.node]}"
-            for party in newcomers
-            if enrolled.get(party.node, party.name) != party.name
-        }
-        honest = [party for party in newcomers if party.node not in impostors]
-        conflicts = impostors | find_conflicts(honest, list(self.parties.values()), self.plan)
+        conflicts = find_conflicts(newcomers, list(self.parties.values()), self.plan)
         for party in newcomers:
             if party.node in conflicts:
                 self._refuse(party.node, f"{party.name} (node-{party.node})", conflicts[party.node])
@@ -194,7 +179,15 @@ class Federation:
         self._refused_names[node], self.refused[node] = name, join_errors([reason])
         print(f"{name} is refused: {self.refused[node]}", flush=True)
 
-    def collect(self, messages: Sequence[Message], quorum: int, screen: Screen) -> Replies:
+    def collect(
+        self,
+        messages: Sequence[Message],
+        quorum: int,
+        screen: Screen,
+        keep: Callable[[int, Message], None] = lambda _node, _reply: None,
+        batch: int = 1 << 20,
+        time_s: float = math.inf,
+    ) -> Replies:
         """Send messages and collect the replies.
 
         It returns when all replies are in, when `quorum` usable replies are in and the grace period is over, or at
@@ -204,7 +197,11 @@ class Federation:
             messages: the messages.
             quorum: the number of usable replies to wait for.
             screen: checks each reply.
+            keep: takes each usable reply as it comes, and may move what is large in it to another place.
+            batch: how many replies are held at once before they are kept.
+            time_s: the longest wait in seconds, if it is shorter than the plan's deadline.
         """
+        limit = min(self.plan.deadline_s, time_s)
         for message in messages:
             # A party that returns later must not train a round that is over.
             message.metadata.ttl = self.plan.deadline_s
@@ -214,7 +211,7 @@ class Federation:
         result = Replies()
         start, quorum_time = time.monotonic(), None
         while waiting:
-            for reply in self.grid.pull_messages(list(waiting)):
+            for reply in self._pull(list(waiting), batch):
                 # Errors made by Flower's server have the server's node id: use the message that they answer.
                 node = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if node is None:
@@ -222,12 +219,13 @@ class Federation:
                 if why := _screen_safely(screen, node, reply):
                     result.refused[node] = why
                 else:
+                    keep(node, reply)
                     result.usable.append((node, reply))
             now = time.monotonic()
             if quorum_time is None and len(result.usable) >= quorum:
                 quorum_time = now
             grace_over = quorum_time is not None and now - quorum_time > self.plan.grace_s
-            if now - start > self.plan.deadline_s or grace_over:
+            if now - start > limit or grace_over:
                 break
             if waiting:
                 # The longer the parties take, the rarer it looks.
@@ -235,6 +233,11 @@ class Federation:
         result.usable.sort(key=lambda pair: self.name(pair[0]))
         result.absent.extend(sorted(waiting.values()))
         return result
+
+    def _pull(self, ids: Sequence[str], batch: int) -> Iterator[Message]:
+        """Ask for replies, so many at once that they fit into memory."""
+        for start in range(0, len(ids), batch):
+            yield from self.grid.pull_messages(ids[start : start + batch])
 
     def message_config(self) -> dict[str, str]:
         """Return what every message to a party has: the plan, and the digest of the weights that are not sent."""

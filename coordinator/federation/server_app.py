@@ -15,13 +15,13 @@ from flwr.serverapp import Grid, ServerApp
 
 from coordinator.exchange.plan import FILE, read_plan
 from coordinator.exchange.wire import as_received
-from coordinator.federation.participants import NODES, Federation
+from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import evaluate, run_rounds
 from coordinator.federation.strategies import build_strategy, require_aggregatable
 from coordinator.model.shares import base_digest, shared_names
 from coordinator.model.vit import build_model, pack, save_model, unpack
 from crypto.errors import CipherwardError
-from crypto.files import folder_lock, read_json, write_json
+from crypto.files import folder_lock, write_json
 
 app = ServerApp()
 
@@ -45,7 +45,7 @@ def run_federation(grid: Grid, study: Path) -> None:
         CipherwardError: if too few parties are usable, or if a round misses its quorum after all retries.
     """
     plan, cloud = read_plan(study / FILE), study / "cloud"
-    federation = Federation(grid, plan, lambda: _read_nodes(study))
+    federation = Federation(grid, plan)
     parties = federation.gather()
     classes = list(parties[0].about["classes"])
     model = build_model(plan, len(classes))
@@ -73,14 +73,6 @@ def run_federation(grid: Grid, study: Path) -> None:
         "parties": [p.about for p in sorted(federation.parties.values(), key=lambda p: p.name)],
     }
     write_json(cloud / "training.json", training)
-
-
-def _read_nodes(study: Path) -> dict[int, str]:
-    """Return the names under which nodes were enrolled, by node id; none if the study is a simulation."""
-    path = study / NODES
-    if not path.exists():
-        return {}
-    return {int(node): str(name) for node, name in read_json(path, "list of enrolled nodes").items()}
 
 
 def _study_folder(context: Context) -> Path:
