@@ -15,7 +15,7 @@ from coordinator.cli.audit import attack, report
 from coordinator.cli.deployment import enrol, provision, renew, revoke, serve, status, stop
 from coordinator.cli.deployment import run as run_study
 from coordinator.cli.models import classify, train, weights
-from coordinator.cli.studies import env, simulate
+from coordinator.cli.studies import env, manifest, simulate
 from coordinator.exchange.console import run
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (simulate, train, classify, attack, report, weights, env):
+for command in (simulate, manifest, train, classify, attack, report, weights, env):
     app.command()(command)
 _WITH_HOSPITALS: dict[str, Callable[..., None]] = {
     "provision": provision,

@@ -2,8 +2,11 @@
 
 Flower waits for an absent party without a time limit, and one malformed reply stops the run for everybody. Here every
 wait has a deadline, and strategies receive only replies that were checked (screening.py). A node whose introduction
-cannot be accepted is refused for the whole run: it gets no plan and no weights, and it counts for no quorum. The
-others go on.
+does not fit the study manifest is refused for the whole run: it gets no plan and no weights, and it counts for no
+quorum. The others go on.
+
+A hospital may come back under another node id, as after a new start of its agent: its identity signs an introduction
+for the new node, and the newest one counts.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from dataclasses import dataclass, field
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from coordinator.exchange.manifest import StudyManifest
 from coordinator.exchange.plan import Plan
 from coordinator.federation.admission import Party, find_conflicts
 from coordinator.federation.screening import join_errors, parse_introduction
@@ -52,14 +56,15 @@ class Federation:
     Attributes:
         grid: Flower's messages.
         plan: all settings.
+        manifest: the study manifest, which says who takes part with which sets.
         base: the digest of the weights that are not sent (`base_digest` in coordinator/model/shares.py). Hospitals
             must have the same. "" if all weights are sent.
         parties: the accepted parties so far, by node id.
         refused: why a node is refused for the whole run, by node id.
     """
 
-    def __init__(self, grid: Grid, plan: Plan) -> None:
-        self.grid, self.plan = grid, plan
+    def __init__(self, grid: Grid, plan: Plan, manifest: StudyManifest) -> None:
+        self.grid, self.plan, self.manifest = grid, plan, manifest
         self.base = ""
         self.parties: dict[int, Party] = {}
         self.refused: dict[int, str] = {}
@@ -142,8 +147,9 @@ class Federation:
             for node in nodes
             if node not in self.parties and self._unanswered.get(node, (0, ""))[0] < _MAX_QUESTIONS
         ]
+        config = ConfigRecord({"manifest": self.manifest.digest})
         questions = [
-            Message(RecordDict({"config": ConfigRecord({})}), dst_node_id=node, message_type="query.hello")
+            Message(RecordDict({"config": config}), dst_node_id=node, message_type="query.hello")
             for node in new
         ]
         replies = self.collect(
@@ -162,17 +168,25 @@ class Federation:
         for node, reply in replies.usable:
             self._unanswered.pop(node, None)
             about, _ = parse_introduction(reply)
-            newcomers.append(Party(node, about["party"], about))
+            record = reply.content["about"]
+            newcomers.append(Party(node, about["party"], about, record["json"], record["signature"]))
         self._admit(newcomers)
 
     def _admit(self, newcomers: Sequence[Party]) -> None:
-        """Accept the newcomers that can belong to this run, and refuse the others."""
-        conflicts = find_conflicts(newcomers, list(self.parties.values()), self.plan)
-        for party in newcomers:
+        """Accept the newcomers that belong to this run, and refuse the others.
+
+        The newest introduction of a hospital counts. The node that had its name before is refused.
+        """
+        conflicts = find_conflicts(newcomers, self.manifest, self.grid.run.run_id)
+        for party in sorted(newcomers, key=lambda party: int(party.about["time_ns"])):
             if party.node in conflicts:
                 self._refuse(party.node, f"{party.name} (node-{party.node})", conflicts[party.node])
-            else:
-                self.parties[party.node] = party
+                continue
+            for before in [other for other in self.parties.values() if other.name == party.name]:
+                del self.parties[before.node]
+                reason = f"{party.name} came back as node-{party.node}"
+                self._refuse(before.node, f"{before.name} (node-{before.node})", reason)
+            self.parties[party.node] = party
 
     def _refuse(self, node: int, name: str, reason: str) -> None:
         """Refuse a node for the whole run, and say so in the log."""
@@ -240,8 +254,9 @@ class Federation:
             yield from self.grid.pull_messages(ids[start : start + batch])
 
     def message_config(self) -> dict[str, str]:
-        """Return what every message to a party has: the plan, and the digest of the weights that are not sent."""
-        return {"plan": self.plan.model_dump_json(), **({"base": self.base} if self.base else {})}
+        """Return what every message to a party has: plan, manifest, and the digest of weights that are not sent."""
+        named = {"plan": self.plan.model_dump_json(), "manifest": self.manifest.digest}
+        return named | ({"base": self.base} if self.base else {})
 
     def rows(self, node: int, split: str) -> int:
         """Return how many images of a split a party introduced itself with, 0 for an unknown node."""

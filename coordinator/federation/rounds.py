@@ -60,6 +60,7 @@ class State:
         best_round: the round that they come from.
         best_val: their accuracy on val.
         moments: what the strategy carries from round to round, vectors by name (see strategies.py).
+        manifest: the digest of the study manifest that the rounds belong to; "" for a training without hospitals.
     """
 
     round: int
@@ -68,10 +69,12 @@ class State:
     best_round: int
     best_val: float
     moments: dict[str, AnyArray] = field(default_factory=dict)
+    manifest: str = ""
 
     def save(self, path: Path) -> None:
         """Write the checkpoint."""
-        about = {"round": self.round, "best_round": self.best_round, "best_val": self.best_val}
+        about: dict[str, Any] = {"round": self.round, "best_round": self.best_round}
+        about |= {"best_val": self.best_val, "manifest": self.manifest}
         tensors = {"weights": self.weights, "best": self.best}
         tensors |= {_MOMENT + name: vector for name, vector in self.moments.items()}
         data = save(tensors, metadata={"state": json.dumps(about)})
@@ -114,11 +117,17 @@ def run_rounds(federation: Federation, weights: Float32Array, cloud: Path) -> St
     plan = federation.plan
     strategy = build_strategy(plan)
     checkpoint, journal = cloud / "checkpoint.safetensors", cloud / "rounds.jsonl"
-    state = State(0, weights, weights, 0, -1.0)
+    state = State(0, weights, weights, 0, -1.0, manifest=federation.manifest.digest)
     if checkpoint.exists():
         state = State.load(checkpoint)
         if state.weights.shape != weights.shape:
             raise CipherwardError(f"{checkpoint} belongs to another model", "remove it to train anew")
+        if state.manifest != federation.manifest.digest:
+            raise CipherwardError(
+                f"the rounds in {checkpoint} were trained under another study manifest: with other keys, sets or "
+                "hospitals",
+                "put that study.json back to go on; or remove the folder's checkpoint and rounds to train anew",
+            )
         set_moments(strategy, state.moments)
     while state.round < plan.rounds:
         for attempt in range(plan.retries + 1):

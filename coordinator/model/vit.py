@@ -19,13 +19,13 @@ from torch import nn
 
 from coordinator.exchange.model_choice import check_model_args, check_model_name
 from coordinator.exchange.plan import Plan
-from coordinator.model.belonging import spec_without_nonce
 from coordinator.model.published_networks import NETWORKS
 from coordinator.model.shares import apply_share, in_stem, merge_adapters
 from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from crypto.scheme import load
+from crypto.spec import spec_without_nonce
 
 #: What a saved model says of the images that it reads, by stem mode.
 _IMAGES = {
