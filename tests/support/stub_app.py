@@ -72,7 +72,7 @@ def step(message: Message, context: Context) -> Message:
     return Message(RecordDict({"about": ConfigRecord(about)}), reply_to=message)
 '''
 
-_SERVER = '''
+_SERVER = """
 import json
 import time
 from pathlib import Path
@@ -103,7 +103,7 @@ def main(grid: Grid, context: Context) -> None:
                 answers.append(dict(reply.content["about"]))
         rows.append({"word": word, "seconds": time.monotonic() - began, "answers": answers})
         Path(str(settings["out"])).write_text(json.dumps(rows))
-'''
+"""
 
 
 def write_stub_app(folder: Path, mark: str = "") -> bytes:

@@ -35,7 +35,9 @@ def make_message(word: str) -> bytes:
 
 def make_context() -> bytes:
     """Return a serialized context without state."""
-    context = Context(run_id=1, node_id=1, node_config={"party-dir": "/h"}, state=RecordDict(), run_config={})
+    context = Context(
+        run_id=1, node_id=1, node_config={"party-dir": "/h"}, state=RecordDict(), run_config={}
+    )
     data: bytes = context_to_proto(context).SerializeToString()
     return data
 
@@ -160,7 +162,9 @@ def test_without_forking_each_message_has_a_fresh_process(tmp_path: Path) -> Non
 def test_a_parent_with_threads_does_not_fork(tmp_path: Path) -> None:
     client = make_client(tmp_path)
     source = tmp_path / "app" / "stub" / "client.py"
-    thread = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    thread = (
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    )
     source.write_text(thread + source.read_text())
     answer = client.answer(make_message("fine"), make_context(), 60)
     assert client.mode == "spawn"
