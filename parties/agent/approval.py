@@ -158,12 +158,17 @@ def withdraw(place: Place, sha256: str) -> Approval:
 def last_approved(place: Place) -> Bundle | None:
     """Return the bundle that was approved last, if the hospital still has it."""
     for approval in reversed(read_approvals(place)):
-        path = _bundles(place) / f"{approval.sha256}.fab"
-        if path.is_file():
-            bundle = read_bundle(path)
-            if bundle.sha256 == approval.sha256:
-                return bundle
+        bundle = kept_bundle(place, approval.sha256)
+        if bundle is not None:
+            return bundle
     return None
+
+
+def kept_bundle(place: Place, sha256: str) -> Bundle | None:
+    """Return the hospital's copy of an approved bundle; None if it is not there, or is not that bundle any more."""
+    path = _bundles(place) / f"{sha256}.fab"
+    bundle = read_bundle(path) if path.is_file() else None
+    return bundle if bundle is not None and bundle.sha256 == sha256 else None
 
 
 def _bundles(place: Place) -> Path:

@@ -105,6 +105,10 @@ def build_own_bundle(root: Path) -> Bundle:
     Raises:
         CipherwardError: if the folder holds no app that Flower can build.
     """
+    if not (root / "pyproject.toml").is_file():
+        raise CipherwardError(
+            f"{root} is no checkout: it has no pyproject.toml", "ask the coordinator for the .fab file"
+        )
     import click
     from flwr.cli.build import build_fab_from_disk
 

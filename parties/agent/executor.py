@@ -11,7 +11,9 @@ hangs or is killed costs its message and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from typing import Any
 import httpx
 from flwr.app import Error, Message
 from flwr.cli.install import install_from_fab
+from flwr.common.config import get_fab_config, get_metadata_from_config
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.serde import (
     context_from_proto,
@@ -54,14 +57,15 @@ from parties.sealing.place import Place
 _HEARTBEAT_S = 15.0
 #: Seconds that a message may take beyond its round's deadline. Its answer is no longer waited for then.
 _PAST_DEADLINE_S = 30.0
-#: Seconds that a message may take if its plan states no deadline: an introduction reads all sealed images.
-_DEFAULT_LIMIT_S = 1800.0
 #: Tries of one request to the SuperNode on this machine.
 _TRIES = 4
 _PROTECTED = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 #: What the coordinator is told if the log cannot be written; where the log is stays here.
 _NO_LOG = "this hospital cannot write its log, and answers nothing that is not in it"
+
+#: What `step` may raise because the SuperNode is gone or does not answer.
+UNREACHABLE = (httpx.HTTPError, ConnectionError)
 
 #: Gets the outcome of each message: the facts, the outcome's word, seconds, and an explanation.
 Announce = Callable[[MessageFacts, str, float, str], None]
@@ -81,7 +85,8 @@ class Executor:
         mode: whether clients are forked.
         tick: called often during a message; what it raises ends the message.
         announce: gets the outcome of every message.
-        limit_s: the longest that a message may take, in seconds; None for the round's deadline and some.
+        deadline_s: the deadline of the accepted plan, in seconds, for messages that carry no plan.
+        limit_s: the longest that a message may take, in seconds; None for its deadline and 30 s.
     """
 
     place: Place
@@ -93,6 +98,7 @@ class Executor:
     mode: Mode
     tick: Callable[[], None]
     announce: Announce
+    deadline_s: float
     limit_s: float | None = None
     _clients: dict[str, WarmClient] = field(default_factory=dict)
     _channel: RuntimeHttpClient | None = None
@@ -153,7 +159,15 @@ class Executor:
     def _handle(self, client: RuntimeHttpClient) -> None:
         """Answer one task's message, whatever happens to the app."""
         started = time.monotonic()
-        message, context, run, fab = pull_task_input(client)
+        try:
+            message, context, run, fab = pull_task_input(client)
+        except UNREACHABLE:
+            raise
+        except Exception as error:  # a message that Flower itself cannot read, in any of several ways
+            AgentLog(self.place).append("unreadable", error=type(error).__name__)
+            self.announce(MessageFacts("message"), "error", 0.0, f"cannot be read: {type(error).__name__}")
+            # The SuperNode answers for us, when this task has had no heartbeat for a minute.
+            return
         facts, code = read_facts(message), hashlib.sha256(fab.content).hexdigest()
         # The hospital's folder is said by the agent, whatever else the SuperNode was told.
         context.node_config = {"party-dir": str(self.place.folder)}
@@ -191,7 +205,11 @@ class Executor:
         except CipherwardError:
             # What is not in the log does not leave.
             outcome, answer = "error", Answer(error="CipherwardError", text=_NO_LOG)
-        self._send(client, message, context, answer)
+        try:
+            self._send(client, message, context, answer)
+        except UNREACHABLE:
+            log.append("unsent", **fields, received=number)
+            raise
         self.announce(facts, outcome, seconds, answer.text or answer.error)
         self._prepare_next(code)
 
@@ -200,7 +218,7 @@ class Executor:
         facts: MessageFacts,
     ) -> Answer:  # fmt: skip
         """Run the approved app on a message, and keep the task alive meanwhile."""
-        warm = self._clients.get(code) or self._unpack(fab, code, run)
+        warm = self._clients.get(code) or self._unpack(fab, code, run.fab_id, run.fab_version)
         beat = time.monotonic()
 
         def tick() -> None:
@@ -210,9 +228,7 @@ class Executor:
                 beat = time.monotonic()
                 client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
 
-        limit = self.limit_s or (
-            facts.deadline_s + _PAST_DEADLINE_S if facts.deadline_s else _DEFAULT_LIMIT_S
-        )
+        limit = self.limit_s or (facts.deadline_s or self.deadline_s) + _PAST_DEADLINE_S
         return warm.answer(
             message_to_proto(message).SerializeToString(),
             context_to_proto(context).SerializeToString(),
@@ -220,21 +236,32 @@ class Executor:
             tick,
         )
 
-    def _unpack(self, fab: bytes, code: str, run: Any) -> WarmClient:
+    def prepare(self, fab: bytes, code: str) -> None:
+        """Unpack an approved bundle and import it before its first message comes.
+
+        Raises:
+            CipherwardError: if it cannot be unpacked or imported.
+        """
+        config = get_fab_config(fab)
+        fab_id, version = get_metadata_from_config(config)
+        self._unpack(fab, code, fab_id, version).start(self.tick)
+
+    def _unpack(self, fab: bytes, code: str, fab_id: str, fab_version: str) -> WarmClient:
         """Unpack an approved bundle into a fresh folder, and return its client, not yet started.
 
         Flower reuses an unpacked bundle by eight digits of its digest and without hashing it again; a folder for
         each whole digest, made anew by every agent, avoids both.
         """
         try:
-            folder = install_from_fab(fab, install_dir=self.folder / code, skip_prompt=True)
+            with contextlib.redirect_stdout(io.StringIO()):  # it greets whoever installs
+                folder = install_from_fab(fab, install_dir=self.folder / code, skip_prompt=True)
         except Exception as error:
             raise CipherwardError(
                 f"the approved app bundle cannot be unpacked: {type(error).__name__}", "approve it again"
             ) from error
         for other in self._clients.values():
             other.end()  # studies take turns: one app in memory is enough, and an idle one starts again
-        app = App(code, folder, run.fab_id, run.fab_version)
+        app = App(code, folder, fab_id, fab_version)
         self._clients[code] = WarmClient(app, self.environment, self.client_log, self.mode)
         return self._clients[code]
 
@@ -267,7 +294,3 @@ class Executor:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-#: What `step` may raise because the SuperNode is gone or does not answer.
-UNREACHABLE = (httpx.HTTPError, ConnectionError)

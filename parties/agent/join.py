@@ -30,7 +30,7 @@ from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from parties.agent.agent_log import AgentLog
-from parties.agent.approval import require_approved
+from parties.agent.approval import kept_bundle, require_approved
 from parties.agent.enrol import node_key_path, read_node_key
 from parties.agent.message_facts import MessageFacts
 from parties.agent.running import agent_folder, hold, write_state
@@ -60,6 +60,17 @@ class Options:
     limit_s: float | None = None
 
 
+def read_plan(kit: Kit) -> Plan:
+    """Return the plan in a kit. Raises CipherwardError if it is none."""
+    try:
+        values = yaml.safe_load(kit.files[PLAN])
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    if not isinstance(values, dict):
+        raise CipherwardError("the plan in this kit is no plan", "ask the coordinator for the kit again")
+    return build(Plan, values, "the plan in this kit")
+
+
 def check_kit(place: Place, kit: Kit, now: datetime.datetime) -> None:
     """Check that this hospital may join with a kit, now and on this machine.
 
@@ -76,7 +87,7 @@ def check_kit(place: Place, kit: Kit, now: datetime.datetime) -> None:
     kit.require_current(now)
     kit.require_versions(installed_versions())
     read_node_key(place)
-    plan = build(Plan, yaml.safe_load(kit.files[PLAN]), "the plan in this kit")
+    plan = read_plan(kit)
     if difference := find_difference(read_policy(place), plan):
         raise CipherwardError(
             f"this hospital has not accepted the plan of this kit: {difference}",
@@ -120,6 +131,7 @@ class _Agent:
         from parties.agent.warm_client import pick_mode
 
         self.place, self.kit, self.log = place, kit, log
+        self.plan = read_plan(kit)
         self.folder = agent_folder(place)
         self.is_leaving = False
         self.counts = {"answered": 0, "refused": 0, "error": 0}
@@ -141,7 +153,7 @@ class _Agent:
         quiet = {**QUIET, "FLWR_HOME": str(self.folder / "flwr"), "OPENBLAS_NUM_THREADS": "1"}
         self.executor = Executor(
             place, "", b"", apps, {**inherited, **quiet, **mark}, client_log, pick_mode(), self.tick,
-            self.announce, options.limit_s,
+            self.announce, self.plan.deadline_s, options.limit_s,
         )  # fmt: skip
 
     def ask_to_leave(self, _number: int, _frame: FrameType | None) -> None:
@@ -161,6 +173,8 @@ class _Agent:
                                     code=kit.bundle_sha256)  # fmt: skip
         self.log(f"{self.place.settings.party} joins {kit.federation} at {kit.address}; Ctrl-C leaves")
         try:
+            self.node.ensure()
+            self._prepare()
             while not self.is_leaving:
                 self._work()
         except _Leaving:
@@ -171,14 +185,26 @@ class _Agent:
         AgentLog(self.place).append("left", federation=kit.federation)
         self.log(f"{self.place.settings.party} has left {kit.federation}")
 
+    def _prepare(self) -> None:
+        """Import the approved app while the SuperNode connects: the first message then waits for nothing."""
+        code = self.kit.manifest.bundle_sha256
+        bundle = kept_bundle(self.place, code)
+        if bundle is not None:
+            self.executor.prepare(bundle.data, code)
+        self._connect()
+
+    def _connect(self) -> None:
+        """Let the executor take the tasks of a SuperNode that was just started."""
+        self.executor.connect(self.node.address, self.node.secret)
+        self.last_contact = time.monotonic()
+        self._write_state()
+
     def _work(self) -> None:
         """Do one look: at the SuperNode, and for a task."""
         from parties.agent.executor import UNREACHABLE
 
         if self.node.ensure():
-            self.executor.connect(self.node.address, self.node.secret)
-            self.last_contact = time.monotonic()
-            self._write_state()
+            self._connect()
         self._read_log()
         worked = False
         if self.node.pid is not None:

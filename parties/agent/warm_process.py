@@ -26,8 +26,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-#: What messages need beyond the app's own imports: the app loads it when it is first used, which is too late for a
-#: parent. Whatever is missing is left out.
+#: What messages of an app on torch need beyond its own imports: it loads them when they are first used, which is too
+#: late for a parent. Whatever is missing is left out.
 _PRELOAD = (
     *("coordinator.model.torchvision_fix", "coordinator.model.vit", "timm.models.vision_transformer"),
     *("sklearn.metrics", "safetensors.torch", "numba", "cryptography.hazmat.primitives.asymmetric.ed25519"),
@@ -47,9 +47,10 @@ def load(settings: dict[str, str]) -> Any:
 
     load_app = get_load_client_app_fn("", settings["folder"], True)
     app = load_app(settings["fab_id"], settings["fab_version"], settings["fab_hash"])
-    for name in _PRELOAD:
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    if "torch" in sys.modules:
+        for name in _PRELOAD:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
     return app
 
 

@@ -105,13 +105,18 @@ def _root() -> Path:
 def _compare(place: Place, bundle: Bundle) -> tuple[str, list[FileChange]]:
     """Return what a bundle is compared with, and in what it differs from that."""
     from parties.agent.approval import last_approved
-    from parties.agent.bundle import compare, read_own_code
+    from parties.agent.bundle import build_own_bundle, compare, read_own_code
 
     last = last_approved(place)
     if last is not None:
         return f"the bundle {last.sha256[:16]} that was approved last", compare(last.files, bundle.files)
-    own = read_own_code(_root(), list(bundle.files))
-    return f"this hospital's own installation in {_root()}", compare(own, bundle.files)
+    where = f"this hospital's own installation in {_root()}"
+    try:
+        # As Flower builds it: it orders pyproject.toml anew, and that is no difference of the code.
+        own = dict(build_own_bundle(_root()).files)
+    except CipherwardError:
+        own = read_own_code(_root(), list(bundle.files))  # an installation without the app's description
+    return where, compare(own, bundle.files)
 
 
 def _show(bundle: Bundle, known: str, changes: list[FileChange]) -> None:

@@ -82,7 +82,7 @@ def make_certificates(folder: Path) -> None:
 
 
 def make_kit(
-    path: Path, hospital: str, plan: str, bundle: str, address: str, ca: bytes, **changes: Any
+    path: Path, hospital: str, plan: str, bundle: str, address: str, ca: bytes, /, **changes: Any
 ) -> Kit:
     """Write a kit for a hospital, valid for ten days."""
     now = datetime.datetime.now(datetime.UTC)
