@@ -63,8 +63,8 @@ def run(app: typer.Typer, name: str) -> None:
         sys.exit(1)
 
 
-def parse_seconds(text: str) -> float:
-    """Return the seconds of a time as users type it: 600, 0.5, 90s, 10m or 1h."""
+def parse_seconds(text: str, option: str = "--budget") -> float:
+    """Return the seconds of a time as users type it: 600, 0.5, 90s, 10m or 1h. option: its name, for the error."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
     try:
         time = float(number) * _UNITS[unit]
@@ -73,8 +73,8 @@ def parse_seconds(text: str) -> float:
         return time
     except ValueError:
         raise CipherwardError(
-            f"--budget {text!r} is not a time of at least 0.01 s",
-            "for example: --budget 90s, 10m, 1h, or 600",
+            f"{option} {text!r} is not a time of at least 0.01 s",
+            f"for example: {option} 90s, 10m, 1h, or 600",
         ) from None
 
 

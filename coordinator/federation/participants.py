@@ -11,10 +11,12 @@ for the new node, and the newest one counts.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
@@ -99,7 +101,7 @@ class Federation:
                 self._unanswered.clear()
             is_first_look = False
             if len(nodes) >= needed:
-                self._ask(nodes, missing)
+                self._ask(nodes, missing, max(0.0, deadline - time.monotonic()))
             if len(present := self._accepted(nodes)) >= needed:
                 return sorted(present, key=lambda party: party.name)
             now, reasons = time.monotonic(), self._problems(connected)
@@ -157,8 +159,8 @@ class Federation:
         """
         return [node for node in self.grid.get_node_ids() if node in self.parties] or list(self.parties)
 
-    def _ask(self, nodes: Sequence[int], missing: int) -> None:
-        """Ask the new ones among these nodes who they are, and accept or refuse them."""
+    def _ask(self, nodes: Sequence[int], missing: int, time_s: float) -> None:
+        """Ask the new ones among these nodes who they are, and accept or refuse them, within so many seconds."""
         new = [
             node
             for node in nodes
@@ -169,7 +171,9 @@ class Federation:
             Message(RecordDict({"config": config}), dst_node_id=node, message_type="query.hello")
             for node in new
         ]
-        replies = self.collect(questions, max(0, missing), lambda _, reply: parse_introduction(reply)[1])
+        replies = self.collect(
+            questions, max(0, missing), lambda _, reply: parse_introduction(reply)[1], time_s=time_s
+        )
         failed = dict.fromkeys(replies.absent, "no answer")
         for node, reason in replies.refused.items():
             # An error of Flower or of the hospital may pass. An introduction stands.
@@ -208,7 +212,14 @@ class Federation:
         self._refused_names[node], self.refused[node] = name, join_errors([reason])
         print(f"{name} is refused: {self.refused[node]}", flush=True)
 
-    def collect(self, messages: Sequence[Message], quorum: int, screen: Screen) -> Replies:
+    def collect(
+        self,
+        messages: Sequence[Message],
+        quorum: int,
+        screen: Screen,
+        keep: Callable[[int, Message], None] = lambda _node, _reply: None,
+        time_s: float = math.inf,
+    ) -> Replies:
         """Send messages and collect the replies.
 
         It returns when all replies are in, when `quorum` usable replies are in and the grace period is over, or at
@@ -218,7 +229,10 @@ class Federation:
             messages: the messages.
             quorum: the number of usable replies to wait for.
             screen: checks each reply.
+            keep: takes each usable reply as it comes, and may move what is large in it to another place.
+            time_s: the longest wait in seconds, if it is shorter than the plan's deadline.
         """
+        limit = min(self.plan.deadline_s, time_s)
         for message in messages:
             # A party that returns later must not train a round that is over.
             message.metadata.ttl = self.plan.deadline_s
@@ -228,27 +242,44 @@ class Federation:
         result = Replies()
         start, quorum_time = time.monotonic(), None
         while waiting:
-            for reply in self.grid.pull_messages(list(waiting)):
-                # Errors made by Flower's server have the server's node id: use the message that they answer.
-                node = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if node is None:
-                    continue
-                if why := _screen_safely(screen, node, reply):
-                    result.refused[node] = why
-                else:
-                    result.usable.append((node, reply))
+            look = time.monotonic()
+            for message_id in list(waiting):
+                if time.monotonic() - start > limit:
+                    break
+                for reply in self._pull(message_id, waiting, result):
+                    # Errors made by Flower's server have the server's node id: use the message that they answer.
+                    node = waiting.pop(message_id)
+                    if why := _screen_safely(screen, node, reply):
+                        result.refused[node] = why
+                    else:
+                        keep(node, reply)
+                        result.usable.append((node, reply))
             now = time.monotonic()
             if quorum_time is None and len(result.usable) >= quorum:
                 quorum_time = now
             grace_over = quorum_time is not None and now - quorum_time > self.plan.grace_s
-            if now - start > self.plan.deadline_s or grace_over:
+            if now - start > limit or grace_over:
                 break
             if waiting:
                 # The longer the parties take, the rarer it looks.
-                time.sleep(min(_MAX_POLL_S, max(_POLL_S, 0.05 * (now - start))))
+                time.sleep(max(now - look, min(_MAX_POLL_S, max(_POLL_S, 0.05 * (now - start)))))
         result.usable.sort(key=lambda pair: self.name(pair[0]))
         result.absent.extend(sorted(waiting.values()))
         return result
+
+    def _pull(self, message_id: str, waiting: dict[str, int], result: Replies) -> list[Message]:
+        """Ask for the reply to one message; one that Flower cannot unpack is refused.
+
+        If Flower were asked for several at once, one that it cannot unpack would take the others with it.
+        """
+        try:
+            return list(self.grid.pull_messages([message_id]))[:1]
+        except (httpx.HTTPError, OSError):
+            raise  # the SuperLink does not answer
+        except Exception as error:  # a reply from outside may have any content
+            reason = f"a reply that cannot be unpacked ({type(error).__name__})"
+            result.refused[waiting.pop(message_id)] = reason
+            return []
 
     def message_config(self) -> dict[str, str]:
         """Return what every message to a party has: plan, manifest, and the digest of weights that are not sent."""

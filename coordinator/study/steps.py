@@ -105,7 +105,7 @@ def train(study: Study) -> str | None:
         nonlocal shown
         rows = read_lines(journal)
         for row in rows[shown:]:
-            study.talk.log(_round_summary(row, plan.rounds))
+            study.talk.log(round_summary(row, plan.rounds))
             study.talk.detail(f"round {row['round']} of {plan.rounds} is done")
         shown = len(rows)
 
@@ -138,12 +138,13 @@ def _train_centrally(study: Study) -> None:
     study.run_coordinator("train", words, study.talk.log)
 
 
-def _round_summary(row: dict[str, Any], rounds: int) -> str:
-    """Return the line for one round of the journal."""
+def round_summary(row: dict[str, Any], rounds: int = 0) -> str:
+    """Return the line for one round of the journal. rounds: how many there will be; 0 if that is not known."""
     if not row["aggregated"]:
         return f"round {row['round']}: no quorum; absent {row['absent']}, refused {list(row['refused'])}"
+    number = f"round {row['round']} of {rounds}" if rounds else f"round {row['round']}"
     return (
-        f"round {row['round']} of {rounds}: val accuracy {row['val']['accuracy']:.3f}, "
+        f"{number}: val accuracy {row['val']['accuracy']:.3f}, "
         f"{row['seconds']:.0f} s, {(row['bytes_down'] + row['bytes_up']) / 1e6:.1f} MB"
     )
 

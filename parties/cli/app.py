@@ -3,8 +3,8 @@
 A hospital's folder holds its secret key, its settings (party.yaml) and its sealed (encrypted) images. Every command
 takes that folder. `cipherward-party COMMAND --help` shows a command's options.
 
-The commands are in a file a group: keys.py, sealing.py, agreeing.py and measuring.py. Each imports what it needs when
-it runs, so that `--help` needs neither NumPy nor PyTorch.
+The commands are in a file a group: keys.py, sealing.py, agreeing.py, agent.py and measuring.py. Each
+imports what it needs when it runs, so that `--help` needs neither NumPy nor PyTorch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import typer
 
 from coordinator.exchange.console import run
-from parties.cli.agreeing import accept, agree, declare, enrol
+from parties.cli.agent import agent_app, approve, enrol, join, leave, log
+from parties.cli.agreeing import accept, agree, declare
 from parties.cli.keys import identity, keygen, rotate, share_key
 from parties.cli.measuring import baseline, classify, report, score
 from parties.cli.sealing import inspect, schemes, seal, unseal, verify
@@ -28,8 +29,9 @@ app.command()(identity)
 app.command("share-key")(share_key)
 for command in (rotate, seal, schemes, unseal, inspect, verify, baseline, classify, score, report):
     app.command()(command)
-for step in (enrol, accept, declare, agree):
+for step in (enrol, accept, declare, agree, approve, join, leave, log):
     app.command()(step)
+app.add_typer(agent_app, name="agent")
 
 
 def main() -> None:

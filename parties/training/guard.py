@@ -66,6 +66,14 @@ _RESTATE = (
 )
 
 
+class RefusedError(CipherwardError):
+    """A message goes beyond the policy. `field` is the first setting that does; the hospital's log names it."""
+
+    def __init__(self, field: str, message: str, hint: str) -> None:
+        super().__init__(message, hint)
+        self.field = field
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a message says beside its plan.
@@ -275,7 +283,7 @@ def _charge(place: Place, request: Request) -> None:
 def _refuse(place: Place, study: str, difference: Difference, hint: str = _HINT) -> CipherwardError:
     """Write a refusal down, and return the error to raise."""
     _write_refusal(place, study, difference)
-    return CipherwardError(str(difference), hint)
+    return RefusedError(difference.field, str(difference), hint)
 
 
 def _write_refusal(place: Place, study: str, difference: Difference) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 
+from coordinator.exchange.end_with_us import MARK, ending_with_us, find_processes
 from coordinator.exchange.plan import Plan
 from coordinator.study import simulate as study_simulate
-from coordinator.study.end_with_us import MARK, ending_with_us, find_processes
 from coordinator.study.flower_run import LOCAL_DOOR
 from coordinator.study.study import ENGINES, Engine
 from tests.support.trainings import ROUNDS, require_ended, require_goes_on, seal_small, start_training
@@ -25,7 +25,7 @@ from tests.support.waiting import wait_until
 #: Starts a process in another session, which starts one more, and says where the run's folder is.
 PROGRAM = f"""
 import os, subprocess, sys, time
-from coordinator.study.end_with_us import ending_with_us
+from coordinator.exchange.end_with_us import ending_with_us
 with ending_with_us() as folder:
     inner = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'], "
     inner += "start_new_session=True); time.sleep(99)"

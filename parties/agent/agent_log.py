@@ -1,0 +1,193 @@
+"""The hospital's own log of what its agent did: private/agent.jsonl, append-only and chained by hashes.
+
+    line n   {"n": n, "time", "event", …, "previous": hash of line n−1, "hash": SHA-256 of this line without "hash"}
+
+Every line is on disk (fsync) before what it tells of happens: a message is logged before its code runs, and its
+outcome before the answer leaves. If the log cannot be written, nothing is answered. A line tells types, digests,
+sizes and times. It never holds contents, and never a patient's name.
+
+A write that a kill cut short leaves a torn line. It stays where it is, the next line goes below it, and `verify`
+names it. The last hash is also in private/agent-head.json, which tells when lines at the end were removed. Whoever
+can write both files can cut both: note the head elsewhere (`cipherward-party log verify` takes it with --head).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crypto.errors import CipherwardError
+from crypto.files import disk_errors, read_json, write_json
+from parties.sealing.place import Place
+
+LOG_FILE = "agent.jsonl"
+HEAD_FILE = "agent-head.json"
+#: What stands before the first line.
+START = "0" * 64
+#: Bytes at the end of the file in which its last whole line is looked for. A line is below 4 KiB (`_MAX_TEXT`).
+_TAIL = 1 << 16
+#: Characters of one text in a line, at most: a message must not fill the hospital's disk.
+_MAX_TEXT = 300
+#: Fields of a line, at most; `_TAIL` holds several such lines.
+_MAX_FIELDS = 32
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` read.
+
+    Attributes:
+        lines: whole lines.
+        head: the hash of the last one; `START` in an empty log.
+        torn: numbers of the lines in the file, from 1, that an interrupted write left.
+    """
+
+    lines: int
+    head: str
+    torn: tuple[int, ...]
+
+
+class AgentLog:
+    """The log of one hospital. Several processes may append to it."""
+
+    def __init__(self, place: Place) -> None:
+        self.path = place.private / LOG_FILE
+        self.head_path = place.private / HEAD_FILE
+
+    def append(self, event: str, **fields: str | int | float | bool | None) -> int:
+        """Append a line and make it durable.
+
+        Args:
+            event: what happened: one word.
+            fields: numbers, digests and short texts. Fields that are None are left out; long texts are cut.
+
+        Returns:
+            The line's number.
+
+        Raises:
+            CipherwardError: if the log cannot be written, for example because the disk is full. What was there
+                before stays whole.
+        """
+        values = {k: v[:_MAX_TEXT] if isinstance(v, str) else v for k, v in fields.items() if v is not None}
+        if len(values) > _MAX_FIELDS:
+            raise ValueError("a line of the log has too many fields")
+        with disk_errors(self.path):
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            size = os.fstat(handle).st_size
+            number, previous, is_torn = self._read_end(handle, size)
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            line = {"n": number + 1, "time": stamp, "event": event, **values, "previous": previous}
+            line["hash"] = _hash(line)
+            text = ("\n" if is_torn else "") + json.dumps(line, sort_keys=True) + "\n"
+            _write_whole(handle, text.encode(), size, self.path)
+            write_json(self.head_path, {"n": line["n"], "hash": line["hash"]})
+        finally:
+            os.close(handle)
+        return number + 1
+
+    def _read_end(self, handle: int, size: int) -> tuple[int, str, bool]:
+        """Return number and hash of the last whole line, and whether the file ends within a line."""
+        tail = os.pread(handle, _TAIL, max(0, size - _TAIL))
+        for raw in reversed(tail.split(b"\n")):
+            line = _parse(raw)
+            if line is not None:
+                return line["n"], line["hash"], not tail.endswith(b"\n")
+        if size > _TAIL:
+            raise CipherwardError(
+                f"the end of {self.path} is damaged",
+                "keep the file, and move it away before the agent goes on",
+            )
+        return 0, START, bool(tail) and not tail.endswith(b"\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all whole lines, oldest first."""
+        return [line for raw in self._raw_lines() if (line := _parse(raw)) is not None]
+
+    def verify(self, head: str = "") -> Verification:
+        """Check the chain from the first line to the last.
+
+        Args:
+            head: a hash that was noted elsewhere, and must be in the log. Its first 16 digits are enough.
+
+        Raises:
+            CipherwardError: if a line was changed, removed, inserted or moved, or if lines at the end are missing.
+        """
+        number, previous, torn, hashes = 0, START, [], set[str]()
+        for position, raw in enumerate(self._raw_lines(), 1):
+            line = _parse(raw)
+            if line is None:
+                torn.append(position)
+                continue
+            if line["n"] != number + 1 or line["previous"] != previous or line["hash"] != _hash(line):
+                raise CipherwardError(
+                    f"the log is broken at line {position} of {self.path}: it does not follow the line before it",
+                    "it was altered, or a line before it was; compare it with your backup",
+                )
+            number, previous = line["n"], line["hash"]
+            hashes.add(previous)
+        self._require_end(number, hashes, head.strip().lower())
+        return Verification(number, previous, tuple(torn))
+
+    def _require_end(self, lines: int, hashes: set[str], head: str) -> None:
+        """Raise CipherwardError if the log ends before a hash that was noted."""
+        hint = "lines at its end were removed, or it is another hospital's log; compare it with your backup"
+        if self.head_path.exists():
+            noted = read_json(self.head_path, "head of the log")
+            if not isinstance(noted, dict) or noted.get("hash") not in hashes:
+                count = noted.get("n") if isinstance(noted, dict) else "?"
+                raise CipherwardError(
+                    f"the log has {lines} lines, and {self.head_path.name} names line {count}, which is not among "
+                    "them",
+                    hint,
+                )
+        elif lines:
+            raise CipherwardError(f"{self.head_path} is missing: nothing shows that the log is whole", hint)
+        if head and (len(head) < 16 or not any(known.startswith(head) for known in hashes)):
+            raise CipherwardError(f"no line of the log has the hash {head[:64]}", hint)
+
+    def _raw_lines(self) -> list[bytes]:
+        try:
+            lines = self.path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CipherwardError(f"cannot read {self.path}: {type(error).__name__}", "") from None
+        return lines[:-1] if lines[-1] == b"" else lines
+
+
+def _parse(raw: bytes) -> dict[str, Any] | None:
+    """Return a whole line of the log, or None."""
+    try:
+        line = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    is_whole = isinstance(line, dict) and type(line.get("n")) is int
+    is_whole = is_whole and all(isinstance(line.get(name), str) for name in ("previous", "hash"))
+    return line if is_whole else None
+
+
+def _hash(line: dict[str, Any]) -> str:
+    """Return the hex SHA-256 of a line without its hash."""
+    rest = {name: value for name, value in line.items() if name != "hash"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _write_whole(handle: int, data: bytes, size: int, path: Path) -> None:
+    """Append bytes to an open file and make them durable, or leave the file as it was."""
+    try:
+        with disk_errors(path):
+            if os.write(handle, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(handle)
+    except CipherwardError:
+        os.ftruncate(handle, size)
+        raise

@@ -1,0 +1,211 @@
+"""Flower's own SuperNode, started and watched: its options, its log, its restarts.
+
+It runs with `--isolation process`: it fetches messages and sends replies, and starts no program. The agent's executor
+takes its tasks (executor.py). Its Flower home, port and secret are its own, so that several hospitals can run on one
+machine, and none of the user's own Flower settings apply.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from coordinator.exchange.quiet import QUIET
+from crypto.errors import CipherwardError
+from crypto.files import disk_errors
+from crypto.printable import printable
+
+#: Seconds before a restart: the first, and the most. A killed SuperNode is refused by the SuperLink until its last
+#: registration has expired, which took 55 s; longer pauses would make a hospital come back later than it can.
+_FIRST_PAUSE_S, _MOST_PAUSE_S = 1.0, 10.0
+#: A SuperNode that ran so long is restarted after the first pause again. Chosen by hand.
+_STEADY_S = 60.0
+#: Seconds that a SuperNode may take to say farewell to the SuperLink.
+_FAREWELL_S = 8.0
+#: Bytes of a log at which the next agent begins a new one and keeps one old one.
+_MAX_LOG_BYTES = 16 << 20
+#: Variables that open a hospital's key. The SuperNode opens none.
+_SECRET_PREFIXES = ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_IDENTITY")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_ONLINE = "SuperNode ID:"
+_LOST = re.compile(r"Connection attempt failed|Failed to send|Giving up reconnection")
+_BACK = "Connection successful"
+
+
+@dataclass
+class SuperNode:
+    """A SuperNode of one hospital.
+
+    Attributes:
+        folder: the agent's folder.
+        superlink: host:port of the coordinator's Fleet API.
+        ca: file of the federation's CA certificate.
+        key: file of the SuperNode's private key.
+        party_dir: the hospital's folder.
+        environment: variables that everything of this agent carries.
+    """
+
+    folder: Path
+    superlink: str
+    ca: Path
+    key: Path
+    party_dir: Path
+    environment: Mapping[str, str]
+    port: int = 0
+    secret: bytes = b""
+    starts: int = 0
+    #: connecting, online or unreachable: what its log says of the SuperLink.
+    connection: str = "connecting"
+    #: The last error in its log.
+    error: str = ""
+    _process: subprocess.Popen[bytes] | None = None
+    _started: float = 0.0
+    _next_start: float = 0.0
+    _pause_s: float = _FIRST_PAUSE_S
+    _log_position: int = field(default=0, repr=False)
+
+    @property
+    def log_file(self) -> Path:
+        """What the SuperNode prints."""
+        return self.folder / "supernode.log"
+
+    @property
+    def address(self) -> str:
+        """host:port of its Runtime API, on the loopback interface."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, or None while it does not run."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._started
+
+    def ensure(self) -> bool:
+        """Start it if it does not run and if its pause is over. Return whether it was started now."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                return False
+            self._forget()
+        if time.monotonic() < self._next_start:
+            return False
+        self._start()
+        return True
+
+    def _start(self) -> None:
+        self.port, self.secret = _free_port(), secrets.token_bytes(32)
+        secret_file = self.folder / "superexec-secret"
+        with disk_errors(secret_file):
+            secret_file.unlink(missing_ok=True)
+            with open(os.open(secret_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(self.secret)
+        rotate(self.log_file)
+        self._log_position = self.log_file.stat().st_size if self.log_file.exists() else 0
+        words = [
+            str(Path(sys.executable).parent / "flower-supernode"),
+            *("--superlink", self.superlink, "--root-certificates", str(self.ca)),
+            *("--auth-supernode-private-key", str(self.key)),
+            *("--node-config", f"party-dir={json.dumps(str(self.party_dir))}"),
+            *("--isolation", "process", "--superexec-auth-secret-file", str(secret_file)),
+            *("--host", "127.0.0.1", "--port", str(self.port)),
+        ]
+        work = self.folder / "work"
+        with disk_errors(work):
+            work.mkdir(exist_ok=True)
+        with disk_errors(self.log_file), open(self.log_file, "ab") as sink:
+            self._process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                cwd=work,
+                env=self._variables(),
+                # A Ctrl-C is for the agent, which then ends the SuperNode in good order.
+                start_new_session=True,
+            )
+        self.connection, self.starts, self._started = "connecting", self.starts + 1, time.monotonic()
+
+    def _variables(self) -> dict[str, str]:
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith((*_SECRET_PREFIXES, "PYTHONPATH"))
+        }
+        return {**inherited, **QUIET, **self.environment, "FLWR_HOME": str(self.folder / "flwr")}
+
+    def _forget(self) -> None:
+        """Note that it ended, and when it may start again: later each time, and not all hospitals at once."""
+        self.read_log()
+        if self.age_s > _STEADY_S:
+            self._pause_s = _FIRST_PAUSE_S
+        self._next_start = time.monotonic() + self._pause_s * random.uniform(0.7, 1.0)
+        self._pause_s = min(2 * self._pause_s, _MOST_PAUSE_S)
+        self._process, self.connection = None, "restarting"
+
+    def read_log(self) -> None:
+        """Read what it printed since the last call: whether it is connected, and its last error."""
+        try:
+            with open(self.log_file, "rb") as file:
+                file.seek(self._log_position)
+                data = file.read(1 << 20)
+        except OSError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._log_position += len(whole)
+        for raw in whole.decode(errors="replace").splitlines():
+            line = printable(_COLOURS.sub("", raw).strip())
+            if _ONLINE in line or _BACK in line:
+                self.connection, self.error = "online", ""
+            elif _LOST.search(line):
+                self.connection = "unreachable"
+            if line.startswith(("ERROR", "Exit Code")) or "Error:" in line:
+                self.error = line[:300]
+
+    def end(self) -> None:
+        """End it: in good order, so that the coordinator sees it go, or else at once."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            self._process.wait(_FAREWELL_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._forget()
+
+
+def rotate(path: Path) -> None:
+    """Set a large log aside, in the place of the one that was set aside before."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > _MAX_LOG_BYTES:
+            path.replace(path.with_suffix(path.suffix + ".1"))
+
+
+def require_flower() -> None:
+    """Raise CipherwardError if Flower's SuperNode is not installed beside this program."""
+    if not (Path(sys.executable).parent / "flower-supernode").exists():
+        raise CipherwardError(
+            f"there is no flower-supernode beside {sys.executable}",
+            "install this program again with its dependencies",
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,118 @@
+"""The hospital's log: every line hangs on the one before; what is changed, removed or cut is noticed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from crypto.errors import CipherwardError
+from parties.agent.agent_log import START, AgentLog
+from tests.support.agents import make_place
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> AgentLog:
+    """Give a log of four lines."""
+    log = AgentLog(make_place(tmp_path))
+    for round_ in range(1, 5):
+        log.append("answered", type="train", round=round_, seconds=0.5, field=None)
+    return log
+
+
+def test_a_line_says_what_happened_and_hangs_on_the_line_before(log: AgentLog) -> None:
+    lines = log.read()
+    assert [line["n"] for line in lines] == [1, 2, 3, 4]
+    assert [line["previous"] for line in lines] == [START, *(line["hash"] for line in lines[:3])]
+    assert "field" not in lines[0]
+    report = log.verify()
+    assert (report.lines, report.head, report.torn) == (4, lines[-1]["hash"], ())
+    assert log.path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("number", [0, 2, 3])
+def test_a_changed_line_is_found(log: AgentLog, number: int) -> None:
+    lines = log.path.read_text().splitlines()
+    row = json.loads(lines[number])
+    row["round"] = 9
+    lines[number] = json.dumps(row, sort_keys=True)
+    log.path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(CipherwardError, match=f"line {number + 1}"):
+        log.verify()
+
+
+def test_a_removed_and_a_moved_line_are_found(log: AgentLog) -> None:
+    lines = log.path.read_text().splitlines(keepends=True)
+    for changed in (lines[:1] + lines[2:], lines[1:], [lines[1], lines[0], *lines[2:]]):
+        log.path.write_text("".join(changed))
+        with pytest.raises(CipherwardError, match="broken at line"):
+            log.verify()
+
+
+def test_lines_removed_at_the_end_are_found_by_the_second_file_and_by_a_noted_head(log: AgentLog) -> None:
+    head = log.verify().head
+    lines = log.path.read_text().splitlines(keepends=True)
+    log.path.write_text("".join(lines[:3]))
+    with pytest.raises(CipherwardError, match=r"has 3 lines.*names line 4"):
+        log.verify()
+    # Whoever cuts both files is found by a head that was noted elsewhere, and by nothing else.
+    row = json.loads(lines[2])
+    log.head_path.write_text(json.dumps({"n": 3, "hash": row["hash"]}))
+    assert log.verify().lines == 3
+    with pytest.raises(CipherwardError, match="no line of the log"):
+        log.verify(head)
+    assert log.verify(row["hash"][:16]).lines == 3
+    log.head_path.unlink()
+    with pytest.raises(CipherwardError, match="missing"):
+        log.verify()
+
+
+@pytest.mark.parametrize("cut", [1, 20, 100])
+def test_a_line_that_a_kill_cut_short_stays_and_the_log_goes_on(log: AgentLog, cut: int) -> None:
+    data = log.path.read_bytes()
+    log.path.write_bytes(data + data.splitlines(keepends=True)[-1][:cut])
+    log.append("joined")
+    report = log.verify()
+    assert (report.lines, report.torn) == (5, (5,))
+
+
+def test_a_whole_line_without_its_end_is_not_lost(log: AgentLog) -> None:
+    log.path.write_bytes(log.path.read_bytes()[:-1])
+    log.append("joined")
+    report = log.verify()
+    assert (report.lines, report.torn) == (5, ())
+
+
+def test_a_kill_between_the_two_files_is_no_alarm(log: AgentLog) -> None:
+    before = log.head_path.read_bytes()
+    log.append("joined")
+    log.head_path.write_bytes(before)
+    assert log.verify().lines == 5
+
+
+def test_a_full_disk_leaves_the_log_as_it_was(log: AgentLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, write = log.path.read_bytes(), os.write
+
+    def half(handle: int, data: bytes) -> int:
+        return write(handle, data[: len(data) // 2])
+
+    def full(handle: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for failing in (half, full):
+        monkeypatch.setattr(os, "write", failing)
+        with pytest.raises(CipherwardError, match="disk is full"):
+            log.append("answered")
+        monkeypatch.setattr(os, "write", write)
+        assert log.path.read_bytes() == before
+        assert log.verify().lines == 4
+
+
+def test_long_texts_are_cut(log: AgentLog) -> None:
+    log.append("answered", study="x" * 100_000)
+    assert len(log.read()[-1]["study"]) == 300
+    log.append("left")  # the end of the file is still understood
+    assert log.verify().lines == 6

@@ -1,0 +1,175 @@
+"""Approved code: a bundle is looked up by the digest of its bytes, until a date; comparing it runs nothing of it."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from crypto.errors import CipherwardError
+from parties.agent.agent_log import AgentLog
+from parties.agent.approval import (
+    NotApprovedError,
+    approvals_path,
+    approve,
+    kept_bundle,
+    last_approved,
+    read_approvals,
+    require_approved,
+    withdraw,
+)
+from parties.agent.bundle import Bundle, build_own_bundle, compare, parse_bundle
+from parties.sealing.place import Place
+from tests.support.agents import make_place
+from tests.support.stub_app import write_stub_app
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Give a hospital that approved nothing."""
+    return make_place(tmp_path)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """Give a bundle."""
+    return parse_bundle(write_stub_app(tmp_path / "app"), "the stub")
+
+
+def test_nothing_is_approved_before_the_hospital_says_so(place: Place, bundle: Bundle) -> None:
+    with pytest.raises(NotApprovedError, match="not approved by hospital-0"):
+        require_approved(place, bundle.sha256)
+    approve(place, bundle, 30)
+    assert require_approved(place, bundle.sha256).app == "stub 1.0.0"
+    other = parse_bundle(write_stub_app(place.folder / "other", "another client"), "another")
+    with pytest.raises(NotApprovedError) as error:
+        require_approved(place, other.sha256)
+    assert error.value.field == "code"
+    assert approvals_path(place).stat().st_mode & 0o777 == 0o600
+    assert AgentLog(place).read()[-1]["event"] == "approved"
+
+
+def test_an_approval_expires_and_can_be_given_again(place: Place, bundle: Bundle) -> None:
+    approve(place, bundle, 1)
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1, minutes=1)
+    with pytest.raises(NotApprovedError, match="expired on"):
+        require_approved(place, bundle.sha256, later)
+    approve(place, bundle, 30)
+    assert require_approved(place, bundle.sha256, later)
+    assert len(read_approvals(place)) == 1
+
+
+@pytest.mark.parametrize("days", [0, -1, 100_000])
+def test_a_number_of_days_must_make_sense(place: Place, bundle: Bundle, days: int) -> None:
+    with pytest.raises(CipherwardError, match="--days"):
+        approve(place, bundle, days)
+    assert not approvals_path(place).exists()
+
+
+def test_withdrawing_ends_an_approval_at_once(place: Place, bundle: Bundle) -> None:
+    approve(place, bundle, 30)
+    with pytest.raises(CipherwardError, match="0 approved bundles"):
+        withdraw(place, "ffff" if not bundle.sha256.startswith("ffff") else "0000")
+    withdraw(place, bundle.sha256[:12])
+    with pytest.raises(NotApprovedError):
+        require_approved(place, bundle.sha256)
+    assert AgentLog(place).read()[-1]["event"] == "withdrawn"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "cipherward.approved/1"}', '{"bundles": []}'])
+def test_a_damaged_list_approves_nothing(place: Place, bundle: Bundle, text: str) -> None:
+    approve(place, bundle, 30)
+    approvals_path(place).write_text(text)
+    with pytest.raises(CipherwardError):
+        require_approved(place, bundle.sha256)
+
+
+def test_a_list_that_others_can_read_or_replace_is_not_used(place: Place, bundle: Bundle) -> None:
+    approve(place, bundle, 30)
+    approvals_path(place).chmod(0o666)
+    with pytest.raises(CipherwardError):
+        require_approved(place, bundle.sha256)
+
+
+def test_an_unlogged_approval_does_not_hold(
+    place: Place, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise CipherwardError("the disk is full")
+
+    monkeypatch.setattr(AgentLog, "append", fail)
+    with pytest.raises(CipherwardError, match="disk is full"):
+        approve(place, bundle, 30)
+    with pytest.raises(NotApprovedError):
+        require_approved(place, bundle.sha256)
+
+
+def test_the_last_approved_bundle_is_kept_and_an_altered_copy_is_not_used(
+    place: Place, bundle: Bundle
+) -> None:
+    assert last_approved(place) is None
+    approve(place, bundle, 30)
+    other = parse_bundle(write_stub_app(place.folder / "other", "another client"), "another")
+    approve(place, other, 30)
+    last = last_approved(place)
+    assert last is not None
+    assert last.sha256 == other.sha256
+    (change,) = compare(bundle.files, last.files)
+    assert (change.path, change.kind) == ("stub/client.py", "changed")
+    assert '+"""another client"""' in change.diff
+    copy = place.private / "bundles" / f"{other.sha256}.fab"
+    copy.write_bytes(bundle.data)
+    assert kept_bundle(place, other.sha256) is None
+    assert last_approved(place) == bundle
+
+
+def test_new_removed_binary_and_line_ends_are_differences() -> None:
+    old = {"a.py": b"x = 1\n", "b.py": b"y\n", "c.bin": b"\xff\x00", "d.py": b"z\r\n"}
+    new = {"a.py": b"x = 1\n", "c.bin": b"\xff\x01", "d.py": b"z\n", "e.py": b"new\n"}
+    changes = {change.path: change for change in compare(old, new)}
+    assert {path: change.kind for path, change in changes.items()} == {
+        "b.py": "removed",
+        "c.bin": "changed",
+        "d.py": "changed",
+        "e.py": "new",
+    }
+    assert "SHA-256" in changes["c.bin"].diff[0]
+    assert "line ends" in changes["d.py"].diff[0]
+    assert "+new" in changes["e.py"].diff
+
+
+def pack(files: dict[str, str]) -> bytes:
+    """Return an archive of these files."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+    return stream.getvalue()
+
+
+PROJECT = '[project]\nname = "a"\nversion = "1"\n'
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{}, {"pyproject.toml": ""}, {"pyproject.toml": "["}, {"pyproject.toml": PROJECT, "../x.py": ""},
+     {"pyproject.toml": PROJECT, "/x.py": ""}, {"pyproject.toml": PROJECT, "a\\..\\x.py": ""}],
+)  # fmt: skip
+def test_what_is_no_bundle_is_named_and_not_unpacked(files: dict[str, str]) -> None:
+    with pytest.raises(CipherwardError):
+        parse_bundle(pack(files), "it")
+
+
+def test_bytes_that_are_no_archive_are_no_bundle() -> None:
+    with pytest.raises(CipherwardError, match="no app bundle"):
+        parse_bundle(b"PK\x03\x04 and nothing", "it")
+
+
+def test_an_own_bundle_needs_a_checkout(tmp_path: Path) -> None:
+    with pytest.raises(CipherwardError, match=r"pyproject\.toml"):
+        build_own_bundle(tmp_path)
+    data = write_stub_app(tmp_path / "app")
+    assert build_own_bundle(tmp_path / "app").data == data

@@ -1,0 +1,162 @@
+"""Before an agent starts anything: the kit, the plan, the code and the machine must fit; one agent a hospital."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]  # it has no types
+import pytest
+from flwr.app import ConfigRecord, RecordDict
+
+from coordinator.exchange.kit import PLAN, Kit
+from coordinator.exchange.versions import installed_versions
+from crypto.errors import CipherwardError
+from crypto.files import write_json
+from parties.agent.approval import withdraw
+from parties.agent.enrol import node_key_path
+from parties.agent.join import Options, check_kit, join
+from parties.agent.message_facts import read_facts
+from parties.agent.running import hold, leave, read_state, write_state
+from parties.sealing.place import Place
+from tests.support.agents import kit_for, make_place, ready_place
+from tests.support.hospitals import plan
+from tests.support.stub_app import write_stub_app
+
+NOW = datetime.datetime.now(datetime.UTC)
+DAY = datetime.timedelta(days=1)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> bytes:
+    """Give an app bundle."""
+    return write_stub_app(tmp_path / "app")
+
+
+@pytest.fixture
+def place(tmp_path: Path, bundle: bytes) -> Place:
+    """Give a hospital that may join."""
+    return ready_place(tmp_path, plan(), bundle)
+
+
+def make(tmp_path: Path, bundle: bytes, **changes: Any) -> Kit:
+    """Return a kit for hospital-0 with these changes of its manifest."""
+    return kit_for(tmp_path, plan(), hashlib.sha256(bundle).hexdigest(), **changes)
+
+
+def test_a_hospital_that_did_everything_may_join(tmp_path: Path, place: Place, bundle: bytes) -> None:
+    check_kit(place, make(tmp_path, bundle), NOW)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"hospital": "hospital-1"}, "for hospital-1, and the folder is hospital-0's"),
+        ({"expires": (NOW - DAY).isoformat()}, "expired on"),
+        ({"versions": {**installed_versions(), "flwr": "1.40.0"}}, r"runs flwr 1\.40\.0"),
+        ({"versions": {}}, "runs cipherward unknown"),
+        ({"bundle_sha256": "0" * 64}, "not approved by hospital-0"),
+    ],
+)
+def test_a_kit_that_does_not_fit_is_refused_with_a_sentence(
+    tmp_path: Path, place: Place, bundle: bytes, changes: dict[str, Any], reason: str
+) -> None:
+    kit = make(tmp_path, bundle, **changes)
+    with pytest.raises(CipherwardError, match=reason):
+        join(place, kit, print, Options())
+    assert not (place.private / "agent").exists()  # nothing was started
+
+
+def test_a_plan_that_was_not_accepted_is_refused_by_its_field(
+    tmp_path: Path, place: Place, bundle: bytes
+) -> None:
+    kit = kit_for(tmp_path, plan(rounds=7), hashlib.sha256(bundle).hexdigest())
+    with pytest.raises(CipherwardError, match=r"not accepted the plan.*rounds 7"):
+        check_kit(place, kit, NOW)
+    with pytest.raises(CipherwardError, match="no plan"):
+        check_kit(place, Kit(kit.manifest, {**kit.files, PLAN: b"["}), NOW)
+
+
+def test_each_missing_step_is_named(tmp_path: Path, place: Place, bundle: bytes) -> None:
+    kit = make(tmp_path, bundle)
+    withdraw(place, kit.manifest.bundle_sha256)
+    with pytest.raises(CipherwardError, match="not approved"):
+        check_kit(place, kit, NOW)
+    place.policy_file.unlink()
+    with pytest.raises(CipherwardError, match="accepted no study"):
+        check_kit(place, kit, NOW)
+    node_key_path(place).unlink()
+    with pytest.raises(CipherwardError, match="no SuperNode key") as error:
+        check_kit(place, kit, NOW)
+    assert "enrol" in error.value.hint
+
+
+def test_one_agent_a_hospital(tmp_path: Path) -> None:
+    place = make_place(tmp_path)
+    assert read_state(place) is None
+    with hold(place):
+        write_state(place, connection="online")
+        state = read_state(place)
+        assert state is not None
+        assert (state["pid"], state["connection"]) == (os.getpid(), "online")
+        with pytest.raises(CipherwardError, match="running already"), hold(place):
+            pass
+    assert read_state(place) is None
+    with pytest.raises(CipherwardError, match="no agent of hospital-0"):
+        leave(place)
+
+
+def test_leave_ends_no_process_that_got_the_agents_number(tmp_path: Path) -> None:
+    place = make_place(tmp_path)
+    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        with hold(place):
+            began = psutil.Process(stranger.pid).create_time()
+            # An agent of that number ran here an hour before the stranger began.
+            write_json(
+                place.private / "agent" / "agent.json", {"pid": stranger.pid, "started": began - 3600}
+            )
+            with pytest.raises(CipherwardError, match="starting or ending"):
+                leave(place)
+        assert stranger.poll() is None
+        with pytest.raises(CipherwardError, match="no agent"):
+            leave(place)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+class _Message:
+    """As much of a Flower message as the log reads."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.metadata = self
+        self.message_type = "train\x1b[2J"
+        self.content = RecordDict({"config": ConfigRecord(config)})
+
+    def has_content(self) -> bool:
+        return True
+
+
+def test_the_log_takes_facts_and_nothing_else_from_a_message() -> None:
+    text = '{"study": "s", "deadline_s": 60, "seed": 3}'
+    facts = read_facts(_Message({"plan": text, "server-round": 3, "manifest": "ab12", "note": "PATIENT"}))
+    assert (facts.study, facts.round, facts.manifest, facts.deadline_s) == ("s", 3, "ab12", 60.0)
+    canonical = b'{"deadline_s":60,"seed":3,"study":"s"}'
+    assert facts.plan == hashlib.sha256(canonical).hexdigest()
+    assert "PATIENT" not in str(facts.fields())
+    assert "\x1b" not in str(facts.fields()["type"])
+
+
+@pytest.mark.parametrize(
+    "plan_json", ["", "[]", "{", '{"study": 3, "deadline_s": "x"}', '{"deadline_s": -1}']
+)
+def test_a_malformed_message_gives_fewer_facts_and_no_error(plan_json: str) -> None:
+    facts = read_facts(_Message({"plan": plan_json, "server-round": "three", "split": 5}))
+    assert (facts.study, facts.round, facts.split, facts.deadline_s) == (None, None, None, None)
