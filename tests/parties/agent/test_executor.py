@@ -98,9 +98,7 @@ class _Bench:
         return self.warm
 
     def _pull(self, _client: object) -> tuple[Message, Context, Any, Any]:
-        record = ConfigRecord(
-            {"server-round": 2, "plan": '{"study": "s", "deadline_s": 40}', "x": CONTENT}
-        )
+        record = ConfigRecord({"server-round": 2, "plan": '{"study": "s", "deadline_s": 40}', "x": CONTENT})
         metadata = Metadata(
             run_id=7, message_id="m" * 64, src_node_id=1, dst_node_id=2, reply_to_message_id="", group_id="",
             created_at=time.time(), ttl=600.0, message_type="train",
