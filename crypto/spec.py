@@ -101,6 +101,13 @@ class SchemeSpec:
             raise CipherwardError(f"not a scheme description: {error!r}") from None
 
 
+def spec_without_nonce(spec: SchemeSpec) -> dict[str, Any]:
+    """Return a scheme's description as JSON, without the nonce, which every sealing draws anew."""
+    value = spec.to_json()
+    value["options"] = {k: v for k, v in value["options"].items() if k != "nonce"}
+    return value
+
+
 def log2_factorial(n: int) -> float:
     """Return log2(n!), the bits of a uniform permutation of n things."""
     # scipy.special takes a quarter of a second to load, and most commands count no key space.

@@ -18,6 +18,7 @@ import pytest
 from flwr.app import ConfigRecord, Message
 
 import parties.training.client_app
+from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import read_plan
 from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import run_rounds
@@ -253,7 +254,7 @@ def exchange(study: Study, folder: Path, tamper: Tamper = honest) -> dict[str, b
     plan = read_plan(study.folder / "plan.yaml")
     nodes: list[Mapping[str, str]] = [{"party-dir": str(study.party(i))} for i in range(2)]
     grid = LocalGrid(parties.training.client_app.app, nodes, tamper=tamper)
-    federation = Federation(grid, plan)
+    federation = Federation(grid, plan, read_manifest(study.folder / "study.json"))
     weights = np.zeros(np.load(str(_weights(study, folder))).shape, np.float32)
     folder.mkdir(exist_ok=True)
     run_rounds(federation, weights, folder)

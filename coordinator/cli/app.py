@@ -1,16 +1,21 @@
 """cipherward-coordinator: the commands of the cloud, and whole studies on one machine.
 
 `cipherward-coordinator COMMAND --help` shows a command's options. The commands are in a file a group: studies.py,
-models.py and audit.py. Each imports what it needs when it runs, so that `--help` needs neither NumPy nor PyTorch.
+models.py, audit.py and deployment.py. Each imports what it needs when it runs, so that `--help` needs neither NumPy
+nor PyTorch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from coordinator.cli.audit import attack, report
+from coordinator.cli.deployment import enrol, provision, renew, revoke, serve, status, stop
+from coordinator.cli.deployment import run as run_study
 from coordinator.cli.models import classify, train, weights
-from coordinator.cli.studies import env, simulate
+from coordinator.cli.studies import env, manifest, simulate
 from coordinator.exchange.console import run
 
 app = typer.Typer(
@@ -19,8 +24,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (simulate, train, classify, attack, report, weights, env):
+for command in (simulate, manifest, train, classify, attack, report, weights, env):
     app.command()(command)
+_WITH_HOSPITALS: dict[str, Callable[..., None]] = {
+    "provision": provision,
+    "enrol": enrol,
+    "serve": serve,
+    "run": run_study,
+    "status": status,
+    "stop": stop,
+    "revoke": revoke,
+    "renew": renew,
+}
+for name, command_of_hospitals in _WITH_HOSPITALS.items():
+    app.command(name, rich_help_panel="Real hospitals")(command_of_hospitals)
 
 
 def main() -> None:

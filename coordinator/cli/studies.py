@@ -100,6 +100,31 @@ def _read_checked_plan(path: Path, overrides: dict[str, Any]) -> Plan:
     return plan
 
 
+def manifest(
+    plan: Annotated[Path, typer.Argument(help="The study's plan, which the hospitals accepted.")],
+    statements: Annotated[
+        list[Path], typer.Argument(help="Each hospital's statement, from `cipherward-party declare`.")
+    ],
+    out: Annotated[Path, typer.Option(help="The study manifest to write.")] = Path("study.json"),
+) -> None:
+    """Put the hospitals' statements and the plan into one study manifest, after checking that they fit together.
+
+    Send it to every hospital: each checks it and agrees to it (`cipherward-party agree`).
+    """
+    from coordinator.exchange.manifest import assemble, write_manifest
+    from coordinator.exchange.plan import load_plan
+    from coordinator.exchange.statement import read_statement
+
+    study = assemble(load_plan(plan), [read_statement(path) for path in statements])
+    is_new = not out.exists()
+    write_manifest(out, study)
+    for name, public in study.roster.items():
+        talk.print(f"{name}: {public.fingerprint}", soft_wrap=True)
+    if not is_new:
+        talk.print(f"{out} was there and is replaced: all hospitals agree to the new one")
+    result.print(f"{out}: study manifest {study.digest} of {len(study.hospitals)} hospitals")
+
+
 def env() -> None:
     """Print the variables that keep Flower and Ray quiet and offline: eval "$(cipherward-coordinator env)"."""
     from coordinator.exchange.quiet import QUIET

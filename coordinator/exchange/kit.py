@@ -6,9 +6,9 @@
       plan.yaml                   the plan that the coordinator proposes
       study.json                  the study manifest, if the hospitals have agreed on one
 
-The kit is not signed: a hospital that has never met the coordinator has nothing to check a signature with. It gets the
-kit's fingerprint over another channel and compares it. What the kit says about training is a proposal; the hospital's
-policy decides.
+The kit is not signed: a hospital that has never met the coordinator has nothing to check a signature with. It gets
+the kit's fingerprint over another channel and compares it. What the kit says about training is a proposal; the
+hospital's policy decides.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
-"""Which introductions can belong to one run: sealed as the plan says, with one list of classes, and a name each."""
+"""Which introductions belong to one run: those that the study manifest's hospitals signed, and that say the same."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.exchange.plan import Plan
-from coordinator.federation.screening import MAX_IMAGES
+from coordinator.exchange.introduction import is_signed
+from coordinator.exchange.manifest import StudyManifest
+from coordinator.exchange.statement import SPLITS, Statement, canonical
 
 
 @dataclass(frozen=True)
@@ -19,80 +18,65 @@ class Party:
     Attributes:
         node: its Flower node id.
         name: its name.
-        about: its whole introduction: party, classes, spec and splits.
+        about: its whole introduction: party, classes, spec, splits, manifest, run, node and time_ns.
+        text: the text of the introduction, as it was signed.
+        signature: base64 of the signature.
     """
 
     node: int
     name: str
     about: dict[str, Any]
+    text: str
+    signature: str
 
 
-def find_conflicts(newcomers: Sequence[Party], known: Sequence[Party], plan: Plan) -> dict[int, str]:
+def find_conflicts(newcomers: Sequence[Party], manifest: StudyManifest, run: int) -> dict[int, str]:
     """Return why newcomers cannot belong to a run, by node; those that can are left out.
-
-    Names are compared last: a node that cannot belong to the run takes no other's name from it.
 
     Args:
         newcomers: the parties that introduced themselves just now.
-        known: the parties that were accepted before. They are right.
-        plan: gives the scheme, and the number of images if its source counts them.
+        manifest: what the hospitals agreed on. It is right.
+        run: the id of Flower's run.
     """
-    conflicts: dict[int, str] = {}
-
-    def keep(parties: Sequence[Party], find_conflict: Callable[[Party], str]) -> list[Party]:
-        conflicts.update({party.node: why for party in parties if (why := find_conflict(party))})
-        return [party for party in parties if party.node not in conflicts]
-
-    fitting = keep(newcomers, lambda party: _find_conflict_with_plan(party, plan))
-    if not fitting:
-        return conflicts
-    reference = _reference(fitting, known)
-    expected = reference.about["classes"]
-
-    def find_other_classes(party: Party) -> str:
-        is_same = party.about["classes"] == expected
-        return "" if is_same else f"its classes differ from those of {reference.name}"
-
-    def find_taken_name(party: Party) -> str:
-        for other in known:
-            if _same_name(other.name, party.name):
-                return f"{other.name} is already here, as node-{other.node}: the one known first stays"
-        if any(_same_name(other.name, party.name) for other in fitting if other is not party):
-            return "two nodes came with this name, and neither was known before; give each its own"
-        return ""
-
-    fitting = keep(fitting, find_other_classes)
-    keep(fitting, find_taken_name)
-    return conflicts
+    reasons = {party.node: _find_conflict(party, manifest, run) for party in newcomers}
+    return {node: reason for node, reason in reasons.items() if reason}
 
 
-def _find_conflict_with_plan(party: Party, plan: Plan) -> str:
-    """Return why a newcomer's scheme or number of images is impossible under the plan, or ""."""
-    spec = plan.describe().to_json()
-    for name, value in party.about["spec"].items():
-        # Options may hold a nonce. The hospital's own check of the plan compares them.
-        if name != "options" and value != spec.get(name):
-            return f"it was not sealed as the plan says: {name} is {value!r}"
-    if missing := spec.keys() - party.about["spec"].keys() - {"options"}:
-        return f"it does not say how it was sealed: {', '.join(sorted(missing))}"
-    # Other sources do not use the plan's counts.
-    counts = plan.counts if plan.source == "phantom" else (MAX_IMAGES,) * 3
-    for split, limit in zip(("train", "val", "test"), counts, strict=True):
-        rows = party.about["splits"][split]["rows"]
-        if rows > limit:
-            return f"it claims {rows} images in {split}, and the plan counts {limit} in all"
+def _find_conflict(party: Party, manifest: StudyManifest, run: int) -> str:
+    """Return the first fact in which an introduction differs from the manifest, or "".
+
+    The signature is compared first: whoever else introduces itself takes no hospital's name from it.
+    """
+    statement = manifest.statements.get(party.name)
+    if statement is None:
+        return "no hospital of the study manifest has this name"
+    if not is_signed(statement.public, party.text, party.signature):
+        return f"its introduction is not signed by the identity of {party.name} in the study manifest"
+    about = party.about
+    if (about["run"], about["node"]) != (run, party.node):
+        return "its introduction was signed for another run or another node"
+    if about["manifest"] != manifest.digest:
+        return f"it agreed to another study manifest: {about['manifest'][:16]}, not {manifest.digest[:16]}"
+    return _find_other_fact(about, statement)
+
+
+def _find_other_fact(about: dict[str, Any], statement: Statement) -> str:
+    """Return the first fact that a hospital states in its introduction otherwise than in the manifest, or ""."""
+    stated = "and stated in the study manifest"
+    for field in sorted(statement.spec.keys() | about["spec"].keys()):
+        now, before = about["spec"].get(field), statement.spec.get(field)
+        if canonical(now) != canonical(before):
+            return f"it says that it was sealed with {field} {now!r}, {stated} {before!r}"
+    if about["classes"] != list(statement.classes):
+        return f"its classes are not those that it {stated.removeprefix('and ')}"
+    for split in SPLITS:
+        facts, row = statement.sets.of(split), about["splits"][split]
+        pairs = {
+            "images": (row["rows"], facts.images),
+            "key id": (row.get("key_id"), statement.key_id),
+            "digest": (row.get("digest"), facts.digest),
+        }
+        for what, (now, before) in pairs.items():
+            if now != before:
+                return f"its {what} of {split} is {now}, {stated} {before}"
     return ""
-
-
-def _reference(newcomers: Sequence[Party], known: Sequence[Party]) -> Party:
-    """Return the party whose classes are right: one known before, or else one of the most frequent classes."""
-    if known:
-        return known[0]
-    counts = Counter(tuple(party.about["classes"]) for party in newcomers)
-    by_name = sorted(newcomers, key=lambda party: party.name)
-    return max(by_name, key=lambda party: counts[tuple(party.about["classes"])])
-
-
-def _same_name(a: str, b: str) -> bool:
-    """Say whether two names look alike: letters of another width or case make no other name."""
-    return unicodedata.normalize("NFKC", a).casefold() == unicodedata.normalize("NFKC", b).casefold()

@@ -41,15 +41,34 @@ def clip_updates(
         Each party's weights, the clipped ones moved towards `before`; and of each clipped update, how many times the
         median its norm was.
     """
-    if not limit or not updates:
-        return dict(updates), {}
-    norms = {party: update_norm(after, before) for party, after in updates.items()}
-    median = sorted(norms.values())[(len(norms) - 1) // 2]
-    clipped, result = {}, dict(updates)
-    for party, norm in norms.items():
-        if norm > limit * median:
-            scale = limit * median / norm
-            step = (updates[party].astype(np.float64) - before) * scale
-            result[party] = (before + step).astype(np.float32)
-            clipped[party] = norm / median if median else norm
+    norms = {party: update_norm(after, before) for party, after in updates.items()} if limit else {}
+    scales, clipped = find_scales(norms, limit)
+    result = dict(updates)
+    for party, scale in scales.items():
+        result[party] = scale_update(updates[party], before, scale)
     return result, clipped
+
+
+def find_scales(norms: Mapping[str, float], limit: float) -> tuple[dict[str, float], dict[str, float]]:
+    """Find the updates of a round that are far longer than the others.
+
+    Args:
+        norms: the norm of each party's update.
+        limit: the plan's `max_update_norm`; 0 clips nothing.
+
+    Returns:
+        By what each of them must be scaled, and how many times the median its norm was.
+    """
+    if not limit or not norms:
+        return {}, {}
+    median = sorted(norms.values())[(len(norms) - 1) // 2]
+    long = {party: norm for party, norm in norms.items() if norm > limit * median}
+    return (
+        {party: limit * median / norm for party, norm in long.items()},
+        {party: norm / median if median else norm for party, norm in long.items()},
+    )
+
+
+def scale_update(after: Float32Array, before: Float32Array, scale: float) -> Float32Array:
+    """Return the weights moved towards those before the round: both float32 [n], computed in float64."""
+    return (before + (after.astype(np.float64) - before) * scale).astype(np.float32)

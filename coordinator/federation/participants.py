@@ -2,19 +2,24 @@
 
 Flower waits for an absent party without a time limit, and one malformed reply stops the run for everybody. Here every
 wait has a deadline, and strategies receive only replies that were checked (screening.py). A node whose introduction
-cannot be accepted is refused for the whole run: it gets no plan and no weights, and it counts for no quorum. The
-others go on.
+does not fit the study manifest is refused for the whole run: it gets no plan and no weights, and it counts for no
+quorum. The others go on.
+
+A hospital may come back under another node id, as after a new start of its agent: its identity signs an introduction
+for the new node, and the newest one counts.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from coordinator.exchange.manifest import StudyManifest
 from coordinator.exchange.plan import Plan
 from coordinator.federation.admission import Party, find_conflicts
 from coordinator.federation.screening import join_errors, parse_introduction
@@ -51,14 +56,15 @@ class Federation:
     Attributes:
         grid: Flower's messages.
         plan: all settings.
+        manifest: the study manifest, which says who takes part with which sets.
         base: the digest of the weights that are not sent (`base_digest` in coordinator/model/shares.py). Hospitals
             must have the same. "" if all weights are sent.
         parties: the accepted parties so far, by node id.
         refused: why a node is refused for the whole run, by node id.
     """
 
-    def __init__(self, grid: Grid, plan: Plan) -> None:
-        self.grid, self.plan = grid, plan
+    def __init__(self, grid: Grid, plan: Plan, manifest: StudyManifest) -> None:
+        self.grid, self.plan, self.manifest = grid, plan, manifest
         self.base = ""
         self.parties: dict[int, Party] = {}
         self.refused: dict[int, str] = {}
@@ -89,7 +95,7 @@ class Federation:
                 self._unanswered.clear()
             is_first_look = False
             if len(nodes) >= needed:
-                self._ask(nodes, missing)
+                self._ask(nodes, missing, max(0.0, deadline - time.monotonic()))
             if len(present := self._accepted(nodes)) >= needed:
                 return sorted(present, key=lambda party: party.name)
             now, reasons = time.monotonic(), self._problems(connected)
@@ -134,18 +140,21 @@ class Federation:
         """
         return [node for node in self.grid.get_node_ids() if node in self.parties] or list(self.parties)
 
-    def _ask(self, nodes: Sequence[int], missing: int) -> None:
-        """Ask the new ones among these nodes who they are, and accept or refuse them."""
+    def _ask(self, nodes: Sequence[int], missing: int, time_s: float) -> None:
+        """Ask the new ones among these nodes who they are, and accept or refuse them, within so many seconds."""
         new = [
             node
             for node in nodes
             if node not in self.parties and self._unanswered.get(node, (0, ""))[0] < _MAX_QUESTIONS
         ]
+        config = ConfigRecord({"manifest": self.manifest.digest})
         questions = [
-            Message(RecordDict({"config": ConfigRecord({})}), dst_node_id=node, message_type="query.hello")
+            Message(RecordDict({"config": config}), dst_node_id=node, message_type="query.hello")
             for node in new
         ]
-        replies = self.collect(questions, max(0, missing), lambda _, reply: parse_introduction(reply)[1])
+        replies = self.collect(
+            questions, max(0, missing), lambda _, reply: parse_introduction(reply)[1], time_s=time_s
+        )
         failed = dict.fromkeys(replies.absent, "no answer")
         for node, reason in replies.refused.items():
             # An error of Flower or of the hospital may pass. An introduction stands.
@@ -159,24 +168,40 @@ class Federation:
         for node, reply in replies.usable:
             self._unanswered.pop(node, None)
             about, _ = parse_introduction(reply)
-            newcomers.append(Party(node, about["party"], about))
+            record = reply.content["about"]
+            newcomers.append(Party(node, about["party"], about, record["json"], record["signature"]))
         self._admit(newcomers)
 
     def _admit(self, newcomers: Sequence[Party]) -> None:
-        """Accept the newcomers that can belong to this run, and refuse the others."""
-        conflicts = find_conflicts(newcomers, list(self.parties.values()), self.plan)
-        for party in newcomers:
+        """Accept the newcomers that belong to this run, and refuse the others.
+
+        The newest introduction of a hospital counts. The node that had its name before is refused.
+        """
+        conflicts = find_conflicts(newcomers, self.manifest, self.grid.run.run_id)
+        for party in sorted(newcomers, key=lambda party: int(party.about["time_ns"])):
             if party.node in conflicts:
                 self._refuse(party.node, f"{party.name} (node-{party.node})", conflicts[party.node])
-            else:
-                self.parties[party.node] = party
+                continue
+            for before in [other for other in self.parties.values() if other.name == party.name]:
+                del self.parties[before.node]
+                reason = f"{party.name} came back as node-{party.node}"
+                self._refuse(before.node, f"{before.name} (node-{before.node})", reason)
+            self.parties[party.node] = party
 
     def _refuse(self, node: int, name: str, reason: str) -> None:
         """Refuse a node for the whole run, and say so in the log."""
         self._refused_names[node], self.refused[node] = name, join_errors([reason])
         print(f"{name} is refused: {self.refused[node]}", flush=True)
 
-    def collect(self, messages: Sequence[Message], quorum: int, screen: Screen) -> Replies:
+    def collect(
+        self,
+        messages: Sequence[Message],
+        quorum: int,
+        screen: Screen,
+        keep: Callable[[int, Message], None] = lambda _node, _reply: None,
+        batch: int = 1 << 20,
+        time_s: float = math.inf,
+    ) -> Replies:
         """Send messages and collect the replies.
 
         It returns when all replies are in, when `quorum` usable replies are in and the grace period is over, or at
@@ -186,7 +211,11 @@ class Federation:
             messages: the messages.
             quorum: the number of usable replies to wait for.
             screen: checks each reply.
+            keep: takes each usable reply as it comes, and may move what is large in it to another place.
+            batch: how many replies are held at once before they are kept.
+            time_s: the longest wait in seconds, if it is shorter than the plan's deadline.
         """
+        limit = min(self.plan.deadline_s, time_s)
         for message in messages:
             # A party that returns later must not train a round that is over.
             message.metadata.ttl = self.plan.deadline_s
@@ -196,7 +225,7 @@ class Federation:
         result = Replies()
         start, quorum_time = time.monotonic(), None
         while waiting:
-            for reply in self.grid.pull_messages(list(waiting)):
+            for reply in self._pull(list(waiting), batch):
                 # Errors made by Flower's server have the server's node id: use the message that they answer.
                 node = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if node is None:
@@ -204,12 +233,13 @@ class Federation:
                 if why := _screen_safely(screen, node, reply):
                     result.refused[node] = why
                 else:
+                    keep(node, reply)
                     result.usable.append((node, reply))
             now = time.monotonic()
             if quorum_time is None and len(result.usable) >= quorum:
                 quorum_time = now
             grace_over = quorum_time is not None and now - quorum_time > self.plan.grace_s
-            if now - start > self.plan.deadline_s or grace_over:
+            if now - start > limit or grace_over:
                 break
             if waiting:
                 # The longer the parties take, the rarer it looks.
@@ -218,9 +248,15 @@ class Federation:
         result.absent.extend(sorted(waiting.values()))
         return result
 
+    def _pull(self, ids: Sequence[str], batch: int) -> Iterator[Message]:
+        """Ask for replies, so many at once that they fit into memory."""
+        for start in range(0, len(ids), batch):
+            yield from self.grid.pull_messages(ids[start : start + batch])
+
     def message_config(self) -> dict[str, str]:
-        """Return what every message to a party has: the plan, and the digest of the weights that are not sent."""
-        return {"plan": self.plan.model_dump_json(), **({"base": self.base} if self.base else {})}
+        """Return what every message to a party has: plan, manifest, and the digest of weights that are not sent."""
+        named = {"plan": self.plan.model_dump_json(), "manifest": self.manifest.digest}
+        return named | ({"base": self.base} if self.base else {})
 
     def rows(self, node: int, split: str) -> int:
         """Return how many images of a split a party introduced itself with, 0 for an unknown node."""

@@ -26,17 +26,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from coordinator.exchange.plan import Plan
-from coordinator.exchange.wire import apply_reply, as_received, encode
-from coordinator.federation.clipping import clip_updates
+from coordinator.exchange.wire import as_received, encode
+from coordinator.federation.clipping import find_scales, scale_update, update_norm
 from coordinator.federation.participants import Federation
 from coordinator.federation.recording import record_updates
+from coordinator.federation.reply_store import ReplyStore, StoredUpdates
 from coordinator.federation.screening import (
     join_errors,
     reply_tables,
     screen_evaluation_reply,
     screen_training_reply,
 )
-from coordinator.federation.strategies import build_strategy, get_moments, set_moments
+from coordinator.federation.strategies import build_strategy, get_moments, set_moments, takes_mean
 from coordinator.model.metrics import pool_tables
 from crypto.arrays import AnyArray, Float32Array
 from crypto.errors import CipherwardError
@@ -44,6 +45,8 @@ from crypto.files import append_line, write_bytes
 
 #: Prefix of the names of a strategy's moments in a checkpoint.
 _MOMENT = "moment/"
+#: Bytes of replies that are held in memory at once while they come.
+_PULL_BYTES = 64 << 20
 
 
 @dataclass
@@ -57,6 +60,7 @@ class State:
         best_round: the round that they come from.
         best_val: their accuracy on val.
         moments: what the strategy carries from round to round, vectors by name (see strategies.py).
+        manifest: the digest of the study manifest that the rounds belong to; "" for a training without hospitals.
     """
 
     round: int
@@ -65,10 +69,12 @@ class State:
     best_round: int
     best_val: float
     moments: dict[str, AnyArray] = field(default_factory=dict)
+    manifest: str = ""
 
     def save(self, path: Path) -> None:
         """Write the checkpoint."""
-        about = {"round": self.round, "best_round": self.best_round, "best_val": self.best_val}
+        about: dict[str, Any] = {"round": self.round, "best_round": self.best_round}
+        about |= {"best_val": self.best_val, "manifest": self.manifest}
         tensors = {"weights": self.weights, "best": self.best}
         tensors |= {_MOMENT + name: vector for name, vector in self.moments.items()}
         data = save(tensors, metadata={"state": json.dumps(about)})
@@ -111,15 +117,22 @@ def run_rounds(federation: Federation, weights: Float32Array, cloud: Path) -> St
     plan = federation.plan
     strategy = build_strategy(plan)
     checkpoint, journal = cloud / "checkpoint.safetensors", cloud / "rounds.jsonl"
-    state = State(0, weights, weights, 0, -1.0)
+    state = State(0, weights, weights, 0, -1.0, manifest=federation.manifest.digest)
     if checkpoint.exists():
         state = State.load(checkpoint)
         if state.weights.shape != weights.shape:
             raise CipherwardError(f"{checkpoint} belongs to another model", "remove it to train anew")
+        if state.manifest != federation.manifest.digest:
+            raise CipherwardError(
+                f"the rounds in {checkpoint} were trained under another study manifest: with other keys, sets or "
+                "hospitals",
+                "put that study.json back to go on; or remove the folder's checkpoint and rounds to train anew",
+            )
         set_moments(strategy, state.moments)
     while state.round < plan.rounds:
         for attempt in range(plan.retries + 1):
-            row = _attempt_round(strategy, federation, state, attempt, cloud)
+            with ReplyStore.open(cloud, plan.wire) as store:
+                row = _attempt_round(strategy, federation, state, attempt, cloud, store)
             append_line(journal, json.dumps(row))
             if row["aggregated"]:
                 break
@@ -139,7 +152,12 @@ def _name_reasons(reasons: Mapping[str, str]) -> str:
 
 
 def _attempt_round(
-    strategy: Strategy, federation: Federation, state: State, attempt: int, cloud: Path
+    strategy: Strategy,
+    federation: Federation,
+    state: State,
+    attempt: int,
+    cloud: Path,
+    store: ReplyStore,
 ) -> dict[str, Any]:
     """Try the next round once, advance `state` if the quorum is reached, and return the line for the journal."""
     started = time.time()
@@ -155,7 +173,13 @@ def _attempt_round(
     def screen(node: int, reply: Message) -> str:
         return screen_training_reply(reply, state.weights, plan.wire, federation.rows(node, "train"))
 
-    replies = federation.collect(messages, plan.replies_needed, screen)
+    replies = federation.collect(
+        messages,
+        plan.replies_needed,
+        screen,
+        store.keep,
+        max(1, _PULL_BYTES // max(1, state.weights.nbytes)),
+    )
     row: dict[str, Any] = {
         "round": number,
         "attempt": attempt,
@@ -164,13 +188,17 @@ def _attempt_round(
         "refused": federation.by_name({**federation.refusals(), **replies.refused}),
         "clipped": {},
         "bytes_down": _count_bytes(messages),
-        "bytes_up": _count_bytes(reply for _, reply in replies.usable),
+        "bytes_up": sum(store.bytes[node] for node, _ in replies.usable),
         "aggregated": len(replies.usable) >= plan.replies_needed,
     }
     if row["aggregated"]:
-        usable = {federation.name(node): reply for node, reply in replies.usable}
-        row["clipped"] = _decode_replies(usable, state.weights, number, plan, cloud)
-        weights, metrics = _aggregate(strategy, number, list(usable.values()))
+        usable = {federation.name(node): (node, reply) for node, reply in replies.usable}
+        if number <= plan.keep_updates:
+            before = as_received(state.weights, plan.wire)
+            record_updates(cloud, number, before, StoredUpdates(store, usable, before))
+        updates = StoredUpdates(store, usable, state.weights)
+        scales, row["clipped"] = _find_scales(updates, state.weights, plan)
+        weights, metrics = _aggregate(strategy, state.weights, plan, number, usable, updates, scales)
         row["train"] = _as_floats(metrics)
         row["train_seconds"] = time.time() - started
         try:
@@ -189,37 +217,50 @@ def _attempt_round(
     return row
 
 
-def _decode_replies(
-    replies: Mapping[str, Message], weights: Float32Array, number: int, plan: Plan, cloud: Path
-) -> dict[str, float]:
-    """Decode the screened replies of a round in place, record them as received, and clip those that are too long.
-
-    Args:
-        replies: the replies by the parties' names.
-        weights: the coordinator's own weights before the round, float32 [parameters].
-        number: the round.
-        plan: gives `wire`, `keep_updates` and `max_update_norm`.
-        cloud: where updates are recorded.
-
-    Returns:
-        How many times the median the norm of each clipped update was, by name.
-    """
-    if number <= plan.keep_updates:
-        before = as_received(weights, plan.wire)
-        updates = {name: _read_update(reply, before, plan.wire) for name, reply in replies.items()}
-        record_updates(cloud, number, before, updates)
-    trained = {name: _read_update(reply, weights, plan.wire)[0] for name, reply in replies.items()}
-    trained, clipped = clip_updates(trained, weights, plan.max_update_norm)
-    for name, reply in replies.items():
-        next(iter(reply.content.array_records.values()))["model"] = Array(trained[name])
-    return clipped
+def _find_scales(
+    updates: StoredUpdates, weights: Float32Array, plan: Plan
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return by what the updates of a round that are too long are scaled, and how many times the median they were."""
+    if not plan.max_update_norm:
+        return {}, {}
+    norms = {name: update_norm(after, weights) for name, (after, _) in updates.items()}
+    return find_scales(norms, plan.max_update_norm)
 
 
 def _aggregate(
-    strategy: Strategy, number: int, replies: list[Message]
-) -> tuple[Float32Array, MetricRecord | None]:
-    """Return the aggregated weights, float32 [parameters], and the aggregated metrics of decoded replies."""
-    averaged, metrics = strategy.aggregate_train(number, replies)
+    strategy: Strategy,
+    before: Float32Array,
+    plan: Plan,
+    number: int,
+    replies: Mapping[str, tuple[int, Message]],
+    updates: StoredUpdates,
+    scales: Mapping[str, float],
+) -> tuple[Float32Array, MetricRecord]:
+    """Return the aggregated weights, float32 [parameters], and the aggregated metrics.
+
+    Args:
+        strategy: aggregates.
+        before: the weights before the round, float32 [parameters].
+        plan: says what the strategy needs of the replies.
+        number: the round.
+        replies: the screened replies by the parties' names, without their arrays.
+        updates: the arrays.
+        scales: by what the updates of some parties are scaled.
+    """
+    messages = [reply for _, reply in replies.values()]
+    metrics = strategy.train_metrics_aggr_fn([m.content for m in messages], strategy.weighted_by_key)
+    if takes_mean(plan):
+        # To these strategies, one reply with the mean is the same as all replies.
+        messages = messages[:1]
+        vectors = [updates.mean(scales)]
+    else:
+        vectors = [
+            scale_update(after, before, scales[name]) if name in scales else after
+            for name, (after, _) in updates.items()
+        ]
+    for message, vector in zip(messages, vectors, strict=True):
+        next(iter(message.content.array_records.values()))["model"] = Array(vector)
+    averaged, _ = strategy.aggregate_train(number, messages)
     assert averaged is not None
     # Some strategies return float64.
     weights = np.ascontiguousarray(averaged["model"].numpy(), np.float32)
@@ -239,16 +280,6 @@ def _encode_weights(messages: Iterable[Message], weights: Float32Array, plan: Pl
         for message in encoded:
             message.content["arrays"] = arrays
     return encoded
-
-
-def _read_update(reply: Message, weights: Float32Array, wire: str) -> tuple[Float32Array, int]:
-    """Return the trained weights, float32 [parameters], and the number of images of a screened reply.
-
-    weights: those that a difference is added to.
-    """
-    arrays = next(iter(reply.content.array_records.values()))
-    metrics = next(iter(reply.content.metric_records.values()))
-    return apply_reply(arrays["model"].numpy(), weights, wire), int(metrics["num-examples"])
 
 
 def evaluate(

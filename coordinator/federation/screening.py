@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, Message
 
+from coordinator.exchange.statement import MAX_CLASSES, MAX_IMAGES, is_clean
 from coordinator.exchange.wire import DTYPES, apply_reply
 from coordinator.model.metrics import check_tables
 from crypto.arrays import AnyArray, Float32Array
 
 TRAIN_METRICS = frozenset({"num-examples", "loss", "steps", "seconds"})
 EVALUATE_METRICS = frozenset({"num-examples", "accuracy", "loss", "auc", "auc-defined"})
-#: The most images of a split that a party may claim, where the plan's counts set no limit.
-MAX_IMAGES = 10**8
-#: The most classes, and the longest introduction in characters. An introduction is stored with the results.
-_MAX_CLASSES, _MAX_INTRODUCTION = 10_000, 1 << 20
+#: The longest introduction in characters. It is stored with the results.
+_MAX_INTRODUCTION = 1 << 20
 #: The largest metric. Means of such values, and their sums, stay finite.
 _MAX_METRIC = 1e12
 #: The largest weight. Squares of it, which krum and fedadam take, stay finite in float32. Trained weights are below
@@ -46,21 +45,20 @@ def parse_introduction(reply: Message) -> tuple[dict[str, Any], str]:
         name, classes = about["party"], about["classes"]
         rows = [about["splits"][split]["rows"] for split in ("train", "val", "test")]
         texts = [name, *classes]
+        numbers = [about[field] for field in ("run", "node", "time_ns")]
+        signed = [about["manifest"], reply.content["about"]["signature"]]
         has_right_types = isinstance(about["spec"], dict) and isinstance(classes, list)
+        has_right_types &= all(type(number) is int for number in numbers)
+        has_right_types &= all(isinstance(text, str) for text in signed)
     except (KeyError, TypeError, ValueError, RecursionError):
         return {}, "an introduction that cannot be read"
     if not has_right_types or not all(type(r) is int and 1 <= r <= MAX_IMAGES for r in rows):
         return {}, "an introduction with impossible values"
-    if not all(isinstance(text, str) and _is_clean(text) for text in texts):
+    if not all(isinstance(text, str) and is_clean(text) for text in texts):
         return {}, "an introduction without valid names"
-    if not 1 <= len(set(classes)) == len(classes) <= _MAX_CLASSES:
+    if not 1 <= len(set(classes)) == len(classes) <= MAX_CLASSES:
         return {}, "an introduction with impossible classes"
     return about, ""
-
-
-def _is_clean(text: str) -> bool:
-    """Say whether a name from outside fits on a line, and neither controls a terminal nor hides in spaces."""
-    return 0 < len(text) < 200 and text.isprintable() and text == text.strip()
 
 
 def screen_training_reply(reply: Message, weights: Float32Array, wire: str, rows: int) -> str:

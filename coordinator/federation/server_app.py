@@ -13,7 +13,10 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from coordinator.exchange.plan import FILE, read_plan
+from coordinator.exchange.manifest import FILE as MANIFEST_FILE
+from coordinator.exchange.manifest import StudyManifest, read_manifest
+from coordinator.exchange.plan import FILE, Plan, read_plan
+from coordinator.exchange.statement import plan_digest, plan_settings
 from coordinator.exchange.wire import as_received
 from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import evaluate, run_rounds
@@ -39,13 +42,14 @@ def run_federation(grid: Grid, study: Path) -> None:
 
     Args:
         grid: the parties' messages.
-        study: the study's folder. It contains plan.yaml and cloud/, where all results are written.
+        study: the study's folder. It contains plan.yaml, study.json and cloud/, where all results are written.
 
     Raises:
-        CipherwardError: if too few parties are usable, or if a round misses its quorum after all retries.
+        CipherwardError: if there is no study manifest, or it is about another plan; if too few parties are usable, or
+            if a round misses its quorum after all retries.
     """
     plan, cloud = read_plan(study / FILE), study / "cloud"
-    federation = Federation(grid, plan)
+    federation = Federation(grid, plan, read_study_manifest(study, plan))
     parties = federation.gather()
     classes = list(parties[0].about["classes"])
     model = build_model(plan, len(classes))
@@ -70,9 +74,34 @@ def run_federation(grid: Grid, study: Path) -> None:
         "seconds": seconds,
         "model_sha256": digest,
         "classes": classes,
+        "manifest_sha256": federation.manifest.digest,
         "parties": [p.about for p in sorted(federation.parties.values(), key=lambda p: p.name)],
     }
     write_json(cloud / "training.json", training)
+
+
+def read_study_manifest(study: Path, plan: Plan) -> StudyManifest:
+    """Return the manifest in a study's folder.
+
+    Raises:
+        CipherwardError: if there is none, it contradicts itself, or it is about another plan.
+    """
+    path = study / MANIFEST_FILE
+    if not path.exists():
+        raise CipherwardError(
+            f"no study manifest at {path}: no hospital agreed to this study",
+            "collect the hospitals' statements (cipherward-party declare), then: cipherward-coordinator manifest; "
+            "`cipherward-coordinator simulate` makes one by itself",
+        )
+    manifest = read_manifest(path)
+    if manifest.plan_sha256 != plan_digest(plan):
+        agreed, present = manifest.plan, plan_settings(plan)
+        other = next(k for k in sorted(agreed.keys() | present.keys()) if agreed.get(k) != present.get(k))
+        raise CipherwardError(
+            f"the hospitals agreed to {other} {agreed.get(other)!r}, and {study / FILE} says {present.get(other)!r}",
+            "put the agreed plan back, or let the hospitals agree to a new study manifest",
+        )
+    return manifest
 
 
 def _study_folder(context: Context) -> Path:

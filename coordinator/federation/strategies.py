@@ -53,6 +53,11 @@ def build_strategy(plan: Plan) -> Strategy:
     return strategy
 
 
+def takes_mean(plan: Plan) -> bool:
+    """Say whether the plan's strategy uses nothing of the replies but their mean."""
+    return plan.strategy in ("fedavg", "fedprox", "fedadam")
+
+
 def get_moments(strategy: Strategy) -> dict[str, AnyArray]:
     """Return what a strategy carries from round to round: float [parameters] by name, empty for most strategies."""
     moments = {name: getattr(strategy, name, None) or {} for name in _MOMENTS}

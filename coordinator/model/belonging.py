@@ -19,17 +19,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from crypto.errors import CipherwardError
-from crypto.spec import SchemeSpec
+from crypto.spec import SchemeSpec, spec_without_nonce
 
 #: The only class of the images of a query, whose classes are not known.
 UNKNOWN_CLASS = "unknown"
-
-
-def spec_without_nonce(spec: SchemeSpec) -> dict[str, Any]:
-    """Return a scheme's description as JSON, without the nonce, which every sealing draws anew."""
-    value = spec.to_json()
-    value["options"] = {k: v for k, v in value["options"].items() if k != "nonce"}
-    return value
 
 
 @dataclass(frozen=True)

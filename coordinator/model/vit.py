@@ -19,13 +19,14 @@ from torch import nn
 
 from coordinator.exchange.model_choice import check_model_args, check_model_name
 from coordinator.exchange.plan import Plan
-from coordinator.model.belonging import spec_without_nonce
+from coordinator.model.canonical_file import sort_metadata
 from coordinator.model.published_networks import NETWORKS
 from coordinator.model.shares import apply_share, in_stem, merge_adapters
 from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from crypto.scheme import load
+from crypto.spec import spec_without_nonce
 
 #: What a saved model says of the images that it reads, by stem mode.
 _IMAGES = {
@@ -220,13 +221,13 @@ def save_model(
         "images": _IMAGES[plan.stem],
         "study": plan.study,
         "spec": json.dumps(spec_without_nonce(plan.describe())),
-        "key_ids": json.dumps(dict(key_ids)),
+        "key_ids": json.dumps(dict(key_ids), sort_keys=True),
         "lacks": "patch_embed.*, pos_embed" if plan.stem == "private" else "",
     }
     state = merge_adapters(model).state_dict()
     names = [name for name in state if plan.stem != "private" or not in_stem(name)]
     tensors = {name: state[name].detach().cpu().contiguous() for name in names}
-    data = save(tensors, metadata=metadata)
+    data = sort_metadata(save(tensors, metadata=metadata))
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
 

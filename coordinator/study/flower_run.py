@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from coordinator.exchange.quiet import QUIET
 from coordinator.exchange.end_with_us import MARK, end_processes, ending_with_us
+from coordinator.exchange.quiet import QUIET
 from crypto.cores import cores
 from crypto.errors import CipherwardError
 

@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from coordinator.exchange.end_with_us import MARK, ending_with_us
 from coordinator.exchange.plan import FILE, Plan, read_plan, write_plan
 from coordinator.report.records import Report, read_report
-from coordinator.exchange.end_with_us import MARK, ending_with_us
 from coordinator.study.flower_run import LOCAL_DOOR
 from coordinator.study.steps import STEPS
 from coordinator.study.study import Log, Study, Talk, ignore

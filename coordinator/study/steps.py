@@ -16,6 +16,7 @@ import yaml
 from coordinator.adversary.run.compilation import COMPILING
 from coordinator.exchange.audit.guesses import read_draws
 from coordinator.exchange.plan import FILE
+from coordinator.study.agreement import agree_on_study
 from coordinator.study.flower_run import run_flower
 from coordinator.study.study import Study, run_command
 from crypto.errors import CipherwardError
@@ -40,23 +41,9 @@ def seal(study: Study) -> str | None:
             study.talk.log(
                 f"hospital-{index}: images that could not be decoded, and are left out: {left_out}; see {quarantine}"
             )
-    accepted = _accept_plan(study)
+    agreed = agree_on_study(study)
     sets = len(list((study.out / "parties").glob("*/sealed/*/manifest.json")))
-    return f"{study.plan.parties} hospitals sealed {sets} sets" if missing or accepted else None
-
-
-def _accept_plan(study: Study) -> bool:
-    """Let each hospital accept the plan, without which it would refuse to train; return whether one did so now."""
-    if study.plan.train != "federated" or study.plan.rounds == 0:
-        return False
-    missing = [i for i in range(study.plan.parties) if not (study.hospital(i) / "policy.yaml").exists()]
-    weights = study.plan.weights
-    for index in missing:
-        study.talk.status(f"hospital-{index} accepts the plan")
-        words = ["accept", str(study.out / FILE), str(study.hospital(index)), "--yes"]
-        # On one machine all hospitals have the same copy of the public weights.
-        study.run_hospital(index, [*words, "--weights", weights] if weights else words)
-    return bool(missing)
+    return f"{study.plan.parties} hospitals sealed {sets} sets" if missing or agreed else None
 
 
 def _count_lines(path: Path) -> int:
@@ -116,7 +103,7 @@ def train(study: Study) -> str | None:
         nonlocal shown
         rows = read_lines(journal)
         for row in rows[shown:]:
-            study.talk.log(_round_summary(row, plan.rounds))
+            study.talk.log(round_summary(row, plan.rounds))
             study.talk.detail(f"round {row['round']} of {plan.rounds} is done")
         shown = len(rows)
 
@@ -147,12 +134,13 @@ def _train_centrally(study: Study) -> None:
     study.run_coordinator("train", words, study.talk.log)
 
 
-def _round_summary(row: dict[str, Any], rounds: int) -> str:
-    """Return the line for one round of the journal."""
+def round_summary(row: dict[str, Any], rounds: int = 0) -> str:
+    """Return the line for one round of the journal. rounds: how many there will be; 0 if that is not known."""
     if not row["aggregated"]:
         return f"round {row['round']}: no quorum; absent {row['absent']}, refused {list(row['refused'])}"
+    number = f"round {row['round']} of {rounds}" if rounds else f"round {row['round']}"
     return (
-        f"round {row['round']} of {rounds}: val accuracy {row['val']['accuracy']:.3f}, "
+        f"{number}: val accuracy {row['val']['accuracy']:.3f}, "
         f"{row['seconds']:.0f} s, {(row['bytes_down'] + row['bytes_up']) / 1e6:.1f} MB"
     )
 

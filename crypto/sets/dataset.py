@@ -32,7 +32,7 @@ from crypto.files import blake3_file, json_text, read_json
 from crypto.key import SecretKey
 from crypto.scheme import load
 from crypto.sets.shard import map_tensor
-from crypto.spec import SchemeSpec
+from crypto.spec import SchemeSpec, spec_without_nonce
 
 SCHEMA = "cipherward.sealed/3"
 _FETCH_AGAIN = "fetch the sealed set again"
@@ -280,10 +280,4 @@ class SealedDataset:
 
 def equal_except_nonce(a: SchemeSpec, b: SchemeSpec) -> bool:
     """Return whether two specs are equal, nonces left out: those are drawn anew for each sealing."""
-
-    def without_nonce(spec: SchemeSpec) -> dict[str, Any]:
-        value = spec.to_json()
-        value["options"] = {k: v for k, v in value["options"].items() if k != "nonce"}
-        return value
-
-    return without_nonce(a) == without_nonce(b)
+    return spec_without_nonce(a) == spec_without_nonce(b)

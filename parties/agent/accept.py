@@ -13,7 +13,7 @@ from pathlib import Path
 from coordinator.exchange.plan import Plan
 from crypto.errors import CipherwardError
 from parties.sealing.place import Place
-from parties.training.policy import Policy, find_set_difference, make_policy
+from parties.training.policy import LIMITS, Policy, find_set_difference, make_policy
 from parties.training.policy_file import read_policy, save_policy, stem_path
 
 _STEMS = {
@@ -112,6 +112,7 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
         ("augmentation", policy.augment),
         ("answers", f"at most {policy.trainings} trainings, {policy.evaluations} evaluations on val, and "
                     f"{policy.test_reads} on test"),
+        ("the whole plan", f"SHA-256 {policy.plan_sha256}"),
         ("also fixed", ", ".join(f"{name} {getattr(policy, name)}" for name in (*rest, "seed", "compile"))),
     ]  # fmt: skip
     # The plan's words come from outside: nothing in them may steer a terminal.
@@ -129,7 +130,8 @@ def accept(
     """Write a policy if it is confirmed. Return whether a new one was written.
 
     A policy of the same study that the hospital accepted already stays as it is, with the limits that the hospital
-    may have changed.
+    may have changed and the manifest that it agreed to. If only the coordinator's own settings are others, the limits
+    stay; the manifest names another plan then, and must be agreed on again.
 
     Args:
         place: the hospital.
@@ -143,8 +145,11 @@ def accept(
     # A policy that cannot be used (of an earlier version, or open to others) is replaced like any other.
     with contextlib.suppress(CipherwardError):
         present = read_policy(place)
-        if present.digest == policy.digest and present.weights_file == policy.weights_file:
+        is_same_study = present.digest == policy.digest and present.weights_file == policy.weights_file
+        if is_same_study and present.plan_sha256 == policy.plan_sha256:
             return False
+        if is_same_study:
+            policy = policy.model_copy(update={name: getattr(present, name) for name in LIMITS})
         before = dict(explain(present))
     rows = explain(policy)
     if not confirm(rows, {name: before[name] for name, text in rows if before.get(name, text) != text}):

@@ -1,4 +1,4 @@
-"""The command of cipherward-party that accepts a study."""
+"""The commands of cipherward-party for joining a study: enrol, accept, declare, agree."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from coordinator.exchange.console import result, talk
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
+from crypto.printable import printable
 from parties.cli.keys import Hospital
 
 
@@ -47,10 +48,102 @@ def accept(
     result.print(f"{place.policy_file}: {policy.study} accepted{'' if is_new else ' already'}")
 
 
-def _ask(party: str) -> bool:
+def enrol(hospital: Hospital) -> None:
+    """Make the hospital's identity, which signs what it states, and show its fingerprint.
+
+    The private half is HOSPITAL/private/identity.pem. The public half is HOSPITAL/identity.pub, one line to hand out.
+    Run it again to see the fingerprint again; an identity is never overwritten.
+    """
+    from parties.agent.identity_file import ensure_identity, public_identity_path
+    from parties.sealing.place import Place
+
+    place = Place.open(hospital)
+    with folder_lock(place.folder):
+        public = ensure_identity(place).public
+    talk.print(
+        f"the identity of {public.name} is in {public_identity_path(place)}, to hand out. Its fingerprint:"
+    )
+    result.print(public.fingerprint)
+    talk.print(
+        "tell it to every other hospital yourself, by telephone or in person: whoever passes the file on could "
+        "exchange it"
+    )
+
+
+def declare(
+    hospital: Hospital,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write. Default: HOSPITAL/statement.json.")
+    ] = None,
+) -> None:
+    """State, signed, which sealed sets this hospital brings into the study that it accepted.
+
+    The statement holds names and numbers, no images and no key. Send it to the coordinator.
+    """
+    from coordinator.exchange.statement import SPLITS, write_statement
+    from parties.agent.declare import make_statement
+    from parties.agent.identity_file import ensure_identity
+    from parties.sealing.place import Place
+    from parties.training.policy_file import read_policy
+
+    place = Place.open(hospital)
+    path = out or place.folder / "statement.json"
+    with folder_lock(place.folder):
+        policy = read_policy(place)
+        statement = make_statement(place, policy, ensure_identity(place))
+        write_statement(path, statement)
+    counts = ", ".join(f"{statement.sets.of(split).images} in {split}" for split in SPLITS)
+    talk.print(
+        f"{statement.hospital} states for the study {statement.study}: images: {counts}; its classes, its"
+    )
+    talk.print(f"scheme, its key's id {statement.key_id} and its identity {statement.public.fingerprint}")
+    result.print(str(path))
+
+
+def agree(
+    study: Annotated[
+        Path, typer.Argument(help="The study manifest that the coordinator made: study.json.")
+    ],
+    hospital: Hospital,
+    yes: Annotated[bool, typer.Option("--yes", help="Agree without a question.")] = False,
+) -> None:
+    """Show who takes part in a study with what, and agree to it. The hospital's client then answers for it alone.
+
+    Compare every fingerprint with the one that the hospital itself tells you, by telephone or in person. The study
+    manifest came through the coordinator, which could have exchanged an identity.
+    """
+    from coordinator.exchange.manifest import read_manifest
+    from parties.agent.agree import Member
+    from parties.agent.agree import agree as agree_to
+    from parties.agent.identity_file import read_identity
+    from parties.sealing.place import Place
+    from parties.training.policy_file import read_policy
+
+    place, manifest = Place.open(hospital), read_manifest(study)
+
+    def confirm(members: list[Member]) -> bool:
+        fingerprint = Column("fingerprint of its identity", no_wrap=True)
+        table = Table("hospital", fingerprint, "", "train, val, test", "weight", "key")
+        for member in members:
+            images, weight = ", ".join(map(str, member.images)), f"{member.weight:.1%}"
+            table.add_row(
+                member.name, member.fingerprint, member.standing, images, weight, printable(member.key_id)
+            )
+        talk.print(table)
+        talk.print(
+            "compare every fingerprint with the one that the hospital itself tells you, by telephone or in person"
+        )
+        return yes or _ask(place.settings.party, "agreeing to a study")
+
+    with folder_lock(place.folder):
+        is_new = agree_to(place, read_policy(place), manifest, read_identity(place), confirm)
+    result.print(
+        f"{place.policy_file}: study manifest {manifest.digest} agreed to{'' if is_new else ' already'}"
+    )
+
+
+def _ask(party: str, what: str = "accepting a plan") -> bool:
     """Ask on the terminal. Without a terminal nobody can answer, and --yes must be said."""
     if not sys.stdin.isatty():
-        raise CipherwardError(
-            "accepting a plan is a decision, and there is no terminal to ask on", "add --yes"
-        )
+        raise CipherwardError(f"{what} is a decision, and there is no terminal to ask on", "add --yes")
     return typer.confirm(f"Does {party} accept this?", default=False, err=True)

@@ -13,7 +13,7 @@ import typer
 
 from coordinator.exchange.console import run
 from parties.cli.agent import agent_app, approve, enrol, join, leave, log
-from parties.cli.agreeing import accept
+from parties.cli.agreeing import accept, agree, declare
 from parties.cli.keys import identity, keygen, rotate, share_key
 from parties.cli.measuring import baseline, classify, report, score
 from parties.cli.sealing import inspect, schemes, seal, unseal, verify
@@ -27,13 +27,10 @@ app = typer.Typer(
 app.command()(keygen)
 app.command()(identity)
 app.command("share-key")(share_key)
-for command in (rotate, seal, schemes, unseal, inspect, verify, accept, baseline, classify, score, report):
+for command in (rotate, seal, schemes, unseal, inspect, verify, baseline, classify, score, report):
     app.command()(command)
-app.command()(enrol)
-app.command()(approve)
-app.command()(join)
-app.command()(leave)
-app.command()(log)
+for step in (enrol, accept, declare, agree, approve, join, leave, log):
+    app.command()(step)
 app.add_typer(agent_app, name="agent")
 
 

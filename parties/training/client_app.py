@@ -16,13 +16,14 @@ from __future__ import annotations
 import functools
 import json
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import nn
 
+from coordinator.exchange.introduction import sign_introduction
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.settings import build
 from coordinator.exchange.wire import decode, encode_reply
@@ -32,6 +33,8 @@ from coordinator.model.training import predict_probabilities, train_locally, use
 from coordinator.model.vit import build_model, pack, unpack
 from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
+from crypto.spec import spec_without_nonce
+from parties.agent.identity_file import read_identity
 from parties.sealing.place import Place, find_place
 from parties.training.guard import Request, admit, admit_introduction
 from parties.training.policy_file import require_weights
@@ -126,23 +129,27 @@ def _place(context: Context) -> Place:
 
 @app.query("hello")  # type: ignore[untyped-decorator]  # flwr is not typed for mypy here
 def hello(message: Message, context: Context) -> Message:
-    """Say who this party is and what it sealed: public facts, asked for once before the first round."""
+    """Say who this party is and what it sealed: public facts, signed for this run and this node."""
     place = _place(context)
-    facts: dict[str, dict[str, Any]] = {}
-    classes: list[str] = []
-    for split, sealed in admit_introduction(place).items():
-        if classes and sealed.classes != classes:
-            raise CipherwardError(f"the classes of {split} are not those of train: {sealed.classes}")
-        classes = sealed.classes
+    manifest, sets = admit_introduction(place, message)
+    for sealed in sets.values():
         sealed.check_digests()  # an altered shard is reported now, and not trained on
-        facts[split] = {"rows": len(sealed), "digest": sealed.digest, "key_id": sealed.key_id}
+    train_set = sets["train"]
     about = {
         "party": place.settings.party,
-        "classes": classes,
-        "spec": sealed.spec.to_json() | {"options": {}},
-        "splits": facts,
+        "classes": train_set.classes,
+        "spec": spec_without_nonce(train_set.spec),
+        "splits": {
+            split: {"rows": len(sealed), "digest": sealed.digest, "key_id": sealed.key_id}
+            for split, sealed in sets.items()
+        },
+        "manifest": manifest.digest,
+        "run": context.run_id,
+        "node": context.node_id,
+        "time_ns": time.time_ns(),
     }
-    return Message(RecordDict({"about": ConfigRecord({"json": json.dumps(about)})}), reply_to=message)
+    record = ConfigRecord(sign_introduction(read_identity(place), about))
+    return Message(RecordDict({"about": record}), reply_to=message)
 
 
 @app.train()  # type: ignore[untyped-decorator]  # flwr is not typed for mypy here

@@ -1,8 +1,9 @@
 """The hospital's gate: no message is answered that goes beyond its policy, and every refusal is written down.
 
 A message can only name what the hospital accepted. Checked, before anything is opened or built: the plan against the
-policy, the plan against the hospital's own sealed sets, every further setting of the message, and the number of
-answers so far.
+policy, the study manifest that the message names against the one that the hospital agreed to, the plan and the
+hospital's own statement against its sealed sets, every further setting of the message, and the number of answers so
+far.
 
     private/answers/STUDY-DIGEST.jsonl   a line for every different request, written before it is answered
     private/refusals.jsonl               time, study, setting, what was stated and what is accepted
@@ -23,8 +24,10 @@ from typing import Any, Literal
 
 from flwr.app import Array, Message
 
+from coordinator.exchange.manifest import StudyManifest
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.settings import build
+from coordinator.exchange.statement import SPLITS
 from crypto.errors import CipherwardError
 from crypto.files import append_line, disk_errors, read_lines
 from crypto.sets.dataset import SealedDataset
@@ -34,10 +37,12 @@ from parties.training.policy import (
     Policy,
     find_difference,
     find_set_difference,
+    find_statement_difference,
     find_step_difference,
 )
 from parties.training.policy_file import read_policy
 from parties.training.stem_file import own_stem_digest
+from parties.training.study_file import read_agreed
 
 REFUSALS_FILE = "refusals.jsonl"
 #: Refusals beyond this size are not written: a server that repeats itself must not fill the hospital's disk.
@@ -47,8 +52,18 @@ _SETTINGS = {
     "train": frozenset({"server-round", "best-round", "base", "proximal-mu"}),
     "evaluate": frozenset({"server-round", "split", "base"}),
 }
+#: What names the study in a message: the plan itself, and the digest of the study manifest.
+_NAMES = frozenset({"plan", "manifest"})
 _MESSAGE = "the coordinator's message"
 _HINT = "nothing was opened or sent; ask the coordinator, or accept another plan: cipherward-party accept"
+_AGAIN = (
+    "nothing was opened or sent; the coordinator sends its study.json, and this hospital agrees to it: "
+    "cipherward-party agree STUDY.json HOSPITAL"
+)
+_RESTATE = (
+    "the study needs a new manifest: cipherward-party declare HOSPITAL, cipherward-coordinator manifest, and "
+    "cipherward-party agree in every hospital"
+)
 
 
 class RefusedError(CipherwardError):
@@ -97,17 +112,24 @@ class Request:
     words: Array
 
 
-def admit_introduction(place: Place) -> dict[str, SealedDataset]:
-    """Return the sealed sets that the hospital may introduce itself with.
+def admit_introduction(place: Place, message: Message) -> tuple[StudyManifest, dict[str, SealedDataset]]:
+    """Return the study manifest that a question names, and the sealed sets that the hospital may answer it with.
 
     Raises:
-        CipherwardError: if the hospital accepted no study, or if a set is not what it accepted.
+        CipherwardError: if the hospital accepted no study or agreed to no manifest, if the question names another
+            one or says anything else, or if a set is not what the hospital accepted and stated.
     """
     policy = read_policy(place)
-    sets = {split: place.sealed(split) for split in ("train", "val", "test")}
+    config: dict[str, Any] = dict(message.content.config_records.get("config") or {})
+    for name in sorted(config.keys() - {"manifest"}):
+        raise _refuse(
+            place, policy.study, Difference(str(name)[:100], config[name], "no such setting", _MESSAGE)
+        )
+    manifest = _require_manifest(place, policy, config)
+    sets = {split: place.sealed(split) for split in SPLITS}
     for split, sealed in sets.items():
-        _require_set(place, policy, sealed, split)
-    return sets
+        _require_set(place, policy, sealed, split, manifest)
+    return manifest, sets
 
 
 def admit(place: Place, message: Message, kind: Literal["train", "evaluate"]) -> Request:
@@ -125,9 +147,11 @@ def admit(place: Place, message: Message, kind: Literal["train", "evaluate"]) ->
     plan = _read_plan(place, policy, message)
     if difference := find_difference(policy, plan):
         raise _refuse(place, plan.study, difference)
+    config: dict[str, Any] = dict(message.content.config_records["config"])
+    manifest = _require_manifest(place, policy, config)
     settings = _read_settings(place, policy, plan, message, kind)
     sealed = place.sealed(settings.split)
-    _require_set(place, policy, sealed, settings.split)
+    _require_set(place, policy, sealed, settings.split, manifest)
     if difference := find_set_difference(sealed, plan.describe(), "the coordinator's plan"):
         raise _refuse(place, plan.study, difference)
     if kind == "train" and (difference := find_step_difference(policy, plan, len(sealed))):
@@ -163,7 +187,7 @@ def _read_settings(
         if not condition:
             raise _refuse(place, plan.study, Difference(field, stated, accepted, _MESSAGE))
 
-    for name in sorted(config.keys() - _SETTINGS[kind] - {"plan"}):
+    for name in sorted(config.keys() - _SETTINGS[kind] - _NAMES):
         require(False, str(name)[:100], config[name], "no such setting")
     number, best, split = (
         config.get("server-round"),
@@ -190,8 +214,21 @@ def _read_settings(
     return Settings(str(split), int(number or 0), int(best), float(proximal), base)
 
 
-def _require_set(place: Place, policy: Policy, sealed: SealedDataset, split: str) -> None:
-    """Refuse to work on a sealed set that is not what the policy says."""
+def _require_manifest(place: Place, policy: Policy, config: dict[str, Any]) -> StudyManifest:
+    """Return the study manifest that the hospital agreed to, unless a message names another one or none."""
+    manifest = read_agreed(place, policy)
+    stated = config.get("manifest")
+    if stated != manifest.digest:
+        raise _refuse(
+            place, policy.study, Difference("manifest", stated, manifest.digest, _MESSAGE), _AGAIN
+        )
+    return manifest
+
+
+def _require_set(
+    place: Place, policy: Policy, sealed: SealedDataset, split: str, manifest: StudyManifest
+) -> None:
+    """Refuse to work on a sealed set that is not what the policy says, or not the one that the hospital stated."""
     difference = find_set_difference(sealed, policy.describe(), "this hospital's policy")
     if difference is None and sealed.classes != policy.classes:
         # The names stay here: they may tell of patients.
@@ -201,6 +238,9 @@ def _require_set(place: Place, policy: Policy, sealed: SealedDataset, split: str
         )
     if difference is not None:
         raise _refuse(place, policy.study, difference)
+    difference = find_statement_difference(sealed, split, manifest.statements[place.settings.party])
+    if difference is not None:
+        raise _refuse(place, policy.study, difference, _RESTATE)
 
 
 def _charge(place: Place, request: Request) -> None:

@@ -19,12 +19,12 @@ from pydantic import Field
 
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.settings import Settings, build
-from coordinator.model.belonging import spec_without_nonce
+from coordinator.exchange.statement import Statement, plan_digest
 from crypto.errors import CipherwardError
 from crypto.files import sha256_file
 from crypto.scheme import describe
 from crypto.sets.dataset import SealedDataset
-from crypto.spec import SchemeSpec
+from crypto.spec import SchemeSpec, spec_without_nonce
 
 #: Settings that only the coordinator's own work depends on: who is waited for, what is kept, attacked and measured.
 COORDINATOR_ONLY = frozenset(
@@ -45,7 +45,10 @@ COORDINATOR_ONLY = frozenset(
 #: Settings about plain images. A hospital has its own in party.yaml, and never reads those of a message.
 IGNORED = frozenset({"source", "images", "counts", "partition", "alpha"})
 #: Settings of a policy that bound what a hospital answers. Changing them does not make it another study.
-_LIMITS = ("trainings", "evaluations", "test_reads")
+LIMITS = ("trainings", "evaluations", "test_reads")
+#: Settings of a policy that are no part of its digest: another place of a file, another setting of the coordinator's
+#: work or a newer manifest start no count of answers anew, and make no stem another's.
+_UNNAMED = frozenset({*LIMITS, "weights_file", "plan_sha256", "manifest_sha256"})
 #: A hospital answers so many times the training messages and evaluations that a run without interruption needs. A
 #: round that is resumed after other hospitals answered in it may have other weights, and is then another request.
 _SPARE = 2
@@ -59,6 +62,10 @@ class Policy(Settings):
 
     version: Literal[1]
     study: str
+    # The whole plan that was accepted, the coordinator's own settings included (`plan_digest`).
+    plan_sha256: str
+    # The study manifest that the hospital agreed to; "" before `cipherward-party agree`.
+    manifest_sha256: str
     parties: int
     train: Literal["federated"]
     seed: int
@@ -116,8 +123,8 @@ class Policy(Settings):
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of everything but the limits and the place of the weights file: it names the agreed study."""
-        text = self.model_dump_json(exclude={*_LIMITS, "weights_file"})
+        """Hex SHA-256 of what the hospital accepted, without `_UNNAMED`: it names the study in the hospital."""
+        text = self.model_dump_json(exclude=set(_UNNAMED))
         return hashlib.sha256(json.dumps(json.loads(text), sort_keys=True).encode()).hexdigest()
 
     def describe(self) -> SchemeSpec:
@@ -192,6 +199,8 @@ def make_policy(
     }
     values |= {
         "version": 1,
+        "plan_sha256": plan_digest(plan),
+        "manifest_sha256": "",
         "classes": list(classes),
         "weights": Path(plan.weights).name,
         "weights_file": "" if weights_file is None else str(weights_file),
@@ -256,4 +265,19 @@ def find_set_difference(sealed: SealedDataset, spec: SchemeSpec, who: str) -> Di
         if value != stated[name]:
             field, whose = "scheme" if name == "name" else name, f"the sealed set {sealed.folder.name} has"
             return Difference(field, stated[name], value, who, whose)
+    return None
+
+
+def find_statement_difference(sealed: SealedDataset, split: str, statement: Statement) -> Difference | None:
+    """Return the first fact in which a hospital's sealed set differs from what the hospital stated, or None."""
+    who, whose = "this hospital's statement", f"the sealed set {split} has"
+    facts = statement.sets.of(split)
+    pairs = {
+        "key_id": (statement.key_id, sealed.key_id),
+        "images": (facts.images, len(sealed)),
+        "digest": (facts.digest, sealed.digest),
+    }
+    for field, (stated, present) in pairs.items():
+        if stated != present:
+            return Difference(field, stated, present, who, whose)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from coordinator.exchange.introduction import sign_introduction
 from coordinator.exchange.plan import Plan
+from coordinator.exchange.statement import SPLITS
+from coordinator.federation.participants import Federation
 from tests.support.local_grid import LocalGrid
+from tests.support.manifests import identity_of, manifest_of
 
 Tamper = Callable[[int, Message], Message]
 
@@ -32,7 +37,8 @@ def party_tables(party: int, correct: int) -> dict[str, list[int] | list[float]]
 def parties(record: dict[str, Any] | None = None) -> ClientApp:
     """Return parties that add (partition id + 1) to every weight. Party i has 10·(i+1) images.
 
-    record: gets the rounds and best rounds that the parties receive. Its `about` and `peak` change their answers.
+    record: gets the rounds and best rounds that the parties receive. Its `about`, `signers` and `peak` change their
+        answers.
     """
     app = ClientApp()
     record = record if record is not None else {}
@@ -40,12 +46,13 @@ def parties(record: dict[str, Any] | None = None) -> ClientApp:
     @app.query("hello")  # type: ignore[untyped-decorator]  # flwr is untyped here
     def hello(message: Message, context: Context) -> Message:
         party = int(context.node_config["partition-id"])
-        about: dict[str, Any] = {"party": f"p{party}", "classes": ["a", "b"]}
-        about["spec"] = plan().describe().to_json() | {"options": {}}
-        rows = 10 * (party + 1)
-        about["splits"] = {split: {"rows": rows} for split in ("train", "val", "test")}
-        about |= record.get("about", {}).get(party, {})
-        return Message(RecordDict({"about": ConfigRecord({"json": json.dumps(about)})}), reply_to=message)
+        manifest = str(message.content["config"]["manifest"])
+        about = introduction(plan(parties=4), manifest, f"p{party}", context) | record.get("about", {}).get(
+            party, {}
+        )
+        signer = record.get("signers", {}).get(party, identity_of(f"p{party}"))
+        content = {"about": ConfigRecord(sign_introduction(signer, about))}
+        return Message(RecordDict(content), reply_to=message)
 
     @app.train()  # type: ignore[untyped-decorator]  # flwr is untyped here
     def train(message: Message, context: Context) -> Message:
@@ -76,8 +83,36 @@ def parties(record: dict[str, Any] | None = None) -> ClientApp:
     return app
 
 
+def introduction(p: Plan, manifest: str, name: str, context: Context) -> dict[str, Any]:
+    """Return what a hospital of `manifest_of(p)` says of itself to a run."""
+    statement = manifest_of(p).statements[name]
+    splits = {
+        split: {
+            "rows": statement.sets.of(split).images,
+            "digest": statement.sets.of(split).digest,
+            "key_id": statement.key_id,
+        }
+        for split in SPLITS
+    }
+    about = {"party": name, "classes": list(statement.classes), "spec": statement.spec, "splits": splits}
+    return about | {
+        "manifest": manifest,
+        "run": context.run_id,
+        "node": context.node_id,
+        "time_ns": time.time_ns(),
+    }
+
+
+def federation_of(grid: LocalGrid, p: Plan, agreed: Plan | None = None) -> Federation:
+    """Return a federation of the hospitals p0, p1, … of a plan.
+
+    agreed: the plan of their study manifest, p by default. With fewer rounds in p, a run stops early as after a kill.
+    """
+    return Federation(grid, p, manifest_of(agreed or p))
+
+
 def plan(**changes: Any) -> Plan:
-    settings: dict[str, Any] = {"study": "t", "scheme": "plain", "counts": (90, 90, 90)}
+    settings: dict[str, Any] = {"study": "t", "scheme": "plain", "counts": (100, 100, 100)}
     settings |= {"image_size": 16, "block": 8}
     return Plan.model_validate(settings | {"rounds": 3, "deadline_s": 5.0, "grace_s": 0.2} | changes)
 

@@ -12,6 +12,8 @@ import torch
 from flwr.app import Message
 
 import parties.training.client_app
+from coordinator.exchange.manifest import FILE as MANIFEST_FILE
+from coordinator.exchange.manifest import StudyManifest, assemble, write_manifest
 from coordinator.exchange.plan import Plan, write_plan
 from coordinator.federation import server_app
 from coordinator.federation.participants import Federation
@@ -24,8 +26,12 @@ from crypto.key import SecretKey
 from crypto.keyfile import write_key
 from parties.agent.accept import accept as accept_policy
 from parties.agent.accept import propose
+from parties.agent.agree import agree as agree_to
+from parties.agent.declare import make_statement
+from parties.agent.identity_file import ensure_identity
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
+from parties.training.policy_file import read_policy
 from tests.support.local_grid import LocalGrid
 
 CLASSES = 4
@@ -66,8 +72,19 @@ def accept(places: list[Place], p: Plan) -> None:
         accept_policy(place, propose(place, p, weights), lambda rows, before: True)
 
 
+def agree(places: list[Place], p: Plan) -> StudyManifest:
+    """Let the hospitals of a plan accept it, state their sets, and agree to the manifest. Return the manifest."""
+    accept(places, p)
+    manifest = assemble(
+        p, [make_statement(place, read_policy(place), ensure_identity(place)) for place in places]
+    )
+    for place in places:
+        agree_to(place, read_policy(place), manifest, ensure_identity(place), lambda members: True)
+    return manifest
+
+
 def seal_hospitals(folder: Path, p: Plan) -> list[Place]:
-    """Seal the images of a plan's hospitals, each under its own key; let them accept it, and return them."""
+    """Seal the images of a plan's hospitals under keys as its key scope says; let them agree, and return them."""
     places = []
     for index in range(p.parties):
         settings = {k: getattr(p, k) for k in ("source", "counts", "image_size", "channels", "seed")}
@@ -75,11 +92,12 @@ def seal_hospitals(folder: Path, p: Plan) -> list[Place]:
         name = f"hospital-{index}"
         place = Place.from_settings(folder / name, settings | {"party": name, "share": (index, p.parties)})
         place.save()
-        write_key(place.key_path, SecretKey(bytes(range(index, index + 32))))
+        first = 0 if p.key_scope == "consortium" else index
+        write_key(place.key_path, SecretKey(bytes(range(first, first + 32))))
         for split in ("train", "val", "test"):
             seal(place, plan_sealing(place, split))
         places.append(place)
-    accept(places, p)
+    agree(places, p)
     return places
 
 
@@ -93,24 +111,25 @@ def make_grid(places: list[Place], tamper: Tamper = _no_tamper) -> LocalGrid:
 def federate(
     places: list[Place], p: Plan, cloud: Path, tamper: Tamper = _no_tamper
 ) -> tuple[State, LocalGrid]:
-    """Let the hospitals accept the plan, and run the rounds only. Return the final state, and the grid."""
+    """Let the hospitals agree on the plan, and run the rounds only. Return the final state, and the grid."""
     cloud.mkdir(exist_ok=True)
-    accept(places, p)
+    manifest = agree(places, p)
     grid = make_grid(places, tamper)
     model = build_model(p, CLASSES)
     start = pack(model, shared_names(model, p))
-    return run_rounds(Federation(grid, p), start, cloud), grid
+    return run_rounds(Federation(grid, p, manifest), start, cloud), grid
 
 
 def run_study(folder: Path, places: list[Place], p: Plan, tamper: Tamper = _no_tamper) -> dict[str, Any]:
-    """Let the hospitals accept the plan, and run a whole federation by the server's own code in a study's folder.
+    """Let the hospitals agree on the plan, and run a whole federation by the server's own code in a study's folder.
 
     Returns:
         The content of training.json.
     """
-    accept(places, p)
+    manifest = agree(places, p)
     (folder / "cloud").mkdir(parents=True)
     write_plan(p, folder)
+    write_manifest(folder / MANIFEST_FILE, manifest)
     server_app.run_federation(make_grid(places, tamper), folder)
     training: dict[str, Any] = json.loads((folder / "cloud" / "training.json").read_text())
     return training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -89,7 +90,8 @@ class LocalGrid(Grid):  # type: ignore[misc]  # flwr is not typed for mypy here
             except Exception as error:
                 reply = Message(Error(code=2, reason=f"{type(error)}:<'{error}'>"), reply_to=message)
             reply = self.tamper(node, reply)
-            self.received.append(reply)
+            # The round loop moves arrays out of a reply.
+            self.received.append(copy.deepcopy(reply))
             self._replies[message.metadata.message_id] = reply
         return ids
 

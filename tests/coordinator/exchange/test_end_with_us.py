@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 
+from coordinator.exchange.end_with_us import MARK, ending_with_us, find_processes
 from coordinator.exchange.plan import Plan
 from coordinator.federation.rounds import State
 from coordinator.study import simulate as study_simulate
-from coordinator.exchange.end_with_us import MARK, ending_with_us, find_processes
 from coordinator.study.flower_run import LOCAL_DOOR
 from tests.support.study import PLAN, command
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,25 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
+from coordinator.exchange.statement import SPLITS
 from coordinator.federation.clipping import clip_updates, update_norm
 from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import evaluate, run_rounds
 from coordinator.federation.strategies import build_strategy
 from crypto.arrays import AnyArray, Float32Array
 from crypto.errors import CipherwardError
-from tests.support.fake_parties import START, make_grid, parties, plan, read_journal
+from crypto.identity import Identity
+from tests.support.fake_parties import (
+    START,
+    federation_of,
+    introduction,
+    make_grid,
+    parties,
+    plan,
+    read_journal,
+)
 from tests.support.local_grid import FIRST_NODE, LocalGrid
+from tests.support.manifests import identity_of, manifest_of
 
 #: The step of a round of the three honest parties, of 10, 20 and 30 images: (1·10 + 2·20 + 3·30) / 60.
 STEP = 140 / 60
@@ -36,28 +48,71 @@ class LateGrid(LocalGrid):
         return super().push_messages(messages)
 
 
-def federation_of_four(about: dict[str, Any], late: bool, **changes: Any) -> tuple[Federation, LocalGrid]:
-    """Return a federation of three honest parties and one that introduces itself in this way."""
-    app = parties({"about": {3: about}})
-    grid = LateGrid(app, [{"partition-id": i} for i in range(4)])
+def federation_of_four(
+    about: dict[str, Any], late: bool, signer: Identity | None = None, **changes: Any
+) -> tuple[Federation, LocalGrid]:
+    """Return a federation of three honest parties and one that introduces itself in this way.
+
+    signer: who signs its introduction, the hospital p3 by default.
+    """
+    record: dict[str, Any] = {"about": {3: about}, "signers": {3: signer} if signer else {}}
+    grid = LateGrid(parties(record), [{"partition-id": i} for i in range(4)])
     grid.offline = {BAD} if late else set()
-    return Federation(grid, plan(**{"parties": 4, "quorum": 3, "rounds": 2} | changes)), grid
+    return federation_of(grid, plan(**{"parties": 4, "quorum": 3, "rounds": 2} | changes)), grid
 
 
-def rows_of(count: int) -> dict[str, Any]:
-    return {"splits": {split: {"rows": count} for split in ("train", "val", "test")}}
+def splits_of(**changes: Any) -> dict[str, Any]:
+    """Return what p3 says of its sets, with these changes in each."""
+    statement = manifest_of(plan(parties=4)).statements["p3"]
+    facts = {split: statement.sets.of(split) for split in SPLITS}
+    rows = {s: {"rows": f.images, "digest": f.digest, "key_id": statement.key_id} for s, f in facts.items()}
+    return {"splits": {split: row | changes for split, row in rows.items()}}
+
+
+def options_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return p3's scheme with other options."""
+    return {"spec": manifest_of(plan(parties=4)).statements["p3"].spec | {"options": options}}
 
 
 INTRODUCTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
-    "other classes": ({"classes": ["a", "z"]}, "p3 (node-103)", "its classes differ from those of p0"),
+    "other classes": ({"classes": ["a", "z"]}, "p3 (node-103)", "its classes are not those that it stated"),
     "another scheme": (
         {"spec": {"name": "pe"}},
         "p3 (node-103)",
-        "not sealed as the plan says: name is 'pe'",
+        "it was sealed with block None, and stated in the study manifest 8",
     ),
-    "no scheme": ({"spec": {}}, "p3 (node-103)", "does not say how it was sealed"),
-    "too many images": (rows_of(10**7), "p3 (node-103)", "claims 10000000 images in train"),
-    "more than all": (rows_of(91), "p3 (node-103)", "the plan counts 90 in all"),
+    "no scheme": ({"spec": {}}, "p3 (node-103)", "it was sealed with block None"),
+    "other options": (
+        options_of({"form": "gray"}),
+        "p3 (node-103)",
+        "sealed with options {'form': 'gray'}",
+    ),
+    "another key": (splits_of(key_id="another"), "p3 (node-103)", "its key id of train is another"),
+    "sets sealed anew": (splits_of(digest="0" * 64), "p3 (node-103)", "its digest of train is 0000"),
+    "sets without a digest": (splits_of(digest=None), "p3 (node-103)", "its digest of train is None"),
+    "too many images": (
+        splits_of(rows=10**7),
+        "p3 (node-103)",
+        "its images of train is 10000000, and stated",
+    ),
+    "one image more": (splits_of(rows=41), "p3 (node-103)", "its images of train is 41, and stated in the"),
+    "one image fewer": (
+        splits_of(rows=39),
+        "p3 (node-103)",
+        "its images of train is 39, and stated in the",
+    ),
+    "another manifest": (
+        {"manifest": "0" * 64},
+        "p3 (node-103)",
+        "it agreed to another study manifest: 000",
+    ),
+    "no manifest": ({"manifest": None}, "node-103", "an introduction with impossible values"),
+    "a stranger": ({"party": "p9"}, "p9 (node-103)", "no hospital of the study manifest has this name"),
+    "a path as a name": ({"party": "../p3"}, "../p3 (node-103)", "no hospital of the study manifest"),
+    "another run": ({"run": 7}, "p3 (node-103)", "signed for another run or another node"),
+    "another node": ({"node": FIRST_NODE}, "p3 (node-103)", "signed for another run or another node"),
+    "a node as text": ({"node": str(BAD)}, "node-103", "an introduction with impossible values"),
+    "no time": ({"time_ns": None}, "node-103", "an introduction with impossible values"),
     "unreadable": ({"splits": {}}, "node-103", "an introduction that cannot be read"),
     "no classes": ({"classes": []}, "node-103", "impossible classes"),
     "a class twice": ({"classes": ["a", "a"]}, "node-103", "impossible classes"),
@@ -83,34 +138,89 @@ def test_a_node_that_cannot_belong_is_refused_and_the_others_go_on(
     # It gets neither plan nor weights, and is asked once.
     sent = [m.metadata.message_type for m in grid.sent if m.metadata.dst_node_id == BAD]
     assert sent == ["query.hello"]
-    assert not any(m.content["config"] for m in grid.sent if m.metadata.dst_node_id == BAD)
+    [asked] = [m for m in grid.sent if m.metadata.dst_node_id == BAD]
+    assert dict(asked.content["config"]) == {"manifest": federation.manifest.digest}
 
 
-@pytest.mark.parametrize("name", ["p0", "P0", "ｐ０"])
-def test_of_two_nodes_with_one_name_the_one_known_first_stays(tmp_path: Path, name: str) -> None:
-    federation, _ = federation_of_four({"party": name}, late=True)
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("name", ["p0", "p3", "P0", "ｐ０"])
+def test_a_stranger_takes_nobody_s_name(tmp_path: Path, name: str, late: bool) -> None:
+    """It knows all that p0 says in public, and has an identity key, which is not p0's."""
+    about = {"party": name}
+    if name == "p0":
+        statement = manifest_of(plan(parties=4)).statements["p0"]
+        facts = {split: statement.sets.of(split) for split in SPLITS}
+        about = {"splits": {split: {"rows": f.images, "digest": f.digest, "key_id": statement.key_id}
+                            for split, f in facts.items()}, **about}  # fmt: skip
+    federation, _ = federation_of_four(
+        about, late, signer=Identity.generate(name if name.isascii() else "p")
+    )
     state = run_rounds(federation, START, tmp_path)
     assert np.allclose(state.weights, 2 * STEP)
     row = read_journal(tmp_path)[1]
-    assert row["parties"] == ["p0", "p1", "p2"]
-    assert row["refused"] == {
-        f"{name} (node-103)": "p0 is already here, as node-100: the one known first stays"
-    }
+    assert row["parties"] == ["p0", "p1", "p2"] and list(row["refused"]) == [f"{name} (node-103)"]
+    [reason] = row["refused"].values()
+    is_known = name in ("p0", "p3")
+    assert (f"not signed by the identity of {name}" if is_known else "no hospital of the study") in reason
     assert federation.parties[FIRST_NODE].name == "p0" and BAD not in federation.parties
 
 
-@pytest.mark.parametrize("about", [{"spec": {"name": "pe"}}, {"classes": ["a", "z"]}, rows_of(10**7)])
-def test_a_node_that_cannot_belong_takes_no_name_from_a_hospital(about: dict[str, Any]) -> None:
-    federation, _ = federation_of_four({"party": "p0", **about}, late=False)
-    assert [party.name for party in federation.gather()] == ["p0", "p1", "p2"]
-    assert list(federation.refused) == [BAD]
+def test_a_copied_introduction_is_of_no_use_to_another_node_or_run(tmp_path: Path) -> None:
+    federation, grid = federation_of_four({}, late=True)
+    federation.gather()
+    [honest] = [m for m in grid.received if m.metadata.src_node_id == FIRST_NODE]
 
+    def copy(node: int, reply: Message) -> Message:
+        if node == BAD and "about" in reply.content:
+            reply.content["about"] = honest.content["about"]
+        return reply
 
-def test_of_two_unknown_nodes_with_one_name_neither_is_trusted(tmp_path: Path) -> None:
-    federation, _ = federation_of_four({"party": "p0"}, late=False, quorum=2, rounds=1)
+    grid.tamper = copy
     run_rounds(federation, START, tmp_path)
-    row = read_journal(tmp_path)[0]
-    assert row["parties"] == ["p1", "p2"] and list(row["refused"]) == ["p0 (node-100)", "p0 (node-103)"]
+    reason = "its introduction was signed for another run or another node"
+    assert read_journal(tmp_path)[1]["refused"] == {"p0 (node-103)": reason}
+    # A text that was altered after it was signed is no introduction of p0's either.
+    text = str(honest.content["about"]["json"]).replace(f'"node": {FIRST_NODE}', f'"node": {BAD}')
+    honest.content["about"]["json"] = text
+    federation, grid = federation_of_four({}, late=True)
+    grid.tamper = copy
+    (tmp_path / "altered").mkdir()
+    run_rounds(federation, START, tmp_path / "altered")
+    [reason] = read_journal(tmp_path / "altered")[1]["refused"].values()
+    assert "not signed by the identity of p0" in reason
+
+
+def returning(**changes: Any) -> dict[str, Any]:
+    """Return what p0 says from the fourth node."""
+    context = make_grid(4).contexts[BAD]
+    digest = str(changes.pop("manifest", ""))
+    about = introduction(plan(parties=4), digest, "p0", context)
+    return {k: v for k, v in about.items() if k not in ("manifest", "time_ns")} | changes
+
+
+def test_a_hospital_that_returns_under_a_new_node_is_taken_in(tmp_path: Path) -> None:
+    """Node 103 is p0 after a new start of its agent: node 100 is still listed, as Flower does for a while."""
+    grid = LateGrid(parties(), [{"partition-id": i} for i in (0, 1, 2, 0)])
+    grid.offline = {BAD}
+    federation = federation_of(grid, plan(parties=4, quorum=3, rounds=3))
+    run_rounds(federation, START, tmp_path)
+    rows = read_journal(tmp_path)
+    assert [row["parties"] for row in rows] == [["p0", "p1", "p2"]] * 3
+    assert rows[1]["refused"]["p0 (node-100)"] == "p0 came back as node-103"
+    assert sorted(federation.parties) == [FIRST_NODE + 1, FIRST_NODE + 2, BAD]
+    # The node that had the name before gets nothing more.
+    late = [m for m in grid.sent if m.metadata.dst_node_id == FIRST_NODE]
+    assert [m.metadata.message_type for m in late] == ["query.hello", "train", "evaluate"]
+
+
+@pytest.mark.parametrize(("newer", "winner"), [(1, BAD), (-1, FIRST_NODE)])
+def test_of_two_nodes_of_one_hospital_the_newest_introduction_counts(newer: int, winner: int) -> None:
+    about = returning(time_ns=time.time_ns() + newer * 10**12)
+    federation, _ = federation_of_four(about, late=False, signer=identity_of("p0"))
+    assert [party.name for party in federation.gather()] == ["p0", "p1", "p2"]
+    [loser] = federation.refused
+    assert {loser, winner} == {FIRST_NODE, BAD} and winner in federation.parties
+    assert federation.refused[loser] == f"p0 came back as node-{winner}"
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedmedian", "krum"])
@@ -128,12 +238,6 @@ def test_a_refused_node_counts_for_no_quorum_and_no_strategy(tmp_path: Path, str
     assert read_journal(tmp_path)[0]["parties"] == ["p0", "p1", "p2"]
     with pytest.raises(CipherwardError, match=r"3 of 4 parties are usable: p3 \(node-103\)"):
         federation_of_four({"classes": ["a", "z"]}, late=False, quorum=4)[0].gather()
-
-
-def test_the_most_frequent_classes_are_right() -> None:
-    app = parties({"about": {0: {"classes": ["a", "z"]}}})
-    federation = Federation(make_grid(app=app), plan(quorum=2))
-    assert [party.name for party in federation.gather()] == ["p1", "p2"]
 
 
 def test_a_stranger_does_not_shorten_the_wait_for_a_lost_hospital(tmp_path: Path) -> None:
@@ -203,8 +307,8 @@ def test_weights_of_one_hospital_that_cannot_be_used_are_refused_by_name(
     grid = LocalGrid(parties(), [{"partition-id": i} for i in range(4)], tamper=tamper)
     honest = LocalGrid(parties(), [{"partition-id": i} for i in range(3)])
     (tmp_path / "honest").mkdir()
-    expected = run_rounds(Federation(honest, p), START, tmp_path / "honest")
-    state = run_rounds(Federation(grid, p), START, tmp_path)
+    expected = run_rounds(federation_of(honest, p), START, tmp_path / "honest")
+    state = run_rounds(federation_of(grid, p), START, tmp_path)
     row = read_journal(tmp_path)[0]
     assert list(row["refused"]) == ["p3"] and reason in row["refused"]["p3"]
     assert np.array_equal(state.weights, expected.weights) and np.isfinite(state.weights).all()
@@ -222,7 +326,7 @@ def test_records_of_one_hospital_that_cannot_be_used_stop_nobody(tmp_path: Path,
                 reply.content["metrics"]["loss"] = 1e300
         return reply
 
-    run_rounds(Federation(make_grid(tamper=tamper), plan(quorum=2, rounds=1)), START, tmp_path)
+    run_rounds(federation_of(make_grid(tamper=tamper), plan(quorum=2, rounds=1)), START, tmp_path)
     row = read_journal(tmp_path)[0]
     assert row["parties"] == ["p1", "p2"] and "p0" in row["refused"]
     json.dumps(row, allow_nan=False)
@@ -241,14 +345,14 @@ def scale(factor: float) -> Callable[[int, Message], Message]:
 
 
 def test_an_update_a_thousand_times_too_long_is_clipped_and_named(tmp_path: Path) -> None:
-    state = run_rounds(Federation(make_grid(tamper=scale(1000)), plan(rounds=1)), START, tmp_path)
+    state = run_rounds(federation_of(make_grid(tamper=scale(1000)), plan(rounds=1)), START, tmp_path)
     # The norms are 2, 4 and 6000; the median is 4, and the bound 20 · 4, which is a step of 40 a weight.
     assert np.allclose(state.weights, (1 * 10 + 2 * 20 + 40 * 30) / 60)
     row = read_journal(tmp_path)[0]
     assert row["clipped"] == {"p2": pytest.approx(1500)} and row["parties"] == ["p0", "p1", "p2"]
     (tmp_path / "off").mkdir()
     p = plan(rounds=1, max_update_norm=0)
-    unbounded = run_rounds(Federation(make_grid(tamper=scale(1000)), p), START, tmp_path / "off")
+    unbounded = run_rounds(federation_of(make_grid(tamper=scale(1000)), p), START, tmp_path / "off")
     assert unbounded.weights.min() > 1000 and read_journal(tmp_path / "off")[0]["clipped"] == {}
 
 
@@ -257,7 +361,7 @@ def test_an_honest_round_is_the_same_to_the_bit_with_and_without_the_bound(tmp_p
     for limit in (0.0, 20.0):
         folder = tmp_path / str(limit)
         folder.mkdir()
-        results.append(run_rounds(Federation(make_grid(), plan(max_update_norm=limit)), START, folder))
+        results.append(run_rounds(federation_of(make_grid(), plan(max_update_norm=limit)), START, folder))
     assert results[0].weights.tobytes() == results[1].weights.tobytes()
 
 
@@ -293,7 +397,7 @@ def test_a_hospital_cannot_restate_its_number_of_images(tmp_path: Path, number: 
             reply.content["metrics"]["num-examples"] = number
         return reply
 
-    run_rounds(Federation(make_grid(tamper=tamper), plan(quorum=2, rounds=1)), START, tmp_path)
+    run_rounds(federation_of(make_grid(tamper=tamper), plan(quorum=2, rounds=1)), START, tmp_path)
     row = read_journal(tmp_path)[0]
     assert row["parties"] == ["p1", "p2"] and "instead of the 10" in row["refused"]["p0"]
 
@@ -305,7 +409,7 @@ def spoil_evaluation(node: int, reply: Message) -> Message:
 
 
 def test_a_bad_evaluation_is_named_and_the_others_go_on(tmp_path: Path) -> None:
-    federation = Federation(make_grid(tamper=spoil_evaluation), plan(quorum=2))
+    federation = federation_of(make_grid(tamper=spoil_evaluation), plan(quorum=2))
     assert run_rounds(federation, START, tmp_path).round == 3
     for row in read_journal(tmp_path):
         assert row["refused"] == {"p2": "at evaluation: a metric is not a finite number"}
@@ -316,7 +420,7 @@ def test_a_bad_evaluation_is_named_and_the_others_go_on(tmp_path: Path) -> None:
 
 def test_a_bad_evaluation_below_the_quorum_is_in_the_journal_by_name(tmp_path: Path) -> None:
     with pytest.raises(CipherwardError, match="only 2 of 3 parties evaluated round 1 on val: p2: a metric"):
-        run_rounds(Federation(make_grid(tamper=spoil_evaluation), plan()), START, tmp_path)
+        run_rounds(federation_of(make_grid(tamper=spoil_evaluation), plan()), START, tmp_path)
     [row] = read_journal(tmp_path)
     assert not row["aggregated"] and "p2: a metric is not a finite number" in row["error"]
     assert not (tmp_path / "checkpoint.safetensors").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,19 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from coordinator.exchange.introduction import sign_introduction
 from coordinator.exchange.plan import Plan
-from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import State, run_rounds
 from coordinator.model.model_input import to_model_input
 from coordinator.model.training import PlainImages, learning_rate, train_locally
 from coordinator.model.vit import build_model, pack
 from crypto.errors import CipherwardError
 from parties.training.baseline import concatenate, read_plain_images, train_plain
+from tests.support.fake_parties import federation_of, introduction
 from tests.support.hospitals import CLASSES, federate, seal_hospitals
 from tests.support.hospitals import plan as small
 from tests.support.local_grid import LocalGrid
+from tests.support.manifests import identity_of
 
 STEPS = np.array([[1.0, -1.0, 0.5], [2.0, -0.5, 0.25], [3.0, 4.0, -1.0], [1.5, 0.0, 0.0], [1.0, 0.5, 1.0]])
 START = np.zeros(3, np.float32)
@@ -42,11 +43,10 @@ def parties(wild: int | None = None, configs: list[dict[str, Any]] | None = None
     @app.query("hello")  # type: ignore[untyped-decorator]  # flwr is untyped here
     def hello(message: Message, context: Context) -> Message:
         party = int(context.node_config["partition-id"])
-        rows = {"train": 10 * (party + 1), "val": 1, "test": 1}
-        about: dict[str, Any] = {"party": f"p{party}", "classes": ["a"]}
-        about["spec"] = plan().describe().to_json() | {"options": {}}
-        about["splits"] = {split: {"rows": count} for split, count in rows.items()}
-        return Message(RecordDict({"about": ConfigRecord({"json": json.dumps(about)})}), reply_to=message)
+        name = f"p{party}"
+        about = introduction(plan(), str(message.content["config"]["manifest"]), name, context)
+        record = ConfigRecord(sign_introduction(identity_of(name), about))
+        return Message(RecordDict({"about": record}), reply_to=message)
 
     @app.train()  # type: ignore[untyped-decorator]  # flwr is untyped here
     def train(message: Message, context: Context) -> Message:
@@ -66,9 +66,13 @@ def parties(wild: int | None = None, configs: list[dict[str, Any]] | None = None
 
     @app.evaluate()  # type: ignore[untyped-decorator]  # flwr is untyped here
     def evaluate(message: Message, context: Context) -> Message:
-        figures = {"num-examples": 1, "accuracy": 1.0, "loss": 0.0, "auc": 0.0, "auc-defined": 0}
-        tables: dict[str, list[int] | list[float]] = {"confusion": [1], "bin_counts": [0] * 9 + [1]}
-        tables |= {"bin_hits": [0] * 9 + [1], "bin_confidence": [0.0] * 9 + [1.0]}
+        n = 10 * (int(context.node_config["partition-id"]) + 1)
+        figures = {"num-examples": n, "accuracy": 1.0, "loss": 0.0, "auc": 0.0, "auc-defined": 0}
+        tables: dict[str, list[int] | list[float]] = {
+            "confusion": [n, 0, 0, 0],
+            "bin_counts": [0] * 9 + [n],
+        }
+        tables |= {"bin_hits": [0] * 9 + [n], "bin_confidence": [0.0] * 9 + [float(n)]}
         content = {"metrics": MetricRecord(figures), "tables": ConfigRecord(tables)}
         return Message(RecordDict(content), reply_to=message)
 
@@ -76,7 +80,7 @@ def parties(wild: int | None = None, configs: list[dict[str, Any]] | None = None
 
 
 def plan(**changes: Any) -> Plan:
-    settings: dict[str, Any] = {"study": "t", "scheme": "plain", "counts": (90, 90, 90)}
+    settings: dict[str, Any] = {"study": "t", "scheme": "plain", "counts": (150, 150, 150)}
     settings |= {"image_size": 16, "block": 8}
     return Plan.model_validate(settings | {"parties": 5, "rounds": 1, "deadline_s": 5.0} | changes)
 
@@ -89,7 +93,7 @@ def unbounded(**changes: Any) -> Plan:
 def run(p: Plan, folder: Path, app: ClientApp | None = None) -> State:
     folder.mkdir(exist_ok=True)
     grid = LocalGrid(app or parties(), [{"partition-id": i} for i in range(p.parties)])
-    return run_rounds(Federation(grid, p), START, folder)
+    return run_rounds(federation_of(grid, p), START, folder)
 
 
 def test_one_wild_reply_moves_the_mean_but_neither_median_nor_krum(tmp_path: Path) -> None:
@@ -115,7 +119,7 @@ def test_one_wild_reply_moves_the_mean_but_neither_median_nor_krum(tmp_path: Pat
             "krum with 2 malicious parties needs 7 replies a round, and a round of this plan waits for 5",
         ),
         ({"malicious": 1, "quorum": 4}, "needs 5 replies a round, and a round of this plan waits for 4"),
-        ({"parties": 2, "quorum": 2, "counts": (90, 90, 90)}, "needs 3 replies"),
+        ({"parties": 2, "quorum": 2, "counts": (150, 150, 150)}, "needs 3 replies"),
     ],
 )
 def test_krum_is_refused_if_a_round_may_have_too_few_replies(changes: dict[str, Any], message: str) -> None:
@@ -133,7 +137,7 @@ def test_a_round_with_too_few_replies_for_krum_fails(tmp_path: Path) -> None:
     p = plan(strategy="krum", malicious=1, retries=0)
     grid = LocalGrid(parties(), [{"partition-id": i} for i in range(5)], tamper=spoil)
     with pytest.raises(CipherwardError, match="fewer than 5 usable replies"):
-        run_rounds(Federation(grid, p), START, tmp_path)
+        run_rounds(federation_of(grid, p), START, tmp_path)
 
 
 def test_fedadam_takes_the_step_of_adam(tmp_path: Path) -> None:

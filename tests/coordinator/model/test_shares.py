@@ -35,7 +35,7 @@ from parties.training.stem_file import load_final_model
 from tests.support.hospitals import (
     CLASSES,
     SMALL,
-    accept,
+    agree,
     make_grid,
     plan,
     read_journal,
@@ -269,9 +269,8 @@ def test_a_hospital_with_another_encoder_is_refused(
 ) -> None:
     p = plan(share=share, weights=weights, key_scope="consortium", retries=0, rounds=1)
     model = build_model(p, CLASSES)
-    accept(places, p)
     grid = make_grid(places)
-    federation = Federation(grid, p)
+    federation = Federation(grid, p, agree(places, p))
     federation.base = base_digest(model, p)
     start = pack(model, shared_names(model, p))
     (tmp_path / "same").mkdir()

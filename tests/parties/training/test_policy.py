@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import Plan
 from coordinator.model.shares import shared_names
 from coordinator.model.vit import build_model, pack
@@ -94,11 +95,18 @@ def places(hospitals: list[Place], tmp_path: Path) -> list[Place]:
     return copies
 
 
+def manifest_of_node(grid: LocalGrid) -> str:
+    """Return the digest of the study manifest that the first hospital agreed to, "" without a policy."""
+    place = Place.open(Path(str(grid.contexts[FIRST_NODE].node_config["party-dir"])))
+    return read_policy(place).manifest_sha256 if place.policy_file.exists() else ""
+
+
 def ask(
     grid: LocalGrid, kind: str, plan_json: str, weights: Float32Array, **config: Any
 ) -> tuple[Message | None, str]:
     """Send a message to the first hospital. Return its reply, or None and the error's text."""
-    record = ConfigRecord({"plan": plan_json, **config})
+    agreed = {"manifest": manifest_of_node(grid)} | config
+    record = ConfigRecord({"plan": plan_json, **{k: v for k, v in agreed.items() if v is not None}})
     content = RecordDict({"config": record, "arrays": ArrayRecord({"model": Array(weights)})})
     [sent] = grid.push_messages([Message(content, FIRST_NODE, kind)])
     [reply] = grid.pull_messages([sent])
@@ -194,7 +202,11 @@ def test_the_policy_is_private_and_its_keys_are_closed(places: list[Place]) -> N
     place = places[0]
     path = place.policy_file
     assert path.stat().st_mode & 0o777 == 0o600
-    assert read_policy(place) == make_policy(plan(), place.sealed("train").classes, 12)
+    accepted = make_policy(plan(), place.sealed("train").classes, 12)
+    [manifest] = (place.private / "studies").iterdir()
+    assert read_policy(place) == accepted.model_copy(
+        update={"manifest_sha256": read_manifest(manifest).digest}
+    )
     text = path.read_text()
     path.write_text(text + "later: 1\n")
     with pytest.raises(CipherwardError, match="unknown key 'later'"):

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 import parties.training.client_app
 from coordinator.adversary.training.observation import observe
+from coordinator.exchange.manifest import StudyManifest, write_manifest
 from coordinator.exchange.plan import Plan, write_plan
 from coordinator.federation import server_app
 from coordinator.federation.participants import Federation
@@ -28,7 +29,7 @@ from crypto.key import SecretKey
 from crypto.keyfile import write_key
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
-from tests.support.hospitals import accept
+from tests.support.hospitals import agree
 from tests.support.local_grid import LocalGrid
 
 SMALL = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
@@ -54,9 +55,9 @@ def plan(**changes: object) -> Plan:
     return Plan.model_validate(settings | {"deadline_s": 60.0, "keep_updates": 2} | changes)
 
 
-def grid_of(folder: Path, p: Plan) -> LocalGrid:
-    """Return a grid with two hospitals whose sets are sealed, each under its own key."""
-    nodes: list[Mapping[str, str]] = []
+def grid_of(folder: Path, p: Plan) -> tuple[LocalGrid, StudyManifest]:
+    """Return a grid with two hospitals whose sets are sealed, each under its own key, and what they agreed on."""
+    places = []
     for index in range(2):
         settings = {k: getattr(p, k) for k in ("source", "counts", "image_size", "channels", "seed")}
         settings |= {k: getattr(p, k) for k in ("scheme", "block", "key_scope", "scheme_options")}
@@ -67,9 +68,9 @@ def grid_of(folder: Path, p: Plan) -> LocalGrid:
         write_key(place.key_path, SecretKey(bytes(range(index, index + 32))))
         for split in ("train", "val", "test"):
             seal(place, plan_sealing(place, split))
-        accept([place], p)
-        nodes.append({"party-dir": str(place.folder)})
-    return LocalGrid(parties.training.client_app.app, nodes)
+        places.append(place)
+    nodes: list[Mapping[str, str]] = [{"party-dir": str(place.folder)} for place in places]
+    return LocalGrid(parties.training.client_app.app, nodes), agree(places, p)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LocalGrid]:
     study = tmp_path_factory.mktemp("observed")
     (study / "cloud").mkdir()
     write_plan(plan(), study)
-    grid = grid_of(study, plan())
+    grid, manifest = grid_of(study, plan())
+    write_manifest(study / "study.json", manifest)
     server_app.run_federation(grid, study)
     return study / "cloud", grid
 
@@ -127,9 +129,9 @@ def test_the_weights_sent_are_written_once_a_round(trained: tuple[Path, LocalGri
 
 def test_by_default_no_update_is_recorded(tmp_path: Path) -> None:
     p = plan(keep_updates=0, rounds=1)
-    grid = grid_of(tmp_path, p)
+    grid, manifest = grid_of(tmp_path, p)
     model = build_model(p, 4)
-    run_rounds(Federation(grid, p), pack(model, shared_names(model, p)), tmp_path)
+    run_rounds(Federation(grid, p, manifest), pack(model, shared_names(model, p)), tmp_path)
     assert not (tmp_path / "updates").exists() and read_updates(tmp_path) == []
     assert Plan.model_fields["keep_updates"].default == 0
 

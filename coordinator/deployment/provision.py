@@ -1,0 +1,203 @@
+"""Make a deployment's folder: authority, server certificate, app bundle, and a start-up kit for each hospital.
+
+Running it again replaces what has changed and keeps what must stay: the authority, the server's certificate while it
+is valid for the addresses, and everything that was enrolled or trained.
+"""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import yaml
+
+from coordinator.deployment.bundle import build_bundle, bundle_digest
+from coordinator.deployment.certificates import (
+    WARN_DAYS,
+    Certified,
+    check_server,
+    make_ca,
+    make_server,
+    read_expiry,
+    read_names,
+    write_private,
+)
+from coordinator.deployment.folder import FILE, DeploymentFolder, FederationSettings, read_federation
+from coordinator.exchange.kit import CA, PLAN, SCHEMA, STUDY, Kit, KitManifest, read_kit, write_kit
+from coordinator.exchange.plan import read_plan
+from coordinator.exchange.versions import installed_versions
+from crypto.errors import CipherwardError
+from crypto.files import disk_errors, folder_lock, read_json, write_bytes, write_text
+
+Clock = Callable[[], datetime.datetime]
+
+
+def now_utc() -> datetime.datetime:
+    """Return the time in UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+
+
+def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit]:
+    """Make or update a deployment's folder, and return the kits by hospital.
+
+    Args:
+        file: FEDERATION.yaml.
+        folder: the deployment's folder.
+        clock: returns the time, in UTC.
+
+    Raises:
+        CipherwardError: if the settings or the plan are wrong, or if the folder holds something else.
+    """
+    settings = read_federation(file)
+    plan_file = (file.parent / settings.plan).resolve()
+    plan = read_plan(plan_file)
+    if plan.parties != len(settings.hospitals):
+        raise CipherwardError(
+            f"{file} names {len(settings.hospitals)} hospitals, and the plan is for {plan.parties}",
+            "give the plan's `parties` and `hospitals` the same number",
+        )
+    if plan.train != "federated":
+        raise CipherwardError(
+            "this plan trains centrally: there is nothing to deploy", "set train: federated"
+        )
+    study = (file.parent / settings.study).resolve() if settings.study else None
+    if study is not None:
+        read_json(study, "study manifest")
+    place = DeploymentFolder(folder.resolve())
+    # The lock tells a folder that a killed run began.
+    is_ours = (place.root / FILE).exists() or (place.root / ".lock").exists()
+    if place.root.exists() and not is_ours and any(place.root.iterdir()):
+        raise CipherwardError(f"{folder} holds something else", "choose an empty folder")
+    bundle = build_bundle()
+    with disk_errors(place.root):
+        place.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place.root.chmod(0o700)
+    with folder_lock(place.root):
+        _provide_authority(place, settings, clock())
+        _provide_server(place, settings, clock())
+        if not place.secret.exists():
+            write_private(place.secret, secrets.token_bytes(32))
+        for path, data in ((place.plan, plan_file.read_bytes()), (place.bundle, bundle)):
+            _write(path, data)
+        if study is not None:
+            _write(place.study, study.read_bytes())
+        kits = write_kits(place, settings, clock())
+        # Written last: a folder with it is whole.
+        local = settings.model_copy(update={"plan": place.plan.name, "study": STUDY if study else ""})
+        write_text(place.root / FILE, yaml.safe_dump(local.model_dump(mode="json"), sort_keys=False))
+    return kits
+
+
+def renew(folder: Path, ca_key: Path | None = None, clock: Clock = now_utc) -> dict[str, Kit]:
+    """Give the server a new key and certificate of the same authority, and write the kits again.
+
+    Hospitals that have joined need nothing: they trust the authority.
+
+    Args:
+        folder: the deployment's folder.
+        ca_key: the authority's private key, if it is kept elsewhere.
+        clock: returns the time, in UTC.
+
+    Raises:
+        CipherwardError: if the authority's key is missing or wrong, or if the authority has expired.
+    """
+    place = DeploymentFolder.open(folder)
+    settings = place.settings
+    with folder_lock(place.root):
+        _make_server(place, settings, ca_key or place.ca_key, clock())
+        return write_kits(place, settings, clock(), is_new=True)
+
+
+def write_kits(
+    place: DeploymentFolder, settings: FederationSettings, now: datetime.datetime, *, is_new: bool = False
+) -> dict[str, Kit]:
+    """Write a kit for every hospital, remove those of hospitals that are no longer named, and return the kits.
+
+    is_new: replace kits in which nothing but the dates would change, too.
+    """
+    files: dict[str, bytes] = {CA: place.ca_certificate.read_bytes(), PLAN: place.plan.read_bytes()}
+    if place.study.exists():
+        files[STUDY] = place.study.read_bytes()
+    end = min(now + datetime.timedelta(days=settings.days), read_expiry(place.ca_certificate))
+    kits = {}
+    with disk_errors(place.kit("x")):
+        place.kit("x").parent.mkdir(exist_ok=True)
+    for hospital in settings.hospitals:
+        manifest = KitManifest(
+            schema=SCHEMA,
+            federation=settings.name,
+            hospital=hospital,
+            address=settings.dial,
+            bundle_sha256=bundle_digest(place.bundle.read_bytes()),
+            versions=installed_versions(),
+            created=now.isoformat(),
+            expires=end.isoformat(),
+            files={},
+        )
+        kits[hospital] = _write_kit(place.kit(hospital), manifest, files, now, is_new)
+    for path in place.kit("x").parent.glob("*.kit"):
+        if path.stem not in settings.hospitals:
+            path.unlink()
+    return kits
+
+
+def _write_kit(
+    path: Path, manifest: KitManifest, files: Mapping[str, bytes], now: datetime.datetime, is_new: bool
+) -> Kit:
+    """Write a hospital's kit, unless the one that it may have already says the same and is not about to expire."""
+    if path.exists() and not is_new:
+        old = read_kit(path)
+        dates = {"created": old.manifest.created, "expires": old.manifest.expires}
+        same = manifest.model_copy(update={**dates, "files": old.manifest.files}) == old.manifest
+        if same and dict(old.files) == dict(files) and (old.expires - now).days >= WARN_DAYS:
+            return old
+    return write_kit(path, manifest, files)
+
+
+def _provide_authority(
+    place: DeploymentFolder, settings: FederationSettings, now: datetime.datetime
+) -> None:
+    """Make the authority unless there is one."""
+    if place.ca_certificate.exists():
+        return
+    if place.server.exists():
+        raise CipherwardError(f"{place.ca_certificate} is missing", "restore it from your backup")
+    ca = make_ca(settings.name, now)
+    # The certificate is written last. A key without one has signed nothing, and is replaced by the next run.
+    write_private(place.ca_key, ca.key)
+    _write(place.ca_certificate, ca.certificate)
+
+
+def _provide_server(place: DeploymentFolder, settings: FederationSettings, now: datetime.datetime) -> None:
+    """Make the server's certificate unless there is one that is valid for these addresses."""
+    if place.server.exists():
+        check_server(place.ca_certificate, place.server)
+        if read_expiry(place.server) > now and read_names(place.server) >= set(settings.address):
+            return
+    _make_server(place, settings, place.ca_key, now)
+
+
+def _make_server(
+    place: DeploymentFolder, settings: FederationSettings, ca_key: Path, now: datetime.datetime
+) -> None:
+    """Write a new key and certificate of the server."""
+    try:
+        key = ca_key.read_bytes()
+    except OSError:
+        raise CipherwardError(
+            f"the CA's private key is not at {ca_key}", "name the place where you keep it: renew --ca-key"
+        ) from None
+    ca = Certified(place.ca_certificate.read_bytes(), key)
+    server = make_server(ca, settings.address, settings.days, now)
+    # One file for both: a kill between two would leave a key that belongs to no certificate.
+    write_private(place.server, server.certificate + server.key)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file, atomically, unless it has these bytes."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists() or path.read_bytes() != data:
+        write_bytes(path, data)

@@ -1,0 +1,223 @@
+"""Run a study on a federation's server: submit the app, follow the rounds, and submit again what the server lost.
+
+Flower ends a run for good when its SuperLink or its ServerApp is killed. The round loop resumes from its checkpoint
+(coordinator/federation/rounds.py), so the study is submitted again and goes on with the next round. An error of ours
+ends it: it would come again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from coordinator.deployment.bundle import bundle_digest
+from coordinator.deployment.control import Control, Run
+from coordinator.deployment.folder import DeploymentFolder
+from coordinator.deployment.serve import connect_to
+from coordinator.exchange.console import Log
+from coordinator.exchange.plan import FILE, Plan, read_plan
+from crypto.errors import CipherwardError
+from crypto.files import disk_errors, read_lines, write_bytes, write_text
+
+#: Seconds between two looks at the run; and the longest wait for a server that has ended. Chosen by hand.
+_LOOK_S, _SERVER_AWAY_S = 1.0, 600.0
+#: How often a run is submitted again without a further round in between. Chosen by hand.
+_MAX_RESTARTS = 5
+
+
+@dataclass
+class _Progress:
+    """What has happened so far.
+
+    Attributes:
+        rows: how many lines of the journal were shown.
+        restarts: how often the run was submitted again since the last line.
+    """
+
+    rows: int = 0
+    restarts: int = 0
+
+
+def prepare(place: DeploymentFolder, plan_file: Path | None) -> tuple[Path, Plan]:
+    """Make the folder of a study, and return it with its plan.
+
+    Args:
+        place: the deployment's folder.
+        plan_file: the plan; None for the provisioned one.
+
+    Raises:
+        CipherwardError: if the plan is for another number of hospitals, or if the study was begun with another plan.
+    """
+    source = plan_file or place.plan
+    plan = read_plan(source)
+    hospitals = place.settings.hospitals
+    if plan.parties != len(hospitals):
+        raise CipherwardError(
+            f"the plan is for {plan.parties} hospitals, and this federation has {len(hospitals)}",
+            "change one of the two, and provision again",
+        )
+    study = place.study_folder(plan.study)
+    with disk_errors(study):
+        (study / "cloud").mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (study / FILE).exists() and read_plan(study / FILE) != plan:
+        raise CipherwardError(
+            f"{study} was begun with another plan", "give the study another name, or remove its folder"
+        )
+    write_bytes(study / FILE, source.read_bytes())
+    if place.study.exists():
+        write_bytes(study / "study.json", place.study.read_bytes())
+    return study, plan
+
+
+def run_study(
+    place: DeploymentFolder, plan_file: Path | None, log: Log, on_round: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Run a study to its end, from where it stopped, and return the content of training.json.
+
+    Args:
+        place: the deployment's folder. Its server must be running.
+        plan_file: the plan; None for the provisioned one.
+        log: takes one line for each event.
+        on_round: takes each line of the journal.
+
+    Raises:
+        CipherwardError: if the run fails by an error of ours, if it was stopped, if the server does not come back, or
+            if the run was lost five times without a further round.
+    """
+    study, plan = prepare(place, plan_file)
+    result = study / "cloud" / "training.json"
+    if plan.rounds == 0:
+        raise CipherwardError("this plan has no rounds", "set rounds: 1 or more")
+    progress = _Progress(rows=len(read_lines(study / "cloud" / "rounds.jsonl")))
+    while not result.exists():
+        run_id = _submit(place, study, log)
+        run = _follow(place, study, run_id, progress, log, on_round)
+        if result.exists():
+            break
+        _require_restart(run, place.log(f"run-{run_id}"), progress)
+        log(f"run {run_id} ended as {run.status if run else 'unknown'}: it is submitted again")
+    training: dict[str, Any] = json.loads(result.read_text())
+    return training
+
+
+def stop_runs(place: DeploymentFolder) -> list[int]:
+    """Stop all runs that have not ended, and return their ids."""
+    with connect_to(place) as control:
+        unfinished = [run.run_id for run in control.runs() if not run.is_finished]
+        for run_id in unfinished:
+            control.stop_run(run_id)
+    return unfinished
+
+
+def _submit(place: DeploymentFolder, study: Path, log: Log) -> int:
+    """Return the id of this study's run: one that is under way, or else a new one."""
+    with _connect_patiently(place) as control:
+        unfinished = [run for run in control.runs() if not run.is_finished]
+        for run in unfinished:
+            if run.study == str(study):
+                log(f"run {run.run_id} of this study is under way: its rounds are shown")
+                return run.run_id
+        if unfinished:
+            raise CipherwardError(
+                f"run {unfinished[-1].run_id} of another study is under way ({unfinished[-1].study})",
+                f"wait, or end it: cipherward-coordinator stop {place.root}",
+            )
+        bundle = place.bundle.read_bytes()
+        run_id = control.start_run(bundle, bundle_digest(bundle), {"study-dir": str(study)})
+    log(f"run {run_id} is submitted")
+    return run_id
+
+
+@contextlib.contextmanager
+def _connect_patiently(place: DeploymentFolder) -> Iterator[Control]:
+    """Connect to the server; wait for one that has ended to come back.
+
+    Raises:
+        CipherwardError: if it does not come back.
+    """
+    deadline = time.monotonic() + _SERVER_AWAY_S
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                control = stack.enter_context(connect_to(place))
+                control.runs()
+            except CipherwardError:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                yield control
+                return
+        time.sleep(_LOOK_S)
+
+
+def _follow(
+    place: DeploymentFolder,
+    study: Path,
+    run_id: int,
+    progress: _Progress,
+    log: Log,
+    on_round: Callable[[dict[str, Any]], None],
+) -> Run | None:
+    """Show the rounds until the run ends; return the run as the server knows it, None if it does not."""
+    away_since: float | None = None
+    while True:
+        run: Run | None = None
+        try:
+            with connect_to(place) as control:
+                run = next((r for r in control.runs() if r.run_id == run_id), None)
+                if run is not None and run.is_finished:
+                    write_text(place.log(f"run-{run_id}"), control.read_log(run_id))
+            if away_since is not None:
+                log(f"the server is back after {time.monotonic() - away_since:.0f} s")
+            away_since = None
+        except CipherwardError as error:
+            if away_since is None:
+                away_since = time.monotonic()
+                log("the server does not answer; waiting for it")
+            if time.monotonic() - away_since > _SERVER_AWAY_S:
+                raise CipherwardError(
+                    f"the server was away for {_SERVER_AWAY_S:.0f} s: {error.message}",
+                    f"start it: cipherward-coordinator serve {place.root}; then run this again",
+                ) from None
+        rows = read_lines(study / "cloud" / "rounds.jsonl")
+        for row in rows[progress.rows :]:
+            on_round(row)
+            progress.restarts = 0
+        progress.rows = len(rows)
+        if away_since is None and (run is None or run.is_finished):
+            return run
+        time.sleep(_LOOK_S)
+
+
+def _require_restart(run: Run | None, log_file: Path, progress: _Progress) -> None:
+    """Raise CipherwardError unless submitting the run again may help.
+
+    Args:
+        run: the run that ended, as the server knows it.
+        log_file: what its ServerApp printed.
+        progress: counts the restarts.
+    """
+    if run is not None and run.status == "finished:stopped":
+        raise CipherwardError(f"run {run.run_id} was stopped", "run the same command again to go on")
+    text = log_file.read_text() if log_file.exists() else ""
+    if error := _own_error(text):
+        raise CipherwardError(error, f"see {log_file}; run again to go on from the last round")
+    if progress.restarts >= _MAX_RESTARTS:
+        details = run.details if run is not None else "the server does not know it"
+        raise CipherwardError(
+            f"the run was lost {progress.restarts + 1} times without a further round: {details[:300]}",
+            f"see {log_file}",
+        )
+    progress.restarts += 1
+
+
+def _own_error(text: str) -> str:
+    """Return our own last error in what a ServerApp printed, or ""."""
+    parts = (line.partition("CipherwardError:")[2].strip() for line in text.splitlines())
+    errors = [part for part in parts if part]
+    return errors[-1] if errors else ""

@@ -1,0 +1,137 @@
+"""A deployment's folder: what a second run keeps, what a renewal replaces, and what is refused in time."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from coordinator.deployment.bundle import build_bundle, bundle_digest
+from coordinator.deployment.certificates import check_server
+from coordinator.deployment.folder import read_federation
+from coordinator.deployment.provision import now_utc, provision, renew
+from coordinator.exchange.kit import CA, PLAN, read_kit
+from crypto.errors import CipherwardError
+from tests.support.deployment import provisioned, write_federation
+
+DAY = datetime.timedelta(days=1)
+
+
+def test_a_kit_names_the_bundle_and_holds_no_private_key(tmp_path: Path) -> None:
+    place = provisioned(tmp_path)
+    kit = read_kit(place.kit("hospital-1"))
+    settings = place.settings
+    assert kit.manifest.hospital == "hospital-1" and kit.manifest.address == f"127.0.0.1:{settings.port}"
+    assert (
+        kit.manifest.bundle_sha256
+        == bundle_digest(build_bundle())
+        == bundle_digest(place.bundle.read_bytes())
+    )
+    assert kit.files[CA] == place.ca_certificate.read_bytes() and kit.files[PLAN] == place.plan.read_bytes()
+    assert b"PRIVATE" not in place.kit("hospital-1").read_bytes()
+    secrets = [place.ca_key.read_bytes(), place.secret.read_bytes(), place.server.read_bytes()]
+    assert not any(secret in place.kit("hospital-1").read_bytes() for secret in secrets)
+    for path in (place.ca_key, place.server, place.secret):
+        assert path.stat().st_mode & 0o777 == 0o600, path
+    assert place.root.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
+    place = provisioned(tmp_path)
+    before = {path: path.read_bytes() for path in place.root.rglob("*") if path.is_file()}
+    later = now_utc() + DAY
+    provision(tmp_path / "federation-in.yaml", place.root, lambda: later)
+    assert {path: path.read_bytes() for path in place.root.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_that_was_killed_is_completed(tmp_path: Path) -> None:
+    place = provisioned(tmp_path)
+    for path in (
+        place.root / "federation.yaml",
+        place.ca_certificate,
+        place.server,
+        place.kit("hospital-0"),
+    ):
+        path.unlink()
+    provision(tmp_path / "federation-in.yaml", place.root)
+    check_server(place.ca_certificate, place.server)
+    assert read_kit(place.kit("hospital-0")).files[CA] == place.ca_certificate.read_bytes()
+
+
+def test_an_authority_that_was_lost_is_not_replaced_in_silence(tmp_path: Path) -> None:
+    place = provisioned(tmp_path)
+    place.ca_certificate.unlink()
+    with pytest.raises(CipherwardError, match=r"ca\.crt is missing"):
+        provision(tmp_path / "federation-in.yaml", place.root)
+
+
+def test_renewing_keeps_the_authority_and_needs_its_key(tmp_path: Path) -> None:
+    place = provisioned(tmp_path)
+    ca, server = place.ca_certificate.read_bytes(), place.server.read_bytes()
+    offline = tmp_path / "offline.key"
+    place.ca_key.rename(offline)
+    with pytest.raises(CipherwardError, match="private key is not at"):
+        renew(place.root)
+    assert place.server.read_bytes() == server
+    later = now_utc() + 400 * DAY
+    kits = renew(place.root, offline, lambda: later)
+    check_server(place.ca_certificate, place.server)
+    assert place.ca_certificate.read_bytes() == ca and place.server.read_bytes() != server
+    assert kits["hospital-0"].expires == later + 365 * DAY
+
+
+def test_a_new_address_gets_a_new_certificate(tmp_path: Path) -> None:
+    place = provisioned(tmp_path)
+    server = place.server.read_bytes()
+    write_federation(tmp_path, address="[fl.example.org, 127.0.0.1]")
+    provision(tmp_path / "federation-in.yaml", place.root)
+    assert place.server.read_bytes() != server
+    assert read_kit(place.kit("hospital-0")).manifest.address.startswith("fl.example.org:")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hospitals": "[hospital-0]"}, "names 1 hospitals, and the plan is for 2"),
+        ({"hospitals": "[a, A]"}, "two hospitals have the same name"),
+        ({"hospitals": "[a, ../b]"}, "is no name of a hospital"),
+        ({"address": "['fl example org']"}, "neither a host name nor an IP address"),
+        ({"address": "[]"}, "address"),
+        ({"listen": "eth0"}, "is no IP address of an interface"),
+        ({"plan": "missing.yaml"}, "no plan at"),
+        ({"study": "missing.json"}, "no study manifest at"),
+        ({"prot": "1"}, "unknown key 'prot'"),
+        ({"port": "1", "local_port": "1"}, "are the same"),
+        ({"name": "'no\\nname'"}, "name"),
+    ],
+)
+def test_wrong_settings_are_named_and_nothing_is_written(
+    tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    file = write_federation(tmp_path, **changes)
+    with pytest.raises(CipherwardError, match=message):
+        provision(file, tmp_path / "deployment")
+    assert not (tmp_path / "deployment").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("mine")
+    with pytest.raises(CipherwardError, match="holds something else"):
+        provision(write_federation(tmp_path), tmp_path / "home")
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("address", "listen", "interface", "dial"),
+    [
+        ("[127.0.0.1, localhost]", "''", "127.0.0.1", "127.0.0.1:"),
+        ("[fl.example.org]", "''", "0.0.0.0", "fl.example.org:"),
+        ("[fl.example.org]", "10.0.0.5", "10.0.0.5", "fl.example.org:"),
+        ("['2001:db8::1']", "''", "0.0.0.0", "[2001:db8::1]:"),
+    ],
+)
+def test_where_it_listens(tmp_path: Path, address: str, listen: str, interface: str, dial: str) -> None:
+    settings = read_federation(write_federation(tmp_path, address=address, listen=listen))
+    assert settings.interface == interface and settings.dial.startswith(dial)
