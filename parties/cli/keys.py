@@ -44,8 +44,18 @@ def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipi
     result.print(key.id)
 
 
-def _write_key(path: Path, key: SecretKey, passphrase: bool, recipients: list[str] | None) -> None:
-    """Write a new key file, protected as chosen. Never overwrites a file."""
+def _write_key(
+    path: Path, key: SecretKey, passphrase: bool, recipients: list[str] | None, party: str = ""
+) -> None:
+    """Write a new key file, protected as chosen. Never overwrites a file.
+
+    Args:
+        path: The new file.
+        key: The key.
+        passphrase: Whether a passphrase protects it. It must not be made of the folder's or the hospital's name.
+        recipients: Whom it is wrapped for.
+        party: The hospital's name, where it may differ from the folder's.
+    """
     from crypto.keyfile import write_key
     from crypto.unlock import new_passphrase, refuse_existing
 
@@ -54,7 +64,8 @@ def _write_key(path: Path, key: SecretKey, passphrase: bool, recipients: list[st
             "a key file is protected with a passphrase or for recipients, not both", "choose one of them"
         )
     refuse_existing(path, "a key file")  # before a passphrase is asked for
-    write_key(path, key, recipients or (), new_passphrase() if passphrase else None)
+    names = (path.resolve().parent.name, party)
+    write_key(path, key, recipients or (), new_passphrase(names) if passphrase else None)
 
 
 def identity(file: Annotated[Path, typer.Argument(help="The identity file to make.")]) -> None:
@@ -129,7 +140,7 @@ def rotate(
                 "--passphrase, or --recipient age1… for everyone who must open it, or --unprotected",
             )
         new = SecretKey.generate()
-        _write_key(path, new, passphrase, recipient)
+        _write_key(path, new, passphrase, recipient, place.settings.party)
         return new
 
     rotation = rotate_place(place, make_key, shared.id if shared else None, progress)
