@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -42,6 +41,7 @@ from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from crypto.key import SecretKey
 from crypto.scheme import load
+from crypto.tensor_file import tensor_bytes
 from parties.sealing.place import Place
 from parties.sealing.seal import plain_rows
 from parties.training.stem_file import load_final_model
@@ -133,8 +133,8 @@ def _save_checkpoint(
     path: Path, weights: Float32Array, best: Float32Array, about: Mapping[str, Any]
 ) -> None:
     tensors = {"weights": weights, "best": best}
-    metadata = {"about": json.dumps(about)}
-    write_bytes(path, save(tensors, metadata=metadata))
+    metadata = {"about": json.dumps(about, sort_keys=True)}
+    write_bytes(path, tensor_bytes(tensors, metadata))
 
 
 def measure_wrong_keys(model: nn.Module, place: Place, test: PlainImages, keys: int) -> dict[str, Any]:
