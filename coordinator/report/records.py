@@ -34,12 +34,14 @@ class JudgedFinding(Finding):
         draw: The draw's name.
         broken_by: Which of K, R and V break the scheme in this draw.
         broken: Whether any of them does.
+        readable_by: By which of R and V the second look finds pictures in the negative or turned.
         baseline_ssim: Median SSIM that is reached without any attack, by the baseline's name.
     """
 
     draw: str
     broken_by: tuple[str, ...]
     broken: bool
+    readable_by: tuple[str, ...] = ()
     baseline_ssim: dict[str, float]
 
 
@@ -60,6 +62,9 @@ class Verdict(Record):
         draws_needed: In how many of them a break must show.
         linkable: Whether ciphertexts name their own image without a key; None where that was not measured.
         linkable_draws: In how many draws they do.
+        readable: Whether guesses show pictures in the negative or turned that the rule of suite/1 does not count;
+            None where that was not measured.
+        readable_at: The smallest pool size at which each of these attacks shows them.
     """
 
     broken: bool
@@ -75,6 +80,8 @@ class Verdict(Record):
     draws_needed: int
     linkable: bool | None = None
     linkable_draws: int = 0
+    readable: bool | None = None
+    readable_at: dict[str, int] = Field(default_factory=dict)
 
 
 class ReportDraw(Record):
@@ -87,6 +94,7 @@ class ReportDraw(Record):
     baselines: dict[str, Summary]
     linkable: LinkableRate | None = None
     classified: ClassRates | None = None
+    second_looks: int | None = None
 
 
 class SchemeFacts(Record):
