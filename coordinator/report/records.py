@@ -131,7 +131,10 @@ class Machine(Record):
 
 
 class Round(Record):
-    """One round of a training: validation and training figures, traffic in bytes, and who took part."""
+    """One round of a training: validation and training figures, traffic in bytes, and who took part.
+
+    `clipped` holds how many times the round's median the norm of an update was that max_update_norm cut.
+    """
 
     round: int
     val_accuracy: float | None = None
@@ -144,6 +147,7 @@ class Round(Record):
     parties: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     refused: dict[str, str] = Field(default_factory=dict)
+    clipped: dict[str, float] = Field(default_factory=dict)
 
 
 class PartyTest(Record):
@@ -203,6 +207,7 @@ class Training(Record):
         test: Test accuracy of all parties together.
         confusion: Test images by their class (rows) and the class that the model named (columns).
         absent_from_test: Parties that did not answer with test figures.
+        test_refused: Why the test figures of a party do not count, by its name.
         plain: The same training on plain images.
         wrong_key: Test accuracy under wrong keys.
         linear_accuracy: A linear model on plain pixels, without a ViT.
@@ -227,6 +232,7 @@ class Training(Record):
     per_class: ClassTable | None = None
     calibration: Calibration | None = None
     absent_from_test: tuple[str, ...] = ()
+    test_refused: dict[str, str] = Field(default_factory=dict)
     plain: PlainTraining | None = None
     plain_accuracy: float | None = None
     wrong_key: WrongKeys | None = None
