@@ -13,7 +13,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from coordinator.exchange.plan import FILE, read_plan
+from coordinator.exchange.plan import FILE, read_plan, require_rounds
 from coordinator.exchange.wire import as_received
 from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import evaluate, run_rounds
@@ -45,6 +45,7 @@ def run_federation(grid: Grid, study: Path) -> None:
         CipherwardError: if too few parties are usable, or if a round misses its quorum after all retries.
     """
     plan, cloud = read_plan(study / FILE), study / "cloud"
+    require_rounds(plan)
     federation = Federation(grid, plan)
     parties = federation.gather()
     classes = list(parties[0].about["classes"])

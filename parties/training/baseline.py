@@ -32,7 +32,7 @@ from torch import nn
 
 from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.console import Log
-from coordinator.exchange.plan import Plan
+from coordinator.exchange.plan import Plan, require_rounds
 from coordinator.model.metrics import measure
 from coordinator.model.training import PlainImages, predict_probabilities, train_locally, use_all_cores
 from coordinator.model.vit import build_model, pack, unpack
@@ -205,6 +205,7 @@ def run_baseline(
         model_file: the federation's final model, for the wrong keys. None: wrong keys are not measured.
         log: takes one line for each figure.
     """
+    require_rounds(plan)
     use_all_cores()
     classes = places[0].sealed("train").classes
     trains = [(p.settings.party, read_plain_images(p, "train")) for p in places]
