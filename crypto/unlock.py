@@ -18,7 +18,7 @@ import stat
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -250,6 +250,33 @@ def identities(what: str, home: Path) -> list[pyrage.x25519.Identity]:
             f"{file} is not an age identity file", "make one with: cipherward-party identity FILE"
         )
     return result
+
+
+def require_openable(recipients: Sequence[str], home: Path) -> None:
+    """Check by a trial that an identity here opens what is wrapped for these recipients.
+
+    Args:
+        recipients: Recipients (age1…).
+        home: The folder whose identity.txt is used.
+
+    Raises:
+        CipherwardError: If there is no identity here, or it opens nothing that is wrapped for them.
+    """
+    hint = (
+        "name your identity with CIPHERWARD_IDENTITY, add --recipient with your own, or choose --unopened"
+    )
+    file = identity_file(home)
+    if not file.exists():
+        raise CipherwardError(
+            f"nobody here could open the new key: there is no identity file at {file}", hint
+        )
+    probe = pyrage.encrypt(b"trial", [recipient(text) for text in recipients])
+    try:
+        pyrage.decrypt(probe, identities("the new key", home))
+    except pyrage.DecryptError:
+        raise CipherwardError(
+            f"nobody here could open the new key: no identity in {file} is of these recipients", hint
+        ) from None
 
 
 def write_identity(path: Path) -> str:

@@ -111,6 +111,13 @@ def rotate(
     passphrase: Passphrase = False,
     recipient: Recipients = None,
     unprotected: Unprotected = False,
+    unopened: Annotated[
+        bool,
+        typer.Option(
+            "--unopened",
+            help="Accept recipients whose identities are elsewhere: nobody here can open the new key.",
+        ),
+    ] = False,
 ) -> None:
     """Make a new key and seal everything again under it, in another row order. The old key is kept.
 
@@ -118,6 +125,7 @@ def rotate(
     """
     from crypto.key import SecretKey
     from crypto.keyfile import copy_key, is_wrapped, read_key
+    from crypto.unlock import require_openable
     from parties.sealing.place import Place
     from parties.sealing.rotate import rotate as rotate_place
 
@@ -128,6 +136,8 @@ def rotate(
             "choose only one way to protect the new key",
             "choose one of --key, --passphrase, --recipient, --unprotected",
         )
+    if recipient and not unopened:
+        require_openable(recipient, place.folder)  # before anything is sealed again
     shared = read_key(key, home=place.folder) if key else None
 
     def make_key(path: Path) -> SecretKey:
