@@ -11,6 +11,7 @@ import typer
 from coordinator.cli.audit import attack, report
 from coordinator.cli.models import classify, train, weights
 from coordinator.cli.studies import env, simulate
+from coordinator.exchange.command import Command
 from coordinator.exchange.console import run
 
 app = typer.Typer(
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (simulate, train, classify, attack, report, weights, env):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import typer
 
+from coordinator.exchange.command import Command
 from coordinator.exchange.console import run
 from parties.cli.agreeing import accept
 from parties.cli.keys import identity, keygen, rotate, share_key
@@ -23,11 +24,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(keygen)
-app.command()(identity)
-app.command("share-key")(share_key)
+app.command(cls=Command)(keygen)
+app.command(cls=Command)(identity)
+app.command("share-key", cls=Command)(share_key)
 for command in (rotate, seal, schemes, unseal, inspect, verify, accept, baseline, classify, score, report):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def main() -> None:
