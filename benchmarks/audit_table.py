@@ -11,7 +11,6 @@ reach are called "not run". CIFAR-10 is used at 32×32 and enlarged to 224×224,
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import multiprocessing
 import os
@@ -30,6 +29,7 @@ from benchmarks.command_line import add_data, add_json, make_parser, split_list,
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit.suite1 import POOLS, breaking_measures
+from coordinator.exchange.image_file import open_image, open_image_bytes
 from coordinator.exchange.pool import MemoryPool
 from coordinator.report.build import machine
 from crypto.arrays import Images, Int64Array
@@ -105,7 +105,7 @@ def read_mri(folder: Path, split: str) -> tuple[Images, Int64Array]:
     images, labels = [], []
     for label, place in enumerate(classes):
         for path in sorted(place.iterdir()):
-            with Image.open(path) as picture:
+            with open_image(path) as picture:
                 images.append(np.asarray(picture.convert("L"))[..., None])
             labels.append(label)
     return np.stack(images), np.array(labels)
@@ -117,7 +117,7 @@ def read_cifar(folder: Path, count: int, size: int) -> tuple[Images, Int64Array]
         data, offsets, labels = stored["jpeg"].tobytes(), stored["offsets"], stored["labels"]
     images = []
     for i in range(count):
-        with Image.open(io.BytesIO(data[offsets[i] : offsets[i + 1]])) as picture:
+        with open_image_bytes(data[offsets[i] : offsets[i + 1]]) as picture:
             colour = picture.convert("RGB")
             if size != 32:
                 colour = colour.resize((size, size), Image.Resampling.BICUBIC)

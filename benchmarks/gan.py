@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import hashlib
-import io
 import json
 import shlex
 import sys
@@ -28,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from skimage.metrics import structural_similarity
@@ -43,6 +41,7 @@ from coordinator.adversary.networks.training_loop import (
     to_plain_shape,
 )
 from coordinator.adversary.time_budget import Budget
+from coordinator.exchange.image_file import open_image_bytes
 from coordinator.report.build import machine
 from crypto.arrays import AnyArray, Images
 from crypto.files import append_line, read_lines
@@ -87,7 +86,7 @@ def read(folder: Path, test: bool, count: int, seed: int) -> Images:
         raise SystemExit(f"CIFAR-10 has {len(rows)} such images, {count} are asked for")
     images = []
     for i in np.random.default_rng([seed, int(test)]).permutation(rows)[:count]:
-        with Image.open(io.BytesIO(data[offsets[i] : offsets[i + 1]])) as picture:
+        with open_image_bytes(data[offsets[i] : offsets[i + 1]]) as picture:
             images.append(np.asarray(picture.convert("RGB")))
     return np.stack(images)
 

@@ -23,6 +23,7 @@ from skimage.metrics import structural_similarity
 from benchmarks.command_line import add_json, make_parser, write_figures
 from coordinator.adversary.contract import Knowledge
 from coordinator.adversary.recover.pooled_key_recovery import attack
+from coordinator.exchange.image_file import open_image
 from coordinator.exchange.pool import MemoryPool
 from coordinator.report.build import machine
 from crypto.arrays import Images, UInt8Array
@@ -49,7 +50,7 @@ class Draw:
 
 def read_gray(path: Path) -> UInt8Array:
     """Return an image file as uint8 [224, 224, 1]."""
-    with Image.open(path) as picture:
+    with open_image(path) as picture:
         gray = picture.convert("L")
         if gray.size != (SIZE, SIZE):
             gray = gray.resize((SIZE, SIZE), Image.Resampling.BILINEAR)

@@ -38,6 +38,7 @@ from rich.table import Table
 from scipy import ndimage
 
 from benchmarks.command_line import add_json, make_parser, write_figures
+from coordinator.exchange.image_file import open_image
 from coordinator.report.build import machine
 from crypto.arrays import Float64Array, UInt8Array
 from crypto.cores import cores
@@ -102,7 +103,7 @@ def seal_train(place: Place, on_progress: Callable[[int], None] = lambda _: None
 
 def read_by_pillow(path: Path) -> UInt8Array:
     """Return an image decoded and resized as in Pillow's manual, uint8 [SIDE, SIDE, 3]."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR))
 
 

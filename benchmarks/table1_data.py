@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 import zlib
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from coordinator.exchange.image_file import open_image_bytes
 from coordinator.model.training import PlainImages
 from crypto.arrays import Rows
 from crypto.errors import CipherwardError
@@ -85,7 +85,7 @@ def _cifar(path: Path, split: str, size: int, count: int) -> PlainImages:
     rows = _draw_rows(rows, count)
     images = np.empty((len(rows), size, size, 3), np.uint8)
     for i, row in enumerate(rows):
-        with Image.open(io.BytesIO(data[offsets[row] : offsets[row + 1]])) as picture:
+        with open_image_bytes(data[offsets[row] : offsets[row + 1]]) as picture:
             colour = picture.convert("RGB")
             if size != 32:
                 colour = colour.resize((size, size), Image.Resampling.BICUBIC)

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
@@ -50,6 +49,7 @@ from coordinator.adversary.training.update_steps import (
     read_update,
     replay_distance,
 )
+from coordinator.exchange.image_file import open_image
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.pool import MemoryPool
 from coordinator.model.model_input import to_model_input
@@ -72,7 +72,10 @@ def read_slices(folder: Path, count: int, seed: int) -> tuple[Images, Int64Array
     paths = sorted((folder / "brain_mri" / "train").rglob("*.jpg"))
     classes = sorted({p.parent.name for p in paths})
     chosen = [paths[i] for i in np.random.default_rng(seed).permutation(len(paths))[:count]]
-    images = [np.asarray(Image.open(p).convert("L"), np.uint8)[..., None] for p in chosen]
+    images = []
+    for path in chosen:
+        with open_image(path) as picture:
+            images.append(np.asarray(picture.convert("L"), np.uint8)[..., None])
     return np.stack(images), np.array([classes.index(p.parent.name) for p in chosen])
 
 

@@ -4,6 +4,11 @@
     # id 0b387771640a4c90
     cipherward-key-1:0b387771640a4c90:<base64 of 32 bytes>
 
+The throwaway key of an audit is never written as it is. It is encrypted under the hospital's own key, by
+ChaCha20-Poly1305, so that whatever protects that key protects it too:
+
+    cipherward-throwaway-key-1:<its id>:<the hospital's key id>:<base64 of nonce and ciphertext>
+
 With a passphrase or for named recipients, the last line is wrapped in the age format
 (https://age-encryption.org/v1, through pyrage), and an armoured block stands in its place. The stock
 command opens that too: grep -v '^#' secret.key | age --decrypt [--identity identity.txt]
@@ -17,10 +22,13 @@ import base64
 import binascii
 import functools
 import re
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyrage
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from crypto.errors import CipherwardError
 from crypto.key import KEY_BYTES, SecretKey
@@ -35,6 +43,8 @@ from crypto.unlock import (
 )
 
 _PREFIX = "cipherward-key-1"
+_THROWAWAY_PREFIX = "cipherward-throwaway-key-1"
+_NONCE_BYTES = 12
 ARMOUR_BEGIN, ARMOUR_END = "-----BEGIN AGE ENCRYPTED FILE-----", "-----END AGE ENCRYPTED FILE-----"
 _FORMAT = b"age-encryption.org/v1\n"
 #: Of 10^16 drawn keys, one has fewer distinct bytes than this; of typed ones, many have.
@@ -69,6 +79,51 @@ def write_key(
     create_private(path, f"# cipherward secret key{what}\n# id {key.id}\n{line}", "a key file")
 
 
+def write_throwaway_key(path: Path, key: SecretKey, owner: SecretKey) -> None:
+    """Create the file of a throwaway key (mode 0600), encrypted under the hospital's own key, its owner.
+
+    Raises:
+        CipherwardError: If the file exists.
+    """
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    sealed = nonce + _throwaway_cipher(owner, key.id).encrypt(nonce, key.reveal(), None)
+    line = f"{_THROWAWAY_PREFIX}:{key.id}:{owner.id}:{base64.b64encode(sealed).decode()}\n"
+    what = f"throwaway key of an audit, encrypted under key {owner.id}"
+    create_private(path, f"# cipherward {what}\n# id {key.id}\n{line}", "a key file")
+
+
+def _throwaway_cipher(owner: SecretKey, key_id: str) -> ChaCha20Poly1305:
+    """Return the cipher of one throwaway key: each has a sub-key of its own."""
+    return ChaCha20Poly1305(owner.derive("throwaway-key", key_id).reveal())
+
+
+def _opened_throwaway(fields: Sequence[str], path: Path, owner_path: Path | None) -> SecretKey:
+    """Return the throwaway key in the fields of its line.
+
+    Args:
+        fields: The line, split at colons.
+        path: Its file.
+        owner_path: The hospital's key file. Without it, or if that holds another key, the key files beside and above
+            the throwaway key's are looked through: a rotation sets both aside.
+    """
+    _, key_id, owner_id, text = fields
+    beside = [file for folder in path.resolve().parents[:3] for file in sorted(folder.glob("*.key"))]
+    for file in [owner_path, *beside] if owner_path else beside:
+        if file != path and file.is_file() and read_key_id(file) == owner_id:
+            break
+    else:
+        raise CipherwardError(
+            f"{path} is encrypted under the hospital's key {owner_id}, which is not here",
+            "put that key back",
+        )
+    try:
+        sealed = base64.b64decode(text, validate=True)
+        cipher = _throwaway_cipher(read_key(file), key_id)
+        return SecretKey(cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], None))
+    except (binascii.Error, ValueError, InvalidTag):
+        raise CipherwardError(f"the key file {path} is damaged", _RESTORE) from None
+
+
 def copy_key(path: Path, to: Path) -> None:
     """Copy a key file, protected as it is, to a new file of mode 0600."""
     create_private(to, private_text(path, "key file"), "a key file")
@@ -84,12 +139,13 @@ def read_key_id(path: Path) -> str | None:
     return _commented_id(private_text(path, "key file"))
 
 
-def read_key(path: Path, home: Path | None = None) -> SecretKey:
+def read_key(path: Path, home: Path | None = None, owner: Path | None = None) -> SecretKey:
     """Return the key in a file; each way in which it can be unusable has a message of its own.
 
     Args:
         path: The key file. A wrapped one is opened with what crypto.unlock finds.
         home: The folder whose identity.txt is used; by default the key file's own.
+        owner: The hospital's own key file, if the file may hold a throwaway key.
 
     Raises:
         CipherwardError: If the file is missing, damaged, readable by others, weak, or cannot be opened.
@@ -98,6 +154,8 @@ def read_key(path: Path, home: Path | None = None) -> SecretKey:
     lines = content_lines(text)
     if lines[:1] == [ARMOUR_BEGIN]:
         key = _unwrapped("\n".join(lines) + "\n", path, home or path.parent)
+    elif len(lines) == 1 and lines[0].startswith(f"{_THROWAWAY_PREFIX}:") and lines[0].count(":") == 3:
+        key = _opened_throwaway(lines[0].split(":"), path, owner)
     else:
         key = _parsed(lines, path)
     key_id = _commented_id(text)

@@ -52,6 +52,8 @@ class Algorithm(Protocol):
       blocks of an image go through one linear map.
     - `moves_blocks`: True if whole blocks change places.
     - `unit_layout`: which units the key moves, for a scheme that is a table of units.
+    - `distinct_bits()`: log2 of the number of keys that differ in what they do, where the formula counts keys that do
+      the same more than once.
     - `is_control`: True for a control of audits, whose key space `require_key_space` does not ask for.
     """
 
@@ -82,7 +84,7 @@ SCHEMES: dict[str, Callable[[SchemeSpec], Algorithm]] = {
     "permuted": Permuted,
 }
 
-#: Bits of a formula's key space below which nothing is sealed. Trying 2^80 keys is beyond reach today; 2^64 is not.
+#: Bits of distinct keys below which nothing is sealed. Trying 2^80 keys is beyond reach today; 2^64 is not.
 MIN_KEY_SPACE_BITS = 80
 
 
@@ -179,9 +181,16 @@ class Scheme:
         """Return log2 of the key space that the scheme's paper claims."""
         return self.algorithm.formula_bits()
 
+    def distinct_bits(self) -> float:
+        """Return log2 of the number of keys that differ in what they do to an image: at most the formula's."""
+        distinct: Callable[[], float] = getattr(
+            self.algorithm, "distinct_bits", self.algorithm.formula_bits
+        )
+        return distinct()
+
     def effective_bits(self) -> float:
-        """Return min(formula, 256): however large the formula's key space, the key has 32 bytes."""
-        return min(self.formula_bits(), 8.0 * KEY_BYTES)
+        """Return min(distinct keys, 256): however large the formula's key space, the key has 32 bytes."""
+        return min(self.distinct_bits(), 8.0 * KEY_BYTES)
 
     @property
     def is_control(self) -> bool:
@@ -191,9 +200,9 @@ class Scheme:
     def require_key_space(self) -> None:
         """Raise CipherwardError if all keys of these settings can be tried.
 
-        Controls are left out. The formula bounds brute force only: a scheme above the floor may still be broken.
+        Controls are left out. Their number bounds brute force only: a scheme above the floor may still be broken.
         """
-        bits = self.formula_bits()
+        bits = self.distinct_bits()
         if self.is_control or bits >= MIN_KEY_SPACE_BITS:
             return
         size, block = "×".join(map(str, self.spec.image_shape)), self.spec.block

@@ -127,6 +127,13 @@ class Orbit:
             self.shifts or other.shifts,
         )
 
+    def second_looks(self, shape: tuple[int, ...]) -> int:
+        """Return how many looks at images [h, w, c] the negative and the eight turns add to each of this orbit.
+
+        It is 1 if the orbit holds them all.
+        """
+        return self.union(SECOND_LOOK).size(shape) // self.size(shape)
+
     def orientations(self, shape: tuple[int, ...]) -> list[Move]:
         """Return every turn and colour order that images [h, w, c] allow, unshifted and positive; identity first."""
         is_square = shape[0] == shape[1]
@@ -144,5 +151,7 @@ class Orbit:
         return len(self.orientations(shape)) * (1 + self.negatives) * len(self.shifts_in_reach())
 
 
+#: What every picture may be looked at as, whatever the scheme leaves open: in the negative, turned and mirrored.
+SECOND_LOOK = Orbit(turns=True, negatives=True)
 #: All moves: what is left open by a scheme that turns, inverts, recolours and moves whole blocks.
 EVERY_MOVE = Orbit(turns=True, negatives=True, orders=True, shifts=True)

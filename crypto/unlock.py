@@ -18,6 +18,7 @@ import stat
 import sys
 import time
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -25,9 +26,8 @@ import pyrage
 
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors
+from crypto.passphrase_strength import require_strong
 
-#: Characters of a new passphrase.
-MIN_PASSPHRASE_LENGTH = 12
 _NAMED_BY = "CIPHERWARD_PASSPHRASE_FILE names it"
 _IDENTITY_PREFIX = "AGE-SECRET-KEY-"
 
@@ -168,21 +168,20 @@ def passphrase(what: str) -> str:
     return _require_text(text, what)
 
 
-def new_passphrase() -> str:
+def new_passphrase(names: Iterable[str] = ()) -> str:
     """Return the passphrase of a new key file; in a terminal the user types it twice.
 
+    Args:
+        names: What a thief of the file would know, such as the hospital's name.
+
     Raises:
-        CipherwardError: If it is short, or the two differ.
+        CipherwardError: If it is short or easy to guess, or the two differ.
     """
     text, is_typed = _from_environment(), False
     if text is None and sys.stdin.isatty():
         text, is_typed = _prompt("passphrase for the new key file: "), True
     text = _require_text(text, "the new key file")
-    if len(text) < MIN_PASSPHRASE_LENGTH:
-        raise CipherwardError(
-            f"the passphrase has {len(text)} characters; at least {MIN_PASSPHRASE_LENGTH} are needed",
-            "a few random words are long and easy to remember",
-        )
+    require_strong(text, names)
     if is_typed and _prompt("the same passphrase again: ") != text:
         raise CipherwardError("the two passphrases differ", "type the same one twice")
     return text
@@ -251,6 +250,33 @@ def identities(what: str, home: Path) -> list[pyrage.x25519.Identity]:
             f"{file} is not an age identity file", "make one with: cipherward-party identity FILE"
         )
     return result
+
+
+def require_openable(recipients: Sequence[str], home: Path) -> None:
+    """Check by a trial that an identity here opens what is wrapped for these recipients.
+
+    Args:
+        recipients: Recipients (age1…).
+        home: The folder whose identity.txt is used.
+
+    Raises:
+        CipherwardError: If there is no identity here, or it opens nothing that is wrapped for them.
+    """
+    hint = (
+        "name your identity with CIPHERWARD_IDENTITY, add --recipient with your own, or choose --unopened"
+    )
+    file = identity_file(home)
+    if not file.exists():
+        raise CipherwardError(
+            f"nobody here could open the new key: there is no identity file at {file}", hint
+        )
+    probe = pyrage.encrypt(b"trial", [recipient(text) for text in recipients])
+    try:
+        pyrage.decrypt(probe, identities("the new key", home))
+    except pyrage.DecryptError:
+        raise CipherwardError(
+            f"nobody here could open the new key: no identity in {file} is of these recipients", hint
+        ) from None
 
 
 def write_identity(path: Path) -> str:

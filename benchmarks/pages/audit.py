@@ -7,8 +7,8 @@ from typing import Any
 
 from benchmarks.pages.entries import Entry, of_kind
 from benchmarks.pages.markdown import number, table, value_range
-from coordinator.report.records import parse_report
-from coordinator.report.verdict_text import headline, linkability
+from coordinator.report.report_file import parse_report
+from coordinator.report.verdict_text import headline, linkability, second_look
 
 Record = Mapping[str, Any]
 
@@ -61,6 +61,8 @@ def describe_audit(stored: Record) -> list[str]:
         "",
         linkability(report),
         "",
+        # Results from before it was measured keep their pages.
+        *([second_look(report), ""] if report.verdict.readable is not None else []),
     ]
 
 

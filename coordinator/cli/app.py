@@ -16,6 +16,7 @@ from coordinator.cli.deployment import enrol, provision, renew, revoke, serve, s
 from coordinator.cli.deployment import run as run_study
 from coordinator.cli.models import classify, train, weights
 from coordinator.cli.studies import env, manifest, simulate
+from coordinator.exchange.command import Command
 from coordinator.exchange.console import run
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (simulate, manifest, train, classify, attack, report, weights, env):
-    app.command()(command)
+    app.command(cls=Command)(command)
 _WITH_HOSPITALS: dict[str, Callable[..., None]] = {
     "provision": provision,
     "enrol": enrol,
@@ -37,7 +38,7 @@ _WITH_HOSPITALS: dict[str, Callable[..., None]] = {
     "renew": renew,
 }
 for name, command_of_hospitals in _WITH_HOSPITALS.items():
-    app.command(name, rich_help_panel="Real hospitals")(command_of_hospitals)
+    app.command(name, cls=Command, rich_help_panel="Real hospitals")(command_of_hospitals)
 
 
 def main() -> None:

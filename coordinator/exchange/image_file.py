@@ -8,6 +8,7 @@ alone sees the file.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -66,12 +67,27 @@ def open_image(path: Path, allowed: Sequence[str] = HOSPITAL_FORMATS) -> Iterato
         UnreadableFormatError: If the content is of another format, or the image has too many pixels.
         Exception: Whatever the decoder raises at a malformed file.
     """
-    with open_regular(path) as file:
-        kind = format_of(file.read(_LONGEST_SIGNATURE), allowed)
-        file.seek(0)
-        with Image.open(file, formats=[kind]) as picture:
-            require_few_pixels(*picture.size)
-            yield picture
+    with open_regular(path) as file, _open_stream(file, allowed) as picture:
+        yield picture
+
+
+@contextlib.contextmanager
+def open_image_bytes(
+    data: bytes, allowed: Sequence[str] = HOSPITAL_FORMATS
+) -> Iterator[ImageFile.ImageFile]:
+    """Open the content of an image file, as `open_image` does."""
+    with _open_stream(io.BytesIO(data), allowed) as picture:
+        yield picture
+
+
+@contextlib.contextmanager
+def _open_stream(file: BinaryIO, allowed: Sequence[str]) -> Iterator[ImageFile.ImageFile]:
+    """Open an image of an allowed format at the start of a stream."""
+    kind = format_of(file.read(_LONGEST_SIGNATURE), allowed)
+    file.seek(0)
+    with Image.open(file, formats=[kind]) as picture:
+        require_few_pixels(*picture.size)
+        yield picture
 
 
 def require_few_pixels(width: int, height: int) -> None:

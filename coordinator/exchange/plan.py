@@ -250,6 +250,15 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     return build(Plan, values, str(path))
 
 
+def require_rounds(plan: Plan) -> None:
+    """Raise CipherwardError if a plan has no rounds: it is for an audit without a training."""
+    if plan.rounds == 0:
+        raise CipherwardError(
+            f"the plan of {plan.study} has 0 rounds: nothing is trained",
+            "set rounds to 1 or more, for a training",
+        )
+
+
 def write_plan(plan: Plan, folder: Path) -> Path:
     """Write the resolved plan to `folder`, where every process of the study finds it; return the file's path."""
     path = Path(folder) / FILE

@@ -21,7 +21,7 @@ import numpy as np
 from torch import nn
 
 from coordinator.exchange.console import Log
-from coordinator.exchange.plan import Plan
+from coordinator.exchange.plan import Plan, require_rounds
 from coordinator.exchange.pool import rows_of
 from coordinator.federation.rounds import State
 from coordinator.model.metrics import measure, pool_tables, tabulate
@@ -140,6 +140,7 @@ def train_centrally(
     Raises:
         CipherwardError: as `open_hospital_sets` does, and if the checkpoint belongs to another model.
     """
+    require_rounds(plan)
     use_all_cores()
     hospitals = open_hospital_sets(folders, plan)
     with disk_errors(cloud):

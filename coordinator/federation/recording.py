@@ -18,11 +18,11 @@ from urllib.parse import quote
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, drop_temporaries, write_bytes
+from crypto.tensor_file import tensor_bytes
 
 FOLDER = "updates"
 _HINT = "set keep_updates in the plan and train again, in another folder"
@@ -49,10 +49,11 @@ def record_updates(cloud: Path, round_: int, before: Float32Array, updates: Upda
     parties = {}
     for party, (after, images) in updates.items():
         name = f"round-{round_:04d}-{_safe_name(party)}.safetensors"
-        write_bytes(folder / name, save({"after": np.ascontiguousarray(after, np.float32)}))
+        write_bytes(folder / name, tensor_bytes({"after": np.asarray(after, np.float32)}))
         parties[party] = {"file": name, "images": images, "sha256": _digest(after)}
     about = {"round": round_, "sha256": _digest(before), "parties": parties}
-    data = save({"before": np.ascontiguousarray(before, np.float32)}, metadata={"json": json.dumps(about)})
+    text = json.dumps(about, sort_keys=True)
+    data = tensor_bytes({"before": np.asarray(before, np.float32)}, {"json": text})
     write_bytes(folder / _round_file(round_), data)
 
 

@@ -23,7 +23,6 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp.strategy.strategy import Strategy
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.wire import as_received, encode
@@ -42,6 +41,7 @@ from coordinator.model.metrics import pool_tables
 from crypto.arrays import AnyArray, Float32Array
 from crypto.errors import CipherwardError
 from crypto.files import append_line, write_bytes
+from crypto.tensor_file import tensor_bytes
 
 #: Prefix of the names of a strategy's moments in a checkpoint.
 _MOMENT = "moment/"
@@ -76,7 +76,7 @@ class State:
         about |= {"best_val": self.best_val, "data_digest": self.data_digest}
         tensors = {"weights": self.weights, "best": self.best}
         tensors |= {_MOMENT + name: vector for name, vector in self.moments.items()}
-        data = save(tensors, metadata={"state": json.dumps(about)})
+        data = tensor_bytes(tensors, {"state": json.dumps(about, sort_keys=True)})
         write_bytes(path, data)
 
     @classmethod

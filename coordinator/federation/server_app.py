@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from coordinator.exchange.manifest import FILE as MANIFEST_FILE
 from coordinator.exchange.manifest import StudyManifest, read_manifest
-from coordinator.exchange.plan import FILE, Plan, read_plan
+from coordinator.exchange.plan import FILE, Plan, read_plan, require_rounds
 from coordinator.exchange.statement import plan_digest, plan_settings
 from coordinator.exchange.wire import as_received
 from coordinator.federation.participants import Federation
@@ -50,6 +50,7 @@ def run_federation(grid: Grid, study: Path, engine: str = "") -> None:
             if a round misses its quorum after all retries.
     """
     plan, cloud = read_plan(study / FILE), study / "cloud"
+    require_rounds(plan)
     federation = Federation(grid, plan, read_study_manifest(study, plan))
     parties = federation.gather()
     classes = list(parties[0].about["classes"])

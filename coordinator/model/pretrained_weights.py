@@ -13,11 +13,11 @@ import urllib.request
 from pathlib import Path
 
 from huggingface_hub.constants import ENDPOINT
-from safetensors.torch import save
 
 from coordinator.model.torchvision_fix import timm
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_bytes
+from crypto.tensor_file import torch_tensor_bytes
 
 
 def fetch_weights(name: str, path: Path) -> str:
@@ -52,9 +52,7 @@ def fetch_weights(name: str, path: Path) -> str:
             f"cannot fetch {name} from timm's hub: {type(error).__name__}: {line}",
             "fetch it on a machine with a network, and copy the file",
         ) from None
-    data = save(
-        {k: v.detach().contiguous() for k, v in model.state_dict().items()}, metadata={"model": name}
-    )
+    data = torch_tensor_bytes(model.state_dict(), {"model": name})
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, data)

@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from coordinator.exchange.model_choice import check_model_args, check_model_name
 from coordinator.exchange.plan import Plan
-from coordinator.model.canonical_file import sort_metadata
 from coordinator.model.published_networks import NETWORKS
 from coordinator.model.shares import apply_share, in_stem, merge_adapters
 from crypto.arrays import Float32Array
@@ -27,6 +25,7 @@ from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from crypto.scheme import load
 from crypto.spec import spec_without_nonce
+from crypto.tensor_file import torch_tensor_bytes
 
 #: What a saved model says of the images that it reads, by stem mode.
 _IMAGES = {
@@ -211,7 +210,7 @@ def save_model(
     height, width, channels = input_shape(plan)
     metadata = {
         "model": plan.model,
-        "model_args": json.dumps({**plan.model_args, "img_size": [height, width]}),
+        "model_args": json.dumps({**plan.model_args, "img_size": [height, width]}, sort_keys=True),
         "in_chans": str(channels),
         "classes": json.dumps(list(classes)),
         "input": "uint8 / 127.5 - 1",
@@ -220,14 +219,13 @@ def save_model(
         "round": str(round_),
         "images": _IMAGES[plan.stem],
         "study": plan.study,
-        "spec": json.dumps(spec_without_nonce(plan.describe())),
+        "spec": json.dumps(spec_without_nonce(plan.describe()), sort_keys=True),
         "key_ids": json.dumps(dict(key_ids), sort_keys=True),
         "lacks": "patch_embed.*, pos_embed" if plan.stem == "private" else "",
     }
     state = merge_adapters(model).state_dict()
     names = [name for name in state if plan.stem != "private" or not in_stem(name)]
-    tensors = {name: state[name].detach().cpu().contiguous() for name in names}
-    data = sort_metadata(save(tensors, metadata=metadata))
+    data = torch_tensor_bytes({name: state[name] for name in names}, metadata)
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
 

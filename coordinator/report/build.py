@@ -42,6 +42,9 @@ def build_report(scores: Scores, study: str, training: Training | None = None) -
     if training is not None and training.absent_from_test:
         absent = ", ".join(training.absent_from_test)
         doubts.append(f"the test accuracy leaves out {absent}, who did not answer")
+    if training is not None and training.test_refused:
+        refused = ", ".join(training.test_refused)
+        doubts.append(f"the test accuracy leaves out {refused}, whose figures were refused")
     return Report(
         schema_id=SCHEMA,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coordinator.exchange.audit.consistency import check_figures, check_rates, file_name, is_close, require
+from coordinator.exchange.audit.consistency import (
+    check_figures,
+    check_looks,
+    check_rates,
+    file_name,
+    is_close,
+    require,
+)
 from coordinator.exchange.audit.scores import DrawScores, Finding
 from coordinator.report.records import JudgedFinding, Report, Training
 from coordinator.report.verdict import judge
@@ -36,6 +43,7 @@ def check_report(report: Report, where: str) -> None:
         if finding.figures is not None:
             check_figures(finding.figures, where, place)
             draw = report.draws[names.index(finding.draw)]
+            check_looks(draw.second_looks, finding, where, place)
             named = finding.figures.reidentified
             require(
                 named.n == draw.rows, where, f"{place}.R.n", f"{named.n} rows, the draw has {draw.rows}"
@@ -59,7 +67,7 @@ def _check_verdict(report: Report, where: str) -> None:
     require(len(judged) == len(report.findings), where, "findings", "one attack twice at one pool size")
     for index, finding in enumerate(report.findings):
         computed = judged[finding.draw, finding.attack, finding.pool_size]
-        for name in ("broken_by", "broken", "baseline_ssim"):
+        for name in ("broken_by", "broken", "readable_by", "baseline_ssim"):
             stated, right = getattr(finding, name), getattr(computed, name)
             require(stated == right, where, f"findings.{index}.{name}", _differs(stated, right))
     for name in type(verdict).model_fields:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from coordinator.exchange.audit.control_sets import PREFIX, TARGETED, meets, positive_control
+from coordinator.exchange.audit.rates import GalleryRate
 from coordinator.exchange.audit.scores import DrawScores, Finding
-from coordinator.exchange.audit.suite1 import broken_by, is_above_chance
+from coordinator.exchange.audit.suite1 import broken_by, is_above_chance, readable_by
 from coordinator.report.records import Control, Controls
 
 #: Median SSIM that the true key must reach where a scheme's own round trip is not exact.
@@ -94,7 +95,7 @@ def _require_all(draw: DrawScores, audited: Collection[str], control: Control) -
 
 def _check_unbroken(draw: DrawScores, scheme: str) -> Control:
     """Check that nothing breaks a set that nothing can open: whatever breaks it measures something else."""
-    breaks = [finding.cell for finding in draw.findings if broken_by(finding)]
+    breaks = [finding.cell for finding in draw.findings if broken_by(finding) or readable_by(finding)]
     crashed = sorted({finding.attack for finding in draw.findings if finding.error})
     is_complete = bool(draw.findings) and not crashed
     if is_complete:
@@ -175,13 +176,15 @@ def _check_positive(draw: DrawScores, attacks: Sequence[str]) -> Control:
 
 def _check_derangement(draws: Sequence[DrawScores]) -> Control:
     """Check every guess against the next row's image: it must name that image no more often than chance."""
-    rates = []
+    rates: list[tuple[DrawScores, Finding, GalleryRate]] = []
     missing = set()
     for draw in draws:
         for finding in draw.findings:
             rate = finding.figures.reidentified_deranged if finding.figures else None
             if rate is not None:
                 rates.append((draw, finding, rate))
+                look = finding.figures.second_look if finding.figures else None
+                rates += [(draw, finding, look.reidentified_deranged)] if look else []
             elif not finding.error:
                 missing.add(finding.attack)
     if not rates:

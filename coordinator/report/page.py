@@ -23,7 +23,7 @@ from coordinator.report.charts import key_curve, learning_curve, ssim_curve
 from coordinator.report.pictures import Pictures
 from coordinator.report.records import Report, ReportDraw, Training, WrongKeys
 from coordinator.report.rows import rows_of
-from coordinator.report.verdict_text import headline, linkability, reasons
+from coordinator.report.verdict_text import headline, linkability, reasons, second_look
 from coordinator.report.wording import images, percent, power, score, seconds, size
 from crypto.arrays import Images, UInt8Array
 
@@ -85,6 +85,7 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
         sentence=verdict.sentence,
         reasons=reasons(report, rows),
         linkability=linkability(report),
+        second_look=second_look(report),
         class_shares=_class_shares(report.draws),
         rows=rows,
         attacks=list(dict.fromkeys(row.attack for row in rows)),
@@ -108,7 +109,7 @@ def shows_patients(report: Report) -> bool:
     They are where an attack broke a draw, even if too few draws were broken for a verdict or a control failed. The
     scheme `plain` encrypts nothing.
     """
-    is_broken = report.verdict.broken or any(finding.broken for finding in report.findings)
+    is_broken = report.verdict.broken or any(f.broken or f.readable_by for f in report.findings)
     return is_broken or report.scheme.name == "plain"
 
 

@@ -105,11 +105,12 @@ def with_public_plain(pictures: Pictures, path: Path) -> Pictures:
 def _shown_finding(
     findings: Sequence[JudgedFinding], verdict: Verdict, attack: str
 ) -> JudgedFinding | None:
-    """Return the finding of an attack that is shown: at the smallest pool that breaks, else at the largest."""
+    """Return the finding of an attack that is shown: at the smallest pool that succeeds, else at the largest."""
     ran = [finding for finding in findings if finding.attack == attack and not finding.error]
     if not ran:
         return None
-    size = verdict.broken_at.get(attack, max(finding.pool_size for finding in ran))
+    sizes = {attack: max(finding.pool_size for finding in ran), **verdict.readable_at, **verdict.broken_at}
+    size = sizes[attack]
     return next(
         (finding for finding in findings if (finding.attack, finding.pool_size) == (attack, size)), None
     )

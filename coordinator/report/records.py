@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from coordinator.exchange.audit.rates import LinkableRate, Rate
 from coordinator.exchange.audit.scores import ClassRates, Finding, Summary
-from coordinator.exchange.records import Record, parse_record, read_record
+from coordinator.exchange.records import Record
 
 SCHEMA = "cipherward.audit/1"
 
@@ -36,12 +34,14 @@ class JudgedFinding(Finding):
         draw: The draw's name.
         broken_by: Which of K, R and V break the scheme in this draw.
         broken: Whether any of them does.
+        readable_by: By which of R and V the second look finds pictures in the negative or turned.
         baseline_ssim: Median SSIM that is reached without any attack, by the baseline's name.
     """
 
     draw: str
     broken_by: tuple[str, ...]
     broken: bool
+    readable_by: tuple[str, ...] = ()
     baseline_ssim: dict[str, float]
 
 
@@ -62,6 +62,9 @@ class Verdict(Record):
         draws_needed: In how many of them a break must show.
         linkable: Whether ciphertexts name their own image without a key; None where that was not measured.
         linkable_draws: In how many draws they do.
+        readable: Whether guesses show pictures in the negative or turned that the rule of suite/1 does not count;
+            None where that was not measured.
+        readable_at: The smallest pool size at which each of these attacks shows them.
     """
 
     broken: bool
@@ -77,6 +80,8 @@ class Verdict(Record):
     draws_needed: int
     linkable: bool | None = None
     linkable_draws: int = 0
+    readable: bool | None = None
+    readable_at: dict[str, int] = Field(default_factory=dict)
 
 
 class ReportDraw(Record):
@@ -89,6 +94,7 @@ class ReportDraw(Record):
     baselines: dict[str, Summary]
     linkable: LinkableRate | None = None
     classified: ClassRates | None = None
+    second_looks: int | None = None
 
 
 class SchemeFacts(Record):
@@ -125,7 +131,10 @@ class Machine(Record):
 
 
 class Round(Record):
-    """One round of a training: validation and training figures, traffic in bytes, and who took part."""
+    """One round of a training: validation and training figures, traffic in bytes, and who took part.
+
+    `clipped` holds how many times the round's median the norm of an update was that max_update_norm cut.
+    """
 
     round: int
     val_accuracy: float | None = None
@@ -138,6 +147,7 @@ class Round(Record):
     parties: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     refused: dict[str, str] = Field(default_factory=dict)
+    clipped: dict[str, float] = Field(default_factory=dict)
 
 
 class PartyTest(Record):
@@ -198,6 +208,7 @@ class Training(Record):
         test: Test accuracy of all parties together.
         confusion: Test images by their class (rows) and the class that the model named (columns).
         absent_from_test: Parties that did not answer with test figures.
+        test_refused: Why the test figures of a party do not count, by its name.
         plain: The same training on plain images.
         wrong_key: Test accuracy under wrong keys.
         linear_accuracy: A linear model on plain pixels, without a ViT.
@@ -223,6 +234,7 @@ class Training(Record):
     per_class: ClassTable | None = None
     calibration: Calibration | None = None
     absent_from_test: tuple[str, ...] = ()
+    test_refused: dict[str, str] = Field(default_factory=dict)
     plain: PlainTraining | None = None
     plain_accuracy: float | None = None
     wrong_key: WrongKeys | None = None
@@ -268,31 +280,3 @@ class Report(Record):
     def failed_controls(self) -> list[str]:
         """The names of the controls that failed."""
         return [name for name, control in self.controls.items() if not control.ok]
-
-
-def read_report(path: Path) -> Report:
-    """Read report.json.
-
-    Raises:
-        CipherwardError: If it is missing, not a report or damaged, or if a figure contradicts the others; the message
-            names the field.
-    """
-    return _checked(read_record(Report, path, SCHEMA, "report"), str(path))
-
-
-def parse_report(value: object, where: str = "report.json") -> Report:
-    """Return the report in a parsed JSON value, as docs/results/*.json hold it.
-
-    Raises:
-        CipherwardError: If it is damaged, or if a figure contradicts the others; the message names the field.
-    """
-    return _checked(parse_record(Report, value, where), where)
-
-
-def _checked(report: Report, where: str) -> Report:
-    """Return the report after every figure that follows from others was computed anew."""
-    # Imported here: it needs the records above.
-    from coordinator.report.consistency import check_report
-
-    check_report(report, where)
-    return report

@@ -6,7 +6,7 @@ worst on either side. Each draw is judged alone, so summed rows would feign narr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -117,6 +117,21 @@ class Row:
         return _combined([figures.reidentified for figures in self._figures])
 
     @property
+    def second_visible(self) -> Rate | None:
+        """V of the second look over all draws; None where it was not measured, or is the orbit's."""
+        return _combined([f.second_look.visible for f in self._figures if f.second_look])
+
+    @property
+    def second_reidentified(self) -> Rate | None:
+        """R of the second look over all draws."""
+        return _combined([f.second_look.reidentified for f in self._figures if f.second_look])
+
+    @property
+    def readable(self) -> int:
+        """In how many draws the second look finds pictures in the negative or turned."""
+        return sum(bool(finding.readable_by) for finding in self.scored)
+
+    @property
     def classified(self) -> Rate | None:
         """Guesses of the right class, over all draws."""
         return _combined([figures.classified for figures in self._figures if figures.classified])
@@ -137,7 +152,7 @@ def _median(values: Iterable[float | None]) -> float | None:
     return median(present) if present else None
 
 
-def _combined(rates: list[Rate]) -> Rate | None:
+def _combined(rates: Sequence[Rate]) -> Rate | None:
     """Return the rate over several draws: hits and cases summed, bounds from the lowest to the highest."""
     if not rates:
         return None

@@ -27,6 +27,7 @@ def training_of(study: Path | None) -> Training | None:
     baseline_path = study / "baseline.json"
     baseline = read_json(baseline_path, "baseline") if baseline_path.exists() else {}
     parties = result["test"]["parties"]
+    refused = result["test"].get("refused", {})
     tested = {party["party"] for party in parties}
     images = int(sum(party["num-examples"] for party in parties))
     hits = round(sum(party["num-examples"] * party["accuracy"] for party in parties))
@@ -53,7 +54,11 @@ def training_of(study: Path | None) -> Training | None:
         "confusion": result["test"].get("confusion"),
         "per_class": result["test"].get("per_class"),
         "calibration": result["test"].get("calibration"),
-        "absent_from_test": [p["party"] for p in result["parties"] if p["party"] not in tested],
+        "absent_from_test": [
+            p["party"] for p in result["parties"] if p["party"] not in tested | refused.keys()
+        ],
+        # Trainings of earlier versions, and central ones, refuse and clip nothing.
+        "test_refused": refused,
         "plain": baseline.get("plain"),
         "plain_accuracy": baseline["plain"]["accuracy"]["rate"] if baseline.get("plain") else None,
         "wrong_key": baseline.get("wrong_key"),
@@ -75,6 +80,7 @@ def _rounds(journal: Path) -> list[dict[str, Any]]:
             "val_loss": row["val"]["loss"],
             "train_loss": row["train"]["loss"],
             **{name: row[name] for name in _ROUND_FIELDS},
+            "clipped": row.get("clipped", {}),
         }
         for row in rows.values()
     ]

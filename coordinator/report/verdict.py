@@ -5,14 +5,16 @@ Nothing here softens or strengthens a finding: the scheme is broken where the ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from coordinator.exchange.audit.scores import DrawScores
-from coordinator.exchange.audit.suite1 import broken_by, draws_needed, is_above_chance
+from coordinator.exchange.audit.suite1 import broken_by, draws_needed, is_above_chance, readable_by
 from coordinator.report.records import JudgedFinding, Verdict
 
 #: How the names of sets under throwaway keys begin. No training used those keys.
 FURTHER_DRAWS = "audit-"
+#: Whether a finding counts: as a break, or by the second look.
+Succeeds = Callable[[JudgedFinding], bool]
 
 
 def judge(draws: Sequence[DrawScores]) -> tuple[list[JudgedFinding], Verdict]:
@@ -24,21 +26,17 @@ def judge(draws: Sequence[DrawScores]) -> tuple[list[JudgedFinding], Verdict]:
     nothing about resistance. Attacks on a training (T5) are judged over the draws of the training's own key.
 
     Linkability is separate from the verdict: in two thirds of the draws, ciphertexts name their own image by what
-    the scheme leaves unchanged. It is None where that was not measured.
+    the scheme leaves unchanged. It is None where that was not measured. So are pictures in the negative or turned,
+    which are counted over draws and pool sizes as breaks are.
 
     Args:
         draws: The audit's draws, without the controls.
     """
     findings = [_judged(draw, index) for draw in draws for index in range(len(draw.findings))]
     attacks = list(dict.fromkeys(f.attack for f in findings))
-    broken_at = {}
-    for attack in attacks:
-        candidates = draws_for(draws, attack)
-        names = {draw.draw for draw in candidates}
-        mine = [f for f in findings if f.attack == attack and f.draw in names]
-        smallest = _smallest_pool(mine, len(candidates))
-        if smallest is not None:
-            broken_at[attack] = smallest
+    broken_at = _smallest_pools(draws, findings, lambda finding: finding.broken)
+    readable_at = _smallest_pools(draws, findings, lambda finding: bool(finding.readable_by))
+    has_second_looks = bool(draws) and all(draw.second_looks is not None for draw in draws)
     finished_at = {attack: tuple(finished_sizes(draws, attack)) for attack in attacks}
     smallest = min(broken_at.values(), default=None)
     first = [attack for attack, size in broken_at.items() if size == smallest]
@@ -59,6 +57,8 @@ def judge(draws: Sequence[DrawScores]) -> tuple[list[JudgedFinding], Verdict]:
         draws_needed=draws_needed(len(draws)),
         linkable=None if not draws or None in rates else linkable_draws >= draws_needed(len(draws)),
         linkable_draws=linkable_draws,
+        readable=bool(readable_at) if readable_at or has_second_looks else None,
+        readable_at=readable_at,
     )
     return findings, verdict
 
@@ -87,27 +87,43 @@ def _judged(draw: DrawScores, index: int) -> JudgedFinding:
         draw=draw.draw,
         broken_by=letters,
         broken=bool(letters),
+        readable_by=readable_by(finding),
         baseline_ssim={name: summary.median for name, summary in draw.baselines.items()},
     )
 
 
-def _smallest_pool(findings: Sequence[JudgedFinding], draws: int) -> int | None:
-    """Return the smallest pool size at which one attack breaks the scheme over so many draws; None if none does."""
+def _smallest_pools(
+    draws: Sequence[DrawScores], findings: Sequence[JudgedFinding], succeeds: Succeeds
+) -> dict[str, int]:
+    """Return the smallest pool size at which each attack succeeds over the draws; others are left out."""
+    smallest = {}
+    for attack in dict.fromkeys(f.attack for f in findings):
+        candidates = draws_for(draws, attack)
+        names = {draw.draw for draw in candidates}
+        mine = [f for f in findings if f.attack == attack and f.draw in names]
+        size = _smallest_pool(mine, len(candidates), succeeds)
+        if size is not None:
+            smallest[attack] = size
+    return smallest
+
+
+def _smallest_pool(findings: Sequence[JudgedFinding], draws: int, succeeds: Succeeds) -> int | None:
+    """Return the smallest pool size at which one attack succeeds over so many draws; None if it does at none."""
     sizes = sorted({f.pool_size for f in findings}) if draws else []
     by_size = [[f for f in findings if f.pool_size == size] for size in sizes]
     for index, size in enumerate(sizes):
-        enough = sum(f.broken for f in by_size[index]) >= draws_needed(draws)
-        if enough and not _is_refuted(by_size[index + 1 :], draws):
+        enough = sum(map(succeeds, by_size[index])) >= draws_needed(draws)
+        if enough and not _is_refuted(by_size[index + 1 :], draws, succeeds):
             return size
     return None
 
 
-def _is_refuted(larger: Sequence[Sequence[JudgedFinding]], draws: int) -> bool:
+def _is_refuted(larger: Sequence[Sequence[JudgedFinding]], draws: int, succeeds: Succeeds) -> bool:
     """Return whether the first larger pool size that decides says that a smaller one was a lucky draw."""
     needed = draws_needed(draws)
     for findings in larger:
         complete = [f for f in findings if f.is_complete]
-        broken = sum(f.broken for f in complete)
+        broken = sum(map(succeeds, complete))
         if broken >= needed:
             return False
         if len(complete) - broken > draws - needed:

@@ -18,7 +18,7 @@ from crypto.scheme import kept_by
 
 @dataclass(frozen=True)
 class Headline:
-    """A verdict in one sentence. `open` means not broken, or nothing known."""
+    """A verdict in one sentence. `open` means not broken, or nothing known. Readable pictures are no open state."""
 
     state: Literal["invalid", "broken", "open"]
     sentence: str
@@ -41,6 +41,14 @@ def headline(report: Report) -> Headline:
             # Every attack runs on one thread, whatever machine writes the report.
             sentence += f", in {seconds(verdict.seconds)} on one core"
         return Headline("broken", f"{sentence}.")
+    if verdict.readable_at:
+        smallest = min(verdict.readable_at.values())
+        first = sorted(a for a, size in verdict.readable_at.items() if size == smallest)
+        return Headline(
+            "broken",
+            f"Readable. {listed(first)} {'shows' if len(first) == 1 else 'show'} pictures in the negative or turned, "
+            f"with {images(smallest, 'sealed')}.",
+        )
     if not verdict.largest_pool:
         return Headline("open", "Nothing is known: no attack ran to its end.")
     if not verdict.pool_attacked:
@@ -135,6 +143,35 @@ def linkability(report: Report) -> str:
     return f"Not linkable: {counts}. The 95 % upper bound is {score(max(rate.high for rate in rates))}."
 
 
+def second_look(report: Report) -> str:
+    """Return one sentence on whether pictures can be read in the negative or turned, whatever the orbit."""
+    verdict, looks = report.verdict, [draw.second_looks for draw in report.draws]
+    # At these sizes a break says the same.
+    added = {a: n for a, n in verdict.readable_at.items() if n < verdict.broken_at.get(a, n + 1)}
+    if added:
+        words = listed([f"{attack} from {images(n)}" for attack, n in added.items()])
+        return (
+            f"Second look: pictures can be read in the negative or turned ({words}). The rule of {report.suite} does "
+            f"not count that for {report.scheme.name}, but whoever looks at them can read them."
+        )
+    if verdict.readable is None or None in looks:
+        return "Second look, in the negative and turned: not measured."
+    if set(looks) == {1}:
+        return f"Second look: the orbit of {report.scheme.name} already grants the negative and all turns."
+    if verdict.readable:
+        return "Second look, in the negative and turned: it adds nothing to the breaks above."
+    bounds = [f.figures.second_look for f in report.findings if f.figures and f.figures.second_look]
+    if not bounds:
+        return "Second look, in the negative and turned: no guess was scored."
+    reidentified = max(look.reidentified.high for look in bounds)
+    visible = max(look.visible.high for look in bounds)
+    return (
+        f"Second look, in the negative and turned: nothing was readable. At most {percent(reidentified)} of guesses "
+        f"name the right image (R) and {percent(visible)} show more than any baseline (V), by 95 % bounds corrected "
+        "for the search."
+    )
+
+
 def summary_lines(report: Report) -> list[str]:
     """Return a report in a few lines for a terminal: training, verdict, linkability and caveats."""
     lines = _training_lines(report.training) if report.training else []
@@ -143,7 +180,10 @@ def summary_lines(report: Report) -> list[str]:
         lines.append(verdict.sentence)
     else:
         lines.append(f"verdict: {verdict.sentence}")
-        lines += [f"  {line}" for line in (*_later_breaks(report.verdict), linkability(report))]
+        lines += [
+            f"  {line}"
+            for line in (*_later_breaks(report.verdict), second_look(report), linkability(report))
+        ]
     return [*lines, *(f"  caveat: {doubt}" for doubt in report.doubts)]
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from coordinator.exchange.end_with_us import MARK, ending_with_us
 from coordinator.exchange.plan import FILE, Plan, read_plan, write_plan
-from coordinator.report.records import Report, read_report
+from coordinator.report.records import Report
+from coordinator.report.report_file import read_report
 from coordinator.study.flower_run import LOCAL_DOOR
-from coordinator.study.steps import STEPS
+from coordinator.study.steps import STEPS, Skipped
 from coordinator.study.study import Engine, Log, Study, Talk, ignore
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, read_json, write_json
@@ -128,6 +129,8 @@ def _run_steps(study: Study, until: str) -> None:
         summary = step(study)
         if summary is None:
             study.talk.log(f"{name}: there already")
+        elif isinstance(summary, Skipped):
+            study.talk.log(f"{name}: {summary}")
         else:
             seconds[name] = round(time.monotonic() - started, 1)
             write_json(path, seconds)

@@ -1,4 +1,4 @@
-"""The steps of a study. Each returns a summary of what it did, or None if its result is there already.
+"""The steps of a study. Each returns a summary of what it did, None if its result is there already, or `Skipped`.
 
 Sealing, attacking and scoring run as processes of their own, each with the paths that its role has. In training each
 hospital has processes of its own, too (processes/). With `--engine ray` the training is a `flwr run` simulation: its
@@ -23,6 +23,10 @@ from coordinator.study.processes.run import run_processes
 from coordinator.study.study import Study, run_command
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, read_lines, write_text
+
+
+class Skipped(str):
+    """Why a step had nothing to do, where its result is not there either."""
 
 
 def seal(study: Study) -> str | None:
@@ -92,7 +96,9 @@ def _provide_key(study: Study, index: int) -> None:
 def train(study: Study) -> str | None:
     """Train the model, by Flower or by the provider alone."""
     plan, result = study.plan, study.cloud / "training.json"
-    if result.exists() or plan.rounds == 0:
+    if plan.rounds == 0:
+        return Skipped("the plan has 0 rounds, so nothing is trained")
+    if result.exists():
         return None
     if plan.train == "central":
         _train_centrally(study)
@@ -152,7 +158,9 @@ def round_summary(row: dict[str, Any], rounds: int = 0) -> str:
 def baseline(study: Study) -> str | None:
     """Measure what the model is compared with: plain images, wrong keys, a linear model, and histograms."""
     result = study.out / "baseline.json"
-    if study.plan.rounds == 0 or result.exists():
+    if study.plan.rounds == 0:
+        return Skipped("nothing was trained, so there is nothing to compare")
+    if result.exists():
         return None
     study.talk.status("plain images, wrong keys, linear model and histograms")
     words = ["baseline", *(str(study.hospital(i)) for i in range(study.plan.parties))]

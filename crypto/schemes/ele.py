@@ -22,7 +22,7 @@ from crypto.cipher import TableCipher
 from crypto.invariants import nibble_histograms
 from crypto.kernels.table import Table
 from crypto.key import SecretKey
-from crypto.schemes.le import draw_keys, reversal_bytes
+from crypto.schemes.le import distinct_key_bits, draw_keys, reversal_bytes
 from crypto.spec import SchemeSpec, log2_factorial
 from crypto.symmetry import EVERY_MOVE
 from crypto.unit_layout import UnitLayout
@@ -69,3 +69,8 @@ class Ele:
         """Return log2 of {(2V)!·2^(2V)}^N·N!."""
         n = self.spec.blocks
         return n * (log2_factorial(self._nibbles) + self._nibbles) + log2_factorial(n)
+
+    def distinct_bits(self) -> float:
+        """Return log2 of the number of keys that differ in what they do (see `distinct_key_bits` of `le`)."""
+        n = self.spec.blocks
+        return n * distinct_key_bits(self._nibbles, str(self.spec.options["mask"])) + log2_factorial(n)

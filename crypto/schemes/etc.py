@@ -33,7 +33,7 @@ from crypto.invariants import folded_histograms
 from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.spec import SchemeSpec, log2_factorial
-from crypto.symmetry import COLOUR_ORDERS, EVERY_MOVE, turned_pixels
+from crypto.symmetry import COLOUR_ORDERS, EVERY_MOVE, TURNS, turned_pixels
 
 
 class Etc:
@@ -97,6 +97,11 @@ class Etc:
         """Return log2 of N!·8^N·2^N, times 6^N where colours are shuffled."""
         states = 16 * (6 if self.sealed_shape[2] == 3 else 1)
         return log2_factorial(self._blocks) + self._blocks * math.log2(states)
+
+    def distinct_bits(self) -> float:
+        """Return log2 of the number of keys that differ in what they do: a block of one pixel cannot be turned."""
+        turns = 1 if self.spec.block == 1 else TURNS
+        return self.formula_bits() - self._blocks * math.log2(TURNS / turns)
 
 
 # Whole numbers throughout, so that NumPy and torch, on any device, agree to the last bit. With

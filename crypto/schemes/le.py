@@ -12,9 +12,10 @@ the paper); the same key for every block of every image:
 
 Option mask: `tied` (the reference: position j is reversed where p[j] > V) or `independent` (drawn).
 
-Key space as published: (6B²)!·2^(6B²) = 2^594 for RGB; the reference ties the mask to the permutation, which
-leaves 96! = 2^498. At most 2^256 with a 32-byte key. Gray images, which the paper does not treat, take the same
-steps over B² bytes. Differs from the reference in where the key comes from.
+Key space as published: (6B²)!·2^(6B²) = 2^594 for RGB. The reference ties the mask to the permutation, which
+leaves 96! = 2^498. Independent masks leave (12B²)!/((6B²)!·2^(6B²)) = 2^590 keys that differ in what they do.
+At most 2^256 with a 32-byte key. Gray images, which the paper does not treat, take the same steps over B² bytes.
+Differs from the reference in where the key comes from.
 """
 
 from __future__ import annotations
@@ -70,6 +71,22 @@ class Le:
     def formula_bits(self) -> float:
         """Return log2 of the paper's (2V)!·2^(2V)."""
         return log2_factorial(self._nibbles) + self._nibbles
+
+    def distinct_bits(self) -> float:
+        """Return log2 of the number of keys that differ in what they do."""
+        return distinct_key_bits(self._nibbles, str(self.spec.options["mask"]))
+
+
+def distinct_key_bits(nibbles: int, mask: str) -> float:
+    """Return log2 of the number of distinct pairs of a permutation of n nibbles and the net reversals.
+
+    A tied mask follows from the permutation: n!. With an independent one, position j is reversed where the mask
+    differs between p[j] and j. So reversals cancel out along every cycle of p, which leaves 2^(n - cycles) of them.
+    Summed over all permutations that is 1·3·5·…·(2n - 1).
+    """
+    if mask == "tied":
+        return log2_factorial(nibbles)
+    return log2_factorial(2 * nibbles) - log2_factorial(nibbles) - nibbles
 
 
 def draw_keys(sub: SecretKey, count: int, nibbles: int, mask: str) -> tuple[Int64Array, BoolArray]:

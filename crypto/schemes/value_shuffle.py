@@ -21,6 +21,7 @@ times and shrink 768! to 256!: gray images are sealed as one channel.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -35,6 +36,9 @@ from crypto.key import SecretKey
 from crypto.spec import SchemeSpec, log2_factorial
 from crypto.symmetry import Orbit
 from crypto.unit_layout import UnitLayout
+
+#: Terms of a series in 1/k!: what follows is below the rounding of float64.
+_TERMS = 30
 
 
 class ValueShuffle:
@@ -90,6 +94,32 @@ class ValueShuffle:
         blocks, values = self._fixed("fixed_blocks"), self._fixed("fixed_values")
         bits = log2_factorial(self.spec.blocks) - log2_factorial(blocks)
         return bits + log2_factorial(self._values) - log2_factorial(values)
+
+    def distinct_bits(self) -> float:
+        """Return log2 of the number of keys that differ in what they do.
+
+        The formula counts a permutation once for each choice of the entries that stay. One that leaves more of them
+        in their places than it must was drawn in several ways.
+        """
+        return _log2_restricted(self.spec.blocks, self._fixed("fixed_blocks")) + _log2_restricted(
+            self._values, self._fixed("fixed_values")
+        )
+
+
+def _log2_restricted(n: int, fixed: int) -> float:
+    """Return log2 of the number of permutations of n things that leave at least `fixed` of them in their places.
+
+    There are n!/k!·d(n - k) with exactly k, where d(m) = 1 - 1 + 1/2! - 1/3! … ± 1/m! (de Montmort 1708).
+    """
+    if not fixed:
+        return log2_factorial(n)
+    total, weight = 0.0, 1.0  # weight: fixed!/k!
+    for k in range(fixed, n + 1):
+        total += weight * sum((-1) ** i / math.factorial(i) for i in range(min(n - k, _TERMS) + 1))
+        weight /= k + 1
+        if k - fixed > _TERMS:
+            break
+    return log2_factorial(n) - log2_factorial(fixed) + math.log2(total)
 
 
 def _restricted(sub: SecretKey, label: str, n: int, fixed: int) -> Int64Array:

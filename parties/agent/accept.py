@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from coordinator.exchange.plan import Plan
+from coordinator.exchange.plan import Plan, require_rounds
 from crypto.errors import CipherwardError
 from parties.sealing.place import Place
 from parties.training.policy import LIMITS, Policy, find_set_difference, make_policy
@@ -46,6 +46,7 @@ def propose(place: Place, plan: Plan, weights: Path | None = None) -> Policy:
         CipherwardError: if the sets were not sealed as the plan says, if weights that the hospital needs are not
             here, or if the hospital keeps stems of another study of that name.
     """
+    require_rounds(plan)
     sets = {split: place.sealed(split) for split in ("train", "val", "test")}
     for split, sealed in sets.items():
         if difference := find_set_difference(sealed, plan.describe(), "the plan"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import typer
 
+from coordinator.exchange.command import Command
 from coordinator.exchange.console import run
 from parties.cli.agent import agent_app, approve, enrol, join, leave, log
 from parties.cli.agreeing import accept, agree, declare
@@ -24,13 +25,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(keygen)
-app.command()(identity)
-app.command("share-key")(share_key)
+app.command(cls=Command)(keygen)
+app.command(cls=Command)(identity)
+app.command("share-key", cls=Command)(share_key)
 for command in (rotate, seal, schemes, unseal, inspect, verify, baseline, classify, score, report):
-    app.command()(command)
+    app.command(cls=Command)(command)
 for step in (enrol, accept, declare, agree, approve, join, leave, log):
-    app.command()(step)
+    app.command(cls=Command)(step)
 app.add_typer(agent_app, name="agent")
 
 

@@ -44,8 +44,18 @@ def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipi
     result.print(key.id)
 
 
-def _write_key(path: Path, key: SecretKey, passphrase: bool, recipients: list[str] | None) -> None:
-    """Write a new key file, protected as chosen. Never overwrites a file."""
+def _write_key(
+    path: Path, key: SecretKey, passphrase: bool, recipients: list[str] | None, party: str = ""
+) -> None:
+    """Write a new key file, protected as chosen. Never overwrites a file.
+
+    Args:
+        path: The new file.
+        key: The key.
+        passphrase: Whether a passphrase protects it. It must not be made of the folder's or the hospital's name.
+        recipients: Whom it is wrapped for.
+        party: The hospital's name, where it may differ from the folder's.
+    """
     from crypto.keyfile import write_key
     from crypto.unlock import new_passphrase, refuse_existing
 
@@ -54,7 +64,8 @@ def _write_key(path: Path, key: SecretKey, passphrase: bool, recipients: list[st
             "a key file is protected with a passphrase or for recipients, not both", "choose one of them"
         )
     refuse_existing(path, "a key file")  # before a passphrase is asked for
-    write_key(path, key, recipients or (), new_passphrase() if passphrase else None)
+    names = (path.resolve().parent.name, party)
+    write_key(path, key, recipients or (), new_passphrase(names) if passphrase else None)
 
 
 def identity(file: Annotated[Path, typer.Argument(help="The identity file to make.")]) -> None:
@@ -100,6 +111,13 @@ def rotate(
     passphrase: Passphrase = False,
     recipient: Recipients = None,
     unprotected: Unprotected = False,
+    unopened: Annotated[
+        bool,
+        typer.Option(
+            "--unopened",
+            help="Accept recipients whose identities are elsewhere: nobody here can open the new key.",
+        ),
+    ] = False,
 ) -> None:
     """Make a new key and seal everything again under it, in another row order. The old key is kept.
 
@@ -107,6 +125,7 @@ def rotate(
     """
     from crypto.key import SecretKey
     from crypto.keyfile import copy_key, is_wrapped, read_key
+    from crypto.unlock import require_openable
     from parties.sealing.place import Place
     from parties.sealing.rotate import rotate as rotate_place
 
@@ -117,6 +136,8 @@ def rotate(
             "choose only one way to protect the new key",
             "choose one of --key, --passphrase, --recipient, --unprotected",
         )
+    if recipient and not unopened:
+        require_openable(recipient, place.folder)  # before anything is sealed again
     shared = read_key(key, home=place.folder) if key else None
 
     def make_key(path: Path) -> SecretKey:
@@ -129,7 +150,7 @@ def rotate(
                 "--passphrase, or --recipient age1… for everyone who must open it, or --unprotected",
             )
         new = SecretKey.generate()
-        _write_key(path, new, passphrase, recipient)
+        _write_key(path, new, passphrase, recipient, place.settings.party)
         return new
 
     rotation = rotate_place(place, make_key, shared.id if shared else None, progress)

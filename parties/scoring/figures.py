@@ -9,29 +9,26 @@ import numpy as np
 
 from coordinator.exchange.audit.rates import in_gallery, rate_of
 from coordinator.exchange.audit.scores import ChosenMove, Figures, Grid, KeyOpening, KeyShare
-from coordinator.exchange.audit.suite1 import MARGIN, MIN_DISTINCT, OPENS, PSNR_STEP, SSIM_STEP
-from crypto.arrays import Float64Array, Images, Int64Array, Parts
+from coordinator.exchange.audit.suite1 import MIN_DISTINCT, OPENS, PSNR_STEP, SSIM_STEP
+from crypto.arrays import Float64Array, Images, Parts
 from crypto.key import SecretKey
 from crypto.scheme import load
 from crypto.symmetry import Move
 from parties.scoring.key_share import assembled_grid, can_open, key_share, open_sealed, values_right
 from parties.scoring.measures import (
     coarse_rate,
+    deranged_ssims,
     is_informative,
-    nearest,
     psnr,
     round_down,
     rounded_down,
     ssims,
     summarise,
+    visible_rows,
 )
-from parties.scoring.registration import nearest_each
-from parties.scoring.truth import Truth, classified_rate, register_guesses
+from parties.scoring.second_look import FirstLook, SecondTruth, empty_second_look, measure_second_look
+from parties.scoring.truth import Truth, classified_rate, named_images, register_guesses
 
-#: Guesses are compared with the images of this many following rows, to see what they reach without being about them.
-_DERANGEMENTS = 3
-#: V: the percentile of these comparisons that a guess must exceed.
-_CEILING_PERCENTILE = 99
 _DEGENERATE = "no figures: more than a quarter of the guessed pictures are flat, or repeat one picture"
 
 
@@ -41,6 +38,7 @@ def compute_figures(
     truth: Truth,
     baselines: Mapping[str, Float64Array],
     secret: SecretKey | None = None,
+    second: SecondTruth | None = None,
     *,
     coarse: bool = False,
 ) -> Figures:
@@ -52,23 +50,23 @@ def compute_figures(
         truth: The hospital's side of the draw.
         baselines: What `baseline_ssims` returns.
         secret: The true key, if its share in the recovered one may be told.
+        second: What `second_truth` returns; without it, the second look is not measured.
         coarse: Whether the images are not public. Then everything but V, R and their bounds is told in steps, and
             over the rows whose guess is informative.
     """
     guesses, move = register_guesses(images, truth)
     odd = truth.plain[truth.odd]
     values = ssims(guesses, odd)
-    deranged = _deranged_ssims(guesses, odd)
+    deranged = deranged_ssims(guesses, odd)
     has_texture = np.isfinite(values)
-    best = np.nanmax(np.stack([*baselines.values(), deranged[0]]), axis=0)
-    ceiling = float(np.nanpercentile(deranged, _CEILING_PERCENTILE))
-    visible = has_texture & (values >= best + MARGIN) & (values > ceiling)
-    named = _named_images(images, guesses, truth)
+    visible = visible_rows(values, baselines, deranged)
+    named = named_images(images, guesses, truth)
     # The same guesses against the next row's image: a measure that finds them right there is wrong.
     wrong = int((named == np.roll(truth.odd, -1)).sum())
     wrong_rate = coarse_rate(wrong, len(named), up=True) if coarse else rate_of(wrong, len(named))
     told = is_informative(images)[truth.odd] if coarse else np.ones(len(odd), bool)
     ssim_step, psnr_step = (SSIM_STEP, PSNR_STEP) if coarse else (0.0, 0.0)
+    first = FirstLook(move, values, deranged)
     by_key = _key_figures(key, move, truth, secret, ssim_step)
     return Figures(
         n=int(has_texture.sum()),
@@ -84,6 +82,7 @@ def compute_figures(
         grid=by_key.grid,
         values_right=by_key.values_right,
         key=by_key.share,
+        second_look=None if second is None else measure_second_look(images, second, first, coarse=coarse),
     )
 
 
@@ -93,7 +92,7 @@ def is_degenerate(images: Images, truth: Truth) -> bool:
     return bool(min(informative[truth.even].mean(), informative[truth.odd].mean()) < MIN_DISTINCT)
 
 
-def degenerate_figures(truth: Truth) -> Figures:
+def degenerate_figures(truth: Truth, second: SecondTruth | None = None) -> Figures:
     """Return the figures of degenerate guesses: not broken, and nothing of what other guesses are told."""
     none = rate_of(0, len(truth.odd))
     return Figures(
@@ -111,6 +110,7 @@ def degenerate_figures(truth: Truth) -> Figures:
         grid=None,
         values_right=None,
         key=None,
+        second_look=None if second is None else empty_second_look(second),
     )
 
 
@@ -122,19 +122,6 @@ class _KeyFigures:
     grid: Grid | None = None
     values_right: float | None = None
     share: KeyShare | None = None
-
-
-def _deranged_ssims(guesses: Images, plains: Images) -> Float64Array:
-    """Return the SSIM of each guess with the images of other rows, float64 [derangements, n]."""
-    turns = [turn for turn in range(1, _DERANGEMENTS + 1) if turn < len(plains)]
-    return np.stack([ssims(np.roll(guesses, turn, axis=0), plains) for turn in turns])
-
-
-def _named_images(images: Images, guesses: Images, truth: Truth) -> Int64Array:
-    """Return which gallery image each scored guess names, int64 [odd]."""
-    if truth.row_keys:
-        return nearest_each(images[truth.odd], truth.gallery, truth.block, truth.orbit)
-    return nearest(guesses, truth.gallery)
 
 
 def _key_figures(

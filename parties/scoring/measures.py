@@ -6,6 +6,7 @@ The numbers of the suite, such as SSIM's window, are in coordinator/exchange/aud
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ from skimage.metrics import structural_similarity
 
 from coordinator.exchange.audit.rates import Rate, rate_of
 from coordinator.exchange.audit.scores import Summary
-from coordinator.exchange.audit.suite1 import NEAR_DUPLICATE, RATE_STEPS, TEXTURE, WINDOW
+from coordinator.exchange.audit.suite1 import MARGIN, NEAR_DUPLICATE, RATE_STEPS, TEXTURE, WINDOW
 from coordinator.exchange.records import Record
 from crypto.arrays import BoolArray, Float32Array, Float64Array, Images, Int64Array, Rows, UInt8Array
 from crypto.cores import cores
@@ -29,6 +30,11 @@ _MOST_COPIES = 2
 _EXACT_PSNR = 100.0
 #: Keeps a share such as 0.3 from being rounded down because its float lies just below.
 _ROUNDING = 1e-9
+
+#: Guesses are compared with the images of this many following rows, to see what they reach without being about them.
+_DERANGEMENTS = 3
+#: V: the percentile of these comparisons that a guess must exceed.
+_CEILING_PERCENTILE = 99
 
 _AnyRecord = TypeVar("_AnyRecord", bound=Record)
 
@@ -59,6 +65,37 @@ def ssims(guesses: Images, plains: Images) -> Float64Array:
         raise ValueError(f"{len(guesses)} guesses of {len(plains)} images")
     with ThreadPoolExecutor(cores()) as threads:
         return np.array(list(threads.map(ssim, guesses, plains)), np.float64)
+
+
+def deranged_ssims(guesses: Images, plains: Images) -> Float64Array:
+    """Return the SSIM of each guess with the images of other rows, float64 [derangements, n]."""
+    turns = [turn for turn in range(1, _DERANGEMENTS + 1) if turn < len(plains)]
+    return np.stack([ssims(np.roll(guesses, turn, axis=0), plains) for turn in turns])
+
+
+def exceeds_baselines(values: Float64Array, baselines: Mapping[str, Float64Array]) -> BoolArray:
+    """Return which SSIM values [n] exceed every baseline [n] by the margin of suite/1; NaN exceeds nothing."""
+    exceeds: BoolArray = np.isfinite(values) & (values >= _best(list(baselines.values())) + MARGIN)
+    return exceeds
+
+
+def visible_rows(
+    values: Float64Array, baselines: Mapping[str, Float64Array], deranged: Float64Array
+) -> BoolArray:
+    """Return which guesses show more of their image than every baseline and than guesses about other images (V).
+
+    Args:
+        values: SSIM of each guess, float64 [n]; NaN where the plain image has no texture.
+        baselines: SSIM without any attack, float64 [n] each.
+        deranged: What `deranged_ssims` returns. Its first row is a baseline too.
+    """
+    ceiling = float(np.nanpercentile(deranged, _CEILING_PERCENTILE))
+    return exceeds_baselines(values, {**baselines, "derangement": deranged[0]}) & (values > ceiling)
+
+
+def _best(baselines: Sequence[Float64Array]) -> Float64Array:
+    best: Float64Array = np.nanmax(np.stack(baselines), axis=0)
+    return best
 
 
 def psnr(guesses: Images, plains: Images) -> Float64Array:

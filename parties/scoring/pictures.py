@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
 from coordinator.exchange.audit.scores import Scores
 from coordinator.report.pictures import Pictures, gather, pictured_draw
 from coordinator.report.records import Report
 from crypto.arrays import Images
 from crypto.files import write_bytes
+from crypto.tensor_file import tensor_bytes
 from parties.sealing.place import Place
 from parties.sealing.seal import plain_rows
 
@@ -19,7 +19,7 @@ from parties.sealing.seal import plain_rows
 def write_public_plain(place: Place, scores: Scores, guesses: Path, out: Path) -> None:
     """Write the pictured plain images for the coordinator's report; do nothing if the source is not public."""
     if scores.audited and place.plain("train").public:
-        write_bytes(out, save({"plain": _pictured_plain(place, scores, guesses)}))
+        write_bytes(out, tensor_bytes({"plain": _pictured_plain(place, scores, guesses)}))
 
 
 def private_pictures(place: Place, report: Report, scores: Scores, guesses: Path) -> Pictures:

@@ -28,6 +28,7 @@ from crypto.scheme import load
 from parties.scoring.figures import compute_figures, degenerate_figures, is_degenerate
 from parties.scoring.ledger import accept, read_submission
 from parties.scoring.measures import ssims, summarise
+from parties.scoring.second_look import second_truth
 from parties.scoring.truth import Truth, baseline_ssims, build_truth, classified_rate, linkable_rate
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing
@@ -77,7 +78,7 @@ def _score_draw(place: Place, draw: Draw, name: str, truth: Truth, folder: Path,
     plain = truth.plain[truth.odd]
     opened = _open_with_true_key(draw, truth, key)
     error = np.abs(opened.astype(np.int16) - plain)
-    baselines = baseline_ssims(truth)
+    baselines, second = baseline_ssims(truth), second_truth(truth)
     # Over many submissions, shares of a real key would give the key itself away.
     secret = key if sealing.throwaway and not scheme.row_keys else None
     findings = []
@@ -88,9 +89,11 @@ def _score_draw(place: Place, draw: Draw, name: str, truth: Truth, folder: Path,
             images, guessed_key = load_guess(folder, guess)
             images = images[truth.pick]
             if is_degenerate(images, truth):
-                figures = degenerate_figures(truth)
+                figures = degenerate_figures(truth, second)
             else:
-                figures = compute_figures(images, guessed_key, truth, baselines, secret, coarse=is_coarse)
+                figures = compute_figures(
+                    images, guessed_key, truth, baselines, secret, second, coarse=is_coarse
+                )
         findings.append(_finding(guess, figures))
     return DrawScores(
         draw=draw.name,
@@ -112,6 +115,7 @@ def _score_draw(place: Place, draw: Draw, name: str, truth: Truth, folder: Path,
             plain=classified_rate(plain, truth),
             ciphertext=classified_rate(scheme.picture(truth.sealed[truth.odd]), truth),
         ),
+        second_looks=second.looks,
         findings=tuple(findings),
     )
 

@@ -24,11 +24,12 @@ from parties.scoring.measures import (
     coarse_rate,
     histograms,
     near_duplicates,
+    nearest,
     nearest_class,
     ssims,
     thumbnails,
 )
-from parties.scoring.registration import register, register_each
+from parties.scoring.registration import nearest_each, register, register_each
 from parties.sealing.place import Place
 from parties.sealing.seal import plain_rows
 
@@ -158,6 +159,19 @@ def register_guesses(images: Images, truth: Truth) -> tuple[Images, Move | None]
         return register_each(images[truth.odd], truth.plain[truth.odd], truth.block, truth.orbit), None
     move = register(images[truth.even], truth.plain[truth.even], truth.block, truth.orbit)
     return move.apply(images[truth.odd], truth.block), move
+
+
+def named_images(images: Images, guesses: Images, truth: Truth) -> Int64Array:
+    """Return which gallery image each scored guess names, int64 [odd].
+
+    Args:
+        images: All guesses as they came, uint8 [r, h, w, c].
+        guesses: The scored ones as `register_guesses` moved them.
+        truth: The hospital's side.
+    """
+    if truth.row_keys:
+        return nearest_each(images[truth.odd], truth.gallery, truth.block, truth.orbit)
+    return nearest(guesses, truth.gallery)
 
 
 def baseline_ssims(truth: Truth) -> dict[str, Float64Array]:

@@ -33,7 +33,7 @@ from crypto.files import (
     write_text,
 )
 from crypto.key import SecretKey
-from crypto.keyfile import read_key, write_key
+from crypto.keyfile import read_key, write_throwaway_key
 from crypto.printable import printable
 from crypto.scheme import describe, load
 from crypto.sets.dataset import SealedDataset, equal_except_nonce
@@ -60,19 +60,23 @@ _UNSEAL_ROWS = 256  # images decrypted at a time: bounds the memory that unseali
 
 @dataclass(frozen=True)
 class Sealing:
-    """One set to seal: its name, plain images, key file and scheme. A throwaway key is made on first use."""
+    """One set to seal: its name, plain images, key file and scheme. A throwaway key is made on first use.
+
+    It is encrypted under the hospital's own key, in `owner`.
+    """
 
     name: str
     source: Source
     key_path: Path
     spec: SchemeSpec
     throwaway: bool
+    owner: Path
 
     def key(self) -> SecretKey:
         """Return the set's key. Make it first if it is a throwaway key that does not exist yet."""
         if self.throwaway and not self.key_path.exists():
-            write_key(self.key_path, SecretKey.generate())
-        return read_key(self.key_path)
+            write_throwaway_key(self.key_path, SecretKey.generate(), read_key(self.owner))
+        return read_key(self.key_path, owner=self.owner)
 
     @property
     def is_control(self) -> bool:
@@ -99,7 +103,7 @@ def plan_sealing(place: Place, name: str) -> Sealing:
     shape = (s.image_size, s.image_size, s.channels)
     if name in SPLITS:
         spec = describe(s.scheme, shape, s.block, s.key_scope, s.scheme_options)
-        return Sealing(name, place.plain(name), place.key_path, spec, throwaway=False)
+        return Sealing(name, place.plain(name), place.key_path, spec, False, place.key_path)
     if name in controls.SETS:
         return _plan_control(place, name)
     if match := re.fullmatch(r"audit-([1-9]\d?)", name):
@@ -108,7 +112,7 @@ def plan_sealing(place: Place, name: str) -> Sealing:
         order = np.random.default_rng([s.seed, 3, int(match[1])]).permutation(len(source))
         spec = describe(s.scheme, shape, s.block, s.key_scope, s.scheme_options)
         rows = order[: s.audit_images] if s.audit_images else order
-        return Sealing(name, Share(source, rows), place.private / f"{name}.key", spec, throwaway=True)
+        return Sealing(name, Share(source, rows), place.private / f"{name}.key", spec, True, place.key_path)
     raise CipherwardError(
         f"no such sealed set: {name!r}", f"known: {', '.join(SPLITS + controls.SETS)}, audit-N"
     )
@@ -130,7 +134,7 @@ def _plan_control(place: Place, name: str) -> Sealing:
         scheme = s.scheme if s.scheme in KNOWN_BROKEN else KNOWN_BROKEN[0]
         options = s.scheme_options if s.scheme == scheme else {}
     spec = describe(scheme, shape, block, "image" if kind == "signs" else "consortium", options)
-    return Sealing(name, source, place.private / f"{name}.key", spec, throwaway=True)
+    return Sealing(name, source, place.private / f"{name}.key", spec, True, place.key_path)
 
 
 def set_names(draws: int) -> list[str]:

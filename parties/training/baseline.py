@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -33,7 +32,7 @@ from torch import nn
 
 from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.console import Log
-from coordinator.exchange.plan import Plan
+from coordinator.exchange.plan import Plan, require_rounds
 from coordinator.model.metrics import measure
 from coordinator.model.training import PlainImages, predict_probabilities, train_locally, use_all_cores
 from coordinator.model.vit import build_model, pack, unpack
@@ -42,6 +41,7 @@ from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from crypto.key import SecretKey
 from crypto.scheme import load
+from crypto.tensor_file import tensor_bytes
 from parties.sealing.place import Place
 from parties.sealing.seal import plain_rows
 from parties.training.stem_file import load_final_model
@@ -133,8 +133,8 @@ def _save_checkpoint(
     path: Path, weights: Float32Array, best: Float32Array, about: Mapping[str, Any]
 ) -> None:
     tensors = {"weights": weights, "best": best}
-    metadata = {"about": json.dumps(about)}
-    write_bytes(path, save(tensors, metadata=metadata))
+    metadata = {"about": json.dumps(about, sort_keys=True)}
+    write_bytes(path, tensor_bytes(tensors, metadata))
 
 
 def measure_wrong_keys(model: nn.Module, place: Place, test: PlainImages, keys: int) -> dict[str, Any]:
@@ -205,6 +205,7 @@ def run_baseline(
         model_file: the federation's final model, for the wrong keys. None: wrong keys are not measured.
         log: takes one line for each figure.
     """
+    require_rounds(plan)
     use_all_cores()
     classes = places[0].sealed("train").classes
     trains = [(p.settings.party, read_plain_images(p, "train")) for p in places]

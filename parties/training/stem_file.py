@@ -13,7 +13,6 @@ import hashlib
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from safetensors.torch import load_file
 from torch import nn
 
@@ -24,6 +23,7 @@ from coordinator.model.vit import build_model, load_state
 from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_bytes
+from crypto.tensor_file import tensor_bytes
 from parties.sealing.place import Place
 from parties.training.policy import Policy
 from parties.training.policy_file import find_policy, require_weights, stem_path
@@ -103,7 +103,7 @@ def write_own_stem(place: Place, policy: Policy, model: nn.Module, round_: int, 
     tensors = {f"{r}/{name}": value for r, stem in kept.items() for name, value in stem.items()}
     with disk_errors(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_bytes(path, save(tensors, metadata={"study": policy.study, "policy": policy.digest}))
+    write_bytes(path, tensor_bytes(tensors, {"study": policy.study, "policy": policy.digest}))
 
 
 def _read_stems(path: Path, policy: Policy) -> dict[int, dict[str, Float32Array]]:

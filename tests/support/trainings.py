@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # it has no types
 
-from coordinator.federation.rounds import State
 from coordinator.exchange.end_with_us import MARK, find_processes
+from coordinator.federation.rounds import State
 from tests.support.study import PLAN, command
 from tests.support.waiting import wait_until
 

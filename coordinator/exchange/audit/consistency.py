@@ -10,8 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from coordinator.exchange.audit.rates import GalleryRate, LinkableRate, Rate, rate_of
-from coordinator.exchange.audit.scores import DrawScores, Figures, KeyOpening, Scores, Summary
+from coordinator.exchange.audit.rates import GalleryRate, LinkableRate, Rate, SearchedRate, rate_of
+from coordinator.exchange.audit.scores import (
+    DrawScores,
+    Figures,
+    Finding,
+    KeyOpening,
+    Scores,
+    SecondLook,
+    Summary,
+)
 from coordinator.exchange.audit.suite1 import OPENS, SSIM_STEP
 from coordinator.exchange.records import Record
 from crypto.errors import CipherwardError
@@ -22,6 +30,9 @@ _ROUNDING = 1e-9
 _SSIM_TOLERANCE = SSIM_STEP / 2 + 0.0005
 #: Cases of a rate, at most. Chosen by hand: more than any audit has, and few enough for exact arithmetic.
 _MOST_CASES = 1 << 40
+
+#: Looks of a second look, at most: the eight turns, each also as a negative.
+_MOST_LOOKS = 16
 
 
 class ContradictionError(CipherwardError):
@@ -97,7 +108,9 @@ def _check_rate(rate: Rate, where: str, field: str) -> None:
     """Check one rate, its bounds, and what its kind adds."""
     require(0 <= rate.hits <= rate.n, where, f"{field}.hits", f"{rate.hits} of {rate.n} is no count")
     require(rate.n <= _MOST_CASES, where, f"{field}.n", f"{rate.n} are more cases than any audit has")
-    expected = rate_of(rate.hits, rate.n)
+    looks = rate.looks if isinstance(rate, SearchedRate) else 1
+    require(1 <= looks <= _MOST_LOOKS, where, f"{field}.looks", f"{looks} is no number of looks")
+    expected = rate_of(rate.hits, rate.n, looks)
     for name in ("rate", "low", "high"):
         stated, computed = getattr(rate, name), getattr(expected, name)
         require(
@@ -131,12 +144,44 @@ def check_figures(figures: Figures, where: str, place: str) -> None:
     if figures.classified is not None:
         n = figures.classified.n
         require(n == named.n, where, f"{place}.classified.n", f"{n} rows, but R has {named.n}")
+    if figures.second_look is not None:
+        _check_second_look(figures.second_look, figures, where, f"{place}.second_look")
     if figures.degenerate:
         hits = visible.hits + named.hits
+        if figures.second_look is not None:
+            hits += figures.second_look.visible.hits + figures.second_look.reidentified.hits
         is_empty = not hits and figures.key_opening is None and figures.ssim is None
         require(is_empty, where, f"{place}.degenerate", "guesses that say nothing have figures")
     if figures.key_opening is not None:
         _check_opening(figures.key_opening, named.n, where, f"{place}.K")
+
+
+def _check_second_look(look: SecondLook, figures: Figures, where: str, place: str) -> None:
+    """Check that a second look is at the rows and the gallery of the first, with one number of looks."""
+    named = figures.reidentified
+    require(look.visible.n == figures.n, where, f"{place}.V.n", f"{look.visible.n}, but n is {figures.n}")
+    for name, rate in (("R", look.reidentified), ("R_deranged", look.reidentified_deranged)):
+        same = (rate.n, rate.gallery) == (named.n, named.gallery)
+        require(same, where, f"{place}.{name}.n", "other rows or another gallery than those of R")
+        problem = f"{rate.looks}, but V has {look.visible.looks}"
+        require(rate.looks == look.visible.looks, where, f"{place}.{name}.looks", problem)
+
+
+def check_looks(looks: int | None, finding: Finding, where: str, place: str) -> None:
+    """Check that a finding has a second look exactly where its draw says so, and as many looks.
+
+    Args:
+        looks: The draw's `second_looks`.
+        finding: One of its findings.
+        where: The file, as it stands in messages.
+        place: The finding's place in the file.
+    """
+    if finding.figures is None:
+        return
+    look = finding.figures.second_look
+    stated = 1 if look is None else look.visible.looks
+    problem = f"{stated} looks, but the draw has {looks}"
+    require(stated == (looks or 1), where, f"{place}.second_look", problem)
 
 
 def _check_opening(opening: KeyOpening, rows: int, where: str, place: str) -> None:
@@ -168,6 +213,10 @@ def check_scores(scores: Scores, where: str) -> None:
     require(len(set(names)) == len(names), where, "draws", "two draws have one name")
     for index, draw in enumerate(scores.draws):
         _check_draw(draw, where, f"draws.{index}")
+    looks = {draw.second_looks for draw in scores.audited}
+    require(
+        len(looks) < 2, where, "draws", f"draws of one scheme have second_looks {sorted(map(str, looks))}"
+    )
 
 
 def _check_draw(draw: DrawScores, where: str, place: str) -> None:
@@ -197,6 +246,7 @@ def _check_draw(draw: DrawScores, where: str, place: str) -> None:
         if figures is None:
             continue
         check_figures(figures, where, spot)
+        check_looks(draw.second_looks, finding, where, spot)
         named = figures.reidentified
         require(named.n == draw.rows, where, f"{spot}.R.n", f"{named.n} rows, but the draw has {draw.rows}")
         same = named.gallery == draw.gallery

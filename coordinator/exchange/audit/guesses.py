@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 from coordinator.exchange.audit.suite1 import MAX_SET_PART, MIN_GUESSED_ROWS, SPARE_ROWS
 from crypto.arrays import AnyArray, Images, Rows
 from crypto.errors import CipherwardError
 from crypto.files import read_json, sha256_file, write_bytes, write_json
 from crypto.spec import SchemeSpec
+from crypto.tensor_file import tensor_bytes
 
 SCHEMA = "cipherward.guesses/1"
 FILE = "guesses.json"
@@ -166,11 +167,9 @@ def save_guess(path: Path, images: Images, key: Mapping[str, AnyArray] | None) -
     Returns:
         The file's hex SHA-256.
     """
-    tensors = {"images": np.ascontiguousarray(images)}
-    for name, value in (key or {}).items():
-        tensors[f"key.{name}"] = np.ascontiguousarray(value)
+    tensors = {"images": images, **{f"key.{name}": value for name, value in (key or {}).items()}}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, save(tensors))
+    write_bytes(path, tensor_bytes(tensors))
     return sha256_file(path)
 
 

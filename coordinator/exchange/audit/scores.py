@@ -10,14 +10,19 @@ The letters K, R and V are the names of suite/1 for its three measures (docs/sui
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from coordinator.exchange.audit.control_sets import PREFIX
-from coordinator.exchange.audit.rates import GalleryRate, LinkableRate, Rate
-from coordinator.exchange.records import Record, SpecField, read_record
+from coordinator.exchange.audit.rates import (
+    GalleryRate,
+    LinkableRate,
+    Rate,
+    SearchedGalleryRate,
+    SearchedRate,
+)
+from coordinator.exchange.records import Record, SpecField
 
 SCHEMA = "cipherward.scores/1"
 
@@ -88,6 +93,29 @@ class KeyShare(Record):
     bits_left: float
 
 
+class SecondLook(Record):
+    """What a guess shows at best as it is, in the negative, turned or mirrored, whatever the scheme's orbit grants.
+
+    A person who looks at pictures needs no such grant. The figures are apart from those of suite/1, and their bounds
+    are corrected for the search.
+
+    Attributes:
+        visible: V under the one look that fits the rows that register.
+        reidentified: R under it.
+        reidentified_deranged: The same guesses scored as if they were about the next row's image.
+        turn: The chosen look's turn (crypto/symmetry.py); None where every image has its own key, and its own look.
+        negative: Whether it is a negative.
+    """
+
+    visible: SearchedRate = Field(validation_alias="V", serialization_alias="V")
+    reidentified: SearchedGalleryRate = Field(validation_alias="R", serialization_alias="R")
+    reidentified_deranged: SearchedGalleryRate = Field(
+        validation_alias="R_deranged", serialization_alias="R_deranged"
+    )
+    turn: int | None
+    negative: bool | None
+
+
 class Figures(Record):
     """What one guess reached in one draw, over the rows that are scored.
 
@@ -105,6 +133,7 @@ class Figures(Record):
         grid: Assembled blocks, for throwaway keys only.
         values_right: Share of pixel values that the key puts right, for throwaway keys only.
         key: Shares of the key that are right, for throwaway keys only.
+        second_look: What it shows in the negative or turned; None where that was not measured, or is the orbit's.
         degenerate: Why there are no figures, where the guesses are flat or repeat one picture.
     """
 
@@ -123,6 +152,7 @@ class Figures(Record):
     grid: Grid | None = None
     values_right: float | None = None
     key: KeyShare | None = None
+    second_look: SecondLook | None = None
     degenerate: str = ""
 
 
@@ -210,6 +240,8 @@ class DrawScores(Record):
         baselines: SSIM that is reached without any attack, by the baseline's name.
         linkable: Ciphertexts that name their own image without any key; None where that was not measured.
         classified: What a classifier of plain images tells.
+        second_looks: How many looks the second look adds to the orbit: 1 if it holds them all, None if the second
+            look was not measured.
         findings: One for each attack and pool size.
     """
 
@@ -229,6 +261,7 @@ class DrawScores(Record):
     baselines: dict[str, Summary]
     linkable: LinkableRate | None = None
     classified: ClassRates | None = None
+    second_looks: int | None = None
     findings: tuple[Finding, ...]
 
     @property
@@ -265,18 +298,3 @@ class Scores(Record):
     def audited(self) -> list[DrawScores]:
         """The draws of the audited scheme, without the controls."""
         return [draw for draw in self.draws if not draw.is_control]
-
-
-def read_scores(path: Path) -> Scores:
-    """Read scores.json, and check every figure that follows from others.
-
-    Raises:
-        CipherwardError: If it is missing, not a scores file or damaged, or if a figure contradicts its counts; the
-            message names the field.
-    """
-    # Imported here: it needs the records above.
-    from coordinator.exchange.audit.consistency import check_scores
-
-    scores = read_record(Scores, path, SCHEMA, "scores")
-    check_scores(scores, str(path))
-    return scores

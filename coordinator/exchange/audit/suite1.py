@@ -105,6 +105,18 @@ def breaking_measures(figures: Figures) -> tuple[str, ...]:
     return tuple(letters)
 
 
+def readable_by(finding: Finding) -> tuple[str, ...]:
+    """Return by which of R and V the second look finds pictures in the negative or turned, with corrected bounds.
+
+    The thresholds are those of `breaking_measures`. It is no part of suite/1's rule for a break.
+    """
+    if finding.error or finding.figures is None or finding.figures.second_look is None:
+        return ()
+    look = finding.figures.second_look
+    letters = {"R": is_above_chance(look.reidentified), "V": look.visible.low >= FLOOR}
+    return tuple(letter for letter, holds in letters.items() if holds)
+
+
 def draws_needed(draws: int) -> int:
     """Return how many of so many draws make two thirds."""
     return math.ceil(QUORUM[0] * draws / QUORUM[1])

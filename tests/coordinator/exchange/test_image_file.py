@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -17,7 +18,13 @@ from PIL import Image, features
 
 from coordinator.adversary.run.public_images import read_public
 from coordinator.exchange import image_file
-from coordinator.exchange.image_file import MAX_PIXELS, UnreadableFormatError, format_of, open_image
+from coordinator.exchange.image_file import (
+    MAX_PIXELS,
+    UnreadableFormatError,
+    format_of,
+    open_image,
+    open_image_bytes,
+)
 from crypto.errors import CipherwardError
 from parties.sources.picture import UndecodableImageError, read_picture
 from tests.support.paths import ROOT
@@ -168,3 +175,26 @@ def test_images_are_opened_in_one_place_only() -> None:
     ]
     assert users == ["coordinator/exchange/image_file.py"]
     assert open_image.__module__ == "coordinator.exchange.image_file"
+
+
+def test_bytes_are_opened_as_files_are() -> None:
+    picture = Image.new("L", (4, 4), 7)
+    for kind, allowed in (("PNG", True), ("JPEG", True), ("GIF", False)):
+        file = io.BytesIO()
+        picture.save(file, kind)
+        if allowed:
+            with open_image_bytes(file.getvalue()) as opened:
+                assert opened.format == kind and opened.size == (4, 4)
+        else:
+            with pytest.raises(UnreadableFormatError), open_image_bytes(file.getvalue()):
+                pass
+
+
+def test_nothing_else_hands_a_file_to_pillow() -> None:
+    users = [
+        str(path.relative_to(ROOT))
+        for package in ("crypto", "coordinator", "parties", "benchmarks")
+        for path in sorted((ROOT / package).rglob("*.py"))
+        if "Image.open(" in path.read_text()
+    ]
+    assert users == ["coordinator/exchange/image_file.py"]

@@ -84,6 +84,19 @@ def test_timm_loads_the_saved_model(tmp_path: Path) -> None:
         assert file.metadata()["classes"] == '["a", "b"]' and file.metadata()["scheme"] == p.scheme
 
 
+def test_equal_weights_have_one_digest_whichever_hospital_answered_first(tmp_path: Path) -> None:
+    p, path = plan(), tmp_path / "m.safetensors"
+    model = build_model(p, 2)
+    turned = p.model_copy(update={"model_args": dict(reversed(p.model_args.items()))})
+    digests = {
+        save_model(model, q, ["a", "b"], path, key_ids=dict(ids))
+        for q in (p, turned)
+        for ids in ([("x", "1"), ("y", "2")], [("y", "2"), ("x", "1")])
+        for _ in range(4)
+    }
+    assert len(digests) == 1
+
+
 def test_weights_of_another_head_and_channels_are_adapted(tmp_path: Path) -> None:
     torch.manual_seed(0)
     rgb = timm.create_model("vit_tiny_patch16_224", num_classes=7, img_size=32, **SMALL)

@@ -16,7 +16,8 @@ from coordinator.exchange.audit.rates import rate_of
 from coordinator.report import wording as words
 from coordinator.report.page import png, render
 from coordinator.report.pictures import Pictures
-from coordinator.report.records import Control, Report, parse_report
+from coordinator.report.records import Control, Report
+from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import headline
 from tests.support.html_page import Page, verdict_panel
 from tests.support.reports import BARE, TRAINED, make_pictures, make_report
@@ -247,3 +248,17 @@ def test_an_attack_that_crashed_everywhere_is_shown_as_crashed() -> None:
     verdict = report.verdict.model_copy(update={"largest_pool": 0})
     nothing = report.model_copy(update={"findings": (), "verdict": verdict})
     assert "Nothing is known" in render(nothing, None)
+
+
+def test_clipped_updates_and_refused_test_figures_are_shown() -> None:
+    """Whoever reads the accuracy must see whose figures it leaves out, and whose updates were cut."""
+    rounds = list(make_report(training=TRAINED).training.rounds)  # type: ignore[union-attr] # it has a training
+    rounds[2] = rounds[2].model_copy(update={"clipped": {"hospital-2": 41.26}})
+    refused = {"hospital-1": "tables that <are> not counts"}
+    training = TRAINED.model_copy(update={"rounds": tuple(rounds), "test_refused": refused})
+    page = render(make_report(training=training), None)
+    assert "clipped hospital-2: 41.3 times the median norm" in page
+    assert "hospital-1 (tables that &lt;are&gt; not counts)" in page
+    assert "the test accuracy leaves out hospital-1, whose figures were refused" in page
+    plain_page = render(make_report(training=TRAINED), None)
+    assert "clipped" not in plain_page and "do not count" not in plain_page

@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 
 from coordinator.exchange.plan import Plan
+from coordinator.federation.central import train_centrally
+from coordinator.study import simulate as simulate_module
 from coordinator.study import steps
 from coordinator.study import study as study_module
-from coordinator.study.steps import seal
+from coordinator.study.simulate import simulate
+from coordinator.study.steps import Skipped, baseline, seal, train
 from coordinator.study.study import Study, Talk
 from crypto.errors import CipherwardError
+from parties.agent.accept import propose
+from parties.sealing.place import Place
+from parties.training.baseline import run_baseline
 
 PLAN = Plan(study="s", parties=2, counts=(9, 9, 9), image_size=32, block=8)
 
@@ -73,3 +79,36 @@ def test_a_command_that_fails_hands_on_its_error_and_hint(tmp_path: Path) -> Non
         )
     assert error.value.hint and not lines
     assert "no plan at" in (tmp_path / "log").read_text()
+
+
+def test_a_plan_without_rounds_says_so_and_not_that_its_result_is_there(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+    steps = {"train": train, "baseline": baseline}
+    monkeypatch.setattr(simulate_module, "STEPS", steps)
+    simulate(PLAN.model_copy(update={"rounds": 0}), tmp_path / "s", "baseline", lines.append)
+    assert lines == [
+        "train: the plan has 0 rounds, so nothing is trained",
+        "baseline: nothing was trained, so there is nothing to compare",
+    ]
+    # A step whose result is there still says that.
+    (tmp_path / "t" / "cloud").mkdir(parents=True)
+    (tmp_path / "t" / "cloud" / "training.json").touch()
+    simulate(PLAN, tmp_path / "t", "train", lines.append)
+    assert lines[-1] == "train: there already" and not commands
+    assert isinstance(train(Study(PLAN.model_copy(update={"rounds": 0}), tmp_path, Talk(print))), Skipped)
+
+
+def test_commands_that_train_refuse_a_plan_without_rounds(tmp_path: Path) -> None:
+    plan = PLAN.model_copy(update={"rounds": 0})
+    place = Place.from_settings(tmp_path / "hospital", {"party": "h"})
+    refused: list[Callable[[], object]] = [
+        lambda: train_centrally(plan, [], tmp_path / "cloud"),
+        lambda: run_baseline(plan, [place], None),
+        lambda: propose(place, plan),
+    ]
+    for command in refused:
+        with pytest.raises(CipherwardError, match="has 0 rounds: nothing is trained"):
+            command()
+    assert list(tmp_path.iterdir()) == []

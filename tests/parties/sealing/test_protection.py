@@ -39,7 +39,7 @@ FEW_KEYS: list[tuple[str, dict[str, Any], str]] = [
     ("orthogonal", {"block": 1, "channels": 3}, "2^25.0"),
     ("orthogonal", {"block": 2}, "2^49.0"),
     ("etc", {"block": 64, "image_size": 64}, "2^4.0"),
-    ("le", {"block": 1}, "2^3.0"),
+    ("le", {"block": 1}, "2^1.0"),
     ("value_shuffle", {"scheme_options": {"fixed_blocks": 16, "fixed_values": 64}}, "2^0.0"),
     ("block_pixel_shuffle", {"image_size": 16}, "2^48.8"),
 ]

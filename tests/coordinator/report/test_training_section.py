@@ -1,0 +1,51 @@
+"""The training section takes along whose figures or updates did not count whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from coordinator.exchange.plan import Plan, write_plan
+from coordinator.report.records import Training
+from coordinator.report.training_section import training_of
+from crypto.files import write_json
+
+FIGURES = {"accuracy": 0.5, "auc": 0.5, "loss": 1.0}
+
+
+def section_of(folder: Path, test: dict[str, Any], row: dict[str, Any]) -> Training:
+    """Return the section of a study of three hospitals with this test and this one round."""
+    (folder / "cloud").mkdir(parents=True)
+    write_plan(Plan(study="s", parties=3, counts=(9, 9, 9), image_size=32, block=8), folder)
+    tested = [{"party": "hospital-0", "num-examples": 4, **FIGURES}]
+    training = {
+        "classes": ["a", "b"],
+        "best_round": 1,
+        "test": {"mean": FIGURES, "parties": tested, **test},
+        "parties": [{"party": f"hospital-{i}"} for i in range(3)],
+    }
+    write_json(folder / "cloud" / "training.json", training)
+    fields = dict.fromkeys(("seconds", "bytes_down", "bytes_up"), 1)
+    common = {"round": 1, "aggregated": True, "val": FIGURES, "train": {"loss": 1.0}, "parties": []}
+    line = {**common, **fields, "seconds": 1.0, "absent": [], "refused": {}, **row}
+    (folder / "cloud" / "rounds.jsonl").write_text(json.dumps(line) + "\n")
+    section = training_of(folder)
+    assert section is not None
+    return section
+
+
+def test_refused_figures_and_clipped_updates_are_taken_along(tmp_path: Path) -> None:
+    section = section_of(
+        tmp_path, {"refused": {"hospital-1": "no counts"}}, {"clipped": {"hospital-2": 41.5}}
+    )
+    assert section.test_refused == {"hospital-1": "no counts"}
+    assert section.rounds[0].clipped == {"hospital-2": 41.5}
+    # A hospital that answered, and was refused, is not one that did not answer.
+    assert section.absent_from_test == ("hospital-2",)
+
+
+def test_trainings_of_earlier_versions_have_neither(tmp_path: Path) -> None:
+    section = section_of(tmp_path, {}, {})
+    assert section.test_refused == {} and section.rounds[0].clipped == {}
+    assert section.absent_from_test == ("hospital-1", "hospital-2")
