@@ -2,7 +2,7 @@
 
     privacy: {epsilon: 8, delta: 1.0e-4, max_grad_norm: 1, unit: image}
 
-The plan proposes these values; a hospital's policy holds the values that it accepted, and its own budget. How they are
+The plan proposes; a hospital's policy holds what it accepted, and its own budget. How they are
 kept is in parties/training: private_training.py, privacy_ledger.py.
 """
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 #: How epsilon and noise are computed: numerical composition of privacy loss random variables (Gopi et al. 2021).
 ACCOUNTANT = "PRV"
+#: What leaves a hospital, or may be read off it, and is not covered by epsilon.
+OUTSIDE = (
+    "evaluations: each hospital's figures and tables on its validation and test images",
+    "the number of images, their labels and the sealed images themselves, where they were handed over",
+    "the seconds that an answer takes",
+)
 
 
 class Privacy(Settings):

@@ -18,6 +18,8 @@ from coordinator.model.metrics import check_tables
 from crypto.arrays import AnyArray, Float32Array
 
 TRAIN_METRICS = frozenset({"num-examples", "loss", "steps", "seconds"})
+#: Under differential privacy no figure leaves that depends on the images.
+PRIVATE_TRAIN_METRICS = frozenset({"num-examples", "steps"})
 EVALUATE_METRICS = frozenset({"num-examples", "accuracy", "loss", "auc", "auc-defined"})
 #: The most images of a split that a party may claim, where the plan's counts set no limit.
 MAX_IMAGES = 10**8
@@ -63,7 +65,9 @@ def _is_clean(text: str) -> bool:
     return 0 < len(text) < 200 and text.isprintable() and text == text.strip()
 
 
-def screen_training_reply(reply: Message, weights: Float32Array, wire: str, rows: int) -> str:
+def screen_training_reply(
+    reply: Message, weights: Float32Array, wire: str, rows: int, is_private: bool = False
+) -> str:
     """Return why a reply to training cannot be aggregated, or "" if it can.
 
     Args:
@@ -71,8 +75,9 @@ def screen_training_reply(reply: Message, weights: Float32Array, wire: str, rows
         weights: the coordinator's own before the round, float32 [parameters].
         wire: the plan's `wire`.
         rows: the number of images that the party trains on.
+        is_private: whether the plan has differential privacy.
     """
-    error = _screen_records(reply, TRAIN_METRICS, 1, rows)
+    error = _screen_records(reply, PRIVATE_TRAIN_METRICS if is_private else TRAIN_METRICS, 1, rows)
     if error:
         return error
     arrays = next(iter(reply.content.array_records.values()))

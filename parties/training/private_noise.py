@@ -41,7 +41,7 @@ class PrivateRandom:
         return self._key.keystream(f"privacy/{self._draws}", 8 * n).view("<u8")
 
     def sample(self, n: int, rate: float) -> BoolArray:
-        """Return which of n units a step takes, bool [n]: each by itself with probability `rate` (Poisson sampling)."""
+        """Return which of n units a step takes, bool [n]: each with probability `rate` (Poisson sampling)."""
         if rate >= 1:
             return np.ones(n, bool)
         return np.asarray(self._words(n) < np.uint64(math.floor(rate * 2.0**64)))
