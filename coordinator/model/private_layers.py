@@ -90,6 +90,3 @@ def require_private_layers(model: nn.Module, plan: Plan) -> None:
             "images would be taken of the whole network at once",
             "choose one of timm's vit_* models",
         )
-    dynamic = getattr(model, "dynamic_img_size", False)
-    if dynamic:
-        raise CipherwardError("privacy does not go with model_args dynamic_img_size", "leave it out")

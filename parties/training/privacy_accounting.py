@@ -37,7 +37,7 @@ class Mechanism:
 
 def require_opacus() -> None:
     """Raise CipherwardError if Opacus is not installed."""
-    with _quiet():
+    with quiet():
         try:
             import opacus  # noqa: F401 - whether it can be loaded
         except ImportError:
@@ -47,8 +47,8 @@ def require_opacus() -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what Opacus says about its own choices: torch's hooks, and orders of the RDP accountant."""
+def quiet() -> Iterator[None]:
+    """Silence what Opacus and torch say about hooks and secure mode: nothing that a hospital can change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -65,7 +65,7 @@ def noise_multiplier(epsilon: float, delta: float, sample_rate: float, steps: in
     from opacus.accountants.utils import get_noise_multiplier
 
     try:
-        with _quiet():
+        with quiet():
             return float(
                 get_noise_multiplier(
                     target_epsilon=epsilon,
@@ -110,5 +110,5 @@ def _epsilon(history: Sequence[tuple[float, float, int]], delta: float, error: f
 
     accountant = PRVAccountant()
     accountant.history = list(history)
-    with _quiet():
+    with quiet():
         return float(accountant.get_epsilon(delta, eps_error=error))

@@ -5,6 +5,8 @@ This module loads Opacus, which takes seconds and is an optional extra.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from opacus.optimizers import DPOptimizer
 
@@ -59,7 +61,9 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is not type
     def clip_and_accumulate(self) -> None:
         """Sum the gradients of the pass up by unit, clip each sum, and add it to the sum of the step."""
         sums = self._sum_by_unit()
-        squares = [(g.reshape(len(g), -1) ** 2).sum(1, dtype=torch.float64) for g in sums]
+        squares = [
+            (g.reshape(len(g), math.prod(g.shape[1:])) ** 2).sum(1, dtype=torch.float64) for g in sums
+        ]
         norms = torch.stack(squares).sum(0).sqrt()
         # A gradient that is not a number would show through any noise. Its unit does not count.
         is_finite = torch.isfinite(norms)

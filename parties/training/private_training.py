@@ -30,7 +30,7 @@ from coordinator.model.training import (
 )
 from crypto.arrays import Int64Array, Rows
 from crypto.errors import CipherwardError
-from parties.training.privacy_accounting import Mechanism, noise_multiplier, require_opacus
+from parties.training.privacy_accounting import Mechanism, noise_multiplier, quiet, require_opacus
 from parties.training.private_noise import PrivateRandom
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def train_privately(
     require_opacus()
     require_private_layers(model, plan)
     model.to(accelerator()).train()
-    with tokens_as_layer(model):
+    with quiet(), tokens_as_layer(model):
         wrapped, optimizer = _open_privately(model, plan, private, proximal)
         loss = _SummedLoss.of(wrapped, data, plan)
         most = max(1, _MOST_GRADIENTS // max(1, sum(w.numel() for w in optimizer.params)))
@@ -128,9 +128,14 @@ def _open_privately(
 ) -> tuple[GradSampleModule, PrivateOptimizer]:
     """Return the model with Opacus' hooks, and the optimizer that clips and adds noise."""
     from opacus import GradSampleModule
+    from opacus.grad_sample import register_grad_sampler
+    from opacus.grad_sample.layer_norm import compute_layer_norm_grad_sample
 
+    from coordinator.model.torchvision_fix import timm
     from parties.training.private_optimizer import PrivateOptimizer
 
+    # Opacus knows torch's own class only, and would take timm's subclass by a slower general way.
+    register_grad_sampler(timm.layers.LayerNorm)(compute_layer_norm_grad_sample)
     try:
         wrapped = GradSampleModule(model, loss_reduction="sum")
     except NotImplementedError as error:

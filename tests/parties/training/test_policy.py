@@ -12,6 +12,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from coordinator.exchange.plan import Plan
+from coordinator.exchange.privacy import Privacy
 from coordinator.model.shares import shared_names
 from coordinator.model.vit import build_model, pack
 from crypto.arrays import Float32Array
@@ -75,6 +76,7 @@ OTHER: dict[str, Any] = {
     "precision": "bfloat16",
     "compile": True,
     "augment": "flip_shift",
+    "privacy": Privacy(epsilon=1.0, delta=1e-5),
 }
 
 
