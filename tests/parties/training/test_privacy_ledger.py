@@ -72,7 +72,7 @@ def test_the_budget_holds_over_rounds_and_over_studies(ledger: PrivacyLedger) ->
     ):
         ledger.charge(replace(ROUND, request="third", round=3), BUDGET, 5)
     other = replace(ROUND, study="b", policy="q" * 64, request="other", images="e" * 64)
-    with pytest.raises(CipherwardError, match="round 1 of the study b .* its own budget is epsilon 2"):
+    with pytest.raises(CipherwardError, match=r"round 1 of the study b .* its own budget is epsilon 2"):
         ledger.charge(other, BUDGET, 0)
     assert len(lines(ledger)) == 2
     ledger.charge(other, Budget(4.0, 1e-5), 0)

@@ -30,6 +30,8 @@ from parties.training import privacy_ledger
 from parties.training.patients import patients_file, read_units, record_patients
 from parties.training.policy_file import read_policy, save_policy
 from parties.training.privacy_ledger import PrivacyLedger
+from parties.training.private_noise import PrivateRandom
+from parties.training.stem_file import read_own_stem
 from tests.support.hospitals import (
     CLASSES,
     accept,
@@ -217,7 +219,7 @@ def test_the_patients_command_reads_the_hospital_s_own_table(places: list[Place]
     result = CliRunner().invoke(party_app, ["patients", str(place.folder), str(table)])
     assert result.exit_code == 0 and "12 training images of 5 patients" in result.output.replace("\n", " ")
     table.write_text(f"image,patient\n{names[0]},p1\n")
-    with pytest.raises(CipherwardError, match="does not say whose the image .* 11 of 12 are missing"):
+    with pytest.raises(CipherwardError, match=r"does not say whose the image .* 11 of 12 are missing"):
         CliRunner().invoke(party_app, ["patients", str(place.folder), str(table)], catch_exceptions=False)
     table.write_text(f"image,patient\n{names[0]},p1\n{names[0]},p2\n")
     with pytest.raises(CipherwardError, match="of two patients"):
@@ -295,15 +297,20 @@ def test_on_a_full_disk_training_stops_and_nothing_leaves(
     assert len(PrivacyLedger(places[0]).charges()) == 1
 
 
-def test_a_private_stem_is_clipped_and_noised_with_the_rest(places: list[Place]) -> None:
-    p = private_plan(stem="private")
-    accept(places, p)
-    clip = p.privacy.max_grad_norm
-    huge = private_plan(stem="private", privacy={**PRIVACY, "max_grad_norm": clip})
-    reply, error = ask_to_train(make_grid(places), huge, first_weights(p))
-    assert reply is not None, error
-    stored = list((places[0].private / "stems").rglob("*.safetensors"))
-    assert len(stored) == 1
+def test_a_private_stem_is_clipped_together_with_what_is_sent(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step without noise: the stem that stays and the weights that leave move by the clip together."""
+    p = private_plan(stem="private", rounds=1, batch=12, lr=1.0, momentum=0.0, weight_decay=0.0)
+    place, weights = places[0], first_weights(p)
+    accept([place], p)
+    monkeypatch.setattr(PrivateRandom, "normal", lambda self, n: np.zeros(n))
+    sent = words_of(ask_to_train(make_grid([place]), p, weights)[0]) - weights
+    before, after = (read_own_stem(place, p, CLASSES, round_) for round_ in (0, 1))
+    stem = np.concatenate([(after[name] - before[name]).ravel() for name in before])
+    length = np.hypot(np.linalg.norm(sent), np.linalg.norm(stem))
+    assert np.linalg.norm(stem) > 0.05 and np.linalg.norm(sent) > 0.05
+    assert length <= p.privacy.max_grad_norm * (1 + 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +334,7 @@ def test_a_study_trains_and_its_report_names_the_promise(
 
 
 def test_a_second_run_of_the_same_study_differs(places: list[Place]) -> None:
-    """Runs under differential privacy are exempt from equal digests: equal ones would mean that the noise is known."""
+    """Runs under differential privacy need no equal digests: equal ones would mean that the noise is known."""
     p = private_plan()
     accept(places, p)
     twin = places[1]

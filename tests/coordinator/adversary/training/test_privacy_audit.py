@@ -45,7 +45,7 @@ def test_more_correct_guesses_prove_more_and_a_coin_proves_nothing() -> None:
 
 
 def test_a_false_alarm_is_as_rare_as_promised() -> None:
-    """Against the mechanism that is as bad as epsilon allows: its own epsilon is exceeded in at most 5 % of audits."""
+    """Against the mechanism that is as bad as epsilon allows, its epsilon is exceeded in 5 % of audits at most."""
     random, epsilon, audits = np.random.default_rng(0), 1.0, 400
     alarms = 0
     for _ in range(audits):
