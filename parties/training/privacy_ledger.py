@@ -133,9 +133,9 @@ class PrivacyLedger:
     @staticmethod
     def _open_charges(entries: Sequence[dict[str, Any]], request: str) -> int:
         """Return for how many charges of a message no reply was released."""
-        charged = sum(e["kind"] == "charge" and e["charge"]["request"] == request for e in entries)
-        released = sum(e["kind"] == "release" and e["request"] == request for e in entries)
-        return charged - released
+        charged = [e for e in entries if e["kind"] == "charge" and e["charge"]["request"] == request]
+        released = [e for e in entries if e["kind"] == "release" and e["request"] == request]
+        return len(charged) - len(released)
 
     def charge(self, charge: Charge, budget: Budget, rest_of_run: int) -> None:
         """Write a charge before its training begins.

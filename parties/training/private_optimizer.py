@@ -54,7 +54,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is not type
     def take_no_images(self) -> None:
         """Stand for a pass without images: the step is of noise alone."""
         for weight in self.params:
-            weight.grad_sample = weight.new_zeros((0, *weight.shape))  # type: ignore[attr-defined]
+            weight.grad_sample = weight.new_zeros((0, *weight.shape))
         self.set_units(self._units[:0].numpy(), is_last_open=False)
 
     @torch.no_grad()
@@ -70,8 +70,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is not type
         factors = (self.max_grad_norm / (norms + 1e-6)).clamp(max=1.0)
         for weight, g in zip(self.params, sums, strict=True):
             clipped = torch.einsum("i,i...", factors[is_finite].to(g.dtype), g[is_finite])
-            earlier = weight.summed_grad  # type: ignore[attr-defined]
-            weight.summed_grad = clipped if earlier is None else earlier + clipped  # type: ignore[attr-defined]
+            earlier = weight.summed_grad
+            weight.summed_grad = clipped if earlier is None else earlier + clipped
 
     def _sum_by_unit(self) -> list[torch.Tensor]:
         """Return, for each weight, the gradients of the units that end in this pass, float32 [units, *shape]."""
@@ -97,7 +97,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus is not type
         """Add Gaussian noise of deviation noise_multiplier · max_grad_norm to the sum, and round it to a grid."""
         deviation = self.noise_multiplier * self.max_grad_norm
         for weight in self.params:
-            total = weight.summed_grad.double().cpu().numpy()  # type: ignore[attr-defined]
+            total = weight.summed_grad.double().cpu().numpy()
             noised = total + deviation * self.random.normal(total.size).reshape(total.shape)
             rounded = torch.from_numpy(round_to_grid(noised, deviation))
             weight.grad = rounded.to(weight.device, weight.dtype)

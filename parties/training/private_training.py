@@ -191,7 +191,8 @@ class _SummedLoss:
             label_smoothing=self.plan.label_smoothing,
             reduction="none",
         )
-        (losses * self.weights[rows].to(device)).sum().backward()
+        loss = (losses * self.weights[rows].to(device)).sum()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
 
 
 def _take_step(

@@ -133,7 +133,10 @@ def test_a_block_is_set_as_a_whole_or_by_its_parts(tmp_path: Path) -> None:
 def test_accepting_shows_the_bound_and_the_budget_and_keeps_both(places: list[Place]) -> None:
     accept(places, private_plan())
     policy = read_policy(places[0])
-    assert policy.privacy == Privacy(**PRIVACY) and (policy.budget_epsilon, policy.budget_delta) == (
+    assert policy.privacy == Privacy.model_validate(PRIVACY) and (
+        policy.budget_epsilon,
+        policy.budget_delta,
+    ) == (
         8.0,
         1e-3,
     )
