@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.command_line import make_parser
-from benchmarks.pages import accuracy, audit, speed, summary, training
+from benchmarks.pages import accuracy, audit, privacy, speed, summary, training
 from benchmarks.pages.entries import Entry, of_kind, read_entries
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +30,7 @@ _PAGES: dict[str, Callable[[Sequence[Entry]], list[str]]] = {
     "accuracy": accuracy.page,
     "speed": speed.page,
     "updates": training.updates_page,
+    "privacy": privacy.page,
     "networks": training.networks_page,
     "correctness": speed.correctness_page,
     "other": summary.other_page,

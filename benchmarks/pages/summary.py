@@ -83,6 +83,7 @@ TOPICS = {
     "accuracy": ("Accuracy on ciphertext", ("table1", "audit", "stem-accuracy")),
     "speed": ("Speed and traffic", ("schemes", "sealing", "federation", "many-hospitals", "options")),
     "updates": ("What a training reveals", ("updates", "stems")),
+    "privacy": ("Differential privacy", ("privacy",)),
     "networks": ("Attacks by trained networks", ("gan",)),
     "correctness": ("Correctness of the schemes", ("properties",)),
     "other": ("Other runs", ("",)),

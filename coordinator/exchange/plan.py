@@ -10,7 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from coordinator.exchange.audit import suite1
 from coordinator.exchange.model_choice import check_model_args, check_model_name
-from coordinator.exchange.settings import Settings, build, read_yaml
+from coordinator.exchange.privacy import Privacy, require_compatible
+from coordinator.exchange.settings import Settings, build, nest, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import write_text
 from crypto.scheme import always_has_row_keys, carries_stem, describe, load, stem_carriers
@@ -87,6 +88,9 @@ class Plan(Settings):
     baseline: bool = True
     wrong_keys: int = Field(default=5, ge=0)
 
+    # what protects the updates (docs/privacy.md)
+    privacy: Privacy = Field(default_factory=Privacy)
+
     # the audit
     attacks: tuple[str, ...] = Field(default=suite1.ATTACKS, min_length=1)
     pools: tuple[int, ...] = suite1.POOLS
@@ -117,6 +121,7 @@ class Plan(Settings):
         if self.quorum > self.parties:
             raise ValueError(f"a quorum of {self.quorum} is more than the {self.parties} parties")
         self._check_federation()
+        require_compatible(self)
         if not self.pools or list(self.pools) != sorted(set(self.pools)) or self.pools[0] < 1:
             raise ValueError("pools: sizes must rise, from 1 or more")
         if self.source == "phantom" and min(self.counts) < self.parties:
@@ -243,7 +248,7 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     Raises:
         CipherwardError: if the file or a setting is wrong. The message names the file and the key.
     """
-    values = {**read_yaml(Path(path), "plan"), **(overrides or {})}
+    values = nest({**read_yaml(Path(path), "plan"), **(overrides or {})})
     for key in ("images", "weights"):
         if values.get(key):
             values[key] = str(Path(str(values[key])).expanduser().resolve())

@@ -85,3 +85,15 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CipherwardError(f"{path} holds no settings", "each line is `key: value`")
     return values
+
+
+def nest(values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with every `block.name` moved into its block, so that --set privacy.epsilon=8 works."""
+    nested = {name: value for name, value in values.items() if "." not in name}
+    for name, value in values.items():
+        block, dot, rest = name.partition(".")
+        if dot and isinstance(nested.get(block) or {}, dict):
+            nested[block] = {**(nested.get(block) or {}), rest: value}
+        elif dot:
+            nested[name] = value
+    return nested

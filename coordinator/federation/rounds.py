@@ -170,7 +170,8 @@ def _attempt_round(
     )
 
     def screen(node: int, reply: Message) -> str:
-        return screen_training_reply(reply, state.weights, plan.wire, federation.rows(node, "train"))
+        rows = federation.rows(node, "train")
+        return screen_training_reply(reply, state.weights, plan.wire, rows, plan.privacy.is_on)
 
     replies = federation.collect(messages, plan.replies_needed, screen, store.keep)
     row: dict[str, Any] = {

@@ -19,6 +19,8 @@ from coordinator.model.metrics import check_tables
 from crypto.arrays import AnyArray, Float32Array
 
 TRAIN_METRICS = frozenset({"num-examples", "loss", "steps", "seconds"})
+#: Under differential privacy no figure leaves that depends on the images.
+PRIVATE_TRAIN_METRICS = frozenset({"num-examples", "steps"})
 EVALUATE_METRICS = frozenset({"num-examples", "accuracy", "loss", "auc", "auc-defined"})
 #: The longest introduction in characters. It is stored with the results.
 _MAX_INTRODUCTION = 1 << 20
@@ -61,7 +63,9 @@ def parse_introduction(reply: Message) -> tuple[dict[str, Any], str]:
     return about, ""
 
 
-def screen_training_reply(reply: Message, weights: Float32Array, wire: str, rows: int) -> str:
+def screen_training_reply(
+    reply: Message, weights: Float32Array, wire: str, rows: int, is_private: bool = False
+) -> str:
     """Return why a reply to training cannot be aggregated, or "" if it can.
 
     Args:
@@ -69,8 +73,9 @@ def screen_training_reply(reply: Message, weights: Float32Array, wire: str, rows
         weights: the coordinator's own before the round, float32 [parameters].
         wire: the plan's `wire`.
         rows: the number of images that the party trains on.
+        is_private: whether the plan has differential privacy.
     """
-    error = _screen_records(reply, TRAIN_METRICS, 1, rows)
+    error = _screen_records(reply, PRIVATE_TRAIN_METRICS if is_private else TRAIN_METRICS, 1, rows)
     if error:
         return error
     arrays = next(iter(reply.content.array_records.values()))

@@ -21,6 +21,7 @@ from coordinator.exchange.wire import as_received
 from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import evaluate, run_rounds
 from coordinator.federation.strategies import build_strategy, require_aggregatable
+from coordinator.model.private_layers import require_private_layers
 from coordinator.model.shares import base_digest, shared_names
 from coordinator.model.vit import build_model, pack, save_model, unpack
 from crypto.errors import CipherwardError
@@ -55,6 +56,7 @@ def run_federation(grid: Grid, study: Path, engine: str = "") -> None:
     parties = federation.gather()
     classes = list(parties[0].about["classes"])
     model = build_model(plan, len(classes))
+    require_private_layers(model, plan)
     names = shared_names(model, plan)
     federation.base = base_digest(model, plan)
     require_aggregatable(model, names, plan)

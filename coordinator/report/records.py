@@ -198,11 +198,32 @@ class Calibration(Record):
     bins: tuple[CalibrationBin, ...] = ()
 
 
+class PromisedPrivacy(Record):
+    """What the plan promised of the hospitals' updates: differential privacy.
+
+    Attributes:
+        epsilon: The bound over all rounds.
+        delta: The probability that it does not hold.
+        unit: What it protects: a patient or an image.
+        accountant: How noise and bound were computed.
+        max_grad_norm: The norm that each unit's gradient was scaled down to.
+        outside: What the bound does not cover.
+    """
+
+    epsilon: float
+    delta: float
+    unit: str
+    accountant: str
+    max_grad_norm: float
+    outside: tuple[str, ...]
+
+
 class Training(Record):
     """The training section of a report. Figures that an earlier version did not keep are None.
 
     Attributes:
         engine: What ran the hospitals: "processes" or "ray" in `simulate`, or "flwr run".
+        privacy: Differential privacy of the updates; None without.
         rounds: The rounds whose updates were aggregated.
         best_round: The round whose model was tested, chosen on validation images.
         test: Test accuracy of all parties together.
@@ -223,6 +244,7 @@ class Training(Record):
     wire: str | None = None
     augment: str | None = None
     engine: str | None = None
+    privacy: PromisedPrivacy | None = None
     classes: tuple[str, ...] | None = None
     rounds: tuple[Round, ...] = ()
     best_round: int | None = None

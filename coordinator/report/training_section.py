@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.exchange.audit.rates import rate_of
-from coordinator.exchange.plan import FILE, load_plan
+from coordinator.exchange.plan import FILE, Plan, load_plan
+from coordinator.exchange.privacy import ACCOUNTANT, OUTSIDE
 from coordinator.exchange.records import parse_record
 from coordinator.report.records import Training
 from crypto.files import read_json, read_lines
@@ -40,6 +41,7 @@ def training_of(study: Path | None) -> Training | None:
         "wire": plan.wire,
         "augment": plan.augment,
         "engine": result.get("engine") or None,
+        "privacy": _privacy(plan),
         "classes": result["classes"],
         "rounds": _rounds(study / "cloud" / "rounds.jsonl"),
         "best_round": result["best_round"],
@@ -68,6 +70,21 @@ def training_of(study: Path | None) -> Training | None:
     return parse_record(Training, section, f"the training in {study}")
 
 
+def _privacy(plan: Plan) -> dict[str, Any] | None:
+    """Return what the plan promises of the hospitals' updates; None without differential privacy."""
+    if not plan.privacy.is_on:
+        return None
+    epsilon, delta = plan.privacy.bound
+    return {
+        "epsilon": epsilon,
+        "delta": delta,
+        "unit": plan.privacy.unit,
+        "accountant": ACCOUNTANT,
+        "max_grad_norm": plan.privacy.max_grad_norm,
+        "outside": list(OUTSIDE),
+    }
+
+
 def _rounds(journal: Path) -> list[dict[str, Any]]:
     """Return the rounds of a journal whose updates were aggregated."""
     # A round that was interrupted before its checkpoint is there twice: the later line counts.
@@ -78,7 +95,8 @@ def _rounds(journal: Path) -> list[dict[str, Any]]:
             "val_accuracy": row["val"]["accuracy"],
             "val_auc": row["val"]["auc"],
             "val_loss": row["val"]["loss"],
-            "train_loss": row["train"]["loss"],
+            # Under differential privacy no training loss leaves a hospital.
+            "train_loss": row["train"].get("loss"),
             **{name: row[name] for name in _ROUND_FIELDS},
             "clipped": row.get("clipped", {}),
         }

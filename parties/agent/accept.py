@@ -12,6 +12,7 @@ from pathlib import Path
 
 from coordinator.exchange.plan import Plan, require_rounds
 from crypto.errors import CipherwardError
+from parties.agent.budget import choose_budget, require_budget
 from parties.sealing.place import Place
 from parties.training.policy import LIMITS, Policy, find_set_difference, make_policy
 from parties.training.policy_file import read_policy, save_policy, stem_path
@@ -33,7 +34,9 @@ _SHARES = {
 }
 
 
-def propose(place: Place, plan: Plan, weights: Path | None = None) -> Policy:
+def propose(
+    place: Place, plan: Plan, weights: Path | None = None, budget_epsilon: float | None = None
+) -> Policy:
     """Return the policy that accepts a plan in this hospital. Nothing is written.
 
     Args:
@@ -41,10 +44,13 @@ def propose(place: Place, plan: Plan, weights: Path | None = None) -> Policy:
         plan: the study's plan.
         weights: the hospital's own file of the plan's public weights; by default the file of that name in the
             hospital's folder. The plan's own path is never opened.
+        budget_epsilon: the hospital's own privacy budget over all its trainings; 0: none. By default that of its
+            present policy, and if it has none, the plan's.
 
     Raises:
         CipherwardError: if the sets were not sealed as the plan says, if weights that the hospital needs are not
-            here, or if the hospital keeps stems of another study of that name.
+            here, if the hospital keeps stems of another study of that name, or if the training would exceed the
+            hospital's privacy budget.
     """
     require_rounds(plan)
     sets = {split: place.sealed(split) for split in ("train", "val", "test")}
@@ -58,7 +64,9 @@ def propose(place: Place, plan: Plan, weights: Path | None = None) -> Policy:
         if sealed.classes != sets["train"].classes:
             raise CipherwardError(f"the classes of {split} are not those of train", "seal the sets again")
     train = sets["train"]
-    policy = make_policy(plan, train.classes, len(train), _find_weights(place, plan, weights))
+    budget = choose_budget(place, plan, budget_epsilon)
+    policy = make_policy(plan, train.classes, len(train), _find_weights(place, plan, weights), budget)
+    require_budget(place, plan, policy, train)
     if plan.stem == "private" and not plan.stem_frozen:
         stem_path(place, policy)  # reports stems of another study with this name
     return policy
@@ -111,6 +119,8 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
                     f"{policy.least_batch}"),
         ("optimizer", f"{policy.optimizer}, {policy.precision}"),
         ("augmentation", policy.augment),
+        ("privacy", str(policy.privacy)),
+        ("privacy budget", _describe_budget(policy)),
         ("answers", f"at most {policy.trainings} trainings, {policy.evaluations} evaluations on val, and "
                     f"{policy.test_reads} on test"),
         ("the whole plan", f"SHA-256 {policy.plan_sha256}"),
@@ -118,6 +128,13 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
     ]  # fmt: skip
     # The plan's words come from outside: nothing in them may steer a terminal.
     return [(name, "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)) for name, text in rows]
+
+
+def _describe_budget(policy: Policy) -> str:
+    """Return this hospital's own privacy budget in words."""
+    if not policy.budget_epsilon:
+        return "none of this hospital's own"
+    return f"epsilon {policy.budget_epsilon:g} at delta {policy.budget_delta:g} over all studies of this hospital"
 
 
 def _span(least: int, most: int) -> str:
@@ -147,10 +164,13 @@ def accept(
     with contextlib.suppress(CipherwardError):
         present = read_policy(place)
         is_same_study = present.digest == policy.digest and present.weights_file == policy.weights_file
-        if is_same_study and present.plan_sha256 == policy.plan_sha256:
+        budget = {"budget_epsilon": policy.budget_epsilon, "budget_delta": policy.budget_delta}
+        is_same_budget = present == present.model_copy(update=budget)
+        if is_same_study and present.plan_sha256 == policy.plan_sha256 and is_same_budget:
             return False
         if is_same_study:
-            policy = policy.model_copy(update={name: getattr(present, name) for name in LIMITS})
+            kept = {name: getattr(present, name) for name in LIMITS}
+            policy = policy.model_copy(update=kept | budget)
         before = dict(explain(present))
     rows = explain(policy)
     if not confirm(rows, {name: before[name] for name, text in rows if before.get(name, text) != text}):

@@ -22,6 +22,13 @@ def accept(
     weights: Annotated[
         Path | None, typer.Option(help="This hospital's own copy of the plan's public weights.")
     ] = None,
+    privacy_budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="This hospital's own epsilon over all its trainings; 0: none. Default: as before, or the plan's.",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Accept without a question.")] = False,
 ) -> None:
     """Show what taking part in a study means, and accept it. The hospital's client obeys nothing else.
@@ -43,7 +50,7 @@ def accept(
         return yes or _ask(place.settings.party)
 
     with folder_lock(place.folder):
-        policy = propose(place, load_plan(plan), weights)
+        policy = propose(place, load_plan(plan), weights, privacy_budget)
         is_new = accept_policy(place, policy, confirm)
     result.print(f"{place.policy_file}: {policy.study} accepted{'' if is_new else ' already'}")
 

@@ -3,7 +3,7 @@
 A hospital's folder holds its secret key, its settings (party.yaml) and its sealed (encrypted) images. Every command
 takes that folder. `cipherward-party COMMAND --help` shows a command's options.
 
-The commands are in a file a group: keys.py, sealing.py, agreeing.py, agent.py and measuring.py. Each
+The commands are in a file a group: keys.py, sealing.py, agreeing.py, privacy.py, agent.py and measuring.py. Each
 imports what it needs when it runs, so that `--help` needs neither NumPy nor PyTorch.
 """
 
@@ -17,6 +17,7 @@ from parties.cli.agent import agent_app, approve, enrol, join, leave, log
 from parties.cli.agreeing import accept, agree, declare
 from parties.cli.keys import identity, keygen, rotate, share_key
 from parties.cli.measuring import baseline, classify, report, score
+from parties.cli.privacy import patients, privacy
 from parties.cli.sealing import inspect, schemes, seal, unseal, verify
 
 app = typer.Typer(
@@ -28,7 +29,9 @@ app = typer.Typer(
 app.command(cls=Command)(keygen)
 app.command(cls=Command)(identity)
 app.command("share-key", cls=Command)(share_key)
-for command in (rotate, seal, schemes, unseal, inspect, verify, baseline, classify, score, report):
+for command in (rotate, seal, schemes, unseal, inspect, verify, patients, privacy):
+    app.command(cls=Command)(command)
+for command in (baseline, classify, score, report):
     app.command(cls=Command)(command)
 for step in (enrol, accept, declare, agree, approve, join, leave, log):
     app.command(cls=Command)(step)

@@ -28,16 +28,20 @@ from coordinator.exchange.plan import Plan
 from coordinator.exchange.settings import build
 from coordinator.exchange.wire import decode, encode_reply
 from coordinator.model.metrics import measure, tabulate
+from coordinator.model.private_layers import require_private_layers
 from coordinator.model.shares import base_digest, shared_names
 from coordinator.model.training import predict_probabilities, train_locally, use_all_cores
 from coordinator.model.vit import build_model, pack, unpack
-from crypto.arrays import Float32Array
+from crypto.arrays import AnyArray, Float32Array
 from crypto.errors import CipherwardError
 from crypto.spec import spec_without_nonce
 from parties.agent.identity_file import read_identity
 from parties.sealing.place import Place, find_place
 from parties.training.guard import Request, admit, admit_introduction
+from parties.training.policy import local_steps
 from parties.training.policy_file import require_weights
+from parties.training.private_release import release_once
+from parties.training.private_training import PrivateRound, train_privately
 from parties.training.stem import (
     Coordinates,
     Stem,
@@ -165,10 +169,40 @@ def train(message: Message, context: Context) -> Message:
     use_all_cores()
     place = _place(context)
     request = admit(place, message, "train")
-    plan, sealed, settings, round_ = request.plan, request.sealed, request.settings, request.settings.round
+    figures: dict[str, Any] = {"num-examples": len(request.sealed)}
+    if request.plan.privacy.is_on:
+        # No loss, and no time that depends on how many images were drawn: the noise does not cover them.
+        classes, sha256 = len(request.sealed.classes), request.policy.weights_sha256
+        model, _ = build_base_model(request.plan.model_dump_json(), classes, sha256)
+        require_private_layers(model, request.plan)
+        words = release_once(place, request, lambda private: _train_round(place, request, private)[0])
+        figures["steps"] = local_steps(request.plan, len(request.sealed))
+    else:
+        words, result = _train_round(place, request)
+        figures |= {"loss": result["loss"], "steps": int(result["steps"])}
+        figures["seconds"] = time.perf_counter() - started
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord({"model": Array(words)}),
+            "metrics": MetricRecord(figures),
+            "about": ConfigRecord({"party": place.settings.party}),
+        }
+    )
+    return Message(content, reply_to=message)
+
+
+def _train_round(
+    place: Place, request: Request, private: PrivateRound | None = None
+) -> tuple[AnyArray, dict[str, float]]:
+    """Train for a round; return the words to send, and the figures of a training that is not private."""
+    plan, settings, round_ = request.plan, request.settings, request.settings.round
     model, coordinates, weights, stem = _load_model(place, request, round_ - 1)
-    data = sealed if plan.augment == "none" else open_views(place, sealed)
-    result = train_locally(model, data, plan, round_, place.settings.party, settings.proximal)
+    data = request.sealed if plan.augment == "none" else open_views(place, request.sealed)
+    result: dict[str, float] = {}
+    if private is None:
+        result = train_locally(model, data, plan, round_, place.settings.party, settings.proximal)
+    else:
+        train_privately(model, data, plan, round_, private, settings.proximal)
     if plan.stem_frozen:
         # As received: carrying it there and back would round it in a way that depends on the key.
         replace_stem(model, stem)
@@ -176,23 +210,7 @@ def train(message: Message, context: Context) -> Message:
         carry_back(model, coordinates)
     if plan.stem == "private":
         write_own_stem(place, request.policy, model, round_, settings.best_round)
-    metrics = MetricRecord(
-        {
-            "num-examples": len(sealed),
-            "loss": result["loss"],
-            "steps": int(result["steps"]),
-            "seconds": time.perf_counter() - started,
-        }
-    )
-    words = encode_reply(pack(model, shared_names(model, plan)), weights, plan.wire)
-    content = RecordDict(
-        {
-            "arrays": ArrayRecord({"model": Array(words)}),
-            "metrics": metrics,
-            "about": ConfigRecord({"party": place.settings.party}),
-        }
-    )
-    return Message(content, reply_to=message)
+    return encode_reply(pack(model, shared_names(model, plan)), weights, plan.wire), result
 
 
 @app.evaluate()  # type: ignore[untyped-decorator]  # flwr is not typed for mypy here

@@ -15,6 +15,7 @@ stem that the answer would depend on.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -103,6 +104,7 @@ class Request:
         sealed: the sealed set that is asked for.
         settings: what the message says beside its plan.
         words: the weights, still encoded.
+        name: a digest of everything that the answer depends on; the same for a request that comes again.
     """
 
     plan: Plan
@@ -110,6 +112,7 @@ class Request:
     sealed: SealedDataset
     settings: Settings
     words: Array
+    name: str = ""
 
 
 def admit_introduction(place: Place, message: Message) -> tuple[StudyManifest, dict[str, SealedDataset]]:
@@ -122,7 +125,7 @@ def admit_introduction(place: Place, message: Message) -> tuple[StudyManifest, d
     policy = read_policy(place)
     config: dict[str, Any] = dict(message.content.config_records.get("config") or {})
     for name in sorted(config.keys() - {"manifest"}):
-        raise _refuse(
+        raise refuse(
             place, policy.study, Difference(str(name)[:100], config[name], "no such setting", _MESSAGE)
         )
     manifest = _require_manifest(place, policy, config)
@@ -146,20 +149,22 @@ def admit(place: Place, message: Message, kind: Literal["train", "evaluate"]) ->
     policy = read_policy(place)
     plan = _read_plan(place, policy, message)
     if difference := find_difference(policy, plan):
-        raise _refuse(place, plan.study, difference)
+        raise refuse(place, plan.study, difference)
     config: dict[str, Any] = dict(message.content.config_records["config"])
     manifest = _require_manifest(place, policy, config)
+    if kind == "train" and policy.budget_epsilon and not plan.privacy.is_on:
+        budget = f"a budget of epsilon {policy.budget_epsilon:g} over all trainings"
+        raise refuse(place, plan.study, Difference("privacy", plan.privacy, budget))
     settings = _read_settings(place, policy, plan, message, kind)
     sealed = place.sealed(settings.split)
     _require_set(place, policy, sealed, settings.split, manifest)
     if difference := find_set_difference(sealed, plan.describe(), "the coordinator's plan"):
-        raise _refuse(place, plan.study, difference)
+        raise refuse(place, plan.study, difference)
     if kind == "train" and (difference := find_step_difference(policy, plan, len(sealed))):
-        raise _refuse(place, plan.study, difference)
+        raise refuse(place, plan.study, difference)
     words = message.content.array_records["arrays"]["model"]
     request = Request(policy.adopt(plan), policy, sealed, settings, words)
-    _charge(place, request)
-    return request
+    return dataclasses.replace(request, name=_charge(place, request))
 
 
 def _read_plan(place: Place, policy: Policy, message: Message) -> Plan:
@@ -171,7 +176,7 @@ def _read_plan(place: Place, policy: Policy, message: Message) -> Plan:
         return build(Plan, values, "the coordinator's plan")
     except (KeyError, TypeError, ValueError, RecursionError):
         stated = "something that is not a plan"
-        raise _refuse(place, policy.study, Difference("plan", stated, policy.study, _MESSAGE)) from None
+        raise refuse(place, policy.study, Difference("plan", stated, policy.study, _MESSAGE)) from None
     except CipherwardError as error:
         _write_refusal(place, policy.study, Difference("plan", error.message, policy.study))
         raise
@@ -185,7 +190,7 @@ def _read_settings(
 
     def require(condition: bool, field: str, stated: Any, accepted: Any) -> None:
         if not condition:
-            raise _refuse(place, plan.study, Difference(field, stated, accepted, _MESSAGE))
+            raise refuse(place, plan.study, Difference(field, stated, accepted, _MESSAGE))
 
     for name in sorted(config.keys() - _SETTINGS[kind] - _NAMES):
         require(False, str(name)[:100], config[name], "no such setting")
@@ -219,7 +224,7 @@ def _require_manifest(place: Place, policy: Policy, config: dict[str, Any]) -> S
     manifest = read_agreed(place, policy)
     stated = config.get("manifest")
     if stated != manifest.digest:
-        raise _refuse(
+        raise refuse(
             place, policy.study, Difference("manifest", stated, manifest.digest, _MESSAGE), _AGAIN
         )
     return manifest
@@ -237,14 +242,14 @@ def _require_set(
             "classes", "in the policy", "with other names or in another order", who, whose
         )
     if difference is not None:
-        raise _refuse(place, policy.study, difference)
+        raise refuse(place, policy.study, difference)
     difference = find_statement_difference(sealed, split, manifest.statements[place.settings.party])
     if difference is not None:
-        raise _refuse(place, policy.study, difference, _RESTATE)
+        raise refuse(place, policy.study, difference, _RESTATE)
 
 
-def _charge(place: Place, request: Request) -> None:
-    """Count a request before it is answered. One that was counted already is free.
+def _charge(place: Place, request: Request) -> str:
+    """Count a request before it is answered, and return its digest. One that was counted already is free.
 
     Raises:
         CipherwardError: if the hospital answered as many different requests as it accepted.
@@ -271,16 +276,17 @@ def _charge(place: Place, request: Request) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         answered = {row["request"] for row in read_lines(path) if row["split"] == split}
         if name in answered:
-            return
+            return name
         if len(answered) >= limit:
             difference = Difference(field, len(answered) + 1, limit, _MESSAGE)
             hint = f"if this hospital agrees to more, raise {field} in its {place.policy_file.name}"
-            raise _refuse(place, plan.study, difference, hint)
+            raise refuse(place, plan.study, difference, hint)
         row = {"time": _now(), "split": split, "round": number, "request": name}
         append_line(path, json.dumps(row))
+    return name
 
 
-def _refuse(place: Place, study: str, difference: Difference, hint: str = _HINT) -> CipherwardError:
+def refuse(place: Place, study: str, difference: Difference, hint: str = _HINT) -> CipherwardError:
     """Write a refusal down, and return the error to raise."""
     _write_refusal(place, study, difference)
     return RefusedError(difference.field, str(difference), hint)

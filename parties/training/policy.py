@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from coordinator.exchange.plan import Plan
+from coordinator.exchange.privacy import Privacy
 from coordinator.exchange.settings import Settings, build
 from coordinator.exchange.statement import Statement, plan_digest
 from crypto.errors import CipherwardError
@@ -45,7 +46,7 @@ COORDINATOR_ONLY = frozenset(
 #: Settings about plain images. A hospital has its own in party.yaml, and never reads those of a message.
 IGNORED = frozenset({"source", "images", "counts", "partition", "alpha"})
 #: Settings of a policy that bound what a hospital answers. Changing them does not make it another study.
-LIMITS = ("trainings", "evaluations", "test_reads")
+LIMITS = ("trainings", "evaluations", "test_reads", "budget_epsilon", "budget_delta")
 #: Settings of a policy that are no part of its digest: another place of a file, another setting of the coordinator's
 #: work or a newer manifest start no count of answers anew, and make no stem another's.
 _UNNAMED = frozenset({*LIMITS, "weights_file", "plan_sha256", "manifest_sha256"})
@@ -116,6 +117,11 @@ class Policy(Settings):
     compile: bool
     augment: str
 
+    # How updates are protected. The budget is the hospital's own, over all its trainings; 0: it has none.
+    privacy: Privacy
+    budget_epsilon: float = Field(ge=0, allow_inf_nan=False)
+    budget_delta: float = Field(ge=0, lt=1, allow_inf_nan=False)
+
     # How many different messages are answered in all; a message that is sent again is not counted again.
     trainings: int = Field(ge=0)
     evaluations: int = Field(ge=0)
@@ -175,7 +181,11 @@ def local_steps(plan: Plan, images: int) -> int:
 
 
 def make_policy(
-    plan: Plan, classes: Sequence[str], images: int, weights_file: Path | None = None
+    plan: Plan,
+    classes: Sequence[str],
+    images: int,
+    weights_file: Path | None = None,
+    budget: tuple[float, float] | None = None,
 ) -> Policy:
     """Return the policy that accepts exactly this plan.
 
@@ -184,6 +194,7 @@ def make_policy(
         classes: the hospital's classes.
         images: the number of its training images.
         weights_file: the hospital's own copy of the plan's public weights.
+        budget: the hospital's own (epsilon, delta) over all its trainings. None: that of the plan.
 
     Raises:
         CipherwardError: if the plan is not one of a federation, or has a setting that policies do not know.
@@ -194,6 +205,8 @@ def make_policy(
             "hand over sealed sets to the provider, or set train to federated",
         )
     steps = local_steps(plan, images)
+    if budget is None:
+        budget = plan.privacy.bound if plan.privacy.is_on else (0.0, 0.0)
     values: dict[str, Any] = {
         name: getattr(plan, name) for name in Policy.model_fields if name in type(plan).model_fields
     }
@@ -213,6 +226,8 @@ def make_policy(
         "trainings": _SPARE * plan.rounds,
         "evaluations": _SPARE * plan.rounds,
         "test_reads": 1,
+        "budget_epsilon": budget[0],
+        "budget_delta": budget[1],
     }
     policy = build(Policy, values, "the plan")
     if difference := find_difference(policy, plan):

@@ -7,6 +7,7 @@ trained under.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -61,6 +62,15 @@ def save_policy(place: Place, policy: Policy) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
     write_atomic(folder / f"{policy.study}-{policy.digest[:16]}.yaml", fill)
     write_atomic(place.policy_file, fill)
+
+
+def accepted_policies(place: Place) -> list[Policy]:
+    """Return every policy that the hospital ever accepted. Those of an earlier version are left out."""
+    policies = []
+    for path in sorted((place.private / "policies").glob("*.yaml")):
+        with contextlib.suppress(CipherwardError):
+            policies.append(_read(path))
+    return policies
 
 
 def find_policy(place: Place, plan: Plan) -> Policy:

@@ -12,6 +12,7 @@ import pytest
 HEAVY = {
     "matplotlib",
     "numba",
+    "opacus",
     "peft",
     "pytorchcv",
     "scipy.stats",

@@ -14,6 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from coordinator.exchange.introduction import is_signed
 from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import Plan
+from coordinator.exchange.privacy import Privacy
 from coordinator.exchange.statement import SPLITS
 from coordinator.model.shares import shared_names
 from coordinator.model.vit import build_model, pack
@@ -81,6 +82,7 @@ OTHER: dict[str, Any] = {
     "precision": "bfloat16",
     "compile": True,
     "augment": "flip_shift",
+    "privacy": Privacy(epsilon=1.0, delta=1e-5),
 }
 
 

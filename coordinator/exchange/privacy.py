@@ -1,0 +1,112 @@
+"""The plan's `privacy` block: differential privacy of what a hospital sends (DP-SGD, Abadi et al. 2016).
+
+    privacy: {epsilon: 8, delta: 1.0e-4, max_grad_norm: 1, unit: image}
+
+The plan proposes; a hospital's policy holds what it accepted, and its own budget. How they are
+kept is in parties/training: private_training.py, privacy_ledger.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, model_validator
+
+from coordinator.exchange.settings import Settings
+from crypto.errors import CipherwardError
+
+if TYPE_CHECKING:
+    from coordinator.exchange.plan import Plan
+
+#: How epsilon and noise are computed: numerical composition of privacy loss random variables (Gopi et al. 2021).
+ACCOUNTANT = "PRV"
+#: What leaves a hospital, or may be read off it, and is not covered by epsilon.
+OUTSIDE = (
+    "evaluations: each hospital's figures and tables on its validation and test images",
+    "the number of images, their labels and the sealed images themselves, where they were handed over",
+    "the seconds that an answer takes",
+)
+
+
+class Privacy(Settings):
+    """What one patient, or one image, can change at most in everything that a training sends.
+
+    Neighbouring data sets differ by one unit that is added or removed.
+
+    Attributes:
+        epsilon: the bound epsilon over all rounds of the training. None: no differential privacy.
+        delta: the probability delta that the bound does not hold; below 1 / units of every hospital.
+        max_grad_norm: each unit's gradient is scaled down to this Euclidean norm in every step.
+        unit: what the bound protects: all images of one patient, or a single image.
+        public_class_counts: whether the number of images of each class is public, so that the loss may depend on it.
+    """
+
+    epsilon: float | None = Field(default=None, allow_inf_nan=False)
+    delta: float | None = Field(default=None, allow_inf_nan=False)
+    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    unit: Literal["patient", "image"] = "patient"
+    public_class_counts: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Privacy:
+        if self.epsilon is None:
+            if self.delta is not None:
+                raise CipherwardError(
+                    "privacy: delta says nothing without epsilon", "set privacy.epsilon, or leave delta out"
+                )
+            return self
+        if self.epsilon <= 0:
+            raise CipherwardError(
+                f"privacy: epsilon {self.epsilon:g} is no bound that a training can keep",
+                "set privacy.epsilon above 0, such as 8; or leave the block out",
+            )
+        if self.delta is None or not 0 < self.delta < 1:
+            raise CipherwardError(
+                "privacy: epsilon needs delta, the probability that the bound does not hold",
+                "set privacy.delta above 0 and below 1 / the number of patients of each hospital, such as 1.0e-5",
+            )
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether updates are protected by differential privacy."""
+        return self.epsilon is not None
+
+    @property
+    def bound(self) -> tuple[float, float]:
+        """(epsilon, delta) of a block that is on."""
+        if self.epsilon is None or self.delta is None:
+            raise ValueError("differential privacy is off")
+        return self.epsilon, self.delta
+
+    def __str__(self) -> str:
+        if not self.is_on:
+            return "no differential privacy"
+        counts = ", class counts public" if self.public_class_counts else ""
+        return (
+            f"epsilon {self.epsilon:g}, delta {self.delta:g} for each {self.unit}, "
+            f"gradients of norm {self.max_grad_norm:g} at most{counts}"
+        )
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def require_compatible(plan: Plan) -> None:
+    """Raise CipherwardError if a setting of the plan would break the bound, or could not keep it."""
+    privacy = plan.privacy
+    if not privacy.is_on:
+        return
+    hint = "change that setting, or leave the block privacy out"
+    if plan.train == "central":
+        reason = "train central: the provider holds all sealed images, and no hospital adds noise"
+    elif plan.precision != "float32":
+        reason = "precision bfloat16: a norm in bfloat16 is not the norm of what is sent"
+    elif plan.compile:
+        reason = "compile: gradients of single images are taken layer by layer, not of a compiled model"
+    elif plan.class_weights != "none" and not privacy.public_class_counts:
+        reason = "class_weights balanced: the weights depend on the hospital's private class counts"
+        hint = "set class_weights to none; or set privacy.public_class_counts, if these counts are public"
+    else:
+        return
+    raise CipherwardError(f"privacy does not go with {reason}", hint)

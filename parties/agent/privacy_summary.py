@@ -1,0 +1,86 @@
+"""What `cipherward-party privacy` says: the ledger by study, the common bound, and trainings that no bound covers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from dataclasses import dataclass
+
+from crypto.errors import CipherwardError
+from crypto.files import read_lines
+from parties.sealing.place import Place
+from parties.training.policy import Policy
+from parties.training.policy_file import accepted_policies, read_policy
+from parties.training.privacy_accounting import total_epsilon
+from parties.training.privacy_ledger import Charge, PrivacyLedger
+
+#: The delta at which a total is stated if the hospital has no budget.
+_DELTA = 1e-5
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The ledger in words.
+
+    Attributes:
+        rows: a row for each study and kind of step: study, rounds, steps, noise multiplier, sampling rate, unit.
+        lines: the total, the budget, and what no bound covers.
+    """
+
+    rows: list[tuple[str, ...]]
+    lines: list[str]
+
+
+def summarise(place: Place) -> Summary:
+    """Return what the hospital's trainings may have told. Raise CipherwardError if the ledger is damaged."""
+    charges = PrivacyLedger(place).charges()
+    policy: Policy | None = None
+    with contextlib.suppress(CipherwardError):
+        policy = read_policy(place)
+    lines = []
+    if charges:
+        has_budget = policy is not None and policy.budget_epsilon > 0
+        delta = policy.budget_delta if policy is not None and has_budget else _DELTA
+        near = policy.budget_epsilon if policy is not None and has_budget else 1.0
+        total = total_epsilon([c.mechanism for c in charges], delta, near)
+        # Of several units the weakest: an image.
+        unit = "image" if any(c.unit == "image" for c in charges) else "patient"
+        lines.append(
+            f"epsilon {total:.3g} at delta {delta:g} for each {unit}, over {len(charges)} charged rounds"
+        )
+    else:
+        lines.append("no private training was charged")
+    if policy is not None and policy.budget_epsilon:
+        lines.append(f"budget: epsilon {policy.budget_epsilon:g} at delta {policy.budget_delta:g}")
+    else:
+        lines.append("budget: none")
+    for study, rounds in _unprotected(place).items():
+        lines.append(
+            f"not covered: {rounds} trainings of {study} without differential privacy; no bound holds for them"
+        )
+    lines.append("not covered: evaluations on val and test, and the seconds that an answer takes")
+    return Summary(_rows(charges), lines)
+
+
+def _rows(charges: list[Charge]) -> list[tuple[str, ...]]:
+    kinds: dict[tuple[str, float, float, str], list[int]] = {}
+    for c in charges:
+        kinds.setdefault((c.study, c.noise_multiplier, c.sample_rate, c.unit), []).append(c.steps)
+    return [
+        (study, str(len(steps)), str(sum(steps)), f"{noise:.4g}", f"{rate:.4g}", unit)
+        for (study, noise, rate, unit), steps in kinds.items()
+    ]
+
+
+def _unprotected(place: Place) -> dict[str, int]:
+    """Return how many trainings without differential privacy were answered, by study.
+
+    A training counts unless its policy says that it was private: policies of an earlier version say nothing.
+    """
+    private = {f"{p.study}-{p.digest[:16]}" for p in accepted_policies(place) if p.privacy.is_on}
+    counts: Counter[str] = Counter()
+    for answers in sorted((place.private / "answers").glob("*.jsonl")):
+        trainings = sum(row.get("split") == "train" for row in read_lines(answers))
+        if answers.stem not in private and trainings:
+            counts[answers.stem.rpartition("-")[0]] += trainings
+    return dict(counts)

@@ -1,0 +1,176 @@
+"""The privacy ledger: what a hospital's trainings may have told of its images, over all studies.
+
+    private/privacy.jsonl   a line for every training that is charged, and one for every reply that is released
+
+A line is on the disk before training begins, so nothing is released that is not accounted for. If it cannot be
+written, nothing is trained. Charges add up over all studies, whatever images they were of: the same patient may be in
+each. Lines are numbered, and a line that is missing in the middle is an error. A line that a kill or a full disk cut
+short has no number; its training never began.
+
+The ledger protects against a coordinator, and not against the hospital itself: who deletes the file forgets.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from crypto.errors import CipherwardError
+from crypto.files import append_line, disk_errors, read_lines
+from parties.sealing.place import Place
+from parties.training.privacy_accounting import Mechanism, total_epsilon
+
+FILE = "privacy.jsonl"
+#: Bounds are compared up to float rounding.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One round of private training.
+
+    Attributes:
+        study: the study's name.
+        policy: the digest of the policy that it was accepted under.
+        request: names the coordinator's message; the same message is charged once.
+        round: the round.
+        unit: patient or image.
+        images: the digest of the sealed training set.
+        noise_multiplier: as in Mechanism.
+        sample_rate: as in Mechanism.
+        steps: as in Mechanism.
+    """
+
+    study: str
+    policy: str
+    request: str
+    round: int
+    unit: str
+    images: str
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+
+    @property
+    def mechanism(self) -> Mechanism:
+        """The steps of this round."""
+        return Mechanism(self.noise_multiplier, self.sample_rate, self.steps)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that all trainings of a hospital may tell together: its own (epsilon, delta). 0: no budget."""
+
+    epsilon: float
+    delta: float
+
+    def require(self, mechanisms: Sequence[Mechanism], what: str) -> None:
+        """Raise CipherwardError if these steps together exceed the budget. what: what is asked for."""
+        if not self.epsilon:
+            return
+        total = total_epsilon(mechanisms, self.delta, self.epsilon)
+        if total > self.epsilon * (1 + _ROUNDING):
+            raise CipherwardError(
+                f"{what} would bring this hospital to epsilon {total:.3g} at delta {self.delta:g}, and its own "
+                f"budget is epsilon {self.epsilon:g}",
+                "see what was spent: cipherward-party privacy HOSPITAL. The hospital alone can raise its budget: "
+                "cipherward-party accept PLAN HOSPITAL --privacy-budget EPSILON",
+            )
+
+
+class PrivacyLedger:
+    """The ledger of one hospital."""
+
+    def __init__(self, place: Place) -> None:
+        self.path: Path = place.private / FILE
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        # Waited for: two studies may charge at once, and neither must be lost.
+        lock_path = self.path.with_name(".privacy.lock")
+        with disk_errors(lock_path):
+            lock = open(lock_path, "w")  # noqa: SIM115 - disk_errors is for opening it only
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _read(self) -> list[dict[str, Any]]:
+        """Return all entries. Raise CipherwardError if one is missing or damaged."""
+        try:
+            entries = [e for e in read_lines(self.path) if isinstance(e, dict)]
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._damaged(type(error).__name__) from None
+        if [entry.get("number") for entry in entries] != list(range(len(entries))):
+            raise self._damaged("a line is missing or damaged")
+        return entries
+
+    def _damaged(self, why: str) -> CipherwardError:
+        return CipherwardError(
+            f"the privacy ledger {self.path} cannot be believed: {why}",
+            "restore it from a backup; without it nobody knows what was spent",
+        )
+
+    def charges(self) -> list[Charge]:
+        """Return every charge in order."""
+        return [self._charge_of(entry) for entry in self._read() if entry["kind"] == "charge"]
+
+    def _charge_of(self, entry: dict[str, Any]) -> Charge:
+        try:
+            return Charge(**entry["charge"])
+        except (KeyError, TypeError):
+            raise self._damaged(f"line {entry['number']} is no charge") from None
+
+    def is_released(self, request: str) -> bool:
+        """Return whether every charge for a message was followed by a reply."""
+        return self._open_charges(self._read(), request) == 0
+
+    @staticmethod
+    def _open_charges(entries: Sequence[dict[str, Any]], request: str) -> int:
+        """Return for how many charges of a message no reply was released."""
+        charged = [e for e in entries if e["kind"] == "charge" and e["charge"]["request"] == request]
+        released = [e for e in entries if e["kind"] == "release" and e["request"] == request]
+        return len(charged) - len(released)
+
+    def charge(self, charge: Charge, budget: Budget, rest_of_run: int) -> None:
+        """Write a charge before its training begins.
+
+        A charge for the same message whose reply was never released (the training was killed) is used, and no other
+        is written: nobody saw anything of it.
+
+        Args:
+            charge: the round.
+            budget: the hospital's own.
+            rest_of_run: steps of the study's later rounds. They count with the first charge of a study, so that a
+                training that would exceed the budget does not begin.
+
+        Raises:
+            CipherwardError: if the budget would be exceeded, or if the ledger cannot be read or written.
+        """
+        with self._lock():
+            entries = self._read()
+            if self._open_charges(entries, charge.request) > 0:
+                return
+            earlier = [self._charge_of(e) for e in entries if e["kind"] == "charge"]
+            asked = [charge.mechanism]
+            if all(c.policy != charge.policy for c in earlier):
+                asked.append(Mechanism(charge.noise_multiplier, charge.sample_rate, rest_of_run))
+            what = f"round {charge.round} of the study {charge.study}"
+            budget.require([c.mechanism for c in earlier] + [m for m in asked if m.steps], what)
+            self._append(entries, {"kind": "charge", "charge": asdict(charge)})
+
+    def release(self, request: str) -> None:
+        """Write down that a reply is about to leave."""
+        with self._lock():
+            entries = self._read()
+            if self._open_charges(entries, request) > 0:
+                self._append(entries, {"kind": "release", "request": request})
+
+    def _append(self, entries: Sequence[dict[str, Any]], entry: dict[str, Any]) -> None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        append_line(self.path, json.dumps({"number": len(entries), "time": now, **entry}))

@@ -1,0 +1,192 @@
+"""The privacy ledger: charged before a release, durable, counted over studies, and never left out."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from crypto.errors import CipherwardError
+from parties.agent.privacy_summary import summarise
+from parties.sealing.place import Place
+from parties.training.privacy_accounting import noise_multiplier
+from parties.training.privacy_ledger import FILE, Budget, Charge, PrivacyLedger
+from tests.support.paths import ROOT
+
+#: Two rounds of five steps keep epsilon 2.
+ROUND = Charge(
+    study="a",
+    policy="p" * 64,
+    request="first",
+    round=1,
+    unit="patient",
+    images="d" * 64,
+    noise_multiplier=noise_multiplier(2.0, 1e-5, 0.2, 10),
+    sample_rate=0.2,
+    steps=5,
+)
+BUDGET = Budget(2.0, 1e-5)
+NO_BUDGET = Budget(0.0, 0.0)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place.from_settings(tmp_path / "h", {"party": "h"})
+
+
+@pytest.fixture
+def ledger(place: Place) -> PrivacyLedger:
+    place.save()
+    return PrivacyLedger(place)
+
+
+def lines(ledger: PrivacyLedger) -> list[str]:
+    return ledger.path.read_text().splitlines() if ledger.path.exists() else []
+
+
+def test_a_message_is_charged_once_until_its_reply_left(ledger: PrivacyLedger) -> None:
+    ledger.charge(ROUND, BUDGET, 5)
+    ledger.charge(ROUND, BUDGET, 5)  # killed before anything left, and asked again
+    assert len(ledger.charges()) == 1
+    ledger.release("first")
+    ledger.release("first")  # the stored reply is sent again
+    assert [json.loads(line)["kind"] for line in lines(ledger)] == ["charge", "release"]
+    ledger.charge(
+        ROUND, BUDGET, 5
+    )  # the stored reply was lost after it left: another training, another charge
+    assert [c.request for c in ledger.charges()] == ["first", "first"]
+
+
+def test_the_budget_holds_over_rounds_and_over_studies(ledger: PrivacyLedger) -> None:
+    ledger.charge(ROUND, BUDGET, 5)
+    ledger.charge(replace(ROUND, request="second", round=2), BUDGET, 5)
+    with pytest.raises(
+        CipherwardError, match=r"round 3 of the study a would bring this hospital to epsilon 2\.\d+"
+    ):
+        ledger.charge(replace(ROUND, request="third", round=3), BUDGET, 5)
+    other = replace(ROUND, study="b", policy="q" * 64, request="other", images="e" * 64)
+    with pytest.raises(CipherwardError, match=r"round 1 of the study b .* its own budget is epsilon 2"):
+        ledger.charge(other, BUDGET, 0)
+    assert len(lines(ledger)) == 2
+    ledger.charge(other, Budget(4.0, 1e-5), 0)
+    ledger.charge(replace(other, request="more"), NO_BUDGET, 0)
+    assert len(ledger.charges()) == 4
+
+
+def test_a_training_that_cannot_end_within_the_budget_does_not_begin(ledger: PrivacyLedger) -> None:
+    with pytest.raises(CipherwardError, match="budget"):
+        ledger.charge(ROUND, BUDGET, 50)
+    assert lines(ledger) == []
+
+
+def test_a_torn_line_is_no_charge_and_hides_no_other(ledger: PrivacyLedger) -> None:
+    ledger.charge(ROUND, NO_BUDGET, 0)
+    with open(ledger.path, "a") as file:
+        file.write('{"number": 1, "kind": "charge", "cha')  # killed while it was written
+    ledger.charge(replace(ROUND, request="second"), NO_BUDGET, 0)
+    assert [c.request for c in ledger.charges()] == ["first", "second"]
+
+
+@pytest.mark.parametrize("spoil", ["removed", "cut", "changed"])
+def test_a_ledger_that_lost_a_line_is_not_believed(ledger: PrivacyLedger, spoil: str) -> None:
+    for i in range(3):
+        ledger.charge(replace(ROUND, request=str(i)), NO_BUDGET, 0)
+    entries = lines(ledger)
+    if spoil == "removed":
+        del entries[1]
+    elif spoil == "cut":
+        entries[1] = entries[1][:40]
+    else:
+        entries[1] = entries[1].replace('"steps": 5', '"step": 5')
+    ledger.path.write_text("\n".join(entries) + "\n")
+    with pytest.raises(CipherwardError, match="cannot be believed"):
+        ledger.charges()
+    with pytest.raises(CipherwardError, match="cannot be believed"):
+        ledger.charge(replace(ROUND, request="next"), NO_BUDGET, 0)
+
+
+def test_on_a_full_disk_nothing_is_charged_as_if_it_were(
+    ledger: PrivacyLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.charge(ROUND, NO_BUDGET, 0)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CipherwardError, match="the disk is full"):
+        ledger.charge(replace(ROUND, request="second"), NO_BUDGET, 0)
+
+
+def test_two_processes_that_charge_at_once_lose_nothing(ledger: PrivacyLedger, place: Place) -> None:
+    code = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from parties.sealing.place import Place
+from parties.training.privacy_ledger import Charge, Budget, PrivacyLedger
+place = Place.open(Path(sys.argv[1]))
+for i in range(20):
+    charge = Charge("a", "p", f"{sys.argv[2]}-{i}", 1, "image", "d", 1.0, 0.1, 5)
+    PrivacyLedger(place).charge(charge, Budget(0.0, 0.0), 0)
+"""
+    start = [sys.executable, "-c", code, str(place.folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    runs = [subprocess.Popen([*start, name], env=environment) for name in "xy"]
+    assert [run.wait(120) for run in runs] == [0, 0]
+    assert len({c.request for c in ledger.charges()}) == 40
+
+
+def test_a_killed_charge_leaves_a_ledger_that_can_be_read(ledger: PrivacyLedger, place: Place) -> None:
+    code = """
+import sys
+from pathlib import Path
+from parties.sealing.place import Place
+from parties.training.privacy_ledger import Charge, Budget, PrivacyLedger
+place = Place.open(Path(sys.argv[1]))
+i = 0
+while True:
+    PrivacyLedger(place).charge(Charge("a", "p", str(i), 1, "image", "d", 1.0, 0.1, 5), Budget(0.0, 0.0), 0)
+    print(i, flush=True)
+    i += 1
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, str(place.folder)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert run.stdout is not None
+    for _ in range(5):
+        run.stdout.readline()
+    time.sleep(0.01)
+    run.kill()
+    said = 5 + len(run.stdout.read().splitlines())
+    run.wait()
+    assert len(ledger.charges()) >= said  # whatever a caller was told is on the disk
+    ledger.charge(replace(ROUND, request="after"), NO_BUDGET, 0)
+    assert ledger.charges()[-1].request == "after"
+
+
+def test_the_summary_states_the_total_and_what_it_leaves_out(ledger: PrivacyLedger, place: Place) -> None:
+    assert summarise(place).lines[0] == "no private training was charged"
+    ledger.charge(ROUND, NO_BUDGET, 0)
+    ledger.charge(replace(ROUND, request="second", unit="image", study="b"), NO_BUDGET, 0)
+    (place.private / "answers").mkdir()
+    (place.private / "answers" / "old-study-0123456789abcdef.jsonl").write_text('{"split": "train"}\n' * 3)
+    summary = summarise(place)
+    # Epsilon 2 was for these two rounds together; of two units the weaker one is named.
+    assert summary.lines[0].startswith("epsilon 2 at delta 1e-05 for each image, over 2 charged rounds")
+    assert any("3 trainings of old-study without differential privacy" in line for line in summary.lines)
+    assert any("not covered: evaluations" in line for line in summary.lines)
+    assert [row[:3] for row in summary.rows] == [("a", "1", "5"), ("b", "1", "5")]
+
+
+def test_the_ledger_is_closed_to_other_users(ledger: PrivacyLedger, place: Place) -> None:
+    ledger.charge(ROUND, NO_BUDGET, 0)
+    assert (place.private / FILE).exists() and place.private.stat().st_mode & 0o077 == 0
