@@ -1,0 +1,324 @@
+"""A cloud that lies in a secure sum, and hospitals that send rubbish: each attempt, and what stops it."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import dataclasses
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from crypto.arrays import UInt32Array
+from crypto.errors import CipherwardError
+from crypto.identity import Identity
+from crypto.secure_sum.collector import Collector
+from crypto.secure_sum.member import Member, Revelation
+from crypto.secure_sum.sharing import combine, split
+from crypto.secure_sum.transcript import RoundKeys, Rules
+from tests.support.secure_sum import Federation, run_round
+
+Keys = dict[str, RoundKeys]
+ONES: UInt32Array = np.ones(4, np.uint32)
+
+
+def to_keys(federation: Federation) -> Keys:
+    """Return all hospitals' round keys."""
+    return {n: m.keys() for n, m in federation.members.items()}
+
+
+def to_masked(federation: Federation) -> dict[str, UInt32Array]:
+    """Bring all hospitals past their masked vectors."""
+    keys, rules = to_keys(federation), federation.rules
+    sent = {n: m.share(keys, rules) for n, m in federation.members.items()}
+    incoming = {n: {s: sent[s][n] for s in sent if s != n} for n in sent}
+    return {n: m.mask(incoming[n], ONES, rules)[0] for n, m in federation.members.items()}
+
+
+def to_signed(federation: Federation, survivors: list[str]) -> dict[str, bytes]:
+    """Bring all survivors past their signatures."""
+    to_masked(federation)
+    f = federation
+    return {n: f.members[n].confirm(survivors, f.identities[n], f.rules) for n in survivors}
+
+
+def swap_key(keys: Keys) -> Keys:
+    return keys | {"h01": dataclasses.replace(keys["h01"], mask=bytes(range(32)))}
+
+
+def own_key_of_the_cloud(keys: Keys) -> Keys:
+    cloud = Member.start(Identity.generate("h01"), keys["h01"].round_id)
+    return keys | {"h01": cloud.keys()}
+
+
+def sybil(keys: Keys) -> Keys:
+    cloud = Member.start(Identity.generate("h99"), keys["h01"].round_id)
+    return keys | {"h99": cloud.keys()}
+
+
+def under_another_name(keys: Keys) -> Keys:
+    return keys | {"h02": keys["h01"]}
+
+
+def too_few(keys: Keys) -> Keys:
+    return {n: keys[n] for n in ("h00", "h01", "h02")}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (swap_key, "not h01's"),
+        (own_key_of_the_cloud, "not h01's"),
+        (sybil, "not in the agreed roster"),
+        (under_another_name, "named 'h02'"),
+        (too_few, "3 hospitals take part"),
+    ],
+)
+def test_a_cloud_in_the_middle_is_refused(change: Callable[[Keys], Keys], message: str) -> None:
+    federation = Federation(5)
+    keys = change(to_keys(federation))
+    with pytest.raises(CipherwardError, match=message):
+        federation.members["h00"].share(keys, federation.rules)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("model", "00" * 32), ("attempt", "00" * 16), ("round", 2), ("study", "00" * 32)]
+)
+def test_another_model_or_an_old_attempt_for_one_hospital_is_noticed(field: str, value: Any) -> None:
+    """Keys that a hospital really signed in another attempt, or for another model, fit no round."""
+    federation = Federation(5)
+    keys = to_keys(federation)
+    other = dataclasses.replace(federation.round_id, **{field: value})
+    keys["h03"] = Member.start(federation.identities["h03"], other).keys()
+    with pytest.raises(CipherwardError, match=f"do not agree on its {field}"):
+        federation.members["h00"].share(keys, federation.rules)
+
+
+def test_the_own_keys_must_come_back_unchanged() -> None:
+    federation = Federation(5)
+    keys = to_keys(federation)
+    keys["h00"] = Member.start(federation.identities["h00"], federation.round_id).keys()
+    with pytest.raises(CipherwardError, match="own round keys"):
+        federation.members["h00"].share(keys, federation.rules)
+
+
+def test_every_answer_is_given_once_and_in_order() -> None:
+    federation = Federation(4)
+    member, rules = federation.members["h00"], federation.rules
+    with pytest.raises(CipherwardError, match="asks for 'confirm'"):
+        member.confirm([], federation.identities["h00"], Rules(rules.roster))
+    signatures = to_signed(federation, sorted(federation.members))
+    member.reveal(signatures, rules)
+    for again in (
+        member.keys,
+        lambda: member.share({}, rules),
+        lambda: member.reveal(signatures, rules),
+        lambda: Member.restore(member.export()).reveal(signatures, rules),
+    ):
+        with pytest.raises(CipherwardError):
+            again()
+
+
+def test_nothing_secret_is_kept_after_the_round_nor_shown() -> None:
+    federation = Federation(4)
+    member = federation.members["h00"]
+    before = member.export()
+    to_signed_all = to_signed(federation, sorted(federation.members))
+    member.reveal(to_signed_all, federation.rules)
+    import json
+
+    for name in ("channel_key", "mask_key", "self_mask"):
+        assert json.loads(before)[name] and not json.loads(member.export())[name]
+        assert json.loads(before)[name] not in repr(member)
+    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError):
+            attempt(member)
+
+
+def test_a_living_hospital_named_as_dropped_reveals_nothing_to_another_list() -> None:
+    """The cloud shows h00 other survivors than the rest, to get both secrets of h04."""
+    federation = Federation(5)
+    to_masked(federation)
+    everybody, without = sorted(federation.members), ["h00", "h01", "h02", "h03"]
+    f = federation
+    f.members["h00"].confirm(without, f.identities["h00"], f.rules)
+    others = {
+        n: f.members[n].confirm(everybody, f.identities[n], f.rules) for n in ("h01", "h02", "h03", "h04")
+    }
+    with pytest.raises(CipherwardError, match="not h01's"):
+        f.members["h00"].reveal(others, f.rules)
+
+
+def test_no_hospital_shows_both_secrets_of_another() -> None:
+    federation = Federation(5)
+    survivors = ["h00", "h01", "h02", "h03"]
+    signatures = to_signed(federation, survivors)
+    for name in survivors:
+        shown = federation.members[name].reveal(signatures, federation.rules)
+        assert not set(shown.self_masks) & set(shown.mask_keys)
+        assert set(shown.mask_keys) == {"h04"} and set(shown.self_masks) == set(survivors)
+
+
+def test_too_few_signatures_and_forged_ones_unmask_nothing() -> None:
+    federation = Federation(5)
+    everybody = sorted(federation.members)
+    signatures = to_signed(federation, everybody)
+    member = federation.members["h00"]
+    with pytest.raises(CipherwardError, match="3 hospitals signed"):
+        member.reveal({n: signatures[n] for n in everybody[:3]}, federation.rules)
+    with pytest.raises(CipherwardError, match="not h01's"):
+        member.reveal(signatures | {"h01": signatures["h02"]}, federation.rules)
+    assert member.reveal(signatures, federation.rules).self_masks
+
+
+def test_own_vector_left_out_strangers_and_small_sums_are_not_signed() -> None:
+    federation = Federation(5)
+    to_masked(federation)
+    member, identity = federation.members["h00"], federation.identities["h00"]
+    for survivors, message in (
+        (["h01", "h02", "h03", "h04"], "did not arrive"),
+        (["h00", "h01", "h02", "h03", "h77"], "cannot be counted"),
+        (["h00", "h01", "h02"], "3 hospitals are counted"),
+        (["h00", "h00", "h00", "h00"], "1 hospitals are counted"),
+    ):
+        with pytest.raises(CipherwardError, match=message):
+            member.confirm(survivors, identity, federation.rules)
+
+
+def test_a_repeated_round_over_other_hospitals_is_refused() -> None:
+    """Two sums of one round over different hospitals differ by one update."""
+    federation = Federation(5)
+    to_masked(federation)
+    member, identity = federation.members["h00"], federation.identities["h00"]
+    everybody = sorted(federation.members)
+    with pytest.raises(CipherwardError, match="give one update away"):
+        member.confirm(everybody[:4], identity, federation.rules, earlier=everybody)
+    assert member.confirm(everybody, identity, federation.rules, earlier=everybody)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b"", lambda b: b[::-1], lambda b: bytes(len(b))]
+)
+def test_damaged_shares_are_told_and_the_round_goes_on(damage: Callable[[bytes], bytes]) -> None:
+    """One hospital's shares cannot be opened by one other: its secret comes from the rest."""
+    federation = Federation(5)
+    keys, rules = to_keys(federation), federation.rules
+    sent = {n: dict(m.share(keys, rules)) for n, m in federation.members.items()}
+    sent["h04"]["h00"] = damage(sent["h04"]["h00"])
+    collector = Collector(federation.round_id, 4, rules)
+    collector.keys = dict(keys)
+    collector.close_keys()
+    for n, shares in sent.items():
+        collector.add_shares(n, shares)
+    for n, incoming in collector.close_shares().items():
+        masked, complaints = federation.members[n].mask(incoming, ONES, rules)
+        assert complaints == (["h04"] if n == "h00" else [])
+        if n != "h04":
+            collector.add_vector(n, masked)
+    survivors = collector.close_vectors()
+    for n in survivors:
+        collector.add_signature(
+            n, federation.members[n].confirm(survivors, federation.identities[n], rules)
+        )
+    signatures = collector.close_signatures()
+    for n in survivors:
+        collector.add_revelation(n, federation.members[n].reveal(signatures, rules))
+    # h04's mask key has three good shares of four that are needed: nothing is unmasked, and the error says why.
+    with pytest.raises(CipherwardError, match="h04's secret"):
+        collector.unmask()
+
+
+def test_wrong_shares_of_one_hospital_are_outvoted() -> None:
+    federation = Federation(7)
+    everybody = sorted(federation.members)
+    keys, rules = to_keys(federation), federation.rules
+    sent = {n: m.share(keys, rules) for n, m in federation.members.items()}
+    collector = Collector(federation.round_id, 4, rules)
+    collector.keys = dict(keys)
+    collector.close_keys()
+    for n in everybody:
+        collector.add_shares(n, sent[n])
+    for n, incoming in collector.close_shares().items():
+        collector.add_vector(n, federation.members[n].mask(incoming, ONES, rules)[0])
+    survivors = collector.close_vectors()
+    for n in everybody:
+        collector.add_signature(
+            n, federation.members[n].confirm(survivors, federation.identities[n], rules)
+        )
+    signatures = collector.close_signatures()
+    for n in everybody:
+        shown = federation.members[n].reveal(signatures, rules)
+        if n == "h00":
+            shown = Revelation({v: bytes(32) for v in shown.self_masks}, {})
+        collector.add_revelation(n, shown)
+    assert (collector.unmask() == 7).all()
+
+
+@pytest.mark.parametrize(
+    "vector",
+    [np.ones(3, np.uint32), np.ones(4, np.int64), np.ones((2, 2), np.uint32), np.ones(4, np.float32)],
+)
+def test_a_vector_of_another_shape_is_refused_by_name(vector: Any) -> None:
+    federation = Federation(4)
+    collector = Collector(federation.round_id, 4, federation.rules)
+    collector.keys = to_keys(federation)
+    collector.close_keys()
+    for n, m in federation.members.items():
+        collector.add_shares(n, m.share(collector.keys, federation.rules))
+    collector.close_shares()
+    with pytest.raises(CipherwardError, match="h02 sent a masked vector"):
+        collector.add_vector("h02", vector)
+    assert not collector.total.any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: None,
+        lambda v: [],
+        lambda v: {k: x for k, x in v.items() if k != "mask"},
+        lambda v: v | {"mask": "AAAA"},
+        lambda v: v | {"mask": "§§"},
+        lambda v: v | {"mask": 5},
+        lambda v: v | {"round_id": {}},
+        lambda v: v | {"round_id": v["round_id"] | {"round": "1"}},
+        lambda v: v | {"signature": base64.b64encode(bytes(63)).decode()},
+    ],
+)
+def test_malformed_round_keys_are_refused(change: Callable[[Any], Any]) -> None:
+    values = Federation(3).members["h00"].keys().to_json()
+    with pytest.raises(CipherwardError, match="malformed"):
+        RoundKeys.from_json(change(values))
+
+
+def test_fewer_than_three_hospitals_cannot_be_summed() -> None:
+    public = {n: Identity.generate(n).public for n in ("a", "b")}
+    with pytest.raises(CipherwardError, match="at least 3"):
+        Rules(public)
+    with pytest.raises(CipherwardError, match="at least"):
+        Rules({n: Identity.generate(n).public for n in "abc"}, min_sum=2)
+
+
+def test_shares_below_the_threshold_say_nothing() -> None:
+    """Any two of three shares fit every secret: both wrong and right completions exist."""
+    secret = bytes(range(32))
+    shares = split(secret, 3, 5)
+    assert combine([(i, shares[i]) for i in (0, 2, 4)]) == secret
+    assert combine([(i, shares[i]) for i in (0, 2)]) != secret
+    with pytest.raises(CipherwardError):
+        combine([(0, shares[0]), (0, shares[1])])
+
+
+def test_two_rounds_use_other_masks() -> None:
+    """A cloud that replays last round's sum of one hospital learns nothing from the difference."""
+    federation = Federation(3)
+    first = to_masked(federation)["h00"]
+    federation.begin()
+    second = to_masked(federation)["h00"]
+    assert (first != second).any()
+    federation.begin()
+    total, _ = run_round(federation, dict.fromkeys(federation.members, ONES))
+    assert (total == 3).all()
