@@ -81,7 +81,7 @@ def screen_training_reply(
     arrays = next(iter(reply.content.array_records.values()))
     if set(arrays) != {"model"}:
         return "unknown arrays"
-    shape = _read_shape(arrays["model"])
+    shape = read_shape(arrays["model"])
     if shape is None:
         return "unreadable weights"
     if shape != (weights.shape, DTYPES[wire]):
@@ -98,7 +98,7 @@ def screen_training_reply(
     return ""
 
 
-def _read_shape(array: Array) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+def read_shape(array: Array) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
     """Return shape and dtype of an array from outside, or None if they are unreadable.
 
     They are read from the header alone: a header can claim more memory than the machine has.

@@ -110,6 +110,11 @@ class Member:
         return self._own.round_id
 
     @property
+    def survivors(self) -> list[str]:
+        """The hospitals that it confirmed as counted, sorted; empty before."""
+        return list(self.__state.survivors)
+
+    @property
     def _own(self) -> RoundKeys:
         return RoundKeys.from_json(self.__state.own)
 

@@ -1,0 +1,216 @@
+"""The hospital's side of secure aggregation: what it keeps between the messages of a round, and what it refuses.
+
+    private/secure_sum/STUDY-DIGEST/member.json    the live attempt, with its secrets; one at a time
+                                    update.npz     the encoded update that it masks, and what it answers
+                                    summed.json    by round, over whose updates a sum was unmasked
+
+A hospital may be a new process for every message, so its state is on disk, and it is written before an answer leaves.
+An attempt that was repeated masks the same stored update with fresh keys: nothing is trained twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from coordinator.exchange.secure_sum import encode_update, read_bytes_map
+from crypto.arrays import Float32Array, UInt32Array
+from crypto.errors import CipherwardError
+from crypto.files import disk_errors, read_json, write_atomic
+from crypto.identity import Identity
+from crypto.secure_sum.fixed_point import FixedPoint
+from crypto.secure_sum.member import Member
+from crypto.secure_sum.transcript import RoundId, RoundKeys, Rules
+from parties.sealing.place import Place
+from parties.training.policy import Policy
+
+_HINT = "the coordinator repeats the round"
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the hospitals of a study agreed on, as this one pinned it.
+
+    Attributes:
+        study: hex digest of the study manifest.
+        rules: the roster, and the least number of summands.
+        weight: this hospital's weight in a mean: its images relative to the most.
+        point: how numbers are written.
+    """
+
+    study: str
+    rules: Rules
+    weight: float
+    point: FixedPoint
+
+
+class SumStore:
+    """The state of a study's secure sums in a hospital. Use it in a `with` statement: one process at a time."""
+
+    def __init__(self, place: Place, policy: Policy, identity: Identity, agreement: Agreement) -> None:
+        self._folder = place.private / "secure_sum" / f"{policy.study}-{policy.digest[:16]}"
+        self._identity, self._agreement = identity, agreement
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the state for this process; others wait."""
+        with disk_errors(self._folder):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = open(self._folder / ".lock", "w")  # noqa: SIM115 - closed below, after the lock's use
+        with handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def stored_steps(self, request: str) -> int | None:
+        """Return the optimizer's steps behind the stored update of a request, or None if it is not stored.
+
+        request: the digest of the request that the update answers.
+        """
+        with self.lock():
+            found = self._read_update()
+        return found[2] if found is not None and found[0] == request else None
+
+    def store_update(self, request: str, update: Float32Array, loss: float, steps: int) -> int:
+        """Encode and keep an update. Return how many of its values were clipped.
+
+        Args:
+            request: the digest of the request that it answers.
+            update: trained minus received weights, float32 [parameters].
+            loss: the mean training loss.
+            steps: the optimizer's steps.
+
+        Raises:
+            CipherwardError: if a value is not finite, or the disk is full.
+        """
+        agreement = self._agreement
+        vector, clipped = encode_update(update, loss, agreement.weight, agreement.point)
+
+        def fill(draft: Path) -> None:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as handle:
+                np.savez(handle, vector=vector, request=np.array(request), steps=np.array(steps))
+
+        with self.lock():
+            write_atomic(self._folder / "update.npz", fill)
+        return clipped
+
+    def begin(self, round_id: RoundId, request: str) -> RoundKeys:
+        """Start an attempt with fresh keys, in the place of an earlier one, and return the signed keys.
+
+        Args:
+            round_id: the attempt.
+            request: the digest of the request whose stored update it will mask.
+
+        Raises:
+            CipherwardError: if an attempt of this name was begun before.
+        """
+        with self.lock():
+            names = self._read_names()
+            if round_id.attempt in names:
+                raise CipherwardError("the coordinator repeats the name of an attempt", _HINT)
+            self._write("attempts.json", json.dumps([*names, round_id.attempt]))
+            member = Member.start(self._identity, round_id)
+            keys = member.keys()
+            self._write_member(member, request)
+        return keys
+
+    def share(self, about: Mapping[str, object]) -> dict[str, bytes]:
+        """Return encrypted shares for the other members, whose round keys the coordinator passed on."""
+
+        def answer(member: Member, _: str) -> dict[str, bytes]:
+            keys = about["keys"]
+            if not isinstance(keys, Mapping):
+                raise CipherwardError("the round keys are malformed", _HINT)
+            parsed = {str(name): RoundKeys.from_json(value) for name, value in keys.items()}
+            return member.share(parsed, self._agreement.rules)
+
+        return self._step(about, answer)
+
+    def mask(self, about: Mapping[str, object]) -> tuple[UInt32Array, list[str]]:
+        """Return the masked update, and the members whose shares could not be opened."""
+
+        def answer(member: Member, request: str) -> tuple[UInt32Array, list[str]]:
+            stored = self._read_update()
+            if stored is None or stored[0] != request:
+                raise CipherwardError("this hospital keeps no update of this round", _HINT)
+            return member.mask(read_bytes_map(about["shares"]), stored[1], self._agreement.rules)
+
+        return self._step(about, answer)
+
+    def confirm(self, about: Mapping[str, object]) -> bytes:
+        """Return the signature of whose updates are counted."""
+
+        def answer(member: Member, _: str) -> bytes:
+            survivors = about["survivors"]
+            if not isinstance(survivors, list) or not all(isinstance(name, str) for name in survivors):
+                raise CipherwardError("the list of survivors is malformed", _HINT)
+            earlier = self._read_summed().get(str(member.round_id.round))
+            return member.confirm(survivors, self._identity, self._agreement.rules, earlier)
+
+        return self._step(about, answer)
+
+    def reveal(self, about: Mapping[str, object]) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+        """Return shares of self masks and of mask keys, by hospital. It is noted first over whom the sum is."""
+
+        def answer(member: Member, _: str) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+            shown = member.reveal(read_bytes_map(about["signatures"], 64), self._agreement.rules)
+            summed = {**self._read_summed(), str(member.round_id.round): member.survivors}
+            self._write("summed.json", json.dumps(summed))
+            return shown.self_masks, shown.mask_keys
+
+        return self._step(about, answer)
+
+    def _step(self, about: Mapping[str, object], answer: Callable[[Member, str], _Answer]) -> _Answer:
+        """Let the live member answer, and write its state before the answer leaves."""
+        with self.lock():
+            path = self._folder / "member.json"
+            if not path.is_file():
+                raise CipherwardError("no round of secure aggregation is going on here", _HINT)
+            kept = read_json(path, "secure sum")
+            member, request = Member.restore(kept["member"]), str(kept["request"])
+            own = member.round_id
+            if (about["study"], about["round"], about["attempt"]) != (own.study, own.round, own.attempt):
+                raise CipherwardError(
+                    f"the coordinator asks about another attempt than that of round {own.round}", _HINT
+                )
+            result = answer(member, request)
+            self._write_member(member, request)
+        return result
+
+    def _write_member(self, member: Member, request: str) -> None:
+        self._write("member.json", json.dumps({"member": member.export(), "request": request}))
+
+    def _read_names(self) -> list[str]:
+        """Return the names of all attempts so far."""
+        path = self._folder / "attempts.json"
+        return [str(name) for name in read_json(path, "list of attempts")] if path.exists() else []
+
+    def _read_summed(self) -> dict[str, list[str]]:
+        """Return over whose updates a sum was unmasked, by round."""
+        path = self._folder / "summed.json"
+        return dict(read_json(path, "list of sums")) if path.exists() else {}
+
+    def _read_update(self) -> tuple[str, UInt32Array, int] | None:
+        """Return the stored update: request, vector and steps; None if there is none that can be read."""
+        try:
+            with np.load(self._folder / "update.npz", allow_pickle=False) as file:
+                return str(file["request"]), file["vector"], int(file["steps"])
+        except (OSError, KeyError, ValueError):
+            return None
+
+    def _write(self, name: str, text: str) -> None:
+        """Write a file of mode 0600 in the place of the old one."""
+
+        def fill(draft: Path) -> None:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:
+                handle.write(text)
+
+        write_atomic(self._folder / name, fill)
