@@ -30,6 +30,8 @@ def updates_page(entries: Sequence[Entry]) -> list[str]:
         lines += [*entry.heading(), *updates(entry.result), ""]
     for entry in of_kind(entries, "stems"):
         lines += [*entry.heading(), *stems(entry.result), ""]
+    for entry in of_kind(entries, "secure-sum"):
+        lines += [*entry.heading(), *secure_sum(entry.result), ""]
     return lines
 
 
@@ -198,3 +200,26 @@ def gan(result: Record) -> list[str]:
         "",
         *table(list(names.values()), [[number(epoch.get(name)) for name in names] for epoch in shown]),
     ]
+
+
+def secure_sum(result: Record) -> list[str]:
+    """Return what the protocol of secure aggregation costs, by the number of hospitals."""
+    rows = result["rows"]
+    costs = {
+        "hospitals": "hospitals",
+        "hospital_seconds": "a hospital (s a round)",
+        "cloud_seconds": "the cloud (s)",
+        "plain_cloud_seconds": "the cloud, plain mean (s)",
+        "dropped": "hospitals that vanish",
+        "cloud_seconds_dropped": "the cloud then (s)",
+    }
+    wire = {
+        "hospitals": "hospitals",
+        "bytes_up_ratio": "bytes up, times the plain round's",
+        "bytes_down_ratio": "bytes down",
+        "relative_error": "error of the mean over its norm",
+    }
+    lines = [f"{result['parameters']:,} numbers an update, 2^32 as modulus; one process, one thread.", ""]
+    for names in (costs, wire):
+        lines += [*table(list(names.values()), [[number(row[n]) for n in names] for row in rows]), ""]
+    return lines
