@@ -3,6 +3,11 @@
     cloud/updates/round-0001-hospital-0.safetensors   `after`: float32 [parameters], the reply of one hospital
     cloud/updates/round-0001.safetensors              `before`: the weights that were sent, and the list of replies
 
+Under secure aggregation the cloud sees masked vectors and their sum, and that is what is kept: one reply, named after
+all whose updates are in it, and
+
+    cloud/updates/round-0001-hospital-0.masked.safetensors   `masked`: uint32 [parameters + 2], as it was received
+
 The list is written last. A round that a kill interrupts therefore has no list: it runs again and overwrites the rest.
 The SHA-256 of every vector is stored with the list.
 """
@@ -11,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +24,7 @@ from urllib.parse import quote
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from crypto.arrays import Float32Array
+from crypto.arrays import Float32Array, UInt32Array
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, drop_temporaries, write_bytes
 from crypto.tensor_file import tensor_bytes
@@ -55,6 +60,35 @@ def record_updates(cloud: Path, round_: int, before: Float32Array, updates: Upda
     text = json.dumps(about, sort_keys=True)
     data = tensor_bytes({"before": np.asarray(before, np.float32)}, {"json": text})
     write_bytes(folder / _round_file(round_), data)
+
+
+def record_sum(
+    cloud: Path,
+    round_: int,
+    before: Float32Array,
+    after: Float32Array,
+    images: Mapping[str, int],
+    masked: Mapping[str, UInt32Array],
+) -> None:
+    """Write one round under secure aggregation to disk: what the cloud really saw.
+
+    Args:
+        cloud: the study's cloud folder.
+        round_: the round, from 1.
+        before: the weights that every party was sent, float32 [parameters].
+        after: those weights and the mean update, float32 [parameters].
+        images: the number of images of each party whose update is in the mean.
+        masked: the masked vectors, uint32 [parameters + 2], by party; those of parties that are not in the mean too.
+    """
+    record_updates(cloud, round_, before, {sum_name(images): (after, sum(images.values()))})
+    for party, vector in masked.items():
+        name = f"round-{round_:04d}-{_safe_name(party)}.masked.safetensors"
+        write_bytes(Path(cloud) / FOLDER / name, save({"masked": vector}))
+
+
+def sum_name(parties: Collection[str]) -> str:
+    """Return the name under which the sum of several parties' updates is recorded."""
+    return "sum of " + ", ".join(sorted(parties))
 
 
 def read_updates(cloud: Path) -> list[tuple[int, Float32Array, dict[str, tuple[Float32Array, int]]]]:
