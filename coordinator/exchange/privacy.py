@@ -39,6 +39,10 @@ class Privacy(Settings):
         max_grad_norm: each unit's gradient is scaled down to this Euclidean norm in every step.
         unit: what the bound protects: all images of one patient, or a single image.
         public_class_counts: whether the number of images of each class is public, so that the loss may depend on it.
+        secure_aggregation: the cloud learns sums of updates only. None: under stem private and plain, with three or
+            more hospitals and a strategy that averages.
+        min_sum: how many hospitals' updates a sum holds at least.
+        sum_clip: the largest magnitude of one value of an update that is summed.
     """
 
     epsilon: float | None = Field(default=None, allow_inf_nan=False)
@@ -46,6 +50,9 @@ class Privacy(Settings):
     max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     unit: Literal["patient", "image"] = "patient"
     public_class_counts: bool = False
+    secure_aggregation: bool | None = None
+    min_sum: int = Field(default=3, ge=3)
+    sum_clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _check(self) -> Privacy:
@@ -110,3 +117,40 @@ def require_compatible(plan: Plan) -> None:
     else:
         return
     raise CipherwardError(f"privacy does not go with {reason}", hint)
+
+
+#: Strategies that need no update alone, only their mean.
+MEAN_STRATEGIES = frozenset({"fedavg", "fedprox", "fedadam"})
+
+
+def sums_by_default(plan: Plan) -> bool:
+    """Return whether a plan that does not say it protects its updates by secure aggregation.
+
+    Under stem learn the updates show ciphertext only, which the cloud may hold anyway.
+    """
+    enough = plan.train == "federated" and plan.parties >= max(3, plan.privacy.min_sum)
+    return enough and plan.stem != "learn" and plan.strategy in MEAN_STRATEGIES
+
+
+def require_summable(plan: Plan) -> None:
+    """Raise CipherwardError if the plan asks for secure aggregation, and another setting rules it out."""
+    if not plan.sums_securely:
+        return
+    threshold = max(2 * plan.parties // 3 + 1, plan.privacy.min_sum)
+    if plan.train != "federated":
+        reason = "train central: no hospital sends an update"
+    elif plan.strategy not in MEAN_STRATEGIES:
+        reason = f"strategy {plan.strategy}: it needs each update, and secure aggregation gives the sum alone"
+    elif plan.parties < max(3, plan.privacy.min_sum):
+        reason = f"{plan.parties} hospitals: a sum of so few gives an update away"
+    elif 0 < plan.quorum < threshold:
+        reason = (
+            f"a quorum of {plan.quorum}: a sum is unmasked by more than two thirds, here {threshold} of "
+            f"{plan.parties} hospitals"
+        )
+    else:
+        return
+    raise CipherwardError(
+        f"privacy: secure_aggregation does not go with {reason}",
+        "change that setting, or set privacy.secure_aggregation to false: then the cloud sees each update",
+    )

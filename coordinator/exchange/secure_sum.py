@@ -16,14 +16,18 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 
+from coordinator.exchange.manifest import StudyManifest
+from coordinator.exchange.privacy import Privacy
 from crypto.arrays import AnyArray, Float32Array, Float64Array, UInt32Array
 from crypto.errors import CipherwardError
 from crypto.secure_sum.fixed_point import FixedPoint
+from crypto.secure_sum.transcript import Rules
 
 #: Name of the record, and of its one text, in every message of the protocol.
 RECORD, TEXT = "sum", "json"
@@ -34,6 +38,44 @@ _LARGEST_LOSS = 64.0
 _FIGURES = 2
 #: The longest text of one record: the shares of 1,000 hospitals have a sixth of it.
 _MAX_TEXT = 1 << 20
+
+
+@dataclass(frozen=True)
+class SumSettings:
+    """What both sides need to know of a study. A hospital takes it from the manifest and the policy that it accepted.
+
+    Attributes:
+        study: hex digest of the study manifest.
+        rules: the roster, and the least number of summands.
+        images: training images by hospital, as the manifest states them.
+        clip: the largest magnitude of one value of an update.
+    """
+
+    study: str
+    rules: Rules
+    images: Mapping[str, int]
+    clip: float
+
+    @classmethod
+    def of(cls, manifest: StudyManifest, privacy: Privacy) -> SumSettings:
+        """Return the settings that a manifest and a plan's or policy's privacy block give.
+
+        Raises:
+            CipherwardError: if the hospitals are too few.
+        """
+        images = {name: entry.sets.of("train").images for name, entry in manifest.statements.items()}
+        return cls(manifest.digest, Rules(manifest.roster, privacy.min_sum), images, privacy.sum_clip)
+
+    @property
+    def point(self) -> FixedPoint:
+        """The fixed point of all rounds."""
+        return FixedPoint(self.clip, len(self.rules.roster))
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Each hospital's weight in the mean: its images relative to the most."""
+        most = max(self.images.values())
+        return {name: count / most for name, count in self.images.items()}
 
 
 def model_digest(words: AnyArray) -> str:

@@ -36,6 +36,7 @@ from coordinator.federation.screening import (
     screen_evaluation_reply,
     screen_training_reply,
 )
+from coordinator.federation.secure_rounds import sum_updates
 from coordinator.federation.strategies import build_strategy, get_moments, set_moments, takes_mean
 from coordinator.model.metrics import pool_tables
 from crypto.arrays import AnyArray, Float32Array
@@ -168,31 +169,16 @@ def _attempt_round(
     messages = _encode_weights(
         strategy.configure_train(number, arrays, config, federation), state.weights, plan
     )
-
-    def screen(node: int, reply: Message) -> str:
-        rows = federation.rows(node, "train")
-        return screen_training_reply(reply, state.weights, plan.wire, rows, plan.privacy.is_on)
-
-    replies = federation.collect(messages, plan.replies_needed, screen, store.keep)
-    row: dict[str, Any] = {
-        "round": number,
-        "attempt": attempt,
-        "parties": [federation.name(node) for node, _ in replies.usable],
-        "absent": [federation.name(n) for n in replies.absent],
-        "refused": federation.by_name({**federation.refusals(), **replies.refused}),
-        "clipped": {},
-        "bytes_down": _count_bytes(messages),
-        "bytes_up": sum(store.bytes[node] for node, _ in replies.usable),
-        "aggregated": len(replies.usable) >= plan.replies_needed,
-    }
+    if plan.sums_securely:
+        row, replies = sum_updates(federation, messages, state.weights, number, cloud)
+        metrics = replies[0].content.metric_records["metrics"] if replies else None
+    else:
+        row, replies, metrics = _collect_updates(
+            strategy, federation, messages, state.weights, number, cloud, store
+        )
+    row = {"round": number, "attempt": attempt, **row}
     if row["aggregated"]:
-        usable = {federation.name(node): (node, reply) for node, reply in replies.usable}
-        if number <= plan.keep_updates:
-            before = as_received(state.weights, plan.wire)
-            record_updates(cloud, number, before, StoredUpdates(store, usable, before))
-        updates = StoredUpdates(store, usable, state.weights)
-        scales, row["clipped"] = _find_scales(updates, state.weights, plan)
-        weights, metrics = _aggregate(strategy, state.weights, plan, number, usable, updates, scales)
+        weights = _aggregate(strategy, number, replies)
         row["train"] = _as_floats(metrics)
         row["train_seconds"] = time.time() - started
         try:
@@ -211,6 +197,69 @@ def _attempt_round(
     return row
 
 
+def _collect_updates(
+    strategy: Strategy,
+    federation: Federation,
+    messages: list[Message],
+    weights: Float32Array,
+    number: int,
+    cloud: Path,
+    store: ReplyStore,
+) -> tuple[dict[str, Any], list[Message], MetricRecord | None]:
+    """Collect the updates of a round, and clip those that are too long.
+
+    Args:
+        strategy: says what it needs of the replies.
+        federation: the parties.
+        messages: the training messages, encoded.
+        weights: the coordinator's own weights before the round, float32 [parameters].
+        number: the round.
+        cloud: where updates are recorded.
+        store: keeps the replies' arrays on disk.
+
+    Returns:
+        A part of the journal's line; the replies that the strategy gets, with their weights, and the aggregated
+        metrics, if the quorum is reached.
+    """
+    plan = federation.plan
+
+    def screen(node: int, reply: Message) -> str:
+        rows = federation.rows(node, "train")
+        return screen_training_reply(reply, weights, plan.wire, rows, plan.privacy.is_on)
+
+    replies = federation.collect(messages, plan.replies_needed, screen, store.keep)
+    usable = {federation.name(node): (node, reply) for node, reply in replies.usable}
+    row: dict[str, Any] = {
+        "parties": list(usable),
+        "absent": [federation.name(n) for n in replies.absent],
+        "refused": federation.by_name({**federation.refusals(), **replies.refused}),
+        "clipped": {},
+        "bytes_down": _count_bytes(messages),
+        "bytes_up": sum(store.bytes[node] for node, _ in replies.usable),
+        "aggregated": len(usable) >= plan.replies_needed,
+    }
+    if not row["aggregated"]:
+        return row, [], None
+    if number <= plan.keep_updates:
+        before = as_received(weights, plan.wire)
+        record_updates(cloud, number, before, StoredUpdates(store, usable, before))
+    updates = StoredUpdates(store, usable, weights)
+    scales, row["clipped"] = _find_scales(updates, weights, plan)
+    answers = [reply for _, reply in usable.values()]
+    metrics = strategy.train_metrics_aggr_fn([m.content for m in answers], strategy.weighted_by_key)
+    if takes_mean(plan):
+        # To these strategies, one reply with the mean is the same as all replies.
+        answers, vectors = answers[:1], [updates.mean(scales)]
+    else:
+        vectors = [
+            scale_update(after, weights, scales[name]) if name in scales else after
+            for name, (after, _) in updates.items()
+        ]
+    for answer, vector in zip(answers, vectors, strict=True):
+        next(iter(answer.content.array_records.values()))["model"] = Array(vector)
+    return row, answers, metrics
+
+
 def _find_scales(
     updates: StoredUpdates, weights: Float32Array, plan: Plan
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -221,40 +270,9 @@ def _find_scales(
     return find_scales(norms, plan.max_update_norm)
 
 
-def _aggregate(
-    strategy: Strategy,
-    before: Float32Array,
-    plan: Plan,
-    number: int,
-    replies: Mapping[str, tuple[int, Message]],
-    updates: StoredUpdates,
-    scales: Mapping[str, float],
-) -> tuple[Float32Array, MetricRecord]:
-    """Return the aggregated weights, float32 [parameters], and the aggregated metrics.
-
-    Args:
-        strategy: aggregates.
-        before: the weights before the round, float32 [parameters].
-        plan: says what the strategy needs of the replies.
-        number: the round.
-        replies: the screened replies by the parties' names, without their arrays.
-        updates: the arrays.
-        scales: by what the updates of some parties are scaled.
-    """
-    messages = [reply for _, reply in replies.values()]
-    metrics = strategy.train_metrics_aggr_fn([m.content for m in messages], strategy.weighted_by_key)
-    if takes_mean(plan):
-        # To these strategies, one reply with the mean is the same as all replies.
-        messages = messages[:1]
-        vectors = [updates.mean(scales)]
-    else:
-        vectors = [
-            scale_update(after, before, scales[name]) if name in scales else after
-            for name, (after, _) in updates.items()
-        ]
-    for message, vector in zip(messages, vectors, strict=True):
-        next(iter(message.content.array_records.values()))["model"] = Array(vector)
-    averaged, _ = strategy.aggregate_train(number, messages)
+def _aggregate(strategy: Strategy, number: int, replies: list[Message]) -> Float32Array:
+    """Return the weights that a strategy makes of replies, float32 [parameters]."""
+    averaged, _ = strategy.aggregate_train(number, replies)
     assert averaged is not None
     # Some strategies return float64.
     weights = np.ascontiguousarray(averaged["model"].numpy(), np.float32)
@@ -263,7 +281,7 @@ def _aggregate(
         raise CipherwardError(
             f"round {number}: the aggregated weights are not finite", "set a lower lr or server_lr"
         )
-    return weights, metrics
+    return weights
 
 
 def _encode_weights(messages: Iterable[Message], weights: Float32Array, plan: Plan) -> list[Message]:

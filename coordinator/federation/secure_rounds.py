@@ -8,16 +8,19 @@ hospital that lies can still shift the mean, because no proof of the norm is mad
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from coordinator.exchange.secure_sum import (
     ATTEMPT,
     RECORD,
+    SumSettings,
     decode_mean,
     model_digest,
     read_bytes_map,
@@ -25,46 +28,21 @@ from coordinator.exchange.secure_sum import (
     vector_length,
     write_record,
 )
+from coordinator.exchange.wire import decode, encode
 from coordinator.federation.participants import Federation, Replies
+from coordinator.federation.recording import record_sum
 from coordinator.federation.screening import read_shape
 from crypto.arrays import AnyArray, Float32Array, UInt32Array
 from crypto.errors import CipherwardError
 from crypto.secure_sum.collector import Collector
-from crypto.secure_sum.fixed_point import FixedPoint
 from crypto.secure_sum.member import Revelation
 from crypto.secure_sum.transcript import RoundId, RoundKeys, Rules
 
-#: Figures of a training reply that stay open under secure aggregation: they follow from manifest and plan.
+#: Figures of a training reply that stay open under secure aggregation. Under differential privacy the seconds are
+#: left out: they depend on how many images were drawn.
 OPEN_METRICS = frozenset({"num-examples", "steps", "seconds"})
+_TIMELESS = OPEN_METRICS - {"seconds"}
 _MASKED_DTYPE = np.dtype(np.uint32)
-
-
-@dataclass(frozen=True)
-class SumSettings:
-    """What a secure sum needs to know of a study.
-
-    Attributes:
-        study: hex digest of the study manifest.
-        rules: the roster, and the least number of summands.
-        images: training images by hospital, as the manifest states them.
-        clip: the largest magnitude of one value of an update.
-    """
-
-    study: str
-    rules: Rules
-    images: Mapping[str, int]
-    clip: float
-
-    @property
-    def point(self) -> FixedPoint:
-        """The fixed point of all rounds."""
-        return FixedPoint(self.clip, len(self.rules.roster))
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Each hospital's weight in the mean: its images relative to the most."""
-        most = max(self.images.values())
-        return {name: count / most for name, count in self.images.items()}
 
 
 @dataclass
@@ -78,10 +56,11 @@ class SecureOutcome:
         parties: whose updates are in the mean.
         refused: why the answer of a hospital could not be used, by name.
         absent: who did not answer, by name.
-        seconds: wall seconds of each exchange.
+        seconds: wall seconds of each exchange, by its name.
         bytes_down: what was sent.
         bytes_up: what came back.
         masked: the masked vectors, if they are to be recorded.
+        total: the unmasked sum, uint32 [parameters + 2].
         error: why the attempt failed, or "".
     """
 
@@ -91,11 +70,60 @@ class SecureOutcome:
     parties: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     absent: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
     bytes_down: int = 0
     bytes_up: int = 0
     masked: dict[str, UInt32Array] = field(default_factory=dict)
     total: UInt32Array | None = None
     error: str = ""
+
+
+def sum_updates(
+    federation: Federation, messages: Sequence[Message], weights: Float32Array, number: int, cloud: Path
+) -> tuple[dict[str, Any], list[Message]]:
+    """Run one attempt; return part of the journal's line, and one reply that stands for the mean of all updates.
+
+    Args:
+        federation: the parties.
+        messages: the training messages, encoded.
+        weights: the coordinator's own weights before the round, float32 [parameters].
+        number: the round.
+        cloud: where what the cloud saw is recorded.
+    """
+    plan = federation.plan
+    settings = SumSettings.of(federation.manifest, plan.privacy)
+    words = encode(weights, plan.wire)
+    keeps = number <= plan.keep_updates
+    outcome = attempt_secure_round(federation, settings, messages, words, number, keeps)
+    row: dict[str, Any] = {
+        "parties": outcome.parties,
+        "absent": sorted(set(outcome.absent) - set(outcome.parties)),
+        "refused": {**federation.by_name(federation.refusals()), **outcome.refused},
+        "clipped": {},
+        "summed": {
+            "clipped_share": outcome.clipped_share,
+            "error": outcome.error,
+            "seconds": outcome.seconds,
+        },
+        "bytes_down": outcome.bytes_down,
+        "bytes_up": outcome.bytes_up,
+        "aggregated": outcome.update is not None,
+    }
+    if outcome.update is None:
+        row["refused"] |= {"secure aggregation": outcome.error}
+        return row, []
+    images = {name: settings.images[name] for name in outcome.parties}
+    if keeps:
+        before = decode(words, plan.wire)
+        record_sum(cloud, number, before, before + outcome.update, images, outcome.masked)
+    metrics: dict[str, int | float] = {"num-examples": sum(images.values())}
+    if not plan.privacy.is_on:
+        metrics["loss"] = outcome.loss
+    content = {
+        "arrays": ArrayRecord({"model": Array(weights + outcome.update)}),
+        "metrics": MetricRecord(metrics),
+    }
+    return row, [Message(RecordDict(content), dst_node_id=1, message_type="train")]
 
 
 def attempt_secure_round(
@@ -171,8 +199,11 @@ class _Exchange:
         self._needed = max(rules.threshold, federation.plan.replies_needed)
         self._nodes: dict[str, int] = {}
 
-    def send(self, messages: Sequence[Message], take: Callable[[str, Message], None]) -> Replies:
+    def send(
+        self, messages: Sequence[Message], take: Callable[[str, Message], None], action: str = "train"
+    ) -> Replies:
         """Send messages and give each good answer to `take`, which raises CipherwardError for a bad one."""
+        started = time.perf_counter()
         federation = self._federation
         self._nodes |= {federation.name(m.metadata.dst_node_id): m.metadata.dst_node_id for m in messages}
 
@@ -190,6 +221,7 @@ class _Exchange:
 
         self.outcome.bytes_down += sum(_count(m) for m in messages)
         replies = federation.collect(messages, self._needed, screen)
+        self.outcome.seconds[action] = time.perf_counter() - started
         self.outcome.refused |= federation.by_name(replies.refused)
         self.outcome.absent += [federation.name(node) for node in replies.absent]
         return replies
@@ -211,7 +243,7 @@ class _Exchange:
             )
             for name, content in sorted(contents.items())
         ]
-        return self.send(messages, take)
+        return self.send(messages, take, action)
 
 
 def _count(message: Message) -> int:
@@ -222,7 +254,7 @@ def _count(message: Message) -> int:
 def _take_keys(collector: Collector, settings: SumSettings, name: str, reply: Message) -> None:
     """Check a training reply, which has no weights, and take its round keys."""
     records = reply.content.metric_records
-    if len(records) != 1 or set(figures := next(iter(records.values()))) != OPEN_METRICS:
+    if len(records) != 1 or not _TIMELESS <= set(figures := next(iter(records.values()))) <= OPEN_METRICS:
         raise CipherwardError("wrong figures in a reply under secure aggregation")
     if reply.content.array_records:
         raise CipherwardError("weights that were not asked for")

@@ -42,6 +42,7 @@ from parties.training.policy import local_steps
 from parties.training.policy_file import require_weights
 from parties.training.private_release import release_once
 from parties.training.private_training import PrivateRound, train_privately
+from parties.training.secure_sum import answer_step, begin_sum
 from parties.training.stem import (
     Coordinates,
     Stem,
@@ -169,26 +170,34 @@ def train(message: Message, context: Context) -> Message:
     use_all_cores()
     place = _place(context)
     request = admit(place, message, "train")
-    figures: dict[str, Any] = {"num-examples": len(request.sealed)}
-    if request.plan.privacy.is_on:
-        # No loss, and no time that depends on how many images were drawn: the noise does not cover them.
-        classes, sha256 = len(request.sealed.classes), request.policy.weights_sha256
-        model, _ = build_base_model(request.plan.model_dump_json(), classes, sha256)
-        require_private_layers(model, request.plan)
-        words = release_once(place, request, lambda private: _train_round(place, request, private)[0])
-        figures["steps"] = local_steps(request.plan, len(request.sealed))
-    else:
-        words, result = _train_round(place, request)
-        figures |= {"loss": result["loss"], "steps": int(result["steps"])}
+    if request.plan.sums_securely:
+        return Message(
+            begin_sum(place, request, functools.partial(_answer, place, request)), reply_to=message
+        )
+    words, figures = _answer(place, request)
+    if "loss" in figures:
         figures["seconds"] = time.perf_counter() - started
     content = RecordDict(
         {
             "arrays": ArrayRecord({"model": Array(words)}),
-            "metrics": MetricRecord(figures),
+            "metrics": MetricRecord({"num-examples": len(request.sealed), **figures}),
             "about": ConfigRecord({"party": place.settings.party}),
         }
     )
     return Message(content, reply_to=message)
+
+
+def _answer(place: Place, request: Request) -> tuple[AnyArray, dict[str, float | int]]:
+    """Train for a round; return the words to send, and the figures that may leave with them."""
+    if not request.plan.privacy.is_on:
+        words, result = _train_round(place, request)
+        return words, {"loss": result["loss"], "steps": int(result["steps"])}
+    # No loss, and no time that depends on how many images were drawn: the noise does not cover them.
+    classes, sha256 = len(request.sealed.classes), request.policy.weights_sha256
+    model, _ = build_base_model(request.plan.model_dump_json(), classes, sha256)
+    require_private_layers(model, request.plan)
+    words = release_once(place, request, lambda private: _train_round(place, request, private)[0])
+    return words, {"steps": local_steps(request.plan, len(request.sealed))}
 
 
 def _train_round(
@@ -211,6 +220,30 @@ def _train_round(
     if plan.stem == "private":
         write_own_stem(place, request.policy, model, round_, settings.best_round)
     return encode_reply(pack(model, shared_names(model, plan)), weights, plan.wire), result
+
+
+@app.query("shares")  # type: ignore[untyped-decorator]  # flwr is not typed for mypy here
+def shares(message: Message, context: Context) -> Message:
+    """Send the other hospitals of a secure sum their shares, encrypted."""
+    return Message(answer_step(_place(context), message, "shares"), reply_to=message)
+
+
+@app.query("masked")  # type: ignore[untyped-decorator]  # flwr is not typed for mypy here
+def masked(message: Message, context: Context) -> Message:
+    """Send the masked update."""
+    return Message(answer_step(_place(context), message, "masked"), reply_to=message)
+
+
+@app.query("confirm")  # type: ignore[untyped-decorator]  # flwr is not typed for mypy here
+def confirm(message: Message, context: Context) -> Message:
+    """Sign whose updates are summed."""
+    return Message(answer_step(_place(context), message, "confirm"), reply_to=message)
+
+
+@app.query("reveal")  # type: ignore[untyped-decorator]  # flwr is not typed for mypy here
+def reveal(message: Message, context: Context) -> Message:
+    """Send the shares that unmask the sum."""
+    return Message(answer_step(_place(context), message, "reveal"), reply_to=message)
 
 
 @app.evaluate()  # type: ignore[untyped-decorator]  # flwr is not typed for mypy here

@@ -19,6 +19,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import re
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,11 +51,12 @@ REFUSALS_FILE = "refusals.jsonl"
 _MAX_REFUSALS_BYTES = 1 << 20
 #: All settings that a message may have beside the plan, by what it asks for.
 _SETTINGS = {
-    "train": frozenset({"server-round", "best-round", "base", "proximal-mu"}),
+    "train": frozenset({"server-round", "best-round", "base", "proximal-mu", "attempt"}),
     "evaluate": frozenset({"server-round", "split", "base"}),
 }
 #: What names the study in a message: the plan itself, and the digest of the study manifest.
 _NAMES = frozenset({"plan", "manifest"})
+_ATTEMPT = re.compile(r"[0-9a-f]{32}")
 _MESSAGE = "the coordinator's message"
 _HINT = "nothing was opened or sent; ask the coordinator, or accept another plan: cipherward-party accept"
 _AGAIN = (
@@ -85,6 +87,7 @@ class Settings:
         best_round: the best round so far; 0 in an evaluation.
         proximal: the weight of FedProx's term.
         base: the digest of the coordinator's weights that are not sent, or None.
+        attempt: the name of this attempt at a secure sum; "" without secure aggregation.
     """
 
     split: str
@@ -92,6 +95,7 @@ class Settings:
     best_round: int
     proximal: float
     base: str | None
+    attempt: str = ""
 
 
 @dataclass(frozen=True)
@@ -214,9 +218,15 @@ def _read_settings(
     require(split in splits, "split", split, " or ".join(splits))
     require(kind == "evaluate" or proximal == plan.proximal, "proximal_mu", proximal, plan.proximal)
     require(base is None or isinstance(base, str), "base", base, "a digest")
+    attempt = config.get("attempt", "")
+    is_name = isinstance(attempt, str) and bool(_ATTEMPT.fullmatch(attempt))
+    if kind == "train" and plan.sums_securely:
+        require(is_name, "attempt", attempt, "the name of an attempt: updates are summed securely")
+    else:
+        require(attempt == "", "attempt", attempt, "none: no secure sum")
     arrays = message.content.array_records.get("arrays") or {}
     require(set(arrays) == {"model"}, "arrays", sorted(arrays), "one array of weights")
-    return Settings(str(split), int(number or 0), int(best), float(proximal), base)
+    return Settings(str(split), int(number or 0), int(best), float(proximal), base, str(attempt))
 
 
 def _require_manifest(place: Place, policy: Policy, config: dict[str, Any]) -> StudyManifest:
@@ -224,9 +234,7 @@ def _require_manifest(place: Place, policy: Policy, config: dict[str, Any]) -> S
     manifest = read_agreed(place, policy)
     stated = config.get("manifest")
     if stated != manifest.digest:
-        raise refuse(
-            place, policy.study, Difference("manifest", stated, manifest.digest, _MESSAGE), _AGAIN
-        )
+        raise refuse(place, policy.study, Difference("manifest", stated, manifest.digest, _MESSAGE), _AGAIN)
     return manifest
 
 

@@ -14,51 +14,54 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 
-from coordinator.exchange.secure_sum import encode_update, read_bytes_map
-from crypto.arrays import Float32Array, UInt32Array
+from coordinator.exchange.secure_sum import (
+    RECORD,
+    SumSettings,
+    encode_update,
+    model_digest,
+    read_bytes_map,
+    read_record,
+    write_record,
+)
+from coordinator.exchange.wire import apply_reply, decode
+from crypto.arrays import AnyArray, Float32Array, UInt32Array
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, read_json, write_atomic
 from crypto.identity import Identity
-from crypto.secure_sum.fixed_point import FixedPoint
 from crypto.secure_sum.member import Member
-from crypto.secure_sum.transcript import RoundId, RoundKeys, Rules
+from crypto.secure_sum.transcript import RoundId, RoundKeys
+from parties.agent.identity_file import read_identity
 from parties.sealing.place import Place
-from parties.training.policy import Policy
+from parties.training.guard import Request, refuse
+from parties.training.policy import Difference, Policy
+from parties.training.policy_file import read_policy
+from parties.training.study_file import read_agreed
 
 _HINT = "the coordinator repeats the round"
 _Answer = TypeVar("_Answer")
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """What the hospitals of a study agreed on, as this one pinned it.
-
-    Attributes:
-        study: hex digest of the study manifest.
-        rules: the roster, and the least number of summands.
-        weight: this hospital's weight in a mean: its images relative to the most.
-        point: how numbers are written.
-    """
-
-    study: str
-    rules: Rules
-    weight: float
-    point: FixedPoint
-
-
 class SumStore:
     """The state of a study's secure sums in a hospital. Use it in a `with` statement: one process at a time."""
 
-    def __init__(self, place: Place, policy: Policy, identity: Identity, agreement: Agreement) -> None:
-        self._folder = place.private / "secure_sum" / f"{policy.study}-{policy.digest[:16]}"
-        self._identity, self._agreement = identity, agreement
+    def __init__(self, folder: Path, identity: Identity, settings: SumSettings) -> None:
+        """Return the state in a folder.
+
+        Args:
+            folder: it is made on first use.
+            identity: the hospital's.
+            settings: what the hospitals agreed on.
+        """
+        self._folder, self._identity, self._settings = folder, identity, settings
+        self._rules = settings.rules
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -91,8 +94,9 @@ class SumStore:
         Raises:
             CipherwardError: if a value is not finite, or the disk is full.
         """
-        agreement = self._agreement
-        vector, clipped = encode_update(update, loss, agreement.weight, agreement.point)
+        settings = self._settings
+        weight = settings.weights[self._identity.public.name]
+        vector, clipped = encode_update(update, loss, weight, settings.point)
 
         def fill(draft: Path) -> None:
             with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as handle:
@@ -130,7 +134,7 @@ class SumStore:
             if not isinstance(keys, Mapping):
                 raise CipherwardError("the round keys are malformed", _HINT)
             parsed = {str(name): RoundKeys.from_json(value) for name, value in keys.items()}
-            return member.share(parsed, self._agreement.rules)
+            return member.share(parsed, self._rules)
 
         return self._step(about, answer)
 
@@ -141,7 +145,7 @@ class SumStore:
             stored = self._read_update()
             if stored is None or stored[0] != request:
                 raise CipherwardError("this hospital keeps no update of this round", _HINT)
-            return member.mask(read_bytes_map(about["shares"]), stored[1], self._agreement.rules)
+            return member.mask(read_bytes_map(about["shares"]), stored[1], self._rules)
 
         return self._step(about, answer)
 
@@ -153,7 +157,7 @@ class SumStore:
             if not isinstance(survivors, list) or not all(isinstance(name, str) for name in survivors):
                 raise CipherwardError("the list of survivors is malformed", _HINT)
             earlier = self._read_summed().get(str(member.round_id.round))
-            return member.confirm(survivors, self._identity, self._agreement.rules, earlier)
+            return member.confirm(survivors, self._identity, self._rules, earlier)
 
         return self._step(about, answer)
 
@@ -161,7 +165,7 @@ class SumStore:
         """Return shares of self masks and of mask keys, by hospital. It is noted first over whom the sum is."""
 
         def answer(member: Member, _: str) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
-            shown = member.reveal(read_bytes_map(about["signatures"], 64), self._agreement.rules)
+            shown = member.reveal(read_bytes_map(about["signatures"], 64), self._rules)
             summed = {**self._read_summed(), str(member.round_id.round): member.survivors}
             self._write("summed.json", json.dumps(summed))
             return shown.self_masks, shown.mask_keys
@@ -214,3 +218,75 @@ class SumStore:
                 handle.write(text)
 
         write_atomic(self._folder / name, fill)
+
+
+def open_store(place: Place, policy: Policy) -> SumStore:
+    """Return the state of a study's secure sums in a hospital, by the manifest that the hospital agreed to."""
+    settings = SumSettings.of(read_agreed(place, policy), policy.privacy)
+    folder = place.private / "secure_sum" / f"{policy.study}-{policy.digest[:16]}"
+    return SumStore(folder, read_identity(place), settings)
+
+
+def begin_sum(
+    place: Place, request: Request, answer: Callable[[], tuple[AnyArray, Mapping[str, float | int]]]
+) -> RecordDict:
+    """Return the answer to a training message under secure aggregation: round keys, and no weights.
+
+    Args:
+        place: the hospital.
+        request: the training message that the policy allows.
+        answer: trains, and returns the words that would be sent and their figures. It is not called if the update of
+            this request is stored already.
+    """
+    started, plan = time.perf_counter(), request.plan
+    store, received = open_store(place, request.policy), request.words.numpy()
+    steps = store.stored_steps(request.name)
+    if steps is None:
+        words, figures = answer()
+        weights = decode(received, plan.wire)
+        update = apply_reply(words, weights, plan.wire) - weights
+        steps = int(figures["steps"])
+        store.store_update(request.name, update, float(figures.get("loss", 0.0)), steps)
+    manifest = request.policy.manifest_sha256
+    round_id = RoundId(manifest, request.settings.round, request.settings.attempt, model_digest(received))
+    keys = store.begin(round_id, request.name)
+    open_figures: dict[str, float | int] = {"num-examples": len(request.sealed), "steps": steps}
+    if not plan.privacy.is_on:
+        open_figures["seconds"] = time.perf_counter() - started
+    return RecordDict(
+        {"metrics": MetricRecord(open_figures), RECORD: write_record({"keys": keys.to_json()})}
+    )
+
+
+#: What each later message of a round says, beside which attempt it is about.
+_STEPS = {"shares": "keys", "masked": "shares", "confirm": "survivors", "reveal": "signatures"}
+
+
+def answer_step(place: Place, message: Message, step: str) -> RecordDict:
+    """Return the answer to a later message of a round: shares, masked, confirm or reveal.
+
+    Raises:
+        CipherwardError: if the hospital demands what the message does not give. It is written down, too.
+    """
+    policy = read_policy(place)
+    try:
+        about = read_record(message.content, frozenset({"study", "round", "attempt", _STEPS[step]}))
+        return _answer_step(open_store(place, policy), about, step)
+    except CipherwardError as error:
+        difference = Difference("secure_aggregation", error.message, step, "a message", "asked for was")
+        refuse(place, policy.study, difference)
+        raise
+
+
+def _answer_step(store: SumStore, about: Mapping[str, object], step: str) -> RecordDict:
+    if step == "shares":
+        return RecordDict({RECORD: write_record({"shares": store.share(about)})})
+    if step == "masked":
+        vector, complaints = store.mask(about)
+        arrays = ArrayRecord({"model": Array(vector)})
+        return RecordDict({"arrays": arrays, RECORD: write_record({"unopened": complaints})})
+    if step == "confirm":
+        return RecordDict({RECORD: write_record({"signature": store.confirm(about)})})
+    self_masks, mask_keys = store.reveal(about)
+    shown = {"self_masks": dict(self_masks), "mask_keys": dict(mask_keys)}
+    return RecordDict({RECORD: write_record(shown)})

@@ -13,13 +13,13 @@ from flwr.clientapp import ClientApp
 from coordinator.exchange.secure_sum import (
     ATTEMPT,
     RECORD,
+    SumSettings,
     encode_update,
     model_digest,
     read_bytes_map,
     read_record,
     write_record,
 )
-from coordinator.federation.secure_rounds import SumSettings
 from crypto.identity import Identity
 from crypto.secure_sum.member import Member
 from crypto.secure_sum.transcript import RoundId, RoundKeys, Rules
