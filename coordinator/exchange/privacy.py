@@ -140,7 +140,9 @@ def require_summable(plan: Plan) -> None:
     if plan.train != "federated":
         reason = "train central: no hospital sends an update"
     elif plan.strategy not in MEAN_STRATEGIES:
-        reason = f"strategy {plan.strategy}: it needs each update, and secure aggregation gives the sum alone"
+        reason = (
+            f"strategy {plan.strategy}: it needs each update, and secure aggregation gives the sum alone"
+        )
     elif plan.parties < max(3, plan.privacy.min_sum):
         reason = f"{plan.parties} hospitals: a sum of so few gives an update away"
     elif 0 < plan.quorum < threshold:

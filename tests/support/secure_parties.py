@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from coordinator.exchange.introduction import sign_introduction
 from coordinator.exchange.secure_sum import (
     ATTEMPT,
     RECORD,
@@ -20,13 +20,12 @@ from coordinator.exchange.secure_sum import (
     read_record,
     write_record,
 )
-from crypto.identity import Identity
 from crypto.secure_sum.member import Member
-from crypto.secure_sum.transcript import RoundId, RoundKeys, Rules
-from tests.support.fake_parties import party_tables, plan
+from crypto.secure_sum.transcript import RoundId, RoundKeys
+from tests.support.fake_parties import introduction, party_tables, plan
+from tests.support.manifests import identity_of, manifest_of
 
 STEPS = ("train", "shares", "masked", "confirm", "reveal")
-STUDY = "ab" * 32
 _Answer = Callable[[int, dict[str, Any]], dict[str, Any]]
 _ABOUT = frozenset({"study", "round", "attempt"})
 
@@ -35,9 +34,10 @@ class SecureParties:
     """Fake hospitals p0, p1, … with 10·(i+1) images; party i adds (i+1)/100 to every weight."""
 
     def __init__(self, count: int) -> None:
-        self.identities = [Identity.generate(f"p{i}") for i in range(count)]
-        rules = Rules({i.public.name: i.public for i in self.identities})
-        self.settings = SumSettings(STUDY, rules, {f"p{i}": 10 * (i + 1) for i in range(count)}, 1.0)
+        self.plan = plan(parties=count, quorum=0, counts=(1000, 1000, 1000), grace_s=0.1, deadline_s=3.0)
+        self.manifest = manifest_of(self.plan)
+        self.identities = [identity_of(f"p{i}") for i in range(count)]
+        self.settings = SumSettings.of(self.manifest, self.plan.privacy)
         self.members: dict[int, Member] = {}
         self.vectors: dict[int, Any] = {}
         #: The step from which on a party does not answer.
@@ -50,19 +50,16 @@ class SecureParties:
         @app.query("hello")  # type: ignore[untyped-decorator]  # flwr is untyped here
         def hello(message: Message, context: Context) -> Message:
             party = int(context.node_config["partition-id"])
-            rows = {split: {"rows": 10 * (party + 1)} for split in ("train", "val", "test")}
-            about = {"party": f"p{party}", "classes": ["a", "b"], "splits": rows}
-            about["spec"] = plan().describe().to_json() | {"options": {}}
-            return Message(
-                RecordDict({"about": ConfigRecord({"json": json.dumps(about)})}), reply_to=message
-            )
+            about = introduction(self.plan, self.manifest.digest, f"p{party}", context)
+            content = {"about": ConfigRecord(sign_introduction(self.identities[party], about))}
+            return Message(RecordDict(content), reply_to=message)
 
         @app.train()  # type: ignore[untyped-decorator]  # flwr is untyped here
         def train(message: Message, context: Context) -> Message:
             party = self._note(context, "train")
             words, config = message.content["arrays"]["model"].numpy(), message.content["config"]
             round_id = RoundId(
-                STUDY, int(config["server-round"]), str(config[ATTEMPT]), model_digest(words)
+                self.manifest.digest, int(config["server-round"]), str(config[ATTEMPT]), model_digest(words)
             )
             self.members[party] = Member.start(self.identities[party], round_id)
             update = np.full(words.size, (party + 1) / 100, np.float32)

@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from coordinator.exchange.secure_sum import RECORD, TEXT
 from coordinator.federation.participants import Federation
 from coordinator.federation.secure_rounds import SecureOutcome, attempt_secure_round
-from tests.support.fake_parties import make_grid, plan
+from tests.support.fake_parties import make_grid
 from tests.support.secure_parties import STEPS, SecureParties
 
 WORDS = np.linspace(-1, 1, 50).astype(np.float32)
@@ -26,7 +26,7 @@ def attempt(
     """Run one attempt at round 1."""
     count = len(parties.identities)
     grid = make_grid(count, parties.app(), tamper=tamper)
-    federation = Federation(grid, plan(parties=count, quorum=3, deadline_s=3.0, grace_s=0.1))
+    federation = Federation(grid, parties.plan, parties.manifest)
     federation.gather()
     messages = [
         Message(
