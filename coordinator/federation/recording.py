@@ -83,7 +83,7 @@ def record_sum(
     record_updates(cloud, round_, before, {sum_name(images): (after, sum(images.values()))})
     for party, vector in masked.items():
         name = f"round-{round_:04d}-{_safe_name(party)}.masked.safetensors"
-        write_bytes(Path(cloud) / FOLDER / name, save({"masked": vector}))
+        write_bytes(Path(cloud) / FOLDER / name, tensor_bytes({"masked": vector}))
 
 
 def sum_name(parties: Collection[str]) -> str:

@@ -9,6 +9,8 @@ imports what it needs when it runs, so that `--help` needs neither NumPy nor PyT
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
 from coordinator.exchange.command import Command
@@ -29,12 +31,14 @@ app = typer.Typer(
 app.command(cls=Command)(keygen)
 app.command(cls=Command)(identity)
 app.command("share-key", cls=Command)(share_key)
-for command in (rotate, seal, schemes, unseal, inspect, verify, patients, privacy):
+_GROUPS: tuple[tuple[Callable[..., None], ...], ...] = (
+    (rotate, seal, schemes, unseal, inspect, verify),
+    (enrol, accept, declare, agree, patients, privacy),
+    (approve, join, leave, log),
+    (baseline, classify, score, report),
+)
+for command in (command for group in _GROUPS for command in group):
     app.command(cls=Command)(command)
-for command in (baseline, classify, score, report):
-    app.command(cls=Command)(command)
-for step in (enrol, accept, declare, agree, approve, join, leave, log):
-    app.command(cls=Command)(step)
 app.add_typer(agent_app, name="agent")
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict

@@ -173,8 +173,8 @@ def test_every_command_of_the_page_exists_with_its_options(party: _Terminal) -> 
     lines = re.findall(r"cipherward-party ((?:agent |log )?[a-z-]+)[^`\n]*", page)
     assert len(set(lines)) >= 8
     for words in {tuple(shlex.split(line)) for line in lines}:
-        command = words if words[0] == "agent" else words[:1]
-        assert party(*command, "--help")[0] == 0, words
+        named = words if words[0] == "agent" else words[:1]
+        assert party(*named, "--help")[0] == 0, words
     for option, command in (
         ("--days", "approve"),
         ("--limit", "join"),

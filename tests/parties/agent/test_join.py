@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -29,6 +30,11 @@ pytestmark = pytest.mark.slow
 
 #: Seconds that a hung message may take in these tests.
 LIMIT_S = 6
+
+
+def _has_ended(folder: Path) -> bool:
+    """Say whether no process of a hospital's agent is left."""
+    return not marked_processes(folder)
 
 
 @dataclass
@@ -187,7 +193,7 @@ def test_unapproved_code_is_refused_the_other_hospital_goes_on_and_a_killed_agen
         assert len(started) >= 2
         agent.kill()
         agent.wait()
-        wait_until(lambda place=place: not marked_processes(place.folder), 20, "the end of all processes")
+        wait_until(functools.partial(_has_ended, place.folder), 20, "the end of all processes")
         assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in started)
         assert read_state(place) is None
 
