@@ -259,7 +259,7 @@ def test_an_app_that_cannot_be_loaded_is_an_error_of_its_message(bench: _Bench) 
     def fail(*_words: Any, **_named: Any) -> Answer:
         raise CipherwardError("the approved app cannot be loaded: ImportError", "see /a/path")
 
-    bench.warm.answer = fail  # type: ignore[method-assign,assignment]
+    bench.warm.answer = fail  # type: ignore[method-assign]
     bench.executor.step()
     reason = bench.client.replies[0].error.reason
     assert "cannot be loaded" in reason
