@@ -44,13 +44,13 @@ def words_for(command: click.Command, tested: click.Parameter, path: str, here: 
     values = {"hospital": "hospital", "sealed": "hospital/sealed/train", "key": "some.key"}
     words = [str(command.name)]
     for parameter in command.params:
-        if parameter is not tested and not parameter.required:
+        if parameter.name != tested.name and not parameter.required:
             continue
         usable = str(here / values.get(parameter.name or "", "file"))
         if parameter.type.name not in ("path", "directory", "file"):
             usable = "a"
         option = [parameter.opts[0]] if parameter.param_type_name == "option" else []
-        words += [*option, path if parameter is tested else usable]
+        words += [*option, path if parameter.name == tested.name else usable]
     return words
 
 
