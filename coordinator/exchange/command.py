@@ -1,4 +1,7 @@
-"""A command whose --help describes its positional arguments, whichever versions of Typer and click are installed.
+"""The class of all commands: complete help texts, and one clear line for a path that the system cannot use.
+
+A path can be too long, lead through a file or round in links, or name a folder where a file belongs. The parameters
+of a command are checked before it starts; what only shows at work is translated when it does.
 
 click 8.5 gave arguments a help text of their own, which is empty under Typer 0.20 and overwrites Typer's. The texts
 stand in the command's signature, and are taken from there.
@@ -6,16 +9,34 @@ stand in the command's signature, and are taken from there.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import inspect
+import os
 import typing
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import click
 from typer.core import TyperArgument, TyperCommand
 from typer.models import ArgumentInfo
 
+from crypto.errors import CipherwardError
+
+#: What is wrong with a path, by the system's error, and what to do.
+_PROBLEMS = {
+    errno.ENAMETOOLONG: ("is too long a name", "choose a shorter one"),
+    errno.ELOOP: ("goes round in a loop of links", "name the file or folder itself"),
+    errno.ENOTDIR: ("leads through a file as if that were a folder", "check the path"),
+    errno.EISDIR: ("is a folder, not a file", "name a file"),
+}
+#: Characters of a path that a message shows.
+_SHOWN = 80
+
 
 class Command(TyperCommand):
-    """A command that shows the help of its positional arguments."""
+    """A command that shows the help of its positional arguments, and names paths that cannot be used."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -23,6 +44,49 @@ class Command(TyperCommand):
         for parameter in self.params:
             if isinstance(parameter, TyperArgument) and not parameter.help:
                 parameter.help = texts.get(parameter.name or "")
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command.
+
+        Raises:
+            CipherwardError: Besides what the command raises, if the system cannot use a path.
+        """
+        for parameter in self.params:
+            value = ctx.params.get(parameter.name or "")
+            if isinstance(parameter.type, click.Path) and value is not None:
+                for path in value if isinstance(value, list | tuple) else (value,):
+                    _require_usable(Path(path))
+        with naming_paths():
+            return super().invoke(ctx)
+
+
+def _require_usable(path: Path) -> None:
+    """Raise CipherwardError if the system cannot use a path. That nothing is there, or may be read, is no matter."""
+    with naming_paths(), contextlib.suppress(FileNotFoundError, PermissionError):
+        try:
+            path.stat()
+        except ValueError:
+            raise CipherwardError(
+                f"{_shown(path)} is no path: it has a null character", "check it"
+            ) from None
+
+
+@contextlib.contextmanager
+def naming_paths() -> Iterator[None]:
+    """Turn the system's refusal of a path into one clear line. Other errors keep their traceback."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _PROBLEMS or error.filename is None:
+            raise
+        problem, hint = _PROBLEMS[error.errno]
+        raise CipherwardError(f"{_shown(error.filename)} {problem}", hint) from None
+
+
+def _shown(path: object) -> str:
+    """Return a path as it stands in a message: a long one without its middle."""
+    text = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else str(path)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}…{text[-_SHOWN // 2 :]}"
 
 
 def _argument_texts(function: Any) -> dict[str, str]:
