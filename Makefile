@@ -12,7 +12,7 @@ PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --cons
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench audit-table table1 coverage picture lock results clean
+.PHONY: help setup demo test test-slow check bench audit-table audit-updates table1 coverage picture lock results clean
 
 help: ## print this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,11 @@ audit-table: $(READY) ## the smallest pool that breaks each scheme, on real imag
 	@if [ -n "$$CIPHERWARD_DATA" ]; then \
 		$(BIN)/python -m benchmarks.audit_table --jobs 2 --hours 2 --json runs/audit_table/table.json; \
 	else echo "the audit table: set CIPHERWARD_DATA to a folder that holds brain_mri/ and cifar10_jpeg.npz"; fi
+
+audit-updates: $(READY) ## what updates give away under each protection, on real images: CIPHERWARD_DATA, an hour; goes on where it stopped
+	@if [ -n "$$CIPHERWARD_DATA" ]; then \
+		$(BIN)/python -m benchmarks.protection; \
+	else echo "updates: set CIPHERWARD_DATA to a folder that holds brain_mri/, pneumoniamnist.npz and vit_tiny_patch16_224.safetensors"; fi
 
 table1: $(READY) ## schemes × networks × data, the CPU's protocol: CIPHERWARD_DATA, HOURS=8 at most; goes on where it stopped
 	@if [ -n "$$CIPHERWARD_DATA" ]; then \

@@ -65,20 +65,21 @@ class Costs:
 
 
 def run_round(
-    identities: Sequence[Identity], update: Float32Array, dropped: int
+    identities: Sequence[Identity], updates: Sequence[Float32Array], dropped: int
 ) -> tuple[Costs, Float32Array]:
-    """Run one round in which all hospitals have the same update; return its costs and the mean.
+    """Run one round in which all hospitals have the same weight; return its costs and the mean.
 
     Args:
-        identities: the hospitals'.
-        update: float32 [parameters].
-        dropped: how many hospitals vanish after their shares.
+        identities: the hospitals', in the order of their names.
+        updates: float32 [parameters] of each.
+        dropped: how many of the first hospitals vanish after their shares.
     """
     rules = Rules({i.public.name: i.public for i in identities})
+    update_of = {i.public.name: update for i, update in zip(identities, updates, strict=True)}
     names, point, costs = sorted(rules.roster), FixedPoint(1.0, len(identities)), Costs()
     by_name = {i.public.name: i for i in identities}
     round_id = RoundId("ab" * 32, 1, secrets.token_hex(16), "cd" * 32)
-    collector = Collector(round_id, vector_length(update.size), rules)
+    collector = Collector(round_id, vector_length(updates[0].size), rules)
     members = {}
     for name in names:
         members[name] = costs.hospital(Member.start, by_name[name], round_id)
@@ -96,7 +97,7 @@ def run_round(
         costs.extra_down += size({"shares": incoming[name]})
 
         def mask(name: str = name) -> Any:
-            vector, _ = encode_update(update, 1.0, 1.0, point)
+            vector, _ = encode_update(update_of[name], 1.0, 1.0, point)
             return members[name].mask(incoming[name], vector, rules)[0]
 
         masked = costs.hospital(mask)
@@ -135,8 +136,8 @@ def measure(hospitals: int, parameters: int) -> dict[str, Any]:
         total += update
     plain_seconds = time.perf_counter() - started
     allowed = hospitals - max(3, 2 * hospitals // 3 + 1)
-    whole, mean = run_round(identities, update, 0)
-    failed, _ = run_round(identities, update, allowed)
+    whole, mean = run_round(identities, [update] * hospitals, 0)
+    failed, _ = run_round(identities, [update] * hospitals, allowed)
     per_hospital = 4 * parameters
     return {
         "hospitals": hospitals,

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages.entries import Entry, of_kind
-from benchmarks.pages.markdown import facts, number, table
+from benchmarks.pages.markdown import facts, number, percent, table
+from benchmarks.pages.protection import protection
 
 Record = Mapping[str, Any]
 
@@ -30,6 +31,10 @@ def updates_page(entries: Sequence[Entry]) -> list[str]:
         lines += [*entry.heading(), *updates(entry.result), ""]
     for entry in of_kind(entries, "stems"):
         lines += [*entry.heading(), *stems(entry.result), ""]
+    for entry in of_kind(entries, "protection"):
+        lines += [*entry.heading(), *protection(entry.result), ""]
+    for entry in of_kind(entries, "secure-rounds"):
+        lines += [*entry.heading(), *secure_rounds(entry.result), ""]
     for entry in of_kind(entries, "secure-sum"):
         lines += [*entry.heading(), *secure_sum(entry.result), ""]
     return lines
@@ -223,3 +228,34 @@ def secure_sum(result: Record) -> list[str]:
     for names in (costs, wire):
         lines += [*table(list(names.values()), [[number(row[n]) for n in names] for row in rows]), ""]
     return lines
+
+
+def secure_rounds(result: Record) -> list[str]:
+    """Return what secure aggregation changes in whole studies: accuracy, seconds and bytes a round."""
+    headers = ["study", "runs", "secure aggregation", "test accuracy", "seconds a round", "MB a round"]
+    rows, ratios = [], []
+    for study in result["studies"]:
+        for side in ("without", "with"):
+            rows.append(
+                [
+                    study["study"],
+                    study["runs"],
+                    side,
+                    f"{percent(study['accuracy'][side])} %",
+                    number(study["round seconds"][side]),
+                    number(study["round bytes"][side] / 1e6),
+                ]
+            )
+        ratios.append(
+            f"{study['study']}: {study['points']:+.2f} points (the largest difference of two runs is "
+            f"{study['largest points of a run']:.2f}), {study['round seconds ratio']:.2f} times the seconds and "
+            f"{study['round bytes ratio']:.4f} times the bytes, {percent(study['clipped share'])} % of values clipped."
+        )
+    return [
+        "By `cipherward-coordinator simulate`, stem `private`, three hospitals one after the other. Seconds are the "
+        "median without each run's first round, an evaluation on val included.",
+        "",
+        *table(headers, rows),
+        *(f"- {line}" for line in ratios),
+        "",
+    ]

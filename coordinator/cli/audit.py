@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coordinator.exchange.audit.suite1 import AUDIT_ROWS, MIN_AUDIT_ROWS, POOLS
 from coordinator.exchange.console import parse_pool_sizes, parse_seconds, result, talk
+from crypto.arrays import Images
 from crypto.cores import cores
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_text
+
+if TYPE_CHECKING:
+    from coordinator.report.records import Training
 
 
 def attack(
@@ -90,7 +94,19 @@ def attack(
     workers = Workers(jobs or cores(), ray)
     draws = run_suite(sets, out, settings, talk.print, workers, prepare)
     count = sum(len(draw.guesses) for draw in draws)
+    if study is not None:
+        _attack_updates(study, settings.public, settings.budget_s)
     result.print(f"{out}: {count} guesses about {len(draws)} draws, frozen")
+
+
+def _attack_updates(study: Path, public: Images | None, budget_s: float) -> None:
+    """Attack the updates that a study kept, and say what they gave."""
+    from coordinator.adversary.run.cell import study_digest
+    from coordinator.adversary.training.kept_updates import attack_kept_updates
+
+    found = attack_kept_updates(study, study_digest(study), public, budget_s)
+    if found is not None:
+        talk.print(f"{found.updates} kept updates: {found.confirmed} images confirmed")
 
 
 def _print_attacks() -> None:
@@ -147,8 +163,9 @@ def report(
     from crypto.sets.dataset import SealedDataset
 
     numbers = read_scores(scores)
-    name = _study_name(study, guesses)
-    record = build_report(numbers, name, training_of(study))
+    training = training_of(study)
+    name = _study_name(study, guesses, training)
+    record = build_report(numbers, name, training)
     pictures = gather(guesses, record, numbers, SealedDataset.open(sealed))
     if public_plain is not None:
         pictures = with_public_plain(pictures, public_plain)
@@ -163,7 +180,7 @@ def report(
         require_valid(record)
 
 
-def _study_name(study: Path | None, guesses: Path) -> str:
+def _study_name(study: Path | None, guesses: Path, training: Training | None) -> str:
     """Return the name of the study, or "audit" without one.
 
     Raises:
@@ -176,7 +193,10 @@ def _study_name(study: Path | None, guesses: Path) -> str:
     observed = read_draws(guesses)[1].get("study")
     if study is None:
         return "audit"
-    if observed and study_digest(study) != observed:
+    digests = {observed} if observed else set()
+    if training is not None and training.update_attack is not None:
+        digests.add(training.update_attack.study)
+    if digests and digests != {study_digest(study)}:
         raise CipherwardError(
             f"the attacks observed another training than that in {study}",
             "name the study that they observed",

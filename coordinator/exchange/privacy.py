@@ -8,7 +8,7 @@ kept is in parties/training: private_training.py, privacy_ledger.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field, model_validator
 
@@ -123,7 +123,37 @@ def require_compatible(plan: Plan) -> None:
 MEAN_STRATEGIES = frozenset({"fedavg", "fedprox", "fedadam"})
 
 
-def sums_by_default(plan: Plan) -> bool:
+class FederationSettings(Protocol):
+    """What decides on secure aggregation: a plan, or the policy of a hospital that accepted it."""
+
+    @property
+    def train(self) -> str:
+        """Whether the training is federated or central."""
+
+    @property
+    def parties(self) -> int:
+        """How many hospitals there are."""
+
+    @property
+    def stem(self) -> str:
+        """The stem mode."""
+
+    @property
+    def strategy(self) -> str:
+        """How updates are aggregated."""
+
+    @property
+    def privacy(self) -> Privacy:
+        """The privacy block."""
+
+
+def sums_updates(plan: FederationSettings) -> bool:
+    """Return whether the cloud learns sums of updates only: as the plan says, or by default."""
+    chosen = plan.privacy.secure_aggregation
+    return sums_by_default(plan) if chosen is None else chosen
+
+
+def sums_by_default(plan: FederationSettings) -> bool:
     """Return whether a plan that does not say it protects its updates by secure aggregation.
 
     Under stem learn the updates show ciphertext only, which the cloud may hold anyway.

@@ -36,7 +36,13 @@ _HINT = "set keep_updates in the plan and train again, in another folder"
 Updates = Mapping[str, tuple[Float32Array, int]]
 
 
-def record_updates(cloud: Path, round_: int, before: Float32Array, updates: Updates) -> None:
+def record_updates(
+    cloud: Path,
+    round_: int,
+    before: Float32Array,
+    updates: Updates,
+    summed: Mapping[str, int] | None = None,
+) -> None:
     """Write one round to disk. Files that an interrupted run of the same round left are replaced.
 
     Args:
@@ -44,6 +50,7 @@ def record_updates(cloud: Path, round_: int, before: Float32Array, updates: Upda
         round_: the round, from 1.
         before: the weights that every party was sent, float32 [parameters].
         updates: each party's trained weights and number of images.
+        summed: under secure aggregation the number of images of each party in the one update.
     """
     folder = Path(cloud) / FOLDER
     with disk_errors(folder):
@@ -56,7 +63,9 @@ def record_updates(cloud: Path, round_: int, before: Float32Array, updates: Upda
         name = f"round-{round_:04d}-{_safe_name(party)}.safetensors"
         write_bytes(folder / name, tensor_bytes({"after": np.asarray(after, np.float32)}))
         parties[party] = {"file": name, "images": images, "sha256": _digest(after)}
-    about = {"round": round_, "sha256": _digest(before), "parties": parties}
+    about: dict[str, Any] = {"round": round_, "sha256": _digest(before), "parties": parties}
+    if summed is not None:
+        about["summed"] = dict(summed)
     text = json.dumps(about, sort_keys=True)
     data = tensor_bytes({"before": np.asarray(before, np.float32)}, {"json": text})
     write_bytes(folder / _round_file(round_), data)
@@ -80,7 +89,7 @@ def record_sum(
         images: the number of images of each party whose update is in the mean.
         masked: the masked vectors, uint32 [parameters + 2], by party; those of parties that are not in the mean too.
     """
-    record_updates(cloud, round_, before, {sum_name(images): (after, sum(images.values()))})
+    record_updates(cloud, round_, before, {sum_name(images): (after, sum(images.values()))}, images)
     for party, vector in masked.items():
         name = f"round-{round_:04d}-{_safe_name(party)}.masked.safetensors"
         write_bytes(Path(cloud) / FOLDER / name, tensor_bytes({"masked": vector}))
@@ -113,6 +122,26 @@ def read_updates(cloud: Path) -> list[tuple[int, Float32Array, dict[str, tuple[F
                 raise CipherwardError(f"{path} is damaged: {error!r}", _HINT) from None
             rounds.append((number, before, updates))
     return rounds
+
+
+def read_summed(cloud: Path) -> dict[int, dict[str, int]]:
+    """Read of which parties' updates each recorded sum is: by round, the number of images of each party.
+
+    Rounds without secure aggregation are left out.
+
+    Raises:
+        CipherwardError: if a recorded round is unreadable.
+    """
+    result = {}
+    for path in sorted((Path(cloud) / FOLDER).glob("round-*.safetensors")):
+        if path.stem.removeprefix("round-").isdigit():
+            _, about = _read_vector(path, "before")
+            try:
+                if "summed" in about:
+                    result[int(about["round"])] = {str(k): int(v) for k, v in about["summed"].items()}
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise CipherwardError(f"{path} is damaged: {error!r}", _HINT) from None
+    return result
 
 
 def _safe_name(party: str) -> str:

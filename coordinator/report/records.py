@@ -7,6 +7,7 @@ from pydantic import Field
 from coordinator.exchange.audit.rates import LinkableRate, Rate
 from coordinator.exchange.audit.scores import ClassRates, Finding, Summary
 from coordinator.exchange.records import Record
+from coordinator.exchange.update_attack import UpdateAttack
 
 SCHEMA = "cipherward.audit/1"
 
@@ -218,12 +219,29 @@ class PromisedPrivacy(Record):
     outside: tuple[str, ...]
 
 
+class SummedUpdates(Record):
+    """Secure aggregation of a training's updates.
+
+    Attributes:
+        rounds: Aggregated rounds in which the cloud learnt a sum only.
+        least: The least number of hospitals in a sum.
+        clipped_share: The largest mean share of values of a round that hospitals clipped before they were summed.
+    """
+
+    rounds: int
+    least: int
+    clipped_share: float
+
+
 class Training(Record):
     """The training section of a report. Figures that an earlier version did not keep are None.
 
     Attributes:
         engine: What ran the hospitals: "processes" or "ray" in `simulate`, or "flwr run".
         privacy: Differential privacy of the updates; None without.
+        sums: Secure aggregation of the updates; None without.
+        kept_updates: Rounds of which the plan keeps what the cloud received.
+        update_attack: What an attack on the kept updates found; None if none was made.
         rounds: The rounds whose updates were aggregated.
         best_round: The round whose model was tested, chosen on validation images.
         test: Test accuracy of all parties together.
@@ -245,6 +263,9 @@ class Training(Record):
     augment: str | None = None
     engine: str | None = None
     privacy: PromisedPrivacy | None = None
+    sums: SummedUpdates | None = None
+    kept_updates: int | None = None
+    update_attack: UpdateAttack | None = None
     classes: tuple[str, ...] | None = None
     rounds: tuple[Round, ...] = ()
     best_round: int | None = None

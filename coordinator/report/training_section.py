@@ -9,6 +9,7 @@ from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.plan import FILE, Plan, load_plan
 from coordinator.exchange.privacy import ACCOUNTANT, OUTSIDE
 from coordinator.exchange.records import parse_record
+from coordinator.exchange.update_attack import FILE as UPDATE_ATTACK
 from coordinator.report.records import Training
 from crypto.files import read_json, read_lines
 
@@ -30,6 +31,8 @@ def training_of(study: Path | None) -> Training | None:
     parties = result["test"]["parties"]
     refused = result["test"].get("refused", {})
     tested = {party["party"] for party in parties}
+    rows = _rows(study / "cloud" / "rounds.jsonl")
+    attack_path = study / "cloud" / UPDATE_ATTACK
     images = int(sum(party["num-examples"] for party in parties))
     hits = round(sum(party["num-examples"] * party["accuracy"] for party in parties))
     section = {
@@ -42,8 +45,11 @@ def training_of(study: Path | None) -> Training | None:
         "augment": plan.augment,
         "engine": result.get("engine") or None,
         "privacy": _privacy(plan),
+        "sums": _sums(rows),
+        "kept_updates": plan.keep_updates,
+        "update_attack": read_json(attack_path, "attack on updates") if attack_path.exists() else None,
         "classes": result["classes"],
-        "rounds": _rounds(study / "cloud" / "rounds.jsonl"),
+        "rounds": _rounds(rows),
         "best_round": result["best_round"],
         "test_accuracy": hits / images,
         "test_auc": result["test"]["mean"]["auc"],
@@ -85,10 +91,26 @@ def _privacy(plan: Plan) -> dict[str, Any] | None:
     }
 
 
-def _rounds(journal: Path) -> list[dict[str, Any]]:
-    """Return the rounds of a journal whose updates were aggregated."""
+def _sums(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return what the journal says of secure aggregation; None if no round was summed."""
+    summed = [row for row in rows if row.get("summed") is not None]
+    if not summed:
+        return None
+    return {
+        "rounds": len(summed),
+        "least": min(len(row["parties"]) for row in summed),
+        "clipped_share": float(max(row["summed"]["clipped_share"] for row in summed)),
+    }
+
+
+def _rows(journal: Path) -> list[dict[str, Any]]:
+    """Return the lines of a journal of the rounds whose updates were aggregated."""
     # A round that was interrupted before its checkpoint is there twice: the later line counts.
-    rows = {row["round"]: row for row in read_lines(journal) if row["aggregated"]}
+    return list({row["round"]: row for row in read_lines(journal) if row["aggregated"]}.values())
+
+
+def _rounds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rounds of the section."""
     return [
         {
             "round": row["round"],
@@ -100,5 +122,5 @@ def _rounds(journal: Path) -> list[dict[str, Any]]:
             **{name: row[name] for name in _ROUND_FIELDS},
             "clipped": row.get("clipped", {}),
         }
-        for row in rows.values()
+        for row in rows
     ]

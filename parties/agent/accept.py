@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coordinator.exchange.plan import Plan, require_rounds
+from coordinator.exchange.privacy import sums_updates
 from crypto.errors import CipherwardError
 from parties.agent.budget import choose_budget, require_budget
 from parties.sealing.place import Place
@@ -119,6 +120,7 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
                     f"{policy.least_batch}"),
         ("optimizer", f"{policy.optimizer}, {policy.precision}"),
         ("augmentation", policy.augment),
+        ("updates", _describe_updates(policy)),
         ("privacy", str(policy.privacy)),
         ("privacy budget", _describe_budget(policy)),
         ("answers", f"at most {policy.trainings} trainings, {policy.evaluations} evaluations on val, and "
@@ -128,6 +130,20 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
     ]  # fmt: skip
     # The plan's words come from outside: nothing in them may steer a terminal.
     return [(name, "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)) for name, text in rows]
+
+
+def _describe_updates(policy: Policy) -> str:
+    """Return in words whether the cloud sees this hospital's updates, or sums of them only."""
+    if not sums_updates(policy):
+        shown = "which shows ciphertext" if policy.stem == "learn" else "which can give plain images"
+        return f"sent as they are: the cloud sees each update of this hospital, {shown}"
+    least = max(2 * policy.parties // 3 + 1, policy.privacy.min_sum)
+    missing = policy.parties - least
+    absent = f"{missing} may be missing" if missing else "none may be missing"
+    return (
+        f"summed securely: the cloud learns sums of at least {least} of {policy.parties} hospitals ({absent}), "
+        f"never this hospital's update alone; values beyond ±{policy.privacy.sum_clip:g} are clipped"
+    )
 
 
 def _describe_budget(policy: Policy) -> str:

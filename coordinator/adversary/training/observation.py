@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from coordinator.exchange.plan import FILE, Plan, load_plan
-from coordinator.federation.recording import read_updates
+from coordinator.federation.recording import read_summed, read_updates
 from crypto.arrays import AnyArray, Float32Array
 from crypto.errors import CipherwardError
 from crypto.files import read_json
@@ -30,6 +30,8 @@ class Update:
         before: float32 [parameters], packed as coordinator.model.vit.pack packs the names that travel.
         after: as `before`.
         images: how many images the hospital says it trained on in this round.
+        summed: under secure aggregation this is the mean of several hospitals' updates: the images of each. `party`
+            then names all of them.
     """
 
     round: int
@@ -37,6 +39,12 @@ class Update:
     before: Float32Array
     after: Float32Array
     images: int
+    summed: tuple[int, ...] = ()
+
+    @property
+    def most_images(self) -> int:
+        """The images of the hospital in it that has the most, which takes the most local steps."""
+        return max(self.summed, default=self.images)
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,9 @@ def observe(cloud: Path) -> Observed:
         weights = load_file(str(path))
     except (SafetensorError, OSError) as error:
         raise CipherwardError(f"the model {path} cannot be read: {type(error).__name__}") from None
+    summed = read_summed(cloud)
     updates = [
-        Update(round_, party, before, after, images)
+        Update(round_, party, before, after, images, tuple(summed.get(round_, {}).values()))
         for round_, before, replies in read_updates(cloud)
         for party, (after, images) in replies.items()
     ]

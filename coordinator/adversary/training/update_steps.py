@@ -10,6 +10,8 @@ What an update shows depends on the optimiser and on the number of local steps. 
 - Several steps: a weighted sum of gradients at weights that moved in between. Over one and the same image the solve
   of
   update_solve stays exact, except for what decay makes of that movement; update_candidates does not.
+- Under secure aggregation: the weighted mean of several hospitals' updates. If each took one step of SGD, it is a
+  weighted sum of their gradients, and update_candidates works as on one large batch.
 
 One test is exact whatever the optimiser and the steps: train on a recovered image as the hospital does, and compare
 the resulting update with the observed one (`replay_distance`). Nothing counts as found without that test, or
@@ -135,7 +137,7 @@ def learning_rate(plan: Plan, step: int, total: int) -> float:
 
 def _learning_rates(plan: Plan, update: Update) -> list[float]:
     """Return the learning rate of every local step of an update."""
-    steps = local_steps(plan, update.images)
+    steps = local_steps(plan, update.most_images)
     first = (update.round - 1) * steps
     return [learning_rate(plan, first + i, plan.rounds * steps) for i in range(steps)]
 

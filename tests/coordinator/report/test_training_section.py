@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from coordinator.exchange.plan import Plan, write_plan
-from coordinator.report.records import Training
+from coordinator.report.page import render
+from coordinator.report.records import SummedUpdates, Training
 from coordinator.report.training_section import training_of
 from crypto.files import write_json
+from tests.support.reports import make_report
 
 FIGURES = {"accuracy": 0.5, "auc": 0.5, "loss": 1.0}
 
@@ -49,3 +52,27 @@ def test_trainings_of_earlier_versions_have_neither(tmp_path: Path) -> None:
     section = section_of(tmp_path, {}, {})
     assert section.test_refused == {} and section.rounds[0].clipped == {}
     assert section.absent_from_test == ("hospital-1", "hospital-2")
+
+
+def test_sums_and_what_updates_give_away_are_said_or_said_to_be_unmeasured(tmp_path: Path) -> None:
+    summed = {"clipped_share": 0.25, "error": "", "seconds": {}}
+    parties = ["hospital-0", "hospital-1", "hospital-2"]
+    section = section_of(tmp_path, {}, {"summed": summed, "parties": parties})
+    assert section.sums == SummedUpdates(rounds=1, least=3, clipped_share=0.25)
+    assert section.kept_updates == 0 and section.update_attack is None
+    page = page_of(section)
+    assert "Secure aggregation of the updates: on, in 1 of 1 round." in page
+    assert "at least 3 hospitals" in page and "at most 25.00 % before" in page
+    assert "What the updates give away: not measured. The study kept no updates" in page
+
+
+def test_a_training_without_sums_says_that_the_cloud_saw_every_update(tmp_path: Path) -> None:
+    section = section_of(tmp_path, {}, {})
+    assert section.sums is None
+    page = page_of(section)
+    assert "Secure aggregation of the updates: off. The cloud saw every update of every hospital." in page
+
+
+def page_of(section: Training) -> str:
+    """Return the words of a report's page with this training, with single spaces."""
+    return " ".join(re.sub(r"<[^>]*>", "", render(make_report(training=section), None)).split())

@@ -150,3 +150,23 @@ def test_a_plan_s_words_cannot_steer_the_terminal() -> None:
     policy: Policy = make_policy(plan(weights="/a/\x1b[2Jw.safetensors"), ["a"], 12)
     assert all(text.isprintable() for _, text in explain(policy))
     assert any("\\x1b[2Jw" in text for _, text in explain(policy))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stem": "private"}, ("summed securely", "at least 3 of 3 hospitals (none may be missing)", "±1 are")),
+        ({"stem": "plain", "parties": 6}, ("at least 5 of 6 hospitals (1 may be missing)",)),
+        ({"stem": "learn"}, ("sees each update of this hospital, which shows ciphertext",)),
+        (
+            {"stem": "private", "privacy": {"secure_aggregation": False}},
+            ("sees each update of this hospital, which can give plain images",),
+        ),
+    ],
+)
+def test_a_hospital_is_told_whether_its_updates_are_summed(
+    changes: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    p = plan(**{"parties": 3, "counts": (36, 12, 12), **changes})
+    table = dict(explain(make_policy(p, ["a"], 12)))
+    assert all(word in table["updates"] for word in words), table["updates"]
