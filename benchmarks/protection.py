@@ -37,7 +37,7 @@ from torch import nn
 from benchmarks import table1_data
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
 from benchmarks.pages.protection import protection as as_lines
-from benchmarks.privacy import count_hits, encode_split
+from benchmarks.privacy import encode_split
 from benchmarks.protection_attacks import (
     BATCH,
     SMALL,
@@ -119,7 +119,8 @@ class Bench:
     def _warm_start(self) -> Float32Array:
         """Return weights of the small ViT after a training on the validation images."""
         val = self._splits["step pneumonia"]["val"]
-        plan = PROTECTIONS[0].plan(**_TRAINING["pneumonia"] | {"lr": _RATES["pneumonia"][0], "rounds": 1, "local_epochs": 20})
+        settings = {**_TRAINING["pneumonia"], "rounds": 1, "local_epochs": 20}
+        plan = PROTECTIONS[0].plan(**settings, lr=_RATES["pneumonia"][0])
         model = build_model(plan, int(val.labels.max()) + 1)
         train_locally(model, val, plan, 1, "warm start")
         return pack(model)
@@ -171,9 +172,7 @@ def measure(bench: Bench, parts: list[str], names: list[str], seeds: int) -> Ite
             for name in names:
                 for protection in PROTECTIONS:
                     cell = f"{name}-{part}-{protection.name}-{seed}"
-                    record = bench.cell(
-                        cell, lambda n=name, p=protection, s=seed, w=work: w(n, p, s)
-                    )
+                    record = bench.cell(cell, lambda n=name, p=protection, s=seed, w=work: w(n, p, s))
                     about: dict[str, Any] = {"data": name, "part": part, "protection": protection.name}
                     yield {**about, "seed": seed, **record}
 

@@ -1,7 +1,7 @@
 """The trainings of benchmarks/protection.py: hospitals that train under a protection, and what the cloud then holds.
 
-Every hospital trains on plain images. Under the stem modes `private` and `plain` the cloud sees what it would see of a
-training on plain images, up to float rounding (tests/parties/training/test_stem_federation.py).
+Every hospital trains on plain images. Under the stem modes `private` and `plain` the cloud sees what it would see of
+a training on plain images, up to float rounding (tests/parties/training/test_stem_federation.py).
 """
 
 from __future__ import annotations

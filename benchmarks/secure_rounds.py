@@ -87,7 +87,9 @@ def measure(data: Path, seeds: int, images: int, out: Path, console: Console) ->
     """Run what is missing, and return a record of each study."""
     records = []
 
-    def run(name: str, plan: str, settings: dict[str, str], paths: list[str], about: dict[str, Any]) -> None:
+    def run(
+        name: str, plan: str, settings: dict[str, str], paths: list[str], about: dict[str, Any]
+    ) -> None:
         for sums in (False, True):
             folder = out / f"{name}-{'sums' if sums else 'plain'}"
             run_study(ROOT / "configs" / plan, folder, {**_COMMON, **settings}, paths, sums)

@@ -82,7 +82,10 @@ TOPICS = {
     "audit": ("What breaks each scheme", ("audit-table", "audit", "key-recovery", "pool-size")),
     "accuracy": ("Accuracy on ciphertext", ("table1", "audit", "stem-accuracy")),
     "speed": ("Speed and traffic", ("schemes", "sealing", "federation", "many-hospitals", "options")),
-    "updates": ("What a training reveals", ("updates", "stems", "protection", "secure-rounds", "secure-sum")),
+    "updates": (
+        "What a training reveals",
+        ("updates", "stems", "protection", "secure-rounds", "secure-sum"),
+    ),
     "privacy": ("Differential privacy", ("privacy",)),
     "networks": ("Attacks by trained networks", ("gan",)),
     "correctness": ("Correctness of the schemes", ("properties",)),

@@ -249,7 +249,8 @@ def secure_rounds(result: Record) -> list[str]:
         ratios.append(
             f"{study['study']}: {study['points']:+.2f} points (the largest difference of two runs is "
             f"{study['largest points of a run']:.2f}), {study['round seconds ratio']:.2f} times the seconds and "
-            f"{study['round bytes ratio']:.4f} times the bytes, {percent(study['clipped share'])} % of values clipped."
+            f"{study['round bytes ratio']:.4f} times the bytes; "
+            f"{percent(study['clipped share'])} % of values clipped."
         )
     return [
         "By `cipherward-coordinator simulate`, stem `private`, three hospitals one after the other. Seconds are the "

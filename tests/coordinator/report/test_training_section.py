@@ -70,7 +70,7 @@ def test_a_training_without_sums_says_that_the_cloud_saw_every_update(tmp_path: 
     section = section_of(tmp_path, {}, {})
     assert section.sums is None
     page = page_of(section)
-    assert "Secure aggregation of the updates: off. The cloud saw every update of every hospital." in page
+    assert "Updates were sent as they are: the cloud saw every update of every hospital." in page
 
 
 def page_of(section: Training) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from safetensors.numpy import load_file
 
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.secure_sum import RECORD, TEXT, write_record
@@ -238,6 +239,41 @@ def test_the_cloud_records_sums_and_masked_vectors_only(places: list[Place], tmp
     assert images == 36 and after.shape == before.shape
     names = sorted(p.name for p in (tmp_path / "updates").iterdir())
     assert sum(name.endswith(".masked.safetensors") for name in names) == 3 and len(names) == 5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stem": "plain", "share": "head", "stem_frozen": True},
+        {"stem": "plain", "share": "lora", "stem_frozen": True},
+    ],
+)
+def test_masks_cover_the_whole_shared_vector_zeros_included(
+    places: list[Place], tmp_path: Path, changes: Mapping[str, Any]
+) -> None:
+    """A frozen stem does not move. Which values are zero in whose update must not show (arXiv 2508.04285)."""
+    forget(places)
+    federate(places, plan(rounds=1, keep_updates=1, **changes), tmp_path)
+    [(_, before, updates)] = read_updates(tmp_path)
+    [(after, _)] = updates.values()
+    moved = after != before
+    still = np.flatnonzero(~moved)
+    assert still.size > 1000 and moved.sum() > 100
+    files = sorted((tmp_path / "updates").glob("*.masked.safetensors"))
+    masked = [load_file(path)["masked"] for path in files]
+    assert len(masked) == 3
+    for vector in masked:
+        assert vector.shape == (before.size + 2,) and vector.dtype == np.uint32
+        assert np.count_nonzero(vector[still]) == still.size  # 0 comes once in 2^32
+        counts = np.bincount(vector[still].view(np.uint8), minlength=256)
+        expected = counts.sum() / 256
+        # Chi-square with 255 degrees of freedom: 400 is exceeded once in 10^8.
+        assert ((counts - expected) ** 2 / expected).sum() < 400
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert np.count_nonzero(masked[first][still] == masked[second][still]) == 0
+        assert np.count_nonzero(masked[first][still] + masked[second][still] == 0) == 0
+    # Unmasked, the values that nobody moved are zero: this is what the masks hid.
+    assert len({path.stat().st_size for path in files}) == 1
 
 
 def test_secrets_of_a_round_lie_in_private_files_and_are_gone_after_it(

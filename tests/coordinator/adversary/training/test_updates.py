@@ -78,11 +78,11 @@ def test_a_batch_is_not_solved_and_leaves_a_large_residual(batch: int) -> None:
 def test_the_sum_of_hospitals_updates_confirms_members_but_not_of_which_hospital(tmp_path: Path) -> None:
     """Secure aggregation makes one large batch of several hospitals' steps: it hides whose an image is."""
     p = plan(stem="private", batch=4)
-    starts = (0, 4, 8)
-    parts = [trained(p, PICTURES[i : i + 4], LABELS[i : i + 4]).updates[0] for i in starts]
+    starts = (0, 2, 4)
+    parts = [trained(p, PICTURES[i : i + 2], LABELS[i : i + 2]).updates[0] for i in starts]
     before = parts[0].before
     mean = np.mean([part.after - before for part in parts], axis=0, dtype=np.float32)
-    images = {f"hospital-{i}": 4 for i in range(3)}
+    images = {f"hospital-{i}": 2 for i in range(3)}
     record_sum(tmp_path, 1, before, before + mean, images, {})
     assert read_summed(tmp_path) == {1: images}
     _, stored_before, replies = read_updates(tmp_path)[0]
@@ -90,10 +90,11 @@ def test_the_sum_of_hospitals_updates_confirms_members_but_not_of_which_hospital
     summed = tuple(read_summed(tmp_path)[1].values())
     observed = Observed(p, CLASSES, {}, (Update(1, party, stored_before, after, count, summed),))
     [finding] = invert_updates(observed, PICTURES, lambda: True)
-    assert finding.is_confirmed and "rank 12 of 32" in finding.reason
-    assert {i.tobytes() for i in finding.images} == {i.tobytes() for i in PICTURES[:12]}
-    # Read as one hospital's reply of 12 images, it would look like three local steps, which confirm nothing.
-    [other] = invert_updates(replace(observed, updates=(replace(observed.updates[0], summed=()),)), PICTURES, lambda: True)
+    assert finding.is_confirmed and "rank 6 of 32" in finding.reason
+    assert {i.tobytes() for i in finding.images} == {i.tobytes() for i in PICTURES[:6]}
+    # Read as one hospital's reply of 6 images, it would look like two local steps, which confirm nothing.
+    mistaken = replace(observed, updates=(replace(observed.updates[0], summed=()),))
+    [other] = invert_updates(mistaken, PICTURES, lambda: True)
     assert not other.is_confirmed
 
 
