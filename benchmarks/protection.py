@@ -22,10 +22,10 @@ file in --out; what is there is not run again.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ class Bench:
         start = self._warm_start() if name == "pneumonia" else None
         return measure_step(protection, settings, splits["train"], start, seed)
 
-    @functools.cache  # noqa: B019 - one object for the whole run
+    @cache  # noqa: B019 - one object for the whole run
     def _warm_start(self) -> Float32Array:
         """Return weights of the small ViT after a training on the validation images."""
         val = self._splits["step pneumonia"]["val"]
@@ -133,7 +133,7 @@ class Bench:
         rates = {}
         for lr in _RATES[name]:
             cell = f"{name}-rate-{protection.name}-{lr}"
-            rates[lr] = self.cell(cell, lambda lr=lr: self._train(name, protection, 0, lr, "val"))
+            rates[lr] = self.cell(cell, partial(self._train, name, protection, 0, lr, "val"))
         lr = max(rates, key=lambda rate: float(rates[rate]["accuracy"]["rate"]))
         return self._train(name, protection, seed, lr, "test") | {"lr": lr}
 
@@ -172,7 +172,7 @@ def measure(bench: Bench, parts: list[str], names: list[str], seeds: int) -> Ite
             for name in names:
                 for protection in PROTECTIONS:
                     cell = f"{name}-{part}-{protection.name}-{seed}"
-                    record = bench.cell(cell, lambda n=name, p=protection, s=seed, w=work: w(n, p, s))
+                    record = bench.cell(cell, partial(work, name, protection, seed))
                     about: dict[str, Any] = {"data": name, "part": part, "protection": protection.name}
                     yield {**about, "seed": seed, **record}
 

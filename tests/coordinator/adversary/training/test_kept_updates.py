@@ -15,6 +15,7 @@ from coordinator.adversary.training.kept_updates import attack_kept_updates
 from coordinator.exchange.plan import write_plan
 from coordinator.exchange.update_attack import FILE
 from coordinator.federation.recording import record_sum, record_updates
+from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
 from tests.support.updates import CLASSES, LABELS, PICTURES, plan, trained
 
@@ -35,7 +36,7 @@ def keep(study: Path, starts: tuple[int, ...], images: int, sums: bool = False) 
     before = parts[0].before
     save_file({"w": np.zeros(1, np.float32)}, study / "cloud" / "model.safetensors")
     if sums:
-        mean = np.mean([part.after for part in parts], axis=0, dtype=np.float32)
+        mean: Float32Array = np.mean([part.after for part in parts], axis=0, dtype=np.float32)
         counts = {f"hospital-{i}": images for i in range(len(parts))}
         record_sum(study / "cloud", 1, before, mean, counts, {})
     else:
