@@ -35,6 +35,7 @@ from parties.training.stem_file import read_own_stem
 from tests.support.hospitals import (
     CLASSES,
     accept,
+    agree,
     make_grid,
     one_core,  # noqa: F401 - a fixture for every test here
     plan,
@@ -75,7 +76,9 @@ def ask_to_train(
     grid: LocalGrid, p: Plan, weights: Float32Array, round_: int = 1
 ) -> tuple[Message | None, str]:
     """Ask the first hospital for a round. Return its reply, or None and the error's text."""
-    record = ConfigRecord({"plan": p.model_dump_json(), "server-round": round_, "best-round": 0})
+    place = Place.open(Path(str(grid.contexts[FIRST_NODE].node_config["party-dir"])))
+    named = {"plan": p.model_dump_json(), "manifest": read_policy(place).manifest_sha256}
+    record = ConfigRecord({**named, "server-round": round_, "best-round": 0})
     content = RecordDict({"config": record, "arrays": ArrayRecord({"model": Array(weights)})})
     [sent] = grid.push_messages([Message(content, FIRST_NODE, "train")])
     [reply] = grid.pull_messages([sent])
@@ -146,7 +149,7 @@ def test_accepting_shows_the_bound_and_the_budget_and_keeps_both(places: list[Pl
 
 
 def test_the_client_obeys_no_weaker_bound(places: list[Place]) -> None:
-    accept(places, private_plan())
+    agree(places, private_plan())
     weights = first_weights(plan())
     for lie in (
         plan(),
@@ -162,7 +165,7 @@ def test_the_client_obeys_no_weaker_bound(places: list[Place]) -> None:
 
 def test_a_budget_outlives_a_study_and_only_the_hospital_raises_it(places: list[Place]) -> None:
     place = places[0]
-    accept([place], private_plan())
+    agree(places, private_plan())
     grid = make_grid([place])
     for round_ in (1, 2):
         ask_to_train(grid, private_plan(), first_weights(plan()) * round_, round_)
@@ -178,12 +181,13 @@ def test_a_budget_outlives_a_study_and_only_the_hospital_raises_it(places: list[
 
 def test_a_budget_can_be_raised_within_a_study_and_keeps_the_other_limits(places: list[Place]) -> None:
     place = places[0]
-    accept([place], private_plan())
+    manifest = agree(places, private_plan())
     save_policy(place, read_policy(place).model_copy(update={"test_reads": 5}))
     assert accept_policy(
         place, propose(place, private_plan(), budget_epsilon=20.0), lambda rows, before: True
     )
     assert (read_policy(place).budget_epsilon, read_policy(place).test_reads) == (20.0, 5)
+    assert read_policy(place).manifest_sha256 == manifest.digest
 
 
 def test_without_opacus_there_is_one_clear_line(
@@ -205,7 +209,8 @@ def test_the_patient_is_the_unit_only_if_the_hospital_says_who_is_who(places: li
     assert record_patients(place, [f"patient-{i // 3}" for i in range(12)]) == 4
     assert read_units(place, place.sealed("train"), "patient").tolist() == [i // 3 for i in range(12)]
     assert "patient-" not in patients_file(place).read_text()
-    accept([place], p)
+    record_patients(places[1], [f"patient-{i}" for i in range(12)])
+    agree(places, p)
     reply, error = ask_to_train(make_grid([place]), p, first_weights(p))
     assert reply is not None, error
     [charge] = PrivacyLedger(place).charges()
@@ -233,7 +238,7 @@ def test_the_patients_command_reads_the_hospital_s_own_table(places: list[Place]
 
 
 def test_a_reply_tells_nothing_that_the_noise_does_not_cover(places: list[Place]) -> None:
-    accept(places, private_plan())
+    agree(places, private_plan())
     reply, error = ask_to_train(make_grid(places), private_plan(), first_weights(plan()))
     assert reply is not None, error
     [metrics] = reply.content.metric_records.values()
@@ -244,7 +249,7 @@ def test_a_reply_tells_nothing_that_the_noise_does_not_cover(places: list[Place]
 
 
 def test_a_message_that_comes_again_gets_the_stored_reply_and_costs_nothing(places: list[Place]) -> None:
-    accept(places, private_plan())
+    agree(places, private_plan())
     grid, weights, place = make_grid(places), first_weights(plan()), places[0]
     first = words_of(ask_to_train(grid, private_plan(), weights)[0])
     assert np.array_equal(words_of(ask_to_train(grid, private_plan(), weights)[0]), first)
@@ -262,7 +267,7 @@ def test_a_message_that_comes_again_gets_the_stored_reply_and_costs_nothing(plac
 def test_a_training_that_was_killed_goes_on_under_its_charge(
     places: list[Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept(places, private_plan())
+    agree(places, private_plan())
     grid, weights, place = make_grid(places), first_weights(plan()), places[0]
     with monkeypatch.context() as patch:
         patch.setattr("parties.training.client_app.train_privately", _die)
@@ -280,7 +285,7 @@ def _die(*args: object, **kwargs: object) -> None:
 def test_on_a_full_disk_training_stops_and_nothing_leaves(
     places: list[Place], where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept(places, private_plan())
+    agree(places, private_plan())
     grid, weights = make_grid(places), first_weights(plan())
     trained: list[bool] = []
 
@@ -306,7 +311,7 @@ def test_a_private_stem_is_clipped_together_with_what_is_sent(
     """One step without noise: the stem that stays and the weights that leave move by the clip together."""
     p = private_plan(stem="private", rounds=1, batch=12, lr=1.0, momentum=0.0, weight_decay=0.0)
     place, weights = places[0], first_weights(p)
-    accept([place], p)
+    agree(places, p)
     monkeypatch.setattr(PrivateRandom, "normal", lambda self, n: np.zeros(n))
     sent = words_of(ask_to_train(make_grid([place]), p, weights)[0]) - weights
     before, after = (read_own_stem(place, p, CLASSES, round_) for round_ in (0, 1))
@@ -339,7 +344,7 @@ def test_a_study_trains_and_its_report_names_the_promise(
 def test_a_second_run_of_the_same_study_differs(places: list[Place]) -> None:
     """Runs under differential privacy need no equal digests: equal ones would mean that the noise is known."""
     p = private_plan()
-    accept(places, p)
+    agree(places, p)
     twin = places[1]
     shutil.rmtree(twin.folder)
     shutil.copytree(places[0].folder, twin.folder)
