@@ -126,7 +126,7 @@ def _show(bundle: Bundle, known: str, changes: list[FileChange]) -> None:
     for change in changes:
         # All of it: what a long difference hides is what should be read. A removed file runs nothing.
         for line in change.diff if change.kind != "removed" else ():
-            talk.print(line)
+            talk.print(line, soft_wrap=True)
     table = Table("file", "compared with what is known")
     for change in changes:
         # Names of files come from outside: nothing in them may steer a terminal.
@@ -168,7 +168,11 @@ def join(
     from parties.sealing.place import Place
 
     options = Options(parse_seconds(limit, "--limit") if limit else None)
-    run_agent(Place.open(hospital), read_kit(kit), talk.print, options)
+
+    def log_line(text: str) -> None:
+        talk.print(text, soft_wrap=True)  # a service's log has no width
+
+    run_agent(Place.open(hospital), read_kit(kit), log_line, options)
 
 
 def leave(hospital: Hospital) -> None:
