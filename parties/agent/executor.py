@@ -182,7 +182,8 @@ class Executor:
         except NotApprovedError as error:
             answer = Answer(error="CipherwardError", text=str(error), field=error.field)
         except CipherwardError as error:
-            answer = Answer(error="CipherwardError", text=_NO_LOG if number is None else str(error))
+            # Its hint names files of this hospital, and stays here.
+            answer = Answer(error="CipherwardError", text=_NO_LOG if number is None else error.message)
         except BaseException:
             log.append(
                 "unanswered", **fields, received=number, seconds=round(time.monotonic() - started, 3)

@@ -24,8 +24,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 agent_app = typer.Typer(help="The hospital's agent: what it is doing, and which app bundles it lets run.",
                         no_args_is_help=True)  # fmt: skip
-#: Lines of a difference that are shown of one file.
-_SHOWN_LINES = 400
 
 
 def enrol(hospital: Hospital) -> None:
@@ -126,10 +124,9 @@ def _show(bundle: Bundle, known: str, changes: list[FileChange]) -> None:
         talk.print(f"all files are as in {known}")
         return
     for change in changes:
-        for line in change.diff[:_SHOWN_LINES]:
-            talk.print(line)
-        if len(change.diff) > _SHOWN_LINES:
-            talk.print(f"… {len(change.diff) - _SHOWN_LINES} more lines of {change.path}")
+        # All of it: what a long difference hides is what should be read. A removed file runs nothing.
+        for line in change.diff if change.kind != "removed" else ():
+            talk.print(line, soft_wrap=True)
     table = Table("file", "compared with what is known")
     for change in changes:
         # Names of files come from outside: nothing in them may steer a terminal.
@@ -171,7 +168,11 @@ def join(
     from parties.sealing.place import Place
 
     options = Options(parse_seconds(limit, "--limit") if limit else None)
-    run_agent(Place.open(hospital), read_kit(kit), talk.print, options)
+
+    def log_line(text: str) -> None:
+        talk.print(text, soft_wrap=True)  # a service's log has no width
+
+    run_agent(Place.open(hospital), read_kit(kit), log_line, options)
 
 
 def leave(hospital: Hospital) -> None:

@@ -14,10 +14,12 @@ import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
-from coordinator.exchange.kit import PLAN, Kit
+from coordinator.exchange.kit import PLAN, STUDY, Kit
+from coordinator.exchange.statement import plan_digest
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
-from crypto.files import write_json
+from crypto.files import json_text, write_json
+from parties.agent import join as join_module
 from parties.agent.approval import withdraw
 from parties.agent.enrol import node_key_path
 from parties.agent.join import Options, check_kit, join
@@ -26,6 +28,7 @@ from parties.agent.running import hold, leave, read_state, write_state
 from parties.sealing.place import Place
 from tests.support.agents import kit_for, make_place, ready_place
 from tests.support.hospitals import plan
+from tests.support.manifests import manifest_of
 from tests.support.stub_app import write_stub_app
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -80,6 +83,26 @@ def test_a_plan_that_was_not_accepted_is_refused_by_its_field(
         check_kit(place, kit, NOW)
     with pytest.raises(CipherwardError, match="no plan"):
         check_kit(place, Kit(kit.manifest, {**kit.files, PLAN: b"["}), NOW)
+
+
+def test_a_study_manifest_that_was_not_agreed_to_is_refused(
+    tmp_path: Path, place: Place, bundle: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit, agreed, other = (
+        make(tmp_path, bundle),
+        manifest_of(plan(counts=(90, 90, 90))),
+        manifest_of(plan(counts=(99, 99, 99))),
+    )
+    with_study = Kit(kit.manifest, {**kit.files, STUDY: json_text(agreed.to_json()).encode()})
+    with pytest.raises(CipherwardError, match="not agreed to the study manifest yet"):
+        check_kit(place, with_study, NOW)
+    monkeypatch.setattr(join_module, "read_agreed", lambda _place, _policy: agreed)
+    check_kit(place, with_study, NOW)
+    monkeypatch.setattr(join_module, "read_agreed", lambda _place, _policy: other)
+    with pytest.raises(CipherwardError, match="not the one that this hospital agreed to"):
+        check_kit(place, with_study, NOW)
+    with pytest.raises(CipherwardError, match="study manifest in this kit"):
+        check_kit(place, Kit(kit.manifest, {**kit.files, STUDY: b"{"}), NOW)
 
 
 def test_each_missing_step_is_named(tmp_path: Path, place: Place, bundle: bytes) -> None:
@@ -145,11 +168,12 @@ class _Message:
 
 
 def test_the_log_takes_facts_and_nothing_else_from_a_message() -> None:
-    text = '{"study": "s", "deadline_s": 60, "seed": 3}'
+    proposed = plan(study="s")
+    text = proposed.model_dump_json()
     facts = read_facts(_Message({"plan": text, "server-round": 3, "manifest": "ab12", "note": "PATIENT"}))
     assert (facts.study, facts.round, facts.manifest, facts.deadline_s) == ("s", 3, "ab12", 60.0)
-    canonical = b'{"deadline_s":60,"seed":3,"study":"s"}'
-    assert facts.plan == hashlib.sha256(canonical).hexdigest()
+    # The digest by which the hospitals' statements name this plan.
+    assert facts.plan == plan_digest(proposed)
     assert "PATIENT" not in str(facts.fields())
     assert "\x1b" not in str(facts.fields()["type"])
 
