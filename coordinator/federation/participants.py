@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
@@ -199,7 +200,6 @@ class Federation:
         quorum: int,
         screen: Screen,
         keep: Callable[[int, Message], None] = lambda _node, _reply: None,
-        batch: int = 1 << 20,
         time_s: float = math.inf,
     ) -> Replies:
         """Send messages and collect the replies.
@@ -212,7 +212,6 @@ class Federation:
             quorum: the number of usable replies to wait for.
             screen: checks each reply.
             keep: takes each usable reply as it comes, and may move what is large in it to another place.
-            batch: how many replies are held at once before they are kept.
             time_s: the longest wait in seconds, if it is shorter than the plan's deadline.
         """
         limit = min(self.plan.deadline_s, time_s)
@@ -225,16 +224,18 @@ class Federation:
         result = Replies()
         start, quorum_time = time.monotonic(), None
         while waiting:
-            for reply in self._pull(list(waiting), batch):
-                # Errors made by Flower's server have the server's node id: use the message that they answer.
-                node = waiting.pop(reply.metadata.reply_to_message_id, None)
-                if node is None:
-                    continue
-                if why := _screen_safely(screen, node, reply):
-                    result.refused[node] = why
-                else:
-                    keep(node, reply)
-                    result.usable.append((node, reply))
+            look = time.monotonic()
+            for message_id in list(waiting):
+                if time.monotonic() - start > limit:
+                    break
+                for reply in self._pull(message_id, waiting, result):
+                    # Errors made by Flower's server have the server's node id: use the message that they answer.
+                    node = waiting.pop(message_id)
+                    if why := _screen_safely(screen, node, reply):
+                        result.refused[node] = why
+                    else:
+                        keep(node, reply)
+                        result.usable.append((node, reply))
             now = time.monotonic()
             if quorum_time is None and len(result.usable) >= quorum:
                 quorum_time = now
@@ -243,15 +244,24 @@ class Federation:
                 break
             if waiting:
                 # The longer the parties take, the rarer it looks.
-                time.sleep(min(_MAX_POLL_S, max(_POLL_S, 0.05 * (now - start))))
+                time.sleep(max(now - look, min(_MAX_POLL_S, max(_POLL_S, 0.05 * (now - start)))))
         result.usable.sort(key=lambda pair: self.name(pair[0]))
         result.absent.extend(sorted(waiting.values()))
         return result
 
-    def _pull(self, ids: Sequence[str], batch: int) -> Iterator[Message]:
-        """Ask for replies, so many at once that they fit into memory."""
-        for start in range(0, len(ids), batch):
-            yield from self.grid.pull_messages(ids[start : start + batch])
+    def _pull(self, message_id: str, waiting: dict[str, int], result: Replies) -> list[Message]:
+        """Ask for the reply to one message; one that Flower cannot unpack is refused.
+
+        If Flower were asked for several at once, one that it cannot unpack would take the others with it.
+        """
+        try:
+            return list(self.grid.pull_messages([message_id]))[:1]
+        except (httpx.HTTPError, OSError):
+            raise  # the SuperLink does not answer
+        except Exception as error:  # a reply from outside may have any content
+            reason = f"a reply that cannot be unpacked ({type(error).__name__})"
+            result.refused[waiting.pop(message_id)] = reason
+            return []
 
     def message_config(self) -> dict[str, str]:
         """Return what every message to a party has: plan, manifest, and the digest of weights that are not sent."""

@@ -45,8 +45,6 @@ from crypto.files import append_line, write_bytes
 
 #: Prefix of the names of a strategy's moments in a checkpoint.
 _MOMENT = "moment/"
-#: Bytes of replies that are held in memory at once while they come.
-_PULL_BYTES = 64 << 20
 
 
 @dataclass
@@ -173,13 +171,7 @@ def _attempt_round(
     def screen(node: int, reply: Message) -> str:
         return screen_training_reply(reply, state.weights, plan.wire, federation.rows(node, "train"))
 
-    replies = federation.collect(
-        messages,
-        plan.replies_needed,
-        screen,
-        store.keep,
-        max(1, _PULL_BYTES // max(1, state.weights.nbytes)),
-    )
+    replies = federation.collect(messages, plan.replies_needed, screen, store.keep)
     row: dict[str, Any] = {
         "round": number,
         "attempt": attempt,
