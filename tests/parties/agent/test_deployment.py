@@ -7,7 +7,9 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -67,7 +69,12 @@ def test_a_study_over_tls_with_the_commands_of_both_sides(people: _People, tmp_p
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(p.model_dump(mode="json")))
     places = seal_hospitals(tmp_path, p)
     names = [place.settings.party for place in places]
-    federation = {"name": "trial", "plan": "plan.yaml", "hospitals": names, "address": ["127.0.0.1"]}
+    federation: dict[str, Any] = {
+        "name": "trial",
+        "plan": "plan.yaml",
+        "hospitals": names,
+        "address": ["127.0.0.1"],
+    }
     federation |= {"port": free_port(), "local_port": free_port()}
     (tmp_path / "federation.yaml").write_text(yaml.safe_dump(federation))
 
@@ -99,7 +106,7 @@ def test_a_study_over_tls_with_the_commands_of_both_sides(people: _People, tmp_p
         kit = tmp_path / "cloud" / "kits" / f"{place.settings.party}.kit"
         agents.append(people.start(place.settings.party, "party", "join", kit, place.folder))
     for place in places:
-        wait_until(lambda place=place: _is_online(place), 90, f"{place.settings.party} online")
+        wait_until(partial(_is_online, place), 90, f"{place.settings.party} online")
     printed = people.run("coordinator", "run", "cloud")
     assert "test accuracy" in printed
     for place, agent in zip(places, agents, strict=True):

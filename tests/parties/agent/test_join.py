@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,10 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
                     agent.wait(30)
 
 
+def _is_empty(place: Place) -> bool:
+    return not marked_processes(place.folder)
+
+
 def events(place: Place) -> list[tuple[str, str]]:
     """Return event and error of each line of a hospital's log."""
     return [(line["event"], line.get("error", "")) for line in AgentLog(place).read()]
@@ -187,7 +192,7 @@ def test_unapproved_code_is_refused_the_other_hospital_goes_on_and_a_killed_agen
         assert len(started) >= 2
         agent.kill()
         agent.wait()
-        wait_until(lambda place=place: not marked_processes(place.folder), 20, "the end of all processes")
+        wait_until(partial(_is_empty, place), 20, "the end of all processes")
         assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in started)
         assert read_state(place) is None
 

@@ -88,11 +88,8 @@ def test_a_plan_that_was_not_accepted_is_refused_by_its_field(
 def test_a_study_manifest_that_was_not_agreed_to_is_refused(
     tmp_path: Path, place: Place, bundle: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kit, agreed, other = (
-        make(tmp_path, bundle),
-        manifest_of(plan(counts=(90, 90, 90))),
-        manifest_of(plan(counts=(99, 99, 99))),
-    )
+    kit = make(tmp_path, bundle)
+    agreed, other = (manifest_of(plan(counts=(n, n, n))) for n in (90, 99))
     with_study = Kit(kit.manifest, {**kit.files, STUDY: json_text(agreed.to_json()).encode()})
     with pytest.raises(CipherwardError, match="not agreed to the study manifest yet"):
         check_kit(place, with_study, NOW)
