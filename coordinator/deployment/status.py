@@ -89,8 +89,8 @@ def _run(place: DeploymentFolder, run: Run) -> dict[str, Any]:
         "id": str(run.run_id),
         "status": run.status,
         "study": "" if study is None else study.name,
-        "bytes_to_hospitals": run.bytes_received,
-        "bytes_from_hospitals": run.bytes_sent,
+        "bytes_to_hospitals": run.bytes_sent,
+        "bytes_from_hospitals": run.bytes_received,
         "last_round": rows[-1] if rows else None,
     }
 

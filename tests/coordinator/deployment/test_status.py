@@ -68,7 +68,7 @@ def test_it_shows_nodes_rounds_bytes_and_warnings(
     state = read_status(place)
     assert state["hospitals"][0]["state"] == "online" and state["hospitals"][0]["node_id"] == str(2**63)
     assert state["run"]["study"] == "small" and state["run"]["last_round"]["round"] == 2
-    assert (state["run"]["bytes_to_hospitals"], state["run"]["bytes_from_hospitals"]) == (8, 7)
+    assert (state["run"]["bytes_to_hospitals"], state["run"]["bytes_from_hospitals"]) == (7, 8)
     text = "\n".join(status_lines(state))
     assert "round 2: hospital-0 replied; absent: hospital-1; 3.0 MB, 4 s" in text
     assert "warning: the server's certificate expires in 14 days" in text or "in 15 days" in text
