@@ -18,7 +18,7 @@ from typing import Any
 from coordinator.deployment.bundle import bundle_digest
 from coordinator.deployment.control import Control, Run
 from coordinator.deployment.folder import DeploymentFolder
-from coordinator.deployment.serve import connect_to
+from coordinator.deployment.running import connect_to
 from coordinator.exchange.console import Log
 from coordinator.exchange.plan import FILE, Plan, read_plan
 from crypto.errors import CipherwardError

@@ -13,7 +13,8 @@ from coordinator.deployment.control import Node, Run
 from coordinator.deployment.enrolment import Enrolled, node_key_pem, read_roster
 from coordinator.deployment.folder import DeploymentFolder
 from coordinator.deployment.provision import now_utc
-from coordinator.deployment.serve import LOW_DISK, connect_to
+from coordinator.deployment.running import connect_to
+from coordinator.deployment.serve import LOW_DISK
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import read_lines

@@ -14,8 +14,8 @@ from coordinator.deployment import runs
 from coordinator.deployment.bundle import bundle_digest
 from coordinator.deployment.control import Run
 from coordinator.deployment.folder import DeploymentFolder
+from coordinator.deployment.running import ServerNotRunningError
 from coordinator.deployment.runs import run_study, stop_runs
-from coordinator.deployment.serve import ServerNotRunningError
 from crypto.errors import CipherwardError
 from tests.support.deployment import PLAN, provisioned
 

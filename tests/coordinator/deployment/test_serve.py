@@ -29,7 +29,7 @@ from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 
 from coordinator.deployment.enrolment import enrol, read_public_keys, revoke
 from coordinator.deployment.folder import DeploymentFolder
-from coordinator.deployment.serve import connect_to, read_serving, reconcile_running
+from coordinator.deployment.running import connect_to, read_serving, reconcile_running
 from coordinator.deployment.status import read_status
 from coordinator.exchange.end_with_us import find_processes
 from crypto.errors import CipherwardError
