@@ -131,10 +131,10 @@ def join(place: Place, kit: Kit, log: Log, options: Options) -> None:
     check_kit(place, kit, datetime.datetime.now(datetime.UTC))
     with hold(place), ending_with_us() as run_folder:
         agent = _Agent(place, kit, log, options, run_folder)
-        handlers = {
-            number: signal.signal(number, agent.ask_to_leave)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it stays ignored
+            numbers.append(signal.SIGHUP)
+        handlers = {number: signal.signal(number, agent.ask_to_leave) for number in numbers}
         try:
             agent.run()
         finally:

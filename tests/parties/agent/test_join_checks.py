@@ -25,6 +25,7 @@ from parties.agent.enrol import node_key_path
 from parties.agent.join import Options, check_kit, join
 from parties.agent.message_facts import read_facts
 from parties.agent.running import hold, leave, read_state, write_state
+from parties.agent.supernode import explain
 from parties.sealing.place import Place
 from tests.support.agents import kit_for, make_place, ready_place
 from tests.support.hospitals import plan
@@ -150,6 +151,22 @@ def test_leave_ends_no_process_that_got_the_agents_number(tmp_path: Path) -> Non
     finally:
         stranger.kill()
         stranger.wait()
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get local issuer certificate "
+         "(_ssl.c:1006)", "unable to get local issuer certificate"),
+        ("[code: 2004] Failed to activate SuperNode.", "not enrolled"),
+        ("[code: 9] Something new.", "Something new"),
+    ],
+)  # fmt: skip
+def test_a_connection_that_fails_is_explained(line: str, word: str) -> None:
+    reason = explain(line)
+    assert reason is not None
+    assert word in reason
+    assert explain("INFO :      SuperNode ID: 3") is None
 
 
 class _Message:
