@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -29,6 +30,7 @@ from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.keyfile import read_key
 from crypto.sets.dataset import SealedDataset
+from parties.agent.identity_file import identity_path
 from parties.sealing.place import Place
 from parties.sealing.seal import plain_rows
 from tests.support import leaks
@@ -125,7 +127,7 @@ def test_every_import_contract_holds_and_can_fail(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def secrets(study: Study) -> dict[str, bytes]:
-    """Every form of every key of a study's hospitals, the audit's throwaway keys included."""
+    """Every form of every key of a study's hospitals: identities, and the audit's throwaway keys, included."""
     forms: dict[str, bytes] = {}
     for index in range(2):
         place = Place.open(study.party(index))
@@ -136,6 +138,10 @@ def secrets(study: Study) -> dict[str, bytes]:
                 path = place.private / f"{folder.name}.key"
             for form, secret in leaks.key_forms(read_key(path), [spec]).items():
                 forms[f"{place.settings.party} {folder.name}: {form}"] = secret
+        body = "".join(identity_path(place).read_text().splitlines()[1:-1])
+        seed = base64.b64decode(body)[-32:]
+        words = {"PEM": body.encode(), "bytes": seed, "hex": seed.hex().encode()}
+        forms |= {f"{place.settings.party} identity: {form}": secret for form, secret in words.items()}
     return forms
 
 

@@ -9,6 +9,7 @@ training.json.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -60,8 +61,8 @@ def open_hospital_sets(folders: Sequence[Path], plan: Plan) -> list[dict[str, Se
         plan: gives the scheme that all sets must have.
 
     Raises:
-        CipherwardError: if the sets do not belong together, if they were not sealed as the plan says, and if a shard
-            was altered.
+        CipherwardError: if the sets do not belong together, if they or their keys are not as the plan says, and if a
+            shard was altered.
     """
     hospitals = [{split: _open_set(Path(folder) / split) for split in SPLITS} for folder in folders]
     if not hospitals:
@@ -84,7 +85,25 @@ def open_hospital_sets(folders: Sequence[Path], plan: Plan) -> list[dict[str, Se
                 )
             sealed.check_digests()
             _check_labels(sealed)
+    _check_key_scope([{sealed.key_id for sealed in sets.values()} for sets in hospitals], plan.key_scope)
     return hospitals
+
+
+def _check_key_scope(key_ids: Sequence[set[str]], scope: str) -> None:
+    """Raise CipherwardError if the hospitals' sets were not sealed with keys as the plan says.
+
+    key_ids: the ids of the keys of each hospital's sets. Under scope `image` any will do.
+    """
+    if scope == "consortium" and len(set().union(*key_ids)) > 1:
+        raise CipherwardError(
+            "the plan says key_scope consortium, and the hospitals' sets were sealed with several keys",
+            "the hospitals of a consortium share one key: cipherward-party share-key, then rotate --key",
+        )
+    if scope == "party" and (max(map(len, key_ids)) > 1 or len(set().union(*key_ids)) < len(key_ids)):
+        raise CipherwardError(
+            "the plan says key_scope party, and the hospitals' sets were not sealed with one key each",
+            "each hospital makes a key of its own and seals all its sets with it: cipherward-party rotate",
+        )
 
 
 def _open_set(folder: Path) -> SealedDataset:
@@ -138,9 +157,16 @@ def _train(
     model = build_model(plan, len(classes))
     checkpoint = cloud / "checkpoint.safetensors"
     start = pack(model)
-    state = State.load(checkpoint) if checkpoint.exists() else State(0, start, start, 0, -1.0)
-    if state.weights.shape != start.shape:
-        raise CipherwardError(f"{checkpoint} belongs to another model", "remove it to train anew")
+    state = State(0, start, start, 0, -1.0, data_digest=_digest_sets(hospitals))
+    if checkpoint.exists():
+        state = State.load(checkpoint)
+        if state.weights.shape != start.shape:
+            raise CipherwardError(f"{checkpoint} belongs to another model", "remove it to train anew")
+        if state.data_digest != _digest_sets(hospitals):
+            raise CipherwardError(
+                f"the rounds in {checkpoint} were trained on other sealed sets",
+                "name the same folders in the same order to go on; or remove the checkpoint to train anew",
+            )
     started = time.perf_counter()
     while state.round < plan.rounds:
         row = _train_round(model, plan, state, train, val)
@@ -163,6 +189,12 @@ def _train(
     }
     write_json(cloud / "training.json", training)
     return training
+
+
+def _digest_sets(hospitals: Sequence[Mapping[str, SealedDataset]]) -> str:
+    """Return a digest of all sealed sets, in their order: that of the images in a training depends on it."""
+    digests = [[sets[split].digest for split in SPLITS] for sets in hospitals]
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
 def _train_round(

@@ -58,7 +58,8 @@ class State:
         best_round: the round that they come from.
         best_val: their accuracy on val.
         moments: what the strategy carries from round to round, vectors by name (see strategies.py).
-        manifest: the digest of the study manifest that the rounds belong to; "" for a training without hospitals.
+        data_digest: what the rounds were trained on: the digest of the study manifest, or of all sealed sets of a
+            training without hospitals. "" if that is not known.
     """
 
     round: int
@@ -67,12 +68,12 @@ class State:
     best_round: int
     best_val: float
     moments: dict[str, AnyArray] = field(default_factory=dict)
-    manifest: str = ""
+    data_digest: str = ""
 
     def save(self, path: Path) -> None:
         """Write the checkpoint."""
         about: dict[str, Any] = {"round": self.round, "best_round": self.best_round}
-        about |= {"best_val": self.best_val, "manifest": self.manifest}
+        about |= {"best_val": self.best_val, "data_digest": self.data_digest}
         tensors = {"weights": self.weights, "best": self.best}
         tensors |= {_MOMENT + name: vector for name, vector in self.moments.items()}
         data = save(tensors, metadata={"state": json.dumps(about)})
@@ -115,12 +116,12 @@ def run_rounds(federation: Federation, weights: Float32Array, cloud: Path) -> St
     plan = federation.plan
     strategy = build_strategy(plan)
     checkpoint, journal = cloud / "checkpoint.safetensors", cloud / "rounds.jsonl"
-    state = State(0, weights, weights, 0, -1.0, manifest=federation.manifest.digest)
+    state = State(0, weights, weights, 0, -1.0, data_digest=federation.manifest.digest)
     if checkpoint.exists():
         state = State.load(checkpoint)
         if state.weights.shape != weights.shape:
             raise CipherwardError(f"{checkpoint} belongs to another model", "remove it to train anew")
-        if state.manifest != federation.manifest.digest:
+        if state.data_digest != federation.manifest.digest:
             raise CipherwardError(
                 f"the rounds in {checkpoint} were trained under another study manifest: with other keys, sets or "
                 "hospitals",

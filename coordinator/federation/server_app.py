@@ -95,7 +95,7 @@ def read_study_manifest(study: Path, plan: Plan) -> StudyManifest:
         )
     manifest = read_manifest(path)
     if manifest.plan_sha256 != plan_digest(plan):
-        agreed, present = manifest.plan, plan_settings(plan)
+        agreed, present = plan_settings(manifest.read_plan()), plan_settings(plan)
         other = next(k for k in sorted(agreed.keys() | present.keys()) if agreed.get(k) != present.get(k))
         raise CipherwardError(
             f"the hospitals agreed to {other} {agreed.get(other)!r}, and {study / FILE} says {present.get(other)!r}",

@@ -11,7 +11,7 @@ from coordinator.exchange.manifest import FILE as MANIFEST_FILE
 from coordinator.exchange.manifest import StudyManifest, read_manifest
 from coordinator.exchange.plan import FILE
 from coordinator.exchange.settings import read_yaml
-from coordinator.exchange.statement import SPLITS
+from coordinator.exchange.statement import SPLITS, plan_digest
 from coordinator.study.study import Study
 from crypto.errors import CipherwardError
 from crypto.sets.dataset import SealedDataset
@@ -38,10 +38,12 @@ def agree_on_study(study: Study) -> bool:
 
 def _accept_plan(study: Study) -> bool:
     """Let each hospital accept the plan, without which it would refuse to train; return whether one did so now."""
-    missing = [i for i in range(study.plan.parties) if _read_policy(study, i, "manifest_sha256") is None]
+    digest = plan_digest(study.plan)
+    missing = [i for i in range(study.plan.parties) if _read_policy(study, i, "plan_sha256") != digest]
     weights = study.plan.weights
+    if missing:
+        study.talk.status("the hospitals accept the plan")
     for index in missing:
-        study.talk.status(f"hospital-{index} accepts the plan")
         words = ["accept", str(study.out / FILE), str(study.hospital(index)), "--yes"]
         # On one machine all hospitals have the same copy of the public weights.
         study.run_hospital(index, [*words, "--weights", weights] if weights else words)
@@ -57,8 +59,8 @@ def _read_policy(study: Study, index: int, name: str) -> object:
 def _make_manifest(study: Study, path: Path) -> None:
     """Let every hospital state its sets, and the coordinator put the statements together."""
     statements = []
+    study.talk.status("the hospitals state their sets")
     for index in range(study.plan.parties):
-        study.talk.status(f"hospital-{index} states its sets")
         study.run_hospital(index, ["declare", str(study.hospital(index))])
         statements.append(str(study.hospital(index) / "statement.json"))
     study.run_coordinator("manifest", ["manifest", str(study.out / FILE), *statements, "--out", str(path)])
@@ -83,7 +85,8 @@ def _require_same_sets(study: Study, manifest: StudyManifest) -> None:
 def _agree(study: Study, path: Path, digest: str) -> bool:
     """Let each hospital agree to the manifest; return whether one did so now."""
     missing = [i for i in range(study.plan.parties) if _read_policy(study, i, "manifest_sha256") != digest]
+    if missing:
+        study.talk.status("the hospitals agree to the study")
     for index in missing:
-        study.talk.status(f"hospital-{index} agrees to the study")
         study.run_hospital(index, ["agree", str(path), str(study.hospital(index)), "--yes"])
     return bool(missing)

@@ -2,6 +2,7 @@
 
 runs/demo/
   plan.yaml
+  study.json               what the hospitals stated and agreed on
   parties/hospital-0/…     each hospital's own folder (parties/sealing/place.py): its key, its plain images' path
   cloud/                   what the cloud holds: rounds, checkpoint, model, guesses
   report.json report.html  the coordinator's report

@@ -39,7 +39,7 @@ class Member(NamedTuple):
     key_id: str
 
 
-THIS, KNOWN, NEW, CHANGED = "this hospital", "known", "new", "ANOTHER IDENTITY THAN BEFORE"
+THIS, KNOWN, NEW, CHANGED = "this hospital", "known", "new", "changed"
 
 
 def list_members(place: Place, manifest: StudyManifest) -> list[Member]:

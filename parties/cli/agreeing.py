@@ -91,7 +91,7 @@ def agree(
     manifest came through the coordinator, which could have exchanged an identity.
     """
     from coordinator.exchange.manifest import read_manifest
-    from parties.agent.agree import Member
+    from parties.agent.agree import CHANGED, Member
     from parties.agent.agree import agree as agree_to
     from parties.agent.identity_file import read_identity
     from parties.sealing.place import Place
@@ -108,6 +108,12 @@ def agree(
                 member.name, member.fingerprint, member.standing, images, weight, printable(member.key_id)
             )
         talk.print(table)
+        for member in members:
+            if member.standing == CHANGED:
+                talk.print(
+                    f"warning: {member.name} comes with another identity than this hospital agreed to before; agree "
+                    "only if it tells you itself why"
+                )
         talk.print(
             "compare every fingerprint with the one that the hospital itself tells you, by telephone or in person"
         )

@@ -179,6 +179,11 @@ def _describe_consequences(place: Place, rotation: Rotation) -> list[str]:
         )
     if rotation.rows:
         lines.append("a model trained on the old sets does not fit the new ones: train again")
+        if place.policy_file.exists():
+            lines.append(
+                "a study that this hospital takes part in needs its new statement, and the agreement of all: "
+                f"cipherward-party declare {place.folder}"
+            )
     if place.settings.key_scope == "consortium":
         lines.append(
             f"hospitals that keep key {rotation.old} can no longer train together with this one. For each of them, "

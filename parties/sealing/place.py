@@ -3,10 +3,11 @@
 hospital-0/
   party.yaml       source of the plain images, how they are sealed, name of the key file
   policy.yaml      what the hospital accepted of a study (`cipherward-party accept`); its client obeys nothing else
+  identity.pub     its public identity, to hand out; statement.json: what it states of a study
   secret.key       mode 0600; only commands of the hospital open it
   sealed/          train/ val/ test/: what may leave
   private/         row lists, quarantine list, score ledger, report with plain pictures, stems of each study,
-                   answers and refusals to coordinators: what stays
+                   identity, agreed study manifests, answers and refusals to coordinators: what stays
 """
 
 from __future__ import annotations

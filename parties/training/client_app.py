@@ -148,7 +148,13 @@ def hello(message: Message, context: Context) -> Message:
         "node": context.node_id,
         "time_ns": time.time_ns(),
     }
-    record = ConfigRecord(sign_introduction(read_identity(place), about))
+    identity = read_identity(place)
+    if identity.public.line != manifest.statements[place.settings.party].identity:
+        raise CipherwardError(
+            f"the identity of {place.settings.party} is not the one that it stated in the study manifest",
+            "restore private/identity.pem; or state the sets again: cipherward-party declare",
+        )
+    record = ConfigRecord(sign_introduction(identity, about))
     return Message(RecordDict({"about": record}), reply_to=message)
 
 

@@ -61,9 +61,9 @@ def federation_of_four(
     return federation_of(grid, plan(**{"parties": 4, "quorum": 3, "rounds": 2} | changes)), grid
 
 
-def splits_of(**changes: Any) -> dict[str, Any]:
-    """Return what p3 says of its sets, with these changes in each."""
-    statement = manifest_of(plan(parties=4)).statements["p3"]
+def splits_of(name: str = "p3", **changes: Any) -> dict[str, Any]:
+    """Return what a hospital says of its sets, with these changes in each."""
+    statement = manifest_of(plan(parties=4)).statements[name]
     facts = {split: statement.sets.of(split) for split in SPLITS}
     rows = {s: {"rows": f.images, "digest": f.digest, "key_id": statement.key_id} for s, f in facts.items()}
     return {"splits": {split: row | changes for split, row in rows.items()}}
@@ -146,12 +146,7 @@ def test_a_node_that_cannot_belong_is_refused_and_the_others_go_on(
 @pytest.mark.parametrize("name", ["p0", "p3", "P0", "ｐ０"])
 def test_a_stranger_takes_nobody_s_name(tmp_path: Path, name: str, late: bool) -> None:
     """It knows all that p0 says in public, and has an identity key, which is not p0's."""
-    about = {"party": name}
-    if name == "p0":
-        statement = manifest_of(plan(parties=4)).statements["p0"]
-        facts = {split: statement.sets.of(split) for split in SPLITS}
-        about = {"splits": {split: {"rows": f.images, "digest": f.digest, "key_id": statement.key_id}
-                            for split, f in facts.items()}, **about}  # fmt: skip
+    about = splits_of("p0") | {"party": name} if name == "p0" else {"party": name}
     federation, _ = federation_of_four(
         about, late, signer=Identity.generate(name if name.isascii() else "p")
     )

@@ -16,7 +16,12 @@ from safetensors.numpy import load_file, save_file
 
 from coordinator.exchange.plan import Plan, write_plan
 from coordinator.federation import central
-from coordinator.federation.central import SPLITS, ConcatenatedSets, train_centrally
+from coordinator.federation.central import (
+    SPLITS,
+    ConcatenatedSets,
+    open_hospital_sets,
+    train_centrally,
+)
 from coordinator.model.query import answer_query, open_model
 from coordinator.model.training import LabelledImages, PlainImages, predict_probabilities, train_locally
 from crypto.errors import CipherwardError
@@ -194,6 +199,43 @@ def test_an_empty_set_is_one_line_that_names_the_hospital(
     with pytest.raises(CipherwardError, match=f"{folders[1] / split} holds no images"):
         train_centrally(plan(), folders, tmp_path / "cloud")
     assert not (tmp_path / "cloud").exists()
+
+
+def test_keys_that_contradict_the_key_scope_are_refused(tmp_path: Path, key: SecretKey) -> None:
+    other = SecretKey(bytes(32))
+    mine = seal_two_hospitals(tmp_path / "a", key)
+    theirs = seal_two_hospitals(tmp_path / "b", other)
+    with pytest.raises(
+        CipherwardError, match="key_scope consortium, and the hospitals' sets were sealed with"
+    ):
+        open_hospital_sets([mine[0], theirs[1]], plan())
+    assert len(open_hospital_sets(mine, plan())) == 2
+    p = plan(key_scope="party")
+    mine = seal_two_hospitals(tmp_path / "c", key, p.describe())
+    theirs = seal_two_hospitals(tmp_path / "d", other, p.describe())
+    with pytest.raises(
+        CipherwardError, match="key_scope party, and the hospitals' sets were not sealed with one"
+    ):
+        open_hospital_sets(mine, p)
+    assert len(open_hospital_sets([mine[0], theirs[1]], p)) == 2
+    shutil.rmtree(mine[0] / "val")
+    shutil.copytree(theirs[0] / "val", mine[0] / "val")
+    with pytest.raises(CipherwardError, match="were not sealed with one key each"):
+        open_hospital_sets([mine[0], theirs[1]], p)
+
+
+def test_a_training_does_not_go_on_with_other_sets(tmp_path: Path, key: SecretKey) -> None:
+    first, second = seal_two_hospitals(tmp_path / "a", key), seal_two_hospitals(tmp_path / "b", key)
+    train_centrally(plan(rounds=1), first, tmp_path / "cloud")
+    before = (tmp_path / "cloud" / "checkpoint.safetensors").read_bytes()
+    # Sealed anew with the same key from the same images, it is another set only if its bytes are others.
+    shutil.rmtree(second[0] / "train")
+    shutil.copytree(first[1] / "val", second[0] / "train")
+    for folders in (second, first[::-1]):
+        with pytest.raises(CipherwardError, match="were trained on other sealed sets"):
+            train_centrally(plan(rounds=2), folders, tmp_path / "cloud")
+    assert (tmp_path / "cloud" / "checkpoint.safetensors").read_bytes() == before
+    train_centrally(plan(rounds=2), first, tmp_path / "cloud")
 
 
 @pytest.fixture(scope="module")

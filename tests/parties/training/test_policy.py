@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from coordinator.exchange.introduction import is_signed
 from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import Plan
+from coordinator.exchange.statement import SPLITS
 from coordinator.model.shares import shared_names
 from coordinator.model.vit import build_model, pack
 from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
+from crypto.spec import spec_without_nonce
+from parties.agent.identity_file import ensure_identity, identity_path
 from parties.sealing.place import Place
 from parties.training import guard
 from parties.training.policy import (
@@ -28,6 +32,7 @@ from parties.training.policy import (
     make_policy,
 )
 from parties.training.policy_file import find_policy, read_policy, save_policy
+from tests.support.command_runs import Here
 from tests.support.hospitals import (
     CLASSES,
     accept,
@@ -418,6 +423,101 @@ def test_neither_images_nor_weights_of_a_message_are_opened(
         assert "says weights" in train(make_grid(places), lie, first_weights(plan()))
     policy = read_policy(places[0]).model_copy(update={"weights": "w", "weights_file": "/own/w"})
     assert policy.adopt(plan(weights="/the/coordinator/s/w")).weights == "/own/w"
+
+
+def ask_hello(grid: LocalGrid, **config: Any) -> tuple[Message | None, str]:
+    """Ask the first hospital who it is. Return its reply, or None and the error's text."""
+    [sent] = grid.push_messages(
+        [Message(RecordDict({"config": ConfigRecord(config)}), FIRST_NODE, "query.hello")]
+    )
+    [reply] = grid.pull_messages([sent])
+    return (None, str(reply.error.reason)) if reply.has_error() else (reply, "")
+
+
+@pytest.mark.parametrize("stated", ["0" * 64, "", None, "prefix", 7])
+def test_a_message_that_names_another_manifest_is_refused(
+    places: list[Place], stated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, weights = make_grid(places), first_weights(plan())
+    if stated == "prefix":
+        stated = manifest_of_node(grid)[:16]
+    monkeypatch.setattr(Place, "sealed", lambda *_: pytest.fail("a set was opened"))
+    hello = ask_hello(grid, **({} if stated is None else {"manifest": stated}))[1]
+    for error in (
+        hello,
+        train(grid, plan(), weights, manifest=stated),
+        evaluate(grid, plan(), weights, "val", manifest=stated),
+    ):
+        assert "the coordinator's message says manifest" in error and "nothing was opened or sent" in error
+    assert [row["field"] for row in refusals(places[0])] == ["manifest"] * 3
+
+
+def test_a_hospital_that_agreed_to_nothing_answers_nothing(places: list[Place]) -> None:
+    grid, weights = make_grid(places), first_weights(plan())
+    digest = manifest_of_node(grid)
+    save_policy(places[0], read_policy(places[0]).model_copy(update={"manifest_sha256": ""}))
+    errors = [train(grid, plan(), weights, manifest=stated) for stated in (digest, "", None)]
+    for error in (*errors, ask_hello(grid, manifest=digest)[1]):
+        assert "has not agreed to the study manifest yet" in error and "agree STUDY.json" in error
+
+
+def test_a_question_says_nothing_but_the_manifest(places: list[Place]) -> None:
+    grid = make_grid(places)
+    digest = manifest_of_node(grid)
+    assert (
+        "says debug 1; this hospital accepted debug no such" in ask_hello(grid, manifest=digest, debug=1)[1]
+    )
+    reply, _ = ask_hello(grid, manifest=digest)
+    assert reply is not None
+    about = json.loads(reply.content["about"]["json"])
+    [manifest] = (places[0].private / "studies").iterdir()
+    statement = read_manifest(manifest).statements["hospital-0"]
+    assert about["spec"] == spec_without_nonce(plan().describe()) and about["classes"] == list(
+        statement.classes
+    )
+    assert about["splits"] == {
+        split: {
+            "rows": statement.sets.of(split).images,
+            "digest": statement.sets.of(split).digest,
+            "key_id": statement.key_id,
+        }
+        for split in SPLITS
+    }
+    assert (about["run"], about["node"], about["manifest"]) == (1, FIRST_NODE, digest)
+    signature = str(reply.content["about"]["signature"])
+    assert is_signed(statement.public, reply.content["about"]["json"], signature)
+    assert not is_signed(statement.public, reply.content["about"]["json"] + " ", signature)
+
+
+def test_a_set_sealed_anew_under_the_same_plan_is_not_the_stated_one(
+    places: list[Place], here: Here
+) -> None:
+    assert here("cipherward-party", "rotate", places[0].folder, "--unprotected").returncode == 0
+    grid, weights = make_grid(places), first_weights(plan())
+    for error in (train(grid, plan(), weights), evaluate(grid, plan(), weights, "test")):
+        assert "this hospital's statement says key_id " in error and "cipherward-party declare" in error
+    assert "says key_id" in ask_hello(grid, manifest=manifest_of_node(grid))[1]
+    assert {row["field"] for row in refusals(places[0])} == {"key_id"}
+
+
+def test_a_hospital_whose_identity_was_lost_says_so_itself(places: list[Place]) -> None:
+    grid = make_grid(places)
+    digest = manifest_of_node(grid)
+    identity_path(places[0]).unlink()
+    assert "no identity at" in ask_hello(grid, manifest=digest)[1]
+    ensure_identity(places[0])
+    error = ask_hello(grid, manifest=digest)[1]
+    assert "the identity of hospital-0 is not the one that it stated" in error
+
+
+def test_a_stolen_policy_does_not_make_one_hospital_another(places: list[Place]) -> None:
+    grid = make_grid(places)
+    digest = manifest_of_node(grid)
+    text = (places[0].folder / "party.yaml").read_text()
+    (places[0].folder / "party.yaml").write_text(text.replace("party: hospital-0", "party: hospital-1"))
+    assert "this hospital's statement says key_id" in ask_hello(grid, manifest=digest)[1]
+    (places[0].folder / "party.yaml").write_text(text.replace("party: hospital-0", "party: north"))
+    assert "agreed to has no north" in ask_hello(grid, manifest=digest)[1]
 
 
 def test_the_list_of_refusals_does_not_fill_the_disk(places: list[Place]) -> None:
