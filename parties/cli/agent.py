@@ -39,8 +39,8 @@ def enrol(hospital: Hospital) -> None:
         enrolment = make_keys(place)
     talk.print(f"wrote {enrolment.path}: give it to the coordinator")
     talk.print(
-        "compare this fingerprint with the other hospitals over another channel, such as the telephone: whoever "
-        "carries a public key can replace it"
+        "compare this fingerprint with the other hospitals yourself, by telephone or in person: whoever carries a "
+        "public key can replace it"
     )
     result.print(enrolment.identity.fingerprint)
 
