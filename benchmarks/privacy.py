@@ -172,7 +172,13 @@ def measure_cost(data: Path, console: Console, batch: int = 16, turns: int = 3) 
     weights = str(data / "vit_tiny_patch16_224.safetensors")
     records = []
     for share in ("head", "lora", "all"):
-        common = {"share": share, "rounds": 1, "local_epochs": 1, "batch": batch, "weights": weights}
+        common: dict[str, Any] = {
+            "share": share,
+            "rounds": 1,
+            "local_epochs": 1,
+            "batch": batch,
+            "weights": weights,
+        }
         common |= {"lr": 1e-4, "stem_frozen": share != "all"}
         seconds: dict[str, list[float]] = {"plain": [], "private": []}
         model = build_model(make_plan(None, **common), len(source.classes))

@@ -13,7 +13,8 @@ Record = Mapping[str, Any]
 
 INTRO = """# Differential privacy
 
-What DP-SGD in the hospitals costs, and what an adversary proves of it. [privacy.md](../privacy.md) says what ε covers.
+What DP-SGD in the hospitals costs, and what an adversary proves of it.
+[privacy.md](../privacy.md) says what ε covers.
 """
 
 
@@ -61,7 +62,10 @@ def _accuracy(result: Record) -> list[str]:
         )
     settings = result["settings"]
     return [
-        *table(["ε", "test accuracy, mean", "points from none", "each seed (95 % bounds)", "learning rate"], rows),
+        *table(
+            ["ε", "test accuracy, mean", "points from none", "each seed (95 % bounds)", "learning rate"],
+            rows,
+        ),
         f"{settings['hospitals']} hospitals, δ = {settings['delta']:g}, unit image, {settings['rounds']} rounds of "
         f"{settings['epochs']} passes, batches of {settings['batch']} on average. The learning rate was chosen on "
         "validation images, which ε does not cover.",
