@@ -12,13 +12,13 @@ from typing import Protocol
 import numpy as np
 
 from crypto.arrays import Int64Array, Rows, UInt8Array
-from crypto.errors import unknown
+from crypto.errors import CipherwardError, unknown
+from parties.sources.catalog import EVERYTHING, SPLITS, Selection
 from parties.sources.folder import Folder
 from parties.sources.npz import Npz
 from parties.sources.partition import deal
 from parties.sources.phantom import Phantom
-
-SPLITS = ("train", "val", "test")
+from parties.sources.reading import DEFAULT, Reading
 
 
 class Source(Protocol):
@@ -60,6 +60,8 @@ class Request:
     seed: int
     split: str
     counts: tuple[int, int, int]
+    reading: Reading = DEFAULT
+    selection: Selection = EVERYTHING
 
 
 def _phantom(r: Request) -> Source:
@@ -68,10 +70,16 @@ def _phantom(r: Request) -> Source:
 
 
 def _folder(r: Request) -> Source:
-    return Folder(Path(r.images).expanduser(), r.size, r.channels, r.seed, r.split)
+    path = Path(r.images).expanduser()
+    return Folder(path, r.size, r.channels, r.seed, r.split, r.reading, r.selection)
 
 
 def _npz(r: Request) -> Source:
+    if changed := " ".join(filter(None, (r.selection.describe(), r.reading.describe()))):
+        raise CipherwardError(
+            f"a MedMNIST file has its own classes and labels, and square images: {changed}",
+            "leave these settings out",
+        )
     return Npz(Path(r.images).expanduser(), r.size, r.channels, r.split)
 
 

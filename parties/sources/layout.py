@@ -1,0 +1,334 @@
+"""Recognise how a folder of images is laid out: where its splits, its classes and its patients are.
+
+    glioma/0001.jpg                  a folder for each class
+    glioma/patient-07/0001.jpg       a folder inside it is a patient
+    Training/glioma/…  Testing/…     splits above the classes, under their usual names, in any case
+    glioma/train/…                   or below them
+    brain-mri/Training/…             all of it inside a single folder
+
+A layout that could mean two things is refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crypto.errors import CipherwardError
+from parties.sources.catalog import Catalog, Item, Selection
+from parties.sources.class_names import normalized, require_usable_names
+from parties.sources.picture import UndecodableImageError
+from parties.sources.reading import Reading
+from parties.sources.walk import ARCHIVE_ENDINGS, Parts, Tree, ignored_reason, look, walk
+
+#: The names of split folders, in lower case.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "trainset", "train_set"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "val_set"), "val"),
+    **dict.fromkeys(("test", "testing", "testset", "test_set"), "test"),
+}
+# Folders of pictures that are no images of patients, in lower case.
+_NO_IMAGES = frozenset(
+    (
+        "mask",
+        "masks",
+        "annotation",
+        "annotations",
+        "segmentation",
+        "segmentations",
+        "groundtruth",
+        "ground_truth",
+    )
+)
+_HINT = "put the images into one folder for each class"
+
+
+@dataclass
+class _Found:
+    """The files of a folder, and what was decided about them."""
+
+    root: Path
+    tree: Tree
+    reading: Reading
+    parts: dict[str, Parts] = field(default_factory=dict)
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def look_at_all(self) -> None:
+        """Find out what every file holds."""
+        self.ignored = list(self.tree.ignored)
+        for name in self.tree.files:
+            try:
+                self.parts[name] = look(self.root, name, self.reading)
+            except UndecodableImageError as error:
+                self.refused.append((name, error.reason))
+            except CipherwardError as error:
+                if not (reason := ignored_reason(error)):
+                    raise
+                self.ignored.append((name, reason))
+
+    def children(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder."""
+        prefix = f"{folder}/" if folder else ""
+        depth = prefix.count("/")
+        return [
+            f[len(prefix) :] for f in self.tree.folders if f.startswith(prefix) and f.count("/") == depth
+        ]
+
+    def images(self, folder: str) -> list[str]:
+        """Return the image files below a folder."""
+        prefix = f"{folder}/" if folder else ""
+        return [name for name in self.parts if name.startswith(prefix)]
+
+    def direct_images(self, folder: str) -> list[str]:
+        """Return the image files in a folder itself."""
+        depth = folder.count("/") + 1 if folder else 0
+        return [name for name in self.images(folder) if name.count("/") == depth]
+
+    def path(self, folder: str) -> Path:
+        """Return the whole path of a folder."""
+        return self.root / folder
+
+    def describe_rest(self, folder: str) -> str:
+        """Return what a folder without images holds instead."""
+        prefix = f"{folder}/" if folder else ""
+        reasons = Counter(r for n, r in (*self.ignored, *self.refused) if n.startswith(prefix))
+        return "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(5))
+
+
+def require_folder(path: Path) -> None:
+    """Raise CipherwardError if a path is no folder; an archive is named."""
+    if path.is_file():
+        if path.name.lower().endswith(ARCHIVE_ENDINGS):
+            raise CipherwardError(
+                f"{path} is an archive, which is not unpacked", "unpack it, and name its folder"
+            )
+        raise CipherwardError(f"{path} is a file, not a folder", "name the folder that holds the images")
+    if not path.is_dir():
+        raise CipherwardError(
+            f"no image folder at {path}", "name a folder that holds one folder of images for each class"
+        )
+
+
+def read_layout(root: Path, selection: Selection) -> Catalog:
+    """Return the catalog of a folder of class folders.
+
+    Raises:
+        CipherwardError: If the layout is not recognised, or could mean two things; if a class name cannot be used, or
+            a class has no image and is not stated as one of the consortium.
+    """
+    require_folder(root)
+    found = _Found(root, walk(root), Reading(allow_burned_in=selection.allow_burned_in))
+    found.look_at_all()
+    top = _unwrap(found)
+    folders = _class_folders(found, top)  # (split, class name, folder)
+    classes = _check_classes(found, top, folders, selection)
+    items: list[Item] = []
+    group_of = _Grouper(found, selection)
+    for split, name, folder in folders:
+        for image in found.images(folder):
+            parts, group = found.parts[image], group_of(image, folder)
+            for part in range(parts.count) if parts.kind != "picture" else (-1,):
+                items.append(Item(image, classes.index(name), split, group, part))
+    listed = {item.path for item in items}
+    found.ignored += [(name, "outside of the class folders") for name in found.parts if name not in listed]
+    found.notes += group_of.notes()
+    silent = sum(parts.may_show_names for name, parts in found.parts.items() if name in listed)
+    return Catalog(root, classes, items, found.ignored, found.refused, found.notes, silent)
+
+
+def _unwrap(found: _Found) -> str:
+    """Return the folder that holds the splits or the classes: the root, or the only folder in it."""
+    top = ""
+    while True:
+        names = found.children(top)
+        is_wrapper = (
+            len(names) == 1 and names[0].casefold() not in SPLIT_NAMES and not found.direct_images(top)
+        )
+        inner = f"{top}/{names[0]}".lstrip("/") if names else ""
+        if not is_wrapper or not found.children(inner) or found.direct_images(inner):
+            break
+        top = inner
+    if top:
+        found.notes.append(f"the images are in the folder {top}")
+    return top
+
+
+def _class_folders(found: _Found, top: str) -> list[tuple[str, str, str]]:
+    """Return (split, class name, folder) of every class folder; the split is empty if the folders do not say it."""
+
+    def below(folder: str) -> list[tuple[str, str]]:
+        return [(normalized(name), f"{folder}/{name}".lstrip("/")) for name in found.children(folder)]
+
+    splits = [(SPLIT_NAMES[n.casefold()], f) for n, f in below(top) if n.casefold() in SPLIT_NAMES]
+    if splits:
+        others = [f for n, f in below(top) if n.casefold() not in SPLIT_NAMES and found.images(f)]
+        _check_splits(found, top, splits, others)
+        return [(split, name, inner) for split, folder in splits for name, inner in below(folder)]
+    inside = {folder: below(folder) for _, folder in below(top)}
+    if not any(n.casefold() in SPLIT_NAMES for names in inside.values() for n, _ in names):
+        return [("", name, folder) for name, folder in below(top)]
+    result = []
+    for name, folder in below(top):
+        inner_splits = [(SPLIT_NAMES.get(n.casefold(), ""), f) for n, f in inside[folder]]
+        if found.direct_images(folder) or not inner_splits or not all(split for split, _ in inner_splits):
+            raise CipherwardError(
+                f"some classes of {found.path(top)} are split into folders, {found.path(folder)} is not",
+                f"make train, val and test folders with the same class folders, or {_HINT}",
+            )
+        _check_splits(found, folder, inner_splits, [])
+        result += [(split, name, inner) for split, inner in inner_splits]
+    return sorted(result, key=lambda row: row[0] != "train")
+
+
+def _check_splits(found: _Found, top: str, splits: list[tuple[str, str]], others: list[str]) -> None:
+    """Raise CipherwardError if split folders are ambiguous or one is missing."""
+    count = Counter(split for split, _ in splits)
+    for split, times in count.items():
+        if times > 1:
+            names = " and ".join(folder.rsplit("/", 1)[-1] for name, folder in splits if name == split)
+            raise CipherwardError(
+                f"{found.path(top)}: the folders {names} are both {split}", "join them, or rename one"
+            )
+    if others:
+        raise CipherwardError(
+            f"{found.path(top)} holds a folder named {splits[0][1].rsplit('/', 1)[-1]} beside others with images: "
+            f"{', '.join(name.rsplit('/', 1)[-1] for name in others[:5])}",
+            "keep only train, val and test folders there, or only class folders; rename a class that is called so",
+        )
+    for needed in ("train", "test"):
+        if needed not in count:
+            there = ", ".join(folder.rsplit("/", 1)[-1] for _, folder in splits)
+            raise CipherwardError(
+                f"{found.path(top)} has a {there} folder but no {needed} folder",
+                "make train, val and test folders, or none of them: then the images are split automatically",
+            )
+
+
+def _check_classes(
+    found: _Found, top: str, folders: list[tuple[str, str, str]], selection: Selection
+) -> list[str]:
+    """Return the class names in their order. Raises CipherwardError if the folders do not make labelled images."""
+    by_split: dict[str, dict[str, str]] = {}
+    for split, name, folder in folders:
+        by_split.setdefault(split, {})[name] = folder
+    reference = next((s for s in ("train", "") if s in by_split), "")
+    names = sorted(by_split.get(reference, {}))
+    place = found.path(top) if not reference else found.path(folders[0][2]).parent
+    require_usable_names([name for split, name, _ in folders if split == reference], str(place))
+    if selection.classes:
+        require_usable_names(selection.classes, "the list of classes")
+        for _, name, folder in folders:
+            if name not in selection.classes:
+                raise CipherwardError(
+                    f"{found.path(folder)} is none of the classes that are stated: {', '.join(selection.classes)}",
+                    "remove or rename the folder, or state the consortium's classes with --classes",
+                )
+        names = list(selection.classes)
+    if len(names) < 2:
+        raise _too_few_classes(found, top, names)
+    for inner in by_split.values():
+        if not selection.classes and sorted(inner) != names:
+            other = found.path(next(iter(inner.values()))).parent
+            raise CipherwardError(
+                f"{other} and {place} have other classes: {', '.join(sorted(inner))} against {', '.join(names)}",
+                "every split needs the same class folders, otherwise labels do not mean the same",
+            )
+        for folder in inner.values():
+            if not selection.classes and not found.images(folder):
+                rest = found.describe_rest(folder)
+                raise CipherwardError(
+                    f"{found.path(folder)} holds no image that is read" + (f": {rest}" if rest else ""),
+                    "add images to the folder, or remove it; if other hospitals have images of the class, "
+                    f"state the consortium's classes: --classes {','.join(names)}",
+                )
+            _refuse_masks(found, folder)
+    return names
+
+
+def _too_few_classes(found: _Found, top: str, names: list[str]) -> CipherwardError:
+    archives = [n for n, _ in found.ignored if n.lower().endswith(ARCHIVE_ENDINGS)]
+    if archives and not found.parts:
+        return CipherwardError(
+            f"{found.root} holds an archive and no images: {archives[0]}", "unpack it, and name its folder"
+        )
+    flat = len(found.direct_images(top))
+    return CipherwardError(
+        f"{found.path(top)} holds {len(names)} class folders; at least two are needed"
+        + (f" ({flat} images are in no class folder)" if flat else ""),
+        f"{_HINT}, such as {found.path(top)}/tumor and {found.path(top)}/healthy"
+        + (", or name a label file: --labels FILE.csv" if flat else ""),
+    )
+
+
+def _refuse_masks(found: _Found, folder: str) -> None:
+    """Raise CipherwardError if a class folder holds a folder of masks."""
+    for name in found.children(folder):
+        if name.casefold() in _NO_IMAGES and found.images(f"{folder}/{name}"):
+            raise CipherwardError(
+                f"{found.path(folder)}/{name} seems to hold masks or annotations beside the images",
+                "move it away: what is left in a class folder is sealed as images of the class",
+            )
+
+
+class _Grouper:
+    """Gives each image its patient: from DICOM's tags, from a folder inside its class folder, or from a pattern."""
+
+    def __init__(self, found: _Found, selection: Selection) -> None:
+        self.found, self.how, self.unmatched = found, selection.groups, 0
+        self.folders: dict[str, bool] = {}
+        self.named, self.tagged = set[str](), 0
+        self.pattern: re.Pattern[str] | None = None
+        if self.how not in ("folder", "none"):
+            try:
+                self.pattern = re.compile(self.how)
+            except re.error as error:
+                raise CipherwardError(
+                    f"groups: {self.how!r} is no pattern: {error}",
+                    "--groups folder, none, or a regular expression",
+                ) from None
+
+    def __call__(self, image: str, folder: str) -> str:
+        parts = self.found.parts[image]
+        if self.how == "none":
+            return ""
+        if self.pattern is not None:
+            if match := self.pattern.search(image[len(folder) + 1 :]):
+                self.named.add(match[0])
+                return "pattern " + (match[1] if match.re.groups and match[1] is not None else match[0])
+            self.unmatched += 1
+        if parts.group:
+            self.tagged += 1
+            return "tag " + parts.group
+        inner = image[len(folder) + 1 :].split("/")
+        if len(inner) > 1 and self.pattern is None and self.has_patients(folder):
+            self.named.add(inner[0])
+            return "folder " + inner[0]
+        return "file " + image if parts.count > 1 or parts.kind == "NIfTI" else ""
+
+    def has_patients(self, folder: str) -> bool:
+        """Return whether the folders in a class folder are patients: there are several, or images beside one."""
+        if folder not in self.folders:
+            inner = [name for name in self.found.children(folder) if self.found.images(f"{folder}/{name}")]
+            self.folders[folder] = len(inner) > 1 or bool(self.found.direct_images(folder))
+        return self.folders[folder]
+
+    def notes(self) -> list[str]:
+        """Return what was decided, for the user."""
+        lines = []
+        if self.named and self.pattern is None:
+            lines.append(
+                f"{len(self.named)} folders inside the class folders are taken for patients (--groups none if not)"
+            )
+        if self.pattern is not None:
+            lines.append(
+                f"the pattern names {len(self.named)} patients; {self.unmatched} images do not match it"
+            )
+        if self.tagged:
+            lines.append(
+                f"{self.tagged} DICOM files name a patient, a study or a series, and are grouped by it"
+            )
+        return lines
