@@ -25,6 +25,8 @@ from parties.sources.folder import Folder
 #: Images that `seal` looks at: so many headers, and so many pictures. Files that may be copies are read up to so many
 #: bytes. Sealing reads every image anyway; the reasons of those that cannot be decoded come from there.
 SAMPLE = (600, 200, 1 << 26)
+#: `seal` refuses to make more than this share of the images gray unless it is stated: fewer are marks on gray scans.
+COLOUR_REFUSED = 0.05
 _EVERYTHING = (1 << 40, 1 << 40, 1 << 40)
 
 
@@ -317,16 +319,17 @@ def _find_in_pixels(report: Report, statements: Statements) -> None:
             )
         )
     looked = report.looked[1]
-    if report.colour and statements.channels is None:
+    if report.colour > COLOUR_REFUSED * looked and statements.channels is None:
         report.errors.append(
             Finding(
                 f"{report.colour} of {looked} images are in colour and would become gray",
                 "--rgb keeps the colour; --gray says that you know",
             )
         )
-    elif report.colour and statements.channels == 1:
+    elif report.colour and statements.channels != 3:
+        said = ", as stated" if statements.channels else ""
         report.warnings.append(
-            Finding(f"{report.colour} of {looked} images are in colour and become gray, as stated")
+            Finding(f"{report.colour} of {looked} images are in colour and become gray{said}")
         )
     elif not report.colour and looked and statements.channels == 3:
         report.warnings.append(
@@ -351,8 +354,8 @@ def _features(seen: _Seen) -> dict[str, Float64Array]:
 
     headers = [entry if isinstance(entry, Header) else None for entry in seen.headers]
     features = {
-        "file format": column([h and h.format for h in headers]),
-        "mode": column([h and h.mode for h in headers]),
+        "file format": column([h.format if h else None for h in headers]),
+        "mode": column([h.mode if h else None for h in headers]),
         "size": numbers([[h.width, h.height] if h else None for h in headers], 2),
         "aspect ratio": numbers([[h.width / max(1, h.height)] if h else None for h in headers], 1),
         "border": numbers([list(s.border) if s else None for s in _looks(seen)], 8),

@@ -98,5 +98,6 @@ def _score(what: str, hits: Float64Array, labels: Int64Array) -> Confound:
     share = (right + 2) / (counts + 4)
     width = 1.96 * np.sqrt((share * (1 - share) / (counts + 4)).sum()) / len(present)
     score, centre = float((right / counts).mean()), float(share.mean())
-    low, high = min(score, max(0.0, centre - width)), max(score, min(1.0, centre + width))
+    low = float(min(score, max(0.0, centre - width)))
+    high = float(max(score, min(1.0, centre + width)))
     return Confound(what, score, low, high, 1 / len(present), len(labels))

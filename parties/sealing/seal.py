@@ -268,7 +268,7 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
         if lost := np.setdiff1d(labels, labels[rows]).tolist() if len(rows) else []:
             note_left_out(rows)
             raise _lost_class(
-                classes[lost[0]], sealing.name, [reasons[i] for i in np.flatnonzero(labels == lost[0])]
+                classes[lost[0]], sealing.name, [reasons[int(i)] for i in np.flatnonzero(labels == lost[0])]
             )
         if not sealing.is_control and len(sealed):
             sample = sample_rows(len(sealed))

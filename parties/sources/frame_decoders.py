@@ -20,7 +20,7 @@ _lock = threading.Lock()
 
 def register(uid: str) -> None:
     """Give pydicom the decoder of a transfer syntax, once."""
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     decoder = get_decoder(uid)
     with _lock:
@@ -36,15 +36,15 @@ def is_available(uid: str) -> bool:
 def decode_frame(code: bytes, runner: Any) -> bytearray:
     """Return a frame's pixels as bytes, and tell pydicom's runner how they are ordered."""
     if runner.transfer_syntax == RLE:
-        import rle
+        from rle.utils import decode_pixel_data as decode_rle
 
-        decode: Any = rle.decode_pixel_data
+        decode: Any = decode_rle
         pixels: bytearray = decode(code, version=2, **runner.options)
         runner.set_option("planar_configuration", 1)
         return pixels
-    import openjpeg
+    from openjpeg.utils import decode_pixel_data
 
-    decode = openjpeg.decode_pixel_data
+    decode = decode_pixel_data
     pixels = decode(code, version=2)
     if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):
         runner.set_option("photometric_interpretation", "RGB")  # openjpeg undoes the transform

@@ -13,12 +13,15 @@ import numpy as np
 
 from crypto.arrays import Int64Array, Rows, UInt8Array
 from crypto.errors import CipherwardError, unknown
-from parties.sources.catalog import EVERYTHING, SPLITS, Selection
+from parties.sources.catalog import EVERYTHING, Selection
+from parties.sources.catalog import SPLITS as _SPLITS
 from parties.sources.folder import Folder
 from parties.sources.npz import Npz
 from parties.sources.partition import deal
 from parties.sources.phantom import Phantom
 from parties.sources.reading import DEFAULT, Reading
+
+SPLITS = _SPLITS
 
 
 class Source(Protocol):
