@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import config
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
@@ -48,8 +49,9 @@ def dicom_file(path: Path, pixels: AnyArray, **tags: Any) -> Path:
     return path
 
 
-def scan(seed: int, size: int = 32, kind: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
+def scan(seed: int, size: int = 32, kind: int = 0) -> NDArray[np.int16]:
     """Return a noisy wave in Hounsfield units, int16 [size, size]."""
     rng, (y, x) = np.random.default_rng(seed), np.mgrid[:size, :size]
     wave = 300 * np.sin((x if kind else y) / 3 + rng.uniform(0, 6))
-    return (wave + rng.normal(0, 40, (size, size))).astype(np.int16)
+    pixels: NDArray[np.int16] = (wave + rng.normal(0, 40, (size, size))).astype(np.int16)
+    return pixels

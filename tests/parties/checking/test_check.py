@@ -21,7 +21,8 @@ def wave(seed: int, kind: int, size: tuple[int, int] = (32, 32)) -> UInt8Array:
     rng, (y, x) = np.random.default_rng(seed), np.mgrid[: size[1], : size[0]]
     gray = 127 + 60 * np.sin((x if kind else y) / 3 + rng.uniform(0, 6)) + rng.normal(0, 15, x.shape)
     gray[:3], gray[-3:], gray[:, :3], gray[:, -3:] = 0, 0, 0, 0
-    return gray.clip(0, 255).astype(np.uint8)
+    pixels: UInt8Array = gray.clip(0, 255).astype(np.uint8)
+    return pixels
 
 
 def fill(root: Path, count: int = 30, save: Any = None) -> Path:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom.filewriter
 import pytest
+from pydicom._dicom_dict import DicomDictionary
 from pydicom.data import get_testdata_file
-from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
@@ -138,7 +139,7 @@ def test_colour_and_palette(tmp_path: Path) -> None:
         read_picture(dicom_file(tmp_path / "p.dcm", rgb, NumberOfFrames=None, **planar), 16, 3), rgb
     )
     index = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    palette = {}
+    palette: dict[str, Any] = {}
     for i, colour in enumerate(("Red", "Green", "Blue")):
         palette[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
         values = (np.arange(256, dtype=np.uint16) * (i + 1) % 256) << 8
@@ -171,12 +172,14 @@ def test_transfer_syntaxes_give_the_same_pixels(tmp_path: Path) -> None:
         assert np.array_equal(one, other), name
 
 
-def test_every_listed_transfer_syntax_has_its_decoder() -> None:
+def test_every_listed_transfer_syntax_has_its_decoder_and_is_documented() -> None:
     from pydicom.pixels.decoders.base import get_decoder
 
     from parties.sources import frame_decoders
 
-    for uid, (_, plugin) in dicom.TRANSFER_SYNTAXES.items():
+    page = (ROOT / "docs" / "images.md").read_text()
+    for uid, (name, plugin) in dicom.TRANSFER_SYNTAXES.items():
+        assert name in page, name
         if plugin == frame_decoders.NAME:
             frame_decoders.register(uid)
         if plugin:
@@ -240,10 +243,9 @@ def test_bombs_are_refused_before_anything_is_allocated(tmp_path: Path) -> None:
 
 def dicom_meta_only(ds: Dataset) -> bytes:
     """Return a file's preamble and file meta information."""
-    from pydicom.filewriter import write_file_meta_info
-
+    write: Any = pydicom.filewriter.write_file_meta_info
     buffer = io.BytesIO()
-    write_file_meta_info(buffer, ds.file_meta, enforce_standard=True)
+    write(buffer, ds.file_meta, enforce_standard=True)
     return bytes(128) + b"DICM" + buffer.getvalue()
 
 

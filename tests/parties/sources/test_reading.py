@@ -49,7 +49,7 @@ def test_fits(tmp_path: Path) -> None:
     wide[:, :15], wide[:, 25:] = 50, 50
     Image.fromarray(wide).save(tmp_path / "w.png")
     crop, pad, stretch = (
-        read_picture(tmp_path / "w.png", 20, 1, Reading(fit=fit))[..., 0]  # type: ignore[arg-type]
+        read_picture(tmp_path / "w.png", 20, 1, Reading(fit=fit))[..., 0]
         for fit in ("crop", "pad", "stretch")
     )
     assert (crop == 200).all()
