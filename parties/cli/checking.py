@@ -158,6 +158,7 @@ def check_before_sealing(place: Place, channels_stated: bool) -> None:
 
 def _check_folder(place: Place, statements: Statements) -> None:
     from parties.checking.check import check as run_check
+    from parties.sealing.seal import quarantine
     from parties.sources.folder import Folder
     from parties.sources.source import SPLITS, Share
 
@@ -183,6 +184,13 @@ def _check_folder(place: Place, statements: Statements) -> None:
     if report.errors:
         first = report.errors[0]
         raise CipherwardError(first.message, first.hint)
+    if refused := folder.catalog.refused:  # the others are listed when they are sealed
+        quarantine(place, [printable(f"{name}: {reason}") for name, reason in refused])
+        for name, reason in refused[:_SHOWN]:
+            talk.print(f"  cannot use {name}: {reason}")
+        talk.print(
+            f"{len(refused)} files are refused; they are listed in {place.private / 'quarantine.txt'}"
+        )
 
 
 def _check_npz(place: Place, statements: Statements) -> None:

@@ -257,7 +257,7 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
             reasons.setdefault(int(row), _reason_of(source, int(row)))
             line = f"{names[row]}: {reasons[int(row)]}" if reasons[int(row)] else names[row]
             quarantined.append(printable(line))  # one line for each name
-        _quarantine(place, quarantined)
+        quarantine(place, quarantined)
 
     def record(digest: str, rows: Int64Array) -> None:
         if not quarantined:
@@ -302,8 +302,8 @@ def _reason_of(source: Source, row: int) -> str:
     return ""
 
 
-def _quarantine(place: Place, names: list[str]) -> None:
-    """Add names to the list of images that could not be decoded, each once."""
+def quarantine(place: Place, names: Sequence[str]) -> None:
+    """Add names, each with its reason, to the list of images that could not be used, each once."""
     path = place.private / _QUARANTINE
     known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     merged = list(dict.fromkeys([*known, *names]))

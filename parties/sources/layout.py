@@ -56,6 +56,10 @@ class _Found:
     ignored: list[tuple[str, str]] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    # Of each folder: the folders in it, the images below it, and those in it.
+    inner: dict[str, list[str]] = field(default_factory=dict)
+    below: dict[str, list[str]] = field(default_factory=dict)
+    direct: dict[str, list[str]] = field(default_factory=dict)
 
     def look_at_all(self) -> None:
         """Find out what every file holds."""
@@ -70,23 +74,26 @@ class _Found:
                     raise
                 self.ignored.append((name, reason))
 
+        for folder in self.tree.folders:
+            above, _, name = folder.rpartition("/")
+            self.inner.setdefault(above, []).append(name)
+        for name in self.parts:
+            ends = [i for i, letter in enumerate(name) if letter == "/"]
+            for end in (0, *ends):
+                self.below.setdefault(name[:end], []).append(name)
+            self.direct.setdefault(name.rpartition("/")[0], []).append(name)
+
     def children(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder."""
-        prefix = f"{folder}/" if folder else ""
-        depth = prefix.count("/")
-        return [
-            f[len(prefix) :] for f in self.tree.folders if f.startswith(prefix) and f.count("/") == depth
-        ]
+        return self.inner.get(folder, [])
 
     def images(self, folder: str) -> list[str]:
         """Return the image files below a folder."""
-        prefix = f"{folder}/" if folder else ""
-        return [name for name in self.parts if name.startswith(prefix)]
+        return self.below.get(folder, [])
 
     def direct_images(self, folder: str) -> list[str]:
         """Return the image files in a folder itself."""
-        depth = folder.count("/") + 1 if folder else 0
-        return [name for name in self.images(folder) if name.count("/") == depth]
+        return self.direct.get(folder, [])
 
     def path(self, folder: str) -> Path:
         """Return the whole path of a folder."""

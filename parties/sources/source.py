@@ -143,8 +143,11 @@ class Share:
 
 
 def share_of(source: Source, index: int, parties: int, seed: int, partition: str, alpha: float) -> Share:
-    """Return the share of party `index` in a source, under the named partition."""
-    return Share(source, deal(source.labels, parties, seed, partition, alpha)[index])
+    """Return the share of party `index` in a source, under the named partition. A patient is in one share only."""
+    groups = source.groups if isinstance(source, Folder) else None
+    if groups is not None and len(np.unique(groups)) == len(groups):
+        groups = None
+    return Share(source, deal(source.labels, parties, seed, partition, alpha, groups)[index])
 
 
 @dataclass(frozen=True)

@@ -73,16 +73,18 @@ def test_counts_of_seal_add_up_and_every_reason_is_told(tmp_path: Path, party: P
     (root / "b" / "cut.png").write_bytes((root / "b" / "000.png").read_bytes()[:200])
     Image.fromarray(wave(1, 1).astype(np.uint16) * 16).save(root / "b" / "deep.png")
     (root / "b" / "notes.txt").touch()
+    (root / "b" / "scan.dcm").write_bytes(bytes(200))
     status, report = checked(party, root)
-    assert status == 0 and report["found"] == 65 and sum(report["ignored"].values()) == 1
-    assert sorted(report["refused_names"]) == ["a/empty.png", "a/page.jpg", "b/cut.png", "b/deep.png"]
+    assert status == 0 and report["found"] == 66 and sum(report["ignored"].values()) == 1
+    names = ["a/empty.png", "a/page.jpg", "b/cut.png", "b/deep.png", "b/scan.dcm"]
+    assert sorted(report["refused_names"]) == names and sum(report["refused"].values()) == 5
     status, err = seal(party, tmp_path / "h", root)
     assert status == 0 and "64 images: 60 sealed, 4 left out" in err
     lines = (tmp_path / "h" / "private" / "quarantine.txt").read_text().splitlines()
     told = dict(line.split(": ", 1) for line in lines)
     assert told.keys() == report["refused_names"].keys()
     assert told["a/empty.png"] == "the file is empty" and "--window" in told["b/deep.png"]
-    assert "is not" in told["a/page.jpg"] and told["b/cut.png"]
+    assert "is not" in told["a/page.jpg"] and told["b/cut.png"] and "no DICM" in told["b/scan.dcm"]
 
 
 def deep(kind: int, i: int, gray: UInt8Array, path: Path) -> bool:

@@ -12,6 +12,7 @@ from parties.sources.catalog import Catalog, Selection, count_reasons
 from parties.sources.class_names import require_usable_names
 from parties.sources.folder import Folder
 from parties.sources.layout import read_layout
+from parties.sources.source import share_of
 from tests.support.files import picture
 
 
@@ -82,6 +83,17 @@ def test_patients_are_in_one_split_each_and_every_class_in_each_split(tmp_path: 
         assert all(set(part.labels.tolist()) == {0, 1} for part in parts[at : at + 3])
         assert 56 <= len(parts[at]) <= 80
     assert parts[0].names == Folder(tmp_path, 8, 1, 0, "train").names != parts[3].names
+
+
+@pytest.mark.parametrize("how", ["iid", "dirichlet"])
+def test_a_patient_is_in_one_hospital_of_a_simulation(tmp_path: Path, how: str) -> None:
+    for name in "ab":
+        fill(tmp_path, *(f"{name}/{name}-{i:02d}" for i in range(12)), n=4)
+    source = Folder(tmp_path, 8, 1, 0, "train")
+    shares = [share_of(source, i, 3, 0, how, 1.0) for i in range(3)]
+    groups = [{source.items[int(row)].group for row in share.rows} for share in shares]
+    assert sorted(int(row) for share in shares for row in share.rows) == list(range(len(source)))
+    assert sum(map(len, groups)) == len(set.union(*groups)) and all(groups)
 
 
 def test_groups_can_be_stated(tmp_path: Path) -> None:
