@@ -43,7 +43,12 @@ COORDINATOR_ONLY = frozenset(
     }
 )
 #: Settings about plain images. A hospital has its own in party.yaml, and never reads those of a message.
-IGNORED = frozenset({"source", "images", "counts", "partition", "alpha"})
+IGNORED = frozenset(
+    {
+        *("source", "images", "counts", "partition", "alpha"),
+        *("labels", "groups", "class_list", "window", "fit", "background"),
+    }
+)
 #: Settings of a policy that bound what a hospital answers. Changing them does not make it another study.
 _LIMITS = ("trainings", "evaluations", "test_reads")
 #: A hospital answers so many times the training messages and evaluations that a run without interruption needs. A

@@ -355,6 +355,7 @@ def planted(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, as it writes the planted files
 def test_nothing_of_a_tag_is_written_or_printed(planted: Path, tmp_path: Path) -> None:
     keywords = {keyword for tag, (*_, keyword) in DicomDictionary.items() if tag not in _OF_PIXELS}
     assert set(PROFILE) - {"SOPInstanceUID"} <= keywords
