@@ -53,6 +53,11 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
     """
     require_folder(root)
     file = Path(selection.labels).expanduser()
+    if selection.groups not in ("folder", "none"):
+        raise CipherwardError(
+            f"groups: {selection.groups!r} does not go with a label file",
+            "name the patients in its column patient",
+        )
     rows = _select_hospital(_read_rows(file), selection.hospital, file)
     classes = list(selection.classes) or sorted({row.label for row in rows})
     require_usable_names(classes, str(file))
@@ -85,10 +90,10 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
         for part in range(parts.count) if parts.kind != "picture" else (-1,):
             items.append(Item(path, classes.index(row.label), row.split, group, part, row.hospital))
     named = set(paths)
-    ignored = [
-        *tree.ignored,
-        *((name, "not in the label file") for name in tree.files if name not in named),
-    ]
+    rest = [name for name in tree.files if name not in named]
+    own = {name for name in rest if (root / name).resolve() == file.resolve()}
+    reasons = ((name, "the label file" if name in own else "not in the label file") for name in rest)
+    ignored = [*tree.ignored, *reasons]
     items.sort(key=lambda item: (item.path.split("/"), item.part))
     notes = [f"{len(rows)} images are named in {file.name}"]
     return Catalog(root, classes, items, ignored, refused, notes, silent)

@@ -128,6 +128,11 @@ def read_layout(root: Path, selection: Selection) -> Catalog:
             a class has no image and is not stated as one of the consortium.
     """
     require_folder(root)
+    if selection.hospital:
+        raise CipherwardError(
+            "a hospital is named, and no label file says which images are its own",
+            "name one: --labels FILE.csv",
+        )
     found = _Found(root, walk(root), Reading(allow_burned_in=selection.allow_burned_in))
     found.look_at_all()
     top = _unwrap(found)

@@ -119,7 +119,7 @@ def test_frames_have_their_own_values(tmp_path: Path) -> None:
         read_picture(path, 16, 1, Reading(), 3)
     # Under the name of a picture, frames would be lost without a word.
     path.rename(tmp_path / "mf.png")
-    with pytest.raises(UndecodableImageError, match="3 pictures under the name of one"):
+    with pytest.raises(UndecodableImageError, match="3 pictures where one is expected"):
         read_picture(tmp_path / "mf.png", 16, 1, Reading())
 
 

@@ -11,6 +11,7 @@ from crypto.errors import CipherwardError
 from parties.sources.catalog import Selection
 from parties.sources.folder import Folder
 from parties.sources.labels import read_labels
+from parties.sources.layout import read_layout
 from tests.support.files import picture
 
 
@@ -78,6 +79,16 @@ def test_bad_label_files_are_named(images: Path, tmp_path: Path, text: str) -> N
     (tmp_path / "l.csv").write_text(text)
     with pytest.raises(CipherwardError, match=re.escape(BAD[text])):
         read_labels(images, Selection(labels=str(tmp_path / "l.csv")))
+
+
+def test_settings_that_would_have_no_effect_are_refused(images: Path, tmp_path: Path) -> None:
+    rows = [f"scan{i:02d}.png,{'ab'[i % 2]}" for i in range(24)]
+    selection = table(images / "labels.csv", "path,label", rows)
+    assert ("labels.csv", "the label file") in read_labels(images, selection).ignored
+    with pytest.raises(CipherwardError, match="does not go with a label file"):
+        read_labels(images, Selection(labels=selection.labels, groups="P(.)"))
+    with pytest.raises(CipherwardError, match="no label file says which"):
+        read_layout(images, Selection(hospital="north"))
 
 
 def test_parquet_and_missing_files_are_named(images: Path, tmp_path: Path) -> None:
