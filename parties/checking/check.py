@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from crypto.arrays import Float64Array, Int64Array
-from crypto.cores import cores
-from parties.checking.confounds import Confound, measure
+from crypto.arrays import Int64Array
+from parties.checking.confounds import measure
 from parties.checking.copies import exact_copies, near_copies
-from parties.checking.glance import Header, Look, look, read_header
+from parties.checking.glance import Header, Look, look
+from parties.checking.report import Finding, Report, Statements
+from parties.checking.seen import Seen, features_of, look_at, looks_of
 from parties.sources.catalog import SPLITS, Item, count_reasons, group_numbers
 from parties.sources.folder import Folder
 
@@ -28,104 +26,6 @@ SAMPLE = (600, 200, 1 << 26)
 #: `seal` refuses to make more than this share of the images gray unless it is stated: fewer are marks on gray scans.
 COLOUR_REFUSED = 0.05
 _EVERYTHING = (1 << 40, 1 << 40, 1 << 40)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that a user should know. `hint` says what to do."""
-
-    message: str
-    hint: str = ""
-
-
-@dataclass
-class Report:
-    """What a check found. Counts are of images unless they are of files.
-
-    Attributes:
-        classes: The class names.
-        counts: Split → class → images.
-        patients: Split → patients, where they are known.
-        found: Files below the folder: images, ignored and refused ones.
-        files: Files of images.
-        images: Images in them.
-        ignored: Reason → files.
-        refused: Reason → images or files that cannot be used.
-        refused_names: The same, name → reason.
-        looked: Headers and pictures that were looked at.
-        formats: Format → images, of the headers that were looked at; modes and sizes likewise.
-        colour: Images in colour, of the pictures that were looked at.
-        not_square: Images whose sides differ, of the headers; `stretch` is the largest ratio of sides.
-        exact: Pairs of equal files in two splits. `near` are pairs of nearly equal pictures.
-        complete: Whether all possible copies were compared.
-        crossing: Patients with images in two splits.
-        confounds: How well properties of the files predict the class.
-        notes: What was decided about the layout.
-        warnings: What should be looked into.
-        errors: What `seal` refuses.
-    """
-
-    classes: list[str]
-    counts: dict[str, dict[str, int]]
-    patients: dict[str, int]
-    found: int
-    files: int
-    images: int
-    ignored: dict[str, int]
-    refused: dict[str, int] = field(default_factory=dict)
-    refused_names: dict[str, str] = field(default_factory=dict)
-    looked: tuple[int, int] = (0, 0)
-    formats: dict[str, int] = field(default_factory=dict)
-    modes: dict[str, int] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    colour: int = 0
-    transparent: int = 0
-    not_square: int = 0
-    stretch: float = 1.0
-    exact: list[tuple[str, str]] = field(default_factory=list)
-    near: list[tuple[str, str]] = field(default_factory=list)
-    complete: bool = True
-    crossing: int = 0
-    confounds: list[Confound] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    warnings: list[Finding] = field(default_factory=list)
-    errors: list[Finding] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as a JSON object."""
-        values = dict(vars(self))
-        values["looked"] = {"headers": self.looked[0], "pictures": self.looked[1]}
-        values["confounds"] = [vars(c) | {"is_telling": c.is_telling} for c in self.confounds]
-        for name in ("warnings", "errors"):
-            values[name] = [vars(finding) for finding in values[name]]
-        return values
-
-
-@dataclass(frozen=True)
-class Statements:
-    """What the user has stated.
-
-    Attributes:
-        channels: 1 or 3, and None if nothing is stated: gray.
-        allow_leak: Whether a patient may be in two splits.
-        classes: Whether the consortium's class list is stated.
-        is_share: Whether the images are a share of a simulation's folder: its classes are what fell to it.
-    """
-
-    channels: int | None = None
-    allow_leak: bool = False
-    classes: bool = False
-    is_share: bool = False
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """The images of a source, and what was looked at: None where nothing was, a text where it cannot be used."""
-
-    items: Sequence[Item]
-    splits: Sequence[str]
-    headers: list[Header | str | None]
-    looks: list[Look | str | None]
 
 
 def check(
@@ -148,15 +48,15 @@ def check(
     """
     report = _count(folder, items, splits, statements)
     sample = SAMPLE if is_sample else _EVERYTHING
-    seen = _look_at(folder, items, splits, sample, on_progress)
+    seen = look_at(folder, items, splits, sample, on_progress)
     _describe(report, seen)
     _find_lost_classes(report, folder, seen)
     _find_in_pixels(report, statements)
     report.exact, complete = exact_copies(folder.path, items, splits, sample[2])
-    pairs, compared = ([], True) if is_sample else near_copies(_looks(seen), splits)
+    pairs, compared = ([], True) if is_sample else near_copies(looks_of(seen), splits)
     report.near = [(items[a].name, items[b].name) for a, b in pairs]
     report.complete = complete and compared
-    report.confounds = measure(_features(seen), _labels(items), group_numbers(items))
+    report.confounds = measure(features_of(seen), _labels(items), group_numbers(items))
     _warn(report, folder, is_sample)
     return report
 
@@ -218,51 +118,7 @@ def _find_in_counts(report: Report, folder: Folder, statements: Statements) -> N
             report.errors.append(Finding(text, hint))
 
 
-def _spread(rows: Sequence[int], count: int) -> list[int]:
-    """Return at most `count` of some rows, evenly."""
-    if len(rows) <= count:
-        return list(rows)
-    return [rows[int(i)] for i in np.linspace(0, len(rows) - 1, count)]
-
-
-def _look_at(
-    folder: Folder,
-    items: Sequence[Item],
-    splits: Sequence[str],
-    sample: tuple[int, int, int],
-    on_progress: Callable[[int], None],
-) -> _Seen:
-    """Look at headers and pictures, as many of each class as the sample allows."""
-    by_class = [
-        [i for i, item in enumerate(items) if item.label == label] for label in range(len(folder.classes))
-    ]
-    share = [max(1, most // max(1, len(by_class))) for most in sample[:2]]
-    headers: list[Header | str | None] = [None] * len(items)
-    looks: list[Look | str | None] = [None] * len(items)
-    done = 0
-    with ThreadPoolExecutor(cores()) as pool:
-        rows = [i for part in by_class for i in _spread(part, share[0])]
-        for i, header in zip(
-            rows, pool.map(lambda i: read_header(folder.path, items[i], folder.reading), rows), strict=True
-        ):
-            headers[i] = header
-        rows = [i for part in by_class for i in _spread(part, share[1])]
-        for i, seen in zip(
-            rows, pool.map(lambda i: look(folder.path, items[i], folder.reading), rows), strict=True
-        ):
-            looks[i] = seen
-            done += 1
-            if done % 16 == 0:
-                on_progress(done)
-    return _Seen(items, splits, headers, looks)
-
-
-def _looks(seen: _Seen) -> list[Look | None]:
-    """Return the pictures that could be looked at."""
-    return [entry if isinstance(entry, Look) else None for entry in seen.looks]
-
-
-def _describe(report: Report, seen: _Seen) -> None:
+def _describe(report: Report, seen: Seen) -> None:
     """Add formats, sizes, modes, and the images that cannot be used."""
     headers = [entry for entry in seen.headers if isinstance(entry, Header)]
     looks = [entry for entry in seen.looks if isinstance(entry, Look)]
@@ -281,7 +137,7 @@ def _describe(report: Report, seen: _Seen) -> None:
             report.refused[reason] = report.refused.get(reason, 0) + 1
 
 
-def _find_lost_classes(report: Report, folder: Folder, seen: _Seen) -> None:
+def _find_lost_classes(report: Report, folder: Folder, seen: Seen) -> None:
     """Add the classes whose images cannot be used, none of them."""
     for split in SPLITS:
         for label, name in enumerate(report.classes):
@@ -337,32 +193,6 @@ def _find_in_pixels(report: Report, statements: Statements) -> None:
                 f"none of {looked} images is in colour; they are sealed with three equal channels, as stated"
             )
         )
-
-
-def _features(seen: _Seen) -> dict[str, Float64Array]:
-    """Return the properties of the files that may tell the class, float64 [n, k]; NaN where nothing was looked at."""
-
-    def column(values: list[str | None]) -> Float64Array:
-        names = sorted({v for v in values if v is not None})
-        table = np.array(
-            [[v == name for name in names] if v is not None else [np.nan] * len(names) for v in values]
-        )
-        return table.astype(np.float64).reshape(len(values), len(names))
-
-    def numbers(values: list[list[float] | None], width: int) -> Float64Array:
-        return np.array([v if v is not None else [np.nan] * width for v in values], np.float64)
-
-    headers = [entry if isinstance(entry, Header) else None for entry in seen.headers]
-    features = {
-        "file format": column([h.format if h else None for h in headers]),
-        "mode": column([h.mode if h else None for h in headers]),
-        "size": numbers([[h.width, h.height] if h else None for h in headers], 2),
-        "aspect ratio": numbers([[h.width / max(1, h.height)] if h else None for h in headers], 1),
-        "border": numbers([list(s.border) if s else None for s in _looks(seen)], 8),
-    }
-    if any(item.site for item in seen.items):
-        features["site"] = column([item.site or None for item in seen.items])
-    return {name: values for name, values in features.items() if values.size}
 
 
 def _warn(report: Report, folder: Folder, is_sample: bool) -> None:

@@ -29,7 +29,7 @@ from parties.cli.image_options import (
 )
 
 if TYPE_CHECKING:
-    from parties.checking.check import Report, Statements
+    from parties.checking.report import Report, Statements
     from parties.sealing.place import Place
     from parties.sources.folder import Folder
 
@@ -56,8 +56,8 @@ def check(
 
     Nothing is written. Exit status 1 if `seal` would refuse the images.
     """
-    from parties.checking.check import Statements
     from parties.checking.check import check as run_check
+    from parties.checking.report import Statements
     from parties.sealing.place import Place
     from parties.sources.folder import Folder
 
@@ -144,7 +144,7 @@ def check_before_sealing(place: Place, channels_stated: bool) -> None:
     Raises:
         CipherwardError: If the images are refused.
     """
-    from parties.checking.check import Statements
+    from parties.checking.report import Statements
 
     s = place.settings
     statements = Statements(

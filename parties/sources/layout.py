@@ -11,17 +11,16 @@ A layout that could mean two things is refused by name.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from crypto.errors import CipherwardError
 from parties.sources.catalog import Catalog, Item, Selection
 from parties.sources.class_names import normalized, require_usable_names
-from parties.sources.picture import UndecodableImageError
+from parties.sources.found import Found
+from parties.sources.patients import Grouper
 from parties.sources.reading import Reading
-from parties.sources.walk import ARCHIVE_ENDINGS, Parts, Tree, ignored_reason, look, walk
+from parties.sources.walk import ARCHIVE_ENDINGS, walk
 
 #: The names of split folders, in lower case.
 SPLIT_NAMES = {
@@ -43,67 +42,6 @@ _NO_IMAGES = frozenset(
     )
 )
 _HINT = "put the images into one folder for each class"
-
-
-@dataclass
-class _Found:
-    """The files of a folder, and what was decided about them."""
-
-    root: Path
-    tree: Tree
-    reading: Reading
-    parts: dict[str, Parts] = field(default_factory=dict)
-    ignored: list[tuple[str, str]] = field(default_factory=list)
-    refused: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    # Of each folder: the folders in it, the images below it, and those in it.
-    inner: dict[str, list[str]] = field(default_factory=dict)
-    below: dict[str, list[str]] = field(default_factory=dict)
-    direct: dict[str, list[str]] = field(default_factory=dict)
-
-    def look_at_all(self) -> None:
-        """Find out what every file holds."""
-        self.ignored = list(self.tree.ignored)
-        for name in self.tree.files:
-            try:
-                self.parts[name] = look(self.root, name, self.reading)
-            except UndecodableImageError as error:
-                self.refused.append((name, error.reason))
-            except CipherwardError as error:
-                if not (reason := ignored_reason(error)):
-                    raise
-                self.ignored.append((name, reason))
-
-        for folder in self.tree.folders:
-            above, _, name = folder.rpartition("/")
-            self.inner.setdefault(above, []).append(name)
-        for name in self.parts:
-            ends = [i for i, letter in enumerate(name) if letter == "/"]
-            for end in (0, *ends):
-                self.below.setdefault(name[:end], []).append(name)
-            self.direct.setdefault(name.rpartition("/")[0], []).append(name)
-
-    def children(self, folder: str) -> list[str]:
-        """Return the names of the folders in a folder."""
-        return self.inner.get(folder, [])
-
-    def images(self, folder: str) -> list[str]:
-        """Return the image files below a folder."""
-        return self.below.get(folder, [])
-
-    def direct_images(self, folder: str) -> list[str]:
-        """Return the image files in a folder itself."""
-        return self.direct.get(folder, [])
-
-    def path(self, folder: str) -> Path:
-        """Return the whole path of a folder."""
-        return self.root / folder
-
-    def describe_rest(self, folder: str) -> str:
-        """Return what a folder without images holds instead."""
-        prefix = f"{folder}/" if folder else ""
-        reasons = Counter(r for n, r in (*self.ignored, *self.refused) if n.startswith(prefix))
-        return "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(5))
 
 
 def require_folder(path: Path) -> None:
@@ -133,13 +71,13 @@ def read_layout(root: Path, selection: Selection) -> Catalog:
             "a hospital is named, and no label file says which images are its own",
             "name one: --labels FILE.csv",
         )
-    found = _Found(root, walk(root), Reading(allow_burned_in=selection.allow_burned_in))
+    found = Found(root, walk(root), Reading(allow_burned_in=selection.allow_burned_in))
     found.look_at_all()
     top = _unwrap(found)
     folders = _class_folders(found, top)  # (split, class name, folder)
     classes = _check_classes(found, top, folders, selection)
     items: list[Item] = []
-    group_of = _Grouper(found, selection)
+    group_of = Grouper(found, selection)
     for split, name, folder in folders:
         for image in found.images(folder):
             parts, group = found.parts[image], group_of(image, folder)
@@ -152,7 +90,7 @@ def read_layout(root: Path, selection: Selection) -> Catalog:
     return Catalog(root, classes, items, found.ignored, found.refused, found.notes, silent)
 
 
-def _unwrap(found: _Found) -> str:
+def _unwrap(found: Found) -> str:
     """Return the folder that holds the splits or the classes: the root, or the only folder in it."""
     top = ""
     while True:
@@ -169,7 +107,7 @@ def _unwrap(found: _Found) -> str:
     return top
 
 
-def _class_folders(found: _Found, top: str) -> list[tuple[str, str, str]]:
+def _class_folders(found: Found, top: str) -> list[tuple[str, str, str]]:
     """Return (split, class name, folder) of every class folder; the split is empty if the folders do not say it."""
 
     def below(folder: str) -> list[tuple[str, str]]:
@@ -196,7 +134,7 @@ def _class_folders(found: _Found, top: str) -> list[tuple[str, str, str]]:
     return sorted(result, key=lambda row: row[0] != "train")
 
 
-def _check_splits(found: _Found, top: str, splits: list[tuple[str, str]], others: list[str]) -> None:
+def _check_splits(found: Found, top: str, splits: list[tuple[str, str]], others: list[str]) -> None:
     """Raise CipherwardError if split folders are ambiguous or one is missing."""
     count = Counter(split for split, _ in splits)
     for split, times in count.items():
@@ -221,7 +159,7 @@ def _check_splits(found: _Found, top: str, splits: list[tuple[str, str]], others
 
 
 def _check_classes(
-    found: _Found, top: str, folders: list[tuple[str, str, str]], selection: Selection
+    found: Found, top: str, folders: list[tuple[str, str, str]], selection: Selection
 ) -> list[str]:
     """Return the class names in their order. Raises CipherwardError if the folders do not make labelled images."""
     by_split: dict[str, dict[str, str]] = {}
@@ -261,7 +199,7 @@ def _check_classes(
     return names
 
 
-def _too_few_classes(found: _Found, top: str, names: list[str]) -> CipherwardError:
+def _too_few_classes(found: Found, top: str, names: list[str]) -> CipherwardError:
     archives = [n for n, _ in found.ignored if n.lower().endswith(ARCHIVE_ENDINGS)]
     if archives and not found.parts:
         return CipherwardError(
@@ -276,7 +214,7 @@ def _too_few_classes(found: _Found, top: str, names: list[str]) -> CipherwardErr
     )
 
 
-def _refuse_masks(found: _Found, folder: str) -> None:
+def _refuse_masks(found: Found, folder: str) -> None:
     """Raise CipherwardError if a class folder holds a folder of masks."""
     for name in found.children(folder):
         if name.casefold() in _NO_IMAGES and found.images(f"{folder}/{name}"):
@@ -284,63 +222,3 @@ def _refuse_masks(found: _Found, folder: str) -> None:
                 f"{found.path(folder)}/{name} seems to hold masks or annotations beside the images",
                 "move it away: what is left in a class folder is sealed as images of the class",
             )
-
-
-class _Grouper:
-    """Gives each image its patient: from DICOM's tags, from a folder inside its class folder, or from a pattern."""
-
-    def __init__(self, found: _Found, selection: Selection) -> None:
-        self.found, self.how, self.unmatched = found, selection.groups, 0
-        self.folders: dict[str, bool] = {}
-        self.named, self.tagged = set[str](), 0
-        self.pattern: re.Pattern[str] | None = None
-        if self.how not in ("folder", "none"):
-            try:
-                self.pattern = re.compile(self.how)
-            except re.error as error:
-                raise CipherwardError(
-                    f"groups: {self.how!r} is no pattern: {error}",
-                    "--groups folder, none, or a regular expression",
-                ) from None
-
-    def __call__(self, image: str, folder: str) -> str:
-        parts = self.found.parts[image]
-        if self.how == "none":
-            return ""
-        if self.pattern is not None:
-            if match := self.pattern.search(image[len(folder) + 1 :]):
-                self.named.add(match[0])
-                return "pattern " + (match[1] if match.re.groups and match[1] is not None else match[0])
-            self.unmatched += 1
-        if parts.group:
-            self.tagged += 1
-            return "tag " + parts.group
-        inner = image[len(folder) + 1 :].split("/")
-        if len(inner) > 1 and self.pattern is None and self.has_patients(folder):
-            self.named.add(inner[0])
-            return "folder " + inner[0]
-        return "file " + image if parts.count > 1 or parts.kind == "NIfTI" else ""
-
-    def has_patients(self, folder: str) -> bool:
-        """Return whether the folders in a class folder are patients: there are several, or images beside one."""
-        if folder not in self.folders:
-            inner = [name for name in self.found.children(folder) if self.found.images(f"{folder}/{name}")]
-            self.folders[folder] = len(inner) > 1 or bool(self.found.direct_images(folder))
-        return self.folders[folder]
-
-    def notes(self) -> list[str]:
-        """Return what was decided, for the user."""
-        lines = []
-        if self.named and self.pattern is None:
-            lines.append(
-                f"{len(self.named)} folders inside the class folders are taken for patients (--groups none if not)"
-            )
-        if self.pattern is not None:
-            lines.append(
-                f"the pattern names {len(self.named)} patients; {self.unmatched} images do not match it"
-            )
-        if self.tagged:
-            lines.append(
-                f"{self.tagged} DICOM files name a patient, a study or a series, and are grouped by it"
-            )
-        return lines
