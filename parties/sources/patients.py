@@ -1,4 +1,4 @@
-"""Which patient an image in a class folder is of: from DICOM's tags, a folder inside the class folder, or a pattern."""
+"""Which patient an image in a class folder is of: from DICOM's tags, a folder in the class folder, or a pattern."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Grouper:
                 ) from None
 
     def __call__(self, image: str, folder: str) -> str:
+        """Return the patient of an image in a class folder; empty if nothing is known."""
         parts = self.found.parts[image]
         if self.how == "none":
             return ""
