@@ -158,7 +158,7 @@ def _find_lost_classes(report: Report, folder: Folder, seen: Seen) -> None:
                 report.errors.append(
                     Finding(
                         f"no image of the class {name} in {split} can be used: {listed}",
-                        "convert the images, or state how to read them",
+                        "convert the images, state how to read them, or take these files away: then others are drawn",
                     )
                 )
 

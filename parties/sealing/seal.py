@@ -287,7 +287,7 @@ def _lost_class(name: str, split: str, reasons: list[str]) -> CipherwardError:
     listed = "; ".join(f"{count} × {reason or 'unknown reason'}" for reason, count in counts)
     return CipherwardError(
         f"no image of the class {name} in {split} could be read: {listed}",
-        "nothing of the set is kept; private/quarantine.txt lists the images. Convert them, or take the class away",
+        "nothing of the set is kept; private/quarantine.txt lists the images. Convert them, or take them away",
     )
 
 
