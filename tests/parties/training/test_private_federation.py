@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from PIL import Image
 from typer.testing import CliRunner
 
 from coordinator.exchange.plan import Plan, load_plan
@@ -22,10 +23,13 @@ from coordinator.report.training_section import training_of
 from crypto import files
 from crypto.arrays import AnyArray, Float32Array
 from crypto.errors import CipherwardError
+from crypto.key import SecretKey
+from crypto.keyfile import write_key
 from parties.agent.accept import accept as accept_policy
 from parties.agent.accept import explain, propose
 from parties.cli.app import app as party_app
 from parties.sealing.place import Place
+from parties.sealing.seal import plan_sealing, seal
 from parties.training import privacy_ledger
 from parties.training.patients import patients_file, read_units, record_patients
 from parties.training.policy_file import read_policy, save_policy
@@ -354,3 +358,25 @@ def test_a_second_run_of_the_same_study_differs(places: list[Place]) -> None:
         for place in (places[0], Place.open(twin.folder))
     )
     assert not np.array_equal(first, second)
+
+
+def test_patients_come_from_the_folders_of_the_images_themselves(
+    places: list[Place], tmp_path: Path
+) -> None:
+    """Three images a patient, in a folder each; the phantom says nothing of patients."""
+    for number in range(30):
+        split = ("train", "train", "train", "val", "test")[number // 6]
+        folder = tmp_path / "images" / split / "ab"[number % 2] / f"p{number // 6}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 32), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    settings = {"party": "north", "images": str(tmp_path / "images"), "image_size": 32, "block": 8}
+    place = Place.from_settings(tmp_path / "north", settings)
+    place.save()
+    write_key(place.key_path, SecretKey.generate())
+    seal(place, plan_sealing(place, "train"))
+    result = CliRunner().invoke(party_app, ["patients", str(place.folder)])
+    assert result.exit_code == 0, result.output
+    assert "18 training images of 6 patients" in result.output.replace("\n", " ")
+    with pytest.raises(CipherwardError, match="do not say which are of one patient"):
+        CliRunner().invoke(party_app, ["patients", str(places[0].folder)], catch_exceptions=False)
