@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from coordinator.exchange.audit import suite1
 from coordinator.exchange.model_choice import check_model_args, check_model_name
-from coordinator.exchange.privacy import Privacy, require_compatible, require_summable, sums_by_default
+from coordinator.exchange.privacy import Privacy, require_compatible, require_summable, sums_securely
 from coordinator.exchange.settings import Settings, build, nest, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import write_text
@@ -128,8 +128,9 @@ class Plan(Settings):
         if self.quorum > self.parties:
             raise ValueError(f"a quorum of {self.quorum} is more than the {self.parties} parties")
         self._check_federation()
-        require_compatible(self)
-        require_summable(self)
+        require_compatible(self.privacy, self.train, self.precision, self.compile, self.class_weights)
+        if self.sums_securely:
+            require_summable(self.privacy, self.train, self.strategy, self.parties, self.quorum)
         if not self.pools or list(self.pools) != sorted(set(self.pools)) or self.pools[0] < 1:
             raise ValueError("pools: sizes must rise, from 1 or more")
         if self.source == "phantom" and min(self.counts) < self.parties:
@@ -220,8 +221,7 @@ class Plan(Settings):
     @property
     def sums_securely(self) -> bool:
         """Whether the cloud learns sums of updates only (secure aggregation)."""
-        chosen = self.privacy.secure_aggregation
-        return sums_by_default(self) if chosen is None else chosen
+        return sums_securely(self.privacy, self.train, self.stem, self.strategy, self.parties)
 
     @property
     def proximal(self) -> float:

@@ -176,7 +176,7 @@ def test_an_ascii_terminal_gets_escapes_and_no_traceback(run_ascii: RunAscii, tm
     done = run_ascii("unseal", tmp_path / "Größe…", "--key", tmp_path / "k", "--out", tmp_path / "out")
     assert done.returncode == 1 and b"Traceback" not in done.stderr and done.stderr.isascii()
     done = run_ascii("keygen", tmp_path / ("n" * 300))
-    assert done.returncode == 1 and b"\\u2026 is too long a name" in done.stderr
+    assert done.returncode == 1 and b"\\u2026" in done.stderr and b"is too long a name" in done.stderr
     assert run_ascii("keygen", "--help").returncode == 0
 
 
