@@ -23,7 +23,7 @@ from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import run_rounds
 from coordinator.report.page import render
 from coordinator.report.pictures import Pictures
-from coordinator.report.records import read_report
+from coordinator.report.report_file import read_report
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.keyfile import read_key

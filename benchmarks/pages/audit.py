@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.pages.entries import Entry, of_kind
 from benchmarks.pages.markdown import number, table, value_range
-from coordinator.report.records import parse_report
+from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import headline, linkability
 
 Record = Mapping[str, Any]

@@ -137,7 +137,7 @@ def report(
 
     The exit status is 1 if a control failed, because the report is then invalid.
     """
-    from coordinator.exchange.audit.scores import read_scores
+    from coordinator.exchange.audit.scores_file import read_scores
     from coordinator.exchange.records import write_record
     from coordinator.report.build import build_report
     from coordinator.report.page import render

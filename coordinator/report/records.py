@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
 from coordinator.exchange.audit.rates import LinkableRate, Rate
 from coordinator.exchange.audit.scores import ClassRates, Finding, Summary
-from coordinator.exchange.records import Record, parse_record, read_record
+from coordinator.exchange.records import Record
 
 SCHEMA = "cipherward.audit/1"
 
@@ -266,31 +264,3 @@ class Report(Record):
     def failed_controls(self) -> list[str]:
         """The names of the controls that failed."""
         return [name for name, control in self.controls.items() if not control.ok]
-
-
-def read_report(path: Path) -> Report:
-    """Read report.json.
-
-    Raises:
-        CipherwardError: If it is missing, not a report or damaged, or if a figure contradicts the others; the message
-            names the field.
-    """
-    return _checked(read_record(Report, path, SCHEMA, "report"), str(path))
-
-
-def parse_report(value: object, where: str = "report.json") -> Report:
-    """Return the report in a parsed JSON value, as docs/results/*.json hold it.
-
-    Raises:
-        CipherwardError: If it is damaged, or if a figure contradicts the others; the message names the field.
-    """
-    return _checked(parse_record(Report, value, where), where)
-
-
-def _checked(report: Report, where: str) -> Report:
-    """Return the report after every figure that follows from others was computed anew."""
-    # Imported here: it needs the records above.
-    from coordinator.report.consistency import check_report
-
-    check_report(report, where)
-    return report

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from coordinator.exchange.plan import FILE, Plan, read_plan, write_plan
-from coordinator.report.records import Report, read_report
+from coordinator.report.records import Report
+from coordinator.report.report_file import read_report
 from coordinator.study.end_with_us import MARK, ending_with_us
 from coordinator.study.flower_run import LOCAL_DOOR
 from coordinator.study.steps import STEPS

@@ -117,7 +117,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Default: HOSPITAL/private/report.html.")] = None,
 ) -> None:
     """Write the report that shows the hospital's plain images beside the guesses. It stays in the hospital."""
-    from coordinator.exchange.audit.scores import read_scores
+    from coordinator.exchange.audit.scores_file import read_scores
     from coordinator.report.build import build_report
     from coordinator.report.page import render
     from coordinator.report.training_section import training_of

@@ -14,7 +14,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,10 @@ def run_cell(cell: Cell) -> StoredGuess:
         guess.note,
         idle=guess.idle,
     )
+
+
+#: Cells with their guesses, as they finish.
+Finished = Generator[tuple[Cell, StoredGuess], None, None]
 
 
 @dataclass(frozen=True)

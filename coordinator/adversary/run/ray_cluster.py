@@ -9,8 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from coordinator.adversary.run.cell import Cell, accept, answer
-from coordinator.adversary.run.workers import Finished
+from coordinator.adversary.run.cell import Cell, Finished, accept, answer
 from coordinator.exchange.quiet import QUIET
 from crypto.errors import CipherwardError
 

@@ -19,20 +19,18 @@ import pickle
 import signal
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from coordinator.adversary.run.cell import Cell, accept, answer, run_cell
+from coordinator.adversary.run.cell import Cell, Finished, accept, answer, run_cell
 from coordinator.adversary.run.process import start_process
 from coordinator.exchange.audit.guesses import StoredGuess
 
 #: Seconds to wait for a process that has ended or was killed. Chosen by hand; the kernel needs milliseconds.
 _JOIN_S = 5.0
-
-Finished = Generator[tuple[Cell, StoredGuess], None, None]
 
 
 def run_cells(cells: Sequence[Cell], jobs: int, ray: str = "") -> Finished:

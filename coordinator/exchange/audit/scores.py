@@ -10,14 +10,13 @@ The letters K, R and V are the names of suite/1 for its three measures (docs/sui
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from coordinator.exchange.audit.control_sets import PREFIX
 from coordinator.exchange.audit.rates import GalleryRate, LinkableRate, Rate
-from coordinator.exchange.records import Record, SpecField, read_record
+from coordinator.exchange.records import Record, SpecField
 
 SCHEMA = "cipherward.scores/1"
 
@@ -265,18 +264,3 @@ class Scores(Record):
     def audited(self) -> list[DrawScores]:
         """The draws of the audited scheme, without the controls."""
         return [draw for draw in self.draws if not draw.is_control]
-
-
-def read_scores(path: Path) -> Scores:
-    """Read scores.json, and check every figure that follows from others.
-
-    Raises:
-        CipherwardError: If it is missing, not a scores file or damaged, or if a figure contradicts its counts; the
-            message names the field.
-    """
-    # Imported here: it needs the records above.
-    from coordinator.exchange.audit.consistency import check_scores
-
-    scores = read_record(Scores, path, SCHEMA, "scores")
-    check_scores(scores, str(path))
-    return scores

@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from coordinator.cli.app import app
 from coordinator.exchange.audit.consistency import ContradictionError
-from coordinator.exchange.audit.scores import Scores, read_scores
+from coordinator.exchange.audit.scores import Scores
+from coordinator.exchange.audit.scores_file import read_scores
 from coordinator.exchange.records import parse_record, write_record
 from coordinator.report.build import build_report
-from coordinator.report.records import read_report
+from coordinator.report.report_file import read_report
 from crypto.errors import CipherwardError
 from crypto.files import write_json
 from tests.support.reports import TRAINED, make_report, make_scores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.report.records import parse_report
+from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import linkability, summary_lines
 from tests.support.verdicts import (
     CONTROLS,

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from coordinator.exchange.audit.scores import Scores, read_scores
+from coordinator.exchange.audit.scores import Scores
+from coordinator.exchange.audit.scores_file import read_scores
 from coordinator.exchange.records import write_record
 from coordinator.report.build import build_report
-from coordinator.report.records import SCHEMA, parse_report, read_report
+from coordinator.report.records import SCHEMA
+from coordinator.report.report_file import parse_report, read_report
 from crypto.errors import CipherwardError
 from crypto.files import json_text, write_json
 from tests.support.paths import ROOT

@@ -16,7 +16,8 @@ from coordinator.exchange.audit.rates import rate_of
 from coordinator.report import wording as words
 from coordinator.report.page import png, render
 from coordinator.report.pictures import Pictures
-from coordinator.report.records import Control, Report, parse_report
+from coordinator.report.records import Control, Report
+from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import headline
 from tests.support.html_page import Page, verdict_panel
 from tests.support.reports import BARE, TRAINED, make_pictures, make_report

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from coordinator.adversary.run import suite
 from coordinator.exchange.audit.guesses import Draw, read_draws, write_draws
-from coordinator.exchange.audit.scores import read_scores
+from coordinator.exchange.audit.scores_file import read_scores
 from coordinator.exchange.records import write_record
 from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
