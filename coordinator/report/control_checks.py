@@ -5,22 +5,29 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from coordinator.exchange.audit.control_sets import PREFIX, TARGETED, meets, positive_control
-from coordinator.exchange.audit.scores import DrawScores, Finding
-from coordinator.exchange.audit.suite1 import broken_by, is_above_chance
+from coordinator.exchange.audit.scores import AttackedBy, DrawScores, Finding
+from coordinator.exchange.audit.suite1 import broken_by, draws_needed, is_above_chance
 from coordinator.report.records import Control, Controls
+from coordinator.report.verdict import judge
 
 #: Median SSIM that the true key must reach where a scheme's own round trip is not exact.
 _INEXACT_SSIM = 0.95
 _RECOVERY = "pooled_key_recovery"
+#: The name of the control that finds withheld successes.
+BLIND = "blind"
+#: How its message begins if the cloud withheld one.
+CLOUD_FAILED = "the cloud failed blind controls"
 
 
-def check_controls(draws: Sequence[DrawScores]) -> Controls:
+def check_controls(draws: Sequence[DrawScores], attacked_by: AttackedBy | None = None) -> Controls:
     """Return each control, by name, with what was observed. A control that was not run has failed.
 
-    Control sets for particular attacks are required only where the audit runs one of those attacks.
+    Control sets for particular attacks are required only where the audit runs one of those attacks. Blind controls
+    are required of a cloud alone: a hospital that runs the attacks withholds nothing from itself.
 
     Args:
         draws: All scored draws, the controls among them.
+        attacked_by: Who ran the attacks; None where that was not recorded.
     """
     by_set = {draw.set_name: draw for draw in reversed(draws)}
     audited = {finding.attack for draw in draws if not draw.is_control for finding in draw.findings}
@@ -42,6 +49,8 @@ def check_controls(draws: Sequence[DrawScores]) -> Controls:
                 _not_run() if draw is None else _check_positive(draw, required)
             )
     controls["derangement"] = _check_derangement(draws)
+    if attacked_by == "cloud" or any(draw.is_blind_control for draw in draws):
+        controls[BLIND] = _check_blind(draws)
     return controls
 
 
@@ -171,6 +180,60 @@ def _check_positive(draw: DrawScores, attacks: Sequence[str]) -> Control:
     }
     words = [f"{attack} {'breaks' if does else 'does not break'} it" for attack, does in breaks.items()]
     return Control(ok=all(breaks.values()), message=f"{draw.spec.name}: {', '.join(words)}")
+
+
+def _check_blind(draws: Sequence[DrawScores]) -> Control:
+    """Check the cloud's guesses about blind controls against the hospital's own run of the same attacks on them.
+
+    A blind control is a draw of the audited scheme that the cloud cannot tell from an audited one. Two things must
+    hold. Where the hospital's run breaks one, the cloud's guesses of the same attack and pool size break it too. And
+    where the hospital's run breaks as many of them as a verdict needs, at the largest pool, the audited draws are not
+    reported as unbroken by that attack: both are drawn alike.
+    """
+    blind = [draw for draw in draws if draw.is_blind_control]
+    if not any(draw.hospital_run for draw in blind):
+        return _not_run()
+    broken_cells = [
+        (draw, finding) for draw in blind for finding in draw.hospital_run if broken_by(finding)
+    ]
+    withheld = [f"{own.cell} in {draw.draw}" for draw, own in broken_cells if not _breaks_too(draw, own)]
+    if withheld:
+        return Control(
+            ok=False,
+            message=f"{CLOUD_FAILED}: the hospital's own run breaks them and the cloud's guesses do "
+            f"not: {', '.join(withheld)}",
+        )
+    _, verdict = judge([draw for draw in draws if not draw.is_control])
+    attacks = [
+        attack
+        for attack in dict.fromkeys(own.attack for _, own in broken_cells)
+        if sum(_breaks_at_largest(draw, attack) for draw in blind) >= draws_needed(len(blind))
+    ]
+    if unreported := [attack for attack in attacks if attack not in verdict.broken_at]:
+        return Control(
+            ok=False,
+            message=f"{CLOUD_FAILED}: {', '.join(unreported)} breaks them at the largest pool in the "
+            "hospital's own run, and the cloud reports no break of the audited draws, which are drawn alike",
+        )
+    cells = list(dict.fromkeys(own.cell for _, own in broken_cells))
+    return Control(
+        ok=True,
+        message=f"{len(blind)} draws that the cloud could not tell from the audited ones; the hospital's own run "
+        f"breaks them by {', '.join(cells) or 'no attack'}"
+        + ("; so do the cloud's guesses" if cells else ""),
+    )
+
+
+def _breaks_too(draw: DrawScores, own: Finding) -> bool:
+    """Return whether the cloud's guesses of an attack at a pool size break a draw."""
+    same = [f for f in draw.of(own.attack) if f.pool_size == own.pool_size]
+    return any(broken_by(finding) for finding in same)
+
+
+def _breaks_at_largest(draw: DrawScores, attack: str) -> bool:
+    """Return whether the hospital's own run of an attack breaks a draw at the largest pool."""
+    mine = [finding for finding in draw.hospital_run if finding.attack == attack]
+    return bool(mine) and bool(broken_by(_largest_pool(mine)))
 
 
 def _check_derangement(draws: Sequence[DrawScores]) -> Control:

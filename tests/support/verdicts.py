@@ -21,12 +21,16 @@ from coordinator.exchange.records import parse_record
 from coordinator.report.build import build_report
 from coordinator.report.records import Report
 from crypto.files import json_text
+from crypto.identity import Identity
 from crypto.scheme import describe
 from crypto.spec import SchemeSpec
+from parties.scoring.signing import sign_scores
 
 #: A scores.json as parsed, its draws by the name of their set without the prefix of controls.
 ParsedDraws = dict[str, dict[str, Any]]
 
+#: The identity that signs made-up scores.
+HOSPITAL = Identity.generate("hospital-0")
 IDENTITY = KeyShare(
     block_order=1.0,
     block_order_unshifted=1.0,
@@ -184,9 +188,14 @@ ORTHOGONAL = make_draw(
 def make_scores(
     draws: Sequence[DrawScores], controls: Sequence[DrawScores] = (*CONTROLS, SIGNS), **changes: Any
 ) -> Scores:
-    """Return scores of these draws and controls."""
-    fields: dict[str, Any] = {"suite": "suite/1", "party": "hospital-0", "seed": 0}
-    return Scores(**{**fields, "draws": (*draws, *controls), **changes})
+    """Return scores of these draws and controls, signed, as of an audit that the hospital ran."""
+    fields: dict[str, Any] = {
+        "suite": "suite/1",
+        "party": "hospital-0",
+        "seed": 0,
+        "attacked_by": "hospital",
+    }
+    return sign_scores(Scores(**{**fields, "draws": (*draws, *controls), **changes}), HOSPITAL)
 
 
 def make_report(draws: Sequence[DrawScores], controls: Sequence[DrawScores] = (*CONTROLS, SIGNS)) -> Report:
@@ -201,9 +210,9 @@ def parsed(scores: Scores) -> dict[str, Any]:
 
 
 def changed_report(scores: Scores, change: Callable[[ParsedDraws], object]) -> Report:
-    """Return the report of scores whose file was changed, its draws by the name of their set without the prefix."""
+    """Return the report of scores that were changed before they were signed, their draws by the name of their set without the prefix."""
     value = parsed(scores)
     sets = {draw["set"].removeprefix("control-"): draw for draw in value["draws"]}
     change(sets)
     changed = parse_record(Scores, {**value, "draws": list(sets.values())}, "scores.json")
-    return build_report(changed, "s")
+    return build_report(sign_scores(changed, HOSPITAL), "s")
