@@ -3,8 +3,8 @@
 A hospital's folder holds its secret key, its settings (party.yaml) and its sealed (encrypted) images. Every command
 takes that folder. `cipherward-party COMMAND --help` shows a command's options.
 
-The commands are in a file a group: keys.py, sealing.py, agreeing.py and measuring.py. Each imports what it needs when
-it runs, so that `--help` needs neither NumPy nor PyTorch.
+The commands are in a file a group: auditing.py, keys.py, sealing.py, agreeing.py and measuring.py. Each imports what
+it needs when it runs, so that `--help` needs neither NumPy nor PyTorch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import typer
 
 from coordinator.exchange.console import run
 from parties.cli.agreeing import accept
+from parties.cli.auditing import audit
 from parties.cli.keys import identity, keygen, rotate, share_key
 from parties.cli.measuring import baseline, classify, report, score
 from parties.cli.sealing import inspect, schemes, seal, unseal, verify
@@ -23,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(audit)
 app.command()(keygen)
 app.command()(identity)
 app.command("share-key")(share_key)

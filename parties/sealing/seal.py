@@ -3,7 +3,9 @@
 A hospital seals its splits under its own key. For an audit it also seals sets under keys made only for that:
 
     sealed/train  sealed/val  sealed/test      the hospital's key
-    sealed/audit-1  sealed/audit-2 …           its training images under throwaway keys: further draws
+    sealed/set-XXXXXXXX …                      for an audit that a cloud runs: its training images under its own key
+                                                and under throwaway keys, told apart by nothing (audit_sets.py)
+    sealed/audit-1  sealed/audit-2 …           where the names may tell: its training images under throwaway keys
     sealed/control-known  …-noise …             the controls, made of phantom images, which are public
 """
 
@@ -40,6 +42,7 @@ from crypto.sets.dataset import SealedDataset, equal_except_nonce
 from crypto.sets.resume import clear_leftovers, is_unfinished, read_unfinished, sealing_identity
 from crypto.sets.writer import seal_images, sealed_bytes
 from crypto.spec import SchemeSpec
+from parties.sealing import audit_sets
 from parties.sealing.place import Place
 from parties.sealing.still_plain import require_hidden, sample_rows
 from parties.sources.phantom import Phantom
@@ -90,7 +93,7 @@ def plan_sealing(place: Place, name: str) -> Sealing:
 
     Args:
         place: The hospital's folder.
-        name: A split, `audit-N`, or a control (see coordinator/exchange/audit/control_sets.py).
+        name: A split, `set-XXXXXXXX`, `audit-N`, or a control (see coordinator/exchange/audit/control_sets.py).
 
     Raises:
         CipherwardError: If no set has this name, or its images or settings cannot be used.
@@ -102,6 +105,8 @@ def plan_sealing(place: Place, name: str) -> Sealing:
         return Sealing(name, place.plain(name), place.key_path, spec, throwaway=False)
     if name in controls.SETS:
         return _plan_control(place, name)
+    if audit_sets.is_audit_set(name):
+        return _plan_audit_set(place, name)
     if match := re.fullmatch(r"audit-([1-9]\d?)", name):
         # Each draw has other images in another order: both key and pool are drawn anew.
         source = place.plain("train")
@@ -110,8 +115,23 @@ def plan_sealing(place: Place, name: str) -> Sealing:
         rows = order[: s.audit_images] if s.audit_images else order
         return Sealing(name, Share(source, rows), place.private / f"{name}.key", spec, throwaway=True)
     raise CipherwardError(
-        f"no such sealed set: {name!r}", f"known: {', '.join(SPLITS + controls.SETS)}, audit-N"
+        f"no such sealed set: {name!r}",
+        f"known: {', '.join(SPLITS + controls.SETS)}, set-XXXXXXXX, audit-N",
     )
+
+
+def _plan_audit_set(place: Place, name: str) -> Sealing:
+    """Return what has to be sealed for a set that the cloud attacks without being told what it is."""
+    s = place.settings
+    is_own = audit_sets.role_of(place, name) == "own_key"
+    source = place.plain("train")
+    order = audit_sets.order_of_images(place, name, len(source))
+    spec = describe(
+        s.scheme, (s.image_size, s.image_size, s.channels), s.block, s.key_scope, s.scheme_options
+    )
+    key_path = place.key_path if is_own else place.private / f"{name}.key"
+    rows = order[: s.audit_images] if s.audit_images else order
+    return Sealing(name, Share(source, rows), key_path, spec, throwaway=not is_own)
 
 
 def _plan_control(place: Place, name: str) -> Sealing:
@@ -134,13 +154,18 @@ def _plan_control(place: Place, name: str) -> Sealing:
 
 
 def set_names(draws: int) -> list[str]:
-    """Return the names of the sets that a hospital seals.
+    """Return the names of the sets that a hospital seals where names may tell what a set is.
 
     Args:
         draws: Draws of the audit. 0 means no audit: only the splits are sealed.
     """
     audit = [f"audit-{i}" for i in range(1, draws)] + list(controls.SETS) if draws else []
     return [*SPLITS, *audit]
+
+
+def blind_set_names(place: Place, draws: int, *, own_key: bool = True) -> list[str]:
+    """Return the names of the sets that a hospital seals for an audit that a cloud runs; see audit_sets.py."""
+    return [*SPLITS, *audit_sets.ensure_map(place, draws, own_key=own_key).names, *controls.SETS]
 
 
 @dataclass(frozen=True)

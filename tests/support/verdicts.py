@@ -210,7 +210,10 @@ def parsed(scores: Scores) -> dict[str, Any]:
 
 
 def changed_report(scores: Scores, change: Callable[[ParsedDraws], object]) -> Report:
-    """Return the report of scores that were changed before they were signed, their draws by the name of their set without the prefix."""
+    """Return the report of scores that were changed before they were signed.
+
+    `change` gets the draws by the name of their set without the prefix.
+    """
     value = parsed(scores)
     sets = {draw["set"].removeprefix("control-"): draw for draw in value["draws"]}
     change(sets)

@@ -17,7 +17,14 @@ import numpy as np
 from coordinator.adversary.contract import Tier
 from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run.cell import Cell
-from coordinator.exchange.audit.control_sets import LARGEST_POOL_ONLY, PREFIX, PUBLIC, TARGETED, meets
+from coordinator.exchange.audit.control_sets import (
+    BLIND_PREFIX,
+    LARGEST_POOL_ONLY,
+    PREFIX,
+    PUBLIC,
+    TARGETED,
+    meets,
+)
 from coordinator.exchange.audit.guesses import Draw, audit_rows
 from coordinator.exchange.audit.suite1 import MIN_SET_IMAGES
 from coordinator.exchange.pool import Pool
@@ -38,6 +45,8 @@ class Settings:
         budget_s: the time that an attack may take at one pool size, in seconds.
         public: None, or public plain images uint8 [m, *image_shape], for the attacks that need some.
         study: None, or the folder of a study, for the attacks on what the cloud observed of its training.
+        first_draw: the number of the first draw, which decides on its rows and pool: a hospital that runs the attacks
+            on one set of an audit again names that set's number.
     """
 
     attacks: Sequence[str]
@@ -47,10 +56,14 @@ class Settings:
     budget_s: float
     public: Images | None = None
     study: Path | None = None
+    first_draw: int = 0
 
 
 def find_sets(paths: Sequence[Path]) -> list[SealedDataset]:
     """Open the sealed sets at these paths. A folder of sets stands for its training, audit and control sets.
+
+    Where a hospital sealed sets that are told by no name, one of them holds the training images under the same key:
+    then `train` is left out, or the rows to guess would be in the pool.
 
     Raises:
         CipherwardError: if a path holds no sealed set.
@@ -61,7 +74,9 @@ def find_sets(paths: Sequence[Path]) -> list[SealedDataset]:
             sets.append(SealedDataset.open(path))
             continue
         inner = sorted(p.parent for p in path.glob("*/manifest.json")) if path.is_dir() else []
-        attacked = [p for p in inner if p.name not in ("val", "test")]
+        is_blind = any(p.name.startswith(BLIND_PREFIX) for p in inner)
+        left_out = ("train", "val", "test") if is_blind else ("val", "test")
+        attacked = [p for p in inner if p.name not in left_out]
         # The hospital's own images are the first draw, whatever else is there.
         attacked.sort(key=lambda p: (p.name != "train", p.name.startswith("control"), p.name))
         if not attacked:

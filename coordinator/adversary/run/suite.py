@@ -131,7 +131,9 @@ def _run(
     prepare: Callable[[], None],
 ) -> list[Draw]:
     groups, public_control = group_by_key(sets, settings.attacks), find_public_control(sets)
-    planned = [plan_draw(f"draw-{i}", i, group, settings) for i, group in enumerate(groups)]
+    planned = [
+        plan_draw(f"draw-{i}", i, group, settings) for i, group in enumerate(groups, settings.first_draw)
+    ]
     training_keys = training_key_ids(settings.study)
     _check_training(training_keys, planned, groups, settings)
     about = _about(settings, public_control)
@@ -219,6 +221,7 @@ def _about(settings: Settings, public_control: SealedDataset | None) -> dict[str
         "pools": list(settings.pools),
         "rows": settings.rows,
         "budget_s": settings.budget_s,
+        **({"first_draw": settings.first_draw} if settings.first_draw else {}),
     }
 
 

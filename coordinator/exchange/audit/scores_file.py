@@ -14,8 +14,8 @@ def read_scores(path: Path) -> Scores:
     """Read scores.json, and check its signature and every figure that follows from others.
 
     Raises:
-        CipherwardError: If it is missing, not a scores file or damaged, if it was changed after it was signed, or if a
-            figure contradicts its counts; the message names the field.
+        CipherwardError: If it is missing, not a scores file or damaged, if it was changed after it was signed, or
+            if a figure contradicts its counts; the message names the field.
     """
     scores = read_record(Scores, path, SCHEMA, "scores")
     check_scores(scores, str(path))  # first: it names the field
