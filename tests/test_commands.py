@@ -67,7 +67,7 @@ def test_your_own_folder_in_five_commands(hospital: Path, images: Path, tmp_path
     assert done.returncode == 0, done.stderr
     done = command(PARTY, "score", hospital, guesses, "--rows", 40, "--out", scores)
     assert done.returncode == 0, done.stderr
-    words = ["--guesses", guesses, "--sealed", hospital / "sealed" / "train", "--out", tmp_path / "report"]
+    words = ["--guesses", guesses, "--sealed", hospital / "sealed", "--out", tmp_path / "report"]
     done = command(COORDINATOR, "report", scores, *words)
     assert "verdict" in done.stdout, done.stdout + done.stderr
     report = json.loads((tmp_path / "report" / "report.json").read_text())

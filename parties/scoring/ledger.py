@@ -138,8 +138,17 @@ def accept(place: Place, submission: Submission, rows: int, gallery: int) -> Non
                     submission.folder, guess, most_guess_bytes(draw.spec, len(draw.rows))
                 )
                 require_well_formed(guess, images, key, draw.spec, len(draw.rows))
-    settings = {"rows": rows, "gallery": gallery, "seed": place.settings.seed}
-    _record(place, submission, settings)
+    for entry in _new_entries(place, submission, rows, gallery):
+        append_line(ledger_path(place), json.dumps(entry))
+
+
+def require_same_question(place: Place, submission: Submission, rows: int, gallery: int) -> None:
+    """Check that the ledger knows no other question about the sets of a submission. Nothing is written.
+
+    Raises:
+        CipherwardError: If another question about a set was answered before.
+    """
+    _new_entries(place, submission, rows, gallery)
 
 
 def _stated_rows(about: Mapping[str, object]) -> tuple[int, int]:
@@ -239,7 +248,11 @@ def _content_of(place: Place, draw: Draw, name: str) -> str:
 
 def has_scored_own_key(place: Place, key_id: str) -> bool:
     """Return whether guesses about images under this key of the hospital's own were scored before."""
-    return any(e.get("own_key") == key_id for e in read_lines(ledger_path(place)) if isinstance(e, dict))
+    train = place.sealed_folder("train")
+    # Lines of earlier versions name no key; those about `train` are known by its digest.
+    digest = SealedDataset.open(train).digest if (train / "manifest.json").exists() else None
+    entries = [entry for entry in read_lines(ledger_path(place)) if isinstance(entry, dict)]
+    return any(e.get("own_key") == key_id or (digest and e.get("set") == digest) for e in entries)
 
 
 def ledger_path(place: Place) -> Path:
@@ -247,14 +260,14 @@ def ledger_path(place: Place) -> Path:
     return place.private / "score-ledger.jsonl"
 
 
-def _record(place: Place, submission: Submission, settings: Mapping[str, int]) -> None:
-    """Write to the ledger which guesses are scored, and how.
+def _new_entries(place: Place, submission: Submission, rows: int, gallery: int) -> list[dict[str, object]]:
+    """Return what the ledger must note of the guesses that are scored, and how.
 
     Raises:
         CipherwardError: If a set was scored before against other guesses, or with other settings.
     """
-    ledger = ledger_path(place)
-    recorded = [entry for entry in read_lines(ledger) if isinstance(entry, dict)]
+    settings = {"rows": rows, "gallery": gallery, "seed": place.settings.seed}
+    recorded = [entry for entry in read_lines(ledger_path(place)) if isinstance(entry, dict)]
     entries = []
     for draw, name in submission.draws:
         digest, content = draw.digests[0], _content_of(place, draw, name)
@@ -266,8 +279,7 @@ def _record(place: Place, submission: Submission, settings: Mapping[str, int]) -
             if not plan_sealing(place, name).throwaway:
                 entry["own_key"] = draw.key_id
             entries.append({**entry, "time": int(time.time())})
-    for entry in entries:
-        append_line(ledger, json.dumps(entry))
+    return entries
 
 
 def _require_same_question(

@@ -37,7 +37,7 @@ from crypto.scheme import load
 from parties.agent.identity_file import ensure_identity
 from parties.scoring.figures import compute_figures, degenerate_figures, is_degenerate
 from parties.scoring.hospital_run import attack_blind_controls
-from parties.scoring.ledger import accept, read_submission
+from parties.scoring.ledger import accept, read_submission, require_same_question
 from parties.scoring.measures import ssims, summarise
 from parties.scoring.signing import sign_scores
 from parties.scoring.truth import Truth, baseline_ssims, build_truth, classified_rate, linkable_rate
@@ -78,6 +78,7 @@ def score(
         place
     )  # before the ledger: unsigned scores would use up the sets
     submission = read_submission(place, guesses, rows)
+    require_same_question(place, submission, rows, gallery)
     own = attack_blind_controls(place, submission, log) if attacked_by == "cloud" else {}
     with folder_lock(place.private):
         accept(place, submission, rows, gallery)

@@ -104,7 +104,8 @@ def ensure_map(place: Place, draws: int, *, own_key: bool = True) -> AuditSets:
     sets = read_map(place)
     if sets is None:
         roles: list[Role] = ["own_key" if own_key else "throwaway"]
-        roles += ["throwaway"] * (draws - 1) + ["blind_control"] * BLIND_CONTROLS
+        roles += ["throwaway" for _ in range(draws - 1)]
+        roles += ["blind_control" for _ in range(BLIND_CONTROLS)]
         names: set[str] = set()
         while len(names) < len(roles):
             names.add(BLIND_PREFIX + secrets.token_hex(4))

@@ -2,8 +2,9 @@
 
 A hospital that attacks its own sealed sets (`cipherward-party audit`) starts the attacks in a process that is given
 no key and no path to one. Landlock makes the kernel enforce it: every file outside of an allow-list can no longer be
-opened, TCP can be neither bound nor connected, and other processes can be neither traced nor signalled. Where the
-kernel has no Landlock, or on another system, `confine` says so and changes nothing.
+opened, TCP can be neither bound nor connected, and other processes can be neither traced nor signalled. Capabilities
+are given up as well: with them, root could read the memory of other processes nevertheless. Where the kernel has no
+Landlock, or on another system, `confine` says so and changes nothing.
 
 Kernel documentation: https://docs.kernel.org/userspace-api/landlock.html
 """
@@ -22,6 +23,8 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION_FLAG = 1
 _PATH_BENEATH = 1
 _PR_SET_NO_NEW_PRIVS = 38
+#: Version 3 of the interface of capset(2).
+_CAPABILITIES_3 = 0x20080522
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _TRUNCATE, _IOCTL_DEV = 1 << 14, 1 << 15
@@ -91,6 +94,8 @@ def confine(read: Sequence[Path], write: Sequence[Path]) -> bool:
         for path in [*_bytecode_folders(), Path("/dev"), *write]:
             _allow(libc, handle, path, every_right)
         _checked(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        header, none = (ctypes.c_uint32 * 2)(_CAPABILITIES_3, 0), (ctypes.c_uint32 * 6)()
+        _checked(libc.capset(header, none))
         _checked(libc.syscall(_RESTRICT_SELF, handle, 0))
     finally:
         os.close(handle)
