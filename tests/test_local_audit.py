@@ -134,6 +134,7 @@ def test_settings_that_cannot_work_write_nothing(images: Path, tmp_path: Path, h
     assert done.returncode == 1 and "no such file or folder" in done.stderr
     done = here(PARTY, "audit", images, "--out", out, "--image-size", 50, "--block", 8)
     assert done.returncode == 1 and "do not divide" in done.stderr
+    assert not (out / "private").exists() and not (out / "audits").exists()
     done = here(PARTY, "audit", images, "--out", out, *SMALL[:4], "--attacks", "magic", *SMALL[4:])
     assert done.returncode == 1 and "unknown attack 'magic'" in done.stderr
     assert not list(out.rglob("guesses.json"))

@@ -114,6 +114,7 @@ def audit(
 def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
     """Return the hospital that an audit belongs to. For images alone, one is made that holds nothing but audits."""
     from parties.sealing.place import SETTINGS_FILE, Place
+    from parties.sealing.seal import plan_sealing
     from parties.sources.source import SPLITS
 
     if (target / SETTINGS_FILE).is_file():
@@ -144,6 +145,7 @@ def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
     trial = Place.from_settings(folder, {**place.settings.model_dump(), **changes})
     for split in SPLITS:
         trial.plain(split)
+    plan_sealing(trial, "train")
     place.save()
     return place
 

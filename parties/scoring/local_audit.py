@@ -134,8 +134,11 @@ def run_local_audit(
     Raises:
         CipherwardError: If the images cannot be sealed with these settings, or a step fails.
     """
-    identity = ensure_identity(home)
     place = audit_place(home, settings, changes)
+    sealings = _plan(
+        place, settings.draws
+    )  # settings that cannot work are reported before anything is written
+    identity = ensure_identity(home)
     with disk_errors(place.folder):
         (home.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
         place.folder.mkdir(mode=0o700, exist_ok=True)
@@ -148,7 +151,7 @@ def run_local_audit(
         confined = None
         scores_file = place.folder / "scores.json"
         if not scores_file.exists():
-            _seal(place, settings.draws, log, progress_bar)
+            _seal(place, sealings, log, progress_bar)
             confined = _attack(place, settings, log, jobs)
             log("scoring the guesses")
             guesses = place.folder / "guesses"
@@ -169,10 +172,14 @@ def run_local_audit(
     return LocalAudit(place.folder, report, confined)
 
 
-def _seal(place: Place, draws: int, log: Log, progress_bar: ProgressBar) -> None:
-    """Seal the sets that are missing, if the disk has room for them."""
+def _plan(place: Place, draws: int) -> list[Sealing]:
+    """Return what has to be sealed: the draws, whose names may tell what they are, and the controls."""
     names = [*(f"audit-{i}" for i in range(1, draws + 1)), *controls.SETS]
-    sealings = [plan_sealing(place, name) for name in names]
+    return [plan_sealing(place, name) for name in names]
+
+
+def _seal(place: Place, sealings: Sequence[Sealing], log: Log, progress_bar: ProgressBar) -> None:
+    """Seal the sets that are missing, if the disk has room for them."""
     missing = [s for s in sealings if not (place.sealed_folder(s.name) / "manifest.json").exists()]
     need, free = disk_needed(place, missing), shutil.disk_usage(place.folder).free
     log(f"sealing {len(missing)} sets, {need / 1e6:.0f} MB of disk")

@@ -5,7 +5,9 @@ hospital-0/
   policy.yaml      what the hospital accepted of a study (`cipherward-party accept`); its client obeys nothing else
   secret.key       mode 0600; only commands of the hospital open it
   sealed/          train/ val/ test/: what may leave
-  private/         row lists, quarantine list, score ledger, report with plain pictures, stems of each study,
+  audits/          audits that the hospital ran itself (parties/scoring/local_audit.py): mode 0700
+  hospital-run/    its own guesses about blind controls, which may show its images: mode 0700
+  private/         row lists, map of an audit's sets, identity, quarantine list, score ledger, report with plain pictures, stems of each study,
                    answers and refusals to coordinators: what stays
 """
 

@@ -77,6 +77,8 @@ def find_sets(paths: Sequence[Path]) -> list[SealedDataset]:
         is_blind = any(p.name.startswith(BLIND_PREFIX) for p in inner)
         left_out = ("train", "val", "test") if is_blind else ("val", "test")
         attacked = [p for p in inner if p.name not in left_out]
+        if is_blind:  # sets of an earlier version, whose names tell what they are
+            attacked = [p for p in attacked if not p.name.startswith("audit-")]
         # The hospital's own images are the first draw, whatever else is there.
         attacked.sort(key=lambda p: (p.name != "train", p.name.startswith("control"), p.name))
         if not attacked:
