@@ -7,8 +7,8 @@ hospital-0/
   sealed/          train/ val/ test/: what may leave
   audits/          audits that the hospital ran itself (parties/scoring/local_audit.py): mode 0700
   hospital-run/    its own guesses about blind controls, which may show its images: mode 0700
-  private/         row lists, map of an audit's sets, identity, quarantine list, score ledger, report with plain pictures, stems of each study,
-                   answers and refusals to coordinators: what stays
+  private/         row lists, map of an audit's sets, identity, quarantine list, score ledger, report with plain
+                   pictures, stems of each study, answers and refusals to coordinators: what stays
 """
 
 from __future__ import annotations
