@@ -60,7 +60,7 @@ def attack(
             "storage that all nodes share, because workers open them by path."
         ),
     ] = "",
-    first_draw: Annotated[int, typer.Option(min=0, hidden=True)] = 0,
+    draw_numbers: Annotated[str, typer.Option(hidden=True)] = "",
     listing: Annotated[bool, typer.Option("--list", help="List the attacks.")] = False,
 ) -> None:
     """Attack sealed sets with ciphertexts only, and freeze the guesses for scoring.
@@ -86,7 +86,7 @@ def attack(
         budget_s=parse_seconds(budget),
         public=None if public is None else read_public(public, sets[0].spec.image_shape, talk.print),
         study=study,
-        first_draw=first_draw,
+        draw_numbers=_parse_numbers(draw_numbers),
     )
 
     def prepare() -> None:
@@ -96,6 +96,14 @@ def attack(
     draws = run_suite(sets, out, settings, talk.print, workers, prepare)
     count = sum(len(draw.guesses) for draw in draws)
     result.print(f"{out}: {count} guesses about {len(draws)} draws, frozen")
+
+
+def _parse_numbers(text: str) -> list[int]:
+    """Return the numbers of draws, separated by commas."""
+    words = text.split(",") if text else []
+    if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise CipherwardError(f"--draw-numbers {text!r} are not numbers of draws", "for example: 1,3")
+    return [int(word) for word in words]
 
 
 def _print_attacks() -> None:

@@ -52,7 +52,7 @@ class AttackOptions:
         budget_s: Seconds that an attack may take at one pool size; None for the command's default.
         jobs: Number of attacks at once; None for one on every core.
         public: Folder of public plain images.
-        first_draw: Number of the first draw.
+        draw_numbers: Number of each draw; none stands for 0, 1, 2, …
     """
 
     rows: int
@@ -62,16 +62,17 @@ class AttackOptions:
     budget_s: float | None = None
     jobs: int | None = None
     public: Path | None = None
-    first_draw: int = 0
+    draw_numbers: Sequence[int] = ()
 
     def words(self) -> list[str]:
         """Return the options as words of a command line."""
-        words = ["--rows", str(self.rows), "--seed", str(self.seed), "--first-draw", str(self.first_draw)]
+        words = ["--rows", str(self.rows), "--seed", str(self.seed)]
         optional = {
             "--attacks": ",".join(self.attacks),
             "--pools": ",".join(map(str, self.pools)),
             "--budget": "" if self.budget_s is None else str(self.budget_s),
             "--jobs": "" if self.jobs is None else str(self.jobs),
+            "--draw-numbers": ",".join(map(str, self.draw_numbers)),
             "--public": "" if self.public is None else str(self.public.resolve()),
         }
         for name, value in optional.items():

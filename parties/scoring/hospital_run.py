@@ -6,7 +6,7 @@ control as the cloud says it did: the same attacks of suite/1, pool sizes and ro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,36 +49,35 @@ def attack_blind_controls(
     pools = sorted(
         {g.pool_size for draw in audited for g in draw.guesses if g.uses_pool and g.attack in ATTACKS}
     )
-    own = {}
-    for draw, name in submission.draws:
-        if not is_audit_set(name) or role_of(place, name) != "blind_control" or not attacks:
-            continue
-        log(f"{name} is a blind control: the hospital attacks it, too")
-        folder = place.folder / FOLDER / f"{draw.digests[0][:16]}-{submission.sha256[:16]}"
-        with disk_errors(folder):
-            (place.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
-        options = AttackOptions(
-            rows=submission.rows,
-            seed=submission.seed,
-            attacks=attacks,
-            pools=pools or [1],
-            budget_s=min(max(submission.budget_s or 0.0, _LEAST_BUDGET_S), _MOST_BUDGET_S),
-            first_draw=submission.numbers[draw.name],
-        )
-        run_attacks([place.sealed_folder(name)], folder, options, log)
-        own[name] = (_only_draw(folder, draw), folder)
-    return own
-
-
-def _only_draw(folder: Path, draw: Draw) -> Draw:
-    """Return the hospital's own draw, which must be about the rows of the cloud's."""
+    controls = [
+        (draw, name)
+        for draw, name in submission.draws
+        if is_audit_set(name) and role_of(place, name) == "blind_control"
+    ]
+    if not controls or not attacks:
+        return {}
+    log(f"the hospital attacks {len(controls)} blind controls, too")
+    folder = place.folder / FOLDER / submission.sha256[:16]
+    with disk_errors(folder):
+        (place.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
+    options = AttackOptions(
+        rows=submission.rows,
+        seed=submission.seed,
+        attacks=attacks,
+        pools=pools or [1],
+        budget_s=min(max(submission.budget_s or 0.0, _LEAST_BUDGET_S), _MOST_BUDGET_S),
+        draw_numbers=[submission.numbers[draw.name] for draw, _ in controls],
+    )
+    run_attacks([place.sealed_folder(name) for _, name in controls], folder, options, log)
     draws, _ = read_draws(folder)
-    if (
-        len(draws) != 1
-        or not np.array_equal(draws[0].rows, draw.rows)
-        or draws[0].digests[0] != draw.digests[0]
-    ):
+    return {name: (_own_draw(draws, draw, folder), folder) for draw, name in controls}
+
+
+def _own_draw(draws: Sequence[Draw], draw: Draw, folder: Path) -> Draw:
+    """Return the hospital's own draw of a set, which must be about the rows of the cloud's."""
+    own = next((o for o in draws if o.digests[0] == draw.digests[0]), None)
+    if own is None or not np.array_equal(own.rows, draw.rows):
         raise CipherwardError(
             f"{folder} holds guesses about another set", f"remove {folder} and score again"
         )
-    return draws[0]
+    return own

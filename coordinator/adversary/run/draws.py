@@ -45,8 +45,8 @@ class Settings:
         budget_s: the time that an attack may take at one pool size, in seconds.
         public: None, or public plain images uint8 [m, *image_shape], for the attacks that need some.
         study: None, or the folder of a study, for the attacks on what the cloud observed of its training.
-        first_draw: the number of the first draw, which decides on its rows and pool: a hospital that runs the attacks
-            on one set of an audit again names that set's number.
+        draw_numbers: the number of each draw, which decides on its rows and pool; by default 0, 1, 2, … A hospital
+            that runs the attacks on some sets of an audit again names the numbers that these had.
     """
 
     attacks: Sequence[str]
@@ -56,7 +56,7 @@ class Settings:
     budget_s: float
     public: Images | None = None
     study: Path | None = None
-    first_draw: int = 0
+    draw_numbers: Sequence[int] = ()
 
 
 def find_sets(paths: Sequence[Path]) -> list[SealedDataset]:
