@@ -57,28 +57,44 @@ def seal(
             min=0, max=99, help="Number of draws to seal for an audit (3 for suite/1; 0 for none)."
         ),
     ] = 0,
+    named: Annotated[
+        bool,
+        typer.Option(
+            "--named",
+            help="Let folder names tell which set is which: for simulations. The default hides it from the cloud.",
+        ),
+    ] = False,
 ) -> None:
     """Seal (encrypt) the hospital's images into HOSPITAL/sealed. Run it again to resume an interrupted run.
 
     With --images, the settings are saved in HOSPITAL/party.yaml for later runs.
     """
-    from parties.sealing.seal import check_sealing, plan_sealing, set_names
+    from parties.sealing.seal import blind_set_names, check_sealing, plan_sealing, set_names
 
     changes: dict[str, Any] = {
-        "images": None if images is None else str(_absolute(images)),
+        "images": None if images is None else str(absolute(images)),
         "image_size": image_size,
         "channels": None if rgb is None else 3 if rgb else 1,
         "scheme": scheme,
         "block": block,
         "key_scope": key_scope,
         # Options belong to one scheme: a new scheme starts without any.
-        "scheme_options": _parse_options(option) if option or scheme else None,
+        "scheme_options": parse_options(option) if option or scheme else None,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     place = _place_with(hospital, changes)
-    place.key()  # reports a missing or unusable key, and settings that cannot work, before anything is saved
-    sealings = [plan_sealing(place, name) for name in set_names(audit)]
+    key = (
+        place.key()
+    )  # reports a missing or unusable key, and settings that cannot work, before anything is saved
+    sealings = [plan_sealing(place, name) for name in set_names(0 if audit and not named else audit)]
     with folder_lock(place.folder):
+        if audit and not named:
+            from parties.scoring.ledger import has_scored_own_key
+
+            for sealing in sealings:
+                check_sealing(place, sealing)  # before a map of sets is made
+            names = blind_set_names(place, audit, own_key=not has_scored_own_key(place, key.id))
+            sealings = [plan_sealing(place, name) for name in names]
         if changes:
             for sealing in sealings:
                 check_sealing(place, sealing)  # settings that contradict the sets on disk are not saved
@@ -108,6 +124,7 @@ def _place_with(hospital: Path, changes: dict[str, Any]) -> Place:
 
 def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
     """Seal every set that is missing, if the disk has room for all of them, and print what was done."""
+    from parties.sealing.audit_sets import equalise_times, is_audit_set, map_path
     from parties.sealing.seal import seal as seal_set
 
     _check_disk(place, sealings)
@@ -123,6 +140,13 @@ def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
         )
         for name in sealed.quarantined:
             talk.print(f"  cannot decode {name}: left out")
+    blind = [place.sealed_folder(s.name) for s in sealings if is_audit_set(s.name)]
+    if blind:
+        equalise_times(blind)
+        talk.print(
+            f"{len(blind)} sets whose names tell nothing are for an audit that a cloud runs; "
+            f"{map_path(place)} says which is which, and stays here"
+        )
     if left_out:
         talk.print(f"{left_out} images left out; they are listed in {place.private / 'quarantine.txt'}")
     result.print(f"{place.folder / 'sealed'}: {image_count} images in {len(sealings)} sets")
@@ -142,7 +166,7 @@ def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
         )
 
 
-def _parse_options(words: list[str] | None) -> dict[str, Any]:
+def parse_options(words: list[str] | None) -> dict[str, Any]:
     """Return NAME=VALUE words as a dict, with the values read as YAML."""
     options = {}
     for word in words or ():
@@ -160,7 +184,8 @@ def _parse_options(words: list[str] | None) -> dict[str, Any]:
     return options
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
+    """Return the absolute path of what a user named."""
     try:
         return path.expanduser().resolve()
     except (OSError, RuntimeError):  # a loop of links
