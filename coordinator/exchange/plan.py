@@ -33,6 +33,13 @@ class Plan(Settings):
     parties: int = Field(default=3, ge=1)
     source: str = "phantom"
     images: str = ""
+    # How a simulated hospital finds and reads its images (docs/images.md). A real one has these in its party.yaml.
+    labels: str = ""
+    groups: str = "folder"
+    class_list: tuple[str, ...] = ()
+    window: str = ""
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    background: int | None = Field(default=None, ge=0, le=255)
     counts: tuple[int, int, int] = (0, 0, 0)
     image_size: int = Field(default=224, ge=8)
     channels: Literal[1, 3] = 1
@@ -245,8 +252,8 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
 def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     """Read a plan without looking for its weights and images, for callers that only study a training.
 
-    Relative `images` and `weights` paths are resolved against the working directory and made absolute, because
-    Flower's processes have another working directory.
+    Relative paths of `images`, `labels` and `weights` are resolved against the working directory and made absolute,
+    because Flower's processes have another working directory.
 
     Args:
         path: the YAML file.
@@ -256,7 +263,7 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         CipherwardError: if the file or a setting is wrong. The message names the file and the key.
     """
     values = nest({**read_yaml(Path(path), "plan"), **(overrides or {})})
-    for key in ("images", "weights"):
+    for key in ("images", "labels", "weights"):
         if values.get(key):
             values[key] = str(Path(str(values[key])).expanduser().resolve())
     return build(Plan, values, str(path))

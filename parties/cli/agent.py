@@ -39,8 +39,8 @@ def enrol(hospital: Hospital) -> None:
         enrolment = make_keys(place)
     talk.print(f"wrote {enrolment.path}: give it to the coordinator")
     talk.print(
-        "compare this fingerprint with the other hospitals over another channel, such as the telephone: whoever "
-        "carries a public key can replace it"
+        "compare this fingerprint with the other hospitals yourself, by telephone or in person: whoever carries a "
+        "public key can replace it"
     )
     result.print(enrolment.identity.fingerprint)
 
@@ -126,7 +126,7 @@ def _show(bundle: Bundle, known: str, changes: list[FileChange]) -> None:
     for change in changes:
         # All of it: what a long difference hides is what should be read. A removed file runs nothing.
         for line in change.diff if change.kind != "removed" else ():
-            talk.print(line)
+            talk.print(line, soft_wrap=True)
     table = Table("file", "compared with what is known")
     for change in changes:
         # Names of files come from outside: nothing in them may steer a terminal.
@@ -168,7 +168,11 @@ def join(
     from parties.sealing.place import Place
 
     options = Options(parse_seconds(limit, "--limit") if limit else None)
-    run_agent(Place.open(hospital), read_kit(kit), talk.print, options)
+
+    def log_line(text: str) -> None:
+        talk.print(text, soft_wrap=True)  # a service's log has no width
+
+    run_agent(Place.open(hospital), read_kit(kit), log_line, options)
 
 
 def leave(hospital: Hospital) -> None:

@@ -20,7 +20,21 @@ from coordinator.exchange.audit.suite1 import (
 )
 from coordinator.exchange.console import parse_pool_sizes, parse_seconds, progress, result, talk
 from crypto.errors import CipherwardError
-from parties.cli.sealing import absolute, parse_options
+from parties.cli.image_options import (
+    AllowBurnedIn,
+    Background,
+    Classes,
+    Fit,
+    Groups,
+    Labels,
+    OfHospital,
+    Rgb,
+    Window,
+    absolute,
+    is_npz,
+    settings_of,
+)
+from parties.cli.sealing import parse_options
 
 if TYPE_CHECKING:
     from parties.scoring.local_audit import LocalAudit
@@ -42,7 +56,15 @@ def audit(
     image_size: Annotated[
         int | None, typer.Option(help="Resize every image to this side length, in pixels.")
     ] = None,
-    rgb: Annotated[bool | None, typer.Option("--rgb/--gray", help="Three channels, or one.")] = None,
+    rgb: Rgb = None,
+    labels: Labels = None,
+    hospital_name: OfHospital = None,
+    groups: Groups = None,
+    classes: Classes = None,
+    window: Window = None,
+    fit: Fit = None,
+    background: Background = None,
+    allow_burned_in: AllowBurnedIn = None,
     scheme: Annotated[str | None, typer.Option(help="Encryption scheme.")] = None,
     block: Annotated[int | None, typer.Option(help="Side of a block, in pixels.")] = None,
     key_scope: Annotated[str | None, typer.Option(help="consortium, party, or image.")] = None,
@@ -78,6 +100,9 @@ def audit(
     from parties.scoring.local_audit import AuditSettings, run_local_audit
 
     changes = {
+        **settings_of(
+            labels, hospital_name, groups, classes, window, fit, background, None, allow_burned_in
+        ),
         "image_size": image_size,
         "channels": None if rgb is None else 3 if rgb else 1,
         "scheme": scheme,
@@ -130,7 +155,7 @@ def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
             f"no such file or folder: {target}", "name your images, or a hospital's folder"
         )
     folder = out or Path(f"{images.stem}-audit")
-    kind = "npz" if images.suffix.lower() == ".npz" else "folder"
+    kind = "npz" if is_npz(str(images)) else "folder"
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", images.stem).lstrip("._-")[:64] or "hospital"
     settings = {"party": name, "source": kind, "images": str(images)}
     if (folder / SETTINGS_FILE).exists():

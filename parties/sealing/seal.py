@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -255,8 +256,8 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
 
     Raises:
         CipherwardError: If an image cannot be read from disk, the key is missing, a set of this name does not fit,
-            the scheme has too few keys, or the sealed images still show the plain ones. Then nothing of the set is
-            kept.
+            the scheme has too few keys, no image of a class can be decoded, or the sealed images still show the
+            plain ones. Then nothing of the set is kept.
     """
     require_protection(sealing)  # before a throwaway key is made
     source, key = sealing.source, sealing.key()
@@ -268,6 +269,7 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
         return Sealed(dataset, [], fresh=False)
     _require_hidden_sample(sealing, key)
     fingerprint = source.fingerprint()
+    labels, classes = source.labels, source.classes
     quarantined: list[str] = []
     reasons: dict[int, str] = {}
 
@@ -281,26 +283,44 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
             raise ValueError(f"image {row} has shape {picture.shape}, not {sealing.spec.image_shape}")
         return picture
 
-    def record(digest: str, rows: Int64Array) -> None:
+    def note_left_out(rows: Int64Array) -> None:
         names = source.names
         for row in np.setdiff1d(np.arange(len(source)), rows):
-            reason = reasons.get(int(row)) or _reason_of(source, int(row))
-            line = f"{names[row]}: {reason}" if reason else names[row]
+            reasons.setdefault(int(row), _reason_of(source, int(row)))
+            line = f"{names[row]}: {reasons[int(row)]}" if reasons[int(row)] else names[row]
             quarantined.append(printable(line))  # one line for each name
-        _quarantine(place, quarantined)
+        quarantine(place, quarantined)
+
+    def record(digest: str, rows: Int64Array) -> None:
+        if not quarantined:
+            note_left_out(rows)
         write_json(rows_file, {"digest": digest, "source": fingerprint, "rows": rows.tolist()})
 
     def inspect(sealed: SealedDataset, rows: Rows) -> None:
+        if lost := np.setdiff1d(labels, labels[rows]).tolist() if len(rows) else []:
+            note_left_out(rows)
+            raise _lost_class(
+                classes[lost[0]], sealing.name, [reasons[int(i)] for i in np.flatnonzero(labels == lost[0])]
+            )
         if not sealing.is_control and len(sealed):
             sample = sample_rows(len(sealed))
             plain = np.stack([source.read(int(row)) for row in rows[sample]])
             require_hidden(sealing.name, sealed.spec, plain, sealed.rows(sample))
 
-    labels, classes = source.labels, source.classes
     dataset, _ = seal_images(
         folder, read, labels, classes, key, sealing.spec, fingerprint, on_progress, record, inspect
     )
     return Sealed(dataset, quarantined, fresh=True)
+
+
+def _lost_class(name: str, split: str, reasons: list[str]) -> CipherwardError:
+    """Return the error for a class of which no image could be read."""
+    counts = Counter(reasons).most_common(3)
+    listed = "; ".join(f"{count} × {reason or 'unknown reason'}" for reason, count in counts)
+    return CipherwardError(
+        f"no image of the class {name} in {split} could be read: {listed}",
+        "nothing of the set is kept; private/quarantine.txt lists the images. Convert them, or take them away",
+    )
 
 
 def _reason_of(source: Source, row: int) -> str:
@@ -314,8 +334,8 @@ def _reason_of(source: Source, row: int) -> str:
     return ""
 
 
-def _quarantine(place: Place, names: list[str]) -> None:
-    """Add names to the list of images that could not be decoded, each once."""
+def quarantine(place: Place, names: Sequence[str]) -> None:
+    """Add names, each with its reason, to the list of images that could not be used, each once."""
     path = place.private / _QUARANTINE
     known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     merged = list(dict.fromkeys([*known, *names]))
