@@ -93,7 +93,8 @@ def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
     assert not [name for name in names if name.startswith("CIPHERWARD")]
     # The throwaway keys are gone, what shows patients is closed to others, and the ledger notes it.
     assert not list(out.rglob("*.key"))
-    assert [(work / name).stat().st_mode & 0o077 for name in ("guesses", "private")] == [0, 0]
+    closed = (work.parent, work, work / "guesses", work / "private")
+    assert [path.stat().st_mode & 0o077 for path in closed] == [0, 0, 0, 0]
     (line,) = (out / "private" / "score-ledger.jsonl").read_text().splitlines()
     assert json.loads(line)["kind"] == LEDGER_KIND
     # The same command again only reads the report.

@@ -8,15 +8,12 @@ kept is in parties/training: private_training.py, privacy_ledger.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from pydantic import Field, model_validator
 
 from coordinator.exchange.settings import Settings
 from crypto.errors import CipherwardError
-
-if TYPE_CHECKING:
-    from coordinator.exchange.plan import Plan
 
 #: How epsilon and noise are computed: numerical composition of privacy loss random variables (Gopi et al. 2021).
 ACCOUNTANT = "PRV"
@@ -99,7 +96,32 @@ class Privacy(Settings):
         return str(self)
 
 
-def require_compatible(plan: Plan) -> None:
+class _PlanSettings(Protocol):
+    """The settings of a plan that the block goes with or not; a plan holds the block, so it is not imported here."""
+
+    @property
+    def privacy(self) -> Privacy: ...
+    @property
+    def parties(self) -> int: ...
+    @property
+    def train(self) -> str: ...
+    @property
+    def strategy(self) -> str: ...
+    @property
+    def stem(self) -> str: ...
+    @property
+    def quorum(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def compile(self) -> bool: ...
+    @property
+    def class_weights(self) -> str: ...
+    @property
+    def sums_securely(self) -> bool: ...
+
+
+def require_compatible(plan: _PlanSettings) -> None:
     """Raise CipherwardError if a setting of the plan would break the bound, or could not keep it."""
     privacy = plan.privacy
     if not privacy.is_on:
@@ -123,7 +145,7 @@ def require_compatible(plan: Plan) -> None:
 MEAN_STRATEGIES = frozenset({"fedavg", "fedprox", "fedadam"})
 
 
-def sums_by_default(plan: Plan) -> bool:
+def sums_by_default(plan: _PlanSettings) -> bool:
     """Return whether a plan that does not say it protects its updates by secure aggregation.
 
     Under stem learn the updates show ciphertext only, which the cloud may hold anyway.
@@ -132,7 +154,7 @@ def sums_by_default(plan: Plan) -> bool:
     return enough and plan.stem != "learn" and plan.strategy in MEAN_STRATEGIES
 
 
-def require_summable(plan: Plan) -> None:
+def require_summable(plan: _PlanSettings) -> None:
     """Raise CipherwardError if the plan asks for secure aggregation, and another setting rules it out."""
     if not plan.sums_securely:
         return

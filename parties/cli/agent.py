@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from coordinator.exchange.command import Command
 from coordinator.exchange.console import parse_seconds, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
@@ -185,7 +186,7 @@ def leave(hospital: Hospital) -> None:
     result.print(f"the agent of {place.settings.party} (process {pid}) has ended")
 
 
-@agent_app.command("status")
+@agent_app.command("status", cls=Command)
 def agent_status(hospital: Hospital, as_json: Json = False) -> None:
     """Say whether the agent runs, whether it is connected, and what it answered."""
     from parties.agent.approval import read_approvals
@@ -211,7 +212,7 @@ def agent_status(hospital: Hospital, as_json: Json = False) -> None:
     result.print("messages: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
 
 
-@agent_app.command("approvals")
+@agent_app.command("approvals", cls=Command)
 def agent_approvals(hospital: Hospital) -> None:
     """List the app bundles that may run here."""
     from parties.agent.approval import read_approvals
@@ -221,7 +222,7 @@ def agent_approvals(hospital: Hospital) -> None:
         result.print(f"{approval.sha256}  until {approval.expires:%Y-%m-%d}  {approval.app}")
 
 
-@agent_app.command("withdraw")
+@agent_app.command("withdraw", cls=Command)
 def agent_withdraw(
     digest: Annotated[str, typer.Argument(help="The bundle's SHA-256, or its first digits.")],
     hospital: Hospital,

@@ -135,13 +135,13 @@ def run_local_audit(
         CipherwardError: If the images cannot be sealed with these settings, or a step fails.
     """
     place = audit_place(home, settings, changes)
-    sealings = plan_audit(
-        place, settings.draws
-    )  # settings that cannot work are reported before anything is written
+    # Settings that cannot work are reported before anything is written: to plan a throwaway key makes its folder.
+    require_protection(plan_sealing(place, "train"))
     identity = ensure_identity(home)
     with disk_errors(place.folder):
         (home.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
         place.folder.mkdir(mode=0o700, exist_ok=True)
+    sealings = plan_audit(place, settings.draws)
     with folder_lock(place.folder):
         if (place.folder / "report.json").exists():
             log("this audit is done already: the same images and settings")
@@ -177,15 +177,9 @@ def plan_audit(place: Place, draws: int) -> list[Sealing]:
 
     Their keys have no owner: the hospital's key may be under a passphrase, and an audit asks for none. They lie in
     private/ with mode 0600, and are destroyed with the report.
-
-    Raises:
-        CipherwardError: If `seal` would refuse the settings.
     """
     names = [*(f"audit-{i}" for i in range(1, draws + 1)), *controls.SETS]
-    sealings = [replace(plan_sealing(place, name), owner=None) for name in names]
-    for sealing in sealings:
-        require_protection(sealing)
-    return sealings
+    return [replace(plan_sealing(place, name), owner=None) for name in names]
 
 
 def _seal(place: Place, sealings: Sequence[Sealing], log: Log, progress_bar: ProgressBar) -> None:
