@@ -363,7 +363,7 @@ def test_a_second_run_of_the_same_study_differs(places: list[Place]) -> None:
 def test_patients_come_from_the_folders_of_the_images_themselves(
     places: list[Place], tmp_path: Path
 ) -> None:
-    """Three images a patient, in a folder each; the phantom says nothing of patients."""
+    """A patient's folders below two classes are one patient; the phantom says nothing of patients."""
     for number in range(30):
         split = ("train", "train", "train", "val", "test")[number // 6]
         folder = tmp_path / "images" / split / "ab"[number % 2] / f"p{number // 6}"
@@ -377,6 +377,6 @@ def test_patients_come_from_the_folders_of_the_images_themselves(
     seal(place, plan_sealing(place, "train"))
     result = CliRunner().invoke(party_app, ["patients", str(place.folder)])
     assert result.exit_code == 0, result.output
-    assert "18 training images of 6 patients" in result.output.replace("\n", " ")
+    assert "18 training images of 3 patients" in result.output.replace("\n", " ")
     with pytest.raises(CipherwardError, match="do not say which are of one patient"):
         CliRunner().invoke(party_app, ["patients", str(places[0].folder)], catch_exceptions=False)
