@@ -13,31 +13,32 @@ from coordinator.cli import app as coordinator
 from parties.cli import app as parties
 
 
-def paths_of(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the words of every command below a group."""
-    commands: dict[str, click.Command] = getattr(group, "commands", {})
-    for name, command in commands.items():
-        yield from paths_of(command, (*path, name)) if hasattr(command, "commands") else [(*path, name)]
+def commands_of(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command of a program with its words, those of groups inside it too."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {inner}", each) for inner, each in commands_of(command))
+        else:
+            yield name, command
 
 
 COMMANDS = [
-    pytest.param(app, path, id=" ".join((program, *path)))
+    pytest.param(app, name, command, id=f"{program} {name}")
     for program, app in (("coordinator", coordinator.app), ("party", parties.app))
-    for path in paths_of(typer.main.get_command(app))
+    for name, command in commands_of(typer.main.get_command(app))  # type: ignore[arg-type] # a group
 ]
 
 
-@pytest.mark.parametrize(("app", "path"), COMMANDS)
-def test_help_describes_every_parameter(app: typer.Typer, path: tuple[str, ...]) -> None:
-    command: click.Command = typer.main.get_command(app)
-    for word in path:
-        command = command.commands[word]  # type: ignore[attr-defined] # a group
-    name = path[-1]
-    done = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"})
+@pytest.mark.parametrize(("app", "name", "command"), COMMANDS)
+def test_help_describes_every_parameter(app: typer.Typer, name: str, command: click.Command) -> None:
+    environment = {"COLUMNS": "400", "TERMINAL_WIDTH": "400"}
+    done = CliRunner().invoke(app, [*name.split(), "--help"], env=environment)
     assert done.exit_code == 0
     shown = " ".join(done.output.replace("│", " ").split())
     assert command.params or name == "env"
     for parameter in command.params:
+        if getattr(parameter, "hidden", False):
+            continue
         text = getattr(parameter, "help", None)
         assert text, f"{name} {parameter.name} has no help"
         assert " ".join(text.split()) in shown, parameter.name

@@ -1,4 +1,4 @@
-"""The options of `check` and `seal` that say which images are read, and how."""
+"""The options of `check`, `seal` and `audit` that say which images are read, and how."""
 
 from __future__ import annotations
 

@@ -87,12 +87,19 @@ def seal(
             min=0, max=99, help="Number of draws to seal for an audit (3 for suite/1; 0 for none)."
         ),
     ] = 0,
+    named: Annotated[
+        bool,
+        typer.Option(
+            "--named",
+            help="Let folder names tell which set is which: for simulations. The default hides it from the cloud.",
+        ),
+    ] = False,
 ) -> None:
     """Seal (encrypt) the hospital's images into HOSPITAL/sealed. Run it again to resume an interrupted run.
 
     With --images, the settings are saved in HOSPITAL/party.yaml for later runs.
     """
-    from parties.sealing.seal import check_sealing, plan_sealing, set_names
+    from parties.sealing.seal import blind_set_names, check_sealing, plan_sealing, set_names
 
     changes: dict[str, Any] = {
         "images": None if images is None else str(absolute(images)),
@@ -105,16 +112,25 @@ def seal(
         "block": block,
         "key_scope": key_scope,
         # Options belong to one scheme: a new scheme starts without any.
-        "scheme_options": _parse_options(option) if option or scheme else None,
+        "scheme_options": parse_options(option) if option or scheme else None,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     place = _place_with(hospital, changes)
-    place.key()  # reports a missing or unusable key, and settings that cannot work, before anything is saved
-    sealings = [plan_sealing(place, name) for name in set_names(audit)]
+    key = (
+        place.key()
+    )  # reports a missing or unusable key, and settings that cannot work, before anything is saved
+    sealings = [plan_sealing(place, name) for name in set_names(0 if audit and not named else audit)]
     with folder_lock(place.folder):
         is_finished = [check_sealing(place, sealing) is not None for sealing in sealings]
         if not all(is_finished):
             check_before_sealing(place, "channels" in place.settings.model_fields_set)
+        if audit and not named:  # only now a map of sets is made
+            from parties.scoring.ledger import has_scored_own_key
+
+            names = blind_set_names(place, audit, own_key=not has_scored_own_key(place, key.id))
+            sealings = [plan_sealing(place, name) for name in names]
+            for sealing in sealings:
+                check_sealing(place, sealing)
         if changes:  # settings that contradict the sets on disk are not saved
             place.save()
         _seal_all(place, sealings)
@@ -142,7 +158,9 @@ def _place_with(hospital: Path, changes: dict[str, Any]) -> Place:
 
 def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
     """Seal every set that is missing, if the disk has room for all of them, and print what was done."""
+    from parties.sealing.audit_sets import equalise_times, is_audit_set, map_path
     from parties.sealing.seal import seal as seal_set
+    from parties.sources.source import SPLITS
 
     _check_disk(place, sealings)
     image_count, left_out, split_images = 0, 0, [0, 0]
@@ -151,7 +169,7 @@ def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
             sealed = seal_set(place, sealing, on_progress)
         image_count += len(sealed.dataset)
         left_out += len(sealed.quarantined)
-        if sealing.key_path == place.key_path:  # one of the splits, which have every image once
+        if sealing.name in SPLITS:  # they have every image once
             split_images[0] += len(sealing.source)
             split_images[1] += len(sealed.dataset)
         action = "sealed" if sealed.fresh else "sealed already"
@@ -162,6 +180,13 @@ def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
             talk.print(f"  cannot decode {name}: left out")
         if len(sealed.quarantined) > _SHOWN:
             talk.print(f"  and {len(sealed.quarantined) - _SHOWN} others: left out")
+    blind = [place.sealed_folder(s.name) for s in sealings if is_audit_set(s.name)]
+    if blind:
+        equalise_times(blind)
+        talk.print(
+            f"{len(blind)} sets whose names tell nothing are for an audit that a cloud runs; "
+            f"{map_path(place)} says which is which, and stays here"
+        )
     if split_images[0] != split_images[1]:
         missing = split_images[0] - split_images[1]
         talk.print(f"{split_images[0]} images: {split_images[1]} sealed, {missing} left out")
@@ -184,7 +209,7 @@ def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
         )
 
 
-def _parse_options(words: list[str] | None) -> dict[str, Any]:
+def parse_options(words: list[str] | None) -> dict[str, Any]:
     """Return NAME=VALUE words as a dict, with the values read as YAML."""
     options = {}
     for word in words or ():

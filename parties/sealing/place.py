@@ -6,8 +6,11 @@ hospital-0/
   identity.pub     its public identity, to hand out; statement.json: what it states of a study
   secret.key       mode 0600; only commands of the hospital open it
   sealed/          train/ val/ test/: what may leave
-  private/         row lists, quarantine list, score ledger, report with plain pictures, stems of each study,
-                   identity, agreed study manifests, answers and refusals to coordinators: what stays
+  audits/          audits that the hospital ran itself (parties/scoring/local_audit.py): mode 0700
+  hospital-run/    its own guesses about blind controls, which may show its images: mode 0700
+  private/         row lists, map of an audit's sets, identity, quarantine list, score ledger, report with plain
+                   pictures, stems of each study, agreed study manifests, answers and refusals to coordinators: what
+                   stays
 """
 
 from __future__ import annotations

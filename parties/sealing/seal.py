@@ -3,7 +3,9 @@
 A hospital seals its splits under its own key. For an audit it also seals sets under keys made only for that:
 
     sealed/train  sealed/val  sealed/test      the hospital's key
-    sealed/audit-1  sealed/audit-2 …           its training images under throwaway keys: further draws
+    sealed/set-XXXXXXXX …                      for an audit that a cloud runs: its training images under its own key
+                                                and under throwaway keys, told apart by nothing (audit_sets.py)
+    sealed/audit-1  sealed/audit-2 …           where the names may tell: its training images under throwaway keys
     sealed/control-known  …-noise …             the controls, made of phantom images, which are public
 """
 
@@ -34,13 +36,14 @@ from crypto.files import (
     write_text,
 )
 from crypto.key import SecretKey
-from crypto.keyfile import read_key, write_throwaway_key
+from crypto.keyfile import read_key, write_key, write_throwaway_key
 from crypto.printable import printable
 from crypto.scheme import describe, load
 from crypto.sets.dataset import SealedDataset, equal_except_nonce
 from crypto.sets.resume import clear_leftovers, is_unfinished, read_unfinished, sealing_identity
 from crypto.sets.writer import seal_images, sealed_bytes
 from crypto.spec import SchemeSpec
+from parties.sealing import audit_sets
 from parties.sealing.place import Place
 from parties.sealing.still_plain import require_hidden, sample_rows
 from parties.sources.phantom import Phantom
@@ -63,7 +66,7 @@ _UNSEAL_ROWS = 256  # images decrypted at a time: bounds the memory that unseali
 class Sealing:
     """One set to seal: its name, plain images, key file and scheme. A throwaway key is made on first use.
 
-    It is encrypted under the hospital's own key, in `owner`.
+    It is encrypted under the hospital's own key, in `owner`; None where it is destroyed after use (local_audit.py).
     """
 
     name: str
@@ -71,12 +74,15 @@ class Sealing:
     key_path: Path
     spec: SchemeSpec
     throwaway: bool
-    owner: Path
+    owner: Path | None
 
     def key(self) -> SecretKey:
         """Return the set's key. Make it first if it is a throwaway key that does not exist yet."""
         if self.throwaway and not self.key_path.exists():
-            write_throwaway_key(self.key_path, SecretKey.generate(), read_key(self.owner))
+            if self.owner is None:
+                write_key(self.key_path, SecretKey.generate())
+            else:
+                write_throwaway_key(self.key_path, SecretKey.generate(), read_key(self.owner))
         return read_key(self.key_path, owner=self.owner)
 
     @property
@@ -95,7 +101,7 @@ def plan_sealing(place: Place, name: str) -> Sealing:
 
     Args:
         place: The hospital's folder.
-        name: A split, `audit-N`, or a control (see coordinator/exchange/audit/control_sets.py).
+        name: A split, `set-XXXXXXXX`, `audit-N`, or a control (see coordinator/exchange/audit/control_sets.py).
 
     Raises:
         CipherwardError: If no set has this name, or its images or settings cannot be used.
@@ -107,6 +113,8 @@ def plan_sealing(place: Place, name: str) -> Sealing:
         return Sealing(name, place.plain(name), place.key_path, spec, False, place.key_path)
     if name in controls.SETS:
         return _plan_control(place, name)
+    if audit_sets.is_audit_set(name):
+        return _plan_audit_set(place, name)
     if match := re.fullmatch(r"audit-([1-9]\d?)", name):
         # Each draw has other images in another order: both key and pool are drawn anew.
         source = place.plain("train")
@@ -115,8 +123,23 @@ def plan_sealing(place: Place, name: str) -> Sealing:
         rows = order[: s.audit_images] if s.audit_images else order
         return Sealing(name, Share(source, rows), place.private / f"{name}.key", spec, True, place.key_path)
     raise CipherwardError(
-        f"no such sealed set: {name!r}", f"known: {', '.join(SPLITS + controls.SETS)}, audit-N"
+        f"no such sealed set: {name!r}",
+        f"known: {', '.join(SPLITS + controls.SETS)}, set-XXXXXXXX, audit-N",
     )
+
+
+def _plan_audit_set(place: Place, name: str) -> Sealing:
+    """Return what has to be sealed for a set that the cloud attacks without being told what it is."""
+    s = place.settings
+    is_own = audit_sets.role_of(place, name) == "own_key"
+    source = place.plain("train")
+    order = audit_sets.order_of_images(place, name, len(source))
+    spec = describe(
+        s.scheme, (s.image_size, s.image_size, s.channels), s.block, s.key_scope, s.scheme_options
+    )
+    key_path = place.key_path if is_own else place.private / f"{name}.key"
+    rows = order[: s.audit_images] if s.audit_images else order
+    return Sealing(name, Share(source, rows), key_path, spec, not is_own, place.key_path)
 
 
 def _plan_control(place: Place, name: str) -> Sealing:
@@ -139,13 +162,18 @@ def _plan_control(place: Place, name: str) -> Sealing:
 
 
 def set_names(draws: int) -> list[str]:
-    """Return the names of the sets that a hospital seals.
+    """Return the names of the sets that a hospital seals where names may tell what a set is.
 
     Args:
         draws: Draws of the audit. 0 means no audit: only the splits are sealed.
     """
     audit = [f"audit-{i}" for i in range(1, draws)] + list(controls.SETS) if draws else []
     return [*SPLITS, *audit]
+
+
+def blind_set_names(place: Place, draws: int, *, own_key: bool = True) -> list[str]:
+    """Return the names of the sets that a hospital seals for an audit that a cloud runs; see audit_sets.py."""
+    return [*SPLITS, *audit_sets.ensure_map(place, draws, own_key=own_key).names, *controls.SETS]
 
 
 @dataclass(frozen=True)
@@ -171,7 +199,7 @@ def check_sealing(place: Place, sealing: Sealing) -> SealedDataset | None:
             finished or not, was sealed from other images, with other settings or under another key.
     """
     source, folder = sealing.source, place.sealed_folder(sealing.name)
-    _require_protection(sealing)
+    require_protection(sealing)
     if (folder / "manifest.json").exists():
         dataset = SealedDataset.open(folder)
         dataset.require_key(sealing.key())
@@ -189,7 +217,7 @@ def check_sealing(place: Place, sealing: Sealing) -> SealedDataset | None:
     return None
 
 
-def _require_protection(sealing: Sealing) -> None:
+def require_protection(sealing: Sealing) -> None:
     """Raise CipherwardError if the scheme would leave the images as they are, or all its keys can be tried."""
     if sealing.spec.name == "plain" and not sealing.source.public:
         raise CipherwardError(
@@ -231,7 +259,7 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
             the scheme has too few keys, no image of a class can be decoded, or the sealed images still show the
             plain ones. Then nothing of the set is kept.
     """
-    _require_protection(sealing)  # before a throwaway key is made
+    require_protection(sealing)  # before a throwaway key is made
     source, key = sealing.source, sealing.key()
     folder, rows_file = place.sealed_folder(sealing.name), place.rows_file(sealing.name)
     for name in (rows_file.name, _QUARANTINE):
