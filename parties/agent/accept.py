@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coordinator.exchange.plan import Plan, require_rounds
-from coordinator.exchange.privacy import sums_updates
+from coordinator.exchange.privacy import sums_securely
 from crypto.errors import CipherwardError
 from parties.agent.budget import choose_budget, require_budget
 from parties.sealing.place import Place
@@ -134,7 +134,7 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
 
 def _describe_updates(policy: Policy) -> str:
     """Return in words whether the cloud sees this hospital's updates, or sums of them only."""
-    if not sums_updates(policy):
+    if not sums_securely(policy.privacy, policy.train, policy.stem, policy.strategy, policy.parties):
         shown = "which shows ciphertext" if policy.stem == "learn" else "which can give plain images"
         return f"sent as they are: the cloud sees each update of this hospital, {shown}"
     least = max(2 * policy.parties // 3 + 1, policy.privacy.min_sum)
@@ -186,6 +186,8 @@ def accept(
             return False
         if is_same_study:
             kept = {name: getattr(present, name) for name in LIMITS}
+            if present.plan_sha256 == policy.plan_sha256:
+                kept["manifest_sha256"] = present.manifest_sha256
             policy = policy.model_copy(update=kept | budget)
         before = dict(explain(present))
     rows = explain(policy)
