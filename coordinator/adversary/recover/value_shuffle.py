@@ -5,7 +5,8 @@ Source: our own, as for block_pixel_shuffle. It needs no plain image and recover
 1. the distance of every two of the M²c positions over the pool's varied blocks (puzzle/distances.py);
 2. colours: in the graph of nearest neighbours each component is an island (values/colour_classes.py);
 3. the layout of each colour on the M×M grid (puzzle/grid_layout.py), the colours aligned by the distance of equal
-   places and improved together by swaps: K2 up to eight turns and the order of colours;
+   places and improved together by swaps, and turned once more so that their seams agree (puzzle/plane_alignment.py):
+   K2 up to eight turns and the order of colours;
 4. the seams between blocks over the pool (puzzle/seams.py) and one assembly of the picture (puzzle/assembly.py): K1.
 
 A turned layout turns the whole picture with it. Where the scheme leaves entries in place (fixed_blocks,
@@ -28,6 +29,7 @@ from coordinator.adversary.puzzle.distances import (
     value_ranges,
 )
 from coordinator.adversary.puzzle.grid_layout import grid_symmetries
+from coordinator.adversary.puzzle.plane_alignment import align_planes
 from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.puzzle.swap_search import total_cost
 from coordinator.adversary.recover.pool_reading import image_chunks, random_order
@@ -96,6 +98,8 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         notes.append(f"value order not sought: {len(place)} values, at most {MOST_VALUES}")
     else:
         place, colour = _lay_out_values(blocks, block, channels, time_left)
+        if channels > 1 and block > 1 and 1 < spec.blocks <= MOST_BLOCKS and time_left():
+            place = _turn_planes(pool, pool_rows, place, colour, time_left)
     return recover_block_order(pool, pool_rows, place, colour, time_left, notes=notes)
 
 
@@ -166,6 +170,25 @@ def _lay_out_values(
     limit = int(np.clip(affordable, _LEAST_LAYOUT_BLOCKS, _LAYOUT_BLOCKS))
     distances = position_distances(blocks[textured_rows(blocks, limit)])
     return lay_out_colours(distances, block, channels, time_left)
+
+
+def _turn_planes(
+    pool: Ciphertexts, pool_rows: Rows, place: Int64Array, colour: Int64Array, time_left: TimeLeft
+) -> Int64Array:
+    """Return the places with the colour planes turned so that their seams agree, int64 [V]."""
+    spec = pool.spec
+    channels = spec.image_shape[2]
+    rows = evenly_spaced(pool_rows, int(np.clip(_SEAM_WORK // spec.blocks**2, *_SEAM_IMAGES)))
+    planes = []
+    for k in range(channels):
+        # The values of a side come pixel by pixel: those of one colour are every `channels`-th.
+        sides = (
+            np.ascontiguousarray(image[..., k::channels]) for image in _sides(pool, rows, place, colour)
+        )
+        planes.append(np.stack(seam_costs(sides, spec.blocks, time_left)))
+    turns = align_planes(np.stack(planes))
+    aligned: Int64Array = grid_symmetries(spec.block)[turns[colour], place]
+    return aligned
 
 
 def _order_blocks(

@@ -10,15 +10,22 @@ Nibbles are taken as signed: value - 7.5, float32, so that a reversal 15 - v is 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from coordinator.adversary.puzzle.distances import HALF_DIFFERENCE
-from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft, always
+from coordinator.adversary.values.layout_fit import Layout, LayoutSearch
+from coordinator.adversary.values.nibble_statistics import (
+    consistent_signs,
+    correlations,
+    find_high_nibbles,
+    is_beyond_noise,
+    lag_correlations,
+    nearness,
+)
 from coordinator.adversary.values.value_layout import (
     improve_places,
     place_values,
@@ -33,12 +40,6 @@ _ROUNDS = 6
 #: Starts of the layout if only one block is known. Of the rotations of the eigenvectors about one in ten leads to the
 #: truth (coordinator/adversary/README.md).
 _STARTS_SINGLE = 120
-#: Least mean correlation of high nibbles; that of pictures is 0.6 to 0.95, that of noise shrinks with the pool.
-_LEAST_CORRELATION = 0.3
-#: Most values compared in one table of distances, and fewest blocks whose values are: bounds on time.
-_MOST_COMPARED, _FEWEST_BLOCKS = 5_000_000, 200
-#: The strongest correlations of a nibble that count. Set once by hand; no measurement is recorded.
-_STRONGEST = 12
 #: Added to the variance of every value, in squared gray levels, which keeps the covariance invertible.
 #: Set once by hand; no measurement is recorded.
 _NOISE_VARIANCE = 4.0
@@ -54,6 +55,7 @@ class Nibbles:
         high_flip: bool [V], whether the high nibble is reversed.
         low_flip: bool [V], whether the low nibble is reversed.
         confidence: float64 [V], the correlation by which the low nibble was identified.
+        fit: How well the layout explains the correlations of values, at most 1 (values/layout_fit.py).
     """
 
     high: Int64Array
@@ -61,6 +63,7 @@ class Nibbles:
     high_flip: BoolArray
     low_flip: BoolArray
     confidence: Float64Array
+    fit: float = 0.0
 
     def by_slot(self) -> tuple[Int64Array, BoolArray]:
         """Return (int64 [2V], bool [2V]): the plain nibble that every slot holds, and whether it is reversed."""
@@ -70,8 +73,8 @@ class Nibbles:
         flips[self.low], flips[self.high] = self.low_flip, self.high_flip
         return nibble, flips
 
-    def permuted(self, permutation: Int64Array, negative: bool = False) -> Nibbles:
-        """Return the nibbles with value k as value permutation[k], every value 255 minus itself if negative."""
+    def permuted(self, permutation: Int64Array, negative: bool | BoolArray = False) -> Nibbles:
+        """Return the nibbles with value k as value permutation[k], 255 minus itself where negative (bool [V])."""
         inverse = np.argsort(permutation)
         return Nibbles(
             self.high[inverse],
@@ -79,6 +82,7 @@ class Nibbles:
             self.high_flip[inverse] ^ negative,
             self.low_flip[inverse] ^ negative,
             self.confidence[inverse],
+            self.fit,
         )
 
     def to_values(self, signed: Float32Array) -> Float32Array:
@@ -90,7 +94,12 @@ class Nibbles:
 
 
 def identify_nibbles(
-    signed: Float32Array, block: int, channels: int, time_left: TimeLeft = always, seed: int = 0
+    signed: Float32Array,
+    block: int,
+    channels: int,
+    time_left: TimeLeft = always,
+    seed: int = 0,
+    is_confirmed: Callable[[Nibbles], bool] | None = None,
 ) -> Nibbles | None:
     """Return which nibble is which; None if the high nibbles do not correlate.
 
@@ -103,6 +112,8 @@ def identify_nibbles(
         channels: Colour components of a pixel.
         time_left: Asked between steps of the layout.
         seed: Of the layout, if there is one block only.
+        is_confirmed: Whether nibbles are certainly right, up to symmetries, colours and signs. Layouts are tried
+            until one is. Without it, or if none is, the one that fits best is returned.
     """
     flat = signed.reshape(-1, signed.shape[-1])
     if not (flat != flat[0]).any():
@@ -111,80 +122,73 @@ def identify_nibbles(
     slots = find_high_nibbles(all_correlations)
     low_slots = np.setdiff1d(np.arange(len(all_correlations)), slots)
     high_correlations = all_correlations[np.ix_(slots, slots)]
-    signs = leading_signs(high_correlations)
-    if (high_correlations * signs * signs[:, None]).mean() < _LEAST_CORRELATION:
+    if not is_beyond_noise(high_correlations, len(flat)):
         return None
+    signs = consistent_signs(high_correlations)
     if (flat[:, slots].mean(0) * signs).sum() > 0:
         signs = -signs
     high = signed[..., slots] * signs
-    is_single = signed.shape[1] * signed.shape[2] == 1
-    typical = typical_correlations(block, channels)[: 1 if is_single else 3]
-    places = place_values(_lag_correlations(high), typical, block, channels, time_left)
+    lags = 1 if signed.shape[1] * signed.shape[2] == 1 else 3
+    typical = typical_correlations(block, channels)[:lags]
+    places = place_values(lag_correlations(high), typical, block, channels, time_left)
     columns, flips, confidence = match_low_nibbles(
         high.reshape(-1, len(slots)), flat[:, low_slots], typical[0][np.ix_(places, places)]
     )
-    nibbles = Nibbles(slots, low_slots[columns], signs < 0, flips, confidence).permuted(places)
-    values = nibbles.to_values(signed)
-    if not is_single:
-        return nibbles.permuted(improve_places(nearness(values), block, channels, time_left))
-    # Nearness alone, without the next block, has other optima than the truth. Correlations of whole values have not.
-    measured = _lag_correlations(values)
-    return nibbles.permuted(
-        place_values(measured, typical, block, channels, time_left, _STARTS_SINGLE, seed)
-    )
+    nibbles = Nibbles(slots, low_slots[columns], signs < 0, flips, confidence)
+    best = None
+    for layout in _layouts(nibbles.to_values(signed), places, typical, block, channels, time_left, seed):
+        if best is None or layout.fit > best.fit:
+            best = layout
+        if is_confirmed is not None and is_confirmed(nibbles.permuted(layout.places)):
+            best = layout
+            break
+        if not time_left():
+            break
+    assert best is not None
+    return replace(nibbles.permuted(best.places), fit=best.fit)
 
 
-def _lag_correlations(values: Float32Array) -> Float64Array:
-    """Return correlations within a block and with the next ones, float64 [3, S, S]; [1, S, S] for a single block.
-
-    Args:
-        values: float32 [n, rows, columns, S].
-    """
-    pairs = neighbour_pairs(values)[: 1 if values.shape[1] * values.shape[2] == 1 else 3]
-    return np.stack([correlations(*pair) for pair in pairs])
-
-
-def neighbour_pairs(values: Float32Array) -> list[tuple[Float32Array, Float32Array]]:
-    """Return three pairs of float32 [m, S]: each block and itself, the one right of it, the one below it.
-
-    Args:
-        values: float32 [n, rows, columns, S].
-    """
-    pairs = ((values, values), (values[:, :, :-1], values[:, :, 1:]), (values[:, :-1], values[:, 1:]))
-    return [(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])) for a, b in pairs]
-
-
-def correlations(first: Float32Array, second: Float32Array) -> Float64Array:
-    """Return the correlations of every two columns, float64 [S, S], of float32 [m, S] each.
-
-    A column that never varies has correlation 0 with all others, and no rows give zeros.
-    """
-    if not len(first):
-        return np.zeros((first.shape[1], first.shape[1]))
-    a, b = first - first.mean(0), second - second.mean(0)
-    covariance = (a.T @ b).astype(np.float64) / len(a)
-    result: Float64Array = covariance / np.maximum(a.std(0), 1e-6)[:, None] / np.maximum(b.std(0), 1e-6)
-    return result
-
-
-def find_high_nibbles(all_correlations: Float64Array) -> Int64Array:
-    """Return the half of the slots whose nibbles correlate most, int64 [V], ascending.
+def _layouts(
+    values: Float32Array,
+    places: Int64Array,
+    typical: Float64Array,
+    block: int,
+    channels: int,
+    time_left: TimeLeft,
+    seed: int,
+) -> Iterator[Layout]:
+    """Yield layouts of whole values float32 [n, rows, columns, V], the cheapest first.
 
     Args:
-        all_correlations: float64 [2V, 2V], of the nibbles in all slots.
+        values: float32 [n, rows, columns, V].
+        places: int64 [V], the layout by the high nibbles.
+        typical: float64 [lags, V, V], the correlations of typical pictures.
+        block: The block side in pixels.
+        channels: Colour components of a pixel.
+        time_left: Asked between steps.
+        seed: Of the random starts.
     """
-    size = np.abs(all_correlations)
-    np.fill_diagonal(size, 0.0)
-    strongest = max(1, min(_STRONGEST, len(size) // 2 - 1))
-    score = np.sort(size, 1)[:, -strongest:].mean(1)
-    return np.sort(np.argsort(-score, kind="stable")[: len(size) // 2])
-
-
-def leading_signs(high_correlations: Float64Array) -> Float32Array:
-    """Return the signs (1 or -1) under which most correlations are positive, float32 [V]."""
-    vector = np.linalg.eigh(high_correlations)[1][:, -1]
-    signs: Float32Array = np.where(vector < 0, np.float32(-1), np.float32(1))
-    return signs
+    search = LayoutSearch(lag_correlations(values), block, channels)
+    layouts = [search.judge(places)]
+    yield layouts[0]
+    if len(typical) > 1:
+        order = np.argsort(places)
+        better = improve_places(nearness(values[..., order]), block, channels, time_left)
+        layouts.append(search.judge(better[places]))
+        yield layouts[-1]
+    for layout in search.from_distances(time_left):
+        layouts.append(layout)
+        yield layout
+    best = max(layouts, key=lambda layout: layout.fit)
+    for layout in search.from_own_template(best, time_left, seed):
+        best = layout
+        yield layout
+    if len(typical) == 1:
+        # Without the next block, nearness has other optima than the truth. Correlations of whole values have not.
+        measured = lag_correlations(values)
+        yield search.judge(
+            place_values(measured, typical, block, channels, time_left, _STARTS_SINGLE, seed)
+        )
 
 
 def match_low_nibbles(
@@ -231,37 +235,3 @@ def match_low_nibbles(
         is_sure = np.abs(matched) > others.max(1) + 1.0 / np.sqrt(count)
         values = coarse + is_sure * centred[:, columns] * np.where(flips, -1.0, 1.0)
     return columns.astype(np.int64), flips, np.abs(matched)
-
-
-@numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator] # numba has no types
-def _mean_distances(first: Float32Array, second: Float32Array, half: np.float32) -> Float64Array:
-    """Return the mean saturating distance of every two rows of [V, m], float64 [V, V]."""
-    size, count = first.shape
-    out = np.zeros((size, size))
-    for a in range(size):
-        for b in range(size):
-            total = np.float32(0.0)
-            for k in range(count):
-                difference = abs(first[a, k] - second[b, k])
-                total += difference / (difference + half)
-            out[a, b] = total / max(1, count)
-    return out
-
-
-def nearness(values: Float32Array) -> Float64Array:
-    """Return minus the mean saturating distance d/(d+8) of values, float64 [3, V, V].
-
-    The relations are: within a block, from a block to the one right of it, and to the one below. They are zeros
-    if there is no such block.
-
-    Args:
-        values: float32 [n, rows, columns, V].
-    """
-    size = values.shape[-1]
-    limit = max(_FEWEST_BLOCKS, _MOST_COMPARED // size**2)
-    out = np.zeros((3, size, size))
-    for lag, pair in enumerate(neighbour_pairs(values)):
-        if len(pair[0]):
-            first, second = (np.ascontiguousarray(evenly_spaced(blocks, limit).T) for blocks in pair)
-            out[lag] = -_mean_distances(first, second, np.float32(HALF_DIFFERENCE))
-    return out

@@ -19,7 +19,7 @@ from crypto.arrays import AnyArray, Images
 from crypto.kernels.executors import apply
 from crypto.scheme import describe, load
 from crypto.schemes.le import reversal_bytes
-from tests.support.pictures import recovered, sealed_pool
+from tests.support.pictures import recovered, sealed_pool, share
 
 
 def pictures(n: int, height: int, width: int, channels: int, seed: int = 0) -> Images:
@@ -34,6 +34,33 @@ def pictures(n: int, height: int, width: int, channels: int, seed: int = 0) -> I
             own = gaussian_filter(rng.normal(size=(height, width)), 4, mode="nearest") * 4
             field = shared + (0.5 if c != 1 else 0.1) * own
             image[..., c] = np.clip(115 - 10 * c + 50 * field / field.std() + rng.normal(0, 1), 0, 255)
+    return out
+
+
+def coloured_texture(
+    n: int, levels: tuple[int, ...], contrasts: tuple[int, ...], grain: float, own: float, seed: int
+) -> Images:
+    """Return texture without borders or edges, uint8 [n, 32, 32, 3]. Colours share a field, and have `own` of theirs.
+
+    Args:
+        n: Number of images.
+        levels: Mean of each colour, in gray levels.
+        contrasts: How much each colour varies, in gray levels.
+        grain: Reach of the texture in pixels.
+        own: Weight of each colour's own field, where the shared one counts 1.
+        seed: Of the texture.
+    """
+    rng = np.random.default_rng(seed)
+
+    def field() -> AnyArray:
+        smooth = gaussian_filter(rng.normal(size=(32, 32)), grain)
+        return np.asarray(smooth / smooth.std())
+
+    out = np.empty((n, 32, 32, 3), np.uint8)
+    for image in out:
+        shared = field()
+        for c in range(3):
+            image[..., c] = np.clip(levels[c] + contrasts[c] * (shared + own * field()), 0, 255)
     return out
 
 
@@ -73,6 +100,40 @@ def test_an_independent_mask_is_found_as_far_as_it_shows() -> None:
     assert (load(pool.spec).algorithm.cipher(key.parts).decrypt(pool.sealed) == plain).all()
     wrong = key.parts["reversal"] ^ truth["reversal"]
     assert (wrong == wrong[truth["key"]]).all()  # whole cycles of the key, which show nothing
+
+
+@pytest.mark.parametrize("mask", ["tied", "independent"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_texture_finer_than_colour_differs(mask: str, seed: int) -> None:
+    """As in stained tissue: neighbours are less alike than the colours of one pixel."""
+    plain = coloured_texture(12, (170, 110, 150), (30, 45, 35), 0.6, own=0.25, seed=seed)
+    pool, truth = sealed(plain, seed, mask)
+    key = recovered(recover, pool, 10)
+    assert share(apply(key.table, pool.sealed), plain, signs=True) == 1.0
+    if mask == "tied":
+        assert (key.parts["key"] == truth["key"]).all() and key.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("levels", "contrasts", "own"),
+    [((120, 110, 140), (45, 45, -45), 0.5), ((120, 110, 140), (10, 10, 10), 4.0)],
+    ids=["one colour the negative of the others", "colours that hardly correlate"],
+)
+def test_the_mask_tells_the_signs_of_colours(
+    levels: tuple[int, ...], contrasts: tuple[int, ...], own: float
+) -> None:
+    plain = coloured_texture(12, levels, contrasts, 1.5, own, seed=1)
+    pool, truth = sealed(plain, 2)
+    key = recovered(recover, pool, 10)
+    assert (key.parts["key"] == truth["key"]).all() and key.notes == ()
+    assert (apply(key.table, pool.sealed) == plain).all()
+
+
+def test_a_layout_that_explains_little_is_said_to_be_uncertain() -> None:
+    plain = coloured_texture(1, (170, 110, 150), (30, 45, 35), 0.6, own=0.25, seed=1)
+    pool, _ = sealed(plain)
+    key = recovered(recover, pool, 1)
+    assert any(note.startswith("attack uncertain") for note in key.notes)
 
 
 def test_more_images_tell_more() -> None:

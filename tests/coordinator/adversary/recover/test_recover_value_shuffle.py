@@ -51,6 +51,22 @@ def test_one_image_is_enough_where_it_is_textured() -> None:
     assert share(opened(pool, key), plain, signs=False) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("levels", "contrasts"), [((200, 110, 150), (0.25, 1.0, 0.6)), ((120, 110, 130), (1.0, 1.0, -1.0))]
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_planes_that_differ_in_level_and_contrast_are_turned_alike(
+    levels: tuple[int, ...], contrasts: tuple[float, ...], seed: int
+) -> None:
+    """All planes show one field, as stained tissue does, so that equal places do not hold near values."""
+    field = smooth(4, 64, 64, 1, seed).astype(np.float32) - 110
+    plain = np.clip(np.array(levels) + field * np.array(contrasts), 0, 255).astype(np.uint8)
+    pool, truth = sealed_pool("value_shuffle", plain, 8)
+    key = run(pool)
+    assert is_same_layout(key.parts["K2"], truth["K2"], 8, 3)
+    assert share(opened(pool, key), plain, signs=False) == 1.0
+
+
 def test_power_grows_with_the_pool() -> None:
     plain = smooth(40, 16, 16, 3, seed=4)
     right = []

@@ -7,12 +7,12 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from coordinator.adversary.recover.le import signed_nibbles
-from coordinator.adversary.values.nibble_identification import (
-    Nibbles,
+from coordinator.adversary.values.nibble_identification import Nibbles, match_low_nibbles
+from coordinator.adversary.values.nibble_statistics import (
+    consistent_signs,
     correlations,
     find_high_nibbles,
-    leading_signs,
-    match_low_nibbles,
+    is_beyond_noise,
     nearness,
 )
 from coordinator.adversary.values.value_layout import typical_correlations
@@ -45,8 +45,27 @@ def test_high_nibbles_and_their_signs_are_found() -> None:
     all_correlations = correlations(sealed, sealed)
     high = find_high_nibbles(all_correlations)
     assert (order[high] >= 16).all() and len(high) == 16
-    signs = leading_signs(all_correlations[np.ix_(high, high)])
+    signs = consistent_signs(all_correlations[np.ix_(high, high)])
     assert abs((signs * flips[high]).sum()) == 16
+
+
+def test_signs_of_unrelated_groups_are_found_in_each() -> None:
+    """Two groups of values that share nothing: the leading eigenvector tells the signs of one of them only."""
+    rng = np.random.default_rng(4)
+    flips = rng.choice([-1.0, 1.0], 24)
+    shared = np.repeat(rng.normal(size=(400, 2)), 12, axis=1)
+    sample = ((shared + 0.5 * rng.normal(size=(400, 24))) * flips).astype(np.float32)
+    right = consistent_signs(correlations(sample, sample)) * flips
+    assert abs(right[:12].sum()) == 12 and abs(right[12:].sum()) == 12
+
+
+def test_weak_correlations_are_told_from_noise() -> None:
+    rng = np.random.default_rng(5)
+    for count in (30, 100, 600):
+        noise = rng.normal(size=(count, 48)).astype(np.float32)
+        assert not is_beyond_noise(correlations(noise, noise), count)
+        related = noise + 0.8 * rng.normal(size=(count, 1)).astype(np.float32)
+        assert is_beyond_noise(correlations(related, related), count)
 
 
 def test_low_nibbles_are_matched_to_their_high_ones() -> None:
