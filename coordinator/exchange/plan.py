@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from coordinator.exchange.audit import suite1
 from coordinator.exchange.model_choice import check_model_args, check_model_name
-from coordinator.exchange.privacy import Privacy, require_compatible, require_summable, sums_by_default
+from coordinator.exchange.privacy import Privacy, require_compatible, require_summable, sums_securely
 from coordinator.exchange.settings import Settings, build, nest, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import write_text
@@ -220,8 +220,7 @@ class Plan(Settings):
     @property
     def sums_securely(self) -> bool:
         """Whether the cloud learns sums of updates only (secure aggregation)."""
-        chosen = self.privacy.secure_aggregation
-        return sums_by_default(self) if chosen is None else chosen
+        return sums_securely(self)
 
     @property
     def proximal(self) -> float:

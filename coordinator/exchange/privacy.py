@@ -8,7 +8,7 @@ kept is in parties/training: private_training.py, privacy_ledger.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import Field, model_validator
 
@@ -123,7 +123,32 @@ def require_compatible(plan: Plan) -> None:
 MEAN_STRATEGIES = frozenset({"fedavg", "fedprox", "fedadam"})
 
 
-def sums_by_default(plan: Plan) -> bool:
+class _Training(Protocol):
+    """What a plan and a hospital's policy both say of a training."""
+
+    @property
+    def train(self) -> str: ...
+
+    @property
+    def parties(self) -> int: ...
+
+    @property
+    def stem(self) -> str: ...
+
+    @property
+    def strategy(self) -> str: ...
+
+    @property
+    def privacy(self) -> Privacy: ...
+
+
+def sums_securely(training: _Training) -> bool:
+    """Return whether the cloud learns sums of updates only (secure aggregation), under a plan or a policy."""
+    chosen = training.privacy.secure_aggregation
+    return _sums_by_default(training) if chosen is None else chosen
+
+
+def _sums_by_default(plan: _Training) -> bool:
     """Return whether a plan that does not say it protects its updates by secure aggregation.
 
     Under stem learn the updates show ciphertext only, which the cloud may hold anyway.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from coordinator.exchange.plan import Plan, require_rounds
+from coordinator.exchange.privacy import sums_securely
 from crypto.errors import CipherwardError
 from parties.agent.budget import choose_budget, require_budget
 from parties.sealing.place import Place
@@ -120,6 +121,7 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
         ("optimizer", f"{policy.optimizer}, {policy.precision}"),
         ("augmentation", policy.augment),
         ("privacy", str(policy.privacy)),
+        ("who sees its updates", _describe_sums(policy)),
         ("privacy budget", _describe_budget(policy)),
         ("answers", f"at most {policy.trainings} trainings, {policy.evaluations} evaluations on val, and "
                     f"{policy.test_reads} on test"),
@@ -128,6 +130,19 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
     ]  # fmt: skip
     # The plan's words come from outside: nothing in them may steer a terminal.
     return [(name, "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)) for name, text in rows]
+
+
+def _describe_sums(policy: Policy) -> str:
+    """Return whether the coordinator sees this hospital's updates alone, in words."""
+    if not sums_securely(policy):
+        return "the coordinator sees each update of this hospital alone: no secure aggregation"
+    least = max(2 * policy.parties // 3 + 1, policy.privacy.min_sum)
+    text = (
+        f"the coordinator sees sums of at least {least} of {policy.parties} hospitals (secure aggregation)"
+    )
+    if least < policy.parties:
+        text += "; sums of two rounds over other hospitals can give one update away"
+    return f"{text}; values beyond ±{policy.privacy.sum_clip:g} are clipped"
 
 
 def _describe_budget(policy: Policy) -> str:

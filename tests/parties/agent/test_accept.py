@@ -150,3 +150,19 @@ def test_a_plan_s_words_cannot_steer_the_terminal() -> None:
     policy: Policy = make_policy(plan(weights="/a/\x1b[2Jw.safetensors"), ["a"], 12)
     assert all(text.isprintable() for _, text in explain(policy))
     assert any("\\x1b[2Jw" in text for _, text in explain(policy))
+
+
+def test_it_says_whether_the_coordinator_sees_this_hospital_s_updates_alone() -> None:
+    """A plan can switch secure aggregation off, or lose it by its strategy; nobody accepts that unseen."""
+    settings = {"parties": 4, "stem": "plain"}
+    offers = {
+        "default": plan(**settings),
+        "off": plan(**settings, privacy={"secure_aggregation": False}),
+        "median": plan(**settings, strategy="fedmedian"),
+        "all": plan(**settings, privacy={"min_sum": 4}),
+    }
+    rows = {name: dict(explain(make_policy(p, ["a", "b"], 12))) for name, p in offers.items()}
+    seen = {name: row["who sees its updates"] for name, row in rows.items()}
+    assert "sums of at least 3 of 4" in seen["default"] and "can give one update away" in seen["default"]
+    assert "each update of this hospital alone" in seen["off"] and seen["off"] == seen["median"]
+    assert "sums of at least 4 of 4" in seen["all"] and "give one update away" not in seen["all"]
