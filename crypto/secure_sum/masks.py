@@ -37,6 +37,15 @@ def agree(private: X25519PrivateKey, public: bytes, transcript: bytes, purpose: 
     return HKDF(algorithm=hashes.SHA256(), length=SEED_BYTES, salt=transcript, info=info).derive(secret)
 
 
+def is_degenerate(public: bytes) -> bool:
+    """Return whether every agreement with this X25519 key fails, its result being zero (RFC 7748, section 6.1)."""
+    try:
+        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError:
+        return True
+    return False
+
+
 def expand(seed: bytes, length: int) -> UInt32Array:
     """Return uint32 [length]: the ChaCha20 keystream of a seed. Each seed is used once, so the nonce is zero."""
     cipher = Cipher(algorithms.ChaCha20(seed, bytes(16)), mode=None)

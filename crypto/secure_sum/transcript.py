@@ -15,6 +15,7 @@ from typing import Any
 
 from crypto.errors import CipherwardError
 from crypto.identity import Identity, PublicIdentity
+from crypto.secure_sum.masks import is_degenerate
 
 _KEYS_PURPOSE = "secure sum: round keys"
 _SURVIVORS_PURPOSE = "secure sum: survivors"
@@ -123,10 +124,18 @@ class RoundKeys:
         return RoundKeys(**values)
 
     def verify(self, rules: Rules) -> None:
-        """Check that the hospital of this name in the roster signed them. Raises CipherwardError otherwise."""
+        """Check that the hospital of this name in the roster signed them, and that a secret can be agreed with them.
+
+        Raises:
+            CipherwardError: otherwise. Keys of low order would end every other hospital's answer in an error.
+        """
         if self.name not in rules.roster:
             raise CipherwardError(f"{self.name[:80]!r} is not in the agreed roster", "")
         rules.roster[self.name].verify(_KEYS_PURPOSE, self.statement(), self.signature)
+        if is_degenerate(self.channel) or is_degenerate(self.mask):
+            raise CipherwardError(
+                f"{self.name} sent round keys of low order, with which nobody can agree on a secret"
+            )
 
 
 #: Fields of RoundKeys that are bytes, with their lengths.

@@ -140,9 +140,11 @@ def _describe_updates(policy: Policy) -> str:
     least = max(2 * policy.parties // 3 + 1, policy.privacy.min_sum)
     missing = policy.parties - least
     absent = f"{missing} may be missing" if missing else "none may be missing"
+    # A cloud that sends nearly the same model twice, and leaves a hospital out once, subtracts.
+    alone = "sums over other hospitals in two rounds can still give one update away" if missing else ""
     return (
         f"summed securely: the cloud learns sums of at least {least} of {policy.parties} hospitals ({absent}), "
-        f"never this hospital's update alone; values beyond ±{policy.privacy.sum_clip:g} are clipped"
+        f"{alone or "never this hospital's update alone"}; values beyond ±{policy.privacy.sum_clip:g} are clipped"
     )
 
 

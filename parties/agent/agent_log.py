@@ -87,8 +87,7 @@ class AgentLog:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             line = {"n": number + 1, "time": stamp, "event": event, **values, "previous": previous}
             line["hash"] = _hash(line)
-            text = ("\n" if is_torn else "") + json.dumps(line, sort_keys=True) + "\n"
-            _write_whole(handle, text.encode(), size, self.path)
+            _write_whole(handle, (b"\n" if is_torn else b"") + _text(line) + b"\n", size, self.path)
             write_json(self.head_path, {"n": line["n"], "hash": line["hash"]})
         finally:
             os.close(handle)
@@ -127,7 +126,9 @@ class AgentLog:
             if line is None:
                 torn.append(position)
                 continue
-            if line["n"] != number + 1 or line["previous"] != previous or line["hash"] != _hash(line):
+            follows = line["n"] == number + 1 and line["previous"] == previous
+            # To the byte: of a field that stands twice in a line, JSON knows the last one only.
+            if not follows or line["hash"] != _hash(line) or raw != _text(line):
                 raise CipherwardError(
                     f"the log is broken at line {position} of {self.path}: it does not follow the line before it",
                     "it was altered, or a line before it was; compare it with your backup",
@@ -175,10 +176,15 @@ def _parse(raw: bytes) -> dict[str, Any] | None:
     return line if is_whole else None
 
 
+def _text(line: dict[str, Any]) -> bytes:
+    """Return a line as it is written, without its end."""
+    return json.dumps(line, sort_keys=True).encode()
+
+
 def _hash(line: dict[str, Any]) -> str:
     """Return the hex SHA-256 of a line without its hash."""
     rest = {name: value for name, value in line.items() if name != "hash"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_text(rest)).hexdigest()
 
 
 def _write_whole(handle: int, data: bytes, size: int, path: Path) -> None:

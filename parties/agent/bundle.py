@@ -143,10 +143,13 @@ def _diff(path: str, before: bytes, after: bytes) -> Iterator[str]:
         yield f"{path}: too large to show"
         return
     try:
-        old, new = before.decode().splitlines(), after.decode().splitlines()
+        texts = [data.decode().replace("\r\n", "\n") for data in (before, after)]
     except UnicodeDecodeError:
         yield f"{path}: not text; SHA-256 {hashlib.sha256(after).hexdigest()}"
         return
+    # Not by splitlines: it also splits at characters that end no line of Python, such as U+2028, and a line that one
+    # of them drew into the comment above it would look the same as before.
+    old, new = (text.split("\n") for text in texts)
     lines = list(difflib.unified_diff(old, new, f"known/{path}", f"bundle/{path}", lineterm=""))
     # Line ends alone can differ, and show as nothing.
-    yield from lines or [f"{path}: only its line ends differ"]
+    yield from lines or [f"{path}: only its line ends differ (CR LF instead of LF, or the other way round)"]

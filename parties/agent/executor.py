@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -63,6 +64,9 @@ _PROTECTED = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 #: What the coordinator is told if the log cannot be written; where the log is stays here.
 _NO_LOG = "this hospital cannot write its log, and answers nothing that is not in it"
+
+#: The folders of an absolute path, or of one in this user's home. Not those of a URL.
+_FOLDERS = re.compile(r"(?<![\w/:.…])~?/(?:[^\s/:;,'\"()]+/)*(?=[^\s/])")
 
 #: What `step` may raise because the SuperNode is gone or does not answer.
 UNREACHABLE = (httpx.HTTPError, ConnectionError)
@@ -270,7 +274,7 @@ class Executor:
         """Send the reply, built here from its content alone, and finish the task."""
         if answer.error:
             # As `flwr-clientapp` words it, so that the coordinator reads one format.
-            reason = f"<class '{answer.error}'>:<'{answer.text}'>"
+            reason = f"<class '{answer.error}'>:<'{_without_folders(answer.text, self.place)}'>"
             reply = Message(
                 Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message
             )
@@ -291,6 +295,12 @@ class Executor:
                 warm.start(self.tick)
             except CipherwardError as error:
                 self.announce(MessageFacts("client"), "error", 0.0, str(error))
+
+
+def _without_folders(text: str, place: Place) -> str:
+    """Return an error's text as it may leave: it tells what to mend, and no folder of this hospital's machine."""
+    inside = text.replace(f"{place.folder}/", "").replace(str(place.folder), place.settings.party)
+    return _FOLDERS.sub("…/", inside.replace(str(Path.home()), "~"))
 
 
 def _sha256(data: bytes) -> str:

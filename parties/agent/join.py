@@ -9,6 +9,7 @@ It is one process with one thread. Everything that it starts carries a mark and 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -226,14 +227,13 @@ class _Agent:
             self._connect()
         self._read_log()
         worked = False
-        if self.node.pid is not None:
-            try:
+        if self.node.is_listening:
+            with contextlib.suppress(*UNREACHABLE):
                 worked = self.executor.step()
                 self.last_contact = time.monotonic()
-            except UNREACHABLE:
-                if time.monotonic() - self.last_contact > _STUCK_S:
-                    self.log("the SuperNode does not answer, and is started again")
-                    self.node.end()
+        if self.node.pid is not None and time.monotonic() - self.last_contact > _STUCK_S:
+            self.log("the SuperNode does not answer, and is started again")
+            self.node.end()
         if not worked and not self.is_leaving:
             time.sleep(_LOOK_S)
 

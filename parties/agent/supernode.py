@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # it has no types
+
 from coordinator.exchange.quiet import QUIET
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors
@@ -89,6 +91,20 @@ class SuperNode:
     def pid(self) -> int | None:
         """Its process id, or None while it does not run."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether it is this SuperNode that listens on its port.
+
+        It takes seconds to start, and everybody on the machine can read the port from its command line. Another user
+        who took the port first would be handed answers.
+        """
+        try:
+            sockets = [] if self.pid is None else psutil.Process(self.pid).net_connections("tcp4")
+        except psutil.Error:
+            return False
+        own = ("127.0.0.1", self.port)
+        return any(s.status == psutil.CONN_LISTEN and tuple(s.laddr) == own for s in sockets)
 
     @property
     def age_s(self) -> float:

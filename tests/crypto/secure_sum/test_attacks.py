@@ -97,6 +97,27 @@ def test_another_model_or_an_old_attempt_for_one_hospital_is_noticed(field: str,
         federation.members["h00"].share(keys, federation.rules)
 
 
+@pytest.mark.parametrize("field", ["channel", "mask"])
+@pytest.mark.parametrize(
+    "point", [bytes(32), (1).to_bytes(32, "little"), ((1 << 255) - 20).to_bytes(32, "little")]
+)
+def test_a_hospital_with_a_key_of_low_order_is_refused_by_name_and_stops_nobody(
+    field: str, point: bytes
+) -> None:
+    """It signs them with its own identity. The cloud would pass them on, and every honest hospital would fail."""
+    federation = Federation(5)
+    collector = Collector(federation.round_id, 4, federation.rules)
+    keys = to_keys(federation)
+    bad = dataclasses.replace(keys["h04"], **{field: point}).sign(federation.identities["h04"])
+    for name in ("h00", "h01", "h02", "h03"):
+        collector.add_keys(name, keys[name])
+    with pytest.raises(CipherwardError, match="h04 sent round keys of low order"):
+        collector.add_keys("h04", bad)
+    assert set(collector.close_keys()) == {"h00", "h01", "h02", "h03"}
+    with pytest.raises(CipherwardError, match="h04 sent round keys of low order"):
+        federation.members["h00"].share(keys | {"h04": bad}, federation.rules)
+
+
 def test_the_own_keys_must_come_back_unchanged() -> None:
     federation = Federation(5)
     keys = to_keys(federation)

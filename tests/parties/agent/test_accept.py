@@ -159,7 +159,10 @@ def test_a_plan_s_words_cannot_steer_the_terminal() -> None:
             {"stem": "private"},
             ("summed securely", "at least 3 of 3 hospitals (none may be missing)", "±1 are"),
         ),
-        ({"stem": "plain", "parties": 6}, ("at least 5 of 6 hospitals (1 may be missing)",)),
+        (
+            {"stem": "plain", "parties": 6},
+            ("at least 5 of 6 hospitals (1 may be missing)", "in two rounds can still"),
+        ),
         ({"stem": "learn"}, ("sees each update of this hospital, which shows ciphertext",)),
         (
             {"stem": "private", "privacy": {"secure_aggregation": False}},

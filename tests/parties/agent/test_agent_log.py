@@ -44,6 +44,18 @@ def test_a_changed_line_is_found(log: AgentLog, number: int) -> None:
         log.verify()
 
 
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [('"event": "answered"', '"event": "refused", "event": "answered"'), ('"round": 2', '"round":  2')],
+)
+def test_a_line_that_reads_the_same_to_json_alone_is_found(log: AgentLog, was: str, now: str) -> None:
+    lines = log.path.read_text().splitlines()
+    lines[1] = lines[1].replace(was, now)
+    log.path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(CipherwardError, match="line 2"):
+        log.verify()
+
+
 def test_a_removed_and_a_moved_line_are_found(log: AgentLog) -> None:
     lines = log.path.read_text().splitlines(keepends=True)
     for changed in (lines[:1] + lines[2:], lines[1:], [lines[1], lines[0], *lines[2:]]):

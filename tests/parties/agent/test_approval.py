@@ -126,6 +126,18 @@ def test_the_last_approved_bundle_is_kept_and_an_altered_copy_is_not_used(
     assert last_approved(place) == bundle
 
 
+@pytest.mark.parametrize(
+    "separator", ["\u2028", "\u2029", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\r"]
+)
+def test_a_line_that_became_part_of_the_comment_above_it_is_shown(separator: str) -> None:
+    """`str.splitlines` splits at these, Python's own parser does not: the check below would no longer run."""
+    known = b"# The plan is checked.\nrefuse_unless_accepted()\nanswer()\n"
+    bundle = known.decode().replace("checked.\n", f"checked.{separator}").encode()
+    (change,) = compare({"guard.py": known}, {"guard.py": bundle})
+    assert "-refuse_unless_accepted()" in change.diff
+    assert f"+# The plan is checked.{separator}refuse_unless_accepted()" in change.diff
+
+
 def test_new_removed_binary_and_line_ends_are_differences() -> None:
     old = {"a.py": b"x = 1\n", "b.py": b"y\n", "c.bin": b"\xff\x00", "d.py": b"z\r\n"}
     new = {"a.py": b"x = 1\n", "c.bin": b"\xff\x01", "d.py": b"z\n", "e.py": b"new\n"}

@@ -208,6 +208,23 @@ def test_an_error_is_logged_by_its_type(bench: _Bench) -> None:
     assert bench.events[-1] == "error"
 
 
+def test_an_error_of_ours_tells_the_coordinator_no_folder_of_the_hospital_s_machine(bench: _Bench) -> None:
+    approve(bench.place, bench.bundle, 30)
+    inside, outside = bench.place.folder / "sealed" / "val", "/data/ward-7/Mueller_Hans/weights.safetensors"
+    text = (
+        f"no sealed set in {inside}; {outside} is another; ~/keys/id.txt; see {Path.home()}/x/y and "
+        "https://a.org/b/c (hint: cipherward-party accept PLAN)"
+    )
+    bench.warm.result = Answer(error="CipherwardError", text=text)
+    bench.executor.step()
+    (reply,) = bench.client.replies
+    assert reply.error.reason == (
+        "<class 'CipherwardError'>:<'no sealed set in sealed/val; …/weights.safetensors is another; …/id.txt; see "
+        "…/y and https://a.org/b/c (hint: cipherward-party accept PLAN)'>"
+    )
+    assert bench.announced == [("error", text)]  # here it stands whole
+
+
 def test_a_long_message_keeps_its_task_alive(bench: _Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     approve(bench.place, bench.bundle, 30)
     monkeypatch.setattr(module, "_HEARTBEAT_S", -1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from parties.agent.enrol import node_key_path
 from parties.agent.join import Options, check_kit, join
 from parties.agent.message_facts import read_facts
 from parties.agent.running import hold, leave, read_state, write_state
-from parties.agent.supernode import explain
+from parties.agent.supernode import SuperNode, explain
 from parties.sealing.place import Place
 from tests.support.agents import kit_for, make_place, ready_place
 from tests.support.hospitals import plan
@@ -198,3 +199,44 @@ def test_the_log_takes_facts_and_nothing_else_from_a_message() -> None:
 def test_a_malformed_message_gives_fewer_facts_and_no_error(plan_json: str) -> None:
     facts = read_facts(_Message({"plan": plan_json, "server-round": "three", "split": 5}))
     assert (facts.study, facts.round, facts.split, facts.deadline_s) == (None, None, None, None)
+
+
+_LISTEN = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+
+
+def test_only_the_agent_s_own_supernode_counts_as_listening(tmp_path: Path) -> None:
+    """The port stands in a command line that all users can read, seconds before the SuperNode takes it."""
+    node = SuperNode(tmp_path, "127.0.0.1:1", tmp_path / "ca", tmp_path / "key", tmp_path, {})
+    assert not node.is_listening  # it does not run
+    words = [sys.executable, "-c", _LISTEN]
+    node._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert node._process.stdin is not None and node._process.stdout is not None
+    try:
+        node.port = int(node._process.stdout.readline())
+        assert node.is_listening
+        with socket.create_server(("127.0.0.1", 0)) as impostor:
+            node.port = impostor.getsockname()[1]
+            assert not node.is_listening
+    finally:
+        node._process.stdin.close()
+        node._process.stdout.close()
+        node._process.wait()
+
+
+def test_an_agent_asks_no_impostor_for_tasks(
+    tmp_path: Path, place: Place, bundle: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = join_module._Agent(place, make(tmp_path, bundle), print, Options(), tmp_path)
+    monkeypatch.setattr(SuperNode, "ensure", lambda _node: False)
+    asked: list[bool] = []
+
+    def step() -> bool:
+        asked.append(True)
+        return True
+
+    monkeypatch.setattr(agent.executor, "step", step)
+    agent._work()
+    assert not asked
+    monkeypatch.setattr(SuperNode, "is_listening", property(lambda _node: True))
+    agent._work()
+    assert asked == [True]
