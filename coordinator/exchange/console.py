@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from coordinator.exchange.quiet import bypass_proxies
 from crypto.errors import CipherwardError
 from crypto.printable import printable
 
@@ -50,6 +52,7 @@ def run(app: typer.Typer, name: str) -> None:
         app: the commands.
         name: the program's name, as it stands in messages.
     """
+    bypass_proxies(os.environ)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal whose encoding lacks an accent or an ellipsis gets an escape, not a traceback.
