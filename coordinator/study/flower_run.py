@@ -119,7 +119,8 @@ class _Flower:
             [str(self.programs / "flwr"), *words, "--format", "json"],
             env=self.environment,
             cwd=self.work,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             capture_output=True,
             timeout=_COMMAND_S,
             check=False,  # flwr exits 0 after failures, too
