@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 import typer
@@ -9,6 +11,9 @@ from typer.testing import CliRunner
 
 from coordinator.cli import app as coordinator
 from parties.cli import app as parties
+from tests.support.study import command
+
+PARTY = "cipherward-party"
 
 COMMANDS = [
     pytest.param(app, name, id=f"{program} {name}")
@@ -19,12 +24,12 @@ COMMANDS = [
 
 @pytest.mark.parametrize(("app", "name"), COMMANDS)
 def test_help_describes_every_parameter(app: typer.Typer, name: str) -> None:
-    command: click.Command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined] # a group
+    entry: click.Command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined] # a group
     done = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"})
     assert done.exit_code == 0
     shown = " ".join(done.output.replace("│", " ").split())
-    assert command.params or name == "env"
-    for parameter in command.params:
+    assert entry.params or name == "env"
+    for parameter in entry.params:
         text = getattr(parameter, "help", None)
         assert text, f"{name} {parameter.name} has no help"
         assert " ".join(text.split()) in shown, parameter.name
@@ -34,3 +39,31 @@ def test_the_arguments_are_among_them() -> None:
     """Without the command's own class, the texts of positional arguments were empty."""
     output = CliRunner().invoke(parties.app, ["unseal", "--help"]).output
     assert "A sealed set" in output
+
+
+@pytest.mark.parametrize("app", [coordinator.app, parties.app])
+def test_every_program_has_a_version_a_short_help_and_its_exit_codes(app: typer.Typer) -> None:
+    assert CliRunner().invoke(app, ["--version"]).output.count("Flower") == 1
+    output = " ".join(CliRunner().invoke(app, ["-h"]).output.split())
+    assert "Exit status: 0 done; 1 an error" in output and "--install-completion" in output
+
+
+def test_a_mistyped_command_is_answered_once_with_a_similar_one() -> None:
+    output = CliRunner().invoke(parties.app, ["sael"]).output
+    assert output.lower().count("did you mean") == 1 and "'seal'" in output
+
+
+@pytest.mark.parametrize(("app", "name"), COMMANDS)
+def test_every_command_can_be_quiet_but_those_that_ask(app: typer.Typer, name: str) -> None:
+    entry: click.Command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined] # a group
+    if isinstance(entry, click.Group):
+        return
+    names = {parameter.name for parameter in entry.params}
+    assert ("quiet" in names) is not ("yes" in names)
+
+
+def test_quiet_prints_results_and_errors_only(tmp_path: Path) -> None:
+    key = command(PARTY, "keygen", tmp_path / "h", "--quiet")
+    assert (key.returncode, key.stderr) == (0, "") and len(key.stdout.strip()) == 16
+    again = command(PARTY, "keygen", tmp_path / "h", "--quiet")
+    assert again.returncode == 1 and ": error: " in again.stderr and "hint: " in again.stderr

@@ -64,6 +64,7 @@ def attack(
     You can stop it at any time. The same command then continues with the guesses that are missing.
     """
     from coordinator.adversary.run.compilation import compile_attacks
+    from coordinator.adversary.run.draws import audit_gaps
     from coordinator.adversary.run.public_images import read_public
     from coordinator.adversary.run.suite import Settings, Workers, find_sets, run_suite
 
@@ -83,6 +84,14 @@ def attack(
         public=None if public is None else read_public(public, sets[0].spec.image_shape, talk.print),
         study=study,
     )
+
+    gaps = audit_gaps(sets, settings.attacks)
+    for gap in gaps:
+        talk.print(f"warning: {gap}")
+    if gaps:
+        talk.print(
+            "the hospital seals further draws and controls with: cipherward-party seal HOSPITAL --audit 3"
+        )
 
     def prepare() -> None:
         compile_attacks(settings.attacks, sets, talk.print)

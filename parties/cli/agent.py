@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KitFile = Annotated[Path, typer.Argument(help="The kit that the coordinator made for this hospital.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-agent_app = typer.Typer(help="The hospital's agent: what it is doing, and which app bundles it lets run.",
+agent_app = typer.Typer(cls=Program, help="The hospital's agent: what it is doing, and which app bundles it lets run.",
                         no_args_is_help=True)  # fmt: skip
 
 
