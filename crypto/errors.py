@@ -6,6 +6,7 @@ is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 from crypto.printable import printable
@@ -23,6 +24,14 @@ class CipherwardError(Exception):
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> CipherwardError:
-    """Return the error for a name that is not among the known ones; the hint lists them."""
-    names = ", ".join(sorted(known))
-    return CipherwardError(f"unknown {what} {name!r}", f"known: {names or 'none'}")
+    """Return the error for a name that is not among the known ones; the hint has similar ones first, then all."""
+    names = sorted(known)
+    return CipherwardError(
+        f"unknown {what} {name!r}", f"{similar_to(name, names)}known: {', '.join(names) or 'none'}"
+    )
+
+
+def similar_to(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean …? " with the known names that are like a name, "" if there are none."""
+    similar = difflib.get_close_matches(name, list(known), 2)
+    return f"did you mean {' or '.join(similar)}? " if similar else ""

@@ -133,7 +133,7 @@ def write_text(path: Path, text: str) -> None:
 def append_line(path: Path, line: str) -> None:
     """Append one line to a journal and make it durable; a line that a kill cut short is ended first."""
     is_torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-    with disk_errors(path), open(path, "a") as handle:
+    with disk_errors(path), open(path, "a", encoding="utf-8") as handle:
         handle.write(("\n" if is_torn else "") + line + "\n")
         handle.flush()
         os.fsync(handle.fileno())
@@ -150,7 +150,7 @@ def read_json(path: Path, what: str) -> Any:
         CipherwardError: If the file is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", "name the file or folder that holds it") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -162,7 +162,7 @@ def read_json(path: Path, what: str) -> Any:
 def read_lines(path: Path) -> list[Any]:
     """Return the entries of a journal of JSON lines; a line that a kill cut short is left out."""
     entries = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError:

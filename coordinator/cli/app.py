@@ -16,13 +16,13 @@ from coordinator.cli.deployment import enrol, provision, renew, revoke, serve, s
 from coordinator.cli.deployment import run as run_study
 from coordinator.cli.models import classify, train, weights
 from coordinator.cli.studies import env, manifest, simulate
-from coordinator.exchange.command import Command
+from coordinator.exchange.command import Command, Program
 from coordinator.exchange.console import run
 
 app = typer.Typer(
     help="The commands of the cloud: training, attacks, reports. The cloud never sees a key or a plain image.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Program,
     pretty_exceptions_enable=False,
 )
 for command in (simulate, manifest, train, classify, attack, report, weights, env):

@@ -71,6 +71,7 @@ def attack(
     You can stop it at any time. The same command then continues with the guesses that are missing.
     """
     from coordinator.adversary.run.compilation import compile_attacks
+    from coordinator.adversary.run.draws import audit_gaps
     from coordinator.adversary.run.public_images import read_public
     from coordinator.adversary.run.suite import Settings, Workers, find_sets, run_suite
 
@@ -91,6 +92,14 @@ def attack(
         study=study,
         draw_numbers=_parse_numbers(draw_numbers),
     )
+
+    gaps = audit_gaps(sets, settings.attacks)
+    for gap in gaps:
+        talk.print(f"warning: {gap}")
+    if gaps:
+        talk.print(
+            "the hospital seals further draws and controls with: cipherward-party seal HOSPITAL --audit 3"
+        )
 
     def prepare() -> None:
         compile_attacks(settings.attacks, sets, talk.print)

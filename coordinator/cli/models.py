@@ -54,4 +54,4 @@ def weights(
     """
     from coordinator.model.pretrained_weights import fetch_weights
 
-    result.print(f"{out}: SHA-256 {fetch_weights(model, out)}")
+    result.print(f"{out}: SHA-256 {fetch_weights(model, out, talk.print)}")

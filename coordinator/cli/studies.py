@@ -150,7 +150,10 @@ def manifest(
 
 def env() -> None:
     """Print the variables that keep Flower and Ray quiet and offline: eval "$(cipherward-coordinator env)"."""
-    from coordinator.exchange.quiet import QUIET
+    import os
+    import shlex
 
-    for name, value in QUIET.items():
-        result.print(f"export {name}={value}")
+    from coordinator.exchange.quiet import QUIET, proxy_exceptions
+
+    for name, value in (QUIET | proxy_exceptions(os.environ)).items():
+        result.print(f"export {name}={shlex.quote(value)}")

@@ -156,7 +156,8 @@ def connect(socket: Path, ca_certificate: Path, timeout_s: float = 30.0) -> Iter
     client = ControlHttpClient("https://localhost", verify=context)
     client._client.close()
     transport = httpx.HTTPTransport(uds=str(socket), verify=context)
-    client._client = httpx.Client(transport=transport, timeout=timeout_s)
+    # A proxy of the environment would come before the transport.
+    client._client = httpx.Client(transport=transport, timeout=timeout_s, trust_env=False)
     try:
         yield Control(client)
     finally:

@@ -43,15 +43,19 @@ class _Progress:
     restarts: int = 0
 
 
-def prepare(place: DeploymentFolder, plan_file: Path | None) -> tuple[Path, Plan]:
+def prepare(
+    place: DeploymentFolder, plan_file: Path | None, log: Log = lambda _: None
+) -> tuple[Path, Plan]:
     """Make the folder of a study, and return it with its plan.
 
     Args:
         place: the deployment's folder.
         plan_file: the plan; None for the provisioned one.
+        log: takes the line that says how many tensors the plan's weights file gave.
 
     Raises:
-        CipherwardError: if the plan is for another number of hospitals, or if the study was begun with another plan.
+        CipherwardError: if a new study's model cannot be built or its weights do not fit, if the plan is for another
+            number of hospitals, or if the study was begun with another plan.
     """
     source = plan_file or place.plan
     plan = read_plan(source)
@@ -62,6 +66,11 @@ def prepare(place: DeploymentFolder, plan_file: Path | None) -> tuple[Path, Plan
             "change one of the two, and provision again",
         )
     study = place.study_folder(plan.study)
+    if not (study / FILE).exists():
+        # Imported here: torch takes seconds to load.
+        from coordinator.model.check_model import check_model
+
+        check_model(plan, log)
     with disk_errors(study):
         (study / "cloud").mkdir(parents=True, exist_ok=True, mode=0o700)
     if (study / FILE).exists() and read_plan(study / FILE) != plan:
@@ -89,7 +98,7 @@ def run_study(
         CipherwardError: if the run fails by an error of ours, if it was stopped, if the server does not come back, or
             if the run was lost five times without a further round.
     """
-    study, plan = prepare(place, plan_file)
+    study, plan = prepare(place, plan_file, log)
     result = study / "cloud" / "training.json"
     if plan.rounds == 0:
         raise CipherwardError("this plan has no rounds", "set rounds: 1 or more")

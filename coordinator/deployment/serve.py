@@ -27,7 +27,7 @@ from coordinator.deployment.provision import now_utc
 from coordinator.deployment.superlink import SuperLinkSettings, open_port
 from coordinator.exchange.console import Log
 from coordinator.exchange.end_with_us import MARK, ending_with_us
-from coordinator.exchange.quiet import QUIET
+from coordinator.exchange.quiet import QUIET, without_proxies
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, write_json
 
@@ -126,7 +126,9 @@ class _Server:
 
     def _environment(self) -> dict[str, str]:
         """Return the environment of all programs."""
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(_SECRET_PREFIXES)}
+        inherited = {
+            k: v for k, v in without_proxies(os.environ).items() if not k.startswith(_SECRET_PREFIXES)
+        }
         programs = Path(sys.executable).parent
         return {
             **inherited,

@@ -14,14 +14,16 @@ import errno
 import inspect
 import os
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-from typer.core import TyperArgument, TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.models import ArgumentInfo
 
+from coordinator.exchange.console import talk
+from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 
 #: What is wrong with a path, by the system's error, and what to do.
@@ -35,8 +37,59 @@ _PROBLEMS = {
 _SHOWN = 80
 
 
+#: How every program ends (README.md).
+EXIT_CODES = "Exit status: 0 done; 1 an error, or a control of an audit failed; 2 a wrong option or argument; 130 interrupted."
+
+
+def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    """Print the program's version and those of Flower and Python, and end."""
+    if wanted and not context.resilient_parsing:
+        versions = installed_versions()
+        name = context.find_root().info_name
+        click.echo(
+            f"{name} {versions['cipherward']} (Flower {versions['flwr']}, Python {versions['python']})"
+        )
+        context.exit()
+
+
+class Program(TyperGroup):
+    """A program of several commands: -h is --help, --version, and the exit codes below the help."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        settings["epilog"] = settings.get("epilog") or EXIT_CODES
+        settings["context_settings"] = {"help_option_names": ["-h", "--help"]} | (
+            settings.get("context_settings") or {}
+        )
+        super().__init__(*args, **settings)
+        self.suggest_commands = False  # click does it
+        self.params.insert(0, _flag("version", "Show the version.", _show_version))
+
+
+def _flag(
+    name: str, text: str, callback: Callable[[click.Context, click.Parameter, bool], None]
+) -> TyperOption:
+    """Return an option without a value that acts at once, and that the command's function does not see."""
+    return TyperOption(
+        param_decls=[name, f"--{name}"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=callback,
+        help=text,
+    )
+
+
+def _be_quiet(_context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    """Print results and errors alone from now on."""
+    if wanted:
+        talk.quiet = True
+
+
 class Command(TyperCommand):
-    """A command that shows the help of its positional arguments, and names paths that cannot be used."""
+    """A command that shows the help of its positional arguments, and names paths that cannot be used.
+
+    Every command has --quiet, but for those that ask: whoever answers must have seen the question.
+    """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -44,6 +97,8 @@ class Command(TyperCommand):
         for parameter in self.params:
             if isinstance(parameter, TyperArgument) and not parameter.help:
                 parameter.help = texts.get(parameter.name or "")
+        if "yes" not in {parameter.name for parameter in self.params}:
+            self.params.append(_flag("quiet", "Print results and errors only.", _be_quiet))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from coordinator.exchange.quiet import bypass_proxies
 from crypto.errors import CipherwardError
 from crypto.printable import printable
 
@@ -50,6 +52,8 @@ def run(app: typer.Typer, name: str) -> None:
         app: the commands.
         name: the program's name, as it stands in messages.
     """
+    _use_utf8()
+    bypass_proxies(os.environ)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal whose encoding lacks an accent or an ellipsis gets an escape, not a traceback.
@@ -61,6 +65,20 @@ def run(app: typer.Typer, name: str) -> None:
         if error.hint:
             print(f"hint: {printable(error.hint)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _use_utf8() -> None:
+    """Start this program again in Python's UTF-8 mode if the locale has another encoding.
+
+    A path with an accent is no text in such a locale: it could not be written into a plan or a message. The terminal
+    keeps its encoding, which PYTHONIOENCODING passes on.
+    """
+    if sys.getfilesystemencoding().lower() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal = {"PYTHONIOENCODING": f"{sys.stdout.encoding}:backslashreplace", **os.environ}
+    os.execve(sys.executable, sys.orig_argv, {**terminal, "PYTHONUTF8": "1"})
 
 
 def parse_seconds(text: str, option: str = "--budget") -> float:

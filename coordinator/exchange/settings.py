@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from crypto.errors import CipherwardError
+from crypto.errors import CipherwardError, similar_to
 
 
 class Settings(BaseModel):
@@ -38,14 +38,17 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise _explain(error.errors()[0], ", ".join(kind.model_fields), where) from None
+        raise _explain(error.errors()[0], kind, where) from None
 
 
-def _explain(first: ErrorDetails, known: str, where: str) -> CipherwardError:
-    """Return the error for one of pydantic's findings. known: the names of all settings."""
+def _explain(first: ErrorDetails, kind: type[Settings], where: str) -> CipherwardError:
+    """Return the error for one of pydantic's findings. kind: the class of the settings."""
+    known = ", ".join(kind.model_fields)
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return CipherwardError(f"{where}: unknown key {key!r}", f"known: {known}")
+        return CipherwardError(
+            f"{where}: unknown key {key!r}", f"{similar_to(key, _all_names(kind))}known: {known}"
+        )
     if first["type"] == "missing":
         return CipherwardError(f"{where}: key {key!r} is missing", f"known: {known}")
     cause = first.get("ctx", {}).get("error")
@@ -58,6 +61,14 @@ def _explain(first: ErrorDetails, known: str, where: str) -> CipherwardError:
     value = first["input"]
     hint = f"it is {value!r}" if isinstance(value, bool | int | float | str) else ""
     return CipherwardError(f"{where}: {key + ': ' if key else ''}{message}", hint)
+
+
+def _all_names(kind: type[BaseModel]) -> Iterator[str]:
+    """Yield the names of all settings, those in a block as `block.name`."""
+    for name, field in kind.model_fields.items():
+        yield name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from (f"{name}.{inner}" for inner in _all_names(field.annotation))
 
 
 def read_yaml(path: Path, what: str) -> dict[str, Any]:

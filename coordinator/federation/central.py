@@ -135,7 +135,7 @@ def train_centrally(
         plan: all settings.
         folders: the hospitals' folders of sealed sets, as in `open_hospital_sets`.
         cloud: the folder that is written.
-        log: takes one line for each round.
+        log: takes one line for the weights file and one for each round.
 
     Raises:
         CipherwardError: as `open_hospital_sets` does, and if the checkpoint belongs to another model.
@@ -143,19 +143,23 @@ def train_centrally(
     require_rounds(plan)
     use_all_cores()
     hospitals = open_hospital_sets(folders, plan)
+    model = build_model(plan, len(hospitals[0]["train"].classes), log=log)
     with disk_errors(cloud):
         cloud.mkdir(parents=True, exist_ok=True)
     with folder_lock(cloud):
-        return _train(plan, hospitals, cloud, log)
+        return _train(model, plan, hospitals, cloud, log)
 
 
 def _train(
-    plan: Plan, hospitals: Sequence[Mapping[str, SealedDataset]], cloud: Path, log: Log
+    model: nn.Module,
+    plan: Plan,
+    hospitals: Sequence[Mapping[str, SealedDataset]],
+    cloud: Path,
+    log: Log,
 ) -> dict[str, Any]:
-    """Train to the last round, test the best round, and write the model and training.json."""
+    """Train a new model to the last round, test the best round, and write the model and training.json."""
     train, val = (ConcatenatedSets(tuple(h[split] for h in hospitals)) for split in ("train", "val"))
     classes = hospitals[0]["train"].classes
-    model = build_model(plan, len(classes))
     checkpoint = cloud / "checkpoint.safetensors"
     start = pack(model)
     state = State(0, start, start, 0, -1.0, data_digest=_digest_sets(hospitals))

@@ -55,7 +55,7 @@ def run_federation(grid: Grid, study: Path, engine: str = "") -> None:
     federation = Federation(grid, plan, read_study_manifest(study, plan))
     parties = federation.gather()
     classes = list(parties[0].about["classes"])
-    model = build_model(plan, len(classes))
+    model = build_model(plan, len(classes), log=lambda line: print(line, flush=True))
     require_private_layers(model, plan)
     names = shared_names(model, plan)
     federation.base = base_digest(model, plan)

@@ -10,22 +10,25 @@ import difflib
 import hashlib
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub.constants import ENDPOINT
 
+from coordinator.model.load_weights import load_weights
 from coordinator.model.torchvision_fix import timm
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_bytes
 from crypto.tensor_file import torch_tensor_bytes
 
 
-def fetch_weights(name: str, path: Path) -> str:
+def fetch_weights(name: str, path: Path, log: Callable[[str], None] = lambda _: None) -> str:
     """Download the pretrained weights of one of timm's models into a safetensors file, under timm's weight names.
 
     Args:
         name: a model, or a model and a tag: vit_tiny_patch16_224.augreg_in21k_ft_in1k.
         path: the file to write. Its folder is created.
+        log: gets the line that says that every tensor of the encoder is read back from the file.
 
     Returns:
         The hex SHA-256 of the file.
@@ -56,6 +59,7 @@ def fetch_weights(name: str, path: Path) -> str:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, data)
+    log(load_weights(model, name, path).summary)
     return hashlib.sha256(data).hexdigest()
 
 

@@ -39,7 +39,7 @@ def in_adapter(name: str) -> bool:
     return _ADAPTER_MARK in name
 
 
-def _head_prefixes(model: nn.Module) -> tuple[str, ...]:
+def head_prefixes(model: nn.Module) -> tuple[str, ...]:
     """Return the name prefixes of the head's weights. Raise CipherwardError if the model does not name its head."""
     classifier: Any = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
     heads = classifier if isinstance(classifier, tuple | list) else [classifier]
@@ -63,7 +63,7 @@ def shared_names(model: nn.Module, plan: Plan) -> list[str]:
     names = [name for name in model.state_dict() if plan.stem != "private" or not in_stem(name)]
     if plan.share == "all":
         return names
-    heads = _head_prefixes(model)
+    heads = head_prefixes(model)
     return [name for name in names if in_stem(name) or in_adapter(name) or name.startswith(heads)]
 
 
@@ -95,7 +95,7 @@ def apply_share(model: nn.Module, plan: Plan) -> None:
     """
     if plan.share == "lora":
         _add_adapters(model, plan)
-    heads = _head_prefixes(model) if plan.share != "all" else ()
+    heads = head_prefixes(model) if plan.share != "all" else ()
     for name, weight in model.named_parameters():
         if in_stem(name):
             weight.requires_grad_(not plan.stem_frozen)

@@ -5,6 +5,7 @@ The models are timm's, except for those in published_networks.py.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import json
@@ -18,6 +19,7 @@ from torch import nn
 
 from coordinator.exchange.model_choice import check_model_args, check_model_name
 from coordinator.exchange.plan import Plan
+from coordinator.model.load_weights import load_weights
 from coordinator.model.published_networks import NETWORKS
 from coordinator.model.shares import apply_share, in_stem, merge_adapters
 from crypto.arrays import Float32Array
@@ -27,6 +29,7 @@ from crypto.scheme import load
 from crypto.spec import spec_without_nonce
 from crypto.tensor_file import torch_tensor_bytes
 
+Log = Callable[[str], None]
 #: What a saved model says of the images that it reads, by stem mode.
 _IMAGES = {
     "learn": "sealed under the training's key",
@@ -43,17 +46,18 @@ def input_shape(plan: Plan, plain: bool = False) -> tuple[int, int, int]:
     return spec.image_shape if plain else load(spec).sealed_shape
 
 
-def build_model(plan: Plan, classes: int, plain: bool = False) -> nn.Module:
+def build_model(plan: Plan, classes: int, plain: bool = False, log: Log = lambda _: None) -> nn.Module:
     """Build the plan's model with a new head, from the plan's weights file or from scratch.
 
-    The initial weights depend on the plan's seed only. timm adapts weights of other input channels, patch grids or
-    heads; for gray input it sums the filters of the three colours. Weights that the plan does not train take no
-    gradients, and under share `lora` the model has adapters (coordinator/model/shares.py).
+    The initial weights depend on the plan's seed only. Weights of other input channels or patch grids are adapted
+    (coordinator/model/load_weights.py); for gray input the filters of the three colours are summed. Weights that the
+    plan does not train take no gradients. Under share `lora` the model has adapters (coordinator/model/shares.py).
 
     Args:
         plan: all settings.
         classes: outputs of the head.
         plain: build the model for plain images. A few schemes change the shape of an image.
+        log: gets the line that says how many tensors the weights file gave, and what was adapted.
 
     Raises:
         CipherwardError: if timm does not know the model, if the weights file does not fit it, if the scheme's blocks
@@ -67,7 +71,7 @@ def build_model(plan: Plan, classes: int, plain: bool = False) -> nn.Module:
         **plan.model_args,
     }
     torch.manual_seed(plan.seed)
-    model = create_model(plan.model, settings, plan.weights)
+    model = create_model(plan.model, settings, plan.weights, log)
     if plan.stem != "learn":
         _require_carriable_stem(model, plan, channels)
     patch: tuple[int, int] | None = getattr(getattr(model, "patch_embed", None), "patch_size", None)
@@ -85,7 +89,9 @@ def build_model(plan: Plan, classes: int, plain: bool = False) -> nn.Module:
     return model
 
 
-def create_model(name: str, settings: Mapping[str, Any], weights: str = "") -> nn.Module:
+def create_model(
+    name: str, settings: Mapping[str, Any], weights: str = "", log: Log = lambda _: None
+) -> nn.Module:
     """Create one of timm's models or of NETWORKS.
 
     Neither the name nor the settings can make timm read another file or use a network
@@ -95,26 +101,37 @@ def create_model(name: str, settings: Mapping[str, Any], weights: str = "") -> n
         name: the network's name.
         settings: its arguments, with num_classes, in_chans and img_size.
         weights: a local file of pretrained weights. "": from scratch.
+        log: as in `build_model`.
 
     Raises:
-        CipherwardError: if name or settings are not allowed, or do not fit together.
+        CipherwardError: if name or settings are not allowed, or do not fit together, and if a tensor of the weights
+            does not fit the encoder or is missing.
     """
     check_model_name(name)
     check_model_args(settings.keys() - _FROM_THE_IMAGES)
-    if weights:
-        settings = {**settings, "pretrained": True, "pretrained_cfg_overlay": {"file": weights}}
     # Imported when a model is built: timm and torchvision take more than a second to load.
     from coordinator.model.torchvision_fix import timm
 
+    if name not in NETWORKS and not timm.is_model(name):
+        similar = difflib.get_close_matches(name, [*NETWORKS, *timm.list_models()], 3)
+        raise CipherwardError(
+            f"there is no network {name} in timm",
+            f"similar names: {', '.join(similar)}"
+            if similar
+            else "name one of timm's, such as vit_tiny_patch16_224",
+        )
     try:
         create: Callable[..., nn.Module] = NETWORKS.get(name, functools.partial(timm.create_model, name))
-        return create(**settings)
+        model = create(**settings)
     except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
         line = (str(error).splitlines() or [""])[0]
         raise CipherwardError(
             f"timm cannot build {name} for images of {settings['img_size']}: {line}",
-            "check model, model_args and weights in the plan",
+            "check model and model_args in the plan",
         ) from None
+    if weights:
+        log(load_weights(model, name, Path(weights)).summary)
+    return model
 
 
 def is_vision_transformer(model: nn.Module) -> bool:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from coordinator.exchange.end_with_us import MARK, end_processes, ending_with_us
-from coordinator.exchange.quiet import QUIET
+from coordinator.exchange.quiet import QUIET, without_proxies
 from crypto.cores import cores
 from crypto.errors import CipherwardError
 
@@ -78,7 +78,7 @@ class _Flower:
     def environment(self) -> dict[str, str]:
         """The environment of all programs."""
         left_out = (*SECRET_PREFIXES, *_FOREIGN_PREFIXES)
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(left_out)}
+        inherited = {k: v for k, v in without_proxies(os.environ).items() if not k.startswith(left_out)}
         return {
             **inherited,
             **QUIET,
@@ -119,7 +119,8 @@ class _Flower:
             [str(self.programs / "flwr"), *words, "--format", "json"],
             env=self.environment,
             cwd=self.work,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             capture_output=True,
             timeout=_COMMAND_S,
             check=False,  # flwr exits 0 after failures, too
@@ -180,9 +181,10 @@ def _superlink(flower: _Flower) -> Iterator[None]:
 def _wait_until_healthy(link: subprocess.Popen[bytes], flower: _Flower) -> None:
     """Wait until the SuperLink answers; raise CipherwardError if it does not."""
     deadline = time.monotonic() + _START_S
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{flower.port}/health", timeout=0.5):
+            with direct.open(f"http://127.0.0.1:{flower.port}/health", timeout=0.5):
                 return
         except OSError:
             if link.poll() is not None or time.monotonic() > deadline:

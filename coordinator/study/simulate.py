@@ -49,9 +49,16 @@ def simulate(
         The report if it was reached, otherwise None.
 
     Raises:
-        CipherwardError: if `out` holds a study with another plan, or a step fails.
+        CipherwardError: if the plan's model cannot be built or its weights do not fit, before anything is written;
+            if `out` holds a study with another plan, or a step fails.
     """
     study = Study(plan, out.resolve(), Talk(log, log if status is None else status, detail), engine)
+    if plan.rounds and not (study.cloud / "training.json").exists():
+        # Imported here: torch takes seconds to load, and a study that is resumed may not need it.
+        from coordinator.model.check_model import check_model
+
+        study.talk.status("the model is checked")
+        check_model(plan, log)
     with disk_errors(study.out):
         study.cloud.mkdir(parents=True, exist_ok=True)
         (study.out / "logs").mkdir(exist_ok=True)

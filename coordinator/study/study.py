@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.exchange.plan import Plan
-from coordinator.exchange.quiet import QUIET
+from coordinator.exchange.quiet import QUIET, without_proxies
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors
 
@@ -142,10 +142,19 @@ def run_command(module: str, words: Sequence[str], log_file: Path, on_line: Log)
     """
     program = [sys.executable, "-c", f"from {module} import main; main()", *words]
     # Wide, so that a line of the log is one line of the output.
-    environment = {**os.environ, **QUIET, "NO_COLOR": "1", "COLUMNS": "200"}
+    environment = {**without_proxies(os.environ), **QUIET, "NO_COLOR": "1", "COLUMNS": "200"}
+    # What it prints is read here, not by a terminal: the terminal's encoding does not matter.
+    environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"
     errors, hints = [], []
-    with open(log_file, "a") as sink:
-        running = subprocess.Popen(program, stdout=sink, stderr=subprocess.PIPE, text=True, env=environment)
+    with open(log_file, "a", encoding="utf-8", errors="backslashreplace") as sink:
+        running = subprocess.Popen(
+            program,
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+        )
         assert running.stderr is not None
         try:
             for line in running.stderr:

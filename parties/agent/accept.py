@@ -36,7 +36,11 @@ _SHARES = {
 
 
 def propose(
-    place: Place, plan: Plan, weights: Path | None = None, budget_epsilon: float | None = None
+    place: Place,
+    plan: Plan,
+    weights: Path | None = None,
+    budget_epsilon: float | None = None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Policy:
     """Return the policy that accepts a plan in this hospital. Nothing is written.
 
@@ -47,11 +51,12 @@ def propose(
             hospital's folder. The plan's own path is never opened.
         budget_epsilon: the hospital's own privacy budget over all its trainings; 0: none. By default that of its
             present policy, and if it has none, the plan's.
+        log: gets the line that says how many tensors of the encoder the weights file gave.
 
     Raises:
         CipherwardError: if the sets were not sealed as the plan says, if weights that the hospital needs are not
-            here, if the hospital keeps stems of another study of that name, or if the training would exceed the
-            hospital's privacy budget.
+            here or do not fit the plan's model, if the hospital keeps stems of another study of that name, or if the
+            training would exceed the hospital's privacy budget.
     """
     require_rounds(plan)
     sets = {split: place.sealed(split) for split in ("train", "val", "test")}
@@ -66,7 +71,12 @@ def propose(
             raise CipherwardError(f"the classes of {split} are not those of train", "seal the sets again")
     train = sets["train"]
     budget = choose_budget(place, plan, budget_epsilon)
-    policy = make_policy(plan, train.classes, len(train), _find_weights(place, plan, weights), budget)
+    own_weights = _find_weights(place, plan, weights)
+    if own_weights is not None:
+        from coordinator.model.vit import build_model  # torch takes seconds to load
+
+        build_model(plan.model_copy(update={"weights": str(own_weights)}), len(train.classes), log=log)
+    policy = make_policy(plan, train.classes, len(train), own_weights, budget)
     require_budget(place, plan, policy, train)
     if plan.stem == "private" and not plan.stem_frozen:
         stem_path(place, policy)  # reports stems of another study with this name
@@ -141,10 +151,12 @@ def _describe_updates(policy: Policy) -> str:
     missing = policy.parties - least
     absent = f"{missing} may be missing" if missing else "none may be missing"
     # A cloud that sends nearly the same model twice, and leaves a hospital out once, subtracts.
-    alone = "sums over other hospitals in two rounds can still give one update away" if missing else ""
+    alone = "never this hospital's update alone"
+    if missing:
+        alone = "sums over other hospitals in two rounds can still give one update away"
     return (
         f"summed securely: the cloud learns sums of at least {least} of {policy.parties} hospitals ({absent}), "
-        f"{alone or "never this hospital's update alone"}; values beyond ±{policy.privacy.sum_clip:g} are clipped"
+        f"{alone}; values beyond ±{policy.privacy.sum_clip:g} are clipped"
     )
 
 

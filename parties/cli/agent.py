@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from coordinator.exchange.command import Command
+from coordinator.exchange.command import Command, Program
 from coordinator.exchange.console import parse_seconds, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 KitFile = Annotated[Path, typer.Argument(help="The kit that the coordinator made for this hospital.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-agent_app = typer.Typer(help="The hospital's agent: what it is doing, and which app bundles it lets run.",
-                        no_args_is_help=True)  # fmt: skip
+agent_app = typer.Typer(
+    cls=Program,
+    help="The hospital's agent: what it is doing, and which app bundles it lets run.",
+    no_args_is_help=True,
+)
 
 
 def enrol(hospital: Hospital) -> None:

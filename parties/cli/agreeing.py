@@ -50,7 +50,7 @@ def accept(
         return yes or _ask(place.settings.party)
 
     with folder_lock(place.folder):
-        policy = propose(place, load_plan(plan), weights, privacy_budget)
+        policy = propose(place, load_plan(plan), weights, privacy_budget, talk.print)
         is_new = accept_policy(place, policy, confirm)
     result.print(f"{place.policy_file}: {policy.study} accepted{'' if is_new else ' already'}")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import typer
 
-from coordinator.exchange.command import Command
+from coordinator.exchange.command import Command, Program
 from coordinator.exchange.console import run
 from parties.cli.agent import agent_app, approve, enrol, join, leave, log
 from parties.cli.agreeing import accept, agree, declare
@@ -27,7 +27,7 @@ from parties.cli.sealing import inspect, schemes, seal, unseal, verify
 app = typer.Typer(
     help="The commands of a hospital: keys, sealing (encryption), scoring. Plain images and keys never leave it.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=Program,
     pretty_exceptions_enable=False,
 )
 app.command(cls=Command)(audit)

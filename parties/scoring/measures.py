@@ -12,8 +12,6 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import uniform_filter
-from skimage.metrics import structural_similarity
 
 from coordinator.exchange.audit.rates import Rate, rate_of
 from coordinator.exchange.audit.scores import Summary
@@ -21,6 +19,7 @@ from coordinator.exchange.audit.suite1 import MARGIN, NEAR_DUPLICATE, RATE_STEPS
 from coordinator.exchange.records import Record
 from crypto.arrays import BoolArray, Float32Array, Float64Array, Images, Int64Array, Rows, UInt8Array
 from crypto.cores import cores
+from parties.scoring.ssim_windows import ssim_windows
 
 #: Side of the thumbnails by which near-duplicates are found, in pixels.
 _DUPLICATE_SIDE = 32
@@ -45,18 +44,10 @@ def ssim(guess: UInt8Array, plain: UInt8Array) -> float:
     The convention is scikit-image's (Wang et al. 2004): 7×7 uniform windows, sample covariance, range 255, a border
     of 3 pixels left out. A window counts if the plain image's standard deviation in it exceeds 2 gray levels.
     """
-    _, values = structural_similarity(
-        guess, plain, win_size=WINDOW, data_range=255, channel_axis=-1, full=True
-    )
-    x = plain.astype(np.float64)
-    size = (WINDOW, WINDOW, 1)
-    mean = uniform_filter(x, size)
-    # 49 / 48 turns the variance of a window's 49 pixels into the sample variance.
-    deviation = np.sqrt(np.maximum(uniform_filter(x * x, size) - mean * mean, 0) * (49 / 48))
-    edge = WINDOW // 2
-    inner = (slice(edge, -edge), slice(edge, -edge))
-    textured = deviation[inner] > TEXTURE
-    return float(values[inner][textured].mean()) if textured.any() else float("nan")
+    if guess.shape != plain.shape or min(plain.shape[:2]) < WINDOW:
+        raise ValueError(f"no windows of {WINDOW} pixels in images {guess.shape} and {plain.shape}")
+    values, textured = ssim_windows(guess, plain, WINDOW, TEXTURE)
+    return float(values[textured].mean()) if textured.any() else float("nan")
 
 
 def ssims(guesses: Images, plains: Images) -> Float64Array:

@@ -19,6 +19,7 @@ from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run.cell import Cell
 from coordinator.exchange.audit.control_sets import (
     BLIND_PREFIX,
+    GENERAL,
     LARGEST_POOL_ONLY,
     PREFIX,
     PUBLIC,
@@ -26,7 +27,7 @@ from coordinator.exchange.audit.control_sets import (
     meets,
 )
 from coordinator.exchange.audit.guesses import Draw, audit_rows
-from coordinator.exchange.audit.suite1 import MIN_SET_IMAGES
+from coordinator.exchange.audit.suite1 import DRAWS, MIN_SET_IMAGES
 from coordinator.exchange.pool import Pool
 from crypto.arrays import Images
 from crypto.errors import CipherwardError
@@ -97,6 +98,25 @@ def group_by_key(sets: Sequence[SealedDataset], attacks: Sequence[str]) -> list[
         if any(meets(attack, dataset.folder.name) for attack in attacks):
             groups.setdefault(dataset.key_id, []).append(dataset)
     return list(groups.values())
+
+
+def audit_gaps(sets: Sequence[SealedDataset], attacks: Sequence[str]) -> list[str]:
+    """Return, one sentence each, what an audit of these sets will lack, so that nobody learns it from the report.
+
+    Args:
+        sets: the sealed sets that are to be attacked.
+        attacks: the attacks' names.
+    """
+    names = {dataset.folder.name for dataset in sets}
+    groups = group_by_key([s for s in sets if not s.folder.name.startswith(PREFIX)], attacks)
+    gaps = []
+    if len(groups) < DRAWS:
+        draws = "1 draw" if len(groups) == 1 else f"{len(groups)} draws"
+        gaps.append(f"{draws} of key and pool instead of {DRAWS}: the verdict will say so")
+    needed = [*GENERAL, *(name for name, run in TARGETED.items() if set(run) & set(attacks))]
+    if missing := [name for name in needed if name not in names]:
+        gaps.append(f"no {', '.join(missing)}: without every control the report will be invalid")
+    return gaps
 
 
 def find_public_control(sets: Sequence[SealedDataset]) -> SealedDataset | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coordinator.adversary.run.cell import Cell, Finished, accept, answer
-from coordinator.exchange.quiet import QUIET
+from coordinator.exchange.quiet import QUIET, bypass_proxies
 from crypto.errors import CipherwardError
 
 #: Seconds until a cluster's address must answer. Chosen by hand; Ray itself would try for minutes.
@@ -28,6 +28,7 @@ def run_on_ray(cells: Sequence[Cell], jobs: int, address: str) -> Finished:
     Raises:
         CipherwardError: if no cluster answers, or a cell cannot run at all on it.
     """
+    bypass_proxies(os.environ)
     os.environ.update(QUIET)  # Ray reads them when it is loaded, and reports usage without them
     import ray
     from ray import exceptions

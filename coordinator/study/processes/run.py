@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from coordinator.exchange.quiet import QUIET
+from coordinator.exchange.quiet import QUIET, without_proxies
 from coordinator.study.flower_run import SECRET_PREFIXES, own_error
 from crypto.errors import CipherwardError
 
@@ -35,7 +35,9 @@ def run_processes(
             one.
     """
     logged = log_file.stat().st_size if log_file.exists() else 0
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(SECRET_PREFIXES)} | QUIET
+    environment = {
+        k: v for k, v in without_proxies(os.environ).items() if not k.startswith(SECRET_PREFIXES)
+    } | QUIET
     words = [sys.executable, "-c", _PROGRAM, str(study), "--workers", str(workers)]
     deadline = time.monotonic() + timeout_s
     with open(log_file, "ab") as sink:

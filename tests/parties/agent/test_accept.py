@@ -14,7 +14,9 @@ import yaml
 from safetensors.numpy import save_file
 
 from coordinator.exchange.plan import Plan, write_plan
+from coordinator.model.vit import build_model
 from crypto.files import sha256_file
+from crypto.tensor_file import torch_tensor_bytes
 from parties.agent.accept import explain
 from parties.sealing.place import Place
 from parties.training.policy import Policy, make_policy
@@ -127,9 +129,15 @@ def test_the_weights_are_the_hospital_s_own_file(place: Place, tmp_path: Path, h
     p = plan(stem="private", weights="/the/coordinator/s/w.safetensors")
     words = ["accept", file(tmp_path / "p", p), place.folder, "--yes"]
     own = tmp_path / "mine.safetensors"
-    save_file({"a": np.zeros(3, np.float32)}, own)
+    save_file({"a": np.ones(3, np.float32)}, own)
+    done = here("cipherward-party", *words, "--weights", own)
+    assert done.returncode == 1 and "0 encoder tensors loaded" in done.stderr
+    assert not place.policy_file.exists()
+    model = build_model(p.model_copy(update={"weights": ""}), 2)
+    own.write_bytes(torch_tensor_bytes(model.state_dict()))
     done = here("cipherward-party", *words, "--weights", own)
     assert done.returncode == 0, done.stderr
+    assert f"{len(model.state_dict()) - 2} encoder tensors loaded" in " ".join(done.stderr.split())
     policy = read_policy(place)
     assert (policy.weights, policy.weights_file) == ("w.safetensors", str(own))
     assert policy.weights_sha256 == sha256_file(own) and policy.weights_sha256[:40] in done.stderr
@@ -161,7 +169,7 @@ def test_a_plan_s_words_cannot_steer_the_terminal() -> None:
         ),
         (
             {"stem": "plain", "parties": 6},
-            ("at least 5 of 6 hospitals (1 may be missing)", "in two rounds can still"),
+            ("at least 5 of 6 hospitals (1 may be missing)", "in two rounds can"),
         ),
         ({"stem": "learn"}, ("sees each update of this hospital, which shows ciphertext",)),
         (

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.ndimage import uniform_filter
 from skimage.metrics import structural_similarity
 
 from coordinator.exchange.audit.rates import rate_of
@@ -56,6 +57,26 @@ def test_ssim_is_scikit_image_s_where_all_is_textured() -> None:
     assert ssim(a, b) == pytest.approx(
         structural_similarity(a, b, data_range=255, channel_axis=-1), abs=1e-9
     )
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(7, 7, 1), (7, 20, 3), (33, 8, 1), (40, 41, 3)])
+def test_ssim_is_scikit_image_s_to_the_last_bit(height: int, width: int, channels: int) -> None:
+    generator = np.random.default_rng(height)
+    shape = (height, width, channels)
+    for low, high in ((0, 256), (100, 106)):
+        a, b = (generator.integers(low, high, shape, np.uint8) for _ in range(2))
+        _, values = structural_similarity(a, b, win_size=7, data_range=255, channel_axis=-1, full=True)
+        x = b.astype(np.float64)
+        mean, squares = (uniform_filter(part, (7, 7, 1)) for part in (x, x * x))
+        textured = np.sqrt(np.maximum(squares - mean * mean, 0) * (49 / 48))[3:-3, 3:-3] > 2
+        expected = values[3:-3, 3:-3][textured].mean() if textured.any() else math.nan
+        assert ssim(a, b) == expected or math.isnan(expected)
+
+
+def test_images_below_a_window_have_no_ssim() -> None:
+    small = np.zeros((6, 9, 1), np.uint8)
+    with pytest.raises(ValueError, match="no windows of 7 pixels"):
+        ssim(small, small)
 
 
 def test_ssim_best_worst_random() -> None:
