@@ -1,0 +1,108 @@
+"""The page of what faults cost a deployed federation, and of the traffic and the time of deployed studies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.pages.entries import Entry, of_kind
+from benchmarks.pages.markdown import facts, number, table
+
+Record = Mapping[str, Any]
+
+INTRO = """# Deployment
+
+Real processes on the loopback interface, with TLS and the product's own commands:
+[how to deploy a federation](../deployment.md). The coordinator and all hospitals share one machine here; the load
+that other programs caused is stated.
+"""
+
+
+def page(entries: Sequence[Entry]) -> list[str]:
+    """Return the lines of docs/results/deployment.md."""
+    sections = {"faults": faults, "deployment": deployment}
+    lines = [INTRO]
+    for kind, section in sections.items():
+        for entry in of_kind(entries, kind):
+            lines += [*entry.heading(), *section(entry.result), ""]
+    return lines
+
+
+def faults(result: Record) -> list[str]:
+    """Return what happened after each fault, and what it cost."""
+    records = [record for record in result["records"] if not record["skipped"]]
+    struck = [record for record in records if record["rounds_missed"] is not None]
+    others = [record for record in records if record["rounds_missed"] is None]
+    skipped = [record for record in result["records"] if record["skipped"]]
+    costs = [
+        [
+            record["fault"],
+            record["moment"],
+            record["rounds_missed"],
+            record["rounds_repeated"],
+            number(record["seconds_lost"]),
+            number(record["back_after_s"]),
+            record["data_lost"],
+        ]
+        for record in struck
+    ]
+    said = [[record["fault"], record["moment"], _cell(record["happened"])] for record in records]
+    runs = result["runs"]
+    load = ", ".join(number(run["load"]) for run in runs)
+    left = sum(len(run["left_running"]) for run in runs)
+    headers = [
+        "fault",
+        "moment",
+        "rounds missed",
+        "rounds repeated",
+        "seconds lost",
+        "back after (s)",
+        "data lost",
+    ]
+    return [
+        f"{result['hospitals']} hospitals, quorum {result['quorum']}, deadline {number(result['deadline_s'])} s, grace "
+        f"period {number(result['grace_s'])} s. An undisturbed round took {number(result['round_seconds'])} s "
+        f"(median). Load averages over five minutes at the end of the {len(runs)} runs: {load}. Processes that were "
+        f"still there after all was ended: {left}.",
+        "",
+        "Faults that strike a study at work. *Rounds missed* were made without the hospital's reply. *Seconds lost* "
+        "is the time until all hospitals replied again, beyond what as many undisturbed rounds take. *Back after* is "
+        "the time from the fault to the beginning of the first round that all hospitals answered. *Data lost* "
+        "compares journal, checkpoint and the hospitals' logs.",
+        "",
+        *table(headers, costs),
+        *([f"{len(others)} faults strike no round: nobody joins who should not.", ""] if others else []),
+        "What happened, in the words of the journal, the logs and the programs:",
+        "",
+        *table(["fault", "moment", "what happened"], said),
+        *(f"Skipped: {record['fault']}, because {record['skipped']}." for record in skipped),
+    ]
+
+
+def deployment(result: Record) -> list[str]:
+    """Return seconds, bytes and memory of a deployed study."""
+    labels = {
+        "plan": "plan",
+        "hospitals": "hospitals",
+        "rounds": "rounds",
+        "server_start_seconds": "start of the server (s)",
+        "join_seconds": "until all hospitals are online (s)",
+        "first_round_seconds": "from `run` to the end of the first round (s)",
+        "run_seconds": "`run`, from start to end (s)",
+        "round_seconds": "a round (s), median",
+        "journal_megabytes": "records of messages after the first round, by the journal (MB)",
+        "relay_megabytes": "bytes on the wire in the same time, by a counting relay (MB)",
+        "relay_over_journal": "bytes on the wire over those of the journal",
+        "bundle_megabytes": "app bundle, once for each hospital (MB)",
+        "superlink_megabytes": "memory of the SuperLink (MB), most",
+        "serverapp_megabytes": "memory of the ServerApp (MB), most",
+        "hospital_megabytes": "memory of a hospital's processes (MB), most",
+        "database_megabytes": "the SuperLink's database at the end (MB)",
+        "load": "load average over five minutes at the end",
+    }
+    return facts(result, labels)
+
+
+def _cell(text: str) -> str:
+    """Return text as it may stand in a table."""
+    return text.replace("|", "\\|").replace("\n", " ")
