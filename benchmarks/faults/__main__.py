@@ -29,6 +29,7 @@ from benchmarks.faults.deployment import PLAN, Deployment
 from benchmarks.faults.machine_faults import CLOUD_DISK, HOSPITAL_DISK, MACHINE_FAULTS, small_disk
 from benchmarks.faults.observe import MOMENTS, VICTIM, Observer, Record
 from benchmarks.faults.striking import AT_WORK, FAULTS, join_late
+from coordinator.exchange.plan import Plan
 from coordinator.report.build import machine
 from coordinator.study.study import party_folder
 
@@ -65,7 +66,7 @@ def run_faults(
             place = party_folder(folder / "study", int(VICTIM.rpartition("-")[2]))
             disks.enter_context(small_disk(place, HOSPITAL_DISK))
             disks.enter_context(small_disk(folder / "cloud", CLOUD_DISK))
-        deployment = Deployment(folder, settings or {})
+        deployment = Deployment(folder, Plan.model_validate({**PLAN, **(settings or {})}))
         try:
             figures: dict[str, Any] = {"server_start_seconds": deployment.start_server()}
             if striking or ABSENT in names:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,8 @@ class Deployment:
         rows: the journal's lines, each with the time at which it was seen.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Make it. settings: changes of the plan."""
-        self.folder, self.plan = folder, Plan.model_validate({**PLAN, **settings})
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder, self.plan = folder, plan
         count = self.plan.parties
         (self.folder / "out").mkdir(parents=True)
         prepare(folder / "study", self.plan)

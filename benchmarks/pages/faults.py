@@ -60,8 +60,8 @@ def faults(result: Record) -> list[str]:
         "data lost",
     ]
     return [
-        f"{result['hospitals']} hospitals, quorum {result['quorum']}, deadline {number(result['deadline_s'])} s, grace "
-        f"period {number(result['grace_s'])} s. An undisturbed round took {number(result['round_seconds'])} s "
+        f"{result['hospitals']} hospitals, quorum {result['quorum']}, deadline {number(result['deadline_s'])} s, "
+        f"grace period {number(result['grace_s'])} s. An undisturbed round took {number(result['round_seconds'])} s "
         f"(median). Load averages over five minutes at the end of the {len(runs)} runs: {load}. Processes that were "
         f"still there after all was ended: {left}.",
         "",
