@@ -42,6 +42,10 @@ from crypto.files import read_json
 _COUNTED = ("bytes_down", "bytes_up", "evaluation_bytes_down", "evaluation_bytes_up")
 
 
+#: Seconds over which the cost of waiting hospitals is measured.
+_IDLE_S = 20.0
+
+
 class _Watch:
     """Reads memory, and notes what the relay had counted when each round ended."""
 
@@ -75,6 +79,25 @@ class _Watch:
         self.most[name] = max(self.most.get(name, 0), size)
 
 
+def _measure_idle(deployment: Deployment) -> dict[str, float]:
+    """Return what hospitals that wait for work cost the SuperLink, for each of them and each second."""
+    link = deployment.server_process("coordinator.deployment.superlink")
+    assert link is not None
+
+    def count() -> tuple[float, int]:
+        relay = deployment.relay
+        return sum(link.cpu_times()[:2]), sum(relay.sent.values()) + sum(relay.received.values())
+
+    cpu, passed = count()
+    time.sleep(_IDLE_S)
+    cpu_after, passed_after = count()
+    share = _IDLE_S * len(deployment.names)
+    return {
+        "idle_cpu_milliseconds": 1000 * (cpu_after - cpu) / share,
+        "idle_bytes": (passed_after - passed) / share,
+    }
+
+
 def measure(plan: Plan) -> dict[str, Any]:
     """Run a plan's study in a deployment in a temporary folder, and return the figures.
 
@@ -86,12 +109,17 @@ def measure(plan: Plan) -> dict[str, Any]:
         try:
             server = deployment.start_server()
             join = deployment.join(*deployment.names)
+            idle = _measure_idle(deployment)
+            link = deployment.server_process("coordinator.deployment.superlink")
+            assert link is not None
+            cpu = sum(link.cpu_times()[:2])
             watch = _Watch(deployment)
             started = time.monotonic()
             deployment.start_run()
             wait_until(lambda: deployment.runs[-1].poll() is not None, 1800, "the end of the study")
             wall = time.monotonic() - started
             load = os.getloadavg()[1]
+            cpu = sum(link.cpu_times()[:2]) - cpu
             watch.end()
             if deployment.runs[-1].returncode != 0:
                 raise AssertionError(deployment.output("run"))
@@ -115,6 +143,8 @@ def measure(plan: Plan) -> dict[str, Any]:
         "run_seconds": wall,
         "round_seconds": statistics.median(row["seconds"] for _, row in rows),
         "all_round_seconds": [row["seconds"] for _, row in rows],
+        **idle,
+        "superlink_cpu_seconds": cpu,
         "journal_megabytes": journal / 1e6,
         "relay_megabytes": relay / 1e6,
         "relay_over_journal": relay / journal if journal else None,

@@ -15,20 +15,22 @@ import datetime
 import json
 import os
 import statistics
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]  # it has no types
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command_line import add_json, make_parser, parse_settings, write_figures
 from benchmarks.faults.at_the_door import DOOR_FAULTS, try_door
-from benchmarks.faults.deployment import PLAN, Deployment
+from benchmarks.faults.deployment import PLAN, Deployment, TimedOutError
 from benchmarks.faults.machine_faults import CLOUD_DISK, HOSPITAL_DISK, MACHINE_FAULTS, small_disk
-from benchmarks.faults.observe import MOMENTS, VICTIM, Observer, Record
-from benchmarks.faults.striking import AT_WORK, FAULTS, join_late
+from benchmarks.faults.observe import MOMENTS, VICTIM, Moment, Observer, Record
+from benchmarks.faults.striking import AT_WORK, FAULTS, Fault, join_late
 from coordinator.exchange.plan import Plan
 from coordinator.report.build import machine
 from coordinator.study.study import party_folder
@@ -95,9 +97,17 @@ def _strike(
         fault = FAULTS[name] if name in FAULTS else MACHINE_FAULTS[name][0]
         for moment in MOMENTS[:moments]:
             if name not in AT_WORK or moment != "after the update":
-                records.append(_show(fault(watch, moment)))
+                records.append(_show(_try(name, fault, watch, moment)))
     figures |= {"round_seconds": watch.undisturbed_s, "rounds": len(deployment.rows)}
     return records
+
+
+def _try(name: str, fault: Fault, watch: Observer, moment: Moment) -> Record:
+    """Let a fault strike; a harness that cannot go through with it says so, and goes on with the next one."""
+    try:
+        return fault(watch, moment)
+    except (TimedOutError, AssertionError, psutil.Error, subprocess.TimeoutExpired) as error:
+        return Record(name, moment, f"NOT OBSERVED: {error}", data_lost=watch.find_losses())
 
 
 def _show(record: Record) -> Record:

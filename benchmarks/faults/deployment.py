@@ -36,7 +36,7 @@ from parties.agent.enrol import enrol as make_keys
 from parties.agent.running import read_state
 from parties.sealing.place import Place
 
-#: The study: small, with a training of about two seconds on a core, so that a fault can strike within it.
+#: The study: small, with a training of about a second on a core, so that a fault can strike within it.
 PLAN: dict[str, Any] = {
     "study": "faults",
     "parties": 3,
@@ -45,7 +45,7 @@ PLAN: dict[str, Any] = {
     "block": 8,
     "model_args": {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2},
     "rounds": 200,
-    "local_epochs": 4,
+    "local_epochs": 2,
     "batch": 16,
     "warmup_steps": 0,
     "baseline": False,
