@@ -95,6 +95,7 @@ def _measure_idle(deployment: Deployment) -> dict[str, float]:
     return {
         "idle_cpu_milliseconds": 1000 * (cpu_after - cpu) / share,
         "idle_bytes": (passed_after - passed) / share,
+        "idle_superlink_megabytes": link.memory_info().rss / 1e6,
     }
 
 

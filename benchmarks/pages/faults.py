@@ -31,15 +31,16 @@ def page(entries: Sequence[Entry]) -> list[str]:
 def faults(result: Record) -> list[str]:
     """Return what happened after each fault, and what it cost."""
     records = [record for record in result["records"] if not record["skipped"]]
-    struck = [record for record in records if record["rounds_missed"] is not None]
-    others = [record for record in records if record["rounds_missed"] is None]
+    # A fault that struck a round, or one after which the harness lost sight of the study: that must be seen here.
+    struck = [record for record in records if record["moment"] or record["rounds_missed"] is not None]
+    others = [record for record in records if record not in struck]
     skipped = [record for record in result["records"] if record["skipped"]]
     costs = [
         [
             record["fault"],
             record["moment"],
-            record["rounds_missed"],
-            record["rounds_repeated"],
+            number(record["rounds_missed"]),
+            number(record["rounds_repeated"]),
             number(record["seconds_lost"]),
             number(record["back_after_s"]),
             record["data_lost"],
@@ -97,13 +98,48 @@ def deployment(result: Record) -> list[str]:
         "idle_bytes": "a hospital that waits for work: bytes on the wire a second",
         "idle_cpu_milliseconds": "… and CPU time of the SuperLink a second (ms)",
         "superlink_cpu_seconds": "CPU time of the SuperLink for the whole study (s)",
+        "idle_superlink_megabytes": "memory of the SuperLink before the study (MB)",
         "superlink_megabytes": "memory of the SuperLink (MB), most",
         "serverapp_megabytes": "memory of the ServerApp (MB), most",
         "hospital_megabytes": "memory of a hospital's processes (MB), most",
         "database_megabytes": "the SuperLink's database at the end (MB)",
         "load": "load average over five minutes at the end",
     }
-    return facts(result, labels)
+    return [*facts(result, labels), *extrapolate(result, 1000)]
+
+
+def extrapolate(result: Record, hospitals: int) -> list[str]:
+    """Return what a round of so many hospitals would cost, if each costs what one of the measured hospitals does.
+
+    It is a calculation, not a measurement: nobody ran so many hospitals. The SuperLink is one process, so its CPU
+    time is a lower bound of a round's wall time.
+    """
+    # The relay counts the rounds after the first.
+    megabytes = result["relay_megabytes"] / ((result["rounds"] - 1) * result["hospitals"])
+    # Waiting costs CPU time as well; it is taken off what the messages cost.
+    waiting = result["idle_cpu_milliseconds"] / 1000 * result["hospitals"] * result["run_seconds"]
+    cpu = max(0.0, result["superlink_cpu_seconds"] - waiting) / (result["rounds"] * result["hospitals"])
+    memory = (result["superlink_megabytes"] - result["idle_superlink_megabytes"]) / result["hospitals"]
+    values = [
+        ("traffic of a round (GB)", megabytes * hospitals / 1000),
+        ("… over a link of 1 Gbit/s (s)", megabytes * hospitals * 8 / 1000),
+        ("CPU time of the SuperLink for a round's messages (s)", cpu * hospitals),
+        (
+            "cores of the SuperLink that waiting hospitals take",
+            result["idle_cpu_milliseconds"] / 1000 * hospitals,
+        ),
+        ("traffic of waiting hospitals (Mbit/s)", result["idle_bytes"] * hospitals * 8 / 1e6),
+        ("memory of the SuperLink (GB)", (result["idle_superlink_megabytes"] + memory * hospitals) / 1000),
+        ("app bundle to all hospitals, once (GB)", result["bundle_megabytes"] * hospitals / 1000),
+    ]
+    rows = [[name, number(value)] for name, value in values]
+    return [
+        f"On paper, the same study with {hospitals:,} hospitals on one SuperLink, if each costs what one costs here. "
+        "**Nobody ran this.** Traffic and memory grow with the model, whose weights are sent three times a round: to "
+        "train, back, and to evaluate.",
+        "",
+        *table([f"{hospitals:,} hospitals", "calculated"], rows),
+    ]
 
 
 def _cell(text: str) -> str:
