@@ -59,6 +59,8 @@ _HEARTBEAT_S = 15.0
 _PAST_DEADLINE_S = 30.0
 #: Tries of one request to the SuperNode on this machine.
 _TRIES = 4
+#: Answers after which a request is tried again: the SuperNode is busy, or just starting.
+_RETRIED = (502, 503, 504)
 _PROTECTED = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 #: What the coordinator is told if the log cannot be written; where the log is stays here.
@@ -146,7 +148,7 @@ class Executor:
 
     def _connect(self, tries: int, *interceptors: Any) -> RuntimeHttpClient:
         retry = make_simple_http_retry_invoker()
-        retry.max_tries = tries
+        retry.max_tries, retry.should_giveup = tries, _is_final
         version = RuntimeVersionHttpInterceptor(component_name="SuperExec")
         return RuntimeHttpClient.from_server_address(
             server_address=self.address,
@@ -291,6 +293,15 @@ class Executor:
                 warm.start(self.tick)
             except CipherwardError as error:
                 self.announce(MessageFacts("client"), "error", 0.0, str(error))
+
+
+def _is_final(error: Exception) -> bool:
+    """Return whether a request is not tried again after this error.
+
+    Flower's own rule ends the process by a SIGINT when the SuperNode no longer knows a task, as after a broken
+    connection to the SuperLink. An agent must outlive that: it drops the task.
+    """
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in _RETRIED
 
 
 def _sha256(data: bytes) -> str:
