@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.command_line import make_parser
-from benchmarks.pages import accuracy, audit, privacy, speed, summary, training
+from benchmarks.pages import accuracy, audit, faults, privacy, speed, summary, training
 from benchmarks.pages.entries import Entry, of_kind, read_entries
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +29,7 @@ _PAGES: dict[str, Callable[[Sequence[Entry]], list[str]]] = {
     "audit": audit.page,
     "accuracy": accuracy.page,
     "speed": speed.page,
+    "deployment": faults.page,
     "updates": training.updates_page,
     "privacy": privacy.page,
     "networks": training.networks_page,

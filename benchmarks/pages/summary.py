@@ -82,6 +82,7 @@ TOPICS = {
     "audit": ("What breaks each scheme", ("audit-table", "audit", "key-recovery", "pool-size")),
     "accuracy": ("Accuracy on ciphertext", ("table1", "audit", "stem-accuracy")),
     "speed": ("Speed and traffic", ("schemes", "sealing", "federation", "many-hospitals", "options")),
+    "deployment": ("Deployment: faults, time and traffic", ("faults", "deployment")),
     "updates": (
         "What a training reveals",
         ("updates", "stems", "protection", "secure-rounds", "secure-sum"),

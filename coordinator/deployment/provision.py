@@ -54,7 +54,7 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
     """
     settings = read_federation(file)
     plan_file = (file.parent / settings.plan).resolve()
-    plan = read_plan(plan_file)
+    plan = read_plan(plan_file, needs_images=False)
     if plan.parties != len(settings.hospitals):
         raise CipherwardError(
             f"{file} names {len(settings.hospitals)} hospitals, and the plan is for {plan.parties}",

@@ -58,7 +58,7 @@ def prepare(
             number of hospitals, or if the study was begun with another plan.
     """
     source = plan_file or place.plan
-    plan = read_plan(source)
+    plan = read_plan(source, needs_images=False)
     hospitals = place.settings.hospitals
     if plan.parties != len(hospitals):
         raise CipherwardError(
@@ -73,7 +73,7 @@ def prepare(
         check_model(plan, log)
     with disk_errors(study):
         (study / "cloud").mkdir(parents=True, exist_ok=True, mode=0o700)
-    if (study / FILE).exists() and read_plan(study / FILE) != plan:
+    if (study / FILE).exists() and read_plan(study / FILE, needs_images=False) != plan:
         raise CipherwardError(
             f"{study} was begun with another plan", "give the study another name, or remove its folder"
         )

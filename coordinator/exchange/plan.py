@@ -229,12 +229,13 @@ class Plan(Settings):
         return self.proximal_mu if (self.train, self.strategy) == ("federated", "fedprox") else 0.0
 
 
-def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
+def read_plan(path: Path, overrides: dict[str, Any] | None = None, *, needs_images: bool = True) -> Plan:
     """Read a plan that is about to be run, and check that its weights and images are named.
 
     Args:
         path: the YAML file.
         overrides: settings that replace those of the file.
+        needs_images: whether the images are read on this machine. A coordinator of real hospitals has none.
 
     Raises:
         CipherwardError: as `load_plan` does, and if the weights file is missing or no images are named.
@@ -242,7 +243,7 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     plan = load_plan(path, overrides)
     if plan.weights and not Path(plan.weights).is_file():
         raise CipherwardError(f"no weights file at {plan.weights}", "name one with --set weights=PATH")
-    if plan.source != "phantom" and not plan.images:
+    if needs_images and plan.source != "phantom" and not plan.images:
         raise CipherwardError(
             f"{path}: the {plan.source} source needs images", "name them with --images PATH"
         )

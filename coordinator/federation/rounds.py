@@ -188,6 +188,7 @@ def _attempt_round(
             append_line(cloud / "rounds.jsonl", json.dumps(failed))
             raise
         row["val"] = val["mean"]
+        row |= {f"evaluation_{way}": val[way] for way in ("bytes_down", "bytes_up")}
         refused = {name: f"at evaluation: {why}" for name, why in val["refused"].items()}
         row["refused"] = refused | row["refused"]
         state.round, state.weights, state.moments = number, weights, get_moments(strategy)
@@ -308,7 +309,8 @@ def evaluate(
 
     Returns:
         `mean`: figures weighted by number of images. `parties`: a row per party. `refused`: why the figures of a
-        party do not count, by name. And the pooled tables.
+        party do not count, by name. `bytes_down`, `bytes_up`: bytes of the records that were sent, and of those
+        that came back and were usable. And the pooled tables.
 
     Raises:
         CipherwardError: if fewer parties than the quorum send usable figures.
@@ -348,7 +350,8 @@ def evaluate(
     total = sum(n for n, _ in defined)
     means["auc"] = sum(n * auc for n, auc in defined) / total if defined else None
     tables = pool_tables([reply_tables(reply) for _, reply in usable])
-    return {"mean": means, "parties": rows, "refused": refused, **tables}
+    traffic = {"bytes_down": _count_bytes(messages), "bytes_up": _count_bytes(r for _, r in usable)}
+    return {"mean": means, "parties": rows, "refused": refused, **traffic, **tables}
 
 
 def _as_floats(metrics: MetricRecord | None) -> dict[str, float]:

@@ -50,7 +50,7 @@ def run_federation(grid: Grid, study: Path, engine: str = "") -> None:
         CipherwardError: if there is no study manifest, or it is about another plan; if too few parties are usable, or
             if a round misses its quorum after all retries.
     """
-    plan, cloud = read_plan(study / FILE), study / "cloud"
+    plan, cloud = read_plan(study / FILE, needs_images=False), study / "cloud"
     require_rounds(plan)
     federation = Federation(grid, plan, read_study_manifest(study, plan))
     parties = federation.gather()

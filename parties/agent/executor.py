@@ -60,6 +60,8 @@ _HEARTBEAT_S = 15.0
 _PAST_DEADLINE_S = 30.0
 #: Tries of one request to the SuperNode on this machine.
 _TRIES = 4
+#: Answers after which a request is tried again: the SuperNode is busy, or just starting.
+_RETRIED = (502, 503, 504)
 _PROTECTED = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 #: What the coordinator is told if the log cannot be written; where the log is stays here.
@@ -150,7 +152,7 @@ class Executor:
 
     def _connect(self, tries: int, *interceptors: Any) -> RuntimeHttpClient:
         retry = make_simple_http_retry_invoker()
-        retry.max_tries = tries
+        retry.max_tries, retry.should_giveup = tries, _is_final
         version = RuntimeVersionHttpInterceptor(component_name="SuperExec")
         return RuntimeHttpClient.from_server_address(
             server_address=self.address,
@@ -301,6 +303,15 @@ def _without_folders(text: str, place: Place) -> str:
     """Return an error's text as it may leave: it tells what to mend, and no folder of this hospital's machine."""
     inside = text.replace(f"{place.folder}/", "").replace(str(place.folder), place.settings.party)
     return _FOLDERS.sub("…/", inside.replace(str(Path.home()), "~"))
+
+
+def _is_final(error: Exception) -> bool:
+    """Return whether a request is not tried again after this error.
+
+    Flower's own rule ends the process by a SIGINT when the SuperNode no longer knows a task, as after a broken
+    connection to the SuperLink. An agent must outlive that: it drops the task.
+    """
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in _RETRIED
 
 
 def _sha256(data: bytes) -> str:

@@ -9,8 +9,9 @@ import pytest
 
 from coordinator.deployment.bundle import build_bundle, bundle_digest
 from coordinator.deployment.certificates import check_server
-from coordinator.deployment.folder import read_federation
+from coordinator.deployment.folder import DeploymentFolder, read_federation
 from coordinator.deployment.provision import now_utc, provision, renew
+from coordinator.deployment.runs import prepare
 from coordinator.exchange.kit import CA, PLAN, read_kit
 from crypto.errors import CipherwardError
 from tests.support.deployment import provisioned, write_federation
@@ -88,6 +89,16 @@ def test_a_new_address_gets_a_new_certificate(tmp_path: Path) -> None:
     provision(tmp_path / "federation-in.yaml", place.root)
     assert place.server.read_bytes() != server
     assert read_kit(place.kit("hospital-0")).manifest.address.startswith("fl.example.org:")
+
+
+def test_a_plan_of_real_hospitals_names_no_images(tmp_path: Path) -> None:
+    file = write_federation(tmp_path)
+    plan = tmp_path / "plan-in.yaml"
+    plan.write_text(plan.read_text().replace("phantom\ncounts: [64, 16, 16]", "folder"))
+    assert set(provision(file, tmp_path / "deployment")) == {"hospital-0", "hospital-1"}
+    place = DeploymentFolder.open(tmp_path / "deployment")
+    study, read = prepare(place, None)
+    assert read.source == "folder" and not read.images and (study / "plan.yaml").is_file()
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ def test_averages_are_weighted_by_images(tmp_path: Path) -> None:
     assert [r["round"] for r in rows] == [1, 2, 3] and all(r["aggregated"] for r in rows)
     assert rows[0]["parties"] == ["p0", "p1", "p2"] and rows[0]["absent"] == []
     assert rows[0]["bytes_up"] > 3 * START.nbytes and rows[0]["bytes_down"] > 3 * START.nbytes
+    # Evaluation sends the model to everybody once more, and gets figures back.
+    assert rows[0]["evaluation_bytes_down"] > 3 * START.nbytes and rows[0]["evaluation_bytes_up"] > 0
 
 
 def test_the_best_round_on_val_is_kept(tmp_path: Path) -> None:

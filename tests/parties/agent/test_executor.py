@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import http.server
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +24,7 @@ from parties.agent import executor as module
 from parties.agent.agent_log import AgentLog
 from parties.agent.approval import approve, withdraw
 from parties.agent.bundle import parse_bundle
-from parties.agent.executor import Executor
+from parties.agent.executor import UNREACHABLE, Executor
 from parties.agent.message_facts import MessageFacts
 from parties.agent.warm_client import Answer
 from parties.sealing.place import Place
@@ -284,3 +287,36 @@ def test_an_app_that_cannot_be_loaded_is_an_error_of_its_message(
     assert "cannot be loaded" in reason
     assert "/a/path" not in reason
     assert bench.events == ["received", "error"]
+
+
+class _Refuses(http.server.BaseHTTPRequestHandler):
+    """Answers every request with 401, as a SuperNode does that has dropped a task."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(401)
+        self.end_headers()
+
+    def log_message(self, *_words: object) -> None:
+        pass
+
+
+def test_a_task_that_the_supernode_has_dropped_does_not_end_the_agent(tmp_path: Path) -> None:
+    place = make_place(tmp_path)
+    signals: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: signals.append(number))
+    with http.server.HTTPServer(("127.0.0.1", 0), _Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        executor = Executor(
+            place, "", b"", tmp_path / "apps", {}, tmp_path / "client.log", "fork", lambda: None,
+            lambda *_words: None, 60.0,
+        )  # fmt: skip
+        try:
+            executor.connect(f"127.0.0.1:{server.server_port}", b"s" * 32)
+            with pytest.raises(UNREACHABLE):
+                executor.step()
+        finally:
+            executor.close()
+            server.shutdown()
+            signal.signal(signal.SIGINT, before)
+    assert signals == []

@@ -1,0 +1,147 @@
+"""The page of what faults cost a deployed federation, and of the traffic and the time of deployed studies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.pages.entries import Entry, of_kind
+from benchmarks.pages.markdown import facts, number, table
+
+Record = Mapping[str, Any]
+
+INTRO = """# Deployment
+
+Real processes on the loopback interface, with TLS and the product's own commands:
+[how to deploy a federation](../deployment.md). The coordinator and all hospitals share one machine here; the load
+that other programs caused is stated.
+"""
+
+
+def page(entries: Sequence[Entry]) -> list[str]:
+    """Return the lines of docs/results/deployment.md."""
+    sections = {"faults": faults, "deployment": deployment}
+    lines = [INTRO]
+    for kind, section in sections.items():
+        for entry in of_kind(entries, kind):
+            lines += [*entry.heading(), *section(entry.result), ""]
+    return lines
+
+
+def faults(result: Record) -> list[str]:
+    """Return what happened after each fault, and what it cost."""
+    records = [record for record in result["records"] if not record["skipped"]]
+    # A fault that struck a round, or one after which the harness lost sight of the study: that must be seen here.
+    struck = [record for record in records if record["moment"] or record["rounds_missed"] is not None]
+    others = [record for record in records if record not in struck]
+    skipped = [record for record in result["records"] if record["skipped"]]
+    costs = [
+        [
+            record["fault"],
+            record["moment"],
+            number(record["rounds_missed"]),
+            number(record["rounds_repeated"]),
+            number(record["seconds_lost"]),
+            number(record["back_after_s"]),
+            record["data_lost"],
+        ]
+        for record in struck
+    ]
+    said = [[record["fault"], record["moment"], _cell(record["happened"])] for record in records]
+    runs = result["runs"]
+    load = ", ".join(number(run["load"]) for run in runs)
+    left = sum(len(run["left_running"]) for run in runs)
+    headers = [
+        "fault",
+        "moment",
+        "rounds missed",
+        "rounds repeated",
+        "seconds lost",
+        "back after (s)",
+        "data lost",
+    ]
+    return [
+        f"{result['hospitals']} hospitals, quorum {result['quorum']}, deadline {number(result['deadline_s'])} s, "
+        f"grace period {number(result['grace_s'])} s. An undisturbed round took {number(result['round_seconds'])} s "
+        f"(median). Load averages over five minutes at the end of the {len(runs)} runs: {load}. Processes that were "
+        f"still there after all was ended: {left}.",
+        "",
+        "Faults that strike a study at work. *Rounds missed* were made without the hospital's reply. *Seconds lost* "
+        "is the time until all hospitals replied again, beyond what as many undisturbed rounds take. *Back after* is "
+        "the time from the fault to the beginning of the first round that all hospitals answered. *Data lost* "
+        "compares journal, checkpoint and the hospitals' logs.",
+        "",
+        *table(headers, costs),
+        *([f"{len(others)} faults strike no round: nobody joins who should not.", ""] if others else []),
+        "What happened, in the words of the journal, the logs and the programs:",
+        "",
+        *table(["fault", "moment", "what happened"], said),
+        *(f"Skipped: {record['fault']}, because {record['skipped']}." for record in skipped),
+    ]
+
+
+def deployment(result: Record) -> list[str]:
+    """Return seconds, bytes and memory of a deployed study."""
+    labels = {
+        "plan": "plan",
+        "hospitals": "hospitals",
+        "rounds": "rounds",
+        "server_start_seconds": "start of the server (s)",
+        "join_seconds": "until all hospitals are online (s)",
+        "first_round_seconds": "from `run` to the end of the first round (s)",
+        "run_seconds": "`run`, from start to end (s)",
+        "round_seconds": "a round (s), median",
+        "journal_megabytes": "records of messages after the first round, by the journal (MB)",
+        "relay_megabytes": "bytes on the wire in the same time, by a counting relay (MB)",
+        "relay_over_journal": "bytes on the wire over those of the journal",
+        "bundle_megabytes": "app bundle, once for each hospital (MB)",
+        "idle_bytes": "a hospital that waits for work: bytes on the wire a second",
+        "idle_cpu_milliseconds": "… and CPU time of the SuperLink a second (ms)",
+        "superlink_cpu_seconds": "CPU time of the SuperLink for the whole study (s)",
+        "idle_superlink_megabytes": "memory of the SuperLink before the study (MB)",
+        "superlink_megabytes": "memory of the SuperLink (MB), most",
+        "serverapp_megabytes": "memory of the ServerApp (MB), most",
+        "hospital_megabytes": "memory of a hospital's processes (MB), most",
+        "database_megabytes": "the SuperLink's database at the end (MB)",
+        "load": "load average over five minutes at the end",
+    }
+    return [*facts(result, labels), *extrapolate(result, 1000)]
+
+
+def extrapolate(result: Record, hospitals: int) -> list[str]:
+    """Return what a round of so many hospitals would cost, if each costs what one of the measured hospitals does.
+
+    It is a calculation, not a measurement: nobody ran so many hospitals. The SuperLink is one process, so its CPU
+    time is a lower bound of a round's wall time.
+    """
+    # The relay counts the rounds after the first.
+    megabytes = result["relay_megabytes"] / ((result["rounds"] - 1) * result["hospitals"])
+    # Waiting costs CPU time as well; it is taken off what the messages cost.
+    waiting = result["idle_cpu_milliseconds"] / 1000 * result["hospitals"] * result["run_seconds"]
+    cpu = max(0.0, result["superlink_cpu_seconds"] - waiting) / (result["rounds"] * result["hospitals"])
+    memory = (result["superlink_megabytes"] - result["idle_superlink_megabytes"]) / result["hospitals"]
+    values = [
+        ("traffic of a round (GB)", megabytes * hospitals / 1000),
+        ("… over a link of 1 Gbit/s (s)", megabytes * hospitals * 8 / 1000),
+        ("CPU time of the SuperLink for a round's messages (s)", cpu * hospitals),
+        (
+            "cores of the SuperLink that waiting hospitals take",
+            result["idle_cpu_milliseconds"] / 1000 * hospitals,
+        ),
+        ("traffic of waiting hospitals (Mbit/s)", result["idle_bytes"] * hospitals * 8 / 1e6),
+        ("memory of the SuperLink (GB)", (result["idle_superlink_megabytes"] + memory * hospitals) / 1000),
+        ("app bundle to all hospitals, once (GB)", result["bundle_megabytes"] * hospitals / 1000),
+    ]
+    rows = [[name, number(value)] for name, value in values]
+    return [
+        f"On paper, the same study with {hospitals:,} hospitals on one SuperLink, if each costs what one costs here. "
+        "**Nobody ran this.** Traffic and memory grow with the model, whose weights are sent three times a round: to "
+        "train, back, and to evaluate.",
+        "",
+        *table([f"{hospitals:,} hospitals", "calculated"], rows),
+    ]
+
+
+def _cell(text: str) -> str:
+    """Return text as it may stand in a table."""
+    return text.replace("|", "\\|").replace("\n", " ")
