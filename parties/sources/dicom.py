@@ -28,7 +28,7 @@ from coordinator.exchange.image_file import UnreadableFormatError, require_few_p
 from crypto.arrays import AnyArray, UInt8Array
 from parties.sources import frame_decoders
 from parties.sources.codestream import require_declared_size
-from parties.sources.dicom_values import PixelTags
+from parties.sources.dicom_values import PixelTags, require_small_palette
 from parties.sources.reading import Reading, UnusablePixelsError
 
 #: What is decoded: UID of the transfer syntax → (name, pydicom's plugin; empty for pydicom itself).
@@ -243,6 +243,7 @@ class _DataSet:
         if self.text("PhotometricInterpretation") == "PALETTE COLOR":
             from pydicom.pixels.processing import apply_color_lut
 
+            require_small_palette(self.tags, self.syntax.is_little_endian)
             pixels = apply_color_lut(pixels, self.tags)
             return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
         if not self.is_gray:

@@ -21,6 +21,9 @@ from parties.sources.reading import (
     scale,
 )
 
+#: The most colours that a palette holds (DICOM PS3.3 C.7.6.3.1.5).
+_PALETTE_ENTRIES = 1 << 16
+
 
 @dataclass(frozen=True)
 class PixelTags:
@@ -138,6 +141,32 @@ class PixelTags:
         low = -(2 ** (bits - 1)) if self.number("PixelRepresentation") else 0
         ends = sorted((low * slope + intercept, (low + 2**bits - 1) * slope + intercept))
         return ends[0], ends[1]
+
+
+def require_small_palette(tags: Any, is_little_endian: bool) -> None:
+    """Check what a segmented palette unfolds to, before pydicom unfolds it: six bytes can name 65,535 numbers.
+
+    Source: DICOM PS3.3 C.7.9.2. Segments that repeat others (indirect ones) are not read.
+
+    Raises:
+        UnusablePixelsError: If it is more than a palette can hold.
+    """
+    for colour in ("Red", "Green", "Blue"):
+        data = tags.get(f"Segmented{colour}PaletteColorLookupTableData")
+        if not isinstance(data, bytes):
+            continue
+        bits = int(tags.get(f"{colour}PaletteColorLookupTableDescriptor")[2])
+        kind = np.dtype("u1" if bits == 8 else "<u2" if is_little_endian else ">u2")
+        words = np.frombuffer(data[: len(data) // kind.itemsize * kind.itemsize], kind).tolist()
+        at = entries = 0
+        while at + 1 < len(words):
+            code, length = words[at], words[at + 1]
+            at += 2 + (length if code == 0 else 1)
+            entries += length
+            if code not in (0, 1) or entries > _PALETTE_ENTRIES:
+                raise UnusablePixelsError(
+                    "its palette is larger than one can be, or in a form that is not read"
+                )
 
 
 def _first(value: Any) -> float | None:

@@ -108,8 +108,8 @@ def test_a_hospital_with_a_key_of_low_order_is_refused_by_name_and_stops_nobody(
     federation = Federation(5)
     collector = Collector(federation.round_id, 4, federation.rules)
     keys = to_keys(federation)
-    changes: dict[str, Any] = {field: point}
-    bad = dataclasses.replace(keys["h04"], **changes).sign(federation.identities["h04"])
+    changed: dict[str, Any] = {field: point}
+    bad = dataclasses.replace(keys["h04"], **changed).sign(federation.identities["h04"])
     for name in ("h00", "h01", "h02", "h03"):
         collector.add_keys(name, keys[name])
     with pytest.raises(CipherwardError, match="h04 sent round keys of low order"):
