@@ -216,6 +216,7 @@ def main() -> None:
         "schema": SCHEMA,
         "machine": machine(),
         "settings": {
+            "protections": [protection.name for protection in PROTECTIONS],
             "hospitals": HOSPITALS,
             "delta": DELTA,
             "batch": BATCH,

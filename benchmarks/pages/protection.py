@@ -33,6 +33,9 @@ def protection(result: Record) -> list[str]:
             records = [r for r in result["records"] if (r["data"], r["part"]) == (name, part)]
             made = rows(records, costs) if records else ["Not run.", ""]
             lines += [f"### {title}: {heading}", "", *made]
+            done = {record["protection"] for record in records}
+            missing = [p for p in result["settings"]["protections"] if records and p not in done]
+            lines += [f"Not run: {'; '.join(missing)}.", ""] if missing else []
     return lines
 
 
