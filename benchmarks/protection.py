@@ -1,6 +1,6 @@
 """Measure what each protection of the updates buys, by attacks on what the cloud holds, and what it costs.
 
-    python -m benchmarks.protection --data FOLDER [--parts step,training] [--seeds 3] [--out FOLDER] [--json FILE]
+    python -m benchmarks.protection --data FOLDER [--parts step,training,cost] [--seeds 3] [--json FILE]
 
 FOLDER holds pneumoniamnist.npz, brain_mri/ and vit_tiny_patch16_224.safetensors. Three hospitals train under no
 protection, under secure aggregation, under DP-SGD at epsilon 8, 3 and 1, and under both. The sum is that of the real
@@ -15,6 +15,7 @@ step      A first round of one SGD step, all weights shared, stem plain: the set
 training  A whole training, and the attack `membership` on the updates of the last round. pneumonia: as above; mri:
           share head on the frozen public encoder's outputs. Other images are of the same source and as many. For each
           protection the learning rate is the best of --rates on validation images, with seed 0.
+cost      Seconds of a core and bytes of a round of the same training, once.
 
 No search by optimisation is made (benchmarks/updates.py measures it). Each data set, part, protection and seed is a
 file in --out; what is there is not run again.
@@ -92,10 +93,14 @@ class Bench:
         self._splits: dict[str, dict[str, PlainImages]] = {}
         out.mkdir(parents=True, exist_ok=True)
 
+    def has(self, name: str) -> bool:
+        """Return whether a cell is measured already."""
+        return (self._out / f"{name}.json").exists()
+
     def cell(self, name: str, work: Callable[[], Record]) -> Record:
         """Return a cell from its file, or measure it and write the file."""
         path = self._out / f"{name}.json"
-        if not path.exists():
+        if not self.has(name):
             record = work()
             draft = path.with_suffix(".new")
             draft.write_text(json.dumps(record))
@@ -137,10 +142,17 @@ class Bench:
         lr = max(rates, key=lambda rate: float(rates[rate]["accuracy"]["rate"]))
         return self._train(name, protection, seed, lr, "test") | {"lr": lr}
 
-    def _train(self, name: str, protection: Protection, seed: int, lr: float, split: str) -> Record:
+    def cost(self, name: str, protection: Protection, seed: int) -> Record:
+        """Measure seconds and bytes of a round."""
+        record = self._train(name, protection, seed, _RATES[name][0], "val", rounds=3)
+        return {key: record[key] for key in ("round seconds", "round bytes", "parameters")}
+
+    def _train(
+        self, name: str, protection: Protection, seed: int, lr: float, split: str, **changes: Any
+    ) -> Record:
         splits = self._training_splits(name)
         members, others = draw(splits["train"], _MEMBERS[name], seed)
-        plan = protection.plan(**_TRAINING[name], lr=lr, seed=seed)
+        plan = protection.plan(**{**_TRAINING[name], **changes}, lr=lr, seed=seed)
         torch.manual_seed(seed)
         return measure_training(plan, self._model(name, plan, members), members, others, splits[split])
 
@@ -164,14 +176,20 @@ class Bench:
         return self._splits[name]
 
 
-def measure(bench: Bench, parts: list[str], names: list[str], seeds: int) -> Iterator[Record]:
-    """Yield the record of every cell, seed by seed."""
+def measure(
+    bench: Bench, parts: list[str], names: list[str], seeds: int, only_kept: bool = False
+) -> Iterator[Record]:
+    """Yield the record of every cell, seed by seed; with `only_kept` of those that are there, and run nothing."""
     for seed in range(seeds):
         for part in parts:
-            work = {"step": bench.step, "training": bench.training}[part]
+            if part == "cost" and seed:
+                continue
+            work = {"step": bench.step, "training": bench.training, "cost": bench.cost}[part]
             for name in names:
                 for protection in PROTECTIONS:
                     cell = f"{name}-{part}-{protection.name}-{seed}"
+                    if only_kept and not bench.has(cell):
+                        continue
                     record = bench.cell(cell, partial(work, name, protection, seed))
                     about: dict[str, Any] = {"data": name, "part": part, "protection": protection.name}
                     yield {**about, "seed": seed, **record}
@@ -181,19 +199,24 @@ def main() -> None:
     """Run the command line."""
     parser = make_parser(__doc__)
     add_data(parser)
-    parser.add_argument("--parts", default="step,training", help="what to measure")
+    parser.add_argument("--parts", default="step,training,cost", help="what to measure")
     parser.add_argument("--sets", default=",".join(DATA), help="data sets")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of every cell, from 0")
     parser.add_argument("--out", type=Path, default=Path("runs/protection"), help="where cells are kept")
+    parser.add_argument(
+        "--only-kept", action="store_true", help="run nothing: print the cells that are there"
+    )
     add_json(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)  # so that seconds compare
     bench = Bench(args.data, args.out, Console(stderr=True))
-    records = list(measure(bench, split_list(args.parts), split_list(args.sets), args.seeds))
+    parts, sets = split_list(args.parts), split_list(args.sets)
+    records = list(measure(bench, parts, sets, args.seeds, args.only_kept))
     result = {
         "schema": SCHEMA,
         "machine": machine(),
         "settings": {
+            "protections": [protection.name for protection in PROTECTIONS],
             "hospitals": HOSPITALS,
             "delta": DELTA,
             "batch": BATCH,

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from coordinator.adversary.run.cell import study_digest
 from coordinator.adversary.training.kept_updates import attack_kept_updates
+from coordinator.cli.app import app
 from coordinator.exchange.plan import write_plan
 from coordinator.exchange.update_attack import FILE
 from coordinator.federation.recording import record_sum, record_updates
@@ -67,6 +69,29 @@ def test_the_sum_of_three_single_images_gives_none_without_candidates_and_all_wi
     assert alone.confirmed == 0 and "several images mix" in alone.notes[0]
     known = attack_kept_updates(tmp_path, digest, PICTURES, 60.0)
     assert known is not None and known.confirmed == 3 and known.candidates == len(PICTURES)
+
+
+def test_the_attack_on_a_study_s_sealed_sets_attacks_its_kept_updates_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(tmp_path, (0, 1), 1)
+    # The attacks on sealed sets are not what is looked at here.
+    monkeypatch.setattr("coordinator.adversary.run.suite.find_sets", lambda _paths: [])
+    monkeypatch.setattr("coordinator.adversary.run.suite.run_suite", lambda *_args: [])
+    words = [
+        "attack",
+        "sealed",
+        "--attacks",
+        "as_is",
+        "--study",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "g"),
+    ]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "cloud" / FILE).read_text())
+    assert (found["updates"], found["confirmed"]) == (2, 2)
 
 
 def test_another_training_in_the_folder_is_attacked_anew(tmp_path: Path) -> None:
