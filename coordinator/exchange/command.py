@@ -38,7 +38,10 @@ _SHOWN = 80
 
 
 #: How every program ends (README.md).
-EXIT_CODES = "Exit status: 0 done; 1 an error, or a control of an audit failed; 2 a wrong option or argument; 130 interrupted."
+EXIT_CODES = (
+    "Exit status: 0 done; 1 an error, or a control of an audit failed; 2 a wrong option or argument; "
+    "130 interrupted."
+)
 
 
 def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:

@@ -187,7 +187,10 @@ def bad_header(path: Path) -> None:
 
 
 def data(content: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(content) and None
+    def make(path: Path) -> None:
+        path.write_bytes(content)
+
+    return make
 
 
 @pytest.mark.parametrize(
