@@ -41,7 +41,7 @@ def run_audit(here: Here, images: Path, scheme: str, public: bool, folder: Path)
         done = here(program, *words)
         assert done.returncode == 0, f"{program} {words[0]}: {done.stderr}"
 
-    sealing = ["--scheme", scheme, "--image-size", 32, "--block", BLOCK.get(scheme, 8)]
+    sealing = ["--scheme", scheme, "--image-size", 32, "--block", BLOCK.get(scheme, 8), "--gray"]
     run(PARTY, "keygen", hospital)
     run(PARTY, "seal", hospital, "--images", images / "own", *sealing, "--audit", 1)
     options = ["--public", images / "public"] if public else []
@@ -58,7 +58,7 @@ def run_audit(here: Here, images: Path, scheme: str, public: bool, folder: Path)
         *options,
     )
     run(PARTY, "score", hospital, guesses, "--rows", ROWS)
-    words = ["--guesses", guesses, "--sealed", hospital / "sealed" / "train", "--out", folder / "report"]
+    words = ["--guesses", guesses, "--sealed", hospital / "sealed", "--out", folder / "report"]
     here(COORDINATOR, "report", hospital / "scores.json", *words)  # exits 1 where a control failed
     report: dict[str, Any] = json.loads((folder / "report" / "report.json").read_text())
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,25 +12,37 @@ from typer.testing import CliRunner
 
 from coordinator.cli import app as coordinator
 from parties.cli import app as parties
-from tests.support.study import command
+from tests.support.study import command as run_command
 
 PARTY = "cipherward-party"
 
+
+def commands_of(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command of a program with its words, those of groups inside it too."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {inner}", each) for inner, each in commands_of(command))
+        else:
+            yield name, command
+
+
 COMMANDS = [
-    pytest.param(app, name, id=f"{program} {name}")
+    pytest.param(app, name, command, id=f"{program} {name}")
     for program, app in (("coordinator", coordinator.app), ("party", parties.app))
-    for name in typer.main.get_command(app).commands  # type: ignore[attr-defined] # a group
+    for name, command in commands_of(typer.main.get_command(app))  # type: ignore[arg-type] # a group
 ]
 
 
-@pytest.mark.parametrize(("app", "name"), COMMANDS)
-def test_help_describes_every_parameter(app: typer.Typer, name: str) -> None:
-    entry: click.Command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined] # a group
-    done = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"})
+@pytest.mark.parametrize(("app", "name", "command"), COMMANDS)
+def test_help_describes_every_parameter(app: typer.Typer, name: str, command: click.Command) -> None:
+    environment = {"COLUMNS": "400", "TERMINAL_WIDTH": "400"}
+    done = CliRunner().invoke(app, [*name.split(), "--help"], env=environment)
     assert done.exit_code == 0
     shown = " ".join(done.output.replace("│", " ").split())
-    assert entry.params or name == "env"
-    for parameter in entry.params:
+    assert command.params or name == "env"
+    for parameter in command.params:
+        if getattr(parameter, "hidden", False):
+            continue
         text = getattr(parameter, "help", None)
         assert text, f"{name} {parameter.name} has no help"
         assert " ".join(text.split()) in shown, parameter.name
@@ -53,17 +66,18 @@ def test_a_mistyped_command_is_answered_once_with_a_similar_one() -> None:
     assert output.lower().count("did you mean") == 1 and "'seal'" in output
 
 
-@pytest.mark.parametrize(("app", "name"), COMMANDS)
-def test_every_command_can_be_quiet_but_those_that_ask(app: typer.Typer, name: str) -> None:
-    entry: click.Command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined] # a group
-    if isinstance(entry, click.Group):
-        return
-    names = {parameter.name for parameter in entry.params}
+@pytest.mark.parametrize(("app", "name", "command"), COMMANDS)
+def test_every_command_can_be_quiet_but_those_that_ask(
+    app: typer.Typer,
+    name: str,
+    command: click.Command,
+) -> None:
+    names = {parameter.name for parameter in command.params}
     assert ("quiet" in names) is not ("yes" in names)
 
 
 def test_quiet_prints_results_and_errors_only(tmp_path: Path) -> None:
-    key = command(PARTY, "keygen", tmp_path / "h", "--quiet")
+    key = run_command(PARTY, "keygen", tmp_path / "h", "--quiet")
     assert (key.returncode, key.stderr) == (0, "") and len(key.stdout.strip()) == 16
-    again = command(PARTY, "keygen", tmp_path / "h", "--quiet")
+    again = run_command(PARTY, "keygen", tmp_path / "h", "--quiet")
     assert again.returncode == 1 and ": error: " in again.stderr and "hint: " in again.stderr

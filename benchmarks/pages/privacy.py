@@ -13,8 +13,8 @@ Record = Mapping[str, Any]
 
 INTRO = """# Differential privacy
 
-What DP-SGD in the hospitals costs, and what an adversary proves of it. [privacy.md](../privacy.md) says
-what ε covers.
+What DP-SGD in the hospitals costs, and what an adversary proves of it.
+[privacy.md](../privacy.md) says what ε covers.
 """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,10 @@ from coordinator.exchange.console import narrate, parse_pool_sizes, parse_second
 from crypto.cores import cores
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_text
+
+if TYPE_CHECKING:
+    from coordinator.exchange.audit.scores import Scores
+    from crypto.sets.dataset import SealedDataset
 
 
 def attack(
@@ -57,6 +61,7 @@ def attack(
             "storage that all nodes share, because workers open them by path."
         ),
     ] = "",
+    draw_numbers: Annotated[str, typer.Option(hidden=True)] = "",
     listing: Annotated[bool, typer.Option("--list", help="List the attacks.")] = False,
 ) -> None:
     """Attack sealed sets with ciphertexts only, and freeze the guesses for scoring.
@@ -83,6 +88,7 @@ def attack(
         budget_s=parse_seconds(budget),
         public=None if public is None else read_public(public, sets[0].spec.image_shape, talk.print),
         study=study,
+        draw_numbers=_parse_numbers(draw_numbers),
     )
 
     gaps = audit_gaps(sets, settings.attacks)
@@ -101,6 +107,14 @@ def attack(
         draws = run_suite(sets, out, settings, log, Workers(jobs or cores(), ray), prepare)
     count = sum(len(draw.guesses) for draw in draws)
     result.print(f"{out}: {count} guesses about {len(draws)} draws, frozen")
+
+
+def _parse_numbers(text: str) -> list[int]:
+    """Return the numbers of draws, separated by commas."""
+    words = text.split(",") if text else []
+    if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise CipherwardError(f"--draw-numbers {text!r} are not numbers of draws", "for example: 1,3")
+    return [int(word) for word in words]
 
 
 def _print_attacks() -> None:
@@ -131,13 +145,22 @@ def _default_attacks(has_public: bool, has_study: bool) -> list[str]:
 def report(
     scores: Annotated[Path, typer.Argument(help="scores.json from the hospital that scored.")],
     guesses: Annotated[Path, typer.Option(help="Folder of the guesses that were scored.")],
-    sealed: Annotated[Path, typer.Option(help="The sealed set that was scored, for the pictures.")],
+    sealed: Annotated[
+        Path, typer.Option(help="The sealed set that was scored, or the folder of it, for the pictures.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path(),
     study: Annotated[
         Path | None, typer.Option(help="The study's folder, for the figures of its training.")
     ] = None,
     public_plain: Annotated[
         Path | None, typer.Option(help="Plain images of a public source, as `score` wrote them.")
+    ] = None,
+    signed_by: Annotated[
+        Path | None,
+        typer.Option(
+            help="The public identity of the hospital that must have signed the scores: its identity.pub, which you "
+            "got from the hospital and compared over another channel."
+        ),
     ] = None,
     allow_invalid: Annotated[
         bool, typer.Option(help="Exit with status 0 even if a control failed.")
@@ -148,18 +171,23 @@ def report(
     The exit status is 1 if a control failed, because the report is then invalid.
     """
     from coordinator.exchange.audit.scores_file import read_scores
+    from coordinator.exchange.audit.signature import require_signer
     from coordinator.exchange.records import write_record
     from coordinator.report.build import build_report
     from coordinator.report.page import render
     from coordinator.report.pictures import gather, with_public_plain
     from coordinator.report.training_section import training_of
     from coordinator.report.verdict_text import require_valid, summary_lines
-    from crypto.sets.dataset import SealedDataset
+    from crypto.identity import PublicIdentity
 
     numbers = read_scores(scores)
+    if signed_by is not None:
+        require_signer(numbers, PublicIdentity.parse(_read_line(signed_by)), str(scores))
+    if study is not None:
+        _require_on_roster(numbers, study, str(scores))
     name = _study_name(study, guesses)
     record = build_report(numbers, name, training_of(study))
-    pictures = gather(guesses, record, numbers, SealedDataset.open(sealed))
+    pictures = gather(guesses, record, numbers, _find_set(sealed, numbers.audited[0].set_digest))
     if public_plain is not None:
         pictures = with_public_plain(pictures, public_plain)
     with disk_errors(out):
@@ -171,6 +199,48 @@ def report(
     result.print(str(out / "report.html"))
     if not allow_invalid:
         require_valid(record)
+
+
+def _require_on_roster(scores: Scores, study: Path, where: str) -> None:
+    """Check that signed scores are of a hospital of the study, by the identity in its manifest, if it has one.
+
+    Raises:
+        CipherwardError: If another identity signed them, or one of no hospital of the study.
+    """
+    from coordinator.exchange.audit.signature import require_signer
+    from coordinator.exchange.manifest import FILE, read_manifest
+
+    if scores.signature is None or not (study / FILE).exists():
+        return  # the report says that unsigned scores are unsigned
+    roster = read_manifest(study / FILE).roster
+    if scores.party not in roster:
+        raise CipherwardError(
+            f"{where} is of {scores.party}, which is no hospital of the study manifest in {study}",
+            f"the hospitals of the study: {', '.join(roster)}",
+        )
+    require_signer(scores, roster[scores.party], where)
+
+
+def _read_line(path: Path) -> str:
+    """Return the text of a file that holds one line."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError as error:
+        raise CipherwardError(
+            f"cannot read {path}: {error.strerror}", "name the hospital's identity.pub"
+        ) from None
+
+
+def _find_set(path: Path, digest: str) -> SealedDataset:
+    """Return the sealed set at a path, or in a folder of sets the one that has this digest."""
+    from crypto.sets.dataset import SealedDataset
+
+    if not (path / "manifest.json").exists():
+        for manifest in sorted(path.glob("*/manifest.json")):
+            dataset = SealedDataset.open(manifest.parent)
+            if dataset.digest == digest:
+                return dataset
+    return SealedDataset.open(path)
 
 
 def _study_name(study: Path | None, guesses: Path) -> str:

@@ -83,7 +83,7 @@ def revoke(
 def _reconcile(folder: Path) -> None:
     """Tell a running server; one that is not running does it when it starts."""
     from coordinator.deployment.folder import DeploymentFolder
-    from coordinator.deployment.serve import reconcile_running
+    from coordinator.deployment.running import reconcile_running
 
     if not reconcile_running(DeploymentFolder.open(folder), talk.print):
         talk.print("no server is running; it takes the roster when it starts")

@@ -46,8 +46,8 @@ class Run:
         details: why it failed, in Flower's words.
         bundle_sha256: the digest of its app bundle.
         study: the study folder that it was started with.
-        bytes_sent: bytes that hospitals sent, as Flower counts them.
-        bytes_received: bytes that hospitals received.
+        bytes_sent: bytes that the SuperLink sent to hospitals, as Flower counts them.
+        bytes_received: bytes that it received from them.
     """
 
     run_id: int

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from coordinator.deployment.control import Control
 from coordinator.deployment.folder import DeploymentFolder
+from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.records import Record, parse_record
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock, read_json, write_json
@@ -136,13 +137,20 @@ def enrol(place: DeploymentFolder, keys: PublicKeys) -> bool:
         keys: what the hospital sent.
 
     Raises:
-        CipherwardError: if the federation does not name the hospital, if it is enrolled with other keys, or if
-            another hospital uses one of these.
+        CipherwardError: if the federation does not name the hospital, if it is enrolled with other keys, if another
+            hospital uses one of these, or if the study manifest names another identity.
     """
     name, entry = keys.identity.name, keys.entry
     hospitals = place.settings.hospitals
     if name not in hospitals:
         raise CipherwardError(f"{name} is no hospital of this federation", f"known: {', '.join(hospitals)}")
+    if place.study.exists():
+        stated = read_manifest(place.study).roster.get(name)
+        if stated is not None and stated.line != keys.identity.line:
+            raise CipherwardError(
+                f"the identity of {name} is not the one in the study manifest ({stated.fingerprint})",
+                f"call {name} and compare the fingerprint: {keys.identity.fingerprint}",
+            )
     with folder_lock(place.root):
         roster = read_roster(place)
         for other, known in roster.items():

@@ -26,10 +26,12 @@ from coordinator.deployment.certificates import (
 )
 from coordinator.deployment.folder import FILE, DeploymentFolder, FederationSettings, read_federation
 from coordinator.exchange.kit import CA, PLAN, SCHEMA, STUDY, Kit, KitManifest, read_kit, write_kit
-from coordinator.exchange.plan import read_plan
+from coordinator.exchange.manifest import StudyManifest, read_manifest
+from coordinator.exchange.plan import Plan, read_plan
+from coordinator.exchange.statement import plan_digest
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, folder_lock, read_json, write_bytes, write_text
+from crypto.files import disk_errors, folder_lock, write_bytes, write_text
 
 Clock = Callable[[], datetime.datetime]
 
@@ -64,7 +66,7 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
         )
     study = (file.parent / settings.study).resolve() if settings.study else None
     if study is not None:
-        read_json(study, "study manifest")
+        _check_manifest(read_manifest(study), settings, plan)
     place = DeploymentFolder(folder.resolve())
     # The lock tells a folder that a killed run began.
     is_ours = (place.root / FILE).exists() or (place.root / ".lock").exists()
@@ -141,6 +143,20 @@ def write_kits(
         if path.stem not in settings.hospitals:
             path.unlink()
     return kits
+
+
+def _check_manifest(manifest: StudyManifest, settings: FederationSettings, plan: Plan) -> None:
+    """Raise CipherwardError unless the study manifest is about this plan and these hospitals."""
+    if manifest.plan_sha256 != plan_digest(plan):
+        raise CipherwardError(
+            "the study manifest is about another plan",
+            "put the agreed plan back, or let the hospitals agree anew",
+        )
+    if set(manifest.hospitals) != set(settings.hospitals):
+        raise CipherwardError(
+            f"the study manifest is about {', '.join(sorted(manifest.hospitals))}",
+            "give `hospitals` the same names",
+        )
 
 
 def _write_kit(

@@ -18,7 +18,7 @@ from typing import Any
 from coordinator.deployment.bundle import bundle_digest
 from coordinator.deployment.control import Control, Run
 from coordinator.deployment.folder import DeploymentFolder
-from coordinator.deployment.serve import connect_to
+from coordinator.deployment.running import connect_to
 from coordinator.exchange.console import Log
 from coordinator.exchange.plan import FILE, Plan, read_plan
 from crypto.errors import CipherwardError
@@ -176,11 +176,12 @@ def _follow(
     away_since: float | None = None
     while True:
         run: Run | None = None
+        printed = ""
         try:
             with connect_to(place) as control:
                 run = next((r for r in control.runs() if r.run_id == run_id), None)
                 if run is not None and run.is_finished:
-                    write_text(place.log(f"run-{run_id}"), control.read_log(run_id))
+                    printed = control.read_log(run_id)
             if away_since is not None:
                 log(f"the server is back after {time.monotonic() - away_since:.0f} s")
             away_since = None
@@ -199,6 +200,10 @@ def _follow(
             progress.restarts = 0
         progress.rows = len(rows)
         if away_since is None and (run is None or run.is_finished):
+            log_file = place.log(f"run-{run_id}")
+            with disk_errors(log_file):
+                log_file.parent.mkdir(exist_ok=True, mode=0o700)
+            write_text(log_file, printed)
             return run
         time.sleep(_LOOK_S)
 

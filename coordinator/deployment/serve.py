@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from coordinator.deployment.certificates import check_server, describe_expiry
-from coordinator.deployment.control import Control, SuperLinkUnreachableError, connect
+from coordinator.deployment.control import Control, connect
 from coordinator.deployment.enrolment import read_roster, reconcile
 from coordinator.deployment.folder import DeploymentFolder, FederationSettings
 from coordinator.deployment.provision import now_utc
@@ -29,7 +29,7 @@ from coordinator.exchange.console import Log
 from coordinator.exchange.end_with_us import MARK, ending_with_us
 from coordinator.exchange.quiet import QUIET, without_proxies
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, folder_lock, read_json, write_json
+from crypto.files import disk_errors, folder_lock, write_json
 
 #: Training opens no key, so Flower's programs do not get the variables that would open one.
 _SECRET_PREFIXES = ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_IDENTITY")
@@ -40,10 +40,6 @@ _START_S, _STOP_S, _LOOK_S, _PAUSE_S, _MAX_PAUSE_S = 60.0, 8.0, 0.3, 0.5, 30.0
 _HEALTHY_S = 60.0
 #: Free bytes below which a warning is given, and the size from which on a log is set aside at the start.
 LOW_DISK, _LOG_BYTES = 2 << 30, 64 << 20
-
-
-class ServerNotRunningError(CipherwardError):
-    """No `serve` runs for a folder."""
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -266,36 +262,6 @@ def _signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def read_serving(place: DeploymentFolder) -> dict[str, object]:
-    """Return what `serve` wrote when it started. Raise CipherwardError if none is running for this folder."""
-    value = read_json(place.serving, "running server") if place.serving.exists() else {}
-    if not isinstance(value, dict) or not Path(str(value.get("socket", ""))).is_socket():
-        raise ServerNotRunningError(
-            f"no server is running for {place.root}",
-            f"start one: cipherward-coordinator serve {place.root}",
-        )
-    return value
-
-
-@contextlib.contextmanager
-def connect_to(place: DeploymentFolder) -> Iterator[Control]:
-    """Connect to the running server's Control API. Raise CipherwardError if none is running for this folder."""
-    with connect(Path(str(read_serving(place)["socket"])), place.ca_certificate) as control:
-        yield control
-
-
-def reconcile_running(place: DeploymentFolder, log: Log) -> bool:
-    """Make a running server take the roster, and say whether one is running."""
-    try:
-        with connect_to(place) as control:
-            nodes = reconcile(read_roster(place), control, log)
-    except (ServerNotRunningError, SuperLinkUnreachableError):
-        return False
-    about = read_serving(place)
-    write_json(place.serving, {**about, "nodes": {str(node): name for node, name in nodes.items()}})
-    return True
 
 
 def _active(place: DeploymentFolder) -> list[str]:

@@ -13,7 +13,8 @@ from coordinator.deployment.control import Node, Run
 from coordinator.deployment.enrolment import Enrolled, node_key_pem, read_roster
 from coordinator.deployment.folder import DeploymentFolder
 from coordinator.deployment.provision import now_utc
-from coordinator.deployment.serve import LOW_DISK, connect_to
+from coordinator.deployment.running import connect_to
+from coordinator.deployment.serve import LOW_DISK
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import read_lines
@@ -89,8 +90,8 @@ def _run(place: DeploymentFolder, run: Run) -> dict[str, Any]:
         "id": str(run.run_id),
         "status": run.status,
         "study": "" if study is None else study.name,
-        "bytes_to_hospitals": run.bytes_received,
-        "bytes_from_hospitals": run.bytes_sent,
+        "bytes_to_hospitals": run.bytes_sent,
+        "bytes_from_hospitals": run.bytes_received,
         "last_round": rows[-1] if rows else None,
     }
 

@@ -17,16 +17,30 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile
 
-#: The first bytes of a file in each format that is read. A JPEG file with several pictures (MPO) begins like others.
-SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "BMP": b"BM"}
-#: The formats of a hospital's images.
-HOSPITAL_FORMATS = ("PNG", "JPEG")
+#: What marks each format that is read: alternatives, each of (offset, bytes) pairs that must all be there. A JPEG
+#: file with several pictures (MPO) begins like others. The first bytes of a DICOM file are free; "DICM" follows them.
+SIGNATURES: dict[str, tuple[tuple[tuple[int, bytes], ...], ...]] = {
+    "PNG": (((0, b"\x89PNG\r\n\x1a\n"),),),
+    "JPEG": (((0, b"\xff\xd8\xff"),),),
+    "TIFF": (((0, b"II*\0"),), ((0, b"MM\0*"),)),
+    "BMP": (((0, b"BM"),),),
+    "WEBP": (((0, b"RIFF"), (8, b"WEBP")),),
+    "DICOM": (((128, b"DICM"),),),
+    "NIfTI": (((344, b"n+1\0"),), ((0, b"\x1f\x8b\x08"),)),
+}
+#: The formats of a hospital's images that Pillow decodes.
+PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+#: The formats of a hospital's images. DICOM comes first: its first 128 bytes can be those of any other format.
+HOSPITAL_FORMATS = ("DICOM", "NIfTI", *PICTURE_FORMATS)
 #: The formats of public images.
 PUBLIC_FORMATS = ("PNG", "JPEG", "BMP")
 #: Pixels that one image may have. It is the bound from which Pillow warns of a decompression bomb: 0.25 GiB as RGB.
 #: A chest radiograph has 20 million.
 MAX_PIXELS = (1 << 28) // 3
-_LONGEST_SIGNATURE = max(map(len, SIGNATURES.values()))
+#: Bytes from the beginning of a file that hold every signature.
+SIGNATURE_BYTES = max(
+    at + len(mark) for marks in SIGNATURES.values() for parts in marks for at, mark in parts
+)
 
 
 class UnreadableFormatError(ValueError):
@@ -50,41 +64,69 @@ def open_regular(path: Path) -> BinaryIO:
 def format_of(start: bytes, allowed: Sequence[str]) -> str:
     """Return the format that a file's first bytes are of.
 
+    Args:
+        start: SIGNATURE_BYTES of the file, or the whole file if it is shorter.
+        allowed: Names of formats, in the order in which they are compared.
+
     Raises:
         UnreadableFormatError: If it is none of the allowed ones.
     """
     for name in allowed:
-        if start.startswith(SIGNATURES[name]):
-            return name
+        for marks in SIGNATURES[name]:
+            if all(start.startswith(mark, at) for at, mark in marks):
+                return name
+    if not start:
+        raise UnreadableFormatError("the file is empty")
+    if start.startswith(b"version https://git-lfs"):
+        raise UnreadableFormatError("a Git LFS pointer, not the file itself")
     raise UnreadableFormatError(f"its content is not {', '.join(allowed[:-1])} or {allowed[-1]}")
 
 
 @contextlib.contextmanager
-def open_image(path: Path, allowed: Sequence[str] = HOSPITAL_FORMATS) -> Iterator[ImageFile.ImageFile]:
+def open_allowed(path: Path, allowed: Sequence[str] = HOSPITAL_FORMATS) -> Iterator[tuple[str, BinaryIO]]:
+    """Open a file of an allowed format, whatever its name, and yield the format's name and the file at its start.
+
+    Raises:
+        UnreadableFormatError: If the content is of another format.
+        OSError: If the system refuses.
+    """
+    with open_regular(path) as file:
+        kind = format_of(file.read(SIGNATURE_BYTES), allowed)
+        file.seek(0)
+        yield kind, file
+
+
+@contextlib.contextmanager
+def open_image(path: Path, allowed: Sequence[str] = PICTURE_FORMATS) -> Iterator[ImageFile.ImageFile]:
     """Open an image file of an allowed format, whatever its name. Its pixels are not decoded yet.
 
     Raises:
         UnreadableFormatError: If the content is of another format, or the image has too many pixels.
         Exception: Whatever the decoder raises at a malformed file.
     """
-    with open_regular(path) as file, _open_stream(file, allowed) as picture:
+    with open_allowed(path, allowed) as (kind, file), open_picture(file, kind) as picture:
         yield picture
 
 
 @contextlib.contextmanager
 def open_image_bytes(
-    data: bytes, allowed: Sequence[str] = HOSPITAL_FORMATS
+    data: bytes, allowed: Sequence[str] = PICTURE_FORMATS
 ) -> Iterator[ImageFile.ImageFile]:
     """Open the content of an image file, as `open_image` does."""
-    with _open_stream(io.BytesIO(data), allowed) as picture:
+    stream = io.BytesIO(data)
+    kind = format_of(data[:SIGNATURE_BYTES], allowed)
+    with open_picture(stream, kind) as picture:
         yield picture
 
 
 @contextlib.contextmanager
-def _open_stream(file: BinaryIO, allowed: Sequence[str]) -> Iterator[ImageFile.ImageFile]:
-    """Open an image of an allowed format at the start of a stream."""
-    kind = format_of(file.read(_LONGEST_SIGNATURE), allowed)
-    file.seek(0)
+def open_picture(file: BinaryIO, kind: str) -> Iterator[ImageFile.ImageFile]:
+    """Open the image in a file of a known format. Only that format's decoder sees the file.
+
+    Raises:
+        UnreadableFormatError: If the image has too many pixels.
+        Exception: Whatever the decoder raises at a malformed file.
+    """
     with Image.open(file, formats=[kind]) as picture:
         require_few_pixels(*picture.size)
         yield picture

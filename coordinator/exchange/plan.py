@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from coordinator.exchange.audit import suite1
 from coordinator.exchange.model_choice import check_model_args, check_model_name
-from coordinator.exchange.privacy import Privacy, require_compatible, require_summable, sums_by_default
+from coordinator.exchange.privacy import Privacy, require_compatible, require_summable, sums_securely
 from coordinator.exchange.settings import Settings, build, nest, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import write_text
@@ -33,6 +33,13 @@ class Plan(Settings):
     parties: int = Field(default=3, ge=1)
     source: str = "phantom"
     images: str = ""
+    # How a simulated hospital finds and reads its images (docs/images.md). A real one has these in its party.yaml.
+    labels: str = ""
+    groups: str = "folder"
+    class_list: tuple[str, ...] = ()
+    window: str = ""
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    background: int | None = Field(default=None, ge=0, le=255)
     counts: tuple[int, int, int] = (0, 0, 0)
     image_size: int = Field(default=224, ge=8)
     channels: Literal[1, 3] = 1
@@ -121,8 +128,9 @@ class Plan(Settings):
         if self.quorum > self.parties:
             raise ValueError(f"a quorum of {self.quorum} is more than the {self.parties} parties")
         self._check_federation()
-        require_compatible(self)
-        require_summable(self)
+        require_compatible(self.privacy, self.train, self.precision, self.compile, self.class_weights)
+        if self.sums_securely:
+            require_summable(self.privacy, self.train, self.strategy, self.parties, self.quorum)
         if not self.pools or list(self.pools) != sorted(set(self.pools)) or self.pools[0] < 1:
             raise ValueError("pools: sizes must rise, from 1 or more")
         if self.source == "phantom" and min(self.counts) < self.parties:
@@ -213,8 +221,7 @@ class Plan(Settings):
     @property
     def sums_securely(self) -> bool:
         """Whether the cloud learns sums of updates only (secure aggregation)."""
-        chosen = self.privacy.secure_aggregation
-        return sums_by_default(self) if chosen is None else chosen
+        return sums_securely(self.privacy, self.train, self.stem, self.strategy, self.parties)
 
     @property
     def proximal(self) -> float:
@@ -245,8 +252,8 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
 def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     """Read a plan without looking for its weights and images, for callers that only study a training.
 
-    Relative `images` and `weights` paths are resolved against the working directory and made absolute, because
-    Flower's processes have another working directory.
+    Relative paths of `images`, `labels` and `weights` are resolved against the working directory and made absolute,
+    because Flower's processes have another working directory.
 
     Args:
         path: the YAML file.
@@ -256,7 +263,7 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
         CipherwardError: if the file or a setting is wrong. The message names the file and the key.
     """
     values = nest({**read_yaml(Path(path), "plan"), **(overrides or {})})
-    for key in ("images", "weights"):
+    for key in ("images", "labels", "weights"):
         if values.get(key):
             values[key] = str(Path(str(values[key])).expanduser().resolve())
     return build(Plan, values, str(path))

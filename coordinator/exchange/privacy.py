@@ -8,15 +8,12 @@ kept is in parties/training: private_training.py, privacy_ledger.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from coordinator.exchange.settings import Settings
 from crypto.errors import CipherwardError
-
-if TYPE_CHECKING:
-    from coordinator.exchange.plan import Plan
 
 #: How epsilon and noise are computed: numerical composition of privacy loss random variables (Gopi et al. 2021).
 ACCOUNTANT = "PRV"
@@ -99,19 +96,28 @@ class Privacy(Settings):
         return str(self)
 
 
-def require_compatible(plan: Plan) -> None:
-    """Raise CipherwardError if a setting of the plan would break the bound, or could not keep it."""
-    privacy = plan.privacy
+def require_compatible(
+    privacy: Privacy, train: str, precision: str, compiles: bool, class_weights: str
+) -> None:
+    """Raise CipherwardError if a setting of the plan would break the bound, or could not keep it.
+
+    Args:
+        privacy: the plan's block.
+        train: the plan's setting; so are the others.
+        precision: of the training.
+        compiles: whether the model is compiled.
+        class_weights: how the loss weighs classes.
+    """
     if not privacy.is_on:
         return
     hint = "change that setting, or leave the block privacy out"
-    if plan.train == "central":
+    if train == "central":
         reason = "train central: the provider holds all sealed images, and no hospital adds noise"
-    elif plan.precision != "float32":
+    elif precision != "float32":
         reason = "precision bfloat16: a norm in bfloat16 is not the norm of what is sent"
-    elif plan.compile:
+    elif compiles:
         reason = "compile: gradients of single images are taken layer by layer, not of a compiled model"
-    elif plan.class_weights != "none" and not privacy.public_class_counts:
+    elif class_weights != "none" and not privacy.public_class_counts:
         reason = "class_weights balanced: the weights depend on the hospital's private class counts"
         hint = "set class_weights to none; or set privacy.public_class_counts, if these counts are public"
     else:
@@ -123,32 +129,46 @@ def require_compatible(plan: Plan) -> None:
 MEAN_STRATEGIES = frozenset({"fedavg", "fedprox", "fedadam"})
 
 
-def sums_by_default(plan: Plan) -> bool:
-    """Return whether a plan that does not say it protects its updates by secure aggregation.
+def sums_securely(privacy: Privacy, train: str, stem: str, strategy: str, parties: int) -> bool:
+    """Return whether a plan protects its updates by secure aggregation.
 
-    Under stem learn the updates show ciphertext only, which the cloud may hold anyway.
+    If the plan does not say it, it does under stem private and plain, with three or more hospitals and a strategy
+    that averages. Under stem learn the updates show ciphertext only, which the cloud may hold anyway.
+
+    Args:
+        privacy: the plan's block.
+        train: the plan's setting; so are the others.
+        stem: the stem mode.
+        strategy: how updates are aggregated.
+        parties: the number of hospitals.
     """
-    enough = plan.train == "federated" and plan.parties >= max(3, plan.privacy.min_sum)
-    return enough and plan.stem != "learn" and plan.strategy in MEAN_STRATEGIES
+    if privacy.secure_aggregation is not None:
+        return privacy.secure_aggregation
+    enough = train == "federated" and parties >= privacy.min_sum
+    return enough and stem != "learn" and strategy in MEAN_STRATEGIES
 
 
-def require_summable(plan: Plan) -> None:
-    """Raise CipherwardError if the plan asks for secure aggregation, and another setting rules it out."""
-    if not plan.sums_securely:
-        return
-    threshold = max(2 * plan.parties // 3 + 1, plan.privacy.min_sum)
-    if plan.train != "federated":
+def require_summable(privacy: Privacy, train: str, strategy: str, parties: int, quorum: int) -> None:
+    """Raise CipherwardError if updates are to be summed securely, and another setting of the plan rules it out.
+
+    Args:
+        privacy: the plan's block.
+        train: the plan's setting; so are the others.
+        strategy: how updates are aggregated.
+        parties: the number of hospitals.
+        quorum: replies that a round needs; 0: all.
+    """
+    threshold = max(2 * parties // 3 + 1, privacy.min_sum)
+    if train != "federated":
         reason = "train central: no hospital sends an update"
-    elif plan.strategy not in MEAN_STRATEGIES:
+    elif strategy not in MEAN_STRATEGIES:
+        reason = f"strategy {strategy}: it needs each update, and secure aggregation gives the sum alone"
+    elif parties < privacy.min_sum:
+        reason = f"{parties} hospitals: a sum of so few gives an update away"
+    elif 0 < quorum < threshold:
         reason = (
-            f"strategy {plan.strategy}: it needs each update, and secure aggregation gives the sum alone"
-        )
-    elif plan.parties < max(3, plan.privacy.min_sum):
-        reason = f"{plan.parties} hospitals: a sum of so few gives an update away"
-    elif 0 < plan.quorum < threshold:
-        reason = (
-            f"a quorum of {plan.quorum}: a sum is unmasked by more than two thirds, here {threshold} of "
-            f"{plan.parties} hospitals"
+            f"a quorum of {quorum}: a sum is unmasked by more than two thirds, here {threshold} of "
+            f"{parties} hospitals"
         )
     else:
         return

@@ -46,9 +46,9 @@ def canonical(value: Any) -> bytes:
 
 
 def plan_settings(plan: Plan) -> dict[str, Any]:
-    """Return a plan's settings as JSON, without the paths of one machine: no images, and the weights file's name."""
+    """Return a plan's settings as JSON, without the paths of one machine: of weights the file's name alone."""
     settings: dict[str, Any] = plan.model_dump(mode="json")
-    return settings | {"images": "", "weights": Path(plan.weights).name}
+    return settings | {"images": "", "labels": "", "weights": Path(plan.weights).name}
 
 
 def plan_digest(plan: Plan) -> str:

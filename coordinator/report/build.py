@@ -12,9 +12,19 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from coordinator.exchange.audit.scores import DrawScores, Scores
+from coordinator.exchange.audit.signature import check_signature, scores_digest
 from coordinator.report.control_checks import check_controls, missing_positive_controls
-from coordinator.report.doubts import doubts_of
-from coordinator.report.records import SCHEMA, Machine, PoolFacts, Report, ReportDraw, SchemeFacts, Training
+from coordinator.report.doubts import doubts_of, doubts_of_origin
+from coordinator.report.records import (
+    SCHEMA,
+    Machine,
+    PoolFacts,
+    Report,
+    ReportDraw,
+    SchemeFacts,
+    Signer,
+    Training,
+)
 from coordinator.report.verdict import judge
 from crypto.cores import cores
 from crypto.errors import CipherwardError
@@ -32,13 +42,15 @@ def build_report(scores: Scores, study: str, training: Training | None = None) -
         training: The training section, where the study trained a model.
 
     Raises:
-        CipherwardError: If the scores hold controls only, or draws of different schemes.
+        CipherwardError: If the scores hold controls only, or draws of different schemes, or were changed after they
+            were signed.
     """
+    signer = _signer_of(scores)
     draws = scores.audited
     spec = _common_spec(draws)
     findings, verdict = judge(draws)
-    controls = check_controls(scores.draws)
-    doubts = doubts_of(draws) + missing_positive_controls(scores.draws)
+    controls = check_controls(scores.draws, scores.attacked_by)
+    doubts = doubts_of_origin(scores) + doubts_of(draws) + missing_positive_controls(scores.draws)
     if training is not None and training.absent_from_test:
         absent = ", ".join(training.absent_from_test)
         doubts.append(f"the test accuracy leaves out {absent}, who did not answer")
@@ -67,6 +79,21 @@ def build_report(scores: Scores, study: str, training: Training | None = None) -
         ),
         findings=tuple(findings),
         verdict=verdict,
+        attacked_by=scores.attacked_by,
+        signer=signer,
+    )
+
+
+def _signer_of(scores: Scores) -> Signer | None:
+    """Return who signed the scores, after a check of the signature; None where they are unsigned."""
+    identity = check_signature(scores)
+    if identity is None or scores.signature is None:
+        return None
+    return Signer(
+        identity=identity.line,
+        fingerprint=identity.fingerprint,
+        signature=scores.signature,
+        scores_sha256=scores_digest(scores),
     )
 
 

@@ -17,8 +17,9 @@ from coordinator.exchange.audit.consistency import (
     require,
 )
 from coordinator.exchange.audit.scores import DrawScores, Finding
-from coordinator.report.records import JudgedFinding, Report, Training
+from coordinator.report.records import JudgedFinding, Report, Signer, Training
 from coordinator.report.verdict import judge
+from crypto.identity import PublicIdentity
 
 
 def check_report(report: Report, where: str) -> None:
@@ -55,8 +56,19 @@ def check_report(report: Report, where: str) -> None:
     problem = f"{report.valid}, but of the controls {', '.join(failed) or 'none'} failed"
     require(bool(report.controls), where, "controls", "there are none")
     require(report.valid == (not failed), where, "valid", problem)
+    if report.signer is not None:
+        _check_signer(report.signer, report.scorer, where)
     if report.training is not None:
         _check_training(report.training, where)
+
+
+def _check_signer(signer: Signer, scorer: str, where: str) -> None:
+    """Check that the fingerprint is the identity's, and the identity the scorer's."""
+    identity = PublicIdentity.parse(signer.identity)
+    problem = f"{signer.fingerprint!r:.80} is not that of the identity, {identity.fingerprint}"
+    require(signer.fingerprint == identity.fingerprint, where, "signer.fingerprint", problem)
+    problem = f"{identity.name} signed, but {scorer} scored"
+    require(identity.name == scorer, where, "signer.identity", problem)
 
 
 def _check_verdict(report: Report, where: str) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 
 from coordinator.exchange.audit.control_sets import PREFIX, TARGETED, meets, positive_control
 from coordinator.exchange.audit.rates import GalleryRate
-from coordinator.exchange.audit.scores import DrawScores, Finding
+from coordinator.exchange.audit.scores import AttackedBy, DrawScores, Finding
 from coordinator.exchange.audit.suite1 import broken_by, is_above_chance, readable_by
+from coordinator.report.blind_controls import BLIND, check_blind
 from coordinator.report.records import Control, Controls
 
 #: Median SSIM that the true key must reach where a scheme's own round trip is not exact.
@@ -15,13 +16,15 @@ _INEXACT_SSIM = 0.95
 _RECOVERY = "pooled_key_recovery"
 
 
-def check_controls(draws: Sequence[DrawScores]) -> Controls:
+def check_controls(draws: Sequence[DrawScores], attacked_by: AttackedBy | None = None) -> Controls:
     """Return each control, by name, with what was observed. A control that was not run has failed.
 
-    Control sets for particular attacks are required only where the audit runs one of those attacks.
+    Control sets for particular attacks are required only where the audit runs one of those attacks. Blind controls
+    are required of a cloud alone: a hospital that runs the attacks withholds nothing from itself.
 
     Args:
         draws: All scored draws, the controls among them.
+        attacked_by: Who ran the attacks; None where that was not recorded.
     """
     by_set = {draw.set_name: draw for draw in reversed(draws)}
     audited = {finding.attack for draw in draws if not draw.is_control for finding in draw.findings}
@@ -43,6 +46,8 @@ def check_controls(draws: Sequence[DrawScores]) -> Controls:
                 _not_run() if draw is None else _check_positive(draw, required)
             )
     controls["derangement"] = _check_derangement(draws)
+    if attacked_by == "cloud" or any(draw.is_blind_control for draw in draws):
+        controls[BLIND] = check_blind(draws)
     return controls
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from coordinator.exchange.audit.scores import DrawScores, Finding
-from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, SUITE
+from coordinator.exchange.audit.scores import DrawScores, Finding, Scores
+from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, SUITE, broken_by, readable_by
 from coordinator.report.verdict import finished_sizes
 
 
@@ -18,6 +18,23 @@ def doubts_of(draws: Sequence[DrawScores]) -> list[str]:
     """
     findings = [finding for draw in draws for finding in draw.findings]
     return [*_missing_attacks(draws), *_small_numbers(draws), *_idle_attacks(findings), *_notes(draws)]
+
+
+def doubts_of_origin(scores: Scores) -> list[str]:
+    """Return what is not known of who wrote the scores, and of a cloud's honesty, one sentence each."""
+    doubts = []
+    if scores.signature is None:
+        doubts.append(
+            "the scores are unsigned: nothing shows who wrote them, or whether they were changed afterwards"
+        )
+    blind = [draw for draw in scores.draws if draw.is_blind_control]
+    own = [finding for draw in blind for finding in draw.hospital_run]
+    if blind and not any(broken_by(finding) or readable_by(finding) for finding in own):
+        doubts.append(
+            f"the hospital's own run breaks none of the {len(blind)} blind controls, so they held no success that "
+            "the cloud could withhold"
+        )
+    return doubts
 
 
 def _missing_attacks(draws: Sequence[DrawScores]) -> list[str]:

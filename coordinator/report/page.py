@@ -23,7 +23,7 @@ from coordinator.report.charts import key_curve, learning_curve, ssim_curve
 from coordinator.report.pictures import Pictures
 from coordinator.report.records import Report, ReportDraw, Training, WrongKeys
 from coordinator.report.rows import rows_of
-from coordinator.report.verdict_text import headline, linkability, reasons, second_look
+from coordinator.report.verdict_text import attacked_by, headline, linkability, reasons, second_look
 from coordinator.report.wording import images, percent, power, score, seconds, size
 from crypto.arrays import Images, UInt8Array
 
@@ -86,6 +86,7 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
         reasons=reasons(report, rows),
         linkability=linkability(report),
         second_look=second_look(report),
+        attacked_by=attacked_by(report),
         class_shares=_class_shares(report.draws),
         rows=rows,
         attacks=list(dict.fromkeys(row.attack for row in rows)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from coordinator.exchange.audit.rates import LinkableRate, Rate
-from coordinator.exchange.audit.scores import ClassRates, Finding, Summary
+from coordinator.exchange.audit.scores import AttackedBy, ClassRates, Finding, Role, Summary
 from coordinator.exchange.records import Record
 
 SCHEMA = "cipherward.audit/1"
@@ -95,6 +95,7 @@ class ReportDraw(Record):
     linkable: LinkableRate | None = None
     classified: ClassRates | None = None
     second_looks: int | None = None
+    role: Role | None = None
 
 
 class SchemeFacts(Record):
@@ -120,6 +121,22 @@ class PoolFacts(Record):
     images: int
     shape: tuple[int, int, int]
     parties: int
+
+
+class Signer(Record):
+    """Who signed the scores that a report was made of.
+
+    Attributes:
+        identity: The public identity, as one line.
+        fingerprint: Its fingerprint, which people compare over another channel.
+        signature: The signature, base64.
+        scores_sha256: Digest of what the signature covers: all of scores.json but the signature.
+    """
+
+    identity: str
+    fingerprint: str
+    signature: str
+    scores_sha256: str
 
 
 class Machine(Record):
@@ -276,6 +293,8 @@ class Report(Record):
         training: None where nothing was trained.
         valid: Whether every control passed. An invalid report has no verdict.
         doubts: Where the audit falls short of what suite/1 asks for.
+        attacked_by: Who ran the attacks; None where that was not recorded.
+        signer: Who signed the scores; None where they are unsigned.
     """
 
     schema_id: str = Field(default=SCHEMA, validation_alias="schema", serialization_alias="schema")
@@ -297,6 +316,8 @@ class Report(Record):
     draws: tuple[ReportDraw, ...]
     findings: tuple[JudgedFinding, ...]
     verdict: Verdict
+    attacked_by: AttackedBy | None = None
+    signer: Signer | None = None
 
     @property
     def failed_controls(self) -> list[str]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from coordinator.exchange.audit.scores import DrawScores
+from coordinator.exchange.audit.scores import DrawScores, Role
 from coordinator.exchange.audit.suite1 import broken_by, draws_needed, is_above_chance, readable_by
 from coordinator.report.records import JudgedFinding, Verdict
 
-#: How the names of sets under throwaway keys begin. No training used those keys.
+#: How the names of sets under throwaway keys begin, where the name says it. No training used those keys.
 FURTHER_DRAWS = "audit-"
 #: Whether a finding counts: as a break, or by the second look.
 Succeeds = Callable[[JudgedFinding], bool]
@@ -69,7 +69,12 @@ def draws_for(draws: Sequence[DrawScores], attack: str) -> list[DrawScores]:
     These are all draws. An attack on a training is the exception: further draws do not have the training's key.
     """
     tiers = {finding.tier for draw in draws for finding in draw.of(attack)}
-    return [draw for draw in draws if "T5" not in tiers or not draw.set_name.startswith(FURTHER_DRAWS)]
+    return [draw for draw in draws if "T5" not in tiers or not _is_further(draw.set_name, draw.role)]
+
+
+def _is_further(set_name: str, role: Role | None) -> bool:
+    """Return whether a draw is under a throwaway key, by its role or, where that is not recorded, by its name."""
+    return set_name.startswith(FURTHER_DRAWS) if role is None else role != "own_key"
 
 
 def finished_sizes(draws: Sequence[DrawScores], attack: str) -> list[int]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from coordinator.report.blind_controls import BLIND, CLOUD_FAILED
 from coordinator.report.records import Report, Training, Verdict
 from coordinator.report.rows import Row
 from coordinator.report.wording import images, listed, percent, score, seconds
@@ -29,6 +30,10 @@ def headline(report: Report) -> Headline:
     verdict = report.verdict
     if not report.valid:
         failed = report.failed_controls
+        if BLIND in failed and report.controls[BLIND].message.startswith(CLOUD_FAILED):
+            others = [name for name in failed if name != BLIND]
+            also = f" Other controls that failed: {listed(others)}." if others else ""
+            return Headline("invalid", f"INVALID: {CLOUD_FAILED}.{also}")
         which = "a control failed" if len(failed) == 1 else f"{len(failed)} controls failed"
         return Headline("invalid", f"INVALID: {which}: {listed(failed)}.")
     if verdict.smallest_pool is not None:
@@ -55,13 +60,38 @@ def headline(report: Report) -> Headline:
         return Headline(
             "open", "Nothing is known about a pool: no attack that can use a pool ran to its end."
         )
-    return Headline("open", f"Not broken by {report.suite} up to {images(verdict.largest_pool, 'sealed')}.")
+    return Headline("open", _no_break(report))
+
+
+def _no_break(report: Report) -> str:
+    """Return what may be said where no break was found: it depends on who ran the attacks.
+
+    A cloud can withhold every success of one scheme, so its silence is no finding of ours.
+    """
+    reach = images(report.verdict.largest_pool, "sealed")
+    if report.attacked_by == "hospital":
+        return f"Not broken by {report.suite} up to {reach}."
+    if report.attacked_by is None:
+        return f"No break was reported, up to {reach}."
+    return f"The cloud reported no break, up to {reach}."
+
+
+def attacked_by(report: Report) -> str:
+    """Return one sentence on who ran the attacks."""
+    who = {
+        "hospital": "The attacks were run by the hospital itself.",
+        "cloud": "The attacks' results were reported by the cloud. A cloud can withhold a success; only the "
+        "hospital's own audit (cipherward-party audit) shows that none was.",
+        "simulation": "Hospital and cloud were simulated on one machine; what the cloud would report is shown.",
+    }
+    return who.get(report.attacked_by or "", "Who ran the attacks is not recorded.")
 
 
 def reasons(report: Report, rows: Sequence[Row]) -> list[str]:
     """Return the sentences under the headline: what broke the scheme, or the bounds of what was not observed."""
     verdict = report.verdict
-    sentences = [_break_of(row) for row in rows if row.counts and row.size == verdict.smallest_pool]
+    sentences = [attacked_by(report)]
+    sentences += [_break_of(row) for row in rows if row.counts and row.size == verdict.smallest_pool]
     sentences += _later_breaks(verdict)
     if not verdict.broken:
         sentences += _upper_bounds(report, rows)
@@ -184,6 +214,9 @@ def summary_lines(report: Report) -> list[str]:
             f"  {line}"
             for line in (*_later_breaks(report.verdict), second_look(report), linkability(report))
         ]
+    lines.append(f"  {attacked_by(report)}")
+    if report.signer is not None:
+        lines.append(f"  Scores signed by {report.scorer}, fingerprint {report.signer.fingerprint}.")
     return [*lines, *(f"  caveat: {doubt}" for doubt in report.doubts)]
 
 

@@ -40,7 +40,9 @@ def seal(study: Study) -> str | None:
         _provide_key(study, index)
         words = ["seal", str(study.hospital(index))]
         # The first hospital is the scorer: it also seals the audit's further draws and the controls.
-        study.run_hospital(index, [*words, "--audit", str(study.plan.draws)] if index == 0 else words)
+        study.run_hospital(
+            index, [*words, "--audit", str(study.plan.draws), "--named"] if index == 0 else words
+        )
         write_text(study.hospital(index) / "sealed.done", "")
         quarantine = study.hospital(index) / "private" / "quarantine.txt"
         if left_out := _count_lines(quarantine):
@@ -65,6 +67,12 @@ def _party_settings(study: Study, index: int) -> dict[str, Any]:
         "key": "secret.key",
         "source": plan.source,
         "images": plan.images,
+        "labels": plan.labels,
+        "groups": plan.groups,
+        "classes": list(plan.class_list),
+        "window": plan.window,
+        "fit": plan.fit,
+        "background": plan.background,
         "counts": list(plan.counts),
         "image_size": plan.image_size,
         "channels": plan.channels,
@@ -227,7 +235,7 @@ def score(study: Study) -> str | None:
         return None
     study.talk.status("hospital-0 scores the guesses")
     words = ["score", str(study.hospital(0)), str(study.guesses), "--out", str(scores)]
-    words += ["--rows", str(study.plan.audit_rows), "--gallery", str(study.plan.gallery)]
+    words += ["--rows", str(study.plan.audit_rows), "--gallery", str(study.plan.gallery), "--simulated"]
     study.run_hospital(0, words)
     return "hospital-0 scored the guesses"
 

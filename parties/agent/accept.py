@@ -180,6 +180,8 @@ def accept(
             return False
         if is_same_study:
             kept = {name: getattr(present, name) for name in LIMITS}
+            if present.plan_sha256 == policy.plan_sha256:
+                kept["manifest_sha256"] = present.manifest_sha256
             policy = policy.model_copy(update=kept | budget)
         before = dict(explain(present))
     rows = explain(policy)

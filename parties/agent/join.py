@@ -10,6 +10,7 @@ It is one process with one thread. Everything that it starts carries a mark and 
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import shutil
 import signal
@@ -22,7 +23,8 @@ import yaml
 
 from coordinator.exchange.console import Log
 from coordinator.exchange.end_with_us import MARK, ending_with_us
-from coordinator.exchange.kit import CA, PLAN, Kit
+from coordinator.exchange.kit import CA, PLAN, STUDY, Kit
+from coordinator.exchange.manifest import parse_manifest
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.quiet import QUIET
 from coordinator.exchange.settings import build
@@ -36,8 +38,9 @@ from parties.agent.message_facts import MessageFacts
 from parties.agent.running import agent_folder, hold, write_state
 from parties.agent.supernode import SuperNode, require_flower, rotate
 from parties.sealing.place import Place
-from parties.training.policy import find_difference
+from parties.training.policy import Policy, find_difference
 from parties.training.policy_file import read_policy
+from parties.training.study_file import read_agreed
 
 #: Seconds between two looks for a task. The SuperNode itself asks the coordinator every 3 s.
 _LOOK_S = 0.25
@@ -88,12 +91,28 @@ def check_kit(place: Place, kit: Kit, now: datetime.datetime) -> None:
     kit.require_versions(installed_versions())
     read_node_key(place)
     plan = read_plan(kit)
-    if difference := find_difference(read_policy(place), plan):
+    policy = read_policy(place)
+    if difference := find_difference(policy, plan):
         raise CipherwardError(
             f"this hospital has not accepted the plan of this kit: {difference}",
             f"read the plan and accept it: cipherward-party accept PLAN {place.folder}",
         )
+    if STUDY in kit.files:
+        _require_agreed(place, policy, kit.files[STUDY])
     require_approved(place, manifest.bundle_sha256, now)
+
+
+def _require_agreed(place: Place, policy: Policy, data: bytes) -> None:
+    """Raise CipherwardError unless the hospital agreed to the study manifest in these bytes."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        value = None
+    if parse_manifest(value, "the study manifest in this kit").digest != read_agreed(place, policy).digest:
+        raise CipherwardError(
+            "the study manifest in this kit is not the one that this hospital agreed to",
+            f"read it and agree: cipherward-party agree STUDY.json {place.folder}; or ask for a new kit",
+        )
 
 
 def join(place: Place, kit: Kit, log: Log, options: Options) -> None:
@@ -112,10 +131,10 @@ def join(place: Place, kit: Kit, log: Log, options: Options) -> None:
     check_kit(place, kit, datetime.datetime.now(datetime.UTC))
     with hold(place), ending_with_us() as run_folder:
         agent = _Agent(place, kit, log, options, run_folder)
-        handlers = {
-            number: signal.signal(number, agent.ask_to_leave)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it stays ignored
+            numbers.append(signal.SIGHUP)
+        handlers = {number: signal.signal(number, agent.ask_to_leave) for number in numbers}
         try:
             agent.run()
         finally:

@@ -7,6 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from coordinator.exchange.plan import Plan
+from coordinator.exchange.settings import build
+from coordinator.exchange.statement import plan_digest
+from crypto.errors import CipherwardError
 from crypto.printable import printable
 
 #: Characters of a study's name in the log, at most.
@@ -25,7 +29,7 @@ class MessageFacts:
         study: the study that the message's plan names; None if there is none.
         round: the round; None if the message names none.
         split: the split of an evaluation.
-        plan: hex SHA-256 of the plan's canonical JSON.
+        plan: hex SHA-256 of the plan, as in the hospitals' statements.
         manifest: digest of the study manifest that the message names.
         deadline_s: the round's deadline that the plan states, in seconds.
     """
@@ -84,9 +88,13 @@ def _parse_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _digest(plan: dict[str, Any]) -> str:
-    text = json.dumps(plan, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def _digest(values: dict[str, Any]) -> str:
+    """Return the digest by which statements name a plan; of what is no plan, the digest of its JSON."""
+    try:
+        return plan_digest(build(Plan, values, "a message's plan"))
+    except CipherwardError:
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _name(value: Any) -> str | None:

@@ -172,8 +172,8 @@ class SuperNode:
                 self.connection, self.error = "online", ""
             elif _LOST.search(line):
                 self.connection = "unreachable"
-            if line.startswith(("ERROR", "Exit Code")) or "Error:" in line:
-                self.error = line[:300]
+            if (reason := explain(line)) is not None:
+                self.error = reason
 
     def end(self) -> None:
         """End it: in good order, so that the coordinator sees it go, or else at once."""
@@ -187,6 +187,22 @@ class SuperNode:
             self._process.kill()
             self._process.wait()
         self._forget()
+
+
+def explain(line: str) -> str | None:
+    """Return why a SuperNode cannot work, in words, if a line of its log says so; otherwise None."""
+    if "CERTIFICATE_VERIFY_FAILED" in line:
+        detail = line.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
+        detail = detail or "verification failed"
+        return f"the coordinator's certificate does not fit this kit ({detail}); ask for a new kit"
+    if "[code: 2004]" in line:
+        return (
+            "the coordinator does not accept this SuperNode key: it is not enrolled, was revoked, or its last "
+            "connection has not expired yet, which takes about a minute"
+        )
+    if line.startswith("[code:"):
+        return line[:300]
+    return None
 
 
 def rotate(path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -185,7 +185,7 @@ class WarmClient:
             if time.monotonic() > deadline:
                 return None
             tick()
-            if select.select([self._channel], [], [], _TICK_S)[0]:
+            if wait_for([self._channel], _TICK_S):
                 piece = self._channel.recv(1 << 12)
                 if not piece:  # the process ended
                     self.end()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from coordinator.exchange.command import Program
+from coordinator.exchange.command import Command, Program
 from coordinator.exchange.console import parse_seconds, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
@@ -43,8 +43,8 @@ def enrol(hospital: Hospital) -> None:
         enrolment = make_keys(place)
     talk.print(f"wrote {enrolment.path}: give it to the coordinator")
     talk.print(
-        "compare this fingerprint with the other hospitals over another channel, such as the telephone: whoever "
-        "carries a public key can replace it"
+        "compare this fingerprint with the other hospitals yourself, by telephone or in person: whoever carries a "
+        "public key can replace it"
     )
     result.print(enrolment.identity.fingerprint)
 
@@ -130,7 +130,7 @@ def _show(bundle: Bundle, known: str, changes: list[FileChange]) -> None:
     for change in changes:
         # All of it: what a long difference hides is what should be read. A removed file runs nothing.
         for line in change.diff if change.kind != "removed" else ():
-            talk.print(line)
+            talk.print(line, soft_wrap=True)
     table = Table("file", "compared with what is known")
     for change in changes:
         # Names of files come from outside: nothing in them may steer a terminal.
@@ -172,7 +172,11 @@ def join(
     from parties.sealing.place import Place
 
     options = Options(parse_seconds(limit, "--limit") if limit else None)
-    run_agent(Place.open(hospital), read_kit(kit), talk.print, options)
+
+    def log_line(text: str) -> None:
+        talk.print(text, soft_wrap=True)  # a service's log has no width
+
+    run_agent(Place.open(hospital), read_kit(kit), log_line, options)
 
 
 def leave(hospital: Hospital) -> None:
@@ -185,7 +189,7 @@ def leave(hospital: Hospital) -> None:
     result.print(f"the agent of {place.settings.party} (process {pid}) has ended")
 
 
-@agent_app.command("status")
+@agent_app.command("status", cls=Command)
 def agent_status(hospital: Hospital, as_json: Json = False) -> None:
     """Say whether the agent runs, whether it is connected, and what it answered."""
     from parties.agent.approval import read_approvals
@@ -211,7 +215,7 @@ def agent_status(hospital: Hospital, as_json: Json = False) -> None:
     result.print("messages: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
 
 
-@agent_app.command("approvals")
+@agent_app.command("approvals", cls=Command)
 def agent_approvals(hospital: Hospital) -> None:
     """List the app bundles that may run here."""
     from parties.agent.approval import read_approvals
@@ -221,7 +225,7 @@ def agent_approvals(hospital: Hospital) -> None:
         result.print(f"{approval.sha256}  until {approval.expires:%Y-%m-%d}  {approval.app}")
 
 
-@agent_app.command("withdraw")
+@agent_app.command("withdraw", cls=Command)
 def agent_withdraw(
     digest: Annotated[str, typer.Argument(help="The bundle's SHA-256, or its first digits.")],
     hospital: Hospital,

@@ -1,4 +1,4 @@
-"""The commands of cipherward-party for joining a study: enrol, accept, declare, agree."""
+"""The commands of cipherward-party for joining a study: accept, declare, agree."""
 
 from __future__ import annotations
 
@@ -53,28 +53,6 @@ def accept(
         policy = propose(place, load_plan(plan), weights, privacy_budget, talk.print)
         is_new = accept_policy(place, policy, confirm)
     result.print(f"{place.policy_file}: {policy.study} accepted{'' if is_new else ' already'}")
-
-
-def enrol(hospital: Hospital) -> None:
-    """Make the hospital's identity, which signs what it states, and show its fingerprint.
-
-    The private half is HOSPITAL/private/identity.pem. The public half is HOSPITAL/identity.pub, one line to hand out.
-    Run it again to see the fingerprint again; an identity is never overwritten.
-    """
-    from parties.agent.identity_file import ensure_identity, public_identity_path
-    from parties.sealing.place import Place
-
-    place = Place.open(hospital)
-    with folder_lock(place.folder):
-        public = ensure_identity(place).public
-    talk.print(
-        f"the identity of {public.name} is in {public_identity_path(place)}, to hand out. Its fingerprint:"
-    )
-    result.print(public.fingerprint)
-    talk.print(
-        "tell it to every other hospital yourself, by telephone or in person: whoever passes the file on could "
-        "exchange it"
-    )
 
 
 def declare(

@@ -3,8 +3,8 @@
 A hospital's folder holds its secret key, its settings (party.yaml) and its sealed (encrypted) images. Every command
 takes that folder. `cipherward-party COMMAND --help` shows a command's options.
 
-The commands are in a file a group: keys.py, sealing.py, agreeing.py, privacy.py, agent.py and measuring.py. Each
-imports what it needs when it runs, so that `--help` needs neither NumPy nor PyTorch.
+The commands are in a file a group: auditing.py, keys.py, checking.py, sealing.py, agreeing.py, privacy.py, agent.py
+and measuring.py. Each imports what it needs when it runs, so that `--help` needs neither NumPy nor PyTorch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from coordinator.exchange.command import Command, Program
 from coordinator.exchange.console import run
 from parties.cli.agent import agent_app, approve, enrol, join, leave, log
 from parties.cli.agreeing import accept, agree, declare
+from parties.cli.auditing import audit
+from parties.cli.checking import check
 from parties.cli.keys import identity, keygen, rotate, share_key
 from parties.cli.measuring import baseline, classify, report, score
 from parties.cli.privacy import patients, privacy
@@ -28,11 +30,12 @@ app = typer.Typer(
     cls=Program,
     pretty_exceptions_enable=False,
 )
+app.command(cls=Command)(audit)
 app.command(cls=Command)(keygen)
 app.command(cls=Command)(identity)
 app.command("share-key", cls=Command)(share_key)
 _GROUPS: tuple[tuple[Callable[..., None], ...], ...] = (
-    (rotate, seal, schemes, unseal, inspect, verify),
+    (rotate, check, seal, schemes, unseal, inspect, verify),
     (enrol, accept, declare, agree, patients, privacy),
     (approve, join, leave, log),
     (baseline, classify, score, report),

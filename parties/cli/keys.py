@@ -180,12 +180,21 @@ def _describe_rotation(place: Place, rotation: Rotation) -> list[str]:
     if archived_sets.exists():
         lines.append(f"the old sets are kept in {archived_sets}; remove them when you no longer need them")
     if rotation.aside:
-        draws = sum(name.startswith("audit-") for name in rotation.aside) + 1
+        draws = _draws_of(rotation.aside)
         lines.append(
             f"set aside with them: {', '.join(rotation.aside)}. To audit the new sets: "
             f"cipherward-party seal {place.folder} --audit {draws}"
         )
     return [*lines, *_describe_consequences(place, rotation)]
+
+
+def _draws_of(names: list[str]) -> int:
+    """Return how many draws an audit had, by the names of its sets."""
+    from coordinator.exchange.audit.suite1 import BLIND_CONTROLS
+    from parties.sealing.audit_sets import is_audit_set
+
+    blind = sum(map(is_audit_set, names))
+    return blind - BLIND_CONTROLS if blind else sum(name.startswith("audit-") for name in names) + 1
 
 
 def _describe_consequences(place: Place, rotation: Rotation) -> list[str]:

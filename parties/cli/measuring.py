@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from coordinator.exchange.audit.suite1 import AUDIT_ROWS, GALLERY_IMAGES, MIN_AUDIT_ROWS, MIN_GALLERY
-from coordinator.exchange.console import narrate, result
+from coordinator.exchange.console import narrate, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import write_json, write_text
 from parties.cli.keys import Hospital
+
+if TYPE_CHECKING:
+    from coordinator.exchange.audit.scores import AttackedBy
 
 
 def baseline(
@@ -93,19 +96,29 @@ def score(
             min=MIN_GALLERY, help="Number of plain images among which a guess must identify its own."
         ),
     ] = GALLERY_IMAGES,
+    simulated: Annotated[bool, typer.Option("--simulated", hidden=True)] = False,
 ) -> None:
-    """Score an adversary's guesses about this hospital's images, once. Only aggregates are written."""
+    """Score an adversary's guesses about this hospital's images, once. Only aggregates are written, and signed.
+
+    The attacks of suite/1 are run here, too, on the blind controls: a cloud that withholds successes is found.
+    """
     from coordinator.exchange.records import write_record
+    from crypto.identity import PublicIdentity
     from parties.scoring.pictures import write_public_plain
     from parties.scoring.score import score
     from parties.sealing.place import Place
 
     place = Place.open(hospital)
     target = out or place.folder / "scores.json"
+    who: AttackedBy = "simulation" if simulated else "cloud"
     with narrate() as log:
-        scores = score(place, guesses, rows, gallery, log)
+        scores = score(place, guesses, rows, gallery, log, attacked_by=who)
     write_public_plain(place, scores, guesses, target.with_name(f"{target.stem}-plain.safetensors"))
     write_record(target, scores)
+    if scores.identity is not None:
+        talk.print(
+            f"signed; this hospital's fingerprint is {PublicIdentity.parse(scores.identity).fingerprint}"
+        )
     result.print(str(target))
 
 
@@ -120,14 +133,18 @@ def report(
 ) -> None:
     """Write the report that shows the hospital's plain images beside the guesses. It stays in the hospital."""
     from coordinator.exchange.audit.scores_file import read_scores
+    from coordinator.exchange.audit.signature import require_signer
     from coordinator.report.build import build_report
     from coordinator.report.page import render
     from coordinator.report.training_section import training_of
+    from parties.agent.identity_file import identity_path, read_identity
     from parties.scoring.pictures import private_pictures
     from parties.sealing.place import Place
 
     place = Place.open(hospital)
     numbers = read_scores(scores)
+    if numbers.signature is not None and identity_path(place).exists():
+        require_signer(numbers, read_identity(place).public, str(scores))
     document = build_report(numbers, place.settings.party, training_of(study))
     pictures = private_pictures(place, document, numbers, guesses)
     target = out or place.private / "report.html"

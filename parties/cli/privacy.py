@@ -14,7 +14,13 @@ from parties.cli.keys import Hospital
 
 def patients(
     hospital: Hospital,
-    table: Annotated[Path, typer.Argument(help="A CSV file with the columns image and patient.")],
+    table: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A CSV file with the columns image and patient. Without it: as tags, folders or labels say.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Say which training images are of one patient, so that differential privacy protects patients.
 
@@ -22,11 +28,16 @@ def patients(
     """
     from crypto.files import folder_lock
     from parties.sealing.place import Place
-    from parties.training.patients import patients_file, read_patient_table, record_patients
+    from parties.training.patients import (
+        patients_file,
+        patients_of_source,
+        read_patient_table,
+        record_patients,
+    )
 
     place = Place.open(hospital)
     with folder_lock(place.folder):
-        stated = read_patient_table(place, table)
+        stated = patients_of_source(place) if table is None else read_patient_table(place, table)
         count = record_patients(place, stated)
     result.print(f"{patients_file(place)}: {len(stated)} training images of {count} patients")
 

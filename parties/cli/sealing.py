@@ -14,6 +14,22 @@ from rich.table import Column, Table
 from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
+from parties.cli.checking import check_before_sealing
+from parties.cli.image_options import (
+    AllowBurnedIn,
+    AllowLeak,
+    Background,
+    Classes,
+    Fit,
+    Groups,
+    Labels,
+    OfHospital,
+    Rgb,
+    Window,
+    absolute,
+    is_npz,
+    settings_of,
+)
 from parties.cli.keys import Hospital
 
 if TYPE_CHECKING:
@@ -24,6 +40,8 @@ if TYPE_CHECKING:
 
 SealedSet = Annotated[Path, typer.Argument(help="A sealed set: the folder that holds its manifest.json.")]
 KeyFile = Annotated[Path, typer.Option("--key", help="The key file.")]
+#: Left-out images that are printed for each set; the quarantine list names all.
+_SHOWN = 20
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -31,12 +49,24 @@ def seal(
     hospital: Hospital,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of images with one sub-folder for each class, or a MedMNIST .npz file."),
+        typer.Option(
+            help="Folder of images (PNG, JPEG, TIFF, BMP, WebP, DICOM, NIfTI) with one sub-folder for each class, "
+            "or a MedMNIST .npz file."
+        ),
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Resize every image to this side length, in pixels.")
     ] = None,
-    rgb: Annotated[bool | None, typer.Option("--rgb/--gray", help="Seal three channels, or one.")] = None,
+    rgb: Rgb = None,
+    labels: Labels = None,
+    hospital_name: OfHospital = None,
+    groups: Groups = None,
+    classes: Classes = None,
+    window: Window = None,
+    fit: Fit = None,
+    background: Background = None,
+    allow_leak: AllowLeak = None,
+    allow_burned_in: AllowBurnedIn = None,
     scheme: Annotated[str | None, typer.Option(help="Encryption scheme.")] = None,
     block: Annotated[
         int | None,
@@ -57,31 +87,51 @@ def seal(
             min=0, max=99, help="Number of draws to seal for an audit (3 for suite/1; 0 for none)."
         ),
     ] = 0,
+    named: Annotated[
+        bool,
+        typer.Option(
+            "--named",
+            help="Let folder names tell which set is which: for simulations. The default hides it from the cloud.",
+        ),
+    ] = False,
 ) -> None:
     """Seal (encrypt) the hospital's images into HOSPITAL/sealed. Run it again to resume an interrupted run.
 
     With --images, the settings are saved in HOSPITAL/party.yaml for later runs.
     """
-    from parties.sealing.seal import check_sealing, plan_sealing, set_names
+    from parties.sealing.seal import blind_set_names, check_sealing, plan_sealing, set_names
 
     changes: dict[str, Any] = {
-        "images": None if images is None else str(_absolute(images)),
+        "images": None if images is None else str(absolute(images)),
+        **settings_of(
+            labels, hospital_name, groups, classes, window, fit, background, allow_leak, allow_burned_in
+        ),
         "image_size": image_size,
         "channels": None if rgb is None else 3 if rgb else 1,
         "scheme": scheme,
         "block": block,
         "key_scope": key_scope,
         # Options belong to one scheme: a new scheme starts without any.
-        "scheme_options": _parse_options(option) if option or scheme else None,
+        "scheme_options": parse_options(option) if option or scheme else None,
     }
     changes = {name: value for name, value in changes.items() if value is not None}
     place = _place_with(hospital, changes)
-    place.key()  # reports a missing or unusable key, and settings that cannot work, before anything is saved
-    sealings = [plan_sealing(place, name) for name in set_names(audit)]
+    key = (
+        place.key()
+    )  # reports a missing or unusable key, and settings that cannot work, before anything is saved
+    sealings = [plan_sealing(place, name) for name in set_names(0 if audit and not named else audit)]
     with folder_lock(place.folder):
-        if changes:
+        is_finished = [check_sealing(place, sealing) is not None for sealing in sealings]
+        if not all(is_finished):
+            check_before_sealing(place, "channels" in place.settings.model_fields_set)
+        if audit and not named:  # only now a map of sets is made
+            from parties.scoring.ledger import has_scored_own_key
+
+            names = blind_set_names(place, audit, own_key=not has_scored_own_key(place, key.id))
+            sealings = [plan_sealing(place, name) for name in names]
             for sealing in sealings:
-                check_sealing(place, sealing)  # settings that contradict the sets on disk are not saved
+                check_sealing(place, sealing)
+        if changes:  # settings that contradict the sets on disk are not saved
             place.save()
         _seal_all(place, sealings)
 
@@ -95,10 +145,10 @@ def _place_with(hospital: Path, changes: dict[str, Any]) -> Place:
     has_settings = (hospital / SETTINGS_FILE).exists()
     if not has_settings and "images" not in changes:
         raise CipherwardError(f"no {SETTINGS_FILE} in {hospital}", "name your images with --images FOLDER")
-    saved = Place.open(hospital).settings.model_dump() if has_settings else {}
+    saved = Place.open(hospital).settings.model_dump(exclude_unset=True) if has_settings else {}
     settings = {"party": hospital.resolve().name, "source": "folder", **saved, **changes}
     if "images" in changes:
-        settings["source"] = "npz" if Path(changes["images"]).suffix.lower() == ".npz" else "folder"
+        settings["source"] = "npz" if is_npz(changes["images"]) else "folder"
     if not (hospital / "secret.key").exists():
         raise CipherwardError(
             f"no key in {hospital}", f"make one first: cipherward-party keygen {hospital}"
@@ -108,21 +158,38 @@ def _place_with(hospital: Path, changes: dict[str, Any]) -> Place:
 
 def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
     """Seal every set that is missing, if the disk has room for all of them, and print what was done."""
+    from parties.sealing.audit_sets import equalise_times, is_audit_set, map_path
     from parties.sealing.seal import seal as seal_set
+    from parties.sources.source import SPLITS
 
     _check_disk(place, sealings)
-    image_count, left_out = 0, 0
+    image_count, left_out, split_images = 0, 0, [0, 0]
     for sealing in sealings:
         with progress(sealing.name, len(sealing.source)) as on_progress:
             sealed = seal_set(place, sealing, on_progress)
         image_count += len(sealed.dataset)
         left_out += len(sealed.quarantined)
+        if sealing.name in SPLITS:  # they have every image once
+            split_images[0] += len(sealing.source)
+            split_images[1] += len(sealed.dataset)
         action = "sealed" if sealed.fresh else "sealed already"
         talk.print(
             f"{sealing.name}: {len(sealed.dataset)} images {action} with key {sealed.dataset.key_id}"
         )
-        for name in sealed.quarantined:
+        for name in sealed.quarantined[:_SHOWN]:
             talk.print(f"  cannot decode {name}: left out")
+        if len(sealed.quarantined) > _SHOWN:
+            talk.print(f"  and {len(sealed.quarantined) - _SHOWN} others: left out")
+    blind = [place.sealed_folder(s.name) for s in sealings if is_audit_set(s.name)]
+    if blind:
+        equalise_times(blind)
+        talk.print(
+            f"{len(blind)} sets whose names tell nothing are for an audit that a cloud runs; "
+            f"{map_path(place)} says which is which, and stays here"
+        )
+    if split_images[0] != split_images[1]:
+        missing = split_images[0] - split_images[1]
+        talk.print(f"{split_images[0]} images: {split_images[1]} sealed, {missing} left out")
     if left_out:
         talk.print(f"{left_out} images left out; they are listed in {place.private / 'quarantine.txt'}")
     result.print(f"{place.folder / 'sealed'}: {image_count} images in {len(sealings)} sets")
@@ -142,7 +209,7 @@ def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
         )
 
 
-def _parse_options(words: list[str] | None) -> dict[str, Any]:
+def parse_options(words: list[str] | None) -> dict[str, Any]:
     """Return NAME=VALUE words as a dict, with the values read as YAML."""
     options = {}
     for word in words or ():
@@ -158,13 +225,6 @@ def _parse_options(words: list[str] | None) -> dict[str, Any]:
                 f"--option {word}: {value!r} is not a value", "for example: --option mask=independent"
             ) from None
     return options
-
-
-def _absolute(path: Path) -> Path:
-    try:
-        return path.expanduser().resolve()
-    except (OSError, RuntimeError):  # a loop of links
-        raise CipherwardError(f"no such file or folder: {path}", "name your images") from None
 
 
 def schemes(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,10 @@ from crypto.files import append_line, json_text, read_json, read_lines, sha256_f
 from crypto.sets.dataset import SealedDataset
 from parties.scoring.key_share import require_well_formed
 from parties.scoring.truth import countable_rows
+from parties.sealing.audit_sets import is_audit_set, read_map
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing
+from parties.sources.source import Share
 
 #: Seconds that a stated budget is below: 30 years.
 _LONGEST_BUDGET = 1e9
@@ -53,6 +55,8 @@ class Submission:
         sha256: Digest of guesses.json.
         seed: The seed that rows were drawn from, as the cloud states it.
         budget_s: Seconds that an attack had, as the cloud states it; None if it does not.
+        rows: How many rows the cloud was asked to guess.
+        numbers: The number of each draw, by its name: rows and pool follow from it.
     """
 
     folder: Path
@@ -60,6 +64,8 @@ class Submission:
     sha256: str
     seed: int
     budget_s: float | None
+    rows: int
+    numbers: Mapping[str, int]
 
 
 def read_submission(place: Place, guesses: Path, rows: int) -> Submission:
@@ -84,9 +90,36 @@ def read_submission(place: Place, guesses: Path, rows: int) -> Submission:
             sealed = place.sealed(name)
             _require_suite_draw(draw, sealed, index, seed, stated_rows)
             _require_rows(draw, sealed, index, seed, rows)
+    _require_all_audit_sets(place, [(draw, name) for draw, name in mine if is_audit_set(name)], names)
     if len({draw.digests[0] for draw, _ in mine}) < len(mine):
         raise CipherwardError("two draws of the guesses are about one sealed set", "attack each set once")
-    return Submission(guesses, mine, sha256_file(guesses / FILE), seed, _stated_budget(about))
+    numbers = {draw.name: index for index, draw in enumerate(draws)}
+    digest, budget = sha256_file(guesses / FILE), _stated_budget(about)
+    return Submission(guesses, mine, digest, seed, budget, stated_rows, numbers)
+
+
+def _require_all_audit_sets(
+    place: Place, draws: Sequence[tuple[Draw, str]], names: Mapping[str, str]
+) -> None:
+    """Check that guesses about sets whose names tell nothing are about all of them, and about no image twice.
+
+    Whoever may leave some out could leave out the draws that it broke, or what it takes for blind controls.
+    """
+    sets = read_map(place)
+    if not draws or sets is None:
+        return
+    absent = set(sets.names) - {name for _, name in draws}
+    if absent:
+        raise CipherwardError(
+            f"the guesses leave out {len(absent)} of the {len(sets.names)} sets that were sealed for this audit",
+            "have all of sealed/set-* attacked",
+        )
+    for draw, name in draws:
+        if others := [names[digest] for digest in draw.digests[1:] if digest in names]:
+            raise CipherwardError(
+                f"{draw.name} is about {name}, and its pool has the same images in {others[0]}",
+                "have it attacked again without that set",
+            )
 
 
 def accept(place: Place, submission: Submission, rows: int, gallery: int) -> None:
@@ -105,8 +138,17 @@ def accept(place: Place, submission: Submission, rows: int, gallery: int) -> Non
                     submission.folder, guess, most_guess_bytes(draw.spec, len(draw.rows))
                 )
                 require_well_formed(guess, images, key, draw.spec, len(draw.rows))
-    settings = {"rows": rows, "gallery": gallery, "seed": place.settings.seed}
-    _record(place, submission, settings)
+    for entry in _new_entries(place, submission, rows, gallery):
+        append_line(ledger_path(place), json.dumps(entry))
+
+
+def require_same_question(place: Place, submission: Submission, rows: int, gallery: int) -> None:
+    """Check that the ledger knows no other question about the sets of a submission. Nothing is written.
+
+    Raises:
+        CipherwardError: If another question about a set was answered before.
+    """
+    _new_entries(place, submission, rows, gallery)
 
 
 def _stated_rows(about: Mapping[str, object]) -> tuple[int, int]:
@@ -125,7 +167,7 @@ def _stated_rows(about: Mapping[str, object]) -> tuple[int, int]:
 
 
 def _require_own_set(draw: Draw, name: str) -> None:
-    if name == "train" or name in controls.SETS or re.fullmatch(r"audit-\d+", name):
+    if name == "train" or name in controls.SETS or is_audit_set(name) or re.fullmatch(r"audit-\d+", name):
         return
     raise CipherwardError(
         f"{draw.name} is about {name}, whose images are not scored",
@@ -194,19 +236,38 @@ def _content_of(place: Place, draw: Draw, name: str) -> str:
     record = read_json(place.rows_file(name), "row list")
     options = {field: value for field, value in draw.spec.options.items() if field != "nonce"}
     spec = {**draw.spec.to_json(), "options": options}
-    content = {"spec": spec, "source": record["source"], "rows": sorted(record["rows"])}
-    key = plan_sealing(place, name).key()
+    sealing = plan_sealing(place, name)
+    source, rows = record["source"], record["rows"]
+    if is_audit_set(name) and not sealing.throwaway and isinstance(sealing.source, Share):
+        # In other words: which images of `train`. The same ones under the same key are the same set.
+        source, rows = sealing.source.source.fingerprint(), sealing.source.rows[rows].tolist()
+    content = {"spec": spec, "source": source, "rows": sorted(rows)}
+    key = sealing.key()
     return key.derive("score-ledger").mac(b"content", json_text(content).encode()).hex()
 
 
-def _record(place: Place, submission: Submission, settings: Mapping[str, int]) -> None:
-    """Write to the ledger which guesses are scored, and how.
+def has_scored_own_key(place: Place, key_id: str) -> bool:
+    """Return whether guesses about images under this key of the hospital's own were scored before."""
+    train = place.sealed_folder("train")
+    # Lines of earlier versions name no key; those about `train` are known by its digest.
+    digest = SealedDataset.open(train).digest if (train / "manifest.json").exists() else None
+    entries = [entry for entry in read_lines(ledger_path(place)) if isinstance(entry, dict)]
+    return any(e.get("own_key") == key_id or (digest and e.get("set") == digest) for e in entries)
+
+
+def ledger_path(place: Place) -> Path:
+    """Return the file of the hospital's ledger."""
+    return place.private / "score-ledger.jsonl"
+
+
+def _new_entries(place: Place, submission: Submission, rows: int, gallery: int) -> list[dict[str, object]]:
+    """Return what the ledger must note of the guesses that are scored, and how.
 
     Raises:
         CipherwardError: If a set was scored before against other guesses, or with other settings.
     """
-    ledger = place.private / "score-ledger.jsonl"
-    recorded = [entry for entry in read_lines(ledger) if isinstance(entry, dict)]
+    settings = {"rows": rows, "gallery": gallery, "seed": place.settings.seed}
+    recorded = [entry for entry in read_lines(ledger_path(place)) if isinstance(entry, dict)]
     entries = []
     for draw, name in submission.draws:
         digest, content = draw.digests[0], _content_of(place, draw, name)
@@ -215,9 +276,10 @@ def _record(place: Place, submission: Submission, settings: Mapping[str, int]) -
             _require_same_question(entry, submission.sha256, settings, f"sealed set {name} ({digest[:16]})")
         if not earlier:
             entry = {"set": digest, "content": content, "guesses": submission.sha256, **settings}
+            if not plan_sealing(place, name).throwaway:
+                entry["own_key"] = draw.key_id
             entries.append({**entry, "time": int(time.time())})
-    for entry in entries:
-        append_line(ledger, json.dumps(entry))
+    return entries
 
 
 def _require_same_question(

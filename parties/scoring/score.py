@@ -13,30 +13,52 @@ many rows and which gallery, and everything else is refused. What guesses can st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from coordinator.exchange.audit.guesses import Draw, StoredGuess, load_guess
-from coordinator.exchange.audit.scores import SCHEMA, ClassRates, DrawScores, Figures, Finding, Scores
+from coordinator.exchange.audit.scores import (
+    SCHEMA,
+    AttackedBy,
+    ClassRates,
+    DrawScores,
+    Figures,
+    Finding,
+    Scores,
+)
 from coordinator.exchange.audit.suite1 import PICTURED, SSIM_STEP, SUITE
-from crypto.arrays import Images
+from crypto.arrays import Float64Array, Images
 from crypto.files import folder_lock
+from crypto.identity import Identity
 from crypto.key import SecretKey
 from crypto.scheme import load
+from parties.agent.identity_file import ensure_identity
 from parties.scoring.figures import compute_figures, degenerate_figures, is_degenerate
-from parties.scoring.ledger import accept, read_submission
+from parties.scoring.hospital_run import attack_blind_controls
+from parties.scoring.ledger import accept, read_submission, require_same_question
 from parties.scoring.measures import ssims, summarise
-from parties.scoring.second_look import second_truth
+from parties.scoring.second_look import SecondTruth, second_truth
+from parties.scoring.signing import sign_scores
 from parties.scoring.truth import Truth, baseline_ssims, build_truth, classified_rate, linkable_rate
+from parties.sealing.audit_sets import is_audit_set, role_of
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing
 
 Log = Callable[[str], None]
 
 
-def score(place: Place, guesses: Path, rows: int, gallery: int, log: Log = lambda _: None) -> Scores:
+def score(
+    place: Place,
+    guesses: Path,
+    rows: int,
+    gallery: int,
+    log: Log = lambda _: None,
+    *,
+    attacked_by: AttackedBy = "cloud",
+    identity: Identity | None = None,
+) -> Scores:
     """Score all draws of a guesses folder that are about this hospital's sealed sets, once.
 
     Args:
@@ -46,20 +68,31 @@ def score(place: Place, guesses: Path, rows: int, gallery: int, log: Log = lambd
             fewer are refused if the set holds more.
         gallery: How many plain images a guess can name.
         log: Called with a line of progress.
+        attacked_by: Who ran the attacks. Blind controls are attacked here as well if it was a cloud.
+        identity: Signs the scores; by default the hospital's own, which is made on first use.
 
     Raises:
         CipherwardError: If no draw is about this hospital, if a guess is malformed or was changed after it was
             frozen, or if other guesses about the same set, or with other rows or another gallery, were scored before.
     """
+    identity = identity or ensure_identity(
+        place
+    )  # before the ledger: unsigned scores would use up the sets
     submission = read_submission(place, guesses, rows)
+    require_same_question(place, submission, rows, gallery)
+    own = attack_blind_controls(place, submission, log) if attacked_by == "cloud" else {}
     with folder_lock(place.private):
         accept(place, submission, rows, gallery)
         draws = []
         for draw, name in submission.draws:
             log(f"{draw.name}: {draw.spec.name} as {name}")
             truth = build_truth(place, draw, name, rows, gallery)
-            draws.append(_score_draw(place, draw, name, truth, guesses, log))
-    return Scores(
+            scored = _score_draw(place, draw, name, truth, guesses, log)
+            if is_audit_set(name):
+                run = _hospital_run(place, name, truth, *own[name]) if name in own else ()
+                scored = scored.model_copy(update={"role": role_of(place, name), "hospital_run": run})
+            draws.append(scored)
+    scores = Scores(
         schema_id=SCHEMA,
         suite=SUITE,
         party=place.settings.party,
@@ -67,7 +100,16 @@ def score(place: Place, guesses: Path, rows: int, gallery: int, log: Log = lambd
         seed=submission.seed,
         budget_s=submission.budget_s,
         draws=tuple(draws),
+        attacked_by=attacked_by,
     )
+    return sign_scores(scores, identity)
+
+
+def _hospital_run(place: Place, name: str, truth: Truth, draw: Draw, folder: Path) -> tuple[Finding, ...]:
+    """Score the hospital's own guesses about a blind control."""
+    is_coarse = not plan_sealing(place, name).source.public
+    baselines, second = baseline_ssims(truth), second_truth(truth)
+    return tuple(_score_guesses(draw, truth, baselines, folder, None, second, is_coarse=is_coarse))
 
 
 def _score_draw(place: Place, draw: Draw, name: str, truth: Truth, folder: Path, log: Log) -> DrawScores:
@@ -81,20 +123,7 @@ def _score_draw(place: Place, draw: Draw, name: str, truth: Truth, folder: Path,
     baselines, second = baseline_ssims(truth), second_truth(truth)
     # Over many submissions, shares of a real key would give the key itself away.
     secret = key if sealing.throwaway and not scheme.row_keys else None
-    findings = []
-    for guess in draw.guesses:
-        log(f"  {guess.attack} at {guess.pool_size}")
-        figures = None
-        if not guess.error:
-            images, guessed_key = load_guess(folder, guess)
-            images = images[truth.pick]
-            if is_degenerate(images, truth):
-                figures = degenerate_figures(truth, second)
-            else:
-                figures = compute_figures(
-                    images, guessed_key, truth, baselines, secret, second, coarse=is_coarse
-                )
-        findings.append(_finding(guess, figures))
+    findings = _score_guesses(draw, truth, baselines, folder, secret, second, is_coarse=is_coarse, log=log)
     return DrawScores(
         draw=draw.name,
         set_name=name,
@@ -118,6 +147,35 @@ def _score_draw(place: Place, draw: Draw, name: str, truth: Truth, folder: Path,
         second_looks=second.looks,
         findings=tuple(findings),
     )
+
+
+def _score_guesses(
+    draw: Draw,
+    truth: Truth,
+    baselines: Mapping[str, Float64Array],
+    folder: Path,
+    secret: SecretKey | None,
+    second: SecondTruth,
+    *,
+    is_coarse: bool,
+    log: Log = lambda _: None,
+) -> list[Finding]:
+    """Return the figures of all guesses about a draw."""
+    findings = []
+    for guess in draw.guesses:
+        log(f"  {guess.attack} at {guess.pool_size}")
+        figures = None
+        if not guess.error:
+            images, guessed_key = load_guess(folder, guess)
+            images = images[truth.pick]
+            if is_degenerate(images, truth):
+                figures = degenerate_figures(truth, second)
+            else:
+                figures = compute_figures(
+                    images, guessed_key, truth, baselines, secret, second, coarse=is_coarse
+                )
+        findings.append(_finding(guess, figures))
+    return findings
 
 
 def _open_with_true_key(draw: Draw, truth: Truth, key: SecretKey) -> Images:

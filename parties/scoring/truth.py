@@ -31,7 +31,7 @@ from parties.scoring.measures import (
 )
 from parties.scoring.registration import nearest_each, register, register_each
 from parties.sealing.place import Place
-from parties.sealing.seal import plain_rows
+from parties.sealing.seal import plain_rows, plan_sealing
 
 # Second entries of the generators' seeds: one for each use, so that no two draw the same numbers.
 _GALLERY_SEED = 5
@@ -115,7 +115,7 @@ def build_truth(place: Place, draw: Draw, name: str, rows: int, gallery: int) ->
         block=draw.spec.block,
         seed=place.settings.seed,
         # The controls are granted what the audited scheme is.
-        orbit=load(draw.spec).orbit.union(load(place.sealed("train").spec).orbit),
+        orbit=load(draw.spec).orbit.union(load(plan_sealing(place, "train").spec).orbit),
         row_keys=draw.spec.key_scope == "image",
     )
 

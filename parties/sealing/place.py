@@ -6,8 +6,11 @@ hospital-0/
   identity.pub     its public identity, to hand out; statement.json: what it states of a study
   secret.key       mode 0600; only commands of the hospital open it
   sealed/          train/ val/ test/: what may leave
-  private/         row lists, quarantine list, score ledger, report with plain pictures, stems of each study,
-                   identity, agreed study manifests, answers and refusals to coordinators: what stays
+  audits/          audits that the hospital ran itself (parties/scoring/local_audit.py): mode 0700
+  hospital-run/    its own guesses about blind controls, which may show its images: mode 0700
+  private/         row lists, map of an audit's sets, identity, quarantine list, score ledger, report with plain
+                   pictures, stems of each study, agreed study manifests, answers and refusals to coordinators: what
+                   stays
 """
 
 from __future__ import annotations
@@ -27,19 +30,48 @@ from crypto.files import disk_errors, write_text
 from crypto.key import SecretKey
 from crypto.keyfile import read_key
 from crypto.sets.dataset import SealedDataset
+from parties.sources.catalog import Selection
+from parties.sources.reading import Reading
 from parties.sources.source import Request, Source, open_source, share_of
 
 SETTINGS_FILE = "party.yaml"
 POLICY_FILE = "policy.yaml"
 
 
+#: What `save` writes above the settings of how images are read.
+COMMENTS = {
+    "images": "the folder of images, or a MedMNIST .npz file; `cipherward-party check` shows what is in it",
+    "labels": "a CSV file of path,label[,patient,split,hospital]; empty: the class folders say the class",
+    "hospital": "of a label file with several hospitals, the one whose rows are used",
+    "groups": "what tells patients apart: folder (inside a class folder), none, or a regular expression",
+    "classes": "the classes of the consortium, the same list in every hospital; empty: the folders that are there",
+    "window": "for images of more than 8 bits: auto, full or LOW,HIGH; empty: a DICOM file's own window",
+    "fit": "how an image becomes square: stretch, pad or crop",
+    "background": "gray value 0 to 255 behind transparent pixels; null: transparent images are refused",
+    "allow_burned_in": "read DICOM images that say that names may be written into their pixels",
+    "allow_leak": "seal although a patient is in two splits: figures of the test set then say too much",
+}
+
+
 class PlaceSettings(Settings):
-    """The content of `party.yaml`. `share` is (index, parties) if several hospitals split one folder."""
+    """The content of `party.yaml`. `share` is (index, parties) if several hospitals split one folder.
+
+    parties/sources/reading.py and parties/sources/catalog.py explain how images are selected and read.
+    """
 
     party: str
     key: str = "secret.key"
     source: str = "folder"
     images: str = ""
+    labels: str = ""
+    hospital: str = ""
+    groups: str = "folder"
+    classes: list[str] = Field(default_factory=list)
+    window: str = ""
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+    background: int | None = Field(None, ge=0, le=255)
+    allow_burned_in: bool = False
+    allow_leak: bool = False
     counts: tuple[int, int, int] = (0, 0, 0)
     image_size: int = Field(224, ge=8)
     channels: Literal[1, 3] = 1
@@ -84,7 +116,24 @@ class Place:
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False)
-        write_text(self.folder / SETTINGS_FILE, text)
+        lines = []
+        for line in text.splitlines():
+            if comment := COMMENTS.get(line.partition(":")[0]):
+                lines.append(f"# {comment}")
+            lines.append(line)
+        write_text(self.folder / SETTINGS_FILE, "\n".join(lines) + "\n")
+
+    @property
+    def reading(self) -> Reading:
+        """How image files become pictures."""
+        s = self.settings
+        return Reading(s.window, s.fit, s.background, s.allow_burned_in)
+
+    @property
+    def selection(self) -> Selection:
+        """Which files are images, of which class and patient."""
+        s = self.settings
+        return Selection(s.labels, s.hospital, s.groups, tuple(s.classes), s.allow_burned_in)
 
     @property
     def key_path(self) -> Path:
@@ -141,7 +190,9 @@ class Place:
     def plain(self, split: str) -> Source:
         """Return the hospital's plain images of a split."""
         s = self.settings
-        request = Request(s.images, s.image_size, s.channels, s.seed, split, s.counts)
+        request = Request(
+            s.images, s.image_size, s.channels, s.seed, split, s.counts, self.reading, self.selection
+        )
         source = open_source(s.source, request)
         if s.share is not None:
             index, parties = s.share

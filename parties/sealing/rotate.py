@@ -36,6 +36,7 @@ from crypto.scheme import load, renewed
 from crypto.sets.dataset import SealedDataset
 from crypto.sets.resume import clear_leftovers
 from crypto.sets.writer import seal_images
+from parties.sealing.audit_sets import map_path
 from parties.sealing.place import Place
 from parties.sealing.still_plain import require_hidden, sample_rows
 from parties.sources.source import SPLITS
@@ -266,6 +267,8 @@ def _swap(place: Place, rotation: Rotation) -> None:
     for name in [*rotation.rows, *rotation.aside]:
         for file in (place.rows_file(name), place.private / f"{name}.key"):
             move_once(file, archived_private / file.name)
+    # The map belongs to the sets that are set aside; new ones get new names.
+    move_once(map_path(place), archived_private / map_path(place).name)
     for name in rotation.rows:
         move_once(place.rotation / f"rows-{name}.json", place.rows_file(name))
     move_once(place.key_path, archived_key)

@@ -3,7 +3,9 @@
 A hospital seals its splits under its own key. For an audit it also seals sets under keys made only for that:
 
     sealed/train  sealed/val  sealed/test      the hospital's key
-    sealed/audit-1  sealed/audit-2 …           its training images under throwaway keys: further draws
+    sealed/set-XXXXXXXX …                      for an audit that a cloud runs: its training images under its own key
+                                                and under throwaway keys, told apart by nothing (audit_sets.py)
+    sealed/audit-1  sealed/audit-2 …           where the names may tell: its training images under throwaway keys
     sealed/control-known  …-noise …             the controls, made of phantom images, which are public
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,13 +36,14 @@ from crypto.files import (
     write_text,
 )
 from crypto.key import SecretKey
-from crypto.keyfile import read_key, write_throwaway_key
+from crypto.keyfile import read_key, write_key, write_throwaway_key
 from crypto.printable import printable
 from crypto.scheme import describe, load
 from crypto.sets.dataset import SealedDataset, equal_except_nonce
 from crypto.sets.resume import clear_leftovers, is_unfinished, read_unfinished, sealing_identity
 from crypto.sets.writer import seal_images, sealed_bytes
 from crypto.spec import SchemeSpec
+from parties.sealing import audit_sets
 from parties.sealing.place import Place
 from parties.sealing.still_plain import require_hidden, sample_rows
 from parties.sources.phantom import Phantom
@@ -62,7 +66,7 @@ _UNSEAL_ROWS = 256  # images decrypted at a time: bounds the memory that unseali
 class Sealing:
     """One set to seal: its name, plain images, key file and scheme. A throwaway key is made on first use.
 
-    It is encrypted under the hospital's own key, in `owner`.
+    It is encrypted under the hospital's own key, in `owner`; None where it is destroyed after use (local_audit.py).
     """
 
     name: str
@@ -70,12 +74,15 @@ class Sealing:
     key_path: Path
     spec: SchemeSpec
     throwaway: bool
-    owner: Path
+    owner: Path | None
 
     def key(self) -> SecretKey:
         """Return the set's key. Make it first if it is a throwaway key that does not exist yet."""
         if self.throwaway and not self.key_path.exists():
-            write_throwaway_key(self.key_path, SecretKey.generate(), read_key(self.owner))
+            if self.owner is None:
+                write_key(self.key_path, SecretKey.generate())
+            else:
+                write_throwaway_key(self.key_path, SecretKey.generate(), read_key(self.owner))
         return read_key(self.key_path, owner=self.owner)
 
     @property
@@ -94,7 +101,7 @@ def plan_sealing(place: Place, name: str) -> Sealing:
 
     Args:
         place: The hospital's folder.
-        name: A split, `audit-N`, or a control (see coordinator/exchange/audit/control_sets.py).
+        name: A split, `set-XXXXXXXX`, `audit-N`, or a control (see coordinator/exchange/audit/control_sets.py).
 
     Raises:
         CipherwardError: If no set has this name, or its images or settings cannot be used.
@@ -106,6 +113,8 @@ def plan_sealing(place: Place, name: str) -> Sealing:
         return Sealing(name, place.plain(name), place.key_path, spec, False, place.key_path)
     if name in controls.SETS:
         return _plan_control(place, name)
+    if audit_sets.is_audit_set(name):
+        return _plan_audit_set(place, name)
     if match := re.fullmatch(r"audit-([1-9]\d?)", name):
         # Each draw has other images in another order: both key and pool are drawn anew.
         source = place.plain("train")
@@ -114,8 +123,23 @@ def plan_sealing(place: Place, name: str) -> Sealing:
         rows = order[: s.audit_images] if s.audit_images else order
         return Sealing(name, Share(source, rows), place.private / f"{name}.key", spec, True, place.key_path)
     raise CipherwardError(
-        f"no such sealed set: {name!r}", f"known: {', '.join(SPLITS + controls.SETS)}, audit-N"
+        f"no such sealed set: {name!r}",
+        f"known: {', '.join(SPLITS + controls.SETS)}, set-XXXXXXXX, audit-N",
     )
+
+
+def _plan_audit_set(place: Place, name: str) -> Sealing:
+    """Return what has to be sealed for a set that the cloud attacks without being told what it is."""
+    s = place.settings
+    is_own = audit_sets.role_of(place, name) == "own_key"
+    source = place.plain("train")
+    order = audit_sets.order_of_images(place, name, len(source))
+    spec = describe(
+        s.scheme, (s.image_size, s.image_size, s.channels), s.block, s.key_scope, s.scheme_options
+    )
+    key_path = place.key_path if is_own else place.private / f"{name}.key"
+    rows = order[: s.audit_images] if s.audit_images else order
+    return Sealing(name, Share(source, rows), key_path, spec, not is_own, place.key_path)
 
 
 def _plan_control(place: Place, name: str) -> Sealing:
@@ -138,13 +162,18 @@ def _plan_control(place: Place, name: str) -> Sealing:
 
 
 def set_names(draws: int) -> list[str]:
-    """Return the names of the sets that a hospital seals.
+    """Return the names of the sets that a hospital seals where names may tell what a set is.
 
     Args:
         draws: Draws of the audit. 0 means no audit: only the splits are sealed.
     """
     audit = [f"audit-{i}" for i in range(1, draws)] + list(controls.SETS) if draws else []
     return [*SPLITS, *audit]
+
+
+def blind_set_names(place: Place, draws: int, *, own_key: bool = True) -> list[str]:
+    """Return the names of the sets that a hospital seals for an audit that a cloud runs; see audit_sets.py."""
+    return [*SPLITS, *audit_sets.ensure_map(place, draws, own_key=own_key).names, *controls.SETS]
 
 
 @dataclass(frozen=True)
@@ -170,7 +199,7 @@ def check_sealing(place: Place, sealing: Sealing) -> SealedDataset | None:
             finished or not, was sealed from other images, with other settings or under another key.
     """
     source, folder = sealing.source, place.sealed_folder(sealing.name)
-    _require_protection(sealing)
+    require_protection(sealing)
     if (folder / "manifest.json").exists():
         dataset = SealedDataset.open(folder)
         dataset.require_key(sealing.key())
@@ -188,7 +217,7 @@ def check_sealing(place: Place, sealing: Sealing) -> SealedDataset | None:
     return None
 
 
-def _require_protection(sealing: Sealing) -> None:
+def require_protection(sealing: Sealing) -> None:
     """Raise CipherwardError if the scheme would leave the images as they are, or all its keys can be tried."""
     if sealing.spec.name == "plain" and not sealing.source.public:
         raise CipherwardError(
@@ -227,10 +256,10 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
 
     Raises:
         CipherwardError: If an image cannot be read from disk, the key is missing, a set of this name does not fit,
-            the scheme has too few keys, or the sealed images still show the plain ones. Then nothing of the set is
-            kept.
+            the scheme has too few keys, no image of a class can be decoded, or the sealed images still show the
+            plain ones. Then nothing of the set is kept.
     """
-    _require_protection(sealing)  # before a throwaway key is made
+    require_protection(sealing)  # before a throwaway key is made
     source, key = sealing.source, sealing.key()
     folder, rows_file = place.sealed_folder(sealing.name), place.rows_file(sealing.name)
     for name in (rows_file.name, _QUARANTINE):
@@ -240,6 +269,7 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
         return Sealed(dataset, [], fresh=False)
     _require_hidden_sample(sealing, key)
     fingerprint = source.fingerprint()
+    labels, classes = source.labels, source.classes
     quarantined: list[str] = []
     reasons: dict[int, str] = {}
 
@@ -253,26 +283,44 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
             raise ValueError(f"image {row} has shape {picture.shape}, not {sealing.spec.image_shape}")
         return picture
 
-    def record(digest: str, rows: Int64Array) -> None:
+    def note_left_out(rows: Int64Array) -> None:
         names = source.names
         for row in np.setdiff1d(np.arange(len(source)), rows):
-            reason = reasons.get(int(row)) or _reason_of(source, int(row))
-            line = f"{names[row]}: {reason}" if reason else names[row]
+            reasons.setdefault(int(row), _reason_of(source, int(row)))
+            line = f"{names[row]}: {reasons[int(row)]}" if reasons[int(row)] else names[row]
             quarantined.append(printable(line))  # one line for each name
-        _quarantine(place, quarantined)
+        quarantine(place, quarantined)
+
+    def record(digest: str, rows: Int64Array) -> None:
+        if not quarantined:
+            note_left_out(rows)
         write_json(rows_file, {"digest": digest, "source": fingerprint, "rows": rows.tolist()})
 
     def inspect(sealed: SealedDataset, rows: Rows) -> None:
+        if lost := np.setdiff1d(labels, labels[rows]).tolist() if len(rows) else []:
+            note_left_out(rows)
+            raise _lost_class(
+                classes[lost[0]], sealing.name, [reasons[int(i)] for i in np.flatnonzero(labels == lost[0])]
+            )
         if not sealing.is_control and len(sealed):
             sample = sample_rows(len(sealed))
             plain = np.stack([source.read(int(row)) for row in rows[sample]])
             require_hidden(sealing.name, sealed.spec, plain, sealed.rows(sample))
 
-    labels, classes = source.labels, source.classes
     dataset, _ = seal_images(
         folder, read, labels, classes, key, sealing.spec, fingerprint, on_progress, record, inspect
     )
     return Sealed(dataset, quarantined, fresh=True)
+
+
+def _lost_class(name: str, split: str, reasons: list[str]) -> CipherwardError:
+    """Return the error for a class of which no image could be read."""
+    counts = Counter(reasons).most_common(3)
+    listed = "; ".join(f"{count} × {reason or 'unknown reason'}" for reason, count in counts)
+    return CipherwardError(
+        f"no image of the class {name} in {split} could be read: {listed}",
+        "nothing of the set is kept; private/quarantine.txt lists the images. Convert them, or take them away",
+    )
 
 
 def _reason_of(source: Source, row: int) -> str:
@@ -286,8 +334,8 @@ def _reason_of(source: Source, row: int) -> str:
     return ""
 
 
-def _quarantine(place: Place, names: list[str]) -> None:
-    """Add names to the list of images that could not be decoded, each once."""
+def quarantine(place: Place, names: Sequence[str]) -> None:
+    """Add names, each with its reason, to the list of images that could not be used, each once."""
     path = place.private / _QUARANTINE
     known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     merged = list(dict.fromkeys([*known, *names]))

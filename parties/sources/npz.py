@@ -19,7 +19,6 @@ import math
 import threading
 import zipfile
 import zlib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -30,6 +29,7 @@ from PIL import Image
 from coordinator.exchange.image_file import UnreadableFormatError, open_regular, require_few_pixels
 from crypto.arrays import AnyArray, Int64Array, UInt8Array
 from crypto.errors import CipherwardError
+from parties.sources.class_names import require_usable_names
 
 SPLITS = ("train", "val", "test")
 #: Bytes of an image array that are read at a time, 32 MiB. Two pieces are kept in memory.
@@ -106,6 +106,11 @@ class Npz:
     def _array(self) -> str:
         """The name of the split's image array."""
         return f"{self.split}_images"
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the file's images have three channels."""
+        return len(self._shape) == 4
 
     @functools.cached_property
     def _shape(self) -> tuple[int, ...]:
@@ -275,18 +280,7 @@ def _read_class_names(path: Path, count: int) -> list[str]:
         classes = [str(name) for name in names]
     except (SystemError, ValueError) as error:  # invalid code points
         raise _damaged_error(path, "classes", error) from None
-    for name, times in Counter(classes).items():
-        # Class names become folders when a set is unsealed. crypto/sets/dataset.py refuses the same names in a
-        # manifest, and names must be unique.
-        if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
-            raise CipherwardError(
-                f"{path}: class name {name!r} cannot be a folder's name",
-                "a name is not empty, does not begin with a dot, and holds no slash or backslash",
-            )
-        if times > 1:
-            raise CipherwardError(
-                f"{path}: {times} classes are named {name!r}", "each class needs its own name"
-            )
+    require_usable_names(classes, str(path))
     return classes
 
 

@@ -53,8 +53,28 @@ def dirichlet(labels: Int64Array, parties: int, seed: int, alpha: float, least: 
     )
 
 
-def deal(labels: Int64Array, parties: int, seed: int, partition: str, alpha: float) -> list[Rows]:
-    """Deal images by the named partition, `iid` or `dirichlet`, and return each party's rows."""
+def deal(
+    labels: Int64Array,
+    parties: int,
+    seed: int,
+    partition: str,
+    alpha: float,
+    groups: Int64Array | None = None,
+) -> list[Rows]:
+    """Deal images by the named partition, `iid` or `dirichlet`, and return each party's rows.
+
+    Args:
+        labels: Class of each image, int64 [n].
+        parties: Number of hospitals.
+        seed: The study's seed.
+        partition: `iid` or `dirichlet`.
+        alpha: Concentration of the Dirichlet distribution.
+        groups: Patient of each image, int64 [n], if any has several images: each patient goes to one hospital.
+    """
+    if groups is not None:
+        _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+        whole = deal(labels[first], parties, seed, partition, alpha)
+        return [np.flatnonzero(np.isin(inverse, part)) for part in whole]
     if len(labels) < parties:
         raise CipherwardError(
             f"{len(labels)} images cannot be dealt to {parties} parties",

@@ -1,27 +1,33 @@
 """Read an image file as a square picture of one size and one mode, gray or RGB.
 
 All pictures get the same mode and size, because a file's own mode or size can reveal its class. Files with more than
-8 bits a channel are refused: convert them to 8 bits with a window of your choice. A file is read if its content is
-PNG or JPEG, whatever its name says (coordinator/exchange/image_file.py).
+8 bits a channel are refused unless a window is stated, transparent ones unless a background is (reading.py). A file's
+content decides who decodes it, whatever its name says (coordinator/exchange/image_file.py): Pillow the pictures,
+dicom.py and nifti.py the others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from coordinator.exchange.image_file import (
     HOSPITAL_FORMATS,
     UnreadableFormatError,
-    open_image,
+    open_allowed,
+    open_picture,
     open_regular,
 )
 from crypto.arrays import UInt8Array
 from crypto.errors import CipherwardError
+from parties.sources import dicom, nifti
+from parties.sources.reading import DEFAULT, Reading, UnusablePixelsError, apply_window, to_square
 
 # Metadata that can hold an orientation: the keys that Pillow uses for JPEG and PNG, and the bytes in a JPEG file.
 _ORIENTATION_KEYS = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
@@ -40,24 +46,42 @@ class UndecodableImageError(CipherwardError):
         self.reason = reason
 
 
-def read_picture(path: Path, size: int, channels: int) -> UInt8Array:
+def read_picture(
+    path: Path, size: int, channels: int, reading: Reading = DEFAULT, part: int = -1
+) -> UInt8Array:
     """Return an image file as uint8 [size, size, channels].
+
+    Args:
+        path: The file.
+        size: Side of the result, in pixels.
+        channels: 1 (gray) or 3 (RGB).
+        reading: How the file is read.
+        part: The frame of a DICOM file, or the slice of a NIfTI file, from 0; -1 for the only one.
 
     Raises:
         UndecodableImageError: If the content of the file is not an image, or not one that is accepted.
         CipherwardError: If the disk, the network, a permission or a lack of memory prevents reading it.
     """
-    try:
+    with decoding_errors(path):
         plain = _decode_plain_jpeg(path, size, channels)
-        return _decode_with_pillow(path, size, channels) if plain is None else plain
+        return plain if plain is not None else _decode(path, size, channels, reading, part)
+
+
+@contextlib.contextmanager
+def decoding_errors(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises at a file into the errors of `read_picture`."""
+    try:
+        yield
     except MemoryError:
         raise CipherwardError(
             f"not enough memory to decode {path}", "free some memory, or remove the file"
         ) from None
+    except CipherwardError:
+        raise
     except Exception as error:  # decoders raise anything at malformed files
         if isinstance(error, OSError) and error.errno is not None:  # a decoder's own OSErrors have none
             raise read_error(path, error) from None
-        reason = _reason_of(error)
+        reason = reason_of(error)
         raise UndecodableImageError(f"cannot decode {path}: {reason}", reason) from None
 
 
@@ -69,9 +93,9 @@ def read_error(path: Path, error: OSError) -> CipherwardError:
     )
 
 
-def _reason_of(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return why a file cannot be decoded, in one line that does not depend on the run."""
-    if isinstance(error, UnreadableFormatError):
+    if isinstance(error, (UnreadableFormatError, UnusablePixelsError)):
         return str(error)
     if isinstance(error, UnidentifiedImageError):  # its text holds the open file's number
         return "its header is damaged"
@@ -107,22 +131,60 @@ def _decode_plain_jpeg(path: Path, size: int, channels: int) -> UInt8Array | Non
     return plain
 
 
-def _decode_with_pillow(path: Path, size: int, channels: int) -> UInt8Array:
-    """Return a PNG or JPEG file of any mode and size as uint8 [size, size, channels]."""
-    with open_image(path, HOSPITAL_FORMATS) as picture:
-        # Pillow silently drops the lower eight bits of a PNG with 16 bits a channel.
-        is_deep = any(";16" in str(part[3]) for part in picture.tile)
-        picture.load()
-        # Looking for an orientation is Python code, which only one thread can run at a time: skip it if possible.
-        if picture.format not in ("JPEG", "PNG") or not _ORIENTATION_KEYS.isdisjoint(picture.info):
-            ImageOps.exif_transpose(picture, in_place=True)
-        if is_deep or picture.mode.startswith("I") or picture.mode == "F":
-            raise ValueError(
-                "more than 8 bits a channel; choose the gray values that matter and convert to 8 bits"
-            )
-        # Pillow copies an image even if it has the mode already: a third of the time at 512×512.
-        mode = "L" if channels == 1 else "RGB"
-        plain = picture if picture.mode == mode else picture.convert(mode)
-        if plain.size != (size, size):
-            plain = plain.resize((size, size), Image.Resampling.BILINEAR)
-        return np.asarray(plain, np.uint8).reshape(size, size, channels)
+def _decode(path: Path, size: int, channels: int, reading: Reading, part: int) -> UInt8Array:
+    """Return a file of any allowed format, mode and size as uint8 [size, size, channels]."""
+    with open_allowed(path, HOSPITAL_FORMATS) as (kind, file):
+        if kind == "DICOM":
+            frames = 1 if part >= 0 else dicom.read_header(file, reading).frames
+            _require_one(frames, part, kind)
+            picture = Image.fromarray(dicom.read_frame(file, max(part, 0), reading))
+        elif kind == "NIfTI":
+            _require_one(1 if part >= 0 else nifti.slice_count(file)[0], part, kind)
+            picture = Image.fromarray(nifti.read_slice(file, max(part, 0), reading))
+        else:
+            with open_picture(file, kind) as opened:
+                return to_square(_show(opened, reading), size, channels, reading)
+        return to_square(picture, size, channels, reading)
+
+
+def _require_one(parts: int, part: int, kind: str) -> None:
+    """Raise UnusablePixelsError if a file that was taken for one picture, for its name, holds several."""
+    if part < 0 and parts > 1:
+        raise UnusablePixelsError(
+            f"a {kind} file of {parts} pictures where one is expected; in a folder, give it its own ending"
+        )
+
+
+def _show(picture: ImageFile.ImageFile, reading: Reading) -> Image.Image:
+    """Decode a picture and return it upright, with 8 bits a channel and without transparency."""
+    if picture.format in ("TIFF", "WEBP") and (count := getattr(picture, "n_frames", 1)) > 1:
+        raise UnusablePixelsError(f"{count} pictures in one file; save each in a file of its own")
+    # Pillow silently drops the lower eight bits of a PNG with 16 bits a channel.
+    is_deep = any(";16" in str(part[3]) for part in picture.tile)
+    picture.load()
+    # Looking for an orientation is Python code, which only one thread can run at a time: skip it if possible.
+    if picture.format not in ("JPEG", "PNG") or not _ORIENTATION_KEYS.isdisjoint(picture.info):
+        ImageOps.exif_transpose(picture, in_place=True)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        full = (0.0, 65535.0) if picture.mode.startswith("I;16") or is_deep else None
+        return Image.fromarray(apply_window(np.asarray(picture), reading.window, full))
+    if is_deep:
+        raise UnusablePixelsError("more than 8 bits a channel in colour; convert it to 8 bits")
+    return _cover(picture, reading)
+
+
+def _cover(picture: Image.Image, reading: Reading) -> Image.Image:
+    """Return a picture without transparency: on the stated background, where it is transparent at all."""
+    if picture.mode not in ("LA", "PA", "La", "RGBA", "RGBa") and "transparency" not in picture.info:
+        return picture
+    whole = picture.convert("RGBA")
+    lowest, _ = whole.getchannel("A").getextrema()
+    if lowest == 255:
+        return whole.convert("L") if picture.mode in ("L", "LA", "La") else whole.convert("RGB")
+    if reading.background is None:
+        raise UnusablePixelsError(
+            "it is transparent; state what is behind it: --background 0 (black) to 255"
+        )
+    ground = Image.new("RGBA", whole.size, (*(reading.background,) * 3, 255))
+    ground.alpha_composite(whole)
+    return ground.convert("L") if picture.mode in ("L", "LA", "La") else ground.convert("RGB")

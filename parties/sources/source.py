@@ -12,13 +12,16 @@ from typing import Protocol
 import numpy as np
 
 from crypto.arrays import Int64Array, Rows, UInt8Array
-from crypto.errors import unknown
+from crypto.errors import CipherwardError, unknown
+from parties.sources.catalog import EVERYTHING, Selection
+from parties.sources.catalog import SPLITS as _SPLITS
 from parties.sources.folder import Folder
 from parties.sources.npz import Npz
 from parties.sources.partition import deal
 from parties.sources.phantom import Phantom
+from parties.sources.reading import DEFAULT, Reading
 
-SPLITS = ("train", "val", "test")
+SPLITS = _SPLITS
 
 
 class Source(Protocol):
@@ -60,6 +63,8 @@ class Request:
     seed: int
     split: str
     counts: tuple[int, int, int]
+    reading: Reading = DEFAULT
+    selection: Selection = EVERYTHING
 
 
 def _phantom(r: Request) -> Source:
@@ -68,10 +73,16 @@ def _phantom(r: Request) -> Source:
 
 
 def _folder(r: Request) -> Source:
-    return Folder(Path(r.images).expanduser(), r.size, r.channels, r.seed, r.split)
+    path = Path(r.images).expanduser()
+    return Folder(path, r.size, r.channels, r.seed, r.split, r.reading, r.selection)
 
 
 def _npz(r: Request) -> Source:
+    if changed := " ".join(filter(None, (r.selection.describe(), r.reading.describe()))):
+        raise CipherwardError(
+            f"a MedMNIST file has its own classes and labels, and square images: {changed}",
+            "leave these settings out",
+        )
     return Npz(Path(r.images).expanduser(), r.size, r.channels, r.split)
 
 
@@ -132,8 +143,11 @@ class Share:
 
 
 def share_of(source: Source, index: int, parties: int, seed: int, partition: str, alpha: float) -> Share:
-    """Return the share of party `index` in a source, under the named partition."""
-    return Share(source, deal(source.labels, parties, seed, partition, alpha)[index])
+    """Return the share of party `index` in a source, under the named partition. A patient is in one share only."""
+    groups = source.groups if isinstance(source, Folder) else None
+    if groups is not None and len(np.unique(groups)) == len(groups):
+        groups = None
+    return Share(source, deal(source.labels, parties, seed, partition, alpha, groups)[index])
 
 
 @dataclass(frozen=True)

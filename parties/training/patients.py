@@ -3,7 +3,7 @@
     private/patients-train.json   the digest of the sealed set, and for each of its rows the number of a patient
 
 The numbers count from 0 in the order in which patients come; a patient's name or identifier is not in the file. It
-is made from a table of the hospital's (`cipherward-party patients`), and never leaves.
+is made by `cipherward-party patients`, from what the images say or from a table, and never leaves.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from crypto.errors import CipherwardError
 from crypto.files import read_json, write_json
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
+from parties.sources.folder import Folder
+from parties.sources.source import Share, Source
 
 #: The columns of the hospital's table.
 COLUMNS = ("image", "patient")
-_HINT = "name a table with `cipherward-party patients HOSPITAL TABLE.csv`, or ask for a plan with privacy.unit image"
+_HINT = "say it: cipherward-party patients HOSPITAL [TABLE.csv]; or ask for a plan with privacy.unit image"
 
 
 def patients_file(place: Place) -> Path:
@@ -64,17 +66,11 @@ def read_patient_table(place: Place, table: Path) -> list[str]:
         CipherwardError: if the table cannot be read, is contradictory, or lacks a training image.
     """
     stated = _read_table(table)
-    record: dict[str, Any] = read_json(place.rows_file("train"), "row list")
-    source = place.plain("train")
-    if record["source"] != source.fingerprint() or record["digest"] != place.sealed("train").digest:
-        raise CipherwardError(
-            f"the plain images of {place.settings.party} are not those that train was sealed from",
-            "restore the images, or seal again",
-        )
+    source, rows = _sealed_rows(place)
     names = source.names
     patients = []
-    for row in record["rows"]:
-        name = names[int(row)]
+    for row in rows:
+        name = names[row]
         patient = stated.get(name) or stated.get(Path(name).name)
         if patient is None:
             missing = sum(n not in stated and Path(n).name not in stated for n in names)
@@ -84,6 +80,41 @@ def read_patient_table(place: Place, table: Path) -> list[str]:
             )
         patients.append(patient)
     return patients
+
+
+def patients_of_source(place: Place) -> list[str]:
+    """Return the patient of each sealed training image, as DICOM tags, folders or the label file say it.
+
+    Raises:
+        CipherwardError: if they say it of no two images.
+    """
+    source, rows = _sealed_rows(place)
+    if isinstance(source, Share):
+        whole, rows = source.source, [int(source.rows[row]) for row in rows]
+    else:
+        whole = source
+    if not isinstance(whole, Folder) or len(np.unique(whole.groups)) == len(whole.groups):
+        raise CipherwardError(
+            f"the images of {place.settings.party} do not say which are of one patient",
+            "name a table: cipherward-party patients HOSPITAL TABLE.csv",
+        )
+    return [str(whole.groups[row]) for row in rows]
+
+
+def _sealed_rows(place: Place) -> tuple[Source, list[int]]:
+    """Return the plain training images, and the row in them of each sealed image.
+
+    Raises:
+        CipherwardError: if they are not those that were sealed.
+    """
+    record: dict[str, Any] = read_json(place.rows_file("train"), "row list")
+    source = place.plain("train")
+    if record["source"] != source.fingerprint() or record["digest"] != place.sealed("train").digest:
+        raise CipherwardError(
+            f"the plain images of {place.settings.party} are not those that train was sealed from",
+            "restore the images, or seal again",
+        )
+    return source, [int(row) for row in record["rows"]]
 
 
 def _read_table(table: Path) -> dict[str, str]:

@@ -44,7 +44,12 @@ COORDINATOR_ONLY = frozenset(
     }
 )
 #: Settings about plain images. A hospital has its own in party.yaml, and never reads those of a message.
-IGNORED = frozenset({"source", "images", "counts", "partition", "alpha"})
+IGNORED = frozenset(
+    {
+        *("source", "images", "counts", "partition", "alpha"),
+        *("labels", "groups", "class_list", "window", "fit", "background"),
+    }
+)
 #: Settings of a policy that bound what a hospital answers. Changing them does not make it another study.
 LIMITS = ("trainings", "evaluations", "test_reads", "budget_epsilon", "budget_delta")
 #: Settings of a policy that are no part of its digest: another place of a file, another setting of the coordinator's

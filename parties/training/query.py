@@ -31,8 +31,9 @@ def read_images(place: Place, paths: Sequence[Path]) -> Images:
     settings = place.settings
     for path in paths:
         if not path.is_file():
-            raise CipherwardError(f"no image at {path}", "name PNG or JPEG files")
-    return np.stack([read_picture(path, settings.image_size, settings.channels) for path in paths])
+            raise CipherwardError(f"no image at {path}", "name image files")
+    size, channels = settings.image_size, settings.channels
+    return np.stack([read_picture(path, size, channels, place.reading) for path in paths])
 
 
 def _prepare(place: Place, paths: Sequence[Path]) -> tuple[Images, SealedDataset, SecretKey]:

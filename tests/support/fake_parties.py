@@ -47,9 +47,9 @@ def parties(record: dict[str, Any] | None = None) -> ClientApp:
     def hello(message: Message, context: Context) -> Message:
         party = int(context.node_config["partition-id"])
         manifest = str(message.content["config"]["manifest"])
-        about = introduction(plan(parties=4), manifest, f"p{party}", context) | record.get("about", {}).get(
-            party, {}
-        )
+        about = introduction(
+            plan(parties=max(4, party + 1), counts=(10**6,) * 3), manifest, f"p{party}", context
+        ) | record.get("about", {}).get(party, {})
         signer = record.get("signers", {}).get(party, identity_of(f"p{party}"))
         content = {"about": ConfigRecord(sign_introduction(signer, about))}
         return Message(RecordDict(content), reply_to=message)
@@ -76,7 +76,7 @@ def parties(record: dict[str, Any] | None = None) -> ClientApp:
         n = 10 * (party + 1)
         correct = round(n * max(0.0, 0.9 - abs(mean - record.get("peak", 5.0)) / 10))
         figures = {"num-examples": n, "accuracy": correct / n, "loss": abs(mean)}
-        figures |= {"auc": 0.5 + party / 10, "auc-defined": int(party != 1)}
+        figures |= {"auc": min(1.0, 0.5 + party / 10), "auc-defined": int(party != 1)}
         content = {"metrics": MetricRecord(figures), "tables": ConfigRecord(party_tables(party, correct))}
         return Message(RecordDict(content), reply_to=message)
 

@@ -32,7 +32,8 @@ from coordinator.report.records import (
 )
 from crypto.scheme import describe
 from crypto.spec import SchemeSpec
-from tests.support.verdicts import linkable
+from parties.scoring.signing import sign_scores
+from tests.support.verdicts import HOSPITAL, linkable
 
 #: What key recovery reaches at each pool size, from nothing (0) to the plain image (1).
 REACH = {1: 0.05, 2: 0.17, 5: 0.91, 10: 0.97, 20: 1.0, 50: 1.0, 100: 1.0}
@@ -186,8 +187,9 @@ def make_scores(reach: float = 1.0, plain: float = 1.0, noise: float = 0.0, draw
         draws: How many draws are audited.
     """
     known = control_draw("known", "block_pixel_shuffle", 1.0)
-    return Scores(
+    scores = Scores(
         schema_id="cipherward.scores/1",
+        attacked_by="hospital",
         suite="suite/1",
         party="hospital-0",
         seed=20,
@@ -200,6 +202,7 @@ def make_scores(reach: float = 1.0, plain: float = 1.0, noise: float = 0.0, draw
             known,
         ),
     )
+    return sign_scores(scores, HOSPITAL)
 
 
 def make_report(

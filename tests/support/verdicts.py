@@ -6,7 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from coordinator.exchange.audit.rates import LinkableRate, in_gallery, rate_of
+from coordinator.exchange.audit.rates import (
+    LinkableRate,
+    in_gallery,
+    rate_of,
+    searched,
+    searched_in_gallery,
+)
 from coordinator.exchange.audit.scores import (
     ChosenMove,
     DrawScores,
@@ -15,18 +21,25 @@ from coordinator.exchange.audit.scores import (
     KeyOpening,
     KeyShare,
     Scores,
+    SecondLook,
     Summary,
 )
 from coordinator.exchange.records import parse_record
 from coordinator.report.build import build_report
 from coordinator.report.records import Report
 from crypto.files import json_text
+from crypto.identity import Identity
 from crypto.scheme import describe
 from crypto.spec import SchemeSpec
+from parties.scoring.signing import sign_scores
 
 #: A scores.json as parsed, its draws by the name of their set without the prefix of controls.
 ParsedDraws = dict[str, dict[str, Any]]
 
+#: Looks of a second look at most schemes.
+LOOKS = 16
+#: The identity that signs made-up scores.
+HOSPITAL = Identity.generate("hospital-0")
 IDENTITY = KeyShare(
     block_order=1.0,
     block_order_unshifted=1.0,
@@ -90,6 +103,26 @@ def make_finding(
 def make_crash(pool: int) -> Finding:
     """Return a finding that crashed, with figures all the same, which must not count."""
     return make_finding(pool=pool, error="MemoryError")
+
+
+def looked_at(finding: Finding, r: int = 0, v: int = 0, wrong: int = 0, looks: int = LOOKS) -> Finding:
+    """Return a finding with a second look with so many hits of 64."""
+    look = SecondLook(
+        visible=searched(v, 64, looks),
+        reidentified=searched_in_gallery(r, 64, looks, 500),
+        reidentified_deranged=searched_in_gallery(wrong, 64, looks, 500),
+        turn=0,
+        negative=True,
+    )
+    assert finding.figures is not None
+    return finding.model_copy(update={"figures": finding.figures.model_copy(update={"second_look": look})})
+
+
+def measured(draw: DrawScores, looks: int | None = None, **hits: int) -> DrawScores:
+    """Return a draw whose findings all have a second look."""
+    looks = looks or {"plain": 16, "pe": 8}.get(draw.spec.name, LOOKS)
+    findings = tuple(f if f.error else looked_at(f, looks=looks, **hits) for f in draw.findings)
+    return draw.model_copy(update={"findings": findings, "second_looks": looks})
 
 
 def linkable(hits: int, gallery: int = 500, ambiguous: int = 0) -> LinkableRate:
@@ -184,9 +217,14 @@ ORTHOGONAL = make_draw(
 def make_scores(
     draws: Sequence[DrawScores], controls: Sequence[DrawScores] = (*CONTROLS, SIGNS), **changes: Any
 ) -> Scores:
-    """Return scores of these draws and controls."""
-    fields: dict[str, Any] = {"suite": "suite/1", "party": "hospital-0", "seed": 0}
-    return Scores(**{**fields, "draws": (*draws, *controls), **changes})
+    """Return scores of these draws and controls, signed, as of an audit that the hospital ran."""
+    fields: dict[str, Any] = {
+        "suite": "suite/1",
+        "party": "hospital-0",
+        "seed": 0,
+        "attacked_by": "hospital",
+    }
+    return sign_scores(Scores(**{**fields, "draws": (*draws, *controls), **changes}), HOSPITAL)
 
 
 def make_report(draws: Sequence[DrawScores], controls: Sequence[DrawScores] = (*CONTROLS, SIGNS)) -> Report:
@@ -201,9 +239,12 @@ def parsed(scores: Scores) -> dict[str, Any]:
 
 
 def changed_report(scores: Scores, change: Callable[[ParsedDraws], object]) -> Report:
-    """Return the report of scores whose file was changed, its draws by the name of their set without the prefix."""
+    """Return the report of scores that were changed before they were signed.
+
+    `change` gets the draws by the name of their set without the prefix.
+    """
     value = parsed(scores)
     sets = {draw["set"].removeprefix("control-"): draw for draw in value["draws"]}
     change(sets)
     changed = parse_record(Scores, {**value, "draws": list(sets.values())}, "scores.json")
-    return build_report(changed, "s")
+    return build_report(sign_scores(changed, HOSPITAL), "s")

@@ -18,6 +18,7 @@ from coordinator.adversary.contract import Tier
 from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run.cell import Cell
 from coordinator.exchange.audit.control_sets import (
+    BLIND_PREFIX,
     GENERAL,
     LARGEST_POOL_ONLY,
     PREFIX,
@@ -26,7 +27,7 @@ from coordinator.exchange.audit.control_sets import (
     meets,
 )
 from coordinator.exchange.audit.guesses import Draw, audit_rows
-from coordinator.exchange.audit.suite1 import DRAWS, MIN_SET_IMAGES
+from coordinator.exchange.audit.suite1 import BLIND_CONTROLS, DRAWS, MIN_SET_IMAGES
 from coordinator.exchange.pool import Pool
 from crypto.arrays import Images
 from crypto.errors import CipherwardError
@@ -45,6 +46,8 @@ class Settings:
         budget_s: the time that an attack may take at one pool size, in seconds.
         public: None, or public plain images uint8 [m, *image_shape], for the attacks that need some.
         study: None, or the folder of a study, for the attacks on what the cloud observed of its training.
+        draw_numbers: the number of each draw, which decides on its rows and pool; by default 0, 1, 2, … A hospital
+            that runs the attacks on some sets of an audit again names the numbers that these had.
     """
 
     attacks: Sequence[str]
@@ -54,10 +57,14 @@ class Settings:
     budget_s: float
     public: Images | None = None
     study: Path | None = None
+    draw_numbers: Sequence[int] = ()
 
 
 def find_sets(paths: Sequence[Path]) -> list[SealedDataset]:
     """Open the sealed sets at these paths. A folder of sets stands for its training, audit and control sets.
+
+    Where a hospital sealed sets that are told by no name, one of them holds the training images under the same key:
+    then `train` is left out, or the rows to guess would be in the pool.
 
     Raises:
         CipherwardError: if a path holds no sealed set.
@@ -68,7 +75,11 @@ def find_sets(paths: Sequence[Path]) -> list[SealedDataset]:
             sets.append(SealedDataset.open(path))
             continue
         inner = sorted(p.parent for p in path.glob("*/manifest.json")) if path.is_dir() else []
-        attacked = [p for p in inner if p.name not in ("val", "test")]
+        is_blind = any(p.name.startswith(BLIND_PREFIX) for p in inner)
+        left_out = ("train", "val", "test") if is_blind else ("val", "test")
+        attacked = [p for p in inner if p.name not in left_out]
+        if is_blind:  # sets of an earlier version, whose names tell what they are
+            attacked = [p for p in attacked if not p.name.startswith("audit-")]
         # The hospital's own images are the first draw, whatever else is there.
         attacked.sort(key=lambda p: (p.name != "train", p.name.startswith("control"), p.name))
         if not attacked:
@@ -99,8 +110,11 @@ def audit_gaps(sets: Sequence[SealedDataset], attacks: Sequence[str]) -> list[st
     names = {dataset.folder.name for dataset in sets}
     groups = group_by_key([s for s in sets if not s.folder.name.startswith(PREFIX)], attacks)
     gaps = []
-    if len(groups) < DRAWS:
-        draws = "1 draw" if len(groups) == 1 else f"{len(groups)} draws"
+    # Which of the sets under other keys are blind controls is not told: all of them count.
+    is_blind = any(name.startswith(BLIND_PREFIX) for name in names)
+    found = max(0, len(groups) - BLIND_CONTROLS) if is_blind else len(groups)
+    if found < DRAWS:
+        draws = "1 draw" if found == 1 else f"{found} draws"
         gaps.append(f"{draws} of key and pool instead of {DRAWS}: the verdict will say so")
     needed = [*GENERAL, *(name for name, run in TARGETED.items() if set(run) & set(attacks))]
     if missing := [name for name in needed if name not in names]:

@@ -131,7 +131,10 @@ def _run(
     prepare: Callable[[], None],
 ) -> list[Draw]:
     groups, public_control = group_by_key(sets, settings.attacks), find_public_control(sets)
-    planned = [plan_draw(f"draw-{i}", i, group, settings) for i, group in enumerate(groups)]
+    numbers = settings.draw_numbers or range(len(groups))
+    if len(numbers) != len(groups):
+        raise CipherwardError(f"{len(numbers)} numbers for {len(groups)} draws", "name one for each key")
+    planned = [plan_draw(f"draw-{i}", i, group, settings) for i, group in zip(numbers, groups, strict=True)]
     training_keys = training_key_ids(settings.study)
     _check_training(training_keys, planned, groups, settings)
     about = _about(settings, public_control)
@@ -219,6 +222,7 @@ def _about(settings: Settings, public_control: SealedDataset | None) -> dict[str
         "pools": list(settings.pools),
         "rows": settings.rows,
         "budget_s": settings.budget_s,
+        **({"draw_numbers": list(settings.draw_numbers)} if settings.draw_numbers else {}),
     }
 
 

@@ -8,7 +8,7 @@ report's part, broken_by and the verdict, is in coordinator/report/consistency.p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from coordinator.exchange.audit.rates import GalleryRate, LinkableRate, Rate, SearchedRate, rate_of
 from coordinator.exchange.audit.scores import (
@@ -231,10 +231,16 @@ def _check_draw(draw: DrawScores, where: str, place: str) -> None:
         for name in ("plain", "ciphertext"):
             n = getattr(draw.classified, name).n
             require(n == draw.rows, where, f"{place}.classified.{name}.n", f"{n} rows of {draw.rows}")
-    cells = [(finding.attack, finding.pool_size) for finding in draw.findings]
-    require(len(set(cells)) == len(cells), where, f"{place}.findings", "one attack twice at one pool size")
-    for index, finding in enumerate(draw.findings):
-        spot, figures = f"{place}.findings.{index}", finding.figures
+    _check_findings(draw.findings, draw, where, f"{place}.findings")
+    _check_findings(draw.hospital_run, draw, where, f"{place}.hospital_run")
+
+
+def _check_findings(findings: Sequence[Finding], draw: DrawScores, where: str, place: str) -> None:
+    """Check that what was found in a draw is about its rows and its gallery."""
+    cells = [(finding.attack, finding.pool_size) for finding in findings]
+    require(len(set(cells)) == len(cells), where, place, "one attack twice at one pool size")
+    for index, finding in enumerate(findings):
+        spot, figures = f"{place}.{index}", finding.figures
         has_both = bool(finding.error) and figures is not None
         require(not has_both, where, f"{spot}.error", "an attack that crashed has figures")
         require(

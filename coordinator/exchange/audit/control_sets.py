@@ -7,6 +7,9 @@ them beside the sets that it attacks, in folders of these names.
 from __future__ import annotations
 
 PREFIX = "control-"
+#: How the names of the sets begin that are of the audited scheme and not told apart by name: the one under the
+#: hospital's own key, those under throwaway keys, and the blind controls among them. The hospital keeps the map.
+BLIND_PREFIX = "set-"
 #: Sets that every attack of an audit meets.
 GENERAL = ("control-known", "control-noise", "control-permuted", "control-plain")
 #: Sets for particular attacks: each of these attacks must break the set, and no other attack meets it.

@@ -10,7 +10,7 @@ The letters K, R and V are the names of suite/1 for its three measures (docs/sui
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -25,6 +25,11 @@ from coordinator.exchange.audit.rates import (
 from coordinator.exchange.records import Record, SpecField
 
 SCHEMA = "cipherward.scores/1"
+#: Who ran the attacks: the hospital that scored (`cipherward-party audit`), a cloud, or a simulation, which is both.
+AttackedBy = Literal["hospital", "cloud", "simulation"]
+#: What a set of the audited scheme is, which the cloud is not told: sealed under the hospital's own key, under a
+#: throwaway key, or under a throwaway key and attacked by the hospital as well.
+Role = Literal["own_key", "throwaway", "blind_control"]
 
 
 class Summary(Record):
@@ -243,6 +248,8 @@ class DrawScores(Record):
         second_looks: How many looks the second look adds to the orbit: 1 if it holds them all, None if the second
             look was not measured.
         findings: One for each attack and pool size.
+        role: What the set is, where the cloud was not told; None where the set's name says it.
+        hospital_run: The same attacks on a blind control, run by the hospital itself.
     """
 
     draw: str
@@ -263,11 +270,18 @@ class DrawScores(Record):
     classified: ClassRates | None = None
     second_looks: int | None = None
     findings: tuple[Finding, ...]
+    role: Role | None = None
+    hospital_run: tuple[Finding, ...] = ()
 
     @property
     def is_control(self) -> bool:
-        """Whether the draw is about a control set, whose answer is known beforehand."""
-        return self.set_name.startswith(PREFIX)
+        """Whether the draw is about a control set: one whose answer is known beforehand, or a blind control."""
+        return self.set_name.startswith(PREFIX) or self.is_blind_control
+
+    @property
+    def is_blind_control(self) -> bool:
+        """Whether the hospital attacked this draw of the audited scheme as well, and the cloud was not told."""
+        return self.role == "blind_control"
 
     def of(self, attack: str) -> list[Finding]:
         """Return the findings of one attack."""
@@ -284,6 +298,9 @@ class Scores(Record):
         seed: The seed of rows and pools.
         budget_s: Seconds that an attack had at one pool size, as the cloud states it.
         draws: The scored draws, controls included.
+        attacked_by: Who ran the attacks; None where that was not recorded.
+        identity: The public identity of the hospital that signed, as one line; None in unsigned scores.
+        signature: Its signature, base64, over all other fields (exchange/audit/signature.py).
     """
 
     schema_id: str = Field(default=SCHEMA, validation_alias="schema", serialization_alias="schema")
@@ -293,6 +310,9 @@ class Scores(Record):
     seed: int
     budget_s: float | None = None
     draws: tuple[DrawScores, ...]
+    attacked_by: AttackedBy | None = None
+    identity: str | None = None
+    signature: str | None = None
 
     @property
     def audited(self) -> list[DrawScores]:

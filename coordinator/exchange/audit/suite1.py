@@ -22,6 +22,9 @@ ATTACKS = ("as_is", "leading_bit", "pooled_key_recovery")
 POOLS = (1, 2, 5, 10, 20, 50, 100)
 #: Draws of key and pool that an audit should have.
 DRAWS = 3
+#: Blind controls of an audit that a cloud runs: further draws, which the hospital attacks as well. Chosen by hand: a
+#: cloud that withholds its successes on two of five draws at random meets a control in 7 of 10 cases.
+BLIND_CONTROLS = 2
 #: Audit rows of a draw, unless a plan or a command says otherwise. Even rows register, odd rows are scored.
 AUDIT_ROWS = 128
 #: Plain images of a gallery, unless a plan or a command says otherwise.

@@ -10,13 +10,13 @@ next message. So a hospital that hangs costs the others no round.
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
@@ -210,7 +210,7 @@ class ProcessGrid(Grid):  # type: ignore[misc]  # flwr is not typed for mypy her
         """Wait until a hospital sends something; raise FrameError at its deadline, or earlier if others wait."""
         now = time.monotonic()
         half = now + (job.deadline - now) / 2
-        while not select.select([channel], [], [], max(0.0, min(_LOOK_S, job.deadline - now)))[0]:
+        while not wait_for([channel], max(0.0, min(_LOOK_S, job.deadline - now))):
             now = time.monotonic()
             with self._condition:
                 others_wait = any(waiting.node not in self._served for waiting in self._waiting)

@@ -100,7 +100,7 @@ def test_a_new_address_gets_a_new_certificate(tmp_path: Path) -> None:
         ({"address": "[]"}, "address"),
         ({"listen": "eth0"}, "is no IP address of an interface"),
         ({"plan": "missing.yaml"}, "no plan at"),
-        ({"study": "missing.json"}, "no study manifest at"),
+        ({"study": "missing.json"}, "study manifest"),
         ({"prot": "1"}, "unknown key 'prot'"),
         ({"port": "1", "local_port": "1"}, "are the same"),
         ({"name": "'no\\nname'"}, "name"),

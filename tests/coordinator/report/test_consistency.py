@@ -19,7 +19,9 @@ from coordinator.report.build import build_report
 from coordinator.report.report_file import read_report
 from crypto.errors import CipherwardError
 from crypto.files import write_json
+from parties.scoring.signing import sign_scores
 from tests.support.reports import TRAINED, make_report, make_scores
+from tests.support.verdicts import HOSPITAL
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -131,7 +133,7 @@ def test_an_edited_rate_was_a_forged_verdict(scores_path: Path) -> None:
 
     assert build_report(read_scores(scores_path), "s").verdict.broken
     forged = parse_record(Scores, json.loads(edited(scores_path, lower).read_text()), "unchecked")
-    assert not build_report(forged, "s").verdict.broken
+    assert not build_report(sign_scores(forged, HOSPITAL), "s").verdict.broken
     with pytest.raises(ContradictionError, match=r"draws\.0\.findings\.\d\.[RV]\.low"):
         read_scores(scores_path)
 

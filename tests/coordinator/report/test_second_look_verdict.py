@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from coordinator.exchange.audit.consistency import ContradictionError
-from coordinator.exchange.audit.rates import searched, searched_in_gallery
-from coordinator.exchange.audit.scores import SCHEMA, DrawScores, Finding, SecondLook
+from coordinator.exchange.audit.scores import SCHEMA, DrawScores
 from coordinator.exchange.audit.scores_file import read_scores
 from coordinator.exchange.records import write_record
 from coordinator.report.build import build_report
@@ -20,29 +19,16 @@ from coordinator.report.report_file import read_report
 from coordinator.report.rows import rows_of
 from coordinator.report.verdict_text import headline, second_look, summary_lines
 from crypto.files import write_json
-from tests.support.verdicts import CONTROLS, SIGNS, make_draws, make_finding, make_scores, with_as_is
-
-LOOKS = 16
-
-
-def looked_at(finding: Finding, r: int = 0, v: int = 0, wrong: int = 0, looks: int = LOOKS) -> Finding:
-    """Return a finding with a second look with so many hits of 64."""
-    look = SecondLook(
-        visible=searched(v, 64, looks),
-        reidentified=searched_in_gallery(r, 64, looks, 500),
-        reidentified_deranged=searched_in_gallery(wrong, 64, looks, 500),
-        turn=0,
-        negative=True,
-    )
-    assert finding.figures is not None
-    return finding.model_copy(update={"figures": finding.figures.model_copy(update={"second_look": look})})
-
-
-def measured(draw: DrawScores, looks: int | None = None, **hits: int) -> DrawScores:
-    """Return a draw whose findings all have a second look."""
-    looks = looks or {"plain": 16, "pe": 8}.get(draw.spec.name, LOOKS)
-    findings = tuple(f if f.error else looked_at(f, looks=looks, **hits) for f in draw.findings)
-    return draw.model_copy(update={"findings": findings, "second_looks": looks})
+from tests.support.verdicts import (
+    CONTROLS,
+    SIGNS,
+    looked_at,
+    make_draws,
+    make_finding,
+    make_scores,
+    measured,
+    with_as_is,
+)
 
 
 def scores_of(*draws: DrawScores) -> Any:

@@ -52,7 +52,7 @@ def test_hospitals_share_a_key_and_the_first_seals_the_audit(
     first, second = str(study.hospital(0)), str(study.hospital(1))
     assert commands == [
         ["parties", "keygen", first],
-        ["parties", "seal", first, "--audit", "3"],
+        ["parties", "seal", first, "--audit", "3", "--named"],
         ["parties", "share-key", f"{first}/secret.key", f"{second}/secret.key", "--unprotected"],
         ["parties", "seal", second],
     ]

@@ -170,19 +170,15 @@ def test_the_log_is_shown_and_verified(party: _Terminal, place: Place) -> None:
 
 def test_every_command_of_the_page_exists_with_its_options(party: _Terminal) -> None:
     page = PAGE.read_text()
-    lines = re.findall(r"cipherward-party ((?:agent |log )?[a-z-]+)[^`\n]*", page)
+    lines: list[str] = re.findall(r"cipherward-party ((?:agent |log )?[a-z-]+)[^`\n]*", page)
     assert len(set(lines)) >= 8
-    for words in {tuple(shlex.split(line)) for line in lines}:
-        named = words if words[0] == "agent" else words[:1]
-        assert party(*named, "--help")[0] == 0, words
-    for option, command in (
-        ("--days", "approve"),
-        ("--limit", "join"),
-        ("--head", "log"),
-        ("--json", "log"),
-    ):
-        assert option in page or option == "--json"
-        assert option in party(command, "--help")[1]
+    for words in sorted({tuple(shlex.split(line)) for line in lines}):
+        command = words if words[0] == "agent" else words[:1]
+        assert party(*command, "--help")[0] == 0, words
+    options = {"--days": "approve", "--limit": "join", "--head": "log", "--json": "agent status"}
+    for option, name in options.items():
+        assert option in page
+        assert option in party(*name.split(), "--help")[1]
 
 
 def test_the_service_runs_a_command_that_exists() -> None:

@@ -253,13 +253,15 @@ def test_an_agent_that_leaves_says_that_a_message_was_not_answered(
     assert bench.events == ["received", "unanswered"]
 
 
-def test_an_app_that_cannot_be_loaded_is_an_error_of_its_message(bench: _Bench) -> None:
+def test_an_app_that_cannot_be_loaded_is_an_error_of_its_message(
+    bench: _Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     approve(bench.place, bench.bundle, 30)
 
     def fail(*_words: Any, **_named: Any) -> Answer:
         raise CipherwardError("the approved app cannot be loaded: ImportError", "see /a/path")
 
-    bench.warm.answer = fail  # type: ignore[method-assign]
+    monkeypatch.setattr(bench.warm, "answer", fail)
     bench.executor.step()
     reason = bench.client.replies[0].error.reason
     assert "cannot be loaded" in reason

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,6 @@ pytestmark = pytest.mark.slow
 
 #: Seconds that a hung message may take in these tests.
 LIMIT_S = 6
-
-
-def _has_ended(folder: Path) -> bool:
-    """Say whether no process of a hospital's agent is left."""
-    return not marked_processes(folder)
 
 
 @dataclass
@@ -103,6 +98,10 @@ def federation(tmp_path: Path) -> Iterator[Federation]:
                     agent.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     agent.wait(30)
+
+
+def _is_empty(place: Place) -> bool:
+    return not marked_processes(place.folder)
 
 
 def events(place: Place) -> list[tuple[str, str]]:
@@ -193,7 +192,7 @@ def test_unapproved_code_is_refused_the_other_hospital_goes_on_and_a_killed_agen
         assert len(started) >= 2
         agent.kill()
         agent.wait()
-        wait_until(functools.partial(_has_ended, place.folder), 20, "the end of all processes")
+        wait_until(partial(_is_empty, place), 20, "the end of all processes")
         assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in started)
         assert read_state(place) is None
 

@@ -14,18 +14,22 @@ import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
-from coordinator.exchange.kit import PLAN, Kit
+from coordinator.exchange.kit import PLAN, STUDY, Kit
+from coordinator.exchange.statement import plan_digest
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
-from crypto.files import write_json
+from crypto.files import json_text, write_json
+from parties.agent import join as join_module
 from parties.agent.approval import withdraw
 from parties.agent.enrol import node_key_path
 from parties.agent.join import Options, check_kit, join
 from parties.agent.message_facts import read_facts
 from parties.agent.running import hold, leave, read_state, write_state
+from parties.agent.supernode import explain
 from parties.sealing.place import Place
 from tests.support.agents import kit_for, make_place, ready_place
 from tests.support.hospitals import plan
+from tests.support.manifests import manifest_of
 from tests.support.stub_app import write_stub_app
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -82,6 +86,23 @@ def test_a_plan_that_was_not_accepted_is_refused_by_its_field(
         check_kit(place, Kit(kit.manifest, {**kit.files, PLAN: b"["}), NOW)
 
 
+def test_a_study_manifest_that_was_not_agreed_to_is_refused(
+    tmp_path: Path, place: Place, bundle: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = make(tmp_path, bundle)
+    agreed, other = (manifest_of(plan(counts=(n, n, n))) for n in (90, 99))
+    with_study = Kit(kit.manifest, {**kit.files, STUDY: json_text(agreed.to_json()).encode()})
+    with pytest.raises(CipherwardError, match="not agreed to the study manifest yet"):
+        check_kit(place, with_study, NOW)
+    monkeypatch.setattr(join_module, "read_agreed", lambda _place, _policy: agreed)
+    check_kit(place, with_study, NOW)
+    monkeypatch.setattr(join_module, "read_agreed", lambda _place, _policy: other)
+    with pytest.raises(CipherwardError, match="not the one that this hospital agreed to"):
+        check_kit(place, with_study, NOW)
+    with pytest.raises(CipherwardError, match="study manifest in this kit"):
+        check_kit(place, Kit(kit.manifest, {**kit.files, STUDY: b"{"}), NOW)
+
+
 def test_each_missing_step_is_named(tmp_path: Path, place: Place, bundle: bytes) -> None:
     kit = make(tmp_path, bundle)
     withdraw(place, kit.manifest.bundle_sha256)
@@ -132,6 +153,22 @@ def test_leave_ends_no_process_that_got_the_agents_number(tmp_path: Path) -> Non
         stranger.wait()
 
 
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get local issuer certificate "
+         "(_ssl.c:1006)", "unable to get local issuer certificate"),
+        ("[code: 2004] Failed to activate SuperNode.", "not enrolled"),
+        ("[code: 9] Something new.", "Something new"),
+    ],
+)  # fmt: skip
+def test_a_connection_that_fails_is_explained(line: str, word: str) -> None:
+    reason = explain(line)
+    assert reason is not None
+    assert word in reason
+    assert explain("INFO :      SuperNode ID: 3") is None
+
+
 class _Message:
     """As much of a Flower message as the log reads."""
 
@@ -145,11 +182,12 @@ class _Message:
 
 
 def test_the_log_takes_facts_and_nothing_else_from_a_message() -> None:
-    text = '{"study": "s", "deadline_s": 60, "seed": 3}'
+    proposed = plan(study="s")
+    text = proposed.model_dump_json()
     facts = read_facts(_Message({"plan": text, "server-round": 3, "manifest": "ab12", "note": "PATIENT"}))
     assert (facts.study, facts.round, facts.manifest, facts.deadline_s) == ("s", 3, "ab12", 60.0)
-    canonical = b'{"deadline_s":60,"seed":3,"study":"s"}'
-    assert facts.plan == hashlib.sha256(canonical).hexdigest()
+    # The digest by which the hospitals' statements name this plan.
+    assert facts.plan == plan_digest(proposed)
     assert "PATIENT" not in str(facts.fields())
     assert "\x1b" not in str(facts.fields()["type"])
 

@@ -106,6 +106,8 @@ def test_what_a_message_left_running_ends_with_the_client(tmp_path: Path) -> Non
     group = [p for p in psutil.process_iter() if p.pid > 1 and _group(p.pid) == client.pid]
     assert len(group) == 2  # the parent and what the message started
     client.end()
+    # A killed process is gone once the system has cleared it away.
+    psutil.wait_procs(group, timeout=10)
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in group)
     assert not psutil.pid_exists(about["pid"])
 

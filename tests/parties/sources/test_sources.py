@@ -73,7 +73,7 @@ def test_files_of_more_than_8_bits_are_refused_not_darkened(tmp_path: Path) -> N
 
 
 def test_splits_with_other_classes_are_refused(tmp_path: Path) -> None:
-    for split, names in (("train", "abc"), ("val", "bc")):
+    for split, names in (("train", "abc"), ("val", "bc"), ("test", "abc")):
         for name in names:
             picture(tmp_path / split / name / "0.png")
     with pytest.raises(CipherwardError, match="have other classes: b, c against a, b, c"):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from PIL import Image
 from typer.testing import CliRunner
 
 from coordinator.exchange.plan import Plan, load_plan
@@ -22,10 +23,13 @@ from coordinator.report.training_section import training_of
 from crypto import files
 from crypto.arrays import AnyArray, Float32Array
 from crypto.errors import CipherwardError
+from crypto.key import SecretKey
+from crypto.keyfile import write_key
 from parties.agent.accept import accept as accept_policy
 from parties.agent.accept import explain, propose
 from parties.cli.app import app as party_app
 from parties.sealing.place import Place
+from parties.sealing.seal import plan_sealing, seal
 from parties.training import privacy_ledger
 from parties.training.patients import patients_file, read_units, record_patients
 from parties.training.policy_file import read_policy, save_policy
@@ -35,6 +39,7 @@ from parties.training.stem_file import read_own_stem
 from tests.support.hospitals import (
     CLASSES,
     accept,
+    agree,
     make_grid,
     one_core,  # noqa: F401 - a fixture for every test here
     plan,
@@ -75,7 +80,9 @@ def ask_to_train(
     grid: LocalGrid, p: Plan, weights: Float32Array, round_: int = 1
 ) -> tuple[Message | None, str]:
     """Ask the first hospital for a round. Return its reply, or None and the error's text."""
-    record = ConfigRecord({"plan": p.model_dump_json(), "server-round": round_, "best-round": 0})
+    place = Place.open(Path(str(grid.contexts[FIRST_NODE].node_config["party-dir"])))
+    named = {"plan": p.model_dump_json(), "manifest": read_policy(place).manifest_sha256}
+    record = ConfigRecord({**named, "server-round": round_, "best-round": 0})
     content = RecordDict({"config": record, "arrays": ArrayRecord({"model": Array(weights)})})
     [sent] = grid.push_messages([Message(content, FIRST_NODE, "train")])
     [reply] = grid.pull_messages([sent])
@@ -146,7 +153,7 @@ def test_accepting_shows_the_bound_and_the_budget_and_keeps_both(places: list[Pl
 
 
 def test_the_client_obeys_no_weaker_bound(places: list[Place]) -> None:
-    accept(places, private_plan())
+    agree(places, private_plan())
     weights = first_weights(plan())
     for lie in (
         plan(),
@@ -162,7 +169,7 @@ def test_the_client_obeys_no_weaker_bound(places: list[Place]) -> None:
 
 def test_a_budget_outlives_a_study_and_only_the_hospital_raises_it(places: list[Place]) -> None:
     place = places[0]
-    accept([place], private_plan())
+    agree(places, private_plan())
     grid = make_grid([place])
     for round_ in (1, 2):
         ask_to_train(grid, private_plan(), first_weights(plan()) * round_, round_)
@@ -178,12 +185,13 @@ def test_a_budget_outlives_a_study_and_only_the_hospital_raises_it(places: list[
 
 def test_a_budget_can_be_raised_within_a_study_and_keeps_the_other_limits(places: list[Place]) -> None:
     place = places[0]
-    accept([place], private_plan())
+    manifest = agree(places, private_plan())
     save_policy(place, read_policy(place).model_copy(update={"test_reads": 5}))
     assert accept_policy(
         place, propose(place, private_plan(), budget_epsilon=20.0), lambda rows, before: True
     )
     assert (read_policy(place).budget_epsilon, read_policy(place).test_reads) == (20.0, 5)
+    assert read_policy(place).manifest_sha256 == manifest.digest
 
 
 def test_without_opacus_there_is_one_clear_line(
@@ -205,7 +213,8 @@ def test_the_patient_is_the_unit_only_if_the_hospital_says_who_is_who(places: li
     assert record_patients(place, [f"patient-{i // 3}" for i in range(12)]) == 4
     assert read_units(place, place.sealed("train"), "patient").tolist() == [i // 3 for i in range(12)]
     assert "patient-" not in patients_file(place).read_text()
-    accept([place], p)
+    record_patients(places[1], [f"patient-{i}" for i in range(12)])
+    agree(places, p)
     reply, error = ask_to_train(make_grid([place]), p, first_weights(p))
     assert reply is not None, error
     [charge] = PrivacyLedger(place).charges()
@@ -233,7 +242,7 @@ def test_the_patients_command_reads_the_hospital_s_own_table(places: list[Place]
 
 
 def test_a_reply_tells_nothing_that_the_noise_does_not_cover(places: list[Place]) -> None:
-    accept(places, private_plan())
+    agree(places, private_plan())
     reply, error = ask_to_train(make_grid(places), private_plan(), first_weights(plan()))
     assert reply is not None, error
     [metrics] = reply.content.metric_records.values()
@@ -244,7 +253,7 @@ def test_a_reply_tells_nothing_that_the_noise_does_not_cover(places: list[Place]
 
 
 def test_a_message_that_comes_again_gets_the_stored_reply_and_costs_nothing(places: list[Place]) -> None:
-    accept(places, private_plan())
+    agree(places, private_plan())
     grid, weights, place = make_grid(places), first_weights(plan()), places[0]
     first = words_of(ask_to_train(grid, private_plan(), weights)[0])
     assert np.array_equal(words_of(ask_to_train(grid, private_plan(), weights)[0]), first)
@@ -262,7 +271,7 @@ def test_a_message_that_comes_again_gets_the_stored_reply_and_costs_nothing(plac
 def test_a_training_that_was_killed_goes_on_under_its_charge(
     places: list[Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept(places, private_plan())
+    agree(places, private_plan())
     grid, weights, place = make_grid(places), first_weights(plan()), places[0]
     with monkeypatch.context() as patch:
         patch.setattr("parties.training.client_app.train_privately", _die)
@@ -280,7 +289,7 @@ def _die(*args: object, **kwargs: object) -> None:
 def test_on_a_full_disk_training_stops_and_nothing_leaves(
     places: list[Place], where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    accept(places, private_plan())
+    agree(places, private_plan())
     grid, weights = make_grid(places), first_weights(plan())
     trained: list[bool] = []
 
@@ -306,7 +315,7 @@ def test_a_private_stem_is_clipped_together_with_what_is_sent(
     """One step without noise: the stem that stays and the weights that leave move by the clip together."""
     p = private_plan(stem="private", rounds=1, batch=12, lr=1.0, momentum=0.0, weight_decay=0.0)
     place, weights = places[0], first_weights(p)
-    accept([place], p)
+    agree(places, p)
     monkeypatch.setattr(PrivateRandom, "normal", lambda self, n: np.zeros(n))
     sent = words_of(ask_to_train(make_grid([place]), p, weights)[0]) - weights
     before, after = (read_own_stem(place, p, CLASSES, round_) for round_ in (0, 1))
@@ -339,7 +348,7 @@ def test_a_study_trains_and_its_report_names_the_promise(
 def test_a_second_run_of_the_same_study_differs(places: list[Place]) -> None:
     """Runs under differential privacy need no equal digests: equal ones would mean that the noise is known."""
     p = private_plan()
-    accept(places, p)
+    agree(places, p)
     twin = places[1]
     shutil.rmtree(twin.folder)
     shutil.copytree(places[0].folder, twin.folder)
@@ -349,3 +358,25 @@ def test_a_second_run_of_the_same_study_differs(places: list[Place]) -> None:
         for place in (places[0], Place.open(twin.folder))
     )
     assert not np.array_equal(first, second)
+
+
+def test_patients_come_from_the_folders_of_the_images_themselves(
+    places: list[Place], tmp_path: Path
+) -> None:
+    """A patient's folders below two classes are one patient; the phantom says nothing of patients."""
+    for number in range(30):
+        split = ("train", "train", "train", "val", "test")[number // 6]
+        folder = tmp_path / "images" / split / "ab"[number % 2] / f"p{number // 6}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 32), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    settings = {"party": "north", "images": str(tmp_path / "images"), "image_size": 32, "block": 8}
+    place = Place.from_settings(tmp_path / "north", settings)
+    place.save()
+    write_key(place.key_path, SecretKey.generate())
+    seal(place, plan_sealing(place, "train"))
+    result = CliRunner().invoke(party_app, ["patients", str(place.folder)])
+    assert result.exit_code == 0, result.output
+    assert "18 training images of 3 patients" in result.output.replace("\n", " ")
+    with pytest.raises(CipherwardError, match="do not say which are of one patient"):
+        CliRunner().invoke(party_app, ["patients", str(places[0].folder)], catch_exceptions=False)

@@ -1,0 +1,79 @@
+"""The blind controls: whether a cloud showed what the hospital's own run of the same attacks shows.
+
+They are further draws of the audited scheme, which the cloud cannot tell from the audited ones (docs/suite.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coordinator.exchange.audit.scores import DrawScores, Finding
+from coordinator.exchange.audit.suite1 import broken_by, draws_needed, readable_by
+from coordinator.report.records import Control
+from coordinator.report.verdict import judge
+
+#: The name of the control that finds withheld successes.
+BLIND = "blind"
+#: How its message begins if the cloud withheld one.
+CLOUD_FAILED = "the cloud failed blind controls"
+
+
+def check_blind(draws: Sequence[DrawScores]) -> Control:
+    """Check the cloud's guesses about blind controls against the hospital's own run of the same attacks on them.
+
+    A blind control is a draw of the audited scheme that the cloud cannot tell from an audited one. Two things must
+    hold. Where the hospital's run breaks one, the cloud's guesses of the same attack and pool size break it too. And
+    where the hospital's run breaks as many of them as a verdict needs, at the largest pool, the audited draws are not
+    reported as unbroken by that attack: both are drawn alike. Pictures that the second look reads in the negative or
+    turned are held to the same: the cloud's guesses show them too, or break the draw outright.
+    """
+    blind = [draw for draw in draws if draw.is_blind_control]
+    if not any(draw.hospital_run for draw in blind):
+        return Control(ok=False, message="not run")
+    successes = [(draw, finding) for draw in blind for finding in draw.hospital_run if _succeeds(finding)]
+    withheld = [f"{own.cell} in {draw.draw}" for draw, own in successes if not _shows_as_much(draw, own)]
+    if withheld:
+        return Control(
+            ok=False,
+            message=f"{CLOUD_FAILED}: the hospital's own run breaks or reads them and the cloud's guesses do "
+            f"not: {', '.join(withheld)}",
+        )
+    _, verdict = judge([draw for draw in draws if not draw.is_control])
+    unreported = []
+    for attack in dict.fromkeys(own.attack for _, own in successes):
+        last = [own for draw in blind if (own := _at_largest(draw, attack)) is not None]
+        breaks, shows = sum(bool(broken_by(own)) for own in last), sum(map(_succeeds, last))
+        needed = draws_needed(len(blind))
+        is_reported = attack in verdict.broken_at or (breaks < needed and attack in verdict.readable_at)
+        if shows >= needed and not is_reported:
+            unreported.append(attack)
+    if unreported:
+        return Control(
+            ok=False,
+            message=f"{CLOUD_FAILED}: {', '.join(unreported)} breaks or reads them at the largest pool in the "
+            "hospital's own run, and the cloud reports none of it of the audited draws, which are drawn alike",
+        )
+    cells = list(dict.fromkeys(own.cell for _, own in successes))
+    return Control(
+        ok=True,
+        message=f"{len(blind)} draws that the cloud could not tell from the audited ones; the hospital's own run "
+        f"breaks or reads them by {', '.join(cells) or 'no attack'}"
+        + ("; so do the cloud's guesses" if cells else ""),
+    )
+
+
+def _succeeds(finding: Finding) -> bool:
+    """Return whether guesses break a draw, or can be read in the negative or turned."""
+    return bool(broken_by(finding) or readable_by(finding))
+
+
+def _shows_as_much(draw: DrawScores, own: Finding) -> bool:
+    """Return whether the cloud's guesses break a draw where the hospital's do; or read it, where those only do so."""
+    same = [f for f in draw.of(own.attack) if f.pool_size == own.pool_size]
+    return any(broken_by(f) if broken_by(own) else _succeeds(f) for f in same)
+
+
+def _at_largest(draw: DrawScores, attack: str) -> Finding | None:
+    """Return what the hospital's own run of an attack found at the largest pool, if it ran."""
+    mine = [finding for finding in draw.hospital_run if finding.attack == attack]
+    return max(mine, key=lambda finding: finding.pool_size, default=None)

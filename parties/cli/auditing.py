@@ -1,0 +1,200 @@
+"""The command of cipherward-party that audits a hospital's images in the hospital."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordinator.exchange.audit.suite1 import (
+    AUDIT_ROWS,
+    DRAWS,
+    GALLERY_IMAGES,
+    MIN_AUDIT_ROWS,
+    MIN_GALLERY,
+    POOLS,
+)
+from coordinator.exchange.console import parse_pool_sizes, parse_seconds, progress, result, talk
+from crypto.errors import CipherwardError
+from parties.cli.image_options import (
+    AllowBurnedIn,
+    Background,
+    Classes,
+    Fit,
+    Groups,
+    Labels,
+    OfHospital,
+    Rgb,
+    Window,
+    absolute,
+    is_npz,
+    settings_of,
+)
+from parties.cli.sealing import parse_options
+
+if TYPE_CHECKING:
+    from parties.scoring.local_audit import LocalAudit
+    from parties.sealing.place import Place
+
+
+def audit(
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGES|HOSPITAL",
+            help="Images as for `seal --images`, or the folder of a hospital that sealed some.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for an audit of IMAGES. Default: NAME-audit, here.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Resize every image to this side length, in pixels.")
+    ] = None,
+    rgb: Rgb = None,
+    labels: Labels = None,
+    hospital_name: OfHospital = None,
+    groups: Groups = None,
+    classes: Classes = None,
+    window: Window = None,
+    fit: Fit = None,
+    background: Background = None,
+    allow_burned_in: AllowBurnedIn = None,
+    scheme: Annotated[str | None, typer.Option(help="Encryption scheme.")] = None,
+    block: Annotated[int | None, typer.Option(help="Side of a block, in pixels.")] = None,
+    key_scope: Annotated[str | None, typer.Option(help="consortium, party, or image.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the scheme, NAME=VALUE. Can be repeated.")
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, max=99, help="Draws of key and pool.")] = DRAWS,
+    rows: Annotated[int, typer.Option(min=MIN_AUDIT_ROWS, help="Number of images to score.")] = AUDIT_ROWS,
+    gallery: Annotated[
+        int, typer.Option(min=MIN_GALLERY, help="Number of plain images that a guess can name.")
+    ] = GALLERY_IMAGES,
+    pools: Annotated[str, typer.Option(help="Pool sizes, separated by commas.")] = "",
+    attacks: Annotated[
+        str, typer.Option(help="Attacks by name, separated by commas. Default: those of suite/1.")
+    ] = "",
+    public: Annotated[
+        Path | None, typer.Option(help="Folder of public plain images, for the attacks of tier T2.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Time that an attack may take at one pool size.")] = "10m",
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Number of attacks that run at once. Default: one a core.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Audit your images here: seal, attack, score, sign and report, in one command.
+
+    The attacks run in a process that has no key. Nothing leaves this machine, and only such an audit can say that a
+    scheme was "not broken by suite/1". Run the same command again to go on with an interrupted audit.
+
+    The exit status is 0 whatever the verdict, and 1 if a control failed: then there is no verdict.
+    """
+    from coordinator.report.verdict_text import require_valid, summary_lines
+    from parties.scoring.local_audit import AuditSettings, run_local_audit
+
+    changes = {
+        **settings_of(
+            labels, hospital_name, groups, classes, window, fit, background, None, allow_burned_in
+        ),
+        "image_size": image_size,
+        "channels": None if rgb is None else 3 if rgb else 1,
+        "scheme": scheme,
+        "block": block,
+        "key_scope": key_scope,
+        "scheme_options": parse_options(option) if option or scheme else None,
+    }
+    changes = {name: value for name, value in changes.items() if value is not None}
+    settings = AuditSettings(
+        draws=draws,
+        rows=rows,
+        gallery=gallery,
+        pools=tuple(parse_pool_sizes(pools)) or POOLS,
+        attacks=tuple(name for name in attacks.split(",") if name),
+        budget_s=parse_seconds(budget),
+        public="" if public is None else str(absolute(public)),
+    )
+    started = time.monotonic()
+    home = _home_of(target, out, changes)
+    done = run_local_audit(home, settings, changes, talk.print, progress, jobs)
+    seconds = time.monotonic() - started
+    if done.confined is False:
+        talk.print("this system could not confine the attacks; they ran without a key all the same")
+    if as_json:
+        result.print_json(json.dumps(_facts(done, seconds)))
+    else:
+        for line in summary_lines(done.report):
+            result.print(line)
+        result.print(f"{seconds:.0f} s in this run")
+        result.print(f"report: {done.folder / 'private' / 'report.html'}")
+    require_valid(done.report)
+
+
+def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
+    """Return the hospital that an audit belongs to. For images alone, one is made that holds nothing but audits."""
+    from parties.sealing.place import SETTINGS_FILE, Place
+    from parties.sealing.seal import plan_sealing
+    from parties.sources.source import SPLITS
+
+    if (target / SETTINGS_FILE).is_file():
+        if out is not None:
+            raise CipherwardError(
+                "--out is for an audit of images alone",
+                f"the audit of a hospital is kept in {target / 'audits'}",
+            )
+        return Place.open(target)
+    images = absolute(target)
+    if not images.exists():
+        raise CipherwardError(
+            f"no such file or folder: {target}", "name your images, or a hospital's folder"
+        )
+    folder = out or Path(f"{images.stem}-audit")
+    kind = "npz" if is_npz(str(images)) else "folder"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", images.stem).lstrip("._-")[:64] or "hospital"
+    settings = {"party": name, "source": kind, "images": str(images)}
+    if (folder / SETTINGS_FILE).exists():
+        place = Place.open(folder)
+        if place.settings.images != str(images):
+            raise CipherwardError(
+                f"{folder} holds audits of other images: {place.settings.images}", "choose another --out"
+            )
+        return place
+    place = Place.from_settings(folder, settings)
+    # Settings that cannot work are reported before anything is written.
+    trial = Place.from_settings(folder, {**place.settings.model_dump(), **changes})
+    for split in SPLITS:
+        trial.plain(split)
+    plan_sealing(trial, "train")
+    place.save()
+    return place
+
+
+def _facts(audit: LocalAudit, seconds: float) -> dict[str, Any]:
+    """Return what --json prints."""
+    from coordinator.report.verdict_text import headline
+
+    report, shown = audit.report, headline(audit.report)
+    return {
+        "state": shown.state,
+        "sentence": shown.sentence,
+        "valid": report.valid,
+        "broken": report.verdict.broken,
+        "broken_at": report.verdict.broken_at,
+        "readable": report.verdict.readable,
+        "readable_at": report.verdict.readable_at,
+        "largest_pool": report.verdict.largest_pool,
+        "attacked_by": report.attacked_by,
+        "confined": audit.confined,
+        "fingerprint": None if report.signer is None else report.signer.fingerprint,
+        "doubts": list(report.doubts),
+        "report": str(audit.folder / "report.json"),
+        "scores": str(audit.folder / "scores.json"),
+        "html": str(audit.folder / "private" / "report.html"),
+        "seconds": round(seconds, 1),
+    }

@@ -1,0 +1,207 @@
+"""The command `check`, and how `seal` shows the same checks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from coordinator.exchange.console import progress, result, talk
+from crypto.errors import CipherwardError
+from crypto.printable import printable
+from parties.cli.image_options import (
+    AllowBurnedIn,
+    AllowLeak,
+    Background,
+    Classes,
+    Fit,
+    Groups,
+    Labels,
+    OfHospital,
+    Rgb,
+    Window,
+    absolute,
+    is_npz,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from parties.checking.report import Report, Statements
+    from parties.sealing.place import Place
+    from parties.sources.folder import Folder
+
+#: Names of unusable images that are printed.
+_SHOWN = 20
+
+
+def check(
+    images: Annotated[Path, typer.Argument(help="The folder of images.", show_default=False)],
+    labels: Labels = None,
+    hospital_name: OfHospital = None,
+    groups: Groups = None,
+    classes: Classes = None,
+    window: Window = None,
+    fit: Fit = None,
+    background: Background = None,
+    rgb: Rgb = None,
+    allow_leak: AllowLeak = None,
+    allow_burned_in: AllowBurnedIn = None,
+    seed: Annotated[int, typer.Option(min=0, help="The study's seed, which splits the images.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check images before they are sealed: what is in them, what is ignored, and what a model could cheat by.
+
+    Nothing is written. Exit status 1 if `seal` would refuse the images.
+    """
+    from parties.checking.check import check as run_check
+    from parties.checking.report import Statements
+    from parties.sealing.place import Place
+    from parties.sources.folder import Folder
+
+    if is_npz(str(images)):
+        raise CipherwardError(f"{images} is a MedMNIST file", "seal checks it; `check` looks at folders")
+    stated = settings_of(
+        labels, hospital_name, groups, classes, window, fit, background, allow_leak, allow_burned_in
+    )
+    settings = {"party": "check", "images": str(absolute(images)), "seed": seed}
+    place = Place.from_settings(Path(), settings | {k: v for k, v in stated.items() if v is not None})
+    s = place.settings
+    folder = Folder(
+        Path(s.images), s.image_size, 3 if rgb else 1, seed, "train", place.reading, place.selection
+    )
+    items, splits = folder.catalog.items, folder.splits
+    channels = None if rgb is None else 3 if rgb else 1
+    statements = Statements(channels, s.allow_leak, bool(s.classes))
+    with progress("check", len(items)) as on_progress:
+        report = run_check(folder, items, splits, statements, on_progress=on_progress)
+    if as_json:
+        result.print_json(json.dumps(report.to_json()))
+    else:
+        _print_report(report)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+def _print_report(report: Report) -> None:
+    """Print a report: the table of classes and splits, then what was found."""
+    table = Table("class", *(split for split in report.counts), "all")
+    for name in report.classes:
+        row = [report.counts[split][name] for split in report.counts]
+        table.add_row(printable(name), *map(str, row), str(sum(row)))
+    sums = [sum(counts.values()) for counts in report.counts.values()]
+    table.add_row("all", *map(str, sums), str(sum(sums)), style="bold")
+    if report.patients:
+        patients = [report.patients[split] for split in report.counts]
+        table.add_row("patients", *map(str, patients), "")
+    result.print(table)
+    for title, counts in (("format", report.formats), ("mode", report.modes), ("size", report.sizes)):
+        shown = list(counts.items())
+        rest = f", and {len(shown) - 6} others" if len(shown) > 6 else ""
+        result.print(f"{title}: " + ", ".join(f"{count} × {name}" for name, count in shown[:6]) + rest)
+    result.print(f"colour: {report.colour} of {report.looked[1]} images")
+    for confound in report.confounds:
+        result.print(
+            f"{confound.what} → class: balanced accuracy {confound.score:.2f}"
+            f" ({confound.low:.2f} to {confound.high:.2f}), a guess has {confound.chance:.2f}"
+        )
+    for line in summary_lines(report):
+        result.print(line)
+    names = list(report.refused_names.items())
+    for name, reason in names[:_SHOWN]:
+        result.print(f"  cannot use {name}: {reason}")
+    if len(names) > _SHOWN:
+        result.print(f"  and {len(names) - _SHOWN} others; --json lists all")
+    result.print("seal would refuse these images" if report.errors else "seal would take these images")
+
+
+def summary_lines(report: Report) -> list[str]:
+    """Return the lines that `check` and `seal` both print: counts that add up, notes, warnings, errors."""
+    refused = sum(report.refused.values())
+    ignored = sum(report.ignored.values())
+    lines = [
+        f"{report.found} files: {report.files} of images ({report.images} images), {ignored} ignored,"
+        f" {report.found - report.files - ignored} refused unread"
+    ]
+    lines += [f"  ignored: {count} × {reason}" for reason, count in report.ignored.items()]
+    lines += (
+        [f"  cannot be used: {count} × {reason}" for reason, count in report.refused.items()]
+        if refused
+        else []
+    )
+    lines += report.notes
+    for word, findings in (("warning", report.warnings), ("refused", report.errors)):
+        for finding in findings:
+            lines.append(f"{word}: {finding.message}" + (f" ({finding.hint})" if finding.hint else ""))
+    return lines
+
+
+def check_before_sealing(place: Place, channels_stated: bool) -> None:
+    """Print the summary of a quick check of a hospital's images.
+
+    Raises:
+        CipherwardError: If the images are refused.
+    """
+    from parties.checking.report import Statements
+
+    s = place.settings
+    statements = Statements(
+        s.channels if channels_stated else None, s.allow_leak, bool(s.classes), s.share is not None
+    )
+    if s.source == "npz":
+        _check_npz(place, statements)
+    elif s.source == "folder":
+        _check_folder(place, statements)
+
+
+def _check_folder(place: Place, statements: Statements) -> None:
+    from parties.checking.check import check as run_check
+    from parties.sealing.seal import quarantine
+    from parties.sources.folder import Folder
+    from parties.sources.source import SPLITS, Share
+
+    items, splits = [], []
+    folder: Folder | None = None
+    for split in SPLITS:
+        source = place.plain(split)
+        whole = source.source if isinstance(source, Share) else source
+        if not isinstance(whole, Folder):
+            return
+        folder = folder or whole
+        rows = source.rows if isinstance(source, Share) else range(len(whole))
+        items += [whole.items[int(i)] for i in rows]
+        splits += [split] * len(rows)
+    if folder is None:
+        return
+    report = run_check(folder, items, splits, statements, is_sample=True)
+    for line in summary_lines(report):
+        if not line.startswith("refused: "):
+            talk.print(line)
+    for finding in report.errors[1:]:
+        talk.print(f"refused: {finding.message} ({finding.hint})")
+    if report.errors:
+        first = report.errors[0]
+        raise CipherwardError(first.message, first.hint)
+    if refused := folder.catalog.refused:  # the others are listed when they are sealed
+        quarantine(place, [printable(f"{name}: {reason}") for name, reason in refused])
+        for name, reason in refused[:_SHOWN]:
+            talk.print(f"  cannot use {name}: {reason}")
+        talk.print(
+            f"{len(refused)} files are refused; they are listed in {place.private / 'quarantine.txt'}"
+        )
+
+
+def _check_npz(place: Place, statements: Statements) -> None:
+    """Say what happens to the colour of a MedMNIST file. Its arrays are gray or RGB as a whole."""
+    from parties.sources.npz import Npz
+    from parties.sources.source import Share
+
+    source = place.plain("train")
+    whole = source.source if isinstance(source, Share) else source
+    if isinstance(whole, Npz) and whole.is_rgb and statements.channels is None:
+        raise CipherwardError(
+            f"the images of {whole.path} are in colour and would become gray",
+            "--rgb keeps the colour; --gray says that you know",
+        )

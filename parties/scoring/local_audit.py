@@ -1,0 +1,247 @@
+"""A whole audit in the hospital: seal, attack in a process without a key, score, sign, report.
+
+    HOSPITAL/audits/SCHEME-DIGEST/     one audit: a hospital of its own, so that nothing of the real one is touched
+      party.yaml                       the hospital's settings, with the audit's
+      sealed/                          audit-1 audit-2 … and the controls: all that the attacks can read
+      guesses/                         all that they can write; it may show patients' images: mode 0700
+      scores.json  report.json         signed by the hospital
+      private/                         row lists, throwaway keys until it is done, report.html with plain images
+
+Every draw is under a key that is made for this audit and destroyed after it. The hospital's own key is not opened.
+The attacks are our own code and their answers stay here, so this is no oracle for a cloud: the hospital's ledger
+notes the audit under a kind of its own and burns no set. Each step resumes; a finished one is not done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from coordinator.exchange.audit import control_sets as controls
+from coordinator.exchange.audit.scores import Scores
+from coordinator.exchange.audit.scores_file import read_scores
+from coordinator.exchange.audit.suite1 import AUDIT_ROWS, DRAWS, GALLERY_IMAGES, POOLS
+from coordinator.exchange.records import write_record
+from coordinator.report.build import build_report
+from coordinator.report.page import render
+from coordinator.report.records import Report
+from coordinator.report.report_file import read_report
+from crypto.errors import CipherwardError
+from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_text
+from parties.agent.identity_file import ensure_identity
+from parties.scoring.attack_process import AttackOptions, run_attacks
+from parties.scoring.ledger import ledger_path
+from parties.scoring.pictures import private_pictures
+from parties.scoring.score import score
+from parties.sealing.place import Place
+from parties.sealing.seal import Sealing, disk_needed, plan_sealing, require_protection, seal
+
+Log = Callable[[str], None]
+ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+FOLDER = "audits"
+#: The kind of the ledger's line about such an audit.
+LEDGER_KIND = "local audit"
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What an audit measures; `suite1` has the meanings.
+
+    Attributes:
+        draws: Draws of key and pool.
+        rows: Number of audit images of a draw.
+        gallery: Number of plain images that a guess can name.
+        pools: Pool sizes.
+        attacks: Names of attacks; none stands for those of suite/1.
+        budget_s: Seconds that an attack may take at one pool size.
+        public: Folder of public plain images, as text; empty without one.
+    """
+
+    draws: int = DRAWS
+    rows: int = AUDIT_ROWS
+    gallery: int = GALLERY_IMAGES
+    pools: tuple[int, ...] = POOLS
+    attacks: tuple[str, ...] = ()
+    budget_s: float = 600.0
+    public: str = ""
+
+
+@dataclass(frozen=True)
+class LocalAudit:
+    """A finished audit.
+
+    Attributes:
+        folder: Its folder.
+        report: What report.json holds.
+        confined: Whether the kernel confined the attacks; None if they had run before.
+    """
+
+    folder: Path
+    report: Report
+    confined: bool | None
+
+
+@contextlib.contextmanager
+def _no_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:  # noqa: ARG001 - a progress bar's signature
+    yield lambda _: None
+
+
+def audit_place(home: Place, settings: AuditSettings, changes: dict[str, Any]) -> Place:
+    """Return the place of an audit below a hospital's folder. The same images and settings have the same place.
+
+    Args:
+        home: The hospital.
+        settings: Of the audit.
+        changes: Settings of party.yaml that are otherwise in this audit, such as the scheme.
+    """
+    values = {**home.settings.model_dump(), **changes, "key": "secret.key"}
+    values["audit_images"] = 2 * settings.rows + max(settings.pools)
+    probe = Place.from_settings(home.folder, values)
+    images = probe.plain("train").fingerprint()
+    identity = json.dumps(
+        [probe.settings.model_dump(mode="json"), asdict(settings), images], sort_keys=True
+    )
+    digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()
+    return Place.from_settings(home.folder / FOLDER / f"{probe.settings.scheme}-{digest[:12]}", values)
+
+
+def run_local_audit(
+    home: Place,
+    settings: AuditSettings,
+    changes: dict[str, Any],
+    log: Log = lambda _: None,
+    progress_bar: ProgressBar = _no_bar,
+    jobs: int | None = None,
+) -> LocalAudit:
+    """Audit a hospital's images in the hospital; resume an interrupted audit with the same settings.
+
+    Args:
+        home: The hospital. Its identity signs; its key is not opened and need not exist.
+        settings: Of the audit.
+        changes: Settings of party.yaml that are otherwise in this audit.
+        log: Called with a line of progress.
+        progress_bar: progress_bar(name, images) shows the sealing of a set.
+        jobs: Number of attacks at once; None for one on every core.
+
+    Raises:
+        CipherwardError: If the images cannot be sealed with these settings, or a step fails.
+    """
+    place = audit_place(home, settings, changes)
+    # Settings that cannot work are reported before anything is written: to plan a throwaway key makes its folder.
+    require_protection(plan_sealing(place, "train"))
+    identity = ensure_identity(home)
+    with disk_errors(place.folder):
+        (home.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
+        place.folder.mkdir(mode=0o700, exist_ok=True)
+    sealings = plan_audit(place, settings.draws)
+    with folder_lock(place.folder):
+        if (place.folder / "report.json").exists():
+            log("this audit is done already: the same images and settings")
+            _destroy_keys(place)
+            return LocalAudit(place.folder, read_report(place.folder / "report.json"), None)
+        place.save()
+        confined = None
+        scores_file = place.folder / "scores.json"
+        if not scores_file.exists():
+            _seal(place, sealings, log, progress_bar)
+            confined = _attack(place, settings, log, jobs)
+            log("scoring the guesses")
+            guesses = place.folder / "guesses"
+            scores = score(
+                place,
+                guesses,
+                settings.rows,
+                settings.gallery,
+                log,
+                attacked_by="hospital",
+                identity=identity,
+            )
+            write_record(scores_file, scores)
+        scores = read_scores(scores_file)
+        _note(home, place, scores)
+        report = _report(place, scores)
+        _destroy_keys(place)
+    return LocalAudit(place.folder, report, confined)
+
+
+def plan_audit(place: Place, draws: int) -> list[Sealing]:
+    """Return what has to be sealed: the draws, whose names may tell what they are, and the controls.
+
+    Their keys have no owner: the hospital's key may be under a passphrase, and an audit asks for none. They lie in
+    private/ with mode 0600, and are destroyed with the report.
+    """
+    names = [*(f"audit-{i}" for i in range(1, draws + 1)), *controls.SETS]
+    return [replace(plan_sealing(place, name), owner=None) for name in names]
+
+
+def _seal(place: Place, sealings: Sequence[Sealing], log: Log, progress_bar: ProgressBar) -> None:
+    """Seal the sets that are missing, if the disk has room for them."""
+    missing = [s for s in sealings if not (place.sealed_folder(s.name) / "manifest.json").exists()]
+    need, free = disk_needed(place, missing), shutil.disk_usage(place.folder).free
+    log(f"sealing {len(missing)} sets, {need / 1e6:.0f} MB of disk")
+    if need > free:
+        raise CipherwardError(
+            f"the sealed sets need {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free", "free some space"
+        )
+    left_out = sum(_seal_one(place, sealing, progress_bar) for sealing in sealings)
+    if left_out:
+        log(f"images that cannot be decoded, left out: {left_out}; see {place.private / 'quarantine.txt'}")
+
+
+def _seal_one(place: Place, sealing: Sealing, progress_bar: ProgressBar) -> int:
+    """Seal a set, and return how many images were left out."""
+    with progress_bar(sealing.name, len(sealing.source)) as on_progress:
+        return len(seal(place, sealing, on_progress).quarantined)
+
+
+def _attack(place: Place, settings: AuditSettings, log: Log, jobs: int | None) -> bool:
+    """Attack the sealed sets in a process that has no key; return whether the kernel confined it."""
+    log("attacking the sealed sets, in a process without a key")
+    options = AttackOptions(
+        rows=settings.rows,
+        seed=place.settings.seed,
+        attacks=settings.attacks,
+        pools=settings.pools,
+        budget_s=settings.budget_s,
+        jobs=jobs,
+        public=Path(settings.public) if settings.public else None,
+    )
+    return run_attacks([place.folder / "sealed"], place.folder / "guesses", options, log)
+
+
+def _note(home: Place, place: Place, scores: Scores) -> None:
+    """Write the audit to the hospital's ledger, once, as a kind of its own: it asks nothing of any set there."""
+    entry = {
+        "kind": LEDGER_KIND,
+        "audit": place.folder.name,
+        "guesses": scores.guesses_sha256,
+        "sets": [draw.set_digest for draw in scores.draws],
+    }
+    with folder_lock(home.private):
+        known: Sequence[Any] = read_lines(ledger_path(home))
+        if not any(isinstance(e, dict) and entry.items() <= e.items() for e in known):
+            append_line(ledger_path(home), json.dumps({**entry, "time": int(time.time())}))
+
+
+def _report(place: Place, scores: Scores) -> Report:
+    """Write the report with plain images, which stays in private/, and then report.json, which ends the audit."""
+    report = build_report(scores, place.settings.party)
+    pictures = private_pictures(place, report, scores, place.folder / "guesses")
+    page = render(report, pictures, public=place.plain("train").public)
+    write_text(place.private / "report.html", page)
+    write_record(place.folder / "report.json", report)
+    return report
+
+
+def _destroy_keys(place: Place) -> None:
+    """Remove the throwaway keys: nothing is left to be opened with them but copies of images that are here."""
+    for path in place.private.glob("*.key"):
+        path.unlink()

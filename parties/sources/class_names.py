@@ -1,0 +1,67 @@
+"""Which class names can be used, for every source: a name becomes a folder when a set is unsealed, and meets others.
+
+crypto/sets/dataset.py refuses a part of these names in a manifest. Here they are refused before anything is written.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+
+from crypto.errors import CipherwardError
+from crypto.printable import printable
+
+#: Characters and UTF-8 bytes of a class name, at most. File systems take 255 bytes.
+MAX_CHARACTERS, MAX_BYTES = 100, 200
+
+
+def normalized(name: str) -> str:
+    """Return a class name in one form: macOS writes an accent as a character of its own, Linux usually does not."""
+    return unicodedata.normalize("NFC", name)
+
+
+def require_usable_names(names: Iterable[str], where: str) -> None:
+    """Check class names.
+
+    Args:
+        names: The names, normalized.
+        where: What holds them, for messages.
+
+    Raises:
+        CipherwardError: If one cannot be a folder's name everywhere, or two are the same name to some file systems.
+    """
+    same: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        if fault := _fault(name):
+            raise CipherwardError(
+                f"{where}: class name {name!r} cannot be a folder's name: it {fault}",
+                "rename the class: letters, digits, spaces, - and _ are safe",
+            )
+        same[unicodedata.normalize("NFKC", name).casefold()].append(name)
+    for twins in same.values():
+        if len(twins) > 1:
+            shown = " and ".join(repr(name) for name in twins[:3])
+            if len(set(twins)) == 1:
+                raise CipherwardError(
+                    f"{where}: {len(twins)} classes are named {twins[0]!r}", "each class needs its own name"
+                )
+            raise CipherwardError(
+                f"{where}: {shown} are one name to many file systems",
+                "rename one of them, or join the classes",
+            )
+
+
+def _fault(name: str) -> str:
+    """Return what is wrong with a name; empty if nothing is."""
+    if not name or name.startswith("."):
+        return "is empty or begins with a dot"
+    if "/" in name or "\\" in name:
+        return "holds a slash or backslash, which separates folders"
+    if printable(name) != name or "\0" in name:
+        return "holds a control character"
+    if name != name.strip() or name.endswith("."):
+        return "begins or ends with a space, or ends with a dot"
+    if len(name) > MAX_CHARACTERS or len(name.encode(errors="surrogateescape")) > MAX_BYTES:
+        return f"is longer than {MAX_CHARACTERS} characters"
+    return ""

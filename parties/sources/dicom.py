@@ -1,0 +1,288 @@
+"""Read DICOM files frame by frame as gray or RGB pictures of 8 bits.
+
+Decoded by pydicom with decoders whose licences fit ours: openjpeg (JPEG 2000), pyjpegls (JPEG-LS), pylibjpeg-rle
+(RLE) and Pillow (baseline JPEG). TRANSFER_SYNTAXES lists them all. The lossless JPEG of ITU-T T.81 is not among them:
+its Python decoders are under the GPL, or come with GDCM.
+
+Of the tags, only those of the pixels are used, and patient, study and series as keyed digests (`Header.group`), whose
+key lives as long as the process: a plain digest would confirm a known name. No tag's value stands in a reason, an
+error or a log. pydicom quotes values in its messages, so its messages are silenced and its errors are replaced.
+
+Overlays are not drawn. What pixels stand for is in dicom_values.py.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+import zlib
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import blake3
+import numpy as np
+
+from coordinator.exchange.image_file import UnreadableFormatError, require_few_pixels
+from crypto.arrays import AnyArray, UInt8Array
+from parties.sources import frame_decoders
+from parties.sources.codestream import require_declared_size
+from parties.sources.dicom_values import PixelTags
+from parties.sources.reading import Reading, UnusablePixelsError
+
+#: What is decoded: UID of the transfer syntax → (name, pydicom's plugin; empty for pydicom itself).
+TRANSFER_SYNTAXES = {
+    "1.2.840.10008.1.2": ("Implicit VR Little Endian", ""),
+    "1.2.840.10008.1.2.1": ("Explicit VR Little Endian", ""),
+    "1.2.840.10008.1.2.1.99": ("Deflated Explicit VR Little Endian", ""),
+    "1.2.840.10008.1.2.2": ("Explicit VR Big Endian", ""),
+    "1.2.840.10008.1.2.4.50": ("JPEG Baseline, 8 bits", "pillow"),
+    "1.2.840.10008.1.2.4.80": ("JPEG-LS Lossless", "pyjpegls"),
+    "1.2.840.10008.1.2.4.81": ("JPEG-LS Near-lossless", "pyjpegls"),
+    "1.2.840.10008.1.2.4.90": ("JPEG 2000 Lossless", frame_decoders.NAME),
+    "1.2.840.10008.1.2.4.91": ("JPEG 2000", frame_decoders.NAME),
+    "1.2.840.10008.1.2.4.201": ("High-Throughput JPEG 2000 Lossless", frame_decoders.NAME),
+    "1.2.840.10008.1.2.4.202": ("High-Throughput JPEG 2000 Lossless, RPCL", frame_decoders.NAME),
+    "1.2.840.10008.1.2.4.203": ("High-Throughput JPEG 2000", frame_decoders.NAME),
+    "1.2.840.10008.1.2.5": ("RLE Lossless", frame_decoders.NAME),
+}
+_DEFLATED, _EXPLICIT = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.1"
+_DIRECTORY = "1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR
+#: Bytes of a deflated data set, inflated. A few kilobytes can name any size. Larger ones are refused.
+MAX_INFLATED = 1 << 29
+#: Bytes of an encapsulated frame's item that are its own: a tag and a length.
+_ITEM_BYTES = 8
+_GRAY, _COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+# Data sets with pixels that are no pictures: segmentations, doses and maps of values.
+_NO_PICTURES = ("SEG", "RTDOSE", "RWV", "REG")
+#: Kinds of image whose pixels often hold names; the tag that says so is often left out.
+OFTEN_BURNED_IN = ("US", "SC", "OT", "ES", "XC", "GM", "IVUS")
+_TAGS = (
+    "BurnedInAnnotation", "Modality", "PatientID", "IssuerOfPatientID", "PatientName",
+    "StudyInstanceUID", "SeriesInstanceUID", "SamplesPerPixel", "PhotometricInterpretation",
+    "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
+    "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope",
+    "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth",
+    "VOILUTFunction", "RedPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+_digest_key = os.urandom(32)
+
+
+class DirectoryError(UnusablePixelsError):
+    """A DICOMDIR: an index of other files, without an image of its own."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is known of a DICOM image before its pixels are decoded.
+
+    Attributes:
+        frames: Number of frames.
+        width: Of a frame, in pixels.
+        height: Of a frame, in pixels.
+        mode: `gray` or `colour`, and the bits a channel.
+        group: Keyed digest of the patient, or else the study or the series; empty if the file names none.
+        may_show_names: True if the kind of image often has names in its pixels, and the file says nothing about it.
+    """
+
+    frames: int
+    width: int
+    height: int
+    mode: str
+    group: str
+    may_show_names: bool
+
+
+def silence() -> None:
+    """Silence pydicom's log and warnings, which quote the values of tags."""
+    import pydicom.config
+
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logger = logging.getLogger("pydicom")
+    logger.handlers, logger.propagate, logger.disabled = [logging.NullHandler()], False, True
+    for module in (r"pydicom(\..*)?", r"parties\.sources\.dicom"):
+        warnings.filterwarnings("ignore", module=module)
+
+
+def read_header(file: BinaryIO, reading: Reading) -> Header:
+    """Return what a DICOM file says of its image.
+
+    Raises:
+        UnusablePixelsError: If it holds no image that is read. The text holds no value of a tag.
+    """
+    with _errors():
+        data = _DataSet(file)
+        data.check(reading)
+        mode = f"{'gray' if data.is_gray else 'colour'} {data.number('BitsStored', 8)} bits"
+        silent = not data.text("BurnedInAnnotation") and data.text("Modality") in OFTEN_BURNED_IN
+        return Header(data.frames, data.width, data.height, mode, data.group(), silent)
+
+
+def read_frame(file: BinaryIO, index: int, reading: Reading) -> UInt8Array:
+    """Return a frame as gray values uint8 [h, w], or as RGB [h, w, 3].
+
+    Args:
+        file: A DICOM file.
+        index: The frame, from 0.
+        reading: Its window takes the place of the file's own.
+
+    Raises:
+        UnusablePixelsError: If it holds no such image. The text holds no value of a tag.
+    """
+    with _errors():
+        data = _DataSet(file)
+        data.check(reading)
+        if not 0 <= index < data.frames:
+            raise UnusablePixelsError(f"frame {index} of {data.frames}")
+        return data.show(index, reading)
+
+
+class _errors:  # noqa: N801 - a context manager
+    """Replace pydicom's errors, whose texts may quote tags."""
+
+    def __enter__(self) -> None:
+        silence()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, (UnusablePixelsError, UnreadableFormatError, MemoryError)):
+            return
+        if isinstance(error, OSError) and error.errno is not None:
+            return
+        if isinstance(error, Exception):
+            text = "its DICOM data set is damaged or cut off"
+            raise UnusablePixelsError(f"{text} ({type(error).__name__})") from None
+
+
+class _DataSet:
+    """The tags of the pixels of one file, and where its pixels are."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        from pydicom._uid_dict import UID_dictionary
+        from pydicom.filereader import read_dataset
+        from pydicom.tag import Tag
+        from pydicom.uid import UID
+
+        file.seek(132)
+        meta = read_dataset(
+            file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, _vr, _n: tag.group != 2
+        )
+        if str(meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY:
+            raise DirectoryError("an index of other files (DICOMDIR)")
+        self.syntax = UID(str(meta.get("TransferSyntaxUID", "")))
+        if self.syntax not in TRANSFER_SYNTAXES:
+            # The value of a private syntax could be anything.
+            name = self.syntax.name if self.syntax in UID_dictionary else "unknown or private"
+            raise UnusablePixelsError(f"its transfer syntax is not decoded: {name}")
+        self.file, self.is_inflated = file, self.syntax == _DEFLATED
+        if self.is_inflated:
+            self.file, self.syntax = _inflate(file), UID(_EXPLICIT)
+        self.length = (
+            self.file.seek(0, io.SEEK_END) if self.is_inflated else os.fstat(file.fileno()).st_size
+        )
+        if self.is_inflated:
+            self.file.seek(0)
+        self.tags: Any = read_dataset(
+            self.file,
+            is_implicit_VR=self.syntax.is_implicit_VR,
+            is_little_endian=self.syntax.is_little_endian,
+            stop_when=lambda tag, _vr, _n: tag in (0x7FE00008, 0x7FE00009, 0x7FE00010),
+            specific_tags=[Tag(name) for name in _TAGS],
+        )
+        self.values = PixelTags(self.tags)
+        self.number, self.text = self.values.number, self.values.text
+        self.pixels_at = self.file.tell()
+        self.has_pixels = bool(self.file.read(4))
+        self.width, self.height = self.number("Columns"), self.number("Rows")
+        self.frames = max(1, self.number("NumberOfFrames", 1))
+        self.is_gray = self.text("PhotometricInterpretation") in _GRAY
+
+    def group(self) -> str:
+        """Return a keyed digest of the patient, or else of the study or the series."""
+        for names in (("PatientID", "IssuerOfPatientID"), ("StudyInstanceUID",), ("SeriesInstanceUID",)):
+            if self.text(names[0]):
+                value = "\0".join([names[0], *map(self.text, names)])
+                return blake3.blake3(value.encode(errors="replace"), key=_digest_key).hexdigest(16)
+        return ""
+
+    def check(self, reading: Reading) -> None:
+        """Raise UnusablePixelsError if the file holds no image that is read, before anything is allocated."""
+        if self.text("Modality") in _NO_PICTURES:
+            raise UnusablePixelsError("a segmentation, a dose or a map, not an image")
+        if not self.has_pixels or not self.width or not self.height:
+            raise UnusablePixelsError("it holds no pixels, such as a report or a plan")
+        if self.text("PhotometricInterpretation") not in (*_GRAY, *_COLOUR, "PALETTE COLOR"):
+            raise UnusablePixelsError("its colours are in a form that is not read")
+        if self.text("BurnedInAnnotation").upper() == "YES" and not reading.allow_burned_in:
+            raise UnusablePixelsError(
+                "it says that names may be written into the pixels (BurnedInAnnotation); if they are not,"
+                " --allow-burned-in"
+            )
+        require_few_pixels(self.width, self.height)
+        samples, bits = self.number("SamplesPerPixel", 1), self.number("BitsAllocated", 8)
+        if samples not in (1, 3) or bits not in (1, 8, 16, 32, 64):
+            raise UnusablePixelsError(f"{samples} channels of {bits} bits are not read")
+        bytes_a_frame = _ITEM_BYTES
+        if not self.syntax.is_encapsulated:
+            half = 2 if self.text("PhotometricInterpretation") == "YBR_FULL_422" else 3
+            share = half / 3 if samples == 3 else 1.0
+            bytes_a_frame = max(1, int(self.width * self.height * samples * share * bits) // 8)
+        if self.frames * bytes_a_frame > self.length:
+            raise UnusablePixelsError(
+                f"it names {self.frames} frames of {self.width}×{self.height} pixels and holds fewer bytes"
+            )
+
+    def show(self, index: int, reading: Reading) -> UInt8Array:
+        """Return a frame as uint8 [h, w] or [h, w, 3]."""
+        pixels = self.decode(index)
+        if self.text("PhotometricInterpretation") == "PALETTE COLOR":
+            from pydicom.pixels.processing import apply_color_lut
+
+            pixels = apply_color_lut(pixels, self.tags)
+            return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+        if not self.is_gray:
+            return (pixels >> max(0, self.number("BitsStored", 8) - 8)).astype(np.uint8)
+        return self.values.show(pixels, index, reading)
+
+    def decode(self, index: int) -> AnyArray:
+        """Return a frame's pixels as they are stored, [h, w], or as RGB [h, w, 3]."""
+        from pydicom.encaps import get_frame
+        from pydicom.pixels.utils import pixel_array
+
+        plugin = TRANSFER_SYNTAXES[self.syntax][1]
+        if plugin and self.syntax != frame_decoders.RLE:
+            # The decoders allocate what the code says, whatever the tags say.
+            self.file.seek(self.pixels_at + 12)
+            code = get_frame(self.file, index, number_of_frames=self.frames)
+            require_declared_size(code, self.width, self.height)
+        if plugin == frame_decoders.NAME:
+            frame_decoders.register(self.syntax)
+        options: dict[str, Any] = {"decoding_plugin": plugin} if plugin else {}
+        if self.is_inflated:
+            options["transfer_syntax_uid"] = self.syntax
+        self.file.seek(0)
+        try:
+            pixels: AnyArray = pixel_array(self.file, index=index, **options)
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:
+            raise UnusablePixelsError(
+                f"its pixels are cut off, or cannot be decoded ({type(error).__name__})"
+            ) from None
+        if pixels.shape[:2] != (self.height, self.width):
+            raise UnusablePixelsError("its pixels are of another size than it says")
+        return pixels
+
+
+def _inflate(file: BinaryIO) -> BinaryIO:
+    """Return the inflated rest of a file. Raises UnusablePixelsError if it is more than MAX_INFLATED bytes."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    data = inflater.decompress(file.read(), MAX_INFLATED)
+    if inflater.unconsumed_tail:
+        raise UnusablePixelsError(f"its deflated data set is larger than {MAX_INFLATED >> 20} MiB")
+    return io.BytesIO(data)

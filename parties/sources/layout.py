@@ -1,0 +1,224 @@
+"""Recognise how a folder of images is laid out: where its splits, its classes and its patients are.
+
+    glioma/0001.jpg                  a folder for each class
+    glioma/patient-07/0001.jpg       a folder inside it is a patient
+    Training/glioma/…  Testing/…     splits above the classes, under their usual names, in any case
+    glioma/train/…                   or below them
+    brain-mri/Training/…             all of it inside a single folder
+
+A layout that could mean two things is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from crypto.errors import CipherwardError
+from parties.sources.catalog import Catalog, Item, Selection
+from parties.sources.class_names import normalized, require_usable_names
+from parties.sources.found import Found
+from parties.sources.patients import Grouper
+from parties.sources.reading import Reading
+from parties.sources.walk import ARCHIVE_ENDINGS, walk
+
+#: The names of split folders, in lower case.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "trainset", "train_set"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "val_set"), "val"),
+    **dict.fromkeys(("test", "testing", "testset", "test_set"), "test"),
+}
+# Folders of pictures that are no images of patients, in lower case.
+_NO_IMAGES = frozenset(
+    (
+        "mask",
+        "masks",
+        "annotation",
+        "annotations",
+        "segmentation",
+        "segmentations",
+        "groundtruth",
+        "ground_truth",
+    )
+)
+_HINT = "put the images into one folder for each class"
+
+
+def require_folder(path: Path) -> None:
+    """Raise CipherwardError if a path is no folder; an archive is named."""
+    if path.is_file():
+        if path.name.lower().endswith(ARCHIVE_ENDINGS):
+            raise CipherwardError(
+                f"{path} is an archive, which is not unpacked", "unpack it, and name its folder"
+            )
+        raise CipherwardError(f"{path} is a file, not a folder", "name the folder that holds the images")
+    if not path.is_dir():
+        raise CipherwardError(
+            f"no image folder at {path}", "name a folder that holds one folder of images for each class"
+        )
+
+
+def read_layout(root: Path, selection: Selection) -> Catalog:
+    """Return the catalog of a folder of class folders.
+
+    Raises:
+        CipherwardError: If the layout is not recognised, or could mean two things; if a class name cannot be used, or
+            a class has no image and is not stated as one of the consortium.
+    """
+    require_folder(root)
+    if selection.hospital:
+        raise CipherwardError(
+            "a hospital is named, and no label file says which images are its own",
+            "name one: --labels FILE.csv",
+        )
+    found = Found(root, walk(root), Reading(allow_burned_in=selection.allow_burned_in))
+    found.look_at_all()
+    top = _unwrap(found)
+    folders = _class_folders(found, top)  # (split, class name, folder)
+    classes = _check_classes(found, top, folders, selection)
+    items: list[Item] = []
+    group_of = Grouper(found, selection)
+    for split, name, folder in folders:
+        for image in found.images(folder):
+            parts, group = found.parts[image], group_of(image, folder)
+            for part in range(parts.count) if parts.kind != "picture" else (-1,):
+                items.append(Item(image, classes.index(name), split, group, part))
+    listed = {item.path for item in items}
+    found.ignored += [(name, "outside of the class folders") for name in found.parts if name not in listed]
+    found.notes += group_of.notes()
+    silent = sum(parts.may_show_names for name, parts in found.parts.items() if name in listed)
+    return Catalog(root, classes, items, found.ignored, found.refused, found.notes, silent)
+
+
+def _unwrap(found: Found) -> str:
+    """Return the folder that holds the splits or the classes: the root, or the only folder in it."""
+    top = ""
+    while True:
+        names = found.children(top)
+        is_wrapper = (
+            len(names) == 1 and names[0].casefold() not in SPLIT_NAMES and not found.direct_images(top)
+        )
+        inner = f"{top}/{names[0]}".lstrip("/") if names else ""
+        if not is_wrapper or not found.children(inner) or found.direct_images(inner):
+            break
+        top = inner
+    if top:
+        found.notes.append(f"the images are in the folder {top}")
+    return top
+
+
+def _class_folders(found: Found, top: str) -> list[tuple[str, str, str]]:
+    """Return (split, class name, folder) of every class folder; the split is empty if the folders do not say it."""
+
+    def below(folder: str) -> list[tuple[str, str]]:
+        return [(normalized(name), f"{folder}/{name}".lstrip("/")) for name in found.children(folder)]
+
+    splits = [(SPLIT_NAMES[n.casefold()], f) for n, f in below(top) if n.casefold() in SPLIT_NAMES]
+    if splits:
+        others = [f for n, f in below(top) if n.casefold() not in SPLIT_NAMES and found.images(f)]
+        _check_splits(found, top, splits, others)
+        return [(split, name, inner) for split, folder in splits for name, inner in below(folder)]
+    inside = {folder: below(folder) for _, folder in below(top)}
+    if not any(n.casefold() in SPLIT_NAMES for names in inside.values() for n, _ in names):
+        return [("", name, folder) for name, folder in below(top)]
+    result = []
+    for name, folder in below(top):
+        inner_splits = [(SPLIT_NAMES.get(n.casefold(), ""), f) for n, f in inside[folder]]
+        if found.direct_images(folder) or not inner_splits or not all(split for split, _ in inner_splits):
+            raise CipherwardError(
+                f"some classes of {found.path(top)} are split into folders, {found.path(folder)} is not",
+                f"make train, val and test folders with the same class folders, or {_HINT}",
+            )
+        _check_splits(found, folder, inner_splits, [])
+        result += [(split, name, inner) for split, inner in inner_splits]
+    return sorted(result, key=lambda row: row[0] != "train")
+
+
+def _check_splits(found: Found, top: str, splits: list[tuple[str, str]], others: list[str]) -> None:
+    """Raise CipherwardError if split folders are ambiguous or one is missing."""
+    count = Counter(split for split, _ in splits)
+    for split, times in count.items():
+        if times > 1:
+            names = " and ".join(folder.rsplit("/", 1)[-1] for name, folder in splits if name == split)
+            raise CipherwardError(
+                f"{found.path(top)}: the folders {names} are both {split}", "join them, or rename one"
+            )
+    if others:
+        raise CipherwardError(
+            f"{found.path(top)} holds a folder named {splits[0][1].rsplit('/', 1)[-1]} beside others with images: "
+            f"{', '.join(name.rsplit('/', 1)[-1] for name in others[:5])}",
+            "keep only train, val and test folders there, or only class folders; rename a class that is called so",
+        )
+    for needed in ("train", "test"):
+        if needed not in count:
+            there = ", ".join(folder.rsplit("/", 1)[-1] for _, folder in splits)
+            raise CipherwardError(
+                f"{found.path(top)} has a {there} folder but no {needed} folder",
+                "make train, val and test folders, or none of them: then the images are split automatically",
+            )
+
+
+def _check_classes(
+    found: Found, top: str, folders: list[tuple[str, str, str]], selection: Selection
+) -> list[str]:
+    """Return the class names in their order. Raises CipherwardError if the folders do not make labelled images."""
+    by_split: dict[str, dict[str, str]] = {}
+    for split, name, folder in folders:
+        by_split.setdefault(split, {})[name] = folder
+    reference = next((s for s in ("train", "") if s in by_split), "")
+    names = sorted(by_split.get(reference, {}))
+    place = found.path(top) if not reference else found.path(folders[0][2]).parent
+    require_usable_names([name for split, name, _ in folders if split == reference], str(place))
+    if selection.classes:
+        require_usable_names(selection.classes, "the list of classes")
+        for _, name, folder in folders:
+            if name not in selection.classes:
+                raise CipherwardError(
+                    f"{found.path(folder)} is none of the classes that are stated: {', '.join(selection.classes)}",
+                    "remove or rename the folder, or state the consortium's classes with --classes",
+                )
+        names = list(selection.classes)
+    if len(names) < 2:
+        raise _too_few_classes(found, top, names)
+    for inner in by_split.values():
+        if not selection.classes and sorted(inner) != names:
+            other = found.path(next(iter(inner.values()))).parent
+            raise CipherwardError(
+                f"{other} and {place} have other classes: {', '.join(sorted(inner))} against {', '.join(names)}",
+                "every split needs the same class folders, otherwise labels do not mean the same",
+            )
+        for folder in inner.values():
+            if not selection.classes and not found.images(folder):
+                rest = found.describe_rest(folder)
+                raise CipherwardError(
+                    f"{found.path(folder)} holds no image that is read" + (f": {rest}" if rest else ""),
+                    "add images to the folder, or remove it; if other hospitals have images of the class, "
+                    f"state the consortium's classes: --classes {','.join(names)}",
+                )
+            _refuse_masks(found, folder)
+    return names
+
+
+def _too_few_classes(found: Found, top: str, names: list[str]) -> CipherwardError:
+    archives = [n for n, _ in found.ignored if n.lower().endswith(ARCHIVE_ENDINGS)]
+    if archives and not found.parts:
+        return CipherwardError(
+            f"{found.root} holds an archive and no images: {archives[0]}", "unpack it, and name its folder"
+        )
+    flat = len(found.direct_images(top))
+    return CipherwardError(
+        f"{found.path(top)} holds {len(names)} class folders; at least two are needed"
+        + (f" ({flat} images are in no class folder)" if flat else ""),
+        f"{_HINT}, such as {found.path(top)}/tumor and {found.path(top)}/healthy"
+        + (", or name a label file: --labels FILE.csv" if flat else ""),
+    )
+
+
+def _refuse_masks(found: Found, folder: str) -> None:
+    """Raise CipherwardError if a class folder holds a folder of masks."""
+    for name in found.children(folder):
+        if name.casefold() in _NO_IMAGES and found.images(f"{folder}/{name}"):
+            raise CipherwardError(
+                f"{found.path(folder)}/{name} seems to hold masks or annotations beside the images",
+                "move it away: what is left in a class folder is sealed as images of the class",
+            )

@@ -1,0 +1,167 @@
+"""Read NIfTI volumes slice by slice: axial slices, anterior up, the patient's left on the left of the picture.
+
+The volume is brought to the closest canonical orientation (nibabel: RAS+) first, so that a slice does not depend on
+how the scanner stored it. Gray values are those after slope and intercept, and need a stated window unless they are
+8-bit. `auto` takes its percentiles from the whole volume. The header's texts, which can hold a name, are never read.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import zlib
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from coordinator.exchange.image_file import UnreadableFormatError, require_few_pixels
+from crypto.arrays import AnyArray, UInt8Array
+from parties.sources.reading import AUTO_PERCENTILES, Reading, UnusablePixelsError, apply_window, scale
+
+#: Voxels of a volume, at most: 2 GiB in 32 bits. A whole-body CT has 300 million.
+MAX_VOXELS = 1 << 29
+_HEADER_BYTES = 352
+
+
+def slice_count(file: BinaryIO) -> tuple[int, int, int]:
+    """Return the number of axial slices of a volume, their width and their height.
+
+    Raises:
+        UnusablePixelsError: If it is no volume of gray values, or too large a one.
+    """
+    header = _read_header(file)
+    shape = _canonical_shape(header)
+    return shape[2], shape[0], shape[1]
+
+
+def read_slice(file: BinaryIO, index: int, reading: Reading) -> UInt8Array:
+    """Return an axial slice as gray values, uint8 [h, w].
+
+    Raises:
+        UnusablePixelsError: If it is no volume of gray values, needs a window, or ends too early.
+    """
+    status = os.fstat(file.fileno())
+    volume = _read_volume(_File(file), status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+    if not 0 <= index < volume.shape[2]:
+        raise UnusablePixelsError(f"slice {index} of {volume.shape[2]}")
+    plane = volume[:, ::-1, index].T  # rows from anterior to posterior
+    if volume.dtype == np.uint8:
+        return np.ascontiguousarray(plane)
+    if reading.window == "auto":
+        finite = volume[np.isfinite(volume)]
+        low, high = np.percentile(finite, AUTO_PERCENTILES) if finite.size else (0.0, 0.0)
+        return scale(plane, float(low), float(high))
+    full = None
+    if volume.dtype.kind in "iu" and volume.dtype.itemsize == 2:
+        bounds = np.iinfo(volume.dtype)
+        full = (float(bounds.min), float(bounds.max))
+    return apply_window(plane, reading.window, full)
+
+
+class _File:
+    """A file that is no part of a cache's key: device, inode, time and size stand for it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _File)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+def _read_header(file: BinaryIO) -> Any:
+    """Return nibabel's header of a volume. Raises UnusablePixelsError if it is not usable."""
+    import nibabel
+
+    from_bytes: Any = nibabel.Nifti1Header.from_fileobj
+    file.seek(0)
+    start = file.read(1 << 16)
+    if start.startswith(b"\x1f\x8b"):
+        start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(start, _HEADER_BYTES)
+    if start[344:348] != b"n+1\0":
+        raise UnreadableFormatError("a compressed file that holds no NIfTI volume")
+    try:
+        header = from_bytes(io.BytesIO(start[:348]), check=False)
+        shape = tuple(int(n) for n in header.get_data_shape())
+        dtype = header.get_data_dtype()
+    except Exception as error:  # nibabel quotes the header in its errors
+        raise UnusablePixelsError(f"its NIfTI header is damaged ({type(error).__name__})") from None
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise UnusablePixelsError("its voxels are no gray values")
+    if len(shape) == 4 and shape[3] == 1:
+        shape = shape[:3]
+    if len(shape) != 3 or min(shape) < 1:
+        raise UnusablePixelsError(
+            f"it has {len(shape)} dimensions; a volume has 3: split a series into volumes"
+        )
+    require_few_pixels(shape[0], shape[1])
+    if shape[0] * shape[1] * shape[2] > MAX_VOXELS:
+        raise UnusablePixelsError(f"more than {MAX_VOXELS:,} voxels")
+    return header
+
+
+def _orientation(header: Any) -> AnyArray:
+    """Return nibabel's description of the axes that brings the volume to RAS+."""
+    import nibabel
+
+    try:
+        io_orientation: Any = nibabel.orientations.io_orientation
+        found: AnyArray = io_orientation(header.get_best_affine())
+    except Exception as error:
+        raise UnusablePixelsError(f"its orientation is damaged ({type(error).__name__})") from None
+    if np.isnan(found).any():
+        raise UnusablePixelsError("its orientation is not known")
+    return found
+
+
+def _canonical_shape(header: Any) -> tuple[int, int, int]:
+    shape, axes = header.get_data_shape()[:3], _orientation(header)[:, 0].astype(int)
+    width, height, depth = (int(shape[list(axes).index(axis)]) for axis in range(3))
+    return width, height, depth
+
+
+@functools.lru_cache(maxsize=2)  # slices are read in order, by a few threads
+def _read_volume(source: _File, *_identity: int) -> AnyArray:
+    """Return a volume [x, y, z] in RAS+ orientation; uint8 if the file's values are, and not rescaled."""
+    import nibabel
+
+    file = source.file
+    header = _read_header(file)
+    shape, dtype = header.get_data_shape()[:3], header.get_data_dtype()
+    start, length = int(header["vox_offset"]), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if not 348 <= start <= 1 << 24:
+        raise UnusablePixelsError("its NIfTI header is damaged (vox_offset)")
+    file.seek(0)
+    raw = file.read(start + length) if file.read(2) != b"\x1f\x8b" else b""
+    file.seek(0)
+    data = _inflate(file, start + length) if not raw else file.read(start + length)
+    if len(data) < start + length:
+        raise UnusablePixelsError("it is cut off")
+    volume: AnyArray = np.frombuffer(data, dtype, offset=start, count=length // dtype.itemsize).reshape(
+        shape, order="F"
+    )
+    slope, intercept = header.get_slope_inter()
+    if (slope, intercept) not in ((None, None), (1.0, 0.0)):
+        volume = volume.astype(np.float32) * np.float32(slope or 1.0) + np.float32(intercept or 0.0)
+    turn: Any = nibabel.orientations.apply_orientation
+    return np.asarray(turn(volume, _orientation(header)))
+
+
+def _inflate(file: BinaryIO, length: int) -> bytes:
+    """Return the first `length` bytes of a gzip file, and not more."""
+    inflater, parts, missing = zlib.decompressobj(zlib.MAX_WBITS | 16), [], length
+    pending = b""
+    while missing:
+        chunk = pending or file.read(1 << 20)
+        if not chunk:
+            break
+        part = inflater.decompress(chunk, missing)
+        pending = inflater.unconsumed_tail
+        if not part and inflater.eof:
+            break
+        parts.append(part)
+        missing -= len(part)
+    return b"".join(parts)

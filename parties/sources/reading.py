@@ -1,0 +1,144 @@
+"""How image files become pictures: the gray values that are shown, the shape, the background, what may be read.
+
+Nothing here is guessed. A file with more than 8 bits a channel needs a stated window, because another window is
+another picture; a transparent image needs a stated background.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from crypto.arrays import AnyArray, UInt8Array
+from crypto.errors import CipherwardError
+
+Fit = Literal["stretch", "pad", "crop"]
+#: Percentiles of the values that the window `auto` maps to black and white. Set once; not tuned.
+AUTO_PERCENTILES = (0.5, 99.5)
+#: What to do about files that need a window: the end of several reasons.
+STATE_A_WINDOW = "state a window: --window auto, full or LOW,HIGH"
+
+
+class UnusablePixelsError(ValueError):
+    """An image that is not shown, or not without a statement. The text holds nothing of what the file says."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a source are read.
+
+    Attributes:
+        window: Gray values that become black and white, for images of more than 8 bits a channel: `auto` (percentiles
+            0.5 and 99.5 of the image), `full` (the whole range of its type) or `LOW,HIGH` (for CT in Hounsfield
+            units). Empty: a DICOM file's own window, and other deep images are refused.
+        fit: How an image that is not square becomes square. `stretch` changes its aspect ratio, `pad` adds a border
+            of the background (black if none is stated), `crop` keeps the middle.
+        background: Gray value 0 to 255 behind transparent pixels; None: transparent images are refused.
+        allow_burned_in: Read DICOM images that say that names may be written into their pixels.
+    """
+
+    window: str = ""
+    fit: Fit = "stretch"
+    background: int | None = None
+    allow_burned_in: bool = False
+
+    def __post_init__(self) -> None:
+        if self.window not in ("", "auto", "full"):
+            _ = self.bounds
+        if self.fit not in ("stretch", "pad", "crop"):
+            raise CipherwardError(f"no such fit: {self.fit!r}", "known: stretch, pad, crop")
+        if self.background is not None and not 0 <= self.background <= 255:
+            raise CipherwardError(f"no such background: {self.background}", "state a gray value, 0 to 255")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """LOW and HIGH of a stated window. Raises CipherwardError if the window is none."""
+        try:
+            low, high = (float(part) for part in self.window.split(","))
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError
+        except ValueError:
+            raise CipherwardError(
+                f"no such window: {self.window!r}",
+                "--window auto, full, or LOW,HIGH with LOW below HIGH, such as --window=-160,240",
+            ) from None
+        return low, high
+
+    def describe(self) -> str:
+        """Return a text of the settings that differ from the defaults, for fingerprints; empty if none does."""
+        default = Reading()
+        changed = [
+            f"{name}={value}" for name, value in vars(self).items() if value != getattr(default, name)
+        ]
+        return " ".join(changed)
+
+
+#: How files are read if nothing is stated.
+DEFAULT = Reading()
+
+
+def scale(values: AnyArray, low: float, high: float) -> UInt8Array:
+    """Return values as gray values, uint8 of the same shape: `low` and below is black, `high` and above white."""
+    if high <= low:
+        return np.zeros(values.shape, np.uint8)
+    share = (np.asarray(values, np.float32) - np.float32(low)) * np.float32(255 / (high - low))
+    gray: UInt8Array = np.rint(np.nan_to_num(share, nan=0.0).clip(0, 255)).astype(np.uint8)
+    return gray
+
+
+def apply_window(values: AnyArray, window: str, full: tuple[float, float] | None) -> UInt8Array:
+    """Return values as gray values under a stated window, uint8 of the same shape.
+
+    Args:
+        values: Numbers of any type.
+        window: `auto`, `full` or `LOW,HIGH`.
+        full: The range of the file's type, if it has a meaningful one.
+
+    Raises:
+        UnusablePixelsError: If no window is stated, or `full` is and the type has no range.
+    """
+    if not window:
+        raise UnusablePixelsError(f"more than 8 bits a channel; {STATE_A_WINDOW}")
+    if window == "full":
+        if full is None:
+            raise UnusablePixelsError(
+                "32 bits a channel have no range to show; state --window auto or LOW,HIGH"
+            )
+        return scale(values, *full)
+    if window == "auto":
+        finite = values[np.isfinite(values)]
+        low, high = np.percentile(finite, AUTO_PERCENTILES) if finite.size else (0.0, 0.0)
+        return scale(values, float(low), float(high))
+    return scale(values, *Reading(window).bounds)
+
+
+def to_square(picture: Image.Image, size: int, channels: int, reading: Reading) -> UInt8Array:
+    """Return a picture without transparency in one mode and size, uint8 [size, size, channels]."""
+    # Pillow copies an image even if it has the mode already: a third of the time at 512×512.
+    mode = "L" if channels == 1 else "RGB"
+    plain = picture if picture.mode == mode else picture.convert(mode)
+    if plain.size != (size, size):
+        plain = _fit(plain, size, reading)
+    return np.asarray(plain, np.uint8).reshape(size, size, channels)
+
+
+def _fit(picture: Image.Image, size: int, reading: Reading) -> Image.Image:
+    """Return a picture resized to `size`×`size`, with its aspect ratio as `reading.fit` says."""
+    width, height = picture.size
+    if reading.fit == "crop" and width != height:
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        picture = picture.crop((left, top, left + side, top + side))
+    if reading.fit == "pad" and width != height:
+        longest = max(width, height)
+        inner = (max(1, round(width * size / longest)), max(1, round(height * size / longest)))
+        picture = picture.resize(inner, Image.Resampling.BILINEAR)
+        gray = reading.background or 0
+        square = Image.new(picture.mode, (size, size), gray if picture.mode == "L" else (gray,) * 3)
+        square.paste(picture, ((size - inner[0]) // 2, (size - inner[1]) // 2))
+        return square
+    return picture.resize((size, size), Image.Resampling.BILINEAR)

@@ -1,0 +1,184 @@
+"""Walk a folder: every file once, and what kind of file it is, by its name or, if that says nothing, its content."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from coordinator.exchange.image_file import (
+    HOSPITAL_FORMATS,
+    SIGNATURE_BYTES,
+    UnreadableFormatError,
+    format_of,
+    open_allowed,
+    open_regular,
+)
+from crypto.errors import CipherwardError
+from parties.sources import dicom, nifti
+from parties.sources.picture import UndecodableImageError, decoding_errors, read_error
+from parties.sources.reading import Reading
+
+#: Endings of pictures. Such a file is taken for one without a look; whether it is one shows when it is read.
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
+#: Endings of DICOM and NIfTI files. A file with one of them is refused, not ignored, if its content is of neither.
+VOLUME_ENDINGS = (".dcm", ".dicom", ".ima", ".nii", ".nii.gz")
+ARCHIVE_ENDINGS = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+#: Endings of images that are not read.
+UNREAD_ENDINGS = (
+    ".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".svg", ".mha",
+    ".mhd", ".nrrd", ".nhdr", ".img", ".hdr", ".mgz", ".mgh", ".svs", ".ndpi", ".mrxs", ".scn",
+    ".vms", ".czi", ".lif", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".raw", ".cr2", ".nef", ".dng",
+    ".mp4", ".avi", ".mov", ".pdf",
+)  # fmt: skip
+# Written by file managers and archivers, not by people.
+_LEFTOVER_FILES = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")
+_LEFTOVER_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
+LEFTOVER, HIDDEN = "left by an archive or a file manager", "hidden"
+
+
+@dataclass
+class Tree:
+    """What is below a folder. Paths are relative to it, with slashes.
+
+    Attributes:
+        folders: Every folder that is not ignored.
+        files: Every file that is not ignored for its name.
+        ignored: The other files, each with the reason.
+    """
+
+    folders: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a file holds: a picture, or the frames of a DICOM file, or the slices of a volume."""
+
+    kind: Literal["picture", "DICOM", "NIfTI"] = "picture"
+    count: int = 1
+    group: str = ""
+    may_show_names: bool = False
+
+
+def _leftover(name: str, is_folder: bool) -> str:
+    """Return why a file or folder is ignored for its name; empty if it is not."""
+    if name.casefold() in (_LEFTOVER_FOLDERS if is_folder else _LEFTOVER_FILES) or name.startswith("._"):
+        return LEFTOVER
+    if name == ".DS_Store":
+        return LEFTOVER
+    return HIDDEN if name.startswith(".") else ""
+
+
+def walk(root: Path) -> Tree:
+    """Return what is below a folder, in a fixed order. Links are followed, each folder once.
+
+    Raises:
+        CipherwardError: If a folder cannot be listed.
+    """
+    tree, visited = Tree(), set[tuple[int, int]]()
+    reasons: dict[str, str] = {}  # of the ignored folders
+
+    def stop(error: OSError) -> None:
+        raise read_error(Path(error.filename), error) from None
+
+    for path, subfolders, names in os.walk(root, onerror=stop, followlinks=True):
+        status = Path(path).stat()
+        if (status.st_dev, status.st_ino) in visited:  # reached by another link: count once, and end loops
+            subfolders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        prefix = "" if path == str(root) else path[len(str(root).rstrip("/")) + 1 :] + "/"
+        subfolders.sort()
+        inherited = reasons.get(prefix, "")
+        if prefix and not inherited:
+            tree.folders.append(prefix[:-1])
+        for name in subfolders:
+            if reason := inherited or _leftover(name, True):
+                reasons[f"{prefix}{name}/"] = reason
+        for name in names:
+            if reason := inherited or _leftover(name, False):
+                tree.ignored.append((prefix + name, reason))
+            else:
+                tree.files.append(prefix + name)
+    tree.files.sort(key=lambda name: name.split("/"))
+    tree.folders.sort(key=lambda name: name.split("/"))
+    return tree
+
+
+def look(root: Path, name: str, reading: Reading) -> Parts:
+    """Return what a file holds. A picture is known by its ending; other files are opened.
+
+    Raises:
+        UnreadableFormatError: If the file is none that is read; its text is the reason to ignore it.
+        UndecodableImageError: If it is one, and cannot be used.
+        CipherwardError: If the system cannot read it.
+    """
+    if name.lower().endswith(PICTURE_ENDINGS):
+        return Parts()
+    path = root / name
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise read_error(path, error) from None
+    return _look_inside(path, status.st_size, status.st_mtime_ns, reading)
+
+
+@functools.lru_cache(maxsize=1 << 16)  # three splits list the same files
+def _look_inside(path: Path, _size: int, _time: int, reading: Reading) -> Parts:
+    with decoding_errors(path):
+        try:
+            with open_regular(path) as file:
+                kind = format_of(file.read(SIGNATURE_BYTES), HOSPITAL_FORMATS)
+        except UnreadableFormatError as error:
+            if path.name.lower().endswith(VOLUME_ENDINGS):
+                raise _no_volume(path, str(error)) from None
+            raise _IgnoredError(_why_ignored(path.name, str(error))) from None
+        if kind == "NIfTI" and not path.name.lower().endswith((".nii", ".nii.gz")):
+            raise _IgnoredError(_why_ignored(path.name, ""))
+        with open_allowed(path, HOSPITAL_FORMATS) as (_, file):
+            if kind == "DICOM":
+                try:
+                    header = dicom.read_header(file, reading)
+                except dicom.DirectoryError as error:
+                    raise _IgnoredError(str(error)) from None
+                return Parts("DICOM", header.frames, header.group, header.may_show_names)
+            if kind == "NIfTI":
+                return Parts("NIfTI", nifti.slice_count(file)[0])
+    return Parts()
+
+
+class _IgnoredError(CipherwardError):
+    """A file that is no image. Its message is the reason."""
+
+
+def ignored_reason(error: CipherwardError) -> str:
+    """Return the reason of an error of `look` that means that the file is no image; empty for other errors."""
+    return error.message if isinstance(error, _IgnoredError) else ""
+
+
+def _no_volume(path: Path, reason: str) -> UndecodableImageError:
+    if (
+        path.name.lower().endswith((".dcm", ".dicom", ".ima"))
+        and "empty" not in reason
+        and "LFS" not in reason
+    ):
+        reason = (
+            "no DICM after 128 bytes: not a DICOM file, or a data set without file header; export it again"
+        )
+    return UndecodableImageError(f"cannot decode {path}: {reason}", reason)
+
+
+def _why_ignored(name: str, reason: str) -> str:
+    """Return the reason to ignore a file, in words that many files share."""
+    ending = PurePosixPath(name).suffix.lower()
+    if ending in ARCHIVE_ENDINGS:
+        return f"an archive, which is not unpacked ({ending})"
+    if ending in UNREAD_ENDINGS:
+        return f"a format that is not read ({ending})"
+    if "not a regular file" in reason:
+        return reason
+    return f"not an image ({ending or 'no ending'})"

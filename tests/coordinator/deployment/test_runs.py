@@ -1,0 +1,172 @@
+"""Running a study: what is submitted again, what is not, and that a run that is under way is joined."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.deployment import runs
+from coordinator.deployment.bundle import bundle_digest
+from coordinator.deployment.control import Run
+from coordinator.deployment.folder import DeploymentFolder
+from coordinator.deployment.running import ServerNotRunningError
+from coordinator.deployment.runs import run_study, stop_runs
+from crypto.errors import CipherwardError
+from tests.support.deployment import PLAN, provisioned
+
+
+class FakeServer:
+    """A SuperLink whose runs end as they are told to.
+
+    Attributes:
+        endings: what each submitted run does; it returns the run's status.
+        away: how many connections fail from now on.
+    """
+
+    def __init__(self, study: Path) -> None:
+        self.study = study
+        self.endings: list[Callable[[], str]] = []
+        self.submitted: list[tuple[str, dict[str, str]]] = []
+        self.all: list[Run] = []
+        self.logs: dict[int, str] = {}
+        self.away = 0
+
+    @contextlib.contextmanager
+    def connect(self, _place: DeploymentFolder) -> Iterator[FakeServer]:
+        if self.away:
+            self.away -= 1
+            raise ServerNotRunningError("no server")
+        yield self
+
+    def runs(self) -> list[Run]:
+        return self.all
+
+    def start_run(self, bundle: bytes, digest: str, run_config: dict[str, str]) -> int:
+        assert digest == bundle_digest(bundle)
+        self.submitted.append((digest, run_config))
+        number = len(self.submitted)
+        status = self.endings.pop(0)()
+        self.all.append(Run(number, status, "killed", digest, run_config["study-dir"], 0, 0))
+        return number
+
+    def read_log(self, run_id: int) -> str:
+        return self.logs.get(run_id, "nothing of ours\n")
+
+    def stop_run(self, run_id: int) -> None:
+        self.all = [Run(r.run_id, "finished:stopped", "", "", r.study, 0, 0) for r in self.all]
+
+    def round(self, number: int) -> None:
+        with open(self.study / "cloud" / "rounds.jsonl", "a") as journal:
+            journal.write(json.dumps({"round": number}) + "\n")
+
+    def complete(self) -> str:
+        self.round(3)
+        (self.study / "cloud" / "training.json").write_text('{"best_round": 3}')
+        return "finished:completed"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> DeploymentFolder:
+    return provisioned(tmp_path)
+
+
+@pytest.fixture
+def server(place: DeploymentFolder, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    fake = FakeServer(place.study_folder("small"))
+    monkeypatch.setattr(runs, "connect_to", fake.connect)
+    monkeypatch.setattr(runs, "_LOOK_S", 0.0)
+    return fake
+
+
+def run(place: DeploymentFolder, plan: Path | None = None) -> tuple[dict[str, Any], list[str], list[int]]:
+    lines: list[str] = []
+    shown: list[int] = []
+    training = run_study(place, plan, lines.append, lambda row: shown.append(row["round"]))
+    return training, lines, shown
+
+
+def test_a_run_that_the_server_lost_is_submitted_again(place: DeploymentFolder, server: FakeServer) -> None:
+    def lose() -> str:
+        server.round(len(server.submitted))
+        server.away = 3
+        return "finished:failed"
+
+    server.endings = [lose, lose, server.complete]
+    training, lines, shown = run(place)
+    assert training == {"best_round": 3} and shown == [1, 2, 3] and len(server.submitted) == 3
+    assert server.submitted[0] == (
+        bundle_digest(place.bundle.read_bytes()),
+        {"study-dir": str(server.study)},
+    )
+    assert sum("it is submitted again" in line for line in lines) == 2
+    assert place.log("run-1").read_text() == "nothing of ours\n"
+    # A second command finds the result, and submits nothing.
+    assert run(place)[0] == {"best_round": 3} and len(server.submitted) == 3
+
+
+def test_our_own_error_ends_it_because_it_would_come_again(
+    place: DeploymentFolder, server: FakeServer
+) -> None:
+    server.endings = [lambda: "finished:failed"]
+    server.logs[1] = "Traceback\ncrypto.errors.CipherwardError: 1 of 2 parties came within 5 s\nmore\n"
+    with pytest.raises(CipherwardError, match=r"^1 of 2 parties came within 5 s"):
+        run(place)
+    assert len(server.submitted) == 1
+
+
+def test_a_run_that_is_lost_without_end_is_given_up(place: DeploymentFolder, server: FakeServer) -> None:
+    server.endings = [lambda: "finished:failed"] * 9
+    with pytest.raises(CipherwardError, match="lost 6 times without a further round: killed"):
+        run(place)
+
+
+def test_a_stopped_run_is_not_submitted_again(place: DeploymentFolder, server: FakeServer) -> None:
+    server.endings = [lambda: "finished:stopped"]
+    with pytest.raises(CipherwardError, match="run 1 was stopped"):
+        run(place)
+
+
+def test_a_run_of_this_study_is_joined_and_one_of_another_is_named(
+    place: DeploymentFolder, server: FakeServer
+) -> None:
+    server.all = [Run(7, "running", "", "", "/other/study", 0, 0)]
+    with pytest.raises(CipherwardError, match=r"run 7 of another study is under way \(/other/study\)"):
+        run(place)
+    looks = 0
+
+    def finish_at_the_third_look() -> list[Run]:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            server.complete()
+        status = "running" if looks < 3 else "finished:completed"
+        return [Run(7, status, "", "", str(server.study), 0, 0)]
+
+    server.runs = finish_at_the_third_look  # type: ignore[method-assign]
+    assert run(place)[0] == {"best_round": 3}
+    assert server.submitted == [] and looks >= 3
+
+
+def test_another_plan_under_the_same_name_is_refused(
+    place: DeploymentFolder, server: FakeServer, tmp_path: Path
+) -> None:
+    server.endings = [server.complete]
+    run(place)
+    other = tmp_path / "other.yaml"
+    other.write_text(PLAN.replace("rounds: 3", "rounds: 4"))
+    with pytest.raises(CipherwardError, match="was begun with another plan"):
+        run(place, other)
+    other.write_text(PLAN.replace("parties: 2", "parties: 3"))
+    with pytest.raises(CipherwardError, match="the plan is for 3 hospitals, and this federation has 2"):
+        run(place, other)
+
+
+def test_stop_ends_what_is_under_way(place: DeploymentFolder, server: FakeServer) -> None:
+    assert stop_runs(place) == []
+    server.all = [Run(7, "running", "", "", str(server.study), 0, 0)]
+    assert stop_runs(place) == [7] and stop_runs(place) == []

@@ -1,0 +1,217 @@
+"""The check before sealing, and what `seal` refuses: each finding is planted, and clean images have none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from crypto.arrays import UInt8Array
+from parties.checking.confounds import measure
+from tests.support.command_runs import Party
+
+
+def wave(seed: int, kind: int, size: tuple[int, int] = (32, 32)) -> UInt8Array:
+    """Return a noisy wave on a border of black, uint8 [h, w]: its direction is the class."""
+    rng, (y, x) = np.random.default_rng(seed), np.mgrid[: size[1], : size[0]]
+    gray = 127 + 60 * np.sin((x if kind else y) / 3 + rng.uniform(0, 6)) + rng.normal(0, 15, x.shape)
+    gray[:3], gray[-3:], gray[:, :3], gray[:, -3:] = 0, 0, 0, 0
+    pixels: UInt8Array = gray.clip(0, 255).astype(np.uint8)
+    return pixels
+
+
+def fill(root: Path, count: int = 30, save: Any = None) -> Path:
+    """Write `count` waves in each of two class folders; save(kind, i, gray, path) may write them in its own way."""
+    for kind, name in enumerate("ab"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            gray, path = wave(1000 * kind + i, kind), root / name / f"{i:03d}.png"
+            if save is None or not save(kind, i, gray, path):
+                Image.fromarray(gray).save(path)
+    return root
+
+
+def checked(party: Party, root: Path, *words: object) -> tuple[int, dict[str, Any]]:
+    """Return the exit status and the JSON of `check`."""
+    status, out, _ = party("check", root, "--json", *words)
+    return status, json.loads(out)
+
+
+def seal(party: Party, place: Path, root: Path, *words: object) -> tuple[int, str]:
+    """Return the exit status and the messages of `seal`."""
+    if not place.exists():
+        party("keygen", place)
+    status, _, err = party("seal", place, "--images", root, "--image-size", 32, "--block", 8, *words)
+    return status, err
+
+
+def test_clean_images_have_no_finding(tmp_path: Path, party: Party) -> None:
+    root = fill(tmp_path / "images")
+    status, report = checked(party, root)
+    assert status == 0 and report["errors"] == report["warnings"] == []
+    assert report["counts"]["train"] == {"a": 21, "b": 21} and report["found"] == report["images"] == 60
+    assert (
+        report["formats"] == {"PNG": 60}
+        and report["sizes"] == {"32×32": 60}
+        and report["modes"] == {"L": 60}
+    )
+    status, out, _ = party("check", root)
+    assert status == 0 and "60 files: 60 of images (60 images), 0 ignored, 0 refused unread" in out
+    assert "seal would take these images" in out
+    assert not list(tmp_path.glob("*/party.yaml")) and not (root / "party.yaml").exists()
+
+
+def test_counts_of_seal_add_up_and_every_reason_is_told(tmp_path: Path, party: Party) -> None:
+    root = fill(tmp_path / "images")
+    (root / "a" / "empty.png").touch()
+    (root / "a" / "page.jpg").write_text("<html>404</html>")
+    (root / "b" / "cut.png").write_bytes((root / "b" / "000.png").read_bytes()[:200])
+    Image.fromarray(wave(1, 1).astype(np.uint16) * 16).save(root / "b" / "deep.png")
+    (root / "b" / "notes.txt").touch()
+    (root / "b" / "scan.dcm").write_bytes(bytes(200))
+    status, report = checked(party, root)
+    assert status == 0 and report["found"] == 66 and sum(report["ignored"].values()) == 1
+    names = ["a/empty.png", "a/page.jpg", "b/cut.png", "b/deep.png", "b/scan.dcm"]
+    assert sorted(report["refused_names"]) == names and sum(report["refused"].values()) == 5
+    status, err = seal(party, tmp_path / "h", root)
+    assert status == 0 and "64 images: 60 sealed, 4 left out" in err
+    lines = (tmp_path / "h" / "private" / "quarantine.txt").read_text().splitlines()
+    told = dict(line.split(": ", 1) for line in lines)
+    assert told.keys() == report["refused_names"].keys()
+    assert told["a/empty.png"] == "the file is empty" and "--window" in told["b/deep.png"]
+    assert "is not" in told["a/page.jpg"] and told["b/cut.png"] and "no DICM" in told["b/scan.dcm"]
+
+
+def deep(kind: int, i: int, gray: UInt8Array, path: Path) -> bool:
+    """Write the images of class b with 16 bits."""
+    if kind:
+        Image.fromarray(gray.astype(np.uint16) * 256).save(path)
+    return bool(kind)
+
+
+def test_a_class_that_loses_all_its_images_is_refused_before_sealing(tmp_path: Path, party: Party) -> None:
+    root = fill(tmp_path / "images", save=deep)
+    status, err = seal(party, tmp_path / "h", root)
+    assert status == 1 and "no image of the class b in train can be used: 21 × more than 8 bits" in err
+    assert not (tmp_path / "h" / "sealed").exists() and not (tmp_path / "h" / "party.yaml").exists()
+    assert seal(party, tmp_path / "h", root, "--window", "full")[0] == 0
+
+
+def test_a_class_whose_loss_shows_only_while_sealing_is_refused(
+    tmp_path: Path, party: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = fill(tmp_path / "images", save=deep)
+    monkeypatch.setattr("parties.cli.sealing.check_before_sealing", lambda *_: None)
+    status, err = seal(party, tmp_path / "h", root)
+    assert status == 1 and "no image of the class b in train could be read: 21 × more than 8 bits" in err
+    assert not list((tmp_path / "h" / "sealed").rglob("*.*"))
+    assert len((tmp_path / "h" / "private" / "quarantine.txt").read_text().splitlines()) == 21
+
+
+def coloured(kind: int, i: int, gray: UInt8Array, path: Path) -> bool:
+    """Write images that differ in hue."""
+    pixels = np.stack([gray] * 3, 2).astype(int)
+    pixels[..., 0] += 60 * (1 - 2 * kind)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+    return True
+
+
+def test_colour_becomes_gray_only_if_it_is_stated(tmp_path: Path, party: Party) -> None:
+    root = fill(tmp_path / "images", save=coloured)
+    status, err = seal(party, tmp_path / "h", root)
+    assert status == 1 and "60 of 60 images are in colour" in err and "--rgb keeps the colour" in err
+    status, err = seal(party, tmp_path / "h", root, "--gray")
+    assert status == 0 and "become gray, as stated" in err
+    assert seal(party, tmp_path / "rgb", root, "--rgb")[0] == 0
+    (tmp_path / "few").mkdir()
+    few = fill(tmp_path / "few", save=lambda kind, i, gray, path: i == 0 and coloured(kind, i, gray, path))
+    status, err = seal(party, tmp_path / "h2", few)
+    assert status == 0 and "2 of 60 images are in colour and become gray" in err
+    status, err = seal(party, tmp_path / "h3", fill(tmp_path / "gray"), "--rgb")
+    assert status == 0 and "none of 60 images is in colour" in err
+
+
+def test_transparency_needs_a_background(tmp_path: Path, party: Party) -> None:
+    def clear(kind: int, i: int, gray: UInt8Array, path: Path) -> bool:
+        if i == 7:
+            Image.fromarray(np.stack([gray, gray // 2], 2)).save(path)
+        return i == 7
+
+    root = fill(tmp_path / "images", save=clear)
+    status, err = seal(party, tmp_path / "h", root)
+    assert status == 1 and "2 images are transparent" in err and "--background" in err
+    assert seal(party, tmp_path / "h", root, "--background", 0)[0] == 0
+
+
+def test_patients_and_copies_across_splits(tmp_path: Path, party: Party) -> None:
+    root = tmp_path / "images"
+    for split, first in (("train", 0), ("val", 100), ("test", 200)):
+        for kind, name in enumerate("ab"):
+            for patient in range(first, first + 6):
+                for i in range(2):
+                    path = root / split / name / f"p{name}{patient}" / f"{i}.png"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(wave(1000 * kind + 10 * patient + i, kind)).save(path)
+    assert checked(party, root)[1]["errors"] == []
+    shutil.copytree(root / "train" / "a" / "pa0", root / "test" / "a" / "pa0")
+    near = np.asarray(Image.open(root / "train" / "b" / "pb1" / "0.png")).astype(int) + 1
+    Image.fromarray(near.clip(0, 255).astype(np.uint8)).save(root / "test" / "b" / "pb201" / "0.png")
+    status, report = checked(party, root)
+    assert status == 1 and report["crossing"] == 1 and len(report["exact"]) == 2
+    assert ["train/b/pb1/0.png", "test/b/pb201/0.png"] in [sorted(p, reverse=True) for p in report["near"]]
+    status, err = seal(party, tmp_path / "h", root)
+    assert (
+        status == 1
+        and "1 patients have images in two splits" in err
+        and not (tmp_path / "h" / "sealed").exists()
+    )
+    status, err = seal(party, tmp_path / "h", root, "--allow-leak")
+    assert status == 0 and "allowed by allow_leak" in err and "2 files are in two splits" in err
+
+
+def test_confounds_are_found_and_chance_is_not(tmp_path: Path, party: Party) -> None:
+    def format_by_class(kind: int, i: int, gray: UInt8Array, path: Path) -> bool:
+        if kind:
+            Image.fromarray(np.pad(gray, ((0, 0), (0, 16)))).save(path.with_suffix(".bmp"))
+        return bool(kind)
+
+    _, report = checked(party, fill(tmp_path / "images", save=format_by_class))
+    telling = {c["what"] for c in report["confounds"] if c["is_telling"]}
+    assert {"file format", "size", "aspect ratio"} <= telling
+    assert any(
+        "stretching changes their aspect ratio by up to 1.50" in w["message"] for w in report["warnings"]
+    )
+    assert all(c["low"] <= c["score"] <= c["high"] for c in report["confounds"])
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(40):  # nothing to find
+        labels = rng.integers(0, 3, 90)
+        (score,) = measure({"x": rng.normal(size=(90, 2))}, labels, np.arange(90))
+        alarms += score.is_telling
+    assert alarms <= 1
+
+
+def test_a_stated_class_list_lets_a_hospital_without_a_class_join(tmp_path: Path, party: Party) -> None:
+    root = fill(tmp_path / "images")
+    (root / "normal").mkdir()
+    status, err = seal(party, tmp_path / "h", root)
+    assert status == 1 and "--classes a,b,normal" in err and not (tmp_path / "h" / "sealed").exists()
+    status, err = seal(party, tmp_path / "h", root, "--classes", "a,b,normal")
+    assert status == 0 and "no training image of the classes normal" in err
+    manifest = json.loads((tmp_path / "h" / "sealed" / "train" / "manifest.json").read_text())
+    assert manifest["classes"] == ["a", "b", "normal"]
+    assert "# the classes of the consortium" in (tmp_path / "h" / "party.yaml").read_text()
+    assert seal(party, tmp_path / "h", root)[0] == 0  # the second run changes nothing
+
+
+def test_settings_of_reading_belong_to_the_sealed_set(tmp_path: Path, party: Party) -> None:
+    root = fill(tmp_path / "images")
+    assert seal(party, tmp_path / "h", root, "--fit", "pad")[0] == 0
+    status, err = seal(party, tmp_path / "h", root, "--fit", "crop")
+    assert status == 1 and "with other settings" in err
+    assert "fit: pad" in (tmp_path / "h" / "party.yaml").read_text()

@@ -1,0 +1,98 @@
+"""Label files: the columns, the rows, and every way in which they contradict the folder or themselves."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from crypto.errors import CipherwardError
+from parties.sources.catalog import Selection
+from parties.sources.folder import Folder
+from parties.sources.labels import read_labels
+from parties.sources.layout import read_layout
+from tests.support.files import picture
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Return a flat folder of 24 pictures, and one that no label file names."""
+    for i in range(24):
+        picture(tmp_path / "images" / f"scan{i:02d}.png", seed=i, size=(8, 8))
+    picture(tmp_path / "images" / "unnamed.png")
+    return tmp_path / "images"
+
+
+def table(path: Path, header: str, rows: list[str]) -> Selection:
+    """Write a label file, and return the selection that names it."""
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return Selection(labels=str(path))
+
+
+def test_patients_splits_and_hospitals_are_taken(images: Path, tmp_path: Path) -> None:
+    rows = [f"scan{i:02d},{'ab'[i % 2]},P{i // 2},{'north' if i < 20 else 'south'}" for i in range(24)]
+    selection = table(tmp_path / "l.csv", "image_id,diagnosis,patient_id,site", rows)
+    catalog = read_labels(images, selection)
+    assert catalog.classes == ["a", "b"] and len(catalog.items) == 24 and catalog.found == 25
+    assert catalog.ignored == [("unnamed.png", "not in the label file")]
+    parts = [
+        {i.group for i in Folder(images, 8, 1, 0, s, selection=selection).items}
+        for s in ("train", "val", "test")
+    ]
+    assert (
+        not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])
+        and sum(map(len, parts)) == 12
+    )
+    assert len(read_labels(images, Selection(labels=selection.labels, hospital="south")).items) == 4
+    with pytest.raises(CipherwardError, match="no rows of the hospital 'east'") as error:
+        read_labels(images, Selection(labels=selection.labels, hospital="east"))
+    assert "north, south" in error.value.hint
+    rows = [f"scan{i:02d}.png;{'ab'[i % 2]};{('Training', 'Valid', 'TEST')[i % 3]}" for i in range(24)]
+    selection = table(tmp_path / "s.csv", "file;label;split", rows)
+    assert [len(Folder(images, 8, 1, 0, s, selection=selection)) for s in ("train", "val", "test")] == [
+        8,
+        8,
+        8,
+    ]
+
+
+BAD = {
+    "file,x\nscan00.png,a": "has no column for the label",
+    "image,MEL,NV\nscan00,1,0": "has no column for the label",
+    "file,label,class\nscan00.png,a,b": "could both be the label",
+    "file,label\nscan00.png,a|b\nscan01.png,c": "several labels an image",
+    "file,label\nscan00.png,a\nscan00.png,b": "is named two labels",
+    "file,label\nscan00.png,a\nabsent.png,b": "names 1 images that are not in the folder: absent.png",
+    "file,label\nscan00.png,a\n../x.png,b": "is no path inside the folder",
+    "file,label\nscan00.png,a\nscan01.png,a/b": "slash or backslash",
+    "file,label\nscan00.png,a\nscan01.png,a": "at least two are needed",
+    "file,label,split\nscan00.png,a,train\nscan01.png,b,": "1 of 2 rows have no split",
+    "file,label,split\nscan00.png,a,fold1\nscan01.png,b,train": "'fold1' is no split",
+    "file,label\nscan00.png": "line 2: it has 1 cells",
+    "": "is empty",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_bad_label_files_are_named(images: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(CipherwardError, match=re.escape(BAD[text])):
+        read_labels(images, Selection(labels=str(tmp_path / "l.csv")))
+
+
+def test_settings_that_would_have_no_effect_are_refused(images: Path, tmp_path: Path) -> None:
+    rows = [f"scan{i:02d}.png,{'ab'[i % 2]}" for i in range(24)]
+    selection = table(images / "labels.csv", "path,label", rows)
+    assert ("labels.csv", "the label file") in read_labels(images, selection).ignored
+    with pytest.raises(CipherwardError, match="does not go with a label file"):
+        read_labels(images, Selection(labels=selection.labels, groups="P(.)"))
+    with pytest.raises(CipherwardError, match="no label file says which"):
+        read_layout(images, Selection(hospital="north"))
+
+
+def test_parquet_and_missing_files_are_named(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(CipherwardError, match="Parquet needs pyarrow"):
+        read_labels(images, Selection(labels=str(tmp_path / "l.parquet")))
+    with pytest.raises(CipherwardError, match=r"cannot read .*No such file"):
+        read_labels(images, Selection(labels=str(tmp_path / "l.csv")))

@@ -1,0 +1,219 @@
+"""Folders as hospitals have them: splits, wrappers, patients, leftovers; counts that add up; what is ambiguous."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from crypto.errors import CipherwardError
+from parties.sources.catalog import Catalog, Selection, count_reasons
+from parties.sources.class_names import require_usable_names
+from parties.sources.folder import Folder
+from parties.sources.layout import read_layout
+from parties.sources.source import share_of
+from tests.support.files import picture
+
+
+def fill(root: Path, *folders: str, n: int = 2, ending: str = ".png") -> Path:
+    """Write n pictures in each of these folders."""
+    for k, folder in enumerate(folders):
+        for i in range(n):
+            picture(root / folder / f"{i}{ending}", seed=1000 * k + i, size=(8, 8))
+    return root
+
+
+def read(root: Path, **selection: object) -> Catalog:
+    """Return the catalog of a folder, whose counts must add up to the files on the disk."""
+    catalog = read_layout(root, Selection(**selection))  # type: ignore[arg-type]
+    on_disk = sum(1 for path in root.rglob("*") if path.is_file())
+    assert catalog.found == on_disk == catalog.files + len(catalog.ignored) + len(catalog.refused)
+    names = [name for name, _ in (*catalog.ignored, *catalog.refused)]
+    assert len({*names, *(item.path for item in catalog.items)}) == on_disk
+    return catalog
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "val", "test"),
+        ("Training", "Validation", "Testing"),
+        ("TRAIN", "valid", "Test"),
+        ("train", "dev", "test"),
+    ],
+)
+def test_splits_are_known_under_their_usual_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    catalog = read(fill(tmp_path, *(f"{split}/{name}" for split in names for name in "ab")))
+    assert catalog.classes == ["a", "b"]
+    assert Counter(item.split for item in catalog.items) == {"train": 4, "val": 4, "test": 4}
+
+
+def test_splits_below_the_classes_and_in_a_wrapper(tmp_path: Path) -> None:
+    below = read(fill(tmp_path / "1", *(f"{name}/{split}" for split in ("train", "test") for name in "ab")))
+    assert below.classes == ["a", "b"] and {item.split for item in below.items} == {"train", "test"}
+    wrapped = read(
+        fill(tmp_path / "2", *(f"Data/brain/{s}/{n}" for s in ("Training", "Testing") for n in "ab"))
+    )
+    assert wrapped.classes == ["a", "b"] and any("Data/brain" in note for note in wrapped.notes)
+    plain = read(fill(tmp_path / "3", "all/a", "all/b"))
+    assert plain.classes == ["a", "b"] and {item.split for item in plain.items} == {""}
+
+
+def test_without_val_it_is_taken_from_train_by_patient(tmp_path: Path) -> None:
+    for name in "ab":
+        fill(tmp_path, *(f"train/{name}/p{name}{i}" for i in range(10)), n=3)
+        fill(tmp_path, f"test/{name}", n=4)
+    parts = {split: Folder(tmp_path, 8, 1, 0, split) for split in ("train", "val", "test")}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 54, "val": 6, "test": 8}
+    groups = [{item.group for item in parts[split].items} for split in ("train", "val")]
+    assert not groups[0] & groups[1] and any(
+        "6 training images are taken" in note for note in parts["train"].notes
+    )
+
+
+def test_patients_are_in_one_split_each_and_every_class_in_each_split(tmp_path: Path) -> None:
+    for name in "ab":
+        fill(tmp_path, *(f"{name}/{name}-{i:02d}" for i in range(12)), n=4)
+    parts = [Folder(tmp_path, 8, 1, seed, split) for seed in range(5) for split in ("train", "val", "test")]
+    for at in range(0, 15, 3):
+        train, val, test = ({item.group for item in part.items} for part in parts[at : at + 3])
+        assert not (train & val or train & test or val & test) and len(train | val | test) == 24
+        assert sum(len(part) for part in parts[at : at + 3]) == 96
+        assert all(set(part.labels.tolist()) == {0, 1} for part in parts[at : at + 3])
+        assert 56 <= len(parts[at]) <= 80
+    assert parts[0].names == Folder(tmp_path, 8, 1, 0, "train").names != parts[3].names
+
+
+@pytest.mark.parametrize("how", ["iid", "dirichlet"])
+def test_a_patient_is_in_one_hospital_of_a_simulation(tmp_path: Path, how: str) -> None:
+    for name in "ab":
+        fill(tmp_path, *(f"{name}/{name}-{i:02d}" for i in range(12)), n=4)
+    source = Folder(tmp_path, 8, 1, 0, "train")
+    shares = [share_of(source, i, 3, 0, how, 1.0) for i in range(3)]
+    groups = [{source.items[int(row)].group for row in share.rows} for share in shares]
+    assert sorted(int(row) for share in shares for row in share.rows) == list(range(len(source)))
+    assert sum(map(len, groups)) == len(set.union(*groups)) and all(groups)
+
+
+def test_groups_can_be_stated(tmp_path: Path) -> None:
+    for name in "ab":
+        for i in range(40):
+            picture(tmp_path / name / f"P{name}{i % 10}_slice{i}.png", seed=i, size=(8, 8))
+    catalog = read(tmp_path, groups=r"^(P\w\d+)_")
+    assert len({item.group for item in catalog.items}) == 20
+    with pytest.raises(CipherwardError, match="is no pattern"):
+        read_layout(tmp_path, Selection(groups="("))
+    fill(tmp_path / "x", "a/1", "a/2", "b/1", "b/2")
+    assert {item.group for item in read(tmp_path / "x", groups="none").items} == {""}
+    # One folder inside a class folder is no patient, and patients of one name are one patient.
+    fill(tmp_path / "y", "a/png", "b/png")
+    assert {item.group for item in read(tmp_path / "y").items} == {""}
+    assert {item.group for item in read(tmp_path / "x").items} == {"folder 1", "folder 2"}
+
+
+def test_leftovers_and_other_files_are_ignored_each_with_a_reason(tmp_path: Path) -> None:
+    fill(tmp_path, "a", "b")
+    others = {
+        "__MACOSX/a/._0.png": "left by an archive or a file manager",
+        "a/._0.png": "left by an archive or a file manager",
+        "a/Thumbs.db": "left by an archive or a file manager",
+        ".DS_Store": "left by an archive or a file manager",
+        ".git/config": "hidden",
+        "a/notes.txt": "not an image (.txt)",
+        "b/old.zip": "an archive, which is not unpacked (.zip)",
+        "b/film.gif": "a format that is not read (.gif)",
+        "b/README": "not an image (no ending)",
+    }
+    for name in others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    picture(tmp_path / "cover.png")
+    (tmp_path / "a" / "empty.dcm").touch()
+    catalog = read(tmp_path)
+    assert dict(catalog.ignored) == others | {"cover.png": "outside of the class folders"}
+    assert catalog.refused == [("a/empty.dcm", "the file is empty")] and catalog.classes == ["a", "b"]
+    assert count_reasons(catalog.ignored)["left by an archive or a file manager"] == 4
+
+
+def test_formats_are_read_whatever_the_ending(tmp_path: Path) -> None:
+    for i, ending in enumerate((".bmp", ".webp", ".tif", ".jfif", ".JPG", "")):
+        for name in "ab":
+            path = picture_as(tmp_path / name / f"{i}{ending}", {"": "PNG", ".jfif": "JPEG"}.get(ending))
+            assert path.exists()
+    assert read(tmp_path).files == 12
+    splits = [Folder(tmp_path, 8, 1, 0, split) for split in ("train", "val", "test")]
+    assert sum(part.read(i).shape == (8, 8, 1) for part in splits for i in range(len(part))) == 12
+
+
+def picture_as(path: Path, kind: str | None) -> Path:
+    """Write a gray picture in a format that the ending does not say."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), 90).save(path, format=kind)
+    return path
+
+
+AMBIGUOUS = {
+    "train/a train/b val/a val/b valid/a valid/b test/a test/b": "are both val",
+    "train/a train/b test/a test/b extra/a": "beside others with images: extra",
+    "test control": "beside others with images: control",
+    "train/a train/b": "has a train folder but no test folder",
+    "test/a test/b val/a val/b": "no train folder",
+    "a/train a/test b/1 b/2": "are split into folders",
+    "a/images a/masks b/images b/masks": "seems to hold masks",
+    "train/a train/b test/a test/b test/c": "have other classes",
+    "Glioma glioma": "one name to many file systems",
+    "a\\b c": "slash or backslash",
+    "a\x07 b": "control character",
+    "a\udcff b": "control character",
+    "only": "holds 1 class folders",
+}
+
+
+@pytest.mark.parametrize("folders", AMBIGUOUS)
+def test_ambiguous_layouts_and_unusable_names_are_refused(tmp_path: Path, folders: str) -> None:
+    fill(tmp_path, *folders.split(" "))
+    with pytest.raises(CipherwardError, match=AMBIGUOUS[folders]):
+        read_layout(tmp_path, Selection())
+
+
+def test_class_names_are_compared_as_file_systems_do() -> None:
+    for names in (["e\u0301", "\u00e9"], ["\uff21", "a"], ["STRASSE", "stra\u00dfe"]):
+        with pytest.raises(CipherwardError, match="one name"):
+            require_usable_names(names, "x")
+    for name in ("", ".a", "a/b", " a", "a.", "x" * 101, "é" * 101):
+        with pytest.raises(CipherwardError, match="cannot be a folder's name"):
+            require_usable_names([name, "b"], "x")
+    require_usable_names(["Größe 2-3_x", "notumor"], "x")
+
+
+def test_a_zip_is_named(tmp_path: Path) -> None:
+    (tmp_path / "images.zip").write_bytes(b"PK\3\4")
+    with pytest.raises(CipherwardError, match="is an archive, which is not unpacked"):
+        read_layout(tmp_path / "images.zip", Selection())
+    with pytest.raises(CipherwardError, match=r"holds an archive and no images: images\.zip"):
+        read_layout(tmp_path, Selection())
+    (tmp_path / "flat").mkdir()
+    for i in range(3):
+        picture(tmp_path / "flat" / f"{i}.png")
+    with pytest.raises(CipherwardError, match="3 images are in no class folder") as error:
+        read_layout(tmp_path / "flat", Selection())
+    assert "--labels" in error.value.hint
+
+
+def test_an_empty_class_needs_the_consortium_s_list(tmp_path: Path) -> None:
+    fill(tmp_path, "benign", "malignant", n=10)
+    (tmp_path / "normal").mkdir()
+    with pytest.raises(CipherwardError, match="normal holds no image") as error:
+        read_layout(tmp_path, Selection())
+    assert "--classes benign,malignant,normal" in error.value.hint
+    stated = ("normal", "malignant", "benign", "other")
+    catalog = read(tmp_path, classes=stated)
+    assert catalog.classes == list(stated) and {item.label for item in catalog.items} == {1, 2}
+    with pytest.raises(CipherwardError, match="none of the classes that are stated"):
+        read_layout(tmp_path, Selection(classes=("benign", "normal")))
+    (tmp_path / "normal" / "scan.gif").write_bytes(b"GIF89a")
+    with pytest.raises(CipherwardError, match=r"1 × a format that is not read \(\.gif\)"):
+        read_layout(tmp_path, Selection())

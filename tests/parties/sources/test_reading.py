@@ -1,0 +1,124 @@
+"""Windows, shapes and backgrounds that are stated; and volumes, slice by slice."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from crypto.arrays import AnyArray, UInt8Array
+from crypto.errors import CipherwardError
+from parties.sources.picture import UndecodableImageError, read_picture
+from parties.sources.reading import Reading
+from parties.sources.walk import look
+
+DEEP = np.linspace(0, 4000, 400).reshape(20, 20).astype(np.uint16)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_deep_images_need_a_stated_window(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"x{ending}"
+    Image.fromarray(DEEP).save(path)
+    with pytest.raises(UndecodableImageError, match=r"more than 8 bits.*--window auto, full or LOW,HIGH"):
+        read_picture(path, 20, 1)
+
+    def shown(window: str) -> UInt8Array:
+        return read_picture(path, 20, 1, Reading(window))[..., 0]
+
+    assert np.abs(shown("1000,3000") - (DEEP.astype(float) - 1000).clip(0, 2000) * 255 / 2000).max() <= 0.51
+    assert np.abs(shown("full") - DEEP * 255.0 / 65535).max() <= 0.51
+    assert shown("auto").min() == 0 and shown("auto").max() == 255
+    for bad in ("3,1", "a", "1", "1,nan", "1,2,3"):
+        with pytest.raises(CipherwardError, match="no such window"):
+            Reading(bad)
+
+
+def test_a_float_image_has_no_full_range(tmp_path: Path) -> None:
+    Image.fromarray(DEEP.astype(np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(UndecodableImageError, match="no range"):
+        read_picture(tmp_path / "x.tif", 20, 1, Reading("full"))
+    assert read_picture(tmp_path / "x.tif", 20, 1, Reading("0,4000")).max() == 255
+
+
+def test_fits(tmp_path: Path) -> None:
+    wide = np.full((10, 40), 200, np.uint8)
+    wide[:, :15], wide[:, 25:] = 50, 50
+    Image.fromarray(wide).save(tmp_path / "w.png")
+    crop, pad, stretch = (
+        read_picture(tmp_path / "w.png", 20, 1, Reading(fit=fit))[..., 0]
+        for fit in ("crop", "pad", "stretch")
+    )
+    assert (crop == 200).all()
+    assert (pad[:7] == 0).all() and (pad[-7:] == 0).all() and set(pad[10]) >= {50, 200}
+    assert (read_picture(tmp_path / "w.png", 20, 3, Reading(fit="pad", background=9))[0] == 9).all()
+    assert stretch[0, 0] == 50 and stretch[0, 10] == 200
+
+
+def test_transparency_needs_a_background(tmp_path: Path) -> None:
+    pixels = np.full((8, 8, 4), 100, np.uint8)
+    pixels[:4, :, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "t.png")
+    with pytest.raises(UndecodableImageError, match="--background"):
+        read_picture(tmp_path / "t.png", 8, 1)
+    for ground in (0, 255):
+        picture = read_picture(tmp_path / "t.png", 8, 3, Reading(background=ground))
+        assert (picture[:4] == ground).all() and np.abs(
+            picture[4:].astype(int) - 100 * 100 / 255 - ground * 155 / 255
+        ).max() <= 1
+    pixels[..., 3] = 255
+    Image.fromarray(pixels).save(tmp_path / "o.png")
+    assert (read_picture(tmp_path / "o.png", 8, 1) == 100).all()  # a channel that hides nothing
+
+
+def test_several_pages_are_refused(tmp_path: Path) -> None:
+    pages = [Image.new("L", (8, 8), i) for i in range(3)]
+    pages[0].save(tmp_path / "p.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UndecodableImageError, match="3 pictures in one file"):
+        read_picture(tmp_path / "p.tif", 8, 1)
+
+
+def volume(path: Path, data: AnyArray, affine: AnyArray) -> Path:
+    """Write a NIfTI volume."""
+    nibabel.save(nibabel.Nifti1Image(data, affine), path)  # type: ignore[no-untyped-call]
+    return path
+
+
+def test_volumes_are_brought_to_one_orientation(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(-100, 100, (8, 8, 5)).astype(np.int16)
+    ras = volume(tmp_path / "ras.nii.gz", data, np.eye(4))
+    lps = volume(tmp_path / "lps.nii", data[::-1, ::-1], np.diag([-1.0, -1.0, 1.0, 1.0]))
+    turned = volume(tmp_path / "t.nii", data.transpose(2, 0, 1), np.eye(4)[[1, 2, 0, 3]])
+    assert look(tmp_path, "ras.nii.gz", Reading()).count == 5
+    for k in range(5):
+        one = read_picture(ras, 8, 1, Reading("-100,100"), k)
+        expected = np.rint((data[:, ::-1, k].T.astype(float) + 100) * 255 / 200)
+        assert np.abs(one[..., 0] - expected).max() <= 1
+        for other in (lps, turned):
+            assert np.array_equal(read_picture(other, 8, 1, Reading("-100,100"), k), one)
+    with pytest.raises(UndecodableImageError, match="--window"):
+        read_picture(ras, 8, 1, Reading(), 0)
+
+
+def test_unusable_volumes_are_refused(tmp_path: Path) -> None:
+    whole = volume(tmp_path / "v.nii", np.zeros((8, 8, 5), np.int16), np.eye(4)).read_bytes()
+    bomb = bytearray(whole)
+    bomb[42:48] = (32767).to_bytes(2, "little") * 3
+    four = volume(tmp_path / "four.nii", np.zeros((4, 4, 4, 3), np.int16), np.eye(4)).read_bytes()
+    cases = {
+        "cut": (whole[:-10], "cut off"),
+        "bomb": (bytes(bomb), "more than"),
+        "four": (four, "4 dimensions"),
+    }
+    for name, (content, message) in cases.items():
+        (tmp_path / f"{name}.nii").write_bytes(content)
+        (tmp_path / f"{name}.nii.gz").write_bytes(gzip.compress(content))
+        for ending in (".nii", ".nii.gz"):
+            with pytest.raises(UndecodableImageError, match=message):
+                read_picture(tmp_path / f"{name}{ending}", 8, 1, Reading("0,1"), 0)
+    (tmp_path / "x.nii.gz").write_bytes(gzip.compress(b"text" * 1000))
+    with pytest.raises(UndecodableImageError, match="holds no NIfTI"):
+        look(tmp_path, "x.nii.gz", Reading())

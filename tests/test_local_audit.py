@@ -1,0 +1,177 @@
+"""`cipherward-party audit`: one command, attacks without a key, resumable, and no set of the hospital used up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]  # it has no types
+import pytest
+from PIL import Image
+
+from coordinator.adversary.run import suite
+from crypto.key import SecretKey
+from crypto.keyfile import read_key, write_key
+from parties.scoring.local_audit import LEDGER_KIND, AuditSettings, audit_place, plan_audit
+from parties.scoring.score import score
+from parties.sealing.place import Place
+from parties.sealing.seal import plan_sealing, seal
+from parties.sources.phantom import Phantom
+from tests.support.command_runs import Here
+
+PARTY = "cipherward-party"
+SMALL = ("--image-size", 32, "--block", 8, "--rows", 16, "--pools", "1,10", "--draws", 2, "--jobs", 1)
+
+#: Writes down what a process opens, and the names in its environment. Python runs it at its start.
+_HOOK = """
+import os, sys
+if any("coordinator.cli.confined" in word for word in sys.orig_argv):
+    log = os.open({log!r}, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    def hook(event, arguments):
+        if event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], (str, bytes, os.PathLike)):
+            os.write(log, (event + " " + os.path.abspath(os.fsdecode(arguments[0])) + "\\n").encode())
+        elif event == "import" and arguments[0].partition(".")[0] == "parties":
+            os.write(log, f"import {{arguments[0]}}\\n".encode())
+    os.write(log, ("environment " + " ".join(os.environ) + "\\n").encode())
+    sys.addaudithook(hook)
+"""
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a class folder of phantom pictures."""
+    folder: Path = tmp_path_factory.mktemp("images") / "scans"
+    source = Phantom(32, 1, 90, 0, "train")
+    for row in range(len(source)):
+        path = folder / source.classes[source.labels[row]] / f"{row:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(source.read(row)[..., 0]).save(path)
+    return folder
+
+
+def facts(stdout: str) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(stdout)
+    return value
+
+
+def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
+    images: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hook").mkdir()
+    log = tmp_path / "opened.log"
+    (tmp_path / "hook" / "sitecustomize.py").write_text(_HOOK.format(log=str(log)))
+    paths = [str(tmp_path / "hook"), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+    monkeypatch.setenv("CIPHERWARD_PASSPHRASE", "a passphrase of the hospital")
+    monkeypatch.setenv("CIPHERWARD_IDENTITY", str(tmp_path / "identity.txt"))
+    out = tmp_path / "out"
+    done = here(PARTY, "audit", images, "--out", out, *SMALL, "--json")
+    said = facts(done.stdout)
+    assert done.returncode == (0 if said["valid"] else 1), done.stderr
+    assert said["broken"] and said["broken_at"]["pooled_key_recovery"] <= 10
+    assert said["attacked_by"] == "hospital"
+    work = Path(said["report"]).parent
+    # What the attacks opened of the hospital's folder: sealed sets, and the folder of their guesses.
+    lines = log.read_text().splitlines()
+    opened = [
+        Path(line.split(" ", 1)[1]) for line in lines if not line.startswith(("environment", "import"))
+    ]
+    allowed = (work / "sealed", work / "guesses")
+    inside = [path for path in opened if path.is_relative_to(out)]
+    assert any(path.is_relative_to(work / "sealed") for path in inside), "the hook saw nothing"
+    assert [p for p in inside if not any(p.is_relative_to(a) for a in allowed)] == []
+    assert [p for p in opened if p.is_relative_to(images)] == []
+    assert not [line for line in lines if line.startswith("import ")]
+    names = next(line for line in lines if line.startswith("environment")).split()
+    assert not [name for name in names if name.startswith("CIPHERWARD")]
+    # The throwaway keys are gone, what shows patients is closed to others, and the ledger notes it.
+    assert not list(out.rglob("*.key"))
+    closed = (work.parent, work, work / "guesses", work / "private")
+    assert [path.stat().st_mode & 0o077 for path in closed] == [0, 0, 0, 0]
+    (line,) = (out / "private" / "score-ledger.jsonl").read_text().splitlines()
+    assert json.loads(line)["kind"] == LEDGER_KIND
+    # The same command again only reads the report.
+    before = {p: p.stat().st_mtime_ns for p in work.rglob("*.json")}
+    again = here(PARTY, "audit", images, "--out", out, *SMALL)
+    assert "done already" in again.stderr and "run by the hospital itself" in again.stdout
+    assert {p: p.stat().st_mtime_ns for p in work.rglob("*.json")} == before
+    # Other images in the same folder are refused.
+    shutil.copytree(images, tmp_path / "others")
+    done = here(PARTY, "audit", tmp_path / "others", "--out", out, *SMALL)
+    assert done.returncode == 1 and "holds audits of other images" in done.stderr
+
+
+def test_an_audit_of_a_hospital_opens_no_key_and_burns_no_set(tmp_path: Path, here: Here) -> None:
+    settings = {"party": "h", "source": "phantom", "counts": [90, 4, 4], "image_size": 32, "block": 8}
+    place = Place.from_settings(tmp_path / "hospital", settings)
+    place.save()
+    write_key(place.key_path, SecretKey.generate())
+    own = seal(place, plan_sealing(place, "train")).dataset
+    key = place.key_path.read_bytes()
+    place.key_path.write_bytes(b"locked away")
+    done = here(PARTY, "audit", place.folder, *SMALL[4:], "--attacks", "as_is")
+    assert "audits/block_pixel_shuffle-" in done.stdout.replace("\n", ""), done.stderr
+    assert (
+        done.returncode == 0 and "pooled_key_recovery, which suite/1 requires, was not run" in done.stdout
+    )
+    assert sorted(p.name for p in (place.folder / "sealed").iterdir()) == ["train"]
+    place.key_path.write_bytes(key)
+    # A cloud's guesses about the hospital's own set are scored afterwards as if nothing had been.
+    suite.run_suite([own], tmp_path / "guesses", suite.Settings(["as_is"], [1], 16, 0, 60.0))
+    scores = score(place, tmp_path / "guesses", 16, 64)
+    assert [draw.set_name for draw in scores.draws] == ["train"] and scores.attacked_by == "cloud"
+
+
+def test_an_audit_s_throwaway_keys_need_no_passphrase_and_are_closed_to_others(tmp_path: Path) -> None:
+    settings = {"party": "h", "source": "phantom", "counts": [90, 4, 4], "image_size": 32, "block": 8}
+    home = Place.from_settings(tmp_path / "hospital", settings)
+    home.save()
+    write_key(home.key_path, SecretKey.generate(), secret="a passphrase that nobody is asked for")
+    place = audit_place(home, AuditSettings(rows=16, pools=(1,)), {})
+    for sealing in plan_audit(place, 1):
+        key = sealing.key()
+        assert read_key(sealing.key_path) == key == plan_sealing(place, sealing.name).key()
+        assert sealing.key_path.stat().st_mode & 0o777 == 0o600
+        assert sealing.key_path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_settings_that_cannot_work_write_nothing(images: Path, tmp_path: Path, here: Here) -> None:
+    out = tmp_path / "out"
+    done = here(PARTY, "audit", tmp_path / "absent", "--out", out)
+    assert done.returncode == 1 and "no such file or folder" in done.stderr
+    done = here(PARTY, "audit", images, "--out", out, "--image-size", 50, "--block", 8)
+    assert done.returncode == 1 and "do not divide" in done.stderr
+    done = here(PARTY, "audit", images, "--out", out, *SMALL[:4], "--scheme", "plain", *SMALL[4:])
+    assert done.returncode == 1 and "seals nothing" in done.stderr
+    assert not (out / "private").exists() and not (out / "audits").exists()
+    done = here(PARTY, "audit", images, "--out", out, *SMALL[:4], "--attacks", "magic", *SMALL[4:])
+    assert done.returncode == 1 and "unknown attack 'magic'" in done.stderr
+    assert not list(out.rglob("guesses.json"))
+
+
+@pytest.mark.slow
+def test_a_killed_audit_takes_its_attacks_along_and_goes_on(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = [str(w) for w in ("audit", images, "--out", out, *SMALL)]
+    program = [sys.executable, "-c", "from parties.cli.app import main; main()", *words]
+    running = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 200
+    while not list(out.rglob("as_is-0001.safetensors")) and time.monotonic() < deadline:
+        assert running.poll() is None
+        time.sleep(0.01)
+    children = psutil.Process(running.pid).children(recursive=True)
+    assert children
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive and gone
+    assert not list(out.rglob("scores.json"))
+    done = subprocess.run([*program, "--json"], capture_output=True, text=True, check=False, timeout=300)
+    assert facts(done.stdout)["broken"], done.stderr
