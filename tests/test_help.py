@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from coordinator.cli import app as coordinator
 from parties.cli import app as parties
-from tests.support.study import command
+from tests.support.study import command as run_command
 
 PARTY = "cipherward-party"
 
@@ -66,17 +66,18 @@ def test_a_mistyped_command_is_answered_once_with_a_similar_one() -> None:
     assert output.lower().count("did you mean") == 1 and "'seal'" in output
 
 
-@pytest.mark.parametrize(("app", "name"), COMMANDS)
-def test_every_command_can_be_quiet_but_those_that_ask(app: typer.Typer, name: str) -> None:
-    entry: click.Command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined] # a group
-    if isinstance(entry, click.Group):
-        return
-    names = {parameter.name for parameter in entry.params}
+@pytest.mark.parametrize(("app", "name", "command"), COMMANDS)
+def test_every_command_can_be_quiet_but_those_that_ask(
+    app: typer.Typer,
+    name: str,
+    command: click.Command,
+) -> None:
+    names = {parameter.name for parameter in command.params}
     assert ("quiet" in names) is not ("yes" in names)
 
 
 def test_quiet_prints_results_and_errors_only(tmp_path: Path) -> None:
-    key = command(PARTY, "keygen", tmp_path / "h", "--quiet")
+    key = run_command(PARTY, "keygen", tmp_path / "h", "--quiet")
     assert (key.returncode, key.stderr) == (0, "") and len(key.stdout.strip()) == 16
-    again = command(PARTY, "keygen", tmp_path / "h", "--quiet")
+    again = run_command(PARTY, "keygen", tmp_path / "h", "--quiet")
     assert again.returncode == 1 and ": error: " in again.stderr and "hint: " in again.stderr

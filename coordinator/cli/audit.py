@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.exchange.audit.suite1 import AUDIT_ROWS, MIN_AUDIT_ROWS, POOLS
-from coordinator.exchange.console import parse_pool_sizes, parse_seconds, result, talk
+from coordinator.exchange.console import narrate, parse_pool_sizes, parse_seconds, result, talk
 from crypto.arrays import Images
 from crypto.cores import cores
 from crypto.errors import CipherwardError
@@ -101,11 +101,12 @@ def attack(
             "the hospital seals further draws and controls with: cipherward-party seal HOSPITAL --audit 3"
         )
 
-    def prepare() -> None:
-        compile_attacks(settings.attacks, sets, talk.print)
+    with narrate() as log:
 
-    workers = Workers(jobs or cores(), ray)
-    draws = run_suite(sets, out, settings, talk.print, workers, prepare)
+        def prepare() -> None:
+            compile_attacks(settings.attacks, sets, log)
+
+        draws = run_suite(sets, out, settings, log, Workers(jobs or cores(), ray), prepare)
     count = sum(len(draw.guesses) for draw in draws)
     if study is not None:
         _attack_updates(study, settings.public, settings.budget_s)

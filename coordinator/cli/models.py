@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.exchange.console import result, talk
+from coordinator.exchange.console import narrate, result, talk
 
 
 def train(
@@ -21,7 +21,8 @@ def train(
     from coordinator.exchange.plan import read_plan
     from coordinator.federation.central import train_centrally
 
-    training = train_centrally(read_plan(plan, {"train": "central"}), sealed, out, talk.print)
+    with narrate() as log:
+        training = train_centrally(read_plan(plan, {"train": "central"}), sealed, out, log)
     accuracy = training["test"]["mean"]["accuracy"]
     result.print(f"test accuracy {accuracy:.3f}, after round {training['best_round']}")
     result.print(str(out / "model.safetensors"))

@@ -84,14 +84,19 @@ def simulate(
 
 
 def _run_study(plan: Plan, folder: Path, until: str, engine: Engine) -> Report | None:
-    """Run the study. On a terminal, what it is doing now is one live line; without one, it is a line of its own."""
+    """Run the study. On a terminal, what it is doing now is one live line; without one, lines of their own."""
     from coordinator.study.simulate import simulate as run_study
 
     def log(line: str) -> None:
         talk.print(f"· {line}")
 
     with live_line() as show:
-        status, detail = (show, show) if talk.is_terminal else (log, show)
+
+        def log_status(line: str) -> None:
+            log(line)
+            show(line)
+
+        status, detail = (show, show) if talk.is_terminal else (log_status, show)
         return run_study(plan, folder, until, log, status, detail, engine)
 
 

@@ -10,6 +10,8 @@ import contextlib
 import io
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,6 +44,8 @@ talk = SafeConsole(stderr=True, highlight=False, markup=False)
 #: For results, on stdout.
 result = SafeConsole(highlight=False, soft_wrap=True, markup=False)
 
+#: Seconds after which a silence ends without a terminal.
+_BEAT_S = 5.0
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -111,7 +115,14 @@ def parse_pool_sizes(text: str) -> list[int]:
 
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar; the yielded function takes the number of items done so far."""
+    """Show a progress bar; the yielded function takes the number of items done so far.
+
+    Without a terminal a line says how far it is, every five seconds.
+    """
+    if not talk.is_terminal:
+        with _heartbeat() as show:
+            yield lambda done: show(f"{what}: {done} of {total}")
+        return
     # Imported here: --help is printed without it.
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -127,13 +138,56 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextlib.contextmanager
+def narrate() -> Iterator[Log]:
+    """Print every line that the yielded function takes, and show the last one with its time until the next comes."""
+    with live_line() as show:
+
+        def log(line: str) -> None:
+            talk.print(line)
+            show(line)
+
+        yield log
+
+
+@contextlib.contextmanager
+def _heartbeat() -> Iterator[Log]:
+    """Print the last text that the yielded function took, and the time since it came, so that no silence is long.
+
+    The first silence ends after five seconds. Later ones may last a twentieth of the time so far: a log of hours
+    stays short.
+    """
+    ended = threading.Event()
+    started = time.monotonic()
+    latest = ("", started)
+
+    def beat() -> None:
+        while not ended.wait(max(_BEAT_S, (time.monotonic() - started) / 20)):
+            text, since = latest
+            if text:
+                talk.print(f"  {text} ({time.monotonic() - since:.0f} s)")
+
+    def show(text: str) -> None:
+        nonlocal latest
+        latest = (text, time.monotonic())
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield show
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextlib.contextmanager
 def live_line() -> Iterator[Log]:
     """Show one line at the bottom of the terminal, with the time since it began; the yielded function sets its text.
 
-    Without a terminal nothing is shown.
+    Without a terminal the text is printed with its time, again and again while it stays (`_heartbeat`).
     """
     if not talk.is_terminal:
-        yield lambda _text: None
+        with _heartbeat() as show:
+            yield show
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Column

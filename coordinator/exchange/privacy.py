@@ -38,7 +38,8 @@ class Privacy(Settings):
         public_class_counts: whether the number of images of each class is public, so that the loss may depend on it.
         secure_aggregation: the cloud learns sums of updates only. None: under stem private and plain, with three or
             more hospitals and a strategy that averages.
-        min_sum: how many hospitals' updates a sum holds at least.
+        min_sum: how many hospitals' updates a sum holds at least. None: those of all hospitals. With fewer, a cloud
+            that sends nearly the same model in two rounds, and leaves a hospital out once, subtracts the two sums.
         sum_clip: the largest magnitude of one value of an update that is summed.
     """
 
@@ -48,7 +49,7 @@ class Privacy(Settings):
     unit: Literal["patient", "image"] = "patient"
     public_class_counts: bool = False
     secure_aggregation: bool | None = None
-    min_sum: int = Field(default=3, ge=3)
+    min_sum: int | None = Field(default=None, ge=3)
     sum_clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
@@ -82,6 +83,10 @@ class Privacy(Settings):
         if self.epsilon is None or self.delta is None:
             raise ValueError("differential privacy is off")
         return self.epsilon, self.delta
+
+    def least_sum(self, parties: int) -> int:
+        """Return how many of the study's hospitals must answer in every exchange of a secure sum."""
+        return max(2 * parties // 3 + 1, self.min_sum or parties)
 
     def __str__(self) -> str:
         if not self.is_on:
@@ -144,7 +149,7 @@ def sums_securely(privacy: Privacy, train: str, stem: str, strategy: str, partie
     """
     if privacy.secure_aggregation is not None:
         return privacy.secure_aggregation
-    enough = train == "federated" and parties >= privacy.min_sum
+    enough = train == "federated" and parties >= (privacy.min_sum or 3)
     return enough and stem != "learn" and strategy in MEAN_STRATEGIES
 
 
@@ -158,17 +163,17 @@ def require_summable(privacy: Privacy, train: str, strategy: str, parties: int, 
         parties: the number of hospitals.
         quorum: replies that a round needs; 0: all.
     """
-    threshold = max(2 * parties // 3 + 1, privacy.min_sum)
+    least = privacy.least_sum(parties)
     if train != "federated":
         reason = "train central: no hospital sends an update"
     elif strategy not in MEAN_STRATEGIES:
         reason = f"strategy {strategy}: it needs each update, and secure aggregation gives the sum alone"
-    elif parties < privacy.min_sum:
+    elif parties < (privacy.min_sum or 3):
         reason = f"{parties} hospitals: a sum of so few gives an update away"
-    elif 0 < quorum < threshold:
+    elif 0 < quorum < least:
         reason = (
-            f"a quorum of {quorum}: a sum is unmasked by more than two thirds, here {threshold} of "
-            f"{parties} hospitals"
+            f"a quorum of {quorum}: a sum holds the updates of at least {least} of {parties} hospitals here "
+            "(privacy.min_sum, and more than two thirds)"
         )
     else:
         return

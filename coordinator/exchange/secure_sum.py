@@ -64,7 +64,12 @@ class SumSettings:
             CipherwardError: if the hospitals are too few.
         """
         images = {name: entry.sets.of("train").images for name, entry in manifest.statements.items()}
-        return cls(manifest.digest, Rules(manifest.roster, privacy.min_sum), images, privacy.sum_clip)
+        return cls(
+            manifest.digest,
+            Rules(manifest.roster, privacy.least_sum(len(manifest.roster))),
+            images,
+            privacy.sum_clip,
+        )
 
     @property
     def point(self) -> FixedPoint:

@@ -207,6 +207,12 @@ class Federation:
                 self._refuse(before.node, f"{before.name} (node-{before.node})", reason)
             self.parties[party.node] = party
 
+    def expel(self, name: str, reason: str) -> None:
+        """Refuse an accepted party for the rest of the run."""
+        for party in [party for party in self.parties.values() if party.name == name]:
+            del self.parties[party.node]
+            self._refuse(party.node, f"{name} (node-{party.node})", reason)
+
     def _refuse(self, node: int, name: str, reason: str) -> None:
         """Refuse a node for the whole run, and say so in the log."""
         self._refused_names[node], self.refused[node] = name, join_errors([reason])

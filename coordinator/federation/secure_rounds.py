@@ -181,12 +181,20 @@ def attempt_secure_round(
         outcome.total = collector.unmask()
     except CipherwardError as error:
         outcome.error = error.message
+        _refuse_accused(federation, collector)
         return outcome
     outcome.parties = survivors
     weight_sum = sum(settings.weights[name] for name in survivors)
     mean, outcome.loss, outcome.clipped_share = decode_mean(outcome.total, weight_sum, settings.point)
     outcome.update = mean.astype(np.float32)
     return outcome
+
+
+def _refuse_accused(federation: Federation, collector: Collector) -> None:
+    """Refuse a hospital for the run if most of the others could not open its shares. One accuser is not believed."""
+    for sender, names in collector.complaints.items():
+        if len(names) >= 2 and 2 * len(names) > len(collector.shares) - 1:
+            federation.expel(sender, f"it sent shares that {len(names)} hospitals cannot open")
 
 
 class _Exchange:
@@ -281,7 +289,10 @@ def _take_vector(collector: Collector, name: str, reply: Message) -> UInt32Array
         vector: UInt32Array = array.numpy()
     except Exception:  # bytes from outside: NumPy's reader raises a dozen kinds of errors
         raise CipherwardError(f"{name} sent an unreadable vector") from None
-    collector.add_vector(name, vector)
+    unopened = read_record(reply.content, frozenset({"unopened"}))["unopened"]
+    if not isinstance(unopened, list) or not all(isinstance(other, str) for other in unopened):
+        raise CipherwardError("a malformed list of shares that cannot be opened")
+    collector.add_vector(name, vector, unopened)
     return vector
 
 

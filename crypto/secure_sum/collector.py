@@ -47,6 +47,8 @@ class Collector:
         self.shares: dict[str, Mapping[str, bytes]] = {}
         self.total: UInt32Array = np.zeros(length, np.uint32)
         self.survivors: list[str] = []
+        #: Who could not open the shares of whom, by the sender of the shares.
+        self.complaints: dict[str, set[str]] = {}
         self.signatures: dict[str, bytes] = {}
         self.revelations: dict[str, Revelation] = {}
         self._phase = "keys"
@@ -81,17 +83,35 @@ class Collector:
             for name in self.shares
         }
 
-    def add_vector(self, name: str, vector: UInt32Array) -> None:
-        """Add a masked vector, uint32 [length], to the sum."""
+    def add_vector(self, name: str, vector: UInt32Array, unopened: Collection[str] = ()) -> None:
+        """Add a masked vector, uint32 [length], to the sum.
+
+        unopened: the members whose shares this one could not open.
+        """
         self._expect("vectors", name, name in self.shares and name not in self.survivors)
         if vector.dtype != np.uint32 or vector.shape != (self.length,):
             raise CipherwardError(f"{name} sent a masked vector of another length or type", "")
+        if strangers := set(unopened) - set(self.shares):
+            raise CipherwardError(f"{name} complains of {min(strangers)[:80]!r}, who sent no shares", "")
+        for sender in set(unopened) - {name}:
+            self.complaints.setdefault(sender, set()).add(name)
         self.total += vector
         self.survivors.append(name)
 
     def close_vectors(self) -> list[str]:
-        """Return the survivors: whose vectors are in the sum. Raises CipherwardError if they are too few."""
+        """Return the survivors: whose vectors are in the sum.
+
+        Raises:
+            CipherwardError: if they are too few, or if too few of them could open a hospital's shares to unmask the
+                sum. It ends the attempt here, before anything is signed or revealed.
+        """
         self._require(len(self.survivors), "sent masked vectors")
+        for sender, names in sorted(self.complaints.items()):
+            if len(set(self.survivors) - names) < self.rules.threshold:
+                raise CipherwardError(
+                    f"{sender} sent shares that {', '.join(sorted(names))} cannot open",
+                    "the round is repeated with fresh keys; nothing was revealed",
+                )
         self._phase = "signatures"
         return sorted(self.survivors)
 

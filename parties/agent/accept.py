@@ -147,7 +147,7 @@ def _describe_updates(policy: Policy) -> str:
     if not sums_securely(policy.privacy, policy.train, policy.stem, policy.strategy, policy.parties):
         shown = "which shows ciphertext" if policy.stem == "learn" else "which can give plain images"
         return f"sent as they are: the cloud sees each update of this hospital, {shown}"
-    least = max(2 * policy.parties // 3 + 1, policy.privacy.min_sum)
+    least = policy.privacy.least_sum(policy.parties)
     missing = policy.parties - least
     absent = f"{missing} may be missing" if missing else "none may be missing"
     # A cloud that sends nearly the same model twice, and leaves a hospital out once, subtracts.

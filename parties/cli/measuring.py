@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.exchange.audit.suite1 import AUDIT_ROWS, GALLERY_IMAGES, MIN_AUDIT_ROWS, MIN_GALLERY
-from coordinator.exchange.console import result, talk
+from coordinator.exchange.console import narrate, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import write_json, write_text
 from parties.cli.keys import Hospital
@@ -32,7 +32,8 @@ def baseline(
     from parties.sealing.place import Place
     from parties.training.baseline import run_baseline
 
-    figures = run_baseline(read_plan(plan), [Place.open(h) for h in hospitals], model, talk.print)
+    with narrate() as log:
+        figures = run_baseline(read_plan(plan), [Place.open(h) for h in hospitals], model, log)
     write_json(out, figures)
     result.print(str(out))
 
@@ -110,7 +111,8 @@ def score(
     place = Place.open(hospital)
     target = out or place.folder / "scores.json"
     who: AttackedBy = "simulation" if simulated else "cloud"
-    scores = score(place, guesses, rows, gallery, talk.print, attacked_by=who)
+    with narrate() as log:
+        scores = score(place, guesses, rows, gallery, log, attacked_by=who)
     write_public_plain(place, scores, guesses, target.with_name(f"{target.stem}-plain.safetensors"))
     write_record(target, scores)
     if scores.identity is not None:

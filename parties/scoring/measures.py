@@ -6,6 +6,7 @@ The numbers of the suite, such as SSIM's window, are in coordinator/exchange/aud
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -112,7 +113,12 @@ def nearest(guesses: Images, gallery: Images) -> Int64Array:
 
     A guess without any variation names no image (-1).
     """
-    scores = normalised(guesses) @ normalised(gallery).T
+    return nearest_vector(guesses, normalised(gallery))
+
+
+def nearest_vector(guesses: Images, gallery: Float32Array) -> Int64Array:
+    """Return what `nearest` does, for a gallery that `normalised` returned: one gallery meets many guesses."""
+    scores = normalised(guesses) @ gallery.T
     named: Int64Array = scores.argmax(1)
     named[scores.max(1) <= 0] = -1
     return named
@@ -155,12 +161,14 @@ def near_duplicates(images: Images) -> Int64Array:
     vectors = thumbnails(images, _DUPLICATE_SIDE)
     first = np.arange(len(images))
     distinct: list[int] = []
+    kept = np.empty_like(vectors)  # the distinct ones' vectors, first to last
     for i in range(len(images)):
         if distinct:
-            scores = vectors[distinct] @ vectors[i]
+            scores = kept[: len(distinct)] @ vectors[i]
             if scores.max() > NEAR_DUPLICATE:
                 first[i] = distinct[int(scores.argmax())]
                 continue
+        kept[len(distinct)] = vectors[i]
         distinct.append(i)
     return first
 
@@ -182,9 +190,10 @@ def is_informative(images: Images) -> BoolArray:
     two rows.
     """
     deviation = images.std(axis=(1, 2)).max(axis=1)
-    flat = np.ascontiguousarray(images).reshape(len(images), -1)
-    _, same, counts = np.unique(flat, axis=0, return_inverse=True, return_counts=True)
-    informative: BoolArray = (deviation > TEXTURE) & (counts[same.ravel()] <= _MOST_COPIES)
+    contents = [image.tobytes() for image in images]
+    times = Counter(contents)
+    copies = np.array([times[content] for content in contents])
+    informative: BoolArray = (deviation > TEXTURE) & (copies <= _MOST_COPIES)
     return informative
 
 

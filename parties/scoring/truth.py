@@ -6,6 +6,7 @@ scheme leaves unchanged.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,8 +25,9 @@ from parties.scoring.measures import (
     coarse_rate,
     histograms,
     near_duplicates,
-    nearest,
     nearest_class,
+    nearest_vector,
+    normalised,
     ssims,
     thumbnails,
 )
@@ -65,6 +67,11 @@ class Truth:
     seed: int
     orbit: Orbit
     row_keys: bool
+
+    @functools.cached_property
+    def gallery_vectors(self) -> Float32Array:
+        """The gallery as `normalised` returns it, float32 [G, h*w*c]: every guess of the draw meets it."""
+        return normalised(self.gallery)
 
     @property
     def even(self) -> Rows:
@@ -171,7 +178,7 @@ def named_images(images: Images, guesses: Images, truth: Truth) -> Int64Array:
     """
     if truth.row_keys:
         return nearest_each(images[truth.odd], truth.gallery, truth.block, truth.orbit)
-    return nearest(guesses, truth.gallery)
+    return nearest_vector(guesses, truth.gallery_vectors)
 
 
 def baseline_ssims(truth: Truth) -> dict[str, Float64Array]:

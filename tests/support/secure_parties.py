@@ -34,7 +34,10 @@ class SecureParties:
     """Fake hospitals p0, p1, … with 10·(i+1) images; party i adds (i+1)/100 to every weight."""
 
     def __init__(self, count: int) -> None:
-        self.plan = plan(parties=count, quorum=0, counts=(1000, 1000, 1000), grace_s=0.1, deadline_s=3.0)
+        least = {"min_sum": 2 * count // 3 + 1, "secure_aggregation": True}
+        settings: dict[str, Any] = {"parties": count, "counts": (1000, 1000, 1000), "privacy": least}
+        # More than two thirds of the hospitals are enough.
+        self.plan = plan(**settings, quorum=least["min_sum"], grace_s=0.1, deadline_s=3.0)
         self.manifest = manifest_of(self.plan)
         self.identities = [identity_of(f"p{i}") for i in range(count)]
         self.settings = SumSettings.of(self.manifest, self.plan.privacy)
@@ -90,8 +93,11 @@ class SecureParties:
         @step("masked", "shares")
         def masked(party: int, about: dict[str, Any]) -> dict[str, Any]:
             incoming = read_bytes_map(about["shares"])
-            vector, _ = self.members[party].mask(incoming, self.vectors[party], rules)
-            return {"arrays": ArrayRecord({"model": Array(vector)})}
+            vector, unopened = self.members[party].mask(incoming, self.vectors[party], rules)
+            return {
+                "arrays": ArrayRecord({"model": Array(vector)}),
+                RECORD: write_record({"unopened": unopened}),
+            }
 
         @step("confirm", "survivors")
         def confirm(party: int, about: dict[str, Any]) -> dict[str, Any]:

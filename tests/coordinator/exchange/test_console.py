@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,24 @@ def test_progress_lines_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     text = out.getvalue()
     assert "\x1b]0;" not in text and "\x07" not in text and "\x9b" not in text
     assert "hospital\\x1b]0;owned\\x07" in text and "set\\x9b2J[red]" in text
+
+
+def test_without_a_terminal_no_silence_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(console, "talk", SafeConsole(file=out, width=200, color_system=None))
+    monkeypatch.setattr(console, "_BEAT_S", 0.02)
+    with console.narrate() as log, console.progress("train", 9) as on_progress:
+        log("compiling")
+        on_progress(4)
+        deadline = time.monotonic() + 20
+        while out.getvalue().count("compiling (") < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "compiling" and lines.count("  compiling (0 s)") >= 1
+    assert any(line.startswith("  train: 4 of 9 (") for line in lines)
+    count = len(lines)
+    time.sleep(0.1)
+    assert len(out.getvalue().splitlines()) == count  # nothing goes on after the work
 
 
 @pytest.fixture

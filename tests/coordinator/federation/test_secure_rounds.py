@@ -9,13 +9,30 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from coordinator.exchange.secure_sum import RECORD, TEXT
+from coordinator.exchange.secure_sum import RECORD, TEXT, write_record
 from coordinator.federation.participants import Federation
 from coordinator.federation.secure_rounds import SecureOutcome, attempt_secure_round
 from tests.support.fake_parties import make_grid
 from tests.support.secure_parties import STEPS, SecureParties
 
 WORDS = np.linspace(-1, 1, 50).astype(np.float32)
+
+
+def messages_for(federation: Federation) -> list[Message]:
+    """Return the training messages of round 1."""
+    return [
+        Message(
+            RecordDict(
+                {
+                    "arrays": ArrayRecord({"model": Array(WORDS)}),
+                    "config": ConfigRecord({"server-round": 1}),
+                }
+            ),
+            dst_node_id=node,
+            message_type="train",
+        )
+        for node in federation.get_node_ids()
+    ]
 
 
 def attempt(
@@ -28,20 +45,9 @@ def attempt(
     grid = make_grid(count, parties.app(), tamper=tamper)
     federation = Federation(grid, parties.plan, parties.manifest)
     federation.gather()
-    messages = [
-        Message(
-            RecordDict(
-                {
-                    "arrays": ArrayRecord({"model": Array(WORDS)}),
-                    "config": ConfigRecord({"server-round": 1}),
-                }
-            ),
-            dst_node_id=node,
-            message_type="train",
-        )
-        for node in grid.get_node_ids()
-    ]
-    return attempt_secure_round(federation, parties.settings, messages, WORDS, 1, keeps_masked)
+    return attempt_secure_round(
+        federation, parties.settings, messages_for(federation), WORDS, 1, keeps_masked
+    )
 
 
 def mean_of(names: list[str], value: Callable[[int], float]) -> float:
@@ -153,3 +159,41 @@ def test_what_the_cloud_keeps_of_a_round_is_masked() -> None:
         # Every update is one number in all places; masked, no two places are equal.
         assert len(set(vector.tolist())) > 45, party
     assert outcome.total is not None and len(set(outcome.total[:50].tolist())) == 1
+
+
+def test_a_hospital_whose_shares_nobody_can_open_is_refused_before_anything_is_revealed() -> None:
+    """Or else all hospitals would have revealed a sum with it, and would refuse every sum of the round without it."""
+    parties, asked = SecureParties(7), list[str]()
+
+    def tamper(node: int, reply: Message) -> Message:
+        if reply.has_content() and answers(reply, "signature") and not answers(reply, "keys"):
+            asked.append("confirm")
+        if node == 106 and answers(reply, "shares"):
+            rubbish = {f"p{i}": bytes(76) for i in range(6)}
+            reply.content[RECORD] = write_record({"shares": rubbish})
+        return reply
+
+    grid = make_grid(7, parties.app(), tamper=tamper)
+    federation = Federation(grid, parties.plan, parties.manifest)
+    federation.gather()
+    first = attempt_secure_round(federation, parties.settings, messages_for(federation), WORDS, 1, False)
+    assert "p6 sent shares that p0, p1" in first.error and first.update is None and not asked
+    assert "6 hospitals cannot open" in federation.refused[106]
+    second = attempt_secure_round(federation, parties.settings, messages_for(federation), WORDS, 1, False)
+    assert second.error == "" and second.parties == [f"p{i}" for i in range(6)]
+
+
+def test_one_accuser_alone_gets_nobody_refused() -> None:
+    parties = SecureParties(4)
+
+    def tamper(node: int, reply: Message) -> Message:
+        if node == 100 and answers(reply, "unopened"):
+            reply.content[RECORD] = write_record({"unopened": ["p1"]})
+        return reply
+
+    grid = make_grid(4, parties.app(), tamper=tamper)
+    federation = Federation(grid, parties.plan, parties.manifest)
+    federation.gather()
+    outcome = attempt_secure_round(federation, parties.settings, messages_for(federation), WORDS, 1, False)
+    # Three of four can still unmask it.
+    assert outcome.error == "" and not federation.refused

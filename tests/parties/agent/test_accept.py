@@ -168,9 +168,10 @@ def test_a_plan_s_words_cannot_steer_the_terminal() -> None:
             ("summed securely", "at least 3 of 3 hospitals (none may be missing)", "±1 are"),
         ),
         (
-            {"stem": "plain", "parties": 6},
+            {"stem": "plain", "parties": 6, "privacy": {"min_sum": 5}},
             ("at least 5 of 6 hospitals (1 may be missing)", "in two rounds can"),
         ),
+        ({"stem": "plain", "parties": 6}, ("at least 6 of 6 hospitals (none may be missing)",)),
         ({"stem": "learn"}, ("sees each update of this hospital, which shows ciphertext",)),
         (
             {"stem": "private", "privacy": {"secure_aggregation": False}},

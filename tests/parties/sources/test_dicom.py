@@ -266,7 +266,8 @@ def test_a_palette_that_unfolds_to_gigabytes_is_refused_before_it_does(tmp_path:
     linear = (1, 65535, 65535)
     repeated = (2, 65535, 0, 0)
     tracemalloc.start()
-    for name, bomb in {"b.dcm": [linear] * 40, "c.dcm": [repeated] * 40}.items():
+    bombs: dict[str, list[tuple[int, ...]]] = {"b.dcm": [linear] * 40, "c.dcm": [repeated] * 40}
+    for name, bomb in bombs.items():
         with pytest.raises(UndecodableImageError, match="its palette is larger than one can be"):
             read_picture(palette(name, (0, 1, 0), *bomb), 16, 3)
     peak = tracemalloc.get_traced_memory()[1]

@@ -99,6 +99,7 @@ def test_private_and_plain_stems_of_three_are_summed_by_default_and_learn_is_not
         ({"strategy": "fedmedian"}, "needs each update"),
         ({"parties": 2}, "2 hospitals"),
         ({"quorum": 2}, "3 of 3"),
+        ({"parties": 5, "quorum": 4}, "5 of 5"),
         ({"parties": 4, "privacy": {"secure_aggregation": True, "min_sum": 5}}, "4 hospitals"),
     ],
 )
@@ -213,7 +214,8 @@ def test_after_a_sum_another_sum_of_the_round_needs_the_same_hospitals(
     fresh: list[Place], tmp_path: Path
 ) -> None:
     """Five hospitals: the cloud repeats a summed round without one, to get its update."""
-    p = plan(parties=5, quorum=4, rounds=1, counts=(40, 10, 10), deadline_s=5.0)
+    four = {"min_sum": 4}
+    p = plan(parties=5, quorum=4, rounds=1, counts=(40, 10, 10), deadline_s=5.0, privacy=four)
     places = seal_hospitals(tmp_path / "five", p)
     _, grid = federate(places, p, tmp_path / "cloud")
     federation = Federation(grid, p, agree(places, p))

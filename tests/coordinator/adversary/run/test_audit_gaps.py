@@ -36,6 +36,12 @@ def test_a_whole_audit_lacks_nothing() -> None:
     assert gaps_of("train", "audit-1", "audit-2", *CONTROLS) == []
 
 
+def test_blind_controls_are_no_draws() -> None:
+    assert gaps_of(*(f"set-{i}" for i in range(5)), *CONTROLS) == []
+    [gap] = gaps_of(*(f"set-{i}" for i in range(4)), *CONTROLS)
+    assert "2 draws of key and pool instead of 3" in gap
+
+
 def test_missing_draws_and_controls_are_named() -> None:
     draws, controls = gaps_of("train", "control-known")
     assert "1 draw of key and pool instead of 3" in draws
