@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from safetensors.numpy import save_file
+from safetensors.torch import save_file
 
 from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import Plan, write_plan
+from coordinator.model.vit import build_model
 from coordinator.study import study as study_module
 from coordinator.study.agreement import agree_on_study
 from coordinator.study.study import Study, Talk
@@ -98,7 +99,7 @@ def test_a_rotation_needs_new_statements(
 def test_the_public_weights_are_the_same_on_one_machine(
     sealed: Path, tmp_path: Path, commands: list[str]
 ) -> None:
-    save_file({}, tmp_path / "w.safetensors")
+    save_file(build_model(plan(), 2).state_dict(), tmp_path / "w.safetensors")
     p = plan(weights=str(tmp_path / "w.safetensors"))
     study = open_study(shutil.copytree(sealed, tmp_path / "s"), p)
     assert agree_on_study(study) and commands == ALL
