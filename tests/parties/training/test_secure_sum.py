@@ -272,7 +272,7 @@ def test_masks_cover_the_whole_shared_vector_zeros_included(
     for first, second in ((0, 1), (0, 2), (1, 2)):
         assert np.count_nonzero(masked[first][still] == masked[second][still]) == 0
         assert np.count_nonzero(masked[first][still] + masked[second][still] == 0) == 0
-    # Unmasked, the values that nobody moved are zero: this is what the masks hid.
+    # A message is as long, whatever moved.
     assert len({path.stat().st_size for path in files}) == 1
 
 
