@@ -73,7 +73,7 @@ def run_faults(
             figures: dict[str, Any] = {"server_start_seconds": deployment.start_server()}
             if striking or ABSENT in names:
                 records += _strike(deployment, striking, ABSENT in names, moments, figures)
-                deployment.end_study()
+                records += _end_study(deployment)
             for name in (name for name in DOOR_FAULTS if name in names):
                 records.append(_show(try_door(deployment, name)))
         finally:
@@ -108,6 +108,15 @@ def _try(name: str, fault: Fault, watch: Observer, moment: Moment) -> Record:
         return fault(watch, moment)
     except (TimedOutError, AssertionError, psutil.Error, subprocess.TimeoutExpired) as error:
         return Record(name, moment, f"NOT OBSERVED: {error}", data_lost=watch.find_losses())
+
+
+def _end_study(deployment: Deployment) -> list[Record]:
+    """Stop the run and let the agents leave; return a record if they do not."""
+    try:
+        deployment.end_study()
+    except subprocess.TimeoutExpired as error:
+        return [_show(Record("`stop` and SIGTERM to all agents", happened=f"NOT LEFT: {error.cmd[-1]}"))]
+    return []
 
 
 def _show(record: Record) -> Record:

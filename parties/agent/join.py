@@ -172,7 +172,7 @@ class _Agent:
         quiet = {**QUIET, "FLWR_HOME": str(self.folder / "flwr"), "OPENBLAS_NUM_THREADS": "1"}
         self.executor = Executor(
             place, "", b"", apps, {**inherited, **quiet, **mark}, client_log, pick_mode(), self.tick,
-            self.announce, self.plan.deadline_s, options.limit_s,
+            self.announce, self.plan.deadline_s, options.limit_s, lambda message: message in self.node.dropped,
         )  # fmt: skip
 
     def ask_to_leave(self, _number: int, _frame: FrameType | None) -> None:

@@ -41,6 +41,10 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ONLINE = "SuperNode ID:"
 _LOST = re.compile(r"Connection attempt failed|Failed to send|Giving up reconnection")
 _BACK = "Connection successful"
+#: What it says of a message that it will not receive: its run was stopped, or the connection broke.
+_DROPPED = re.compile(r"(?:Ignoring|Failed to receive) message ([0-9a-f]{16,128})")
+#: Dropped messages that are remembered. Only the one that is pulled now is ever asked for.
+_MOST_DROPPED = 64
 
 
 @dataclass
@@ -69,6 +73,8 @@ class SuperNode:
     connection: str = "connecting"
     #: The last error in its log.
     error: str = ""
+    #: The ids of messages that it gave up receiving, newest last.
+    dropped: list[str] = field(default_factory=list)
     _process: subprocess.Popen[bytes] | None = None
     _started: float = 0.0
     _next_start: float = 0.0
@@ -172,6 +178,8 @@ class SuperNode:
                 self.connection, self.error = "online", ""
             elif _LOST.search(line):
                 self.connection = "unreachable"
+            if (match := _DROPPED.search(line)) is not None:
+                self.dropped = [*self.dropped, match[1]][-_MOST_DROPPED:]
             if (reason := explain(line)) is not None:
                 self.error = reason
 
