@@ -225,6 +225,9 @@ class _Agent:
         if self.node.ensure():
             self._connect()
         self._read_log()
+        if self.node.is_stuck:
+            self.log("the SuperNode no longer tries to reach the coordinator, and is started again")
+            self.node.end()
         worked = False
         if self.node.pid is not None:
             try:
@@ -254,6 +257,13 @@ class _Agent:
         self._write_state()
 
     def _write_state(self) -> None:
+        """Write what the agent is doing. A full disk does not end it: it answers again once it can write its log."""
+        try:
+            self._save_state()
+        except CipherwardError as error:
+            self.log(f"{_clock()} {error.message}")
+
+    def _save_state(self) -> None:
         manifest = self.kit.manifest
         write_state(
             self.place,

@@ -68,3 +68,21 @@ def test_an_agent_that_leaves_stops_pulling() -> None:
 def test_no_pull_outlasts_its_limit() -> None:
     with pytest.raises(ConnectionError, match="in time"):
         pull(Pulling(_Client(), _nothing, lambda _: False, 0.05))
+
+
+def test_a_supernode_that_has_stopped_trying_is_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("parties.agent.supernode.time.monotonic", lambda: now)
+    node = SuperNode(tmp_path, "", tmp_path, tmp_path, tmp_path, {})
+    node._process = SimpleNamespace(pid=1)  # type: ignore[assignment]
+    node.log_file.write_text(f"ERROR : Failed to send message {MESSAGE}: [SSL: UNEXPECTED_EOF]\n")
+    node.read_log()
+    assert node.connection == "unreachable" and not node.is_stuck
+    now += 41
+    assert node.is_stuck
+    with open(node.log_file, "a") as file:
+        file.write("WARNING : Connection attempt failed, retrying in 20.00 seconds\n")
+    node.read_log()
+    assert not node.is_stuck
