@@ -65,8 +65,8 @@ def faults(result: Record) -> list[str]:
     return [
         f"{result['hospitals']} hospitals, quorum {result['quorum']}, deadline {number(result['deadline_s'])} s, "
         f"grace period {number(result['grace_s'])} s. An undisturbed round took {number(result['round_seconds'])} s "
-        f"(median). Load averages over five minutes at the end of {len(whole)} of {len(runs)} runs: {load}. Processes "
-        f"that were still there after all was ended: {left}.",
+        f"(median). Load averages over five minutes at the end of {len(whole)} of {len(runs)} runs: {load}. "
+        f"Processes that were still there after all was ended: {left}.",
         *(f"Of one run: {run['note']}." for run in runs if "note" in run),
         "",
         "Faults that strike a study at work. *Rounds missed* were made without the hospital's reply. *Seconds lost* "
