@@ -73,9 +73,9 @@ def run_faults(
             figures: dict[str, Any] = {"server_start_seconds": deployment.start_server()}
             if striking or ABSENT in names:
                 records += _strike(deployment, striking, ABSENT in names, moments, figures)
-                deployment.end_study()
+                records += _end_study(deployment)
             for name in (name for name in DOOR_FAULTS if name in names):
-                records.append(_show(try_door(deployment, name)))
+                records.append(_show(_try_door(deployment, name)))
         finally:
             left = deployment.close()
         figures |= {"left_running": left, "load": os.getloadavg()[1]}
@@ -108,6 +108,23 @@ def _try(name: str, fault: Fault, watch: Observer, moment: Moment) -> Record:
         return fault(watch, moment)
     except (TimedOutError, AssertionError, psutil.Error, subprocess.TimeoutExpired) as error:
         return Record(name, moment, f"NOT OBSERVED: {error}", data_lost=watch.find_losses())
+
+
+def _try_door(deployment: Deployment, name: str) -> Record:
+    """Try a fault at the door; one that is not refused as it should be is recorded as that."""
+    try:
+        return try_door(deployment, name)
+    except (TimedOutError, AssertionError, subprocess.TimeoutExpired) as error:
+        return Record(DOOR_FAULTS[name][0], happened=f"NOT REFUSED: {error}")
+
+
+def _end_study(deployment: Deployment) -> list[Record]:
+    """Stop the run and let the agents leave; return a record if they do not."""
+    try:
+        deployment.end_study()
+    except subprocess.TimeoutExpired as error:
+        return [_show(Record("`stop` and SIGTERM to all agents", happened=f"NOT LEFT: {error.cmd[-1]}"))]
+    return []
 
 
 def _show(record: Record) -> Record:

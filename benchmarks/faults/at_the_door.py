@@ -10,7 +10,6 @@ import datetime
 import http.client
 import re
 import ssl
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -123,23 +122,24 @@ def replayed_enrolment(d: Deployment) -> str:
 
 
 def replayed_activation(d: Deployment) -> str:
-    """Send a SuperNode's signed request again a minute later."""
-    headers, body = _sign_activation(d)
-    first = _post(d, headers, body)
-    if first != 200:
-        raise AssertionError(f"the first request was answered by {first}")
-    at_once = _post(d, headers, body)
-    time.sleep(60)
-    later = _post(d, headers, body)
-    if later != 401:
-        raise AssertionError(f"the replayed request was answered by {later}")
+    """Send a SuperNode's signed request again, at once and when its signature is too old."""
+    from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
+
+    headers, body = _sign_activation(d, 0.0)
+    answers = [_post(d, headers, body), _post(d, headers, body)]
+    oldest = TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE
+    # The same key, so that nothing but the age is wrong.
+    late = _post(d, *_sign_activation(d, oldest + 5.0))
+    if answers[0] != 200 or late != 401:
+        raise AssertionError(f"answers {answers}, and {late} to an old signature")
     return (
-        f"at once: {at_once} (whoever can copy a request has already broken TLS); after a minute: {later}"
+        f"again at once: {answers[1]} (whoever can copy a request has broken TLS already); after Flower's "
+        f"{oldest:.0f} s: {late}"
     )
 
 
-def _sign_activation(d: Deployment) -> tuple[dict[str, str], bytes]:
-    """Return the headers and the body by which a SuperNode comes online."""
+def _sign_activation(d: Deployment, age_s: float) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body by which a SuperNode comes online, signed so many seconds ago."""
     from flwr.common.constant import TIMESTAMP_HEADER
     from flwr.proto.fleet_pb2 import ActivateNodeRequest
     from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
@@ -149,7 +149,10 @@ def _sign_activation(d: Deployment) -> tuple[dict[str, str], bytes]:
 
     key = serialization.load_ssh_private_key(node_key_path(d.place(GUEST)).read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
-    public, stamp = public_key_to_bytes(key.public_key()), now().isoformat()
+    public, stamp = (
+        public_key_to_bytes(key.public_key()),
+        (now() - datetime.timedelta(seconds=age_s)).isoformat(),
+    )
     headers = {
         "content-type": PROTOBUF_MEDIA_TYPE,
         "accept": PROTOBUF_MEDIA_TYPE,

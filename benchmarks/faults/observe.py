@@ -97,9 +97,8 @@ class Observer:
     @property
     def undisturbed_s(self) -> float:
         """The median wall seconds of a round that all hospitals answered."""
-        return float(
-            statistics.median(row["seconds"] for _, row in self.deployment.rows if self.is_whole(row))
-        )
+        seconds = [float(row["seconds"]) for _, row in self.deployment.rows if self.is_whole(row)]
+        return statistics.median(seconds)
 
     def wait_for(self, moment: Moment, name: str = VICTIM) -> int:
         """Wait until a hospital is at a moment of a round, and return the round."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Mapping
 
@@ -73,6 +74,8 @@ class Relay:
         try:
             theirs = socket.create_connection(self._target, 5)
         except OSError:
+            # A reset, as near as a relay comes to a refused connection.
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             ours.close()
             return
         theirs.settimeout(None)

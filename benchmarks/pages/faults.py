@@ -49,8 +49,10 @@ def faults(result: Record) -> list[str]:
     ]
     said = [[record["fault"], record["moment"], _cell(record["happened"])] for record in records]
     runs = result["runs"]
-    load = ", ".join(number(run["load"]) for run in runs)
-    left = sum(len(run["left_running"]) for run in runs)
+    # A run that was ended early has its records, and no figures of the end.
+    whole = [run for run in runs if "load" in run]
+    load = ", ".join(number(run["load"]) for run in whole)
+    left = sum(len(run["left_running"]) for run in whole)
     headers = [
         "fault",
         "moment",
@@ -63,8 +65,9 @@ def faults(result: Record) -> list[str]:
     return [
         f"{result['hospitals']} hospitals, quorum {result['quorum']}, deadline {number(result['deadline_s'])} s, "
         f"grace period {number(result['grace_s'])} s. An undisturbed round took {number(result['round_seconds'])} s "
-        f"(median). Load averages over five minutes at the end of the {len(runs)} runs: {load}. Processes that were "
-        f"still there after all was ended: {left}.",
+        f"(median). Load averages over five minutes at the end of {len(whole)} of {len(runs)} runs: {load}. "
+        f"Processes that were still there after all was ended: {left}.",
+        *(f"Of one run: {run['note']}." for run in runs if "note" in run),
         "",
         "Faults that strike a study at work. *Rounds missed* were made without the hospital's reply. *Seconds lost* "
         "is the time until all hospitals replied again, beyond what as many undisturbed rounds take. *Back after* is "

@@ -28,6 +28,8 @@ from crypto.files import disk_errors, read_lines, write_bytes, write_text
 _LOOK_S, _SERVER_AWAY_S = 1.0, 600.0
 #: How often a run is submitted again without a further round in between. Chosen by hand.
 _MAX_RESTARTS = 5
+#: What the ServerApp says if too few hospitals are there (coordinator/federation/participants.py).
+_TOO_FEW = ("parties are usable", "parties came within")
 
 
 @dataclass
@@ -219,7 +221,10 @@ def _require_restart(run: Run | None, log_file: Path, progress: _Progress) -> No
     if run is not None and run.status == "finished:stopped":
         raise CipherwardError(f"run {run.run_id} was stopped", "run the same command again to go on")
     text = log_file.read_text() if log_file.exists() else ""
-    if error := _own_error(text):
+    error = _own_error(text)
+    # After a loss of the server the hospitals may not be back yet.
+    is_early = progress.restarts > 0 and any(words in error for words in _TOO_FEW)
+    if error and not (is_early and progress.restarts < _MAX_RESTARTS):
         raise CipherwardError(error, f"see {log_file}; run again to go on from the last round")
     if progress.restarts >= _MAX_RESTARTS:
         details = run.details if run is not None else "the server does not know it"

@@ -51,6 +51,7 @@ from crypto.errors import CipherwardError
 from parties.agent.agent_log import AgentLog
 from parties.agent.approval import NotApprovedError, require_approved
 from parties.agent.message_facts import MessageFacts, read_facts
+from parties.agent.pulling import Pulling
 from parties.agent.warm_client import Answer, App, Mode, WarmClient
 from parties.sealing.place import Place
 
@@ -93,6 +94,7 @@ class Executor:
         announce: gets the outcome of every message.
         deadline_s: the deadline of the accepted plan, in seconds, for messages that carry no plan.
         limit_s: the longest that a message may take, in seconds; None for its deadline and 30 s.
+        is_dropped: returns whether the SuperNode gave up receiving the message of this id.
     """
 
     place: Place
@@ -106,6 +108,7 @@ class Executor:
     announce: Announce
     deadline_s: float
     limit_s: float | None = None
+    is_dropped: Callable[[str], bool] = lambda _message: False
     _clients: dict[str, WarmClient] = field(default_factory=dict)
     _channel: RuntimeHttpClient | None = None
 
@@ -166,7 +169,8 @@ class Executor:
         """Answer one task's message, whatever happens to the app."""
         started = time.monotonic()
         try:
-            message, context, run, fab = pull_task_input(client)
+            limit = self.limit_s or self.deadline_s + _PAST_DEADLINE_S
+            message, context, run, fab = pull_task_input(Pulling(client, self.tick, self.is_dropped, limit))
         except UNREACHABLE:
             raise
         except Exception as error:  # a message that Flower itself cannot read, in any of several ways

@@ -173,7 +173,7 @@ class _Agent:
         quiet = {**QUIET, "FLWR_HOME": str(self.folder / "flwr"), "OPENBLAS_NUM_THREADS": "1"}
         self.executor = Executor(
             place, "", b"", apps, {**inherited, **quiet, **mark}, client_log, pick_mode(), self.tick,
-            self.announce, self.plan.deadline_s, options.limit_s,
+            self.announce, self.plan.deadline_s, options.limit_s, lambda message: message in self.node.dropped,
         )  # fmt: skip
 
     def ask_to_leave(self, _number: int, _frame: FrameType | None) -> None:
@@ -226,6 +226,9 @@ class _Agent:
         if self.node.ensure():
             self._connect()
         self._read_log()
+        if self.node.is_stuck:
+            self.log("the SuperNode no longer tries to reach the coordinator, and is started again")
+            self.node.end()
         worked = False
         if self.node.is_listening:
             with contextlib.suppress(*UNREACHABLE):
@@ -254,6 +257,13 @@ class _Agent:
         self._write_state()
 
     def _write_state(self) -> None:
+        """Write what the agent is doing. A full disk does not end it: it answers again once it can write its log."""
+        try:
+            self._save_state()
+        except CipherwardError as error:
+            self.log(f"{_clock()} {error.message}")
+
+    def _save_state(self) -> None:
         manifest = self.kit.manifest
         write_state(
             self.place,

@@ -33,6 +33,8 @@ from crypto.printable import printable
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 1.0, 10.0
 #: A SuperNode that ran so long is restarted after the first pause again. Chosen by hand.
 _STEADY_S = 60.0
+#: Seconds without a word after which a SuperNode that is cut off is taken for stuck.
+_SILENT_S = 40.0
 #: Seconds that a SuperNode may take to say farewell to the SuperLink.
 _FAREWELL_S = 8.0
 #: Bytes of a log at which the next agent begins a new one and keeps one old one.
@@ -43,6 +45,10 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _ONLINE = "SuperNode ID:"
 _LOST = re.compile(r"Connection attempt failed|Failed to send|Giving up reconnection")
 _BACK = "Connection successful"
+#: What it says of a message that it will not receive: its run was stopped, or the connection broke.
+_DROPPED = re.compile(r"(?:Ignoring|Failed to receive) message ([0-9a-f]{16,128})")
+#: Dropped messages that are remembered. Only the one that is pulled now is ever asked for.
+_MOST_DROPPED = 64
 
 
 @dataclass
@@ -71,6 +77,9 @@ class SuperNode:
     connection: str = "connecting"
     #: The last error in its log.
     error: str = ""
+    #: The ids of messages that it gave up receiving, newest last.
+    dropped: list[str] = field(default_factory=list)
+    _heard: float = 0.0
     _process: subprocess.Popen[bytes] | None = None
     _started: float = 0.0
     _next_start: float = 0.0
@@ -110,6 +119,16 @@ class SuperNode:
     def age_s(self) -> float:
         """Seconds since it was started."""
         return time.monotonic() - self._started
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it is cut off and has stopped trying. One that tries says so several times a minute.
+
+        Flower takes a connection that ends within a TLS handshake, as when the SuperLink is killed, for a wrong
+        certificate. The SuperNode then runs on without a connection.
+        """
+        is_silent = time.monotonic() - max(self._heard, self._started) > _SILENT_S
+        return self.pid is not None and self.connection == "unreachable" and is_silent
 
     def ensure(self) -> bool:
         """Start it if it does not run and if its pause is over. Return whether it was started now."""
@@ -182,12 +201,16 @@ class SuperNode:
             return
         whole = data[: data.rfind(b"\n") + 1]
         self._log_position += len(whole)
+        if whole:
+            self._heard = time.monotonic()
         for raw in whole.decode(errors="replace").splitlines():
             line = printable(_COLOURS.sub("", raw).strip())
             if _ONLINE in line or _BACK in line:
                 self.connection, self.error = "online", ""
             elif _LOST.search(line):
                 self.connection = "unreachable"
+            if (match := _DROPPED.search(line)) is not None:
+                self.dropped = [*self.dropped, match[1]][-_MOST_DROPPED:]
             if (reason := explain(line)) is not None:
                 self.error = reason
 

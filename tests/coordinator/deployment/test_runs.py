@@ -119,6 +119,14 @@ def test_our_own_error_ends_it_because_it_would_come_again(
     assert len(server.submitted) == 1
 
 
+def test_after_a_loss_hospitals_that_are_not_back_yet_are_waited_for(
+    place: DeploymentFolder, server: FakeServer
+) -> None:
+    server.endings = [lambda: "finished:failed", lambda: "finished:failed", server.complete]
+    server.logs[2] = "crypto.errors.CipherwardError: 1 of 2 parties are usable: node-7: no answer\n"
+    assert run(place)[0] == {"best_round": 3} and len(server.submitted) == 3
+
+
 def test_a_run_that_is_lost_without_end_is_given_up(place: DeploymentFolder, server: FakeServer) -> None:
     server.endings = [lambda: "finished:failed"] * 9
     with pytest.raises(CipherwardError, match="lost 6 times without a further round: killed"):

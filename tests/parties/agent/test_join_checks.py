@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # it has no types
@@ -24,7 +25,7 @@ from parties.agent import join as join_module
 from parties.agent.approval import withdraw
 from parties.agent.enrol import node_key_path
 from parties.agent.join import Options, check_kit, join
-from parties.agent.message_facts import read_facts
+from parties.agent.message_facts import MessageFacts, read_facts
 from parties.agent.running import hold, leave, read_state, write_state
 from parties.agent.supernode import SuperNode, explain
 from parties.sealing.place import Place
@@ -240,3 +241,18 @@ def test_an_agent_asks_no_impostor_for_tasks(
     monkeypatch.setattr(SuperNode, "is_listening", property(lambda _node: True))
     agent._work()
     assert asked == [True]
+
+
+def test_a_full_disk_under_its_state_does_not_end_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_words: object, **_values: object) -> None:
+        raise CipherwardError("the disk is full: cannot write agent.json", "free some space")
+
+    monkeypatch.setattr(join_module, "write_state", fail)
+    said: list[str] = []
+    agent = object.__new__(join_module._Agent)
+    agent.place = SimpleNamespace(settings=SimpleNamespace(party="hospital-0"))  # type: ignore[assignment]
+    agent.kit = SimpleNamespace(manifest=SimpleNamespace(federation="f", address="a"))  # type: ignore[assignment]
+    agent.node = SimpleNamespace(connection="online", error="", pid=1, starts=1)  # type: ignore[assignment]
+    agent.last_message, agent.counts, agent.log = "", {"answered": 0, "refused": 0, "error": 0}, said.append
+    agent.announce(MessageFacts("train", round=1), "error", 1.0, "no log")
+    assert said[0].endswith("round 1: train: error in 1.0 s: no log") and "the disk is full" in said[1]

@@ -1,0 +1,88 @@
+"""Pulling a message that never comes ends: when it was dropped, when the agent leaves, and after a limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, pull_objects
+
+from parties.agent.pulling import Pulling
+from parties.agent.supernode import SuperNode
+
+MESSAGE = "8757295b30cb1c72" * 4
+
+
+class _Client:
+    """A SuperNode whose message has an id, and parts that never become available."""
+
+    other = "another request"
+
+    def PullMessages(self, _request: object) -> Any:  # noqa: N802 - Flower's name
+        return SimpleNamespace(message_object_trees=[SimpleNamespace(object_id=MESSAGE)])
+
+    def PullObject(self, request: str) -> bytes:  # noqa: N802 - Flower's name
+        raise ObjectUnavailableError(request)
+
+
+def pull(pulling: Pulling) -> None:
+    """Pull two parts as Flower does, in two threads."""
+    assert pulling.other == "another request"
+    pulling.PullMessages(None)
+    pull_objects(["a", "b"], pulling.PullObject, initial_backoff=0.01)
+
+
+def _nothing() -> None:
+    pass
+
+
+def test_a_dropped_message_is_no_longer_asked_for(tmp_path: Path) -> None:
+    node = SuperNode(tmp_path, "", tmp_path, tmp_path, tmp_path, {})
+    node.log_file.write_text(f"INFO : Run ID 7 is not in `RUNNING` status. Ignoring message {MESSAGE}.\n")
+
+    with pytest.raises(ConnectionError, match="dropped"):
+        pull(Pulling(_Client(), node.read_log, lambda message: message in node.dropped, 60.0))
+    assert node.dropped == [MESSAGE]
+
+
+def test_a_broken_connection_drops_a_message_too(tmp_path: Path) -> None:
+    node = SuperNode(tmp_path, "", tmp_path, tmp_path, tmp_path, {})
+    node.log_file.write_text(f"ERROR : Failed to receive message {MESSAGE}: [SSL: UNEXPECTED_EOF]\n")
+    node.read_log()
+    assert node.dropped == [MESSAGE] and node.connection == "connecting"
+
+
+def test_an_agent_that_leaves_stops_pulling() -> None:
+    class Leaving(BaseException):
+        pass
+
+    def leave() -> None:
+        raise Leaving
+
+    with pytest.raises(Leaving):
+        pull(Pulling(_Client(), leave, lambda _: False, 60.0))
+
+
+def test_no_pull_outlasts_its_limit() -> None:
+    with pytest.raises(ConnectionError, match="in time"):
+        pull(Pulling(_Client(), _nothing, lambda _: False, 0.05))
+
+
+def test_a_supernode_that_has_stopped_trying_is_stuck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("parties.agent.supernode.time.monotonic", lambda: now)
+    node = SuperNode(tmp_path, "", tmp_path, tmp_path, tmp_path, {})
+    node._process = SimpleNamespace(pid=1)  # type: ignore[assignment]
+    node.log_file.write_text(f"ERROR : Failed to send message {MESSAGE}: [SSL: UNEXPECTED_EOF]\n")
+    node.read_log()
+    assert node.connection == "unreachable" and not node.is_stuck
+    now += 41
+    assert node.is_stuck
+    with open(node.log_file, "a") as file:
+        file.write("WARNING : Connection attempt failed, retrying in 20.00 seconds\n")
+    node.read_log()
+    assert not node.is_stuck
