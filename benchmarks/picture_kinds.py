@@ -125,7 +125,7 @@ def measure(row: Row, images: Images, size: int, draw: int) -> dict[str, Any]:
         "pool": size,
         "draw": draw,
         "seconds": time.monotonic() - started,
-        "right": share_right(guess.images, plain[: len(shown)], scheme.algorithm.orbit, row.block),
+        "right": share_right(guess.images, plain[: len(shown)], scheme.orbit, row.block),
         "note": guess.note,
     }
 
