@@ -20,7 +20,7 @@ def test_right_is_what_the_orbit_allows() -> None:
 
 def test_versions_stand_side_by_side() -> None:
     row = next(row for row in ROWS if row.scheme == "pe" and not row.options)
-    cells = [measure(row, smooth(6, 32, 32, 3, seed=2), 6, draw) for draw in range(2)]
+    cells = [measure(row, smooth(20, 32, 32, 3, seed=2), 20, draw) for draw in range(2)]
     assert [cell["right"] for cell in cells] == [1.0, 1.0]
     size = row.pools[0]
     shown = [{**cell, "pool": size} for cell in cells]
