@@ -148,19 +148,20 @@ def _identify_block(
     def fits(candidate: Nibbles) -> bool:
         return not choose_state(candidate, signed, block, channels, is_tied)[1]
 
-    nibbles = None
+    best = None
     for seed in range(_TRIES):
         nibbles = identify_nibbles(
             signed, block, channels, time_left, seed, is_confirmed=fits if is_tied else None
         )
         if nibbles is None or not is_tied:
-            break
+            return nibbles, False
         nibbles, note = choose_state(nibbles, signed, block, channels, is_tied)
         if not note:
             return nibbles, True
+        best = nibbles if best is None or nibbles.fit > best.fit else best
         if not time_left():
             break
-    return nibbles, False
+    return best, False
 
 
 def _retry_unconfirmed(

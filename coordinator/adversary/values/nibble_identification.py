@@ -191,13 +191,12 @@ def _layouts(
         better = improve_places(nearness(values[..., order]), block, channels, time_left)
         layouts.append(search.judge(better[places]))
         yield layouts[-1]
-    for layout in search.from_distances(time_left):
-        layouts.append(layout)
-        yield layout
-    best = max(layouts, key=lambda layout: layout.fit)
-    for layout in search.from_own_template(best, time_left, seed):
-        best = layout
-        yield layout
+    if not seed:  # a second try repeats nothing that does not depend on it
+        for layout in search.from_distances(time_left):
+            layouts.append(layout)
+            yield layout
+        best = max(layouts, key=lambda layout: layout.fit)
+        yield from search.from_own_template(best, time_left)
     if len(typical) == 1:
         # Without the next block, nearness has other optima than the truth. Correlations of whole values have not.
         measured = lag_correlations(values)
