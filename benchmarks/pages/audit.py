@@ -34,6 +34,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
     sections = {
         "audit-table": audit_table,
         "audit": audit,
+        "picture-kinds": picture_kinds,
         "key-recovery": key_recovery,
         "pool-size": pool_size,
     }
@@ -207,6 +208,31 @@ def _ssim_by_size(rows: Sequence[Record]) -> list[str]:
     headers = ["median SSIM of the guesses", *(f"{n} image{'s' if n > 1 else ''}" for n in _SHOWN_SIZES)]
     lead = "The median SSIM grows with the pool. Further pool sizes and the attacks' own notes are in the JSON file."
     return [lead, "", *table(headers, body)] if body else []
+
+
+# ---- kinds of pictures ---------------------------------------------------------------------------------------
+
+
+def picture_kinds(result: Record) -> list[str]:
+    """Return how much pooled key recovery opens, by scheme, kind of picture and pool size."""
+    versions = list(result["cells"])
+    headers = ["scheme", "pictures", "images in the pool"]
+    for version in versions:
+        headers += [f"exact, {version}", f"values right, {version}: median (worst)"]
+    rows = []
+    for line in result["kinds"]:
+        row = [scheme_name(line), line["kind"], str(line["pool"])]
+        for figures in (line[version] for version in versions):
+            row += [
+                f"{figures['exact']} of {figures['draws']}",
+                f"{figures['right']:.3f} ({figures['worst']:.3f})",
+            ]
+        rows.append(row)
+    lead = (
+        "*Exact*: the draws of key and pool in which every value of the opened images is right, up to the scheme's "
+        "orbit. Tissue at 32×32 is the whole tile of 224×224, interpolated, or (coarse) every seventh pixel of it."
+    )
+    return [lead, "", *table(headers, rows)]
 
 
 # ---- one scheme, many pool sizes -----------------------------------------------------------------------------

@@ -79,7 +79,10 @@ LEGEND = {
 }
 
 TOPICS = {
-    "audit": ("What breaks each scheme", ("audit-table", "audit", "key-recovery", "pool-size")),
+    "audit": (
+        "What breaks each scheme",
+        ("audit-table", "audit", "picture-kinds", "key-recovery", "pool-size"),
+    ),
     "accuracy": ("Accuracy on ciphertext", ("table1", "audit", "stem-accuracy")),
     "speed": ("Speed and traffic", ("schemes", "sealing", "federation", "many-hospitals", "options")),
     "deployment": ("Deployment: faults, time and traffic", ("faults", "deployment")),

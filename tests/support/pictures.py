@@ -55,6 +55,33 @@ def fields(n: int, height: int, width: int, channels: int = 1, seed: int = 0) ->
     return out
 
 
+def coloured_texture(
+    n: int, levels: tuple[int, ...], contrasts: tuple[int, ...], grain: float, own: float, seed: int
+) -> Images:
+    """Return texture without borders or edges, uint8 [n, 32, 32, 3]. Colours share a field, and have `own` of theirs.
+
+    Args:
+        n: Number of images.
+        levels: Mean of each colour, in gray levels.
+        contrasts: How much each colour varies, in gray levels.
+        grain: Reach of the texture in pixels.
+        own: Weight of each colour's own field, where the shared one counts 1.
+        seed: Of the texture.
+    """
+    rng = np.random.default_rng(seed)
+
+    def field() -> AnyArray:
+        smooth = gaussian_filter(rng.normal(size=(32, 32)), grain)
+        return np.asarray(smooth / smooth.std())
+
+    out = np.empty((n, 32, 32, 3), np.uint8)
+    for image in out:
+        shared = field()
+        for c in range(3):
+            image[..., c] = np.clip(levels[c] + contrasts[c] * (shared + own * field()), 0, 255)
+    return out
+
+
 def _field(rng: np.random.Generator, height: int, width: int) -> Float64Array:
     layers = [
         gaussian_filter(rng.normal(size=(height, width)), s, mode="nearest") for s in (2.0, 6.0, 16.0)

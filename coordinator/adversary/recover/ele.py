@@ -35,7 +35,11 @@ from coordinator.adversary.recover.le import (
 from coordinator.adversary.recover.upright_blocks import set_upright, turn_upright
 from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
-from coordinator.adversary.values.nibble_identification import Nibbles, identify_nibbles
+from coordinator.adversary.values.nibble_identification import (
+    Nibbles,
+    identify_nibbles,
+    rematch_low_nibbles,
+)
 from coordinator.adversary.values.nibble_statistics import correlations
 from coordinator.adversary.values.value_layout import place_values
 from crypto.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array, Rows
@@ -140,17 +144,24 @@ def _identify_block(
     signed: Float32Array, block: int, channels: int, is_tied: bool, time_left: TimeLeft
 ) -> tuple[Nibbles | None, bool]:
     """Return the nibbles of one block over the pool, and whether its tied mask confirms them."""
-    nibbles = None
+
+    def fits(candidate: Nibbles) -> bool:
+        return not choose_state(candidate, signed, block, channels, is_tied)[1]
+
+    best = None
     for seed in range(_TRIES):
-        nibbles = identify_nibbles(signed, block, channels, time_left, seed)
+        nibbles = identify_nibbles(
+            signed, block, channels, time_left, seed, is_confirmed=fits if is_tied else None
+        )
         if nibbles is None or not is_tied:
-            break
+            return nibbles, False
         nibbles, note = choose_state(nibbles, signed, block, channels, is_tied)
         if not note:
             return nibbles, True
+        best = nibbles if best is None or nibbles.fit > best.fit else best
         if not time_left():
             break
-    return nibbles, False
+    return best, False
 
 
 def _retry_unconfirmed(
@@ -169,15 +180,18 @@ def _retry_unconfirmed(
 
     usual = np.mean([correlate(k) for k in np.flatnonzero(confirmed).tolist()], axis=0)
     for k in np.flatnonzero(~confirmed).tolist():
+        block_nibbles = signed[:, k, None, None]
         for seed in range(_TRIES):
             places = place_values(
                 correlate(k)[None], usual[None], block, channels, time_left, _STARTS, seed
             )
-            candidate, note = choose_state(
-                nibbles[k].permuted(places), signed[:, k, None, None], block, channels, True
-            )
-            if not note or not time_left():
-                nibbles[k], confirmed[k] = candidate, not note
+            moved = nibbles[k].permuted(places)
+            for candidate in (moved, rematch_low_nibbles(moved, block_nibbles, usual)):
+                state, note = choose_state(candidate, block_nibbles, block, channels, True)
+                if not note:
+                    nibbles[k], confirmed[k] = state, True
+                    break
+            if confirmed[k] or not time_left():
                 break
 
 

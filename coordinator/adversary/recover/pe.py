@@ -5,7 +5,8 @@ every value stays in its pixel. Neighbours are alike in the plain images. Over a
 
 1. for two values near each other, whether they are more alike as they are or with one flipped, and by how much;
 2. all flips from these relations (values/group_synchronisation.py), up to one for the whole picture;
-3. with colour_shuffle, the same for the six colour orders of two neighbouring pixels, once the flips are undone.
+3. with colour_shuffle, the same for the six colour orders of two neighbouring pixels, once the flips are undone;
+4. the flip of each whole colour: the one under which the colours get brighter at the same edges.
 
 No ciphertext tells the rest, so it is chosen by what pictures usually are. The flip of the whole picture is the one
 that makes the pool darker. Green is the colour most like the two others, and red is brighter than blue. With one
@@ -14,6 +15,7 @@ image all relations agree with each other, and the result is that of the leading
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numba
@@ -39,9 +41,9 @@ _PROBE_IMAGES = 64
 _LARGE_PICTURE = 1 << 18
 #: Pairs of neighbours on which `has_similar_neighbours` decides. Set once; not tuned further.
 _PROBE_PAIRS = 20_000
-#: Neighbours tell nothing if their distances from mid-gray differ by more than this share of what those of any two
-#: values differ by. Set once; not tuned further.
-_UNLIKE = 0.9
+#: Neighbours are alike if they differ less than any two values by this many standard errors. A share of the
+#: difference is no measure: in stained tissue with colour_shuffle neighbours differ by .9 to .97 of it, and suffice.
+_STANDARD_ERRORS = 6.0
 #: A difference of d gray levels counts d^0.8. Otherwise the border of one bright shape outweighs many others. Plain
 #: distances lose on MRI, and saturating and logarithmic ones on CIFAR (README.md).
 _WEIGHTS: Float32Array = np.arange(256, dtype=np.float32) ** np.float32(0.8)
@@ -68,7 +70,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     if not has_similar_neighbours(probe, *edges):
         return None
     signs = _recover_signs(pool, rows, np.arange(len(probe)), edges, time_left)
-    order = None
+    order, place = None, np.arange(len(signs))
     if is_shuffled:
         order = _recover_colours(pool, rows, signs, time_left)
         # Once it is known which colour stands where, the flips are recovered again from like colours alone.
@@ -76,7 +78,10 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         same_colour = grid_edges(height, width, 3, mixed=False)
         signs[place] = _recover_signs(pool, rows, place, same_colour, time_left)
         order = _recover_colours(pool, rows, signs, time_left)
-    opened = (probe - np.float32(127.5)) * signs[:, None]  # [h·w·c, r]
+        place = colour_places(order)
+    opened = ((probe - np.float32(127.5)) * signs[:, None])[place]  # [h·w·c, r]
+    signs[place] *= np.tile(colour_signs(opened.reshape(height, width, channels, -1)), height * width)
+    opened = (probe - np.float32(127.5)) * signs[:, None]
     if opened.mean() > 0:
         signs, opened = -signs, -opened
     parts: dict[str, AnyArray] = {}
@@ -140,10 +145,31 @@ def has_similar_neighbours(values: UInt8Array, i: Int64Array, j: Int64Array) -> 
     """
     edges = evenly_spaced(np.arange(len(i)), _PROBE_PAIRS)
     folded = np.abs(values.astype(np.float32) - 127.5)
-    near = np.abs(folded[i[edges]] - folded[j[edges]]).mean()
+    near = np.abs(folded[i[edges]] - folded[j[edges]]).mean(1)
     any_two = np.random.default_rng(0).integers(0, len(values), (2, len(edges)))
-    far = np.abs(folded[any_two[0]] - folded[any_two[1]]).mean()
-    return bool(near < _UNLIKE * far or far == 0)
+    far = np.abs(folded[any_two[0]] - folded[any_two[1]]).mean(1)
+    error = np.sqrt((near.var() + far.var()) / len(edges))
+    return bool(near.mean() < far.mean() - _STANDARD_ERRORS * error or far.mean() == 0)
+
+
+def colour_signs(planes: Float32Array) -> Float32Array:
+    """Return the sign of each colour, 1 or -1, under which the colours of most edges get brighter together.
+
+    The values themselves do not tell: in stained tissue one colour is bright and another dark, so that the negative
+    of one is nearer to the other. The first colour has sign 1.
+
+    Args:
+        planes: float32 [h, w, c, r], the signed values of r images.
+    """
+    channels = planes.shape[2]
+    gradients = np.concatenate(
+        [np.diff(planes, axis=axis).swapaxes(0, 2).reshape(channels, -1) for axis in (0, 1)], 1
+    )
+    scaled = gradients / np.maximum(gradients.std(1, keepdims=True), 1e-6)
+    agreement = scaled @ scaled.T
+    choices = np.array([(1, *rest) for rest in itertools.product((1, -1), repeat=channels - 1)], np.float32)
+    best: Float32Array = max(choices, key=lambda signs: float(signs @ agreement @ signs))
+    return best
 
 
 def add_sign_costs(values: UInt8Array, i: Int64Array, j: Int64Array, costs: Float32Array) -> None:

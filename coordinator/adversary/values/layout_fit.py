@@ -78,12 +78,12 @@ class LayoutSearch:
             places[own] = max(states, key=lambda layout: layout.fit).places * self._channels + k
         yield self.judge(places)
 
-    def from_own_template(self, layout: Layout, time_left: TimeLeft, seed: int = 0) -> Iterator[Layout]:
+    def from_own_template(self, layout: Layout, time_left: TimeLeft) -> Iterator[Layout]:
         """Yield better and better layouts, each found with the template that the one before implies."""
         for round_ in range(_ROUNDS):
             template = explain(self._measured, layout.places, self._block, self._channels)[1]
             places = place_values(
-                self._measured, template, self._block, self._channels, time_left, seed=seed + round_
+                self._measured, template, self._block, self._channels, time_left, seed=round_
             )
             following = self.judge(places)
             if following.fit <= layout.fit + _LEAST_GAIN:

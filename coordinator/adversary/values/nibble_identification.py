@@ -148,6 +148,21 @@ def identify_nibbles(
     return replace(nibbles.permuted(best.places), fit=best.fit)
 
 
+def rematch_low_nibbles(nibbles: Nibbles, signed: Float32Array, template: Float64Array) -> Nibbles:
+    """Return the nibbles with the low ones matched again, by a better template than that of typical pictures.
+
+    Args:
+        nibbles: The nibbles of a block, by plain value.
+        signed: float32 [..., 2V], signed nibbles of blocks.
+        template: float64 [V, V], how the values of a block correlate, by plain value.
+    """
+    flat = signed.reshape(-1, signed.shape[-1])
+    high = flat[:, nibbles.high] * np.where(nibbles.high_flip, np.float32(-1), np.float32(1))
+    slots = np.sort(nibbles.low)
+    columns, flips, confidence = match_low_nibbles(high, flat[:, slots], template)
+    return replace(nibbles, low=slots[columns], low_flip=flips, confidence=confidence)
+
+
 def _layouts(
     values: Float32Array,
     places: Int64Array,
@@ -176,13 +191,12 @@ def _layouts(
         better = improve_places(nearness(values[..., order]), block, channels, time_left)
         layouts.append(search.judge(better[places]))
         yield layouts[-1]
-    for layout in search.from_distances(time_left):
-        layouts.append(layout)
-        yield layout
-    best = max(layouts, key=lambda layout: layout.fit)
-    for layout in search.from_own_template(best, time_left, seed):
-        best = layout
-        yield layout
+    if not seed:  # a second try repeats nothing that does not depend on it
+        for layout in search.from_distances(time_left):
+            layouts.append(layout)
+            yield layout
+        best = max(layouts, key=lambda layout: layout.fit)
+        yield from search.from_own_template(best, time_left)
     if len(typical) == 1:
         # Without the next block, nearness has other optima than the truth. Correlations of whole values have not.
         measured = lag_correlations(values)

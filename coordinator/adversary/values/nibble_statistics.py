@@ -80,7 +80,7 @@ def is_beyond_noise(high_correlations: Float64Array, count: int) -> bool:
     size = len(high_correlations)
     of_noise = (1.0 + np.sqrt(size / count)) ** 2
     leading = float(np.linalg.eigvalsh(high_correlations)[-1])
-    return bool(leading > min(_TIMES_NOISE * of_noise, _LEAST_CORRELATION * size))
+    return leading > min(_TIMES_NOISE * float(of_noise), _LEAST_CORRELATION * size)
 
 
 def consistent_signs(high_correlations: Float64Array) -> Float32Array:

@@ -17,7 +17,7 @@ SIDE = 8
 
 def plane_costs(plane: Images, turn: int) -> Float64Array:
     """Return the seam costs of a plane, uint8 [n, h, w, 1], whose blocks all lie in one of the eight turns."""
-    height, width = plane.shape[1:3]
+    _, height, width, _ = plane.shape
     cells = block_pixels(height, width, SIDE)
     turned = np.empty_like(plane).reshape(len(plane), -1, 1)
     flat = plane.reshape(len(plane), -1, 1)

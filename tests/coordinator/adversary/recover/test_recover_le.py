@@ -19,7 +19,7 @@ from crypto.arrays import AnyArray, Images
 from crypto.kernels.executors import apply
 from crypto.scheme import describe, load
 from crypto.schemes.le import reversal_bytes
-from tests.support.pictures import recovered, sealed_pool, share
+from tests.support.pictures import coloured_texture, recovered, sealed_pool, share
 
 
 def pictures(n: int, height: int, width: int, channels: int, seed: int = 0) -> Images:
@@ -34,33 +34,6 @@ def pictures(n: int, height: int, width: int, channels: int, seed: int = 0) -> I
             own = gaussian_filter(rng.normal(size=(height, width)), 4, mode="nearest") * 4
             field = shared + (0.5 if c != 1 else 0.1) * own
             image[..., c] = np.clip(115 - 10 * c + 50 * field / field.std() + rng.normal(0, 1), 0, 255)
-    return out
-
-
-def coloured_texture(
-    n: int, levels: tuple[int, ...], contrasts: tuple[int, ...], grain: float, own: float, seed: int
-) -> Images:
-    """Return texture without borders or edges, uint8 [n, 32, 32, 3]. Colours share a field, and have `own` of theirs.
-
-    Args:
-        n: Number of images.
-        levels: Mean of each colour, in gray levels.
-        contrasts: How much each colour varies, in gray levels.
-        grain: Reach of the texture in pixels.
-        own: Weight of each colour's own field, where the shared one counts 1.
-        seed: Of the texture.
-    """
-    rng = np.random.default_rng(seed)
-
-    def field() -> AnyArray:
-        smooth = gaussian_filter(rng.normal(size=(32, 32)), grain)
-        return np.asarray(smooth / smooth.std())
-
-    out = np.empty((n, 32, 32, 3), np.uint8)
-    for image in out:
-        shared = field()
-        for c in range(3):
-            image[..., c] = np.clip(levels[c] + contrasts[c] * (shared + own * field()), 0, 255)
     return out
 
 

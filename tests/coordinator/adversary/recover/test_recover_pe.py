@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from coordinator.adversary.recover.pe import (
     add_colour_costs,
     add_sign_costs,
+    colour_signs,
     has_similar_neighbours,
     recover,
     relation_costs,
@@ -22,7 +23,7 @@ from crypto.arrays import AnyArray, BoolArray, Images
 from crypto.kernels.executors import apply
 from crypto.scheme import load
 from crypto.symmetry import COLOUR_ORDERS
-from tests.support.pictures import recovered, sealed_pool
+from tests.support.pictures import coloured_texture, recovered, sealed_pool, share
 
 
 def pictures(n: int, height: int, width: int, channels: int, seed: int = 0) -> Images:
@@ -83,6 +84,15 @@ def test_colours_are_put_in_order() -> None:
     # The found order is h·(the true order) for one h, which is the same in every pixel, in either reading.
     other = PERMUTATIONS.product[PERMUTATIONS.inverse[truth["order"]], key.parts["order"]]
     assert len(np.unique(elements)) == 1 or len(np.unique(other)) == 1
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("grain", [1.0, 1.5])
+def test_bright_and_dark_colours_keep_one_sign(shuffle: bool, grain: float) -> None:
+    """As in stained tissue: the negative of one colour is nearer to another colour than the colour itself."""
+    plain = coloured_texture(14, (200, 90, 150), (30, 45, 35), grain, own=0.25, seed=1)
+    pool, _ = sealed(plain, 2, shuffle)
+    assert share(apply(recovered(recover, pool, 14).table, pool.sealed), plain, signs=True) == 1.0
 
 
 def test_more_images_tell_more() -> None:
@@ -150,6 +160,14 @@ def test_only_the_pool_rows_are_used() -> None:
 
 
 # ---- its parts -----------------------------------------------------------------------------------------
+
+
+def test_signs_of_colours_follow_their_edges() -> None:
+    rng = np.random.default_rng(3)
+    edges = rng.normal(size=(9, 7, 1, 5)).cumsum(0)
+    planes = edges * np.array([1.0, 0.3, -2.0])[:, None] + np.array([90.0, -80.0, 10.0])[:, None]
+    assert colour_signs(planes.astype(np.float32)).tolist() == [1, 1, -1]
+    assert colour_signs(planes[:, :, :1].astype(np.float32)).tolist() == [1]
 
 
 def test_costs_are_summed_as_by_hand() -> None:

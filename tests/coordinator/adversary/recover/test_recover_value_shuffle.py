@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from coordinator.adversary.contract import Recovered
-from coordinator.adversary.recover.value_shuffle import most_in_place, recover
+from coordinator.adversary.recover.fixed_entries import most_in_place
+from coordinator.adversary.recover.value_shuffle import recover
 from coordinator.adversary.time_budget import TimeLeft, always
 from coordinator.exchange.pool import MemoryPool
 from crypto.kernels.executors import apply

@@ -7,7 +7,11 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from coordinator.adversary.recover.le import signed_nibbles
-from coordinator.adversary.values.nibble_identification import Nibbles, match_low_nibbles
+from coordinator.adversary.values.nibble_identification import (
+    Nibbles,
+    match_low_nibbles,
+    rematch_low_nibbles,
+)
 from coordinator.adversary.values.nibble_statistics import (
     consistent_signs,
     correlations,
@@ -78,6 +82,15 @@ def test_low_nibbles_are_matched_to_their_high_ones() -> None:
     assert (order[columns] == np.arange(16)).all()
     assert (flipped == (flips[columns] < 0)).all()
     assert confidence.min() > 0.1
+
+
+def test_low_nibbles_are_matched_again_by_a_better_template() -> None:
+    signed = signed_nibbles(smooth_fields(6, 32), 4).reshape(-1, 32)
+    values, none = np.arange(16), np.zeros(16, bool)
+    wrong = Nibbles(values + 16, np.roll(values, 5), none, ~none, np.zeros(16))
+    right = rematch_low_nibbles(wrong, signed, typical_correlations(4, 1)[0])
+    assert (right.low == values).all() and not right.low_flip.any()
+    assert right.confidence.min() > 0.1 and (right.high == wrong.high).all()
 
 
 def test_nearness_is_minus_the_mean_saturating_distance() -> None:
