@@ -77,7 +77,7 @@ picture: $(READY) ## docs/report.png from the demo's report, by headless Chromiu
 	$$chromium --headless --no-sandbox --hide-scrollbars --window-size=1000,1180 --screenshot=docs/report.png \
 		"file://$(CURDIR)/runs/demo/report.html" 2>/dev/null && echo docs/report.png
 
-results: $(READY) ## write docs/results.md, its pages and the README table from docs/results/*.json
+results: $(READY) ## write docs/results.md, its pages, the README table and what reports cite from docs/results/*.json
 	@$(BIN)/python -m benchmarks.results
 
 lock: $(READY) ## write constraints.txt from what is installed in .venv
