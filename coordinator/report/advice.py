@@ -58,11 +58,15 @@ def meaning(report: Report) -> list[str]:
             "the negative or turned, and can turn them back."
         )
     elif not verdict.largest_pool or not verdict.pool_attacked:
-        lines.append("It is not known whether patients' images can be recovered. Treat them as if they could.")
+        lines.append(
+            "It is not known whether patients' images can be recovered. Treat them as if they could."
+        )
     else:
         lines += _meaning_of_no_break(report)
     if verdict.smallest_pool is None and any(f.broken or f.readable_by for f in report.findings):
-        lines.append("Some patients' images were recovered nevertheless, in too few draws to count as a break.")
+        lines.append(
+            "Some patients' images were recovered nevertheless, in too few draws to count as a break."
+        )
     if verdict.linkable:
         lines.append(
             "Whoever already has a copy of a patient's image can find it among the sealed ones, and reads its label "
@@ -119,7 +123,11 @@ def _meaning_of_no_break(report: Report) -> list[str]:
         if finished
         else []
     )
-    return [first, *bound, "Better attacks, and larger pools, were not tried. This does not show that patients are safe."]
+    return [
+        first,
+        *bound,
+        "Better attacks, and larger pools, were not tried. This does not show that patients are safe.",
+    ]
 
 
 # ---- what to do ----------------------------------------------------------------------------------------------

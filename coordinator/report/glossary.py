@@ -10,17 +10,32 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "image encryption.",
     ),
     ("scheme", "The method of scrambling. It is public; only the key is secret."),
-    ("key", "The secret numbers that decide how images are scrambled. Who has the key can open the images."),
-    ("hospital, cloud", "Who holds the patients' images and the key, and who holds sealed images and the model."),
+    (
+        "key",
+        "The secret numbers that decide how images are scrambled. Who has the key can open the images.",
+    ),
+    (
+        "hospital, cloud",
+        "Who holds the patients' images and the key, and who holds sealed images and the model.",
+    ),
     ("adversary", "Somebody in the cloud who tries to see the images, without the key."),
     ("attack", "A method by which the adversary tries it. Each attack on this page was really run."),
-    ("guess", "The picture that an attack returns for a sealed image. It is frozen before anybody compares it."),
+    (
+        "guess",
+        "The picture that an attack returns for a sealed image. It is frozen before anybody compares it.",
+    ),
     ("pool", "The sealed images that an attack is given together. More images make an attack easier."),
     ("draw", "One repetition of the audit with another key and other images."),
-    ("broken", "Enough draws show that an attack opens, finds or shows images (K, R or V, defined under Findings)."),
+    (
+        "broken",
+        "Enough draws show that an attack opens, finds or shows images (K, R or V, defined under Findings).",
+    ),
     ("not broken", "The attacks that were run failed. Others may succeed."),
     ("linkable", "A sealed image can be told to be of a given image, without showing the picture."),
-    ("baseline", "What can be reached without any attack, such as the average image. An attack must do better."),
+    (
+        "baseline",
+        "What can be reached without any attack, such as the average image. An attack must do better.",
+    ),
     ("similarity (SSIM)", "How alike two pictures are: 1 is identical, and about 0 is unrelated."),
     (
         "95 % bounds",

@@ -42,7 +42,9 @@ def _mend(report: Report, name: str) -> Mend:
     fresh = _audit_command(report, "--out", "NEW_FOLDER")
     is_missing = report.controls[name].message == _NOT_RUN
     if name == "true_key":
-        need = "Score with the key that sealed these sets. Check the sets first: a damaged file does not open."
+        need = (
+            "Score with the key that sealed these sets. Check the sets first: a damaged file does not open."
+        )
         return Mend(name, need, ("cipherward-party verify SEALED", *_repeat_scoring(by_hospital, fresh)))
     if name == BLIND:
         if is_missing:
@@ -54,7 +56,9 @@ def _mend(report: Report, name: str) -> Mend:
         need = "Attack the whole folder of sealed sets, with the control sets in it, and score again."
         return Mend(name, need, (fresh,) if by_hospital else (_attack_command(report), *_after_attack()))
     if name in _POSITIVE:
-        need = "Give the attacks more time, on a machine that does nothing else. They must break this control."
+        need = (
+            "Give the attacks more time, on a machine that does nothing else. They must break this control."
+        )
         longer = _budget(report, 2)
         command = _audit_command(report, "--out", "NEW_FOLDER", budget=longer)
         again = (_attack_command(report, budget=longer), *_after_attack())
