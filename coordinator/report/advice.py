@@ -54,8 +54,8 @@ def meaning(report: Report) -> list[str]:
     elif verdict.readable_at:
         smallest = min(verdict.readable_at.values())
         lines.append(
-            f"Patients' images can be read. Whoever holds {images(smallest, 'sealed')} of this study gets pictures in "
-            "the negative or turned, and can turn them back."
+            f"Patients' images can be read. Whoever holds {images(smallest, 'sealed')} of this study gets pictures "
+            "in the negative or turned, and can turn them back."
         )
     elif not verdict.largest_pool or not verdict.pool_attacked:
         lines.append(
@@ -89,7 +89,7 @@ def _meaning_of_break(report: Report) -> list[str]:
     pool = verdict.smallest_pool or 0
     scope = {
         "consortium": "One key seals the images of all hospitals, so this is about the patients of all of them.",
-        "party": "Each hospital has its own key, so this is about the patients of each hospital whose images leave it.",
+        "party": "Each hospital has its own key, so this is about the patients of each whose images leave it.",
         "image": "Each image has its own key, and that did not prevent this.",
     }.get(report.scheme.key_scope, "")
     held = f"The audited pool held {images(report.pool.images)}."
@@ -144,8 +144,8 @@ def actions(report: Report) -> list[Action]:
     if exposed:
         result.append(
             Action(
-                "Treat every sealed image that has left a hospital as a plain image: tell the hospital's data protection "
-                "officer.",
+                "Treat every sealed image that has left a hospital as a plain image: tell the hospital's data "
+                "protection officer.",
                 "No protection is regained: a new key does not change the copies that others hold.",
             )
         )
@@ -153,7 +153,7 @@ def actions(report: Report) -> list[Action]:
         result.append(
             Action(
                 "Run the attacks in the hospital, with cipherward-party audit.",
-                "The verdict then depends on nobody who could withhold a success. How often that happens: not measured.",
+                "The verdict then depends on nobody who could withhold a success. How often one does: not measured.",
             )
         )
     if not exposed:
@@ -174,8 +174,8 @@ def _keep_pool(report: Report, known: Measured, exposed: bool) -> Action:
     if known.training is not None:
         source = known.sources.get("training", "")
         gain += (
-            f" Accuracy on brain MRI without a pool: {known.training.federated} federated, {known.training.central} for "
-            "one model on all plain images."
+            f" Accuracy on brain MRI without a pool: {known.training.federated} federated, {known.training.central} "
+            "for one model on all plain images."
         )
     return Action("Let no sealed image leave the hospitals. Federate the training instead.", gain, source)
 
@@ -216,8 +216,8 @@ def _other_scheme(report: Report, known: Measured) -> list[Action]:
     also = f" Fewer were enough at times: {listed(earlier)}." if earlier else ""
     return [
         Action(
-            f"If sealed images must leave: the scheme {best.scheme} takes more of them to break. It delays a break and "
-            "does not prevent it.",
+            f"If sealed images must leave: the scheme {best.scheme} takes more of them to break. It delays a break "
+            "and does not prevent it.",
             f"On {best.images}: broken with {images(best.smallest_pool or 0)} instead of {base}, in {best.broken} of "
             f"{best.draws} draws.{also}",
             known.sources.get("breaks", ""),
@@ -268,7 +268,7 @@ def _protect_updates(report: Report, known: Measured) -> Action:
         words.append(f"differential privacy costs accuracy: {percent(accuracy[None])} without, {costs}")
     words.append("how many images it keeps from an attack on updates: not measured")
     sources = [known.sources[name] for name in ("inversions", "privacy") if name in known.sources]
-    do = "Protect the updates of a federation by secure aggregation and differential privacy. They leak apart from sealing."
+    do = "Protect the updates of a federation by secure aggregation and differential privacy. Sealing does not."
     if on is not None:
         do = f"Keep differential privacy on (here ε ≤ {on.epsilon:g} for each {on.unit}), and add secure aggregation."
     text = "; ".join(words)

@@ -6,8 +6,8 @@ from __future__ import annotations
 GLOSSARY: tuple[tuple[str, str], ...] = (
     (
         "sealed image",
-        "An image that the hospital scrambled with a secret key before it left: a ciphertext of learnable (perceptual) "
-        "image encryption.",
+        "An image that the hospital scrambled with a secret key before it left: a ciphertext of learnable "
+        "(perceptual) image encryption.",
     ),
     ("scheme", "The method of scrambling. It is public; only the key is secret."),
     (

@@ -31,7 +31,7 @@ class MeasuredBreak(Record):
         pool: The pool size that the other figures are of: the smallest that was broken, else the largest.
         broken: In how many draws it was broken.
         draws: How many draws there were.
-        broken_earlier: Smaller pools that were broken in some draws, too few to count: their sizes, and how many draws.
+        broken_earlier: Smaller pools that were broken in some draws, too few to count: size and draws.
         is_idle: Whether the attack found nothing that it could try. That says nothing about a scheme's strength.
         ssim: Median SSIM of the guesses.
     """
@@ -52,7 +52,7 @@ class MeasuredBreak(Record):
 
 
 class MeasuredInversion(Record):
-    """Images that were recovered from one update of a hospital: what it was computed from, and how many of how many."""
+    """Images recovered from updates of a hospital: what made the updates, and how many of how many."""
 
     update: str
     found: str

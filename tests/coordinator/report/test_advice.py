@@ -91,9 +91,6 @@ def test_the_commands_that_repeat_an_audit_parse(who: str | None) -> None:
 def test_what_an_attack_recovered_stands_directly_after_the_sealed_images() -> None:
     page = render(make_report(), make_pictures(plain=True))
     heads = re.findall(r"<th[^>]*>(.*?)</th>", page[page.index('class="pictures') :])
-    assert [re.sub("<[^>]*>", "", head) for head in heads][:3] == [
-        "plain",
-        "sealed",
-        "pooled_key_recovery, 5 sealed",
-    ]
+    shown = [re.sub("<[^>]*>|,.*", "", head) for head in heads][:3]
+    assert shown == ["plain", "sealed", "pooled_key_recovery"]
     assert "recovered by pooled_key_recovery from 5 sealed images; median similarity" in page
