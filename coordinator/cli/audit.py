@@ -210,7 +210,7 @@ def report(
 
 def _print_comparison(first: Path, second: Path) -> None:
     """Print what differs between two report.json as a table, and name what is the same."""
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     from coordinator.report.comparison import cautions
@@ -219,7 +219,7 @@ def _print_comparison(first: Path, second: Path) -> None:
 
     reports = read_report(first), read_report(second)
     facts = facts_of(*reports)
-    table = Table("", Text(str(first)), Text(str(second)), show_lines=True)
+    table = Table("", Column(Text(str(first))), Column(Text(str(second))), show_lines=True)
     for fact in facts:
         if fact.differs:
             table.add_row(fact.name, Text(fact.first), Text(fact.second))
