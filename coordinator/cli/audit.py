@@ -219,7 +219,12 @@ def _print_comparison(first: Path, second: Path) -> None:
 
     reports = read_report(first), read_report(second)
     facts = facts_of(*reports)
-    table = Table("", Column(Text(str(first))), Column(Text(str(second))), show_lines=True)
+    table = Table(
+        "",
+        Column(Text(str(first)), overflow="fold"),
+        Column(Text(str(second)), overflow="fold"),
+        show_lines=True,
+    )
     for fact in facts:
         if fact.differs:
             table.add_row(fact.name, Text(fact.first), Text(fact.second))
