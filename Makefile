@@ -12,7 +12,7 @@ PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --cons
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench audit-table audit-updates table1 coverage picture lock results clean
+.PHONY: help setup demo test test-slow check bench audit-table audit-updates table1 coverage picture lock results schema clean
 
 help: ## print this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -82,8 +82,11 @@ picture: $(READY) ## docs/report.png from the demo's report, by headless Chromiu
 	$$chromium --headless --no-sandbox --hide-scrollbars --window-size=1000,1180 --screenshot=docs/report.png \
 		"file://$(CURDIR)/runs/demo/report.html" 2>/dev/null && echo docs/report.png
 
-results: $(READY) ## write docs/results.md, its pages and the README table from docs/results/*.json
+results: $(READY) ## write docs/results.md, its pages, the README table and what reports cite from docs/results/*.json
 	@$(BIN)/python -m benchmarks.results
+
+schema: $(READY) ## write the JSON Schemas of report.json and scores.json into docs/schema
+	@$(BIN)/python -m coordinator.report.json_schema docs/schema
 
 lock: $(READY) ## write constraints.txt from what is installed in .venv
 	@{ echo "# What was tested together. make lock writes this file."; \

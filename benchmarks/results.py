@@ -4,7 +4,8 @@
     python -m benchmarks.results --add NAME --from FILE --command TEXT  keeps a run's figures first
 
 The pages are docs/results.md (a summary), docs/results/TOPIC.md (the full tables), and the table between the markers
-`<!-- results -->` and `<!-- /results -->` in README.md. A kept file holds the command, the date and what the run
+`<!-- results -->` and `<!-- /results -->` in README.md. coordinator/report/measured.json holds the figures that
+the advice of a report cites. A kept file holds the command, the date and what the run
 wrote: an audit's report.json (without pictures), or a benchmark's --json.
 """
 
@@ -19,6 +20,9 @@ from pathlib import Path
 from benchmarks.command_line import make_parser
 from benchmarks.pages import accuracy, audit, faults, privacy, speed, summary, training
 from benchmarks.pages.entries import Entry, of_kind, read_entries
+from benchmarks.pages.measured import measured_of
+from coordinator.exchange.records import write_record
+from coordinator.report.measured import FILE as MEASURED
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "results"
@@ -63,7 +67,10 @@ def insert_table(readme: str, entries: Sequence[Entry]) -> str:
 
 
 def write_pages() -> list[Path]:
-    """Write every page and the README's table, and return the paths. A page whose topic has no runs is removed."""
+    """Write every page, the README's table and what reports cite, and return the paths.
+
+    A page whose topic has no runs is removed.
+    """
     entries = read_entries(KEPT)
     pages = make_pages(entries)
     for topic in _PAGES:
@@ -72,7 +79,8 @@ def write_pages() -> list[Path]:
     for name, text in pages.items():
         (KEPT.parent / name).write_text(text)
     README.write_text(insert_table(README.read_text(), entries))
-    return [*(KEPT.parent / name for name in pages), README]
+    write_record(MEASURED, measured_of(entries))
+    return [*(KEPT.parent / name for name in pages), README, MEASURED]
 
 
 def keep(args: argparse.Namespace) -> None:

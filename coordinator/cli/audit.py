@@ -157,11 +157,14 @@ def _default_attacks(has_public: bool, has_study: bool) -> list[str]:
 
 
 def report(
-    scores: Annotated[Path, typer.Argument(help="scores.json from the hospital that scored.")],
-    guesses: Annotated[Path, typer.Option(help="Folder of the guesses that were scored.")],
+    scores: Annotated[
+        Path | None, typer.Argument(help="scores.json from the hospital that scored.")
+    ] = None,
+    guesses: Annotated[Path | None, typer.Option(help="Folder of the guesses that were scored.")] = None,
     sealed: Annotated[
-        Path, typer.Option(help="The sealed set that was scored, or the folder of it, for the pictures.")
-    ],
+        Path | None,
+        typer.Option(help="The sealed set that was scored, or the folder of it, for the pictures."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path(),
     study: Annotated[
         Path | None, typer.Option(help="The study's folder, for the figures of its training.")
@@ -179,6 +182,10 @@ def report(
     allow_invalid: Annotated[
         bool, typer.Option(help="Exit with status 0 even if a control failed.")
     ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A B", help="Write no report: print how two report.json differ."),
+    ] = None,
 ) -> None:
     """Write report.json and report.html: the verdict, the figures, and pictures of sealed images and guesses.
 
@@ -194,6 +201,16 @@ def report(
     from coordinator.report.verdict_text import require_valid, summary_lines
     from crypto.identity import PublicIdentity
 
+    if compare is not None:
+        if scores is not None or guesses is not None or sealed is not None:
+            raise CipherwardError("--compare makes no report", "give it two report.json and nothing else")
+        _print_comparison(*compare)
+        return
+    if scores is None or guesses is None or sealed is None:
+        raise CipherwardError(
+            "a report needs scores, --guesses and --sealed",
+            "cipherward-coordinator report SCORES --guesses GUESSES --sealed SEALED, or report --compare A B",
+        )
     numbers = read_scores(scores)
     if signed_by is not None:
         require_signer(numbers, PublicIdentity.parse(_read_line(signed_by)), str(scores))
@@ -214,6 +231,33 @@ def report(
     result.print(str(out / "report.html"))
     if not allow_invalid:
         require_valid(record)
+
+
+def _print_comparison(first: Path, second: Path) -> None:
+    """Print what differs between two report.json as a table, and name what is the same."""
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    from coordinator.report.comparison import cautions
+    from coordinator.report.comparison import compare as facts_of
+    from coordinator.report.report_file import read_report
+
+    reports = read_report(first), read_report(second)
+    facts = facts_of(*reports)
+    table = Table(
+        "",
+        Column(Text(str(first)), overflow="fold"),
+        Column(Text(str(second)), overflow="fold"),
+        show_lines=True,
+    )
+    for fact in facts:
+        if fact.differs:
+            table.add_row(fact.name, Text(fact.first), Text(fact.second))
+    result.print(table)
+    same = ", ".join(fact.name for fact in facts if not fact.differs)
+    result.print(Text(f"the same in both: {same or 'nothing'}"))
+    for line in cautions(*reports):
+        result.print(Text(line))
 
 
 def _require_on_roster(scores: Scores, study: Path, where: str) -> None:

@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+)
 
 from crypto.errors import CipherwardError
 from crypto.files import read_json, write_json
@@ -42,7 +49,30 @@ def _spec_of(value: object) -> SchemeSpec:
 
 
 #: A scheme description inside a record, written as `SchemeSpec.to_json` does.
-SpecField = Annotated[SchemeSpec, PlainValidator(_spec_of), PlainSerializer(lambda spec: spec.to_json())]
+SpecField = Annotated[
+    SchemeSpec,
+    PlainValidator(_spec_of),
+    PlainSerializer(lambda spec: spec.to_json()),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "version": {"type": "integer"},
+                "image_shape": {
+                    "type": "array",
+                    "items": {"type": "integer"},
+                    "minItems": 3,
+                    "maxItems": 3,
+                },
+                "block": {"type": "integer"},
+                "key_scope": {"enum": ["consortium", "party", "image"]},
+                "options": {"type": "object"},
+            },
+            "required": ["name", "version", "image_shape", "block", "key_scope", "options"],
+        }
+    ),
+]
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 

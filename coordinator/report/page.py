@@ -19,10 +19,13 @@ from markupsafe import Markup
 from PIL import Image
 
 from coordinator.exchange.audit.rates import Rate
+from coordinator.report.advice import actions, meaning
 from coordinator.report.charts import key_curve, learning_curve, ssim_curve
+from coordinator.report.glossary import GLOSSARY
 from coordinator.report.pictures import Pictures
 from coordinator.report.records import Report, ReportDraw, Training, WrongKeys
-from coordinator.report.rows import rows_of
+from coordinator.report.repeat import mends, repeat_commands
+from coordinator.report.rows import Row, rows_of
 from coordinator.report.verdict_text import attacked_by, headline, linkability, reasons, second_look
 from coordinator.report.wording import images, percent, power, score, seconds, size
 from crypto.arrays import Images, UInt8Array
@@ -40,17 +43,32 @@ _TIERS = {
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column of pictures.
+
+    Attributes:
+        caption: Its heading.
+        seen: What a picture in it shows, for readers who do not see it.
+        kind: "own" for plain images of a hospital, "recovered" for guesses of an attack that breaks the scheme.
+    """
+
+    caption: str
+    seen: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
 class Gallery:
     """The pictures of the page.
 
     Attributes:
-        captions: Of the columns.
+        columns: Of the pictures, those that attacks recovered directly after the sealed ones.
         rows: Data URIs, one tuple an image.
         small: Whether the images are enlarged.
         plain: Whether the first column shows plain images.
     """
 
-    captions: list[str]
+    columns: list[Column]
     rows: list[tuple[str, ...]]
     small: bool
     plain: bool
@@ -83,6 +101,11 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
         report=report,
         state=verdict.state,
         sentence=verdict.sentence,
+        meaning=meaning(report),
+        actions=actions(report),
+        mends=mends(report),
+        repeat=repeat_commands(report),
+        glossary=GLOSSARY,
         reasons=reasons(report, rows),
         linkability=linkability(report),
         second_look=second_look(report),
@@ -93,7 +116,7 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
         tiers=_TIERS,
         baselines=_baselines(report.draws),
         charts=[Markup(chart) for chart in charts if chart],
-        pictures=_gallery(pictures),
+        pictures=_gallery(pictures, report, rows),
         public=public,
         recovered=not public and shows_patients(report),
         training=training,
@@ -121,18 +144,50 @@ def png(image: UInt8Array) -> str:
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
-def _gallery(pictures: Pictures | None) -> Gallery | None:
-    """Return the pictures, plain ones first; None if there are none."""
+def _gallery(pictures: Pictures | None, report: Report, rows: Sequence[Row]) -> Gallery | None:
+    """Return the pictures: plain, sealed, recovered, then the other guesses; None if there are none.
+
+    A narrow screen shows the first columns, and what an attack recovered must be among them.
+    """
     if pictures is None or not pictures.columns:
         return None
-    columns = dict(sorted(pictures.columns.items(), key=lambda column: column[0] != "plain"))
+    described = {caption: _column(caption, report, rows) for caption in pictures.columns}
+    places = {"plain": 0, "sealed": 1}
+
+    def place_of(caption: str) -> int:
+        return places.get(caption, 2 if described[caption].kind == "recovered" else 3)
+
+    columns = dict(sorted(pictures.columns.items(), key=lambda column: place_of(column[0])))
     first: Images = next(iter(columns.values()))
     return Gallery(
-        captions=list(columns),
+        columns=[described[caption] for caption in columns],
         rows=list(zip(*([png(image) for image in column] for column in columns.values()), strict=True)),
         small=max(first.shape[1:3]) < _SMALL,
         plain="plain" in columns,
     )
+
+
+def _column(caption: str, report: Report, rows: Sequence[Row]) -> Column:
+    """Return what a column of pictures shows, by the figures of the report."""
+    if caption == "plain":
+        return Column(caption, "the plain image, as the hospital holds it", "own")
+    if caption == "sealed":
+        baseline = dict(_baselines(report.draws)).get("ciphertext")
+        return Column(caption, f"the ciphertext, as the cloud holds it{_similarity(baseline)}")
+    attack = caption.split(", ", maxsplit=1)[0]
+    reached = {**report.verdict.readable_at, **report.verdict.broken_at}
+    own = [row for row in rows if row.attack == attack]
+    size = reached.get(attack, max((row.size for row in own), default=0))
+    ssim = next((row.ssim for row in own if row.size == size), None)
+    given = images(size, "sealed")
+    if attack in reached:
+        return Column(caption, f"recovered by {attack} from {given}{_similarity(ssim)}", "recovered")
+    return Column(caption, f"the guess of {attack} from {given}, no break{_similarity(ssim)}")
+
+
+def _similarity(ssim: float | None) -> str:
+    """Return how similar a column is to the plain images, in words."""
+    return "" if ssim is None else f"; median similarity to the plain image (SSIM) {score(ssim)}"
 
 
 def _accuracies(training: Training) -> list[Accuracy]:

@@ -12,7 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from coordinator.exchange.audit.control_sets import PREFIX
 from coordinator.exchange.audit.rates import (
@@ -202,6 +210,20 @@ class Finding(Record):
     def cell(self) -> str:
         """The attack and its pool size, in words."""
         return f"{self.attack} at {self.pool_size}"
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the schema of the file, where the figures stand beside the other fields."""
+        outer = handler(core)
+        own = handler.resolve_ref_schema(outer)
+        figures = handler.resolve_ref_schema(handler(Figures.__pydantic_core_schema__))
+        if own["properties"].pop("figures", None):
+            own["properties"].update(figures["properties"])
+            # A crashed attack has none of them.
+            own["dependentRequired"] = dict.fromkeys(figures["required"], figures["required"])
+        return outer
 
     @model_validator(mode="before")
     @classmethod

@@ -1,0 +1,100 @@
+"""coordinator/report/measured.json: the figures of docs/results that the advice of a report cites."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from benchmarks.pages.audit import CONTROLS, data_name, shown_pool
+from benchmarks.pages.entries import Entry, of_kind
+from coordinator.report.measured import (
+    Measured,
+    MeasuredBreak,
+    MeasuredInversion,
+    MeasuredPrivacy,
+    MeasuredTraining,
+)
+
+Record = Mapping[str, Any]
+
+
+def measured_of(entries: Sequence[Entry]) -> Measured:
+    """Return what the kept runs measured about ways to protect images. What was not run is left out."""
+    figures: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for field, kind, read in (
+        ("breaks", "audit-table", _breaks),
+        ("inversions", "updates", _inversions),
+        ("privacy", "privacy", _privacy),
+        ("training", "stem-accuracy", _training),
+    ):
+        runs = of_kind(entries, kind)
+        value = read(runs[-1].result) if runs else None
+        if value:
+            figures[field] = value
+            sources[field] = f"docs/results/{runs[-1].file}, {runs[-1].date}"
+    return Measured(schema_id=Measured().schema_id, **figures, sources=sources)
+
+
+def _breaks(result: Record) -> tuple[MeasuredBreak, ...]:
+    """Return each scheme on each kind of images, by the attack that needs the fewest of them."""
+    best: dict[tuple[str, ...], MeasuredBreak] = {}
+    for row in result["rows"]:
+        shown = shown_pool(row)
+        if shown is None or row["scheme"] in CONTROLS:
+            continue
+        item = MeasuredBreak(
+            scheme=row["scheme"],
+            options=" ".join(f"{name}={value}" for name, value in row["options"].items()),
+            images=data_name(row),
+            key_scope=row["scope"],
+            attack=row["attack"],
+            tried=tuple(pool["pool"] for pool in row["pools"] if pool["draws"]),
+            smallest_pool=row["smallest_pool"],
+            pool=shown["pool"],
+            broken=shown["broken"],
+            draws=shown["draws"],
+            broken_earlier=tuple(
+                (pool["pool"], pool["broken"])
+                for pool in row["pools"]
+                if pool["broken"] and pool["pool"] < shown["pool"]
+            ),
+            is_idle=shown.get("idle", 0) == shown["draws"],
+            ssim=shown["ssim"],
+        )
+        case = (item.scheme, item.options, item.images, item.key_scope)
+        if case not in best or _rank(item) < _rank(best[case]):
+            best[case] = item
+    return tuple(best.values())
+
+
+def _rank(item: MeasuredBreak) -> tuple[bool, int]:
+    """Return what orders attacks on one case: those that break it first, the smallest pool first."""
+    return item.smallest_pool is None, item.smallest_pool or 0
+
+
+def _inversions(result: Record) -> tuple[MeasuredInversion, ...]:
+    return tuple(
+        MeasuredInversion(update=row["stem"], found=row["found"])
+        for part in ("solve", "steps")
+        for row in result.get(part, ())
+    )
+
+
+def _privacy(result: Record) -> tuple[MeasuredPrivacy, ...]:
+    rates: dict[float | None, list[float]] = {}
+    for record in result["accuracy"]:
+        rates.setdefault(record["epsilon"], []).append(record["test"]["rate"])
+    return tuple(
+        MeasuredPrivacy(epsilon=epsilon, accuracy=mean(values), seeds=len(values))
+        for epsilon, values in rates.items()
+    )
+
+
+def _training(result: Record) -> MeasuredTraining | None:
+    accuracy = {row["run"]: row["test accuracy"] for row in result["summary"]}
+    federated, central = accuracy.get("federated, stem plain"), accuracy.get("central, plain images")
+    if federated is None or central is None:
+        return None
+    return MeasuredTraining(protocol=result["protocol"], federated=federated, central=central)

@@ -1,0 +1,275 @@
+"""What a report means for patients, and what to do about it, in plain words, in the order of effect.
+
+Every figure comes from the report itself or from measured.json. Where there is no measurement, the advice says so.
+No sentence is softer than the verdict: it follows from the same fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator.report.measured import Measured, MeasuredBreak, measured
+from coordinator.report.records import Report
+from coordinator.report.verdict_text import headline
+from coordinator.report.wording import images, listed, percent
+
+NOT_MEASURED = "Not measured."
+#: What a break by V, R or K lets somebody do with patients' images.
+_CAN = {
+    "V": "sees what is in the patients' pictures",
+    "R": "finds each image among pictures that it can compare with",
+    "K": "opens further images with the key that it recovers",
+}
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing to do.
+
+    Attributes:
+        do: What, as an order.
+        gain: What it gains, with its figures, or that this was not measured.
+        source: Where the figures are from; empty if from this report, or if there are none.
+    """
+
+    do: str
+    gain: str
+    source: str = ""
+
+
+# ---- what it means for patients ------------------------------------------------------------------------------
+
+
+def meaning(report: Report) -> list[str]:
+    """Return what a report means for the patients whose images are sealed, one sentence or two each."""
+    verdict = report.verdict
+    if not report.valid:
+        return [
+            "This audit says nothing about the patients' images: it did not work as it must.",
+            "Until an audit is valid, treat the sealed images as if they were plain.",
+        ]
+    lines = []
+    if verdict.smallest_pool is not None:
+        lines += _meaning_of_break(report)
+    elif verdict.readable_at:
+        smallest = min(verdict.readable_at.values())
+        lines.append(
+            f"Patients' images can be read. Whoever holds {images(smallest, 'sealed')} of this study gets pictures "
+            "in the negative or turned, and can turn them back."
+        )
+    elif not verdict.largest_pool or not verdict.pool_attacked:
+        lines.append(
+            "It is not known whether patients' images can be recovered. Treat them as if they could."
+        )
+    else:
+        lines += _meaning_of_no_break(report)
+    if verdict.smallest_pool is None and any(f.broken or f.readable_by for f in report.findings):
+        lines.append(
+            "Some patients' images were recovered nevertheless, in too few draws to count as a break."
+        )
+    if verdict.linkable:
+        lines.append(
+            "Whoever already has a copy of a patient's image can find it among the sealed ones, and reads its label "
+            "beside it."
+        )
+    lines.append("Labels are not encrypted: whoever holds the sealed images knows each image's class.")
+    return lines
+
+
+def _meaning_of_break(report: Report) -> list[str]:
+    """Return what the attacks reached at the smallest pool that breaks the scheme."""
+    verdict = report.verdict
+    at = [f for f in report.findings if f.broken and f.pool_size == verdict.broken_at.get(f.attack)]
+    words = []
+    for letter, can in _CAN.items():
+        draws = {finding.draw for finding in at if letter in finding.broken_by}
+        if draws:
+            often = "" if len(draws) == verdict.draws else f" (in {len(draws)} of {verdict.draws} draws)"
+            words.append(can + often)
+    pool = verdict.smallest_pool or 0
+    scope = {
+        "consortium": "One key seals the images of all hospitals, so this is about the patients of all of them.",
+        "party": "Each hospital has its own key, so this is about the patients of each whose images leave it.",
+        "image": "Each image has its own key, and that did not prevent this.",
+    }.get(report.scheme.key_scope, "")
+    held = f"The audited pool held {images(report.pool.images)}."
+    return [
+        f"Sealing does not protect these patients. Whoever holds {images(pool, 'sealed')} of this study, without any "
+        f"key, {listed(words) or 'succeeds by the rule of the suite'}.",
+        *([scope] if scope else []),
+        held,
+    ]
+
+
+def _meaning_of_no_break(report: Report) -> list[str]:
+    verdict = report.verdict
+    reach = images(verdict.largest_pool, "sealed")
+    first = f"No attack of this audit recovered patients' images from up to {reach}."
+    if report.attacked_by != "hospital":
+        first = (
+            f"No recovered image of a patient was reported, from up to {reach}. Who ran the attacks could have kept "
+            "one back."
+        )
+    finished = [
+        finding.figures.reidentified.high
+        for finding in report.findings
+        if finding.figures and finding.pool_size == max(verdict.finished_at.get(finding.attack, (0,)))
+    ]
+    bound = (
+        [
+            f"Even so, up to {percent(max(finished))} of the images may be matched with their originals: that is the "
+            "95 % bound."
+        ]
+        if finished
+        else []
+    )
+    return [
+        first,
+        *bound,
+        "Better attacks, and larger pools, were not tried. This does not show that patients are safe.",
+    ]
+
+
+# ---- what to do ----------------------------------------------------------------------------------------------
+
+
+def actions(report: Report) -> list[Action]:
+    """Return what to do, the largest effect first. An invalid report is to be mended first (`repeat.mends`)."""
+    if not report.valid:
+        return []
+    known = measured()
+    broken = headline(report).state == "broken"
+    exposed = broken or any(f.broken or f.readable_by for f in report.findings)
+    result = [_keep_pool(report, known, exposed)]
+    if exposed:
+        result.append(
+            Action(
+                "Treat every sealed image that has left a hospital as a plain image: tell the hospital's data "
+                "protection officer.",
+                "No protection is regained: a new key does not change the copies that others hold.",
+            )
+        )
+    elif report.attacked_by != "hospital":
+        result.append(
+            Action(
+                "Run the attacks in the hospital, with cipherward-party audit.",
+                "The verdict then depends on nobody who could withhold a success. How often one does: not measured.",
+            )
+        )
+    if not exposed:
+        result.append(_limit_pool(report))
+    else:
+        result += _other_scheme(report, known)
+    result += _key_per_image(report, known)
+    result.append(_protect_updates(report, known))
+    return result
+
+
+def _keep_pool(report: Report, known: Measured, exposed: bool) -> Action:
+    pool = report.verdict.smallest_pool
+    gain = "An attack on sealed images then has none to work on."
+    if exposed and pool is not None:
+        gain += f" In this report {images(pool, 'sealed')} {'was' if pool == 1 else 'were'} enough."
+    source = ""
+    if known.training is not None:
+        source = known.sources.get("training", "")
+        gain += (
+            f" Accuracy on brain MRI without a pool: {known.training.federated} federated, {known.training.central} "
+            "for one model on all plain images."
+        )
+    return Action("Let no sealed image leave the hospitals. Federate the training instead.", gain, source)
+
+
+def _limit_pool(report: Report) -> Action:
+    largest = report.verdict.largest_pool
+    if not largest or not report.verdict.pool_attacked:
+        return Action("Audit again until the attacks on a pool run to their end.", NOT_MEASURED)
+    return Action(
+        f"If sealed images must leave, let at most {images(largest)} leave under one key.",
+        f"Up to {images(largest)} were attacked in this report. What more of them reveal: not measured.",
+    )
+
+
+def _shared(known: Measured) -> list[MeasuredBreak]:
+    """Return the measured breaks of schemes with default options under one shared key."""
+    return [b for b in known.breaks if b.key_scope == "consortium" and not b.options and not b.is_idle]
+
+
+def _other_scheme(report: Report, known: Measured) -> list[Action]:
+    """Return the scheme that took the most images, beside the audited one on the same kind of images, if any."""
+    own = {b.images: b for b in _shared(known) if b.scheme == report.scheme.name and b.smallest_pool}
+    # The smallest pool tried is no gain: fewer images may be enough.
+    others = [
+        b
+        for b in _shared(known)
+        if b.scheme != report.scheme.name
+        and b.images in own
+        and b.smallest_pool is not None
+        and b.smallest_pool > min(b.tried)
+        and b.smallest_pool > (own[b.images].smallest_pool or 0)
+    ]
+    if not others:
+        return []
+    best = max(others, key=lambda b: (b.smallest_pool or 0) / (own[b.images].smallest_pool or 1))
+    base = own[best.images].smallest_pool
+    earlier = [f"{images(size)} in {n} of {best.draws} draws" for size, n in best.broken_earlier]
+    also = f" Fewer were enough at times: {listed(earlier)}." if earlier else ""
+    return [
+        Action(
+            f"If sealed images must leave: the scheme {best.scheme} takes more of them to break. It delays a break "
+            "and does not prevent it.",
+            f"On {best.images}: broken with {images(best.smallest_pool or 0)} instead of {base}, in {best.broken} of "
+            f"{best.draws} draws.{also}",
+            known.sources.get("breaks", ""),
+        )
+    ]
+
+
+def _key_per_image(report: Report, known: Measured) -> list[Action]:
+    """Return what a key for each image gains; nothing if the audited scheme has one."""
+    if report.scheme.key_scope == "image":
+        return []
+    found = [
+        b
+        for b in known.breaks
+        if (b.scheme, b.key_scope, b.options) == (report.scheme.name, "image", "") and not b.is_idle
+    ]
+    withstood = [b for b in found if b.smallest_pool is None]
+    broken = [b for b in found if b.smallest_pool is not None]
+    words = []
+    for item in broken:
+        words.append(
+            f"none on {item.images}, where a single image was broken in {item.broken} of {item.draws} "
+            f"draw{'' if item.draws == 1 else 's'}"
+        )
+    for item in withstood:
+        words.append(
+            f"on {item.images} no single image was broken, in {item.draws} draw{'' if item.draws == 1 else 's'}"
+        )
+    gain = f"Measured gain: {'; '.join(words)}." if words else NOT_MEASURED
+    do = "Seal each image under a key of its own (key scope image), so that images cannot be attacked together."
+    if broken and not withstood:
+        do = "Do not count on a key for each image (key scope image)."
+    return [Action(do, gain, known.sources.get("breaks", "") if words else "")]
+
+
+def _protect_updates(report: Report, known: Measured) -> Action:
+    """Return what protects updates: they leak apart from the sealed images."""
+    training = report.training
+    on = training.privacy if training is not None else None
+    words = []
+    if known.inversions:
+        worst = known.inversions[0]
+        words.append(f"from updates without it ({worst.update}), {worst.found} images were recovered")
+    accuracy = {point.epsilon: point.accuracy for point in known.privacy}
+    bounds = sorted(epsilon for epsilon in accuracy if epsilon is not None)
+    if None in accuracy and bounds:
+        costs = listed([f"{percent(accuracy[e])} at ε = {e:g}" for e in reversed(bounds)])
+        words.append(f"differential privacy costs accuracy: {percent(accuracy[None])} without, {costs}")
+    words.append("how many images it keeps from an attack on updates: not measured")
+    sources = [known.sources[name] for name in ("inversions", "privacy") if name in known.sources]
+    do = "Protect the updates of a federation by secure aggregation and differential privacy. Sealing does not."
+    if on is not None:
+        do = f"Keep differential privacy on (here ε ≤ {on.epsilon:g} for each {on.unit}), and add secure aggregation."
+    text = "; ".join(words)
+    return Action(do, f"{text[0].upper()}{text[1:]}.", "; ".join(sources))

@@ -1,0 +1,87 @@
+"""What differs between two reports: scheme, images to break, accuracy, links, and who ran the attacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coordinator.report.records import Report
+from coordinator.report.verdict_text import attacked_by, headline, linkability
+from coordinator.report.wording import images, percent, score, seconds
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact of two reports, in words."""
+
+    name: str
+    first: str
+    second: str
+
+    @property
+    def differs(self) -> bool:
+        """Whether the two reports do not say the same."""
+        return self.first != self.second
+
+
+def compare(first: Report, second: Report) -> list[Fact]:
+    """Return the facts of two reports side by side, those that are the same too. An invalid report has no verdict."""
+    one, two = _facts(first), _facts(second)
+    return [Fact(name, one[name], two[name]) for name in one]
+
+
+def cautions(first: Report, second: Report) -> list[str]:
+    """Return why two reports may not be comparable, one sentence each."""
+    lines = []
+    if first.pool.shape != second.pool.shape or first.scheme.block != second.scheme.block:
+        lines.append(
+            "The images or the blocks are of different sizes, so the images to break are not comparable."
+        )
+    if _attacks(first) != _attacks(second) or _sizes(first) != _sizes(second):
+        lines.append(
+            "Different attacks or pool sizes were run: what was not attacked is not known to withstand."
+        )
+    if first.attacked_by != second.attacked_by:
+        lines.append(
+            "Others ran the attacks: a cloud can withhold a success, a hospital's own audit cannot."
+        )
+    return [*lines, "Whether both are about the same images is not in the reports."]
+
+
+def _facts(report: Report) -> dict[str, str]:
+    verdict, training, scheme = report.verdict, report.training, report.scheme
+    if not report.valid:
+        to_break = "no verdict: invalid"
+    elif verdict.smallest_pool is not None:
+        to_break = images(verdict.smallest_pool)
+    else:
+        to_break = (
+            f"not broken up to {images(verdict.largest_pool)}" if verdict.largest_pool else "nothing known"
+        )
+    height, width, channels = report.pool.shape
+    return {
+        "study": report.study,
+        "created": report.created,
+        "scheme": f"{scheme.name}, version {scheme.version}, blocks of {scheme.block}, key scope {scheme.key_scope}",
+        "verdict": headline(report).sentence,
+        "images to break": to_break,
+        "time to break": seconds(verdict.seconds) if report.valid else "no verdict: invalid",
+        "linkable": linkability(report) if report.valid else "no verdict: invalid",
+        "accuracy, sealed": percent(training.test_accuracy) if training else "no training",
+        "accuracy, plain": percent(training.plain_accuracy) if training else "no training",
+        "test AUC": score(training.test_auc) if training else "no training",
+        "attacked by": attacked_by(report),
+        "attacks": ", ".join(_attacks(report)),
+        "pool sizes": ", ".join(map(str, _sizes(report))),
+        "draws": str(verdict.draws),
+        "pool": f"{images(report.pool.images)}, {height}×{width}×{channels}, hospitals: {report.pool.parties}",
+        "caveats": str(len(report.doubts)),
+        "signed by": report.signer.fingerprint if report.signer else "unsigned",
+    }
+
+
+def _attacks(report: Report) -> list[str]:
+    return list(dict.fromkeys(finding.attack for finding in report.findings))
+
+
+def _sizes(report: Report) -> list[int]:
+    return sorted({finding.pool_size for finding in report.findings if finding.uses_pool})

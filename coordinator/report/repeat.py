@@ -1,0 +1,113 @@
+"""The commands that repeat an audit, and those that mend one whose controls failed."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from coordinator.exchange.audit.suite1 import AUDIT_ROWS
+from coordinator.report.blind_controls import BLIND
+from coordinator.report.records import Report
+
+_NOT_RUN = "not run"
+#: Controls whose answer the attacks must find: where one fails, the attacks do not work as they should.
+_POSITIVE = ("plain", "known", "signs", "orthogonal")
+
+
+@dataclass(frozen=True)
+class Mend:
+    """How to mend a failed control: its name, what it needs, and the commands, one a line."""
+
+    control: str
+    need: str
+    commands: tuple[str, ...]
+
+
+def repeat_commands(report: Report) -> list[str]:
+    """Return the commands that repeat the audit, one a line. Words in capitals are the reader's own folders."""
+    if report.attacked_by == "hospital":
+        return [_audit_command(report)]
+    if report.attacked_by == "simulation":
+        return [f"cipherward-coordinator simulate PLAN --set seed={report.seed}"]
+    return [_attack_command(report), *_after_attack()]
+
+
+def mends(report: Report) -> list[Mend]:
+    """Return how each failed control is mended; nothing for a valid report."""
+    return [_mend(report, name) for name in report.failed_controls]
+
+
+def _mend(report: Report, name: str) -> Mend:
+    by_hospital = report.attacked_by == "hospital"
+    fresh = _audit_command(report, "--out", "NEW_FOLDER")
+    is_missing = report.controls[name].message == _NOT_RUN
+    if name == "true_key":
+        need = (
+            "Score with the key that sealed these sets. Check the sets first: a damaged file does not open."
+        )
+        return Mend(name, need, ("cipherward-party verify SEALED", *_repeat_scoring(by_hospital, fresh)))
+    if name == BLIND:
+        if is_missing:
+            need = "Score again in the hospital: it attacks the blind controls itself."
+            return Mend(name, need, _repeat_scoring(by_hospital, fresh))
+        need = "Do not rely on this cloud's results. Attack in the hospital, where nothing can be withheld."
+        return Mend(name, need, (fresh,))
+    if is_missing or "did not meet it" in report.controls[name].message:
+        need = "Attack the whole folder of sealed sets, with the control sets in it, and score again."
+        return Mend(name, need, (fresh,) if by_hospital else (_attack_command(report), *_after_attack()))
+    if name in _POSITIVE:
+        need = (
+            "Give the attacks more time, on a machine that does nothing else. They must break this control."
+        )
+        longer = _budget(report, 2)
+        command = _audit_command(report, "--out", "NEW_FOLDER", budget=longer)
+        again = (_attack_command(report, budget=longer), *_after_attack())
+        return Mend(name, need, (command,) if by_hospital else again)
+    need = "Repeat the audit in a new folder. If it fails again, the scoring is at fault: report that as a bug."
+    return Mend(name, need, (fresh,))
+
+
+def _repeat_scoring(by_hospital: bool, fresh: str) -> tuple[str, ...]:
+    return (fresh,) if by_hospital else _after_attack()
+
+
+def _after_attack() -> tuple[str, ...]:
+    """Return the commands that follow an attack in the cloud."""
+    return (
+        "cipherward-party score HOSPITAL GUESSES",
+        "cipherward-coordinator report HOSPITAL/scores.json --guesses GUESSES --sealed SEALED --out REPORT",
+    )
+
+
+def _audit_command(report: Report, *more: str, budget: list[str] | None = None) -> str:
+    """Return the one command of a hospital's own audit, with the settings that a report holds."""
+    scheme = report.scheme
+    height, width, channels = scheme.image_shape
+    words = ["cipherward-party", "audit", "IMAGES", "--scheme", scheme.name, "--block", str(scheme.block)]
+    words += ["--key-scope", scheme.key_scope]
+    if height == width:
+        words += ["--image-size", str(height)]
+    words += ["--gray" if channels == 1 else "--rgb", "--draws", str(max(1, report.verdict.draws))]
+    # Half of the audit rows are scored.
+    rows = 2 * max((draw.rows for draw in report.draws), default=AUDIT_ROWS // 2)
+    if rows != AUDIT_ROWS:
+        words += ["--rows", str(rows)]
+    words += [*_pools_and_attacks(report), *(_budget(report) if budget is None else budget), *more]
+    return shlex.join(words)
+
+
+def _attack_command(report: Report, budget: list[str] | None = None) -> str:
+    words = ["cipherward-coordinator", "attack", "SEALED", "--out", "GUESSES", "--seed", str(report.seed)]
+    words += [*_pools_and_attacks(report), *(_budget(report) if budget is None else budget)]
+    return shlex.join(words)
+
+
+def _pools_and_attacks(report: Report) -> list[str]:
+    pools = sorted({finding.pool_size for finding in report.findings if finding.uses_pool})
+    attacks = dict.fromkeys(finding.attack for finding in report.findings)
+    words = ["--pools", ",".join(map(str, pools))] if pools else []
+    return [*words, "--attacks", ",".join(attacks)] if attacks else words
+
+
+def _budget(report: Report, times: float = 1) -> list[str]:
+    return [] if report.budget_s is None else ["--budget", f"{report.budget_s * times:g}s"]

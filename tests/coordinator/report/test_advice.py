@@ -1,0 +1,96 @@
+"""The first screen: what a report means for patients, what to do, and how a failed audit is mended."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+
+import pytest
+
+from benchmarks.pages.entries import read_entries
+from benchmarks.pages.measured import measured_of
+from coordinator.report.advice import actions, meaning
+from coordinator.report.measured import measured
+from coordinator.report.page import render
+from coordinator.report.repeat import mends, repeat_commands
+from tests.support.paths import ROOT
+from tests.support.reports import make_pictures, make_report
+
+
+def test_the_figures_of_the_advice_are_those_of_the_kept_results() -> None:
+    assert measured() == measured_of(read_entries(ROOT / "docs" / "results"))
+    assert set(measured().sources) == {"breaks", "inversions", "privacy", "training"}
+
+
+def test_a_break_is_told_of_patients_without_softening() -> None:
+    report = make_report()
+    text = " ".join(meaning(report))
+    assert text.startswith("Sealing does not protect these patients. Whoever holds 5 sealed images")
+    assert "sees what is in the patients' pictures" in text and "the key that it recovers" in text
+    assert "Labels are not encrypted" in text
+
+
+def test_what_was_not_broken_is_no_promise_to_patients() -> None:
+    text = " ".join(meaning(make_report(reach=0.0)))
+    assert "from up to 100 sealed images" in text and "This does not show that patients are safe." in text
+    assert "95 % bound" in text
+    cloud = make_report(reach=0.0).model_copy(update={"attacked_by": "cloud"})
+    assert "could have kept one back" in " ".join(meaning(cloud))
+
+
+def test_actions_cite_measured_figures_or_say_that_there_are_none() -> None:
+    texts = [f"{action.do} {action.gain}" for action in actions(make_report())]
+    assert texts[0].startswith("Let no sealed image leave the hospitals.")
+    assert "In this report 5 sealed images were enough." in texts[0]
+    shared = {b.scheme: b for b in measured().breaks if b.key_scope == "consortium" and "MRI" in b.images}
+    best = shared["block_pixel"]
+    assert any(f"broken with {best.smallest_pool} images instead of" in text for text in texts)
+    # A scheme whose smallest pool tried was broken is no gain: fewer images may do.
+    assert not any("ele " in text for text in texts)
+    assert "not measured" in texts[-1]
+    for action in actions(make_report()):
+        assert action.source or "measured" in action.gain.lower() or "No protection" in action.gain
+
+
+def test_an_unknown_scheme_has_no_figures() -> None:
+    report = make_report()
+    odd = report.model_copy(update={"scheme": report.scheme.model_copy(update={"name": "unheard_of"})})
+    gains = [action.gain for action in actions(odd)]
+    assert "Not measured." in gains and not any("instead of" in gain for gain in gains)
+
+
+def test_an_invalid_report_names_the_command_that_mends_each_control() -> None:
+    report = make_report(noise=1.0)
+    assert not actions(report)
+    mend = mends(report)
+    assert [item.control for item in mend] == report.failed_controls
+    page = unescape(re.sub(r"<[^>]*>", "", render(report, None)))
+    assert all(command in page for item in mend for command in item.commands)
+    assert "treat the sealed images as if they were plain" in page
+
+
+@pytest.mark.parametrize("who", ["hospital", "cloud", "simulation", None])
+def test_the_commands_that_repeat_an_audit_parse(who: str | None) -> None:
+    import shlex
+
+    import typer.main
+
+    from coordinator.cli.app import app as cloud
+    from parties.cli.app import app as hospital
+
+    report = make_report().model_copy(update={"attacked_by": who})
+    failed = make_report(noise=1.0).model_copy(update={"attacked_by": who})
+    commands = repeat_commands(report) + [c for mend in mends(failed) for c in mend.commands]
+    groups = {"cipherward-coordinator": cloud, "cipherward-party": hospital}
+    for line in commands:
+        program, name, *words = shlex.split(line)
+        command = typer.main.get_command(groups[program]).commands[name]  # type: ignore[attr-defined] # a group
+        command.make_context(name, words)
+
+
+def test_what_an_attack_recovered_stands_directly_after_the_sealed_images() -> None:
+    page = render(make_report(), make_pictures(plain=True))
+    heads = re.findall(r"<th[^>]*>(.*?)</th>", page[page.index('class="pictures') :])
+    shown = [re.sub("<[^>]*>|,.*", "", head) for head in heads][:3]
+    assert shown == ["plain", "sealed", "pooled_key_recovery"]
+    assert "recovered by pooled_key_recovery from 5 sealed images; median similarity" in page
