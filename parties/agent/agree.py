@@ -16,7 +16,7 @@ from crypto.identity import Identity
 from parties.agent.declare import make_statement
 from parties.sealing.place import Place
 from parties.training.policy import Policy, find_difference
-from parties.training.study_file import known_identities, read_agreed, save_agreement
+from parties.training.study_file import agreed_manifests, known_identities, read_agreed, save_agreement
 
 
 class Member(NamedTuple):
@@ -62,6 +62,27 @@ def list_members(place: Place, manifest: StudyManifest) -> list[Member]:
             )
         )
     return members
+
+
+def overlapping_studies(place: Place, manifest: StudyManifest) -> list[tuple[str, list[str]]]:
+    """Return the other studies that this hospital agreed to with the same training images, and who is in both.
+
+    Secure aggregation hides an update in the sum of one study. A cloud that runs two studies over the same images of
+    some hospitals can subtract their sums. So can one that has a study accepted again with another setting.
+    """
+    party = place.settings.party
+    own, roster = manifest.statements[party].sets.train.digest, manifest.roster
+    found = []
+    for other in agreed_manifests(place):
+        before = other.statements.get(party)
+        if other.digest == manifest.digest or before is None or before.sets.train.digest != own:
+            continue
+        shared = [
+            name for name, public in other.roster.items() if name != party and roster.get(name) == public
+        ]
+        if shared:
+            found.append((other.study, shared))
+    return found
 
 
 def require_own(place: Place, policy: Policy, manifest: StudyManifest, identity: Identity) -> None:

@@ -98,7 +98,7 @@ def agree(
     manifest came through the coordinator, which could have exchanged an identity.
     """
     from coordinator.exchange.manifest import read_manifest
-    from parties.agent.agree import CHANGED, Member
+    from parties.agent.agree import CHANGED, Member, overlapping_studies
     from parties.agent.agree import agree as agree_to
     from parties.agent.identity_file import read_identity
     from parties.sealing.place import Place
@@ -121,6 +121,11 @@ def agree(
                     f"warning: {member.name} comes with another identity than this hospital agreed to before; agree "
                     "only if it tells you itself why"
                 )
+        for name, shared in overlapping_studies(place, manifest):
+            talk.print(
+                f"warning: this hospital agreed to {printable(name)} with the same training images and "
+                f"{', '.join(shared)}; sums of two studies over other hospitals can give an update away"
+            )
         talk.print(
             "compare every fingerprint with the one that the hospital itself tells you, by telephone or in person"
         )

@@ -58,14 +58,21 @@ def read_agreed(place: Place, policy: Policy) -> StudyManifest:
     return manifest
 
 
+def agreed_manifests(place: Place) -> list[StudyManifest]:
+    """Return every manifest that the hospital ever agreed to. Unreadable ones are left out."""
+    manifests = []
+    for path in sorted((place.private / "studies").glob("*.json")):
+        try:
+            manifests.append(read_manifest(path))
+        except CipherwardError:
+            continue
+    return manifests
+
+
 def known_identities(place: Place) -> dict[str, set[str]]:
     """Return the identities that the hospital ever agreed to, by hospital. Unreadable manifests are left out."""
     known: dict[str, set[str]] = {}
-    for path in sorted((place.private / "studies").glob("*.json")):
-        try:
-            manifest = read_manifest(path)
-        except CipherwardError:
-            continue
+    for manifest in agreed_manifests(place):
         for name, public in manifest.roster.items():
             known.setdefault(name, set()).add(public.line)
     return known

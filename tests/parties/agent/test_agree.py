@@ -278,3 +278,19 @@ def test_the_coordinator_s_command_names_what_does_not_fit(
     assert "for 2 hospitals, and 1 stated" in error(files[0])
     words[1] = write_plan(plan(rounds=5), tmp_path)
     assert "hospital-0's statement is about another plan" in error(*files)
+
+
+def test_a_second_study_with_the_same_images_and_hospitals_is_named(
+    places: list[Place], tmp_path: Path, here: Here
+) -> None:
+    """Two sums over other hospitals, in two studies, differ by updates: nobody agrees to that unseen."""
+    first = make_manifest(tmp_path, places, plan())
+    for place in places:
+        done = here("cipherward-party", "agree", first, place.folder, "--yes")
+        assert "the same training images" not in done.stderr
+    again = plan(study="second", lr=0.06)
+    accept(places, again)
+    second = make_manifest(tmp_path, places, again)
+    done = here("cipherward-party", "agree", second, places[0].folder, "--yes")
+    text = " ".join(done.stderr.split())
+    assert "agreed to t with the same training images and hospital-1" in text
