@@ -33,5 +33,6 @@ def train(message: Message, context: Context) -> Message:
     weights = message.content.array_records["arrays"]["model"].numpy()
     about = {"pid": os.getpid(), "folder": str(context.node_config["party-dir"]), "memory": MEMORY}
     about["config"] = sorted([*context.node_config, *context.run_config])
+    about["at"] = time.monotonic_ns()  # one clock for all processes of a machine
     arrays = ArrayRecord({"model": Array((weights + 1).astype(np.float32))})
     return Message(RecordDict({"arrays": arrays, "about": ConfigRecord(about)}), reply_to=message)

@@ -41,11 +41,11 @@ class Room:
         return self.grid.push_messages(messages)
 
     def ask(self, orders: Sequence[dict[str, Any]], ttl: float = 20.0) -> list[Answer]:
-        """Send an order to each hospital; return the answers in order of the hospitals, and when they came."""
+        """Send an order to each hospital; return the answers in order of the hospitals."""
         ids, answers, started = self.push(orders, ttl), dict[str, Answer](), time.monotonic()
         while len(answers) < len(ids) and time.monotonic() - started < 30:
             for reply in self.grid.pull_messages(ids):
-                answers[reply.metadata.reply_to_message_id] = read(reply) | {"place": len(answers)}
+                answers[reply.metadata.reply_to_message_id] = read(reply)
             time.sleep(0.01)
         return [answers.get(i, {}) for i in ids]
 

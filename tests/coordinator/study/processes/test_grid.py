@@ -55,8 +55,8 @@ def test_a_hospital_that_fails_loses_its_message_alone(tmp_path: Path) -> None:
     assert hung["error"] == "no reply: it took too long, and was ended"
     assert all("weights" in answer for answer in result["well"])
     # Those that lost messages come after those that lost none, from then on.
-    places = [answer["place"] for answer in result["well"]]
-    assert max(places[0], places[4]) < min(places[1], places[2], places[3])
+    times = [answer["at"] for answer in result["well"]]
+    assert max(times[0], times[4]) < min(times[1], times[2], times[3])
 
 
 def test_replies_come_one_by_one(tmp_path: Path) -> None:
