@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 from benchmarks.pages.audit import CONTROLS, data_name, shown_pool
@@ -13,6 +13,7 @@ from coordinator.report.measured import (
     MeasuredBreak,
     MeasuredInversion,
     MeasuredPrivacy,
+    MeasuredProtection,
     MeasuredTraining,
 )
 
@@ -27,6 +28,7 @@ def measured_of(entries: Sequence[Entry]) -> Measured:
         ("breaks", "audit-table", _breaks),
         ("inversions", "updates", _inversions),
         ("privacy", "privacy", _privacy),
+        ("protections", "protection", _protections),
         ("training", "stem-accuracy", _training),
     ):
         runs = of_kind(entries, kind)
@@ -89,6 +91,22 @@ def _privacy(result: Record) -> tuple[MeasuredPrivacy, ...]:
     return tuple(
         MeasuredPrivacy(epsilon=epsilon, accuracy=mean(values), seeds=len(values))
         for epsilon, values in rates.items()
+    )
+
+
+def _protections(result: Record) -> tuple[MeasuredProtection, ...]:
+    groups: dict[str, list[Record]] = {}
+    for record in result["records"]:
+        if (record["data"], record["part"]) == ("mri", "step"):
+            groups.setdefault(record["protection"], []).append(record)
+    return tuple(
+        MeasuredProtection(
+            protection=name,
+            ssim=median(value for record in records for value in record["solve SSIM"]),
+            confirmed=sum(record["batch confirmed"] for record in records),
+            members=sum(record["batch members"] for record in records),
+        )
+        for name, records in groups.items()
     )
 
 

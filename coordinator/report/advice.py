@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from coordinator.report.measured import Measured, MeasuredBreak, measured
 from coordinator.report.records import Report
 from coordinator.report.verdict_text import headline
-from coordinator.report.wording import images, listed, percent
+from coordinator.report.wording import images, listed, percent, score
 
 NOT_MEASURED = "Not measured."
 #: What a break by V, R or K lets somebody do with patients' images.
@@ -253,6 +253,18 @@ def _key_per_image(report: Report, known: Measured) -> list[Action]:
     return [Action(do, gain, known.sources.get("breaks", "") if words else "")]
 
 
+def _protected(known: Measured) -> str:
+    """Return what is left to attacks on updates under each protection, in words."""
+    left = {
+        item.protection: f"SSIM {score(item.ssim)} and {item.confirmed} of {item.members} known images confirmed"
+        for item in known.protections
+    }
+    names = [name for name in ("nothing", "secure aggregation", "DP, ε = 8") if name in left]
+    if "nothing" not in names or len(names) < 2:
+        return "what it keeps from an attack on updates: not measured"
+    return "updates of one step on brain MRI: " + ", ".join(f"{left[name]} with {name}" for name in names)
+
+
 def _protect_updates(report: Report, known: Measured) -> Action:
     """Return what protects updates: they leak apart from the sealed images."""
     training = report.training
@@ -266,8 +278,9 @@ def _protect_updates(report: Report, known: Measured) -> Action:
     if None in accuracy and bounds:
         costs = listed([f"{percent(accuracy[e])} at ε = {e:g}" for e in reversed(bounds)])
         words.append(f"differential privacy costs accuracy: {percent(accuracy[None])} without, {costs}")
-    words.append("how many images it keeps from an attack on updates: not measured")
-    sources = [known.sources[name] for name in ("inversions", "privacy") if name in known.sources]
+    words.append(_protected(known))
+    cited = ("inversions", "privacy", "protections")
+    sources = [known.sources[name] for name in cited if name in known.sources]
     do = "Protect the updates of a federation by secure aggregation and differential privacy. Sealing does not."
     if on is not None:
         do = f"Keep differential privacy on (here ε ≤ {on.epsilon:g} for each {on.unit}), and add secure aggregation."

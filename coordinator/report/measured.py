@@ -66,6 +66,22 @@ class MeasuredPrivacy(Record):
     seeds: int
 
 
+class MeasuredProtection(Record):
+    """What attacks on updates of one step reach under a protection, on brain MRI.
+
+    Attributes:
+        protection: "nothing", "secure aggregation", "DP, ε = 8" and so on.
+        ssim: Median SSIM of the pictures that the attack solves for, one image in each hospital.
+        confirmed: Of the images that the attacker has already, how many are confirmed.
+        members: How many there were.
+    """
+
+    protection: str
+    ssim: float
+    confirmed: int
+    members: int
+
+
 class MeasuredTraining(Record):
     """Test accuracies of trainings that need no pool of sealed images in the cloud, as texts, and their protocol."""
 
@@ -85,6 +101,7 @@ class Measured(Record):
     breaks: tuple[MeasuredBreak, ...] = ()
     inversions: tuple[MeasuredInversion, ...] = ()
     privacy: tuple[MeasuredPrivacy, ...] = ()
+    protections: tuple[MeasuredProtection, ...] = ()
     training: MeasuredTraining | None = None
     sources: dict[str, str] = Field(default_factory=dict)
 

@@ -19,7 +19,7 @@ from tests.support.reports import make_pictures, make_report
 
 def test_the_figures_of_the_advice_are_those_of_the_kept_results() -> None:
     assert measured() == measured_of(read_entries(ROOT / "docs" / "results"))
-    assert set(measured().sources) == {"breaks", "inversions", "privacy", "training"}
+    assert set(measured().sources) == {"breaks", "inversions", "privacy", "protections", "training"}
 
 
 def test_a_break_is_told_of_patients_without_softening() -> None:
@@ -47,7 +47,9 @@ def test_actions_cite_measured_figures_or_say_that_there_are_none() -> None:
     assert any(f"broken with {best.smallest_pool} images instead of" in text for text in texts)
     # A scheme whose smallest pool tried was broken is no gain: fewer images may do.
     assert not any("ele " in text for text in texts)
-    assert "not measured" in texts[-1]
+    sums = next(p for p in measured().protections if p.protection == "secure aggregation")
+    # What secure aggregation does not hide stands beside what it hides.
+    assert f"{sums.confirmed} of {sums.members} known images confirmed with secure aggregation" in texts[-1]
     for action in actions(make_report()):
         assert action.source or "measured" in action.gain.lower() or "No protection" in action.gain
 
