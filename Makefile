@@ -12,7 +12,7 @@ PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --cons
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench audit-table audit-updates table1 coverage picture lock results schema clean
+.PHONY: help setup demo test test-slow check bench audit-table audit-updates table1 frontier coverage picture lock results schema clean
 
 help: ## print this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -68,6 +68,9 @@ table1: $(READY) ## schemes × networks × data, the CPU's protocol: CIPHERWARD_
 	@if [ -n "$$CIPHERWARD_DATA" ]; then \
 		$(BIN)/python -m benchmarks.table1 --hours $(or $(HOURS),8) --json runs/table1/cpu.json; \
 	else echo "table 1: set CIPHERWARD_DATA to a folder that holds pneumoniamnist.npz, cifar10_jpeg.npz and brain_mri/"; fi
+
+frontier: $(READY) ## docs/frontier.png: accuracy against the sealed images that break a choice, from docs/results/*.json
+	@$(BIN)/python -m benchmarks.frontier
 
 coverage: $(READY) ## which lines the fast tests run, by package
 	@$(BIN)/coverage erase

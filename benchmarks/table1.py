@@ -12,7 +12,8 @@ does not fit into the time left is not begun.
 
 The pairing of scheme and network follows the papers where they have one: LE with its block-wise adaptation network,
 ELE with its own, PE with a 1×1 convolution, EtC with none (Qi et al. 2022, Table I). No paper puts
-block_pixel_shuffle before a convolutional network; it takes LE's. A ViT takes none: its patch embedding is one.
+block_pixel_shuffle, value_shuffle or orthogonal before a convolutional network; they take LE's, one map for all
+blocks, and block_pixel takes ELE's, one for each block. A ViT takes none: its patch embedding is one.
 `block_pixel_shuffle private` first carries the ViT's stem into the key's coordinates (parties/training/stem.py);
 the other networks have no such cell.
 """

@@ -22,6 +22,9 @@ PAIRS = {
     "pe": "pixel",
     "block_pixel_shuffle": "block",
     PRIVATE: "none",
+    "value_shuffle": "block",
+    "block_pixel": "blocks",
+    "orthogonal": "block",
 }
 #: The rows that a section of several seeds repeats.
 SEEDED = ("plain", "block_pixel_shuffle", PRIVATE)

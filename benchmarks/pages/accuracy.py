@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.pages.comparison import comparison
 from benchmarks.pages.entries import Entry, audited_rows, of_kind
+from benchmarks.pages.frontier import frontier
 from benchmarks.pages.markdown import number, percent, rate, table
 
 Record = Mapping[str, Any]
@@ -24,6 +25,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
     lines = [INTRO]
     for entry in of_kind(entries, "table1"):
         lines += [*entry.heading(), *comparison(entry.result, audited_rows(entries)), ""]
+    lines += frontier(entries)
     for entry in of_kind(entries, "audit"):
         if entry.result["training"]:
             lines += [*entry.heading(), *training(entry.result["training"]), ""]

@@ -1,0 +1,138 @@
+"""Draw what each choice is worth: test accuracy on ciphertext against the sealed images that break it.
+
+    python -m benchmarks.frontier        (make frontier)
+
+Reads docs/results/*.json and writes docs/frontier.json, docs/frontier.png and their section of
+docs/results/accuracy.md (by `make results`). A point is one scheme, key scope and stem mode on one data set, with an
+accuracy that the comparison or a study measured, and the smallest pool that the audit's table broke *on the same
+images*. A choice without one of the two figures is not drawn but listed with what it lacks.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.command_line import make_parser
+from benchmarks.pages.comparison import DATA_NAMES
+from benchmarks.pages.entries import read_entries
+from benchmarks.pages.frontier import Choice, Line, choices_of, dominated, lines_of
+from benchmarks.results import KEPT
+from crypto.files import write_json
+
+SCHEMA = "cipherward.frontier/1"
+JSON = KEPT.parent / "frontier.json"
+PNG = KEPT.parent / "frontier.png"
+
+# Okabe and Ito 2008; a scheme keeps its colour and marker in every panel.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6f4fa0", "#a07000", "#56b4e9", "#444444")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000)
+_INK, _FAINT = "#1b1f24", "#9aa3ad"
+
+
+def figures_of(choices: list[Choice], lines: list[Line]) -> dict[str, Any]:
+    """Return what docs/frontier.json holds: every choice, whether another one dominates it, and reference lines."""
+    worse = dominated(choices)
+    return {
+        "schema": SCHEMA,
+        "choices": [{**choice.to_json(), "dominated by": worse.get(choice)} for choice in choices],
+        "reference lines": [line.to_json() for line in lines],
+    }
+
+
+def draw(choices: list[Choice], lines: list[Line], path: Path) -> None:
+    """Draw one panel for each data set that has points, and write a PNG. The same figures give the same picture."""
+    drawn = [choice for choice in choices if choice.pool is not None]
+    panels = [data for data in DATA_NAMES if any(choice.data == data for choice in drawn)]
+    schemes = list(dict.fromkeys(choice.scheme for choice in choices))
+    with matplotlib.rc_context({"font.size": 9.0, "text.color": _INK, "axes.edgecolor": _FAINT}):
+        figure = Figure(figsize=(5.4 * len(panels), 4.6), layout="constrained")
+        for axes, data in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _draw_panel(
+                axes,
+                [choice for choice in drawn if choice.data == data],
+                [line for line in lines if line.data == data],
+                schemes,
+            )
+            axes.set_title(DATA_NAMES[data], loc="left", fontweight="bold")
+        handles: dict[str, Any] = {}
+        for axes in figure.axes:
+            handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="outside lower center",
+            ncols=3,
+            frameon=False,
+            fontsize=8.5,
+        )
+        figure.savefig(path, dpi=150, metadata={"Software": None})
+
+
+def _draw_panel(axes: Axes, choices: list[Choice], lines: list[Line], schemes: list[str]) -> None:
+    """Draw the points and reference lines of one data set."""
+    worse = dominated(choices)
+    pools = sorted({choice.pool or 1 for choice in choices})
+    seen: dict[int, int] = {}
+    for choice in choices:
+        assert choice.pool is not None
+        # Points that share a pool size stand side by side, so that none hides another.
+        nth = seen[choice.pool] = seen.get(choice.pool, -1) + 1
+        x = choice.pool * 1.09**nth
+        i = schemes.index(choice.scheme)
+        error = [[choice.rate - choice.low], [choice.high - choice.rate]]
+        axes.errorbar(
+            x, choice.rate, yerr=error, fmt="none", ecolor=_COLOURS[i % 8], elinewidth=0.9, alpha=0.6
+        )
+        hollow = choice in worse
+        axes.plot(
+            x,
+            choice.rate,
+            marker=_MARKERS[i % 8],
+            ls="",
+            ms=7,
+            color=_COLOURS[i % 8],
+            mfc="white" if hollow else _COLOURS[i % 8],
+            label=choice.name,
+        )
+        if not choice.broken:
+            axes.annotate(
+                "not broken", (x, choice.rate), xytext=(5, 3), textcoords="offset points", fontsize=7.5
+            )
+    for nth, line in enumerate(lines):
+        axes.axhline(
+            line.rate,
+            color=_INK,
+            lw=1.0,
+            ls=((0, (2, 2)), (0, (6, 2)), (0, (1, 1)))[nth % 3],
+            label=line.name,
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(0.8, max(pools[-1], 10) * 2.2)
+    axes.set_xticks([tick for tick in _TICKS if tick <= max(pools[-1], 10)])
+    axes.set_xticklabels([f"{tick:,}" for tick in _TICKS if tick <= max(pools[-1], 10)])
+    axes.minorticks_off()
+    axes.grid(axis="y", color=_FAINT, lw=0.6, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("sealed images that break it (log scale; further right resists longer)")
+    axes.set_ylabel("test accuracy, with 95 % bounds")
+
+
+def main() -> None:
+    """Run the command line."""
+    make_parser(__doc__).parse_args()
+    entries = read_entries(KEPT)
+    choices, lines = choices_of(entries), lines_of(entries)
+    write_json(JSON, json.loads(json.dumps(figures_of(choices, lines))))
+    draw(choices, lines, PNG)
+    print(JSON, PNG, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""The frontier of accuracy against breakability: which choices exist, and which of them another one dominates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.command_line import ROOT
+from benchmarks.pages.comparison import DATA_NAMES
+from benchmarks.pages.entries import Entry, audited_rows, of_kind
+from benchmarks.pages.markdown import percent, table
+from coordinator.exchange.plan import read_plan
+
+Record = Mapping[str, Any]
+
+#: From the comparison's data set and image size to the audit's data set of the same pictures.
+AUDITED = {("mri", 224): "mri", ("cifar", 32): "cifar", ("cifar", 224): "cifar224"}
+#: The plan that benchmarks/stem_accuracy.py trains.
+STEM_PLAN = ROOT / "configs" / "brain_mri_private.yaml"
+#: The ε of the reference line with differential privacy.
+PROMISED = 8
+_SCOPES = {"consortium": "one key", "image": "a key for each image"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to seal and to train, its accuracy, and the pool that breaks it.
+
+    Attributes:
+        data: The data set's short name.
+        size: Side of the images in pixels.
+        scheme: The scheme.
+        scope: consortium, or image.
+        stem: learn, private or plain.
+        training: central, or federated.
+        rate: Test accuracy, a share of 1.
+        low: Its lower 95 % bound.
+        high: Its upper 95 % bound.
+        seeds: How many trainings the accuracy is the mean of.
+        pool: The smallest pool that breaks it, or the largest that was tried; None if it was not audited.
+        broken: Whether that pool broke it.
+    """
+
+    data: str
+    size: int
+    scheme: str
+    scope: str
+    stem: str
+    training: str
+    rate: float
+    low: float
+    high: float
+    seeds: int
+    pool: int | None
+    broken: bool
+
+    @property
+    def name(self) -> str:
+        """The choice in words, without its data set."""
+        scope = "" if self.scope == "consortium" else f", {_SCOPES[self.scope]}"
+        training = "" if self.training == "central" else ", federated"
+        return f"{self.scheme}, stem {self.stem}{scope}{training}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the choice as a JSON object."""
+        return {
+            "data": self.data,
+            "size": self.size,
+            "scheme": self.scheme,
+            "scope": self.scope,
+            "stem": self.stem,
+            "training": self.training,
+            "accuracy": self.rate,
+            "low": self.low,
+            "high": self.high,
+            "seeds": self.seeds,
+            "pool": self.pool,
+            "broken": self.broken,
+        }
+
+
+@dataclass(frozen=True)
+class Line:
+    """A reference: the accuracy of a training without sealed images. It has no pool."""
+
+    data: str
+    name: str
+    rate: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line as a JSON object."""
+        return {"data": self.data, "name": self.name, "accuracy": self.rate}
+
+
+def choices_of(entries: Sequence[Entry]) -> list[Choice]:
+    """Return every choice whose accuracy a Vision Transformer of the comparison or the benchmark of stems measured.
+
+    The trainings of several seeds are one choice: the mean of their accuracies, between the lowest lower bound and
+    the highest upper bound.
+    """
+    audited = audited_rows(entries)
+    choices = []
+    for entry in of_kind(entries, "table1"):
+        for section in entry.result["sections"]:
+            if section["network"] != "vit":
+                continue
+            for row in section["rows"]:
+                cells = [c for c in section["cells"] if c["row"] == row and "diverged" not in c]
+                if row != "plain" and cells:
+                    choices.append(_choice(section, row, cells, audited))
+    for entry in of_kind(entries, "stem-accuracy"):
+        choices += _federated(entry.result, audited)
+    return choices
+
+
+def _federated(result: Record, audited: Sequence[Record]) -> list[Choice]:
+    """Return the federated choices of the benchmark of stems: brain MRI by the plan that it trains."""
+    plan = read_plan(STEM_PLAN, {"images": "brain_mri"})  # named, never opened
+    pool, broken = _pool(audited, plan.scheme, plan.key_scope, AUDITED["mri", plan.image_size], plan.block)
+    choices = []
+    for stem in ("learn", "private"):
+        runs = [r for r in result["records"] if r["run"] == f"federated, stem {stem}"]
+        if runs:
+            rate = sum(run["test accuracy"] for run in runs) / len(runs)
+            low, high = min(run["low"] for run in runs), max(run["high"] for run in runs)
+            sealed = ("mri", plan.image_size, plan.scheme, plan.key_scope, stem, "federated")
+            choices.append(Choice(*sealed, rate, low, high, len(runs), pool, broken))
+    return choices
+
+
+def _choice(section: Record, row: str, cells: Sequence[Record], audited: Sequence[Record]) -> Choice:
+    scheme, _, private = row.partition(" ")
+    size = int(section["plan"]["image_size"])
+    scope = section["plan"].get("key_scope", "consortium")
+    pool, broken = _pool(
+        audited, scheme, scope, AUDITED.get((section["data"], size)), section["plan"]["block"]
+    )
+    tests = [cell["test"] for cell in cells]
+    return Choice(
+        section["data"],
+        size,
+        scheme,
+        scope,
+        "private" if private else "learn",
+        "central",
+        sum(test["rate"] for test in tests) / len(tests),
+        min(test["low"] for test in tests),
+        max(test["high"] for test in tests),
+        len(tests),
+        pool,
+        broken,
+    )
+
+
+def _pool(
+    audited: Sequence[Record], scheme: str, scope: str, data: str | None, block: int
+) -> tuple[int | None, bool]:
+    """Return the smallest pool that any attack breaks, and True; else the largest that was tried, and False."""
+    rows = [
+        row
+        for row in audited
+        if (row["scheme"], row["scope"], row["data"], row["block"]) == (scheme, scope, data, block)
+        and not row["options"]
+        and row["largest_pool"]
+    ]
+    broken = [row["smallest_pool"] for row in rows if row["smallest_pool"]]
+    if broken:
+        return min(broken), True
+    return max((row["largest_pool"] for row in rows), default=None), False
+
+
+def lines_of(entries: Sequence[Entry]) -> list[Line]:
+    """Return the accuracies on plain images: of the comparison, and of plain federated learning."""
+    lines = []
+    for entry in of_kind(entries, "table1"):
+        for section in entry.result["sections"]:
+            cells = [c for c in section["cells"] if c["row"] == "plain" and "diverged" not in c]
+            if section["network"] == "vit" and cells:
+                mean = sum(cell["test"]["rate"] for cell in cells) / len(cells)
+                lines.append(Line(section["data"], "plain images, central training", mean))
+    for entry in of_kind(entries, "stem-accuracy"):
+        rates = [r["test accuracy"] for r in entry.result["records"] if r["run"] == "federated, stem plain"]
+        if rates:
+            name = "plain federated learning: its updates give images away"
+            lines.append(Line("mri", name, sum(rates) / len(rates)))
+    for entry in of_kind(entries, "privacy"):
+        rates = [
+            record["test"]["rate"]
+            for record in entry.result.get("accuracy", ())
+            if record["epsilon"] == PROMISED and record.get("share", "head") == "head"
+        ]
+        if rates:
+            name = f"… with differential privacy, ε = {PROMISED:g}, head only"
+            lines.append(Line("mri", name, sum(rates) / len(rates)))
+    return lines
+
+
+def dominated(choices: Sequence[Choice]) -> dict[Choice, str]:
+    """Return the choices that another one on the same images beats, and the name of the best that does.
+
+    One choice dominates another if it is no less accurate, needs no fewer sealed images to be broken, and is better
+    in one of the two. Choices that were not audited are left out.
+    """
+    audited = [choice for choice in choices if choice.pool is not None]
+    beaten = {}
+    for choice in audited:
+        better = [other for other in audited if _dominates(other, choice)]
+        if better:
+            beaten[choice] = max(better, key=lambda other: (_resistance(other), other.rate)).name
+    return beaten
+
+
+def _dominates(one: Choice, other: Choice) -> bool:
+    if (one.data, one.size) != (other.data, other.size):
+        return False
+    left, right = (one.rate, _resistance(one)), (other.rate, _resistance(other))
+    return left != right and left[0] >= right[0] and left[1] >= right[1]
+
+
+def _resistance(choice: Choice) -> tuple[bool, int]:
+    """Order by what breaks a choice; what was not broken at all resists longest."""
+    return not choice.broken, choice.pool or 0
+
+
+def frontier(entries: Sequence[Entry]) -> list[str]:
+    """Return the section of the accuracy page: the chart, and the choices behind it."""
+    choices = choices_of(entries)
+    worse = dominated(choices)
+    body = []
+    for choice in choices:
+        if choice.pool is None:
+            pool = "not audited on these images"
+        else:
+            pool = str(choice.pool) if choice.broken else f"not broken up to {choice.pool}"
+        rate = f"{percent(choice.rate)} % ({percent(choice.low)}–{percent(choice.high)})"
+        data = f"{DATA_NAMES[choice.data]}, {choice.size}×{choice.size}"
+        beaten = worse.get(choice, "–" if choice.pool is not None else "")
+        body.append([data, choice.name, rate, choice.seeds, pool, beaten])
+    if not body:
+        return []
+    headers = [
+        "images",
+        "choice",
+        "test accuracy (95 % bounds)",
+        "seeds",
+        "sealed images that break it",
+        "dominated by",
+    ]
+    return [
+        "## What each choice is worth: accuracy against the images that break it",
+        "",
+        "    make frontier",
+        "",
+        "![Accuracy against the number of sealed images that break a choice](../frontier.png)",
+        "",
+        "A choice is *dominated* (hollow in the chart) if another one on the same images is no less accurate, "
+        "needs no fewer images to be broken, and is better in one of the two. "
+        "Differences within the bounds may be chance. The stem mode does not change how many sealed images break a scheme; what updates reveal is on "
+        "[another page](updates.md). Figures: [frontier.json](../frontier.json).",
+        "",
+        *table(headers, body),
+        "",
+    ]

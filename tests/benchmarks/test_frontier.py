@@ -1,0 +1,97 @@
+"""The frontier draws only what was measured on the same images, and says which choices are dominated."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.frontier import JSON, draw, figures_of
+from benchmarks.pages.entries import Entry, read_entries
+from benchmarks.pages.frontier import Choice, choices_of, dominated, frontier, lines_of
+from benchmarks.results import KEPT
+
+BASE = Choice("mri", 224, "le", "consortium", "learn", "central", 0.8, 0.7, 0.9, 1, 10, True)
+AUDIT: dict[str, Any] = {
+    "scheme": "le",
+    "scope": "consortium",
+    "attack": "pooled_key_recovery",
+    "data": "cifar",
+    "block": 4,
+    "options": {},
+    "smallest_pool": 20,
+    "largest_pool": 100,
+}
+
+
+def entries(audit: list[dict[str, Any]], **plan: Any) -> list[Entry]:
+    cell = {"row": "le", "seed": 0, "test": {"rate": 0.5, "low": 0.4, "high": 0.6, "auc": None}}
+    cells = [cell, {**cell, "seed": 1, "test": {"rate": 0.6, "low": 0.5, "high": 0.7}}]
+    cells += [{**cell, "row": "plain"}, {"row": "pe", "seed": 0, "diverged": 2, "test": {"auc": None}}]
+    section = {
+        "data": "cifar",
+        "network": "vit",
+        "rows": ["plain", "le", "pe"],
+        "cells": cells,
+        "plan": {"image_size": 32, "block": 4, **plan},
+    }
+    table = {"schema": "cipherward.table1/1", "sections": [section, {**section, "network": "resnet18"}]}
+    audited = {"schema": "cipherward.audit-table/1", "rows": audit}
+    return [Entry("1.json", "", "", "", table), Entry("2.json", "", "", "", audited)]
+
+
+def test_a_choice_takes_its_pool_from_the_audit_of_the_same_images_alone() -> None:
+    def pool(audit: dict[str, Any], **plan: Any) -> tuple[int | None, bool]:
+        (choice,) = choices_of(entries([{**AUDIT, **audit}], **plan))
+        return choice.pool, choice.broken
+
+    assert pool({}) == (20, True)
+    assert pool({"smallest_pool": None}) == (100, False)
+    assert pool({}, image_size=64) == (None, False)
+    assert pool({}, block=8) == (None, False)
+    for other in ({"scheme": "pe"}, {"scope": "image"}, {"data": "cifar224"}, {"options": {"mask": "x"}}):
+        assert pool(other) == (None, False)
+
+
+def test_seeds_are_averaged_and_their_bounds_widened_and_what_diverged_is_no_choice() -> None:
+    (choice,) = choices_of(entries([AUDIT]))
+    assert choice.rate == pytest.approx(0.55)
+    assert (choice.low, choice.high, choice.seeds) == (0.4, 0.7, 2)
+    assert [(line.data, line.rate) for line in lines_of(entries([AUDIT]))] == [("cifar", 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_dominated"),
+    [
+        ({"rate": 0.9}, True),
+        ({"pool": 20}, True),
+        ({"pool": 5, "broken": False}, True),  # not broken at all resists longer than any break
+        ({"rate": 0.9, "pool": 5}, False),
+        ({"rate": 0.7, "pool": 50}, False),
+        ({}, False),
+        ({"rate": 0.9, "data": "cifar"}, False),
+        ({"rate": 0.9, "pool": None, "broken": False}, False),
+    ],
+)
+def test_dominated(changes: dict[str, Any], is_dominated: bool) -> None:
+    other = replace(BASE, scheme="pe", **changes)
+    assert (BASE in dominated([BASE, other])) is is_dominated
+
+
+def test_a_choice_that_was_not_audited_is_listed_and_not_drawn(tmp_path: Path) -> None:
+    unknown = entries([])
+    text = "\n".join(frontier(unknown))
+    assert "not audited on these images" in text
+    (choice,) = choices_of(unknown)
+    assert figures_of([choice], [])["choices"][0]["pool"] is None
+    draw([choice, replace(BASE, broken=False)], [], tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_the_kept_figures_are_those_of_the_kept_runs() -> None:
+    kept = read_entries(KEPT)
+    now = json.loads(json.dumps(figures_of(choices_of(kept), lines_of(kept))))
+    assert json.loads(JSON.read_text()) == now, "run: make frontier"
