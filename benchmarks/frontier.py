@@ -32,6 +32,7 @@ PNG = KEPT.parent / "frontier.png"
 # Okabe and Ito 2008; a scheme keeps its colour and marker in every panel.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6f4fa0", "#a07000", "#56b4e9", "#444444")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_DASHES = ((0, (2, 2)), (0, (6, 2)), (0, (1, 1)))
 _TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000)
 _INK, _FAINT = "#1b1f24", "#9aa3ad"
 
@@ -59,6 +60,7 @@ def draw(choices: list[Choice], lines: list[Line], path: Path) -> None:
                 [choice for choice in drawn if choice.data == data],
                 [line for line in lines if line.data == data],
                 schemes,
+                list(dict.fromkeys(line.name for line in lines)),
             )
             axes.set_title(DATA_NAMES[data], loc="left", fontweight="bold")
         handles: dict[str, Any] = {}
@@ -75,7 +77,9 @@ def draw(choices: list[Choice], lines: list[Line], path: Path) -> None:
         figure.savefig(path, dpi=150, metadata={"Software": None})
 
 
-def _draw_panel(axes: Axes, choices: list[Choice], lines: list[Line], schemes: list[str]) -> None:
+def _draw_panel(
+    axes: Axes, choices: list[Choice], lines: list[Line], schemes: list[str], names: list[str]
+) -> None:
     """Draw the points and reference lines of one data set."""
     worse = dominated(choices)
     pools = sorted({choice.pool or 1 for choice in choices})
@@ -105,12 +109,12 @@ def _draw_panel(axes: Axes, choices: list[Choice], lines: list[Line], schemes: l
             axes.annotate(
                 "not broken", (x, choice.rate), xytext=(5, 3), textcoords="offset points", fontsize=7.5
             )
-    for nth, line in enumerate(lines):
+    for line in lines:
         axes.axhline(
             line.rate,
             color=_INK,
             lw=1.0,
-            ls=((0, (2, 2)), (0, (6, 2)), (0, (1, 1)))[nth % 3],
+            ls=_DASHES[names.index(line.name) % 3],
             label=line.name,
         )
     axes.set_xscale("log")

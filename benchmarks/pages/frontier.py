@@ -256,8 +256,9 @@ def frontier(entries: Sequence[Entry]) -> list[str]:
         "",
         "A choice is *dominated* (hollow in the chart) if another one on the same images is no less accurate, "
         "needs no fewer images to be broken, and is better in one of the two. "
-        "Differences within the bounds may be chance. The stem mode does not change how many sealed images break a scheme; what updates reveal is on "
-        "[another page](updates.md). Figures: [frontier.json](../frontier.json).",
+        "Differences within the bounds may be chance. "
+        "The stem mode does not change how many sealed images break a scheme; "
+        "what updates reveal is on [another page](updates.md). Figures: [frontier.json](../frontier.json).",
         "",
         *table(headers, body),
         "",
