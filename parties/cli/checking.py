@@ -12,21 +12,7 @@ from rich.table import Table
 from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
 from crypto.printable import printable
-from parties.cli.image_options import (
-    AllowBurnedIn,
-    AllowLeak,
-    Background,
-    Classes,
-    Fit,
-    Groups,
-    Labels,
-    OfHospital,
-    Rgb,
-    Window,
-    absolute,
-    is_npz,
-    settings_of,
-)
+from parties.cli.image_options import ImageOptions, absolute, is_npz, with_options
 
 if TYPE_CHECKING:
     from parties.checking.report import Report, Statements
@@ -37,18 +23,11 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
+@with_options()
 def check(
     images: Annotated[Path, typer.Argument(help="The folder of images.", show_default=False)],
-    labels: Labels = None,
-    hospital_name: OfHospital = None,
-    groups: Groups = None,
-    classes: Classes = None,
-    window: Window = None,
-    fit: Fit = None,
-    background: Background = None,
-    rgb: Rgb = None,
-    allow_leak: AllowLeak = None,
-    allow_burned_in: AllowBurnedIn = None,
+    *,
+    chosen: ImageOptions,
     seed: Annotated[int, typer.Option(min=0, help="The study's seed, which splits the images.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -63,18 +42,14 @@ def check(
 
     if is_npz(str(images)):
         raise CipherwardError(f"{images} is a MedMNIST file", "seal checks it; `check` looks at folders")
-    stated = settings_of(
-        labels, hospital_name, groups, classes, window, fit, background, allow_leak, allow_burned_in
-    )
     settings = {"party": "check", "images": str(absolute(images)), "seed": seed}
-    place = Place.from_settings(Path(), settings | {k: v for k, v in stated.items() if v is not None})
+    place = Place.from_settings(Path(), settings | chosen.settings())
     s = place.settings
     folder = Folder(
-        Path(s.images), s.image_size, 3 if rgb else 1, seed, "train", place.reading, place.selection
+        Path(s.images), s.image_size, 3 if chosen.rgb else 1, seed, "train", place.reading, place.selection
     )
     items, splits = folder.catalog.items, folder.splits
-    channels = None if rgb is None else 3 if rgb else 1
-    statements = Statements(channels, s.allow_leak, bool(s.classes))
+    statements = Statements(chosen.channels, s.allow_leak, bool(s.classes))
     with progress("check", len(items)) as on_progress:
         report = run_check(folder, items, splits, statements, on_progress=on_progress)
     if as_json:
@@ -111,7 +86,7 @@ def _print_report(report: Report) -> None:
         result.print(line)
     names = list(report.refused_names.items())
     for name, reason in names[:_SHOWN]:
-        result.print(f"  cannot use {name}: {reason}")
+        result.print(printable(f"  cannot use {name}: {reason}"))
     if len(names) > _SHOWN:
         result.print(f"  and {len(names) - _SHOWN} others; --json lists all")
     result.print("seal would refuse these images" if report.errors else "seal would take these images")

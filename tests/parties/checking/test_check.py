@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import Image
 from crypto.arrays import UInt8Array
 from parties.checking.confounds import measure
 from tests.support.command_runs import Party
+from tests.support.paths import ROOT
 
 
 def wave(seed: int, kind: int, size: tuple[int, int] = (32, 32)) -> UInt8Array:
@@ -188,12 +191,50 @@ def test_confounds_are_found_and_chance_is_not(tmp_path: Path, party: Party) -> 
     )
     assert all(c["low"] <= c["score"] <= c["high"] for c in report["confounds"])
     rng = np.random.default_rng(0)
-    alarms = 0
+    alarms = {True: 0, False: 0}
     for _ in range(40):  # nothing to find
-        labels = rng.integers(0, 3, 90)
-        (score,) = measure({"x": rng.normal(size=(90, 2))}, labels, np.arange(90))
-        alarms += score.is_telling
-    assert alarms <= 1
+        labels, discrete = rng.integers(0, 3, 90), rng.integers(0, 4, (90, 1)).astype(float)
+        for is_quick in alarms:
+            for values in (rng.normal(size=(90, 2)), discrete):
+                (score,) = measure({"x": values}, labels, np.arange(90), is_quick)
+                alarms[is_quick] += score.is_telling
+    assert alarms[True] <= 2 and alarms[False] <= 2
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_confounds_are_not_learned_from_the_patient_itself(is_quick: bool) -> None:
+    """Each patient has a border of its own: it tells the patient, and nothing about the class of others."""
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(60), 5)
+    labels = rng.integers(0, 2, 60)[groups]
+    own = rng.normal(size=(60, 3))[groups] + rng.normal(size=(300, 3)) / 100
+    (score,) = measure({"border": own}, labels, groups, is_quick)
+    assert not score.is_telling and score.score < 0.65
+    ring = np.where(labels[:, None] == 1, 1.0, 3.0) * np.exp(1j * rng.uniform(0, 6.28, (300, 1)))
+    values = (
+        np.concatenate([ring.real, ring.imag], 1) + rng.normal(size=(300, 2)) / 10
+    )  # no line divides them
+    (score,) = measure({"border": values}, labels, groups, is_quick)
+    assert score.is_telling and score.low > 0.85
+    size = np.where(labels == 1, 512.0, 640.0)[:, None]
+    (score,) = measure({"size": size}, labels, groups, is_quick)
+    assert score.score == 1.0
+
+
+def test_seal_imports_no_statistics(tmp_path: Path, party: Party) -> None:
+    """Their imports took as long as sealing hundreds of images."""
+    root, place = fill(tmp_path / "images", count=10), tmp_path / "h"
+    party("keygen", place)
+    words = ["seal", place, "--images", root, "--image-size", 32, "--block", 8]
+    code = (
+        "import sys; from parties.cli.app import main; sys.argv = ['cipherward-party', *sys.argv[1:]]\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "print(sorted(m for m in sys.modules if m in ('sklearn', 'scipy.stats', 'torch', 'pydicom', 'nibabel')))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout.splitlines()[-1] == "[]", run.stdout
 
 
 def test_a_stated_class_list_lets_a_hospital_without_a_class_join(tmp_path: Path, party: Party) -> None:

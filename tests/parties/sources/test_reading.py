@@ -75,10 +75,15 @@ def test_transparency_needs_a_background(tmp_path: Path) -> None:
 
 
 def test_several_pages_are_refused(tmp_path: Path) -> None:
-    pages = [Image.new("L", (8, 8), i) for i in range(3)]
+    pages = [Image.new("L", (8, 8), 80 * i) for i in range(3)]
     pages[0].save(tmp_path / "p.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(UndecodableImageError, match="3 pictures in one file"):
         read_picture(tmp_path / "p.tif", 8, 1)
+    for ending in ("webp", "png"):
+        moving = [page.convert("RGB") for page in pages]
+        moving[0].save(tmp_path / f"p.{ending}", save_all=True, append_images=moving[1:])
+        with pytest.raises(UndecodableImageError, match="3 pictures in one file"):
+            read_picture(tmp_path / f"p.{ending}", 8, 1)
 
 
 def volume(path: Path, data: AnyArray, affine: AnyArray) -> Path:
