@@ -126,7 +126,13 @@ def _read_rows(file: Path) -> list[_Row]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise CipherwardError(f"{file} is larger than {MAX_BYTES >> 20} MiB", _HINT)
-        text = file.read_text(encoding="utf-8-sig")
+        data = file.read_bytes()
+        if data.startswith(b"PK\x03\x04"):
+            raise CipherwardError(
+                f"{file} is a workbook of Excel or the like, or an archive", "save it as CSV"
+            )
+        # Excel's "Unicode text" says what it is by its first two bytes.
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except OSError as error:
         raise CipherwardError(f"cannot read {file}: {error.strerror}", _HINT) from None
     except UnicodeDecodeError:

@@ -19,6 +19,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from coordinator.exchange.image_file import (
     HOSPITAL_FORMATS,
+    MAX_PIXELS,
     UnreadableFormatError,
     open_allowed,
     open_picture,
@@ -99,6 +100,8 @@ def reason_of(error: Exception) -> str:
         return str(error)
     if isinstance(error, UnidentifiedImageError):  # its text holds the open file's number
         return "its header is damaged"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MAX_PIXELS:,} pixels"
     return f"{type(error).__name__}: {error}"
 
 

@@ -133,3 +133,17 @@ def test_hospitals_that_differ_by_case_and_patients_of_two_hospitals(images: Pat
     notes = read_labels(images, Selection(labels=selection.labels, hospital="north")).notes
     assert any("6 patients are in rows of other hospitals too" in note for note in notes)
     assert not any("other hospitals" in note for note in read_labels(images, selection).notes)
+
+
+def test_what_excel_writes_is_read_or_named(images: Path, tmp_path: Path) -> None:
+    text = "path\tlabel\r\n" + "".join(f"scan{i:02d}.png\t{'äb'[i % 2]}\r\n" for i in range(24))
+    path = tmp_path / "l.txt"
+    for encoding in ("utf-16", "utf-8-sig"):
+        path.write_bytes(text.encode(encoding))
+        assert read_labels(images, Selection(labels=str(path))).classes == ["b", "ä"]
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(CipherwardError, match="is not UTF-8 text"):
+        read_labels(images, Selection(labels=str(path)))
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(CipherwardError, match="is a workbook of Excel"):
+        read_labels(images, Selection(labels=str(path)))
