@@ -35,29 +35,47 @@ def check(
 
     Nothing is written. Exit status 1 if `seal` would refuse the images.
     """
-    from parties.checking.check import check as run_check
     from parties.checking.report import Statements
     from parties.sealing.place import Place
-    from parties.sources.folder import Folder
 
-    if is_npz(str(images)):
-        raise CipherwardError(f"{images} is a MedMNIST file", "seal checks it; `check` looks at folders")
-    settings = {"party": "check", "images": str(absolute(images)), "seed": seed}
+    kind = "npz" if is_npz(str(images)) else "folder"
+    settings = {"party": "check", "source": kind, "images": str(absolute(images)), "seed": seed}
     place = Place.from_settings(Path(), settings | chosen.settings())
     s = place.settings
-    folder = Folder(
-        Path(s.images), s.image_size, 3 if chosen.rgb else 1, seed, "train", place.reading, place.selection
-    )
-    items, splits = folder.catalog.items, folder.splits
     statements = Statements(chosen.channels, s.allow_leak, bool(s.classes))
-    with progress("check", len(items)) as on_progress:
-        report = run_check(folder, items, splits, statements, on_progress=on_progress)
+    report = _report_npz(place, statements) if kind == "npz" else _report_folder(place, statements)
     if as_json:
         result.print_json(json.dumps(report.to_json()))
     else:
         _print_report(report)
     if report.errors:
         raise typer.Exit(1)
+
+
+def _report_folder(place: Place, statements: Statements) -> Report:
+    """Return what is in a folder of images."""
+    from parties.checking.check import check as run_check
+    from parties.sources.folder import Folder
+
+    s = place.settings
+    channels = statements.channels or 1
+    folder = Folder(Path(s.images), s.image_size, channels, s.seed, "train", place.reading, place.selection)
+    items, splits = folder.catalog.items, folder.splits
+    with progress("check", len(items)) as on_progress:
+        return run_check(folder, items, splits, statements, on_progress=on_progress)
+
+
+def _report_npz(place: Place, statements: Statements) -> Report:
+    """Return what is in a MedMNIST file."""
+    from parties.checking.arrays import check_npz
+    from parties.sources.npz import SPLITS, Npz
+
+    place.plain("train")  # refuses settings that such a file does not have
+    path = Path(place.settings.images)
+    sides = {split: Npz(path, 8, 3, split).side for split in SPLITS}
+    splits = [Npz(path, side, 3, split) for split, side in sides.items()]
+    with progress("check", sum(map(len, splits))) as on_progress:
+        return check_npz(splits, statements, on_progress)
 
 
 def _print_report(report: Report) -> None:

@@ -256,3 +256,31 @@ def test_settings_of_reading_belong_to_the_sealed_set(tmp_path: Path, party: Par
     status, err = seal(party, tmp_path / "h", root, "--fit", "crop")
     assert status == 1 and "with other settings" in err
     assert "fit: pad" in (tmp_path / "h" / "party.yaml").read_text()
+
+
+def test_a_medmnist_file_is_checked(tmp_path: Path, party: Party) -> None:
+    def write(name: str, channels: int, shared: int = 0, **arrays: Any) -> Path:
+        values: dict[str, Any] = {}
+        for k, split in enumerate(("train", "val", "test")):
+            images = np.stack([wave(0 if i < shared else 100 * k + i, i % 2) for i in range(12)])
+            values[f"{split}_images"] = np.stack([images] * 3, 3) if channels == 3 else images
+            values[f"{split}_labels"] = np.arange(12) % 2
+        np.savez(tmp_path / name, **(values | arrays))
+        return tmp_path / name
+
+    status, report = checked(party, write("gray.npz", 1))
+    assert status == 0 and report["errors"] == report["warnings"] == [] and report["images"] == 36
+    assert report["counts"]["test"] == {"0": 6, "1": 6} and report["sizes"] == {"32×32": 36}
+    _, report = checked(party, write("shared.npz", 1, shared=1))
+    assert len(report["exact"]) == 2 and "2 pictures are in two splits" in report["warnings"][0]["message"]
+    status, report = checked(party, write("rgb.npz", 3))
+    assert status == 1 and "would become gray" in report["errors"][0]["message"]
+    assert checked(party, write("rgb.npz", 3), "--rgb")[0] == 0
+    for arrays, message in (
+        ({"train_images": np.zeros((12, 8, 8, 8), np.uint8)}, "images are uint8"),
+        ({"test_labels": np.zeros((12, 14), int)}, "several labels an image"),
+    ):
+        status, _, err = party("check", write("bad.npz", 1, **arrays))
+        assert status == 1 and message in err
+    status, _, err = party("check", write("gray.npz", 1), "--window", "auto")
+    assert status == 1 and "leave these settings out" in err
