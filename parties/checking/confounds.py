@@ -86,11 +86,8 @@ def measure(
 def _is_enough(labels: Int64Array, groups: Int64Array) -> bool:
     """Return whether there are enough images of each class, and enough patients, to cross-validate."""
     counts = np.bincount(labels)
-    return (
-        np.count_nonzero(counts) >= 2
-        and counts[counts > 0].min() >= _FOLDS
-        and len(np.unique(groups)) >= 2 * _FOLDS
-    )
+    present = counts[counts > 0]
+    return bool(len(present) >= 2 and present.min() >= _FOLDS and len(np.unique(groups)) >= 2 * _FOLDS)
 
 
 def _predict_quickly(values: Float64Array, labels: Int64Array, groups: Int64Array) -> Float64Array:
