@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.command_line import make_parser
-from benchmarks.pages import accuracy, audit, faults, privacy, speed, summary, training
+from benchmarks.pages import accuracy, audit, faults, inputs, privacy, speed, summary, training
 from benchmarks.pages.entries import Entry, of_kind, read_entries
 from benchmarks.pages.measured import measured_of
 from coordinator.exchange.records import write_record
@@ -37,6 +37,7 @@ _PAGES: dict[str, Callable[[Sequence[Entry]], list[str]]] = {
     "updates": training.updates_page,
     "privacy": privacy.page,
     "networks": training.networks_page,
+    "inputs": inputs.page,
     "correctness": speed.correctness_page,
     "other": summary.other_page,
 }

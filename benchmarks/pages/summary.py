@@ -92,6 +92,7 @@ TOPICS = {
     ),
     "privacy": ("Differential privacy", ("privacy",)),
     "networks": ("Attacks by trained networks", ("gan",)),
+    "inputs": ("Files of images, read and refused", ("input-files",)),
     "correctness": ("Correctness of the schemes", ("properties",)),
     "other": ("Other runs", ("",)),
 }

@@ -11,6 +11,7 @@ import contextlib
 import io
 import os
 import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +23,12 @@ from PIL import Image, ImageFile
 SIGNATURES: dict[str, tuple[tuple[tuple[int, bytes], ...], ...]] = {
     "PNG": (((0, b"\x89PNG\r\n\x1a\n"),),),
     "JPEG": (((0, b"\xff\xd8\xff"),),),
-    "TIFF": (((0, b"II*\0"),), ((0, b"MM\0*"),)),
+    "TIFF": (
+        ((0, b"II*\0"),),
+        ((0, b"MM\0*"),),
+        ((0, b"II+\0"),),
+        ((0, b"MM\0+"),),
+    ),  # the last two: BigTIFF
     "BMP": (((0, b"BM"),),),
     "WEBP": (((0, b"RIFF"), (8, b"WEBP")),),
     "DICOM": (((128, b"DICM"),),),
@@ -41,6 +47,10 @@ MAX_PIXELS = (1 << 28) // 3
 SIGNATURE_BYTES = max(
     at + len(mark) for marks in SIGNATURES.values() for parts in marks for at, mark in parts
 )
+
+# What Pillow warns of (sizes, odd metadata) is either refused here or does not matter; the terminal is for what does.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", module=r"PIL(\..*)?$")
 
 
 class UnreadableFormatError(ValueError):

@@ -56,7 +56,7 @@ def check(
     pairs, compared = ([], True) if is_sample else near_copies(looks_of(seen), splits)
     report.near = [(items[a].name, items[b].name) for a, b in pairs]
     report.complete = complete and compared
-    report.confounds = measure(features_of(seen), _labels(items), group_numbers(items))
+    report.confounds = measure(features_of(seen), _labels(items), group_numbers(items), is_quick=is_sample)
     _warn(report, folder, is_sample)
     return report
 
@@ -83,6 +83,7 @@ def _count(folder: Folder, items: Sequence[Item], splits: Sequence[str], stateme
         files=catalog.files,
         images=len(items),
         ignored=count_reasons(catalog.ignored),
+        ignored_names=dict(catalog.ignored),
         refused=count_reasons(catalog.refused),
         refused_names=dict(catalog.refused),
         notes=folder.notes,

@@ -3,6 +3,9 @@
 A model that can see it learns it. File format and mode are removed by sealing, which brings all images to one mode;
 size and aspect ratio leave traces in the pixels; a border or a site stays. Each is tried alone: a decision tree
 predicts the class from it, cross-validated by patient.
+
+In `seal`, the images of other patients that are most similar in the property vote instead (`is_quick`). That needs
+no scikit-learn, whose import takes longer than all other checks together.
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crypto.arrays import Float64Array, Int64Array
+from crypto.arrays import BoolArray, Float64Array, Int64Array
 
 #: Images that the tree learns from, at most, drawn evenly.
 MAX_IMAGES = 4000
 _FOLDS = 5
+#: Images that vote on the class of an image if values vary continuously. Set once; not tuned.
+_NEIGHBOURS = 7
 #: A confound is reported if the lower bound of its score is so far above chance. Set once; not tuned.
 MARGIN = 0.1
 
@@ -46,14 +51,18 @@ class Confound:
         return self.low > self.chance + MARGIN
 
 
-def measure(features: dict[str, Float64Array], labels: Int64Array, groups: Int64Array) -> list[Confound]:
+def measure(
+    features: dict[str, Float64Array], labels: Int64Array, groups: Int64Array, is_quick: bool = False
+) -> list[Confound]:
     """Return a score for each property that varies at all.
 
     Args:
         features: Property → its values, float64 [n, k]. Rows with NaN are left out.
         labels: int64 [n].
         groups: Patient of each image, int64 [n]: all images of one are predicted by the others'.
+        is_quick: Predict by the most similar images instead of a tree: for some hundred images.
     """
+    predict = _predict_quickly if is_quick else _predict
     result = []
     for what, values in features.items():
         rows = np.flatnonzero(~np.isnan(values).any(1))
@@ -64,20 +73,59 @@ def measure(features: dict[str, Float64Array], labels: Int64Array, groups: Int64
         )
         if not len(rows) or (values[rows] == values[rows[0]]).all():
             continue
-        hits = _predict(values[rows], labels[rows], groups[rows])
+        hits = (
+            predict(values[rows], labels[rows], groups[rows])
+            if _is_enough(labels[rows], groups[rows])
+            else None
+        )
         if hits is not None:
             result.append(_score(what, hits, labels[rows]))
     return result
 
 
-def _predict(values: Float64Array, labels: Int64Array, groups: Int64Array) -> Float64Array | None:
-    """Return whether each image's class is predicted right, or None if there are too few images or patients."""
+def _is_enough(labels: Int64Array, groups: Int64Array) -> bool:
+    """Return whether there are enough images of each class, and enough patients, to cross-validate."""
+    counts = np.bincount(labels)
+    present = counts[counts > 0]
+    return bool(len(present) >= 2 and present.min() >= _FOLDS and len(np.unique(groups)) >= 2 * _FOLDS)
+
+
+def _predict_quickly(values: Float64Array, labels: Int64Array, groups: Int64Array) -> Float64Array:
+    """Return whether each image's class is predicted right by the most similar images of other patients."""
+    order = np.random.default_rng(0).permutation(int(groups.max()) + 1)
+    # Patients in the order of their classes, each to the next fold: every fold has images of every class.
+    known, first = np.unique(groups, return_index=True)
+    ranked = known[np.lexsort((order[known], labels[first]))]
+    folds = np.zeros(len(order), np.int64)
+    folds[ranked] = np.arange(len(ranked)) % _FOLDS
+    fold = folds[groups]
+    codes = np.unique(values, axis=0, return_inverse=True)[1].reshape(-1)
+    is_discrete = codes.max() < len(values) // (2 * _FOLDS)
+    scaled = (values - values.mean(0)) / np.maximum(values.std(0), 1e-9)
+    is_of = labels[:, None] == np.arange(labels.max() + 1)
+    hits = np.zeros(len(labels))
+    for part in range(_FOLDS):
+        test, train = np.flatnonzero(fold == part), np.flatnonzero(fold != part)
+        near = codes[test, None] == codes[train] if is_discrete else _nearest(scaled[test], scaled[train])
+        votes = near.astype(np.float64) @ is_of[train]
+        share = votes / np.maximum(is_of[train].sum(0), 1)  # as if the classes were of one size
+        hits[test] = share.argmax(1) == labels[test]
+    return hits
+
+
+def _nearest(test: Float64Array, train: Float64Array) -> BoolArray:
+    """Return which of the training images are among the _NEIGHBOURS nearest of each test image, bool [t, n]."""
+    distance = ((test[:, None] - train[None]) ** 2).sum(2)
+    count = min(_NEIGHBOURS, len(train))
+    result: BoolArray = distance <= np.partition(distance, count - 1, axis=1)[:, count - 1 : count]
+    return result
+
+
+def _predict(values: Float64Array, labels: Int64Array, groups: Int64Array) -> Float64Array:
+    """Return whether each image's class is predicted right."""
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
     from sklearn.tree import DecisionTreeClassifier
 
-    least = np.bincount(labels)[np.unique(labels)].min()
-    if len(np.unique(labels)) < 2 or least < _FOLDS or len(np.unique(groups)) < 2 * _FOLDS:
-        return None
     by_patient = len(np.unique(groups)) < len(groups)
     folds = (StratifiedGroupKFold if by_patient else StratifiedKFold)(_FOLDS, shuffle=True, random_state=0)
     parts = folds.split(values, labels, groups if by_patient else None)

@@ -28,6 +28,7 @@ class Report:
         files: Files of images.
         images: Images in them.
         ignored: Reason → files.
+        ignored_names: The same, name → reason.
         refused: Reason → images or files that cannot be used.
         refused_names: The same, name → reason.
         looked: Headers and pictures that were looked at.
@@ -50,6 +51,7 @@ class Report:
     files: int
     images: int
     ignored: dict[str, int]
+    ignored_names: dict[str, str] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
     refused_names: dict[str, str] = field(default_factory=dict)
     looked: tuple[int, int] = (0, 0)

@@ -20,27 +20,14 @@ from coordinator.exchange.audit.suite1 import (
 )
 from coordinator.exchange.console import parse_pool_sizes, parse_seconds, progress, result, talk
 from crypto.errors import CipherwardError
-from parties.cli.image_options import (
-    AllowBurnedIn,
-    Background,
-    Classes,
-    Fit,
-    Groups,
-    Labels,
-    OfHospital,
-    Rgb,
-    Window,
-    absolute,
-    is_npz,
-    settings_of,
-)
-from parties.cli.sealing import parse_options
+from parties.cli.image_options import SealingOptions, absolute, is_npz, with_options
 
 if TYPE_CHECKING:
     from parties.scoring.local_audit import LocalAudit
     from parties.sealing.place import Place
 
 
+@with_options("allow_leak")
 def audit(
     target: Annotated[
         Path,
@@ -53,24 +40,8 @@ def audit(
     out: Annotated[
         Path | None, typer.Option(help="Folder for an audit of IMAGES. Default: NAME-audit, here.")
     ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Resize every image to this side length, in pixels.")
-    ] = None,
-    rgb: Rgb = None,
-    labels: Labels = None,
-    hospital_name: OfHospital = None,
-    groups: Groups = None,
-    classes: Classes = None,
-    window: Window = None,
-    fit: Fit = None,
-    background: Background = None,
-    allow_burned_in: AllowBurnedIn = None,
-    scheme: Annotated[str | None, typer.Option(help="Encryption scheme.")] = None,
-    block: Annotated[int | None, typer.Option(help="Side of a block, in pixels.")] = None,
-    key_scope: Annotated[str | None, typer.Option(help="consortium, party, or image.")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(help="An option of the scheme, NAME=VALUE. Can be repeated.")
-    ] = None,
+    *,
+    chosen: SealingOptions,
     draws: Annotated[int, typer.Option(min=1, max=99, help="Draws of key and pool.")] = DRAWS,
     rows: Annotated[int, typer.Option(min=MIN_AUDIT_ROWS, help="Number of images to score.")] = AUDIT_ROWS,
     gallery: Annotated[
@@ -99,18 +70,6 @@ def audit(
     from coordinator.report.verdict_text import require_valid, summary_lines
     from parties.scoring.local_audit import AuditSettings, run_local_audit
 
-    changes = {
-        **settings_of(
-            labels, hospital_name, groups, classes, window, fit, background, None, allow_burned_in
-        ),
-        "image_size": image_size,
-        "channels": None if rgb is None else 3 if rgb else 1,
-        "scheme": scheme,
-        "block": block,
-        "key_scope": key_scope,
-        "scheme_options": parse_options(option) if option or scheme else None,
-    }
-    changes = {name: value for name, value in changes.items() if value is not None}
     settings = AuditSettings(
         draws=draws,
         rows=rows,
@@ -121,6 +80,7 @@ def audit(
         public="" if public is None else str(absolute(public)),
     )
     started = time.monotonic()
+    changes = chosen.settings()
     home = _home_of(target, out, changes)
     done = run_local_audit(home, settings, changes, talk.print, progress, jobs)
     seconds = time.monotonic() - started

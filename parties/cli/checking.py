@@ -12,21 +12,7 @@ from rich.table import Table
 from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
 from crypto.printable import printable
-from parties.cli.image_options import (
-    AllowBurnedIn,
-    AllowLeak,
-    Background,
-    Classes,
-    Fit,
-    Groups,
-    Labels,
-    OfHospital,
-    Rgb,
-    Window,
-    absolute,
-    is_npz,
-    settings_of,
-)
+from parties.cli.image_options import ImageOptions, absolute, is_npz, with_options
 
 if TYPE_CHECKING:
     from parties.checking.report import Report, Statements
@@ -37,18 +23,11 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
+@with_options()
 def check(
     images: Annotated[Path, typer.Argument(help="The folder of images.", show_default=False)],
-    labels: Labels = None,
-    hospital_name: OfHospital = None,
-    groups: Groups = None,
-    classes: Classes = None,
-    window: Window = None,
-    fit: Fit = None,
-    background: Background = None,
-    rgb: Rgb = None,
-    allow_leak: AllowLeak = None,
-    allow_burned_in: AllowBurnedIn = None,
+    *,
+    chosen: ImageOptions,
     seed: Annotated[int, typer.Option(min=0, help="The study's seed, which splits the images.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -56,33 +35,47 @@ def check(
 
     Nothing is written. Exit status 1 if `seal` would refuse the images.
     """
-    from parties.checking.check import check as run_check
     from parties.checking.report import Statements
     from parties.sealing.place import Place
-    from parties.sources.folder import Folder
 
-    if is_npz(str(images)):
-        raise CipherwardError(f"{images} is a MedMNIST file", "seal checks it; `check` looks at folders")
-    stated = settings_of(
-        labels, hospital_name, groups, classes, window, fit, background, allow_leak, allow_burned_in
-    )
-    settings = {"party": "check", "images": str(absolute(images)), "seed": seed}
-    place = Place.from_settings(Path(), settings | {k: v for k, v in stated.items() if v is not None})
+    kind = "npz" if is_npz(str(images)) else "folder"
+    settings = {"party": "check", "source": kind, "images": str(absolute(images)), "seed": seed}
+    place = Place.from_settings(Path(), settings | chosen.settings())
     s = place.settings
-    folder = Folder(
-        Path(s.images), s.image_size, 3 if rgb else 1, seed, "train", place.reading, place.selection
-    )
-    items, splits = folder.catalog.items, folder.splits
-    channels = None if rgb is None else 3 if rgb else 1
-    statements = Statements(channels, s.allow_leak, bool(s.classes))
-    with progress("check", len(items)) as on_progress:
-        report = run_check(folder, items, splits, statements, on_progress=on_progress)
+    statements = Statements(chosen.channels, s.allow_leak, bool(s.classes))
+    report = _report_npz(place, statements) if kind == "npz" else _report_folder(place, statements)
     if as_json:
         result.print_json(json.dumps(report.to_json()))
     else:
         _print_report(report)
     if report.errors:
         raise typer.Exit(1)
+
+
+def _report_folder(place: Place, statements: Statements) -> Report:
+    """Return what is in a folder of images."""
+    from parties.checking.check import check as run_check
+    from parties.sources.folder import Folder
+
+    s = place.settings
+    channels = statements.channels or 1
+    folder = Folder(Path(s.images), s.image_size, channels, s.seed, "train", place.reading, place.selection)
+    items, splits = folder.catalog.items, folder.splits
+    with progress("check", len(items)) as on_progress:
+        return run_check(folder, items, splits, statements, on_progress=on_progress)
+
+
+def _report_npz(place: Place, statements: Statements) -> Report:
+    """Return what is in a MedMNIST file."""
+    from parties.checking.arrays import check_npz
+    from parties.sources.npz import SPLITS, Npz
+
+    place.plain("train")  # refuses settings that such a file does not have
+    path = Path(place.settings.images)
+    sides = {split: Npz(path, 8, 3, split).side for split in SPLITS}
+    splits = [Npz(path, side, 3, split) for split, side in sides.items()]
+    with progress("check", sum(map(len, splits))) as on_progress:
+        return check_npz(splits, statements, on_progress)
 
 
 def _print_report(report: Report) -> None:
@@ -111,7 +104,7 @@ def _print_report(report: Report) -> None:
         result.print(line)
     names = list(report.refused_names.items())
     for name, reason in names[:_SHOWN]:
-        result.print(f"  cannot use {name}: {reason}")
+        result.print(printable(f"  cannot use {name}: {reason}"))
     if len(names) > _SHOWN:
         result.print(f"  and {len(names) - _SHOWN} others; --json lists all")
     result.print("seal would refuse these images" if report.errors else "seal would take these images")

@@ -1,11 +1,17 @@
-"""The options of `check`, `seal` and `audit` that say which images are read, and how."""
+"""The options of `check`, `seal` and `audit` that say which images are read, how, and how they are sealed."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
+import yaml
 
 from crypto.errors import CipherwardError
 
@@ -46,29 +52,137 @@ AllowBurnedIn = Annotated[
 ]
 
 
-def settings_of(
-    labels: Path | None = None,
-    hospital: str | None = None,
-    groups: str | None = None,
-    classes: str | None = None,
-    window: str | None = None,
-    fit: str | None = None,
-    background: int | None = None,
-    allow_leak: bool | None = None,
-    allow_burned_in: bool | None = None,
-) -> dict[str, Any]:
-    """Return the stated options as settings of party.yaml; what is not stated is None."""
-    return {
-        "labels": None if labels is None else str(absolute(labels)),
-        "hospital": hospital,
-        "groups": groups,
-        "classes": None if classes is None else [name.strip() for name in classes.split(",")],
-        "window": window,
-        "fit": fit,
-        "background": background,
-        "allow_leak": allow_leak,
-        "allow_burned_in": allow_burned_in,
-    }
+SealingScheme = Annotated[str | None, typer.Option("--scheme", help="Encryption scheme.")]
+Block = Annotated[
+    int | None,
+    typer.Option(help="Side of a block, in pixels. The ViT's patch size must be a multiple of it."),
+]
+KeyScope = Annotated[
+    str | None,
+    typer.Option(help="Who shares a key: consortium, party, or image (a different key for each image)."),
+]
+SchemeOption = Annotated[
+    list[str] | None, typer.Option(help="An option of the scheme, NAME=VALUE. Can be repeated.")
+]
+ImageSize = Annotated[int | None, typer.Option(help="Resize every image to this side length, in pixels.")]
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Which images are read, and how: options of `check`, `seal` and `audit`. None: not stated."""
+
+    rgb: Rgb = None
+    labels: Labels = None
+    hospital_name: OfHospital = None
+    groups: Groups = None
+    classes: Classes = None
+    window: Window = None
+    fit: Fit = None
+    background: Background = None
+    allow_leak: AllowLeak = None
+    allow_burned_in: AllowBurnedIn = None
+
+    @property
+    def channels(self) -> int | None:
+        """1 (gray) or 3 (RGB) as stated, and None if nothing is stated."""
+        return None if self.rgb is None else 3 if self.rgb else 1
+
+    def settings(self) -> dict[str, Any]:
+        """Return the stated options as settings of party.yaml, but for the channels."""
+        stated = {
+            "labels": None if self.labels is None else str(absolute(self.labels)),
+            "hospital": self.hospital_name,
+            "groups": self.groups,
+            "classes": None if self.classes is None else [name.strip() for name in self.classes.split(",")],
+            "window": self.window,
+            "fit": self.fit,
+            "background": self.background,
+            "allow_leak": self.allow_leak,
+            "allow_burned_in": self.allow_burned_in,
+        }
+        return {name: value for name, value in stated.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class SealingOptions(ImageOptions):
+    """How images are sealed: the further options of `seal` and `audit`."""
+
+    image_size: ImageSize = None
+    scheme: SealingScheme = None
+    block: Block = None
+    key_scope: KeyScope = None
+    option: SchemeOption = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the stated options as settings of party.yaml."""
+        stated = {
+            "image_size": self.image_size,
+            "channels": self.channels,
+            "scheme": self.scheme,
+            "block": self.block,
+            "key_scope": self.key_scope,
+            # Options belong to one scheme: a new scheme starts without any.
+            "scheme_options": parse_options(self.option) if self.option or self.scheme else None,
+        }
+        return super().settings() | {name: value for name, value in stated.items() if value is not None}
+
+
+def with_options(*leave_out: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of the dataclass that its parameter `chosen` is annotated with.
+
+    Typer reads a command's signature. There the parameter is replaced by the fields of the dataclass.
+
+    Args:
+        leave_out: Fields that the command has no option for; they keep their defaults.
+    """
+
+    def replace(command: Callable[..., None]) -> Callable[..., None]:
+        kind = get_type_hints(command)["chosen"]
+        hints = get_type_hints(kind, include_extras=True)
+        fields = [field for field in dataclasses.fields(kind) if field.name not in leave_out]
+        signature = inspect.signature(command, eval_str=True)
+        parameters = []
+        for parameter in signature.parameters.values():
+            if parameter.name != "chosen":
+                parameters.append(parameter)
+                continue
+            parameters += [
+                inspect.Parameter(
+                    field.name, parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
+                )
+                for field in fields
+            ]
+        # Keyword-only ones have to come last; the order is that of --help.
+        parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in parameters]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            chosen = kind(**{field.name: values.pop(field.name) for field in fields})
+            command(**values, chosen=chosen)
+
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined] # functions have one
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return replace
+
+
+def parse_options(words: list[str] | None) -> dict[str, Any]:
+    """Return NAME=VALUE words as a dict, with the values read as YAML."""
+    options = {}
+    for word in words or ():
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise CipherwardError(
+                f"--option {word} is not NAME=VALUE", "for example: --option mask=independent"
+            )
+        try:
+            options[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise CipherwardError(
+                f"--option {word}: {value!r} is not a value", "for example: --option mask=independent"
+            ) from None
+    return options
 
 
 def absolute(path: Path) -> Path:

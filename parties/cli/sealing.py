@@ -8,28 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from rich.table import Column, Table
 
 from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
 from parties.cli.checking import check_before_sealing
-from parties.cli.image_options import (
-    AllowBurnedIn,
-    AllowLeak,
-    Background,
-    Classes,
-    Fit,
-    Groups,
-    Labels,
-    OfHospital,
-    Rgb,
-    Window,
-    absolute,
-    is_npz,
-    settings_of,
-)
+from parties.cli.image_options import SealingOptions, absolute, is_npz, with_options
 from parties.cli.keys import Hospital
 
 if TYPE_CHECKING:
@@ -45,6 +30,7 @@ _SHOWN = 20
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+@with_options()
 def seal(
     hospital: Hospital,
     images: Annotated[
@@ -54,33 +40,8 @@ def seal(
             "or a MedMNIST .npz file."
         ),
     ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Resize every image to this side length, in pixels.")
-    ] = None,
-    rgb: Rgb = None,
-    labels: Labels = None,
-    hospital_name: OfHospital = None,
-    groups: Groups = None,
-    classes: Classes = None,
-    window: Window = None,
-    fit: Fit = None,
-    background: Background = None,
-    allow_leak: AllowLeak = None,
-    allow_burned_in: AllowBurnedIn = None,
-    scheme: Annotated[str | None, typer.Option(help="Encryption scheme.")] = None,
-    block: Annotated[
-        int | None,
-        typer.Option(help="Side of a block, in pixels. The ViT's patch size must be a multiple of it."),
-    ] = None,
-    key_scope: Annotated[
-        str | None,
-        typer.Option(
-            help="Who shares a key: consortium, party, or image (a different key for each image)."
-        ),
-    ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(help="An option of the scheme, NAME=VALUE. Can be repeated.")
-    ] = None,
+    *,
+    chosen: SealingOptions,
     audit: Annotated[
         int,
         typer.Option(
@@ -101,20 +62,7 @@ def seal(
     """
     from parties.sealing.seal import blind_set_names, check_sealing, plan_sealing, set_names
 
-    changes: dict[str, Any] = {
-        "images": None if images is None else str(absolute(images)),
-        **settings_of(
-            labels, hospital_name, groups, classes, window, fit, background, allow_leak, allow_burned_in
-        ),
-        "image_size": image_size,
-        "channels": None if rgb is None else 3 if rgb else 1,
-        "scheme": scheme,
-        "block": block,
-        "key_scope": key_scope,
-        # Options belong to one scheme: a new scheme starts without any.
-        "scheme_options": parse_options(option) if option or scheme else None,
-    }
-    changes = {name: value for name, value in changes.items() if value is not None}
+    changes = ({} if images is None else {"images": str(absolute(images))}) | chosen.settings()
     place = _place_with(hospital, changes)
     key = (
         place.key()
@@ -207,24 +155,6 @@ def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
         raise CipherwardError(
             f"the sealed sets need {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free", "free some space"
         )
-
-
-def parse_options(words: list[str] | None) -> dict[str, Any]:
-    """Return NAME=VALUE words as a dict, with the values read as YAML."""
-    options = {}
-    for word in words or ():
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise CipherwardError(
-                f"--option {word} is not NAME=VALUE", "for example: --option mask=independent"
-            )
-        try:
-            options[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise CipherwardError(
-                f"--option {word}: {value!r} is not a value", "for example: --option mask=independent"
-            ) from None
-    return options
 
 
 def schemes(

@@ -24,20 +24,35 @@ def stated_size(code: bytes) -> tuple[int, int]:
         if len(fields) == 16:
             x, y, left, top = (int.from_bytes(fields[i : i + 4], "big") for i in range(0, 16, 4))
             return x - left, y - top
-    elif code.startswith(b"\xff\xd8"):
-        at = 2
-        while at + 9 <= len(code) and code[at] == 0xFF:
-            marker = code[at + 1]
-            if marker in _FRAME_MARKERS:
-                height, width = (int.from_bytes(code[at + i : at + i + 2], "big") for i in (5, 7))
-                return width, height
-            if marker == 0xFF:
-                at += 1
-            elif marker in _NO_LENGTH:
-                at += 2
-            else:
-                at += 2 + int.from_bytes(code[at + 2 : at + 4], "big")
+    at = _frame_header(code)
+    height, width = (int.from_bytes(code[at + i : at + i + 2], "big") for i in (5, 7))
+    return width, height
+
+
+def _frame_header(code: bytes) -> int:
+    """Return where the frame header of a JPEG or JPEG-LS code begins, with its marker."""
+    at = 2
+    while code.startswith(b"\xff\xd8") and at + 9 <= len(code) and code[at] == 0xFF:
+        marker = code[at + 1]
+        if marker in _FRAME_MARKERS:
+            return at
+        if marker == 0xFF:
+            at += 1
+        elif marker in _NO_LENGTH:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(code[at + 2 : at + 4], "big")
     raise UnusablePixelsError("the code of a frame is damaged, or not of the kind that the file names")
+
+
+def stated_precision(code: bytes) -> int:
+    """Return the bits a channel of a JPEG code.
+
+    Raises:
+        UnusablePixelsError: If it is none, or ends before it states them.
+    """
+    at = _frame_header(code)
+    return code[at + 4]
 
 
 def require_declared_size(code: bytes, width: int, height: int) -> None:

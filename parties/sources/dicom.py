@@ -1,8 +1,7 @@
 """Read DICOM files frame by frame as gray or RGB pictures of 8 bits.
 
 Decoded by pydicom with decoders whose licences fit ours: openjpeg (JPEG 2000), pyjpegls (JPEG-LS), pylibjpeg-rle
-(RLE) and Pillow (baseline JPEG). TRANSFER_SYNTAXES lists them all. The lossless JPEG of ITU-T T.81 is not among them:
-its Python decoders are under the GPL, or come with GDCM.
+(RLE), Pillow (baseline JPEG) and GDCM (lossless and extended JPEG). TRANSFER_SYNTAXES lists them all.
 
 Of the tags, only those of the pixels are used, and patient, study and series as keyed digests (`Header.group`), whose
 key lives as long as the process: a plain digest would confirm a known name. No tag's value stands in a reason, an
@@ -38,6 +37,9 @@ TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2.1.99": ("Deflated Explicit VR Little Endian", ""),
     "1.2.840.10008.1.2.2": ("Explicit VR Big Endian", ""),
     "1.2.840.10008.1.2.4.50": ("JPEG Baseline, 8 bits", "pillow"),
+    "1.2.840.10008.1.2.4.51": ("JPEG Extended, 8 and 12 bits", frame_decoders.NAME),
+    "1.2.840.10008.1.2.4.57": ("JPEG Lossless, any predictor", frame_decoders.NAME),
+    "1.2.840.10008.1.2.4.70": ("JPEG Lossless, first-order prediction", frame_decoders.NAME),
     "1.2.840.10008.1.2.4.80": ("JPEG-LS Lossless", "pyjpegls"),
     "1.2.840.10008.1.2.4.81": ("JPEG-LS Near-lossless", "pyjpegls"),
     "1.2.840.10008.1.2.4.90": ("JPEG 2000 Lossless", frame_decoders.NAME),

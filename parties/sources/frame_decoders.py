@@ -1,21 +1,35 @@
-"""Plugins for pydicom that call openjpeg (JPEG 2000) and rle (RLE) directly.
+"""Plugins for pydicom that call openjpeg (JPEG 2000), rle (RLE) and GDCM (lossless and 12-bit JPEG) directly.
 
-pydicom's own plugins for them ask for the package pylibjpeg, which only finds these two.
+pydicom's own plugins for the first two ask for the package pylibjpeg, which only finds them. Its plugin for GDCM
+refuses JPEG of 12 bits, which GDCM has decoded since version 3.0, and lets GDCM write to the terminal.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 import threading
+from collections.abc import Iterator
 from typing import Any
+
+from parties.sources.codestream import stated_precision
 
 #: Transfer syntaxes of the two decoders.
 JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
 RLE = "1.2.840.10008.1.2.5"
+#: JPEG Extended, and the two forms of lossless JPEG (ITU-T T.81, process 14).
+JPEG = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (51, 57, 70))
 #: The plugins' name in pydicom.
 NAME = "cipherward"
-#: pydicom asks for this; both decoders are dependencies of cipherward.
-DECODER_DEPENDENCIES = dict.fromkeys((*JPEG_2000, RLE), ("pylibjpeg-openjpeg", "pylibjpeg-rle"))
+#: pydicom asks for this; the decoders are dependencies of cipherward.
+DECODER_DEPENDENCIES = dict.fromkeys(
+    (*JPEG_2000, RLE, *JPEG), ("pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm")
+)
 _lock = threading.Lock()
+#: What the JPEG library of GDCM writes about a damaged code, and all that it writes about codes.
+_DAMAGE = (b"premature end", b"Premature end", b"bad Huffman code", b"found marker")
+_WARNINGS = (*_DAMAGE, b"JPEG", b"DCT coefficient")
 
 
 def register(uid: str) -> None:
@@ -29,12 +43,14 @@ def register(uid: str) -> None:
 
 
 def is_available(uid: str) -> bool:
-    """Return whether a transfer syntax is one of the two decoders'."""
-    return uid == RLE or uid in JPEG_2000
+    """Return whether a transfer syntax is one of the three decoders'."""
+    return uid in DECODER_DEPENDENCIES
 
 
 def decode_frame(code: bytes, runner: Any) -> bytearray:
     """Return a frame's pixels as bytes, and tell pydicom's runner how they are ordered."""
+    if runner.transfer_syntax in JPEG:
+        return _decode_jpeg(code, runner)
     if runner.transfer_syntax == RLE:
         from rle.utils import decode_pixel_data as decode_rle
 
@@ -51,3 +67,84 @@ def decode_frame(code: bytes, runner: Any) -> bytearray:
     bits = int(runner.get_option("j2k_precision", runner.bits_stored))
     runner.set_option("bits_allocated", 8 if bits <= 8 else 16 if bits <= 16 else 32)
     return pixels
+
+
+def _decode_jpeg(code: bytes, runner: Any) -> bytearray:
+    """Return the pixels of a lossless or 12-bit JPEG frame. Raises ValueError if GDCM cannot decode it."""
+    # GDCM fills what is cut off with gray, and says so on the terminal only. Codes are padded with 0 or 255.
+    if not code.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
+        raise ValueError("the code has no end")
+    gdcm = _load_gdcm()
+    precision = stated_precision(code)
+    bits = 8 if precision <= 8 else 16
+    fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
+    fragment.SetByteStringValue(code)
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((runner.columns, runner.rows, 1))
+    image.SetDataElement(element)
+    colours = gdcm.PhotometricInterpretation
+    image.SetPhotometricInterpretation(colours(colours.GetPIType(runner.photometric_interpretation)))
+    if runner.samples_per_pixel > 1:
+        image.SetPlanarConfiguration(0)
+        runner.set_option("planar_configuration", 0)
+    syntaxes = gdcm.TransferSyntax
+    image.SetTransferSyntax(syntaxes(syntaxes.GetTSType(str(runner.transfer_syntax))))
+    image.SetPixelFormat(
+        gdcm.PixelFormat(
+            runner.samples_per_pixel, bits, precision, precision - 1, runner.pixel_representation
+        )
+    )
+    runner.set_option("bits_allocated", bits)
+    with _lock, _capture_warnings() as warned:
+        pixels = bytearray(image.GetBuffer().encode("utf-8", "surrogateescape"))
+    if any(word in line for line in warned for word in _DAMAGE):
+        raise ValueError("the code is damaged")
+    if len(pixels) != runner.columns * runner.rows * runner.samples_per_pixel * bits // 8:
+        raise ValueError("GDCM returned another number of pixels")
+    return pixels
+
+
+@contextlib.contextmanager
+def _capture_warnings() -> Iterator[list[bytes]]:
+    """Collect what GDCM's JPEG library writes to the terminal; what others write meanwhile is passed on.
+
+    The library says only there that a code is damaged, and goes on with gray pixels. It holds Python's lock while
+    it decodes, so that nothing of ours is written then.
+    """
+    lines: list[bytes] = []
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+            terminal = os.dup(2)
+        except OSError:  # no folder for temporary files, or no terminal
+            yield lines
+            return
+        try:
+            os.dup2(file.fileno(), 2)
+            yield lines
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+        file.seek(0)
+        for line in file.read().splitlines(keepends=True):
+            if any(word in line for word in _WARNINGS):
+                lines.append(line)
+            else:
+                with contextlib.suppress(OSError):
+                    os.write(2, line)
+
+
+def _load_gdcm() -> Any:
+    """Return GDCM's module, which writes nothing to the terminal from then on."""
+    import gdcm
+
+    with _lock:
+        if gdcm.Trace.GetErrorFlag():
+            for off in ("DebugOff", "WarningOff", "ErrorOff"):
+                getattr(gdcm.Trace, off)()
+            gdcm.Trace.SetStreamToFile(os.devnull)
+    return gdcm

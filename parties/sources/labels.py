@@ -30,6 +30,8 @@ COLUMNS = {
     "split": ("split", "set", "subset"),
     "hospital": ("hospital", "site", "center", "centre", "institution"),
 }
+# What tables hold where a label is missing.
+_NO_LABEL = ("", "nan", "null", "n/a", "#n/a", "<na>")
 #: Bytes of a label file, at most.
 MAX_BYTES = 1 << 28
 _HINT = "a label file has a header with path and label, and may have patient, split and hospital"
@@ -58,7 +60,8 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
             f"groups: {selection.groups!r} does not go with a label file",
             "name the patients in its column patient",
         )
-    rows = _select_hospital(_read_rows(file), selection.hospital, file)
+    table = _read_rows(file)
+    rows = _select_hospital(table, selection.hospital, file)
     classes = list(selection.classes) or sorted({row.label for row in rows})
     require_usable_names(classes, str(file))
     if unknown := sorted({row.label for row in rows} - set(classes)):
@@ -96,6 +99,13 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
     ignored = [*tree.ignored, *reasons]
     items.sort(key=lambda item: (item.path.split("/"), item.part))
     notes = [f"{len(rows)} images are named in {file.name}"]
+    patients = {row.patient for row in rows if row.patient}
+    shared = patients & {row.patient for row in table if row.hospital != selection.hospital}
+    if shared and selection.hospital:
+        notes.append(
+            f"{len(shared)} patients are in rows of other hospitals too: what one hospital trains on, another may"
+            " test on"
+        )
     return Catalog(root, classes, items, ignored, refused, notes, silent)
 
 
@@ -116,11 +126,20 @@ def _read_rows(file: Path) -> list[_Row]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise CipherwardError(f"{file} is larger than {MAX_BYTES >> 20} MiB", _HINT)
-        text = file.read_text(encoding="utf-8-sig")
+        data = file.read_bytes()
+        if data.startswith(b"PK\x03\x04"):
+            raise CipherwardError(
+                f"{file} is a workbook of Excel or the like, or an archive", "save it as CSV"
+            )
+        # Excel's "Unicode text" says what it is by its first two bytes.
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except OSError as error:
         raise CipherwardError(f"cannot read {file}: {error.strerror}", _HINT) from None
     except UnicodeDecodeError:
         raise CipherwardError(f"{file} is not UTF-8 text", "save it as CSV in UTF-8") from None
+    skipped = 0
+    if text[:4].casefold() == "sep=":  # for Excel
+        text, skipped = text.partition("\n")[2], 1
     first = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=first.count)
     try:
@@ -132,7 +151,7 @@ def _read_rows(file: Path) -> list[_Row]:
     places = _find_columns(file, [name.strip().lower() for name in table[0]])
     rows = [
         _read_row(file, i, cells, places)
-        for i, cells in enumerate(table[1:], 2)
+        for i, cells in enumerate(table[1:], 2 + skipped)
         if any(map(str.strip, cells))
     ]
     if not rows:
@@ -171,6 +190,11 @@ def _read_row(file: Path, line: int, cells: list[str], places: dict[str, int]) -
         raise CipherwardError(
             f"{file}, line {line}: {path!r} is no path inside the folder of images", _HINT
         )
+    if value["label"].casefold() in _NO_LABEL:
+        raise CipherwardError(
+            f"{file}, line {line}: {path} has no label ({value['label'] or 'an empty cell'})",
+            "fill it in, or remove the row",
+        )
     if "|" in value["label"]:
         raise CipherwardError(
             f"{file}, line {line}: several labels an image ({value['label']})",
@@ -186,8 +210,14 @@ def _read_row(file: Path, line: int, cells: list[str], places: dict[str, int]) -
 
 def _select_hospital(rows: list[_Row], hospital: str, file: Path) -> list[_Row]:
     """Return a hospital's rows, and check that no image has two labels, and that all or no rows have a split."""
+    known = sorted({row.hospital for row in rows if row.hospital})
+    if len({name.casefold() for name in known}) < len(known):
+        twins = [name for name in known if sum(name.casefold() == other.casefold() for other in known) > 1]
+        raise CipherwardError(
+            f"{file}: {' and '.join(repr(name) for name in twins[:3])} seem to be one hospital",
+            "write its name in one way: rows under the other name would be left out",
+        )
     if hospital:
-        known = sorted({row.hospital for row in rows if row.hospital})
         rows = [row for row in rows if row.hospital == hospital]
         if not rows:
             raise CipherwardError(
@@ -231,6 +261,13 @@ def _match_files(rows: list[_Row], files: list[str], file: Path) -> list[str]:
             paths.append(whole[row.path])
         else:
             missing.append(row)
+    named: dict[str, _Row] = {}
+    for row, path in zip(rows, paths, strict=False) if not missing else ():
+        if (twin := named.setdefault(path, row)) is not row:
+            raise CipherwardError(
+                f"{file}, lines {twin.line} and {row.line}: {twin.path} and {row.path} are one file, {path}",
+                "name each image once: this model does not support multi-label tasks",
+            )
     if missing:
         first = ", ".join(row.path for row in missing[:3])
         raise CipherwardError(

@@ -11,8 +11,9 @@ A layout that could mean two things is refused by name.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from crypto.errors import CipherwardError
 from parties.sources.catalog import Catalog, Item, Selection
@@ -41,6 +42,9 @@ _NO_IMAGES = frozenset(
         "ground_truth",
     )
 )
+# Files that are masks of the image beside them: its name, and one of these.
+_MASK_ENDINGS = ("_mask", "-mask", " mask", "_seg", "_segmentation", "_gt", "_label", "_annotation")
+_FOLD = re.compile(r"(cv|fold|part|batch|chunk|shard)[ _-]?\d+")
 _HINT = "put the images into one folder for each class"
 
 
@@ -118,6 +122,7 @@ def _class_folders(found: Found, top: str) -> list[tuple[str, str, str]]:
         others = [f for n, f in below(top) if n.casefold() not in SPLIT_NAMES and found.images(f)]
         _check_splits(found, top, splits, others)
         return [(split, name, inner) for split, folder in splits for name, inner in below(folder)]
+    _refuse_alike(found, top)
     inside = {folder: below(folder) for _, folder in below(top)}
     if not any(n.casefold() in SPLIT_NAMES for names in inside.values() for n, _ in names):
         return [("", name, folder) for name, folder in below(top)]
@@ -132,6 +137,25 @@ def _class_folders(found: Found, top: str) -> list[tuple[str, str, str]]:
         _check_splits(found, folder, inner_splits, [])
         result += [(split, name, inner) for split, inner in inner_splits]
     return sorted(result, key=lambda row: row[0] != "train")
+
+
+def _refuse_alike(found: Found, top: str) -> None:
+    """Raise CipherwardError if folders are no classes by their names: `1_train` and `2_test`, `fold0` and `fold1`."""
+    names = [name for name in found.children(top) if found.images(f"{top}/{name}".lstrip("/"))]
+    words = {name: set(re.findall(r"[a-z]+", name.casefold())) for name in names}
+    splits = {name: {SPLIT_NAMES[word] for word in words[name] & SPLIT_NAMES.keys()} for name in names}
+    if {"train", "test"} <= set().union(*splits.values()):
+        first = next(name for name in names if splits[name])
+        raise CipherwardError(
+            f"{found.path(top)}: the folders {', '.join(names[:5])} seem to be splits, and not classes",
+            f"rename {first} to {min(splits[first])}, and the others likewise: train, val and test",
+        )
+    folds = [name for name in names if _FOLD.fullmatch(name.casefold())]
+    if len(folds) == len(names) > 1 and any(found.children(f"{top}/{name}".lstrip("/")) for name in folds):
+        raise CipherwardError(
+            f"{found.path(top)}: the folders {', '.join(folds[:5])} seem to be parts of one set, and not classes",
+            "join them, or make train, val and test folders of them; class folders come next",
+        )
 
 
 def _check_splits(found: Found, top: str, splits: list[tuple[str, str]], others: list[str]) -> None:
@@ -222,3 +246,12 @@ def _refuse_masks(found: Found, folder: str) -> None:
                 f"{found.path(folder)}/{name} seems to hold masks or annotations beside the images",
                 "move it away: what is left in a class folder is sealed as images of the class",
             )
+    stems = {str(PurePosixPath(name).with_suffix("")): name for name in found.images(folder)}
+    for stem, name in stems.items():
+        for ending in _MASK_ENDINGS:
+            image = stem[: -len(ending)]
+            if stem.casefold().endswith(ending) and image in stems:
+                raise CipherwardError(
+                    f"{found.root / name} seems to be the mask of {PurePosixPath(stems[image]).name}",
+                    "move the masks away: what is left in a class folder is sealed as images of the class",
+                )

@@ -112,6 +112,16 @@ class Npz:
         """Whether the file's images have three channels."""
         return len(self._shape) == 4
 
+    @property
+    def size_text(self) -> str:
+        """Width and height of the file's images, such as 28×28."""
+        return f"{self._shape[2]}×{self._shape[1]}"
+
+    @property
+    def side(self) -> int:
+        """The longer side of the file's images, in pixels."""
+        return max(self._shape[1:3])
+
     @functools.cached_property
     def _shape(self) -> tuple[int, ...]:
         """[n, h, w] or [n, h, w, 3] of the images. There are as many as labels."""

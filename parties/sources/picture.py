@@ -19,6 +19,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from coordinator.exchange.image_file import (
     HOSPITAL_FORMATS,
+    MAX_PIXELS,
     UnreadableFormatError,
     open_allowed,
     open_picture,
@@ -99,6 +100,8 @@ def reason_of(error: Exception) -> str:
         return str(error)
     if isinstance(error, UnidentifiedImageError):  # its text holds the open file's number
         return "its header is damaged"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {MAX_PIXELS:,} pixels"
     return f"{type(error).__name__}: {error}"
 
 
@@ -157,7 +160,7 @@ def _require_one(parts: int, part: int, kind: str) -> None:
 
 def _show(picture: ImageFile.ImageFile, reading: Reading) -> Image.Image:
     """Decode a picture and return it upright, with 8 bits a channel and without transparency."""
-    if picture.format in ("TIFF", "WEBP") and (count := getattr(picture, "n_frames", 1)) > 1:
+    if picture.format in ("TIFF", "WEBP", "PNG") and (count := getattr(picture, "n_frames", 1)) > 1:
         raise UnusablePixelsError(f"{count} pictures in one file; save each in a file of its own")
     # Pillow silently drops the lower eight bits of a PNG with 16 bits a channel.
     is_deep = any(";16" in str(part[3]) for part in picture.tile)

@@ -120,6 +120,8 @@ def to_square(picture: Image.Image, size: int, channels: int, reading: Reading) 
     """Return a picture without transparency in one mode and size, uint8 [size, size, channels]."""
     # Pillow copies an image even if it has the mode already: a third of the time at 512×512.
     mode = "L" if channels == 1 else "RGB"
+    if picture.mode == "LAB":  # Pillow converts it to RGB only
+        picture = picture.convert("RGB")
     plain = picture if picture.mode == mode else picture.convert(mode)
     if plain.size != (size, size):
         plain = _fit(plain, size, reading)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -37,6 +39,7 @@ UNREAD_ENDINGS = (
 _LEFTOVER_FILES = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")
 _LEFTOVER_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
 LEFTOVER, HIDDEN = "left by an archive or a file manager", "hidden"
+DANGLING, IRREGULAR = "a link to nothing", "not a regular file"
 
 
 @dataclass
@@ -73,6 +76,14 @@ def _leftover(name: str, is_folder: bool) -> str:
     return HIDDEN if name.startswith(".") else ""
 
 
+def _no_file(path: Path) -> str:
+    """Return why a path that is listed as a file is none; empty if it is one, or the system does not say."""
+    try:
+        return "" if stat.S_ISREG(path.stat().st_mode) else IRREGULAR
+    except OSError as error:
+        return DANGLING if error.errno in (errno.ENOENT, errno.ELOOP) else ""
+
+
 def walk(root: Path) -> Tree:
     """Return what is below a folder, in a fixed order. Links are followed, each folder once.
 
@@ -100,7 +111,7 @@ def walk(root: Path) -> Tree:
             if reason := inherited or _leftover(name, True):
                 reasons[f"{prefix}{name}/"] = reason
         for name in names:
-            if reason := inherited or _leftover(name, False):
+            if reason := inherited or _leftover(name, False) or _no_file(Path(path, name)):
                 tree.ignored.append((prefix + name, reason))
             else:
                 tree.files.append(prefix + name)

@@ -49,6 +49,25 @@ def dicom_file(path: Path, pixels: AnyArray, **tags: Any) -> Path:
     return path
 
 
+def lossless_jpeg(source: Path, path: Path, predictor: str) -> Path:
+    """Compress a DICOM file by lossless JPEG with the predictor `first` or `any`, and return the new file's path."""
+    import gdcm
+
+    kinds = gdcm.TransferSyntax
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(source))
+    assert reader.Read()
+    kind = kinds.JPEGLosslessProcess14_1 if predictor == "first" else kinds.JPEGLosslessProcess14
+    change.SetTransferSyntax(kinds(kind))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return path
+
+
 def scan(seed: int, size: int = 32, kind: int = 0) -> NDArray[np.int16]:
     """Return a noisy wave in Hounsfield units, int16 [size, size]."""
     rng, (y, x) = np.random.default_rng(seed), np.mgrid[:size, :size]

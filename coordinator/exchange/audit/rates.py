@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 from pydantic import Field
-from scipy.stats import binomtest
 
 from coordinator.exchange.records import Record
 
@@ -88,6 +87,8 @@ def searched_in_gallery(hits: int, n: int, looks: int, gallery: int) -> Searched
 # SciPy computes a p-value as well, and an audit asks for the same few counts again.
 @functools.lru_cache(maxsize=4096)
 def _wilson(hits: int, n: int, looks: int) -> tuple[float, float]:
+    from scipy.stats import binomtest  # a second of processor time, which sealing need not wait for
+
     # 1 - .05 / 1 is not .95 in floating point, and stored bounds are compared with these.
     confidence = 0.95 if looks == 1 else 1 - 0.05 / looks
     bounds = binomtest(hits, n).proportion_ci(confidence, method="wilson")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from PIL import Image
 from crypto.arrays import UInt8Array
 from parties.checking.confounds import measure
 from tests.support.command_runs import Party
+from tests.support.paths import ROOT
 
 
 def wave(seed: int, kind: int, size: tuple[int, int] = (32, 32)) -> UInt8Array:
@@ -188,12 +191,50 @@ def test_confounds_are_found_and_chance_is_not(tmp_path: Path, party: Party) -> 
     )
     assert all(c["low"] <= c["score"] <= c["high"] for c in report["confounds"])
     rng = np.random.default_rng(0)
-    alarms = 0
+    alarms = {True: 0, False: 0}
     for _ in range(40):  # nothing to find
-        labels = rng.integers(0, 3, 90)
-        (score,) = measure({"x": rng.normal(size=(90, 2))}, labels, np.arange(90))
-        alarms += score.is_telling
-    assert alarms <= 1
+        labels, discrete = rng.integers(0, 3, 90), rng.integers(0, 4, (90, 1)).astype(float)
+        for is_quick in alarms:
+            for values in (rng.normal(size=(90, 2)), discrete):
+                (score,) = measure({"x": values}, labels, np.arange(90), is_quick)
+                alarms[is_quick] += score.is_telling
+    assert alarms[True] <= 2 and alarms[False] <= 2
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_confounds_are_not_learned_from_the_patient_itself(is_quick: bool) -> None:
+    """Each patient has a border of its own: it tells the patient, and nothing about the class of others."""
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(60), 5)
+    labels = rng.integers(0, 2, 60)[groups]
+    own = rng.normal(size=(60, 3))[groups] + rng.normal(size=(300, 3)) / 100
+    (score,) = measure({"border": own}, labels, groups, is_quick)
+    assert not score.is_telling and score.score < 0.65
+    ring = np.where(labels[:, None] == 1, 1.0, 3.0) * np.exp(1j * rng.uniform(0, 6.28, (300, 1)))
+    values = (
+        np.concatenate([ring.real, ring.imag], 1) + rng.normal(size=(300, 2)) / 10
+    )  # no line divides them
+    (score,) = measure({"border": values}, labels, groups, is_quick)
+    assert score.is_telling and score.low > 0.85
+    size = np.where(labels == 1, 512.0, 640.0)[:, None]
+    (score,) = measure({"size": size}, labels, groups, is_quick)
+    assert score.score == 1.0
+
+
+def test_seal_imports_no_statistics(tmp_path: Path, party: Party) -> None:
+    """Their imports took as long as sealing hundreds of images."""
+    root, place = fill(tmp_path / "images", count=10), tmp_path / "h"
+    party("keygen", place)
+    words = ["seal", place, "--images", root, "--image-size", 32, "--block", 8]
+    code = (
+        "import sys; from parties.cli.app import main; sys.argv = ['cipherward-party', *sys.argv[1:]]\n"
+        "try: main()\nexcept SystemExit as end: assert not end.code, end.code\n"
+        "print(sorted(m for m in sys.modules if m in ('sklearn', 'scipy.stats', 'torch', 'pydicom', 'nibabel')))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout.splitlines()[-1] == "[]", run.stdout
 
 
 def test_a_stated_class_list_lets_a_hospital_without_a_class_join(tmp_path: Path, party: Party) -> None:
@@ -215,3 +256,31 @@ def test_settings_of_reading_belong_to_the_sealed_set(tmp_path: Path, party: Par
     status, err = seal(party, tmp_path / "h", root, "--fit", "crop")
     assert status == 1 and "with other settings" in err
     assert "fit: pad" in (tmp_path / "h" / "party.yaml").read_text()
+
+
+def test_a_medmnist_file_is_checked(tmp_path: Path, party: Party) -> None:
+    def write(name: str, channels: int, shared: int = 0, **arrays: Any) -> Path:
+        values: dict[str, Any] = {}
+        for k, split in enumerate(("train", "val", "test")):
+            images = np.stack([wave(0 if i < shared else 100 * k + i, i % 2) for i in range(12)])
+            values[f"{split}_images"] = np.stack([images] * 3, 3) if channels == 3 else images
+            values[f"{split}_labels"] = np.arange(12) % 2
+        np.savez(tmp_path / name, **(values | arrays))
+        return tmp_path / name
+
+    status, report = checked(party, write("gray.npz", 1))
+    assert status == 0 and report["errors"] == report["warnings"] == [] and report["images"] == 36
+    assert report["counts"]["test"] == {"0": 6, "1": 6} and report["sizes"] == {"32×32": 36}
+    _, report = checked(party, write("shared.npz", 1, shared=1))
+    assert len(report["exact"]) == 2 and "2 pictures are in two splits" in report["warnings"][0]["message"]
+    status, report = checked(party, write("rgb.npz", 3))
+    assert status == 1 and "would become gray" in report["errors"][0]["message"]
+    assert checked(party, write("rgb.npz", 3), "--rgb")[0] == 0
+    for arrays, message in (
+        ({"train_images": np.zeros((12, 8, 8, 8), np.uint8)}, "images are uint8"),
+        ({"test_labels": np.zeros((12, 14), int)}, "several labels an image"),
+    ):
+        status, _, err = party("check", write("bad.npz", 1, **arrays))
+        assert status == 1 and message in err
+    status, _, err = party("check", write("gray.npz", 1), "--window", "auto")
+    assert status == 1 and "leave these settings out" in err

@@ -365,6 +365,8 @@ def tensor(dtype: str, shape: list[int], size: int) -> dict[str, Any]:
         # Sound, and far more than a guess about this set has.
         (tensors_of(tensor("U8", [1 << 25], 1 << 25), bytes(1 << 25)), "is larger than the"),
     ],
+    # Without names, an id would hold the data: 128 MB of it.
+    ids=["length", "long", "nested", "huge", "empty", "bfloat16", "float8", "object", "sound"],
 )
 def test_crafted_tensors_are_one_line_and_little_memory(copy: Attacked, data: bytes, message: str) -> None:
     place, guesses = copy

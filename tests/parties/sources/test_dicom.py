@@ -19,7 +19,7 @@ import pytest
 from pydicom._dicom_dict import DicomDictionary
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
@@ -36,7 +36,7 @@ from parties.sources.picture import UndecodableImageError, read_picture
 from parties.sources.reading import Reading
 from parties.sources.walk import look
 from tests.support.command_runs import Party
-from tests.support.dicom_files import dicom_data, dicom_file, scan
+from tests.support.dicom_files import dicom_data, dicom_file, lossless_jpeg, scan
 from tests.support.paths import ROOT
 
 RAMP = np.arange(-128, 128, dtype=np.int16).reshape(16, 16)
@@ -172,6 +172,67 @@ def test_transfer_syntaxes_give_the_same_pixels(tmp_path: Path) -> None:
         assert np.array_equal(one, other), name
 
 
+@pytest.mark.parametrize("predictor", ["first", "any"])
+@pytest.mark.parametrize(
+    ("bits", "kind"), [(8, "uint8"), (12, "uint16"), (12, "int16"), (16, "uint16"), (16, "int16")]
+)
+def test_lossless_jpeg_gives_the_stored_pixels(
+    bits: int, kind: str, predictor: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    y, x = np.mgrid[:16, :16]
+    lowest, step = (-(2 ** (bits - 1)) if kind == "int16" else 0), 2 ** (bits - 5)
+    pixels = (lowest + x * step + y * step // 2).astype(kind)
+    plain = dicom_file(tmp_path / "plain.dcm", pixels, BitsStored=bits, HighBit=bits - 1)
+    window = f"{lowest},{lowest + 2**bits}"
+    for frames in (1, 2):
+        source = plain
+        if frames == 2:  # a code for each frame, which all have to be found
+            both = np.stack([pixels, pixels[::-1]])
+            source = dicom_file(tmp_path / "two.dcm", both, BitsStored=bits, HighBit=bits - 1)
+        path = lossless_jpeg(source, tmp_path / f"{frames}.dcm", predictor)
+        for frame in range(frames):
+            one, other = (read_picture(f, 16, 1, Reading(window=window), frame) for f in (path, source))
+            assert np.array_equal(one, other) and np.ptp(one) > 100, (frames, frame)
+    assert capfd.readouterr() == ("", "")  # GDCM writes to the terminal by itself
+
+
+def test_jpeg_of_12_bits_and_in_colour(capfd: pytest.CaptureFixture[str]) -> None:
+    path = Path(str(get_testdata_file("JPGExtended.dcm")))  # 1024×256, without a window
+    values = read_picture(path, 1024, 1, Reading(window="0,255"), 0)[:, 2::4, 0]
+    # pydicom's own tests know two of the stored values: 244 and 95. The rows of 256 pixels are stretched to 1024.
+    assert abs(int(values[420, 140]) - 244) <= 8 and abs(int(values[230, 120]) - 95) <= 8
+    assert capfd.readouterr() == ("", "")
+    colour = Path(str(get_testdata_file("SC_rgb_jpeg_gdcm.dcm")))
+    plain = Path(str(get_testdata_file("SC_rgb_rle.dcm")))
+    one, other = (read_picture(path, 100, 3, Reading(), 0) for path in (colour, plain))
+    assert np.array_equal(one, other)
+
+
+def test_lossless_jpeg_that_is_cut_off_or_another_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (64, 64)).astype(np.uint16)
+    plain = dicom_file(tmp_path / "plain.dcm", pixels, BitsStored=12, HighBit=11)
+    ds = pydicom.dcmread(lossless_jpeg(plain, tmp_path / "whole.dcm", "first"))
+    code = next(generate_frames(ds.PixelData, number_of_frames=1))
+    other = bytearray(code)
+    at = other.find(b"\xff\xc3")
+    other[at + 5 : at + 7] = (128).to_bytes(2, "big")  # another height than the tags'
+    for name, wrong in (
+        ("cut", code[: len(code) // 2]),
+        ("cut, with an end", code[: len(code) // 2] + b"\xff\xd9"),
+        ("other", bytes(other)),
+        ("empty", b"\xff\xd8\xff\xd9"),
+        ("noise", code[:100] + bytes(range(256)) * 4 + b"\xff\xd9"),
+    ):
+        ds.PixelData = encapsulate([wrong])
+        ds["PixelData"].is_undefined_length = True
+        ds.save_as(tmp_path / "bad.dcm", enforce_file_format=True)
+        with pytest.raises(UndecodableImageError):
+            print(name, read_picture(tmp_path / "bad.dcm", 64, 1, Reading(window="full"), 0).std())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_every_listed_transfer_syntax_has_its_decoder_and_is_documented() -> None:
     from pydicom.pixels.decoders.base import get_decoder
 
@@ -199,12 +260,12 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
             show(dicom_file(tmp_path / f"{name}.dcm", RAMP, **tags), window="auto")
     assert show(tmp_path / "burned.dcm", window="auto", allow_burned_in=True).shape == (16, 16)
     ds = dicom_data(RAMP)
-    ds.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.70")
+    ds.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.100")
     ds.PixelData = encapsulate([b"\xff\xd8"])
     ds["PixelData"].is_undefined_length = True
-    ds.save_as(tmp_path / "lossless.dcm", enforce_file_format=True)
-    with pytest.raises(UndecodableImageError, match="not decoded: JPEG Lossless"):
-        show(tmp_path / "lossless.dcm")
+    ds.save_as(tmp_path / "video.dcm", enforce_file_format=True)
+    with pytest.raises(UndecodableImageError, match="not decoded: MPEG2"):
+        show(tmp_path / "video.dcm")
     whole = dicom_file(tmp_path / "x.dcm", RAMP, WindowCenter=0, WindowWidth=200).read_bytes()
     (tmp_path / "bare.dcm").write_bytes(whole[132:])
     with pytest.raises(UndecodableImageError, match="no DICM"):

@@ -96,3 +96,54 @@ def test_parquet_and_missing_files_are_named(images: Path, tmp_path: Path) -> No
         read_labels(images, Selection(labels=str(tmp_path / "l.parquet")))
     with pytest.raises(CipherwardError, match=r"cannot read .*No such file"):
         read_labels(images, Selection(labels=str(tmp_path / "l.csv")))
+
+
+def test_a_line_for_excel_is_skipped_and_lines_are_still_counted(images: Path, tmp_path: Path) -> None:
+    rows = [f"scan{i:02d}.png;{'ab'[i % 2]}" for i in range(24)]
+    selection = table(tmp_path / "l.csv", "sep=;\npath;label", rows)
+    assert len(read_labels(images, selection).items) == 24
+    selection = table(tmp_path / "l.csv", "sep=;\npath;label", [*rows[:5], "scan05.png;", *rows[6:]])
+    with pytest.raises(CipherwardError, match=r"line 8: scan05\.png has no label"):
+        read_labels(images, selection)
+
+
+@pytest.mark.parametrize("cell", ["", "NaN", "null", "#N/A"])
+def test_a_missing_label_is_no_class(images: Path, tmp_path: Path, cell: str) -> None:
+    rows = [f"scan{i:02d}.png,{cell if i == 7 else 'ab'[i % 2]}" for i in range(24)]
+    with pytest.raises(CipherwardError, match=r"line 9: scan07\.png has no label"):
+        read_labels(images, table(tmp_path / "l.csv", "path,label", rows))
+
+
+def test_two_spellings_of_one_file_are_one_file(images: Path, tmp_path: Path) -> None:
+    rows = [f"scan{i:02d}.png,{'ab'[i % 2]}" for i in range(20)]
+    selection = table(tmp_path / "l.csv", "path,label", [*rows, "scan03,a"])
+    with pytest.raises(CipherwardError, match=r"lines 5 and 22: scan03\.png and scan03 are one file"):
+        read_labels(images, selection)
+
+
+def test_hospitals_that_differ_by_case_and_patients_of_two_hospitals(images: Path, tmp_path: Path) -> None:
+    def rows(*hospitals: str) -> list[str]:
+        return [f"scan{i:02d},{'ab'[i % 2]},P{i // 4},{hospitals[i // 2 % 2]}" for i in range(24)]
+
+    header = "path,label,patient,hospital"
+    selection = table(tmp_path / "l.csv", header, rows("North", "north"))
+    with pytest.raises(CipherwardError, match="'North' and 'north' seem to be one hospital"):
+        read_labels(images, Selection(labels=selection.labels, hospital="north"))
+    selection = table(tmp_path / "l.csv", header, rows("north", "south"))
+    notes = read_labels(images, Selection(labels=selection.labels, hospital="north")).notes
+    assert any("6 patients are in rows of other hospitals too" in note for note in notes)
+    assert not any("other hospitals" in note for note in read_labels(images, selection).notes)
+
+
+def test_what_excel_writes_is_read_or_named(images: Path, tmp_path: Path) -> None:
+    text = "path\tlabel\r\n" + "".join(f"scan{i:02d}.png\t{'äb'[i % 2]}\r\n" for i in range(24))
+    path = tmp_path / "l.txt"
+    for encoding in ("utf-16", "utf-8-sig"):
+        path.write_bytes(text.encode(encoding))
+        assert read_labels(images, Selection(labels=str(path))).classes == ["b", "ä"]
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(CipherwardError, match="is not UTF-8 text"):
+        read_labels(images, Selection(labels=str(path)))
+    path.write_bytes(b"PK\x03\x04")
+    with pytest.raises(CipherwardError, match="is a workbook of Excel"):
+        read_labels(images, Selection(labels=str(path)))

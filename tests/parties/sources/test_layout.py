@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -217,3 +218,49 @@ def test_an_empty_class_needs_the_consortium_s_list(tmp_path: Path) -> None:
     (tmp_path / "normal" / "scan.gif").write_bytes(b"GIF89a")
     with pytest.raises(CipherwardError, match=r"1 × a format that is not read \(\.gif\)"):
         read_layout(tmp_path, Selection())
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        (("1_train/a", "1_train/b", "2_test/a", "2_test/b"), "1_train, 2_test seem to be splits"),
+        (("xray-train/a", "xray-train/b", "xray-test/a", "xray-test/b"), "seem to be splits"),
+        (("fold0/a", "fold0/b", "fold1/a", "fold1/b"), "fold0, fold1 seem to be parts of one set"),
+        (("part 1/a", "part 1/b", "part 2/a", "part 2/b"), "seem to be parts of one set"),
+    ],
+)
+def test_splits_and_parts_under_other_names_are_not_taken_for_classes(
+    tmp_path: Path, folders: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(CipherwardError, match=message):
+        read(fill(tmp_path, *folders))
+
+
+def test_classes_whose_names_are_like_splits_and_parts_are_classes(tmp_path: Path) -> None:
+    names = ["fold", "part1", "stress test", "trained"]
+    assert read(fill(tmp_path, *names)).classes == names
+    assert read(fill(tmp_path / "1", "part1", "part2")).classes == ["part1", "part2"]  # images, no folders
+
+
+@pytest.mark.parametrize("ending", ["_mask", "_Segmentation", "-mask"])
+def test_a_mask_beside_its_image_is_no_image(tmp_path: Path, ending: str) -> None:
+    root = fill(tmp_path, "a", "b")
+    picture(root / "b" / f"other{ending}.png")  # without an image of its own it may be one
+    assert read(root).files == 5
+    picture(root / "b" / f"1{ending}.png")
+    with pytest.raises(CipherwardError, match=f"1{ending}.png seems to be the mask of 1.png"):
+        read(root)
+
+
+def test_links_to_nothing_and_pipes_are_ignored_with_their_reason(tmp_path: Path) -> None:
+    root = fill(tmp_path / "images", "a", "b")
+    (root / "a" / "gone.png").symlink_to("nothing.png")
+    (root / "a" / "itself.png").symlink_to("itself.png")
+    (root / "b" / "up").symlink_to(root)
+    os.mkfifo(root / "b" / "pipe.png")
+    catalog = read_layout(root, Selection())
+    assert catalog.files == 4 and catalog.found == 7
+    assert count_reasons(catalog.ignored) == {"a link to nothing": 2, "not a regular file": 1}
+    picture(tmp_path / "there.png")
+    (root / "a" / "linked.png").symlink_to(tmp_path / "there.png")
+    assert read_layout(root, Selection()).files == 5

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import struct
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -75,10 +77,15 @@ def test_transparency_needs_a_background(tmp_path: Path) -> None:
 
 
 def test_several_pages_are_refused(tmp_path: Path) -> None:
-    pages = [Image.new("L", (8, 8), i) for i in range(3)]
+    pages = [Image.new("L", (8, 8), 80 * i) for i in range(3)]
     pages[0].save(tmp_path / "p.tif", save_all=True, append_images=pages[1:])
     with pytest.raises(UndecodableImageError, match="3 pictures in one file"):
         read_picture(tmp_path / "p.tif", 8, 1)
+    for ending in ("webp", "png"):
+        moving = [page.convert("RGB") for page in pages]
+        moving[0].save(tmp_path / f"p.{ending}", save_all=True, append_images=moving[1:])
+        with pytest.raises(UndecodableImageError, match="3 pictures in one file"):
+            read_picture(tmp_path / f"p.{ending}", 8, 1)
 
 
 def volume(path: Path, data: AnyArray, affine: AnyArray) -> Path:
@@ -122,3 +129,25 @@ def test_unusable_volumes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(b"text" * 1000))
     with pytest.raises(UndecodableImageError, match="holds no NIfTI"):
         look(tmp_path, "x.nii.gz", Reading())
+
+
+def test_rare_forms_are_read_alike_in_gray_and_in_colour(tmp_path: Path) -> None:
+    gray = Image.fromarray((np.arange(400) // 2).astype(np.uint8).reshape(20, 20))
+    gray.save(tmp_path / "big.tif", big_tiff=True)
+    assert (tmp_path / "big.tif").read_bytes()[:4] in (b"II+\0", b"MM\0+")
+    assert np.array_equal(read_picture(tmp_path / "big.tif", 20, 1)[..., 0], np.asarray(gray))
+    neutral = Image.new("L", gray.size, 128)
+    Image.merge("LAB", [gray, neutral, neutral]).save(tmp_path / "lab.tif")
+    one, three = (read_picture(tmp_path / "lab.tif", 20, channels).astype(int) for channels in (1, 3))
+    assert np.ptp(one) > 100 and np.abs(three - one).max() <= 2
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path: Path) -> None:
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR"
+    for side in (12_000, 60_000):
+        header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+        data = start[:-4] + header + struct.pack(">I", zlib.crc32(header)) + struct.pack(">I", 0) + b"IDAT"
+        (tmp_path / "x.png").write_bytes(data + struct.pack(">I", zlib.crc32(b"IDAT")))
+        with pytest.raises(UndecodableImageError, match="more than 89,478,485"):
+            read_picture(tmp_path / "x.png", 20, 1)
