@@ -127,6 +127,7 @@ def measure(row: Row, images: Images, size: int, draw: int) -> dict[str, Any]:
         "seconds": time.monotonic() - started,
         "right": share_right(guess.images, plain[: len(shown)], scheme.orbit, row.block),
         "note": guess.note,
+        "fits": [str(fit) for fit in getattr(guess, "fits", ())],
     }
 
 

@@ -16,10 +16,11 @@ fixed_values), the turn, order and shift that leave most in place are chosen. Ot
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from coordinator.adversary.contract import Ciphertexts, Recovered
+from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
 from coordinator.adversary.puzzle.assembly import Assembler, assemble
 from coordinator.adversary.puzzle.distances import (
     has_only_flat_blocks,
@@ -36,6 +37,7 @@ from coordinator.adversary.recover.pool_reading import image_chunks, random_orde
 from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
 from coordinator.adversary.values.colour_classes import lay_out_colours
+from coordinator.adversary.values.layout_fit import LAYOUT_FIT, LEAST_LAYOUT_FIT, improve_by_fit
 from crypto.arrays import Float32Array, Int64Array, Rows, UInt8Array
 from crypto.kernels.blocks import block_pixels, to_blocks
 from crypto.kernels.executors import apply
@@ -77,14 +79,18 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     if not len(blocks) or (block > 1 and has_only_flat_blocks(blocks[..., 0], channels)):
         return None
     notes: list[str] = []
+    fits: tuple[Fit, ...] = ()
     place, colour = np.divmod(np.arange(block**2 * channels), channels)
     if len(place) > MOST_VALUES:
         notes.append(f"value order not sought: {len(place)} values, at most {MOST_VALUES}")
     else:
         place, colour = _lay_out_values(blocks, block, channels, time_left)
+        place, colour, fit = improve_by_fit(blocks[..., 0], place, colour, block, channels, time_left)
+        fits = (Fit(fit, LEAST_LAYOUT_FIT, LAYOUT_FIT),)
         if channels > 1 and block > 1 and 1 < spec.blocks <= MOST_BLOCKS and time_left():
             place = _turn_planes(pool, pool_rows, place, colour, time_left)
-    return recover_block_order(pool, pool_rows, place, colour, time_left, notes=notes)
+    recovered = recover_block_order(pool, pool_rows, place, colour, time_left, notes=notes)
+    return replace(recovered, fits=(*fits, *recovered.fits))
 
 
 def recover_block_order(
