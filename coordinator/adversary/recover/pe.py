@@ -44,7 +44,7 @@ _LARGE_PICTURE = 1 << 18
 _PROBE_PAIRS = 20_000
 #: Neighbours are alike if they differ less than any two values by this many standard errors. A share of the
 #: difference is no measure: in stained tissue with colour_shuffle neighbours differ by .9 to .97 of it, and suffice.
-#: Six standard errors turned away pools of 5 images that are open to 99 %. Where nothing is to be found, the fit says so.
+#: Six standard errors turned away pools of 5 images that are open to 99 %. Where nothing is found, the fit says so.
 _STANDARD_ERRORS = 3.0
 #: Most values of the images that refine the states of pixels: bounds time and memory. Set once; not tuned further.
 _REFINED_VALUES = 4_000_000
@@ -115,11 +115,17 @@ def _refine(
     """Return the signs and orders refined with a model of the pool, and how certain they are."""
     height, width, channels = pool.spec.image_shape
     images = pool.images(evenly_spaced(rows, max(_LEAST_IMAGES, _REFINED_VALUES // len(signs))))
-    sealed = (_by_place(images).astype(np.float32) - np.float32(127.5)).reshape(height * width, channels, -1)
+    sealed = (_by_place(images).astype(np.float32) - np.float32(127.5)).reshape(
+        height * width, channels, -1
+    )
     start = np.zeros(height * width, np.int64) if order is None else order
     model = PixelModel(sealed, (height, width), is_shuffled=order is not None)
     states = model.search(PixelStates(start, signs.reshape(-1, channels)), time_left)
-    fit = Fit(states.certain, _LEAST_CERTAIN, "the share of pixels of which one state is far likelier than all others")
+    fit = Fit(
+        states.certain,
+        _LEAST_CERTAIN,
+        "the share of pixels of which one state is far likelier than all others",
+    )
     return states.signs.ravel(), None if order is None else states.order, fit
 
 

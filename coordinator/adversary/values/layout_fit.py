@@ -174,8 +174,8 @@ def improve_by_fit(
     side: int,
     channels: int,
     time_left: TimeLeft,
-) -> tuple[Int64Array, Int64Array, float]:
-    """Return (place, colour, fit) of the layout that fits best: the one given, or a better one if it fits poorly.
+) -> tuple[Int64Array, Int64Array]:
+    """Return (place, colour) of the layout that fits best: the one given, or a better one if it fits poorly.
 
     Args:
         blocks: uint8 [m, V], sealed blocks.
@@ -190,7 +190,7 @@ def improve_by_fit(
     layout = search.judge(place * channels + colour)
     if layout.fit < _GOOD_FIT and 1 < len(place) <= _MOST_SEARCHED and time_left():
         layout = search.improve(layout, time_left)
-    return layout.places // channels, layout.places % channels, layout.fit
+    return layout.places // channels, layout.places % channels
 
 
 def explain(

@@ -1,10 +1,14 @@
 """The sign and place of every colour of every pixel, refined with a model of the pool's own pictures.
 
 Relations between two neighbours (group_synchronisation.py) treat all colours and all differences alike. In stained
-tissue colours differ in level, and neighbours are hardly more alike than colours. Once most pixels are right, the pool
-itself tells more: a linear regression predicts the colours of a pixel from the pixels around it, and the covariance
-of what is left says which deviations are usual. Each pixel then takes the state whose values deviate least over all
-images, and the regression is fitted again. No truth enters it.
+tissue colours differ in level, and neighbours are hardly more alike than colours. Once most pixels are right, the
+pool itself tells more: a linear regression predicts the colours of a pixel from the pixels around it, and the
+covariance of what is left says which deviations are usual. Each pixel then takes the state whose values deviate least
+over all images, and the regression is fitted again. No truth enters it.
+
+Regions that agree with themselves but not with the rest survive that. So the states are also grown from small
+patches, each of which mostly lies in one such region: the model is fitted to what is known, and the surest pixels at
+its edge are added. The states of the largest likelihood are kept.
 """
 
 from __future__ import annotations
@@ -116,7 +120,9 @@ class PixelModel:
         side = max(_LEAST_PATCH, int(np.ceil(np.sqrt(_PATCH_VALUES / self._sealed.shape[2]))))
         patches = []
         for down, right in itertools.product(range(_PATCHES), repeat=2):
-            top, left = (max(0, round((n - side) * k / (_PATCHES - 1))) for n, k in ((height, down), (width, right)))
+            top, left = (
+                max(0, round((n - side) * k / (_PATCHES - 1))) for n, k in ((height, down), (width, right))
+            )
             inside = (self._y >= top) & (self._y < top + side) & (self._x >= left) & (self._x < left + side)
             patches.append(np.flatnonzero(inside))
         return patches[len(patches) // 2 :] + patches[: len(patches) // 2]
@@ -163,7 +169,12 @@ class PixelModel:
         return changed
 
     def _take(
-        self, pixels: Int64Array, best: Int64Array, order: Int64Array, signs: Float32Array, opened: Float32Array
+        self,
+        pixels: Int64Array,
+        best: Int64Array,
+        order: Int64Array,
+        signs: Float32Array,
+        opened: Float32Array,
     ) -> None:
         """Give some pixels the states numbered int64 [p], in place."""
         order[pixels] = self._choices[best // self._patterns]

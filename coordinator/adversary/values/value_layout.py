@@ -22,8 +22,8 @@ _WORK, _START_WORK = 3_000_000_000, 60
 _STARTS, _RESTARTS = 25, 12
 #: Starts that must end at the best similarity for the search to stop. Set once by hand; no measurement is recorded.
 _AGREEING_STARTS = 6
-#: Correlation of two pixels r apart, exp(-DECAY·r^POWER), and of two colours of a pixel, in typical pictures: green with
-#: red or blue, and red with blue. Set once by hand; no measurement is recorded.
+#: Correlation of two pixels r apart, exp(-DECAY·r^POWER), and of two colours of a pixel, in typical pictures: green
+#: with red or blue, and red with blue. Set once by hand; no measurement is recorded.
 _DECAY, _POWER = 0.055, 0.9
 _NEAR_COLOURS, _FAR_COLOURS = 0.94, 0.84
 #: Most sweeps of swaps. Set once by hand; no measurement is recorded.
