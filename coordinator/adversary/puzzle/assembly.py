@@ -42,9 +42,9 @@ SEAM_FIT = "the share of the evidence of the blocks' best seams that the picture
 
 
 def seam_fit(grid: Int64Array, across: Float64Array, down: Float64Array) -> float:
-    """Return the share of the evidence of the blocks' best seams that a picture uses, at most 1.
+    """Return the share of the evidence of the blocks' best seams that a picture uses: at most 1, 0 without any.
 
-    It is 0 without evidence. Every seam of the picture is compared with the best one that either of its blocks could have there. In a right
+    Every seam of the picture is compared with the best one that either of its blocks could have there. In a right
     picture nearly all seams are the best ones. Where chance decides, the best ones cannot all be had at once.
 
     Args:
