@@ -49,7 +49,8 @@ def seam_fit(grid: Int64Array, across: Float64Array, down: Float64Array) -> floa
 
     Args:
         grid: int64 [rows, columns], the block in each cell.
-        across: float64 [N, N], the cost of block j right of block i: negative where they fit. The diagonal is ignored.
+        across: float64 [N, N], the cost of block j right of block i, negative where they fit. The diagonal is
+            ignored.
         down: float64 [N, N], the same for block j below block i.
     """
     used = best = 0.0
