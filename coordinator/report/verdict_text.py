@@ -164,7 +164,14 @@ def _break_of(row: Row) -> str:
 def _upper_bounds(report: Report, rows: Sequence[Row]) -> list[str]:
     """Return the upper bounds of R and V, each attack at the largest pool size at which it ran to its end."""
     finished = report.verdict.finished_at
-    largest = {row.attack: row for row in rows if row.scored and row.size in finished.get(row.attack, ())}
+    uncertain = report.verdict.uncertain_at
+    largest = {
+        row.attack: row
+        for row in rows
+        if row.scored
+        and row.size in finished.get(row.attack, ())
+        and row.size not in uncertain.get(row.attack, ())
+    }
     reidentified = [rate.high for row in largest.values() if (rate := row.reidentified)]
     visible = [rate.high for row in largest.values() if (rate := row.visible)]
     if not reidentified or not visible:
