@@ -37,7 +37,7 @@ KINDS = {
 }
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=len(KINDS))
 def read_kind(folder: Path, kind: str) -> Images:
     """Return all images of a kind, uint8 [n, h, w, c].
 
