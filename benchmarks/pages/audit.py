@@ -158,6 +158,11 @@ def data_name(row: Record) -> str:
     return _DATA.get(row["data"], str(row["data"]))
 
 
+def is_uncertain(pool: Record) -> bool:
+    """Return whether the attack is uncertain in so many draws that those left cannot say that it failed."""
+    return 3 * int(pool.get("uncertain", 0)) > int(pool["draws"])
+
+
 def shown_pool(row: Record) -> Record | None:
     """Return the figures at the smallest pool that breaks a row, else at the largest one; None if not run."""
     run: list[Record] = [pool for pool in row["pools"] if pool["draws"]]
@@ -183,6 +188,8 @@ def _smallest_pool_row(row: Record) -> list[object]:
         verdict = f"**{pool['pool']}**"
     elif pool["pool"] > row["largest_pool"]:
         verdict = "too few draws"
+    elif is_uncertain(pool):
+        verdict = f"attack uncertain at {pool['pool']}"
     else:
         verdict = f"not broken up to {pool['pool']}"
     sizes = [p["pool"] for p in row["pools"] if p["draws"]]

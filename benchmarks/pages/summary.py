@@ -181,6 +181,8 @@ def _audited_cells(row: Record) -> list[str]:
     elif pool["pool"] != row["smallest_pool"]:
         is_judged = pool["pool"] <= row["largest_pool"]
         smallest = f"not broken up to {pool['pool']}" if is_judged else "too few draws"
+        if is_judged and is_uncertain(pool):
+            smallest = f"attack uncertain at {pool['pool']}"
     else:
         smallest = f"**{pool['pool']}**"
         if not smaller and pool["pool"] > 1:
