@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.pages.audit import CONTROLS, data_name, shown_pool
+from benchmarks.pages.audit import CONTROLS, data_name, is_uncertain, shown_pool
 from benchmarks.pages.comparison import DATA_NAMES, NETWORK_NAMES, find_cell
 from benchmarks.pages.entries import Entry, audited_rows, of_kind
 from benchmarks.pages.markdown import number, percent, table
