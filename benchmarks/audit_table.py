@@ -193,6 +193,7 @@ def cells_of(
             "seconds": seconds,
             "note": guess.note,
             "idle": guess.idle,
+            "uncertain": guess.is_uncertain,
             "broken_by": list(breaking_measures(figures)),
             "ssim": values["ssim"]["median"],
             "baseline": max(float(np.nanmedian(v)) for v in bases.values()),
@@ -249,6 +250,7 @@ def summarise_pool(n: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "draws": len(cells),
         "broken": sum(bool(c["broken_by"]) for c in cells),
         "idle": sum(bool(c.get("idle")) for c in cells),
+        "uncertain": sum(bool(c.get("uncertain")) and not c["broken_by"] for c in cells),
         "ssim": _median([c["ssim"] for c in cells]),
         "values_right": _median([c["values_right"] for c in cells]),
         "R": _median([c["R"]["rate"] for c in cells]),
@@ -298,6 +300,8 @@ def show(lines: Sequence[dict[str, Any]]) -> None:
             verdict = "no attack was run"
         elif line["smallest_pool"]:
             verdict = str(line["smallest_pool"])
+        elif 3 * last.get("uncertain", 0) > last["draws"]:
+            verdict = f"attack uncertain at {last['pool']}"
         elif line["largest_pool"]:
             verdict = f"not broken up to {line['largest_pool']}"
         else:

@@ -1,11 +1,19 @@
-"""How much of the pictures pooled key recovery opens, by kind of picture, beside another version of the attacks.
+"""How many images break each scheme, by kind of picture, and the cells in which pooled key recovery fails.
 
-    python -m benchmarks.picture_kinds --data FOLDER [--only le,pe] [--draws 5] [--before CHECKOUT] [--json FILE]
+    python -m benchmarks.picture_kinds --data FOLDER [--only le,pe] [--kinds "cifar 32"] [--hours 2] [--json FILE]
 
-FOLDER holds tissue/*/*.png, cifar10_jpeg.npz and brain_mri/. Every draw is a random pool of one kind of picture,
-sealed under a key of its own. Right is the share of values of up to four opened images that equal the plain ones,
-under the one element of the scheme's orbit that suits best. Exact counts the draws in which all do. --before names a
-checkout of another version. It attacks the same pools, by the script of this version.
+FOLDER is described in picture_sources.py. Every draw is a random pool of one kind of picture, sealed under a key of
+its own. Finished cells are kept in --out, so that a stopped run continues.
+
+Three things are measured in a cell, more simply than by suite/1:
+
+- exact: whether all values of four opened images of the pool equal the plain ones, under the one element of the
+  scheme's orbit that suits best. Only values that vary in the pool count, because a place that is constant in every
+  image of the pool cannot be told from others.
+- opens (K): whether the key opens eight images outside the pool at a median SSIM of at least .90.
+- names (R): whether at least half of those eight are nearest to their own image, by correlation, among 100 images.
+
+An image count breaks a scheme if K or R holds in two thirds of the draws. No attack sees the plain images.
 """
 
 from __future__ import annotations
@@ -14,37 +22,36 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.audit_table import read_cifar, read_mri
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
+from benchmarks.picture_sources import KINDS, read_kind
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.recover.pooled_key_recovery import attack
-from coordinator.exchange.image_file import open_image
 from coordinator.exchange.pool import MemoryPool
 from coordinator.report.build import machine
-from crypto.arrays import Images
+from crypto.arrays import BoolArray, Float64Array, Images
+from crypto.files import append_line, read_lines
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from crypto.symmetry import Move, Orbit
+from parties.scoring.measures import ssims
 
-SCHEMA = "cipherward.picture-kinds/1"
-CIFAR_IMAGES = 1500
-COMPARED = 4  # opened images that are compared with the plain ones
+SCHEMA = "cipherward.picture-kinds/2"
+COMPARED, OUTSIDE, GALLERY = 4, 8, 100
+OPENS_FROM, NAMED_FROM = 0.90, 0.5
 BUDGET_SECONDS = 300.0
 SEED = 7
+#: Moves whose block means suit best, which are then compared value by value.
+_CLOSE_MOVES = 8
 
 
 @dataclass(frozen=True)
@@ -57,130 +64,186 @@ class Row:
     pools: tuple[int, ...]
     options: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """The row's name in the journal."""
+        return json.dumps([self.scheme, self.kind, self.block, self.options])
+
 
 COLOURS = {"colour_shuffle": True}
-ROWS = (
-    Row("value_shuffle", "tissue 224", 16, (1, 2, 10)),
-    Row("value_shuffle", "mri 224", 16, (10,)),
-    Row("value_shuffle", "cifar 32", 4, (10, 100)),
-    Row("le", "tissue 32", 4, (2, 10, 20, 100)),
-    Row("le", "tissue 32 coarse", 4, (2, 10, 20, 100)),
-    Row("le", "cifar 32", 4, (2, 10, 100)),
-    Row("pe", "tissue 32", 4, (10, 20)),
-    Row("pe", "cifar 32", 4, (10,)),
-    Row("pe", "tissue 32", 4, (2, 10, 20), COLOURS),
-    Row("pe", "tissue 32 coarse", 4, (10, 20, 100), COLOURS),
-    Row("pe", "cifar 32", 4, (2, 10), COLOURS),
-    Row("ele", "cifar 32", 4, (50, 100)),
-    Row("ele", "tissue 32", 4, (50, 100)),
-)
+_BLOCKS = {"224": 16, "64": 8, "32": 4, "28": 4}
+_GRAY = ("mri 224", "pneumonia 28", "phantoms 64")
 
 
-def read_kind(folder: Path, kind: str) -> Images:
-    """Return all images of a kind, uint8 [n, h, w, c].
+def _rows() -> Iterator[Row]:
+    """Yield a row for every scheme that pooled key recovery attacks and every kind that it is meant for."""
+    for kind in KINDS:
+        size = next(part for part in kind.split() if part.isdigit())
+        block, is_small = _BLOCKS[size], size in ("32", "28")
+        quick = (1, 2, 5, 10, 20)
+        for scheme in ("block_pixel_shuffle", "value_shuffle", "etc", "pe"):
+            yield Row(scheme, kind, block, quick)
+        if kind not in _GRAY:
+            yield Row("pe", kind, block, quick, COLOURS)
+        if is_small:
+            yield Row("le", kind, 4, quick)
+            # There are 162 tiles of tissue.
+            yield Row("ele", kind, 4, (50, 100) if "tissue" in kind else (50, 100, 500))
+        if kind in ("mri 224", "tissue 224"):
+            yield Row("block_pixel", kind, block, (20, 100) if kind == "tissue 224" else (20, 100, 300))
 
-    Tissue at 32×32 is the whole tile, reduced by interpolation, or by taking every seventh pixel ("coarse").
+
+ROWS = tuple(_rows())
+#: Schemes whose cells take minutes. They come last.
+_SLOW = ("ele", "block_pixel")
+#: The pools that are measured before the others.
+_FIRST_POOLS = (10, 5, 2)
+
+
+def share_right(
+    guess: Images, plain: Images, move: Move, block: int, counted: BoolArray | None = None
+) -> float:
+    """Return the share of values that are right under an element of the orbit, of those that count.
+
+    Args:
+        guess: uint8 [n, h, w, c].
+        plain: uint8 [n, h, w, c].
+        move: The element of the orbit.
+        block: The block side in pixels.
+        counted: bool [h, w, c], the values that count; all by default.
     """
-    if kind == "mri 224":
-        return read_mri(folder, "train")[0]
-    if kind == "cifar 32":
-        return read_cifar(folder, CIFAR_IMAGES, 32)[0]
-    images = []
-    for path in sorted((folder / "tissue").rglob("*.png")):
-        with open_image(path) as picture:
-            colour = picture.convert("RGB")
-            if "32" in kind:
-                method = Image.Resampling.NEAREST if "coarse" in kind else Image.Resampling.BILINEAR
-                colour = colour.resize((32, 32), method)
-            images.append(np.asarray(colour))
-    return np.stack(images)
+    right = move.apply(guess, block) == plain
+    return float((right if counted is None else right[:, counted]).mean())
 
 
-def share_right(guess: Images, plain: Images, orbit: Orbit, block: int) -> float:
-    """Return the share of values that are right under the best element of an orbit, one for all images."""
-    best = 0.0
+def best_move(guess: Images, plain: Images, orbit: Orbit, block: int) -> Move:
+    """Return the one element of an orbit that suits best: by block means first, the closest ones value by value."""
+
+    def means(images: Images) -> Images:
+        n, height, width, channels = images.shape
+        blocks = images.reshape(n, height // block, block, width // block, block, channels)
+        return blocks.mean((2, 4)).round().astype(np.uint8)
+
+    small, plain_small = means(guess), means(plain).astype(np.int16)
     signs = (False, True) if orbit.negatives else (False,)
-    for move, is_negative in itertools.product(orbit.orientations(plain.shape[1:]), signs):
+    moves = []
+    for base, is_negative in itertools.product(orbit.orientations(plain.shape[1:]), signs):
         for down, across in orbit.shifts_in_reach():
-            moved = Move(move.turn, is_negative, move.order, down, across)
-            # One image says which shifts are worth comparing in all.
-            if float((moved.apply(guess[:1], block) == plain[:1]).mean()) > best:
-                best = max(best, float((moved.apply(guess, block) == plain).mean()))
-    return best
+            move = Move(base.turn, is_negative, base.order, down, across)
+            moves.append((float(np.abs(move.apply(small, 1) - plain_small).mean()), len(moves), move))
+    closest = [move for _, _, move in sorted(moves)[:_CLOSE_MOVES]]
+    return max(closest, key=lambda move: share_right(guess, plain, move, block))
+
+
+def share_named(guesses: Images, gallery: Images) -> float:
+    """Return the share of guesses that correlate most with their own image: the first of the gallery, in order."""
+
+    def scaled(images: Images) -> Float64Array:
+        flat = images.reshape(len(images), -1).astype(np.float64)
+        flat -= flat.mean(1, keepdims=True)
+        unit: Float64Array = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
+        return unit
+
+    nearest = (scaled(guesses) @ scaled(gallery).T).argmax(1)
+    return float((nearest == np.arange(len(guesses))).mean())
 
 
 def measure(row: Row, images: Images, size: int, draw: int) -> dict[str, Any]:
     """Attack one pool and return what it opened."""
-    chosen = np.random.default_rng([SEED, size, draw]).permutation(len(images))[:size]
-    plain = images[chosen]
+    chosen = np.random.default_rng([SEED, size, draw]).permutation(len(images))
+    sealed_rows, others = chosen[: size + OUTSIDE], chosen[size + OUTSIDE :]
+    plain = images[sealed_rows]
     scheme = load(describe(row.scheme, plain.shape[1:], row.block, options=row.options))
-    # Not drawn: both versions must attack the same pool.
-    key = SecretKey(hashlib.sha256(f"{row} {size} {draw}".encode()).digest())
+    # Not drawn: every version of the attacks meets the same pool.
+    key = SecretKey(hashlib.sha256(f"{row.name} {size} {draw}".encode()).digest())
     pool = MemoryPool(scheme.spec, scheme.cipher(key).encrypt(plain))
+    inside = np.arange(min(COMPARED, size))
+    shown = np.concatenate([inside, np.arange(size, len(plain))])
     started = time.monotonic()
-    shown = np.arange(min(COMPARED, size))
     guess = attack(Knowledge(pool, np.arange(size), shown, Budget(BUDGET_SECONDS)))
+    seconds = time.monotonic() - started
+    count = len(inside)
+    move = best_move(guess.images, plain[shown], scheme.orbit, row.block)
+    varied = np.ptp(plain[:size], axis=0) > 0 if size > 1 else np.ones(plain.shape[1:], bool)
+    opened = move.apply(guess.images[count:], row.block)
+    gallery = np.concatenate([plain[size:], images[others[: GALLERY - OUTSIDE]]])
     return {
-        "row": ROWS.index(row),
+        "row": row.name,
         "pool": size,
         "draw": draw,
-        "seconds": time.monotonic() - started,
-        "right": share_right(guess.images, plain[: len(shown)], scheme.orbit, row.block),
+        "seconds": seconds,
+        "right": share_right(guess.images[:count], plain[inside], move, row.block, varied),
+        "ssim": float(np.median(ssims(opened, plain[size:]))),
+        "named": share_named(opened, gallery),
+        "has_key": guess.key is not None,
+        "uncertain": guess.is_uncertain or guess.key is None,
+        "fits": [str(fit) for fit in guess.fits],
         "note": guess.note,
     }
 
 
-def measure_rows(rows: Sequence[Row], folder: Path, draws: int) -> list[dict[str, Any]]:
-    """Return the cells of all rows."""
-    cells = []
+def run(rows: Sequence[Row], args: argparse.Namespace) -> None:
+    """Measure the missing cells until the time is over."""
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + 3600 * args.hours
+    done = {(c["row"], c["pool"], c["draw"]) for c in read_lines(args.out)}
+    cells = [(row, size, draw) for row in rows for size in row.pools for draw in range(args.draws)]
+    # The telling pools first, so that a run that is cut short has all draws of them; schemes of minutes last.
+    rank = {size: place for place, size in enumerate(_FIRST_POOLS)}
+    cells.sort(key=lambda c: (c[0].scheme in _SLOW, rank.get(c[1], len(rank)), c[2], c[0].kind))
+    for row, size, draw in cells:
+        if (row.name, size, draw) in done:
+            continue
+        if time.monotonic() > until:
+            return
+        cell = measure(row, read_kind(args.data, row.kind), size, draw)
+        append_line(args.out, json.dumps(cell))
+        print(row.scheme, row.kind, size, draw, cell["right"], cell["ssim"], cell["fits"], flush=True)
+
+
+def summarise(rows: Sequence[Row], cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one line a row, with the figures of every pool size and the smallest that breaks it."""
+    lines = []
     for row in rows:
-        images = read_kind(folder, row.kind)
-        for size, draw in itertools.product(row.pools, range(draws)):
-            cells.append(measure(row, images, size, draw))
-            print(row.scheme, row.kind, cells[-1], file=sys.stderr, flush=True)
-    return cells
-
-
-def measure_other(checkout: Path, arguments: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the cells of another version of the attacks, measured by this script."""
-    command = [sys.executable, str(Path(__file__).resolve()), *arguments, "--cells"]
-    environment = os.environ | {"PYTHONPATH": str(checkout)}
-    run = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=checkout
-    )
-    cells: list[dict[str, Any]] = json.loads(run.stdout)
-    return cells
-
-
-def summarise(cells: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return one line a row and pool size, with the exact draws, shares right and seconds of each version."""
-    lines: list[dict[str, Any]] = []
-    for index, row in enumerate(ROWS):
+        pools = []
         for size in row.pools:
-            line: dict[str, Any] = {**asdict(row), "pool": size}
-            for version, all_cells in cells.items():
-                own = [c for c in all_cells if (c["row"], c["pool"]) == (index, size)]
-                if own:
-                    line[version] = {
-                        "draws": len(own),
-                        "exact": sum(c["right"] == 1.0 for c in own),
-                        "right": float(np.median([c["right"] for c in own])),
-                        "worst": min(c["right"] for c in own),
-                        "seconds": float(np.median([c["seconds"] for c in own])),
-                    }
-            if any(version in line for version in cells):
-                lines.append(line)
+            own = [c for c in cells if (c["row"], c["pool"]) == (row.name, size)]
+            if own:
+                pools.append(_summarise_pool(size, own))
+        broken = [p["pool"] for p in pools if 3 * p["broken"] >= 2 * p["draws"]]
+        opened = [p["pool"] for p in pools if 3 * p["opens"] >= 2 * p["draws"]]
+        exact = [p["pool"] for p in pools if 3 * p["exact"] >= 2 * p["draws"]]
+        lines.append(
+            {
+                **asdict(row),
+                "pools": pools,
+                "broken_at": min(broken, default=None),
+                "opened_at": min(opened, default=None),
+                "exact_at": min(exact, default=None),
+            }
+        )
     return lines
 
 
-def chosen_rows(args: argparse.Namespace) -> list[Row]:
-    """Return the rows of the schemes and kinds that --only and --kinds name."""
-    schemes, kinds = split_list(args.only), split_list(args.kinds)
-    return [
-        row
-        for row in ROWS
-        if (not args.only or row.scheme in schemes) and (not args.kinds or row.kind in kinds)
-    ]
+def _summarise_pool(size: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of one pool size over its draws."""
+    opens = [c["has_key"] and c["ssim"] >= OPENS_FROM for c in cells]
+    names = [c["has_key"] and c["named"] >= NAMED_FROM for c in cells]
+    broken = [k or r for k, r in zip(opens, names, strict=True)]
+    return {
+        "pool": size,
+        "draws": len(cells),
+        "exact": sum(c["right"] == 1.0 for c in cells),
+        "opens": sum(opens),
+        "names": sum(names),
+        "broken": sum(broken),
+        "uncertain": sum(c["uncertain"] and not b for c, b in zip(cells, broken, strict=True)),
+        "right": float(np.median([c["right"] for c in cells])),
+        "worst": min(c["right"] for c in cells),
+        "ssim": float(np.median([c["ssim"] for c in cells])),
+        "seconds": float(np.median([c["seconds"] for c in cells])),
+        "notes": sorted({note for c in cells for note in (*c["fits"], c["note"]) if note})[:3],
+    }
 
 
 def main() -> None:
@@ -190,36 +253,27 @@ def main() -> None:
     parser.add_argument("--only", default="", help="schemes, separated by commas")
     parser.add_argument("--kinds", default="", help="kinds of pictures, separated by commas")
     parser.add_argument("--draws", type=int, default=5, help="pools of each size")
+    parser.add_argument("--hours", type=float, default=2.0, help="time for the missing cells")
     parser.add_argument(
-        "--before", type=Path, help="a checkout of another version, which attacks the same pools"
+        "--out", type=Path, default=Path("runs/picture_kinds/cells.jsonl"), help="the journal of cells"
     )
-    parser.add_argument("--cells", action="store_true", help=argparse.SUPPRESS)  # for the other version
     add_json(parser)
     args = parser.parse_args()
-    rows = chosen_rows(args)
-    if args.cells:
-        print(json.dumps(measure_rows(rows, args.data, args.draws)))
-        return
-    cells: dict[str, list[dict[str, Any]]] = {}
-    if args.before:
-        shared = ["--data", str(args.data.resolve()), "--draws", str(args.draws)]
-        cells["before"] = measure_other(args.before, [*shared, "--only", args.only, "--kinds", args.kinds])
-    cells["now"] = measure_rows(rows, args.data, args.draws)
-    lines = summarise(cells)
-    table = Table("scheme", "pictures", "images", *(f"{v}: exact, median right, s" for v in cells))
+    schemes, kinds = split_list(args.only), split_list(args.kinds)
+    rows = [
+        row
+        for row in ROWS
+        if (not args.only or row.scheme in schemes) and (not args.kinds or row.kind in kinds)
+    ]
+    run(rows, args)
+    lines = summarise(ROWS, read_lines(args.out))
+    table = Table("scheme", "pictures", "images that break it", "K from", "exact from")
     for line in lines:
         options = " colours" if line["options"] else ""
-        table.add_row(
-            line["scheme"] + options,
-            line["kind"],
-            str(line["pool"]),
-            *(
-                f"{v['exact']}/{v['draws']} {v['right']:.3f} {v['seconds']:.2f}"
-                for v in (line[n] for n in cells)
-            ),
-        )
-    Console(width=150).print(table)
-    write_figures(args.json, {"schema": SCHEMA, "machine": machine(), "kinds": lines, "cells": cells})
+        words = [str(line[name] or "-") for name in ("broken_at", "opened_at", "exact_at")]
+        table.add_row(line["scheme"] + options, line["kind"], *words)
+    Console(width=120).print(table)
+    write_figures(args.json, {"schema": SCHEMA, "machine": machine(), "kinds": KINDS, "rows": lines})
 
 
 if __name__ == "__main__":

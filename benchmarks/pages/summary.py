@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.pages.audit import CONTROLS, data_name, shown_pool
+from benchmarks.pages.audit import CONTROLS, data_name, is_uncertain, shown_pool
 from benchmarks.pages.comparison import DATA_NAMES, NETWORK_NAMES, find_cell
 from benchmarks.pages.entries import Entry, audited_rows, of_kind
 from benchmarks.pages.markdown import number, percent, table
@@ -182,6 +182,8 @@ def _audited_cells(row: Record) -> list[str]:
     elif pool["pool"] != row["smallest_pool"]:
         is_judged = pool["pool"] <= row["largest_pool"]
         smallest = f"not broken up to {pool['pool']}" if is_judged else "too few draws"
+        if is_judged and is_uncertain(pool):
+            smallest = f"attack uncertain at {pool['pool']}"
     else:
         smallest = f"**{pool['pool']}**"
         if not smaller and pool["pool"] > 1:

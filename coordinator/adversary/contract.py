@@ -13,7 +13,7 @@ from crypto.arrays import AnyArray, Images, Int64Array, Rows
 from crypto.kernels.table import Table
 from crypto.spec import SchemeSpec
 
-__all__ = ["Attack", "Budget", "Ciphertexts", "Guess", "Knowledge", "Recovered", "Recovery", "Tier"]
+__all__ = ["Attack", "Budget", "Ciphertexts", "Fit", "Guess", "Knowledge", "Recovered", "Recovery", "Tier"]
 
 
 class Tier(IntEnum):
@@ -72,6 +72,30 @@ class Knowledge:
 
 
 @dataclass(frozen=True)
+class Fit:
+    """How well a result explains what was measured. No truth enters it.
+
+    Attributes:
+        value: at most 1; larger is better.
+        least: below this the result is not to be believed.
+        of: what the value is, in words.
+    """
+
+    value: float
+    least: float
+    of: str
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether the result is not to be believed."""
+        return not self.value >= self.least
+
+    def __str__(self) -> str:
+        doubt = f", below {self.least:.2f}: attack uncertain" if self.is_poor else ""
+        return f"fit {self.value:.2f}{doubt} ({self.of})"
+
+
+@dataclass(frozen=True)
 class Guess:
     """An attack's answer. The runner adds the attack's name, its tier, the rows and the seconds.
 
@@ -81,6 +105,8 @@ class Guess:
             table that opens any image of the pool (`Table.flat`). Further names are the scheme's own parts, such
             as K1 and K2 of block_pixel_shuffle.
         note: what a reader must know, such as "nothing identifiable". An attack out of time says `truncated`.
+        fits: how well what the attack found explains what it measured. A poor one says "attack uncertain": the guess
+            says nothing about the scheme's strength, unless it opens images.
         idle: True if the attack returns the ciphertext's picture untried, because it lacks what it needs or knows no
             way into the scheme. An idle attack says nothing about the scheme's strength.
     """
@@ -89,6 +115,12 @@ class Guess:
     key: Mapping[str, AnyArray] | None = None
     note: str = ""
     idle: bool = False
+    fits: tuple[Fit, ...] = ()
+
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether the attack found nothing that fits."""
+        return any(fit.is_poor for fit in self.fits)
 
 
 @dataclass(frozen=True)
@@ -99,11 +131,13 @@ class Recovered:
         table: opens any image of the pool, [n, *sealed_shape] to [n, *sealed_shape].
         parts: the key under the scheme's own names (`Scheme.parts`), as far as they were recovered.
         notes: what was not finished or cannot be determined.
+        fits: how well the key explains what was measured.
     """
 
     table: Table
     parts: Mapping[str, AnyArray]
     notes: tuple[str, ...]
+    fits: tuple[Fit, ...] = ()
 
 
 Attack = Callable[[Knowledge], Guess]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.adversary.contract import Guess, Knowledge, Recovered
+from coordinator.adversary.contract import Fit, Guess, Knowledge, Recovered
 from crypto.arrays import AnyArray, Float32Array, Images
 from crypto.cipher import MatrixCipher
 from crypto.kernels.executors import apply
@@ -27,9 +27,11 @@ class RecoveredMatrix:
 
     Attributes:
         matrix: float32 [V, V], orthogonal on the directions that are known, with sealed block = plain block · matrix.
+        fits: how well it explains what was measured.
     """
 
     matrix: Float32Array
+    fits: tuple[Fit, ...] = ()
 
 
 def open_rows(
@@ -45,7 +47,8 @@ def open_rows(
     """
     pool = knowledge.pool
     images = open_images(pool.spec, pool.images(np.asarray(knowledge.rows, np.int64)), key)
-    return Guess(images, None if key is None else key_arrays(key), note, idle)
+    fits = key.fits if key is not None else ()
+    return Guess(images, None if key is None else key_arrays(key), note, idle, fits)
 
 
 def open_images(spec: SchemeSpec, sealed: AnyArray, key: Recovered | RecoveredMatrix | None) -> Images:

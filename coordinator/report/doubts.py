@@ -80,6 +80,9 @@ def _notes(draws: Sequence[DrawScores]) -> list[str]:
                 continue
             if finding.error:
                 doubts.append(f"{finding.cell} crashed in {draw.draw}: {finding.error}")
-            elif finding.note:
+                continue
+            if finding.uncertain:
+                doubts.append(f"{finding.cell} in {draw.draw}: attack uncertain: {finding.fit}")
+            if finding.note:
                 doubts.append(f"{finding.cell} in {draw.draw}: {finding.note}")
     return doubts

@@ -66,6 +66,8 @@ class Verdict(Record):
         readable: Whether guesses show pictures in the negative or turned that the rule of suite/1 does not count;
             None where that was not measured.
         readable_at: The smallest pool size at which each of these attacks shows them.
+        uncertain_at: The pool sizes at which an attack neither breaks the scheme nor can be said to have failed:
+            what it found fits too poorly in too many draws.
     """
 
     broken: bool
@@ -83,6 +85,7 @@ class Verdict(Record):
     linkable_draws: int = 0
     readable: bool | None = None
     readable_at: dict[str, int] = Field(default_factory=dict)
+    uncertain_at: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
 
 class ReportDraw(Record):

@@ -40,6 +40,11 @@ class Row:
         return sum(finding.idle for finding in self.scored)
 
     @property
+    def uncertain(self) -> int:
+        """In how many draws the attack broke nothing, and what it found fits too poorly to say that it failed."""
+        return sum(finding.uncertain and not finding.broken for finding in self.scored)
+
+    @property
     def crashed(self) -> int:
         """In how many draws the attack crashed."""
         return self.draws - len(self.scored)

@@ -22,8 +22,9 @@ def judge(draws: Sequence[DrawScores]) -> tuple[list[JudgedFinding], Verdict]:
 
     An attack breaks the scheme at pool size n if it does so in at least two thirds of the draws at n, and the next
     larger n that decides does not refute it. A crash counts as not broken. An n decides in two cases: enough draws
-    are broken, or so many withstood that too few are left. A crash, a time-out and an attack that did nothing say
-    nothing about resistance. Attacks on a training (T5) are judged over the draws of the training's own key.
+    are broken, or so many withstood that too few are left. A crash, a time-out, an attack that did nothing and one
+    that is uncertain (what it found fits too poorly) say nothing about resistance. Attacks on a training (T5) are
+    judged over the draws of the training's own key.
 
     Linkability is separate from the verdict: in two thirds of the draws, ciphertexts name their own image by what
     the scheme leaves unchanged. It is None where that was not measured. So are pictures in the negative or turned,
@@ -59,6 +60,7 @@ def judge(draws: Sequence[DrawScores]) -> tuple[list[JudgedFinding], Verdict]:
         linkable_draws=linkable_draws,
         readable=bool(readable_at) if readable_at or has_second_looks else None,
         readable_at=readable_at,
+        uncertain_at=_uncertain_sizes(draws, findings),
     )
     return findings, verdict
 
@@ -112,6 +114,27 @@ def _smallest_pools(
     return smallest
 
 
+def _uncertain_sizes(
+    draws: Sequence[DrawScores], findings: Sequence[JudgedFinding]
+) -> dict[str, tuple[int, ...]]:
+    """Return the pool sizes at which each attack neither breaks enough draws nor surely failed in enough of them."""
+    sizes_of = {}
+    for attack in dict.fromkeys(f.attack for f in findings):
+        candidates = {draw.draw for draw in draws_for(draws, attack)}
+        mine = [f for f in findings if f.attack == attack and f.draw in candidates]
+        sizes = []
+        for size in sorted({f.pool_size for f in mine if f.uncertain}):
+            here = [f for f in mine if f.pool_size == size]
+            broken = sum(f.broken for f in here)
+            withstood = sum(f.is_complete and not f.broken and not f.uncertain for f in here)
+            needed = draws_needed(len(candidates))
+            if broken < needed and withstood <= len(candidates) - needed:
+                sizes.append(size)
+        if sizes:
+            sizes_of[attack] = tuple(sizes)
+    return sizes_of
+
+
 def _smallest_pool(findings: Sequence[JudgedFinding], draws: int, succeeds: Succeeds) -> int | None:
     """Return the smallest pool size at which one attack succeeds over so many draws; None if it does at none."""
     sizes = sorted({f.pool_size for f in findings}) if draws else []
@@ -127,7 +150,7 @@ def _is_refuted(larger: Sequence[Sequence[JudgedFinding]], draws: int, succeeds:
     """Return whether the first larger pool size that decides says that a smaller one was a lucky draw."""
     needed = draws_needed(draws)
     for findings in larger:
-        complete = [f for f in findings if f.is_complete]
+        complete = [f for f in findings if f.is_complete and (succeeds(f) or not f.uncertain)]
         broken = sum(map(succeeds, complete))
         if broken >= needed:
             return False

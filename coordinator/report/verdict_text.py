@@ -69,11 +69,27 @@ def _no_break(report: Report) -> str:
     A cloud can withhold every success of one scheme, so its silence is no finding of ours.
     """
     reach = images(report.verdict.largest_pool, "sealed")
+    uncertain = uncertain_attacks(report.verdict)
+    if uncertain:
+        names = [f"{attack} at {images(max(sizes))}" for attack, sizes in uncertain.items()]
+        return (
+            f"Attack uncertain: what {listed(names)} found fits poorly. That says nothing about "
+            f"{report.scheme.name}. No break was found up to {reach}."
+        )
     if report.attacked_by == "hospital":
         return f"Not broken by {report.suite} up to {reach}."
     if report.attacked_by is None:
         return f"No break was reported, up to {reach}."
     return f"The cloud reported no break, up to {reach}."
+
+
+def uncertain_attacks(verdict: Verdict) -> dict[str, tuple[int, ...]]:
+    """Return the attacks that are uncertain at the largest pool size at which they ran to their end, with sizes."""
+    return {
+        attack: sizes
+        for attack, sizes in verdict.uncertain_at.items()
+        if max(sizes) >= max(verdict.finished_at.get(attack, ()), default=0)
+    }
 
 
 def attacked_by(report: Report) -> str:
@@ -134,13 +150,28 @@ def _break_of(row: Row) -> str:
         words.append(f"{percent(reidentified.rate)} of its guesses name the right image of the gallery (R)")
     if row.breaks_by("V") and visible:
         words.append(f"{percent(visible.rate)} show more of the plain image than any baseline (V)")
-    return f"{row.attack}, {row.broken} of {row.draws} draws: {listed(words)}."
+    sentence = f"{row.attack}, {row.broken} of {row.draws} draws: {listed(words)}."
+    if key_ssim is not None and not opened:
+        sentence += (
+            " K failed in every draw: the recovered key opens other images at median SSIM "
+            f"{score(key_ssim)}, below .90."
+        )
+    elif key_ssim is not None and 2 * opened < row.draws:
+        sentence += f" K mostly failed: in {row.draws - opened} of {row.draws} draws."
+    return sentence
 
 
 def _upper_bounds(report: Report, rows: Sequence[Row]) -> list[str]:
     """Return the upper bounds of R and V, each attack at the largest pool size at which it ran to its end."""
     finished = report.verdict.finished_at
-    largest = {row.attack: row for row in rows if row.scored and row.size in finished.get(row.attack, ())}
+    uncertain = report.verdict.uncertain_at
+    largest = {
+        row.attack: row
+        for row in rows
+        if row.scored
+        and row.size in finished.get(row.attack, ())
+        and row.size not in uncertain.get(row.attack, ())
+    }
     reidentified = [rate.high for row in largest.values() if (rate := row.reidentified)]
     visible = [rate.high for row in largest.values() if (rate := row.visible)]
     if not reidentified or not visible:

@@ -198,5 +198,7 @@ def _finding(guess: StoredGuess, figures: Figures | None) -> Finding:
         note="; ".join(filter(None, notes)),
         error=guess.error,
         idle=guess.idle,
+        fit=guess.fit,
+        uncertain=guess.uncertain,
         figures=figures,
     )

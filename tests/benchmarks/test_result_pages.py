@@ -56,6 +56,12 @@ def test_the_summary_softens_no_verdict_and_claims_nothing_that_was_not_run() ->
     idle = make_row({1: 0}, None)
     idle["pools"][0]["idle"] = 5
     assert cell_of(idle) == "no attack was run"
+    uncertain = make_row({1: 0, 2: 1}, None)
+    uncertain["pools"][1]["uncertain"] = 3
+    assert cell_of(uncertain) == "attack uncertain at 2"
+    assert "| attack uncertain at 2, 1 of 5 draws |" in "\n".join(
+        audit.audit_table(make_entry(uncertain).result)
+    )
     text = "\n".join(summary.not_run([make_entry(idle)]))
     assert "which says nothing about the scheme's strength" in text
     assert "- Audit: etc under a shared key." in text and "no model was trained on images sealed by" in text

@@ -99,6 +99,22 @@ def order_blocks(
     return best
 
 
+def adjacency_fit(distances: Float64Array, grid: Int64Array) -> float:
+    """Return which share of the touching blocks of a grid are among the four nearest of each other, either way.
+
+    Args:
+        distances: float64 [N, N], symmetric, from `block_distances`.
+        grid: int64 [rows, columns], the block in each cell.
+    """
+    others = distances + np.diag(np.full(len(distances), np.inf))
+    fourth = np.sort(others, axis=1)[:, min(_FOURTH, len(distances) - 2)]
+    is_near = (others <= fourth) | (others <= fourth[:, None])
+    touching = np.concatenate(
+        [is_near[grid[:, :-1], grid[:, 1:]].ravel(), is_near[grid[:-1], grid[1:]].ravel()]
+    )
+    return float(touching.mean())
+
+
 def _perturb(grid: Int64Array, restart: int, rng: np.random.Generator) -> Int64Array:
     """Return the grid with a rectangle shuffled, a rectangle mirrored, or some cells exchanged, in turn."""
     perturbed = grid.copy()

@@ -35,6 +35,35 @@ _NOISE = 0.3
 QUICK_BLOCKS = 1024
 
 
+#: Share of the seams' evidence that a picture must use to be believed. In pools of 1 to 10 images of brain MRI,
+#: CIFAR-10 and stained tissue, pictures that were mostly right used .79 to 1, and wrong ones .44 to .65.
+LEAST_SEAM_FIT = 0.7
+SEAM_FIT = "the share of the evidence of the blocks' best seams that the picture uses"
+
+
+def seam_fit(grid: Int64Array, across: Float64Array, down: Float64Array) -> float:
+    """Return the share of the evidence of the blocks' best seams that a picture uses: at most 1, 0 without any.
+
+    Every seam of the picture is compared with the best one that either of its blocks could have there. In a right
+    picture nearly all seams are the best ones. Where chance decides, the best ones cannot all be had at once.
+
+    Args:
+        grid: int64 [rows, columns], the block in each cell.
+        across: float64 [N, N], the cost of block j right of block i, negative where they fit. The diagonal is
+            ignored.
+        down: float64 [N, N], the same for block j below block i.
+    """
+    used = best = 0.0
+    pairs = ((across, grid[:, :-1], grid[:, 1:]), (down, grid[:-1], grid[1:]))
+    for table, first, second in pairs:
+        costs = np.array(table, np.float64)
+        np.fill_diagonal(costs, np.inf)
+        i, j = first.ravel(), second.ravel()
+        used -= float(costs[i, j].sum())
+        best -= float(np.minimum(np.minimum(costs.min(1)[i], costs.min(0)[j]), 0.0).sum())
+    return used / best if best > 0 else 0.0
+
+
 @numba.njit(cache=True)  # type: ignore[untyped-decorator] # numba has no types
 def _cost_in_place(
     grid: Int64Array,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.adversary.puzzle.assembly import assemble
+from coordinator.adversary.puzzle.assembly import assemble, seam_fit
 from coordinator.adversary.puzzle.block_refinement import refine_states
 from coordinator.adversary.puzzle.block_symmetry import sides_to_walks, transform_walks, walks_to_sides
 from coordinator.adversary.puzzle.seams import seam_costs
@@ -60,6 +60,7 @@ class Solution:
         order: int64 [N].
         largest_cluster: The most blocks that were joined by sure pairs, which beat all rivals: near N if the
             puzzle is clear.
+        fit: The share of the evidence of the blocks' best seams that the picture uses (`seam_fit`).
     """
 
     grid: Int64Array
@@ -67,6 +68,7 @@ class Solution:
     negative: BoolArray
     order: Int64Array
     largest_cluster: int
+    fit: float = 1.0
 
 
 def solve(
@@ -99,37 +101,37 @@ def solve(
     sure = join_pairs(sure_pairs, single_blocks(count), frame or shape, time_left)
     joined = join_states(pairs, join_pairs(pairs, sure, frame or shape, time_left), time_left)
     states: States = joined.turn, joined.sign < 0, joined.order
-    grid, cost = _find_places(walks, states, shape, time_left)
+    grid, cost, fit = _find_places(walks, states, shape, time_left)
     if (
         shape[0] != shape[1] and frame is None and time_left()
     ):  # a picture that is not square may lie on its side
         lying: States = TURN_PRODUCTS[states[0], 1], states[1], states[2]
-        other_grid, other_cost = _find_places(walks, lying, shape, time_left)
+        other_grid, other_cost, other_fit = _find_places(walks, lying, shape, time_left)
         if other_cost < cost:
-            states, grid, cost = lying, other_grid, other_cost
+            states, grid, cost, fit = lying, other_grid, other_cost, other_fit
     for _ in range(_ROUNDS):
         if not time_left():
             break
         new_states = refine_states(walks, typical, grid, *states, time_left)
         if all((new == old).all() for new, old in zip(new_states, states, strict=True)):
             break
-        new_grid, new_cost = _find_places(walks, new_states, shape, time_left)
+        new_grid, new_cost, new_fit = _find_places(walks, new_states, shape, time_left)
         if new_cost >= cost:
             break
-        states, grid, cost = new_states, new_grid, new_cost
+        states, grid, cost, fit = new_states, new_grid, new_cost, new_fit
     turn, negative, order = states
     largest_cluster = int(np.bincount(sure.label).max())
-    return Solution(grid, turn, _darker_signs(walks, negative), order, largest_cluster)
+    return Solution(grid, turn, _darker_signs(walks, negative), order, largest_cluster, fit)
 
 
 def _find_places(
     walks: Float32Array, states: States, shape: tuple[int, int], time_left: TimeLeft
-) -> tuple[Int64Array, float]:
-    """Return the grid of the blocks set upright by their states, int64 [rows, columns], and its cost."""
+) -> tuple[Int64Array, float, float]:
+    """Return the grid of the blocks set upright by their states, int64 [rows, columns], its cost, and its fit."""
     sides = walks_to_sides(transform_walks(walks, *states))
     across, down = seam_costs(sides, shape[0] * shape[1], time_left)
     grid = assemble(across, down, shape, time_left)
-    return grid, total_cost(grid, across, down)
+    return grid, total_cost(grid, across, down), seam_fit(grid, across, down)
 
 
 def _darker_signs(walks: Float32Array, negative: BoolArray) -> BoolArray:

@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from coordinator.adversary.contract import Ciphertexts, Recovered
-from coordinator.adversary.puzzle.adjacency import block_distances, order_blocks
+from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
+from coordinator.adversary.puzzle.adjacency import adjacency_fit, block_distances, order_blocks
 from coordinator.adversary.puzzle.distances import has_only_flat_blocks
 from coordinator.adversary.puzzle.solver import Solution, solve
 from coordinator.adversary.recover.block_pixel_refinement import (
@@ -46,6 +46,9 @@ LEAST_IMAGES = 4
 MOST_BLOCKS, MOST_VALUES = 1024, 1024
 #: Most images used. From 100 the block order is whole on MRI at 224×224 (README.md). Set once; not tuned further.
 _IMAGES = 200
+#: Share of touching blocks that must be among the nearest of each other for the block order to be believed.
+_LEAST_FIT = 0.8
+_FIT = "the share of touching blocks that are among the four nearest of each other by their values"
 
 
 def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovered | None:
@@ -74,16 +77,19 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         spec.block > 1 and has_only_flat_blocks(folded, spec.image_shape[2])
     ):
         return None
+    fits: tuple[Fit, ...] = ()
     blocks = lay_out_each(values, spec.image_shape[2], time_left)
     solved = solve_puzzle(blocks, spec.grid, time_left)
     blocks = turn_and_reorder(blocks, solved.turn, solved.order)
     distances = block_distances(blocks.values, spec.block * spec.image_shape[2], time_left)
     grid = order_blocks(distances, solved.grid, time_left)
+    if grid.size > 1:
+        fits = (Fit(adjacency_fit(distances, grid), _LEAST_FIT, _FIT),)
     blocks = refine_beside_neighbours(blocks, grid, time_left)
     if not time_left():
         notes.append("truncated: out of time")
     parts = key_parts(blocks, grid)
-    return Recovered(algorithm.table(parts).inverse(), parts, tuple(notes))
+    return Recovered(algorithm.table(parts).inverse(), parts, tuple(notes), fits)
 
 
 def lay_out_each(values: UInt8Array, channels: int, time_left: TimeLeft) -> Blocks:

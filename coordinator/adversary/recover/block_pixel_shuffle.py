@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from coordinator.adversary.contract import Ciphertexts, Recovered
-from coordinator.adversary.puzzle.assembly import Assembler, assemble
+from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
+from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, Assembler, assemble, seam_fit
 from coordinator.adversary.puzzle.distances import (
     MIN_TEXTURE,
     position_distances,
@@ -105,6 +105,7 @@ def recover_block_order(
     cells = block_pixels(height, width, block)[:, _order_within_block(block, np.argsort(k2))]
     count = shape[0] * shape[1]
     k1 = np.arange(count)
+    fits: tuple[Fit, ...] = ()
     if count > MOST_BLOCKS:
         all_notes.append(f"block order not sought: {count} blocks, at most {MOST_BLOCKS}")
     else:
@@ -115,11 +116,13 @@ def recover_block_order(
         across, down = seam_costs(_sides(pool, rows, cells), count, time_left)
         grid = lay(across, down, shape, time_left)
         k1[grid.ravel()] = np.arange(count)
+        if count > 1:
+            fits = (Fit(seam_fit(grid, across, down), LEAST_SEAM_FIT, SEAM_FIT),)
     if not time_left():
         all_notes.append("truncated: out of time")
     inner = _order_within_block(block, k2)[None]
     table = Table(pool.spec.image_shape, (block, block), k1, inner, unit="pixel").inverse()
-    return Recovered(table, {"K1": k1, "K2": k2}, tuple(all_notes))
+    return Recovered(table, {"K1": k1, "K2": k2}, tuple(all_notes), fits)
 
 
 def sample_varied_blocks(pool: Ciphertexts, pool_rows: Rows) -> UInt8Array:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.adversary.contract import Ciphertexts, Recovered
-from coordinator.adversary.puzzle.assembly import assemble
+from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
+from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, assemble, seam_fit
 from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.recover import etc
 from coordinator.adversary.recover.le import (
@@ -35,6 +35,7 @@ from coordinator.adversary.recover.le import (
 from coordinator.adversary.recover.upright_blocks import set_upright, turn_upright
 from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
+from coordinator.adversary.values.layout_fit import LAYOUT_FIT, LEAST_LAYOUT_FIT
 from coordinator.adversary.values.nibble_identification import (
     Nibbles,
     identify_nibbles,
@@ -59,6 +60,9 @@ _TRIES = 2
 _STARTS = 120
 #: Share of blocks that their masks must confirm for all to be taken as upright. Set once; not tuned further.
 _UPRIGHT_SHARE = 0.9
+#: Share of blocks that their masks must confirm for the key to be believed. Chosen by hand: with half of the blocks
+#: wrong inside, no picture is opened.
+_LEAST_CONFIRMED = 0.5
 
 
 @dataclass(frozen=True)
@@ -113,14 +117,24 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     half_opened = _HalfOpened(
         pool, describe("etc", shape, block), _sealing_table(shape, block, nibbles, None).inverse()
     )
-    order, nibbles = _order_blocks(
+    order, nibbles, order_fit = _order_blocks(
         half_opened, evenly_spaced(rows, _SEAM_IMAGES), nibbles, confirmed, time_left
     )
     if not time_left():
         notes.append("truncated: out of time")
     keys, reversal = _keys(nibbles, order, is_tied)
     table = _sealing_table(shape, block, nibbles, order).inverse()
-    return Recovered(table, {"keys": keys, "reversal": reversal, "K1": order}, tuple(notes))
+    fits = _fits(nibbles, confirmed, is_tied) + ((order_fit,) if order_fit is not None else ())
+    return Recovered(table, {"keys": keys, "reversal": reversal, "K1": order}, tuple(notes), fits)
+
+
+def _fits(nibbles: list[Nibbles], confirmed: BoolArray, is_tied: bool) -> tuple[Fit, ...]:
+    """Return how well the nibbles of the blocks are known: by their masks, or by how much their layouts explain."""
+    if is_tied:
+        share = float(confirmed.mean())
+        return (Fit(share, _LEAST_CONFIRMED, "the share of blocks that their masks confirm"),)
+    fit = float(np.median([block_nibbles.fit for block_nibbles in nibbles]))
+    return (Fit(fit, LEAST_LAYOUT_FIT, LAYOUT_FIT + ", median over the blocks"),)
 
 
 def _identify_blocks(
@@ -201,28 +215,33 @@ def _order_blocks(
     nibbles: list[Nibbles],
     confirmed: BoolArray,
     time_left: TimeLeft,
-) -> tuple[Int64Array, list[Nibbles]]:
-    """Return K1 int64 [N] and the nibbles, set upright by the puzzle where the masks do not do it."""
+) -> tuple[Int64Array, list[Nibbles], Fit | None]:
+    """Return K1 int64 [N], the nibbles, upright by the puzzle if not by masks, and the order's fit."""
     spec = half_opened.spec
     if int(confirmed.sum()) >= _UPRIGHT_SHARE * len(nibbles):
-        return _order_upright_blocks(half_opened, rows, time_left), nibbles
+        upright, fit = _order_upright_blocks(half_opened, rows, time_left)
+        return upright, nibbles, fit
     solution = etc.recover(half_opened, rows, time_left)
     if solution is None or not solution.parts:
-        return np.arange(len(nibbles)), nibbles
+        return np.arange(len(nibbles)), nibbles, None
     parts = turn_upright(solution.parts, confirmed, spec) if confirmed.any() else solution.parts
-    return parts["K1"], set_upright(nibbles, spec, parts)
+    fit = solution.fits[0] if solution.fits else None
+    return parts["K1"], set_upright(nibbles, spec, parts), fit
 
 
-def _order_upright_blocks(half_opened: _HalfOpened, rows: Rows, time_left: TimeLeft) -> Int64Array:
-    """Return K1, int64 [N], by seams: the place in the picture that every block belongs to."""
+def _order_upright_blocks(
+    half_opened: _HalfOpened, rows: Rows, time_left: TimeLeft
+) -> tuple[Int64Array, Fit]:
+    """Return K1, int64 [N], by seams, the place that every block belongs to, and how well it fits."""
     spec = half_opened.spec
     height, width, _ = spec.image_shape
     cells = block_pixels(height, width, spec.block)
     sides = (s for row in rows for s in block_sides(half_opened.images(row[None]), cells, spec.block))
     across, down = seam_costs(sides, len(cells), time_left)
     order = np.empty(len(cells), np.int64)
-    order[assemble(across, down, spec.grid, time_left).ravel()] = np.arange(len(cells))
-    return order
+    grid = assemble(across, down, spec.grid, time_left)
+    order[grid.ravel()] = np.arange(len(cells))
+    return order, Fit(seam_fit(grid, across, down), LEAST_SEAM_FIT, SEAM_FIT)
 
 
 def _keys(nibbles: list[Nibbles], order: Int64Array, is_tied: bool) -> tuple[Int64Array, BoolArray]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from coordinator.adversary.contract import Ciphertexts, Recovered
+from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
+from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT
 from coordinator.adversary.puzzle.seams import block_sides
 from coordinator.adversary.puzzle.solver import Solution, solve
 from coordinator.adversary.recover.pool_reading import CHUNK, image_chunks, random_rows
@@ -75,7 +76,8 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     if not time_left():
         notes.append("truncated: out of time")
     parts = key_parts(solution, channels)
-    return Recovered(algorithm.table(parts).inverse(), parts, tuple(notes))
+    fits = (Fit(solution.fit, LEAST_SEAM_FIT, SEAM_FIT),) if count > 1 else ()
+    return Recovered(algorithm.table(parts).inverse(), parts, tuple(notes), fits)
 
 
 def pool_sides(pool: Ciphertexts, rows: Rows, cells: Int64Array, block: int) -> Float32Array:
@@ -120,5 +122,5 @@ def arrange_planes(
         turn[members] = TURN_PRODUCTS[turn[members], state]
         negative[members] ^= is_negative
     grid = np.concatenate(parts, 1)
-    arranged = Solution(grid, turn, negative, solution.order, solution.largest_cluster)
+    arranged = Solution(grid, turn, negative, solution.order, solution.largest_cluster, solution.fit)
     return arranged, planes.is_determined

@@ -12,10 +12,11 @@ too, the blocks of that one image are opened first.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
-from coordinator.adversary.contract import Guess, Knowledge, Recovery
+from coordinator.adversary.contract import Fit, Guess, Knowledge, Recovery
 from coordinator.adversary.opened import open_images, open_rows
 from coordinator.adversary.recover.methods import METHODS
 from coordinator.adversary.time_budget import until
@@ -42,6 +43,7 @@ def open_each_alone(recover: Recovery, knowledge: Knowledge) -> Guess:
     the scheme's strength.
     """
     pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
+    fits: list[tuple[Fit, ...]] = []
     opened, unidentified, late, unreached = [], 0, 0, 0
     for done, row in enumerate(rows.tolist()):
         sealed = pool.images(rows[done : done + 1])
@@ -54,9 +56,21 @@ def open_each_alone(recover: Recovery, knowledge: Knowledge) -> Guess:
             recovered = recover(pool, np.array([row]), time_left)
             unidentified += recovered is None
             late += recovered is not None and not time_left()
+            fits.append(recovered.fits if recovered is not None else ())
         opened.append(open_images(pool.spec, sealed, recovered))
     of = f"of {len(rows)} images"
     notes = [f"{unidentified} {of}: nothing identifiable"] if unidentified else []
     notes += [f"truncated: out of time in {late} {of}"] if late else []
     notes += [f"truncated: {unreached} {of} not reached and still sealed"] if unreached else []
-    return Guess(np.concatenate(opened), note="; ".join(notes), idle=unidentified == len(rows))
+    return Guess(
+        np.concatenate(opened),
+        note="; ".join(notes),
+        idle=unidentified == len(rows),
+        fits=_median_fit(fits),
+    )
+
+
+def _median_fit(fits: Sequence[tuple[Fit, ...]]) -> tuple[Fit, ...]:
+    """Return the fit of the image in the middle, by how far each fit is from where it would be believed."""
+    worst = [min(each, key=lambda fit: fit.value - fit.least) for each in fits if each]
+    return tuple(sorted(worst, key=lambda fit: fit.value - fit.least)[len(worst) // 2 :][:1])

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from coordinator.adversary.contract import Ciphertexts, Recovered
+from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
 from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
+from coordinator.adversary.values.layout_fit import LAYOUT_FIT, LEAST_LAYOUT_FIT
 from coordinator.adversary.values.nibble_identification import Nibbles, identify_nibbles
 from coordinator.adversary.values.usual_colours import usual_order
 from coordinator.adversary.values.value_layout import MOST_VALUES, block_symmetries
@@ -33,9 +34,6 @@ from crypto.symmetry import COLOUR_ORDERS, colour_orders
 MOST_NIBBLES = 12_000_000
 #: Share of nibbles at which a tied mask must fit to be believed. Set once; not tuned further.
 _LEAST_FIT = 0.9
-#: Share of the correlations that a layout must explain to be believed without a mask. Right ones explained .92 to .99
-#: of them in stained tissue and CIFAR-10 at 32×32, most wrong ones .3 to .8.
-_LEAST_LAYOUT_FIT = 0.85
 #: Blocks that decide which colour is which. Set once; not tuned further.
 _COLOUR_BLOCKS = 2000
 
@@ -67,7 +65,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         notes.append(f"places not refined: {len(nibbles.high)} values a block, at most {MOST_VALUES}")
     nibbles, note = choose_state(nibbles, signed, block, channels, is_tied)
     notes += [note] if note else []
-    notes += layout_doubts(nibbles, is_confirmed=is_tied and not note)
+    fit = layout_fit(nibbles, is_confirmed=is_tied and not note)
     key, flips = nibbles.by_slot()
     reversal, _ = solve_reversal(key, flips)
     if is_tied and (tied_flips(key) == flips).all():
@@ -75,14 +73,14 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     if not time_left():
         notes.append("truncated: out of time")
     table = Table(shape, (block, block), None, key[None], flips_to_bytes(flips)[None], "nibble")
-    return Recovered(table.inverse(), {"key": key, "reversal": reversal}, tuple(notes))
+    return Recovered(table.inverse(), {"key": key, "reversal": reversal}, tuple(notes), (fit,))
 
 
-def layout_doubts(nibbles: Nibbles, is_confirmed: bool) -> list[str]:
-    """Return a note if the layout of the values explains little, and no mask confirms it."""
-    if is_confirmed or nibbles.fit >= _LEAST_LAYOUT_FIT:
-        return []
-    return [f"attack uncertain: the layout explains {nibbles.fit:.2f} of how alike the values are"]
+def layout_fit(nibbles: Nibbles, is_confirmed: bool) -> Fit:
+    """Return how well the layout of the values explains the pool: wholly if the scheme's own mask confirms it."""
+    if is_confirmed:
+        return Fit(1.0, LEAST_LAYOUT_FIT, "the tied mask fits at every nibble")
+    return Fit(nibbles.fit, LEAST_LAYOUT_FIT, LAYOUT_FIT)
 
 
 def choose_state(

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from coordinator.adversary.contract import Ciphertexts, Recovered
-from coordinator.adversary.puzzle.assembly import Assembler, assemble
+from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
+from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, Assembler, assemble, seam_fit
 from coordinator.adversary.puzzle.distances import (
     has_only_flat_blocks,
     position_distances,
@@ -36,6 +36,7 @@ from coordinator.adversary.recover.pool_reading import image_chunks, random_orde
 from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
 from coordinator.adversary.values.colour_classes import lay_out_colours
+from coordinator.adversary.values.layout_fit import improve_by_fit
 from crypto.arrays import Float32Array, Int64Array, Rows, UInt8Array
 from crypto.kernels.blocks import block_pixels, to_blocks
 from crypto.kernels.executors import apply
@@ -82,6 +83,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         notes.append(f"value order not sought: {len(place)} values, at most {MOST_VALUES}")
     else:
         place, colour = _lay_out_values(blocks, block, channels, time_left)
+        place, colour = improve_by_fit(blocks[..., 0], place, colour, block, channels, time_left)
         if channels > 1 and block > 1 and 1 < spec.blocks <= MOST_BLOCKS and time_left():
             place = _turn_planes(pool, pool_rows, place, colour, time_left)
     return recover_block_order(pool, pool_rows, place, colour, time_left, notes=notes)
@@ -110,6 +112,7 @@ def recover_block_order(
     spec = pool.spec
     block, channels, all_notes = spec.block, spec.image_shape[2], list(notes)
     k1 = np.arange(spec.blocks)
+    fits: tuple[Fit, ...] = ()
     if spec.blocks > MOST_BLOCKS:
         all_notes.append(f"block order not sought: {spec.blocks} blocks, at most {MOST_BLOCKS}")
     else:
@@ -117,14 +120,16 @@ def recover_block_order(
         rows = evenly_spaced(pool_rows, limit)
         if len(rows) < len(pool_rows):
             all_notes.append(f"block order from {len(rows)} of {len(pool_rows)} images")
-        place, k1 = _order_blocks(pool, rows, place, colour, time_left, lay)
+        place, k1, fit = _order_blocks(pool, rows, place, colour, time_left, lay)
+        if spec.blocks > 1:
+            fits = (Fit(fit, LEAST_SEAM_FIT, SEAM_FIT),)
     fixed = int(spec.options["fixed_blocks"]), int(spec.options["fixed_values"])
     k1, place, colour = most_in_place(k1, place, colour, spec.grid, channels, fixed)
     if not time_left():
         all_notes.append("truncated: out of time")
     k2 = place * channels + colour
     table = Table(spec.image_shape, (block, block), k1, k2[None]).inverse()
-    return Recovered(table, {"K1": k1, "K2": k2}, tuple(all_notes))
+    return Recovered(table, {"K1": k1, "K2": k2}, tuple(all_notes), fits)
 
 
 def sample_varied_blocks(pool: Ciphertexts, pool_rows: Rows) -> UInt8Array:
@@ -182,21 +187,21 @@ def _order_blocks(
     colour: Int64Array,
     time_left: TimeLeft,
     lay: Assembler,
-) -> tuple[Int64Array, Int64Array]:
-    """Return (place, K1): the block order, and the layout in the turn that suits the shape of the picture."""
+) -> tuple[Int64Array, Int64Array, float]:
+    """Return (place, K1, fit): the block order, and the layout in the turn that suits the shape of the picture."""
     spec = pool.spec
     layouts = [place]
     if spec.grid[0] != spec.grid[1]:
         layouts.append(grid_symmetries(spec.block)[1][place])
-    orders: list[tuple[float, Int64Array, Int64Array]] = []
+    orders: list[tuple[float, Int64Array, Int64Array, float]] = []
     for places in layouts:
         across, down = seam_costs(_sides(pool, rows, places, colour), spec.blocks, time_left)
         grid = lay(across, down, spec.grid, time_left)
         k1 = np.empty(spec.blocks, np.int64)
         k1[grid.ravel()] = np.arange(spec.blocks)
-        orders.append((total_cost(grid, across, down), places, k1))
-    _, place, k1 = min(orders, key=lambda order: order[0])
-    return place, k1
+        orders.append((total_cost(grid, across, down), places, k1, seam_fit(grid, across, down)))
+    _, place, k1, fit = min(orders, key=lambda order: order[0])
+    return place, k1, fit
 
 
 def _sides(pool: Ciphertexts, rows: Rows, place: Int64Array, colour: Int64Array) -> Iterator[Float32Array]:

@@ -121,6 +121,8 @@ def run_cell(cell: Cell) -> StoredGuess:
         seconds,
         guess.note,
         idle=guess.idle,
+        fit="; ".join(map(str, guess.fits)),
+        uncertain=guess.is_uncertain,
     )
 
 

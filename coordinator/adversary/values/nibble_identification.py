@@ -195,6 +195,13 @@ def _layouts(
         for layout in search.from_distances(time_left):
             layouts.append(layout)
             yield layout
+        if len(typical) == 1:
+            for layout in search.from_templates(time_left):
+                layouts.append(layout)
+                yield layout
+            likeliest = max(layouts, key=lambda layout: layout.fit)
+            layouts.append(search.with_planes_turned(likeliest, time_left))
+            yield layouts[-1]
         best = max(layouts, key=lambda layout: layout.fit)
         yield from search.from_own_template(best, time_left)
     if len(typical) == 1:

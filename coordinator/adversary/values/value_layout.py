@@ -22,10 +22,10 @@ _WORK, _START_WORK = 3_000_000_000, 60
 _STARTS, _RESTARTS = 25, 12
 #: Starts that must end at the best similarity for the search to stop. Set once by hand; no measurement is recorded.
 _AGREEING_STARTS = 6
-#: Correlation of two pixels r apart, exp(-DECAY·r^POWER), and of two colours of a pixel, in typical pictures.
-#: Set once by hand; no measurement is recorded.
+#: Correlation of two pixels r apart, exp(-DECAY·r^POWER), and of two colours of a pixel, in typical pictures: green
+#: with red or blue, and red with blue. Set once by hand; no measurement is recorded.
 _DECAY, _POWER = 0.055, 0.9
-_COLOUR_CORRELATIONS = np.array([[1.0, 0.94, 0.84], [0.94, 1.0, 0.94], [0.84, 0.94, 1.0]])
+_NEAR_COLOURS, _FAR_COLOURS = 0.94, 0.84
 #: Most sweeps of swaps. Set once by hand; no measurement is recorded.
 _SWEEPS = 60
 #: With more values than this, places come from leading eigenvectors alone: swaps would take too long.
@@ -38,14 +38,28 @@ _ANGLES = 5
 _LEAST_CHANGE = 1e-9
 
 
-def typical_correlations(block: int, channels: int) -> Float64Array:
+def typical_correlations(
+    block: int,
+    channels: int,
+    decay: float = _DECAY,
+    near: float = _NEAR_COLOURS,
+    far: float = _FAR_COLOURS,
+) -> Float64Array:
     """Return correlations of the values of typical pictures, float64 [3, V, V].
 
     The three relations are those of `nearness_kernel`.
+
+    Args:
+        block: The block side in pixels.
+        channels: Colour components of a pixel.
+        decay: How fast the correlation of two pixels falls with their distance, exp(-decay·r^0.9).
+        near: Correlation of green with red and with blue in one pixel.
+        far: Correlation of red with blue in one pixel.
     """
     squared, colour = _squared_distances(block, channels)
-    between_colours = _COLOUR_CORRELATIONS[colour[:, None], colour] if channels == 3 else 1.0
-    correlations: Float64Array = np.exp(-_DECAY * squared ** (_POWER / 2)) * between_colours
+    colours = np.array([[1.0, near, far], [near, 1.0, near], [far, near, 1.0]])
+    between_colours = colours[colour[:, None], colour] if channels == 3 else 1.0
+    correlations: Float64Array = np.exp(-decay * squared ** (_POWER / 2)) * between_colours
     return correlations
 
 

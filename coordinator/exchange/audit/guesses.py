@@ -55,6 +55,8 @@ class StoredGuess:
         note: what a reader must know of the guess.
         error: why there is no guess; empty if there is one.
         idle: True if the attack did not try anything, which says nothing about the scheme's strength.
+        fit: how well what the attack found explains what it measured, in words; empty if it does not say.
+        uncertain: True if that is too poor to believe: no success then says nothing about the scheme's strength.
     """
 
     attack: str
@@ -67,6 +69,8 @@ class StoredGuess:
     note: str
     error: str = ""
     idle: bool = False
+    fit: str = ""
+    uncertain: bool = False
 
 
 @dataclass(frozen=True)

@@ -188,6 +188,8 @@ class Finding(Record):
         note: What it says about its own run.
         error: Why it crashed; empty where it did not.
         idle: Whether it found nothing that it could try. That says nothing about a scheme's strength.
+        fit: How well what it found explains what it measured, in words; empty where it does not say.
+        uncertain: Whether that is too poor to believe. A failure then says nothing about a scheme's strength.
         figures: What the guesses reached; None where the attack crashed.
     """
 
@@ -199,6 +201,8 @@ class Finding(Record):
     note: str
     error: str
     idle: bool = False
+    fit: str = ""
+    uncertain: bool = False
     figures: Figures | None = None
 
     @property

@@ -8,9 +8,11 @@ import pytest
 
 from coordinator.exchange.audit.scores import DrawScores, Finding
 from coordinator.exchange.audit.suite1 import broken_by
+from coordinator.report.page import render
 from coordinator.report.records import Verdict
+from coordinator.report.rows import rows_of
 from coordinator.report.verdict import judge
-from coordinator.report.verdict_text import headline, summary_lines
+from coordinator.report.verdict_text import headline, reasons, summary_lines
 from tests.support.verdicts import (
     CONTROLS,
     make_crash,
@@ -142,6 +144,54 @@ def test_an_attack_that_did_nothing_withstood_nothing() -> None:
     ]
     withstood = make_report(with_as_is(*[[make_finding(pool=100)]] * 3))
     assert headline(withstood).sentence == "Not broken by suite/1 up to 100 sealed images."
+
+
+def uncertain(pool: int, **changes: Any) -> Finding:
+    """Return a finding of key recovery whose result fits poorly."""
+    return make_finding(pool=pool, uncertain=True, fit="fit 0.40, below 0.70: attack uncertain", **changes)
+
+
+def test_a_poor_fit_is_uncertain_and_not_withstood() -> None:
+    report = make_report(with_as_is(*[[uncertain(100)]] * 3))
+    assert report.valid and not report.verdict.broken
+    assert report.verdict.uncertain_at == {"pooled_key_recovery": (100,)}
+    sentence = headline(report).sentence
+    assert sentence.startswith(
+        "Attack uncertain: what pooled_key_recovery at 100 images found fits poorly."
+    )
+    assert "not broken" not in sentence.lower()
+    assert [row.uncertain for row in rows_of(report)] == [0, 3]
+    assert sum("attack uncertain" in doubt for doubt in report.doubts) == 3
+    assert "3 attack uncertain" in render(report, None)
+
+
+def test_one_uncertain_draw_of_three_leaves_a_surely_failed_attack() -> None:
+    sure = make_finding(pool=100)
+    report = make_report(with_as_is([uncertain(100)], [sure], [sure]))
+    assert report.verdict.uncertain_at == {}
+    assert headline(report).sentence == "Not broken by suite/1 up to 100 sealed images."
+
+
+def test_an_uncertain_attack_refutes_no_break_and_a_break_is_one_whatever_its_fit() -> None:
+    smaller = [make_finding(pool=1, opens=True)]
+    assert verdict_of(make_draws(*[[*smaller, uncertain(2)]] * 3)).smallest_pool == 1
+    assert not verdict_of(make_draws(*[[*smaller, make_finding(pool=2)]] * 3)).broken
+    assert verdict_of(three_draws(uncertain(5, opens=True))).smallest_pool == 5
+
+
+def test_a_break_by_the_guesses_says_that_the_key_failed() -> None:
+    findings = [make_finding(pool=1, r=64, opens=opens) for opens in (False, False, False)]
+    report = make_report(with_as_is(*([finding] for finding in findings)))
+    lines = " ".join(reasons(report, rows_of(report)))
+    assert "name the right image of the gallery (R)" in lines
+    assert (
+        "K failed in every draw: the recovered key opens other images at median SSIM 0.200, below .90."
+        in lines
+    )
+    mostly = make_report(
+        with_as_is(*([make_finding(pool=1, r=64, opens=opens)] for opens in (True, False, False)))
+    )
+    assert "K mostly failed: in 2 of 3 draws." in " ".join(reasons(mostly, rows_of(mostly)))
 
 
 def idle_recovery(control: DrawScores) -> DrawScores:

@@ -7,9 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
-from coordinator.adversary.puzzle.assembly import FORBIDDEN_COST, assemble
+from coordinator.adversary.puzzle.assembly import FORBIDDEN_COST, LEAST_SEAM_FIT, assemble, seam_fit
 from coordinator.adversary.puzzle.constrained_tree import candidate_joins, grow_clusters
+from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.puzzle.swap_search import total_cost
+from crypto.kernels.blocks import block_pixels
+from tests.support.pictures import smooth
 from tests.support.puzzles import planted_costs, random_costs, summed_cost
 
 
@@ -63,3 +66,16 @@ def test_assemble_of_equal_costs_and_without_time_is_a_permutation() -> None:
     across, down = random_costs(12, 1)
     grid = assemble(across, down, (3, 4), time_left=lambda: False)
     assert sorted(grid.ravel()) == list(range(12))
+
+
+def test_the_fit_of_a_picture_tells_a_right_one_from_a_shuffled_one() -> None:
+    images = smooth(6, 48, 48, 1, seed=3)
+    across, down = seam_costs(block_sides(images, block_pixels(48, 48, 8), 8), 36)
+    grid = np.arange(36).reshape(6, 6)
+    assert seam_fit(grid, across, down) > 0.9
+    shuffled = np.random.default_rng(0).permutation(36).reshape(6, 6)
+    assert seam_fit(shuffled, across, down) < 0.5
+    noise = np.random.default_rng(1).integers(0, 256, (6, 48, 48, 1)).astype(np.uint8)
+    across, down = seam_costs(block_sides(noise, block_pixels(48, 48, 8), 8), 36)
+    assert seam_fit(assemble(across, down, (6, 6)), across, down) < LEAST_SEAM_FIT
+    assert seam_fit(grid, np.zeros((36, 36)), np.zeros((36, 36))) == 0.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coordinator.adversary.contract import Guess, Knowledge
+from coordinator.adversary.contract import Fit, Guess, Knowledge
 from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run import cell as cells
 from coordinator.adversary.run import draws, suite
@@ -181,6 +181,18 @@ def test_idle_attacks_and_the_budget_are_recorded(
         path.read_text().replace('"idle": true', '"error": ""').replace('"idle": false', '"error": ""')
     )
     assert not any(g.idle for g in read_draws(tmp_path / "g")[0][0].guesses)
+
+
+@pytest.mark.parametrize("value", [0.4, 0.9, float("nan")])
+def test_a_poor_fit_is_stored_as_uncertain(
+    sets: list[SealedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    right, fit = ATTACKS["as_is"].attack, Fit(value, 0.7, "the share of good seams")
+    replace_attack(monkeypatch, "as_is", lambda knowledge: replace(right(knowledge), fits=(fit,)))
+    suite.run_suite(sets[:1], tmp_path / "g", replace(SETTINGS, attacks=["as_is"]))
+    guess = read_draws(tmp_path / "g")[0][0].guesses[0]
+    assert guess.uncertain == (value != 0.9) == ("attack uncertain" in guess.fit)
+    assert "the share of good seams" in guess.fit
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from coordinator.adversary.puzzle.grid_layout import grid_symmetries
 from coordinator.adversary.time_budget import always
 from coordinator.adversary.values.layout_fit import LayoutSearch, explain
 from coordinator.adversary.values.value_layout import block_symmetries
@@ -68,3 +69,30 @@ def test_the_own_template_improves_a_layout() -> None:
     fits = [layout.fit for layout in search.from_own_template(start, always)]
     assert fits == sorted(fits) and fits[-1] > start.fit
     assert list(search.from_own_template(search.judge(places), always)) == []
+
+
+def test_colours_that_are_nearer_than_neighbours_are_laid_out() -> None:
+    values = np.arange(48)
+    row, column, colour = values // 12, values // 3 % 4, values % 3
+    squared = (row[:, None] - row) ** 2 + (column[:, None] - column) ** 2
+    nearness = np.array([[1.0, 0.99, 0.9], [0.99, 1.0, 0.94], [0.9, 0.94, 1.0]])
+    plain = np.exp(-0.05 * squared**0.45) * nearness[colour[:, None], colour]
+    rng = np.random.default_rng(7)
+    noise = 0.003 * rng.normal(size=(48, 48))
+    places = rng.permutation(48)
+    correlations = (plain + (noise + noise.T) / 2)[None][:, places[:, None], places]
+    search = LayoutSearch(correlations, 4, 3)
+    start = search.judge(rng.permutation(48))
+    best = search.improve(start, always)
+    assert best.fit > search.judge(places).fit - 1e-6 > start.fit
+    assert any((state[places] == best.places).all() for state in block_symmetries(4, 3))
+
+
+def test_planes_that_lie_in_other_turns_are_turned_alike() -> None:
+    correlations, places = measured(4, 3, 0.5, 8)
+    green = places % 3 == 1
+    turned = places.copy()
+    turned[green] = grid_symmetries(4)[3][places[green] // 3] * 3 + 1
+    search = LayoutSearch(correlations[:1], 4, 3)
+    best = search.with_planes_turned(search.judge(turned), always)
+    assert best.fit > 0.97 > search.judge(turned).fit

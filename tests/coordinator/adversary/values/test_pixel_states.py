@@ -1,0 +1,55 @@
+"""Signs and colour orders of pixels under a model of the pool: wrong regions are repaired."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from coordinator.adversary.time_budget import always
+from coordinator.adversary.values.pixel_states import PixelModel, PixelStates
+from crypto.arrays import Float32Array
+from crypto.symmetry import COLOUR_ORDERS
+from tests.support.pictures import smooth
+
+SIDE = 20
+
+
+def levels(n: int, seed: int) -> Float32Array:
+    """Return values less mid-gray, float32 [P, 3, n], of pictures whose colours differ in level."""
+    images = smooth(n, SIDE, SIDE, 3, seed=seed).astype(np.float32) - 127.5
+    images = images * np.array([0.4, 0.5, 0.3], np.float32) + np.array([45.0, -25.0, 30.0], np.float32)
+    return np.ascontiguousarray(images.reshape(n, SIDE * SIDE, 3).transpose(1, 2, 0))
+
+
+def test_a_region_in_the_negative_is_set_right() -> None:
+    plain = levels(10, 1)
+    signs = np.ones((SIDE * SIDE, 3), np.float32)
+    start = signs.copy()
+    start[: 8 * SIDE, 1] = -1  # green above the eighth row
+    model = PixelModel(plain, (SIDE, SIDE), is_shuffled=False)
+    states = model.search(PixelStates(np.zeros(SIDE * SIDE, np.int64), start), always)
+    right = (states.signs == signs).all(0) | (states.signs == -signs).all(0)
+    assert right.all() and states.certain > 0.95
+    truth = model.improve(PixelStates(np.zeros(SIDE * SIDE, np.int64), signs), always)
+    assert abs(states.likelihood - truth.likelihood) < 1e-6
+
+
+def test_single_pixels_take_their_order_and_sign() -> None:
+    plain = levels(10, 2)
+    rng = np.random.default_rng(0)
+    order, signs = (
+        rng.integers(0, 6, SIDE * SIDE),
+        rng.choice([-1.0, 1.0], (SIDE * SIDE, 3)).astype(np.float32),
+    )
+    sealed = np.empty_like(plain)
+    np.put_along_axis(sealed, COLOUR_ORDERS[order][:, :, None], plain, 1)
+    sealed *= signs[:, :, None]
+    wrong = rng.random(SIDE * SIDE) < 0.1
+    start = PixelStates(np.where(wrong, (order + 1) % 6, order), np.where(wrong[:, None], -signs, signs))
+    states = PixelModel(sealed, (SIDE, SIDE), is_shuffled=True).search(start, always)
+    assert (states.order == order).mean() > 0.98 and (states.signs == signs).mean() > 0.98
+
+
+def test_noise_is_not_certain() -> None:
+    noise = np.random.default_rng(3).uniform(-127.5, 127.5, (SIDE * SIDE, 3, 3)).astype(np.float32)
+    start = PixelStates(np.zeros(SIDE * SIDE, np.int64), np.ones((SIDE * SIDE, 3), np.float32))
+    assert PixelModel(noise, (SIDE, SIDE), is_shuffled=True).search(start, always).certain < 0.5
