@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordinator.deployment.approvals import missing_approvals
 from coordinator.deployment.bundle import bundle_digest
 from coordinator.deployment.control import Control, Run
 from coordinator.deployment.folder import DeploymentFolder
@@ -104,6 +105,11 @@ def run_study(
     result = study / "cloud" / "training.json"
     if plan.rounds == 0:
         raise CipherwardError("this plan has no rounds", "set rounds: 1 or more")
+    if missing := missing_approvals(place):
+        log(
+            f"no approval of this app bundle came from {', '.join(missing)}: their SuperNodes refuse it until you "
+            f"carry it (cipherward-coordinator carry {place.root} APPROVAL.json)"
+        )
     progress = _Progress(rows=len(read_lines(study / "cloud" / "rounds.jsonl")))
     while not result.exists():
         run_id = _submit(place, study, log)
