@@ -21,7 +21,7 @@ from coordinator.deployment.control import Control, Run
 from coordinator.deployment.folder import DeploymentFolder
 from coordinator.deployment.running import connect_to
 from coordinator.exchange.console import Log
-from coordinator.exchange.plan import FILE, Plan, read_plan
+from coordinator.exchange.plan import FILE, Plan, placed_text, read_plan
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, read_lines, write_bytes, write_text
 
@@ -80,7 +80,7 @@ def prepare(
         raise CipherwardError(
             f"{study} was begun with another plan", "give the study another name, or remove its folder"
         )
-    write_bytes(study / FILE, source.read_bytes())
+    write_bytes(study / FILE, placed_text(source, plan))
     if place.study.exists():
         write_bytes(study / "study.json", place.study.read_bytes())
     return study, plan

@@ -1,4 +1,4 @@
-"""A hospital's signed approval of an app bundle: what Flower's own check in its SuperNode (`--trusted-entities`) reads.
+"""A hospital's signed approval of an app bundle, as the check of Flower's SuperNode reads it (--trusted-entities).
 
     hospital: approve ──approval.json──▶ coordinator: carry ──beside the bundle──▶ the hospital's SuperNode verifies
 
@@ -68,7 +68,9 @@ def public_line(key: Ed25519PublicKey) -> str:
     return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
 
 
-def sign_approval(key: Ed25519PrivateKey, hospital: str, bundle_sha256: str, signed_at: int) -> CodeApproval:
+def sign_approval(
+    key: Ed25519PrivateKey, hospital: str, bundle_sha256: str, signed_at: int
+) -> CodeApproval:
     """Return a hospital's signed approval of a bundle.
 
     Args:

@@ -50,8 +50,8 @@ _LOOK_S = 0.25
 _STUCK_S = 60.0
 #: What is shown when Flower's own check refused an app bundle.
 _UNSIGNED = (
-    "the coordinator sent no signature of this hospital with its app bundle. It was not unpacked; if you approved this "
-    "bundle, send the coordinator approval.json"
+    "the coordinator sent no signature of this hospital with its app bundle. If you approved it, "
+    "send the coordinator approval.json"
 )
 
 
@@ -265,8 +265,12 @@ class _Agent:
         """Log the messages that Flower's own check refused. They never reach the executor."""
         while self.node.unverified:
             kind, message = self.node.unverified.pop(0)
-            with contextlib.suppress(CipherwardError):  # a full disk: the refusal stands, and later lines tell of it
-                AgentLog(self.place).append("refused", type=kind, message=message, field="code", by="SuperNode")
+            with contextlib.suppress(
+                CipherwardError
+            ):  # a full disk: the refusal stands, and later lines tell of it
+                AgentLog(self.place).append(
+                    "refused", type=kind, message=message, field="code", by="SuperNode"
+                )
             self.announce(MessageFacts(kind), "refused", 0.0, _UNSIGNED)
 
     def announce(self, facts: MessageFacts, outcome: str, seconds: float, text: str) -> None:

@@ -71,7 +71,9 @@ def approve(
     _show(candidate, known, changes)
     _confirm(f"Does {place.settings.party} let this code run beside its images and its key?", yes)
     approval = record(place, candidate, days)
-    talk.print(f"give the coordinator {place.folder / 'approval.json'}: it carries the signature to your SuperNode")
+    talk.print(
+        f"give the coordinator {place.folder / 'approval.json'}: it carries the signature to your SuperNode"
+    )
     result.print(f"{approval.sha256} approved until {approval.expires:%Y-%m-%d}")
 
 

@@ -1,4 +1,4 @@
-"""The coordinator carries the hospitals' approvals of its bundle, and nothing else, to whoever asks for the bundle."""
+"""The coordinator carries the hospitals' approvals of its bundle to whoever asks for the bundle."""
 
 from __future__ import annotations
 
@@ -30,14 +30,19 @@ def send_in(folder: Path, hospital: str, sha256: str) -> Path:
     return path
 
 
-def ask_for(bundle: str, folder: Path, *, status: int = 200, path: str = "/v1/fleet/get-fab") -> tuple[Any, bytes]:
+def ask_for(
+    bundle: str, folder: Path, *, status: int = 200, path: str = "/v1/fleet/get-fab"
+) -> tuple[Any, bytes]:
     """Ask a SuperLink that stands for Flower's for a bundle; return the headers and the body of the answer."""
     plain = GetFabResponse(fab=Fab(hash_str=bundle, content=b"code", verifications={"old": "entry"}))
     body = plain.SerializeToString()
     sent: list[MutableMapping[str, Any]] = []
 
     async def superlink(_scope: Any, _receive: Any, send: Any) -> None:
-        headers = [(b"content-type", b"application/x-protobuf"), (b"Content-Length", str(len(body)).encode())]
+        headers = [
+            (b"content-type", b"application/x-protobuf"),
+            (b"Content-Length", str(len(body)).encode()),
+        ]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body[:5], "more_body": True})
         await send({"type": "http.response.body", "body": body[5:]})
@@ -75,7 +80,10 @@ def test_an_approval_goes_with_its_bundle_from_the_moment_it_is_carried(
         headers, body = ask_for(bundle, place.approvals)
         answer = GetFabResponse.FromString(body)
         assert answer.fab.content == b"code" and answer.fab.hash_str == bundle
-        assert headers == {b"content-type": b"application/x-protobuf", b"content-length": str(len(body)).encode()}
+        assert headers == {
+            b"content-type": b"application/x-protobuf",
+            b"content-length": str(len(body)).encode(),
+        }
         keys = {name for name in answer.fab.verifications if name != "valid_license"}
         assert keys == {approval.key_id for approval in approvals}
     assert missing_approvals(place) == []
