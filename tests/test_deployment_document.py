@@ -68,7 +68,7 @@ def test_the_steps_have_a_machine_and_every_command_of_a_federation() -> None:
         "log",
     ):
         assert f"cipherward-party {command}" in commands
-    for command in ("manifest", "provision", "enrol", "serve", "status", "run", "revoke", "renew"):
+    for command in ("manifest", "provision", "enrol", "carry", "serve", "status", "run", "revoke", "renew"):
         assert f"cipherward-coordinator {command}" in commands
 
 

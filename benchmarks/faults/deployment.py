@@ -21,6 +21,7 @@ import yaml
 from benchmarks.command_line import ROOT
 from benchmarks.faults.relay import Relay
 from benchmarks.many_hospitals import prepare
+from coordinator.deployment.approvals import carry
 from coordinator.deployment.enrolment import enrol, read_public_keys
 from coordinator.deployment.folder import DeploymentFolder
 from coordinator.deployment.provision import provision
@@ -31,6 +32,7 @@ from coordinator.study.study import party_folder
 from crypto.files import read_lines
 from parties.agent.agent_log import AgentLog
 from parties.agent.approval import approve
+from parties.agent.approval_key import APPROVAL_FILE
 from parties.agent.bundle import read_bundle
 from parties.agent.enrol import enrol as make_keys
 from parties.agent.running import read_state
@@ -114,6 +116,7 @@ class Deployment:
         for place, name in zip(self.places, self.names, strict=True):
             enrol(self.cloud, read_public_keys(make_keys(place).path))
             approve(place, read_bundle(self.cloud.bundle), 90)
+            carry(self.cloud, place.folder / APPROVAL_FILE)
             kit = read_kit(self.cloud.kit(name))
             manifest = kit.manifest.model_copy(update={"address": f"{dial[name]}:{port}"})
             write_kit(folder / f"{name}.kit", manifest, kit.files)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import typer
 
 from coordinator.cli.audit import attack, report
-from coordinator.cli.deployment import enrol, provision, renew, revoke, serve, status, stop
+from coordinator.cli.deployment import carry, enrol, provision, renew, revoke, serve, status, stop
 from coordinator.cli.deployment import run as run_study
 from coordinator.cli.models import classify, train, weights
 from coordinator.cli.studies import env, manifest, simulate
@@ -30,6 +30,7 @@ for command in (simulate, manifest, train, classify, attack, report, weights, en
 _WITH_HOSPITALS: dict[str, Callable[..., None]] = {
     "provision": provision,
     "enrol": enrol,
+    "carry": carry,
     "serve": serve,
     "run": run_study,
     "status": status,

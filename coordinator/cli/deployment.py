@@ -67,6 +67,28 @@ def enrol(
     _reconcile(folder)
 
 
+def carry(
+    folder: Folder,
+    approvals: Annotated[
+        list[Path], typer.Argument(help="approval.json of each hospital, under any name.")
+    ],
+) -> None:
+    """Carry hospitals' signed approvals of the app bundle to their SuperNodes, which run no code without one.
+
+    It holds at once, also while the server runs. The signatures are public, and mean nothing to other hospitals.
+    """
+    from coordinator.deployment.approvals import carry as keep
+    from coordinator.deployment.approvals import missing_approvals
+    from coordinator.deployment.folder import DeploymentFolder
+
+    place = DeploymentFolder.open(folder)
+    for path in approvals:
+        approval, is_new = keep(place, path)
+        result.print(f"the approval of {approval.hospital} is carried{'' if is_new else ' already'}")
+    if missing := missing_approvals(place):
+        talk.print(f"still without an approval: {', '.join(missing)}")
+
+
 def revoke(
     folder: Folder,
     hospital: Annotated[str, typer.Argument(help="The hospital's name.")],

@@ -7,6 +7,7 @@ FOLDER/                     mode 0700
   app/bundle.fab            the app that hospitals approve, as it is sent to them
   kits/HOSPITAL.kit         what each hospital is sent
   roster.json               who is enrolled
+  approvals/HOSPITAL.json   the hospitals' signed approvals of the bundle, as `carry` took them
   state/                    Flower's database, home and shared secret
   studies/NAME/             plan.yaml, study.json and cloud/: what a run reads and writes
   logs/                     what Flower's programs print
@@ -178,6 +179,11 @@ class DeploymentFolder:
         return self.root / "roster.json"
 
     @property
+    def approvals(self) -> Path:
+        """The hospitals' approvals of the bundle."""
+        return self.root / "approvals"
+
+    @property
     def state(self) -> Path:
         """Flower's database, home and shared secret."""
         return self.root / "state"
@@ -200,6 +206,10 @@ class DeploymentFolder:
     def kit(self, hospital: str) -> Path:
         """Return the file of a hospital's kit."""
         return self.root / "kits" / f"{hospital}.kit"
+
+    def approval(self, hospital: str) -> Path:
+        """Return the file of a hospital's approval."""
+        return self.approvals / f"{hospital}.json"
 
     def log(self, program: str) -> Path:
         """Return the file that gets what a program prints."""

@@ -27,7 +27,7 @@ from coordinator.deployment.certificates import (
 from coordinator.deployment.folder import FILE, DeploymentFolder, FederationSettings, read_federation
 from coordinator.exchange.kit import CA, PLAN, SCHEMA, STUDY, Kit, KitManifest, read_kit, write_kit
 from coordinator.exchange.manifest import StudyManifest, read_manifest
-from coordinator.exchange.plan import Plan, read_plan
+from coordinator.exchange.plan import Plan, placed_text, read_plan
 from coordinator.exchange.statement import plan_digest
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
@@ -81,7 +81,7 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
         _provide_server(place, settings, clock())
         if not place.secret.exists():
             write_private(place.secret, secrets.token_bytes(32))
-        for path, data in ((place.plan, plan_file.read_bytes()), (place.bundle, bundle)):
+        for path, data in ((place.plan, placed_text(plan_file, plan)), (place.bundle, bundle)):
             _write(path, data)
         if study is not None:
             _write(place.study, study.read_bytes())

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from coordinator.deployment.approvals import missing_approvals
 from coordinator.deployment.bundle import bundle_digest
 from coordinator.deployment.control import Control, Run
 from coordinator.deployment.folder import DeploymentFolder
 from coordinator.deployment.running import connect_to
 from coordinator.exchange.console import Log
-from coordinator.exchange.plan import FILE, Plan, read_plan
+from coordinator.exchange.plan import FILE, Plan, placed_text, read_plan
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, read_lines, write_bytes, write_text
 
@@ -79,7 +80,7 @@ def prepare(
         raise CipherwardError(
             f"{study} was begun with another plan", "give the study another name, or remove its folder"
         )
-    write_bytes(study / FILE, source.read_bytes())
+    write_bytes(study / FILE, placed_text(source, plan))
     if place.study.exists():
         write_bytes(study / "study.json", place.study.read_bytes())
     return study, plan
@@ -104,6 +105,11 @@ def run_study(
     result = study / "cloud" / "training.json"
     if plan.rounds == 0:
         raise CipherwardError("this plan has no rounds", "set rounds: 1 or more")
+    if missing := missing_approvals(place):
+        log(
+            f"no approval of this app bundle came from {', '.join(missing)}: their SuperNodes refuse it until you "
+            f"carry it (cipherward-coordinator carry {place.root} APPROVAL.json)"
+        )
     progress = _Progress(rows=len(read_lines(study / "cloud" / "rounds.jsonl")))
     while not result.exists():
         run_id = _submit(place, study, log)

@@ -85,6 +85,7 @@ class _Server:
             database=str(place.database),
             secret=str(place.secret),
             control=str(self.socket),
+            approvals=str(place.approvals),
             interface=settings.interface,
             port=settings.port,
             local_port=settings.local_port,

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
+from coordinator.deployment.approvals import missing_approvals
 from coordinator.deployment.bundle import bundle_digest
 from coordinator.deployment.certificates import describe_expiry, read_expiry
 from coordinator.deployment.control import Node, Run
@@ -39,6 +40,7 @@ def read_status(place: DeploymentFolder) -> dict[str, Any]:
     last = runs[-1] if runs else None
     by_key = {node.public_key: node for node in nodes}
     roster = read_roster(place)
+    missing = missing_approvals(place)
     warnings = [
         describe_expiry(place.server, "the server's certificate", now),
         describe_expiry(place.ca_certificate, "the CA certificate", now),
@@ -54,7 +56,10 @@ def read_status(place: DeploymentFolder) -> dict[str, Any]:
         "bundle_sha256": bundle_digest(place.bundle.read_bytes()),
         "certificate_expires": read_expiry(place.server).isoformat(),
         "database_bytes": place.database.stat().st_size if place.database.exists() else 0,
-        "hospitals": [_hospital(name, roster.get(name), by_key, now) for name in settings.hospitals],
+        "hospitals": [
+            _hospital(name, roster.get(name), by_key, now) | {"code_approved": name not in missing}
+            for name in settings.hospitals
+        ],
         "run": None if last is None else _run(place, last),
         "warnings": [text for text in warnings if text],
     }
@@ -106,7 +111,8 @@ def status_lines(status: Mapping[str, Any]) -> list[str]:
     for hospital in status["hospitals"]:
         ago = hospital.get("seconds_ago")
         seen = "" if ago is None else f", last seen {ago} s ago"
-        lines.append(f"  {hospital['hospital']}: {hospital['state']}{seen}")
+        code = "" if hospital["code_approved"] else "; no approval of the app bundle is here"
+        lines.append(f"  {hospital['hospital']}: {hospital['state']}{seen}{code}")
     run = status["run"]
     if run is not None:
         total = (run["bytes_to_hospitals"] + run["bytes_from_hospitals"]) / 1e6

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from coordinator.deployment.approvals import Carrier
 from coordinator.deployment.doors import Doors
 from crypto.errors import CipherwardError
 
@@ -33,6 +34,7 @@ class SuperLinkSettings:
         database: Flower's SQLite database.
         secret: the secret shared with the process that starts ServerApps.
         control: the Unix socket of the Control API.
+        approvals: the folder of the hospitals' approvals.
         interface: the address that hospitals reach.
         port: the port that hospitals reach.
         local_port: the loopback port of the Runtime API.
@@ -43,6 +45,7 @@ class SuperLinkSettings:
     database: str
     secret: str
     control: str
+    approvals: str
     interface: str
     port: int
     local_port: int
@@ -117,6 +120,7 @@ def _build_app(settings: SuperLinkSettings) -> Any:
         runtime_dependency_install=False,
     )
     app = create_app(config, SuperLinkLifespan)
+    app = Carrier(app, Path(settings.approvals))
     return Doors(app, PROTOBUF_REQUEST_TYPES, settings.port, settings.local_port)
 
 

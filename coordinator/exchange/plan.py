@@ -279,6 +279,21 @@ def require_rounds(plan: Plan) -> None:
         )
 
 
+def placed_text(path: Path, plan: Plan) -> bytes:
+    """Return a plan file's bytes for another folder: as they are, unless `weights` is a relative path there.
+
+    Whoever reads the copy has another working directory, and the path would name another file or none.
+
+    Args:
+        path: the YAML file.
+        plan: the plan that was read from it, with absolute paths.
+    """
+    weights = read_yaml(path, "plan").get("weights")
+    if not weights or Path(str(weights)).is_absolute():
+        return path.read_bytes()
+    return yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False).encode()
+
+
 def write_plan(plan: Plan, folder: Path) -> Path:
     """Write the resolved plan to `folder`, where every process of the study finds it; return the file's path."""
     path = Path(folder) / FILE

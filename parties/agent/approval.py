@@ -18,6 +18,7 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, json_text, write_atomic, write_bytes
 from crypto.unlock import private_text
 from parties.agent.agent_log import AgentLog
+from parties.agent.approval_key import write_signed
 from parties.agent.bundle import Bundle, read_bundle
 from parties.sealing.place import Place
 
@@ -113,6 +114,8 @@ def require_approved(place: Place, sha256: str, now: datetime.datetime | None = 
 def approve(place: Place, bundle: Bundle, days: int) -> Approval:
     """Record that a bundle may run for so many days; log it, and keep the bundle for the next comparison.
 
+    approval.json gets the signed approval, which the coordinator carries to this hospital's SuperNode.
+
     Raises:
         CipherwardError: if the number of days is no number that makes sense, or if a file cannot be written.
     """
@@ -130,6 +133,7 @@ def approve(place: Place, bundle: Bundle, days: int) -> Approval:
         # The log comes first: no approval holds that is not in it.
         AgentLog(place).append("approved", code=bundle.sha256, app=bundle.app, expires=expires.isoformat())
         _write(place, [*others, approval])
+        write_signed(place, bundle.sha256)
     return approval
 
 

@@ -34,6 +34,7 @@ from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from parties.agent.agent_log import AgentLog
 from parties.agent.approval import kept_bundle, require_approved
+from parties.agent.approval_key import write_trusted
 from parties.agent.enrol import node_key_path, read_node_key
 from parties.agent.message_facts import MessageFacts
 from parties.agent.running import agent_folder, hold, write_state
@@ -47,6 +48,11 @@ from parties.training.study_file import read_agreed
 _LOOK_S = 0.25
 #: Seconds after which a SuperNode that does not answer on this machine is started again. It answers in milliseconds.
 _STUCK_S = 60.0
+#: What is shown when Flower's own check refused an app bundle.
+_UNSIGNED = (
+    "the coordinator sent no signature of this hospital with its app bundle. If you approved it, "
+    "send the coordinator approval.json"
+)
 
 
 class _Leaving(BaseException):
@@ -59,9 +65,12 @@ class Options:
 
     Attributes:
         limit_s: the longest that a message may take, in seconds; None for its round's deadline and 30 s.
+        is_signature_asked: whether the SuperNode also asks for this hospital's signature beside the app bundle
+            (`--trusted-entities`). The agent's own check is made in any case.
     """
 
     limit_s: float | None = None
+    is_signature_asked: bool = True
 
 
 def read_plan(kit: Kit) -> Plan:
@@ -163,6 +172,8 @@ class _Agent:
         self.node = SuperNode(
             self.folder, kit.manifest.address, ca, node_key_path(place), place.folder, mark
         )
+        if options.is_signature_asked:
+            self.node.trusted = write_trusted(place, self.folder / "trusted-entities.yaml")
         apps = self.folder / "apps"
         shutil.rmtree(apps, ignore_errors=True)  # a bundle is unpacked anew by every agent
         apps.mkdir(mode=0o700)
@@ -244,10 +255,23 @@ class _Agent:
         """Show changes of the connection."""
         before = (self.node.connection, self.node.error)
         self.node.read_log()
+        self._log_unverified()
         if (self.node.connection, self.node.error) != before:
             text = f": {self.node.error}" if self.node.error else ""
             self.log(f"{_clock()} SuperNode {self.node.connection}{text}")
             self._write_state()
+
+    def _log_unverified(self) -> None:
+        """Log the messages that Flower's own check refused. They never reach the executor."""
+        while self.node.unverified:
+            kind, message = self.node.unverified.pop(0)
+            with contextlib.suppress(
+                CipherwardError
+            ):  # a full disk: the refusal stands, and later lines tell of it
+                AgentLog(self.place).append(
+                    "refused", type=kind, message=message, field="code", by="SuperNode"
+                )
+            self.announce(MessageFacts(kind), "refused", 0.0, _UNSIGNED)
 
     def announce(self, facts: MessageFacts, outcome: str, seconds: float, text: str) -> None:
         """Show the outcome of a message."""

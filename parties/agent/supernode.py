@@ -47,6 +47,9 @@ _LOST = re.compile(r"Connection attempt failed|Failed to send|Giving up reconnec
 _BACK = "Connection successful"
 #: What it says of a message that it will not receive: its run was stopped, or the connection broke.
 _DROPPED = re.compile(r"(?:Ignoring|Failed to receive) message ([0-9a-f]{16,128})")
+#: What it says when a message comes, and when Flower's own check then refuses the app bundle.
+_RECEIVING = re.compile(r"Receiving: ([\w.]{1,64}) message \(ID: ([0-9a-f]{16,128})\)")
+_UNVERIFIED = re.compile(r"FAB verification failed|FAB could not be verified")
 #: Dropped messages that are remembered. Only the one that is pulled now is ever asked for.
 _MOST_DROPPED = 64
 
@@ -62,6 +65,7 @@ class SuperNode:
         key: file of the SuperNode's private key.
         party_dir: the hospital's folder.
         environment: variables that everything of this agent carries.
+        trusted: the file of keys whose signatures Flower's own check asks of an app bundle; None without that check.
     """
 
     folder: Path
@@ -70,6 +74,7 @@ class SuperNode:
     key: Path
     party_dir: Path
     environment: Mapping[str, str]
+    trusted: Path | None = None
     port: int = 0
     secret: bytes = b""
     starts: int = 0
@@ -79,6 +84,9 @@ class SuperNode:
     error: str = ""
     #: The ids of messages that it gave up receiving, newest last.
     dropped: list[str] = field(default_factory=list)
+    #: Type and id of the messages whose bundle Flower's own check refused, oldest first; the agent takes them out.
+    unverified: list[tuple[str, str]] = field(default_factory=list)
+    _receiving: tuple[str, str] = ("message", "")
     _heard: float = 0.0
     _process: subprocess.Popen[bytes] | None = None
     _started: float = 0.0
@@ -157,6 +165,7 @@ class SuperNode:
             *("--node-config", f"party-dir={json.dumps(str(self.party_dir))}"),
             *("--isolation", "process", "--superexec-auth-secret-file", str(secret_file)),
             *("--host", "127.0.0.1", "--port", str(self.port)),
+            *(() if self.trusted is None else ("--trusted-entities", str(self.trusted))),
         ]
         work = self.folder / "work"
         with disk_errors(work):
@@ -211,6 +220,10 @@ class SuperNode:
                 self.connection = "unreachable"
             if (match := _DROPPED.search(line)) is not None:
                 self.dropped = [*self.dropped, match[1]][-_MOST_DROPPED:]
+            if (match := _RECEIVING.search(line)) is not None:
+                self._receiving = match[1], match[2]
+            if _UNVERIFIED.search(line):
+                self.unverified.append(self._receiving)
             if (reason := explain(line)) is not None:
                 self.error = reason
 

@@ -71,6 +71,9 @@ def approve(
     _show(candidate, known, changes)
     _confirm(f"Does {place.settings.party} let this code run beside its images and its key?", yes)
     approval = record(place, candidate, days)
+    talk.print(
+        f"give the coordinator {place.folder / 'approval.json'}: it carries the signature to your SuperNode"
+    )
     result.print(f"{approval.sha256} approved until {approval.expires:%Y-%m-%d}")
 
 
@@ -160,6 +163,14 @@ def join(
             help="Longest time for a message: 90s, 10m. By default its round's deadline and 30 s."
         ),
     ] = "",
+    agent_check_only: Annotated[
+        bool,
+        typer.Option(
+            "--agent-check-only",
+            help="Let the agent alone check the code: for a SuperLink that carries no approvals. "
+            "By default Flower's SuperNode asks for this hospital's signature as well.",
+        ),
+    ] = False,
 ) -> None:
     """Take part in a federation until Ctrl-C or `cipherward-party leave`. Rounds are shown as they happen.
 
@@ -171,7 +182,7 @@ def join(
     from parties.agent.join import join as run_agent
     from parties.sealing.place import Place
 
-    options = Options(parse_seconds(limit, "--limit") if limit else None)
+    options = Options(parse_seconds(limit, "--limit") if limit else None, not agent_check_only)
 
     def log_line(text: str) -> None:
         talk.print(text, soft_wrap=True)  # a service's log has no width

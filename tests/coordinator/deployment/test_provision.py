@@ -13,6 +13,8 @@ from coordinator.deployment.folder import DeploymentFolder, read_federation
 from coordinator.deployment.provision import now_utc, provision, renew
 from coordinator.deployment.runs import prepare
 from coordinator.exchange.kit import CA, PLAN, read_kit
+from coordinator.exchange.plan import load_plan, read_plan
+from coordinator.exchange.statement import plan_digest
 from crypto.errors import CipherwardError
 from tests.support.deployment import provisioned, write_federation
 
@@ -146,3 +148,32 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_where_it_listens(tmp_path: Path, address: str, listen: str, interface: str, dial: str) -> None:
     settings = read_federation(write_federation(tmp_path, address=address, listen=listen))
     assert settings.interface == interface and settings.dial.startswith(dial)
+
+
+def test_a_relative_weights_path_means_the_same_file_in_every_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`run` and the ServerApp have other working directories than `provision`."""
+    here = tmp_path / "here"
+    (here / "public").mkdir(parents=True)
+    (here / "public" / "vit.safetensors").write_bytes(b"weights")
+    file = write_federation(here)
+    plan = here / "plan-in.yaml"
+    plan.write_text(plan.read_text() + "weights: public/vit.safetensors\n")
+    monkeypatch.chdir(here)
+    provision(file, tmp_path / "deployment")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    place = DeploymentFolder.open(tmp_path / "deployment")
+    expected = str(here / "public" / "vit.safetensors")
+    assert read_plan(place.plan, needs_images=False).weights == expected
+    # The plan that a run is given by name: the ServerApp reads the study's copy.
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("coordinator.model.check_model.check_model", lambda *_: None)
+    study, _ = prepare(place, plan)
+    monkeypatch.chdir(elsewhere)
+    assert read_plan(study / "plan.yaml", needs_images=False).weights == expected
+    kit = read_kit(place.kit("hospital-0"))
+    assert plan_digest(load_plan(place.plan)) == plan_digest(load_plan(plan))
+    assert b"vit.safetensors" in kit.files["plan.yaml"]

@@ -58,6 +58,7 @@ class Federation:
             str(place.folder),
             "--limit",
             f"{LIMIT_S}s",
+            "--agent-check-only",  # Flower's own SuperLink carries no signatures
         ]
         with open(self.folder / f"{name}.out", "wb") as sink:
             agent = subprocess.Popen(words, stdout=sink, stderr=subprocess.STDOUT)

@@ -14,15 +14,20 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
+import yaml
 from flwr.app import ConfigRecord, RecordDict
 
+from coordinator.exchange.code_approval import read_approval
 from coordinator.exchange.kit import PLAN, STUDY, Kit
 from coordinator.exchange.statement import plan_digest
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import json_text, write_json
 from parties.agent import join as join_module
-from parties.agent.approval import withdraw
+from parties.agent.agent_log import AgentLog
+from parties.agent.approval import approvals_path, approve, withdraw
+from parties.agent.approval_key import approval_key_path
+from parties.agent.bundle import parse_bundle
 from parties.agent.enrol import node_key_path
 from parties.agent.join import Options, check_kit, join
 from parties.agent.message_facts import MessageFacts, read_facts
@@ -256,3 +261,48 @@ def test_a_full_disk_under_its_state_does_not_end_an_agent(monkeypatch: pytest.M
     agent.last_message, agent.counts, agent.log = "", {"answered": 0, "refused": 0, "error": 0}, said.append
     agent.announce(MessageFacts("train", round=1), "error", 1.0, "no log")
     assert said[0].endswith("round 1: train: error in 1.0 s: no log") and "the disk is full" in said[1]
+
+
+def test_the_supernode_trusts_this_hospital_s_key_alone_unless_the_hospital_says_otherwise(
+    tmp_path: Path, place: Place, bundle: bytes
+) -> None:
+    kit = make(tmp_path, bundle)
+    agent = join_module._Agent(place, kit, print, Options(), tmp_path)
+    assert agent.node.trusted is not None
+    signed = read_approval(place.folder / "approval.json")
+    assert yaml.safe_load(agent.node.trusted.read_text()) == {signed.key_id: signed.key}
+    assert signed.bundle_sha256 == hashlib.sha256(bundle).hexdigest() and signed.hospital == "hospital-0"
+    assert approval_key_path(place).stat().st_mode & 0o777 == 0o600
+    # Another approval signs with the same key: what the coordinator carries stays valid.
+    approve(place, parse_bundle(bundle, "the stub"), 30)
+    assert read_approval(place.folder / "approval.json").key == signed.key
+    assert (
+        join_module._Agent(place, kit, print, Options(is_signature_asked=False), tmp_path).node.trusted
+        is None
+    )
+    approval_key_path(place).unlink()
+    with pytest.raises(CipherwardError, match="no key for approvals") as error:
+        join_module._Agent(place, kit, print, Options(), tmp_path)
+    assert "approve" in error.value.hint
+    assert approvals_path(place).exists()
+
+
+_REFUSAL = """\x1b[92mINFO \x1b[0m:      Receiving: query.hello message (ID: {message})
+\x1b[91mERROR \x1b[0m:     FAB verification failed: the provided trusted entities could not verify the FAB.
+"""
+
+
+def test_what_flower_s_own_check_refused_is_in_the_hospital_s_log(
+    tmp_path: Path, place: Place, bundle: bytes
+) -> None:
+    said: list[str] = []
+    agent = join_module._Agent(place, make(tmp_path, bundle), said.append, Options(), tmp_path)
+    agent.node.log_file.write_text(_REFUSAL.format(message="ab" * 32))
+    agent._read_log()
+    agent._read_log()
+    refused = [line for line in AgentLog(place).read() if line["event"] == "refused"]
+    assert [(line["type"], line["message"], line["field"], line["by"]) for line in refused] == [
+        ("query.hello", "ab" * 32, "code", "SuperNode")
+    ]
+    assert agent.counts["refused"] == 1
+    assert any("send the coordinator approval.json" in line for line in said)

@@ -1,0 +1,116 @@
+"""The coordinator carries the hospitals' approvals of its bundle to whoever asks for the bundle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.proto.fab_pb2 import Fab, GetFabResponse
+
+from coordinator.deployment.approvals import Carrier, carry, missing_approvals
+from coordinator.deployment.bundle import bundle_digest
+from coordinator.deployment.folder import DeploymentFolder
+from coordinator.exchange.code_approval import CodeApproval, sign_approval
+from crypto.errors import CipherwardError
+from tests.support.deployment import provisioned
+
+HOSPITALS = ("hospital-0", "hospital-1")
+
+
+def send_in(folder: Path, hospital: str, sha256: str) -> Path:
+    """Write what a hospital sends."""
+    path = folder / f"{hospital}.approval"
+    approval = sign_approval(Ed25519PrivateKey.generate(), hospital, sha256, 1_800_000_000)
+    path.write_text(json.dumps(approval.to_json()))
+    return path
+
+
+def ask_for(
+    bundle: str, folder: Path, *, status: int = 200, path: str = "/v1/fleet/get-fab"
+) -> tuple[Any, bytes]:
+    """Ask a SuperLink that stands for Flower's for a bundle; return the headers and the body of the answer."""
+    plain = GetFabResponse(fab=Fab(hash_str=bundle, content=b"code", verifications={"old": "entry"}))
+    body = plain.SerializeToString()
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def superlink(_scope: Any, _receive: Any, send: Any) -> None:
+        headers = [
+            (b"content-type", b"application/x-protobuf"),
+            (b"Content-Length", str(len(body)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body[:5], "more_body": True})
+        await send({"type": "http.response.body", "body": body[5:]})
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {}
+
+    asyncio.run(Carrier(superlink, folder)({"type": "http", "path": path}, receive, send))
+    assert sent[0]["status"] == status
+    return dict(sent[0]["headers"]), b"".join(message["body"] for message in sent[1:])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> DeploymentFolder:
+    """Give a provisioned federation of two hospitals."""
+    return provisioned(tmp_path_factory.mktemp("federation"))
+
+
+def test_an_approval_goes_with_its_bundle_from_the_moment_it_is_carried(
+    place: DeploymentFolder, tmp_path: Path
+) -> None:
+    bundle = bundle_digest(place.bundle.read_bytes())
+    assert missing_approvals(place) == list(HOSPITALS)
+    _, body = ask_for(bundle, place.approvals)
+    assert dict(GetFabResponse.FromString(body).fab.verifications) == {"old": "entry"}
+    approvals: list[CodeApproval] = []
+    for hospital in HOSPITALS:
+        path = send_in(tmp_path, hospital, bundle)
+        approval, is_new = carry(place, path)
+        assert is_new and carry(place, path) == (approval, False)
+        approvals.append(approval)
+        headers, body = ask_for(bundle, place.approvals)
+        answer = GetFabResponse.FromString(body)
+        assert answer.fab.content == b"code" and answer.fab.hash_str == bundle
+        assert headers == {
+            b"content-type": b"application/x-protobuf",
+            b"content-length": str(len(body)).encode(),
+        }
+        keys = {name for name in answer.fab.verifications if name != "valid_license"}
+        assert keys == {approval.key_id for approval in approvals}
+    assert missing_approvals(place) == []
+    # Another bundle has none of them, an error and another request pass as they are.
+    _, body = ask_for("0" * 64, place.approvals)
+    assert dict(GetFabResponse.FromString(body).fab.verifications) == {"old": "entry"}
+    for other in ({"status": 500}, {"path": "/v1/fleet/get-run"}):
+        _, body = ask_for(bundle, place.approvals, **other)  # type: ignore[arg-type]  # two kinds of options
+        assert dict(GetFabResponse.FromString(body).fab.verifications) == {"old": "entry"}
+    # A damaged file costs its hospital the approval, and nobody else.
+    place.approval("hospital-0").write_text("{")
+    _, body = ask_for(bundle, place.approvals)
+    assert set(GetFabResponse.FromString(body).fab.verifications) == {"valid_license", approvals[1].key_id}
+    assert missing_approvals(place) == ["hospital-0"]
+
+
+def test_strangers_and_stale_approvals_are_refused_and_replace_nothing(
+    place: DeploymentFolder, tmp_path: Path
+) -> None:
+    bundle = bundle_digest(place.bundle.read_bytes())
+    carry(place, send_in(tmp_path, "hospital-0", bundle))
+    before = place.approval("hospital-0").read_bytes()
+    with pytest.raises(CipherwardError, match="no hospital of this federation"):
+        carry(place, send_in(tmp_path, "hospital-9", bundle))
+    with pytest.raises(CipherwardError, match="and this federation's is"):
+        carry(place, send_in(tmp_path, "hospital-0", "0" * 64))
+    with pytest.raises(CipherwardError):
+        carry(place, tmp_path / "nothing")
+    assert place.approval("hospital-0").read_bytes() == before
+    assert not place.approval("hospital-9").exists()
