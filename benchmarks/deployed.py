@@ -7,6 +7,10 @@ SuperLink counts every byte of the TLS connections, also those of polls, heartbe
 with the bytes of messages in the coordinator's journal, over the rounds after the first: before it the app bundle is
 sent. Memory is the resident set of a process, or of all processes of one hospital, read a few times a second. Linux
 only.
+
+The hospitals share this machine's cores, as those of a simulation do (coordinator/study/processes), so each trains
+with its share of PyTorch's threads: threads beyond the cores wait for each other by spinning. `--runs` repeats the
+study and says whether the model is the same to the bit.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ from benchmarks.command_line import (
 from benchmarks.faults.deployment import Deployment, wait_until
 from coordinator.exchange.plan import Plan, read_plan
 from coordinator.report.build import machine
+from crypto.cores import cores
 from crypto.files import read_json
 
 #: Bytes of messages that the journal counts in a round.
@@ -79,6 +84,21 @@ class _Watch:
         self.most[name] = max(self.most.get(name, 0), size)
 
 
+def _join(deployment: Deployment) -> float:
+    """Start all agents, each with its share of the cores; wait until they are online, and return the seconds."""
+    started = time.monotonic()
+    for name in deployment.names:
+        deployment.start_agent(name, OMP_NUM_THREADS=str(_threads(len(deployment.names))))
+    for name in deployment.names:
+        wait_until(lambda name=name: deployment.is_online(name), 150, f"{name} online")  # type: ignore[misc]
+    return time.monotonic() - started
+
+
+def _threads(hospitals: int) -> int:
+    """Return each hospital's share of this machine's cores, at least 1."""
+    return max(1, cores() // hospitals)
+
+
 def _measure_idle(deployment: Deployment) -> dict[str, float]:
     """Return what hospitals that wait for work cost the SuperLink, for each of them and each second."""
     link = deployment.server_process("coordinator.deployment.superlink")
@@ -109,7 +129,7 @@ def measure(plan: Plan) -> dict[str, Any]:
         deployment = Deployment(Path(temporary) / "f", plan)
         try:
             server = deployment.start_server()
-            join = deployment.join(*deployment.names)
+            join = _join(deployment)
             idle = _measure_idle(deployment)
             link = deployment.server_process("coordinator.deployment.superlink")
             assert link is not None
@@ -138,6 +158,7 @@ def measure(plan: Plan) -> dict[str, Any]:
         "plan": plan.study,
         "hospitals": plan.parties,
         "rounds": plan.rounds,
+        "threads": _threads(plan.parties),
         "server_start_seconds": server,
         "join_seconds": join,
         "first_round_seconds": rows[0][0] - started,
@@ -162,11 +183,20 @@ def main() -> None:
     parser = make_parser(__doc__)
     add_plan(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the plan")
+    parser.add_argument(
+        "--runs", type=int, default=1, help="how often the study runs; the last one's figures stand"
+    )
     add_json(parser)
     args: argparse.Namespace = parser.parse_args()
     values = read_plan(args.plan).model_dump(exclude_unset=True)
     plan = Plan.model_validate({**values, **plan_paths(args), **parse_settings(args.set)})
-    figures = measure(plan)
+    runs = [measure(plan) for _ in range(args.runs)]
+    figures = {
+        **runs[-1],
+        "all_run_seconds": [run["run_seconds"] for run in runs],
+        "all_model_sha256": [run["model_sha256"] for run in runs],
+        "same_model": len({run["model_sha256"] for run in runs}) == 1 if len(runs) > 1 else None,
+    }
     table = Table("figure", "value", title="a deployed study")
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
