@@ -1,9 +1,9 @@
 """Flower's own SuperNode, started and watched: its options, its log, its restarts.
 
 Its fixed pauses are shortened (coordinator/exchange/flower_pauses.py). It runs with `--isolation process`: it fetches
-messages and sends replies, and starts no program. The agent's executor takes its tasks (executor.py). Its Flower home, port
-and secret are its own, so that several hospitals can run on one machine, and none of the user's own Flower settings
-apply.
+messages and sends replies, and starts no program. The agent's executor takes its tasks (executor.py). Its Flower
+home, port and secret are its own, so that several hospitals can run on one machine, and none of the user's own Flower
+settings apply.
 """
 
 from __future__ import annotations
