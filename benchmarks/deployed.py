@@ -10,7 +10,7 @@ only.
 
 The hospitals share this machine's cores, as those of a simulation do (coordinator/study/processes), so each trains
 with its share of PyTorch's threads: threads beyond the cores wait for each other by spinning. `--runs` repeats the
-study and says whether the model is the same to the bit.
+study with the same hospitals, and says whether the model is the same to the bit.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ from crypto.files import read_json
 _COUNTED = ("bytes_down", "bytes_up", "evaluation_bytes_down", "evaluation_bytes_up")
 
 
-#: Seconds over which the cost of waiting hospitals is measured.
-_IDLE_S = 20.0
+#: Seconds over which the cost of waiting hospitals is measured; and before, until they ask as seldom as they ever do
+#: (coordinator/exchange/flower_pauses.py).
+_IDLE_S, _SETTLE_S = 20.0, 30.0
 
 
 class _Watch:
@@ -108,6 +109,7 @@ def _measure_idle(deployment: Deployment) -> dict[str, float]:
         relay = deployment.relay
         return sum(link.cpu_times()[:2]), sum(relay.sent.values()) + sum(relay.received.values())
 
+    time.sleep(_SETTLE_S)
     cpu, passed = count()
     time.sleep(_IDLE_S)
     cpu_after, passed_after = count()
@@ -119,8 +121,24 @@ def _measure_idle(deployment: Deployment) -> dict[str, float]:
     }
 
 
-def measure(plan: Plan) -> dict[str, Any]:
-    """Run a plan's study in a deployment in a temporary folder, and return the figures.
+def _repeat(deployment: Deployment) -> tuple[float, str]:
+    """Run the study once more from its beginning, with the same keys and images; return seconds and model digest."""
+    deployment.study.parent.rename(deployment.folder / f"before-{len(deployment.runs)}")
+    started = time.monotonic()
+    deployment.start_run()
+    wait_until(lambda: deployment.runs[-1].poll() is not None, 1800, "the end of the study")
+    if deployment.runs[-1].returncode != 0:
+        raise AssertionError(deployment.output("run"))
+    training = read_json(deployment.study / "training.json", "training")
+    return time.monotonic() - started, str(training["model_sha256"])
+
+
+def measure(plan: Plan, runs: int = 1) -> dict[str, Any]:
+    """Run a plan's study in a deployment in a temporary folder, and return the figures of its first run.
+
+    Args:
+        plan: the study's plan.
+        runs: how often it runs. Of the further runs the seconds and the digest of the model are kept.
 
     Raises:
         AssertionError: if a round was not made of all hospitals' replies, or if a process was left running.
@@ -148,6 +166,7 @@ def measure(plan: Plan) -> dict[str, Any]:
             training = read_json(deployment.study / "training.json", "training")
             database = deployment.cloud.database.stat().st_size
             bundle = deployment.cloud.bundle.stat().st_size
+            repeated = [_repeat(deployment) for _ in range(runs - 1)]
         finally:
             left = deployment.close()
     assert not left, left
@@ -175,6 +194,11 @@ def measure(plan: Plan) -> dict[str, Any]:
         "database_megabytes": database / 1e6,
         "model_sha256": training["model_sha256"],
         "load": load,
+        "all_run_seconds": [wall, *(seconds for seconds, _ in repeated)],
+        "all_model_sha256": [training["model_sha256"], *(digest for _, digest in repeated)],
+        "same_model": all(digest == training["model_sha256"] for _, digest in repeated)
+        if repeated
+        else None,
     }
 
 
@@ -183,20 +207,12 @@ def main() -> None:
     parser = make_parser(__doc__)
     add_plan(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the plan")
-    parser.add_argument(
-        "--runs", type=int, default=1, help="how often the study runs; the last one's figures stand"
-    )
+    parser.add_argument("--runs", type=int, default=1, help="how often the study runs")
     add_json(parser)
     args: argparse.Namespace = parser.parse_args()
     values = read_plan(args.plan).model_dump(exclude_unset=True)
     plan = Plan.model_validate({**values, **plan_paths(args), **parse_settings(args.set)})
-    runs = [measure(plan) for _ in range(args.runs)]
-    figures = {
-        **runs[-1],
-        "all_run_seconds": [run["run_seconds"] for run in runs],
-        "all_model_sha256": [run["model_sha256"] for run in runs],
-        "same_model": len({run["model_sha256"] for run in runs}) == 1 if len(runs) > 1 else None,
-    }
+    figures = measure(plan, args.runs)
     table = Table("figure", "value", title="a deployed study")
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
