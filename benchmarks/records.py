@@ -15,7 +15,6 @@ import time
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command_line import add_json, make_parser, write_figures
+from coordinator.model.torchvision_fix import timm
 from coordinator.report.build import machine
 
 
@@ -75,7 +75,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(0)
     state = timm.create_model(args.model, num_classes=2).state_dict()
-    tensors = {name: tensor.numpy() for name, tensor in state.items() if tensor.is_floating_point()}
+    # As after training: Flower sends equal arrays once, and fresh biases are all equal.
+    tensors = {
+        n: torch.randn_like(tensor).numpy() for n, tensor in state.items() if tensor.is_floating_point()
+    }
     flat = np.concatenate([array.ravel() for array in tensors.values()])
     records = [
         {"form": "one flat vector", "arrays": 1, **measure({"model": flat}, args.repeats)},
