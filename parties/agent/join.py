@@ -35,6 +35,7 @@ from crypto.files import write_bytes
 from parties.agent.agent_log import AgentLog
 from parties.agent.approval import kept_bundle, require_approved
 from parties.agent.approval_key import write_trusted
+from parties.agent.clock import describe_offset, measure_offset
 from parties.agent.enrol import node_key_path, read_node_key
 from parties.agent.message_facts import MessageFacts
 from parties.agent.running import agent_folder, hold, write_state
@@ -44,8 +45,9 @@ from parties.training.policy import Policy, find_difference
 from parties.training.policy_file import read_policy
 from parties.training.study_file import read_agreed
 
-#: Seconds between two looks for a task. The SuperNode itself asks the coordinator every 3 s.
-_LOOK_S = 0.25
+#: Seconds between two looks for a task: right after a message, and at most; and which share of the time since the
+#: last message they may be. In a round the next message comes soon. Chosen by hand.
+_FIRST_LOOK_S, _LOOK_S, _LOOK_SHARE = 0.05, 0.25, 0.05
 #: Seconds after which a SuperNode that does not answer on this machine is started again. It answers in milliseconds.
 _STUCK_S = 60.0
 #: What is shown when Flower's own check refused an app bundle.
@@ -53,6 +55,8 @@ _UNSIGNED = (
     "the coordinator sent no signature of this hospital with its app bundle. If you approved it, "
     "send the coordinator approval.json"
 )
+#: Seconds without a connection after which the clock is looked at; and between two such looks. Chosen by hand.
+_CLOCK_S, _CLOCK_AGAIN_S = 6.0, 60.0
 
 
 class _Leaving(BaseException):
@@ -166,6 +170,8 @@ class _Agent:
         self.counts = {"answered": 0, "refused": 0, "error": 0}
         self.last_message = ""
         self.last_contact = 0.0
+        self.last_work = 0.0
+        self.next_clock = time.monotonic() + _CLOCK_S
         ca = self.folder / "ca.crt"
         write_bytes(ca, kit.files[CA])
         mark = {MARK: str(run_folder)}
@@ -237,6 +243,7 @@ class _Agent:
         if self.node.ensure():
             self._connect()
         self._read_log()
+        self._check_clock()
         if self.node.is_stuck:
             self.log("the SuperNode no longer tries to reach the coordinator, and is started again")
             self.node.end()
@@ -248,8 +255,11 @@ class _Agent:
         if self.node.pid is not None and time.monotonic() - self.last_contact > _STUCK_S:
             self.log("the SuperNode does not answer, and is started again")
             self.node.end()
-        if not worked and not self.is_leaving:
-            time.sleep(_LOOK_S)
+        now = time.monotonic()
+        if worked:
+            self.last_work = now
+        elif not self.is_leaving:
+            time.sleep(min(_LOOK_S, max(_FIRST_LOOK_S, _LOOK_SHARE * (now - self.last_work))))
 
     def _read_log(self) -> None:
         """Show changes of the connection."""
@@ -272,6 +282,19 @@ class _Agent:
                     "refused", type=kind, message=message, field="code", by="SuperNode"
                 )
             self.announce(MessageFacts(kind), "refused", 0.0, _UNSIGNED)
+
+    def _check_clock(self) -> None:
+        """Say so if there is no connection because a clock is wrong: what Flower says then does not name it."""
+        now = time.monotonic()
+        if self.node.connection == "online":
+            self.next_clock = now + _CLOCK_S
+        elif now > self.next_clock:
+            self.next_clock = now + _CLOCK_AGAIN_S
+            text = describe_offset(measure_offset(self.node.superlink, self.node.ca))
+            if text and text != self.node.error:
+                self.node.error = text
+                self.log(f"{_clock()} {text}")
+                self._write_state()
 
     def announce(self, facts: MessageFacts, outcome: str, seconds: float, text: str) -> None:
         """Show the outcome of a message."""
