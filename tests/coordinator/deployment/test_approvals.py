@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from flwr.proto.fab_pb2 import Fab, GetFabResponse
+from fastapi import APIRouter, FastAPI
+from fastapi.middleware import Middleware
+from flwr.common.serde import fab_from_proto
+from flwr.proto.fab_pb2 import Fab, GetFabRequest, GetFabResponse
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from flwr.supercore.protobuf.routing import ProtobufRoute
+from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
+from flwr.supernode.start_client_internal import _verify_fab
 
 from coordinator.deployment.approvals import Carrier, carry, missing_approvals
 from coordinator.deployment.bundle import bundle_digest
@@ -114,3 +123,41 @@ def test_strangers_and_stale_approvals_are_refused_and_replace_nothing(
         carry(place, tmp_path / "nothing")
     assert place.approval("hospital-0").read_bytes() == before
     assert not place.approval("hospital-9").exists()
+
+
+def test_flower_s_supernode_takes_what_flower_s_own_routes_answer_through_the_carrier(
+    tmp_path: Path,
+) -> None:
+    """The real route, translation and check of Flower; only the node's login and the network are left out."""
+    code = b"code of an app"
+    sha256 = hashlib.sha256(code).hexdigest()
+    router = APIRouter(prefix="/v1/fleet", route_class=ProtobufRoute)
+
+    @router.post("/get-fab")
+    def get_fab() -> GetFabResponse:
+        return GetFabResponse(fab=Fab(hash_str=sha256, content=code))
+
+    app = FastAPI(middleware=[Middleware(ProtobufTranslationMiddleware)])
+    app.include_router(router)
+    key = Ed25519PrivateKey.generate()
+    approval = sign_approval(key, "hospital-0", sha256, 1_800_000_000)
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app=Carrier(app, tmp_path))  # type: ignore[arg-type]  # our own ASGI types
+        async with httpx.AsyncClient(transport=transport, base_url="http://superlink") as client:
+            question = GetFabRequest(hash_str=sha256).SerializeToString()
+            media = {"content-type": PROTOBUF_MEDIA_TYPE, "accept": PROTOBUF_MEDIA_TYPE}
+            return await client.post("/v1/fleet/get-fab", content=question, headers=media)
+
+    def is_taken() -> bool:
+        answer = asyncio.run(ask())
+        assert answer.status_code == 200 and int(answer.headers["content-length"]) == len(answer.content)
+        fab = fab_from_proto(GetFabResponse.FromString(answer.content).fab)
+        assert fab.content == code
+        return bool(fab.verifications.get("valid_license")) and _verify_fab(
+            fab, {approval.key_id: approval.key}
+        )
+
+    assert not is_taken()
+    (tmp_path / "hospital-0.json").write_text(json.dumps(approval.to_json()))
+    assert is_taken()
