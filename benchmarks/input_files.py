@@ -78,18 +78,25 @@ def lay_out(files: Sequence[tuple[Path, str]], root: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(phantom.read(i)).save(path)
     for i, (file, name) in enumerate(files):
-        path = root / "ab"[i % 2] / "odd" / name
+        path = root / place_of(i, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, path)
     return root
+
+
+def place_of(number: int, name: str) -> str:
+    """Return where a file lies: under its number, so that `x_mask.png` is not taken for the mask of `x.png`."""
+    return f"{'ab'[number % 2]}/odd/{number:04d}/{name}"
 
 
 def measure(name: str, files: Sequence[tuple[Path, str]], work: Path) -> dict[str, Any]:
     """Check and seal a collection, and return what became of its files."""
     root, hospital = lay_out(files, work / name / "images"), work / name / "hospital"
     status, out, err, check_s = run_command("check", root, *STATED, "--json")
+    if not out:
+        raise SystemExit(f"{name}: {err}")
     report = json.loads(out)
-    outcomes = sort_out(report, [f"{'ab'[i % 2]}/odd/{file}" for i, (_, file) in enumerate(files)])
+    outcomes = sort_out(report, [place_of(i, file) for i, (_, file) in enumerate(files)])
     run_command("keygen", hospital)
     seal_status, _, seal_err, seal_s = run_command("seal", hospital, "--images", root, *STATED, *_SEAL)
     sealed = sealed_images(hospital)
@@ -122,7 +129,7 @@ def sort_out(report: dict[str, Any], names: Iterable[str]) -> list[list[str]]:
         refused.setdefault(name.split("#")[0] if name not in names else name, []).append(reason)
     result = []
     for name in names:
-        file = name.split("/odd/", 1)[1]
+        file = name.split("/", 3)[3]
         if name in report["ignored_names"]:
             result.append([file, "ignored", report["ignored_names"][name]])
         elif name in refused:
