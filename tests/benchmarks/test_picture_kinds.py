@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.pages.audit import picture_kinds
+from benchmarks.pages.kinds import picture_kinds
 from benchmarks.picture_kinds import ROWS, best_move, measure, share_named, share_right, summarise
 from benchmarks.picture_sources import KINDS
 from crypto.symmetry import EVERY_MOVE, Move, Orbit
