@@ -35,7 +35,7 @@ from crypto.identity import Identity
 from crypto.key import SecretKey
 from crypto.scheme import load
 from parties.agent.identity_file import ensure_identity
-from parties.scoring.figures import compute_figures, degenerate_figures, is_degenerate
+from parties.scoring.figures import MeasuredPictures, compute_figures, degenerate_figures, is_degenerate
 from parties.scoring.hospital_run import attack_blind_controls
 from parties.scoring.ledger import accept, read_submission, require_same_question
 from parties.scoring.measures import ssims, summarise
@@ -44,7 +44,7 @@ from parties.scoring.signing import sign_scores
 from parties.scoring.truth import Truth, baseline_ssims, build_truth, classified_rate, linkable_rate
 from parties.sealing.audit_sets import is_audit_set, role_of
 from parties.sealing.place import Place
-from parties.sealing.seal import plan_sealing
+from parties.sealing.seal import DecodedImages, plan_sealing
 
 Log = Callable[[str], None]
 
@@ -82,11 +82,11 @@ def score(
     require_same_question(place, submission, rows, gallery)
     own = attack_blind_controls(place, submission, log) if attacked_by == "cloud" else {}
     with folder_lock(place.private):
-        accept(place, submission, rows, gallery)
-        draws = []
-        for draw, name in submission.draws:
-            log(f"{draw.name}: {draw.spec.name} as {name}")
-            truth = build_truth(place, draw, name, rows, gallery)
+        draws, decoded = [], DecodedImages()
+        accept(place, submission, rows, gallery, log, decoded)
+        for number, (draw, name) in enumerate(submission.draws, 1):
+            log(f"{draw.name}: {draw.spec.name} as {name}, {number} of {len(submission.draws)}")
+            truth = build_truth(place, draw, name, rows, gallery, decoded)
             scored = _score_draw(place, draw, name, truth, guesses, log)
             if is_audit_set(name):
                 run = _hospital_run(place, name, truth, *own[name]) if name in own else ()
@@ -162,6 +162,7 @@ def _score_guesses(
 ) -> list[Finding]:
     """Return the figures of all guesses about a draw."""
     findings = []
+    measured = MeasuredPictures()
     for guess in draw.guesses:
         log(f"  {guess.attack} at {guess.pool_size}")
         figures = None
@@ -172,7 +173,14 @@ def _score_guesses(
                 figures = degenerate_figures(truth, second)
             else:
                 figures = compute_figures(
-                    images, guessed_key, truth, baselines, secret, second, coarse=is_coarse
+                    images,
+                    guessed_key,
+                    truth,
+                    baselines,
+                    secret,
+                    second,
+                    coarse=is_coarse,
+                    measured=measured,
                 )
         findings.append(_finding(guess, figures))
     return findings
