@@ -16,7 +16,7 @@ from coordinator.cli.deployment import enrol, provision, renew, revoke, serve, s
 from coordinator.cli.deployment import run as run_study
 from coordinator.cli.models import classify, train, weights
 from coordinator.cli.studies import env, manifest, simulate
-from coordinator.exchange.command import Command, Program
+from coordinator.exchange.command import Command, Program, ServingCommand
 from coordinator.exchange.console import run
 
 app = typer.Typer(
@@ -38,7 +38,8 @@ _WITH_HOSPITALS: dict[str, Callable[..., None]] = {
     "renew": renew,
 }
 for name, command_of_hospitals in _WITH_HOSPITALS.items():
-    app.command(name, cls=Command, rich_help_panel="Real hospitals")(command_of_hospitals)
+    kind = ServingCommand if name in ("serve", "run") else Command
+    app.command(name, cls=kind, rich_help_panel="Real hospitals")(command_of_hospitals)
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from coordinator.exchange.audit.scores import (
     Scores,
 )
 from coordinator.exchange.audit.suite1 import PICTURED, SSIM_STEP, SUITE
+from coordinator.exchange.time_left import Countdown
 from crypto.arrays import Float64Array, Images
 from crypto.files import folder_lock
 from crypto.identity import Identity
@@ -84,10 +85,11 @@ def score(
     with folder_lock(place.private):
         draws, decoded = [], DecodedImages()
         accept(place, submission, rows, gallery, log, decoded)
-        for number, (draw, name) in enumerate(submission.draws, 1):
-            log(f"{draw.name}: {draw.spec.name} as {name}, {number} of {len(submission.draws)}")
+        counted = _CountedLog(log, sum(len(draw.guesses) for draw, _ in submission.draws))
+        for draw, name in submission.draws:
+            log(f"{draw.name}: {draw.spec.name} as {name}")
             truth = build_truth(place, draw, name, rows, gallery, decoded)
-            scored = _score_draw(place, draw, name, truth, guesses, log)
+            scored = _score_draw(place, draw, name, truth, guesses, counted)
             if is_audit_set(name):
                 run = _hospital_run(place, name, truth, *own[name]) if name in own else ()
                 scored = scored.model_copy(update={"role": role_of(place, name), "hospital_run": run})
@@ -103,6 +105,19 @@ def score(
         attacked_by=attacked_by,
     )
     return sign_scores(scores, identity)
+
+
+class _CountedLog:
+    """A log of guesses that says how many of all are scored, and how long the rest will take."""
+
+    def __init__(self, log: Log, total: int) -> None:
+        """Start at the first of so many guesses."""
+        self._log, self._countdown, self._done = log, Countdown(total), 0
+
+    def __call__(self, line: str) -> None:
+        """Log that a guess is being scored."""
+        self._log(f"{line}; {self._countdown.after(self._done)} scored")
+        self._done += 1
 
 
 def _hospital_run(place: Place, name: str, truth: Truth, draw: Draw, folder: Path) -> tuple[Finding, ...]:

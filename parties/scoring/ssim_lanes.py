@@ -139,7 +139,9 @@ def _window_means(
         totals[lane] = total
     for x in range(1, half + 1):
         for lane in range(LANES):
-            totals[x * LANES + lane] = columns[(x + half) * LANES + lane] - columns[(half - x) * LANES + lane]
+            totals[x * LANES + lane] = (
+                columns[(x + half) * LANES + lane] - columns[(half - x) * LANES + lane]
+            )
     _subtract(columns[2 * reach + LANES :], columns[: wide - 2 * reach - LANES], totals[reach + LANES :])
     _add_up(totals)
     _divide(totals[reach:], side, means)
