@@ -4,8 +4,8 @@
 
 Brain MRI of 224×224 pixels is sealed for an audit of three draws, as gray images and as RGB, and attacked by the
 attacks of suite/1. Then `cipherward-party score` of both versions runs on the same guesses, in turns, each in a
-process of its own. Times are the processor time of that process on all cores, the least of the repeats; a version's
-first run of all, in which Numba may compile, is repeated and does not count. The scores of both must be the same,
+process of its own. Times are the processor time of that process on all cores, the least of the repeats: Numba compiles
+in a version's first run of all. The scores of both must be the same,
 value by value: the run fails if they are not.
 
 CHECKOUT is a folder with another version of this repository, such as `git worktree add ../before REVISION` makes.
@@ -51,24 +51,34 @@ def run(code: Path, program: str, *words: object) -> tuple[float, float]:
     return spent, time.monotonic() - started
 
 
+def prepare(colours: str, code: Path, data: Path, folder: Path) -> float:
+    """Seal and attack the images of a kind into a folder, unless that was done; return the attack's processor time."""
+    hospital, guesses, note = folder / "hospital", folder / "guesses", folder / "attack.json"
+    if note.exists():
+        return float(json.loads(note.read_text()))
+    run(code, "party", "keygen", hospital)
+    words = ["--images", data / "brain_mri", "--audit", 3, "--named", COLOURS[colours]]
+    run(code, "party", "seal", hospital, *words)
+    sets = [s for s in sorted((hospital / "sealed").iterdir()) if s.name not in ("val", "test")]
+    sets.sort(key=lambda s: s.name != "train")
+    attack, _ = run(code, "coordinator", "attack", *sets, "--out", guesses, "--jobs", 1)
+    note.write_text(json.dumps(attack))
+    return attack
+
+
 def measure(
     colours: str, versions: dict[str, Path], data: Path, repeats: int, folder: Path
 ) -> dict[str, Any]:
-    """Seal, attack, and let both versions score; return the figures of one kind of images.
+    """Let both versions score; return the figures of one kind of images.
 
     Raises:
         CipherwardError: If the versions' scores differ.
     """
-    hospital, guesses, newest = folder / "hospital", folder / "guesses", versions["after"]
-    run(newest, "party", "keygen", hospital)
-    words = ["--images", data / "brain_mri", "--audit", 3, "--named", COLOURS[colours]]
-    run(newest, "party", "seal", hospital, *words)
-    sets = [s for s in sorted((hospital / "sealed").iterdir()) if s.name not in ("val", "test")]
-    sets.sort(key=lambda s: s.name != "train")
-    attack, _ = run(newest, "coordinator", "attack", *sets, "--out", guesses, "--jobs", 1)
+    hospital, guesses = folder / "hospital", folder / "guesses"
+    attack = prepare(colours, versions["after"], data, folder)
     spent: dict[str, list[float]] = {name: [] for name in versions}
     answers = {}
-    for turn in range(repeats + 1):
+    for _ in range(repeats):
         for name, code in versions.items():
             scores = folder / f"{name}.json"
             seconds, clock = run(code, "party", "score", hospital, guesses, "--out", scores, "--simulated")
@@ -76,8 +86,7 @@ def measure(
                 f"{colours}, {name}: {seconds:.1f} s of processor time, {clock:.1f} s by the clock",
                 flush=True,
             )
-            if turn:
-                spent[name].append(seconds)
+            spent[name].append(seconds)
             answers[name] = {k: v for k, v in json.loads(scores.read_text()).items() if k not in UNLIKE}
     if answers["before"] != answers["after"]:
         raise CipherwardError(f"the versions score {colours} images differently")
@@ -103,6 +112,9 @@ def main() -> None:
     parser.add_argument("--before", type=Path, required=True, help="a checkout of the earlier version")
     parser.add_argument("--repeats", type=int, default=2, help="counted runs of each version")
     parser.add_argument("--images", default=",".join(COLOURS), help="gray, RGB or both")
+    parser.add_argument(
+        "--keep", type=Path, help="folder for sealed sets and guesses, which are used again"
+    )
     add_data(parser)
     add_json(parser)
     args: argparse.Namespace = parser.parse_args()
@@ -116,7 +128,9 @@ def main() -> None:
     rows = []
     for colours in args.images.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(measure(colours, versions, args.data, args.repeats, Path(folder)))
+            place = args.keep / colours if args.keep else Path(folder)
+            place.mkdir(parents=True, exist_ok=True)
+            rows.append(measure(colours, versions, args.data, args.repeats, place))
     figures = {
         "schema": "cipherward.score-speed/1",
         "machine": machine(),

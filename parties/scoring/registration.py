@@ -72,7 +72,7 @@ def correlate_moves(
 
 
 def _shifts(images: Float32Array, side: int) -> Callable[[int, int], Float32Array]:
-    """Return a function that gives views of images [n, h, w, c], shifted by blocks down and across, with wrap-around."""
+    """Return a function that gives views of images [n, h, w, c], shifted by blocks, with wrap-around."""
     height, width = images.shape[1:3]
     # Repeated beyond its borders as far as an orbit reaches; once around at most.
     down, across = min(REACH * side, height), min(REACH * side, width)
