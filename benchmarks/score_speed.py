@@ -4,8 +4,8 @@
 
 Brain MRI of 224×224 pixels is sealed for an audit of three draws, as gray images and as RGB, and attacked by the
 attacks of suite/1. Then `cipherward-party score` of both versions runs on the same guesses, in turns, each in a
-process of its own. Times are the processor time of that process on all cores, the least of the repeats: Numba compiles
-in a version's first run of all. The scores of both must be the same,
+process of its own. Times are the processor time of that process on all cores, the least of the repeats, because
+Numba compiles in a version's first run of all. The scores of both must be the same,
 value by value: the run fails if they are not.
 
 CHECKOUT is a folder with another version of this repository, such as `git worktree add ../before REVISION` makes.
@@ -52,7 +52,7 @@ def run(code: Path, program: str, *words: object) -> tuple[float, float]:
 
 
 def prepare(colours: str, code: Path, data: Path, folder: Path) -> float:
-    """Seal and attack the images of a kind into a folder, unless that was done; return the attack's processor time."""
+    """Seal and attack the images of a kind into a folder, unless that was done; return the attack's seconds."""
     hospital, guesses, note = folder / "hospital", folder / "guesses", folder / "attack.json"
     if note.exists():
         return float(json.loads(note.read_text()))

@@ -15,7 +15,7 @@ from coordinator.cli.audit import attack, report
 from coordinator.cli.deployment import enrol, provision, renew, revoke, serve, status, stop
 from coordinator.cli.deployment import run as run_study
 from coordinator.cli.models import classify, train, weights
-from coordinator.cli.studies import env, manifest, simulate
+from coordinator.cli.studies import env, export, manifest, simulate
 from coordinator.exchange.command import Command, Program, ServingCommand
 from coordinator.exchange.console import run
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     cls=Program,
     pretty_exceptions_enable=False,
 )
-for command in (simulate, manifest, train, classify, attack, report, weights, env):
+for command in (simulate, manifest, train, classify, attack, report, export, weights, env):
     app.command(cls=Command)(command)
 _WITH_HOSPITALS: dict[str, Callable[..., None]] = {
     "provision": provision,
