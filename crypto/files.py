@@ -68,6 +68,10 @@ def write_atomic(path: Path, fill: Callable[[Path], None]) -> None:
             os.close(folder)
 
 
+#: What flock answers where a file system has no locks, such as NFS without its lock service.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone; the kernel releases it when the process ends in any way.
@@ -83,6 +87,13 @@ def folder_lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise CipherwardError(
                 f"another command is at work in {folder}", "wait until it is done, or end it"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            raise CipherwardError(
+                f"the file system of {folder} cannot lock files: {error.strerror}",
+                "mount NFS with its lock service, or use a folder on a local disk",
             ) from None
         yield
 

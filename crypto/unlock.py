@@ -24,6 +24,7 @@ from typing import TextIO
 
 import pyrage
 
+from crypto.asking import waiting_for_user
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors
 from crypto.passphrase_strength import require_strong
@@ -215,11 +216,14 @@ def _prompt(prompt: str) -> str:
             "error", getpass.GetPassWarning
         )  # or getpass would go on and show the passphrase
         try:
+            waiting_for_user.set()
             return getpass.getpass(prompt)
         except (getpass.GetPassWarning, EOFError):
             raise CipherwardError(
                 "this terminal cannot hide a passphrase, or gave none", "set CIPHERWARD_PASSPHRASE_FILE"
             ) from None
+        finally:
+            waiting_for_user.clear()
 
 
 def identity_file(home: Path) -> Path:

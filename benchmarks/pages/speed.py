@@ -28,6 +28,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
         "sealing": sealing,
         "federation": federation,
         "many-hospitals": many_hospitals,
+        "score-speed": score_speed,
         "options": plan_changes,
     }
     lines = [INTRO]
@@ -169,6 +170,27 @@ def many_hospitals(result: Record) -> list[str]:
     return [
         f"Each hospital has {result['images']} training images. At most {workers} hospitals work at a time; the "
         "other processes are the coordinator's and the one that forks.",
+        "",
+        *table(list(names.values()), rows),
+    ]
+
+
+def score_speed(result: Record) -> list[str]:
+    """Return the processor time of scoring by two versions of the code on the same guesses."""
+    names = {
+        "images": "images",
+        "draws": "draws",
+        "guesses": "guesses",
+        "rows": "scored rows of a draw",
+        "before_cpu_seconds": "before (s)",
+        "after_cpu_seconds": "after (s)",
+        "times_faster": "times faster",
+    }
+    rows = [[number(record[name]) for name in names] for record in result["records"]]
+    runs = "one run" if result["repeats"] == 1 else f"the faster of {result['repeats']} runs"
+    return [
+        f"Processor time of `score` on all cores, {runs} of each version, 224×224 pixels. Before is revision "
+        f"{result['before']}. The scores of both versions are the same, value by value.",
         "",
         *table(list(names.values()), rows),
     ]

@@ -84,7 +84,10 @@ TOPICS = {
         ("audit-table", "audit", "picture-kinds", "key-recovery", "pool-size"),
     ),
     "accuracy": ("Accuracy on ciphertext", ("table1", "audit", "stem-accuracy")),
-    "speed": ("Speed and traffic", ("schemes", "sealing", "federation", "many-hospitals", "options")),
+    "speed": (
+        "Speed and traffic",
+        ("schemes", "sealing", "federation", "many-hospitals", "score-speed", "options"),
+    ),
     "deployment": ("Deployment: faults, time and traffic", ("faults", "deployment", "records")),
     "updates": (
         "What a training reveals",

@@ -15,8 +15,8 @@ from coordinator.cli.audit import attack, report
 from coordinator.cli.deployment import carry, enrol, provision, renew, revoke, serve, status, stop
 from coordinator.cli.deployment import run as run_study
 from coordinator.cli.models import classify, train, weights
-from coordinator.cli.studies import env, manifest, simulate
-from coordinator.exchange.command import Command, Program
+from coordinator.cli.studies import env, export, manifest, simulate
+from coordinator.exchange.command import Command, Program, ServingCommand
 from coordinator.exchange.console import run
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app = typer.Typer(
     cls=Program,
     pretty_exceptions_enable=False,
 )
-for command in (simulate, manifest, train, classify, attack, report, weights, env):
+for command in (simulate, manifest, train, classify, attack, report, export, weights, env):
     app.command(cls=Command)(command)
 _WITH_HOSPITALS: dict[str, Callable[..., None]] = {
     "provision": provision,
@@ -39,7 +39,8 @@ _WITH_HOSPITALS: dict[str, Callable[..., None]] = {
     "renew": renew,
 }
 for name, command_of_hospitals in _WITH_HOSPITALS.items():
-    app.command(name, cls=Command, rich_help_panel="Real hospitals")(command_of_hospitals)
+    kind = ServingCommand if name in ("serve", "run") else Command
+    app.command(name, cls=kind, rich_help_panel="Real hospitals")(command_of_hospitals)
 
 
 def main() -> None:

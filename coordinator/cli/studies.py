@@ -153,6 +153,35 @@ def manifest(
     result.print(f"{out}: study manifest {study.digest} of {len(study.hospitals)} hospitals")
 
 
+def export(
+    study: Annotated[Path, typer.Argument(help="The study's folder, or the cloud folder of a training.")],
+    tensorboard: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write events for TensorBoard into this folder.")
+    ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(metavar="URI", help="Write a run to this MLflow server or store.")
+    ] = None,
+) -> None:
+    """Write a training's rounds for TensorBoard or MLflow: the numbers of rounds.jsonl, and no hospital's name.
+
+    Run it again while a study trains: the earlier events are replaced, and an MLflow run gets the new rounds.
+    """
+    from coordinator.exchange.plan import FILE, load_plan
+    from coordinator.study.loggers import read_rounds, write_mlflow, write_tensorboard
+
+    if tensorboard is None and mlflow is None:
+        raise CipherwardError("nothing to write to", "name --tensorboard FOLDER or --mlflow URI")
+    rounds = read_rounds(study)
+    if tensorboard is not None:
+        write_tensorboard(rounds, tensorboard)
+        result.print(f"{tensorboard}: {len(rounds)} rounds")
+    if mlflow is not None:
+        plan = study / FILE
+        name = load_plan(plan).study if plan.exists() else study.resolve().name
+        count = write_mlflow(rounds, mlflow, name)
+        result.print(f"{mlflow}: {count} new rounds of {len(rounds)}")
+
+
 def env() -> None:
     """Print the variables that keep Flower and Ray quiet and offline: eval "$(cipherward-coordinator env)"."""
     import os

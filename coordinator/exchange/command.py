@@ -22,7 +22,7 @@ import click
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from typer.models import ArgumentInfo
 
-from coordinator.exchange.console import talk
+from coordinator.exchange.console import at_work, talk
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 
@@ -91,8 +91,11 @@ def _be_quiet(_context: click.Context, _parameter: click.Parameter, wanted: bool
 class Command(TyperCommand):
     """A command that shows the help of its positional arguments, and names paths that cannot be used.
 
-    Every command has --quiet, but for those that ask: whoever answers must have seen the question.
+    Every command has --quiet, but for those that ask: whoever answers must have seen the question. What a command
+    does is told while it prints nothing (console.py), but not by those that ask or wait.
     """
+
+    ends_silences = True
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -102,6 +105,8 @@ class Command(TyperCommand):
                 parameter.help = texts.get(parameter.name or "")
         if "yes" not in {parameter.name for parameter in self.params}:
             self.params.append(_flag("quiet", "Print results and errors only.", _be_quiet))
+        else:
+            self.ends_silences = False
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.
@@ -114,8 +119,14 @@ class Command(TyperCommand):
             if isinstance(parameter.type, click.Path) and value is not None:
                 for path in value if isinstance(value, list | tuple) else (value,):
                     _require_usable(Path(path))
-        with naming_paths():
+        with naming_paths(), at_work() if self.ends_silences else contextlib.nullcontext():
             return super().invoke(ctx)
+
+
+class ServingCommand(Command):
+    """A command that waits for others, for days if need be: its silence is none."""
+
+    ends_silences = False
 
 
 def _require_usable(path: Path) -> None:

@@ -19,6 +19,8 @@ import typer
 from rich.console import Console
 
 from coordinator.exchange.quiet import bypass_proxies
+from coordinator.exchange.time_left import Countdown, parse_count
+from crypto.asking import waiting_for_user
 from crypto.errors import CipherwardError
 from crypto.printable import printable
 
@@ -26,10 +28,17 @@ Log = Callable[[str], None]
 
 
 class SafeConsole(Console):
-    """A console that prints each text as one line without control characters. Tables are printed as they are."""
+    """A console that prints each text as one line without control characters. Tables are printed as they are.
+
+    Attributes:
+        last_printed: When something was printed last, by the monotonic clock.
+    """
+
+    last_printed = 0.0
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print texts with their control characters escaped, and other objects as they are."""
+        self.last_printed = time.monotonic()
         super().print(*(printable(o, _LONGEST) if isinstance(o, str) else o for o in objects), **options)
 
     def print_json(self, json: str | None = None, **options: Any) -> None:
@@ -44,8 +53,10 @@ talk = SafeConsole(stderr=True, highlight=False, markup=False)
 #: For results, on stdout.
 result = SafeConsole(highlight=False, soft_wrap=True, markup=False)
 
-#: Seconds after which a silence ends without a terminal.
-_BEAT_S = 5.0
+#: Seconds after which a silence ends. A reader takes five for a hang, and printing may be late.
+_BEAT_S = 4.0
+#: Set to 0 in the environment of programs whose lines another of ours reads: it ends the silences itself.
+BEATS = "CIPHERWARD_BEATS"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -113,15 +124,107 @@ def parse_pool_sizes(text: str) -> list[int]:
         ) from None
 
 
+class _Pulse:
+    """Ends silences: says what the program is doing while nothing else is printed.
+
+    A text is printed once. While it stays, the next lines only say for how long: a step that is done is not told
+    again and again.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing to say."""
+        self._texts: list[_Text] = []
+        self._change = threading.RLock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._shown_live = 0
+
+    @contextlib.contextmanager
+    def beating(self, first: str = "") -> Iterator[Callable[[str, bool], None]]:
+        """End silences until the block ends. The yielded function takes a text, and whether it is printed already.
+
+        Blocks may lie in one another: the innermost that has a text is told.
+        """
+        text = _Text(first)
+        with self._change:
+            self._texts.append(text)
+            if self._thread is None and os.environ.get(BEATS) != "0":
+                self._ended.clear()
+                self._thread = threading.Thread(target=self._beat, args=(time.monotonic(),), daemon=True)
+                self._thread.start()
+        try:
+            yield text.change
+        finally:
+            with self._change:
+                self._texts.remove(text)
+                thread = self._thread if not self._texts else None
+                if thread is not None:
+                    self._ended.set()
+                    self._thread = None
+            if thread is not None:
+                thread.join()
+
+    @contextlib.contextmanager
+    def shown_live(self) -> Iterator[None]:
+        """Say nothing until the block ends: a line of the terminal moves."""
+        self._shown_live += 1
+        try:
+            yield
+        finally:
+            self._shown_live -= 1
+            talk.last_printed = time.monotonic()
+
+    def _beat(self, started: float) -> None:
+        ended = self._ended
+        while not ended.wait(_BEAT_S / 16):
+            now = time.monotonic()
+            latest = max(started, talk.last_printed, result.last_printed)
+            if now - latest < _BEAT_S or self._shown_live or waiting_for_user.is_set():
+                started = now if waiting_for_user.is_set() else started
+                continue
+            with self._change:
+                texts = [text for text in self._texts if text.text]
+            if texts:
+                talk.print(texts[-1].line(now))
+
+
+class _Text:
+    """What a program is doing now, and since when."""
+
+    def __init__(self, text: str) -> None:
+        """Begin with a text, which is not printed yet."""
+        self.change(text, False)
+
+    def change(self, text: str, is_printed: bool) -> None:
+        """Take a new text; is_printed: whether the user has read it already."""
+        self.text, self._is_printed, self._since = text, is_printed, time.monotonic()
+
+    def line(self, now: float) -> str:
+        """Return the line that ends a silence."""
+        text, self._is_printed = ("still at work" if self._is_printed else self.text), True
+        return f"  {text} ({now - self._since:.0f} s)"
+
+
+_pulse = _Pulse()
+
+
+@contextlib.contextmanager
+def at_work() -> Iterator[None]:
+    """End every long silence in the block, whether or not it says what it does."""
+    with _pulse.beating("at work"):
+        yield
+
+
 @contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar; the yielded function takes the number of items done so far.
 
-    Without a terminal a line says how far it is, every five seconds.
+    Without a terminal a line says how far it is and how long the rest will take, before a silence is long.
     """
     if not talk.is_terminal:
-        with _heartbeat() as show:
-            yield lambda done: show(f"{what}: {done} of {total}")
+        countdown = Countdown(total)
+        with _pulse.beating() as show:
+            yield lambda done: show(f"{what}: {countdown.after(done)}", False)
         return
     # Imported here: --help is printed without it.
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -132,7 +235,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=talk, transient=True) as bar:
+    with _pulse.shown_live(), Progress(*columns, console=talk, transient=True) as bar:
         task = bar.add_task(printable(what), total=total)
         yield lambda done: bar.update(task, completed=done)
 
@@ -140,6 +243,15 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextlib.contextmanager
 def narrate() -> Iterator[Log]:
     """Print every line that the yielded function takes, and show the last one with its time until the next comes."""
+    if not talk.is_terminal:
+        with _pulse.beating() as show_beat:
+
+            def log_line(line: str) -> None:
+                talk.print(line)
+                show_beat(line, True)
+
+            yield log_line
+        return
     with live_line() as show:
 
         def log(line: str) -> None:
@@ -150,53 +262,29 @@ def narrate() -> Iterator[Log]:
 
 
 @contextlib.contextmanager
-def _heartbeat() -> Iterator[Log]:
-    """Print the last text that the yielded function took, and the time since it came, so that no silence is long.
-
-    The first silence ends after five seconds. Later ones may last a twentieth of the time so far: a log of hours
-    stays short.
-    """
-    ended = threading.Event()
-    started = time.monotonic()
-    latest = ("", started)
-
-    def beat() -> None:
-        while not ended.wait(max(_BEAT_S, (time.monotonic() - started) / 20)):
-            text, since = latest
-            if text:
-                talk.print(f"  {text} ({time.monotonic() - since:.0f} s)")
-
-    def show(text: str) -> None:
-        nonlocal latest
-        latest = (text, time.monotonic())
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield show
-    finally:
-        ended.set()
-        thread.join()
-
-
-@contextlib.contextmanager
 def live_line() -> Iterator[Log]:
     """Show one line at the bottom of the terminal, with the time since it began; the yielded function sets its text.
 
-    Without a terminal the text is printed with its time, again and again while it stays (`_heartbeat`).
+    A text with "K of N" moves a bar. Without a terminal the text is printed when a silence grows long.
     """
     if not talk.is_terminal:
-        with _heartbeat() as show:
-            yield show
+        with _pulse.beating() as show_beat:
+            yield lambda text: show_beat(text, False)
         return
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Column
 
     # A text that is longer than the terminal is wide must not become two lines.
     text_column = TextColumn(
         "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
     )
-    columns = (SpinnerColumn(), text_column, TimeElapsedColumn())
-    with Progress(*columns, console=talk, transient=True, expand=True) as bar:
+    bar_column = BarColumn(bar_width=16, table_column=Column(no_wrap=True))
+    columns = (SpinnerColumn(), text_column, bar_column, TimeElapsedColumn())
+    with _pulse.shown_live(), Progress(*columns, console=talk, transient=True, expand=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda text: bar.update(task, description=printable(text))
+
+        def show(text: str) -> None:
+            done, total = parse_count(text)
+            bar.update(task, description=printable(text), completed=done, total=total)
+
+        yield show

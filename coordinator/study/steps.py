@@ -17,6 +17,7 @@ import yaml
 from coordinator.adversary.run.compilation import COMPILING
 from coordinator.exchange.audit.guesses import read_draws
 from coordinator.exchange.plan import FILE
+from coordinator.exchange.time_left import Countdown
 from coordinator.study.agreement import agree_on_study
 from coordinator.study.flower_run import run_flower
 from coordinator.study.processes.run import run_processes
@@ -114,14 +115,16 @@ def train(study: Study) -> str | None:
     study.talk.status("the training starts")
     journal = study.cloud / "rounds.jsonl"
     shown = len(read_lines(journal))
+    countdown = Countdown(plan.rounds, shown)
 
     def watch() -> None:
         nonlocal shown
         rows = read_lines(journal)
         for row in rows[shown:]:
             study.talk.log(round_summary(row, plan.rounds))
-            study.talk.detail(f"round {row['round']} of {plan.rounds} is done")
-        shown = len(rows)
+        if len(rows) > shown:
+            shown, done = len(rows), rows[-1]["round"]
+            study.talk.detail(_work_after(done, plan.rounds, countdown.after(done)))
 
     # Twice the deadline of each round's two phases bounds a run whose parties all hang.
     limit = 300 + 4 * plan.deadline_s * (plan.rounds + 1)
@@ -133,6 +136,13 @@ def train(study: Study) -> str | None:
     if not result.exists():
         raise CipherwardError("the training completed without a result", f"see {log_file}")
     return f"{_rounds(plan.rounds)} with {plan.parties} hospitals, engine {study.engine.name}"
+
+
+def _work_after(done: int, rounds: int, progress: str) -> str:
+    """Return what a training does after so many rounds. progress: how far it is, as `Countdown` says it."""
+    if done >= rounds:
+        return "the model is evaluated on the hospitals' test images"
+    return f"round {done + 1} is under way; rounds done: {progress}"
 
 
 def _rounds(count: int) -> str:

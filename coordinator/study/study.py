@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.exchange.console import BEATS
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.quiet import QUIET, without_proxies
 from crypto.errors import CipherwardError
@@ -142,7 +143,7 @@ def run_command(module: str, words: Sequence[str], log_file: Path, on_line: Log)
     """
     program = [sys.executable, "-c", f"from {module} import main; main()", *words]
     # Wide, so that a line of the log is one line of the output.
-    environment = {**without_proxies(os.environ), **QUIET, "NO_COLOR": "1", "COLUMNS": "200"}
+    environment = {**without_proxies(os.environ), **QUIET, "NO_COLOR": "1", "COLUMNS": "200", BEATS: "0"}
     # What it prints is read here, not by a terminal: the terminal's encoding does not matter.
     environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"
     errors, hints = [], []

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import typer
 
-from coordinator.exchange.command import Command, Program
+from coordinator.exchange.command import Command, Program, ServingCommand
 from coordinator.exchange.console import run
 from parties.cli.agent import agent_app, approve, enrol, join, leave, log
 from parties.cli.agreeing import accept, agree, declare
@@ -41,7 +41,7 @@ _GROUPS: tuple[tuple[Callable[..., None], ...], ...] = (
     (baseline, classify, score, report),
 )
 for command in (command for group in _GROUPS for command in group):
-    app.command(cls=Command)(command)
+    app.command(cls=ServingCommand if command is join else Command)(command)
 app.add_typer(agent_app, name="agent")
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.exchange import quiet
+from coordinator.exchange.console import BEATS
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors
 
@@ -132,7 +133,15 @@ def _environment(scratch: Path) -> dict[str, str]:
         "TMPDIR": str(scratch),
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
     }
-    return {**kept, **quiet.QUIET, **own, "NO_COLOR": "1", "COLUMNS": "200", "MPLCONFIGDIR": str(scratch)}
+    return {
+        **kept,
+        **quiet.QUIET,
+        **own,
+        "NO_COLOR": "1",
+        "COLUMNS": "200",
+        "MPLCONFIGDIR": str(scratch),
+        BEATS: "0",
+    }
 
 
 def _follow(child: subprocess.Popen[str], log: Log) -> bool:

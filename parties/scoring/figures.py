@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,6 @@ from coordinator.exchange.audit.suite1 import MIN_DISTINCT, OPENS, PSNR_STEP, SS
 from crypto.arrays import Float64Array, Images, Parts
 from crypto.key import SecretKey
 from crypto.scheme import load
-from crypto.symmetry import Move
 from parties.scoring.key_share import assembled_grid, can_open, key_share, open_sealed, values_right
 from parties.scoring.measures import (
     coarse_rate,
@@ -32,6 +33,39 @@ from parties.scoring.truth import Truth, classified_rate, named_images, register
 _DEGENERATE = "no figures: more than a quarter of the guessed pictures are flat, or repeat one picture"
 
 
+@dataclass(frozen=True)
+class PictureFigures:
+    """What the pictures of a guess reach, whatever its key.
+
+    Attributes:
+        guesses: The scored guesses, registered, uint8 [odd, h, w, c].
+        first: What was measured of them under the declared orbit.
+        fields: The fields of `Figures` that follow from the pictures.
+    """
+
+    guesses: Images
+    first: FirstLook
+    fields: Mapping[str, Any]
+
+
+class MeasuredPictures:
+    """What was measured of the pictures of a draw's guesses, by their content.
+
+    An attack that has recovered the key from 20 images makes the same guesses from 50. They are measured once.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing measured."""
+        self._known: dict[bytes, PictureFigures] = {}
+
+    def of(self, images: Images, measure: Callable[[], PictureFigures]) -> PictureFigures:
+        """Return the figures of these pictures, by `measure` if they are new."""
+        content = hashlib.blake2b(np.ascontiguousarray(images)).digest()
+        if content not in self._known:
+            self._known[content] = measure()
+        return self._known[content]
+
+
 def compute_figures(
     images: Images,
     key: Parts | None,
@@ -41,6 +75,7 @@ def compute_figures(
     second: SecondTruth | None = None,
     *,
     coarse: bool = False,
+    measured: MeasuredPictures | None = None,
 ) -> Figures:
     """Return the figures of one guess.
 
@@ -53,7 +88,30 @@ def compute_figures(
         second: What `second_truth` returns; without it, the second look is not measured.
         coarse: Whether the images are not public. Then everything but V, R and their bounds is told in steps, and
             over the rows whose guess is informative.
+        measured: What was measured of other guesses with the same arguments but the key.
     """
+    pictures = (measured or MeasuredPictures()).of(
+        images, lambda: _measure_pictures(images, truth, baselines, second, coarse=coarse)
+    )
+    by_key = _key_figures(key, pictures, truth, secret, SSIM_STEP if coarse else 0.0)
+    return Figures(
+        **pictures.fields,
+        key_opening=by_key.opening,
+        grid=by_key.grid,
+        values_right=by_key.values_right,
+        key=by_key.share,
+    )
+
+
+def _measure_pictures(
+    images: Images,
+    truth: Truth,
+    baselines: Mapping[str, Float64Array],
+    second: SecondTruth | None,
+    *,
+    coarse: bool,
+) -> PictureFigures:
+    """Return what the pictures of a guess reach. The arguments are those of `compute_figures`."""
     guesses, move = register_guesses(images, truth)
     odd = truth.plain[truth.odd]
     values = ssims(guesses, odd)
@@ -66,24 +124,24 @@ def compute_figures(
     wrong_rate = coarse_rate(wrong, len(named), up=True) if coarse else rate_of(wrong, len(named))
     told = is_informative(images)[truth.odd] if coarse else np.ones(len(odd), bool)
     ssim_step, psnr_step = (SSIM_STEP, PSNR_STEP) if coarse else (0.0, 0.0)
-    first = FirstLook(move, values, deranged)
-    by_key = _key_figures(key, move, truth, secret, ssim_step)
-    return Figures(
-        n=int(has_texture.sum()),
-        move=None if move is None else ChosenMove(**asdict(move)),
-        ssim=summarise(values[told], ssim_step),
-        psnr=summarise(psnr(guesses, odd)[told], psnr_step),
-        derangement_ssim=summarise(deranged[:, told].ravel(), ssim_step),
-        visible=rate_of(int(visible.sum()), int(has_texture.sum())),
-        reidentified=in_gallery(rate_of(int((named == truth.odd).sum()), len(named)), len(truth.gallery)),
-        reidentified_deranged=in_gallery(wrong_rate, len(truth.gallery)),
-        classified=classified_rate(guesses, truth, coarse=coarse),
-        key_opening=by_key.opening,
-        grid=by_key.grid,
-        values_right=by_key.values_right,
-        key=by_key.share,
-        second_look=None if second is None else measure_second_look(images, second, first, coarse=coarse),
-    )
+    first = FirstLook(move, values, deranged, named)
+    fields = {
+        "n": int(has_texture.sum()),
+        "move": None if move is None else ChosenMove(**asdict(move)),
+        "ssim": summarise(values[told], ssim_step),
+        "psnr": summarise(psnr(guesses, odd)[told], psnr_step),
+        "derangement_ssim": summarise(deranged[:, told].ravel(), ssim_step),
+        "visible": rate_of(int(visible.sum()), int(has_texture.sum())),
+        "reidentified": in_gallery(
+            rate_of(int((named == truth.odd).sum()), len(named)), len(truth.gallery)
+        ),
+        "reidentified_deranged": in_gallery(wrong_rate, len(truth.gallery)),
+        "classified": classified_rate(guesses, truth, coarse=coarse),
+        "second_look": None
+        if second is None
+        else measure_second_look(images, second, first, coarse=coarse),
+    }
+    return PictureFigures(guesses, first, fields)
 
 
 def is_degenerate(images: Images, truth: Truth) -> bool:
@@ -125,14 +183,17 @@ class _KeyFigures:
 
 
 def _key_figures(
-    key: Parts | None, move: Move | None, truth: Truth, secret: SecretKey | None, step: float
+    key: Parts | None, pictures: PictureFigures, truth: Truth, secret: SecretKey | None, step: float
 ) -> _KeyFigures:
     """Return what a recovered key opens and, where the true key may be told, how much of it is right."""
+    move = pictures.first.move
     if key is None or move is None or not can_open(key):
         return _KeyFigures()
     odd = truth.plain[truth.odd]
     opened = move.apply(open_sealed(key, truth.sealed[truth.odd], truth.spec), truth.block)
-    values = ssims(opened, odd)
+    # Mostly the guesses are what the key opens.
+    is_same = np.array_equal(opened, pictures.guesses)
+    values = pictures.first.values if is_same else ssims(opened, odd)
     opening = KeyOpening(
         median_ssim=summarise(values, step).median,
         n=len(odd),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,8 +36,10 @@ from parties.scoring.key_share import require_well_formed
 from parties.scoring.truth import countable_rows
 from parties.sealing.audit_sets import is_audit_set, read_map
 from parties.sealing.place import Place
-from parties.sealing.seal import plan_sealing
+from parties.sealing.seal import DecodedImages, plan_sealing
 from parties.sources.source import Share
+
+Log = Callable[[str], None]
 
 #: Seconds that a stated budget is below: 30 years.
 _LONGEST_BUDGET = 1e9
@@ -122,16 +124,32 @@ def _require_all_audit_sets(
             )
 
 
-def accept(place: Place, submission: Submission, rows: int, gallery: int) -> None:
+def accept(
+    place: Place,
+    submission: Submission,
+    rows: int,
+    gallery: int,
+    log: Log = lambda _: None,
+    decoded: DecodedImages | None = None,
+) -> None:
     """Check everything that would stop a score midway, then write the ledger.
+
+    Args:
+        place: The hospital.
+        submission: The guesses.
+        rows: How many audit images the hospital asks for.
+        gallery: How many plain images a guess can name.
+        log: Called with a line of progress.
+        decoded: Plain images that were decoded before; it is added to.
 
     Raises:
         CipherwardError: If the key, the rows or a guess do not fit, or if another question about a set was answered
             before.
     """
-    for draw, name in submission.draws:
+    for number, (draw, name) in enumerate(submission.draws, 1):
+        log(f"checking the guesses, draw {number} of {len(submission.draws)}")
         place.sealed(name).require_key(plan_sealing(place, name).key())
-        countable_rows(place, draw, name, rows)
+        countable_rows(place, draw, name, rows, decoded)
         for guess in draw.guesses:
             if not guess.error:
                 images, key = load_guess(

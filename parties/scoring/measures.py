@@ -20,12 +20,16 @@ from coordinator.exchange.audit.suite1 import MARGIN, NEAR_DUPLICATE, RATE_STEPS
 from coordinator.exchange.records import Record
 from crypto.arrays import BoolArray, Float32Array, Float64Array, Images, Int64Array, Rows, UInt8Array
 from crypto.cores import cores
+from parties.scoring.pixel_sums import squared_errors, value_counts
+from parties.scoring.ssim_lanes import LANES, ssim_means
 from parties.scoring.ssim_windows import ssim_windows
 
 #: Side of the thumbnails by which near-duplicates are found, in pixels.
 _DUPLICATE_SIDE = 32
 #: One picture may stand for this many rows before it says nothing about any of them.
 _MOST_COPIES = 2
+#: Images that are normalised at a time. Chosen by hand: a few megabytes.
+_CHUNK = 8
 #: PSNR of an exact guess, in dB.
 _EXACT_PSNR = 100.0
 #: Keeps a share such as 0.3 from being rounded down because its float lies just below.
@@ -52,11 +56,18 @@ def ssim(guess: UInt8Array, plain: UInt8Array) -> float:
 
 
 def ssims(guesses: Images, plains: Images) -> Float64Array:
-    """Return the SSIM of each pair, float64 [n], computed on all cores."""
+    """Return the SSIM of each pair as `ssim` does, up to rounding: float64 [n], computed on all cores."""
     if len(guesses) != len(plains):
         raise ValueError(f"{len(guesses)} guesses of {len(plains)} images")
+    if guesses.shape != plains.shape or min(plains.shape[1:3]) < WINDOW:
+        raise ValueError(f"no windows of {WINDOW} pixels in images {guesses.shape} and {plains.shape}")
+
+    def means(first: int) -> Float64Array:
+        some = slice(first, first + LANES)
+        return ssim_means(guesses[some], plains[some], WINDOW, TEXTURE)
+
     with ThreadPoolExecutor(cores()) as threads:
-        return np.array(list(threads.map(ssim, guesses, plains)), np.float64)
+        return np.concatenate([np.empty(0), *threads.map(means, range(0, len(plains), LANES))])
 
 
 def deranged_ssims(guesses: Images, plains: Images) -> Float64Array:
@@ -92,7 +103,7 @@ def _best(baselines: Sequence[Float64Array]) -> Float64Array:
 
 def psnr(guesses: Images, plains: Images) -> Float64Array:
     """Return the peak signal-to-noise ratio of each pair in dB, float64 [n], at most 100 (an exact guess)."""
-    error = ((guesses.astype(np.float64) - plains) ** 2).mean(axis=(1, 2, 3))
+    error = squared_errors(guesses, plains) / plains[0].size
     ratio = 20 * np.log10(255.0) - 10 * np.log10(np.maximum(error, 1e-12))
     limited: Float64Array = np.minimum(_EXACT_PSNR, ratio)
     return limited
@@ -100,11 +111,15 @@ def psnr(guesses: Images, plains: Images) -> Float64Array:
 
 def normalised(images: UInt8Array | Float32Array) -> Float32Array:
     """Return each image with mean 0 and norm 1, float32 [n, h*w*c]; 0 where it is constant."""
-    flat = images.reshape(len(images), -1).astype(np.float32)
-    flat[flat.max(1) == flat.min(1)] = 0  # the mean of a large image is not exact in float32
-    flat -= flat.mean(1, keepdims=True)
-    norm = np.linalg.norm(flat, axis=1, keepdims=True)
-    result: Float32Array = flat / np.maximum(norm, 1e-6)
+    values = images.reshape(len(images), -1)
+    result = np.empty(values.shape, np.float32)
+    for first in range(0, len(values), _CHUNK):  # what lies between stays in the processor's cache
+        some = values[first : first + _CHUNK]
+        flat = some.astype(np.float32)
+        flat[some.max(1) == some.min(1)] = 0  # the mean of a large image is not exact in float32
+        flat -= flat.mean(1, keepdims=True)
+        norm = np.linalg.norm(flat, axis=1, keepdims=True)
+        np.divide(flat, np.maximum(norm, 1e-6), out=result[first : first + _CHUNK])
     return result
 
 
@@ -147,9 +162,22 @@ def nearest_class(
 def thumbnails(images: Images, side: int = 64) -> Float32Array:
     """Return normalised gray thumbnails, float32 [n, s*s], reduced by the means of boxes to at most this side."""
     side = min(side, images.shape[1], images.shape[2])
-    gray = images.mean(axis=3).astype(np.uint8)
-    small = [np.asarray(Image.fromarray(i).resize((side, side), Image.Resampling.BOX)) for i in gray]
+    small = [
+        np.asarray(Image.fromarray(_gray(i)).resize((side, side), Image.Resampling.BOX)) for i in images
+    ]
     return normalised(np.stack(small)[..., None])
+
+
+def _gray(image: UInt8Array) -> UInt8Array:
+    """Return the mean of the channels of an image, rounded down, uint8 [h, w]."""
+    channels = image.shape[2]
+    if channels == 1:
+        return image[..., 0]
+    total = image[..., 0].astype(np.uint16)
+    for channel in range(1, channels):
+        total += image[..., channel]
+    gray: UInt8Array = (total // channels).astype(np.uint8)
+    return gray
 
 
 def near_duplicates(images: Images) -> Int64Array:
@@ -176,9 +204,7 @@ def near_duplicates(images: Images) -> Int64Array:
 def histograms(images: Images, bins: int = 64) -> Float32Array:
     """Return the value histograms of each channel, float32 [n, c*bins]; each row sums to 1."""
     n, channels = len(images), images.shape[3]
-    bin_of = (images.reshape(n, -1, channels).astype(np.int64) * bins) // 256
-    cells = bin_of + bins * np.arange(channels)
-    counts = np.stack([np.bincount(row.ravel(), minlength=channels * bins) for row in cells])
+    counts = value_counts(images).reshape(n, channels * bins, 256 // bins).sum(2)
     shares: Float32Array = (counts / counts.sum(1, keepdims=True)).astype(np.float32)
     return shares
 
@@ -189,7 +215,10 @@ def is_informative(images: Images) -> BoolArray:
     A picture is flat if its standard deviation is at most 2 gray levels in every channel. One picture may stand for
     two rows.
     """
-    deviation = images.std(axis=(1, 2)).max(axis=1)
+    # n²·variance, in whole numbers.
+    counts, value = value_counts(images), np.arange(256)
+    pixels, sums = images.shape[1] * images.shape[2], (counts * value).sum(2)
+    deviation = np.sqrt(pixels * (counts * value**2).sum(2) - sums**2).max(axis=1) / pixels
     contents = [image.tobytes() for image in images]
     times = Counter(contents)
     copies = np.array([times[content] for content in contents])

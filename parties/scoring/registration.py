@@ -8,12 +8,14 @@ own element, and so has every image of the gallery that it is compared with.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
 from crypto.arrays import Float32Array, Float64Array, Images, Int64Array
-from crypto.symmetry import Move, Orbit
+from crypto.symmetry import REACH, Move, Orbit
 from parties.scoring.measures import normalised, ssims
+from parties.scoring.pixel_sums import tile_sums
 
 # These numbers are part of suite/1. They were set once and have not been tuned since.
 #: Moves that correlation proposes, and SSIM chooses among.
@@ -34,11 +36,10 @@ def reduce_images(images: Images, block: int) -> tuple[Float32Array, int]:
     Returns:
         Means of r×r pixels, float32 [n, h/r, w/r, c], and the side of a block in them.
     """
-    n, height, width, channels = images.shape
+    height, width = images.shape[1:3]
     factors = [r for r in range(1, block + 1) if block % r == 0 and min(height, width) // r >= _LEAST_SIDE]
     r = max(factors, default=1)
-    parts = images.reshape(n, height // r, r, width // r, r, channels).astype(np.float32)
-    return parts.mean(axis=(2, 4)), block // r
+    return tile_sums(images, r) / np.float32(r * r), block // r
 
 
 def correlate_moves(
@@ -51,15 +52,16 @@ def correlate_moves(
     Returns:
         The moves, and their correlations, float32 [moves, n].
     """
-    small, side = reduce_images(guesses, block)
-    target = normalised(reduce_images(plains, block)[0])
+    reduced, side = reduce_images(guesses, block)
+    # A move changes neither mean nor norm, so every guess is normalised once.
+    small = normalised(reduced).reshape(reduced.shape)
+    target = normalised(reduce_images(plains, block)[0]).reshape(reduced.shape)
     moves: list[Move] = []
     scores: list[Float32Array] = []
     for orientation in orbit.orientations(guesses.shape[1:]):
-        oriented = orientation.apply(small, side)
+        shift = _shifts(orientation.apply(small, side), side)
         for down, across in orbit.shifts_in_reach():
-            shifted = np.roll(oriented, (down * side, across * side), (1, 2))
-            score = (normalised(shifted) * target).sum(1)
+            score = (shift(down, across) * target).reshape(len(target), -1).sum(1)
             move = dataclasses.replace(orientation, down=down, across=across)
             moves.append(move)
             scores.append(score)
@@ -67,6 +69,20 @@ def correlate_moves(
                 moves.append(dataclasses.replace(move, negative=True))
                 scores.append(-score)
     return moves, np.stack(scores)
+
+
+def _shifts(images: Float32Array, side: int) -> Callable[[int, int], Float32Array]:
+    """Return a function that gives views of images [n, h, w, c], shifted by blocks, with wrap-around."""
+    height, width = images.shape[1:3]
+    # Repeated beyond its borders as far as an orbit reaches; once around at most.
+    down, across = min(REACH * side, height), min(REACH * side, width)
+    wide = np.pad(images, ((0, 0), (down, down), (across, across), (0, 0)), mode="wrap")
+
+    def shift(blocks_down: int, blocks_across: int) -> Float32Array:
+        y, x = (down - blocks_down * side) % height, (across - blocks_across * side) % width
+        return wide[:, y : y + height, x : x + width]
+
+    return shift
 
 
 def register(guesses: Images, plains: Images, block: int, orbit: Orbit) -> Move:

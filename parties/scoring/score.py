@@ -29,13 +29,14 @@ from coordinator.exchange.audit.scores import (
     Scores,
 )
 from coordinator.exchange.audit.suite1 import PICTURED, SSIM_STEP, SUITE
+from coordinator.exchange.time_left import Countdown
 from crypto.arrays import Float64Array, Images
 from crypto.files import folder_lock
 from crypto.identity import Identity
 from crypto.key import SecretKey
 from crypto.scheme import load
 from parties.agent.identity_file import ensure_identity
-from parties.scoring.figures import compute_figures, degenerate_figures, is_degenerate
+from parties.scoring.figures import MeasuredPictures, compute_figures, degenerate_figures, is_degenerate
 from parties.scoring.hospital_run import attack_blind_controls
 from parties.scoring.ledger import accept, read_submission, require_same_question
 from parties.scoring.measures import ssims, summarise
@@ -44,7 +45,7 @@ from parties.scoring.signing import sign_scores
 from parties.scoring.truth import Truth, baseline_ssims, build_truth, classified_rate, linkable_rate
 from parties.sealing.audit_sets import is_audit_set, role_of
 from parties.sealing.place import Place
-from parties.sealing.seal import plan_sealing
+from parties.sealing.seal import DecodedImages, plan_sealing
 
 Log = Callable[[str], None]
 
@@ -82,12 +83,13 @@ def score(
     require_same_question(place, submission, rows, gallery)
     own = attack_blind_controls(place, submission, log) if attacked_by == "cloud" else {}
     with folder_lock(place.private):
-        accept(place, submission, rows, gallery)
-        draws = []
+        draws, decoded = [], DecodedImages()
+        accept(place, submission, rows, gallery, log, decoded)
+        counted = _CountedLog(log, sum(len(draw.guesses) for draw, _ in submission.draws))
         for draw, name in submission.draws:
             log(f"{draw.name}: {draw.spec.name} as {name}")
-            truth = build_truth(place, draw, name, rows, gallery)
-            scored = _score_draw(place, draw, name, truth, guesses, log)
+            truth = build_truth(place, draw, name, rows, gallery, decoded)
+            scored = _score_draw(place, draw, name, truth, guesses, counted)
             if is_audit_set(name):
                 run = _hospital_run(place, name, truth, *own[name]) if name in own else ()
                 scored = scored.model_copy(update={"role": role_of(place, name), "hospital_run": run})
@@ -103,6 +105,19 @@ def score(
         attacked_by=attacked_by,
     )
     return sign_scores(scores, identity)
+
+
+class _CountedLog:
+    """A log of guesses that says how many of all are scored, and how long the rest will take."""
+
+    def __init__(self, log: Log, total: int) -> None:
+        """Start at the first of so many guesses."""
+        self._log, self._countdown, self._done = log, Countdown(total), 0
+
+    def __call__(self, line: str) -> None:
+        """Log that a guess is being scored."""
+        self._log(f"{line}; {self._countdown.after(self._done)} scored")
+        self._done += 1
 
 
 def _hospital_run(place: Place, name: str, truth: Truth, draw: Draw, folder: Path) -> tuple[Finding, ...]:
@@ -162,6 +177,7 @@ def _score_guesses(
 ) -> list[Finding]:
     """Return the figures of all guesses about a draw."""
     findings = []
+    measured = MeasuredPictures()
     for guess in draw.guesses:
         log(f"  {guess.attack} at {guess.pool_size}")
         figures = None
@@ -172,7 +188,14 @@ def _score_guesses(
                 figures = degenerate_figures(truth, second)
             else:
                 figures = compute_figures(
-                    images, guessed_key, truth, baselines, secret, second, coarse=is_coarse
+                    images,
+                    guessed_key,
+                    truth,
+                    baselines,
+                    secret,
+                    second,
+                    coarse=is_coarse,
+                    measured=measured,
                 )
         findings.append(_finding(guess, figures))
     return findings

@@ -8,17 +8,16 @@ derangements and the controls get the same search, and the bounds are corrected 
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
 from coordinator.exchange.audit.rates import searched, searched_in_gallery
 from coordinator.exchange.audit.scores import SecondLook
-from crypto.arrays import Float64Array, Images
+from crypto.arrays import Float64Array, Images, Int64Array
 from crypto.symmetry import SECOND_LOOK, Move
 from parties.scoring.measures import coarse_rate, deranged_ssims, exceeds_baselines, ssims, visible_rows
-from parties.scoring.truth import Truth, baseline_ssims, named_images, register_guesses
+from parties.scoring.truth import Truth, named_images, register_baselines, register_guesses
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,13 @@ class FirstLook:
         move: The registering move; None where every image has its own.
         values: SSIM of each scored row, float64 [odd].
         deranged: What `deranged_ssims` returned.
+        named: Which gallery image each scored guess names, int64 [odd].
     """
 
     move: Move | None
     values: Float64Array
     deranged: Float64Array
+    named: Int64Array
 
 
 def second_truth(truth: Truth) -> SecondTruth:
@@ -56,8 +57,9 @@ def second_truth(truth: Truth) -> SecondTruth:
     looks = truth.orbit.second_looks(truth.plain.shape[1:])
     if looks == 1:
         return SecondTruth(truth, looks, {})
-    wider = dataclasses.replace(truth, orbit=truth.orbit.union(SECOND_LOOK))
-    return SecondTruth(wider, looks, baseline_ssims(wider))
+    wider = truth.with_orbit(truth.orbit.union(SECOND_LOOK))
+    baselines = register_baselines(wider, truth.baselines)
+    return SecondTruth(wider, looks, {name: baseline.values for name, baseline in baselines.items()})
 
 
 def measure_second_look(
@@ -82,7 +84,7 @@ def measure_second_look(
     if visible.any():  # comparing with other rows' images takes longer than all the rest
         deranged = first.deranged if is_same else deranged_ssims(guesses, plains)
         visible = visible_rows(values, second.baselines, deranged)
-    named = named_images(images, guesses, truth)
+    named = first.named if is_same else named_images(images, guesses, truth)
     wrong = int((named == np.roll(truth.odd, -1)).sum())
     if coarse:
         wrong = coarse_rate(wrong, len(named), up=True).hits

@@ -13,9 +13,9 @@ import numpy as np
 from crypto.arrays import BoolArray, Float64Array, UInt8Array
 
 #: SSIM's two constants for a range of 255 (Wang et al. 2004).
-_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 #: What is averaged over windows: x, y, x·x, y·y and x·y.
-_SUMS = 5
+SUMS = 5
 
 
 @numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator] # numba has no types
@@ -38,8 +38,8 @@ def ssim_windows(
     shape = (height - side + 1, width - side + 1, channels)
     values, textured = np.empty(shape, np.float64), np.empty(shape, np.bool_)
     # Sums over the rows of a window, their means in one column each, and the means over whole windows.
-    running = np.empty((_SUMS, width), np.float64)
-    columns, means = np.empty(width, np.float64), np.empty((_SUMS, width), np.float64)
+    running = np.empty((SUMS, width), np.float64)
+    columns, means = np.empty(width, np.float64), np.empty((SUMS, width), np.float64)
     for channel in range(channels):
         running[:] = 0.0
         for row in range(-half, half + 1):
@@ -65,7 +65,7 @@ def ssim_windows(
                     running[4, x] += a * b - c * d
             if y < half:
                 continue
-            for k in range(_SUMS):
+            for k in range(SUMS):
                 for x in range(width):
                     columns[x] = running[k, x] / side
                 total = 0.0
@@ -81,8 +81,8 @@ def ssim_windows(
                 vx = norm * (means[2, x] - ux * ux)
                 vy = norm * (means[3, x] - uy * uy)
                 vxy = norm * (means[4, x] - ux * uy)
-                top = (2 * ux * uy + _C1) * (2 * vxy + _C2)
-                values[y - half, x - half, channel] = top / ((ux * ux + uy * uy + _C1) * (vx + vy + _C2))
+                top = (2 * ux * uy + C1) * (2 * vxy + C2)
+                values[y - half, x - half, channel] = top / ((ux * ux + uy * uy + C1) * (vx + vy + C2))
                 spread = np.sqrt(max(means[3, x] - uy * uy, 0.0) * norm)
                 textured[y - half, x - half, channel] = spread > texture
     return values, textured

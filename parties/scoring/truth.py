@@ -6,7 +6,8 @@ scheme leaves unchanged.
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,11 +34,24 @@ from parties.scoring.measures import (
 )
 from parties.scoring.registration import nearest_each, register, register_each
 from parties.sealing.place import Place
-from parties.sealing.seal import plain_rows, plan_sealing
+from parties.sealing.seal import DecodedImages, plain_rows, plan_sealing
 
 # Second entries of the generators' seeds: one for each use, so that no two draw the same numbers.
 _GALLERY_SEED = 5
 _BASELINE_SEED = 7
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What is reached without any attack.
+
+    Attributes:
+        move: What registered the pictures; None where every image has its own.
+        values: SSIM of each scored row, float64 [odd].
+    """
+
+    move: Move | None
+    values: Float64Array
 
 
 @dataclass(frozen=True)
@@ -68,10 +82,17 @@ class Truth:
     orbit: Orbit
     row_keys: bool
 
-    @functools.cached_property
+    @cached_property
     def gallery_vectors(self) -> Float32Array:
         """The gallery as `normalised` returns it, float32 [G, h*w*c]: every guess of the draw meets it."""
         return normalised(self.gallery)
+
+    def with_orbit(self, orbit: Orbit) -> Truth:
+        """Return the same under another orbit. What was computed of the gallery is not computed again."""
+        other = dataclasses.replace(self, orbit=orbit)
+        for name in ("gallery_vectors", "thumbnails", "baseline_pictures"):
+            other.__dict__[name] = getattr(self, name)
+        return other
 
     @property
     def even(self) -> Rows:
@@ -88,8 +109,31 @@ class Truth:
         """The gallery's thumbnails, float32 [G, s*s]."""
         return thumbnails(self.gallery)
 
+    @cached_property
+    def baseline_pictures(self) -> dict[str, Images]:
+        """What stands for the guesses of no attack, before registration, by the baseline's name."""
+        mean = np.rint(self.gallery.mean(0)).astype(np.uint8)
+        return {
+            "ciphertext": load(self.spec).picture(self.sealed),
+            "mean": np.repeat(mean[None], len(self.pick), 0),
+            "other": self.gallery[_same_class(self)],
+            "nearest_histogram": self.gallery[_nearest_histogram(self)],
+        }
 
-def build_truth(place: Place, draw: Draw, name: str, rows: int, gallery: int) -> Truth:
+    @cached_property
+    def baselines(self) -> dict[str, Baseline]:
+        """The baselines by name."""
+        return register_baselines(self, {})
+
+
+def build_truth(
+    place: Place,
+    draw: Draw,
+    name: str,
+    rows: int,
+    gallery: int,
+    decoded: DecodedImages | None = None,
+) -> Truth:
     """Return the audit rows that count and their gallery, which depend on the draw alone.
 
     Args:
@@ -98,16 +142,19 @@ def build_truth(place: Place, draw: Draw, name: str, rows: int, gallery: int) ->
         name: Name of the hospital's sealed set that the draw is about.
         rows: How many audit images the hospital asks for.
         gallery: How many plain images a guess can name.
+        decoded: What was decoded for other draws; it is added to.
     """
     sealed = place.sealed(name)
-    plain, pick = countable_rows(place, draw, name, rows)
+    plain, pick = countable_rows(place, draw, name, rows, decoded)
     # The rest of the gallery: other images of the same hospital, none of them nearly an audit image.
     rest = np.setdiff1d(np.arange(len(sealed)), draw.rows)
     order = np.random.default_rng([place.settings.seed, _GALLERY_SEED]).permutation(rest)
     missing = max(0, gallery - len(pick))
     # A quarter more than are missing, because near-duplicates are dropped.
     others = (
-        plain_rows(place, name, order[: missing + missing // 4]) if len(order) and missing else plain[:0]
+        plain_rows(place, name, order[: missing + missing // 4], decoded)
+        if len(order) and missing
+        else plain[:0]
     )
     together = np.concatenate([plain[pick], others])
     keep = gallery_members(together, len(pick))
@@ -127,13 +174,15 @@ def build_truth(place: Place, draw: Draw, name: str, rows: int, gallery: int) ->
     )
 
 
-def countable_rows(place: Place, draw: Draw, name: str, rows: int) -> tuple[Images, Rows]:
+def countable_rows(
+    place: Place, draw: Draw, name: str, rows: int, decoded: DecodedImages | None = None
+) -> tuple[Images, Rows]:
     """Return the plain images of all of a draw's rows, and which of them count, int64 [r].
 
     Raises:
         CipherwardError: If too few count. The message is the same however many they are.
     """
-    plain = plain_rows(place, name, draw.rows)
+    plain = plain_rows(place, name, draw.rows, decoded)
     pick = distinct_rows(plain, rows)
     if len(pick) < 2 * MIN_SCORED_ROWS:
         raise CipherwardError(
@@ -187,14 +236,24 @@ def baseline_ssims(truth: Truth) -> dict[str, Float64Array]:
     Baselines are registered as a guess is. They are the ciphertext, the mean image, another image of the class, and
     the image nearest in histogram.
     """
-    images = {
-        "ciphertext": load(truth.spec).picture(truth.sealed),
-        "mean": np.repeat(np.rint(truth.gallery.mean(0)).astype(np.uint8)[None], len(truth.pick), 0),
-        "other": truth.gallery[_same_class(truth)],
-        "nearest_histogram": truth.gallery[_nearest_histogram(truth)],
-    }
-    odd = truth.plain[truth.odd]
-    return {name: ssims(register_guesses(guesses, truth)[0], odd) for name, guesses in images.items()}
+    return {name: baseline.values for name, baseline in truth.baselines.items()}
+
+
+def register_baselines(truth: Truth, known: Mapping[str, Baseline]) -> dict[str, Baseline]:
+    """Return the baselines under a truth's orbit.
+
+    Args:
+        truth: The hospital's side.
+        known: Baselines under a smaller orbit. Where the move is the same, so are the values.
+    """
+    result = {}
+    for name, pictures in truth.baseline_pictures.items():
+        moved, move = register_guesses(pictures, truth)
+        if move is not None and name in known and known[name].move == move:
+            result[name] = known[name]
+        else:
+            result[name] = Baseline(move, ssims(moved, truth.plain[truth.odd]))
+    return result
 
 
 def _same_class(truth: Truth) -> Rows:

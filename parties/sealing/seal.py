@@ -377,21 +377,48 @@ def require_recorded(sealed: SealedDataset) -> None:
         )
 
 
-def plain_rows(place: Place, name: str, rows: Rows) -> Images:
+class DecodedImages:
+    """Images that were decoded already, within a limit of memory: several sets are sealed from the same ones."""
+
+    def __init__(self, limit: int = 256 << 20) -> None:
+        """Start with none. limit: bytes of images that are kept, at most."""
+        self._images: dict[tuple[str, int], UInt8Array] = {}
+        self._room = limit
+
+    def read(self, source: Source, fingerprint: str, row: int) -> UInt8Array:
+        """Return a row of a source, uint8 [h, w, c], decoded on first use."""
+        image = self._images.get((fingerprint, row))
+        if image is None:
+            image = source.read(row)
+            if image.nbytes <= self._room:
+                self._room -= image.nbytes
+                self._images[fingerprint, row] = image
+        return image
+
+
+def plain_rows(place: Place, name: str, rows: Rows, decoded: DecodedImages | None = None) -> Images:
     """Return the plain images behind rows of a sealed set, uint8 [r, h, w, c], in the order of `rows`.
+
+    Args:
+        place: The hospital.
+        name: The sealed set.
+        rows: int64 [r].
+        decoded: What was decoded before; it is added to.
 
     Raises:
         CipherwardError: If the images are not the ones that were sealed.
     """
     source, record = plan_sealing(place, name).source, _read_rows(place, name)
-    if record["source"] != source.fingerprint():
+    fingerprint, decoded = source.fingerprint(), decoded or DecodedImages(0)
+    if record["source"] != fingerprint:
         raise CipherwardError(
             f"the plain images of {place.settings.party} are not those that {name} was sealed from",
             "restore the images, or seal again",
         )
     source_rows = record["rows"]
     with ThreadPoolExecutor(cores()) as pool:
-        return np.stack(list(pool.map(lambda row: source.read(int(source_rows[int(row)])), rows)))
+        read = pool.map(lambda row: decoded.read(source, fingerprint, int(source_rows[int(row)])), rows)
+        return np.stack(list(read))
 
 
 def unseal(sealed: SealedDataset, key: SecretKey, out: Path, on_progress: Progress = lambda _: None) -> int:

@@ -42,6 +42,7 @@ from coordinator.exchange.audit.guesses import (
     write_draws,
 )
 from coordinator.exchange.audit.suite1 import SUITE
+from coordinator.exchange.time_left import Countdown
 from crypto.errors import CipherwardError, unknown
 from crypto.files import append_line, disk_errors, folder_lock, read_lines, sha256_file
 from crypto.sets.dataset import SealedDataset
@@ -182,11 +183,12 @@ def _finish(
         if cell.file in done:
             log(_summary(cell, done[cell.file]))
     missing = [cell for cell in cells if cell.file not in done]
+    countdown = Countdown(len(cells), len(done))
     with contextlib.closing(run_cells(missing, workers.jobs, workers.ray)) as finished:
         for cell, stored in finished:
             append_line(journal, json.dumps({"place": cell.file, "guess": stored.__dict__}))
             done[cell.file] = stored
-            log(_summary(cell, stored))
+            log(f"{_summary(cell, stored)}; {countdown.after(len(done))}")
     return done
 
 

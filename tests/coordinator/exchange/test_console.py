@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,9 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from coordinator.exchange import console
+from coordinator.exchange.command import Command
 from coordinator.exchange.console import SafeConsole
+from coordinator.exchange.time_left import Countdown, duration, parse_count
+from crypto.asking import waiting_for_user
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.printable import MAX_CHARACTERS, printable
@@ -115,22 +120,81 @@ def test_progress_lines_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hospital\\x1b]0;owned\\x07" in text and "set\\x9b2J[red]" in text
 
 
+def wait_for(out: io.StringIO, text: str, times: int) -> None:
+    """Wait until a text was printed so often."""
+    deadline = time.monotonic() + 20
+    while out.getvalue().count(text) < times and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def test_without_a_terminal_no_silence_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     monkeypatch.setattr(console, "talk", SafeConsole(file=out, width=200, color_system=None))
     monkeypatch.setattr(console, "_BEAT_S", 0.02)
-    with console.narrate() as log, console.progress("train", 9) as on_progress:
-        log("compiling")
-        on_progress(4)
-        deadline = time.monotonic() + 20
-        while out.getvalue().count("compiling (") < 2 and time.monotonic() < deadline:
-            time.sleep(0.01)
+    with console.narrate() as log:
+        log("round 1 is done")
+        wait_for(out, "still at work", 2)
+        with console.progress("train", 9) as on_progress:
+            on_progress(4)
+            wait_for(out, "still at work", 4)
     lines = out.getvalue().splitlines()
-    assert lines[0] == "compiling" and lines.count("  compiling (0 s)") >= 1
-    assert any(line.startswith("  train: 4 of 9 (") for line in lines)
+    # What was printed is not printed again: the next lines say that the work goes on.
+    assert lines[0] == "round 1 is done" and out.getvalue().count("round 1 is done") == 1
+    assert re.fullmatch(r"  train: 4 of 9, about 1 s left \(0 s\)", lines[3])
+    assert out.getvalue().count("4 of 9") == 1 and lines.count("  still at work (0 s)") >= 4
     count = len(lines)
     time.sleep(0.1)
     assert len(out.getvalue().splitlines()) == count  # nothing goes on after the work
+
+
+def test_a_command_that_says_nothing_is_heard_but_not_while_its_user_types(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(console, "talk", SafeConsole(file=out, width=200, color_system=None))
+    monkeypatch.setattr(console, "_BEAT_S", 0.02)
+    app = typer.Typer()
+
+    @app.command(cls=Command)
+    def work() -> None:
+        wait_for(out, "still at work", 1)
+        waiting_for_user.set()
+        time.sleep(0.05)
+        before = out.getvalue()
+        time.sleep(0.2)
+        assert out.getvalue() == before
+        waiting_for_user.clear()
+
+    assert CliRunner().invoke(app, []).exit_code == 0
+    assert out.getvalue().splitlines()[0] == "  at work (0 s)"
+
+
+def test_a_program_whose_lines_another_reads_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(console, "talk", SafeConsole(file=out, width=200, color_system=None))
+    monkeypatch.setattr(console, "_BEAT_S", 0.02)
+    monkeypatch.setenv(console.BEATS, "0")
+    with console.at_work():
+        time.sleep(0.2)
+    assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("draw-1: pool 20; 12 of 58, about 4 s left", (12, 58)), ("at 20", (0, None)), ("9 of 3", (0, None))],
+)
+def test_a_count_in_a_text_moves_a_bar(text: str, shown: tuple[int, int | None]) -> None:
+    assert parse_count(text) == shown
+
+
+def test_the_time_left_is_that_of_what_was_done_since_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("coordinator.exchange.time_left.time.monotonic", lambda: now[0])
+    countdown = Countdown(10, done=2)  # two were there before: they took no time
+    assert countdown.after(2) == "2 of 10"
+    now[0] += 30
+    assert countdown.after(4) == "4 of 10, about 90 s left" and countdown.after(10) == "10 of 10"
+    assert [duration(s) for s in (0.2, 99, 130, 7200)] == ["1 s", "99 s", "2 min", "2 h"]
 
 
 @pytest.fixture
