@@ -1,6 +1,6 @@
 """Write the embedded demo images as a folder of PNG files: a folder for each class, and in it one for each patient.
 
-    python docs/demo_images.py my-images        480 images of 240 patients, 64×64
+    python docs/demo_images.py my-images        1,200 images of 600 patients, 64×64
 
 The images are drawn by the program itself (parties/sources/phantom.py): they show nobody.
 """
@@ -15,7 +15,7 @@ from PIL import Image
 from parties.sources.phantom import Phantom
 
 
-def write_images(folder: Path, count: int = 480, size: int = 64) -> None:
+def write_images(folder: Path, count: int = 1200, size: int = 64) -> None:
     """Write `count` gray images of four classes, two of each patient."""
     source = Phantom(size, 1, count, 0, "train")
     written = dict.fromkeys(source.classes, 0)

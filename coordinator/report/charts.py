@@ -123,7 +123,7 @@ def _seen(points: Sequence[_Point]) -> str:
         values: dict[int, list[float]] = {}
         for point in points:
             if point.attack == attack:
-                values.setdefault(point.size, []).append(point.value)
+                values.setdefault(point.pool_size, []).append(point.value)
         ends = [f"{median(values[size]):.2f} at {size}" for size in sorted({min(values), max(values)})]
         texts.append(f"{attack} {', '.join(ends)}")
     return "; ".join(texts)

@@ -43,7 +43,7 @@ def last_lines(content: bytes) -> list[str]:
     for page in pypdfium2.PdfDocument(io.BytesIO(content)):
         text = page.get_textpage()
         boxes = [text.get_rect(i) for i in range(text.count_rects())]
-        left, bottom, right, top = min(boxes, key=lambda box: box[1])
+        _, bottom, _, top = min(boxes, key=lambda box: box[1])
         line = text.get_text_bounded(0, bottom - 1, page.get_width(), top + 1)
         lowest.append(" ".join(line.split()))
     return lowest

@@ -34,12 +34,14 @@ VARIANTS: dict[str, tuple[Report, Pictures | None]] = {
     "invalid": (make_report(noise=1.0, training=TRAINED), make_pictures(side=120)),
 }
 _CONTRASTS = """() => {
-  const luminance = c => { const [r, g, b] = c.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  const luminance = c => { const [r, g, b] = c.map(v => v / 255).map(v =>
+      v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
     return .2126 * r + .7152 * g + .0722 * b; };
   const colour = text => text.match(/[\\d.]+/g).map(Number);
   const ground = e => { for (; e; e = e.parentElement) { const c = colour(getComputedStyle(e).backgroundColor);
     if (c.length < 4 || c[3] > 0) return c.slice(0, 3); } return [255, 255, 255]; };
-  const texts = [...document.querySelectorAll('main *, header *')].filter(e => !e.closest('svg') && e.checkVisibility()
+  const texts = [...document.querySelectorAll('main *, header *')].filter(e => !e.closest('svg') &&
+    e.checkVisibility()
     && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
   return texts.map(e => { const [a, b] = [colour(getComputedStyle(e).color).slice(0, 3), ground(e)].map(luminance);
     return [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.tagName + ' ' + e.textContent.slice(0, 40)]; });
