@@ -4,8 +4,8 @@
     python -m benchmarks.results --add NAME --from FILE --command TEXT  keeps a run's figures first
 
 The pages are docs/results.md (a summary), docs/results/TOPIC.md (the full tables), and the table between the markers
-`<!-- results -->` and `<!-- /results -->` in README.md and docs/explanation/attacks.md. coordinator/report/measured.json holds the figures that
-the advice of a report cites. A kept file holds the command, the date and what the run
+`<!-- results -->` and `<!-- /results -->` in README.md and docs/explanation/attacks.md.
+coordinator/report/measured.json holds the figures that the advice of a report cites. A kept file holds the command, the date and what the run
 wrote: an audit's report.json (without pictures), or a benchmark's --json.
 """
 

@@ -1,6 +1,6 @@
 """Write the output of commands into the tutorial: every block between `<!-- output: COMMAND -->` and its end.
 
-    python -m benchmarks.reference.outputs        runs the tutorial's commands up to its study, and writes what they print
+    python -m benchmarks.reference.outputs
 
 The commands are run as they stand, in an empty folder, with 80 columns. Lines that only say that work goes on are
 left out, as are lines of a number of seconds.
