@@ -5,8 +5,8 @@
 
 The pages are docs/results.md (a summary), docs/results/TOPIC.md (the full tables), and the table between the markers
 `<!-- results -->` and `<!-- /results -->` in README.md and docs/explanation/attacks.md.
-coordinator/report/measured.json holds the figures that the advice of a report cites. A kept file holds the command, the date and what the run
-wrote: an audit's report.json (without pictures), or a benchmark's --json.
+coordinator/report/measured.json holds the figures that the advice of a report cites. A kept file holds the
+command, the date and what the run wrote: an audit's report.json (without pictures), or a benchmark's --json.
 """
 
 from __future__ import annotations

@@ -59,7 +59,9 @@ def show_folder_as_text(
     _app: Sphinx, environment: BuildEnvironment, reference: pending_xref, content: nodes.Element
 ) -> nodes.Element | None:
     """Show a link to a folder of the repository as plain text: the site has no page for it."""
-    folder = ROOT / Path(environment.doc2path(reference["refdoc"], base=False)).parent / reference["reftarget"]
+    folder = (
+        ROOT / Path(environment.doc2path(reference["refdoc"], base=False)).parent / reference["reftarget"]
+    )
     return content if folder.is_dir() else None
 
 
