@@ -12,7 +12,7 @@ PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --cons
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench audit-table audit-updates table1 frontier coverage picture lock results schema clean
+.PHONY: help setup demo test test-slow check bench audit-table audit-updates table1 frontier coverage picture lock results schema docs clean
 
 help: ## print this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -87,6 +87,10 @@ picture: $(READY) ## docs/report.png from the demo's report, by headless Chromiu
 
 results: $(READY) ## write docs/results.md, its pages, the README table and what reports cite from docs/results/*.json
 	@$(BIN)/python -m benchmarks.results
+
+docs: $(READY) ## build/site from docs/ and the other documents, warnings are errors; NOTEBOOK=off does not run the notebook
+	@$(BIN)/python -m benchmarks.reference >/dev/null
+	@$(BIN)/python -m sphinx -q -W --keep-going -E -c docs -b html . build/site && echo build/site/docs/index.html
 
 schema: $(READY) ## write the JSON Schemas of report.json and scores.json into docs/schema
 	@$(BIN)/python -m coordinator.report.json_schema docs/schema

@@ -4,9 +4,9 @@
     python -m benchmarks.results --add NAME --from FILE --command TEXT  keeps a run's figures first
 
 The pages are docs/results.md (a summary), docs/results/TOPIC.md (the full tables), and the table between the markers
-`<!-- results -->` and `<!-- /results -->` in README.md. coordinator/report/measured.json holds the figures that
-the advice of a report cites. A kept file holds the command, the date and what the run
-wrote: an audit's report.json (without pictures), or a benchmark's --json.
+`<!-- results -->` and `<!-- /results -->` in README.md and docs/explanation/attacks.md.
+coordinator/report/measured.json holds the figures that the advice of a report cites. A kept file holds the
+command, the date and what the run wrote: an audit's report.json (without pictures), or a benchmark's --json.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from coordinator.report.measured import FILE as MEASURED
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "results"
 README = ROOT / "README.md"
+#: Documents with the table of schemes between the markers.
+WITH_TABLE = (README, ROOT / "docs" / "explanation" / "attacks.md")
 MARKERS = ("<!-- results -->", "<!-- /results -->")
 
 _PAGES: dict[str, Callable[[Sequence[Entry]], list[str]]] = {
@@ -79,9 +81,10 @@ def write_pages() -> list[Path]:
             (KEPT / f"{topic}.md").unlink(missing_ok=True)
     for name, text in pages.items():
         (KEPT.parent / name).write_text(text)
-    README.write_text(insert_table(README.read_text(), entries))
+    for path in WITH_TABLE:
+        path.write_text(insert_table(path.read_text(), entries))
     write_record(MEASURED, measured_of(entries))
-    return [*(KEPT.parent / name for name in pages), README, MEASURED]
+    return [*(KEPT.parent / name for name in pages), *WITH_TABLE, MEASURED]
 
 
 def keep(args: argparse.Namespace) -> None:

@@ -39,10 +39,11 @@ def test_no_table_of_results_is_wider_than_seven_columns() -> None:
             assert not line.startswith("|") or line.count("|") - 1 <= MAX_COLUMNS, (path.name, line)
 
 
-def test_the_readme_s_results_are_generated() -> None:
-    readme = (ROOT / "README.md").read_text()
-    assert all(readme.count(marker) == 1 for marker in results.MARKERS)
-    assert results.insert_table(readme, read_entries(DOCS / "results")) == readme
+def test_the_tables_of_results_in_readme_and_explanation_are_generated() -> None:
+    for path in results.WITH_TABLE:
+        text = path.read_text()
+        assert all(text.count(marker) == 1 for marker in results.MARKERS)
+        assert results.insert_table(text, read_entries(DOCS / "results")) == text
 
 
 def test_architecture_names_every_folder_of_modules() -> None:

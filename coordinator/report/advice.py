@@ -36,6 +36,11 @@ class Action:
     gain: str
     source: str = ""
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Each file of `source` with its date; empty without."""
+        return tuple(self.source.split("; ")) if self.source else ()
+
 
 # ---- what it means for patients ------------------------------------------------------------------------------
 

@@ -116,6 +116,19 @@ def best_baselines(draws: Sequence[ReportDraw]) -> list[tuple[float, str]]:
     ]
 
 
+def _seen(points: Sequence[_Point]) -> str:
+    """Return what the lines of points show, in words: each attack's medians at its smallest and largest pool."""
+    texts = []
+    for attack in dict.fromkeys(point.attack for point in points):
+        values: dict[int, list[float]] = {}
+        for point in points:
+            if point.attack == attack:
+                values.setdefault(point.pool_size, []).append(point.value)
+        ends = [f"{median(values[size]):.2f} at {size}" for size in sorted({min(values), max(values)})]
+        texts.append(f"{attack} {', '.join(ends)}")
+    return "; ".join(texts)
+
+
 def ssim_curve(findings: Sequence[JudgedFinding], draws: Sequence[ReportDraw]) -> str:
     """Draw the median SSIM of the guesses against pool size: a line an attack, a dot a draw, the best baseline."""
     points = [
@@ -125,7 +138,8 @@ def ssim_curve(findings: Sequence[JudgedFinding], draws: Sequence[ReportDraw]) -
     ]
     if not points:
         return ""
-    with _drawing("ssim", "Median SSIM of the guesses against the number of sealed images") as drawing:
+    what = "Median SSIM of the guesses against the number of sealed images"
+    with _drawing("ssim", f"{what}: {_seen(points)}") as drawing:
         axes = drawing.axes
         for i, attack in enumerate(dict.fromkeys(point.attack for point in points)):
             _line(axes, attack, [point for point in points if point.attack == attack], i, i + i // 6)
@@ -201,7 +215,12 @@ def learning_curve(training: Training) -> str:
     plain = list(enumerate(training.plain.rounds if training.plain else (), 1))
     if not sealed:
         return ""
-    with _drawing("learning", "Validation accuracy by round") as drawing:
+    seen = "; ".join(
+        f"{label} from {points[0][1]:.2f} in the first round to {points[-1][1]:.2f} in the last"
+        for label, points in (("sealed images", sealed), ("plain images", plain))
+        if points
+    )
+    with _drawing("learning", f"Validation accuracy by round: {seen}") as drawing:
         axes = drawing.axes
         for i, (label, points) in enumerate((("sealed images", sealed), ("plain images", plain))):
             if points:

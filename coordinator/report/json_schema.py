@@ -14,13 +14,14 @@ from coordinator.exchange.records import Record
 from coordinator.report.records import Report
 from crypto.files import write_json
 
-_RECORDS: dict[str, type[Record]] = {"report.schema.json": Report, "scores.schema.json": Scores}
+#: The model of each file, by the name of its schema.
+RECORDS: dict[str, type[Record]] = {"report.schema.json": Report, "scores.schema.json": Scores}
 
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Return the schemas, by the name of their file. The dialect is that of JSON Schema 2020-12."""
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return {name: {**dialect, **kind.model_json_schema()} for name, kind in _RECORDS.items()}
+    return {name: {**dialect, **kind.model_json_schema()} for name, kind in RECORDS.items()}
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
         public: Whether plain pictures may leave the hospital. If not, a page with plain pictures says that it stays
             there, and a page without says that the pictures which attacks recovered are patients' images.
     """
-    verdict, rows = headline(report), rows_of(report)
+    verdict, rows, todo = headline(report), rows_of(report), actions(report)
     training = report.training
     charts = [ssim_curve(report.findings, report.draws), key_curve(report.findings)]
     return _template().render(
@@ -102,7 +102,8 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
         state=verdict.state,
         sentence=verdict.sentence,
         meaning=meaning(report),
-        actions=actions(report),
+        actions=todo,
+        sources=list(dict.fromkeys(name for action in todo for name in action.sources)),
         mends=mends(report),
         repeat=repeat_commands(report),
         glossary=GLOSSARY,

@@ -1,0 +1,74 @@
+"""Write the output of commands into the tutorial: every block between `<!-- output: COMMAND -->` and its end.
+
+    python -m benchmarks.reference.outputs
+
+The commands are run as they stand, in an empty folder, with 80 columns. Lines that only say that work goes on are
+left out, as are lines of a number of seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+#: The block of one command's output.
+_OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n).*?(<!-- /output -->)", re.DOTALL)
+_BUSY = re.compile(r"^  .* \(\d+ s\)$|^\d+ s in this run$")
+
+
+def shell_lines(text: str) -> Iterator[str]:
+    """Yield every command in the `sh` blocks of a document, without its comment."""
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if command := re.split(r"\s+#", line)[0].strip():
+                yield command
+
+
+def run_line(line: str, folder: Path) -> str:
+    """Run one command of a document in `folder`, and return what it printed.
+
+    Raises:
+        CalledProcessError: If it fails; its output is in the error.
+    """
+    environment = os.environ | {
+        "COLUMNS": "80",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    line = line.replace("python docs/", f"python {ROOT}/docs/")
+    done = subprocess.run(
+        line, shell=True, cwd=folder, env=environment, text=True, check=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=1800,
+    )  # fmt: skip
+    return done.stdout
+
+
+def shown(output: str, folder: Path) -> str:
+    """Return an output as the tutorial shows it: without the folder's path and the lines of waiting."""
+    lines = [line for line in output.replace(f"{folder}/", "").splitlines() if not _BUSY.match(line)]
+    return "\n".join(lines).strip()
+
+
+def main() -> None:
+    """Run the commands of the tutorial up to the study, and write their outputs."""
+    text = TUTORIAL.read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        outputs = {
+            line: shown(run_line(line, folder), folder)
+            for line in shell_lines(text)
+            if not line.startswith(("source ", "cipherward-coordinator simulate"))
+        }
+    text = _OUTPUT.sub(lambda m: f"{m[1]}\n```text\n{outputs[m[2]]}\n```\n\n{m[3]}", text)
+    TUTORIAL.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

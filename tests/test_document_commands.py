@@ -1,0 +1,101 @@
+"""The commands in README, tutorial and how-to pages: each is one that the program takes, and the tutorial's are run.
+
+docs/deployment.md is followed on three machines by test_deployment_document.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from benchmarks.reference.commands import commands_of
+from benchmarks.reference.outputs import run_line, shell_lines
+from benchmarks.reference.pages import FOLDER, PROGRAMS, make_pages
+from tests.support.paths import ROOT
+
+DOCS = ROOT / "docs"
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "SECURITY.md",
+    *sorted(DOCS.glob("*.md")),
+    *sorted((DOCS / "howto").glob("*.md")),
+]
+#: Commands of the tutorial that a test of their own runs: the demo.
+_LONG = ("source ", "cipherward-coordinator simulate")
+
+
+def lines_of(text: str) -> Iterator[str]:
+    """Yield the lines of all blocks of code that begin with one of our programs, without their comments."""
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            command = re.split(r"\s{2,}#|\s+\(what ", line)[0].strip()
+            if command.startswith(tuple(f"{name} " for name in PROGRAMS)):
+                yield command
+
+
+COMMANDS = sorted({(path.name, line) for path in DOCUMENTS for line in lines_of(path.read_text())})
+
+
+def parse(line: str) -> None:
+    """Parse a command as the program does, without running it. Raises click's errors."""
+    name, *words = shlex.split(line)
+    group = typer.main.get_command(PROGRAMS[name])
+    assert isinstance(group, click.Group)
+    known = {tuple(words.split()): command for words, command in commands_of(group)}
+    size = next((n for n in (2, 1) if tuple(words[:n]) in known), 0)
+    assert size, f"{name} has no command {words[0]}"
+    known[tuple(words[:size])].make_context(f"{name} {words[0]}", words[size:])
+
+
+@pytest.mark.parametrize(("document", "line"), COMMANDS, ids=[f"{d}: {c[:60]}" for d, c in COMMANDS])
+def test_the_program_takes_every_command_of_the_documents(document: str, line: str) -> None:
+    parse(line)
+
+
+def test_a_wrong_command_would_be_noticed() -> None:
+    for line in (
+        "cipherward-party sael hospital",
+        "cipherward-party seal hospital --colour",
+        "cipherward-party seal",
+    ):
+        with pytest.raises((click.UsageError, AssertionError)):
+            parse(line)
+    assert {name for name, _ in COMMANDS} >= {"README.md", "tutorial.md", "hospital-it.md", "deployment.md"}
+
+
+def test_the_reference_is_what_the_program_says() -> None:
+    pages = make_pages()
+    assert {path.name for path in FOLDER.glob("*.md")} == {*pages, "index.md"}
+    for name, text in pages.items():
+        assert (FOLDER / name).read_text() == text, (
+            f"{name}: python -m benchmarks.reference writes it again"
+        )
+
+
+@pytest.mark.slow
+def test_a_newcomer_follows_the_tutorial(tmp_path: Path) -> None:
+    lines = [line for line in shell_lines((DOCS / "tutorial.md").read_text()) if not line.startswith(_LONG)]
+    assert len(lines) >= 5
+    printed = {line: run_line(line, tmp_path) for line in lines}
+    assert "1200 × 64×64" in printed["cipherward-party check my-images"]
+    assert any("verdict: Broken." in text for text in printed.values())
+    assert (tmp_path / "my-audit" / "private" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_to_its_verdict() -> None:
+    nbclient = pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat")
+    path = DOCS / "notebooks" / "images-to-verdict.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
+    assert "'broken': True" in str(notebook.cells[-2].outputs)
