@@ -28,7 +28,9 @@ from crypto.errors import CipherwardError
 from parties.agent.agent_log import AgentLog
 
 #: Type and event of the line of a hospital's log that each moment begins with.
-_EVENTS = dict(zip(MOMENTS, (("evaluate", "answered"), ("train", "received"), ("evaluate", "received")), strict=True))
+_EVENTS = dict(
+    zip(MOMENTS, (("evaluate", "answered"), ("train", "received"), ("evaluate", "received")), strict=True)
+)
 #: Events of a hospital's log that are no answers.
 _FAILED = ("error", "refused", "unsent", "unanswered")
 #: Seconds that the study may take until all hospitals reply again; and until a moment comes.
@@ -96,7 +98,9 @@ class Observer:
 
         def is_settled() -> bool:
             if run.poll() is not None:
-                raise TimedOutError(f"`run` ended with status {run.returncode}: {self.deployment.last_words('run')}")
+                raise TimedOutError(
+                    f"`run` ended with status {run.returncode}: {self.deployment.last_words('run')}"
+                )
             return len([row for at, row in self.deployment.rows if self._is_after(at, row, now)]) >= rounds
 
         wait_until(is_settled, _PATIENCE_S, f"{rounds} rounds of all hospitals")
@@ -214,7 +218,9 @@ class Observer:
         parts += [f"{name}: {why[:160]}" for name, why in sorted(refused.items())]
         parts += errors
         events = [x for x in tail.read() if x["event"] in _FAILED]
-        reasons = dict.fromkeys(f"{x['event']} {x.get('error', '')} {x.get('field', '')}".strip() for x in events)
+        reasons = dict.fromkeys(
+            f"{x['event']} {x.get('error', '')} {x.get('field', '')}".strip() for x in events
+        )
         parts += [f"its log: {', '.join(reasons)}"] if reasons else []
         return "; ".join(parts) or "every round was made of all replies"
 
