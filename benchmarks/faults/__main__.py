@@ -15,7 +15,9 @@ import argparse
 import contextlib
 import fcntl
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -80,12 +82,14 @@ class Harness:
     Attributes:
         ledger: keeps the records.
         settings: changes of the plan.
-        lock: a file that is locked while a fault is tried.
+        lock: a file that is locked, as others may do, while a fault is tried.
+        before: a command that is run before each fault, and waited for.
     """
 
     ledger: Ledger
     settings: dict[str, Any] = field(default_factory=dict)
     lock: Path | None = None
+    before: str = ""
 
     def run(self, trials: dict[Trial, str]) -> None:
         """Try what has no record yet. A study that does not recover is ended, and the rest goes on in another."""
@@ -162,6 +166,8 @@ class Harness:
         self, trial: Trial, title: str, action: Callable[[], Record], deployment: Deployment | None = None
     ) -> Record:
         """Try a fault and keep its record; a harness that cannot go through with it says so."""
+        if self.before:
+            subprocess.run(self.before, shell=True, check=True)
         with _locked(self.lock):
             try:
                 record = action()
@@ -184,14 +190,13 @@ class Harness:
 
 @contextlib.contextmanager
 def _locked(path: Path | None) -> Iterator[None]:
-    """Hold a file's lock, if one is named; afterwards give others the time to take it."""
+    """Hold a file's lock, if one is named, together with others that want it so."""
     if path is None:
         yield
         return
     with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_SH)
         yield
-    time.sleep(0.5)
 
 
 def run_faults(names: Sequence[str], moments: int = 1) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -221,7 +226,10 @@ def main() -> None:
     parser.add_argument("--moments", type=int, choices=(1, 2, 3), default=3, help="moments of a round")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the plan")
     parser.add_argument("--lines", type=Path, help="the file of JSON lines that records are added to")
-    parser.add_argument("--lock", type=Path, help="hold this file's lock (flock) while a fault is tried")
+    parser.add_argument(
+        "--lock", type=Path, help="hold this file's shared lock (flock) while a fault is tried"
+    )
+    parser.add_argument("--before", default="", metavar="COMMAND", help="run this before each fault")
     parser.add_argument(
         "--collect", nargs="+", type=Path, help="try nothing; make the figures of these files"
     )
@@ -230,9 +238,11 @@ def main() -> None:
     if not args.collect:
         if args.lines is None:
             parser.error("--lines FILE is needed, so that no record is lost")
-        Harness(Ledger(args.lines), parse_settings(args.set), args.lock).run(
-            list_trials(args.only, args.moments)
-        )
+        # Ended from outside, it still ends what it started.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+        harness = Harness(Ledger(args.lines), parse_settings(args.set), args.lock, args.before)
+        harness.run(list_trials(args.only, args.moments))
     files = args.collect or [args.lines]
     trials = list_trials() if args.collect else list_trials(args.only, args.moments)
     figures = make_figures(files, trials)
