@@ -21,6 +21,9 @@ from crypto.errors import CipherwardError
 
 #: Seconds that open requests may take after the signal to end.
 _GRACE_S = 3
+#: Seconds that a connection without requests stays open. Flower's clients give one up after 5 s, and so does uvicorn by
+#: itself: a request could meet the connection while it is being closed, and fail. So the client must always be first.
+_KEEP_ALIVE_S = 15
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,7 @@ def run(settings: SuperLinkSettings) -> None:
         ssl_keyfile=settings.server,
         ssl_certfile=settings.server,
         timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         server_header=False,
         # Otherwise a header of the request would say where it comes from.
         proxy_headers=False,

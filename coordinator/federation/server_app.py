@@ -13,6 +13,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from coordinator.exchange.flower_pauses import shorten_server_app
 from coordinator.exchange.manifest import FILE as MANIFEST_FILE
 from coordinator.exchange.manifest import StudyManifest, read_manifest
 from coordinator.exchange.plan import FILE, Plan, read_plan, require_rounds
@@ -34,6 +35,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the study that the run configuration names."""
     study = _study_folder(context)
+    shorten_server_app()
     with folder_lock(study / "cloud"):
         run_federation(grid, study, str(context.run_config.get("engine", "")) or "flwr run")
 

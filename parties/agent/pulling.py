@@ -1,6 +1,7 @@
 """Pull a message from the SuperNode, and stop when it will not come.
 
-A task may be there before its message: the SuperNode still receives it. If the run was stopped meanwhile, the
+A task may be there before its message: the SuperNode still receives it. Flower's client would sleep for 1 s, 2 s and so
+on until it asks for a part again; here it is asked for again as soon as it can be there. If the run was stopped meanwhile, the
 SuperNode drops the message, and its parts never become available. Flower's client would ask for them for more than an
 hour, deaf to everything else.
 """
@@ -11,6 +12,9 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+#: Seconds between two requests for a part that the SuperNode still receives: at first, and at most. Chosen by hand.
+_PAUSE_S, _MOST_PAUSE_S = 0.02, 0.5
 
 
 class Pulling:
@@ -44,15 +48,21 @@ class Pulling:
         return response
 
     def PullObject(self, request: Any) -> Any:  # noqa: N802 - Flower's name
-        """Ask for a part.
+        """Ask for a part until it is there, or until the SuperNode no longer knows it.
 
         Raises:
             ConnectionError: if the SuperNode dropped the message, or after the limit.
         """
-        with self._lock:
-            self._tick()
-            if self._is_dropped(self._message):
-                raise ConnectionError("the SuperNode dropped the message")
-            if time.monotonic() > self._deadline:
-                raise ConnectionError("the message did not come in time")
-        return self._client.PullObject(request)
+        pause = _PAUSE_S
+        while True:
+            with self._lock:
+                self._tick()
+                if self._is_dropped(self._message):
+                    raise ConnectionError("the SuperNode dropped the message")
+                if time.monotonic() > self._deadline:
+                    raise ConnectionError("the message did not come in time")
+            response = self._client.PullObject(request)
+            if response.object_available or not response.object_found:
+                return response
+            time.sleep(pause)
+            pause = min(2 * pause, _MOST_PAUSE_S)

@@ -1,6 +1,6 @@
 """Flower's own SuperNode, started and watched: its options, its log, its restarts.
 
-It runs with `--isolation process`: it fetches messages and sends replies, and starts no program. The agent's executor
+Its fixed pauses are shortened (coordinator/exchange/flower_pauses.py). It runs with `--isolation process`: it fetches messages and sends replies, and starts no program. The agent's executor
 takes its tasks (executor.py). Its Flower home, port and secret are its own, so that several hospitals can run on one
 machine, and none of the user's own Flower settings apply.
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]  # it has no types
 
+from coordinator.exchange import flower_pauses
 from coordinator.exchange.quiet import QUIET
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors
@@ -151,7 +152,7 @@ class SuperNode:
         rotate(self.log_file)
         self._log_position = self.log_file.stat().st_size if self.log_file.exists() else 0
         words = [
-            str(Path(sys.executable).parent / "flower-supernode"),
+            *(sys.executable, "-P", flower_pauses.__file__),
             *("--superlink", self.superlink, "--root-certificates", str(self.ca)),
             *("--auth-supernode-private-key", str(self.key)),
             *("--node-config", f"party-dir={json.dumps(str(self.party_dir))}"),

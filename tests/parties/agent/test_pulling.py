@@ -86,3 +86,24 @@ def test_a_supernode_that_has_stopped_trying_is_stuck(
         file.write("WARNING : Connection attempt failed, retrying in 20.00 seconds\n")
     node.read_log()
     assert not node.is_stuck
+
+
+def test_a_part_that_is_still_being_received_is_asked_for_again_at_once() -> None:
+    asked: list[str] = []
+
+    class Late(_Client):
+        def PullObject(self, request: str) -> Any:  # noqa: N802 - Flower's name
+            asked.append(request)
+            return SimpleNamespace(object_found=True, object_available=len(asked) > 3, object_content=b"part")
+
+    # Flower's own client would begin to wait for a second here: the part comes without any wait of its.
+    response = Pulling(Late(), _nothing, lambda _: False, 60.0).PullObject("a")
+    assert response.object_content == b"part" and asked == ["a"] * 4
+
+
+def test_a_part_that_the_supernode_does_not_know_is_not_waited_for() -> None:
+    class Without(_Client):
+        def PullObject(self, request: str) -> Any:  # noqa: N802 - Flower's name
+            return SimpleNamespace(object_found=False, object_available=False)
+
+    assert not Pulling(Without(), _nothing, lambda _: False, 60.0).PullObject("a").object_found

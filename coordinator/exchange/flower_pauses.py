@@ -1,0 +1,97 @@
+"""Flower's fixed pauses, shortened: how long a SuperNode and a ServerApp sleep before they look again.
+
+Flower 1.42 has no option for these pauses:
+
+    SuperNode    3 s after it found no message        it finds two messages in a round, so a round lost up to 6 s
+    SuperNode    0.5 s between two looks for a reply  of its own client
+    both         1 s, then 2 s, … until a part of a message that is still being sent is asked for again
+
+A SuperNode here looks after a tenth of the time that it has already waited, at most as rarely as Flower does. So a
+pause costs a tenth of a wait, and a federation that waits for hours is asked no more often than before. What is
+replaced is named in this file alone, and only in the version of Flower for which it was read. With another version
+Flower's own pauses stay: slower, and otherwise the same.
+
+This file is also the program of a SuperNode (`parties/agent/supernode.py`): Flower's own, after `shorten_supernode`.
+So it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from typing import Any
+
+#: The version of Flower whose pauses are known.
+VERSION = "1.42."
+#: Flower's pauses of a SuperNode in seconds: after it found no message, and between two looks for its client's reply.
+IDLE_S, REPLY_S = 3, 0.5
+#: The shortest pauses in their place, and the share of the wait so far that a pause lasts. Chosen by hand.
+_LEAST_IDLE_S, _LEAST_REPLY_S, _SHARE = 0.25, 0.05, 0.1
+#: Seconds until a part of a message is asked for again, at first; each further pause is twice as long.
+_BACKOFF_S = 0.05
+
+
+class Pauses:
+    """Stands in the place of the module `time` in Flower's SuperNode: `sleep` sleeps shorter, the rest is `time`'s.
+
+    Args:
+        clock: a module like `time`.
+    """
+
+    def __init__(self, clock: Any = time) -> None:
+        self._clock = clock
+        #: Which of Flower's pauses was asked for last, and since when.
+        self._kind = 0.0
+        self._since = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        """Return anything else of the clock."""
+        return getattr(self._clock, name)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep for Flower's pause, or for a tenth of the wait so far if that is shorter."""
+        now = self._clock.monotonic()
+        if seconds != self._kind:
+            self._kind, self._since = seconds, now
+        least = {IDLE_S: _LEAST_IDLE_S, REPLY_S: _LEAST_REPLY_S}.get(seconds, seconds)
+        self._clock.sleep(min(seconds, max(least, _SHARE * (now - self._since))))
+
+
+def is_known() -> bool:
+    """Return whether the installed Flower is the one whose pauses are known."""
+    import flwr
+
+    return str(flwr.__version__).startswith(VERSION)
+
+
+def shorten_supernode() -> None:
+    """Shorten the pauses of a SuperNode in this process."""
+    from flwr.supernode import start_client_internal as module
+
+    if is_known():
+        module.time = Pauses()  # type: ignore[assignment]
+        module.pull_objects = _soon(module.pull_objects)
+
+
+def shorten_server_app() -> None:
+    """Shorten the pauses of a ServerApp in this process, between two looks for parts of a reply."""
+    from flwr.superlink.grid import http_grid as module
+
+    if is_known():
+        module.pull_objects = _soon(module.pull_objects)
+
+
+def _soon(pull_objects: Any) -> Any:
+    """Return the function with a shorter first pause; Flower's longest pause stays."""
+    if isinstance(pull_objects, functools.partial):
+        return pull_objects
+    return functools.partial(pull_objects, initial_backoff=_BACKOFF_S)
+
+
+if __name__ == "__main__":
+    from flwr.supernode.cli import flower_supernode
+
+    sys.argv[0] = "flower-supernode"
+    shorten_supernode()
+    flower_supernode()
