@@ -35,7 +35,7 @@ from benchmarks.faults.at_the_door import DOOR_FAULTS, try_door
 from benchmarks.faults.deployment import PLAN, Deployment, TimedOutError
 from benchmarks.faults.ledger import Ledger, Trial, make_figures
 from benchmarks.faults.machine_faults import CLOUD_DISK, HOSPITAL_DISK, MACHINE_FAULTS, small_disk
-from benchmarks.faults.observe import VICTIM, Observer
+from benchmarks.faults.observe import VICTIM, NotReadyError, Observer
 from benchmarks.faults.record import Record
 from benchmarks.faults.striking import FAULTS, Fault, join_late
 from coordinator.exchange.plan import Plan
@@ -48,6 +48,8 @@ STRIKING: dict[str, Fault] = {**FAULTS, **{name: fault for name, (fault, _) in M
 NAMES = (SAME_MODEL, ABSENT, *STRIKING, *DOOR_FAULTS)
 #: What a fault that cannot be gone through with raises.
 _FAILURES = (TimedOutError, AssertionError, psutil.Error, subprocess.TimeoutExpired)
+#: How many federations may fail before a fault strikes, until the harness gives up. Chosen by hand.
+_MAX_FAILURES = 5
 _SHOWN = ("fault", "moment", "rounds_missed", "seconds_lost", "back_after_s", "data_lost", "skipped")
 
 
@@ -84,12 +86,14 @@ class Harness:
         settings: changes of the plan.
         lock: a file that is locked, as others may do, while a fault is tried.
         before: a command that is run before each fault, and waited for.
+        failures: how many federations were not whole before a fault could strike.
     """
 
     ledger: Ledger
     settings: dict[str, Any] = field(default_factory=dict)
     lock: Path | None = None
     before: str = ""
+    failures: int = 0
 
     def run(self, trials: dict[Trial, str]) -> None:
         """Try what has no record yet. A study that does not recover is ended, and the rest goes on in another."""
@@ -152,7 +156,14 @@ class Harness:
                 if name == ABSENT
                 else (lambda name=name, moment=moment: STRIKING[name].strike(watch, moment))  # type: ignore[misc]
             )
-            if self._try(trial, title, action, deployment).is_failed:
+            try:
+                if self._try(trial, title, action, deployment).is_failed:
+                    break
+            except NotReadyError as error:
+                figures["given_up"] = f"before {name}: {error}"
+                self.failures += 1
+                if self.failures > _MAX_FAILURES:
+                    raise
                 break
         with contextlib.suppress(Exception):
             figures |= {"round_seconds": watch.undisturbed_s}
@@ -168,7 +179,8 @@ class Harness:
         """Try a fault and keep its record; a harness that cannot go through with it says so."""
         if self.before:
             subprocess.run(self.before, shell=True, check=True)
-        with _locked(self.lock):
+        # Whole studies take long, and are not about time: they hold nobody up.
+        with _locked(self.lock if deployment is not None else None):
             try:
                 record = action()
             except _FAILURES as error:

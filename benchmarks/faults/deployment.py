@@ -54,6 +54,8 @@ PLAN: dict[str, Any] = {
     "deadline_s": 20.0,
     "grace_s": 5.0,
 }
+#: A look that takes longer than this many seconds tells that this process was stopped meanwhile.
+_STILL_S = 10.0
 #: The modules of the two command lines.
 COORDINATOR, HOSPITAL = "coordinator.cli.app", "parties.cli.app"
 #: Where the SuperLink listens, and the address that the first hospital dials.
@@ -65,10 +67,16 @@ class TimedOutError(Exception):
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str, step_s: float = 0.1) -> Any:
-    """Wait until a condition holds, and return its value. Raise TimedOutError after so many seconds."""
-    deadline = time.monotonic() + seconds
+    """Wait until a condition holds, and return its value.
+
+    Raises:
+        TimedOutError: after so many seconds. Those in which this process itself stood still do not count.
+    """
+    waited, before = 0.0, time.monotonic()
     while not (value := condition()):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        waited, before = waited + min(now - before, _STILL_S), now
+        if waited > seconds:
             raise TimedOutError(f"{what} did not happen within {seconds:.0f} s")
         time.sleep(step_s)
     return value

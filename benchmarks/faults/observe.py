@@ -39,6 +39,10 @@ _PATIENCE_S, _MOMENT_S = 280.0, 150.0
 VICTIM = "hospital-1"
 
 
+class NotReadyError(Exception):
+    """A study was not whole before a fault could strike: nothing can be said of the fault."""
+
+
 class LogTail:
     """Reads the lines of a hospital's log that were added since the last look."""
 
@@ -159,7 +163,10 @@ class Observer:
         """
         deployment = self.deployment
         if not self._is_calm:
-            self.settle()
+            try:
+                self.settle()
+            except TimedOutError as error:
+                raise NotReadyError(str(error)) from error
         self._is_calm = False
         first, submitted, tail = len(deployment.rows), deployment.submissions, LogTail(deployment)
         try:
