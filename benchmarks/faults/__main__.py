@@ -49,7 +49,7 @@ NAMES = (SAME_MODEL, ABSENT, *STRIKING, *DOOR_FAULTS)
 #: What a fault that cannot be gone through with raises.
 _FAILURES = (TimedOutError, AssertionError, psutil.Error, subprocess.TimeoutExpired)
 #: How many federations may fail before a fault strikes, until the harness gives up. Chosen by hand.
-_MAX_FAILURES = 5
+_MAX_FAILURES = 20
 _SHOWN = ("fault", "moment", "rounds_missed", "seconds_lost", "back_after_s", "data_lost", "skipped")
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # it has no types
 
-from benchmarks.faults.deployment import wait_until
-from benchmarks.faults.observe import VICTIM, LogTail, Observer
+from benchmarks.faults.deployment import TimedOutError, wait_until
+from benchmarks.faults.observe import VICTIM, LogTail, NotReadyError, Observer
 from benchmarks.faults.record import MOMENTS, Moment, Record
 from coordinator.deployment.enrolment import enrol, read_public_keys, revoke
 from coordinator.deployment.running import reconcile_running
@@ -298,7 +298,10 @@ def _read_lies(path: Any, kind: str = "") -> list[dict[str, Any]]:
 def join_late(watch: Observer) -> Record:
     """Let a hospital join after two rounds were made without it."""
     d = watch.deployment
-    wait_until(lambda: len(d.rows) >= 2, 150, f"two rounds without {VICTIM}; {d.last_words('run')}")
+    try:
+        wait_until(lambda: len(d.rows) >= 2, 300, f"two rounds without {VICTIM}; {d.last_words('run')}")
+    except TimedOutError as error:
+        raise NotReadyError(str(error)) from error
     alone = [row["seconds"] for _, row in d.rows]
     joined = time.monotonic()
     d.start_agent(VICTIM)
