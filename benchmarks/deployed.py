@@ -7,6 +7,10 @@ SuperLink counts every byte of the TLS connections, also those of polls, heartbe
 with the bytes of messages in the coordinator's journal, over the rounds after the first: before it the app bundle is
 sent. Memory is the resident set of a process, or of all processes of one hospital, read a few times a second. Linux
 only.
+
+The hospitals share this machine's cores, as those of a simulation do (coordinator/study/processes), so each trains
+with its share of PyTorch's threads: threads beyond the cores wait for each other by spinning. `--runs` repeats the
+study with the same hospitals, and says whether the model is the same to the bit.
 """
 
 from __future__ import annotations
@@ -36,14 +40,16 @@ from benchmarks.command_line import (
 from benchmarks.faults.deployment import Deployment, wait_until
 from coordinator.exchange.plan import Plan, read_plan
 from coordinator.report.build import machine
+from crypto.cores import cores
 from crypto.files import read_json
 
 #: Bytes of messages that the journal counts in a round.
 _COUNTED = ("bytes_down", "bytes_up", "evaluation_bytes_down", "evaluation_bytes_up")
 
 
-#: Seconds over which the cost of waiting hospitals is measured.
-_IDLE_S = 20.0
+#: Seconds over which the cost of waiting hospitals is measured; and before, until they ask as seldom as they ever do
+#: (coordinator/exchange/flower_pauses.py).
+_IDLE_S, _SETTLE_S = 20.0, 30.0
 
 
 class _Watch:
@@ -79,6 +85,21 @@ class _Watch:
         self.most[name] = max(self.most.get(name, 0), size)
 
 
+def _join(deployment: Deployment) -> float:
+    """Start all agents, each with its share of the cores; wait until they are online, and return the seconds."""
+    started = time.monotonic()
+    for name in deployment.names:
+        deployment.start_agent(name, OMP_NUM_THREADS=str(_threads(len(deployment.names))))
+    for name in deployment.names:
+        wait_until(lambda name=name: deployment.is_online(name), 150, f"{name} online")  # type: ignore[misc]
+    return time.monotonic() - started
+
+
+def _threads(hospitals: int) -> int:
+    """Return each hospital's share of this machine's cores, at least 1."""
+    return max(1, cores() // hospitals)
+
+
 def _measure_idle(deployment: Deployment) -> dict[str, float]:
     """Return what hospitals that wait for work cost the SuperLink, for each of them and each second."""
     link = deployment.server_process("coordinator.deployment.superlink")
@@ -88,6 +109,7 @@ def _measure_idle(deployment: Deployment) -> dict[str, float]:
         relay = deployment.relay
         return sum(link.cpu_times()[:2]), sum(relay.sent.values()) + sum(relay.received.values())
 
+    time.sleep(_SETTLE_S)
     cpu, passed = count()
     time.sleep(_IDLE_S)
     cpu_after, passed_after = count()
@@ -99,8 +121,24 @@ def _measure_idle(deployment: Deployment) -> dict[str, float]:
     }
 
 
-def measure(plan: Plan) -> dict[str, Any]:
-    """Run a plan's study in a deployment in a temporary folder, and return the figures.
+def _repeat(deployment: Deployment) -> tuple[float, str]:
+    """Run the study once more from its beginning, with the same keys and images; return seconds and model digest."""
+    deployment.study.parent.rename(deployment.folder / f"before-{len(deployment.runs)}")
+    started = time.monotonic()
+    deployment.start_run()
+    wait_until(lambda: deployment.runs[-1].poll() is not None, 1800, "the end of the study")
+    if deployment.runs[-1].returncode != 0:
+        raise AssertionError(deployment.output("run"))
+    training = read_json(deployment.study / "training.json", "training")
+    return time.monotonic() - started, str(training["model_sha256"])
+
+
+def measure(plan: Plan, runs: int = 1) -> dict[str, Any]:
+    """Run a plan's study in a deployment in a temporary folder, and return the figures of its first run.
+
+    Args:
+        plan: the study's plan.
+        runs: how often it runs. Of the further runs the seconds and the digest of the model are kept.
 
     Raises:
         AssertionError: if a round was not made of all hospitals' replies, or if a process was left running.
@@ -109,7 +147,7 @@ def measure(plan: Plan) -> dict[str, Any]:
         deployment = Deployment(Path(temporary) / "f", plan)
         try:
             server = deployment.start_server()
-            join = deployment.join(*deployment.names)
+            join = _join(deployment)
             idle = _measure_idle(deployment)
             link = deployment.server_process("coordinator.deployment.superlink")
             assert link is not None
@@ -128,6 +166,7 @@ def measure(plan: Plan) -> dict[str, Any]:
             training = read_json(deployment.study / "training.json", "training")
             database = deployment.cloud.database.stat().st_size
             bundle = deployment.cloud.bundle.stat().st_size
+            repeated = [_repeat(deployment) for _ in range(runs - 1)]
         finally:
             left = deployment.close()
     assert not left, left
@@ -138,6 +177,7 @@ def measure(plan: Plan) -> dict[str, Any]:
         "plan": plan.study,
         "hospitals": plan.parties,
         "rounds": plan.rounds,
+        "threads": _threads(plan.parties),
         "server_start_seconds": server,
         "join_seconds": join,
         "first_round_seconds": rows[0][0] - started,
@@ -154,6 +194,11 @@ def measure(plan: Plan) -> dict[str, Any]:
         "database_megabytes": database / 1e6,
         "model_sha256": training["model_sha256"],
         "load": load,
+        "all_run_seconds": [wall, *(seconds for seconds, _ in repeated)],
+        "all_model_sha256": [training["model_sha256"], *(digest for _, digest in repeated)],
+        "same_model": all(digest == training["model_sha256"] for _, digest in repeated)
+        if repeated
+        else None,
     }
 
 
@@ -162,11 +207,12 @@ def main() -> None:
     parser = make_parser(__doc__)
     add_plan(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the plan")
+    parser.add_argument("--runs", type=int, default=1, help="how often the study runs")
     add_json(parser)
     args: argparse.Namespace = parser.parse_args()
     values = read_plan(args.plan).model_dump(exclude_unset=True)
     plan = Plan.model_validate({**values, **plan_paths(args), **parse_settings(args.set)})
-    figures = measure(plan)
+    figures = measure(plan, args.runs)
     table = Table("figure", "value", title="a deployed study")
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))

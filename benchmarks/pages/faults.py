@@ -20,7 +20,7 @@ that other programs caused is stated.
 
 def page(entries: Sequence[Entry]) -> list[str]:
     """Return the lines of docs/results/deployment.md."""
-    sections = {"faults": faults, "deployment": deployment}
+    sections = {"faults": faults, "deployment": deployment, "records": records}
     lines = [INTRO]
     for kind, section in sections.items():
         for entry in of_kind(entries, kind):
@@ -142,6 +142,10 @@ def deployment(result: Record) -> list[str]:
         "first_round_seconds": "from `run` to the end of the first round (s)",
         "run_seconds": "`run`, from start to end (s)",
         "round_seconds": "a round (s), median",
+        "all_run_seconds": "`run` (s), each time that the study ran",
+        "all_round_seconds": "rounds of the first one (s), each",
+        "same_model": "the model of all runs is the same to the bit",
+        "threads": "threads of each hospital's training",
         "journal_megabytes": "records of messages after the first round, by the journal (MB)",
         "relay_megabytes": "bytes on the wire in the same time, by a counting relay (MB)",
         "relay_over_journal": "bytes on the wire over those of the journal",
@@ -157,6 +161,21 @@ def deployment(result: Record) -> list[str]:
         "load": "load average over five minutes at the end",
     }
     return [*facts(result, labels), *extrapolate(result, 1000)]
+
+
+def records(result: Record) -> list[str]:
+    """Return what one message costs in each form of its weights."""
+    rows = [
+        [row["form"], str(row["arrays"]), str(row["objects"]), number(row["bytes"] / 1e6),
+         number(row["pack_seconds"]), number(row["unpack_seconds"])]
+        for row in result["records"]
+    ]  # fmt: skip
+    head = ["weights as", "arrays", "objects", "bytes (MB)", "take apart and hash (s)", "put together (s)"]
+    return [
+        f"One message with the weights of {result['model']}. Each object is one request over TLS (not timed).",
+        "",
+        *table(head, rows),
+    ]
 
 
 def extrapolate(result: Record, hospitals: int) -> list[str]:

@@ -34,9 +34,11 @@ def facts(values: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
 
 
 def number(value: object) -> str:
-    """Return a float with four significant digits, nothing for None, and any other value as it is."""
+    """Return a float with four significant digits, nothing for None, a list by its items, others as they are."""
     if value is None:
         return ""
+    if isinstance(value, list):
+        return ", ".join(map(number, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

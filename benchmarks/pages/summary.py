@@ -85,7 +85,7 @@ TOPICS = {
     ),
     "accuracy": ("Accuracy on ciphertext", ("table1", "audit", "stem-accuracy")),
     "speed": ("Speed and traffic", ("schemes", "sealing", "federation", "many-hospitals", "options")),
-    "deployment": ("Deployment: faults, time and traffic", ("faults", "deployment")),
+    "deployment": ("Deployment: faults, time and traffic", ("faults", "deployment", "records")),
     "updates": (
         "What a training reveals",
         ("updates", "stems", "protection", "secure-rounds", "secure-sum"),

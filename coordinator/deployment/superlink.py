@@ -21,8 +21,8 @@ from crypto.errors import CipherwardError
 
 #: Seconds that open requests may take after the signal to end.
 _GRACE_S = 3
-#: Seconds that a connection without requests stays open. Flower's clients give one up after 5 s, and so does uvicorn by
-#: itself: a request could meet the connection while it is being closed, and fail. So the client must always be first.
+#: Seconds that a connection without requests stays open. Flower's clients give one up after 5 s, and so does uvicorn
+#: by itself: a request could meet the connection while it is being closed, and fail. So the client must be first.
 _KEEP_ALIVE_S = 15
 
 

@@ -70,7 +70,7 @@ def shorten_supernode() -> None:
     from flwr.supernode import start_client_internal as module
 
     if is_known():
-        module.time = Pauses()  # type: ignore[assignment]
+        module.time = Pauses()
         module.pull_objects = _soon(module.pull_objects)
 
 

@@ -6,7 +6,8 @@ does not fit the study manifest is refused for the whole run: it gets no plan an
 quorum. The others go on.
 
 A hospital may come back under another node id, as after a new start of its agent: its identity signs an introduction
-for the new node, and the newest one counts.
+for the new node, and the newest one counts. Who does not answer stays asked: its answer is looked for before every
+round, without a wait, and it takes part in the round after it.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from crypto.errors import CipherwardError
 _POLL_S, _MAX_POLL_S = 0.05, 0.5
 #: Seconds of waiting after which the log says how many hospitals are here. Chosen by hand.
 _ANNOUNCE_S = 3.0
-#: How often a node that gives no answer is asked who it is, unless the quorum needs it. Each time may cost all others
-#: the grace period.
-_MAX_QUESTIONS = 2
+#: Seconds after which a node is asked again who it is: after no answer, as its agent may have been killed with the
+#: question; and after an error. Nobody waits for such a node, so a question costs a message. Chosen by hand.
+_ASK_AGAIN_S, _AFTER_ERROR_S = 15.0, 2.0
 
 #: Returns why a node's reply cannot be used, or "".
 Screen = Callable[[int, Message], str]
@@ -74,14 +75,19 @@ class Federation:
         self._refused_names: dict[int, str] = {}
         #: How many connected nodes the log was told of last, -1 for none.
         self._announced = -1
-        #: Nodes that gave no answer: how often they were asked, and what came instead.
-        self._unanswered: dict[int, tuple[int, str]] = {}
+        #: Nodes that were asked and gave no introduction yet, and what came instead.
+        self._unanswered: dict[int, str] = {}
+        #: Questions that are under way: the node by the message's id.
+        self._asked: dict[str, int] = {}
+        #: When a node that was asked may be asked again.
+        self._ask_again: dict[int, float] = {}
 
     def gather(self) -> list[Party]:
         """Wait for a quorum of accepted parties, at most until the deadline, and ask every new node who it is.
 
-        Before the first quorum, a problem with a node shortens the wait to the grace period. Later it does not:
-        nobody can stop a run by joining it.
+        A node that is asked for the first time is waited for, for the grace period after the quorum is there. Later
+        it costs nobody any time, and is taken in once its answer comes. Before the first quorum, a problem with a
+        node shortens the wait to the grace period. Later it does not: nobody can stop a run by joining it.
 
         Returns:
             The connected parties in order of their names.
@@ -92,26 +98,34 @@ class Federation:
         needed, start = self.plan.replies_needed, time.monotonic()
         self._announced = -1
         deadline, has_begun = start + self.plan.deadline_s, len(self.parties) >= needed
-        problems, is_first_look = 0, True
+        problems, quorum_time = 0, math.inf
+        first: set[int] = set()
         while True:
+            look = time.monotonic()
             connected = list(self.grid.get_node_ids())
             nodes = [node for node in connected if node not in self.refused]
-            missing = needed - len(self._accepted(nodes))
-            if is_first_look and missing > 0:
-                self._unanswered.clear()
-            is_first_look = False
             if len(nodes) >= needed:
-                self._ask(nodes, missing, max(0.0, deadline - time.monotonic()))
-            if len(present := self._accepted(nodes)) >= needed:
+                first |= self._ask(nodes)
+            self._hear(deadline)
+            present, now = self._accepted(nodes), time.monotonic()
+            awaited = first & set(self._asked.values()) & set(nodes)
+            quorum_time = min(quorum_time, now) if len(present) >= needed else math.inf
+            # What is over at the deadline, or with the grace period, is over with whoever is there.
+            if len(present) >= needed and (
+                not awaited or now - quorum_time > self.plan.grace_s or now > deadline
+            ):
+                for node in awaited:
+                    self._unanswered.setdefault(node, "no answer")
                 return sorted(present, key=lambda party: party.name)
-            now, reasons = time.monotonic(), self._problems(connected)
+            reasons = self._problems(connected)
             if now - start > _ANNOUNCE_S:
                 self._announce(len(connected), deadline - now)
             if len(reasons) > problems and not has_begun:
                 problems, deadline = len(reasons), min(deadline, now + self.plan.grace_s)
             if now > deadline:
-                raise self._too_few(len(nodes), len(present), reasons)
-            time.sleep(_POLL_S)
+                self._unanswered |= {node: "no answer" for node in awaited if node not in self._unanswered}
+                raise self._too_few(len(nodes), len(present), self._problems(connected))
+            time.sleep(max(_POLL_S, now - look))
 
     def _announce(self, connected: int, seconds_left: float) -> None:
         """Say how many hospitals are here, each time that it changes, and for how long the others are waited for."""
@@ -140,7 +154,7 @@ class Federation:
     def _problems(self, connected: Sequence[int]) -> list[str]:
         """Return what is wrong with these nodes, if they are not accepted, each with the node's name."""
         refused = [f"{self.name(node)}: {self.refused[node]}" for node in connected if node in self.refused]
-        return [*refused, *(f"node-{node}: {why}" for node, (_, why) in self._unanswered.items())]
+        return [*refused, *(f"node-{node}: {why}" for node, why in self._unanswered.items())]
 
     def refusals(self) -> dict[int, str]:
         """Return why a connected node is refused for the whole run, by node."""
@@ -159,30 +173,43 @@ class Federation:
         """
         return [node for node in self.grid.get_node_ids() if node in self.parties] or list(self.parties)
 
-    def _ask(self, nodes: Sequence[int], missing: int, time_s: float) -> None:
-        """Ask the new ones among these nodes who they are, and accept or refuse them, within so many seconds."""
-        new = [
+    def _ask(self, nodes: Sequence[int]) -> set[int]:
+        """Ask those of these nodes who they are that are not known, and return those that were never asked before."""
+        now = time.monotonic()
+        asked = [
             node
             for node in nodes
-            if node not in self.parties and self._unanswered.get(node, (0, ""))[0] < _MAX_QUESTIONS
+            if node not in self.parties and now >= self._ask_again.get(node, -math.inf)
         ]
+        first = set(asked) - self._ask_again.keys()
         config = ConfigRecord({"manifest": self.manifest.digest})
         questions = [
             Message(RecordDict({"config": config}), dst_node_id=node, message_type="query.hello")
-            for node in new
+            for node in asked
         ]
-        replies = self.collect(
-            questions, max(0, missing), lambda _, reply: parse_introduction(reply)[1], time_s=time_s
+        if questions:
+            self._asked |= self._push(questions)
+        self._ask_again |= dict.fromkeys(asked, now + _ASK_AGAIN_S)
+        return first
+
+    def _hear(self, deadline: float) -> None:
+        """Look for answers to all questions that are under way, and accept or refuse the nodes that gave them."""
+        replies = Replies()
+        self._look(
+            self._asked,
+            replies,
+            lambda _, reply: parse_introduction(reply)[1],
+            lambda _n, _r: None,
+            deadline,
         )
-        failed = dict.fromkeys(replies.absent, "no answer")
         for node, reason in replies.refused.items():
             # An error of Flower or of the hospital may pass. An introduction stands.
             if reason.startswith("error: "):
-                failed[node] = reason
+                self._unanswered[node] = reason
+                self._ask_again[node] = time.monotonic() + _AFTER_ERROR_S
             else:
+                self._unanswered.pop(node, None)
                 self._refuse(node, f"node-{node}", reason)
-        for node, reason in failed.items():
-            self._unanswered[node] = (self._unanswered.get(node, (0, ""))[0] + 1, reason)
         newcomers = []
         for node, reply in replies.usable:
             self._unanswered.pop(node, None)
@@ -190,22 +217,28 @@ class Federation:
             record = reply.content["about"]
             newcomers.append(Party(node, about["party"], about, record["json"], record["signature"]))
         self._admit(newcomers)
+        known = self.parties.keys() | self.refused.keys()
+        self._asked = {message: node for message, node in self._asked.items() if node not in known}
 
     def _admit(self, newcomers: Sequence[Party]) -> None:
         """Accept the newcomers that belong to this run, and refuse the others.
 
-        The newest introduction of a hospital counts. The node that had its name before is refused.
+        The newest introduction of a hospital counts. The other node of its name is refused.
         """
         conflicts = find_conflicts(newcomers, self.manifest, self.grid.run.run_id)
         for party in sorted(newcomers, key=lambda party: int(party.about["time_ns"])):
             if party.node in conflicts:
                 self._refuse(party.node, f"{party.name} (node-{party.node})", conflicts[party.node])
                 continue
-            for before in [other for other in self.parties.values() if other.name == party.name]:
-                del self.parties[before.node]
-                reason = f"{party.name} came back as node-{party.node}"
-                self._refuse(before.node, f"{before.name} (node-{before.node})", reason)
-            self.parties[party.node] = party
+            same = [other for other in self.parties.values() if other.name == party.name]
+            # Answers come in any order.
+            newest = max([*same, party], key=lambda party: int(party.about["time_ns"]))
+            for other in [*same, party]:
+                if other is not newest:
+                    self.parties.pop(other.node, None)
+                    reason = f"{other.name} came back as node-{newest.node}"
+                    self._refuse(other.node, f"{other.name} (node-{other.node})", reason)
+            self.parties[newest.node] = newest
 
     def expel(self, name: str, reason: str) -> None:
         """Refuse an accepted party for the rest of the run."""
@@ -224,7 +257,6 @@ class Federation:
         quorum: int,
         screen: Screen,
         keep: Callable[[int, Message], None] = lambda _node, _reply: None,
-        time_s: float = math.inf,
     ) -> Replies:
         """Send messages and collect the replies.
 
@@ -236,30 +268,14 @@ class Federation:
             quorum: the number of usable replies to wait for.
             screen: checks each reply.
             keep: takes each usable reply as it comes, and may move what is large in it to another place.
-            time_s: the longest wait in seconds, if it is shorter than the plan's deadline.
         """
-        limit = min(self.plan.deadline_s, time_s)
-        for message in messages:
-            # A party that returns later must not train a round that is over.
-            message.metadata.ttl = self.plan.deadline_s
-        waiting = dict(
-            zip(self.grid.push_messages(messages), (m.metadata.dst_node_id for m in messages), strict=True)
-        )
+        limit = self.plan.deadline_s
+        waiting = self._push(messages)
         result = Replies()
         start, quorum_time = time.monotonic(), None
         while waiting:
             look = time.monotonic()
-            for message_id in list(waiting):
-                if time.monotonic() - start > limit:
-                    break
-                for reply in self._pull(message_id, waiting, result):
-                    # Errors made by Flower's server have the server's node id: use the message that they answer.
-                    node = waiting.pop(message_id)
-                    if why := _screen_safely(screen, node, reply):
-                        result.refused[node] = why
-                    else:
-                        keep(node, reply)
-                        result.usable.append((node, reply))
+            self._look(waiting, result, screen, keep, start + limit)
             now = time.monotonic()
             if quorum_time is None and len(result.usable) >= quorum:
                 quorum_time = now
@@ -272,6 +288,35 @@ class Federation:
         result.usable.sort(key=lambda pair: self.name(pair[0]))
         result.absent.extend(sorted(waiting.values()))
         return result
+
+    def _push(self, messages: Sequence[Message]) -> dict[str, int]:
+        """Send messages, and return the node of each by the message's id."""
+        for message in messages:
+            # A party that returns later must not train a round that is over.
+            message.metadata.ttl = self.plan.deadline_s
+        nodes = (message.metadata.dst_node_id for message in messages)
+        return dict(zip(self.grid.push_messages(messages), nodes, strict=True))
+
+    def _look(
+        self,
+        waiting: dict[str, int],
+        result: Replies,
+        screen: Screen,
+        keep: Callable[[int, Message], None],
+        deadline: float,
+    ) -> None:
+        """Look once for the reply to each message in `waiting`, and move what came from there to `result`."""
+        for message_id in list(waiting):
+            if time.monotonic() > deadline:
+                break
+            for reply in self._pull(message_id, waiting, result):
+                # Errors made by Flower's server have the server's node id: use the message that they answer.
+                node = waiting.pop(message_id)
+                if why := _screen_safely(screen, node, reply):
+                    result.refused[node] = why
+                else:
+                    keep(node, reply)
+                    result.usable.append((node, reply))
 
     def _pull(self, message_id: str, waiting: dict[str, int], result: Replies) -> list[Message]:
         """Ask for the reply to one message; one that Flower cannot unpack is refused.

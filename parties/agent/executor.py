@@ -59,6 +59,10 @@ from parties.sealing.place import Place
 _HEARTBEAT_S = 15.0
 #: Seconds that a message may take beyond its round's deadline. Its answer is no longer waited for then.
 _PAST_DEADLINE_S = 30.0
+#: A message may take so many times as long as the longest answered one of its kind, and at least so many seconds. A
+#: plan's deadline is for the slowest hospital on its worst day: a client that hangs must not cost all rounds until
+#: then. Chosen by hand.
+_TIMES_LONGEST, _LEAST_LIMIT_S = 4.0, 30.0
 #: Tries of one request to the SuperNode on this machine.
 _TRIES = 4
 #: Answers after which a request is tried again: the SuperNode is busy, or just starting.
@@ -93,7 +97,8 @@ class Executor:
         tick: called often during a message; what it raises ends the message.
         announce: gets the outcome of every message.
         deadline_s: the deadline of the accepted plan, in seconds, for messages that carry no plan.
-        limit_s: the longest that a message may take, in seconds; None for its deadline and 30 s.
+        limit_s: the longest that a message may take, in seconds; None for its deadline and 30 s, and after the first
+            answer to a message of its kind for four times the longest one, at least 30 s, if that is less.
         is_dropped: returns whether the SuperNode gave up receiving the message of this id.
     """
 
@@ -111,6 +116,8 @@ class Executor:
     is_dropped: Callable[[str], bool] = lambda _message: False
     _clients: dict[str, WarmClient] = field(default_factory=dict)
     _channel: RuntimeHttpClient | None = None
+    #: The longest seconds of an answered message, by plan and kind.
+    _longest: dict[tuple[str | None, str, str | None], float] = field(default_factory=dict)
 
     def connect(self, address: str, secret: bytes) -> None:
         """Take tasks from this SuperNode from now on.
@@ -239,13 +246,28 @@ class Executor:
                 beat = time.monotonic()
                 client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
 
-        limit = self.limit_s or (facts.deadline_s or self.deadline_s) + _PAST_DEADLINE_S
-        return warm.answer(
+        started = time.monotonic()
+        answer = warm.answer(
             message_to_proto(message).SerializeToString(),
             context_to_proto(context).SerializeToString(),
-            limit,
+            self._limit(facts),
             tick,
         )
+        if not answer.error:
+            kind = _kind(facts)
+            self._longest[kind] = max(self._longest.get(kind, 0.0), time.monotonic() - started)
+        elif answer.error == "TimeLimit":
+            # A hospital that has become slower is not refused for ever: the next one has the whole deadline again.
+            self._longest.pop(_kind(facts), None)
+        return answer
+
+    def _limit(self, facts: MessageFacts) -> float:
+        """Return the longest seconds that a message may take."""
+        if self.limit_s:
+            return self.limit_s
+        limit = (facts.deadline_s or self.deadline_s) + _PAST_DEADLINE_S
+        longest = self._longest.get(_kind(facts))
+        return limit if longest is None else min(limit, max(_LEAST_LIMIT_S, _TIMES_LONGEST * longest))
 
     def prepare(self, fab: bytes, code: str) -> None:
         """Unpack an approved bundle and import it before its first message comes.
@@ -301,6 +323,11 @@ class Executor:
                 warm.start(self.tick)
             except CipherwardError as error:
                 self.announce(MessageFacts("client"), "error", 0.0, str(error))
+
+
+def _kind(facts: MessageFacts) -> tuple[str | None, str, str | None]:
+    """Return what messages have in common that take about as long: plan, type and split."""
+    return facts.plan, facts.kind, facts.split
 
 
 def _without_folders(text: str, place: Place) -> str:

@@ -34,6 +34,7 @@ from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from parties.agent.agent_log import AgentLog
 from parties.agent.approval import kept_bundle, require_approved
+from parties.agent.clock import describe_offset, measure_offset
 from parties.agent.enrol import node_key_path, read_node_key
 from parties.agent.message_facts import MessageFacts
 from parties.agent.running import agent_folder, hold, write_state
@@ -43,11 +44,13 @@ from parties.training.policy import Policy, find_difference
 from parties.training.policy_file import read_policy
 from parties.training.study_file import read_agreed
 
-#: Seconds between two looks for a task: right after a message, and at most; and which share of the time since the last
-#: message they may be. In a round the next message comes soon. Chosen by hand.
+#: Seconds between two looks for a task: right after a message, and at most; and which share of the time since the
+#: last message they may be. In a round the next message comes soon. Chosen by hand.
 _FIRST_LOOK_S, _LOOK_S, _LOOK_SHARE = 0.05, 0.25, 0.05
 #: Seconds after which a SuperNode that does not answer on this machine is started again. It answers in milliseconds.
 _STUCK_S = 60.0
+#: Seconds without a connection after which the clock is looked at; and between two such looks. Chosen by hand.
+_CLOCK_S, _CLOCK_AGAIN_S = 6.0, 60.0
 
 
 class _Leaving(BaseException):
@@ -159,6 +162,7 @@ class _Agent:
         self.last_message = ""
         self.last_contact = 0.0
         self.last_work = 0.0
+        self.next_clock = time.monotonic() + _CLOCK_S
         ca = self.folder / "ca.crt"
         write_bytes(ca, kit.files[CA])
         mark = {MARK: str(run_folder)}
@@ -228,6 +232,7 @@ class _Agent:
         if self.node.ensure():
             self._connect()
         self._read_log()
+        self._check_clock()
         if self.node.is_stuck:
             self.log("the SuperNode no longer tries to reach the coordinator, and is started again")
             self.node.end()
@@ -253,6 +258,19 @@ class _Agent:
             text = f": {self.node.error}" if self.node.error else ""
             self.log(f"{_clock()} SuperNode {self.node.connection}{text}")
             self._write_state()
+
+    def _check_clock(self) -> None:
+        """Say so if there is no connection because a clock is wrong: what Flower says then does not name it."""
+        now = time.monotonic()
+        if self.node.connection == "online":
+            self.next_clock = now + _CLOCK_S
+        elif now > self.next_clock:
+            self.next_clock = now + _CLOCK_AGAIN_S
+            text = describe_offset(measure_offset(self.node.superlink, self.node.ca))
+            if text and text != self.node.error:
+                self.node.error = text
+                self.log(f"{_clock()} {text}")
+                self._write_state()
 
     def announce(self, facts: MessageFacts, outcome: str, seconds: float, text: str) -> None:
         """Show the outcome of a message."""

@@ -1,9 +1,9 @@
 """Pull a message from the SuperNode, and stop when it will not come.
 
-A task may be there before its message: the SuperNode still receives it. Flower's client would sleep for 1 s, 2 s and so
-on until it asks for a part again; here it is asked for again as soon as it can be there. If the run was stopped meanwhile, the
-SuperNode drops the message, and its parts never become available. Flower's client would ask for them for more than an
-hour, deaf to everything else.
+A task may be there before its message: the SuperNode still receives it. Flower's client would sleep for 1 s, 2 s and
+so on until it asks for a part again; here it is asked for again as soon as it can be there. If the run was stopped
+meanwhile, the SuperNode drops the message, and its parts never become available. Flower's client would ask for them
+for more than an hour, deaf to everything else.
 """
 
 from __future__ import annotations

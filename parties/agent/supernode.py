@@ -1,8 +1,9 @@
 """Flower's own SuperNode, started and watched: its options, its log, its restarts.
 
-Its fixed pauses are shortened (coordinator/exchange/flower_pauses.py). It runs with `--isolation process`: it fetches messages and sends replies, and starts no program. The agent's executor
-takes its tasks (executor.py). Its Flower home, port and secret are its own, so that several hospitals can run on one
-machine, and none of the user's own Flower settings apply.
+Its fixed pauses are shortened (coordinator/exchange/flower_pauses.py). It runs with `--isolation process`: it fetches
+messages and sends replies, and starts no program. The agent's executor takes its tasks (executor.py). Its Flower
+home, port and secret are its own, so that several hospitals can run on one machine, and none of the user's own Flower
+settings apply.
 """
 
 from __future__ import annotations
@@ -234,6 +235,11 @@ def explain(line: str) -> str | None:
     if "CERTIFICATE_VERIFY_FAILED" in line:
         detail = line.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]
         detail = detail or "verification failed"
+        if "not yet valid" in detail or "expired" in detail:
+            return (
+                f"the coordinator's certificate does not fit this machine's clock ({detail}); check the clock, or "
+                "ask the coordinator to renew the certificate"
+            )
         return f"the coordinator's certificate does not fit this kit ({detail}); ask for a new kit"
     if "[code: 2004]" in line:
         return (

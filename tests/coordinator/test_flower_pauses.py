@@ -11,8 +11,8 @@ from pathlib import Path
 
 import flwr
 import pytest
-from flwr.supernode import start_client_internal
 from flwr.superlink.grid import http_grid
+from flwr.supernode import start_client_internal
 
 from coordinator.exchange import flower_pauses
 from coordinator.exchange.flower_pauses import IDLE_S, REPLY_S, VERSION, Pauses, shorten_server_app

@@ -258,7 +258,50 @@ def test_a_silent_node_is_not_waited_for_in_every_round(tmp_path: Path) -> None:
     grid.lost = {BAD}
     run_rounds(federation, START, tmp_path)
     asked = [m for m in grid.sent if m.metadata.dst_node_id == BAD]
-    assert len(asked) == 2 and all(m.metadata.message_type == "query.hello" for m in asked)
+    assert [m.metadata.message_type for m in asked] == ["query.hello"]
+
+
+def test_a_late_answer_takes_a_hospital_in_before_the_next_round(tmp_path: Path) -> None:
+    """As after a killed ServerApp: a hospital is still busy with a message of the run before, for several rounds."""
+    federation, grid = federation_of_four({}, late=False, rounds=6)
+    pull, held = grid.pull_messages, True
+
+    def pull_late(ids: Iterable[str]) -> list[Message]:
+        nonlocal held
+        held = held and sum(m.metadata.message_type == "evaluate" for m in grid.sent) < 3 * 3
+        ids = list(ids)
+        waiting = [grid._replies[i].metadata for i in ids if i in grid._replies]
+        if held and any(metadata.src_node_id == BAD for metadata in waiting):
+            kept.extend(ids)
+            return []
+        return list(pull(ids))
+
+    kept: list[str] = []
+    grid.pull_messages = pull_late  # type: ignore[method-assign]  # a test's grid
+    run_rounds(federation, START, tmp_path)
+    rows = read_journal(tmp_path)
+    assert kept and rows[0]["parties"] == ["p0", "p1", "p2"]
+    assert rows[-1]["parties"] == ["p0", "p1", "p2", "p3"]
+
+
+def test_a_hospital_that_lost_the_question_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its agent was killed with the question, several times, and is there again in the end."""
+    monkeypatch.setattr("coordinator.federation.participants._ASK_AGAIN_S", 0.0)
+    federation, grid = federation_of_four({}, late=False, rounds=6)
+    push = grid.push_messages
+    grid.lost = {BAD}
+
+    def push_and_mend(messages: Iterable[Message]) -> list[str]:
+        if sum(m.metadata.message_type == "evaluate" for m in grid.sent) >= 2 * 3:
+            grid.lost = set()
+        return push(messages)
+
+    grid.push_messages = push_and_mend  # type: ignore[method-assign]  # a test's grid
+    run_rounds(federation, START, tmp_path)
+    rows = read_journal(tmp_path)
+    assert rows[0]["parties"] == ["p0", "p1", "p2"] and rows[-1]["parties"] == ["p0", "p1", "p2", "p3"]
 
 
 def write_array(header: dict[str, Any], data: bytes = b"") -> Array:

@@ -320,3 +320,25 @@ def test_a_task_that_the_supernode_has_dropped_does_not_end_the_agent(tmp_path: 
             server.shutdown()
             signal.signal(signal.SIGINT, before)
     assert signals == []
+
+
+def test_a_client_that_hangs_is_ended_long_before_the_deadline_of_a_long_round(
+    bench: _Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its plan leaves a round 40 s; a training here took no time at all, so 30 s are more than patient."""
+    approve(bench.place, bench.bundle, 30)
+    assert bench.executor.step() and bench.executor.step()
+    assert bench.warm.calls == [70.0, 30.0]
+    # A slow hospital gets four times what it needed before, and never more than the plan's deadline and 30 s.
+    [kind] = bench.executor._longest
+    for longest, limit in ((10.0, 40.0), (1000.0, 70.0)):
+        bench.executor._longest[kind] = longest
+        bench.executor.step()
+        assert bench.warm.calls[-1] == limit
+    # After one that took too long, the next one has the whole deadline: a machine that became slow is not locked out.
+    bench.executor._longest[kind] = 1.0
+    bench.warm.result = Answer(error="TimeLimit", text="no answer")
+    bench.executor.step()
+    assert bench.warm.calls[-1] == 30.0
+    bench.executor.step()
+    assert bench.warm.calls[-1] == 70.0

@@ -160,6 +160,8 @@ def test_leave_ends_no_process_that_got_the_agents_number(tmp_path: Path) -> Non
     [
         ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get local issuer certificate "
          "(_ssl.c:1006)", "unable to get local issuer certificate"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: certificate is not yet valid (_ssl.c:1006)",
+         "check the clock"),
         ("[code: 2004] Failed to activate SuperNode.", "not enrolled"),
         ("[code: 9] Something new.", "Something new"),
     ],

@@ -94,7 +94,9 @@ def test_a_part_that_is_still_being_received_is_asked_for_again_at_once() -> Non
     class Late(_Client):
         def PullObject(self, request: str) -> Any:  # noqa: N802 - Flower's name
             asked.append(request)
-            return SimpleNamespace(object_found=True, object_available=len(asked) > 3, object_content=b"part")
+            return SimpleNamespace(
+                object_found=True, object_available=len(asked) > 3, object_content=b"part"
+            )
 
     # Flower's own client would begin to wait for a second here: the part comes without any wait of its.
     response = Pulling(Late(), _nothing, lambda _: False, 60.0).PullObject("a")
