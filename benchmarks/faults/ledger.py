@@ -71,6 +71,11 @@ class Ledger:
         self._append({"kind": "run", "run": dict(figures)})
 
     def _append(self, line: dict[str, Any]) -> None:
+        if code_digest() != self.code:
+            # Programs that were started since then are of other code than those before.
+            raise SystemExit(
+                "the product's code changed while faults were tried: this one is not kept; start again"
+            )
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         line |= {"code": self.code, "time": now, "load": round(os.getloadavg()[0], 2)}
         self._lines.append(line)
