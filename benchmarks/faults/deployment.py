@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -38,23 +39,27 @@ from parties.agent.enrol import enrol as make_keys
 from parties.agent.running import read_state
 from parties.sealing.place import Place
 
-#: The study: small, with a training of about a second on a core, so that a fault can strike within it.
+#: The study: small, with a training of about half a second on a core, so that a fault can strike within it.
 PLAN: dict[str, Any] = {
     "study": "faults",
     "parties": 3,
-    "counts": (1200, 60, 60),
+    "counts": (600, 60, 60),
     "image_size": 32,
     "block": 8,
     "model_args": {"patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 2},
-    "rounds": 200,
+    "rounds": 2000,
     "local_epochs": 2,
     "batch": 16,
     "warmup_steps": 0,
     "baseline": False,
     "quorum": 2,
-    "deadline_s": 25.0,
-    "grace_s": 8.0,
+    "deadline_s": 20.0,
+    "grace_s": 5.0,
 }
+#: A look that takes longer than this many seconds tells that this process was stopped meanwhile.
+_STILL_S = 10.0
+#: The modules of the two command lines.
+COORDINATOR, HOSPITAL = "coordinator.cli.app", "parties.cli.app"
 #: Where the SuperLink listens, and the address that the first hospital dials.
 _LINK, _DIAL = "127.0.0.2", "127.0.0.{}"
 
@@ -64,10 +69,16 @@ class TimedOutError(Exception):
 
 
 def wait_until(condition: Callable[[], Any], seconds: float, what: str, step_s: float = 0.1) -> Any:
-    """Wait until a condition holds, and return its value. Raise TimedOutError after so many seconds."""
-    deadline = time.monotonic() + seconds
+    """Wait until a condition holds, and return its value.
+
+    Raises:
+        TimedOutError: after so many seconds. Those in which this process itself stood still do not count.
+    """
+    waited, before = 0.0, time.monotonic()
     while not (value := condition()):
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        waited, before = waited + min(now - before, _STILL_S), now
+        if waited > seconds:
             raise TimedOutError(f"{what} did not happen within {seconds:.0f} s")
         time.sleep(step_s)
     return value
@@ -97,11 +108,21 @@ class Deployment:
         rows: the journal's lines, each with the time at which it was seen.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: Plan, prepared: Path | None = None) -> None:
+        """Prepare everything.
+
+        Args:
+            folder: everything is below it; it must not exist.
+            plan: the study's plan.
+            prepared: a folder that `prepare` made for this plan, which is copied: keys, sealed sets, agreements.
+        """
         self.folder, self.plan = folder, plan
         count = self.plan.parties
         (self.folder / "out").mkdir(parents=True)
-        prepare(folder / "study", self.plan)
+        if prepared is None:
+            prepare(folder / "study", self.plan)
+        else:
+            shutil.copytree(prepared, folder / "study", dirs_exist_ok=True)
         self.places = [Place.open(party_folder(folder / "study", index)) for index in range(count)]
         self.names = [place.settings.party for place in self.places]
         dial = {name: _DIAL.format(11 + index) for index, name in enumerate(self.names)}
@@ -138,10 +159,10 @@ class Deployment:
         return self.places[self.names.index(name)]
 
     def start(self, label: str, module: str, *words: object, **variables: str) -> subprocess.Popen[bytes]:
-        """Start a command that goes on; what it prints is added to out/LABEL."""
+        """Start a module's command that goes on; what it prints is added to out/LABEL."""
         with open(self.folder / "out" / label, "ab") as sink:
             return subprocess.Popen(
-                [sys.executable, "-m", f"{module}.cli.app", *map(str, words)],
+                [sys.executable, "-m", module, *map(str, words)],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
@@ -154,21 +175,37 @@ class Deployment:
         path = self.folder / "out" / label
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def last_words(self, label: str) -> str:
+        """Return the end of what a command printed, on one line."""
+        return " ".join(self.output(label).split())[-400:]
+
+    @property
+    def submissions(self) -> int:
+        """How often `run` said that it submits a lost run again."""
+        return self.output("run").count("submitted again")
+
     def start_server(self) -> float:
         """Start `serve`, wait until it is ready, and return the seconds."""
         started, before = time.monotonic(), self.output("serve").count("ready:")
-        self.serve = self.start("serve", "coordinator", "serve", self.cloud.root)
+        self.serve = self.start("serve", COORDINATOR, "serve", self.cloud.root)
         wait_until(lambda: self.output("serve").count("ready:") > before, 90, "the server's start")
         return time.monotonic() - started
 
     def start_run(self) -> None:
         """Start `run`."""
-        self.runs.append(self.start("run", "coordinator", "run", self.cloud.root))
+        self.runs.append(self.start("run", COORDINATOR, "run", self.cloud.root))
 
     def start_agent(self, name: str, kit: Path | None = None, **variables: str) -> None:
         """Start a hospital's agent."""
         kit = kit or self.folder / f"{name}.kit"
-        self.agents[name] = self.start(name, "parties", "join", kit, self.place(name).folder, **variables)
+        self.agents[name] = self.start(name, HOSPITAL, "join", kit, self.place(name).folder, **variables)
+
+    def start_liar(self, name: str, told: Path) -> None:
+        """Start a hospital's agent whose replies are damaged. told: gets a line for each damage."""
+        kit = self.folder / f"{name}.kit"
+        self.agents[name] = self.start(
+            name, "benchmarks.faults.liar", told, "join", kit, self.place(name).folder
+        )
 
     def join(self, *names: str) -> float:
         """Start agents, wait until they are online, and return the seconds."""
@@ -196,13 +233,21 @@ class Deployment:
         agent = psutil.Process(self.agents[name].pid)
         return [agent, *agent.children(recursive=True)]
 
-    def client(self, name: str) -> psutil.Process | None:
-        """Return the process that answers a hospital's message now, if there is one."""
+    def warm_client(self, name: str) -> psutil.Process | None:
+        """Return a hospital's process that forks a child for every message, or will answer the next one itself."""
         with contextlib.suppress(psutil.Error):
             for process in self.processes(name):
-                if any("warm_process" in word for word in process.cmdline()):
-                    children: list[psutil.Process] = process.children()
-                    return children[0] if children else None
+                with contextlib.suppress(psutil.Error):
+                    if any("warm_process" in word for word in process.cmdline()):
+                        return process
+        return None
+
+    def client(self, name: str) -> psutil.Process | None:
+        """Return the process that answers a hospital's message now, if there is one."""
+        warm = self.warm_client(name)
+        with contextlib.suppress(psutil.Error):
+            children: list[psutil.Process] = warm.children() if warm else []
+            return children[0] if children else None
         return None
 
     def server_process(self, word: str) -> psutil.Process | None:
@@ -243,6 +288,26 @@ class Deployment:
         with contextlib.suppress(TimedOutError):
             wait_until(lambda: not self.left_over(), 10, "the end of all processes")
         return [" ".join(process.cmdline())[:200] for process in self.left_over()]
+
+    def find_orphans(self, patience_s: float = 10.0) -> tuple[str, ...]:
+        """Return the command lines of processes of this deployment that no command of ours looks after any more.
+
+        Args:
+            patience_s: the seconds that they have to end.
+        """
+        with contextlib.suppress(TimedOutError):
+            wait_until(lambda: not self._orphans(), patience_s, "the end of orphans", 0.5)
+        return tuple(" ".join(process.cmdline())[:200] for process in self._orphans())
+
+    def _orphans(self) -> list[psutil.Process]:
+        started = [*self.runs, *self.agents.values(), *([self.serve] if self.serve else [])]
+        kept = {process.pid for process in started}
+        orphans = []
+        for process in self.left_over():
+            with contextlib.suppress(psutil.Error):
+                if not kept & {process.pid, *(parent.pid for parent in process.parents())}:
+                    orphans.append(process)
+        return orphans
 
     def left_over(self) -> list[psutil.Process]:
         """Return the processes that work in this deployment's folder."""

@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.faults.deployment import Deployment, TimedOutError, wait_until
-from benchmarks.faults.observe import VICTIM, Moment, Observer, Record
+from benchmarks.faults.observe import VICTIM, Observer
+from benchmarks.faults.record import Moment, Record
+from benchmarks.faults.striking import Fault
 
 #: Bytes of the small disks: a hospital's folder, the coordinator's folder.
 HOSPITAL_DISK, CLOUD_DISK = 48 << 20, 192 << 20
@@ -107,7 +109,7 @@ def fill_hospital(watch: Observer, moment: Moment) -> Record:
         time.sleep(40)
         ballast.unlink()
 
-    return watch.strike("full disk of a hospital, 40 s", moment, inject)
+    return watch.strike(moment, inject)
 
 
 def fill_cloud(watch: Observer, moment: Moment) -> Record:
@@ -129,7 +131,7 @@ def fill_cloud(watch: Observer, moment: Moment) -> Record:
         if d.runs[-1].poll() is not None:
             d.start_run()
 
-    return watch.strike("full disk of the coordinator", moment, inject, restore)
+    return watch.strike(moment, inject, restore)
 
 
 def why_no_clock() -> str:
@@ -162,9 +164,7 @@ def turn_clock(watch: Observer, moment: Moment) -> Record:
         d.agents[VICTIM].wait(40)
         return f"{said}; "
 
-    return watch.strike(
-        "a hospital's clock is two hours ahead", moment, inject, lambda: d.start_agent(VICTIM)
-    )
+    return watch.strike(moment, inject, lambda: d.start_agent(VICTIM))
 
 
 def _answer(d: Deployment) -> str:
@@ -175,9 +175,9 @@ def _answer(d: Deployment) -> str:
     return "it is taken in all the same" if state.get("connection") == "online" else ""
 
 
-#: Faults by name, and why they cannot be tried on this machine, or "".
+#: Faults by name, and what returns why they cannot be tried on this machine, or "".
 MACHINE_FAULTS = {
-    "full-hospital": (fill_hospital, why_no_small_disk),
-    "full-cloud": (fill_cloud, why_no_small_disk),
-    "clock": (turn_clock, why_no_clock),
+    "full-hospital": (Fault("full disk of a hospital, 40 s", fill_hospital), why_no_small_disk),
+    "full-cloud": (Fault("full disk of the coordinator", fill_cloud), why_no_small_disk),
+    "clock": (Fault("a hospital's clock is two hours ahead", turn_clock), why_no_clock),
 }

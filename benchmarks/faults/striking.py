@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # it has no types
 
-from benchmarks.faults.deployment import Deployment, wait_until
-from benchmarks.faults.observe import VICTIM, Moment, Observer, Record
+from benchmarks.faults.deployment import TimedOutError, wait_until
+from benchmarks.faults.observe import VICTIM, LogTail, NotReadyError, Observer
+from benchmarks.faults.record import MOMENTS, Moment, Record
 from coordinator.deployment.enrolment import enrol, read_public_keys, revoke
 from coordinator.deployment.running import reconcile_running
 from parties.agent.approval import approve, withdraw
@@ -21,16 +24,33 @@ from parties.agent.enrol import enrol as make_keys
 from parties.agent.enrol import node_key_path
 from parties.training.policy_file import read_policy, save_policy
 
-#: Seconds that a hospital's person needs to start the agent again; seconds of a pause and of a cut.
-_AWAY_S, _PAUSE_S, _CUT_S = 3.0, 30.0, 60.0
+#: Seconds that a hospital's person needs to start the agent again; seconds of a cut.
+_AWAY_S, _CUT_S = 3.0, 60.0
+#: Rounds that are made without a hospital that does not come back.
+_ROUNDS_AWAY = 2
 
-Fault = Callable[[Observer, Moment], Record]
+Strike = Callable[[Observer, Moment], Record]
 
 
-def end_agent(number: signal.Signals) -> Fault:
+@dataclass(frozen=True)
+class Fault:
+    """A fault of a study at work.
+
+    Attributes:
+        title: what it is, in words.
+        strike: lets it strike at a moment, and returns what followed.
+        moments: the moments at which it strikes.
+    """
+
+    title: str
+    strike: Strike
+    moments: tuple[Moment, ...] = ("in training",)
+
+
+def end_agent(number: signal.Signals) -> Strike:
     """Return the fault: a signal ends the agent, and somebody starts it again."""
 
-    def fault(watch: Observer, moment: Moment) -> Record:
+    def strike(watch: Observer, moment: Moment) -> Record:
         d = watch.deployment
 
         def inject() -> None:
@@ -38,73 +58,97 @@ def end_agent(number: signal.Signals) -> Fault:
             d.agents[VICTIM].wait(40)
             time.sleep(_AWAY_S)
 
-        return watch.strike(
-            f"{number.name} to the agent, joined again", moment, inject, lambda: d.start_agent(VICTIM)
-        )
+        return watch.strike(moment, inject, lambda: d.start_agent(VICTIM))
 
-    return fault
+    return strike
+
+
+def kill_for_good(watch: Observer, moment: Moment) -> Record:
+    """Kill the agent, and start it again only after two rounds were made without it."""
+    d = watch.deployment
+
+    def count() -> int:
+        return sum(row["aggregated"] and VICTIM not in row["parties"] for _, row in d.rows)
+
+    def inject() -> str:
+        before = count()
+        d.agents[VICTIM].kill()
+        d.agents[VICTIM].wait()
+        struck = time.monotonic()
+        wait_until(lambda: count() >= before + _ROUNDS_AWAY, 240, f"{_ROUNDS_AWAY} rounds without {VICTIM}")
+        return f"{_ROUNDS_AWAY} rounds are made without it after {time.monotonic() - struck:.0f} s; "
+
+    return watch.strike(moment, inject, lambda: d.start_agent(VICTIM))
 
 
 def kill_supernode(watch: Observer, moment: Moment) -> Record:
     """Kill the SuperNode: the agent starts it again."""
     d = watch.deployment
-    return watch.strike(
-        "SIGKILL to the SuperNode", moment, lambda: psutil.Process(d.state(VICTIM)["supernode"]).kill()
-    )
+
+    def inject() -> None:
+        psutil.Process(d.state(VICTIM)["supernode"]).kill()
+
+    return watch.strike(moment, inject)
 
 
-def stop_hospital(seconds: float = _PAUSE_S) -> Fault:
+def stop_hospital(seconds: float) -> Strike:
     """Return the fault: all of a hospital's processes stand still for so long."""
 
-    def fault(watch: Observer, moment: Moment) -> Record:
+    def strike(watch: Observer, moment: Moment) -> Record:
         def inject() -> None:
             processes = watch.deployment.processes(VICTIM)
             for process in processes:
-                process.suspend()
+                with contextlib.suppress(psutil.Error):
+                    process.suspend()
             time.sleep(seconds)
             for process in reversed(processes):
                 with contextlib.suppress(psutil.Error):
                     process.resume()
 
-        return watch.strike(f"SIGSTOP of a hospital, {seconds:.0f} s", moment, inject)
+        return watch.strike(moment, inject)
 
-    return fault
+    return strike
 
 
-def _find_client(d: Deployment) -> psutil.Process:
-    client: psutil.Process = wait_until(lambda: d.client(VICTIM), 10, "a client at work", 0.02)
-    return client
+def _client(watch: Observer) -> psutil.Process:
+    assert watch.client is not None, "no client process"
+    return watch.client
 
 
 def slow_reply(watch: Observer, moment: Moment) -> Record:
     """Let a client answer after its round's deadline."""
-    d = watch.deployment
 
     def inject() -> None:
-        client = _find_client(d)
+        client, tail = _client(watch), LogTail(watch.deployment)
         client.suspend()
-        time.sleep(d.plan.deadline_s + 5)
+        if moment == "before training":
+            tail.wait_for("train", "received")
+        time.sleep(watch.deployment.plan.deadline_s + 5)
         client.resume()
 
-    return watch.strike("a reply after the deadline", moment, inject)
+    return watch.strike(moment, inject)
 
 
 def hang_client(watch: Observer, moment: Moment) -> Record:
     """Let a client hang for ever."""
 
     def inject() -> None:
-        client = _find_client(watch.deployment)
+        client = _client(watch)
         client.suspend()
-        wait_until(
-            lambda: not client.is_running() or client.status() == psutil.STATUS_ZOMBIE, 120, "its end"
-        )
+        wait_until(lambda: not _is_alive(client), 150, "the end of the client that hangs")
 
-    return watch.strike("the ClientApp hangs", moment, inject)
+    return watch.strike(moment, inject)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def kill_client(watch: Observer, moment: Moment) -> Record:
-    """Kill a client at work."""
-    return watch.strike("SIGKILL to the ClientApp", moment, lambda: _find_client(watch.deployment).kill())
+    """Kill a client."""
+    return watch.strike(moment, lambda: _client(watch).kill())
 
 
 def cut_network(watch: Observer, moment: Moment) -> Record:
@@ -112,24 +156,25 @@ def cut_network(watch: Observer, moment: Moment) -> Record:
 
     def inject() -> None:
         watch.deployment.relay.cut(VICTIM)
+        watch.release()
         time.sleep(_CUT_S)
         watch.deployment.relay.mend(VICTIM)
 
-    return watch.strike(f"the network to a hospital is cut, {_CUT_S:.0f} s (by a relay)", moment, inject)
+    return watch.strike(moment, inject)
 
 
-def kill_server_process(word: str, name: str) -> Fault:
-    """Return the fault: kill one of the coordinator's processes."""
+def kill_server_process(word: str) -> Strike:
+    """Return the fault: kill the coordinator's process whose command line has a word."""
 
-    def fault(watch: Observer, moment: Moment) -> Record:
+    def strike(watch: Observer, moment: Moment) -> Record:
         def inject() -> None:
             process = watch.deployment.server_process(word)
             assert process is not None, word
             process.kill()
 
-        return watch.strike(f"SIGKILL to the {name}", moment, inject)
+        return watch.strike(moment, inject)
 
-    return fault
+    return strike
 
 
 def kill_serve(watch: Observer, moment: Moment) -> Record:
@@ -142,9 +187,7 @@ def kill_serve(watch: Observer, moment: Moment) -> Record:
         d.serve.wait()
         time.sleep(_AWAY_S)
 
-    return watch.strike(
-        "SIGKILL to `serve`, started again", moment, inject, lambda: _none(d.start_server())
-    )
+    return watch.strike(moment, inject, lambda: _none(d.start_server()))
 
 
 def kill_run(watch: Observer, moment: Moment) -> Record:
@@ -155,7 +198,7 @@ def kill_run(watch: Observer, moment: Moment) -> Record:
         d.runs[-1].kill()
         d.runs[-1].wait()
 
-    return watch.strike("SIGKILL to `run`, started again", moment, inject, d.start_run)
+    return watch.strike(moment, inject, d.start_run)
 
 
 def withdraw_approval(watch: Observer, moment: Moment) -> Record:
@@ -164,11 +207,11 @@ def withdraw_approval(watch: Observer, moment: Moment) -> Record:
     bundle = read_bundle(d.cloud.bundle)
 
     def inject() -> None:
+        tail = LogTail(d)
         withdraw(d.place(VICTIM), bundle.sha256)
-        _wait_for_refusal(d)
+        _wait_for_refusal(tail)
 
-    return watch.strike("the bundle is not approved, then approved", moment, inject,
-                        lambda: _none(approve(d.place(VICTIM), bundle, 90)))  # fmt: skip
+    return watch.strike(moment, inject, lambda: _none(approve(d.place(VICTIM), bundle, 90)))
 
 
 def change_policy(watch: Observer, moment: Moment) -> Record:
@@ -178,26 +221,23 @@ def change_policy(watch: Observer, moment: Moment) -> Record:
     policy = read_policy(place)
 
     def inject() -> None:
+        tail = LogTail(d)
         save_policy(place, policy.model_copy(update={"lr": policy.lr * 2}))
-        _wait_for_refusal(d)
+        _wait_for_refusal(tail)
 
-    return watch.strike(
-        "another plan than the accepted one", moment, inject, lambda: save_policy(place, policy)
-    )
+    return watch.strike(moment, inject, lambda: save_policy(place, policy))
 
 
 def revoke_key(watch: Observer, moment: Moment) -> Record:
     """Revoke a hospital's key; then it makes a new one and is enrolled again."""
     d = watch.deployment
     place = d.place(VICTIM)
-    said: list[Any] = []
 
     def inject() -> str:
         revoke(d.cloud, VICTIM)
         reconcile_running(d.cloud, lambda _: None)
-        wait_until(lambda: d.state(VICTIM).get("error"), 120, "the refusal of the revoked key")
-        said.append(d.state(VICTIM)["error"])
-        return f"its agent says: {said[-1]}; "
+        reason = wait_until(lambda: d.state(VICTIM).get("error"), 150, "the refusal of the revoked key")
+        return f"its agent says: {reason}; "
 
     def restore() -> None:
         d.agents[VICTIM].terminate()
@@ -207,55 +247,106 @@ def revoke_key(watch: Observer, moment: Moment) -> Record:
         reconcile_running(d.cloud, lambda _: None)
         d.start_agent(VICTIM)
 
-    return watch.strike("the SuperNode key is revoked, a new one enrolled", moment, inject, restore)
+    return watch.strike(moment, inject, restore)
+
+
+def tell_lies(watch: Observer, moment: Moment) -> Record:
+    """Let a hospital's software answer with records of every damaged kind, one a message, and compare the journal."""
+    from benchmarks.faults.malformed import EVALUATION, TRAINING
+
+    d = watch.deployment
+    told = d.folder / "lies.jsonl"
+    details: dict[str, str] = {}
+
+    def inject() -> str:
+        d.agents[VICTIM].terminate()
+        d.agents[VICTIM].wait(40)
+        d.start_liar(VICTIM, told)
+        wait_until(
+            lambda: len(_read_lies(told, "evaluate")) > len(EVALUATION),
+            30 * (len(TRAINING) + len(EVALUATION)),
+            "a lie of every kind",
+        )
+        d.agents[VICTIM].terminate()
+        d.agents[VICTIM].wait(40)
+        rows = {row["round"]: row for _, row in list(d.rows) if row["aggregated"]}
+        for lie in _read_lies(told):
+            row = rows.get(lie["round"])
+            if row is not None:
+                reason = row["refused"].get(VICTIM)
+                details[f"{lie['type']}: {lie['kind']}"] = reason or "NOT REFUSED"
+        accepted = [kind for kind, reason in details.items() if reason == "NOT REFUSED"]
+        return (
+            f"{len(details)} kinds of damaged replies; {len(details) - len(accepted)} were refused by name and the "
+            f"others' rounds went on{'; NOT REFUSED: ' + ', '.join(accepted) if accepted else ''}; "
+        )
+
+    record = watch.strike(moment, inject, lambda: d.start_agent(VICTIM))
+    # What was refused is in the details, by its kind.
+    words = record.happened.split("; ")
+    kept = "; ".join(part for part in words if not part.startswith((VICTIM, "absent", "its log")))
+    return Record(**{**record.__dict__, "details": details, "happened": kept})
+
+
+def _read_lies(path: Any, kind: str = "") -> list[dict[str, Any]]:
+    with contextlib.suppress(FileNotFoundError):
+        lies = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+        return [lie for lie in lies if kind in ("", lie["type"])]
+    return []
 
 
 def join_late(watch: Observer) -> Record:
     """Let a hospital join after two rounds were made without it."""
     d = watch.deployment
-    wait_until(lambda: len(d.rows) >= 2, 150, f"two rounds without {VICTIM}; {d.output('run')[-600:]}")
+    try:
+        wait_until(lambda: len(d.rows) >= 2, 300, f"two rounds without {VICTIM}; {d.last_words('run')}")
+    except TimedOutError as error:
+        raise NotReadyError(str(error)) from error
     alone = [row["seconds"] for _, row in d.rows]
     joined = time.monotonic()
     d.start_agent(VICTIM)
     watch.settle()
     end, row = d.rows[-1]
     missed = sum(VICTIM not in row["parties"] for _, row in d.rows)
-    words = f"the study begins without it (a round: {statistics.median(alone):.1f} s), and it is taken in"
     return Record(
-        "absent from the start, joins later",
-        happened=words,
+        happened=f"the study begins without it (a round: {statistics.median(alone):.1f} s), and it is taken in",
         rounds_missed=missed,
         back_after_s=round(end - row["seconds"] - joined, 1),
+        round_s=round(watch.undisturbed_s, 1),
         data_lost=watch.find_losses(),
     )
 
 
-def _wait_for_refusal(d: Deployment) -> None:
-    before = len(d.log(VICTIM))
-    wait_until(lambda: any(x["event"] == "refused" for x in d.log(VICTIM)[before:]), 90, "a refusal")
+def _wait_for_refusal(tail: LogTail) -> None:
+    wait_until(lambda: any(x["event"] == "refused" for x in tail.read()), 90, "a refusal")
 
 
 def _none(_: object) -> None:
     """Drop a value."""
 
 
-#: Faults by name. Those of the second kind are about whether a process is alive, and strike at three moments.
+#: Faults by name. Those that are about whether a process is alive and reachable strike at three moments.
 FAULTS: dict[str, Fault] = {
-    "sigterm": end_agent(signal.SIGTERM),
-    "sigkill": end_agent(signal.SIGKILL),
-    "supernode": kill_supernode,
-    "sigstop": stop_hospital(),
-    "slow-reply": slow_reply,
-    "hung-client": hang_client,
-    "killed-client": kill_client,
-    "network": cut_network,
-    "superlink": kill_server_process("coordinator.deployment.superlink", "SuperLink"),
-    "serverapp": kill_server_process("flwr-serverapp", "ServerApp"),
-    "serve": kill_serve,
-    "run": kill_run,
-    "unapproved": withdraw_approval,
-    "other-plan": change_policy,
-    "revoked": revoke_key,
+    "sigterm": Fault("SIGTERM to the agent, started again", end_agent(signal.SIGTERM), MOMENTS),
+    "sigkill": Fault("SIGKILL to the agent, which stays away for two rounds", kill_for_good, MOMENTS),
+    "sigkill-back": Fault("SIGKILL to the agent, started again", end_agent(signal.SIGKILL), MOMENTS),
+    "supernode": Fault("SIGKILL to the SuperNode", kill_supernode, MOMENTS),
+    "sigstop-30": Fault("SIGSTOP of a hospital, 30 s", stop_hospital(30), MOMENTS),
+    "sigstop-120": Fault("SIGSTOP of a hospital, 120 s", stop_hospital(120), MOMENTS),
+    "slow-reply": Fault("a reply after the deadline", slow_reply, MOMENTS),
+    "hung-client": Fault("the ClientApp hangs", hang_client, MOMENTS),
+    "killed-client": Fault("SIGKILL to the ClientApp", kill_client, MOMENTS),
+    "network": Fault(
+        f"the network to a hospital is cut, {_CUT_S:.0f} s (by a relay)", cut_network, MOMENTS
+    ),
+    "superlink": Fault(
+        "SIGKILL to the SuperLink", kill_server_process("coordinator.deployment.superlink"), MOMENTS
+    ),
+    "serverapp": Fault("SIGKILL to the ServerApp", kill_server_process("flwr-serverapp"), MOMENTS),
+    "serve": Fault("SIGKILL to `serve`, started again", kill_serve),
+    "run": Fault("SIGKILL to `run`, started again", kill_run),
+    "unapproved": Fault("the bundle is not approved, then approved", withdraw_approval),
+    "other-plan": Fault("another plan than the accepted one", change_policy),
+    "revoked": Fault("the SuperNode key is revoked, a new one enrolled", revoke_key),
+    "malformed": Fault("replies with damaged records of every kind", tell_lies, ("before training",)),
 }
-#: Faults that need a client at work: they cannot strike between two messages.
-AT_WORK = ("slow-reply", "hung-client", "killed-client")

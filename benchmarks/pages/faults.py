@@ -28,58 +28,106 @@ def page(entries: Sequence[Entry]) -> list[str]:
     return lines
 
 
+_LEGEND = """Faults that strike a study at work. *Before training*: the hospital answered the last message of a round,
+and the next one has not reached it. *In training*: a client process computes its update. *At evaluation*: the
+message to evaluate has come, and no answer has left. *Rounds missed* were made without the hospital's update,
+*evaluations missed* without its figures. *Seconds lost* is the time until all hospitals replied again, beyond what as
+many undisturbed rounds take. *Back after* is the time from the fault to the beginning of the first round that all
+hospitals answered. *Data lost* compares journal, checkpoint and the hospitals' logs.
+"""
+
+
 def faults(result: Record) -> list[str]:
-    """Return what happened after each fault, and what it cost."""
+    """Return what happened after each fault, what it cost, and which promises hold."""
     records = [record for record in result["records"] if not record["skipped"]]
     # A fault that struck a round, or one after which the harness lost sight of the study: that must be seen here.
     struck = [record for record in records if record["moment"] or record["rounds_missed"] is not None]
     others = [record for record in records if record not in struck]
-    skipped = [record for record in result["records"] if record["skipped"]]
-    costs = [
+    words = [[record["fault"], record["moment"], _cell(record["happened"])] for record in records]
+    return [
+        *_about(result, records),
+        "",
+        *_targets(result["targets"]),
+        *_LEGEND.splitlines(),
+        "",
+        *_costs(struck),
+        *(
+            [f"{len(others)} more strike no round of the table: who must not join, and whole studies.", ""]
+            if others
+            else []
+        ),
+        "What happened, in the words of the journal, the logs and the programs:",
+        "",
+        *table(["fault", "moment", "what happened"], words),
+        *_details(records),
+        *_skipped(result["records"]),
+    ]
+
+
+def _about(result: Record, records: Sequence[Record]) -> list[str]:
+    """Return the sentences about the federation, the machine's load, and what was left running."""
+    runs = result["runs"]
+    loads = sorted(record["load"] for record in records)
+    load = (
+        f" Load averages when records were made: {number(loads[0])} to {number(loads[-1])}."
+        if loads
+        else ""
+    )
+    left = sum(len(row["left_running"]) for row in (*records, *runs))
+    lines = [
+        f"{result['hospitals']} hospitals, quorum {result['quorum']}, deadline {number(result['deadline_s'])} s, "
+        f"grace period {number(result['grace_s'])} s. An undisturbed round took {number(result['round_seconds'])} s "
+        f"(median).{load} {len(records)} records, of code {result['code']}, were made in {len(runs)} federations. "
+        f"Processes that were left without their command after a fault, or at the end: {left}."
+    ]
+    if result.get("other_code"):
+        lines.append(f"{result['other_code']} lines were of other code, and are not shown.")
+    return lines
+
+
+def _targets(targets: Sequence[Record]) -> list[str]:
+    """Return the table of what is promised and whether it holds."""
+    verdicts = {True: "yes", False: "**no**", None: "not measured as a whole"}
+    rows = [[t["promise"], _cell(t["measured"]), verdicts[t["holds"]]] for t in targets]
+    return ["What is promised, and whether it holds:", "", *table(["promise", "measured", "holds"], rows)]
+
+
+def _costs(struck: Sequence[Record]) -> list[str]:
+    """Return the table of what each fault cost."""
+    numbers = ("rounds_missed", "evaluations_missed", "seconds_lost", "back_after_s")
+    rows = [
         [
             record["fault"],
             record["moment"],
-            number(record["rounds_missed"]),
-            number(record["rounds_repeated"]),
-            number(record["seconds_lost"]),
-            number(record["back_after_s"]),
-            record["data_lost"],
+            *(number(record[name]) for name in numbers),
+            _cell(record["data_lost"]),
         ]
         for record in struck
     ]
-    said = [[record["fault"], record["moment"], _cell(record["happened"])] for record in records]
-    runs = result["runs"]
-    # A run that was ended early has its records, and no figures of the end.
-    whole = [run for run in runs if "load" in run]
-    load = ", ".join(number(run["load"]) for run in whole)
-    left = sum(len(run["left_running"]) for run in whole)
-    headers = [
-        "fault",
-        "moment",
-        "rounds missed",
-        "rounds repeated",
-        "seconds lost",
-        "back after (s)",
-        "data lost",
-    ]
+    headers = ["rounds missed", "evaluations missed", "seconds lost", "back after (s)", "data lost"]
+    return table(["fault", "moment", *headers], rows)
+
+
+def _details(records: Sequence[Record]) -> list[str]:
+    """Return a table for each fault of several kinds."""
+    lines: list[str] = []
+    for record in records:
+        if record["details"]:
+            rows = [[kind, _cell(reason)] for kind, reason in record["details"].items()]
+            lines += [
+                f"{record['fault']}, one a round:",
+                "",
+                *table(["kind", "what the journal says"], rows),
+            ]
+    return lines
+
+
+def _skipped(records: Sequence[Record]) -> list[str]:
+    """Return a line for each fault that was not tried."""
     return [
-        f"{result['hospitals']} hospitals, quorum {result['quorum']}, deadline {number(result['deadline_s'])} s, "
-        f"grace period {number(result['grace_s'])} s. An undisturbed round took {number(result['round_seconds'])} s "
-        f"(median). Load averages over five minutes at the end of {len(whole)} of {len(runs)} runs: {load}. "
-        f"Processes that were still there after all was ended: {left}.",
-        *(f"Of one run: {run['note']}." for run in runs if "note" in run),
-        "",
-        "Faults that strike a study at work. *Rounds missed* were made without the hospital's reply. *Seconds lost* "
-        "is the time until all hospitals replied again, beyond what as many undisturbed rounds take. *Back after* is "
-        "the time from the fault to the beginning of the first round that all hospitals answered. *Data lost* "
-        "compares journal, checkpoint and the hospitals' logs.",
-        "",
-        *table(headers, costs),
-        *([f"{len(others)} faults strike no round: nobody joins who should not.", ""] if others else []),
-        "What happened, in the words of the journal, the logs and the programs:",
-        "",
-        *table(["fault", "moment", "what happened"], said),
-        *(f"Skipped: {record['fault']}, because {record['skipped']}." for record in skipped),
+        f"- Skipped: {record['fault']}{', ' if record['moment'] else ''}{record['moment']}: {record['skipped']}."
+        for record in records
+        if record["skipped"]
     ]
 
 

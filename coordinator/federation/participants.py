@@ -34,6 +34,10 @@ _ANNOUNCE_S = 3.0
 #: Seconds after which a node is asked again who it is: after no answer, as its agent may have been killed with the
 #: question; and after an error. Nobody waits for such a node, so a question costs a message. Chosen by hand.
 _ASK_AGAIN_S, _AFTER_ERROR_S = 15.0, 2.0
+#: After how many deadlines the question who a node is expires, with its answer. Answers are looked for between two
+#: rounds, and a round waits for nodes, for updates and for evaluations, each for a deadline at most: if the answer
+#: expired with the first of them, a hospital would never be taken in by a study whose rounds are long.
+_QUESTION_DEADLINES = 5
 
 #: Returns why a node's reply cannot be used, or "".
 Screen = Callable[[int, Message], str]
@@ -188,7 +192,7 @@ class Federation:
             for node in asked
         ]
         if questions:
-            self._asked |= self._push(questions)
+            self._asked |= self._push(questions, _QUESTION_DEADLINES * self.plan.deadline_s)
         self._ask_again |= dict.fromkeys(asked, now + _ASK_AGAIN_S)
         return first
 
@@ -270,7 +274,8 @@ class Federation:
             keep: takes each usable reply as it comes, and may move what is large in it to another place.
         """
         limit = self.plan.deadline_s
-        waiting = self._push(messages)
+        # A party that returns later must not train a round that is over.
+        waiting = self._push(messages, limit)
         result = Replies()
         start, quorum_time = time.monotonic(), None
         while waiting:
@@ -289,11 +294,10 @@ class Federation:
         result.absent.extend(sorted(waiting.values()))
         return result
 
-    def _push(self, messages: Sequence[Message]) -> dict[str, int]:
-        """Send messages, and return the node of each by the message's id."""
+    def _push(self, messages: Sequence[Message], ttl_s: float) -> dict[str, int]:
+        """Send messages that expire with their replies after so many seconds; return each one's node by its id."""
         for message in messages:
-            # A party that returns later must not train a round that is over.
-            message.metadata.ttl = self.plan.deadline_s
+            message.metadata.ttl = ttl_s
         nodes = (message.metadata.dst_node_id for message in messages)
         return dict(zip(self.grid.push_messages(messages), nodes, strict=True))
 

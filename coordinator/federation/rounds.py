@@ -327,12 +327,13 @@ def evaluate(
         return screen_evaluation_reply(reply, classes, federation.rows(node, split))
 
     replies = federation.collect(messages, plan.replies_needed, screen)
-    usable, refused = replies.usable, federation.by_name(replies.refused)
+    # Whoever gave no figures is named as well: the mean is over the others.
+    missing = {**replies.refused, **dict.fromkeys(replies.absent, "no answer")}
+    usable, refused = replies.usable, federation.by_name(missing)
     if len(usable) < plan.replies_needed:
-        silent = {federation.name(node): "no answer" for node in replies.absent}
         raise CipherwardError(
             f"only {len(usable)} of {plan.replies_needed} parties evaluated round {number} on {split}: "
-            f"{_name_reasons({**refused, **silent})}",
+            f"{_name_reasons(refused)}",
             "mend that and run again, or set a quorum: then the others go on",
         )
     mean = strategy.aggregate_evaluate(number, [reply for _, reply in usable])

@@ -13,8 +13,8 @@ from benchmarks.deployed import measure
 from benchmarks.faults.__main__ import run_faults
 from benchmarks.faults.deployment import PLAN, Deployment, wait_until
 from benchmarks.faults.observe import VICTIM
+from benchmarks.faults.same_model import compare_models
 from coordinator.exchange.plan import Plan
-from crypto.files import read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("deployed")]
 
@@ -37,28 +37,12 @@ def test_the_journal_s_bytes_are_those_on_the_wire_within_one_percent() -> None:
     assert 1.0 < figures["relay_over_journal"] < 1.01
 
 
-def test_a_superlink_that_is_killed_changes_no_bit_of_the_model(tmp_path: Path) -> None:
-    digests = []
-    for kill in (False, True):
-        deployment = Deployment(tmp_path / f"kill-{kill}" / "f", make_plan(rounds=3))
-        try:
-            deployment.start_server()
-            deployment.join(*deployment.names)
-            deployment.start_run()
-            if kill:
-                wait_until(lambda d=deployment: d.rows, 200, "the first round")  # type: ignore[misc]
-                link = deployment.server_process("coordinator.deployment.superlink")
-                assert link is not None
-                link.kill()
-            wait_until(lambda d=deployment: d.runs[-1].poll() is not None, 500, "the end")  # type: ignore[misc]
-            assert deployment.runs[-1].returncode == 0, deployment.output("run")
-            training = read_json(deployment.study / "training.json", "training")
-            digests.append(training["model_sha256"])
-            assert [row["round"] for _, row in deployment.rows if row["aggregated"]] == [1, 2, 3]
-            assert not kill or "submitted again" in deployment.output("run")
-        finally:
-            assert deployment.close() == []
-    assert digests[0] == digests[1]
+def test_a_coordinator_that_is_killed_again_and_again_changes_no_bit_of_the_model(tmp_path: Path) -> None:
+    record = compare_models(tmp_path)
+    digests = record.figures["model_sha256"]
+    assert digests["unbroken"] == digests["broken"]
+    assert record.data_lost == "none" and record.left_running == ()
+    assert "submitted the study again" in record.happened
 
 
 def test_secure_sums_through_the_agents_survive_a_hospital_killed_between_mask_and_reveal(
@@ -95,9 +79,9 @@ def _is_masked(deployment: Deployment) -> bool:
 
 
 def test_a_killed_client_costs_one_round_and_a_wrong_certificate_gets_no_connection() -> None:
-    records, figures = run_faults(["killed-client", "wrong-certificate"])
+    records, runs = run_faults(["killed-client", "wrong-certificate"])
     killed, wrong = records
-    assert killed.rounds_missed == 1 and killed.rounds_repeated == 0 and killed.data_lost == "none"
-    assert killed.seconds_lost is not None and killed.seconds_lost < 60
-    assert "certificate" in wrong.happened
-    assert figures["left_running"] == []
+    assert killed["rounds_missed"] == 1 and killed["rounds_repeated"] == 0 and killed["data_lost"] == "none"
+    assert killed["seconds_lost"] < 60 and killed["left_running"] == []
+    assert "certificate" in wrong["happened"]
+    assert [run["left_running"] for run in runs] == [[]]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 
 from coordinator.exchange.statement import SPLITS
 from coordinator.federation.clipping import clip_updates, update_norm
@@ -302,6 +302,30 @@ def test_a_hospital_that_lost_the_question_is_asked_again(
     run_rounds(federation, START, tmp_path)
     rows = read_journal(tmp_path)
     assert rows[0]["parties"] == ["p0", "p1", "p2"] and rows[-1]["parties"] == ["p0", "p1", "p2", "p3"]
+
+
+def test_a_hospital_is_taken_in_by_rounds_that_last_longer_than_a_deadline(tmp_path: Path) -> None:
+    """Flower drops an answer once its question has expired, and answers are looked for between two rounds."""
+
+    class ExpiringGrid(LateGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            [message_id] = message_ids
+            [question] = [m for m in self.sent if m.metadata.message_id == message_id]
+            age = time.time() - question.metadata.created_at
+            if question.metadata.message_type != "query.hello":
+                time.sleep(0.1)  # six replies: longer than a deadline in all
+            elif question.metadata.dst_node_id == BAD and age < 0.2:
+                return []  # it answers when the others are training
+            replies = super().pull_messages([message_id])
+            if age > question.metadata.ttl:
+                return [Message(Error(code=5, reason="the question has expired"), reply_to=question)]
+            return replies
+
+    grid = ExpiringGrid(parties(), [{"partition-id": i} for i in range(4)])
+    grid.offline = {BAD}
+    p = plan(parties=4, quorum=3, rounds=4, deadline_s=0.45, grace_s=0.0)
+    run_rounds(federation_of(grid, p), START, tmp_path)
+    assert read_journal(tmp_path)[-1]["parties"] == ["p0", "p1", "p2", "p3"]
 
 
 def write_array(header: dict[str, Any], data: bytes = b"") -> Array:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Message
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
+from benchmarks.faults.malformed import EVALUATION, TRAINING
 from coordinator.federation.rounds import run_rounds
 from tests.support.fake_parties import START, federation_of, parties, plan, read_journal
 from tests.support.local_grid import FIRST_NODE, LocalGrid
@@ -20,73 +19,11 @@ from tests.support.local_grid import FIRST_NODE, LocalGrid
 BAD = FIRST_NODE + 2
 
 
-def npy(value: Any) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, value, allow_pickle=True)
-    return stream.getvalue()
-
-
-def raw(
-    data: bytes, dtype: str = "float32", stype: str = "numpy.ndarray", shape: tuple[int, ...] = (4,)
-) -> Array:
-    return Array(dtype, shape, stype, data)
-
-
-def put(record: Any, name: str = "x") -> Callable[[Message], None]:
-    return lambda reply: reply.content.__setitem__(name, record)
-
-
-def put_metric(name: str, value: Any) -> Callable[[Message], None]:
-    def change(reply: Message) -> None:
-        # Flower checks types when a record is made here. What comes over the network was never checked.
-        dict.__setitem__(reply.content["metrics"]._data, name, value)
-
-    return change
-
-
-#: Changes of a reply to training, one for each kind of record and of damage.
-CHANGES: dict[str, Callable[[Message], None]] = {
-    "an empty list in a config record": put(ConfigRecord({"a": []})),
-    "an empty list in a second metric record": put(MetricRecord({"a": []})),
-    "an empty list among the metrics": put_metric("loss", []),
-    "a list among the metrics": put_metric("loss", [1.0, 2.0]),
-    "a text among the metrics": put_metric("loss", "1"),
-    "bytes among the metrics": put_metric("loss", b"1"),
-    "nothing among the metrics": put_metric("loss", None),
-    "no number": put_metric("loss", float("nan")),
-    "infinity": put_metric("loss", float("inf")),
-    "a number beyond float": put_metric("steps", 10**400),
-    "more images than there are": put_metric("num-examples", 10**9),
-    "no images": put_metric("num-examples", 0),
-    "fewer than no images": put_metric("num-examples", -30),
-    "a truth value for the images": put_metric("num-examples", True),
-    "another metric": put_metric("more", 1.0),
-    "a second array record": put(ArrayRecord({"model": Array(START)})),
-    "an empty array record": put(ArrayRecord({}), "arrays"),
-    "another array": put(ArrayRecord({"other": Array(START)}), "arrays"),
-    "two arrays": put(ArrayRecord({"model": Array(START), "more": Array(START)}), "arrays"),
-    "another shape": put(ArrayRecord({"model": Array(START.reshape(2, 2))}), "arrays"),
-    "another dtype": put(ArrayRecord({"model": Array(START.astype(np.float64))}), "arrays"),
-    "big-endian": put(ArrayRecord({"model": Array(START.astype(">f4"))}), "arrays"),
-    "objects": put(ArrayRecord({"model": raw(npy(np.array([{}, 1, 2, 3], object)))}), "arrays"),
-    "no bytes": put(ArrayRecord({"model": raw(b"")}), "arrays"),
-    "half an array": put(ArrayRecord({"model": raw(npy(START)[:-3])}), "arrays"),
-    "another format": put(ArrayRecord({"model": raw(npy(START), stype="pickle")}), "arrays"),
-    "a header that claims the whole memory": put(
-        ArrayRecord({"model": raw(npy(START).replace(b"(4,), ", b"(9" + b"9" * 9 + b",)"))}), "arrays"
-    ),
-    "weights that are no numbers": put(ArrayRecord({"model": Array(START + np.nan)}), "arrays"),
-    "weights beyond all bounds": put(ArrayRecord({"model": Array(START + 3e38)}), "arrays"),
-    "no records": lambda reply: reply.content.clear(),
-    "a config record in place of the weights": put(ConfigRecord({"model": "x"}), "arrays"),
-}
-
-
-@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize("kind", TRAINING)
 def test_a_reply_of_any_kind_ends_nobody_s_run(tmp_path: Path, kind: str) -> None:
     def tamper(node: int, reply: Message) -> Message:
         if node == BAD and reply.has_content() and "arrays" in reply.content:
-            CHANGES[kind](reply)
+            TRAINING[kind](reply.content)
         return reply
 
     grid = LocalGrid(parties(), [{"partition-id": i} for i in range(3)], tamper=tamper)
@@ -96,6 +33,36 @@ def test_a_reply_of_any_kind_ends_nobody_s_run(tmp_path: Path, kind: str) -> Non
     for row in read_journal(tmp_path):
         assert row["parties"] == ["p0", "p1"] and list(row["refused"]) == ["p2"], row
     assert not list(tmp_path.glob(".replies-*"))
+
+
+@pytest.mark.parametrize("kind", EVALUATION)
+def test_figures_of_any_kind_count_for_nothing_and_end_nobody_s_run(tmp_path: Path, kind: str) -> None:
+    def tamper(node: int, reply: Message) -> Message:
+        if node == BAD and reply.has_content() and "tables" in reply.content:
+            EVALUATION[kind](reply.content)
+        return reply
+
+    grid = LocalGrid(parties(), [{"partition-id": i} for i in range(3)], tamper=tamper)
+    run_rounds(federation_of(grid, plan(parties=3, quorum=2, rounds=1)), START, tmp_path)
+    [row] = read_journal(tmp_path)
+    assert row["aggregated"] and row["refused"]["p2"].startswith("at evaluation: "), row
+
+
+def test_a_hospital_that_gives_no_figures_is_in_the_journal(tmp_path: Path) -> None:
+    """It trained, and was gone before it evaluated: the mean on val is over the others, and says so."""
+
+    class LeavingGrid(LocalGrid):
+        def push_messages(self, messages: Iterable[Message]) -> list[str]:
+            messages = list(messages)
+            if any(message.metadata.message_type == "evaluate" for message in messages):
+                self.lost = {BAD}
+            return super().push_messages(messages)
+
+    grid = LeavingGrid(parties(), [{"partition-id": i} for i in range(3)])
+    run_rounds(federation_of(grid, plan(parties=3, quorum=2, rounds=1)), START, tmp_path)
+    [row] = read_journal(tmp_path)
+    assert row["parties"] == ["p0", "p1", "p2"]
+    assert row["refused"] == {"p2": "at evaluation: no answer"}
 
 
 class UnpackingGrid(LocalGrid):
