@@ -64,7 +64,8 @@ def _accuracy(result: Record) -> list[str]:
         *table(headers, rows),
         f"{settings['hospitals']} hospitals, δ = {settings['delta']:g}, unit image, {settings['rounds']} rounds. "
         "Recipes, with privacy and without, were chosen on validation images, which ε does not cover. "
-        f"Share `lora` has its adapters in the last block only, in {layers}; adapters in all blocks were not measured.",
+        f"Share `lora` has its adapters in the last block only, in {layers}; "
+        "adapters in all blocks were not measured.",
         "",
         *_tried(result["tried"]),
     ]

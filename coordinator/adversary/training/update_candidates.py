@@ -10,8 +10,8 @@ The test is exact for one step of SGD through the stem that the hospital trained
 not matter. A space whose rank is near the model's width holds everything, and says nothing.
 
 A small model makes nearly the same input of all images of a kind, and then strangers lie in the space too. So every
-test is calibrated with *decoys*: candidates mirrored and moved, which no hospital trained on. A candidate is confirmed
-only if it lies nearer to the space than every decoy.
+test is calibrated with *decoys*: candidates mirrored and moved, which no hospital trained on. A candidate is
+confirmed only if it lies nearer to the space than every decoy.
 
 Source: that a linear layer's gradient shows the span of its inputs, and tests of membership in it, are known
 (Zhu & Blaschko 2021, arXiv 2010.07733; DAGER, Petrov et al. 2024, arXiv 2405.15586, for tokens of text). The class

@@ -114,7 +114,7 @@ def test_adapters_are_where_the_plan_says() -> None:
 
 
 def test_more_blocks_with_adapters_than_the_model_has_are_refused() -> None:
-    with pytest.raises(CipherwardError, match="lora_blocks 3: .* has 2 blocks"):
+    with pytest.raises(CipherwardError, match=r"lora_blocks 3: .* has 2 blocks"):
         build_model(plan(share="lora", lora_blocks=3), CLASSES)
 
 
