@@ -154,7 +154,10 @@ def _run_encoder(model: Any, images: Any) -> tuple[Float32Array, Float32Array]:
 
 @functools.lru_cache(maxsize=8)
 def _start(share: str, weights: str, seed: int) -> tuple[nn.Module, Float32Array]:
-    """Return the model that trainings of a share begin with, and its weights. The head begins at zero."""
+    """Return the model that trainings of a share begin with, and its weights.
+
+    The head begins at zero, as it does in the product under privacy; here it does without privacy too.
+    """
     plan = make_plan(share, None, recipes(None)[0], weights, seed)
     model = _Tail(build_model(plan, CLASSES), share)
     nn.init.zeros_(model.head.weight)

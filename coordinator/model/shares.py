@@ -90,6 +90,9 @@ def apply_share(model: nn.Module, plan: Plan) -> None:
 
     A frozen weight takes no gradient, so neither steps nor weight decay move it. A frozen batch normalisation keeps
     using its initial statistics, and learns no others.
+
+    Under differential privacy the head begins at zero, if the encoder does not learn with it: a random head would
+    have to be unlearnt first, through the noise.
     """
     if plan.share == "lora":
         _add_adapters(model, plan)
@@ -99,6 +102,8 @@ def apply_share(model: nn.Module, plan: Plan) -> None:
             weight.requires_grad_(not plan.stem_frozen)
         else:
             weight.requires_grad_(plan.share == "all" or in_adapter(name) or name.startswith(heads))
+        if plan.privacy.is_on and heads and name.startswith(heads):
+            nn.init.zeros_(weight)
     if plan.share != "all":
         for name, part in model.named_modules():
             has_statistics = getattr(part, "running_mean", None) is not None

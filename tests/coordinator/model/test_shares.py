@@ -113,6 +113,15 @@ def test_adapters_are_where_the_plan_says() -> None:
     assert set(shared_names(model, p)) - STEM == HEAD | adapters
 
 
+@pytest.mark.parametrize("share", ["head", "lora"])
+def test_a_private_head_begins_at_zero(share: str) -> None:
+    bound = {"epsilon": 1.0, "delta": 1e-3, "unit": "image"}
+    private = build_model(plan(share=share, privacy=bound), CLASSES).state_dict()
+    assert all(not private[name].any() for name in HEAD)
+    assert build_model(plan(share=share), CLASSES).state_dict()["head.weight"].any()
+    assert build_model(plan(privacy=bound), CLASSES).state_dict()["head.weight"].any()
+
+
 def test_more_blocks_with_adapters_than_the_model_has_are_refused() -> None:
     with pytest.raises(CipherwardError, match=r"lora_blocks 3: .* has 2 blocks"):
         build_model(plan(share="lora", lora_blocks=3), CLASSES)
