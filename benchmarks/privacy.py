@@ -5,11 +5,8 @@
 
 FOLDER holds brain_mri/ and vit_tiny_patch16_224.safetensors.
 
-accuracy   share `head` with a frozen stem: three hospitals train a linear head on the outputs of the public encoder.
-           Nothing else changes in such a training, so the outputs are computed once, and kept in --out. They are
-           those of plain images, which carried stems reproduce up to rounding. Every hospital runs the product's own
-           DP-SGD and averages after each round, without Flower. The learning rate is chosen on val by the first seed,
-           with and without privacy alike; that choice is not part of epsilon. Test is read once for each seed.
+accuracy   shares `head` and `lora` with a frozen stem (benchmarks/privacy_accuracy.py). The recipe is chosen on
+           val, with privacy and without alike; that choice is not part of epsilon. Test is read once for each seed.
 cost       seconds a step of ViT-Ti/16 on 224×224 images, by share: with privacy and without, in turns.
 audit      one-run audits of the product's DP-SGD with canaries whose gradients the adversary knows.
 noise      the noise multiplier beside that of Google's dp_accounting (PLD), which must be installed.
@@ -29,27 +26,24 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from benchmarks import privacy_accuracy
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
 from coordinator.adversary.training.privacy_audit import audit_scores
-from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.plan import Plan
 from coordinator.model.model_input import to_model_input
 from coordinator.model.training import PlainImages, train_locally
-from coordinator.model.vit import build_model, pack, unpack
+from coordinator.model.vit import build_model
 from coordinator.report.build import machine
 from crypto.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array
 from parties.sources.folder import Folder
-from parties.sources.partition import iid
 from parties.training.privacy_accounting import Mechanism, noise_multiplier
 from parties.training.private_noise import PrivateRandom
-from parties.training.private_training import PrivateRound, plan_round, train_privately
+from parties.training.private_training import PrivateRound, train_privately
 
 SCHEMA = "cipherward.privacy/1"
 PARTS = ("noise", "audit", "accuracy", "cost")
-HOSPITALS, DELTA, ROUNDS, EPOCHS, BATCH = 3, 1e-4, 10, 3, 128
-#: None: without differential privacy.
-EPSILONS = (None, 8.0, 3.0, 1.0)
-LEARNING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+HOSPITALS, DELTA, ROUNDS = privacy_accuracy.HOSPITALS, privacy_accuracy.DELTA, privacy_accuracy.ROUNDS
+EPOCHS, BATCH = 3, 128
 #: to_model_input maps this gray level to 0, and so many levels to 1.
 _MIDDLE = 127.5
 
@@ -77,21 +71,6 @@ def make_plan(epsilon: float | None, **changes: Any) -> Plan:
 # ---- accuracy ------------------------------------------------------------------------------------
 
 
-class _Head(nn.Module):
-    """A linear layer on the encoder's outputs, from zero."""
-
-    def __init__(self, width: int, classes: int) -> None:
-        super().__init__()
-        self.flatten = nn.Flatten()
-        self.head = nn.Linear(width, classes)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, outputs: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.flatten(outputs))
-        return logits
-
-
 @torch.inference_mode()
 def encode_split(data: Path, split: str, out: Path) -> PlainImages:
     """Return the encoder's outputs on a split's plain images, as images of one row; computed once."""
@@ -112,54 +91,6 @@ def encode_split(data: Path, split: str, out: Path) -> PlainImages:
     # Length 1, by no figure of the data: clipping then treats all images alike.
     outputs = outputs / np.linalg.norm(outputs, axis=1, keepdims=True)
     return PlainImages((outputs[:, None, :, None] + 1) * np.float32(_MIDDLE), stored["labels"])
-
-
-def train_head(train: PlainImages, plan: Plan, seed: int) -> nn.Module:
-    """Train a head in all hospitals, round by round, and return the average of the last round."""
-    shares = iid(train.labels, HOSPITALS, seed)
-    hospitals = [PlainImages(train.images[rows], train.labels[rows]) for rows in shares]
-    model = _Head(train.images.shape[2], int(train.labels.max()) + 1)
-    plan = plan.model_copy(update={"seed": seed})
-    for round_ in range(1, plan.rounds + 1):
-        start, updates = pack(model), []
-        for index, data in enumerate(hospitals):
-            unpack(model, start)
-            if plan.privacy.is_on:
-                train_privately(model, data, plan, round_, plan_round(plan, np.arange(len(data.labels))))
-            else:
-                train_locally(model, data, plan, round_, f"hospital-{index}")
-            updates.append(pack(model) * (len(data.labels) / len(train.labels)))
-        unpack(model, np.sum(updates, axis=0, dtype=np.float32))
-    return model
-
-
-@torch.inference_mode()
-def count_hits(model: nn.Module, data: PlainImages) -> int:
-    """Return how many images a model classifies rightly."""
-    predicted = model.eval()(to_model_input(data.images)).argmax(1).numpy()
-    return int((predicted == data.labels).sum())
-
-
-def measure_accuracy(data: Path, out: Path, seeds: int, console: Console) -> list[dict[str, Any]]:
-    """Return test accuracy by epsilon, at the learning rate that is best on val."""
-    train, val, test = (encode_split(data, split, out) for split in ("train", "val", "test"))
-    records = []
-    for epsilon in EPSILONS:
-        tried = {}
-        for lr in LEARNING_RATES:
-            tried[lr] = count_hits(train_head(train, make_plan(epsilon, lr=lr), 0), val) / len(val.labels)
-        lr = max(tried, key=lambda rate: tried[rate])
-        for seed in range(seeds):
-            hits = count_hits(train_head(train, make_plan(epsilon, lr=lr), seed), test)
-            record = {
-                "epsilon": epsilon,
-                "seed": seed,
-                "lr": lr,
-                "test": rate_of(hits, len(test.labels)).to_json(),
-            }
-            records.append(record | {"val by lr": {str(k): v for k, v in tried.items()}})
-            console.print(records[-1])
-    return records
 
 
 # ---- cost ----------------------------------------------------------------------------------------
@@ -286,7 +217,9 @@ def measure_noise(console: Console) -> list[dict[str, Any]]:
     return records
 
 
-def measure(parts: Sequence[str], data: Path, out: Path, seeds: int, console: Console) -> dict[str, Any]:
+def measure(
+    parts: Sequence[str], data: Path, out: Path, seeds: int, shares: Sequence[str], console: Console
+) -> dict[str, Any]:
     """Return the figures of the chosen parts."""
     result: dict[str, Any] = {}
     if "noise" in parts:
@@ -294,7 +227,7 @@ def measure(parts: Sequence[str], data: Path, out: Path, seeds: int, console: Co
     if "audit" in parts:
         result["audit"] = measure_audit(console)
     if "accuracy" in parts:
-        result["accuracy"] = measure_accuracy(data, out, seeds, console)
+        result |= privacy_accuracy.measure(data, out, seeds, shares, console)
     if "cost" in parts:
         result["cost"] = measure_cost(data, console)
     return result
@@ -306,11 +239,13 @@ def main() -> None:
     add_data(parser)
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each accuracy, from 0")
     parser.add_argument("--parts", default=",".join(PARTS), help="what to measure")
+    parser.add_argument("--shares", default="head,lora", help="shares of the part accuracy")
     parser.add_argument("--out", type=Path, default=Path("runs/privacy"), help="where outputs are kept")
     add_json(parser)
     args = parser.parse_args()
     parts = split_list(args.parts)
-    figures = measure(parts, args.data, args.out, args.seeds, Console(stderr=True))
+    shares, console = split_list(args.shares), Console(stderr=True)
+    figures = measure(parts, args.data, args.out, args.seeds, shares, console)
     result = {
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(),
@@ -319,8 +254,7 @@ def main() -> None:
             "hospitals": HOSPITALS,
             "delta": DELTA,
             "rounds": ROUNDS,
-            "epochs": EPOCHS,
-            "batch": BATCH,
+            "adapters": privacy_accuracy.ADAPTERS,
         },
         **figures,
     }

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.privacy import count_hits
+from benchmarks.privacy_accuracy import count_hits
 from benchmarks.protection_training import HOSPITALS, CloudView, Protection, train_round
 from coordinator.adversary.training.membership import evaluate_scores, label_confidence
 from coordinator.adversary.training.observation import Observed, Update

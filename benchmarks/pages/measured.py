@@ -86,7 +86,7 @@ def _inversions(result: Record) -> tuple[MeasuredInversion, ...]:
 
 def _privacy(result: Record) -> tuple[MeasuredPrivacy, ...]:
     rates: dict[float | None, list[float]] = {}
-    for record in result["accuracy"]:
+    for record in (r for r in result["accuracy"] if r["share"] == "head"):
         rates.setdefault(record["epsilon"], []).append(record["test"]["rate"])
     return tuple(
         MeasuredPrivacy(epsilon=epsilon, accuracy=mean(values), seeds=len(values))

@@ -10,6 +10,8 @@ from benchmarks.pages.entries import Entry, of_kind
 from benchmarks.pages.markdown import number, percent, rate, table
 
 Record = Mapping[str, Any]
+#: A step of so many images takes all that a hospital has (533 or 534).
+_ALL_IMAGES = 534
 
 INTRO = """# Differential privacy
 
@@ -29,7 +31,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
 def privacy(result: Record) -> list[str]:
     """Return every part of a run; a part that was not run says so."""
     sections = (
-        ("accuracy", "Accuracy by ε: brain MRI, share `head`, frozen public encoder", _accuracy),
+        ("accuracy", "Accuracy by ε: brain MRI, frozen stem, public encoder", _accuracy),
         ("cost", "Seconds a step, with privacy and without", _cost),
         ("audit", "What a one-run audit proves", _audit),
         ("noise", "The noise multiplier beside an independent accountant", _noise),
@@ -42,35 +44,55 @@ def privacy(result: Record) -> list[str]:
 
 
 def _accuracy(result: Record) -> list[str]:
-    by_epsilon: dict[str, list[Record]] = {}
+    grouped: dict[tuple[str, float | None], list[Record]] = {}
     for record in result["accuracy"]:
-        name = "none" if record["epsilon"] is None else number(record["epsilon"])
-        by_epsilon.setdefault(name, []).append(record)
-    plain = statistics.mean(r["test"]["rate"] for r in by_epsilon["none"])
+        grouped.setdefault((record["share"], record["epsilon"]), []).append(record)
     rows = []
-    for name, records in by_epsilon.items():
-        rates = [record["test"]["rate"] for record in records]
-        mean = statistics.mean(rates)
+    for (share, epsilon), records in grouped.items():
+        mean = statistics.mean(r["test"]["rate"] for r in records)
+        plain = statistics.mean(r["test"]["rate"] for r in grouped[share, None])
+        tests = "; ".join(rate(record["test"]) for record in records)
+        difference = "" if epsilon is None else percent(mean - plain)
         rows.append(
-            [
-                name,
-                f"{percent(mean)} %",
-                f"{percent(mean - plain)}",
-                "; ".join(rate(record["test"]) for record in records),
-                number(records[0]["lr"]),
-            ]
+            [f"`{share}`", _bound(epsilon), f"{percent(mean)} %", difference, tests, _recipe(records[0])]
         )
     settings = result["settings"]
+    adapters = settings["adapters"]
+    layers = ", ".join(f"`{layer}`" for layer in adapters["lora_layers"])
+    headers = ["share", "ε", "test accuracy, mean", "points from none", "each seed (95 % bounds)", "recipe"]
     return [
-        *table(
-            ["ε", "test accuracy, mean", "points from none", "each seed (95 % bounds)", "learning rate"],
-            rows,
-        ),
-        f"{settings['hospitals']} hospitals, δ = {settings['delta']:g}, unit image, {settings['rounds']} rounds of "
-        f"{settings['epochs']} passes, batches of {settings['batch']} on average. The learning rate was chosen on "
-        "validation images, which ε does not cover.",
+        *table(headers, rows),
+        f"{settings['hospitals']} hospitals, δ = {settings['delta']:g}, unit image, {settings['rounds']} rounds. "
+        "Recipes, with privacy and without, were chosen on validation images, which ε does not cover. "
+        f"Share `lora` has its adapters in the last block only, in {layers}; "
+        "adapters in all blocks were not measured.",
         "",
+        *_tried(result["tried"]),
     ]
+
+
+def _tried(records: Sequence[Record]) -> list[str]:
+    """Return every recipe that was tried, with its accuracy on the validation images."""
+    headers = ["share", "ε", "recipe", "accuracy on val, mean", "trainings"]
+    rows = [
+        [f"`{r['share']}`", _bound(r["epsilon"]), _recipe(r), f"{percent(r['val'])} %", r["trainings"]]
+        for r in records
+    ]
+    return ["All recipes that were tried:", "", *table(headers, rows)]
+
+
+def _bound(epsilon: float | None) -> str:
+    return "none" if epsilon is None else number(epsilon)
+
+
+def _recipe(record: Record) -> str:
+    """Return how a training stepped, in words."""
+    name = "clip" if record["epsilon"] is None else "max_grad_norm"
+    images = "all images" if record["batch"] >= _ALL_IMAGES else f"{record['batch']} images"
+    return (
+        f"{images} a step, {record['passes']} passes a round, {name} {record['norm']:g}, "
+        f"lr {number(record['lr'])}"
+    )
 
 
 def _cost(result: Record) -> list[str]:

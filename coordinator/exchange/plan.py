@@ -62,6 +62,11 @@ class Plan(Settings):
     share: Literal["all", "head", "lora"] = "all"
     lora_rank: int = Field(default=4, ge=1)
     lora_alpha: float = Field(default=8.0, gt=0)
+    # Adapters are in the last so many blocks of the encoder (0: in all), and there in these linear layers.
+    lora_blocks: int = Field(default=0, ge=0)
+    lora_layers: tuple[Literal["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"], ...] = Field(
+        default=("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"), min_length=1
+    )
 
     # training: federated (by Flower), or central (by the provider alone, on all sealed images)
     train: Literal["federated", "central"] = "federated"

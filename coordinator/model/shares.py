@@ -23,8 +23,6 @@ from torch import nn
 from coordinator.exchange.plan import Plan
 from crypto.errors import CipherwardError
 
-#: The linear layers of a block of timm's ViT, which get adapters.
-_ADAPTED_LAYERS = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"]
 #: Part of the name of every adapter weight.
 _ADAPTER_MARK = ".lora_"
 
@@ -92,6 +90,9 @@ def apply_share(model: nn.Module, plan: Plan) -> None:
 
     A frozen weight takes no gradient, so neither steps nor weight decay move it. A frozen batch normalisation keeps
     using its initial statistics, and learns no others.
+
+    Under differential privacy the head begins at zero, if the encoder does not learn with it: a random head would
+    have to be unlearnt first, through the noise.
     """
     if plan.share == "lora":
         _add_adapters(model, plan)
@@ -101,6 +102,8 @@ def apply_share(model: nn.Module, plan: Plan) -> None:
             weight.requires_grad_(not plan.stem_frozen)
         else:
             weight.requires_grad_(plan.share == "all" or in_adapter(name) or name.startswith(heads))
+        if plan.privacy.is_on and heads and name.startswith(heads):
+            nn.init.zeros_(weight)
     if plan.share != "all":
         for name, part in model.named_modules():
             has_statistics = getattr(part, "running_mean", None) is not None
@@ -114,17 +117,28 @@ def _use_frozen_statistics(module: nn.Module, _inputs: object) -> None:
 
 
 def _add_adapters(model: nn.Module, plan: Plan) -> None:
-    """Add low-rank adapters to the encoder's linear layers. Raise CipherwardError if PEFT is not installed."""
+    """Add low-rank adapters to the plan's linear layers of the encoder's last blocks, or of all blocks.
+
+    Raises:
+        CipherwardError: if PEFT is not installed, or if the plan names more blocks than the model has.
+    """
     try:
         from peft import LoraConfig, inject_adapter_in_model  # takes seconds to load, and is an extra
     except ImportError:
         raise CipherwardError(
             "share lora needs PEFT, which is not installed", "run: pip install -e '.[lora]'"
         ) from None
+    depth = len(model.blocks)  # type: ignore[arg-type]  # a ViT: a list of blocks
+    if plan.lora_blocks > depth:
+        raise CipherwardError(
+            f"lora_blocks {plan.lora_blocks}: {plan.model} has {depth} blocks",
+            f"set lora_blocks to {depth} or less; 0 means all",
+        )
+    blocks = range(depth - plan.lora_blocks if plan.lora_blocks else 0, depth)
     settings: dict[str, Any] = {
         "r": plan.lora_rank,
         "lora_alpha": plan.lora_alpha,
-        "target_modules": _ADAPTED_LAYERS,
+        "target_modules": [f"blocks.{block}.{layer}" for block in blocks for layer in plan.lora_layers],
     }
     # The adapters depend on the seed only, not on how many random numbers the model took.
     torch.manual_seed(plan.seed)

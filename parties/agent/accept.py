@@ -31,7 +31,7 @@ _SCOPES = {
 _SHARES = {
     "all": "all weights",
     "head": "the last layer",
-    "lora": "the last layer and adapters of rank {rank}",
+    "lora": "the last layer and adapters of rank {rank} in {layers} of {blocks}",
 }
 
 
@@ -109,7 +109,11 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
     """Return what a policy accepts, as rows of a table: what it is about, and what is accepted."""
     kind = "gray" if policy.channels == 1 else "colour"
     options = ", ".join(f"{k} {v}" for k, v in policy.scheme_options.items())
-    share = _SHARES.get(policy.share, policy.share).format(rank=policy.lora_rank)
+    share = _SHARES.get(policy.share, policy.share).format(
+        rank=policy.lora_rank,
+        layers=", ".join(policy.lora_layers),
+        blocks=f"the last {policy.lora_blocks} blocks" if policy.lora_blocks else "all blocks",
+    )
     proximal = f", proximal term {policy.proximal_mu}" if policy.strategy == "fedprox" else ""
     args = ", ".join(f"{k} {v}" for k, v in policy.model_args.items())
     weights = policy.weights_file or policy.weights or "none: from scratch"

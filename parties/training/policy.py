@@ -98,6 +98,8 @@ class Policy(Settings):
     share: str
     lora_rank: int
     lora_alpha: float
+    lora_blocks: int
+    lora_layers: tuple[str, ...]
     wire: str
 
     # how it is trained

@@ -104,6 +104,29 @@ def test_adapters_depend_on_the_seed_and_change_no_output_at_first() -> None:
     } == {2}
 
 
+def test_adapters_are_where_the_plan_says() -> None:
+    layers = ["attn.proj", "mlp.fc2"]
+    p = plan(share="lora", lora_blocks=1, lora_layers=layers, stem="plain", stem_frozen=True, lr=0.5)
+    before, model = train(p)
+    adapters = {f"blocks.1.{layer}.lora_{part}.default.weight" for layer in layers for part in "AB"}
+    assert {n for n, v in model.state_dict().items() if not torch.equal(v, before[n])} == HEAD | adapters
+    assert set(shared_names(model, p)) - STEM == HEAD | adapters
+
+
+@pytest.mark.parametrize("share", ["head", "lora"])
+def test_a_private_head_begins_at_zero(share: str) -> None:
+    bound = {"epsilon": 1.0, "delta": 1e-3, "unit": "image"}
+    private = build_model(plan(share=share, privacy=bound), CLASSES).state_dict()
+    assert all(not private[name].any() for name in HEAD)
+    assert build_model(plan(share=share), CLASSES).state_dict()["head.weight"].any()
+    assert build_model(plan(privacy=bound), CLASSES).state_dict()["head.weight"].any()
+
+
+def test_more_blocks_with_adapters_than_the_model_has_are_refused() -> None:
+    with pytest.raises(CipherwardError, match=r"lora_blocks 3: .* has 2 blocks"):
+        build_model(plan(share="lora", lora_blocks=3), CLASSES)
+
+
 @pytest.mark.parametrize("stem", ["learn", "private"])
 @pytest.mark.parametrize("share", ["head", "lora"])
 def test_head_and_adapters_are_at_least_twenty_times_smaller_than_the_model(share: str, stem: str) -> None:

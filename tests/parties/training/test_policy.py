@@ -64,6 +64,8 @@ OTHER: dict[str, Any] = {
     "share": "head",
     "lora_rank": 5,
     "lora_alpha": 9.0,
+    "lora_blocks": 1,
+    "lora_layers": ("mlp.fc1",),
     "train": "central",
     "strategy": "fedprox",
     "proximal_mu": 0.02,

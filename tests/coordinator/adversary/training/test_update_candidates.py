@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from coordinator.adversary.training import update_findings
-from coordinator.adversary.training.update_candidates import confirm_candidates
+from coordinator.adversary.training.update_candidates import RowSpaceTest, confirm_candidates, make_decoys
 from coordinator.adversary.training.update_findings import invert_updates
 from coordinator.model.shares import in_stem
 from coordinator.model.vit import build_model
@@ -77,6 +77,27 @@ def test_a_batch_beyond_the_width_of_the_model_confirms_no_candidate() -> None:
     assert not test.is_decisive and not test.is_confirmed.any()
     guess = attack_updates(observed, public=PICTURES)
     assert len(guess.images) == 0 and "no candidate can be told apart" in guess.note
+
+
+def test_a_candidate_no_nearer_than_a_decoy_is_not_confirmed() -> None:
+    """A small model makes nearly the same input of all images: then strangers lie within rounding, like decoys."""
+    outside = np.array([1e-5, 4e-4, 9e-4, 0.3])
+    test = RowSpaceTest(outside, rank=3, width=64, rounding=1e-3, decoys=np.array([3e-4, 0.2, np.nan]))
+    assert test.is_confirmed.tolist() == [True, False, False, False]
+    assert "1 of 2 decoys within rounding" in test.evidence and test.threshold == 3e-4
+    apart = RowSpaceTest(outside, rank=3, width=64, rounding=1e-3, decoys=np.array([0.1, 0.2]))
+    assert apart.is_confirmed.tolist() == [True, True, True, False] and apart.threshold == 1e-3
+    untested = RowSpaceTest(outside, rank=3, width=64, rounding=1e-3, decoys=np.full(2, np.nan))
+    assert not untested.is_decisive and not untested.is_confirmed.any()
+
+
+def test_no_decoy_is_a_candidate() -> None:
+    flat = np.full((1, 32, 32, 1), 90, np.uint8)
+    symmetric = np.concatenate([PICTURES[:1, :, :16], PICTURES[:1, :, 15::-1]], 2)
+    decoys = make_decoys(np.concatenate([PICTURES[:8, :32, :32], flat, symmetric]))
+    assert len(decoys) == 2 * 10 - 2 - 1
+    distances = np.abs(decoys[:, None].astype(int) - PICTURES[None, :8]).mean((2, 3, 4))
+    assert distances.min() >= 1
 
 
 def test_candidates_are_not_confirmed_through_another_stem() -> None:
