@@ -203,7 +203,9 @@ def measure_case(case: Path, work: Path) -> list[dict[str, Any]]:
                     "check": status,
                     "seal": seal_status,
                     "sealed": counts,
-                    "said": first_error(seal_err) or first_error(err) or "; ".join(findings),
+                    "said": (first_error(seal_err) or first_error(err) or "; ".join(findings)).replace(
+                        str(root), "IMAGES"
+                    ),
                 }
             )
     return result
