@@ -10,7 +10,9 @@ from benchmarks.pages.entries import Entry, of_kind
 from benchmarks.pages.markdown import number, percent, rate, table
 
 Record = Mapping[str, Any]
-_ADAPTERS = "Share `lora` has its adapters in the last block only, in {layers}; those in all blocks were not measured."
+_ADAPTERS = (
+    "Share `lora` has adapters in the last block only, in {layers}; those in all blocks were not measured."
+)
 #: A step of so many images takes all that a hospital has (533 or 534).
 _ALL_IMAGES = 534
 

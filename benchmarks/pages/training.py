@@ -69,7 +69,7 @@ def updates(result: Record) -> list[str]:
 
 #: Under records of a version that confirmed more.
 _LOOSER = (
-    "Counted before confirmations became stricter: a candidate must now be nearer than all decoys, and a solved picture "
+    "Counted before confirmations became stricter: a candidate must now be nearer than all decoys, a solved picture "
     "must stand out from its own variants. Not run again since, so some of these may not be confirmed today."
 )
 
