@@ -186,6 +186,7 @@ def measure_solve(
         "SSIM, median (range)": median_and_range(scores),
         "opened with the pool's key": median_and_range(opened) if opened else "",
         "found": f"{found} of {len(scores)}",
+        "calibrated": "variants",
         "seconds": round(float(np.median(seconds)), 1),
     }
 
@@ -249,6 +250,7 @@ def measure_candidate_test(observed: Observed, images: Images, members: int) -> 
         "wrongly": f"{(is_confirmed & ~is_member).sum()} of {(~is_member).sum()}",
         "members, median (most)": f"{np.median(inside):.1e} ({inside.max():.1e})",
         "others, median (least)": f"{np.median(outside):.2f} ({outside.min():.2f})",
+        "calibrated": "decoys",
         "AUC": round(roc_auc(-distances, is_member), 4),
         "seconds": round(time.perf_counter() - started, 1),
     }

@@ -10,6 +10,9 @@ from benchmarks.pages.entries import Entry, of_kind
 from benchmarks.pages.markdown import number, percent, rate, table
 
 Record = Mapping[str, Any]
+_ADAPTERS = (
+    "Share `lora` has adapters in the last block only, in {layers}; those in all blocks were not measured."
+)
 #: A step of so many images takes all that a hospital has (533 or 534).
 _ALL_IMAGES = 534
 
@@ -63,9 +66,9 @@ def _accuracy(result: Record) -> list[str]:
     return [
         *table(headers, rows),
         f"{settings['hospitals']} hospitals, δ = {settings['delta']:g}, unit image, {settings['rounds']} rounds. "
-        "Recipes, with privacy and without, were chosen on validation images, which ε does not cover. "
-        f"Share `lora` has its adapters in the last block only, in {layers}; "
-        "adapters in all blocks were not measured.",
+        "Recipes, with privacy and without, were chosen on validation images, which ε does not cover. The head "
+        "begins at zero. "
+        + (_ADAPTERS.format(layers=layers) if ("lora", None) in grouped else "Share `lora` was not run."),
         "",
         *_tried(result["tried"]),
     ]

@@ -13,14 +13,13 @@ _NAMES = {"pneumonia": "PneumoniaMNIST, 28×28 pixels", "mri": "brain MRI, 224×
 
 
 INTRO = """Three hospitals of equal size, stem `plain`, all of what they train shared, images in plain coordinates:
-the setting in which updates show most. The adversary is the cloud, which holds each update, or under secure
-aggregation their mean alone. *Exactly*: one image in each hospital, and training on the picture gives the
-update; a picture that is nearly it shows the patient all the same. *Confirmed*: plain images that the
-adversary already has, found in the update: candidates that lie nearer to the gradient's row space than all
-decoys (the candidates mirrored and moved); *others* did not take part. *Gradient match*: the same
-candidates, ordered by how far the update goes along each one's own gradient. Under secure aggregation a
-confirmed image is of some hospital, and the cloud does not learn of which. One step of SGD is the
-attacker's best case; a whole training has many steps."""
+the setting in which updates show most. The adversary is the cloud, which holds each update, or under
+secure aggregation their mean alone. *Exactly*: one image in each hospital, and training on the picture
+gives the update; a picture that is nearly it shows the patient all the same. *Confirmed*: plain images
+that the adversary already has, found in the update, as candidates in the gradient's row space; *others*
+did not take part. *Gradient match*: the same candidates, ordered by how far the update goes along each
+one's own gradient. Under secure aggregation a confirmed image is of some hospital, and the cloud does not
+learn of which. One step of SGD is the attacker's best case; a whole training has many steps."""
 
 
 def protection(result: Record) -> list[str]:
@@ -85,6 +84,11 @@ def _step(records: Sequence[Record], _costs: Mapping[str, Record]) -> list[str]:
         if wrong
         else ""
     )
+    if any("calibrated" not in r and r["single confirmed"] + r["batch confirmed"] for r in records):
+        doubt += (
+            " Counted before a confirmation had to be nearer than all decoys (the candidates mirrored and moved), "
+            "which confirms fewer; not run again since."
+        )
     flat = statistics.median(s for r in records for s in r["flat SSIM"])
     return [
         *table(headers, rows),

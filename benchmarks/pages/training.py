@@ -62,7 +62,16 @@ def updates(result: Record) -> list[str]:
     for name, title, section in sections:
         records = result.get(name)
         lines += [f"### {title}", "", *(section(records) if records else ["Not run.", ""])]
+        if records and section in (_candidates, _solved) and "calibrated" not in records[0]:
+            lines += [_LOOSER, ""]
     return lines
+
+
+#: Under records of a version that confirmed more.
+_LOOSER = (
+    "Counted before confirmations became stricter: a candidate must now be nearer than all decoys, a solved picture "
+    "must stand out from its own variants. Not run again since, so some of these may not be confirmed today."
+)
 
 
 def _candidates(records: Sequence[Record]) -> list[str]:
