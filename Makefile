@@ -90,7 +90,7 @@ results: $(READY) ## write docs/results.md, its pages, the README table and what
 
 docs: $(READY) ## build/site from docs/ and the other documents, warnings are errors; NOTEBOOK=off does not run the notebook
 	@$(BIN)/python -m benchmarks.reference >/dev/null
-	@$(BIN)/python -m sphinx -q -W --keep-going -E -c docs -b html . build/site && echo build/site/docs/index.html
+	@NOTEBOOK=$(or $(NOTEBOOK),force) $(BIN)/python -m sphinx -q -W --keep-going -E -c docs -b html . build/site && echo build/site/docs/index.html
 
 schema: $(READY) ## write the JSON Schemas of report.json and scores.json into docs/schema
 	@$(BIN)/python -m coordinator.report.json_schema docs/schema
