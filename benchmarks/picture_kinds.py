@@ -122,11 +122,12 @@ def best_move(guess: Images, plain: Images, orbit: Orbit, block: int) -> Move:
     def means(images: Images) -> Images:
         n, height, width, channels = images.shape
         blocks = images.reshape(n, height // block, block, width // block, block, channels)
-        return blocks.mean((2, 4)).round().astype(np.uint8)
+        rounded: Images = blocks.mean((2, 4)).round().astype(np.uint8)
+        return rounded
 
     small, plain_small = means(guess), means(plain).astype(np.int16)
     signs = (False, True) if orbit.negatives else (False,)
-    moves = []
+    moves: list[tuple[Any, ...]] = []
     for base, is_negative in itertools.product(orbit.orientations(plain.shape[1:]), signs):
         for down, across in orbit.shifts_in_reach():
             move = Move(base.turn, is_negative, base.order, down, across)

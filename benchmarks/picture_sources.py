@@ -51,7 +51,8 @@ def read_kind(folder: Path, kind: str) -> Images:
             gray: Images = stored["train_images"][:_SMALL_IMAGES].reshape(-1, 28, 28, 1)
             return gray
     if kind == "cifar 224":
-        return read_cifar(folder, _ENLARGED_IMAGES, 224)[0]
+        enlarged: Images = read_cifar(folder, _ENLARGED_IMAGES, 224)[0]
+        return enlarged
     if kind.startswith("tissue"):
         return _read_tissue(folder, kind)
     if kind == "phantoms 64":
@@ -97,7 +98,8 @@ def _in_jpeg_blocks(images: Images) -> Images:
 def _nearly_gray(images: Images) -> Images:
     gray = images.mean(-1, keepdims=True)
     noise = np.random.default_rng(0).normal(0.0, 2.0, images.shape)
-    return (gray + noise).clip(0, 255).astype(np.uint8)
+    nearly: Images = (gray + noise).clip(0, 255).astype(np.uint8)
+    return nearly
 
 
 _CHANGES = {

@@ -12,6 +12,7 @@ made of such files alone, and name what has no record. Linux only.
 from __future__ import annotations
 
 import argparse
+import functools
 import contextlib
 import fcntl
 import os
@@ -132,9 +133,8 @@ class Harness:
                     self._strike(deployment, at_work, figures)
                 for trial, title in todo:
                     if trial[0] in DOOR_FAULTS:
-                        self._try(
-                            trial, title, lambda name=trial[0]: try_door(deployment, name), deployment
-                        )  # type: ignore[misc]
+                        attempt = functools.partial(try_door, deployment, trial[0])
+                        self._try(trial, title, attempt, deployment)
             finally:
                 left = deployment.close()
                 self.ledger.add_run({**figures, "left_running": left, "load": os.getloadavg()[1]})

@@ -76,7 +76,7 @@ TRAINING: dict[str, Damage] = {
     "an empty array record": _put(lambda: ArrayRecord({}), "arrays"),
     "another array": lambda content: content.__setitem__(
         "arrays",
-        ArrayRecord({"other": content["arrays"]["model"]}),  # type: ignore[index]
+        ArrayRecord({"other": content["arrays"]["model"]}),
     ),
     "two arrays": lambda content: content.__setitem__(
         "arrays",

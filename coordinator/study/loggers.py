@@ -32,7 +32,9 @@ def read_rounds(study: Path) -> list[Mapping[str, Any]]:
     places = (study / "cloud" / "rounds.jsonl", study / "rounds.jsonl")
     journal = next((path for path in places if path.is_file()), places[0])
     rows = read_lines(journal) if journal.is_file() else []
-    rounds = [row for row in rows if isinstance(row, dict) and row.get("aggregated")]
+    rounds: list[Mapping[str, Any]] = [
+        row for row in rows if isinstance(row, dict) and row.get("aggregated")
+    ]
     if not rounds:
         raise CipherwardError(f"no finished round in {journal}", "name the folder of a study that trained")
     return rounds
@@ -68,13 +70,13 @@ def write_tensorboard(rounds: Sequence[Mapping[str, Any]], folder: Path) -> None
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         earlier = list(folder.glob(f"events.out.tfevents.*{_SUFFIX}"))
-        writer = SummaryWriter(str(folder), filename_suffix=_SUFFIX)  # type: ignore[no-untyped-call] # torch's
+        writer = SummaryWriter(str(folder), filename_suffix=_SUFFIX)
         try:
             for row in rounds:
                 for name, value in scalars(row).items():
-                    writer.add_scalar(name, value, int(row["round"]))  # type: ignore[no-untyped-call] # torch's
+                    writer.add_scalar(name, value, int(row["round"]))
         finally:
-            writer.close()  # type: ignore[no-untyped-call] # torch's
+            writer.close()
         for path in earlier:
             path.unlink(missing_ok=True)
 

@@ -60,7 +60,7 @@ class MeasuredPictures:
 
     def of(self, images: Images, measure: Callable[[], PictureFigures]) -> PictureFigures:
         """Return the figures of these pictures, by `measure` if they are new."""
-        content = hashlib.blake2b(np.ascontiguousarray(images)).digest()
+        content = hashlib.blake2b(np.ascontiguousarray(images).data).digest()
         if content not in self._known:
             self._known[content] = measure()
         return self._known[content]

@@ -33,7 +33,7 @@ def squared_errors(images: Images, others: Images) -> Int64Array:
     errors = np.zeros(len(images), np.int64)
     for i in range(len(images)):
         a, b = images[i].ravel(), others[i].ravel()
-        total = 0
+        total = np.int64(0)
         for k in range(a.shape[0]):
             difference = np.int32(a[k]) - np.int32(b[k])
             total += difference * difference

@@ -225,8 +225,7 @@ def _order_blocks(
     if solution is None or not solution.parts:
         return np.arange(len(nibbles)), nibbles, None
     parts = turn_upright(solution.parts, confirmed, spec) if confirmed.any() else solution.parts
-    fit = solution.fits[0] if solution.fits else None
-    return parts["K1"], set_upright(nibbles, spec, parts), fit
+    return parts["K1"], set_upright(nibbles, spec, parts), solution.fits[0] if solution.fits else None
 
 
 def _order_upright_blocks(

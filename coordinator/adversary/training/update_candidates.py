@@ -136,7 +136,8 @@ def make_decoys(candidates: Images) -> Images:
     moved = np.roll(chosen, (height // 8, width // 8), (1, 2))
     decoys, originals = np.concatenate([chosen[:, :, ::-1], moved]), np.concatenate([chosen, chosen])
     difference = np.abs(decoys.astype(np.int16) - originals).mean((1, 2, 3))
-    return decoys[difference >= _LEAST_DIFFERENCE]
+    kept: Images = decoys[difference >= _LEAST_DIFFERENCE]
+    return kept
 
 
 def _shares_outside(

@@ -222,7 +222,8 @@ class PixelModel:
         rest = squares - weights.T @ cross - cross.T @ weights + weights.T @ gram @ weights
         covariance = rest / (len(pixels) * count) + _RIDGE * np.eye(channels)
         likelihood = -0.5 * float(np.linalg.slogdet(covariance)[1]) / channels
-        return weights, np.linalg.inv(covariance), likelihood
+        precision: Float64Array = np.linalg.inv(covariance)
+        return np.asarray(weights, np.float64), precision, float(likelihood)
 
     def _choose(
         self,

@@ -100,7 +100,7 @@ def test_an_approval_goes_with_its_bundle_from_the_moment_it_is_carried(
     _, body = ask_for("0" * 64, place.approvals)
     assert dict(GetFabResponse.FromString(body).fab.verifications) == {"old": "entry"}
     for other in ({"status": 500}, {"path": "/v1/fleet/get-run"}):
-        _, body = ask_for(bundle, place.approvals, **other)  # type: ignore[arg-type]  # two kinds of options
+        _, body = ask_for(bundle, place.approvals, **other)
         assert dict(GetFabResponse.FromString(body).fab.verifications) == {"old": "entry"}
     # A damaged file costs its hospital the approval, and nobody else.
     place.approval("hospital-0").write_text("{")
@@ -143,7 +143,7 @@ def test_flower_s_supernode_takes_what_flower_s_own_routes_answer_through_the_ca
     approval = sign_approval(key, "hospital-0", sha256, 1_800_000_000)
 
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(app=Carrier(app, tmp_path))  # type: ignore[arg-type]  # our own ASGI types
+        transport = httpx.ASGITransport(app=Carrier(app, tmp_path))
         async with httpx.AsyncClient(transport=transport, base_url="http://superlink") as client:
             question = GetFabRequest(hash_str=sha256).SerializeToString()
             media = {"content-type": PROTOBUF_MEDIA_TYPE, "accept": PROTOBUF_MEDIA_TYPE}

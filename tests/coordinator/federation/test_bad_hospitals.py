@@ -249,7 +249,7 @@ def test_a_stranger_does_not_shorten_the_wait_for_a_lost_hospital(tmp_path: Path
             grid.offline.clear()
         return list_nodes()
 
-    grid.get_node_ids = come_back  # type: ignore[method-assign]  # a test's grid
+    grid.get_node_ids = come_back  # type: ignore[method-assign, assignment]  # a test's grid
     assert [party.name for party in federation.gather()] == ["p0", "p1", "p2"]
 
 
@@ -277,7 +277,7 @@ def test_a_late_answer_takes_a_hospital_in_before_the_next_round(tmp_path: Path)
         return list(pull(ids))
 
     kept: list[str] = []
-    grid.pull_messages = pull_late  # type: ignore[method-assign]  # a test's grid
+    grid.pull_messages = pull_late  # type: ignore[method-assign, assignment]  # a test's grid
     run_rounds(federation, START, tmp_path)
     rows = read_journal(tmp_path)
     assert kept and rows[0]["parties"] == ["p0", "p1", "p2"]
@@ -298,7 +298,7 @@ def test_a_hospital_that_lost_the_question_is_asked_again(
             grid.lost = set()
         return push(messages)
 
-    grid.push_messages = push_and_mend  # type: ignore[method-assign]  # a test's grid
+    grid.push_messages = push_and_mend  # type: ignore[method-assign, assignment]  # a test's grid
     run_rounds(federation, START, tmp_path)
     rows = read_journal(tmp_path)
     assert rows[0]["parties"] == ["p0", "p1", "p2"] and rows[-1]["parties"] == ["p0", "p1", "p2", "p3"]

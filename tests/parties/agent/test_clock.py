@@ -94,8 +94,13 @@ def test_hours_minutes_and_seconds_are_named() -> None:
 def test_an_agent_without_a_connection_names_the_clock_and_asks_seldom(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked, said, states = [], list[str](), list[int]()
-    monkeypatch.setattr(module, "measure_offset", lambda *words: asked.append(words) or 7200.0)
+    asked, said, states = list[tuple[Any, ...]](), list[str](), list[int]()
+
+    def measure(*words: Any) -> float:
+        asked.append(words)
+        return 7200.0
+
+    monkeypatch.setattr(module, "measure_offset", measure)
     node = SimpleNamespace(connection="connecting", error="", superlink="127.0.0.1:1", ca=Path("ca"))
     agent: Any = SimpleNamespace(
         node=node, next_clock=0.0, log=said.append, _write_state=lambda: states.append(1)
