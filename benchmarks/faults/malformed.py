@@ -36,7 +36,7 @@ def _put_metric(name: str, value: Any) -> Damage:
 
 def _put_weights(change: Callable[[AnyArray], Array]) -> Damage:
     def damage(content: RecordDict) -> None:
-        content["arrays"] = ArrayRecord({"model": change(content["arrays"]["model"].numpy())})  # type: ignore[index]
+        content["arrays"] = ArrayRecord({"model": change(content["arrays"]["model"].numpy())})
 
     return damage
 
@@ -76,11 +76,11 @@ TRAINING: dict[str, Damage] = {
     "an empty array record": _put(lambda: ArrayRecord({}), "arrays"),
     "another array": lambda content: content.__setitem__(
         "arrays",
-        ArrayRecord({"other": content["arrays"]["model"]}),  # type: ignore[index]
+        ArrayRecord({"other": content["arrays"]["model"]}),
     ),
     "two arrays": lambda content: content.__setitem__(
         "arrays",
-        ArrayRecord({"model": content["arrays"]["model"], "more": content["arrays"]["model"]}),  # type: ignore[index]
+        ArrayRecord({"model": content["arrays"]["model"], "more": content["arrays"]["model"]}),
     ),
     "another shape": _put_weights(
         lambda w: Array(w.reshape(2, -1) if w.size % 2 == 0 else w.reshape(1, -1))

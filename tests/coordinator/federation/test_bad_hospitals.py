@@ -266,10 +266,10 @@ def test_a_late_answer_takes_a_hospital_in_before_the_next_round(tmp_path: Path)
     federation, grid = federation_of_four({}, late=False, rounds=6)
     pull, held = grid.pull_messages, True
 
-    def pull_late(ids: Iterable[str]) -> list[Message]:
+    def pull_late(message_ids: Iterable[str]) -> list[Message]:
         nonlocal held
         held = held and sum(m.metadata.message_type == "evaluate" for m in grid.sent) < 3 * 3
-        ids = list(ids)
+        ids = list(message_ids)
         waiting = [grid._replies[i].metadata for i in ids if i in grid._replies]
         if held and any(metadata.src_node_id == BAD for metadata in waiting):
             kept.extend(ids)
