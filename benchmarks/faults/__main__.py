@@ -12,9 +12,9 @@ made of such files alone, and name what has no record. Linux only.
 from __future__ import annotations
 
 import argparse
-import functools
 import contextlib
 import fcntl
+import functools
 import os
 import signal
 import subprocess
@@ -133,8 +133,8 @@ class Harness:
                     self._strike(deployment, at_work, figures)
                 for trial, title in todo:
                     if trial[0] in DOOR_FAULTS:
-                        attempt = functools.partial(try_door, deployment, trial[0])
-                        self._try(trial, title, attempt, deployment)
+                        door = functools.partial(try_door, deployment, trial[0])
+                        self._try(trial, title, door, deployment)
             finally:
                 left = deployment.close()
                 self.ledger.add_run({**figures, "left_running": left, "load": os.getloadavg()[1]})
@@ -151,11 +151,8 @@ class Harness:
         # Who is not there in the beginning comes first.
         for trial, title in sorted(todo, key=lambda item: item[0][0] != ABSENT):
             name, moment = trial
-            action = (
-                (lambda: join_late(watch))
-                if name == ABSENT
-                else (lambda name=name, moment=moment: STRIKING[name].strike(watch, moment))  # type: ignore[misc]
-            )
+            strike = STRIKING[name].strike if name != ABSENT else join_late
+            action = functools.partial(strike, watch, moment)
             try:
                 if self._try(trial, title, action, deployment).is_failed:
                     break
@@ -193,7 +190,7 @@ class Harness:
 
     def _keep(self, trial: Trial, title: str, record: Record) -> Record:
         """Keep a record and print it."""
-        record = replace(record, name=trial[0], fault=title, moment=trial[1])  # type: ignore[arg-type]
+        record = replace(record, name=trial[0], fault=title, moment=trial[1])
         self.ledger.add(record)
         shown = {key: value for key, value in record.to_json().items() if value not in ("", None, [], {})}
         _console.print(time.strftime("%H:%M:%S"), shown)

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.command_line import ROOT
 from benchmarks.faults.deployment import PLAN
-from benchmarks.faults.record import Record
+from benchmarks.faults.record import Moment, Record
 from benchmarks.faults.targets import check_targets
 from coordinator.report.build import machine
 from crypto.files import append_line, json_text, read_lines
@@ -25,7 +25,7 @@ from crypto.files import append_line, json_text, read_lines
 #: The folders of the product's code.
 _CODE = ("coordinator", "crypto", "parties")
 #: A fault's name and moment.
-Trial = tuple[str, str]
+Trial = tuple[str, Moment]
 
 
 def code_digest() -> str:
@@ -109,7 +109,7 @@ def make_figures(files: Sequence[Path], trials: Mapping[Trial, str]) -> dict[str
     known = {(record["name"], record["moment"]): record for record in pick_records(lines, code)}
     missing = "no record of it: the harness was ended before"
     records = [
-        known.get((name, moment)) or asdict(Record(name, title, moment, skipped=missing))  # type: ignore[arg-type]
+        known.get((name, moment)) or asdict(Record(name, title, moment, skipped=missing))
         for (name, moment), title in trials.items()
     ]
     runs = [line["run"] for line in lines if line["kind"] == "run" and line["code"] == code]

@@ -74,7 +74,7 @@ def main() -> None:
     from parties.cli.app import main as run
 
     _LyingClient.told = Path(sys.argv.pop(1))
-    executor.WarmClient = _LyingClient  # type: ignore[attr-defined, misc]  # the harness's dishonest hospital
+    vars(executor)["WarmClient"] = _LyingClient
     run()
 
 

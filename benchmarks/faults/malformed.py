@@ -36,7 +36,7 @@ def _put_metric(name: str, value: Any) -> Damage:
 
 def _put_weights(change: Callable[[AnyArray], Array]) -> Damage:
     def damage(content: RecordDict) -> None:
-        content["arrays"] = ArrayRecord({"model": change(content["arrays"]["model"].numpy())})  # type: ignore[index]
+        content["arrays"] = ArrayRecord({"model": change(content["arrays"]["model"].numpy())})
 
     return damage
 
@@ -80,7 +80,7 @@ TRAINING: dict[str, Damage] = {
     ),
     "two arrays": lambda content: content.__setitem__(
         "arrays",
-        ArrayRecord({"model": content["arrays"]["model"], "more": content["arrays"]["model"]}),  # type: ignore[index]
+        ArrayRecord({"model": content["arrays"]["model"], "more": content["arrays"]["model"]}),
     ),
     "another shape": _put_weights(
         lambda w: Array(w.reshape(2, -1) if w.size % 2 == 0 else w.reshape(1, -1))

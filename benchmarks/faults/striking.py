@@ -295,7 +295,7 @@ def _read_lies(path: Any, kind: str = "") -> list[dict[str, Any]]:
     return []
 
 
-def join_late(watch: Observer) -> Record:
+def join_late(watch: Observer, _: Moment) -> Record:
     """Let a hospital join after two rounds were made without it."""
     d = watch.deployment
     try:

@@ -47,7 +47,7 @@ def faults(result: Record) -> list[str]:
     return [
         *_about(result, records),
         "",
-        *_targets(result["targets"]),
+        *_targets(result.get("targets", ())),
         *_LEGEND.splitlines(),
         "",
         *_costs(struck),
@@ -67,19 +67,18 @@ def faults(result: Record) -> list[str]:
 def _about(result: Record, records: Sequence[Record]) -> list[str]:
     """Return the sentences about the federation, the machine's load, and what was left running."""
     runs = result["runs"]
-    loads = sorted(record["load"] for record in records)
-    load = (
-        f" Load averages when records were made: {number(loads[0])} to {number(loads[-1])}."
-        if loads
-        else ""
-    )
-    left = sum(len(row["left_running"]) for row in (*records, *runs))
+    # Before schema 2 the load was noted at the end of a run, and a run that was ended early has no figures.
+    loads = sorted(row["load"] for row in (*records, *runs) if "load" in row)
+    load = f" Load averages: {number(loads[0])} to {number(loads[-1])}." if loads else ""
+    left = sum(len(row.get("left_running", ())) for row in (*records, *runs))
+    code = f", of code {result['code']}," if "code" in result else ""
     lines = [
         f"{result['hospitals']} hospitals, quorum {result['quorum']}, deadline {number(result['deadline_s'])} s, "
         f"grace period {number(result['grace_s'])} s. An undisturbed round took {number(result['round_seconds'])} s "
-        f"(median).{load} {len(records)} records, of code {result['code']}, were made in {len(runs)} federations. "
+        f"(median).{load} {len(records)} records{code} were made in {len(runs)} runs. "
         f"Processes that were left without their command after a fault, or at the end: {left}."
     ]
+    lines += [f"Of one run: {run['note']}." for run in runs if "note" in run]
     if result.get("other_code"):
         lines.append(f"{result['other_code']} lines were of other code, and are not shown.")
     return lines
@@ -87,6 +86,8 @@ def _about(result: Record, records: Sequence[Record]) -> list[str]:
 
 def _targets(targets: Sequence[Record]) -> list[str]:
     """Return the table of what is promised and whether it holds."""
+    if not targets:
+        return []
     verdicts = {True: "yes", False: "**no**", None: "not measured as a whole"}
     rows = [[t["promise"], _cell(t["measured"]), verdicts[t["holds"]]] for t in targets]
     return ["What is promised, and whether it holds:", "", *table(["promise", "measured", "holds"], rows)]
@@ -99,7 +100,7 @@ def _costs(struck: Sequence[Record]) -> list[str]:
         [
             record["fault"],
             record["moment"],
-            *(number(record[name]) for name in numbers),
+            *(number(record.get(name)) for name in numbers),
             _cell(record["data_lost"]),
         ]
         for record in struck
@@ -112,8 +113,8 @@ def _details(records: Sequence[Record]) -> list[str]:
     """Return a table for each fault of several kinds."""
     lines: list[str] = []
     for record in records:
-        if record["details"]:
-            rows = [[kind, _cell(reason)] for kind, reason in record["details"].items()]
+        if details := record.get("details"):
+            rows = [[kind, _cell(reason)] for kind, reason in details.items()]
             lines += [
                 f"{record['fault']}, one a round:",
                 "",

@@ -9,13 +9,17 @@ import pytest
 
 from benchmarks.faults.__main__ import NAMES, STRIKING, Harness, list_trials
 from benchmarks.faults.at_the_door import DOOR_FAULTS
-from benchmarks.faults.ledger import Ledger, make_figures
+from benchmarks.faults.ledger import Ledger, Trial, make_figures
 from benchmarks.faults.liar import damage_content
 from benchmarks.faults.machine_faults import MACHINE_FAULTS
 from benchmarks.faults.malformed import EVALUATION, TRAINING
 from benchmarks.faults.record import MOMENTS, Record
 
-TRIALS = {("a", "in training"): "fault a", ("a", "at evaluation"): "fault a", ("b", ""): "fault b"}
+TRIALS: dict[Trial, str] = {
+    ("a", "in training"): "fault a",
+    ("a", "at evaluation"): "fault a",
+    ("b", ""): "fault b",
+}
 
 
 def test_a_rerun_goes_on_where_it_was_ended_and_names_what_is_missing(tmp_path: Path) -> None:

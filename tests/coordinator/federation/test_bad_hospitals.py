@@ -249,7 +249,7 @@ def test_a_stranger_does_not_shorten_the_wait_for_a_lost_hospital(tmp_path: Path
             grid.offline.clear()
         return list_nodes()
 
-    grid.get_node_ids = come_back  # type: ignore[method-assign, assignment]  # a test's grid
+    grid.get_node_ids = come_back  # type: ignore[method-assign]  # a test's grid
     assert [party.name for party in federation.gather()] == ["p0", "p1", "p2"]
 
 
@@ -266,10 +266,10 @@ def test_a_late_answer_takes_a_hospital_in_before_the_next_round(tmp_path: Path)
     federation, grid = federation_of_four({}, late=False, rounds=6)
     pull, held = grid.pull_messages, True
 
-    def pull_late(ids: Iterable[str]) -> list[Message]:
+    def pull_late(message_ids: Iterable[str]) -> list[Message]:
         nonlocal held
         held = held and sum(m.metadata.message_type == "evaluate" for m in grid.sent) < 3 * 3
-        ids = list(ids)
+        ids = list(message_ids)
         waiting = [grid._replies[i].metadata for i in ids if i in grid._replies]
         if held and any(metadata.src_node_id == BAD for metadata in waiting):
             kept.extend(ids)
@@ -298,7 +298,7 @@ def test_a_hospital_that_lost_the_question_is_asked_again(
             grid.lost = set()
         return push(messages)
 
-    grid.push_messages = push_and_mend  # type: ignore[method-assign, assignment]  # a test's grid
+    grid.push_messages = push_and_mend  # type: ignore[method-assign]  # a test's grid
     run_rounds(federation, START, tmp_path)
     rows = read_journal(tmp_path)
     assert rows[0]["parties"] == ["p0", "p1", "p2"] and rows[-1]["parties"] == ["p0", "p1", "p2", "p3"]
