@@ -3,7 +3,7 @@
     python -m benchmarks.reference.outputs
 
 The commands are run as they stand, in an empty folder, with 80 columns. Lines that only say that work goes on are
-left out, as are lines of a number of seconds.
+left out, as are those of single attacks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 #: The block of one command's output.
 _OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n).*?(<!-- /output -->)", re.DOTALL)
-_BUSY = re.compile(r"^  .* \(\d+ s\)$|^\d+ s in this run$")
+_BUSY = re.compile(r"^  .* \(\d+ s\)$|^\d+ s in this run$|^draw-\d+ ")
 
 
 def shell_lines(text: str) -> Iterator[str]:
