@@ -31,6 +31,8 @@ _LOOK_S, _SERVER_AWAY_S = 1.0, 600.0
 _MAX_RESTARTS = 5
 #: What the ServerApp says if too few hospitals are there (coordinator/federation/participants.py).
 _TOO_FEW = ("parties are usable", "parties came within")
+#: What a hospital's SuperNode answers if no signature that it trusts comes with the app bundle: Flower's own words.
+_UNSIGNED = "FAB could not be verified"
 
 
 @dataclass
@@ -108,7 +110,7 @@ def run_study(
     if missing := missing_approvals(place):
         log(
             f"no approval of this app bundle came from {', '.join(missing)}: their SuperNodes refuse it until you "
-            f"carry it (cipherward-coordinator carry {place.root} APPROVAL.json)"
+            f"carry it ({_carry(place)})"
         )
     progress = _Progress(rows=len(read_lines(study / "cloud" / "rounds.jsonl")))
     while not result.exists():
@@ -116,7 +118,7 @@ def run_study(
         run = _follow(place, study, run_id, progress, log, on_round)
         if result.exists():
             break
-        _require_restart(run, place.log(f"run-{run_id}"), progress)
+        _require_restart(place, run, place.log(f"run-{run_id}"), progress)
         log(f"run {run_id} ended as {run.status if run else 'unknown'}: it is submitted again")
     training: dict[str, Any] = json.loads(result.read_text())
     return training
@@ -216,10 +218,16 @@ def _follow(
         time.sleep(_LOOK_S)
 
 
-def _require_restart(run: Run | None, log_file: Path, progress: _Progress) -> None:
+def _carry(place: DeploymentFolder) -> str:
+    """Return the command that takes the hospitals' approvals."""
+    return f"cipherward-coordinator carry {place.root} APPROVAL.json"
+
+
+def _require_restart(place: DeploymentFolder, run: Run | None, log_file: Path, progress: _Progress) -> None:
     """Raise CipherwardError unless submitting the run again may help.
 
     Args:
+        place: the deployment's folder.
         run: the run that ended, as the server knows it.
         log_file: what its ServerApp printed.
         progress: counts the restarts.
@@ -231,7 +239,14 @@ def _require_restart(run: Run | None, log_file: Path, progress: _Progress) -> No
     # After a loss of the server the hospitals may not be back yet.
     is_early = progress.restarts > 0 and any(words in error for words in _TOO_FEW)
     if error and not (is_early and progress.restarts < _MAX_RESTARTS):
-        raise CipherwardError(error, f"see {log_file}; run again to go on from the last round")
+        hint = f"see {log_file}; run again to go on from the last round"
+        if _UNSIGNED in error:
+            missing = ", ".join(missing_approvals(place)) or "the hospital that says so"
+            hint = (
+                f"no approval that fits came from {missing}: ask for approval.json (cipherward-party approve "
+                f"writes it), carry it ({_carry(place)}), and run again"
+            )
+        raise CipherwardError(error, hint)
     if progress.restarts >= _MAX_RESTARTS:
         details = run.details if run is not None else "the server does not know it"
         raise CipherwardError(

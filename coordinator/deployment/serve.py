@@ -135,8 +135,8 @@ class _Server:
             **inherited,
             **QUIET,
             "FLWR_HOME": str(self.place.state / "home"),
-            # Flower's option for the seconds between two looks for a ServerApp to start; 1 without it.
-            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.3",
+            # Flower's option for the seconds between two looks for a ServerApp to start. A look costs CPU time.
+            "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "1",
             MARK: str(self.folder),
             "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', '')}",
         }

@@ -85,3 +85,37 @@ def test_a_killed_client_costs_one_round_and_a_wrong_certificate_gets_no_connect
     assert killed["seconds_lost"] < 60 and killed["left_running"] == []
     assert "certificate" in wrong["happened"]
     assert [run["left_running"] for run in runs] == [[]]
+
+
+def test_a_run_without_approvals_says_what_to_do_and_a_late_one_brings_its_hospital_in(
+    folder: Path,
+) -> None:
+    plan = make_plan(rounds=2000, quorum=2, grace_s=8.0)
+    deployment = Deployment(folder, plan)
+    try:
+        approvals = {name: deployment.cloud.approval(name) for name in deployment.names}
+        carried = {name: path.read_bytes() for name, path in approvals.items()}
+        for path in approvals.values():
+            path.unlink()
+        deployment.start_server()
+        deployment.join(*deployment.names)
+        deployment.start_run()
+        wait_until(lambda: deployment.runs[-1].poll() is not None, 240, "the run's end")
+        assert deployment.runs[-1].returncode == 1
+        printed = " ".join(deployment.output("run").split())
+        assert "FAB could not be verified" in printed and "cipherward-coordinator carry" in printed
+        refusals = [line for line in deployment.log(VICTIM) if line["event"] == "refused"]
+        assert refusals and {line["by"] for line in refusals} == {"SuperNode"}
+
+        # The same agents, without a new start: two are carried, and the third during the run.
+        for name in deployment.names:
+            if name != VICTIM:
+                approvals[name].write_bytes(carried[name])
+        deployment.start_run()
+        wait_until(lambda: len(deployment.rows) >= 3, 240, "three rounds of two hospitals")
+        assert not any(VICTIM in row["parties"] for _, row in deployment.rows)
+        approvals[VICTIM].write_bytes(carried[VICTIM])
+        wait_until(lambda: VICTIM in deployment.rows[-1][1]["parties"], 120, "a round with the third")
+        assert deployment.runs[-1].poll() is None
+    finally:
+        assert deployment.close() == []

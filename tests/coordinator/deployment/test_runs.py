@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.supernode.start_client_internal import FAB_VERIFICATION_ERROR
 
 from coordinator.deployment import runs
 from coordinator.deployment.bundle import bundle_digest
@@ -117,6 +118,21 @@ def test_our_own_error_ends_it_because_it_would_come_again(
     with pytest.raises(CipherwardError, match=r"^1 of 2 parties came within 5 s"):
         run(place)
     assert len(server.submitted) == 1
+
+
+def test_hospitals_without_a_carried_approval_are_named_with_the_command_that_helps(
+    place: DeploymentFolder, server: FakeServer
+) -> None:
+    """The words are Flower's own, so that another version of it fails here."""
+    server.endings = [lambda: "finished:failed"]
+    refusal = f"0 of 2 parties are usable: node-7: error: {FAB_VERIFICATION_ERROR.reason}"
+    server.logs[1] = f"crypto.errors.CipherwardError: {refusal}\n"
+    lines: list[str] = []
+    with pytest.raises(CipherwardError, match=r"could not be verified") as error:
+        run_study(place, None, lines.append, lambda _: None)
+    for text in (lines[0], error.value.hint):
+        assert "hospital-0, hospital-1" in text
+        assert f"cipherward-coordinator carry {place.root} APPROVAL.json" in text
 
 
 def test_after_a_loss_hospitals_that_are_not_back_yet_are_waited_for(

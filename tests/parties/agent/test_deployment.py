@@ -99,6 +99,7 @@ def test_a_study_over_tls_with_the_commands_of_both_sides(people: _People, tmp_p
             place.folder,
             "--yes",
         )
+        people.run("coordinator", "carry", "cloud", place.folder / "approval.json")
 
     people.start("serve", "coordinator", "serve", "cloud")
     agents = []
