@@ -132,7 +132,7 @@ def best_move(guess: Images, plain: Images, orbit: Orbit, block: int) -> Move:
         for down, across in orbit.shifts_in_reach():
             move = Move(base.turn, is_negative, base.order, down, across)
             moves.append((float(np.abs(move.apply(small, 1) - plain_small).mean()), len(moves), move))
-    closest = [move for _, _, move in sorted(moves)[:_CLOSE_MOVES]]
+    closest: list[Move] = [move for _, _, move in sorted(moves)[:_CLOSE_MOVES]]
     return max(closest, key=lambda move: share_right(guess, plain, move, block))
 
 

@@ -57,9 +57,11 @@ def read_kind(folder: Path, kind: str) -> Images:
         return _read_tissue(folder, kind)
     if kind == "phantoms 64":
         source = Phantom(64, 1, 600, 0, "train")
-        return np.stack([source.read(row) for row in range(len(source))]).reshape(-1, 64, 64, 1)
+        phantoms = np.stack([source.read(row) for row in range(len(source))])
+        return phantoms.reshape(-1, 64, 64, 1)
     plain = read_cifar(folder, _SMALL_IMAGES, 32)[0]
-    return _CHANGES[kind](plain)
+    changed: Images = _CHANGES[kind](plain)
+    return changed
 
 
 def _read_tissue(folder: Path, kind: str) -> Images:
