@@ -90,7 +90,8 @@ def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
     assert [p for p in opened if p.is_relative_to(images)] == []
     assert not [line for line in lines if line.startswith("import ")]
     names = next(line for line in lines if line.startswith("environment")).split()
-    assert not [name for name in names if name.startswith("CIPHERWARD")]
+    # Who ends silences is no secret. What is: the passphrase, and where the identity is.
+    assert [name for name in names if name.startswith("CIPHERWARD")] in ([], ["CIPHERWARD_BEATS"])
     # The throwaway keys are gone, what shows patients is closed to others, and the ledger notes it.
     assert not list(out.rglob("*.key"))
     closed = (work.parent, work, work / "guesses", work / "private")

@@ -55,6 +55,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "stem_frozen": "With `private` and `plain`: the stem stays as the public weights have it.",
         "share": "What of the encoder is trained and sent: all of it, nothing, or low-rank adapters.",
         "lora_rank": "Rank of the adapters.",
+        "lora_blocks": "How many of the encoder's last blocks get adapters; 0: all.",
+        "lora_layers": "Which layers of a block get adapters.",
         "lora_alpha": "Scale of the adapters: their output is multiplied by `lora_alpha` / `lora_rank`.",
     },
     "Training": {

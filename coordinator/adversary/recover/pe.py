@@ -48,6 +48,8 @@ _PROBE_PAIRS = 20_000
 _STANDARD_ERRORS = 3.0
 #: Most values of the images that refine the states of pixels: bounds time and memory. Set once; not tuned further.
 _REFINED_VALUES = 4_000_000
+#: With fewer images no model is fitted: it would explain any signs, and with one image all relations agree already.
+_LEAST_REFINED_IMAGES = 3
 #: Share of pixels that must be certain for the key to be believed.
 _LEAST_CERTAIN = 0.8
 #: A difference of d gray levels counts d^0.8. Otherwise the border of one bright shape outweighs many others. Plain
@@ -85,7 +87,10 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         signs[place] = _recover_signs(pool, rows, place, same_colour, time_left)
         order = _recover_colours(pool, rows, signs, time_left)
         place = colour_places(order)
-    signs, order, fit = _refine(pool, rows, signs, order, time_left)
+    fits: tuple[Fit, ...] = ()
+    if len(rows) >= _LEAST_REFINED_IMAGES:
+        signs, order, fit = _refine(pool, rows, signs, order, time_left)
+        fits = (fit,)
     place = place if order is None else colour_places(order)
     opened = ((probe - np.float32(127.5)) * signs[:, None])[place]  # [h·w·c, r]
     signs[place] *= np.tile(colour_signs(opened.reshape(height, width, channels, -1)), height * width)
@@ -102,7 +107,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     parts["negative"] = negative
     if not time_left():
         notes.append("truncated: out of time")
-    return Recovered(Pe(pool.spec).table(parts).inverse(), parts, tuple(notes), (fit,))
+    return Recovered(Pe(pool.spec).table(parts).inverse(), parts, tuple(notes), fits)
 
 
 def _refine(

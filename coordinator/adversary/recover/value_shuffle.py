@@ -83,8 +83,13 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         notes.append(f"value order not sought: {len(place)} values, at most {MOST_VALUES}")
     else:
         place, colour = _lay_out_values(blocks, block, channels, time_left)
+        has_planes_to_turn = channels > 1 and block > 1 and 1 < spec.blocks <= MOST_BLOCKS
+        if has_planes_to_turn and time_left():
+            # Before it is judged: the fit of a right layout whose planes lie turned is poor.
+            place = _turn_planes(pool, pool_rows, place, colour, time_left)
+        first = place * channels + colour
         place, colour = improve_by_fit(blocks[..., 0], place, colour, block, channels, time_left)
-        if channels > 1 and block > 1 and 1 < spec.blocks <= MOST_BLOCKS and time_left():
+        if has_planes_to_turn and time_left() and not np.array_equal(first, place * channels + colour):
             place = _turn_planes(pool, pool_rows, place, colour, time_left)
     return recover_block_order(pool, pool_rows, place, colour, time_left, notes=notes)
 
