@@ -139,7 +139,7 @@ def run(
 
         result.print(round_summary(row))
 
-    training = run_study(place, plan, lambda line: talk.print(f"· {line}"), on_round)
+    training = run_study(place, plan, lambda line: talk.print(f"· {line}", soft_wrap=True), on_round)
     accuracy = training["test"]["mean"]["accuracy"]
     result.print(f"test accuracy {accuracy:.3f}, best round {training['best_round']}")
     result.print(f"model SHA-256 {training['model_sha256']}")
