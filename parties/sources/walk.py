@@ -116,6 +116,7 @@ def walk(root: Path) -> Tree:
             else:
                 tree.files.append(prefix + name)
     tree.files.sort(key=lambda name: name.split("/"))
+    tree.ignored.sort(key=lambda entry: entry[0].split("/"))
     tree.folders.sort(key=lambda name: name.split("/"))
     return tree
 
