@@ -100,7 +100,7 @@ def _draw_panel(
             choice.rate,
             marker=_MARKERS[i % 8],
             ls="",
-            ms=7,
+            ms=7 if choice.training == "central" else 10,  # federated: larger
             color=_COLOURS[i % 8],
             mfc="white" if hollow else _COLOURS[i % 8],
             label=choice.name,
