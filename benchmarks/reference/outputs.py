@@ -2,7 +2,7 @@
 
     python -m benchmarks.reference.outputs
 
-The commands are run as they stand, in an empty folder, with 80 columns. Lines that only say that work goes on are
+The commands are run as they stand, in an empty folder, with 120 columns. Lines that only say that work goes on are
 left out, as are those of single attacks.
 """
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 #: The block of one command's output.
 _OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n).*?(<!-- /output -->)", re.DOTALL)
-_BUSY = re.compile(r"^  .* \(\d+ s\)$|^\d+ s in this run$|^draw-\d+|^  \w+ at \d+$")
+_BUSY = re.compile(r"^  .* \(\d+ s\)$|^\d+ s in this run$|^draw-\d+|^  \w+ at \d+(;|$)|^checking the guesses")
 
 
 def shell_lines(text: str) -> Iterator[str]:
@@ -38,7 +38,7 @@ def run_line(line: str, folder: Path) -> str:
         CalledProcessError: If it fails; its output is in the error.
     """
     environment = os.environ | {
-        "COLUMNS": "80",
+        "COLUMNS": "120",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
     }

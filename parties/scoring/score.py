@@ -116,7 +116,7 @@ class _CountedLog:
 
     def __call__(self, line: str) -> None:
         """Log that a guess is being scored."""
-        self._log(f"{line}; {self._countdown.after(self._done)} scored")
+        self._log(f"{line}; scored {self._countdown.after(self._done)}")
         self._done += 1
 
 
