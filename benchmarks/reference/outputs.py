@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 #: The block of one command's output.
 _OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n).*?(<!-- /output -->)", re.DOTALL)
-_BUSY = re.compile(r"^  .* \(\d+ s\)$|^\d+ s in this run$|^draw-\d+|^  \w+ at \d+(;|$)|^checking the guesses")
+_BUSY = re.compile(
+    r"^  .* \(\d+ s\)$|^\d+ s in this run$|^draw-\d+|^  \w+ at \d+(;|$)|^checking the guesses"
+)
 
 
 def shell_lines(text: str) -> Iterator[str]:
