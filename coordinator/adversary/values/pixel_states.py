@@ -213,17 +213,20 @@ class PixelModel:
         squares = np.zeros((channels, channels))
         pixels = np.flatnonzero(known)
         for chunk in self._chunks(pixels):
-            rows = self._design(opened, known, chunk)
-            target = opened[chunk].transpose(0, 2, 1).reshape(-1, channels)
+            # In float32 the sums of flat pictures would be off by more than the ridge.
+            rows = self._design(opened, known, chunk).astype(np.float64)
+            target = opened[chunk].transpose(0, 2, 1).reshape(-1, channels).astype(np.float64)
             gram += rows.T @ rows
             cross += rows.T @ target
             squares += target.T @ target
         weights = np.linalg.solve(gram + _RIDGE * np.eye(size), cross)
         rest = squares - weights.T @ cross - cross.T @ weights + weights.T @ gram @ weights
-        covariance = rest / (len(pixels) * count) + _RIDGE * np.eye(channels)
-        likelihood = -0.5 * float(np.linalg.slogdet(covariance)[1]) / channels
-        precision: Float64Array = np.linalg.inv(covariance)
-        return np.asarray(weights, np.float64), precision, float(likelihood)
+        # Residuals of pictures that explain themselves cancel to a little below 0: such variances count as none.
+        variances, axes = np.linalg.eigh((rest + rest.T) / (2 * len(pixels) * count))
+        variances = np.maximum(variances, 0.0) + _RIDGE
+        likelihood = -0.5 * float(np.log(variances).sum()) / channels
+        precision: Float64Array = (axes / variances) @ axes.T
+        return np.asarray(weights, np.float64), precision, likelihood
 
     def _choose(
         self,

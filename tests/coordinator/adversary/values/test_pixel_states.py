@@ -53,3 +53,13 @@ def test_noise_is_not_certain() -> None:
     noise = np.random.default_rng(3).uniform(-127.5, 127.5, (SIDE * SIDE, 3, 3)).astype(np.float32)
     start = PixelStates(np.zeros(SIDE * SIDE, np.int64), np.ones((SIDE * SIDE, 3), np.float32))
     assert PixelModel(noise, (SIDE, SIDE), is_shuffled=True).search(start, always).certain < 0.5
+
+
+def test_flat_pictures_are_fitted_without_a_crash() -> None:
+    """All neighbours hold the same values, so that the regression has one direction only."""
+    side, n = 64, 10
+    level = np.random.default_rng(5).uniform(-127, 127, n).astype(np.float32)
+    flat = np.broadcast_to(level, (side * side, 1, n)).copy()
+    start = PixelStates(np.zeros(side * side, np.int64), np.ones((side * side, 1), np.float32))
+    states = PixelModel(flat, (side, side), is_shuffled=False).search(start, always)
+    assert (states.signs == states.signs[0]).all() and np.isfinite(states.likelihood)
