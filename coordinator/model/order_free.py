@@ -6,7 +6,8 @@ scheme leaves them in place:
 
     values     the block as it is: nothing is hidden in it
     absolute   |v| of every value in its place, for negative-positive masks (PE)
-    sorted     the values in order of size, by channel or all together, for permutations (block_pixel_shuffle)
+    sorted     the values of each channel in order of size, for permutations of pixels (block_pixel_shuffle)
+    mixed      all values in order of size, for permutations that mix the channels (value_shuffle)
     signed     sorted, of v or -v: whichever sums to more, for a mask of whole blocks (EtC)
     folded     |v|, sorted: for masks and permutations of values (block_pixel)
     nibbles    distances of both nibbles of every byte from their middle, sorted (LE, ELE)
@@ -27,7 +28,7 @@ from torch import nn
 
 from crypto.errors import CipherwardError, unknown
 
-Statistic = Literal["values", "absolute", "sorted", "signed", "folded", "nibbles", "gram"]
+Statistic = Literal["values", "absolute", "sorted", "mixed", "signed", "folded", "nibbles", "gram"]
 
 
 def block_statistics(blocks: torch.Tensor, statistic: Statistic) -> torch.Tensor:
@@ -50,6 +51,8 @@ def block_statistics(blocks: torch.Tensor, statistic: Statistic) -> torch.Tensor
         return flat.abs()
     if statistic == "sorted":
         return blocks.sort(-1).values.flatten(2)
+    if statistic == "mixed":
+        return flat.sort(-1).values
     if statistic == "signed":
         sign = torch.where(flat.sum(-1, keepdim=True) < 0, -1.0, 1.0)
         return (flat * sign).sort(-1).values
