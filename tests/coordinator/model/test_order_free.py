@@ -61,7 +61,7 @@ def test_statistics_of_a_known_block() -> None:
     # One block of one channel: gray levels 0, 16, 200, 255.
     block = (torch.tensor([[[[0.0, 200.0, 255.0, 16.0]]]]) / 127.5 - 1).double()
     levels = {
-        name: [round(float(v), 3) for v in block_statistics(block, name)[0, 0]]  # type: ignore[arg-type]
+        name: [round(float(v), 3) for v in block_statistics(block, name)[0, 0]]
         for name in ("values", "sorted", "signed", "folded", "absolute")
     }
     assert levels["values"] == [-1, 0.569, 1, -0.875]
