@@ -6,8 +6,8 @@ Every audit has three draws of real images with fresh keys, and the scheme chang
 is not an attack but guesses that were made without the images that they are about: noise, noise with the spectrum of
 pictures, the mean picture with such noise, other real pictures of the same kind, and the draw's own pictures in
 another order. They are scored and judged by the product's own code, with everything that a scheme's orbit grants:
-registration on half of the rows, baselines, the second look. A verdict "broken", or "readable" by the second look, is a
-false alarm. An audit is one false alarm if any of its guesses is.
+registration on half of the rows, baselines, the second look. A verdict "broken", or "readable" by the second look,
+is a false alarm. An audit is one false alarm if any of its guesses is.
 
 A control that must be found is counted too: guesses that show their images through strong noise.
 """
@@ -173,7 +173,8 @@ def run_audit(number: int, images: Mapping[str, Images]) -> dict[str, Any]:
         finding.attack
         for draw in draws
         for finding in draw.findings
-        if finding.figures is not None and judge([draw.model_copy(update={"findings": (finding,)})])[1].broken
+        if finding.figures is not None
+        and judge([draw.model_copy(update={"findings": (finding,)})])[1].broken
     )
     return {
         "kind": kind,
@@ -192,7 +193,8 @@ def summarise(audits: list[dict[str, Any]]) -> dict[str, Any]:
 
     guesses = [name for name in GUESSERS if name != SEEN]
     single = rate_of(
-        sum(a["draws broken"].get(name, 0) for a in audits for name in guesses), DRAWS * len(guesses) * len(audits)
+        sum(a["draws broken"].get(name, 0) for a in audits for name in guesses),
+        DRAWS * len(guesses) * len(audits),
     )
     return {
         "broken": count("broken"),
@@ -233,7 +235,9 @@ def main() -> None:
     """Run the command line."""
     parser = make_parser(__doc__)
     default = os.environ.get("CIPHERWARD_DATA")
-    parser.add_argument("--folder", type=Path, default=default, help="where the data is; default: CIPHERWARD_DATA")
+    parser.add_argument(
+        "--folder", type=Path, default=default, help="where the data is; default: CIPHERWARD_DATA"
+    )
     parser.add_argument("--audits", type=int, default=200, help="audits that are made and judged")
     add_json(parser)
     try:

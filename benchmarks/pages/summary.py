@@ -81,9 +81,9 @@ LEGEND = {
 TOPICS = {
     "audit": (
         "What breaks each scheme",
-        ("audit-table", "audit", "picture-kinds", "key-recovery", "pool-size"),
+        ("audit-table", "audit", "picture-kinds", "key-recovery", "pool-size", "false-alarms"),
     ),
-    "accuracy": ("Accuracy on ciphertext", ("table1", "audit", "stem-accuracy")),
+    "accuracy": ("Accuracy on ciphertext", ("table1", "image-keys", "audit", "stem-accuracy")),
     "speed": (
         "Speed and traffic",
         ("schemes", "sealing", "federation", "many-hospitals", "score-speed", "options"),
