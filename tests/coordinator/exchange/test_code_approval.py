@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,20 @@ def test_a_damaged_approval_is_refused_when_it_is_read(tmp_path: Path) -> None:
     path.write_text(" " * 5000)
     with pytest.raises(CipherwardError, match="too large"):
         read_approval(path)
+
+
+def test_no_file_of_a_stranger_keeps_the_command_or_ends_it_with_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "approval.json"
+    path.write_text("[" * 900 + "]" * 900)
+    with pytest.raises(CipherwardError, match="nested too deeply"):
+        read_approval(path)
+    path.unlink()
+    os.mkfifo(path)
+    reader = threading.Thread(
+        target=lambda: pytest.raises(CipherwardError, read_approval, path), daemon=True
+    )
+    reader.start()
+    reader.join(5)
+    assert not reader.is_alive()
+    with pytest.raises(CipherwardError, match="no regular file"):
+        read_approval(Path("/dev/zero"))
