@@ -89,11 +89,17 @@ def test_no_file_of_a_stranger_keeps_the_command_or_ends_it_with_a_traceback(tmp
         read_approval(path)
     path.unlink()
     os.mkfifo(path)
-    reader = threading.Thread(
-        target=lambda: pytest.raises(CipherwardError, read_approval, path), daemon=True
-    )
+    refused: list[CipherwardError] = []
+
+    def read() -> None:
+        try:
+            read_approval(path)
+        except CipherwardError as error:
+            refused.append(error)
+
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     reader.join(5)
-    assert not reader.is_alive()
+    assert not reader.is_alive() and "no regular file" in str(refused[0])
     with pytest.raises(CipherwardError, match="no regular file"):
         read_approval(Path("/dev/zero"))

@@ -353,13 +353,17 @@ def test_withdrawn_code_is_not_imported_again_after_the_message_that_it_hung_on(
     warm: Any = bench.warm
     warm.pid, warm.end, warm.start = None, lambda: ended.append(1), lambda _tick: started.append(1)
     bench.executor._clients[bench.bundle.sha256] = warm
-    bench.client.pushing = lambda: withdraw(bench.place, bench.bundle.sha256) and None
+
+    def push() -> None:
+        withdraw(bench.place, bench.bundle.sha256)
+
+    bench.client.pushing = push
     bench.executor.step()
     assert started == [] and ended == [1]
     assert bench.executor._clients == {}
 
 
-@pytest.mark.parametrize("deadline", ["1e300", "1" + 400 * "0", "864000"])
+@pytest.mark.parametrize("deadline", ["1e300", "1" + 400 * "0", "864000"], ids=["float", "whole", "days"])
 def test_a_deadline_of_the_coordinator_neither_ends_the_agent_nor_lifts_its_time_limit(
     bench: _Bench, monkeypatch: pytest.MonkeyPatch, deadline: str
 ) -> None:
