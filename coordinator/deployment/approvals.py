@@ -32,7 +32,8 @@ def carry(place: DeploymentFolder, path: Path) -> tuple[CodeApproval, bool]:
     """Keep a hospital's approval for its SuperNode; return it, and whether it is new here.
 
     Raises:
-        CipherwardError: if it is damaged, of a hospital that the federation does not name, or of another bundle.
+        CipherwardError: if it is damaged, of a hospital that the federation does not name, of another bundle, or
+            signed by another key than the approval that is here.
     """
     approval = read_approval(path)
     hospitals = place.settings.hospitals
@@ -48,12 +49,28 @@ def carry(place: DeploymentFolder, path: Path) -> tuple[CodeApproval, bool]:
             f"send {approval.hospital} the kit of now; it approves that, and sends approval.json again",
         )
     target = place.approval(approval.hospital)
-    is_new = read_approvals(place.approvals, own).get(approval.hospital) != approval
+    before = _read_kept(target)
+    if before is not None and before.key != approval.key:
+        # Anybody can sign an approval in a hospital's name: the hospital would then refuse its own code.
+        raise CipherwardError(
+            f"{path} is signed by {approval.key_id}, and the approval of {approval.hospital} that is here by "
+            f"{before.key_id}",
+            f"ask {approval.hospital} which key is its own; if it has a new one, remove {target} and carry again",
+        )
+    is_new = before != approval
     if is_new:
         with disk_errors(target):
             target.parent.mkdir(exist_ok=True, mode=0o700)
         write_json(target, approval.to_json())
     return approval, is_new
+
+
+def _read_kept(path: Path) -> CodeApproval | None:
+    """Return the approval in a file of ours, of this bundle or an earlier one; None without one that is whole."""
+    try:
+        return read_approval(path)
+    except CipherwardError:
+        return None
 
 
 def read_approvals(folder: Path, bundle_sha256: str) -> dict[str, CodeApproval]:
@@ -65,11 +82,8 @@ def read_approvals(folder: Path, bundle_sha256: str) -> dict[str, CodeApproval]:
     """
     approvals = {}
     for path in sorted(folder.glob("*.json")):
-        try:
-            approval = read_approval(path)
-        except CipherwardError:
-            continue
-        if approval.bundle_sha256 == bundle_sha256:
+        approval = _read_kept(path)
+        if approval is not None and approval.bundle_sha256 == bundle_sha256:
             approvals[approval.hospital] = approval
     return approvals
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import stat
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -21,7 +23,6 @@ from pydantic import Field
 
 from coordinator.exchange.records import Record, parse_record
 from crypto.errors import CipherwardError
-from crypto.files import read_json
 
 SCHEMA = "cipherward.code-approval/1"
 #: The largest file, in bytes; ours has some 400.
@@ -96,9 +97,11 @@ def read_approval(path: Path) -> CodeApproval:
     Raises:
         CipherwardError: if it cannot be read, is damaged, or is not signed by the key that it names.
     """
-    if path.is_file() and path.stat().st_size > _MAX_BYTES:
-        raise CipherwardError(f"{path} is too large for an approval", _AGAIN)
-    approval = parse_record(CodeApproval, read_json(path, "approval"), str(path))
+    try:
+        value = json.loads(_read_short(path))
+    except (ValueError, RecursionError) as error:
+        raise CipherwardError(f"cannot read the approval {path}: {type(error).__name__}", _AGAIN) from None
+    approval = parse_record(CodeApproval, value, str(path))
     try:
         key = serialization.load_ssh_public_key(approval.key.encode())
         if not isinstance(key, Ed25519PublicKey):
@@ -108,6 +111,29 @@ def read_approval(path: Path) -> CodeApproval:
     except (ValueError, UnsupportedAlgorithm, InvalidSignature):
         raise CipherwardError(f"the signature of {path} does not fit its content", _AGAIN) from None
     return approval
+
+
+def _read_short(path: Path) -> bytes:
+    """Return the bytes of a small regular file.
+
+    Strangers send these files: a named pipe must not keep the command waiting, nor a device fill the memory.
+
+    Raises:
+        CipherwardError: if there is no such file, if it is no regular file, or if it is too large for an approval.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            data = file.read(_MAX_BYTES + 1) if is_regular else b""
+    except FileNotFoundError:
+        raise CipherwardError(f"no approval at {path}", "name the file that holds it") from None
+    except (OSError, ValueError) as error:
+        raise CipherwardError(f"cannot read the approval {path}: {type(error).__name__}", _AGAIN) from None
+    if not is_regular:
+        raise CipherwardError(f"{path} is no regular file", _AGAIN)
+    if len(data) > _MAX_BYTES:
+        raise CipherwardError(f"{path} is too large for an approval", _AGAIN)
+    return data
 
 
 def _signed_bytes(bundle_sha256: str, signed_at: int) -> bytes:

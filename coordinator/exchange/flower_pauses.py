@@ -18,6 +18,7 @@ So it imports nothing of ours.
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import time
 from typing import Any
@@ -89,9 +90,30 @@ def _soon(pull_objects: Any) -> Any:
     return functools.partial(pull_objects, initial_backoff=_BACKOFF_S)
 
 
+def one_line(record: logging.LogRecord) -> bool:
+    """Escape line breaks and other control characters in the values of a line of Flower's log; keep the line.
+
+    Some values are the SuperLink's, such as the name of a round. The agent reads this log line by line, and a line
+    that the coordinator made up must not pass for one of the SuperNode's own.
+    """
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            value if isinstance(value, int | float) else _escaped(str(value)) for value in record.args
+        )
+    return True
+
+
+def _escaped(text: str) -> str:
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
 if __name__ == "__main__":
     from flwr.supernode.cli import flower_supernode
 
     sys.argv[0] = "flower-supernode"
     shorten_supernode()
+    logging.getLogger("flwr").addFilter(one_line)
     flower_supernode()

@@ -92,6 +92,8 @@ def parse_record(kind: type[AnyRecord], value: object, where: str) -> AnyRecord:
         return kind.model_validate(_frozen(value))
     except ValidationError as error:
         raise CipherwardError(f"{where} is damaged: {_first_problem(error)}") from None
+    except RecursionError:
+        raise CipherwardError(f"{where} is damaged: it is nested too deeply") from None
 
 
 def read_record(kind: type[AnyRecord], path: Path, schema: str, what: str) -> AnyRecord:

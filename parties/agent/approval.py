@@ -18,7 +18,7 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, json_text, write_atomic, write_bytes
 from crypto.unlock import private_text
 from parties.agent.agent_log import AgentLog
-from parties.agent.approval_key import write_signed
+from parties.agent.approval_key import ensure_key, write_signed
 from parties.agent.bundle import Bundle, read_bundle
 from parties.sealing.place import Place
 
@@ -128,12 +128,15 @@ def approve(place: Place, bundle: Bundle, days: int) -> Approval:
     with disk_errors(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
     with folder_lock(folder):
+        # First of all: a command that fails for want of a key must leave no approval behind.
+        ensure_key(place)
         others = [a for a in read_approvals(place) if a.sha256 != bundle.sha256]
         write_bytes(folder / f"{bundle.sha256}.fab", bundle.data)
         # The log comes first: no approval holds that is not in it.
         AgentLog(place).append("approved", code=bundle.sha256, app=bundle.app, expires=expires.isoformat())
-        _write(place, [*others, approval])
         write_signed(place, bundle.sha256)
+        # The last step is the one from which on the code runs: a command that failed has approved nothing.
+        _write(place, [*others, approval])
     return approval
 
 

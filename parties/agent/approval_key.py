@@ -38,7 +38,7 @@ def write_signed(place: Place, bundle_sha256: str) -> CodeApproval:
     Raises:
         CipherwardError: if a file cannot be written or used, or if others can read the private key.
     """
-    approval = sign_approval(_ensure_key(place), place.settings.party, bundle_sha256, int(time.time()))
+    approval = sign_approval(ensure_key(place), place.settings.party, bundle_sha256, int(time.time()))
     write_json(place.folder / APPROVAL_FILE, approval.to_json())
     return approval
 
@@ -54,7 +54,12 @@ def write_trusted(place: Place, path: Path) -> Path:
     return path
 
 
-def _ensure_key(place: Place) -> Ed25519PrivateKey:
+def ensure_key(place: Place) -> Ed25519PrivateKey:
+    """Return the hospital's private key for approvals; make it if there is none.
+
+    Raises:
+        CipherwardError: if it cannot be written or used, or if others can read it.
+    """
     path = approval_key_path(place)
     if not path.exists():
         text = Ed25519PrivateKey.generate().private_bytes(

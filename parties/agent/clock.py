@@ -12,6 +12,7 @@ import email.utils
 import http.client
 import socket
 import ssl
+import threading
 import time
 from pathlib import Path
 
@@ -35,20 +36,34 @@ def measure_offset(address: str, ca: Path) -> float | None:
         The offset, to a second; None if the coordinator does not answer, or not with its certificate.
     """
     host, _, port = address.rpartition(":")
-    with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+    # OverflowError: a date of a year that no clock has. No answer may end the agent that asked.
+    with contextlib.suppress(OSError, ValueError, OverflowError, TypeError, http.client.HTTPException):
         context = ssl.create_default_context(cafile=str(ca))
         context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
         connection = http.client.HTTPSConnection(
             host.strip("[]"), int(port), timeout=_TIMEOUT_S, context=context
         )
         try:
-            connection.request("GET", "/")
-            date = connection.getresponse().getheader("Date")
+            connection.connect()
+            # The timeout above is for each piece. A coordinator that sends one byte a second must not hold the agent.
+            end = threading.Timer(_TIMEOUT_S, _cut, (connection.sock,))
+            end.start()
+            try:
+                connection.request("GET", "/")
+                date = connection.getresponse().getheader("Date")
+            finally:
+                end.cancel()
         finally:
             connection.close()
         if date is not None:
             return time.time() - email.utils.parsedate_to_datetime(date).timestamp()
     return None
+
+
+def _cut(connection: socket.socket) -> None:
+    """End a connection under the one that reads it."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def describe_offset(offset: float | None) -> str:

@@ -63,6 +63,8 @@ _PAST_DEADLINE_S = 30.0
 #: plan's deadline is for the slowest hospital on its worst day: a client that hangs must not cost all rounds until
 #: then. Chosen by hand.
 _TIMES_LONGEST, _LEAST_LIMIT_S = 4.0, 30.0
+#: The longest deadline that a message may state, in seconds, unless the plan of the kit has a longer one: a day.
+_MOST_DEADLINE_S = 86_400.0
 #: Tries of one request to the SuperNode on this machine.
 _TRIES = 4
 #: Answers after which a request is tried again: the SuperNode is busy, or just starting.
@@ -265,7 +267,9 @@ class Executor:
         """Return the longest seconds that a message may take."""
         if self.limit_s:
             return self.limit_s
-        limit = (facts.deadline_s or self.deadline_s) + _PAST_DEADLINE_S
+        # The deadline of a message is the coordinator's word: it may shorten the hospital's limit, not lift it.
+        stated = facts.deadline_s or self.deadline_s
+        limit = min(stated, max(self.deadline_s, _MOST_DEADLINE_S)) + _PAST_DEADLINE_S
         longest = self._longest.get(_kind(facts))
         return limit if longest is None else min(limit, max(_LEAST_LIMIT_S, _TIMES_LONGEST * longest))
 
@@ -318,7 +322,15 @@ class Executor:
     def _prepare_next(self, code: str) -> None:
         """Import again what a message used up, before the next one comes."""
         warm = self._clients.get(code)
-        if warm is not None and warm.pid is None:
+        if warm is None:
+            return
+        try:
+            require_approved(self.place, code)
+        except CipherwardError:
+            # Withdrawn or expired since: nothing of this code stays in memory, nor is imported again.
+            self._clients.pop(code).end()
+            return
+        if warm.pid is None:
             try:
                 warm.start(self.tick)
             except CipherwardError as error:

@@ -18,6 +18,8 @@ _MAX_NAME = 64
 #: Under these names a message may carry the digest of the study manifest.
 _MANIFEST_NAMES = ("manifest", "manifest-sha256", "manifest_sha256")
 _DIGEST_CHARACTERS = 64
+#: A deadline above it is none: a hundred years, in seconds.
+_MOST_SECONDS = 100 * 366 * 86_400
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def _digest(values: dict[str, Any]) -> str:
     """Return the digest by which statements name a plan; of what is no plan, the digest of its JSON."""
     try:
         return plan_digest(build(Plan, values, "a message's plan"))
-    except CipherwardError:
+    except (CipherwardError, ArithmeticError, ValueError, RecursionError):
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -107,4 +109,5 @@ def _whole(value: Any) -> int | None:
 
 def _seconds(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 < value < float("inf") else None
+    # An integer of JSON may be larger than any float, and `float` of it an error.
+    return float(value) if is_number and 0 < value <= _MOST_SECONDS else None

@@ -44,14 +44,20 @@ _MAX_LOG_BYTES = 16 << 20
 #: Variables that open a hospital's key. The SuperNode opens none.
 _SECRET_PREFIXES = ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_IDENTITY")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_ONLINE = "SuperNode ID:"
+#: How a line of its log begins, after which its own words must stand: the coordinator chooses parts of lines, such as
+#: the name of a round. `flower_pauses` escapes the line breaks in them.
+_OWN = r"^(?:[A-Z]{4,8} *:\s*)?"
+_ONLINE = re.compile(_OWN + "SuperNode ID:")
 _LOST = re.compile(r"Connection attempt failed|Failed to send|Giving up reconnection")
 _BACK = "Connection successful"
 #: What it says of a message that it will not receive: its run was stopped, or the connection broke.
-_DROPPED = re.compile(r"(?:Ignoring|Failed to receive) message ([0-9a-f]{16,128})")
+_DROPPED = re.compile(
+    _OWN
+    + r"(?:Run ID \d+ is not in `RUNNING` status\. Ignoring|Failed to receive) message ([0-9a-f]{16,128})"
+)
 #: What it says when a message comes, and when Flower's own check then refuses the app bundle.
-_RECEIVING = re.compile(r"Receiving: ([\w.]{1,64}) message \(ID: ([0-9a-f]{16,128})\)")
-_UNVERIFIED = re.compile(r"FAB verification failed|FAB could not be verified")
+_RECEIVING = re.compile(_OWN + r"Receiving: ([\w.]{1,64}) message \(ID: ([0-9a-f]{16,128})\)")
+_UNVERIFIED = re.compile(_OWN + r"(?:FAB verification failed|The FAB could not be verified)")
 #: Dropped messages that are remembered. Only the one that is pulled now is ever asked for.
 _MOST_DROPPED = 64
 
@@ -216,7 +222,7 @@ class SuperNode:
             self._heard = time.monotonic()
         for raw in whole.decode(errors="replace").splitlines():
             line = printable(_COLOURS.sub("", raw).strip())
-            if _ONLINE in line or _BACK in line:
+            if _ONLINE.search(line) or _BACK in line:
                 self.connection, self.error = "online", ""
             elif _LOST.search(line):
                 self.connection = "unreachable"

@@ -22,6 +22,8 @@ from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from typing import IO, Any, Literal
 
+import psutil  # type: ignore[import-untyped]  # it has no types
+
 from crypto.errors import CipherwardError
 
 PROGRAM = Path(__file__).with_name("warm_process.py")
@@ -29,6 +31,13 @@ PROGRAM = Path(__file__).with_name("warm_process.py")
 START_S = 120.0
 #: Seconds between two calls of `tick` while a message is answered.
 _TICK_S = 0.2
+#: A client that used no more than `_IDLE_CPU_S` of CPU time for so many seconds hangs. Training always computes, and
+#: reading from a slow disk costs some CPU time too. Chosen by hand.
+IDLE_S = 30.0
+_IDLE_CPU_S = 0.02
+#: Seconds between two looks at the CPU time; and the most that one look counts, so that a machine that slept, or an
+#: agent that stood still, makes no client idle.
+_LOOK_S, _MOST_COUNTED_S = 1.0, 2.0
 
 Mode = Literal["fork", "spawn"]
 
@@ -75,6 +84,43 @@ def pick_mode() -> Mode:
     """Return whether a process may be forked after its imports: not beside a GPU, whose driver starts threads."""
     has_gpu = Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
     return "spawn" if has_gpu or not sys.platform.startswith("linux") else "fork"
+
+
+class Idleness:
+    """For how long a process and all that it started have used no CPU time.
+
+    Args:
+        process: the process; None if it ended.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes] | None) -> None:
+        self.is_hung = False
+        self._id = None if process is None else process.pid
+        self._cpu_s, self._idle_s, self._looked = self._used(), 0.0, time.monotonic()
+
+    def look(self) -> bool:
+        """Return whether the process has been idle for `IDLE_S`; look at most once a second."""
+        passed = time.monotonic() - self._looked
+        if passed >= min(_LOOK_S, IDLE_S):
+            self._looked += passed
+            used = self._used()
+            if abs(used - self._cpu_s) > _IDLE_CPU_S:  # less, where a child ended
+                self._cpu_s, self._idle_s = used, 0.0
+            else:
+                self._idle_s += min(passed, _MOST_COUNTED_S)
+            self.is_hung = self._idle_s >= IDLE_S
+        return self.is_hung
+
+    def _used(self) -> float:
+        """Return the CPU seconds of the process and of all that it started and that runs."""
+        seconds = 0.0
+        with contextlib.suppress(psutil.Error):
+            root = psutil.Process(self._id)
+            for process in (root, *root.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    times = process.cpu_times()
+                    seconds += times.user + times.system
+        return seconds
 
 
 class WarmClient:
@@ -148,7 +194,7 @@ class WarmClient:
     def answer(
         self, message: bytes, context: bytes, limit_s: float, tick: Callable[[], None] = lambda: None
     ) -> Answer:
-        """Run the app on a message. The process is ended if it takes longer than `limit_s` seconds.
+        """Run the app on a message. The process is ended if it takes longer than `limit_s` seconds, or hangs.
 
         Args:
             message: a serialized Flower message.
@@ -164,7 +210,8 @@ class WarmClient:
             assert self._channel is not None
             try:
                 socket.send_fds(self._channel, [b"message\n"], [request.fileno(), reply.fileno()])
-                report = self._wait(max(0.1, deadline - time.monotonic()), tick)
+                idle = Idleness(self._process)
+                report = self._wait(max(0.1, deadline - time.monotonic()), tick, idle)
             except OSError:
                 report = {"status": -signal.SIGKILL}
             except BaseException:
@@ -172,17 +219,21 @@ class WarmClient:
                 raise
             if report is None:
                 self.end()
+                if idle.is_hung:
+                    return Answer(error="Hung", text=f"used no CPU time for {IDLE_S:.0f} s, and was ended")
                 return Answer(error="TimeLimit", text=f"no answer within {limit_s:.0f} s, and was ended")
             if self.mode == "spawn":
                 self.end()
             return _read_answer(reply, report)
 
-    def _wait(self, limit_s: float, tick: Callable[[], None]) -> dict[str, Any] | None:
-        """Return the process's next report; None after `limit_s` seconds."""
+    def _wait(
+        self, limit_s: float, tick: Callable[[], None], idle: Idleness | None = None
+    ) -> dict[str, Any] | None:
+        """Return the process's next report; None after `limit_s` seconds, or if it hangs."""
         assert self._channel is not None
         deadline, text = time.monotonic() + limit_s, b""
         while not text.endswith(b"\n"):
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or (idle is not None and idle.look()):
                 return None
             tick()
             if wait_for([self._channel], _TICK_S):

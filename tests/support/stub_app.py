@@ -53,6 +53,9 @@ def step(message: Message, context: Context) -> Message:
     word = str(message.content["config"]["do"])
     if word == "hang":
         time.sleep(3600)
+    if word == "compute":
+        while time.process_time() < 2.5:
+            sum(range(10_000))
     if word == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if word == "leave":

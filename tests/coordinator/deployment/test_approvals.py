@@ -113,6 +113,7 @@ def test_strangers_and_stale_approvals_are_refused_and_replace_nothing(
     place: DeploymentFolder, tmp_path: Path
 ) -> None:
     bundle = bundle_digest(place.bundle.read_bytes())
+    place.approval("hospital-0").unlink(missing_ok=True)
     carry(place, send_in(tmp_path, "hospital-0", bundle))
     before = place.approval("hospital-0").read_bytes()
     with pytest.raises(CipherwardError, match="no hospital of this federation"):
@@ -161,3 +162,16 @@ def test_flower_s_supernode_takes_what_flower_s_own_routes_answer_through_the_ca
     assert not is_taken()
     (tmp_path / "hospital-0.json").write_text(json.dumps(approval.to_json()))
     assert is_taken()
+
+
+def test_an_approval_that_a_stranger_signed_does_not_replace_the_hospital_s_own(
+    place: DeploymentFolder, tmp_path: Path
+) -> None:
+    bundle = bundle_digest(place.bundle.read_bytes())
+    place.approval("hospital-1").unlink(missing_ok=True)
+    carry(place, send_in(tmp_path, "hospital-1", bundle))
+    before = place.approval("hospital-1").read_bytes()
+    with pytest.raises(CipherwardError, match="is signed by fpk_") as error:
+        carry(place, send_in(tmp_path, "hospital-1", bundle))
+    assert str(place.approval("hospital-1")) in error.value.hint
+    assert place.approval("hospital-1").read_bytes() == before

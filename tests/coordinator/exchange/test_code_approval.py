@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,26 @@ def test_a_damaged_approval_is_refused_when_it_is_read(tmp_path: Path) -> None:
     path.write_text(" " * 5000)
     with pytest.raises(CipherwardError, match="too large"):
         read_approval(path)
+
+
+def test_no_file_of_a_stranger_keeps_the_command_or_ends_it_with_a_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "approval.json"
+    path.write_text("[" * 900 + "]" * 900)
+    with pytest.raises(CipherwardError, match="nested too deeply"):
+        read_approval(path)
+    path.unlink()
+    os.mkfifo(path)
+    refused: list[CipherwardError] = []
+
+    def read() -> None:
+        try:
+            read_approval(path)
+        except CipherwardError as error:
+            refused.append(error)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(5)
+    assert not reader.is_alive() and "no regular file" in str(refused[0])
+    with pytest.raises(CipherwardError, match="no regular file"):
+        read_approval(Path("/dev/zero"))

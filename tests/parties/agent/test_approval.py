@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from crypto.errors import CipherwardError
+from parties.agent import approval as module
 from parties.agent.agent_log import AgentLog
 from parties.agent.approval import (
     NotApprovedError,
@@ -21,6 +22,7 @@ from parties.agent.approval import (
     require_approved,
     withdraw,
 )
+from parties.agent.approval_key import approval_key_path
 from parties.agent.bundle import Bundle, build_own_bundle, compare, parse_bundle
 from parties.sealing.place import Place
 from tests.support.agents import make_place
@@ -185,3 +187,24 @@ def test_an_own_bundle_needs_a_checkout(tmp_path: Path) -> None:
         build_own_bundle(tmp_path)
     data = write_stub_app(tmp_path / "app")
     assert build_own_bundle(tmp_path / "app").data == data
+
+
+def test_an_approval_that_cannot_be_signed_or_handed_out_approves_nothing(
+    place: Place, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = approval_key_path(place)
+    key.write_text("damaged")
+    key.chmod(0o600)
+    with pytest.raises(CipherwardError, match="key for approvals"):
+        approve(place, bundle, 30)
+    assert AgentLog(place).read() == []
+    key.unlink()
+
+    def full(*_words: object) -> None:
+        raise CipherwardError("the disk is full", "")
+
+    monkeypatch.setattr(module, "write_signed", full)
+    with pytest.raises(CipherwardError, match="full"):
+        approve(place, bundle, 30)
+    with pytest.raises(NotApprovedError):
+        require_approved(place, bundle.sha256)

@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from coordinator.deployment.certificates import make_ca, make_server
+from parties.agent import clock
 from parties.agent import join as module
 from parties.agent.clock import describe_offset, measure_offset
 
@@ -23,7 +24,9 @@ _HOURS = 3600.0
 
 
 @contextmanager
-def coordinator(folder: Path, ahead_s: float, made: datetime.datetime) -> Iterator[tuple[str, Path]]:
+def coordinator(
+    folder: Path, ahead_s: float, made: datetime.datetime, date: str = "", drip_s: float = 0.0
+) -> Iterator[tuple[str, Path]]:
     """Serve 404s over TLS with a clock that is off; yield address and CA file."""
     ca = make_ca("trial", made)
     server = make_server(ca, ["127.0.0.1"], 30, made)
@@ -32,10 +35,14 @@ def coordinator(folder: Path, ahead_s: float, made: datetime.datetime) -> Iterat
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_error(404)
+            with suppress(OSError):
+                for _ in range(200 if drip_s else 0):
+                    self.wfile.write(b"x")
+                    time.sleep(drip_s)
+                self.send_error(404)
 
         def date_time_string(self, timestamp: float | None = None) -> str:
-            return super().date_time_string((timestamp or time.time()) + ahead_s)
+            return date or super().date_time_string((timestamp or time.time()) + ahead_s)
 
         def log_message(self, *_words: Any) -> None:
             pass
@@ -112,3 +119,18 @@ def test_an_agent_without_a_connection_names_the_clock_and_asks_seldom(
     node.connection, agent.next_clock = "online", 0.0
     module._Agent._check_clock(agent)
     assert len(asked) == 1
+
+
+def test_a_coordinator_that_lies_about_the_time_or_never_ends_its_answer_does_not_end_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "_TIMEOUT_S", 0.5)
+    year = "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"
+    with coordinator(tmp_path, 0.0, now(), date=year) as (address, ca):
+        assert measure_offset(address, ca) is None
+    # One byte at a time, each before the timeout of one piece.
+    with coordinator(tmp_path, 0.0, now(), drip_s=0.1) as (address, ca):
+        asking = threading.Thread(target=measure_offset, args=(address, ca), daemon=True)
+        asking.start()
+        asking.join(5.0)
+        assert not asking.is_alive()

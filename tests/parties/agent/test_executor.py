@@ -342,3 +342,40 @@ def test_a_client_that_hangs_is_ended_long_before_the_deadline_of_a_long_round(
     assert bench.warm.calls[-1] == 30.0
     bench.executor.step()
     assert bench.warm.calls[-1] == 70.0
+
+
+def test_withdrawn_code_is_not_imported_again_after_the_message_that_it_hung_on(
+    bench: _Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    approve(bench.place, bench.bundle, 30)
+    ended: list[int] = []
+    started: list[int] = []
+    warm: Any = bench.warm
+    warm.pid, warm.end, warm.start = None, lambda: ended.append(1), lambda _tick: started.append(1)
+    bench.executor._clients[bench.bundle.sha256] = warm
+
+    def push() -> None:
+        withdraw(bench.place, bench.bundle.sha256)
+
+    bench.client.pushing = push
+    bench.executor.step()
+    assert started == [] and ended == [1]
+    assert bench.executor._clients == {}
+
+
+@pytest.mark.parametrize("deadline", ["1e300", "1" + 400 * "0", "864000"], ids=["float", "whole", "days"])
+def test_a_deadline_of_the_coordinator_neither_ends_the_agent_nor_lifts_its_time_limit(
+    bench: _Bench, monkeypatch: pytest.MonkeyPatch, deadline: str
+) -> None:
+    approve(bench.place, bench.bundle, 30)
+    pull = bench._pull
+
+    def lie(client: object) -> Any:
+        message, *rest = pull(client)
+        message.content["config"]["plan"] = f'{{"study": "s", "deadline_s": {deadline}}}'
+        return message, *rest
+
+    monkeypatch.setattr(module, "pull_task_input", lie)
+    bench.executor.step()
+    assert bench.warm.calls[0] <= 86_400.0 + 30.0
+    assert bench.events == ["received", "answered"]

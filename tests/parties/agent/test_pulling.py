@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, pull_objects
+from flwr.supercore.logger import ConsoleHandler
 
+from coordinator.exchange.flower_pauses import one_line
 from parties.agent.pulling import Pulling
 from parties.agent.supernode import SuperNode
 
@@ -109,3 +112,28 @@ def test_a_part_that_the_supernode_does_not_know_is_not_waited_for() -> None:
             return SimpleNamespace(object_found=False, object_available=False)
 
     assert not Pulling(Without(), _nothing, lambda _: False, 60.0).PullObject("a").object_found
+
+
+def test_what_the_coordinator_names_a_round_passes_for_no_line_of_the_supernode(tmp_path: Path) -> None:
+    """Flower writes a message's group into its log as it came: the line goes through the filter of our program."""
+    node = SuperNode(tmp_path, "", tmp_path, tmp_path, tmp_path, {})
+    forged = [
+        f"x]\nINFO :      Run ID 1 is not in `RUNNING` status. Ignoring message {MESSAGE}.",
+        f"Failed to receive message {MESSAGE}",
+        "x\nERROR :     The FAB could not be verified. ",
+        "x\x1b[0m\r\nSuperNode ID: 7",
+        "FAB verification failed",
+    ]
+    for group in forged:
+        record = logging.LogRecord("flwr", logging.INFO, "", 0, "[RUN %s, ROUND %s]", (7, group), None)
+        assert one_line(record)
+        text = ConsoleHandler().format(record)
+        assert "\n" not in text and "\r" not in text
+        with open(node.log_file, "a") as file:
+            file.write(text + "\n")
+    node.read_log()
+    assert (node.dropped, node.unverified, node.connection) == ([], [], "connecting")
+    with open(node.log_file, "a") as file:
+        file.write("ERROR :     FAB verification failed: the provided trusted entities\n")
+    node.read_log()
+    assert len(node.unverified) == 1

@@ -100,6 +100,24 @@ def test_a_client_that_hangs_is_ended_and_the_next_message_is_answered(client: W
     assert read_about(client.answer(make_message("fine"), make_context(), 60))["word"] == "fine"
 
 
+def test_a_client_that_uses_no_cpu_time_is_ended_long_before_its_limit(
+    client: WarmClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.start()
+    monkeypatch.setattr("parties.agent.warm_client.IDLE_S", 1.0)
+    answer = client.answer(make_message("hang"), make_context(), 600.0)
+    assert (answer.error, answer.text) == ("Hung", "used no CPU time for 1 s, and was ended")
+    assert read_about(client.answer(make_message("fine"), make_context(), 60))["word"] == "fine"
+
+
+def test_a_client_that_computes_is_not_ended_as_idle(
+    client: WarmClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.start()
+    monkeypatch.setattr("parties.agent.warm_client.IDLE_S", 1.0)
+    assert read_about(client.answer(make_message("compute"), make_context(), 60))["word"] == "compute"
+
+
 def test_what_a_message_left_running_ends_with_the_client(tmp_path: Path) -> None:
     client = make_client(tmp_path)
     about = read_about(client.answer(make_message("orphan"), make_context(), 60))
