@@ -88,7 +88,8 @@ def _step(records: Sequence[Record], _costs: Mapping[str, Record]) -> list[str]:
     if chance:
         doubt += (
             " Where decoys (the candidates mirrored and moved) lie as near to an update as images that took part, "
-            f"chance alone confirms candidates: about {number(chance)} in all tests of this table, if none had taken part."
+            "chance alone confirms candidates: about "
+            f"{number(chance)} in all tests of this table, if none had taken part."
         )
     if any("calibrated" not in r and r["single confirmed"] + r["batch confirmed"] for r in records):
         doubt += (
