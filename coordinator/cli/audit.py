@@ -120,7 +120,8 @@ def _attack_updates(study: Path, public: Images | None, budget_s: float) -> None
 
     found = attack_kept_updates(study, study_digest(study), public, budget_s)
     if found is not None:
-        talk.print(f"{found.updates} kept updates: {found.confirmed} images confirmed")
+        chance = f"; chance alone would confirm about {found.by_chance:.2g}" if found.by_chance else ""
+        talk.print(f"{found.updates} kept updates: {found.confirmed} images confirmed{chance}")
 
 
 def _parse_numbers(text: str) -> list[int]:

@@ -25,6 +25,7 @@ from crypto.symmetry import Move, Orbit
 from parties.scoring.measures import (
     coarse_rate,
     histograms,
+    is_flat,
     near_duplicates,
     nearest_class,
     nearest_vector,
@@ -193,8 +194,13 @@ def countable_rows(
 
 
 def distinct_rows(plain: Images, rows: int) -> Rows:
-    """Return the first `rows` images that do not nearly repeat an earlier one, an even number of them, int64 [r]."""
-    pick = np.flatnonzero(near_duplicates(plain) == np.arange(len(plain)))[:rows]
+    """Return the first `rows` images that count, an even number of them, int64 [r].
+
+    An image that nearly repeats an earlier one does not count. Neither does a flat one, such as the last slices of a
+    scan: no guess could show or name it, and a guess that is right about many of them would be called degenerate.
+    """
+    is_first = near_duplicates(plain) == np.arange(len(plain))
+    pick = np.flatnonzero(is_first & ~is_flat(plain))[:rows]
     return pick[: len(pick) - len(pick) % 2]
 
 
