@@ -17,11 +17,10 @@ from crypto.scheme import describe
 from crypto.sets.dataset import SealedDataset
 from crypto.sets.writer import seal_images
 from tests.support.audits import MakeSealed
-from tests.support.command_runs import Here, Party
+from tests.support.command_runs import Here, Party, status_of
 from tests.support.study import Study, run_small_study
 
-
-#: The groups that take longest, in order. One that came last would keep one process at work and leave the others idle.
+#: The groups that take longest, in order. If one came last, the other processes would have nothing to do meanwhile.
 LONG_GROUPS = (
     "study",
     "test_commands",
@@ -80,7 +79,7 @@ def party(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         with pytest.raises(SystemExit) as end:
             parties.cli.app.main()
         printed = capsys.readouterr()
-        return _status(end.value), printed.out.strip(), " ".join(printed.err.split())
+        return status_of(end.value), printed.out.strip(), " ".join(printed.err.split())
 
     return run
 
@@ -99,14 +98,9 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         with pytest.raises(SystemExit) as end:
             mains[program]()
         printed = capsys.readouterr()
-        return subprocess.CompletedProcess(sys.argv, _status(end.value), printed.out, printed.err)
+        return subprocess.CompletedProcess(sys.argv, status_of(end.value), printed.out, printed.err)
 
     return run
-
-
-def _status(end: SystemExit) -> int:
-    """Return the exit status of a command that ended."""
-    return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
 
 
 @pytest.fixture
