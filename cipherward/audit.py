@@ -82,6 +82,8 @@ def audit(
     classes = _as_labels(labels, len(plain))
     function = FunctionUnderAudit(encrypt, decrypt, key_bytes, is_flat)
     require_enough(chosen, len(plain))
+    chosen.specs(plain.shape[1:])  # settings that cannot work are named before anything is encrypted
+    require_public(chosen.attacks, chosen.public)
     keys = [function.new_key() for _ in range(chosen.draws)]
     defects = function.defects(plain, [*keys, *(function.new_key() for _ in range(_FURTHER_KEYS))])
     specs: list[SchemeSpec] = []
@@ -136,6 +138,7 @@ def audit_ciphertexts(
     plain, _ = _as_images(stack)
     classes = _as_labels(labels, len(plain))
     require_enough(chosen, len(plain))
+    require_public(chosen.attacks, chosen.public)
     sets = []
     for number, source in enumerate(sources, 1):
         sealed, sealed_names = read_stack(source)
@@ -189,7 +192,6 @@ def _with_specs(settings: Settings, sealed: AnyArray) -> tuple[Settings, list[Sc
     """
     if sealed.dtype == np.float32 and not settings.family:
         settings = replace(settings, family="orthogonal")
-    require_public(settings.attacks, settings.public)
     return settings, settings.specs(sealed.shape[1:])
 
 

@@ -102,14 +102,8 @@ def _attack_draw(
         if key is not None and _opens(model, key_opens=open_images(model, sealed, key), plain=plain):
             told = next((t for t in draw.specs if t.block == model.block), spec)
             knowledge = Knowledge(MemoryPool(told, draw.sealed), draw.pool_rows, draw.rows)
-            guess, spec = (
-                open_rows(
-                    knowledge,
-                    key,
-                    "; ".join(filter(None, [f"as {model.name}, blocks of {model.block}", note])),
-                ),
-                told,
-            )
+            words = [f"as {model.name}, blocks of {model.block}", note]
+            guess, spec = open_rows(knowledge, key, "; ".join(filter(None, words))), told
             break
     if guess is None:
         knowledge = Knowledge(MemoryPool(spec, draw.sealed), draw.pool_rows, draw.rows)
@@ -118,10 +112,6 @@ def _attack_draw(
     figures = Scorer(draw, settings, audited).figures(attempt)
     assert figures is not None
     return pairs, guess.note, figures
-
-
-def _words(model: SchemeSpec) -> str:
-    return f"as {model.name}, blocks of {model.block}"
 
 
 def _models(specs: Sequence[SchemeSpec]) -> list[SchemeSpec]:

@@ -99,10 +99,7 @@ def try_models(knowledge: Knowledge, models: Sequence[SchemeSpec]) -> list[Trial
     for done, model in enumerate(order):
         started = time.monotonic()
         if model.name in _SLOW and any(trial.is_sound for trial in trials):
-            guess, agreement = (
-                _sealed(knowledge, "not tried: the recovery of another scheme is sound", idle=True),
-                -1.0,
-            )
+            guess, agreement = _sealed(knowledge, "not tried: another recovery is sound", idle=True), -1.0
         else:
             deadline = started + knowledge.budget.left() / (len(order) - done)
             guess, agreement = _try_model(knowledge, model, deadline)
