@@ -48,7 +48,7 @@ def test_the_tables_of_results_in_readme_and_explanation_are_generated() -> None
 
 def test_architecture_names_every_folder_of_modules() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text()
-    for package in ("crypto", "coordinator", "parties"):
+    for package in ("crypto", "coordinator", "parties", "cipherward"):
         folders = {path.parent for path in (ROOT / package).rglob("*.py") if path.name != "__init__.py"}
         for folder in folders:
             assert f"{folder.relative_to(ROOT)}/" in text, folder
