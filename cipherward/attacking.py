@@ -117,7 +117,9 @@ def _try_recoveries(name: str, draw: SealedDraw, size: int, settings: Settings) 
     knowledge = _knowledge(info, draw, size, settings)
     tier = info.tier_used(knowledge).name
     if not models:
-        note = f"no key recovery of the suite takes images of {draw.spec.image_shape}"
+        note = (
+            f"no key recovery of the suite takes ciphertexts of {draw.sealed.dtype} {draw.spec.image_shape}"
+        )
         return [
             Attempt(name, info, draw.spec, size, open_rows(knowledge, None, note, idle=True), 0.0, tier)
         ]

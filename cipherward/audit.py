@@ -93,7 +93,7 @@ def audit(
         sealed = function.sealed(plain[members], key)
         if not index:
             function.require_deterministic(plain[members], key, sealed)
-            chosen, specs = _with_specs(chosen, sealed)
+            specs = chosen.specs(plain.shape[1:], is_real=sealed.dtype == np.float32)
         draws.append(_draw(chosen, specs, index, plain[members], classes[members], sealed, function, key))
     name = chosen.name or function.name
     subject = Subject(
@@ -147,7 +147,7 @@ def audit_ciphertexts(
         sets.append(_as_ciphertexts(sealed, plain, where))
     if len({sealed.dtype for sealed in sets}) > 1:
         raise CipherwardError("the sets of ciphertexts differ in dtype", "hand over sets of one scheme")
-    chosen, specs = _with_specs(chosen, sets[0])
+    specs = chosen.specs(plain.shape[1:], is_real=sets[0].dtype == np.float32)
     draws = [_draw(chosen, specs, index, plain, classes, sealed) for index, sealed in enumerate(sets)]
     textured = np.flatnonzero(plain.reshape(len(plain), -1).std(1) > 0)
     defects = [
@@ -183,16 +183,6 @@ def _settings(values: dict[str, Any]) -> Settings:
             raise CipherwardError(f"there is no setting {name!r}", f"known: {', '.join(sorted(known))}")
     values = {name: tuple(v) if name in ("sizes", "attacks") else v for name, v in values.items()}
     return Settings(**values)
-
-
-def _with_specs(settings: Settings, sealed: AnyArray) -> tuple[Settings, list[SchemeSpec]]:
-    """Return the settings and the schemes that the attacks are told, as the ciphertexts' dtype asks.
-
-    Real numbers are taken for those of `orthogonal`, the one scheme of this program that makes some.
-    """
-    if sealed.dtype == np.float32 and not settings.family:
-        settings = replace(settings, family="orthogonal")
-    return settings, settings.specs(sealed.shape[1:])
 
 
 def _draw(

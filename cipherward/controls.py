@@ -17,7 +17,7 @@ from coordinator.exchange.audit import control_sets
 from crypto.arrays import AnyArray, Images, Rows
 from crypto.cipher import Cipher
 from crypto.key import SecretKey
-from crypto.scheme import load
+from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing
@@ -99,7 +99,7 @@ def _plain_specs(spec: SchemeSpec, audited: Sequence[SchemeSpec]) -> list[Scheme
     """Return what attacks are told of a control with the further sides of a block: no encryption, in its shape."""
     height, width, _ = spec.image_shape
     return [
-        SchemeSpec(other.name, other.version, spec.image_shape, other.block)
+        describe("plain", spec.image_shape, other.block)
         for other in audited[1:]
         if not (height % other.block or width % other.block)
     ]

@@ -109,16 +109,20 @@ class Settings:
         """How many images of the caller's a draw takes at most."""
         return 2 * self.rows + max(self.sizes)
 
-    def specs(self, shape: tuple[int, int, int]) -> list[SchemeSpec]:
-        """Return the schemes that the attacks are told: the family, or no encryption with each side of a block.
+    def specs(self, shape: tuple[int, int, int], *, is_real: bool = False) -> list[SchemeSpec]:
+        """Return the schemes that the attacks are told: the family, or a stand-in with each side of a block.
 
-        The first one is that of the report. An unknown scheme's ciphertexts are uint8 of the plain shape, as those of
-        `plain` are: a table opens them, and nothing else of `plain` is used.
+        The first one is that of the report. An unknown scheme's ciphertexts have the form of those of its stand-in,
+        and nothing else of it is used: bytes that of `plain`, real numbers that of `orthogonal`.
+
+        Args:
+            shape: Of the images.
+            is_real: Whether ciphertexts are float32.
 
         Raises:
             CipherwardError: If no side of a block fits these images, or the settings of the family do not.
         """
-        name = self.family or "plain"
+        name = self.family or ("orthogonal" if is_real else "plain")
         sides = self._sides(shape)
         if self.family:
             return [describe(name, shape, sides[0], self.key_scope, self.options)]

@@ -88,7 +88,8 @@ def _broken(entries: Sequence[Entry], schemes: Sequence[str]) -> str:
     """Return how many of the audited schemes were broken, in a sentence."""
     rows = [row for scheme in schemes if (row := hardest_row(entries, scheme)) is not None]
     broken = sum(row["smallest_pool"] is not None for row in rows)
-    return f"Of {len(rows)} audited schemes, {broken} were broken under one key for all images, on all pictures audited."
+    where = "under one key for all images, on all pictures audited"
+    return f"Of {len(rows)} audited schemes, {broken} were broken {where}."
 
 
 def _schemes(entries: Sequence[Entry], schemes: Sequence[str], papers: Mapping[str, Record]) -> list[str]:

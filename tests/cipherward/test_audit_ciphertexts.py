@@ -15,6 +15,8 @@ from cipherward.folder import Stack
 from coordinator.adversary.recover import unknown_scheme
 from crypto.arrays import AnyArray, Images
 from crypto.errors import CipherwardError
+from crypto.key import SecretKey
+from crypto.scheme import describe, load
 from tests.support import made_up_schemes as made_up
 from tests.support.pictures import smooth
 
@@ -126,8 +128,12 @@ def test_nobody_encrypts_chosen_images() -> None:
 
 def test_real_numbers_are_taken_for_keyed_orthogonal_blocks() -> None:
     public: Images = smooth(60, 32, 32, seed=9)
-    sealed = SEALED[0].astype(np.float32)
+    spec = describe("orthogonal", PLAIN.shape[1:], 8)
+    sealed = np.asarray(load(spec).cipher(SecretKey(KEYS[0])).encrypt(PLAIN))
     result = audit_ciphertexts(sealed, PLAIN, attacks=("as_is", "moment_matching"), public=public, **SMALL)
-    assert result.report.scheme.version > 0
-    assert {finding.attack for finding in result.report.findings} == {"as_is", "moment_matching"}
-    assert result.report.controls["orthogonal"].ok
+    report = result.report
+    assert {finding.attack for finding in report.findings} == {"as_is", "moment_matching"}
+    assert report.controls["orthogonal"].ok and report.verdict.linkable
+    assert report.scheme.version == 0 and "no attack was written for ciphertexts" in str(result)
+    # A key recovery that takes bytes says that it did not attack.
+    assert "Nothing is known about a pool" in audit_ciphertexts(sealed, PLAIN, **SMALL).verdict

@@ -116,11 +116,14 @@ def models_of(specs: Sequence[SchemeSpec]) -> list[SchemeSpec]:
     """Return the schemes that ciphertexts can be taken for, in the order of `MODELS`.
 
     Left out are those that cannot seal such images or seal them to another shape, and options that change nothing.
+    Real numbers are taken for none.
 
     Args:
         specs: The shape of the images, and each side of a block to try.
     """
     result: list[SchemeSpec] = []
+    if load(specs[0]).sealed_dtype != np.uint8:
+        return result
     for name, options in MODELS:
         if options and specs[0].image_shape[2] == 1:
             continue  # the options are about colours
