@@ -84,11 +84,21 @@ def test_a_candidate_no_nearer_than_a_decoy_is_not_confirmed() -> None:
     outside = np.array([1e-5, 4e-4, 9e-4, 0.3])
     test = RowSpaceTest(outside, rank=3, width=64, rounding=1e-3, decoys=np.array([3e-4, 0.2, np.nan]))
     assert test.is_confirmed.tolist() == [True, False, False, False]
-    assert "1 of 2 decoys within rounding" in test.evidence and test.threshold == 3e-4
+    assert "1 of 2 decoys within rounding" in test.evidence and 1e-5 < test.threshold < 3e-4
     apart = RowSpaceTest(outside, rank=3, width=64, rounding=1e-3, decoys=np.array([0.1, 0.2]))
     assert apart.is_confirmed.tolist() == [True, True, True, False] and apart.threshold == 1e-3
     untested = RowSpaceTest(outside, rank=3, width=64, rounding=1e-3, decoys=np.full(2, np.nan))
     assert not untested.is_decisive and not untested.is_confirmed.any()
+
+
+def test_of_many_strangers_none_is_confirmed_for_being_nearer_than_the_decoys_by_chance() -> None:
+    draw = np.random.default_rng(0)
+    confirmed = 0
+    for _ in range(100):
+        outside, decoys = 1e-3 * draw.random(1000), 1e-3 * draw.random(64)
+        test = RowSpaceTest(outside, rank=4, width=192, rounding=1e-3, decoys=decoys)
+        confirmed += int(test.is_confirmed.sum())
+    assert confirmed <= 20
 
 
 def test_no_decoy_is_a_candidate() -> None:
