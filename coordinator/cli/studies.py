@@ -176,8 +176,13 @@ def export(
 
     Run it again while a study trains: the earlier events are replaced, and an MLflow run gets the new rounds.
     """
-    from coordinator.exchange.plan import FILE, load_plan
-    from coordinator.study.loggers import read_rounds, write_mlflow, write_tensorboard
+    from coordinator.study.loggers import (
+        read_rounds,
+        study_name,
+        without_login,
+        write_mlflow,
+        write_tensorboard,
+    )
 
     if tensorboard is None and mlflow is None:
         raise CipherwardError("nothing to write to", "name --tensorboard FOLDER or --mlflow URI")
@@ -186,10 +191,8 @@ def export(
         write_tensorboard(rounds, tensorboard)
         result.print(f"{tensorboard}: {len(rounds)} rounds")
     if mlflow is not None:
-        plan = study / FILE
-        name = load_plan(plan).study if plan.exists() else study.resolve().name
-        count = write_mlflow(rounds, mlflow, name)
-        result.print(f"{mlflow}: {count} new rounds of {len(rounds)}")
+        count = write_mlflow(rounds, mlflow, study_name(study))
+        result.print(f"{without_login(mlflow)}: {count} new rounds of {len(rounds)}")
 
 
 def env() -> None:

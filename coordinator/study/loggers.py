@@ -6,19 +6,26 @@ no path. Both loggers are extras, `pip install cipherward[tensorboard]` and `cip
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from coordinator.exchange.plan import FILE, load_plan
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, read_lines
 
 #: Ends the names of our event files, so that an export again replaces them and no other.
 _SUFFIX = ".cipherward"
-#: The tag of an MLflow run that names its study.
-_TAG = "cipherward.study"
+#: The tags of an MLflow run that name its study, and its training by the numbers of the first round: a study that is
+#: trained again from the beginning under the same name has other numbers, and is another run.
+_TAG, _TRAINING_TAG = "cipherward.study", "cipherward.training"
+#: Written last of each round: a round that has it is whole.
+_LAST = "seconds"
 #: Numbers of a round that are exported under another name.
 _COUNTS = {"hospitals/answered": "parties", "hospitals/absent": "absent", "hospitals/refused": "refused"}
 
@@ -38,6 +45,28 @@ def read_rounds(study: Path) -> list[Mapping[str, Any]]:
     if not rounds:
         raise CipherwardError(f"no finished round in {journal}", "name the folder of a study that trained")
     return rounds
+
+
+def study_name(study: Path) -> str:
+    """Return the name of the study in a folder, or of the one whose cloud folder it is.
+
+    Raises:
+        CipherwardError: If its plan is damaged.
+    """
+    folder = study.resolve()
+    for place in (folder, folder.parent) if folder.name == "cloud" else (folder,):
+        if (place / FILE).is_file():
+            return load_plan(place / FILE).study
+    return folder.parent.name if folder.name == "cloud" else folder.name
+
+
+def without_login(uri: str) -> str:
+    """Return an address without the user and the password that may stand in it."""
+    try:
+        login, at, host = urlsplit(uri).netloc.rpartition("@")
+    except ValueError:
+        return "the address"
+    return uri.replace(f"{login}{at}{host}", host, 1) if at else uri
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
@@ -103,21 +132,39 @@ def write_mlflow(rounds: Sequence[Mapping[str, Any]], uri: str, study: str) -> i
         client = MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(study)
         number = client.create_experiment(study) if experiment is None else experiment.experiment_id
-        runs = client.search_runs([number], f"tags.`{_TAG}` = '{study}'", max_results=1)
-        run = runs[0] if runs else client.create_run(number, tags={_TAG: study}, run_name=study)
-        known = {metric.step for metric in client.get_metric_history(run.info.run_id, "seconds")}
+        tags = {_TAG: study, _TRAINING_TAG: _training(rounds[0])}
+        runs = client.search_runs(
+            [number], f"tags.`{_TRAINING_TAG}` = '{tags[_TRAINING_TAG]}'", max_results=1
+        )
+        run = runs[0] if runs else client.create_run(number, tags=tags, run_name=study)
+        known = {metric.step for metric in client.get_metric_history(run.info.run_id, _LAST)}
         fresh = [row for row in rounds if int(row["round"]) not in known]
         now = int(time.time() * 1000)
         for row in fresh:
             step = int(row["round"])
-            metrics = [Metric(name, value, now, step) for name, value in scalars(row).items()]
+            values = sorted(scalars(row).items(), key=lambda item: item[0] == _LAST)
+            metrics = [Metric(name, value, now, step) for name, value in values]
             client.log_batch(run.info.run_id, metrics=metrics)
         client.set_terminated(run.info.run_id)
     except (MlflowException, ImportError, OSError) as error:
         raise CipherwardError(
-            f"MLflow at {uri} refuses: {str(error).splitlines()[0]:.200}", "check the address of --mlflow"
+            f"MLflow at {without_login(uri)} refuses: {_first_line(error, uri)}",
+            "check the address of --mlflow",
         ) from None
     return len(fresh)
+
+
+def _training(row: Mapping[str, Any]) -> str:
+    """Return a name of a training: a digest of the numbers of its first round, in which no hospital is named."""
+    numbers = json.dumps([row.get("round"), scalars(row)], sort_keys=True)
+    return hashlib.sha256(numbers.encode()).hexdigest()[:32]
+
+
+def _first_line(error: Exception, uri: str) -> str:
+    """Return the first line of an error's text, without the login of the address."""
+    lines = str(error).replace(uri, without_login(uri)).splitlines() or [type(error).__name__]
+    login = urlsplit(uri).netloc.rpartition("@")[0] if without_login(uri) != uri else ""
+    return (lines[0].replace(login, "…") if login else lines[0])[:200]
 
 
 def _missing(extra: str, name: str) -> CipherwardError:

@@ -226,8 +226,9 @@ def is_flat(images: Images) -> BoolArray:
     # n²·variance, in whole numbers.
     counts, value = value_counts(images), np.arange(256)
     pixels, sums = images.shape[1] * images.shape[2], (counts * value).sum(2)
-    deviation = np.sqrt(pixels * (counts * value**2).sum(2) - sums**2).max(axis=1) / pixels
-    flat: BoolArray = deviation <= TEXTURE
+    # Python's integers: n²·variance can leave int64 from 4,880 × 4,880 pixels on.
+    squares = pixels * (counts * value**2).sum(2).astype(object) - sums.astype(object) ** 2
+    flat: BoolArray = np.sqrt(squares.astype(np.float64)).max(axis=1) / pixels <= TEXTURE
     return flat
 
 

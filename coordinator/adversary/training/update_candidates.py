@@ -11,8 +11,8 @@ not matter. A space whose rank is near the model's width holds everything, and s
 
 A small model makes nearly the same input of all images of a kind, and then strangers lie in the space too. So every
 test is calibrated with *decoys*: candidates mirrored and moved, which no hospital trained on. A candidate is
-confirmed only if it lies nearer to the space than every decoy. Where decoys lie within rounding, so may a stranger,
-and one of them is nearer than d decoys with a chance of 1 / (d + 1). The evidence then says how many that makes.
+confirmed only if it lies nearer to the space than every decoy, and where decoys lie within rounding, so much nearer
+that none of as many strangers would by chance. The evidence says how many are expected nevertheless.
 
 Source: that a linear layer's gradient shows the span of its inputs, and tests of membership in it, are known
 (Zhu & Blaschko 2021, arXiv 2010.07733; DAGER, Petrov et al. 2024, arXiv 2405.15586, for tokens of text). The class
@@ -41,6 +41,8 @@ _FLOAT32_SHARE = 3e-5
 #: Candidates that decoys are made of; each gives two. Set by hand: 64 decoys, none of them nearer, leave a rate of
 #: false confirmations of up to 4.6 % open (95 %, Clopper and Pearson).
 _CANDIDATES_FOR_DECOYS = 32
+#: Strangers among all candidates that may be confirmed, on average, where decoys lie within rounding. Set by hand.
+_FALSE_CONFIRMATIONS = 0.05
 #: A decoy that differs from its candidate by less than this, in gray levels on average, is the same picture.
 _LEAST_DIFFERENCE = 1.0
 #: Candidates that run through the model at a time. Set by hand, for memory; the result does not depend on it.
@@ -81,12 +83,13 @@ class RowSpaceTest:
     def by_chance(self) -> float:
         """How many of the tested candidates chance alone would confirm if none took part.
 
-        A stranger and d decoys are alike, so it is the nearest of them with a chance of 1 / (d + 1). It is 0 where
-        no decoy lies within rounding: then the limit alone keeps strangers out, as far as decoys can show.
+        A stranger and d decoys are alike, so it is the nearest of them with a chance of 1 / (d + 1), and `threshold`
+        makes less of that. It is 0 where no decoy lies within rounding: then the limit alone keeps strangers out, as
+        far as decoys can show.
         """
         if not self.is_decisive or not self.decoys_within_rounding:
             return 0.0
-        return self.tested / (int(np.isfinite(self.decoys).sum()) + 1)
+        return min(_FALSE_CONFIRMATIONS, self.tested / (int(np.isfinite(self.decoys).sum()) + 1))
 
     @property
     def is_decisive(self) -> bool:
@@ -98,7 +101,9 @@ class RowSpaceTest:
         """The candidates that took part, bool [m]."""
         if not self.is_decisive:
             return np.zeros(len(self.outside), bool)
-        return (self.outside <= self.limit) & (self.outside < np.nanmin(self.decoys))
+        if self.threshold == self.limit:
+            return (self.outside <= self.limit) & (self.outside < np.nanmin(self.decoys))
+        return self.outside < self.threshold
 
     @property
     def limit(self) -> float:
@@ -107,8 +112,17 @@ class RowSpaceTest:
 
     @property
     def threshold(self) -> float:
-        """The largest share outside at which a candidate counts as inside: the limit, or the nearest decoy."""
-        return float(min(self.limit, np.nanmin(self.decoys))) if self.is_decisive else self.limit
+        """The largest share outside at which a candidate counts as inside.
+
+        It is the limit while every decoy lies beyond it. Where decoys lie within, strangers do too, and of many one
+        is nearer than all decoys by chance: then it is the part of the nearest decoy's share below which
+        `_FALSE_CONFIRMATIONS` strangers of so many candidates are expected, if small shares are equally likely.
+        """
+        if not self.is_decisive or np.nanmin(self.decoys) > self.limit:
+            return self.limit
+        tested = int(np.isfinite(self.decoys).sum())
+        part = _FALSE_CONFIRMATIONS * (tested + 1) / max(1, self.tested)
+        return float(np.nanmin(self.decoys) * min(1.0, part))
 
     @property
     def evidence(self) -> str:

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.study.loggers import read_rounds, scalars, write_mlflow, write_tensorboard
+from coordinator.study.loggers import (
+    _first_line,
+    read_rounds,
+    scalars,
+    study_name,
+    without_login,
+    write_mlflow,
+    write_tensorboard,
+)
 from crypto.errors import CipherwardError
 
 
@@ -88,3 +96,26 @@ def test_mlflow_gets_new_rounds_only(study: Path, tmp_path: Path, monkeypatch: p
     assert sorted((m.step, m.value) for m in history) == [(1, 0.51), (2, 0.52)]
     stored = b"".join(p.read_bytes() for p in (tmp_path / "store").rglob("*") if p.is_file())
     assert "Charité".encode() not in stored
+
+
+def test_a_study_that_is_trained_again_is_another_run_and_loses_no_round(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "store").as_uri()
+    rounds = read_rounds(study)
+    assert write_mlflow(rounds, uri, "demo") == 2
+    again = [{**row, "train": {"loss": 7.0}} for row in rounds]
+    assert write_mlflow(again, uri, "demo") == 2
+    assert write_mlflow(rounds, uri, "demo") == write_mlflow(again, uri, "demo") == 0
+
+
+def test_the_cloud_folder_of_a_training_has_its_study_s_name(study: Path) -> None:
+    assert study_name(study) == study_name(study / "cloud") == "s"
+
+
+def test_a_password_in_an_address_is_not_printed() -> None:
+    assert without_login("http://ann:secret@host:5000/x") == "http://host:5000/x"
+    assert without_login("sqlite:///m@n.db") == "sqlite:///m@n.db"
+    assert "secret" not in _first_line(OSError("http://ann:secret@host/api"), "http://ann:secret@host")

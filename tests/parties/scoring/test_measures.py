@@ -12,6 +12,7 @@ from skimage.metrics import structural_similarity
 from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.audit.scores import Grid, KeyShare, Summary
 from crypto.arrays import UInt8Array
+from parties.scoring import measures
 from parties.scoring.measures import (
     coarse_rate,
     histograms,
@@ -180,6 +181,15 @@ def test_flat_and_repeated_pictures_are_not_informative() -> None:
     assert is_informative(x).tolist() == [False, False, True, True, True, True]
     x[4] = x[2]
     assert is_informative(x).tolist() == [False, False, False, False, False, True]
+
+
+def test_the_deviation_of_a_picture_of_25_million_pixels_is_no_overflow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = np.zeros((1, 1, 256), np.int64)
+    counts[0, 0, 0], counts[0, 0, 255] = 5000 * 2500, 5000 * 2500
+    monkeypatch.setattr(measures, "value_counts", lambda _images: counts)
+    assert is_informative(np.broadcast_to(np.uint8(0), (1, 5000, 5000, 1))).tolist() == [True]
 
 
 def test_large_flat_pictures_name_no_image() -> None:
