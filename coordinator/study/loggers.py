@@ -6,6 +6,8 @@ no path. Both loggers are extras, `pip install cipherward[tensorboard]` and `cip
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +19,8 @@ from crypto.files import disk_errors, read_lines
 
 #: Ends the names of our event files, so that an export again replaces them and no other.
 _SUFFIX = ".cipherward"
-#: The tag of an MLflow run that names its study.
-_TAG = "cipherward.study"
+#: The tag of an MLflow run that tells trainings apart: a study may be trained again under its name.
+_TAG = "cipherward.training"
 #: Numbers of a round that are exported under another name.
 _COUNTS = {"hospitals/answered": "parties", "hospitals/absent": "absent", "hospitals/refused": "refused"}
 
@@ -84,6 +86,8 @@ def write_tensorboard(rounds: Sequence[Mapping[str, Any]], folder: Path) -> None
 def write_mlflow(rounds: Sequence[Mapping[str, Any]], uri: str, study: str) -> int:
     """Write rounds as metrics of one MLflow run; return how many were new. Others stay as they are.
 
+    Another training under the same name, which its first round tells, is a run of its own.
+
     Args:
         rounds: The rounds.
         uri: The tracking server or store, such as http://127.0.0.1:5000 or sqlite:///mlflow.db.
@@ -103,8 +107,9 @@ def write_mlflow(rounds: Sequence[Mapping[str, Any]], uri: str, study: str) -> i
         client = MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(study)
         number = client.create_experiment(study) if experiment is None else experiment.experiment_id
-        runs = client.search_runs([number], f"tags.`{_TAG}` = '{study}'", max_results=1)
-        run = runs[0] if runs else client.create_run(number, tags={_TAG: study}, run_name=study)
+        training = hashlib.sha256(json.dumps(sorted(scalars(rounds[0]).items())).encode()).hexdigest()
+        runs = client.search_runs([number], f"tags.`{_TAG}` = '{training}'", max_results=1)
+        run = runs[0] if runs else client.create_run(number, tags={_TAG: training}, run_name=study)
         known = {metric.step for metric in client.get_metric_history(run.info.run_id, "seconds")}
         fresh = [row for row in rounds if int(row["round"]) not in known]
         now = int(time.time() * 1000)
