@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator.report.measured import Measured, MeasuredBreak, measured
+from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report
-from coordinator.report.verdict_text import OWN_RUN, headline
+from coordinator.report.verdict_text import OWN_RUN, headline, uncertain_attacks
 from coordinator.report.wording import images, listed, percent, score
 
 NOT_MEASURED = "Not measured."
@@ -69,7 +70,7 @@ def meaning(report: Report) -> list[str]:
         )
     elif report.defects:
         pass  # what attacks did not reach says nothing any more
-    elif not verdict.largest_pool or not verdict.pool_attacked:
+    elif not _has_verdict(report):
         lines.append(
             "It is not known whether patients' images can be recovered. Treat them as if they could."
         )
@@ -86,6 +87,13 @@ def meaning(report: Report) -> list[str]:
         )
     lines.append("Labels are not encrypted: whoever holds the sealed images knows each image's class.")
     return lines
+
+
+def _has_verdict(report: Report) -> bool:
+    """Return whether the attacks say anything where they broke nothing: they ran to their end, and are certain."""
+    verdict = report.verdict
+    ran = bool(verdict.largest_pool) and verdict.pool_attacked
+    return ran and not uncertain_attacks(verdict) and not unfinished_attacks(report)
 
 
 def _meaning_of_break(report: Report) -> list[str]:
@@ -115,7 +123,7 @@ def _meaning_of_break(report: Report) -> list[str]:
 
 def _meaning_of_no_break(report: Report) -> list[str]:
     verdict = report.verdict
-    reach = images(verdict.largest_pool, "sealed")
+    reach = images(attacked_up_to(report), "sealed")
     first = f"No attack of this audit recovered patients' images from up to {reach}."
     if report.attacked_by not in OWN_RUN:
         first = (
@@ -193,8 +201,8 @@ def _keep_pool(report: Report, known: Measured, exposed: bool) -> Action:
 
 
 def _limit_pool(report: Report) -> Action:
-    largest = report.verdict.largest_pool
-    if not largest or not report.verdict.pool_attacked:
+    largest = attacked_up_to(report)
+    if not _has_verdict(report):
         return Action("Audit again until the attacks on a pool run to their end.", NOT_MEASURED)
     return Action(
         f"If sealed images must leave, let at most {images(largest)} leave under one key.",

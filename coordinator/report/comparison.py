@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report
-from coordinator.report.verdict_text import attacked_by, headline, linkability
+from coordinator.report.verdict_text import attacked_by, headline, linkability, uncertain_attacks
 from coordinator.report.wording import images, percent, score, seconds
 
 
@@ -54,9 +55,7 @@ def _facts(report: Report) -> dict[str, str]:
     elif verdict.smallest_pool is not None:
         to_break = images(verdict.smallest_pool)
     else:
-        to_break = (
-            f"not broken up to {images(verdict.largest_pool)}" if verdict.largest_pool else "nothing known"
-        )
+        to_break = _no_break(report)
     height, width, channels = report.pool.shape
     return {
         "study": report.study,
@@ -77,6 +76,20 @@ def _facts(report: Report) -> dict[str, str]:
         "caveats": str(len(report.doubts)),
         "signed by": report.signer.fingerprint if report.signer else "unsigned",
     }
+
+
+def _no_break(report: Report) -> str:
+    """Return in few words what the headline says where no break counts."""
+    verdict = report.verdict
+    if verdict.readable_at:
+        return f"readable with {images(min(verdict.readable_at.values()))}"
+    if not verdict.largest_pool or not verdict.pool_attacked:
+        return "nothing known"
+    if uncertain_attacks(verdict):
+        return "attack uncertain"
+    if unfinished_attacks(report):
+        return "no verdict: attacks not run to their end"
+    return f"not broken up to {images(attacked_up_to(report))}"
 
 
 def _attacks(report: Report) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coordinator.report.blind_controls import BLIND, CLOUD_FAILED
+from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report, Training, Verdict
 from coordinator.report.rows import Row
 from coordinator.report.wording import images, listed, percent, score, seconds
@@ -81,13 +82,21 @@ def _no_break(report: Report) -> str:
 
     A cloud can withhold every success of one scheme, so its silence is no finding of ours.
     """
-    reach = images(report.verdict.largest_pool, "sealed")
     uncertain = uncertain_attacks(report.verdict)
     if uncertain:
+        reach = images(report.verdict.largest_pool, "sealed")
         names = [f"{attack} at {images(max(sizes))}" for attack, sizes in uncertain.items()]
         return (
             f"Attack uncertain: what {listed(names)} found fits poorly. That says nothing about "
             f"{report.scheme.name}. No break was found up to {reach}."
+        )
+    reach = images(attacked_up_to(report), "sealed")
+    unfinished = unfinished_attacks(report)
+    if unfinished:
+        whose = "its" if len(unfinished) == 1 else "their"
+        return (
+            f"No verdict by {report.suite}: {listed(unfinished)} did not run to {whose} end in every draw. No break "
+            f"was reported by other attacks, up to {reach}."
         )
     if report.attacked_by in OWN_RUN:
         if not report.scheme.version:

@@ -80,6 +80,24 @@ def test_tensorboard_reads_each_round_once_however_often_it_is_exported(
     assert b"Charit" not in next(folder.iterdir()).read_bytes()
 
 
+def test_a_study_trained_again_is_a_run_of_its_own(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri, name = (tmp_path / "store").as_uri(), "étude (2)"
+    first = read_rounds(study)
+    again = [{**r, "val": {"accuracy": 0.9}} for r in first]
+    assert [write_mlflow(rounds, uri, name) for rounds in (first, again, again)] == [2, 2, 0]
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert sorted(run.data.metrics["val/accuracy"] for run in runs) == [0.52, 0.9]
+
+
 def test_mlflow_gets_new_rounds_only(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mlflow", reason="the extra `mlflow` is not installed")
     from mlflow import MlflowClient

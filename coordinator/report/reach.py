@@ -1,0 +1,42 @@
+"""How far a report's silence reaches: which attacks of the suite did not run to their end, and up to what pool.
+
+"Not broken by suite/1 up to n" speaks of what the suite requires. For a required attack that was left out, crashed,
+ran out of time or is uncertain about what it found, no other attack that ran at a larger pool can stand in.
+"""
+
+from __future__ import annotations
+
+from coordinator.exchange.audit.suite1 import ATTACKS
+from coordinator.report.records import Report
+
+#: The required attacks that use a pool. Where one was left out, nothing is known of pools by the suite. Those on one
+#: image are doubts if they were left out.
+_ON_POOLS = ("pooled_key_recovery",)
+
+
+def unfinished_attacks(report: Report) -> list[str]:
+    """Return the required attacks that ran to their end at no pool size in every draw.
+
+    An attack that knows no way into the scheme (`idle` each time) is not among them: there was nothing to run.
+    """
+    unfinished = []
+    for attack in ATTACKS:
+        mine = [finding for finding in report.findings if finding.attack == attack]
+        is_required = bool(mine) or attack in _ON_POOLS
+        is_idle = bool(mine) and all(finding.idle for finding in mine)
+        if is_required and not is_idle and not report.verdict.finished_at.get(attack):
+            unfinished.append(attack)
+    return unfinished
+
+
+def attacked_up_to(report: Report) -> int:
+    """Return the largest pool size that the required attacks on a pool reached, and were certain of what they found.
+
+    Where all of them are idle or unfinished it is the largest size that any attack reached.
+    """
+    verdict, largest = report.verdict, [report.verdict.largest_pool]
+    for attack in _ON_POOLS:
+        uncertain = verdict.uncertain_at.get(attack, ())
+        sizes = [size for size in verdict.finished_at.get(attack, ()) if size not in uncertain]
+        largest += [max(sizes)] if sizes else []
+    return min(largest)
