@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.pages.entries import Entry, of_kind
 from benchmarks.pages.kinds import picture_kinds, scheme_name
+from benchmarks.pages.library import library
 from benchmarks.pages.markdown import number, table, value_range
 from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import headline, linkability, second_look
@@ -38,6 +39,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
         "picture-kinds": picture_kinds,
         "key-recovery": key_recovery,
         "pool-size": pool_size,
+        "library": library,
     }
     lines = [INTRO]
     for kind, section in sections.items():

@@ -81,7 +81,7 @@ LEGEND = {
 TOPICS = {
     "audit": (
         "What breaks each scheme",
-        ("audit-table", "audit", "picture-kinds", "key-recovery", "pool-size"),
+        ("audit-table", "audit", "picture-kinds", "key-recovery", "pool-size", "library"),
     ),
     "accuracy": ("Accuracy on ciphertext", ("table1", "audit", "stem-accuracy")),
     "speed": (
