@@ -1,4 +1,4 @@
-"""Attack one draw: the attacks of the suite at each pool size, before anything is scored.
+"""Attack one draw: the attacks of the suite at each pool size.
 
 An attack gets ciphertexts, the shape of the images and the side of a block. It gets no key, no plain image of the
 draw and no way to encrypt. Its code runs in this process, so that is a promise of our code and not of the kernel;
@@ -8,7 +8,7 @@ draw and no way to encrypt. Its code runs in this process, so that is a promise 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -63,19 +63,17 @@ class Attempt:
         return f"{self.name} at {self.size}: {self.seconds:.2f} s" + (f" ({note})" if note else "")
 
 
-def attack_draw(draw: SealedDraw, settings: Settings) -> list[Attempt]:
-    """Run every attack at every pool size on a draw. An attack that fails is a finding."""
-    attempts: list[Attempt] = []
+def attack_draw(draw: SealedDraw, settings: Settings) -> Iterator[Attempt]:
+    """Yield what every attack makes of a draw at every pool size. An attack that fails is a finding."""
     for name in settings.attacks:
         if not meets(name, draw.set_name):
             continue
         tries_models = name == RECOVERY and not settings.family
         for size in _sizes(ATTACKS[name], draw, settings, tries_models=tries_models):
             run = _try_recoveries if tries_models else _run_attack
-            attempts += (done := run(name, draw, size, settings))
-            for attempt in done[:1]:
-                settings.log(f"{draw.name} {draw.set_name}: {attempt}")
-    return attempts
+            attempts = run(name, draw, size, settings)
+            settings.log(f"{draw.name} {draw.set_name}: {attempts[0]}")
+            yield from attempts
 
 
 def _sizes(info: AttackInfo, draw: SealedDraw, settings: Settings, *, tries_models: bool) -> list[int]:

@@ -7,7 +7,7 @@ on ciphertexts and plain images of the unknown scheme, and the one that names mo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from coordinator.adversary.recover.unknown_scheme import models_of
 from coordinator.exchange.audit.rates import LinkableRate
@@ -15,18 +15,18 @@ from crypto.scheme import load
 from parties.scoring.truth import Truth, linkable_rate
 
 
-def strongest_link(truths: Sequence[Truth]) -> tuple[str, list[LinkableRate]]:
-    """Return the invariant that names most images over all draws, in words, and its rate in each draw.
+def links_of(truth: Truth) -> dict[str, LinkableRate]:
+    """Return how many ciphertexts of a draw name their own image by each invariant, by the invariant in words.
 
     Args:
-        truths: The draws of an unknown scheme, under `plain`, whose own invariant is among those compared.
+        truth: A draw of an unknown scheme. The invariant of the scheme that stands for it is among those compared.
     """
-    specs = {load(spec).kept: spec for spec in (truths[0].spec, *models_of([truths[0].spec]))}
-    results = []
-    for kept, spec in specs.items():
-        rates = [linkable_rate(dataclasses.replace(truth, spec=spec)) for truth in truths]
-        known = [rate for rate in rates if rate is not None]
-        if kept is not None and len(known) == len(truths):
-            results.append((sum(rate.hits for rate in known), kept, known))
-    _, kept, rates_of_kept = max(results, key=lambda result: result[0])
-    return kept, rates_of_kept
+    specs = {load(spec).kept: spec for spec in (truth.spec, *models_of([truth.spec]))}
+    rates = {kept: linkable_rate(dataclasses.replace(truth, spec=spec)) for kept, spec in specs.items()}
+    return {kept: rate for kept, rate in rates.items() if kept is not None and rate is not None}
+
+
+def strongest_link(draws: Sequence[Mapping[str, LinkableRate]]) -> tuple[str, list[LinkableRate]]:
+    """Return the invariant that names most images over all draws, in words, and its rate in each draw."""
+    kept = max(draws[0], key=lambda kept: sum(draw[kept].hits for draw in draws))
+    return kept, [draw[kept] for draw in draws]

@@ -105,7 +105,7 @@ def _with_links(audited: Sequence[ScoredDraw], settings: Settings) -> tuple[list
     scores = [scored.scores for scored in audited]
     if settings.family:
         return scores, None
-    kept, rates = strongest_link([scored.truth for scored in audited])
+    kept, rates = strongest_link([scored.links for scored in audited])
     return [_linked(score, rate) for score, rate in zip(scores, rates, strict=True)], kept
 
 
@@ -238,7 +238,7 @@ def pictures_of(report: Report, first: ScoredDraw) -> Pictures:
     findings = [finding for finding in report.findings if finding.draw == draw.name]
     for attack in dict.fromkeys(finding.attack for finding in findings):
         shown = shown_finding(findings, report.verdict, attack)
-        pictured = None if shown is None else first.pictures(attack, shown.pool_size)
+        pictured = None if shown is None else first.pictures.get((attack, shown.pool_size))
         if shown is not None and pictured is not None:
             images, block = pictured
             caption = f"{attack}, {shown.pool_size} sealed" if shown.uses_pool else attack

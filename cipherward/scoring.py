@@ -1,4 +1,4 @@
-"""Score the guesses about one draw by the suite's own measures. The truth comes into play here, after all guesses."""
+"""Score the guesses about one draw by the suite's own measures. The truth is met here, and by no attack."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 
 from cipherward.attacking import Attempt, attack_draw
 from cipherward.draws import SealedDraw, truth_of
+from cipherward.links import links_of
 from cipherward.settings import Settings
 from coordinator.exchange.audit.control_sets import PREFIX
 from coordinator.exchange.audit.rates import LinkableRate
 from coordinator.exchange.audit.scores import ClassRates, DrawScores, Figures, Finding
 from coordinator.exchange.audit.suite1 import PICTURED
-from crypto.arrays import Float64Array, Images
+from crypto.arrays import Float64Array, Images, Rows
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
 from crypto.symmetry import EVERY_MOVE, Orbit
@@ -31,21 +32,15 @@ class ScoredDraw:
     Attributes:
         draw: The draw.
         scores: Its scores.
-        attempts: What was scored, in the order of the findings.
-        truth: What the guesses were measured against.
+        pictures: By attack and pool size, the guesses of the rows that a report shows, uint8 [p, h, w, c], and the
+            side of a block by which they were moved.
+        links: For an unknown scheme, how many ciphertexts name their own image by each invariant.
     """
 
     draw: SealedDraw
     scores: DrawScores
-    attempts: tuple[Attempt, ...]
-    truth: Truth
-
-    def pictures(self, name: str, size: int) -> tuple[Images, int] | None:
-        """Return the guesses of the pictured rows, uint8 [p, h, w, c], and the side of a block; None without any."""
-        for attempt in self.attempts:
-            if (attempt.name, attempt.size) == (name, size) and attempt.guess is not None:
-                return attempt.guess.images[list(self.scores.pictured)], attempt.spec.block
-        return None
+    pictures: dict[tuple[str, int], tuple[Images, int]]
+    links: dict[str, LinkableRate]
 
 
 def orbit_of(draw: SealedDraw, settings: Settings, audited: SchemeSpec) -> Orbit:
@@ -109,6 +104,12 @@ class Scorer:
         return figures if self._has_classes else figures.model_copy(update={"classified": None})
 
     @property
+    def pictured(self) -> Rows:
+        """The rows of the draw that a report shows, int64 [p]."""
+        truth = self.measure(self._draw.spec).truth
+        return truth.pick[truth.odd][:PICTURED]
+
+    @property
     def _has_classes(self) -> bool:
         return len(np.unique(self._draw.labels)) > 1
 
@@ -132,7 +133,7 @@ class Scorer:
             parties=1,
             rows=len(truth.odd),
             gallery=len(truth.gallery),
-            pictured=tuple(truth.pick[truth.odd][:PICTURED].tolist()),
+            pictured=tuple(self.pictured.tolist()),
             tolerance=scheme.tolerance,
             true_key_ssim=ssim,
             true_key_exact=is_exact,
@@ -160,14 +161,17 @@ def score_draw(draw: SealedDraw, settings: Settings, audited: SchemeSpec) -> Sco
         settings: Of the audit.
         audited: The scheme of the report.
     """
-    attempts = attack_draw(draw, settings)
     scorer = Scorer(draw, settings, audited)
-    findings = [finding_of(attempt, scorer.figures(attempt)) for attempt in attempts]
     truth = scorer.measure(draw.spec).truth
-    # What an unknown scheme leaves of an image is looked for over all draws (links.py).
-    is_known = settings.family or draw.set_name.startswith(PREFIX)
+    findings, pictures = [], {}
+    for attempt in attack_draw(draw, settings):
+        findings.append(finding_of(attempt, scorer.figures(attempt)))
+        if attempt.guess is not None:
+            pictures[attempt.name, attempt.size] = attempt.guess.images[scorer.pictured], attempt.spec.block
+    # What an unknown scheme leaves of an image is chosen over all draws.
+    is_known = bool(settings.family) or draw.set_name.startswith(PREFIX)
     scores = scorer.scores(findings, linkable_rate(truth) if is_known else None)
-    return ScoredDraw(draw, scores, tuple(attempts), truth)
+    return ScoredDraw(draw, scores, pictures, {} if is_known else links_of(truth))
 
 
 def finding_of(attempt: Attempt, figures: Figures | None) -> Finding:

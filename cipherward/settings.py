@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from coordinator.adversary.registry import ATTACKS
@@ -146,9 +147,9 @@ class Settings:
 
 
 def _whole(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise CipherwardError(f"{name} cannot be {value!r:.60}", "name a whole number")
-    return value
+    return int(value)
 
 
 def require_public(attacks: Sequence[str], public: Images | None) -> None:

@@ -15,7 +15,7 @@ def imports_of(root: Path) -> dict[str, set[str]]:
     """Return which of the project's modules each of them imports, wherever in its file."""
     files = {
         ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): path
-        for package in ("crypto", "coordinator", "parties", "benchmarks")
+        for package in ("crypto", "coordinator", "parties", "cipherward", "benchmarks")
         for path in sorted((root / package).rglob("*.py"))
     }
     graph = {}

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.pages.entries import Entry, of_kind
 from benchmarks.pages.false_alarms import false_alarms
 from benchmarks.pages.kinds import picture_kinds, scheme_name
+from benchmarks.pages.library import library
 from benchmarks.pages.markdown import number, table, value_range
 from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import headline, linkability, second_look
@@ -40,6 +41,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
         "key-recovery": key_recovery,
         "pool-size": pool_size,
         "false-alarms": false_alarms,
+        "library": library,
     }
     lines = [INTRO]
     for kind, section in sections.items():

@@ -81,7 +81,7 @@ LEGEND = {
 TOPICS = {
     "audit": (
         "What breaks each scheme",
-        ("audit-table", "audit", "picture-kinds", "key-recovery", "pool-size", "false-alarms"),
+        ("audit-table", "audit", "picture-kinds", "key-recovery", "pool-size", "false-alarms", "library"),
     ),
     "accuracy": ("Accuracy on ciphertext", ("table1", "image-keys", "audit", "stem-accuracy")),
     "speed": (

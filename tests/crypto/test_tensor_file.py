@@ -69,7 +69,7 @@ def test_torch_tensors_make_the_same_file_as_arrays() -> None:
 
 def test_no_other_module_writes_safetensors_files_with_the_librarys_writer() -> None:
     users = []
-    for package in ("crypto", "coordinator", "parties", "benchmarks"):
+    for package in ("crypto", "coordinator", "parties", "cipherward", "benchmarks"):
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("safetensors"):

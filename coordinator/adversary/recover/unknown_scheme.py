@@ -170,8 +170,9 @@ def _try_model(knowledge: Knowledge, model: SchemeSpec, deadline: float) -> tupl
     pool = MemoryPool(model, knowledge.pool.images(pool_rows))
     try:
         recovered = METHODS[model.name].recover(pool, np.arange(len(pool_rows)), until(deadline))
-    except (ValueError, IndexError, ZeroDivisionError, np.linalg.LinAlgError) as error:
-        # A recovery is written for its own scheme. Ciphertexts of another may have what it never meets.
+    except Exception as error:
+        # A recovery is written for its own scheme. Ciphertexts of another may have what it never meets, and the other
+        # recoveries go on.
         return _sealed(knowledge, f"it cannot take these ciphertexts ({type(error).__name__})"), -1.0
     late = ["truncated: out of time"] if time.monotonic() >= deadline else []
     if recovered is None:

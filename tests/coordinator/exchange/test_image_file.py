@@ -171,7 +171,7 @@ def test_images_are_opened_in_one_place_only() -> None:
     call = re.compile(r"Image\.open\(|from PIL\.Image import .*\bopen\b|imread\(")
     users = [
         str(path.relative_to(ROOT))
-        for room in ("crypto", "coordinator", "parties")
+        for room in ("crypto", "coordinator", "parties", "cipherward")
         for path in sorted((ROOT / room).rglob("*.py"))
         if call.search(path.read_text())
     ]
@@ -195,7 +195,7 @@ def test_bytes_are_opened_as_files_are() -> None:
 def test_nothing_else_hands_a_file_to_pillow() -> None:
     users = [
         str(path.relative_to(ROOT))
-        for package in ("crypto", "coordinator", "parties", "benchmarks")
+        for package in ("crypto", "coordinator", "parties", "cipherward", "benchmarks")
         for path in sorted((ROOT / package).rglob("*.py"))
         if "Image.open(" in path.read_text()
     ]
