@@ -105,7 +105,7 @@ def listen(command: Sequence[str], way: str, cwd: Path) -> dict[str, Any]:
         "status": status,
         "seconds": round(ended - started, 1),
         "longest_silence": round(silences.longest, 2),
-        "after": silences.after[:80],
+        "after": silences.after.replace(f"{cwd}/", "")[:80],
         "lines": silences.lines,
     }
 

@@ -18,28 +18,33 @@ from pathlib import Path
 
 import crypto
 
+#: Matplotlib's folder. Without one that it can write, it prints two long warnings into a command's output.
+MATPLOTLIB = "MPLCONFIGDIR"
 #: The variable that names Numba's folder. It is read when Numba is imported.
 VARIABLE = "NUMBA_CACHE_DIR"
 _SOURCES = Path(next(iter(crypto.__path__))).resolve() / "kernels"
 
 
 def ensure_compile_cache(environment: MutableMapping[str, str], sources: Path = _SOURCES) -> None:
-    """Name a private folder for Numba's cache if Numba would find none that it can write.
+    """Name a private folder for the caches of Numba and Matplotlib, if they would find none that they can write.
 
     Args:
-        environment: The environment variables; VARIABLE is set in them if it is needed and not set.
+        environment: The environment variables; VARIABLE and MATPLOTLIB are set in them if needed and not set.
         sources: A folder with compiled sources of ours.
     """
-    if environment.get(VARIABLE) or _can_make(sources / "__pycache__"):
-        return
-    home = Path(
-        environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME") or "/nonexistent", ".cache")
-    )
-    if _can_make(home / "numba"):
+    home = Path(environment.get("HOME") or "/nonexistent")
+    cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
+    config = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
+    usable = {
+        VARIABLE: _can_make(sources / "__pycache__") or _can_make(cache / "numba"),
+        MATPLOTLIB: _can_make(config / "matplotlib"),
+    }
+    missing = [name for name, is_usable in usable.items() if not is_usable and not environment.get(name)]
+    if not missing:
         return
     with contextlib.suppress(OSError):  # nothing can be written at all: Numba says so
         folder = tempfile.mkdtemp(prefix="cipherward-compiled-")
-        environment[VARIABLE] = folder
+        environment.update(dict.fromkeys(missing, folder))
         atexit.register(_remove, folder, os.getpid())
 
 

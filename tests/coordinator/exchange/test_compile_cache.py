@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.exchange.compile_cache import VARIABLE, ensure_compile_cache
+from coordinator.exchange.compile_cache import MATPLOTLIB, VARIABLE, ensure_compile_cache
 from tests.support.paths import ROOT
 
 #: Compiles one of our functions, and says where what was compiled lies.
@@ -74,11 +74,18 @@ def test_a_private_folder_is_made_only_if_nothing_else_can_be_written(
     free.mkdir()
     monkeypatch.setattr(os, "access", lambda path, _mode: not Path(path).is_relative_to(nowhere))
     environment = {"HOME": str(nowhere)}
-    ensure_compile_cache(environment, sources=free)
-    ensure_compile_cache(environment | {"HOME": str(free)}, sources=nowhere)
-    ensure_compile_cache(environment | {"XDG_CACHE_HOME": str(free)}, sources=nowhere)
-    assert environment == {"HOME": str(nowhere)}
-    stated = {"HOME": str(nowhere), VARIABLE: "mine"}
+    for enough in (
+        {"HOME": str(free)},
+        {"HOME": str(nowhere), "XDG_CACHE_HOME": str(free), "XDG_CONFIG_HOME": str(free)},
+    ):
+        changed = dict(enough)
+        ensure_compile_cache(changed, sources=nowhere)
+        assert changed == enough
+    half = dict(environment)
+    ensure_compile_cache(half, sources=free)  # the installation can be written, the home cannot
+    assert VARIABLE not in half
+    Path(half[MATPLOTLIB]).rmdir()
+    stated = {"HOME": str(nowhere), VARIABLE: "mine", MATPLOTLIB: "mine"}
     ensure_compile_cache(stated, sources=nowhere)
     assert stated[VARIABLE] == "mine"
     ensure_compile_cache(environment, sources=nowhere)
