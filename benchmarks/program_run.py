@@ -10,7 +10,8 @@ from collections.abc import Mapping
 
 #: Seconds that a command may take. A file that makes it wait for ever is found by this.
 TIMEOUT = 1800
-_MAINS = {
+#: What starts each program in a process.
+MAINS = {
     "party": "from parties.cli.app import main; main()",
     "coordinator": "from coordinator.cli.app import main; main()",
 }
@@ -30,7 +31,7 @@ def run_command(
         SystemExit: If the command ends with a traceback, or with a status that it should not have.
     """
     environment = os.environ | {"COLUMNS": "400", "NO_COLOR": "1", "TERM": "dumb"} | dict(changes or {})
-    command = [sys.executable, "-P", "-c", _MAINS[program], *map(str, words)]
+    command = [sys.executable, "-P", "-c", MAINS[program], *map(str, words)]
     start = time.perf_counter()
     run = subprocess.run(
         command,

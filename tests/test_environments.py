@@ -85,6 +85,8 @@ def test_a_hospital_seals_in_all_these_surroundings_at_once(ward: Path) -> None:
         done = run(ward, changes, "cipherward-party", *words)
         assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
         assert done.stderr.isascii() and b"udc" not in done.stderr
+    enrolled = run(ward, changes, "cipherward-party", "enrol", "hôpital")  # an identity has an ASCII name
+    assert enrolled.returncode == 0 and b"Matplotlib" not in enrolled.stderr, enrolled.stderr
     sealed = SealedDataset.open(ward / "hôpital" / "sealed" / "train")
     assert sealed.classes == ["ohne Befund", "tumeur é"] and len(sealed) > 0
     assert stat.S_IMODE((ward / "hôpital" / "secret.key").stat().st_mode) == 0o600

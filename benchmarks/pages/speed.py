@@ -29,6 +29,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
         "federation": federation,
         "many-hospitals": many_hospitals,
         "score-speed": score_speed,
+        "silence": silence,
         "options": plan_changes,
     }
     lines = [INTRO]
@@ -193,6 +194,35 @@ def score_speed(result: Record) -> list[str]:
         f"{result['before']}. The scores of both versions are the same, value by value.",
         "",
         *table(list(names.values()), rows),
+    ]
+
+
+#: Seconds that a command may be silent.
+SILENCE_S = 5.0
+
+
+def silence(result: Record) -> list[str]:
+    """Return the longest silence of every command; those above SILENCE_S are bold."""
+    rows = []
+    for row in result["rows"]:
+        longest = f"{row['longest_silence']:.2f}"
+        rows.append(
+            [
+                f"`{row['command']}`",
+                row["way"],
+                f"{row['seconds']:.1f}",
+                f"**{longest}**" if row["longest_silence"] > SILENCE_S else longest,
+                row["lines"],
+                str(row["after"]).replace("|", "\\|"),
+            ]
+        )
+    return [
+        f"The longest time in which a command printed nothing; bold above {SILENCE_S:g} s. `simulate` ran "
+        f"{result['plan']} from sealing to the report. On a terminal a moving line counts as printing.",
+        "",
+        *table(
+            ["command", "output is a", "seconds", "longest silence (s)", "lines", "printed before it"], rows
+        ),
     ]
 
 

@@ -86,7 +86,7 @@ TOPICS = {
     "accuracy": ("Accuracy on ciphertext", ("table1", "image-keys", "audit", "stem-accuracy")),
     "speed": (
         "Speed and traffic",
-        ("schemes", "sealing", "federation", "many-hospitals", "score-speed", "options"),
+        ("schemes", "sealing", "federation", "many-hospitals", "score-speed", "silence", "options"),
     ),
     "deployment": ("Deployment: faults, time and traffic", ("faults", "deployment", "records")),
     "updates": (

@@ -18,6 +18,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from coordinator.exchange.compile_cache import ensure_compile_cache
 from coordinator.exchange.quiet import bypass_proxies
 from coordinator.exchange.time_left import Countdown, parse_count
 from crypto.asking import waiting_for_user
@@ -69,6 +70,7 @@ def run(app: typer.Typer, name: str) -> None:
     """
     _use_utf8()
     bypass_proxies(os.environ)
+    ensure_compile_cache(os.environ)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal whose encoding lacks an accent or an ellipsis gets an escape, not a traceback.

@@ -196,6 +196,12 @@ def _find_in_pixels(report: Report, statements: Statements) -> None:
         )
 
 
+def _count_copies(exact: int, near: int) -> str:
+    """Return how many files, and how many pictures, are in two splits; what there is none of is not named."""
+    parts = [f"{exact} files are in two splits"] if exact else []
+    return ", and ".join(parts + ([f"{near} pictures are nearly the same in two splits"] if near else []))
+
+
 def _warn(report: Report, folder: Folder, is_sample: bool) -> None:
     """Add what should be looked into."""
     add = report.warnings.append
@@ -213,8 +219,7 @@ def _warn(report: Report, folder: Folder, is_sample: bool) -> None:
         example = (report.exact or report.near)[0]
         add(
             Finding(
-                f"{len(report.exact)} files are in two splits, and {len(report.near)} pictures nearly so, such as"
-                f" {example[0]} and {example[1]}",
+                f"{_count_copies(len(report.exact), len(report.near))}, such as {example[0]} and {example[1]}",
                 "the figures of the test set say too much; remove the copies, or divide again",
             )
         )

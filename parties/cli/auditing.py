@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +21,7 @@ from coordinator.exchange.audit.suite1 import (
 )
 from coordinator.exchange.console import parse_pool_sizes, parse_seconds, progress, result, talk
 from crypto.errors import CipherwardError, unknown
-from parties.cli.image_options import SealingOptions, absolute, is_npz, with_options
+from parties.cli.image_options import SealingOptions, absolute, hospital_name, is_npz, with_options
 
 if TYPE_CHECKING:
     from parties.scoring.local_audit import LocalAudit
@@ -128,7 +127,7 @@ def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
         )
     folder = out or Path(f"{images.stem}-audit")
     kind = "npz" if is_npz(str(images)) else "folder"
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", images.stem).lstrip("._-")[:64] or "hospital"
+    name = hospital_name(images.stem)
     settings = {"party": name, "source": kind, "images": str(images)}
     if (folder / SETTINGS_FILE).exists():
         place = Place.open(folder)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,6 +231,12 @@ def absolute(path: Path) -> Path:
         return path.expanduser().resolve()
     except (OSError, RuntimeError):
         raise CipherwardError(f"no such file or folder: {path}", "name your images") from None
+
+
+def hospital_name(folder: str) -> str:
+    """Return a hospital's name for a folder's: its identity and every statement allow ASCII names only."""
+    plain = unicodedata.normalize("NFKD", folder).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).lstrip("._-")[:64] or "hospital"
 
 
 def is_npz(images: str) -> bool:

@@ -14,7 +14,7 @@ from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
 from parties.cli.checking import check_before_sealing
-from parties.cli.image_options import SealingOptions, absolute, is_npz, with_options
+from parties.cli.image_options import SealingOptions, absolute, hospital_name, is_npz, with_options
 from parties.cli.keys import Hospital
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _place_with(hospital: Path, changes: dict[str, Any]) -> Place:
     if not has_settings and "images" not in changes:
         raise CipherwardError(f"no {SETTINGS_FILE} in {hospital}", "name your images with --images FOLDER")
     saved = Place.open(hospital).settings.model_dump(exclude_unset=True) if has_settings else {}
-    settings = {"party": hospital.resolve().name, "source": "folder", **saved, **changes}
+    settings = {"party": hospital_name(hospital.resolve().name), "source": "folder", **saved, **changes}
     if "images" in changes:
         settings["source"] = "npz" if is_npz(changes["images"]) else "folder"
     if not (hospital / "secret.key").exists():

@@ -175,6 +175,7 @@ def test_patients_and_copies_across_splits(tmp_path: Path, party: Party) -> None
     )
     status, err = seal(party, tmp_path / "h", root, "--allow-leak")
     assert status == 0 and "allowed by allow_leak" in err and "2 files are in two splits" in err
+    assert "0 pictures" not in err  # what there is none of is not named
 
 
 def test_confounds_are_found_and_chance_is_not(tmp_path: Path, party: Party) -> None:
