@@ -197,7 +197,6 @@ def _attempt_round(
         if val["mean"]["accuracy"] >= state.best_val:
             state.best, state.best_round, state.best_val = weights, number, val["mean"]["accuracy"]
     # Last, so that it names who was refused while the round was made: a hospital that came after the quorum.
-    federation.hear_newcomers()
     row["refused"] = federation.by_name(federation.refusals()) | row["refused"]
     row["seconds"] = time.time() - started
     return row

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
@@ -167,6 +168,25 @@ def test_who_comes_while_a_round_is_made_and_is_refused_is_in_the_journal_of_tha
     [row] = read_journal(tmp_path)
     assert row["parties"] == ["p0", "p1", "p2"]
     assert list(row["refused"]) == ["p9 (node-103)"] and "no hospital of the study" in str(row["refused"])
+
+
+def test_a_round_is_kept_if_the_server_goes_before_its_line_is_written(tmp_path: Path) -> None:
+    class EndingGrid(LocalGrid):
+        evaluated = 0
+
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            replies = super().pull_messages(message_ids)
+            self.evaluated += sum(m.metadata.message_type == "evaluate" for m in replies)
+            return replies
+
+        def get_node_ids(self) -> list[int]:
+            if self.evaluated == 3:
+                raise httpx.ConnectError("refused")
+            return super().get_node_ids()
+
+    grid = EndingGrid(parties(), [{"partition-id": i} for i in range(3)])
+    state = run_rounds(federation_of(grid, plan(parties=3, rounds=1)), START, tmp_path)
+    assert state.round == 1 and [row["refused"] for row in read_journal(tmp_path)] == [{}]
 
 
 def test_a_hospital_that_answers_with_an_error_only_is_in_the_journal_and_is_asked_again(
