@@ -11,7 +11,8 @@ if `seal` seals other images than `check` announced.
 2. pydicom: the test files that pydicom is installed with, of every kind, DICOMDIRs too;
 3. nibabel: nibabel's test files;
 4. dicom:   a folder of DICOM files, file by file: --dicom, or the folder dicom of CIPHERWARD_DATA;
-5. cases:   folders that each hold a `make.py OUT`, which makes one situation of hospitals: --cases.
+5. cases:   folders that each hold a `make.py OUT`, which makes one situation of hospitals: --cases. Those of
+            weights and servers are run by other commands (input_commands.py).
 
 What is not named is left out, and the figures say so. The files themselves are kept nowhere.
 """
@@ -25,7 +26,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -34,38 +34,29 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import input_commands
 from benchmarks.command_line import add_json, make_parser, write_figures
+from benchmarks.program_run import first_error, run_command
 from coordinator.report.build import machine
 from parties.sources.phantom import Phantom
 
 SCHEMA = "cipherward.input-files/1"
 #: Good pictures beside a collection, so that every split and class has images whatever the collection holds.
 GOOD = 40
-#: Seconds that a command may take. A file that makes it wait for ever is found by this.
-TIMEOUT = 1800
-_MAIN = "from parties.cli.app import main; main()"
+#: Seconds that a case may take to be made.
+TIMEOUT = 600
+#: Runs a case's script. Those that make weights import timm from where the project had it before.
+_MAKE = """
+import runpy, sys
+script = sys.argv.pop(1)
+if "torchvision_fix" in open(script, encoding="utf-8").read():
+    from coordinator.model import torchvision_fix
+    sys.modules["coordinator.torchvision_fix"] = torchvision_fix
+runpy.run_path(script, run_name="__main__")
+"""
 _SEAL = ("--image-size", "32", "--block", "8")
 #: States what odd files need: a window, a background, and that colour and names in pixels are known.
 STATED = ("--window", "auto", "--background", "0", "--rgb", "--groups", "none", "--allow-burned-in")
-
-
-def run_command(*words: object) -> tuple[int, str, str, float]:
-    """Run a command of the hospital, and return exit status, output, messages and seconds."""
-    environment = os.environ | {"COLUMNS": "400", "NO_COLOR": "1", "TERM": "dumb"}
-    command = [sys.executable, "-P", "-c", _MAIN, *map(str, words)]
-    start = time.perf_counter()
-    run = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=TIMEOUT,
-        env=environment,
-        check=False,
-    )
-    if "Traceback" in run.stdout + run.stderr or run.returncode not in (0, 1):
-        raise SystemExit(f"{words}: status {run.returncode}\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}")
-    return run.returncode, run.stdout, run.stderr, time.perf_counter() - start
 
 
 def lay_out(files: Sequence[tuple[Path, str]], root: Path) -> Path:
@@ -149,11 +140,6 @@ def sealed_images(hospital: Path) -> int:
     return sum(_class_counts(hospital).values())
 
 
-def first_error(messages: str) -> str:
-    """Return the error line of a command, without its hint; empty if there is none."""
-    return next((line.partition("error: ")[2] for line in messages.splitlines() if "error: " in line), "")
-
-
 def pillow_files(folder: Path) -> list[tuple[Path, str]]:
     """Return the PNG and JPEG files of Pillow's tests."""
     endings = (".png", ".jpg", ".jpeg")
@@ -178,12 +164,18 @@ def _below(folder: Path, paths: Iterable[Path]) -> list[tuple[Path, str]]:
     ]
 
 
-def measure_case(case: Path, work: Path) -> list[dict[str, Any]]:
-    """Make a case, and return what `check` and `seal` say of each folder of images in it."""
+def make_case(case: Path, work: Path) -> Path:
+    """Make a case, and return its folder."""
     out = work / case.name
-    subprocess.run(
-        [sys.executable, case / "make.py", out], check=True, capture_output=True, timeout=TIMEOUT
-    )
+    words = [sys.executable, "-c", _MAKE, str(case / "make.py"), str(out)]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=TIMEOUT)
+    if done.returncode:
+        raise SystemExit(f"{case} is not made:\n{done.stderr[-2000:]}")
+    return out
+
+
+def measure_case(case: Path, out: Path, work: Path) -> list[dict[str, Any]]:
+    """Return what `check` and `seal` say of each folder of images in a case that was made in `out`."""
     roots = [out] if not (out / "one").is_dir() else [out / "one", out / "two"]
     result = []
     for root in roots:
@@ -254,12 +246,16 @@ def main() -> None:
             if not only or name in only
         ]
         cases = sorted(path.parent for path in args.cases.glob("*/make.py")) if args.cases else []
-        # Cases about weights and servers begin with other commands.
-        cases = [
-            case for case in cases if not (case / "plan.yaml").exists() and (not only or case.name in only)
-        ]
+        cases = [case for case in cases if not only or case.name in only]
         (work / "cases").mkdir()
-        figures["cases"] = [row for case in cases for row in measure_case(case, work / "cases")]
+        made = {case: make_case(case, work / "cases") for case in cases}
+        figures["cases"] = [
+            row
+            for case, out in made.items()
+            if not (case / "plan.yaml").exists()  # such a case is about commands
+            for row in measure_case(case, out, work / "cases")
+        ]
+        figures["commands"] = [row for case in cases for row in input_commands.measure(case, made[case])]
     show(figures)
     write_figures(args.json, figures)
 
@@ -276,8 +272,8 @@ def show(figures: dict[str, Any]) -> None:
             table.add_row(outcome, reason, str(count))
         console.print(table)
         console.print(collection["check"], collection["seal"], collection["errors"])
-    for case in figures["cases"]:
-        console.print(case)
+    for row in (*figures["cases"], *figures["commands"]):
+        console.print(row)
 
 
 if __name__ == "__main__":

@@ -117,16 +117,20 @@ def _confirm(plan: Plan, classes: int, held: CloudView, candidates: Images, memb
     """Count candidates that the attack confirms; the first `members` took part."""
     keys = [image.tobytes() for image in candidates]
     confirmed: set[bytes] = set()
+    by_chance = 0.0
     for update in held.updates:
         observed = Observed(plan, classes, {}, (update,))
         # A single image would also be searched for: only candidates are asked about here.
         tested = replace(observed, updates=(replace(update, images=max(2, update.images)),))
-        confirmed |= {image.tobytes() for image in _find(tested, candidates).images}
+        finding = _find(tested, candidates)
+        confirmed |= {image.tobytes() for image in finding.images}
+        by_chance += finding.by_chance
     return {
         "confirmed": sum(key in confirmed for key in keys[:members]),
         "members": members,
         "wrongly": sum(key in confirmed for key in keys[members:]),
         "others": len(keys) - members,
+        "by chance": by_chance,
     }
 
 

@@ -3,8 +3,8 @@
     python -m benchmarks.results                                        writes the pages again
     python -m benchmarks.results --add NAME --from FILE --command TEXT  keeps a run's figures first
 
-The pages are docs/results.md (a summary), docs/results/TOPIC.md (the full tables), and the table between the markers
-`<!-- results -->` and `<!-- /results -->` in README.md and docs/explanation/attacks.md.
+The pages are docs/results.md (a summary), docs/results/TOPIC.md (the full tables), docs/leaderboard.md, and the table
+between the markers `<!-- results -->` and `<!-- /results -->` in README.md and docs/explanation/attacks.md.
 coordinator/report/measured.json holds the figures that the advice of a report cites. A kept file holds the
 command, the date and what the run wrote: an audit's report.json (without pictures), or a benchmark's --json.
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.command_line import make_parser
-from benchmarks.pages import accuracy, audit, faults, inputs, privacy, speed, summary, training
+from benchmarks.pages import accuracy, audit, faults, inputs, leaderboard, privacy, speed, summary, training
 from benchmarks.pages.entries import Entry, of_kind, read_entries
 from benchmarks.pages.measured import measured_of
 from coordinator.exchange.records import write_record
@@ -47,7 +47,7 @@ _PAGES: dict[str, Callable[[Sequence[Entry]], list[str]]] = {
 
 def make_pages(entries: Sequence[Entry]) -> dict[str, str]:
     """Return the text of every page, by its path below docs/. A topic without runs has no page."""
-    pages = {"results.md": _text(summary.page(entries))}
+    pages = {"results.md": _text(summary.page(entries)), "leaderboard.md": _text(leaderboard.page(entries))}
     for topic, make in _PAGES.items():
         if any(of_kind(entries, *summary.TOPICS[topic][1])):
             pages[f"results/{topic}.md"] = _text([*make(entries), "[All results](../results.md)"])

@@ -8,8 +8,9 @@ Hospitals seal under block_pixel_shuffle with blocks of 16, and train as coordin
 that of suite/1. Each part takes minutes. With --json a part's figures replace its earlier ones in the file.
 
 - solve, steps, learn: one image in the hospital. SSIM to the plain image (stem plain), to the ciphertext (stem learn)
-  and, opened with the key that a pool of 50 images gives away, to the plain image. "found" counts what the attack
-  calls found. The parts vary the learning rate, because float32 weights hide small ones, and the number of local
+  and, opened with the key that a pool of 50 images gives away, to the plain image. "found" counts pictures
+  that the attack hands in and whose SSIM is at least .90, "confirmed" those that it proves by training on them. The
+  parts vary the learning rate, because float32 weights hide small ones, and the number of local
   steps over the same image.
 - candidates: which of --candidates plain slices took part, stem private. With several steps only the area under the
   ROC curve of the same figure is measured, because nothing is confirmed there.
@@ -49,6 +50,7 @@ from coordinator.adversary.training.update_steps import (
     read_update,
     replay_distance,
 )
+from coordinator.exchange.audit.suite1 import OPENS
 from coordinator.exchange.image_file import open_image
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.pool import MemoryPool
@@ -157,7 +159,7 @@ def measure_solve(
     """Solve the updates of hospitals, one for each of the first `count` images; the other images are the pool."""
     images, labels = data
     cipher = load(p.describe()).cipher(key)
-    sealed, found, rank = cipher.encrypt(images[:count]), 0, 0
+    sealed, found, confirmed, rank = cipher.encrypt(images[:count]), 0, 0, 0
     scores: list[float] = []
     opened: list[float] = []
     seconds: list[float] = []
@@ -173,8 +175,9 @@ def measure_solve(
         scores.append(max(ssim(to_gray_levels(solution.image), target[k]) for k in rows))
         answers = iter([True])  # the solve alone: `search` has a part of its own
         [finding] = invert_updates(observed, None, functools.partial(next, answers, False))
-        found += finding.is_confirmed
-        if finding.is_confirmed and p.stem == "learn":
+        confirmed += finding.is_confirmed
+        found += any(ssim(picture, target[k]) >= OPENS for picture in finding.images for k in rows)
+        if len(finding.images) and p.stem == "learn":
             pool = MemoryPool(p.describe(), cipher.encrypt(images[count:]))
             pool_rows = np.arange(len(pool))
             budget = Budget(300.0)
@@ -186,6 +189,7 @@ def measure_solve(
         "SSIM, median (range)": median_and_range(scores),
         "opened with the pool's key": median_and_range(opened) if opened else "",
         "found": f"{found} of {len(scores)}",
+        "confirmed": f"{confirmed} of {len(scores)}",
         "calibrated": "variants",
         "seconds": round(float(np.median(seconds)), 1),
     }

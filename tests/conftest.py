@@ -17,16 +17,48 @@ from crypto.scheme import describe
 from crypto.sets.dataset import SealedDataset
 from crypto.sets.writer import seal_images
 from tests.support.audits import MakeSealed
-from tests.support.command_runs import Here, Party
+from tests.support.command_runs import Here, Party, status_of
 from tests.support.study import Study, run_small_study
+
+#: The groups that take longest, in order. If one came last, the other processes would have nothing to do meanwhile.
+LONG_GROUPS = (
+    "study",
+    "test_commands",
+    "test_sealing_kills",
+    "test_path_arguments",
+    "test_central",
+    "test_blind_audit",
+    "test_secure_sum",
+    "test_private_training",
+    "test_imports",
+    "test_audit_commands",
+    "test_dicom",
+    "test_recover_pe",
+    "test_recover_value_shuffle",
+    "test_score",
+    "test_private_federation",
+    "test_local_audit",
+    "test_keyfile",
+    "test_stem_federation",
+    "test_pixel_states",
+    "test_sum",
+    "test_training",
+    "test_serve",
+)
+
+
+def group_of(item: pytest.Item) -> str:
+    """Return the group of a test: its file, or the small study that tests of several files share."""
+    return "study" if "study" in getattr(item, "fixturenames", ()) else item.path.stem
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests of one file, and all that share the small study, in one process: shared work is done once."""
+    """Run a group in one process, so that shared work is done once, and the longest groups first."""
     for item in items:
-        group = "study" if "study" in getattr(item, "fixturenames", ()) else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    rank = {group: number for number, group in enumerate(LONG_GROUPS)}
+    items.sort(key=lambda item: rank.get(group_of(item), len(rank)))
 
 
 @pytest.fixture
@@ -47,7 +79,7 @@ def party(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         with pytest.raises(SystemExit) as end:
             parties.cli.app.main()
         printed = capsys.readouterr()
-        return _status(end.value), printed.out.strip(), " ".join(printed.err.split())
+        return status_of(end.value), printed.out.strip(), " ".join(printed.err.split())
 
     return run
 
@@ -66,14 +98,9 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         with pytest.raises(SystemExit) as end:
             mains[program]()
         printed = capsys.readouterr()
-        return subprocess.CompletedProcess(sys.argv, _status(end.value), printed.out, printed.err)
+        return subprocess.CompletedProcess(sys.argv, status_of(end.value), printed.out, printed.err)
 
     return run
-
-
-def _status(end: SystemExit) -> int:
-    """Return the exit status of a command that ended."""
-    return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
 
 
 @pytest.fixture

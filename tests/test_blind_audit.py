@@ -19,7 +19,7 @@ from crypto.files import write_json
 from parties.sealing.audit_sets import AuditSets, read_map
 from parties.sealing.place import Place
 from parties.sources.phantom import Phantom
-from tests.support.command_runs import Here
+from tests.support.command_runs import Here, run_here
 
 PARTY, COORDINATOR = "cipherward-party", "cipherward-coordinator"
 ROWS = ("--rows", 16)
@@ -28,8 +28,6 @@ ROWS = ("--rows", 16)
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a hospital's folder, sealed for an audit of two draws that a cloud runs."""
-    from tests.support.study import command
-
     folder = tmp_path_factory.mktemp("blind")
     source = Phantom(32, 1, 120, 0, "train")
     for row in range(len(source)):
@@ -37,11 +35,11 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(source.read(row)[..., 0]).save(path)
     hospital = folder / "hospital"
-    assert command(PARTY, "keygen", hospital).returncode == 0
+    assert run_here(PARTY, "keygen", hospital).returncode == 0
     words = ["--images", folder / "images", "--image-size", 32, "--block", 8, "--audit", 2]
-    done = command(PARTY, "seal", hospital, *words)
+    done = run_here(PARTY, "seal", hospital, *words)
     assert done.returncode == 0, done.stderr
-    done = command(
+    done = run_here(
         COORDINATOR, "attack", hospital / "sealed", "--out", folder / "guesses", *ROWS, "--pools", "1,10"
     )
     assert done.returncode == 0, done.stderr

@@ -60,21 +60,22 @@ def hospital(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_your_own_folder_in_five_commands(hospital: Path, images: Path, tmp_path: Path, here: Here) -> None:
-    # The fixture ran keygen and seal. These are the other three commands of the README.
+    # The fixture ran keygen and seal. These are the other three commands of the README. The attack has a process of
+    # its own, as a cloud's has; the others need none here (tests/test_study.py starts each of them).
     assert stat.S_IMODE((hospital / "secret.key").stat().st_mode) == 0o600
     guesses, scores = tmp_path / "guesses", tmp_path / "scores.json"
     words = ["--out", guesses, "--rows", 40, "--pools", "1,20"]
     done = command(COORDINATOR, "attack", hospital / "sealed", *words)
     assert done.returncode == 0, done.stderr
-    done = command(PARTY, "score", hospital, guesses, "--rows", 40, "--out", scores)
+    done = here(PARTY, "score", hospital, guesses, "--rows", 40, "--out", scores)
     assert done.returncode == 0, done.stderr
     words = ["--guesses", guesses, "--sealed", hospital / "sealed", "--out", tmp_path / "report"]
-    done = command(COORDINATOR, "report", scores, *words)
+    done = here(COORDINATOR, "report", scores, *words)
     assert "verdict" in done.stdout, done.stdout + done.stderr
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["training"] is None and report["pool"]["parties"] == 1
     assert done.returncode == (0 if report["valid"] else 1)
-    done = command(PARTY, "report", hospital, scores, "--guesses", guesses)
+    done = here(PARTY, "report", hospital, scores, "--guesses", guesses)
     assert done.returncode == 0 and (hospital / "private" / "report.html").exists(), done.stderr
     # The scorer refuses other guesses about the same images.
     words = ["--out", tmp_path / "more", "--rows", 40, "--pools", "1", "--seed", 9]
@@ -92,9 +93,9 @@ def test_your_own_folder_in_five_commands(hospital: Path, images: Path, tmp_path
     check_refused(done, "missing or altered", "frozen")
 
 
-def test_seal_again_is_quick_and_changes_nothing(hospital: Path) -> None:
+def test_seal_again_is_quick_and_changes_nothing(hospital: Path, here: Here) -> None:
     before = {p: p.read_bytes() for p in sorted((hospital / "sealed").rglob("*")) if p.is_file()}
-    done = command(PARTY, "seal", hospital, "--audit", 2)
+    done = here(PARTY, "seal", hospital, "--audit", 2)
     assert done.returncode == 0 and "0 sets to seal" in done.stderr
     assert {p: p.read_bytes() for p in sorted((hospital / "sealed").rglob("*")) if p.is_file()} == before
 

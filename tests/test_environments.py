@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coordinator.exchange.quiet import bypass_proxies, without_proxies
+from coordinator.exchange.quiet import PROXY_NAMES, bypass_proxies, without_proxies
 from crypto.sets.dataset import SealedDataset
 
 #: Nothing listens there: whatever goes through such a proxy fails at once.
 PROXY = "http://127.0.0.1:9"
-PROXIES = dict.fromkeys(
-    ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "ALL_PROXY", "grpc_proxy"), PROXY
-)
+PROXIES = dict.fromkeys(PROXY_NAMES, PROXY)
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 #: What hospitals' machines have, and what the commands are given there.
 ENVIRONMENTS: dict[str, dict[str, str]] = {

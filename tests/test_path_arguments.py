@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 import typer
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from coordinator.cli import app as coordinator
 from coordinator.exchange.command import naming_paths
@@ -18,11 +18,13 @@ from crypto.keyfile import write_key
 from parties.cli import app as parties
 from tests.support.rotation import make_hospital
 
+#: Both programs as Click's groups. Typer's own runner builds a group anew, for half of each test's time.
+PROGRAMS: list[Any] = [typer.main.get_command(app) for app in (coordinator.app, parties.app)]
 #: Every parameter of every command that is a path: the program, the command and the parameter.
 PARAMETERS = [
-    pytest.param(app, name, parameter, id=f"{name} {parameter.name}")
-    for app in (coordinator.app, parties.app)
-    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined] # a group
+    pytest.param(program, name, parameter, id=f"{name} {parameter.name}")
+    for program in PROGRAMS
+    for name, command in program.commands.items()
     for parameter in command.params
     if parameter.type.name in ("path", "directory", "file")
 ]
@@ -54,21 +56,21 @@ def words_for(command: click.Command, tested: click.Parameter, path: str, here: 
     return words
 
 
-def error_of(app: typer.Typer, words: list[str]) -> CipherwardError | None:
+def error_of(program: click.Group, words: list[str]) -> CipherwardError | None:
     """Return the command's error for its user; None if it was done, or refused the command line itself."""
-    done = CliRunner().invoke(app, words)
+    done = CliRunner().invoke(program, words)
     if done.exit_code == 2 or done.exception is None:
         return None
     assert isinstance(done.exception, CipherwardError), (words, repr(done.exception))
     return done.exception
 
 
-@pytest.mark.parametrize(("app", "name", "parameter"), PARAMETERS)
+@pytest.mark.parametrize(("program", "name", "parameter"), PARAMETERS)
 def test_unusable_paths_are_named(
-    app: Any, name: str, parameter: click.Parameter, here: Path, monkeypatch: pytest.MonkeyPatch
+    program: click.Group, name: str, parameter: click.Parameter, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(here)
-    command: click.Command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined] # a group
+    command = program.commands[name]
     before = sorted(here.iterdir())
     cases = {
         "x" * 300: "is too long a name",
@@ -77,7 +79,7 @@ def test_unusable_paths_are_named(
         str(here / "file" / "x"): "leads through a file",
     }
     for path, problem in cases.items():
-        error = error_of(app, words_for(command, parameter, path, here))
+        error = error_of(program, words_for(command, parameter, path, here))
         assert error is not None, (name, parameter.name, path[:40])
         assert problem in error.message and error.hint and "\n" not in error.message
         assert len(str(error)) < 400
@@ -87,7 +89,7 @@ def test_unusable_paths_are_named(
         if name not in ("keygen", "attack", "simulate") and not (
             name == "rotate" and parameter.name == "hospital"
         ):
-            error_of(app, words)
+            error_of(program, words)
     assert sorted(here.iterdir()) == before
 
 

@@ -22,6 +22,7 @@ from coordinator.federation import server_app
 from coordinator.model.vit import build_model
 from coordinator.study.flower_run import run_flower
 from crypto.errors import CipherwardError
+from tests.support.command_runs import Here
 from tests.support.hospitals import plan, prepare_study
 from tests.support.study import PLAN, Study, command
 
@@ -74,15 +75,13 @@ def test_a_second_run_repeats_nothing(study: Study) -> None:
     assert {p: p.stat().st_mtime_ns for p in study.folder.rglob("*.safetensors")} == before
 
 
-def test_another_plan_does_not_touch_a_study(study: Study, tmp_path: Path) -> None:
-    done = command(
-        "cipherward-coordinator", "simulate", study.plan, "--out", study.folder, "--set", "seed=9"
-    )
+def test_another_plan_does_not_touch_a_study(study: Study, here: Here) -> None:
+    done = here("cipherward-coordinator", "simulate", study.plan, "--out", study.folder, "--set", "seed=9")
     assert done.returncode == 1 and "holds a study with another plan" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_an_invalid_report_ends_with_status_1(study: Study, tmp_path: Path) -> None:
+def test_an_invalid_report_ends_with_status_1(study: Study, tmp_path: Path, here: Here) -> None:
     scores = json.loads((study.folder / "scores.json").read_text())
     for draw in scores["draws"]:
         draw["true_key_exact"] = False
@@ -90,7 +89,7 @@ def test_an_invalid_report_ends_with_status_1(study: Study, tmp_path: Path) -> N
     (tmp_path / "scores.json").write_text(json.dumps(scores))
     cloud = study.folder / "cloud"
     words = ["--guesses", cloud / "guesses", "--sealed", cloud / "pool" / "hospital-0" / "train"]
-    done = command("cipherward-coordinator", "report", tmp_path / "scores.json", *words, "--out", tmp_path)
+    done = here("cipherward-coordinator", "report", tmp_path / "scores.json", *words, "--out", tmp_path)
     assert done.returncode == 1 and "the report is invalid: true_key" in done.stderr
     assert "INVALID" in (tmp_path / "report.html").read_text()
 

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.pages.comparison import comparison
 from benchmarks.pages.entries import Entry, audited_rows, of_kind
 from benchmarks.pages.frontier import frontier
+from benchmarks.pages.image_keys import image_keys
 from benchmarks.pages.markdown import number, percent, rate, table
 
 Record = Mapping[str, Any]
@@ -19,12 +20,20 @@ best round or epoch is chosen on the val images; the test images are read once, 
 [legend](../results.md#legend) explains the stem modes `learn`, `private` and `plain`.
 """
 
+IMAGE_KEYS = """A key for every image leaves no coordinates that two images share. Each network here reads only what
+its scheme leaves unchanged under every key. `plain` is the same network on plain images, `plain sorted` sees bags of
+blocks without places, `histogram` one histogram of the image, `noise` nothing at all. An accuracy near that of
+`histogram` needs no shapes.
+"""
+
 
 def page(entries: Sequence[Entry]) -> list[str]:
     """Return the lines of docs/results/accuracy.md."""
     lines = [INTRO]
     for entry in of_kind(entries, "table1"):
         lines += [*entry.heading(), *comparison(entry.result, audited_rows(entries)), ""]
+    for entry in of_kind(entries, "image-keys"):
+        lines += [*entry.heading(), IMAGE_KEYS, *image_keys(entry.result), ""]
     lines += frontier(entries)
     for entry in of_kind(entries, "audit"):
         if entry.result["training"]:

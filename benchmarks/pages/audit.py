@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages.entries import Entry, of_kind
+from benchmarks.pages.false_alarms import false_alarms
 from benchmarks.pages.kinds import picture_kinds, scheme_name
 from benchmarks.pages.markdown import number, table, value_range
 from coordinator.report.report_file import parse_report
@@ -38,6 +39,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
         "picture-kinds": picture_kinds,
         "key-recovery": key_recovery,
         "pool-size": pool_size,
+        "false-alarms": false_alarms,
     }
     lines = [INTRO]
     for kind, section in sections.items():

@@ -80,7 +80,24 @@ def input_files(result: Record) -> list[str]:
                 for case in result["cases"]
             ],
         )
-    return lines
+    return [*lines, *_commands(result.get("commands", []))]
+
+
+def _commands(rows: Sequence[Record]) -> list[str]:
+    """Return what the commands of a study said to bad weights, dead proxies, and a cloud without images."""
+    if not rows:
+        return []
+    cells = [
+        _cells((row["case"], row["command"], row["status"], "yes" if row["trained"] else "no", row["said"]))
+        for row in rows
+    ]
+    return [
+        "### Weights, proxies, and a cloud without images",
+        "",
+        "The commands of a study. Exit status 0: done, 1: refused.",
+        "",
+        *table(["situation", "command", "status", "a model was trained", "what is said"], cells),
+    ]
 
 
 def _by_reason(outcomes: Sequence[Sequence[str]]) -> list[list[str]]:

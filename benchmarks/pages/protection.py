@@ -84,6 +84,13 @@ def _step(records: Sequence[Record], _costs: Mapping[str, Record]) -> list[str]:
         if wrong
         else ""
     )
+    chance = sum(r.get("single by chance", 0.0) + r.get("batch by chance", 0.0) for r in records)
+    if chance:
+        doubt += (
+            " Where decoys (the candidates mirrored and moved) lie as near to an update as images that took part, "
+            "chance alone confirms candidates: about "
+            f"{number(chance)} in all tests of this table, if none had taken part."
+        )
     if any("calibrated" not in r and r["single confirmed"] + r["batch confirmed"] for r in records):
         doubt += (
             " Counted before a confirmation had to be nearer than all decoys (the candidates mirrored and moved), "

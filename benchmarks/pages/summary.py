@@ -81,9 +81,9 @@ LEGEND = {
 TOPICS = {
     "audit": (
         "What breaks each scheme",
-        ("audit-table", "audit", "picture-kinds", "key-recovery", "pool-size"),
+        ("audit-table", "audit", "picture-kinds", "key-recovery", "pool-size", "false-alarms"),
     ),
-    "accuracy": ("Accuracy on ciphertext", ("table1", "audit", "stem-accuracy")),
+    "accuracy": ("Accuracy on ciphertext", ("table1", "image-keys", "audit", "stem-accuracy")),
     "speed": (
         "Speed and traffic",
         ("schemes", "sealing", "federation", "many-hospitals", "score-speed", "options"),
@@ -133,7 +133,7 @@ def main_table(entries: Sequence[Entry]) -> list[str]:
     for scheme in PAPERS:
         row = hardest_row(entries, scheme)
         if row is not None:
-            name, key_space, smallest, seconds = _audited_cells(row)
+            name, key_space, smallest, seconds = audited_cells(row)
             rows.append(
                 [
                     name,
@@ -141,7 +141,7 @@ def main_table(entries: Sequence[Entry]) -> list[str]:
                     f"{data_name(row)}, {row['tier']}",
                     smallest,
                     seconds,
-                    _accuracies(entries, scheme),
+                    accuracies(entries, scheme),
                 ]
             )
     return table(headers, rows)
@@ -160,7 +160,7 @@ def readme_table(entries: Sequence[Entry]) -> list[str]:
     for scheme in README_SCHEMES:
         row = hardest_row(entries, scheme)
         if row is not None:
-            rows.append([*_audited_cells(row), _accuracies(entries, scheme, README_DATA)])
+            rows.append([*audited_cells(row), accuracies(entries, scheme, README_DATA)])
     return table(headers, rows)
 
 
@@ -175,7 +175,7 @@ def hardest_row(entries: Sequence[Entry], scheme: str) -> Record | None:
     return max(audited, key=lambda row: float(row["smallest_pool"] or math.inf), default=None)
 
 
-def _audited_cells(row: Record) -> list[str]:
+def audited_cells(row: Record) -> list[str]:
     """Return a row's scheme, claimed key space, smallest pool and seconds."""
     pool = shown_pool(row)
     assert pool is not None
@@ -195,17 +195,17 @@ def _audited_cells(row: Record) -> list[str]:
             below = smaller[-1]
             smallest += f" ({below['pool']}: {below['broken']} of {below['draws']} draws)"
     scheme = str(row["scheme"])
-    return [f"`{scheme}` ({PAPERS[scheme]})", _claimed_key_space(row), smallest, f"{pool['seconds']:.3g}"]
+    return [f"`{scheme}` ({PAPERS[scheme]})", claimed_key_space(row), smallest, f"{pool['seconds']:.3g}"]
 
 
-def _claimed_key_space(row: Record) -> str:
+def claimed_key_space(row: Record) -> str:
     """Return the key space by the paper's formula, for the audited images."""
     spec = describe(row["scheme"], _SHAPES[row["data"]], row["block"], row["scope"], row["options"])
     bits = load(spec).formula_bits()
     return f"2^{bits:,.0f}" if bits >= 10_000 else f"2^{bits:.0f}"
 
 
-def _accuracies(entries: Sequence[Entry], scheme: str, data: Sequence[str] = tuple(DATA_NAMES)) -> str:
+def accuracies(entries: Sequence[Entry], scheme: str, data: Sequence[str] = tuple(DATA_NAMES)) -> str:
     """Return a scheme's test accuracy on these data sets, as far as models were trained, or "not run"."""
     texts = [*_federated_accuracies(entries, scheme, data), *_comparison_accuracies(entries, scheme, data)]
     return "; ".join(texts) or "not run"
@@ -264,7 +264,7 @@ def not_run(entries: Sequence[Entry]) -> list[str]:
                 lines.append(f"- Comparison of accuracies: {name}: {which} was run.")
     unaudited = [scheme for scheme in PAPERS if hardest_row(entries, scheme) is None]
     lines += [f"- Audit: {scheme} under a shared key." for scheme in unaudited]
-    untrained = [scheme for scheme in PAPERS if _accuracies(entries, scheme) == "not run"]
+    untrained = [scheme for scheme in PAPERS if accuracies(entries, scheme) == "not run"]
     if untrained:
         lines.append(f"- Accuracy: no model was trained on images sealed by {', '.join(untrained)}.")
     return lines or ["Everything that was planned was run."]

@@ -51,6 +51,8 @@ def _section(program: str, words: str, command: click.Command) -> list[str]:
         "",
         *_paragraphs(command.help or ""),
     ]
+    if command.epilog:
+        lines += ["Example:", "", "```text", command.epilog.partition("\n\n")[2], "```", ""]
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [
         p for p in command.params if p.param_type_name == "option" and not getattr(p, "hidden", False)
@@ -93,6 +95,9 @@ def _default(option: click.Parameter, context: click.Context) -> str:
     value = option.get_default(context)
     if option.required:
         return "required"
+    shown = getattr(option, "show_default", None)
+    if isinstance(shown, str):
+        return _cell(_markdown(shown))
     if value is None or value is False or value in ("", [], ()):
         return ""
     if value is True and option.secondary_opts:

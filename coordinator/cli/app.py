@@ -14,9 +14,10 @@ import typer
 from coordinator.cli.audit import attack, report
 from coordinator.cli.deployment import carry, enrol, provision, renew, revoke, serve, status, stop
 from coordinator.cli.deployment import run as run_study
+from coordinator.cli.examples import EXAMPLES
 from coordinator.cli.models import classify, train, weights
 from coordinator.cli.studies import env, export, manifest, simulate
-from coordinator.exchange.command import Command, Program, ServingCommand
+from coordinator.exchange.command import Command, Program, ServingCommand, example_of
 from coordinator.exchange.console import run
 
 app = typer.Typer(
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (simulate, manifest, train, classify, attack, report, export, weights, env):
-    app.command(cls=Command)(command)
+    app.command(cls=Command, epilog=example_of(EXAMPLES, command.__name__))(command)
 _WITH_HOSPITALS: dict[str, Callable[..., None]] = {
     "provision": provision,
     "enrol": enrol,
@@ -40,7 +41,8 @@ _WITH_HOSPITALS: dict[str, Callable[..., None]] = {
 }
 for name, command_of_hospitals in _WITH_HOSPITALS.items():
     kind = ServingCommand if name in ("serve", "run") else Command
-    app.command(name, cls=kind, rich_help_panel="Real hospitals")(command_of_hospitals)
+    example = example_of(EXAMPLES, name)
+    app.command(name, cls=kind, epilog=example, rich_help_panel="Real hospitals")(command_of_hospitals)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.exchange.audit.suite1 import AUDIT_ROWS, MIN_AUDIT_ROWS, POOLS
+from coordinator.exchange.audit.suite1 import AUDIT_ROWS, MIN_AUDIT_ROWS, POOLS, POOLS_TEXT
 from coordinator.exchange.console import narrate, parse_pool_sizes, parse_seconds, result, talk
 from crypto.arrays import Images
 from crypto.cores import cores
@@ -34,13 +34,19 @@ def attack(
         ),
     ] = "",
     public: Annotated[
-        Path | None, typer.Option(help="Folder of public plain images, for the attacks of tier T2.")
+        Path | None,
+        typer.Option(
+            help="Folder of public plain images, for the attacks of tier T2.", show_default="none"
+        ),
     ] = None,
-    pools: Annotated[str, typer.Option(help="Pool sizes, separated by commas.")] = "",
+    pools: Annotated[
+        str, typer.Option(help="Pool sizes, separated by commas.", show_default=POOLS_TEXT)
+    ] = "",
     study: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a trained study, for the attacks on what the cloud saw of its training."
+            help="Folder of a trained study, for the attacks on what the cloud saw of its training.",
+            show_default="none",
         ),
     ] = None,
     rows: Annotated[int, typer.Option(min=MIN_AUDIT_ROWS, help="Number of images to score.")] = AUDIT_ROWS,
@@ -60,7 +66,8 @@ def attack(
         str,
         typer.Option(
             help="Run the attacks on the Ray cluster at this address, or `local`. Sealed sets and guesses must be on "
-            "storage that all nodes share, because workers open them by path."
+            "storage that all nodes share, because workers open them by path.",
+            show_default="no cluster",
         ),
     ] = "",
     draw_numbers: Annotated[str, typer.Option(hidden=True)] = "",
@@ -120,7 +127,8 @@ def _attack_updates(study: Path, public: Images | None, budget_s: float) -> None
 
     found = attack_kept_updates(study, study_digest(study), public, budget_s)
     if found is not None:
-        talk.print(f"{found.updates} kept updates: {found.confirmed} images confirmed")
+        chance = f"; chance alone would confirm about {found.by_chance:.2g}" if found.by_chance else ""
+        talk.print(f"{found.updates} kept updates: {found.confirmed} images confirmed{chance}")
 
 
 def _parse_numbers(text: str) -> list[int]:
@@ -160,23 +168,34 @@ def report(
     scores: Annotated[
         Path | None, typer.Argument(help="scores.json from the hospital that scored.")
     ] = None,
-    guesses: Annotated[Path | None, typer.Option(help="Folder of the guesses that were scored.")] = None,
+    guesses: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the guesses that were scored. Needed but with --compare.", show_default=False
+        ),
+    ] = None,
     sealed: Annotated[
         Path | None,
-        typer.Option(help="The sealed set that was scored, or the folder of it, for the pictures."),
+        typer.Option(
+            help="The sealed set that was scored, or the folder of it, for the pictures. Needed but with --compare.",
+            show_default=False,
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report.json and report.html.")] = Path(),
     study: Annotated[
-        Path | None, typer.Option(help="The study's folder, for the figures of its training.")
+        Path | None,
+        typer.Option(help="The study's folder, for the figures of its training.", show_default="none"),
     ] = None,
     public_plain: Annotated[
-        Path | None, typer.Option(help="Plain images of a public source, as `score` wrote them.")
+        Path | None,
+        typer.Option(help="Plain images of a public source, as `score` wrote them.", show_default="none"),
     ] = None,
     signed_by: Annotated[
         Path | None,
         typer.Option(
             help="The public identity of the hospital that must have signed the scores: its identity.pub, which you "
-            "got from the hospital and compared over another channel."
+            "got from the hospital and compared over another channel.",
+            show_default="any signature",
         ),
     ] = None,
     allow_invalid: Annotated[
@@ -184,7 +203,9 @@ def report(
     ] = False,
     compare: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="A B", help="Write no report: print how two report.json differ."),
+        typer.Option(
+            metavar="A B", help="Write no report: print how two report.json differ.", show_default="none"
+        ),
     ] = None,
 ) -> None:
     """Write report.json and report.html: the verdict, the figures, and pictures of sealed images and guesses.

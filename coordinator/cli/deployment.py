@@ -32,7 +32,7 @@ def provision(
 def renew(
     folder: Folder,
     ca_key: Annotated[
-        Path | None, typer.Option(help="The CA's private key, if it is not in the folder.")
+        Path | None, typer.Option(help="The CA's private key.", show_default="the one in the folder")
     ] = None,
 ) -> None:
     """Give the server a new certificate of the same CA, and write new kits. Restart `serve` afterwards."""

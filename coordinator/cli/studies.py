@@ -20,14 +20,18 @@ def simulate(
     plan: Annotated[Path, typer.Argument(help="The study's plan, such as configs/demo.yaml.")],
     out: Annotated[Path | None, typer.Option(help="The study's folder. Default: runs/STUDY.")] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of images, instead of the plan's `images`.")
+        Path | None, typer.Option(help="Folder of images.", show_default="the plan's `images`")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="File of weights, instead of the plan's `weights`.")
+        Path | None, typer.Option(help="File of weights.", show_default="the plan's `weights`")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="key=value: replaces one setting of the plan. Can be repeated."),
+        typer.Option(
+            "--set",
+            help="key=value: replaces one setting of the plan. Can be repeated.",
+            show_default="none",
+        ),
     ] = None,
     until: Annotated[
         str, typer.Option(help="The last step to run: seal, train, baseline, attack, score or report.")
@@ -163,10 +167,16 @@ def manifest(
 def export(
     study: Annotated[Path, typer.Argument(help="The study's folder, or the cloud folder of a training.")],
     tensorboard: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write events for TensorBoard into this folder.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Write events for TensorBoard into this folder.", show_default="none"
+        ),
     ] = None,
     mlflow: Annotated[
-        str | None, typer.Option(metavar="URI", help="Write a run to this MLflow server or store.")
+        str | None,
+        typer.Option(
+            metavar="URI", help="Write a run to this MLflow server or store.", show_default="none"
+        ),
     ] = None,
 ) -> None:
     """Write a training's rounds for TensorBoard or MLflow: the numbers of rounds.jsonl, and no hospital's name.

@@ -30,7 +30,7 @@ _LOOK_S, _SERVER_AWAY_S = 1.0, 600.0
 #: How often a run is submitted again without a further round in between. Chosen by hand.
 _MAX_RESTARTS = 5
 #: What the ServerApp says if too few hospitals are there (coordinator/federation/participants.py).
-_TOO_FEW = ("parties are usable", "parties came within")
+_TOO_FEW = ("parties are usable", "parties came within", "usable replies in", "parties evaluated round")
 #: What a hospital's SuperNode answers if no signature that it trusts comes with the app bundle: Flower's own words.
 _UNSIGNED = "FAB could not be verified"
 
@@ -42,10 +42,12 @@ class _Progress:
     Attributes:
         rows: how many lines of the journal were shown.
         restarts: how often the run was submitted again since the last line.
+        was_away: whether the server was away since the last line of a round that counts.
     """
 
     rows: int = 0
     restarts: int = 0
+    was_away: bool = False
 
 
 def prepare(
@@ -197,7 +199,7 @@ def _follow(
             away_since = None
         except CipherwardError as error:
             if away_since is None:
-                away_since = time.monotonic()
+                away_since, progress.was_away = time.monotonic(), True
                 log("the server does not answer; waiting for it")
             if time.monotonic() - away_since > _SERVER_AWAY_S:
                 raise CipherwardError(
@@ -207,7 +209,8 @@ def _follow(
         rows = read_lines(study / "cloud" / "rounds.jsonl")
         for row in rows[progress.rows :]:
             on_round(row)
-            progress.restarts = 0
+            if row.get("aggregated", True):
+                progress.restarts, progress.was_away = 0, False
         progress.rows = len(rows)
         if away_since is None and (run is None or run.is_finished):
             log_file = place.log(f"run-{run_id}")
@@ -237,7 +240,7 @@ def _require_restart(place: DeploymentFolder, run: Run | None, log_file: Path, p
     text = log_file.read_text() if log_file.exists() else ""
     error = _own_error(text)
     # After a loss of the server the hospitals may not be back yet.
-    is_early = progress.restarts > 0 and any(words in error for words in _TOO_FEW)
+    is_early = (progress.restarts > 0 or progress.was_away) and any(words in error for words in _TOO_FEW)
     if error and not (is_early and progress.restarts < _MAX_RESTARTS):
         hint = f"see {log_file}; run again to go on from the last round"
         if _UNSIGNED in error:

@@ -13,10 +13,12 @@ import contextlib
 import errno
 import inspect
 import os
+import shutil
+import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -37,11 +39,14 @@ _PROBLEMS = {
 _SHOWN = 80
 
 
-#: How every program ends (README.md).
-EXIT_CODES = (
-    "Exit status: 0 done; 1 an error, or a control of an audit failed; 2 a wrong option or argument; "
-    "130 interrupted."
-)
+#: How every command ends, by exit status (docs/reference/index.md has the same).
+EXIT_STATUS = {
+    0: "done",
+    1: "an error, or a control of an audit failed",
+    2: "a wrong option or argument",
+    130: "interrupted",
+}
+EXIT_CODES = f"Exit status: {'; '.join(f'{status} {text}' for status, text in EXIT_STATUS.items())}."
 
 
 def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -55,6 +60,17 @@ def _show_version(context: click.Context, _parameter: click.Parameter, wanted: b
         context.exit()
 
 
+#: Columns from which help and errors of usage stand in panels. In narrower ones, names and defaults are cut off.
+_PANEL_COLUMNS = 100
+
+
+def _markup_mode() -> Literal["rich"] | None:
+    """Return Typer's `rich` (panels) for a terminal that is wide and draws lines, None (plain text) for others."""
+    encoding = str(getattr(sys.stdout, "encoding", None) or "ascii")
+    is_wide = shutil.get_terminal_size().columns >= _PANEL_COLUMNS
+    return "rich" if is_wide and encoding.lower().replace("-", "") == "utf8" else None
+
+
 class Program(TyperGroup):
     """A program of several commands: -h is --help, --version, and the exit codes below the help."""
 
@@ -66,6 +82,16 @@ class Program(TyperGroup):
         super().__init__(*args, **settings)
         self.suggest_commands = False  # click does it
         self.params.insert(0, _flag("version", "Show the version.", _show_version))
+
+    def main(self, *args: Any, **settings: Any) -> Any:
+        """Run the program. Its errors of usage are written for the terminal as it is now."""
+        self.rich_markup_mode = _markup_mode()
+        return super().main(*args, **settings)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help for the terminal as it is now."""
+        self.rich_markup_mode = _markup_mode()
+        super().format_help(ctx, formatter)
 
 
 def _flag(
@@ -91,6 +117,8 @@ def _be_quiet(_context: click.Context, _parameter: click.Parameter, wanted: bool
 class Command(TyperCommand):
     """A command that shows the help of its positional arguments, and names paths that cannot be used.
 
+    The help ends with an example, and its paragraphs are as wide as the terminal.
+
     Every command has --quiet, but for those that ask: whoever answers must have seen the question. What a command
     does is told while it prints nothing (console.py), but not by those that ask or wait.
     """
@@ -99,6 +127,7 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        self.help = "\n\n".join(" ".join(part.split()) for part in (self.help or "").split("\n\n"))
         texts = _argument_texts(self.callback)
         for parameter in self.params:
             if isinstance(parameter, TyperArgument) and not parameter.help:
@@ -107,6 +136,30 @@ class Command(TyperCommand):
             self.params.append(_flag("quiet", "Print results and errors only.", _be_quiet))
         else:
             self.ends_silences = False
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help for the terminal as it is now."""
+        self.rich_markup_mode = _markup_mode()
+        super().format_help(ctx, formatter)
+
+    def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write nothing: `format_options` writes the arguments, too."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write arguments and options. Typer would write the brackets as Rich's escapes."""
+        for title, kind in (("Arguments", "argument"), ("Options", "option")):
+            records = [p.get_help_record(ctx) for p in self.get_params(ctx) if p.param_type_name == kind]
+            rows = [(record[0], record[1].replace("\\[", "[")) for record in records if record is not None]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example in one line, to copy, however long it is."""
+        if self.epilog:
+            formatter.write_paragraph()
+            for line in self.epilog.split("\n\n"):
+                formatter.write(f"  {line}\n")
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.
@@ -121,6 +174,11 @@ class Command(TyperCommand):
                     _require_usable(Path(path))
         with naming_paths(), at_work() if self.ends_silences else contextlib.nullcontext():
             return super().invoke(ctx)
+
+
+def example_of(examples: Mapping[str, str], name: str) -> str:
+    """Return the end of a command's help: its example. Raises KeyError if it has none."""
+    return f"Example:\n\n{examples[name]}"
 
 
 class ServingCommand(Command):

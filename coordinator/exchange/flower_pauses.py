@@ -75,12 +75,19 @@ def shorten_supernode() -> None:
         module.pull_objects = _soon(module.pull_objects)
 
 
-def shorten_server_app() -> None:
-    """Shorten the pauses of a ServerApp in this process, between two looks for parts of a reply."""
+def shorten_server_app(limit_s: float | None = None) -> None:
+    """Shorten the pauses of a ServerApp in this process, between two looks for parts of a reply.
+
+    Args:
+        limit_s: the longest seconds that all parts of a reply are waited for; None for Flower's two hours. A
+            ServerApp does not end before its last pull has.
+    """
     from flwr.superlink.grid import http_grid as module
 
     if is_known():
         module.pull_objects = _soon(module.pull_objects)
+        if limit_s is not None:
+            module.pull_objects.keywords["max_time"] = limit_s
 
 
 def _soon(pull_objects: Any) -> Any:

@@ -41,6 +41,8 @@ _ALLOWED = frozenset(
         *("global_pool", "drop_rate", "drop_path_rate"),
         # published_networks.py
         *("alpha", "alive", "adapt", "adapt_block", "stem_stride"),
+        # order_free.py
+        *("statistic", "positions"),
     }
 )
 

@@ -21,6 +21,16 @@ QUIET = {
 }
 #: This machine's own names. httpx takes no `[::1]`.
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+#: Variables that name proxies, as hospitals set them for all programs.
+PROXY_NAMES = (
+    "http_proxy",
+    "HTTP_PROXY",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "all_proxy",
+    "grpc_proxy",
+)
 #: Lists of hosts that need no proxy. gRPC reads the first, and libraries differ on the case of the others.
 _EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
 

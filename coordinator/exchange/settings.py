@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ class Settings(BaseModel):
 T = TypeVar("T", bound=Settings)
 #: If a value may have several types, pydantic ends the place of an error with the first of them.
 _TYPE_NAMES = ("bool", "int", "str")
+#: The values that a setting may have, as pydantic lists them: 'learn', 'private' or 'plain'.
+_QUOTED = re.compile(r"'([^']*)'")
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -60,6 +63,8 @@ def _explain(first: ErrorDetails, kind: type[Settings], where: str) -> Cipherwar
         message = "Input should be true or false, a whole number, or a word"
     value = first["input"]
     hint = f"it is {value!r}" if isinstance(value, bool | int | float | str) else ""
+    if first["type"] == "literal_error" and isinstance(value, str):
+        hint = similar_to(value, _QUOTED.findall(str(first.get("ctx", {}).get("expected", "")))) + hint
     return CipherwardError(f"{where}: {key + ': ' if key else ''}{message}", hint)
 
 

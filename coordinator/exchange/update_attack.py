@@ -18,6 +18,9 @@ class UpdateAttack(Record):
         candidates: Plain images of the adversary's own that were tested; 0 without any.
         confirmed: Images that the attack gave and that are confirmed.
         confirmed_updates: Updates that gave at least one.
+        by_chance: Candidates that chance alone would confirm in all these updates, if none took part: where altered
+            copies of them lie as near to an update as images that took part.
+        candidates_sha256: Hex SHA-256 of the candidates; empty without any.
         notes: Why not more, in words.
         budget_s: Seconds that were allowed.
         seconds: Seconds that it took.
@@ -33,3 +36,5 @@ class UpdateAttack(Record):
     notes: tuple[str, ...]
     budget_s: float
     seconds: float
+    by_chance: float = 0.0
+    candidates_sha256: str = ""

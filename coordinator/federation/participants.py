@@ -24,6 +24,7 @@ from flwr.serverapp import Grid
 from coordinator.exchange.manifest import StudyManifest
 from coordinator.exchange.plan import Plan
 from coordinator.federation.admission import Party, find_conflicts
+from coordinator.federation.reply_pulls import ReplyPulls
 from coordinator.federation.screening import join_errors, parse_introduction
 from crypto.errors import CipherwardError
 
@@ -85,6 +86,7 @@ class Federation:
         self._asked: dict[str, int] = {}
         #: When a node that was asked may be asked again.
         self._ask_again: dict[int, float] = {}
+        self._pulls = ReplyPulls(grid)
 
     def gather(self) -> list[Party]:
         """Wait for a quorum of accepted parties, at most until the deadline, and ask every new node who it is.
@@ -302,6 +304,7 @@ class Federation:
                 time.sleep(max(now - look, min(_MAX_POLL_S, max(_POLL_S, 0.05 * (now - start)))))
         result.usable.sort(key=lambda pair: self.name(pair[0]))
         result.absent.extend(sorted(waiting.values()))
+        self._pulls.forget([*self._asked])
         return result
 
     def _push(self, messages: Sequence[Message], ttl_s: float) -> dict[str, int]:
@@ -335,10 +338,11 @@ class Federation:
     def _pull(self, message_id: str, waiting: dict[str, int], result: Replies) -> list[Message]:
         """Ask for the reply to one message; one that Flower cannot unpack is refused.
 
-        If Flower were asked for several at once, one that it cannot unpack would take the others with it.
+        If Flower were asked for several at once, one that it cannot unpack would take the others with it. One that
+        stalls in the middle is looked at again later.
         """
         try:
-            return list(self.grid.pull_messages([message_id]))[:1]
+            return self._pulls.pull(message_id)
         except (httpx.HTTPError, OSError):
             raise  # the SuperLink does not answer
         except Exception as error:  # a reply from outside may have any content

@@ -317,8 +317,21 @@ def evaluate(
         that came back and were usable. And the pooled tables.
 
     Raises:
-        CipherwardError: if fewer parties than the quorum send usable figures.
+        CipherwardError: if fewer parties than the quorum send usable figures, in all attempts.
     """
+    for _ in range(federation.plan.retries):
+        try:
+            return _evaluate_once(strategy, federation, weights, number, split)
+        except CipherwardError as error:
+            print(f"{error.message}; asking again", flush=True)
+            federation.gather()  # hospitals that are away may come back under another node id
+    return _evaluate_once(strategy, federation, weights, number, split)
+
+
+def _evaluate_once(
+    strategy: Strategy, federation: Federation, weights: Float32Array, number: int, split: str
+) -> dict[str, Any]:
+    """Ask the parties once for what `evaluate` returns. Raises what it raises."""
     plan = federation.plan
     classes = len(next(iter(federation.parties.values())).about["classes"])
     config = ConfigRecord({**federation.message_config(), "split": split})

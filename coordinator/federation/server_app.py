@@ -35,7 +35,6 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the study that the run configuration names."""
     study = _study_folder(context)
-    shorten_server_app()
     with folder_lock(study / "cloud"):
         run_federation(grid, study, str(context.run_config.get("engine", "")) or "flwr run")
 
@@ -54,6 +53,7 @@ def run_federation(grid: Grid, study: Path, engine: str = "") -> None:
     """
     plan, cloud = read_plan(study / FILE, needs_images=False), study / "cloud"
     require_rounds(plan)
+    shorten_server_app(plan.deadline_s)
     federation = Federation(grid, plan, read_study_manifest(study, plan))
     parties = federation.gather()
     classes = list(parties[0].about["classes"])

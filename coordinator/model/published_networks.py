@@ -1,10 +1,11 @@
-"""Networks of published encryption schemes that timm does not offer under one name.
+"""Networks that timm does not offer under one name: of published encryption schemes, and for keys of each image.
 
     resnet18            timm's, with the stem for ImageNet: 7×7 with stride 2, then a max-pool (any image size)
     resnet18_small      the same with a 3×3 stem of stride `stem_stride` (1 or 2) and no max-pool, for 28 to 64 pixels
     shake_pyramidnet    PyramidNet with ShakeDrop; depth 110 and alpha 270 are the published size
 
-All of them take `adapt`, the adaptation network of a scheme. It comes first and has blocks of `adapt_block` pixels:
+The two for keys of each image, order_free_vit and histogram_mlp, are in order_free.py. Those above take `adapt`, the
+adaptation network of a scheme. It comes first and has blocks of `adapt_block` pixels:
 
     none    nothing
     pixel   1×1 convolution, for pixel-based encryption (Sirichotedumrong & Kiya 2019)
@@ -27,6 +28,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from coordinator.model.order_free import HistogramMLP, OrderFreeViT
 from crypto.errors import CipherwardError, unknown
 
 #: Output channels of an adaptation network.
@@ -266,10 +268,13 @@ def resnet18_small(
     return nn.Sequential(adapter, net)
 
 
+#: Networks that a plan can name besides timm's.
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet18": resnet18,
     "resnet18_small": resnet18_small,
     "shake_pyramidnet": shake_pyramidnet,
+    "order_free_vit": OrderFreeViT,
+    "histogram_mlp": HistogramMLP,
 }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from coordinator.report.measured import Measured, MeasuredBreak, measured
 from coordinator.report.records import Report
-from coordinator.report.verdict_text import headline
+from coordinator.report.verdict_text import OWN_RUN, headline
 from coordinator.report.wording import images, listed, percent, score
 
 NOT_MEASURED = "Not measured."
@@ -54,6 +54,11 @@ def meaning(report: Report) -> list[str]:
             "Until an audit is valid, treat the sealed images as if they were plain.",
         ]
     lines = []
+    if report.defects:
+        lines.append(
+            "Sealing does not protect these patients. Whoever has the scheme's program needs no key and no attack: "
+            f"{'; '.join(report.defects)}."
+        )
     if verdict.smallest_pool is not None:
         lines += _meaning_of_break(report)
     elif verdict.readable_at:
@@ -62,6 +67,8 @@ def meaning(report: Report) -> list[str]:
             f"Patients' images can be read. Whoever holds {images(smallest, 'sealed')} of this study gets pictures "
             "in the negative or turned, and can turn them back."
         )
+    elif report.defects:
+        pass  # what attacks did not reach says nothing any more
     elif not verdict.largest_pool or not verdict.pool_attacked:
         lines.append(
             "It is not known whether patients' images can be recovered. Treat them as if they could."
@@ -110,7 +117,7 @@ def _meaning_of_no_break(report: Report) -> list[str]:
     verdict = report.verdict
     reach = images(verdict.largest_pool, "sealed")
     first = f"No attack of this audit recovered patients' images from up to {reach}."
-    if report.attacked_by != "hospital":
+    if report.attacked_by not in OWN_RUN:
         first = (
             f"No recovered image of a patient was reported, from up to {reach}. Who ran the attacks could have kept "
             "one back."
@@ -154,7 +161,7 @@ def actions(report: Report) -> list[Action]:
                 "No protection is regained: a new key does not change the copies that others hold.",
             )
         )
-    elif report.attacked_by != "hospital":
+    elif report.attacked_by not in OWN_RUN:
         result.append(
             Action(
                 "Run the attacks in the hospital, with cipherward-party audit.",

@@ -65,7 +65,7 @@ def gather(guesses: Path, report: Report, scores: Scores, sealed: SealedDataset)
     columns: dict[str, Images] = {"sealed": load(draw.spec).picture(sealed.rows(draw.rows[rows]))}
     findings = [finding for finding in report.findings if finding.draw == draw.name]
     for attack in dict.fromkeys(finding.attack for finding in findings):
-        shown = _shown_finding(findings, report.verdict, attack)
+        shown = shown_finding(findings, report.verdict, attack)
         if shown is None:
             continue
         stored = next(
@@ -79,7 +79,7 @@ def gather(guesses: Path, report: Report, scores: Scores, sealed: SealedDataset)
         if stored is not None:
             images, _ = load_guess(guesses, stored, most_guess_bytes(draw.spec, len(draw.rows)))
             caption = f"{attack}, {shown.pool_size} sealed" if stored.uses_pool else attack
-            columns[caption] = _move_of(shown).apply(images[rows], draw.spec.block)
+            columns[caption] = move_of(shown).apply(images[rows], draw.spec.block)
     return Pictures(columns)
 
 
@@ -102,9 +102,7 @@ def with_public_plain(pictures: Pictures, path: Path) -> Pictures:
     return Pictures({"plain": plain, **pictures.columns})
 
 
-def _shown_finding(
-    findings: Sequence[JudgedFinding], verdict: Verdict, attack: str
-) -> JudgedFinding | None:
+def shown_finding(findings: Sequence[JudgedFinding], verdict: Verdict, attack: str) -> JudgedFinding | None:
     """Return the finding of an attack that is shown: at the smallest pool that succeeds, else at the largest."""
     ran = [finding for finding in findings if finding.attack == attack and not finding.error]
     if not ran:
@@ -116,7 +114,7 @@ def _shown_finding(
     )
 
 
-def _move_of(finding: JudgedFinding) -> Move:
+def move_of(finding: JudgedFinding) -> Move:
     """Return the move of the guesses. Where every image has its own key they are shown as they came."""
     chosen = finding.figures.move if finding.figures else None
     return Move(**dict(chosen)) if chosen else Move()

@@ -106,8 +106,10 @@ class SchemeFacts(Record):
     """The audited scheme.
 
     Attributes:
+        version: Its version; 0 for a scheme from outside this program, for which no attack was written.
         formula_bits: log2 of the number of keys that the scheme's formula claims.
         effective_bits: The same for a secret key of 32 bytes.
+        kept: What was seen to stay of an image in its ciphertext, in words, where the scheme is none of this program.
     """
 
     name: str
@@ -117,6 +119,7 @@ class SchemeFacts(Record):
     key_scope: str
     formula_bits: float
     effective_bits: float
+    kept: str | None = None
 
 
 class PoolFacts(Record):
@@ -319,6 +322,8 @@ class Report(Record):
         doubts: Where the audit falls short of what suite/1 asks for.
         attacked_by: Who ran the attacks; None where that was not recorded.
         signer: Who signed the scores; None where they are unsigned.
+        defects: What is wrong with the scheme whatever an attack finds, one sentence each: it ignores its key, or
+            leaves images plain. Each of them counts as a break.
     """
 
     schema_id: str = Field(default=SCHEMA, validation_alias="schema", serialization_alias="schema")
@@ -342,6 +347,7 @@ class Report(Record):
     verdict: Verdict
     attacked_by: AttackedBy | None = None
     signer: Signer | None = None
+    defects: tuple[str, ...] = ()
 
     @property
     def failed_controls(self) -> list[str]:

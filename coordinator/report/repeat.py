@@ -27,9 +27,22 @@ def repeat_commands(report: Report) -> list[str]:
     """Return the commands that repeat the audit, one a line. Words in capitals are the reader's own folders."""
     if report.attacked_by == "hospital":
         return [_audit_command(report)]
+    if report.attacked_by == "library":
+        return [_library_call(report)]
     if report.attacked_by == "simulation":
         return [f"cipherward-coordinator simulate PLAN --set seed={report.seed}"]
     return [_attack_command(report), *_after_attack()]
+
+
+def _library_call(report: Report, times: float = 1) -> str:
+    """Return the call in Python that repeats an audit of a function; words in capitals are the caller's own."""
+    pools = sorted({finding.pool_size for finding in report.findings if finding.uses_pool}) or [1]
+    rows = 2 * max((draw.rows for draw in report.draws), default=AUDIT_ROWS // 2)
+    budget = "" if report.budget_s is None else f", budget_s={report.budget_s * times:g}"
+    return (
+        f"cipherward.audit.audit(ENCRYPT, IMAGES, sizes={tuple(pools)}, draws={report.verdict.draws}, rows={rows}, "
+        f"seed={report.seed}{budget})"
+    )
 
 
 def mends(report: Report) -> list[Mend]:
@@ -38,6 +51,14 @@ def mends(report: Report) -> list[Mend]:
 
 
 def _mend(report: Report, name: str) -> Mend:
+    if report.attacked_by == "library":
+        is_positive = name in _POSITIVE
+        need = "Repeat the audit" + (
+            " with more time: the attacks must break this control."
+            if is_positive
+            else ". If it fails again, the scoring is at fault: report that as a bug."
+        )
+        return Mend(name, need, (_library_call(report, 2 if is_positive else 1),))
     by_hospital = report.attacked_by == "hospital"
     fresh = _audit_command(report, "--out", "NEW_FOLDER")
     is_missing = report.controls[name].message == _NOT_RUN

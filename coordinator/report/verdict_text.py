@@ -16,6 +16,9 @@ from coordinator.report.wording import images, listed, percent, score, seconds
 from crypto.errors import CipherwardError
 from crypto.scheme import kept_by
 
+#: Who ran the attacks on images of their own: they withhold nothing from themselves.
+OWN_RUN = ("hospital", "library")
+
 
 @dataclass(frozen=True)
 class Headline:
@@ -27,6 +30,16 @@ class Headline:
 
 def headline(report: Report) -> Headline:
     """Return the verdict of a report in one sentence."""
+    found = _found(report)
+    if report.valid and report.defects:
+        # Whoever needs no attack needs no pool either; what the attacks found stands behind it.
+        first = "; ".join(report.defects)
+        return Headline("broken", f"Broken without an attack: {first}. By the attacks: {found.sentence}")
+    return found
+
+
+def _found(report: Report) -> Headline:
+    """Return what controls and attacks say."""
     verdict = report.verdict
     if not report.valid:
         failed = report.failed_controls
@@ -76,7 +89,9 @@ def _no_break(report: Report) -> str:
             f"Attack uncertain: what {listed(names)} found fits poorly. That says nothing about "
             f"{report.scheme.name}. No break was found up to {reach}."
         )
-    if report.attacked_by == "hospital":
+    if report.attacked_by in OWN_RUN:
+        if not report.scheme.version:
+            return f"Not broken by {report.suite} up to {reach}; no attack was written for {report.scheme.name}."
         return f"Not broken by {report.suite} up to {reach}."
     if report.attacked_by is None:
         return f"No break was reported, up to {reach}."
@@ -99,6 +114,7 @@ def attacked_by(report: Report) -> str:
         "cloud": "The attacks' results were reported by the cloud. A cloud can withhold a success; only the "
         "hospital's own audit (cipherward-party audit) shows that none was.",
         "simulation": "Hospital and cloud were simulated on one machine; what the cloud would report is shown.",
+        "library": "The attacks were run by whoever handed over the scheme, in one process with its keys and images.",
     }
     return who.get(report.attacked_by or "", "Who ran the attacks is not recorded.")
 
@@ -185,7 +201,7 @@ def _upper_bounds(report: Report, rows: Sequence[Row]) -> list[str]:
 
 def linkability(report: Report) -> str:
     """Return one sentence on whether ciphertexts name their own image without any key."""
-    kept = kept_by(report.scheme.name)
+    kept = report.scheme.kept or kept_by(report.scheme.name)
     rates = [draw.linkable for draw in report.draws if draw.linkable is not None]
     if report.verdict.linkable is None or kept is None or not rates:
         return (

@@ -13,7 +13,6 @@ from parties.training.policy import Policy
 from parties.training.policy_file import read_policy
 from parties.training.privacy_accounting import Mechanism
 from parties.training.privacy_ledger import Budget, PrivacyLedger
-from parties.training.private_training import plan_round
 
 #: The delta of a budget that is stated for a hospital which never accepted private training.
 _DELTA = 1e-5
@@ -59,6 +58,9 @@ def require_budget(place: Place, plan: Plan, policy: Policy, train: SealedDatase
                 "ask for a plan with a block privacy; or give the budget up with --privacy-budget 0",
             )
         return
+    # Imported here: it loads torch, for more than a second, and most studies are without differential privacy.
+    from parties.training.private_training import plan_round
+
     step = plan_round(plan, read_units(place, train, plan.privacy.unit)).mechanism
     charges = PrivacyLedger(place).charges()
     left = plan.rounds - sum(c.policy == policy.digest for c in charges)

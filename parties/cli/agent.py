@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from coordinator.exchange.command import Command, Program
+from coordinator.exchange.command import Command, Program, example_of
 from coordinator.exchange.console import parse_seconds, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
+from parties.cli.examples import EXAMPLES
 from parties.cli.keys import Hospital
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def leave(hospital: Hospital) -> None:
     result.print(f"the agent of {place.settings.party} (process {pid}) has ended")
 
 
-@agent_app.command("status", cls=Command)
+@agent_app.command("status", cls=Command, epilog=example_of(EXAMPLES, "agent status"))
 def agent_status(hospital: Hospital, as_json: Json = False) -> None:
     """Say whether the agent runs, whether it is connected, and what it answered."""
     from parties.agent.approval import read_approvals
@@ -234,7 +235,7 @@ def agent_status(hospital: Hospital, as_json: Json = False) -> None:
     result.print("messages: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
 
 
-@agent_app.command("approvals", cls=Command)
+@agent_app.command("approvals", cls=Command, epilog=example_of(EXAMPLES, "agent approvals"))
 def agent_approvals(hospital: Hospital) -> None:
     """List the app bundles that may run here."""
     from parties.agent.approval import read_approvals
@@ -244,7 +245,7 @@ def agent_approvals(hospital: Hospital) -> None:
         result.print(f"{approval.sha256}  until {approval.expires:%Y-%m-%d}  {approval.app}")
 
 
-@agent_app.command("withdraw", cls=Command)
+@agent_app.command("withdraw", cls=Command, epilog=example_of(EXAMPLES, "agent withdraw"))
 def agent_withdraw(
     digest: Annotated[str, typer.Argument(help="The bundle's SHA-256, or its first digits.")],
     hospital: Hospital,
@@ -259,7 +260,9 @@ def agent_withdraw(
 def log(
     words: Annotated[list[str], typer.Argument(metavar="[verify] HOSPITAL", help="The hospital's folder.")],
     as_json: Json = False,
-    head: Annotated[str, typer.Option(help="With verify: a head that was noted elsewhere.")] = "",
+    head: Annotated[
+        str, typer.Option(help="With verify: a head that was noted elsewhere.", show_default="not compared")
+    ] = "",
 ) -> None:
     """Show the hospital's log of its agent; `log verify HOSPITAL` checks that nothing in it was changed or removed.
 

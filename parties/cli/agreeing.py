@@ -20,7 +20,10 @@ def accept(
     plan: Annotated[Path, typer.Argument(help="The study's plan, as the coordinator proposes it.")],
     hospital: Hospital,
     weights: Annotated[
-        Path | None, typer.Option(help="This hospital's own copy of the plan's public weights.")
+        Path | None,
+        typer.Option(
+            help="This hospital's own copy of the plan's public weights.", show_default="the plan's path"
+        ),
     ] = None,
     privacy_budget: Annotated[
         float | None,

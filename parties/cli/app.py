@@ -13,12 +13,13 @@ from collections.abc import Callable
 
 import typer
 
-from coordinator.exchange.command import Command, Program, ServingCommand
+from coordinator.exchange.command import Command, Program, ServingCommand, example_of
 from coordinator.exchange.console import run
 from parties.cli.agent import agent_app, approve, enrol, join, leave, log
 from parties.cli.agreeing import accept, agree, declare
 from parties.cli.auditing import audit
 from parties.cli.checking import check
+from parties.cli.examples import EXAMPLES
 from parties.cli.keys import identity, keygen, rotate, share_key
 from parties.cli.measuring import baseline, classify, report, score
 from parties.cli.privacy import patients, privacy
@@ -30,18 +31,17 @@ app = typer.Typer(
     cls=Program,
     pretty_exceptions_enable=False,
 )
-app.command(cls=Command)(audit)
-app.command(cls=Command)(keygen)
-app.command(cls=Command)(identity)
-app.command("share-key", cls=Command)(share_key)
 _GROUPS: tuple[tuple[Callable[..., None], ...], ...] = (
+    (audit, keygen, identity, share_key),
     (rotate, check, seal, schemes, unseal, inspect, verify),
     (enrol, accept, declare, agree, patients, privacy),
     (approve, join, leave, log),
     (baseline, classify, score, report),
 )
 for command in (command for group in _GROUPS for command in group):
-    app.command(cls=ServingCommand if command is join else Command)(command)
+    name = command.__name__.replace("_", "-")
+    kind = ServingCommand if command is join else Command
+    app.command(name, cls=kind, epilog=example_of(EXAMPLES, name))(command)
 app.add_typer(agent_app, name="agent")
 
 

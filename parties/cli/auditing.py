@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordinator.exchange.audit.suite1 import (
+    ATTACK_NAMES,
     AUDIT_ROWS,
     DRAWS,
     GALLERY_IMAGES,
     MIN_AUDIT_ROWS,
     MIN_GALLERY,
     POOLS,
+    POOLS_TEXT,
 )
 from coordinator.exchange.console import parse_pool_sizes, parse_seconds, progress, result, talk
-from crypto.errors import CipherwardError
+from crypto.errors import CipherwardError, unknown
 from parties.cli.image_options import SealingOptions, absolute, is_npz, with_options
 
 if TYPE_CHECKING:
@@ -47,12 +49,17 @@ def audit(
     gallery: Annotated[
         int, typer.Option(min=MIN_GALLERY, help="Number of plain images that a guess can name.")
     ] = GALLERY_IMAGES,
-    pools: Annotated[str, typer.Option(help="Pool sizes, separated by commas.")] = "",
+    pools: Annotated[
+        str, typer.Option(help="Pool sizes, separated by commas.", show_default=POOLS_TEXT)
+    ] = "",
     attacks: Annotated[
         str, typer.Option(help="Attacks by name, separated by commas. Default: those of suite/1.")
     ] = "",
     public: Annotated[
-        Path | None, typer.Option(help="Folder of public plain images, for the attacks of tier T2.")
+        Path | None,
+        typer.Option(
+            help="Folder of public plain images, for the attacks of tier T2.", show_default="none"
+        ),
     ] = None,
     budget: Annotated[str, typer.Option(help="Time that an attack may take at one pool size.")] = "10m",
     jobs: Annotated[
@@ -67,6 +74,11 @@ def audit(
 
     The exit status is 0 whatever the verdict, and 1 if a control failed: then there is no verdict.
     """
+    names = tuple(name for name in attacks.split(",") if name)
+    for name in names:
+        if name not in ATTACK_NAMES:
+            raise unknown("attack", name, ATTACK_NAMES)
+
     from coordinator.report.verdict_text import require_valid, summary_lines
     from parties.scoring.local_audit import AuditSettings, run_local_audit
 
@@ -75,7 +87,7 @@ def audit(
         rows=rows,
         gallery=gallery,
         pools=tuple(parse_pool_sizes(pools)) or POOLS,
-        attacks=tuple(name for name in attacks.split(",") if name),
+        attacks=names,
         budget_s=parse_seconds(budget),
         public="" if public is None else str(absolute(public)),
     )

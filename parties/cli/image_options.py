@@ -17,32 +17,59 @@ from crypto.errors import CipherwardError
 
 Labels = Annotated[
     Path | None,
-    typer.Option(help="A CSV file of path,label[,patient,split,hospital], instead of class folders."),
+    typer.Option(
+        help="A CSV file of path,label[,patient,split,hospital], instead of class folders.",
+        show_default="none",
+    ),
 ]
 OfHospital = Annotated[
-    str | None, typer.Option("--hospital-name", help="Use only this hospital's rows of the label file.")
+    str | None,
+    typer.Option(
+        "--hospital-name", help="Use only this hospital's rows of the label file.", show_default="all rows"
+    ),
 ]
 Groups = Annotated[
     str | None,
     typer.Option(
-        help="What tells patients apart: folder (inside a class folder), none, or a regular expression on the path."
+        help="What tells patients apart: folder (inside a class folder), none, or a regular expression on the path.",
+        show_default="folder",
     ),
 ]
 Classes = Annotated[
     str | None,
-    typer.Option(help="The consortium's classes, with commas: the same list in every hospital."),
+    typer.Option(
+        help="The consortium's classes, with commas: the same list in every hospital.",
+        show_default="those that are there",
+    ),
 ]
 Window = Annotated[
     str | None,
-    typer.Option(help="Gray values to show, for images of more than 8 bits: auto, full or LOW,HIGH."),
+    typer.Option(
+        help="Gray values to show, for images of more than 8 bits: auto, full or LOW,HIGH.",
+        show_default="a DICOM file's own; other such images are refused",
+    ),
 ]
 Fit = Annotated[
-    str | None, typer.Option(help="How an image becomes square: stretch (default), pad or crop.")
+    str | None,
+    typer.Option(help="How an image becomes square: stretch, pad or crop.", show_default="stretch"),
 ]
 Background = Annotated[
-    int | None, typer.Option(min=0, max=255, help="Gray value behind transparent pixels.")
+    int | None,
+    typer.Option(
+        min=0,
+        max=255,
+        help="Gray value behind transparent pixels.",
+        show_default="transparent images are refused",
+    ),
 ]
-Rgb = Annotated[bool | None, typer.Option("--rgb/--gray", help="Seal three channels, or one.")]
+Rgb = Annotated[
+    bool | None,
+    typer.Option(
+        "--rgb/--gray",
+        help="Seal three channels, or one.",
+        show_default="gray; images in colour are refused",
+    ),
+]
 AllowLeak = Annotated[
     bool | None, typer.Option("--allow-leak", help="Seal although a patient is in two splits.")
 ]
@@ -52,19 +79,30 @@ AllowBurnedIn = Annotated[
 ]
 
 
-SealingScheme = Annotated[str | None, typer.Option("--scheme", help="Encryption scheme.")]
+SealingScheme = Annotated[
+    str | None,
+    typer.Option("--scheme", help="Encryption scheme: see `schemes`.", show_default="block_pixel_shuffle"),
+]
 Block = Annotated[
     int | None,
-    typer.Option(help="Side of a block, in pixels. The ViT's patch size must be a multiple of it."),
+    typer.Option(
+        help="Side of a block, in pixels. The ViT's patch size must be a multiple of it.", show_default="16"
+    ),
 ]
 KeyScope = Annotated[
     str | None,
-    typer.Option(help="Who shares a key: consortium, party, or image (a different key for each image)."),
+    typer.Option(
+        help="Who shares a key: consortium, party, or image (a different key for each image).",
+        show_default="consortium",
+    ),
 ]
 SchemeOption = Annotated[
-    list[str] | None, typer.Option(help="An option of the scheme, NAME=VALUE. Can be repeated.")
+    list[str] | None,
+    typer.Option(help="An option of the scheme, NAME=VALUE. Can be repeated.", show_default="none"),
 ]
-ImageSize = Annotated[int | None, typer.Option(help="Resize every image to this side length, in pixels.")]
+ImageSize = Annotated[
+    int | None, typer.Option(help="Resize every image to this side length, in pixels.", show_default="224")
+]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,11 @@ Hospital = Annotated[Path, typer.Argument(help="The hospital's folder.", show_de
 Passphrase = Annotated[bool, typer.Option("--passphrase", help="Protect the new key with a passphrase.")]
 Recipients = Annotated[
     list[str] | None,
-    typer.Option("--recipient", help="Wrap the key for this recipient (age1…). Can be repeated."),
+    typer.Option(
+        "--recipient",
+        help="Wrap the key for this recipient (age1…). Can be repeated.",
+        show_default="none",
+    ),
 ]
 Unprotected = Annotated[bool, typer.Option("--unprotected", help="Write the key in the clear.")]
 
@@ -106,7 +110,10 @@ def share_key(
 def rotate(
     hospital: Hospital,
     key: Annotated[
-        Path | None, typer.Option("--key", help="Use this new key, which another hospital shared.")
+        Path | None,
+        typer.Option(
+            "--key", help="Use this new key, which another hospital shared.", show_default="make one"
+        ),
     ] = None,
     passphrase: Passphrase = False,
     recipient: Recipients = None,

@@ -24,7 +24,8 @@ def baseline(
     plan: Annotated[Path, typer.Option(help="The study's plan file.")],
     out: Annotated[Path, typer.Option(help="File for the figures (JSON).")],
     model: Annotated[
-        Path | None, typer.Option(help="The federation's model, to measure wrong keys on.")
+        Path | None,
+        typer.Option(help="The federation's model, to measure wrong keys on.", show_default="none"),
     ] = None,
 ) -> None:
     """Train the same model on plain images with the same budget, and measure the model under wrong keys."""
@@ -33,7 +34,10 @@ def baseline(
     from parties.training.baseline import run_baseline
 
     with narrate() as log:
-        figures = run_baseline(read_plan(plan), [Place.open(h) for h in hospitals], model, log)
+        # The images are those of the hospitals' folders, whatever the plan names.
+        figures = run_baseline(
+            read_plan(plan, needs_images=False), [Place.open(h) for h in hospitals], model, log
+        )
     write_json(out, figures)
     result.print(str(out))
 
@@ -42,15 +46,21 @@ def classify(
     hospital: Hospital,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: Annotated[
-        Path | None, typer.Option(help="Ask this model here: cloud/model.safetensors of a study.")
+        Path | None,
+        typer.Option(help="Ask this model here: cloud/model.safetensors of a study.", show_default="none"),
     ] = None,
     plan: Annotated[
         Path | None,
-        typer.Option(help="The study's plan file; needed if the model's stem is private or plain."),
+        typer.Option(
+            help="The study's plan file; needed if the model's stem is private or plain.",
+            show_default="none",
+        ),
     ] = None,
     query: Annotated[
         Path | None,
-        typer.Option(help="Only seal the images into this folder; the model's provider answers."),
+        typer.Option(
+            help="Only seal the images into this folder; the model's provider answers.", show_default="none"
+        ),
     ] = None,
 ) -> None:
     """Seal images with the hospital's key, ask a model about the ciphertexts, and print class and probability.
@@ -70,7 +80,7 @@ def classify(
         result.print(f"{query}: {len(sealed)} images sealed with key {sealed.key_id}")
         return
     assert model is not None
-    answers = ask(place, images, model, None if plan is None else read_plan(plan))
+    answers = ask(place, images, model, None if plan is None else read_plan(plan, needs_images=False))
     for path, answer in zip(images, answers, strict=True):
         result.print(f"{path} {answer['class']} {answer['probability']:.3f}")
 
@@ -127,7 +137,8 @@ def report(
     scores: Annotated[Path, typer.Argument(help="scores.json, written by `score`.")],
     guesses: Annotated[Path, typer.Option(help="The adversary's guesses.")],
     study: Annotated[
-        Path | None, typer.Option(help="The study's folder, for the figures of its training.")
+        Path | None,
+        typer.Option(help="The study's folder, for the figures of its training.", show_default="none"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Default: HOSPITAL/private/report.html.")] = None,
 ) -> None:

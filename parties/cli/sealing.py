@@ -37,7 +37,8 @@ def seal(
         Path | None,
         typer.Option(
             help="Folder of images (PNG, JPEG, TIFF, BMP, WebP, DICOM, NIfTI) with one sub-folder for each class, "
-            "or a MedMNIST .npz file."
+            "or a MedMNIST .npz file.",
+            show_default="as in party.yaml",
         ),
     ] = None,
     *,

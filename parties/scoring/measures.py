@@ -212,18 +212,23 @@ def histograms(images: Images, bins: int = 64) -> Float32Array:
 def is_informative(images: Images) -> BoolArray:
     """Return which pictures say something about their row, bool [n]: neither flat nor repeated for several rows.
 
-    A picture is flat if its standard deviation is at most 2 gray levels in every channel. One picture may stand for
-    two rows.
+    Flat is what `is_flat` says. One picture may stand for two rows.
     """
+    contents = [image.tobytes() for image in images]
+    times = Counter(contents)
+    copies = np.array([times[content] for content in contents])
+    informative: BoolArray = ~is_flat(images) & (copies <= _MOST_COPIES)
+    return informative
+
+
+def is_flat(images: Images) -> BoolArray:
+    """Return which pictures have a standard deviation of at most 2 gray levels in every channel, bool [n]."""
     # n²·variance, in whole numbers.
     counts, value = value_counts(images), np.arange(256)
     pixels, sums = images.shape[1] * images.shape[2], (counts * value).sum(2)
     deviation = np.sqrt(pixels * (counts * value**2).sum(2) - sums**2).max(axis=1) / pixels
-    contents = [image.tobytes() for image in images]
-    times = Counter(contents)
-    copies = np.array([times[content] for content in contents])
-    informative: BoolArray = (deviation > TEXTURE) & (copies <= _MOST_COPIES)
-    return informative
+    flat: BoolArray = deviation <= TEXTURE
+    return flat
 
 
 def coarse_rate(hits: int, n: int, *, up: bool = False) -> Rate:

@@ -25,6 +25,7 @@ from crypto.symmetry import Move, Orbit
 from parties.scoring.measures import (
     coarse_rate,
     histograms,
+    is_flat,
     near_duplicates,
     nearest_class,
     nearest_vector,
@@ -147,30 +148,65 @@ def build_truth(
     sealed = place.sealed(name)
     plain, pick = countable_rows(place, draw, name, rows, decoded)
     # The rest of the gallery: other images of the same hospital, none of them nearly an audit image.
-    rest = np.setdiff1d(np.arange(len(sealed)), draw.rows)
-    order = np.random.default_rng([place.settings.seed, _GALLERY_SEED]).permutation(rest)
-    missing = max(0, gallery - len(pick))
-    # A quarter more than are missing, because near-duplicates are dropped.
-    others = (
-        plain_rows(place, name, order[: missing + missing // 4], decoded)
-        if len(order) and missing
-        else plain[:0]
+    order = other_rows(place.settings.seed, len(sealed), draw.rows, gallery - len(pick))
+    others = plain_rows(place, name, order, decoded) if len(order) else plain[:0]
+    return assemble_truth(
+        draw.spec,
+        pick,
+        np.concatenate([plain[pick], others]),
+        np.concatenate([sealed.labels[draw.rows[pick]], sealed.labels[order[: len(others)]]]),
+        sealed.rows(draw.rows[pick]),
+        gallery,
+        place.settings.seed,
+        # The controls are granted what the audited scheme is.
+        load(draw.spec).orbit.union(load(plan_sealing(place, "train").spec).orbit),
     )
-    together = np.concatenate([plain[pick], others])
-    keep = gallery_members(together, len(pick))
-    labels = np.concatenate([sealed.labels[draw.rows[pick]], sealed.labels[order[: len(others)]]])
+
+
+def other_rows(seed: int, images: int, rows: Rows, missing: int) -> Rows:
+    """Return rows of a set that are not guessed, to complete a gallery of which so many are missing, int64 [m].
+
+    They are a quarter more than are missing, because near-duplicates are dropped.
+    """
+    rest = np.setdiff1d(np.arange(images), rows)
+    order = np.random.default_rng([seed, _GALLERY_SEED]).permutation(rest)
+    return order[: max(0, missing) + max(0, missing) // 4]
+
+
+def assemble_truth(
+    spec: SchemeSpec,
+    pick: Rows,
+    together: Images,
+    labels: Int64Array,
+    sealed: AnyArray,
+    gallery: int,
+    seed: int,
+    orbit: Orbit,
+) -> Truth:
+    """Return the truth of a draw from its images.
+
+    Args:
+        spec: The scheme.
+        pick: Which of the draw's rows count, int64 [r].
+        together: Their plain images, then other images for the gallery, uint8 [m, h, w, c].
+        labels: The class of each of these, int64 [m].
+        sealed: The ciphertexts of the rows that count, [r, *sealed_shape].
+        gallery: How many plain images a guess can name.
+        seed: The audit's seed.
+        orbit: The moves that guesses and baselines may be registered by.
+    """
+    keep, most = gallery_members(together, len(pick)), max(gallery, len(pick))
     return Truth(
         pick=pick,
-        plain=plain[pick],
-        sealed=sealed.rows(draw.rows[pick]),
-        spec=draw.spec,
-        gallery=together[keep][: max(gallery, len(pick))],
-        labels=labels[keep][: max(gallery, len(pick))],
-        block=draw.spec.block,
-        seed=place.settings.seed,
-        # The controls are granted what the audited scheme is.
-        orbit=load(draw.spec).orbit.union(load(plan_sealing(place, "train").spec).orbit),
-        row_keys=draw.spec.key_scope == "image",
+        plain=together[: len(pick)],
+        sealed=sealed,
+        spec=spec,
+        gallery=together[keep][:most],
+        labels=labels[keep][:most],
+        block=spec.block,
+        seed=seed,
+        orbit=orbit,
+        row_keys=spec.key_scope == "image",
     )
 
 
@@ -193,8 +229,13 @@ def countable_rows(
 
 
 def distinct_rows(plain: Images, rows: int) -> Rows:
-    """Return the first `rows` images that do not nearly repeat an earlier one, an even number of them, int64 [r]."""
-    pick = np.flatnonzero(near_duplicates(plain) == np.arange(len(plain)))[:rows]
+    """Return the first `rows` images that count, an even number of them, int64 [r].
+
+    An image that nearly repeats an earlier one does not count. Neither does a flat one, such as the last slices of a
+    scan: no guess could show or name it, and a guess that is right about many of them would be called degenerate.
+    """
+    is_first = near_duplicates(plain) == np.arange(len(plain))
+    pick = np.flatnonzero(is_first & ~is_flat(plain))[:rows]
     return pick[: len(pick) - len(pick) % 2]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from crypto.errors import CipherwardError
+from crypto.errors import CipherwardError, similar_to
 from parties.sources.catalog import Selection
 from parties.sources.found import Found
 
@@ -53,8 +53,18 @@ class Grouper:
         return self.folders[folder]
 
     def notes(self) -> list[str]:
-        """Return what was decided, for the user."""
+        """Return what was decided, for the user.
+
+        Raises:
+            CipherwardError: If a stated pattern matches no image: it would keep no patient in one split.
+        """
         lines = []
+        if self.unmatched and not self.named:
+            raise CipherwardError(
+                f"groups: {self.how!r} matches the path of no image",
+                f"{similar_to(self.how, ('folder', 'none'))}--groups folder, none, or a regular expression on the "
+                "path below the class folder",
+            )
         if self.named and self.pattern is None:
             lines.append(
                 f"{len(self.named)} folders inside the class folders are taken for patients (--groups none if not)"

@@ -102,7 +102,9 @@ def reason_of(error: Exception) -> str:
         return "its header is damaged"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS:,} pixels"
-    return f"{type(error).__name__}: {error}"
+    if "truncated" in str(error).lower():
+        return f"it is cut off ({error})"
+    return f"it is damaged, or of a kind that is not decoded ({type(error).__name__}: {error})"
 
 
 def _decode_plain_jpeg(path: Path, size: int, channels: int) -> UInt8Array | None:

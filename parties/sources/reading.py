@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from crypto.arrays import AnyArray, UInt8Array
-from crypto.errors import CipherwardError
+from crypto.errors import CipherwardError, similar_to
 
 Fit = Literal["stretch", "pad", "crop"]
 #: Percentiles of the values that the window `auto` maps to black and white. Set once; not tuned.
@@ -50,7 +50,8 @@ class Reading:
         if self.window not in ("", "auto", "full"):
             _ = self.bounds
         if self.fit not in ("stretch", "pad", "crop"):
-            raise CipherwardError(f"no such fit: {self.fit!r}", "known: stretch, pad, crop")
+            hint = f"{similar_to(self.fit, ('stretch', 'pad', 'crop'))}known: stretch, pad, crop"
+            raise CipherwardError(f"no such fit: {self.fit!r}", hint)
         if self.background is not None and not 0 <= self.background <= 255:
             raise CipherwardError(f"no such background: {self.background}", "state a gray value, 0 to 255")
 
@@ -64,7 +65,8 @@ class Reading:
         except ValueError:
             raise CipherwardError(
                 f"no such window: {self.window!r}",
-                "--window auto, full, or LOW,HIGH with LOW below HIGH, such as --window=-160,240",
+                f"{similar_to(self.window, ('auto', 'full'))}--window auto, full, or LOW,HIGH with LOW below HIGH, "
+                "such as --window=-160,240",
             ) from None
         return low, high
 

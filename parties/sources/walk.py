@@ -30,10 +30,18 @@ VOLUME_ENDINGS = (".dcm", ".dicom", ".ima", ".nii", ".nii.gz")
 ARCHIVE_ENDINGS = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 #: Endings of images that are not read.
 UNREAD_ENDINGS = (
-    ".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".psd", ".svg", ".mha",
-    ".mhd", ".nrrd", ".nhdr", ".img", ".hdr", ".mgz", ".mgh", ".svs", ".ndpi", ".mrxs", ".scn",
-    ".vms", ".czi", ".lif", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".raw", ".cr2", ".nef", ".dng",
-    ".mp4", ".avi", ".mov", ".pdf",
+    # photographs, graphics and video
+    ".gif", ".apng", ".heic", ".heif", ".avif", ".avifs", ".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".jxl", ".psd",
+    ".svg", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".pcx", ".dcx", ".tga", ".sgi", ".rgb", ".rgba", ".bw", ".ras",
+    ".im", ".dib", ".ico", ".icns", ".cur", ".dds", ".xbm", ".xpm", ".eps", ".emf", ".wmf", ".exr", ".hdr", ".qoi",
+    ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".mp4", ".avi", ".mov", ".mkv", ".webm", ".wmv", ".pdf",
+    # volumes: Analyze, FreeSurfer, ITK, MINC, AFNI, Philips, ECAT, Bruker
+    ".img", ".mgz", ".mgh", ".mha", ".mhd", ".nrrd", ".nhdr", ".mnc", ".brik", ".head", ".par", ".rec",
+    ".v", ".2dseq",
+    # slides and microscopes
+    ".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".bif", ".czi", ".lif", ".nd2", ".oib", ".oif", ".fits", ".fit",
+    # arrays
+    ".npy", ".npz", ".mat", ".h5", ".hdf5",
 )  # fmt: skip
 # Written by file managers and archivers, not by people.
 _LEFTOVER_FILES = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")

@@ -86,7 +86,7 @@ def test_bounds_stand_beside_every_row_that_was_not_broken() -> None:
 def test_a_run_of_an_unknown_kind_has_a_page() -> None:
     run = Entry("9-new.json", "A new run", "command", "2026-01-01", {"figure_of_it": 0.5, "list": [1]})
     pages = results.make_pages([run])
-    assert set(pages) == {"results.md", "results/other.md"}
+    assert set(pages) == {"results.md", "leaderboard.md", "results/other.md"}
     assert "| figure of it | 0.5 |" in pages["results/other.md"] and "A new run" in pages["results.md"]
 
 

@@ -5,6 +5,7 @@ A picture that is confirmed needs no hospital to score it: training on it gives 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from pathlib import Path
@@ -36,10 +37,10 @@ def attack_kept_updates(
         CipherwardError: if a file of the study is missing or damaged.
     """
     cloud = study / "cloud"
-    path, tried = cloud / FILE, 0 if candidates is None else len(candidates)
+    path, tried, content = cloud / FILE, 0 if candidates is None else len(candidates), _sha256(candidates)
     if path.exists():
         made = parse_record(UpdateAttack, read_json(path, "attack on updates"), str(path))
-        if (made.study, made.candidates, made.budget_s) == (digest, tried, budget_s):
+        if (made.study, made.candidates_sha256, made.budget_s) == (digest, content, budget_s):
             return made
     observed = observe(cloud)
     if not observed.updates:
@@ -65,6 +66,15 @@ def attack_kept_updates(
         notes=tuple(f"{count} of {len(findings)} updates: {why}" for why, count in reasons.items()),
         budget_s=budget_s,
         seconds=time.monotonic() - begun,
+        by_chance=sum(finding.by_chance for finding in findings),
+        candidates_sha256=content,
     )
     write_record(path, record)
     return record
+
+
+def _sha256(candidates: Images | None) -> str:
+    """Return the hex SHA-256 of images and their shape; empty without any."""
+    if candidates is None or not len(candidates):
+        return ""
+    return hashlib.sha256(repr(candidates.shape).encode() + candidates.tobytes()).hexdigest()

@@ -11,7 +11,8 @@ not matter. A space whose rank is near the model's width holds everything, and s
 
 A small model makes nearly the same input of all images of a kind, and then strangers lie in the space too. So every
 test is calibrated with *decoys*: candidates mirrored and moved, which no hospital trained on. A candidate is
-confirmed only if it lies nearer to the space than every decoy.
+confirmed only if it lies nearer to the space than every decoy. Where decoys lie within rounding, so may a stranger,
+and one of them is nearer than d decoys with a chance of 1 / (d + 1). The evidence then says how many that makes.
 
 Source: that a linear layer's gradient shows the span of its inputs, and tests of membership in it, are known
 (Zhu & Blaschko 2021, arXiv 2010.07733; DAGER, Petrov et al. 2024, arXiv 2405.15586, for tokens of text). The class
@@ -67,6 +68,27 @@ class RowSpaceTest:
     decoys: Float64Array
 
     @property
+    def tested(self) -> int:
+        """How many candidates were tested before time ran out."""
+        return int(np.isfinite(self.outside).sum())
+
+    @property
+    def decoys_within_rounding(self) -> int:
+        """How many decoys lie as near to the space as arithmetic explains."""
+        return int((self.decoys <= self.limit).sum())
+
+    @property
+    def by_chance(self) -> float:
+        """How many of the tested candidates chance alone would confirm if none took part.
+
+        A stranger and d decoys are alike, so it is the nearest of them with a chance of 1 / (d + 1). It is 0 where
+        no decoy lies within rounding: then the limit alone keeps strangers out, as far as decoys can show.
+        """
+        if not self.is_decisive or not self.decoys_within_rounding:
+            return 0.0
+        return self.tested / (int(np.isfinite(self.decoys).sum()) + 1)
+
+    @property
     def is_decisive(self) -> bool:
         """Whether the row space is small enough to tell candidates apart, and decoys were tested."""
         return 0 < self.rank <= self.width // 2 and bool(np.isfinite(self.decoys).any())
@@ -90,11 +112,15 @@ class RowSpaceTest:
 
     @property
     def evidence(self) -> str:
-        """Rank, threshold and decoys in words, for a note."""
-        inside, tested = (self.decoys <= self.limit).sum(), np.isfinite(self.decoys).sum()
+        """Rank, threshold, decoys and what chance would confirm in words, for a note."""
+        chance = (
+            f", so chance alone would confirm about {self.by_chance:.2g} of {self.tested} candidates"
+            if self.by_chance
+            else ""
+        )
         return (
             f"rank {self.rank} of {self.width}, at most {self.threshold:.1g} of an input outside; "
-            f"{inside} of {tested} decoys within rounding"
+            f"{self.decoys_within_rounding} of {np.isfinite(self.decoys).sum()} decoys within rounding{chance}"
         )
 
 
@@ -125,7 +151,8 @@ def make_decoys(candidates: Images) -> Images:
     """Return pictures of the candidates' kind that took no part, uint8 [d, h, w, c].
 
     Candidates spread over the whole list are mirrored left to right, and moved by an eighth of their sides around
-    the edges. A decoy that equals its candidate, such as a symmetric picture's mirror image, is left out.
+    the edges. A decoy that equals its candidate, such as a symmetric picture's mirror image, is left out. So is one
+    that is among the candidates itself: it may have taken part, and then none of them would be nearer.
 
     Args:
         candidates: uint8 [m, h, w, c].
@@ -136,7 +163,9 @@ def make_decoys(candidates: Images) -> Images:
     moved = np.roll(chosen, (height // 8, width // 8), (1, 2))
     decoys, originals = np.concatenate([chosen[:, :, ::-1], moved]), np.concatenate([chosen, chosen])
     difference = np.abs(decoys.astype(np.int16) - originals).mean((1, 2, 3))
-    kept: Images = decoys[difference >= _LEAST_DIFFERENCE]
+    contents = {candidate.tobytes() for candidate in candidates}
+    is_candidate = np.array([decoy.tobytes() in contents for decoy in decoys], bool)
+    kept: Images = decoys[(difference >= _LEAST_DIFFERENCE) & ~is_candidate]
     return kept
 
 

@@ -52,11 +52,13 @@ class Finding:
         images: [k, h, w, c] as the model reads them: plain, or ciphertexts under stem `learn`.
         is_confirmed: False for a guess, such as a picture whose update only comes near.
         reason: in words, for the note.
+        by_chance: how many of the candidates the test would confirm if none took part (`RowSpaceTest.by_chance`).
     """
 
     images: AnyArray
     is_confirmed: bool
     reason: str
+    by_chance: float = 0.0
 
 
 def invert_updates(observed: Observed, candidates: Images | None, time_left: TimeLeft) -> list[Finding]:
@@ -169,7 +171,7 @@ def _no_images(model: nn.Module) -> Images:
 def _invert(case: UpdateCase, candidates: Images | None, time_left: TimeLeft) -> Finding:
     """Try solve, candidates and search in turn, and stop at the first that is confirmed."""
     view, gradients = case.view, case.view.gradients
-    reasons = [case.missing_gradients, *case.replay_limits]
+    reasons, by_chance = [case.missing_gradients, *case.replay_limits], 0.0
     guess: AnyArray = _no_images(view.model)
     can_follow = case.has_one_image and not gradients.signs_only
     if can_follow and view.has_stem_update and can_solve(view.model):
@@ -183,15 +185,16 @@ def _invert(case: UpdateCase, candidates: Images | None, time_left: TimeLeft) ->
         if tested.is_confirmed:
             return tested
         reasons.append(tested.reason)
+        by_chance = tested.by_chance
     if can_follow and gradients.steps == 1 and time_left():
         result = _search(case, time_left)
         images = result.images if result.is_confirmed or not len(guess) else guess
-        return Finding(images, result.is_confirmed, _join([*reasons, result.reason]))
+        return Finding(images, result.is_confirmed, _join([*reasons, result.reason]), by_chance)
     if not case.has_one_image:
         reasons.append("several images mix in the update")
     if gradients.signs_only:
         reasons.append("AdamW shows signs of gradients alone")
-    return Finding(guess, False, _join(reasons))
+    return Finding(guess, False, _join(reasons), by_chance)
 
 
 def _join(reasons: list[str]) -> str:
@@ -218,11 +221,15 @@ def _test_candidates(case: UpdateCase, candidates: Images, time_left: TimeLeft) 
     has_gradient = can_confirm(view.model) and tested_weight(view.model) in gradients.values
     if gradients.steps == 1 and not gradients.signs_only and has_gradient:
         test = confirm_candidates(view, candidates, time_left)
+        missed = len(candidates) - test.tested
+        untested = f"; truncated: {missed} of {len(candidates)} candidates not tested" if missed else ""
         if test.is_confirmed.any():
-            reason = f"candidates confirmed by the gradient's row space ({test.evidence})"
-            return Finding(candidates[test.is_confirmed], True, reason)
+            reason = f"candidates confirmed by the gradient's row space ({test.evidence}){untested}"
+            return Finding(candidates[test.is_confirmed], True, reason, test.by_chance)
         reason = "no candidate took part" if test.is_decisive else "no candidate can be told apart"
-        return Finding(nothing, False, f"{reason} ({test.evidence})")
+        if untested:
+            reason = "no candidate is confirmed"
+        return Finding(nothing, False, f"{reason} ({test.evidence}){untested}", test.by_chance)
     if not case.has_one_image:
         return Finding(nothing, False, "")
     for image in candidates:

@@ -33,8 +33,9 @@ from coordinator.exchange.audit.rates import (
 from coordinator.exchange.records import Record, SpecField
 
 SCHEMA = "cipherward.scores/1"
-#: Who ran the attacks: the hospital that scored (`cipherward-party audit`), a cloud, or a simulation, which is both.
-AttackedBy = Literal["hospital", "cloud", "simulation"]
+#: Who ran the attacks: the hospital that scored (`cipherward-party audit`), a cloud, a simulation, which is both, or
+#: the audit as a library (cipherward/), where whoever encrypts also attacks and scores.
+AttackedBy = Literal["hospital", "cloud", "simulation", "library"]
 #: What a set of the audited scheme is, which the cloud is not told: sealed under the hospital's own key, under a
 #: throwaway key, or under a throwaway key and attacked by the hospital as well.
 Role = Literal["own_key", "throwaway", "blind_control"]

@@ -18,8 +18,29 @@ SUITE = "suite/1"
 
 #: Attacks that every audit runs.
 ATTACKS = ("as_is", "leading_bit", "pooled_key_recovery")
+#: Every attack that there is, in the suite or not: a hospital refuses another name before it seals anything. The
+#: registry itself is the cloud's.
+ATTACK_NAMES = (
+    *ATTACKS,
+    "brute_force",
+    "chosen_plaintext",
+    "edge_guided",
+    "gan",
+    "itn",
+    "jigsaw",
+    "known_pairs",
+    "learned_stem",
+    "minimum_difference",
+    "moment_matching",
+    "reidentify",
+    "sia_gan",
+    "updates",
+    "weights",
+)
 #: Pool sizes: how many sealed images under one key an attack is given.
 POOLS = (1, 2, 5, 10, 20, 50, 100)
+#: The pool sizes as an option takes them.
+POOLS_TEXT = ",".join(map(str, POOLS))
 #: Draws of key and pool that an audit should have.
 DRAWS = 3
 #: Blind controls of an audit that a cloud runs: further draws, which the hospital attacks as well. Chosen by hand: a

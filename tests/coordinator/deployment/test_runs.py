@@ -143,6 +143,30 @@ def test_after_a_loss_hospitals_that_are_not_back_yet_are_waited_for(
     assert run(place)[0] == {"best_round": 3} and len(server.submitted) == 3
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "round 3: fewer than 3 usable replies in 2 attempts (hospital-1: no answer)",
+        "only 0 of 3 parties evaluated round 3 on val: hospital-1: no answer",
+    ],
+)
+def test_a_round_that_failed_because_the_server_was_away_is_no_end(
+    place: DeploymentFolder, server: FakeServer, error: str
+) -> None:
+    def lose() -> str:
+        server.away = 2
+        return "finished:failed"
+
+    server.logs[1] = f"crypto.errors.CipherwardError: {error}\n"
+    server.endings = [lose, server.complete]
+    assert run(place)[0] == {"best_round": 3} and len(server.submitted) == 2
+    # The same without a loss of the server would come again.
+    (server.study / "cloud" / "training.json").unlink()
+    server.logs[3], server.endings = server.logs[1], [lambda: "finished:failed"]
+    with pytest.raises(CipherwardError, match=error[:20]):
+        run(place)
+
+
 def test_a_run_that_is_lost_without_end_is_given_up(place: DeploymentFolder, server: FakeServer) -> None:
     server.endings = [lambda: "finished:failed"] * 9
     with pytest.raises(CipherwardError, match="lost 6 times without a further round: killed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from coordinator.federation.central import (
 )
 from coordinator.model.query import answer_query, open_model
 from coordinator.model.training import LabelledImages, PlainImages, predict_probabilities, train_locally
+from coordinator.study import steps, study
+from coordinator.study.simulate import simulate
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
@@ -35,7 +38,7 @@ from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
 from parties.training.baseline import train_plain
 from parties.training.query import classify, seal_query
-from tests.support.command_runs import Here
+from tests.support.command_runs import Here, run_here
 from tests.support.local_training import SMALL, striped_images
 from tests.support.study import command
 
@@ -382,12 +385,38 @@ def test_a_model_that_does_not_belong_is_refused_on_both_sides(
         answer_query(open_model(other), place.sealed("test"))
 
 
-def test_a_whole_study_trains_centrally(tmp_path: Path) -> None:
-    settings = plan(parties=2, counts=(40, 8, 8), image_size=SIDE, baseline=True, wrong_keys=2, rounds=1)
-    path = write_plan(settings, tmp_path)
+def whole_study() -> Plan:
+    """Return the plan of a small study that a provider trains."""
+    return plan(parties=2, counts=(40, 8, 8), image_size=SIDE, baseline=True, wrong_keys=2, rounds=1)
+
+
+def check_result(study: Path) -> None:
+    baseline = json.loads((study / "baseline.json").read_text())
+    training = json.loads((study / "cloud" / "training.json").read_text())
+    assert training["best_round"] == 1 and len(baseline["plain"]["rounds"]) == 1
+
+
+def test_a_whole_study_trains_centrally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The study's commands, with their arguments, are run in this process: each start takes two seconds."""
+    programs = {"parties.cli.app": "cipherward-party", "coordinator.cli.app": "cipherward-coordinator"}
+    commands = []
+
+    def run(module: str, words: Sequence[str], log_file: Path, on_line: Callable[[str], None]) -> None:
+        commands.append(words[0])
+        done = run_here(programs[module], *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    for module in (study, steps):
+        monkeypatch.setattr(module, "run_command", run)
+    simulate(whole_study(), tmp_path / "run", "baseline", lambda line: None)
+    assert commands == ["keygen", "seal", "share-key", "seal", "train", "baseline"]
+    check_result(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_whole_study_trains_centrally_in_processes(tmp_path: Path) -> None:
+    path = write_plan(whole_study(), tmp_path)
     words = ["simulate", path, "--out", tmp_path / "run", "--until", "baseline"]
     done = command("cipherward-coordinator", *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    baseline = json.loads((tmp_path / "run" / "baseline.json").read_text())
-    training = json.loads((tmp_path / "run" / "cloud" / "training.json").read_text())
-    assert training["best_round"] == 1 and len(baseline["plain"]["rounds"]) == 1
+    check_result(tmp_path / "run")

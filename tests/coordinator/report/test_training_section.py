@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.exchange.plan import Plan, write_plan
+from coordinator.exchange.update_attack import UpdateAttack
 from coordinator.report.page import render
 from coordinator.report.records import SummedUpdates, Training
 from coordinator.report.training_section import training_of
@@ -71,6 +72,28 @@ def test_a_training_without_sums_says_that_the_cloud_saw_every_update(tmp_path: 
     assert section.sums is None
     page = page_of(section)
     assert "Updates were sent as they are: the cloud saw every update of every hospital." in page
+
+
+def test_confirmations_are_shown_with_what_chance_alone_would_confirm(tmp_path: Path) -> None:
+    attack = UpdateAttack(
+        study="s",
+        updates=9,
+        sums=0,
+        images=144,
+        candidates=96,
+        confirmed=2,
+        confirmed_updates=2,
+        notes=(),
+        budget_s=60.0,
+        seconds=1.0,
+        by_chance=13.3,
+    )
+    section = section_of(tmp_path, {}, {}).model_copy(update={"update_attack": attack})
+    page = page_of(section)
+    assert "confirmed 2 images in 2 of 9 kept updates" in page
+    assert "Chance alone would confirm about 13: to this model" in page
+    sure = attack.model_copy(update={"by_chance": 0.0})
+    assert "Chance alone" not in page_of(section.model_copy(update={"update_attack": sure}))
 
 
 def page_of(section: Training) -> str:

@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -119,7 +120,10 @@ def nursery() -> None:
     seconds.
     """
     Image.init()
-    load(SPEC).cipher(SecretKey.generate()).encrypt(np.zeros((1, SIDE, SIDE, 1), np.uint8))  # compiles
+    with tempfile.TemporaryDirectory() as scratch:
+        # Loads and compiles what a sealing uses, or every fork would do it again.
+        images = make_images(Path(scratch) / "images")
+        seal_train(make_hospital(Path(scratch) / "hospital", images))
     for line in sys.stdin:
         order = json.loads(line)
         start = time.monotonic()
@@ -144,9 +148,8 @@ def nursery() -> None:
 # ---- in the test's process ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
+def make_images(folder: Path) -> Path:
+    """Write the images of a hospital in three splits, some of them unreadable."""
     for split, count in (("train", COUNT), ("val", 2), ("test", 2)):
         for i in range(count):
             path = folder / split / ("a" if i < count // 2 else "b") / f"{i:02d}.png"
@@ -156,6 +159,20 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if split == "train" and i in UNREADABLE:
                 path.write_bytes(path.read_bytes()[:50])
     return folder
+
+
+def make_hospital(folder: Path, images: Path) -> Path:
+    """Make a hospital, always with the same key, over these images."""
+    folder.mkdir(parents=True)
+    write_key(folder / "secret.key", SecretKey(bytes(range(32))))
+    settings = {"party": "hospital", "source": "folder", "images": str(images), "scheme": "noise"}
+    Place.from_settings(folder, {**settings, "image_size": SIDE, "channels": 1, "block": 8}).save()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -193,12 +210,7 @@ def fresh(images: Path, tmp_path: Path) -> MakeHospital:
     number = itertools.count()
 
     def make() -> Path:
-        folder = tmp_path / f"{next(number)}" / "hospital"
-        folder.mkdir(parents=True)
-        write_key(folder / "secret.key", SecretKey(bytes(range(32))))
-        settings = {"party": "hospital", "source": "folder", "images": str(images), "scheme": "noise"}
-        Place.from_settings(folder, {**settings, "image_size": SIDE, "channels": 1, "block": 8}).save()
-        return folder
+        return make_hospital(tmp_path / f"{next(number)}" / "hospital", images)
 
     return make
 

@@ -7,12 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from coordinator.exchange.audit.suite1 import breaking_measures
 from crypto.symmetry import EVERY_MOVE, Move
-from parties.scoring.figures import MeasuredPictures, compute_figures
+from parties.scoring.figures import MeasuredPictures, compute_figures, is_degenerate
 from parties.scoring.measures import histograms, is_informative, normalised, psnr, ssim, ssims, thumbnails
 from parties.scoring.registration import correlate_moves, reduce_images
 from parties.scoring.second_look import second_truth
-from parties.scoring.truth import baseline_ssims
+from parties.scoring.truth import baseline_ssims, distinct_rows
 from tests.support.small_pictures import pictures
 from tests.support.truth import make_truth
 
@@ -76,6 +77,21 @@ def test_every_move_has_the_correlation_of_the_moved_picture(channels: int) -> N
         expected = (normalised(255 - moved if moves[i].negative else moved) * target).sum(1)
         assert scores[i] == pytest.approx(expected, abs=1e-6)
     assert moves[0] == Move()
+
+
+@pytest.mark.parametrize("noise", [1, 2])
+def test_flat_plain_images_do_not_count_and_hide_no_break(noise: int) -> None:
+    """The last slices of a scan are black, or nearly. A perfect guess of them is flat, and was called degenerate."""
+    plain = pictures(40)
+    blank = np.random.default_rng(0).integers(0, noise, (20, *plain.shape[1:]), np.uint8)
+    order = np.random.default_rng(1).permutation(60)
+    mixed = np.concatenate([plain, blank])[order]
+    pick = distinct_rows(mixed, 60)
+    assert sorted(order[pick]) == list(range(40))
+    truth = make_truth(mixed[pick], pictures(40, seed=9))
+    assert not is_degenerate(truth.plain, truth)
+    figures = compute_figures(truth.plain, None, truth, baseline_ssims(truth))
+    assert set(breaking_measures(figures)) == {"R", "V"} and figures.reidentified.hits == 20
 
 
 def test_what_is_not_measured_twice_is_what_would_be() -> None:

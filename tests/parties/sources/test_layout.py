@@ -105,6 +105,9 @@ def test_groups_can_be_stated(tmp_path: Path) -> None:
     assert len({item.group for item in catalog.items}) == 20
     with pytest.raises(CipherwardError, match="is no pattern"):
         read_layout(tmp_path, Selection(groups="("))
+    with pytest.raises(CipherwardError, match="'foldr' matches the path of no image") as error:
+        read_layout(tmp_path, Selection(groups="foldr"))  # a pattern that would keep no patient together
+    assert "did you mean folder?" in error.value.hint
     fill(tmp_path / "x", "a/1", "a/2", "b/1", "b/2")
     assert {item.group for item in read(tmp_path / "x", groups="none").items} == {""}
     # One folder inside a class folder is no patient, and patients of one name are one patient.
@@ -124,6 +127,8 @@ def test_leftovers_and_other_files_are_ignored_each_with_a_reason(tmp_path: Path
         "a/notes.txt": "not an image (.txt)",
         "b/old.zip": "an archive, which is not unpacked (.zip)",
         "b/film.gif": "a format that is not read (.gif)",
+        "b/scan.TGA": "a format that is not read (.tga)",
+        "b/volume.mnc": "a format that is not read (.mnc)",
         "b/README": "not an image (no ending)",
     }
     for name in others:

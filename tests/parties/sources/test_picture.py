@@ -147,8 +147,14 @@ def test_files_cut_anywhere_are_refused_or_read_as_pillow_does(tmp_path: Path) -
             try:
                 expected = read_by_the_manual(tmp_path / name, 24, 3)
             except Exception:
-                with pytest.raises(CipherwardError, match=f"cannot decode {tmp_path / name}"):
+                with pytest.raises(
+                    UndecodableImageError, match=f"cannot decode {tmp_path / name}"
+                ) as error:
                     read_picture(tmp_path / name, 24, 3)
+                # The reason is plain words first, the decoder's own after them.
+                assert error.value.reason.startswith(
+                    ("it is ", "its header ", "the file is ", "its content ")
+                )
             else:
                 assert np.array_equal(read_picture(tmp_path / name, 24, 3), expected)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -24,11 +25,12 @@ HEAVY = {
 }
 
 
-def loaded_modules(code: str) -> set[str]:
-    """Return the modules that a fresh process has after it ran code."""
+@functools.cache
+def loaded_modules(code: str) -> frozenset[str]:
+    """Return the modules that a fresh process has after it ran code. The same code runs once."""
     code = f"import json, sys\n{code}\nprint(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    return frozenset(json.loads(done.stdout.splitlines()[-1]))
 
 
 @pytest.mark.parametrize("app", ["parties.training.client_app", "coordinator.federation.server_app"])
@@ -42,6 +44,11 @@ def test_the_client_app_loads_nothing_of_the_adversary_or_the_server() -> None:
     modules = loaded_modules("import parties.training.client_app")
     rooms = {".".join(m.split(".")[:2]) for m in modules if m.startswith("coordinator.")}
     assert rooms <= {"coordinator.exchange", "coordinator.model", "coordinator.report"}
+
+
+def test_accepting_a_plan_loads_no_torch() -> None:
+    modules = loaded_modules("import parties.agent.accept")
+    assert "parties.agent.budget" in modules and "torch" not in modules
 
 
 def test_building_a_model_loads_timm() -> None:

@@ -101,6 +101,15 @@ def test_another_training_in_the_folder_is_attacked_anew(tmp_path: Path) -> None
     assert first is not None and second is not None and first.study != second.study
 
 
+def test_other_candidates_are_tested_even_if_they_are_as_many(tmp_path: Path) -> None:
+    keep(tmp_path, (0, 1, 2), 1, sums=True)
+    digest = study_digest(tmp_path)
+    strangers = attack_kept_updates(tmp_path, digest, PICTURES[12:], 60.0)
+    assert strangers is not None and strangers.confirmed == 0
+    members = attack_kept_updates(tmp_path, digest, PICTURES[:12], 60.0)
+    assert members is not None and members.confirmed == 3 and members.candidates == strangers.candidates
+
+
 def test_without_kept_updates_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "cloud").mkdir()
     write_plan(plan(), tmp_path)

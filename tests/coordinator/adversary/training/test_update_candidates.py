@@ -91,6 +91,46 @@ def test_a_candidate_no_nearer_than_a_decoy_is_not_confirmed() -> None:
     assert not untested.is_decisive and not untested.is_confirmed.any()
 
 
+def test_the_evidence_says_what_chance_alone_would_confirm_where_decoys_lie_within_rounding() -> None:
+    outside = np.append(np.linspace(1e-4, 0.3, 96), np.nan)  # time ran out before the last one
+    near = RowSpaceTest(
+        outside, rank=3, width=64, rounding=1e-3, decoys=np.append([3e-4], np.full(63, 0.2))
+    )
+    assert near.by_chance == pytest.approx(96 / 65)
+    assert "1 of 64 decoys within rounding, so chance alone would confirm about 1.5 of 96" in near.evidence
+    apart = RowSpaceTest(outside, rank=3, width=64, rounding=1e-3, decoys=np.full(64, 0.2))
+    assert apart.by_chance == 0 and "chance" not in apart.evidence
+
+
+def test_strangers_are_the_nearest_as_often_as_the_evidence_says() -> None:
+    """Strangers and decoys that a model cannot tell apart: their shares are of one distribution."""
+    rng = np.random.default_rng(0)
+    shares = 0.01 * rng.random((400, 96 + 64))  # all within rounding
+    tests = [RowSpaceTest(share[:96], 3, 64, 1.0, share[96:]) for share in shares]
+    confirmed = [test.is_confirmed.sum() for test in tests]
+    assert tests[0].by_chance == pytest.approx(np.mean(confirmed), rel=0.2)
+
+
+def test_what_was_not_tested_in_time_is_not_said_to_have_taken_no_part() -> None:
+    observed = trained(plan(stem="private"), PICTURES[20:22], LABELS[20:22])
+    answers = iter([True] * 5)  # the update, 3 for 48 decoys, 1 for 16 candidates; the members come later
+    [finding] = invert_updates(observed, PICTURES, lambda: next(answers, False))
+    assert not finding.is_confirmed and "no candidate took part" not in finding.reason
+    assert "truncated: 8 of 24 candidates not tested" in finding.reason
+    answers = iter([True] * 6)
+    [finding] = invert_updates(observed, PICTURES, lambda: next(answers, False))
+    assert finding.is_confirmed and "truncated" not in finding.reason
+
+
+def test_a_decoy_that_is_another_candidate_is_left_out() -> None:
+    """A gallery that holds an image and its mirror image: the one that took part is confirmed all the same."""
+    both = np.concatenate([PICTURES[:4], PICTURES[:4, :, ::-1]])
+    contents = {image.tobytes() for image in both}
+    assert not any(decoy.tobytes() in contents for decoy in make_decoys(both))
+    test = confirm_candidates(view_of(trained(plan(stem="private"), PICTURES[:1], LABELS[:1])), both)
+    assert test.is_confirmed.tolist() == [True, *[False] * 7]
+
+
 def test_no_decoy_is_a_candidate() -> None:
     flat = np.full((1, 32, 32, 1), 90, np.uint8)
     symmetric = np.concatenate([PICTURES[:1, :, :16], PICTURES[:1, :, 15::-1]], 2)

@@ -1,0 +1,199 @@
+"""docs/leaderboard.md: each scheme's claim from its paper, beside what this project measured of it.
+
+What a paper says is in benchmarks/literature.yaml, with its source. Everything else comes from docs/results/*.json.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.pages.audit import data_name
+from benchmarks.pages.entries import Entry, audited_rows, of_kind
+from benchmarks.pages.kinds import scheme_name
+from benchmarks.pages.markdown import MAX_COLUMNS, table
+from benchmarks.pages.summary import accuracies, audited_cells, claimed_key_space, hardest_row
+
+Record = Mapping[str, Any]
+
+LITERATURE = Path(__file__).parents[1] / "literature.yaml"
+#: The audit's control schemes are no entries of a leaderboard.
+_CONTROLS = ("plain", "noise", "permuted")
+
+INTRO = """# Leaderboard
+
+What the papers of learnable and perceptual image encryption claim, and how many encrypted images broke each scheme
+here. The scheme that took the most images comes first. A place on this list is no recommendation, and what was not
+run is called so.
+
+Years and claims are the papers'; [literature.yaml](../benchmarks/literature.yaml) names the source of each. All
+other figures are measured; `make results` writes this page from [docs/results/](results/). To put a scheme of
+your own to the same test, see [audit a Python function](library.md).
+"""
+
+NOTES = """*Claimed key space*: the paper's formula for the audited images, or our count of the steps' keys where the
+paper's could not be read. *Images that break it*: the smallest pool that suite/1 broke in at least two thirds of the
+draws, on the pictures that resisted longest. *Seconds*: the median time of the attack on one core. *Accuracy*: of a
+Vision Transformer on ciphertext; in brackets, of the same training on plain images.
+"""
+
+KINDS_LEAD = """The smallest pool from which two thirds of the draws were broken: the recovered key opens other images
+at a median SSIM of .90, or half of them name their own image among 100. These measures are simpler than those of
+suite/1. **≤ 5**: 5 was the smallest pool tried. *Not by 10*: 10 images did not break two thirds of the draws;
+*uncertain* means that the attack said itself that it failed, which is no strength of the scheme. *Not run*: nobody
+attacked such images, or the scheme is not meant for them.
+"""
+
+SUITE_LEAD = (
+    "One key for all images, attacked by suite/1. Smaller and larger pools are in "
+    "[the audit's tables](results/audit.md)."
+)
+
+
+def page(entries: Sequence[Entry]) -> list[str]:
+    """Return the lines of docs/leaderboard.md."""
+    papers = read_literature()
+    schemes = sorted(papers, key=lambda scheme: -_resistance(entries, scheme))
+    lines = [INTRO, _broken(entries, schemes), "", *_schemes(entries, schemes, papers), NOTES]
+    for entry in of_kind(entries, "picture-kinds"):
+        if "rows" in entry.result:
+            lines += [
+                "## Images that break a scheme, by kind of picture",
+                "",
+                KINDS_LEAD,
+                *_by_kind(entry.result),
+            ]
+            lines += [f"Source: [{entry.file}](results/{entry.file}), {entry.date}.", ""]
+    lines += ["## Images that break a scheme, by suite/1", "", SUITE_LEAD, "", *_by_suite(entries)]
+    return [*lines, "## What the papers claim", "", *_claims(schemes, papers)]
+
+
+def read_literature() -> dict[str, Record]:
+    """Return what is known of each scheme from its papers, by the scheme's name."""
+    value: dict[str, Record] = yaml.safe_load(LITERATURE.read_text(encoding="utf-8"))
+    return value
+
+
+def _resistance(entries: Sequence[Entry], scheme: str) -> float:
+    """Return the images that broke a scheme where it resisted longest; 0 where it was not audited."""
+    row = hardest_row(entries, scheme)
+    return 0.0 if row is None else float(row["smallest_pool"] or math.inf)
+
+
+def _broken(entries: Sequence[Entry], schemes: Sequence[str]) -> str:
+    """Return how many of the audited schemes were broken, in a sentence."""
+    rows = [row for scheme in schemes if (row := hardest_row(entries, scheme)) is not None]
+    broken = sum(row["smallest_pool"] is not None for row in rows)
+    where = "under one key for all images, on all pictures audited"
+    return f"Of {len(rows)} audited schemes, {broken} were broken {where}."
+
+
+def _schemes(entries: Sequence[Entry], schemes: Sequence[str], papers: Mapping[str, Record]) -> list[str]:
+    """Return the table of all schemes."""
+    headers = [
+        "scheme",
+        "year",
+        "paper",
+        "claimed key space",
+        "images that break it",
+        "seconds",
+        "accuracy on ciphertext (on plain images)",
+    ]
+    rows = []
+    for scheme in schemes:
+        row, paper = hardest_row(entries, scheme), papers[scheme]
+        accuracy = accuracies(entries, scheme)
+        known = [f"`{scheme}`", str(paper.get("year", "–")), _cited(paper)]
+        if row is None:
+            rows.append([*known, "–", "not run", "–", accuracy])
+            continue
+        _, _, smallest, seconds = audited_cells(row)
+        counted = claimed_key_space(row) + ("" if paper["key_space"] == "published" else " (our count)")
+        tier = "" if row["tier"] in ("T0", "T1") else f"; {row['tier']}"
+        rows.append([*known, counted, f"{smallest}, {data_name(row)}{tier}", seconds, accuracy])
+    return table(headers, rows)
+
+
+def _cited(paper: Record) -> str:
+    """Return authors and a link to the paper, or why there is none."""
+    if "url" not in paper:
+        return "none read"
+    first, _, others = str(paper["authors"]).partition(",")
+    return f"[{first}{' et al.' if others else ''}]({paper['url']})"
+
+
+def _by_kind(result: Record) -> list[str]:
+    """Return the images that break each scheme by kind of picture: kinds down, schemes across, in several tables."""
+    names = list(dict.fromkeys(scheme_name(row) for row in result["rows"]))
+    cells = {(scheme_name(row), row["kind"]): _from_pools(row) for row in result["rows"]}
+    # A scheme that was run on no kind of picture would be a column of "not run".
+    run = [
+        name
+        for name in names
+        if any(cells.get((name, kind), "not run") != "not run" for kind in result["kinds"])
+    ]
+    lines: list[str] = []
+    for first in range(0, len(run), MAX_COLUMNS - 1):
+        some = run[first : first + MAX_COLUMNS - 1]
+        body = [[kind, *(cells.get((name, kind), "not run") for name in some)] for kind in result["kinds"]]
+        lines += table(["pictures (side in pixels)", *(f"`{name}`" for name in some)], body)
+    absent = [f"`{name}`" for name in names if name not in run]
+    return [*lines, *([f"Not run on any kind of picture: {', '.join(absent)}.", ""] if absent else [])]
+
+
+def _from_pools(row: Record) -> str:
+    """Return a row's smallest broken pool in words."""
+    pools = row["pools"]
+    if not pools:
+        return "not run"
+    smallest, largest = row["broken_at"], pools[-1]
+    if smallest is not None:
+        is_first = smallest == min(pool["pool"] for pool in pools) and smallest > 1
+        return f"**≤ {smallest}**" if is_first else f"**{smallest}**"
+    uncertain = ", uncertain" if 3 * largest["uncertain"] > largest["draws"] else ""
+    return f"not by {largest['pool']}{uncertain}"
+
+
+def _by_suite(entries: Sequence[Entry]) -> list[str]:
+    """Return the smallest pool that suite/1 broke, for each scheme, its options and the pictures audited."""
+    rows = [
+        row
+        for row in audited_rows(entries)
+        if row["scope"] == "consortium"
+        and row["scheme"] not in _CONTROLS
+        and any(p["draws"] for p in row["pools"])
+    ]
+    body = []
+    for row in rows:
+        _, key_space, smallest, seconds = audited_cells(row)
+        draws = next(p["draws"] for p in row["pools"] if p["draws"])
+        body.append(
+            [f"`{scheme_name(row)}`", data_name(row), key_space, smallest, str(draws), seconds, row["tier"]]
+        )
+    headers = [
+        "scheme",
+        "pictures",
+        "key space by formula",
+        "images that break it",
+        "draws",
+        "seconds",
+        "tier",
+    ]
+    return table(headers, body)
+
+
+def _claims(schemes: Sequence[str], papers: Mapping[str, Record]) -> list[str]:
+    """Return one line a scheme: paper, claim, where that was read, and how near this program's scheme is to it."""
+    lines = []
+    for scheme in schemes:
+        paper = papers[scheme]
+        cited = f"{paper['authors']}, *{paper['title']}*, {paper['venue']}." if "title" in paper else ""
+        claim = f"Claim: {paper['claim']}." if "claim" in paper else "No claim about its security was read."
+        note = f"Here: {paper['note']}." if "note" in paper else ""
+        words = [part for part in (cited, claim, note, f"Source: {paper['source']}.") if part]
+        lines.append(f"- `{scheme}`: {' '.join(words)}")
+    return lines

@@ -1,0 +1,258 @@
+"""Audit any image encryption scheme: a Python function, or ciphertexts that another program made.
+
+    from cipherward.audit import audit
+
+    result = audit(encrypt, images, sizes=(1, 10, 100))
+    print(result)
+
+The audit draws fresh keys, encrypts the images, runs the attacks of the suite on the ciphertexts, and judges what
+they reached by the rules of suite/1 (docs/suite.md), with the suite's controls. It plays all roles in one process,
+for research. A hospital audits its own images with `cipherward-party audit`, whose attacks run without a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cipherward.controls import control_draws, public_of_controls
+from cipherward.draws import SealedDraw, draw_rows, images_of_draw, require_enough
+from cipherward.folder import Stack, read_stack, require_pairs
+from cipherward.function import Function, FunctionUnderAudit, key_defects, plain_defects
+from cipherward.pairs import attack_with_pairs
+from cipherward.report import Subject, make_report, pictures_of
+from cipherward.result import AuditResult
+from cipherward.scoring import score_draw
+from cipherward.settings import KEY_BYTES, Settings, require_public
+from coordinator.exchange.audit.control_sets import TARGETED
+from crypto.arrays import AnyArray, Images, Int64Array
+from crypto.errors import CipherwardError
+from crypto.key import KEY_BYTES as SEED_BYTES
+from crypto.spec import SchemeSpec
+
+__all__ = ["AuditResult", "audit", "audit_ciphertexts"]
+
+#: Keys that are compared besides those of the draws, so that one draw has another key to compare with.
+_FURTHER_KEYS = 1
+
+
+def audit(
+    encrypt: Function,
+    images: Stack,
+    *,
+    decrypt: Function | None = None,
+    labels: Sequence[int] | Int64Array | None = None,
+    key_bytes: int = KEY_BYTES,
+    **settings: Any,
+) -> AuditResult:
+    """Audit a scheme that is a Python function.
+
+    Args:
+        encrypt: encrypt(images, key) returns the ciphertexts of images uint8 [n, h, w] or [n, h, w, c]: uint8 or
+            float32 of the same shape. The key is bytes from the operating system's generator. The same images and key
+            must give the same ciphertexts.
+        images: Plain images uint8 [n, h, w] or [n, h, w, c] (c 1 or 3), or a folder of pictures of one size. An audit
+            needs at least 32, and says little below 128.
+        decrypt: Its inverse, decrypt(ciphertexts, key). With it, the audit checks that the key opens the ciphertexts.
+        labels: The class of each image, whole numbers [n], if the report shall say how much of it stays visible.
+        key_bytes: Bytes of a key.
+        **settings: The fields of `cipherward.settings.Settings`: sizes, draws, rows, block, family, attacks, seed, …
+
+    Returns:
+        The result. Printing it shows the verdict with every caveat.
+
+    Raises:
+        CipherwardError: If the images or settings cannot be audited, or the function does what no scheme may do.
+    """
+    if not callable(encrypt):
+        raise CipherwardError(
+            f"encrypt is no function but {type(encrypt).__name__}",
+            "for ciphertexts that are there already: audit_ciphertexts(ciphertexts, images)",
+        )
+    if not isinstance(key_bytes, int) or key_bytes < 1:
+        raise CipherwardError(
+            f"key_bytes={key_bytes!r:.60} makes no key", "name the bytes of a key, such as 32"
+        )
+    chosen = _settings(settings)
+    stack, _ = read_stack(images)
+    plain, is_flat = _as_images(stack)
+    classes = _as_labels(labels, len(plain))
+    function = FunctionUnderAudit(encrypt, decrypt, key_bytes, is_flat)
+    require_enough(chosen, len(plain))
+    chosen.specs(plain.shape[1:])  # settings that cannot work are named before anything is encrypted
+    require_public(chosen.attacks, chosen.public)
+    keys = [function.new_key() for _ in range(chosen.draws)]
+    defects = function.defects(plain, [*keys, *(function.new_key() for _ in range(_FURTHER_KEYS))])
+    specs: list[SchemeSpec] = []
+    draws = []
+    for index, key in enumerate(keys):
+        members = images_of_draw(chosen, len(plain), index + 1)
+        sealed = function.sealed(plain[members], key)
+        if not index:
+            function.require_deterministic(plain[members], key, sealed)
+            specs = chosen.specs(plain.shape[1:], is_real=sealed.dtype == np.float32)
+        draws.append(_draw(chosen, specs, index, plain[members], classes[members], sealed, function, key))
+    name = chosen.name or function.name
+    subject = Subject(
+        name, "a Python function", specs[0], 8 * key_bytes, tuple(defects), has_decrypt=decrypt is not None
+    )
+    return _audit_draws(subject, draws, chosen)
+
+
+def audit_ciphertexts(
+    ciphertexts: Stack | Sequence[Stack],
+    images: Stack,
+    *,
+    labels: Sequence[int] | Int64Array | None = None,
+    **settings: Any,
+) -> AuditResult:
+    """Audit ciphertexts that another program made of known plain images.
+
+    Args:
+        ciphertexts: For each key the ciphertexts of all images in their order: an array uint8 or float32 of the plain
+            images' shape, a .npy file, or a folder of pictures with the plain images' names. Each is one draw; an
+            audit should have three.
+        images: The plain images: an array uint8 [n, h, w] or [n, h, w, c], a .npy file, or a folder of pictures.
+        labels: The class of each image, whole numbers [n].
+        **settings: The fields of `cipherward.settings.Settings`; `draws` follows from the ciphertexts.
+
+    Returns:
+        The result.
+
+    Raises:
+        CipherwardError: If images and ciphertexts do not belong together, or cannot be audited.
+    """
+    is_one = isinstance(ciphertexts, np.ndarray) or not isinstance(ciphertexts, list | tuple)
+    sources: list[Stack] = [ciphertexts] if is_one else list(ciphertexts)  # type: ignore[list-item, arg-type] # narrowed
+    if not sources:
+        raise CipherwardError("no ciphertexts were handed over", "name an array or a folder for each key")
+    if settings.get("chosen_plaintext"):
+        raise CipherwardError(
+            "ciphertexts alone encrypt no chosen images", "hand over the function: audit(encrypt, …)"
+        )
+    chosen = _settings({**settings, "draws": len(sources)})
+    stack, names = read_stack(images)
+    plain, _ = _as_images(stack)
+    classes = _as_labels(labels, len(plain))
+    require_enough(chosen, len(plain))
+    require_public(chosen.attacks, chosen.public)
+    sets = []
+    for number, source in enumerate(sources, 1):
+        sealed, sealed_names = read_stack(source)
+        where = f"set {number} of ciphertexts" if isinstance(source, np.ndarray) else str(source)
+        require_pairs(names, sealed_names, where)
+        sets.append(_as_ciphertexts(sealed, plain, where))
+    if len({sealed.dtype for sealed in sets}) > 1:
+        raise CipherwardError("the sets of ciphertexts differ in dtype", "hand over sets of one scheme")
+    specs = chosen.specs(plain.shape[1:], is_real=sets[0].dtype == np.float32)
+    draws = [_draw(chosen, specs, index, plain, classes, sealed) for index, sealed in enumerate(sets)]
+    textured = np.flatnonzero(plain.reshape(len(plain), -1).std(1) > 0)
+    defects = [
+        *plain_defects(plain[textured], sets[0][textured]),
+        *(d.replace("fresh keys", "sets") for d in key_defects([sealed[textured] for sealed in sets])),
+    ]
+    subject = Subject(
+        chosen.name or "ciphertexts", "ciphertexts", specs[0], 0, tuple(defects), has_decrypt=False
+    )
+    return _audit_draws(subject, draws, chosen)
+
+
+def _audit_draws(subject: Subject, draws: Sequence[SealedDraw], settings: Settings) -> AuditResult:
+    """Attack and score the draws and the controls, and return the result."""
+    controls = control_draws(settings, draws[0].specs, len(draws))
+    audited = [score_draw(draw, settings, subject.spec) for draw in draws]
+    scored = []
+    for draw in controls:
+        of_control = settings
+        if draw.set_name in TARGETED:
+            of_control = replace(settings, public=public_of_controls(settings, subject.spec))
+        scored.append(score_draw(draw, of_control, subject.spec))
+    pairs = attack_with_pairs(draws, settings, subject.spec)
+    report = make_report(subject, audited, scored, settings)
+    return AuditResult(report, pictures_of(report, audited[0]), tuple(pairs))
+
+
+def _settings(values: dict[str, Any]) -> Settings:
+    """Return the settings; raise CipherwardError for one that is unknown."""
+    known = Settings.__dataclass_fields__
+    for name in values:
+        if name not in known:
+            raise CipherwardError(f"there is no setting {name!r}", f"known: {', '.join(sorted(known))}")
+    values = {name: tuple(v) if name in ("sizes", "attacks") else v for name, v in values.items()}
+    return Settings(**values)
+
+
+def _draw(
+    settings: Settings,
+    specs: Sequence[SchemeSpec],
+    index: int,
+    plain: Images,
+    labels: Int64Array,
+    sealed: AnyArray,
+    function: FunctionUnderAudit | None = None,
+    key: bytes = bytes(SEED_BYTES),
+) -> SealedDraw:
+    """Return draw `index` of the audited scheme."""
+    rows, pool_rows = draw_rows(settings, len(plain), index, max(*settings.sizes, settings.known_pairs))
+    opened = None if function is None else function.opened(sealed, key)
+    return SealedDraw(
+        name=f"draw-{index}",
+        set_name=f"audit-{index + 1}",
+        specs=tuple(specs),
+        plain=plain,
+        labels=labels,
+        sealed=sealed,
+        rows=rows,
+        pool_rows=pool_rows,
+        opened=None if opened is None else opened[rows],
+        oracle=None if function is None else lambda images: function.sealed(images, key),
+    )
+
+
+def _as_images(stack: AnyArray) -> tuple[Images, bool]:
+    """Return plain images uint8 [n, h, w, c], and whether they came without an axis of channels."""
+    described = f"{stack.dtype} {list(stack.shape)}"
+    if stack.dtype != np.uint8:
+        raise CipherwardError(
+            f"the images are {described}, not uint8",
+            "bring them to bytes: (255 * images).round().astype(np.uint8)",
+        )
+    is_flat = stack.ndim == 3
+    images = stack[..., None] if is_flat else stack
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise CipherwardError(
+            f"the images are {described}",
+            "hand over [n, height, width] or [n, height, width, 1 or 3], images first",
+        )
+    return np.ascontiguousarray(images), is_flat
+
+
+def _as_ciphertexts(sealed: AnyArray, plain: Images, where: str) -> AnyArray:
+    """Return ciphertexts [n, h, w, c] of the plain images' shape."""
+    shaped = sealed[..., None] if sealed.ndim == 3 and plain.shape[3] == 1 else sealed
+    if shaped.shape != plain.shape or shaped.dtype not in (np.uint8, np.float32):
+        raise CipherwardError(
+            f"{where} is {sealed.dtype} {list(sealed.shape)}, and the images are {list(plain.shape)}",
+            "hand over one ciphertext for each image, uint8 or float32 of the plain shape, in the images' order",
+        )
+    if not np.isfinite(shaped).all():
+        raise CipherwardError(
+            f"{where} has values that are NaN or infinite", "ciphertexts are finite numbers"
+        )
+    return np.ascontiguousarray(shaped)
+
+
+def _as_labels(labels: Sequence[int] | Int64Array | None, images: int) -> Int64Array:
+    """Return the class of each image, int64 [n]; all of one class where none is known."""
+    if labels is None:
+        return np.zeros(images, np.int64)
+    classes = np.asarray(labels)
+    if classes.shape != (images,) or not np.issubdtype(classes.dtype, np.integer):
+        raise CipherwardError(
+            f"the labels are {classes.dtype} {list(classes.shape)}, for {images} images",
+            "one whole number an image",
+        )
+    return classes.astype(np.int64)

@@ -1,0 +1,180 @@
+"""The function under audit: every call of it is checked, so that a fault of it is named and not measured.
+
+`encrypt(images, key)` takes plain images uint8 and a key of random bytes, and returns their ciphertexts: one image
+each, of the same shape, as bytes or float32. It must give the same ciphertexts for the same images and key. A set is
+encrypted in one call, so that a scheme may number its images.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from crypto.arrays import AnyArray, Images
+from crypto.errors import CipherwardError
+
+#: `encrypt(images, key)` and `decrypt(ciphertexts, key)`.
+Function = Callable[[Any, bytes], Any]
+#: Images on which keys are compared. Chosen by hand: few, because every key encrypts them once more.
+_COMPARED = 16
+
+
+@dataclass(frozen=True)
+class FunctionUnderAudit:
+    """A scheme as a Python function.
+
+    Attributes:
+        encrypt: The function.
+        decrypt: Its inverse, if the caller gave one.
+        key_bytes: Bytes of a key.
+        is_flat: Whether the function takes images [n, h, w] without an axis of channels.
+    """
+
+    encrypt: Function
+    decrypt: Function | None
+    key_bytes: int
+    is_flat: bool
+
+    @property
+    def name(self) -> str:
+        """The function's name, for messages and the report."""
+        return str(getattr(self.encrypt, "__name__", type(self.encrypt).__name__)).strip("<>")
+
+    def new_key(self) -> bytes:
+        """Return a fresh key from the operating system's generator."""
+        return secrets.token_bytes(self.key_bytes)
+
+    def sealed(self, images: Images, key: bytes) -> AnyArray:
+        """Encrypt images uint8 [n, h, w, c]; return the ciphertexts [n, h, w, c], read-only.
+
+        Raises:
+            CipherwardError: If the function raises, changes its input, or returns something else than ciphertexts of
+                the same shape.
+        """
+        given = self._given(images)
+        result = _called(self.encrypt, "encrypt", given, key)
+        if not np.array_equal(given, self._given(images)):
+            raise CipherwardError(
+                "encrypt changes the images that it is given",
+                "let it work on a copy: images = images.copy()",
+            )
+        _require_ciphertexts(result, given)
+        sealed: AnyArray = np.array(result).reshape(images.shape)  # a copy: the function may keep its own
+        sealed.setflags(write=False)
+        return sealed
+
+    def require_deterministic(self, images: Images, key: bytes, sealed: AnyArray) -> None:
+        """Raise CipherwardError if the function encrypts the same images otherwise under the same key."""
+        if not np.array_equal(self.sealed(images, key), sealed):
+            raise CipherwardError(
+                "encrypt is not deterministic: the same images and key gave other ciphertexts",
+                "derive all randomness from the key, and a nonce of an image from its number or its content",
+            )
+
+    def opened(self, sealed: AnyArray, key: bytes) -> Images | None:
+        """Return ciphertexts opened by `decrypt`, uint8 [n, h, w, c]; None without one.
+
+        Raises:
+            CipherwardError: If it raises, or returns something else than images of the same shape.
+        """
+        if self.decrypt is None:
+            return None
+        result = _called(self.decrypt, "decrypt", np.array(self._given(sealed)), key)
+        if not isinstance(result, np.ndarray) or result.dtype != np.uint8 or result.size != sealed.size:
+            raise CipherwardError(
+                f"decrypt returned {_described(result)}, not images of uint8 {list(sealed.shape)}",
+                "it takes what encrypt returned, and returns the plain images",
+            )
+        return result.reshape(sealed.shape)
+
+    def _given(self, images: AnyArray) -> AnyArray:
+        """Return a copy of images in the form that the caller's own have."""
+        return (images[..., 0] if self.is_flat else images).copy()
+
+    def defects(self, images: Images, keys: Sequence[bytes]) -> list[str]:
+        """Return what is wrong with the scheme whatever an attack finds, one sentence each.
+
+        Args:
+            images: Plain images, uint8 [n, h, w, c]; a few of them with texture are used.
+            keys: Fresh keys, at least two.
+        """
+        some = images[images.reshape(len(images), -1).std(1) > 0][:_COMPARED]
+        if not len(some):
+            return []
+        sealed = [self.sealed(some, key) for key in keys]
+        result = [*plain_defects(some, sealed[0]), *key_defects(sealed)]
+        opened = self.opened(sealed[0], keys[1])
+        if opened is not None and np.array_equal(opened, some) and not any("key" in d for d in result):
+            result.append(
+                "decrypt opens ciphertexts under any key: a fresh key that did not encrypt them opened them"
+            )
+        return result
+
+
+def plain_defects(plain: Images, sealed: AnyArray) -> list[str]:
+    """Return a sentence if ciphertexts are the plain images themselves."""
+    same = sum(np.array_equal(a, b) for a, b in zip(plain, sealed, strict=True))
+    return [f"{same} of {len(plain)} ciphertexts are the plain images, unchanged"] if same else []
+
+
+def key_defects(sealed: Sequence[AnyArray]) -> list[str]:
+    """Return a sentence if the same images have the same ciphertexts under several fresh keys.
+
+    Args:
+        sealed: The ciphertexts of the same images, none of them flat, under each key.
+    """
+    contents = [np.ascontiguousarray(ciphertexts).tobytes() for ciphertexts in sealed]
+    if len(contents) < 2 or len(set(contents)) == len(contents):
+        return []
+    if len(set(contents)) == 1:
+        return [f"the key is ignored: {len(contents)} fresh keys give the same ciphertexts"]
+    return [
+        f"few keys differ in what they do: of {len(contents)} fresh ones, two give the same ciphertexts"
+    ]
+
+
+def _called(function: Function, name: str, images: AnyArray, key: bytes) -> Any:
+    """Return what a function of the caller's returns; raise CipherwardError with its own error if it fails."""
+    try:
+        return function(images, key)
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise CipherwardError(
+            f"{name} raised {type(error).__name__}: {text:.200}",
+            f"it is called as {name}(images, key): uint8 {list(images.shape)} and {len(key)} bytes",
+        ) from error
+
+
+def _require_ciphertexts(result: object, given: AnyArray) -> None:
+    """Raise CipherwardError unless a result is one ciphertext for each image, of its shape."""
+    expected = f"uint8 or float32 {list(given.shape)}"
+    if not isinstance(result, np.ndarray):
+        raise CipherwardError(
+            f"encrypt returned {_described(result)}, not a NumPy array",
+            f"return {expected}, one ciphertext an image",
+        )
+    if result.shape != given.shape:
+        raise CipherwardError(
+            f"encrypt returned {_described(result)} for images of {list(given.shape)}",
+            "the suite audits ciphertexts of the plain shape; reshape or pad them, or audit that form of the scheme",
+        )
+    if result.dtype not in (np.uint8, np.float32):
+        raise CipherwardError(
+            f"encrypt returned {_described(result)}: the suite audits bytes and float32",
+            f"return {expected}: round to bytes, or cast with .astype(np.float32) if the values are real",
+        )
+    if not np.isfinite(result).all():
+        count = int((~np.isfinite(result)).sum())
+        raise CipherwardError(
+            f"encrypt returned {count} values that are NaN or infinite", "ciphertexts are finite numbers"
+        )
+
+
+def _described(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    return type(value).__name__

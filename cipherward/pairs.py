@@ -1,0 +1,139 @@
+"""Known and chosen plaintext: what pairs of images and ciphertexts give away. They are told apart from the verdict.
+
+A verdict of the suite is about ciphertexts alone. Whoever has pairs under the key, or gets images of their choice
+encrypted, has more. The attacks are textbook (coordinator/adversary/pairs). For an unknown scheme, the pairs are
+tried under every scheme of this program: a key counts that opens the pairs themselves, which the adversary can check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cipherward.attacking import Attempt
+from cipherward.draws import SealedDraw
+from cipherward.scoring import Scorer
+from cipherward.settings import Settings
+from coordinator.adversary.contract import Knowledge
+from coordinator.adversary.opened import open_images, open_rows
+from coordinator.adversary.pairs import chosen_plaintext, known_pairs
+from coordinator.adversary.recover.unknown_scheme import models_of
+from coordinator.adversary.registry import ATTACKS
+from coordinator.exchange.audit.scores import Figures
+from coordinator.exchange.audit.suite1 import breaking_measures, draws_needed
+from coordinator.exchange.pool import MemoryPool
+from crypto.arrays import AnyArray, Images
+from crypto.errors import CipherwardError
+from crypto.scheme import describe, load
+from crypto.spec import SchemeSpec
+
+KNOWN, CHOSEN = "known_pairs", "chosen_plaintext"
+
+
+@dataclass(frozen=True)
+class PairsFinding:
+    """What one attack with pairs reached over all draws.
+
+    Attributes:
+        attack: known_pairs or chosen_plaintext.
+        pairs: How many pairs it had, the most over the draws.
+        broken: In how many draws K, R or V broke the scheme.
+        draws: How many draws there were.
+        note: What the attack says of the first draw.
+    """
+
+    attack: str
+    pairs: int
+    broken: int
+    draws: int
+    note: str
+
+    @property
+    def is_break(self) -> bool:
+        """Whether the scheme is broken in as many draws as the suite asks for."""
+        return self.broken >= draws_needed(self.draws)
+
+    def __str__(self) -> str:
+        word = "broken" if self.is_break else "not broken"
+        note = f" ({self.note})" if self.note else ""
+        return (
+            f"{self.attack}: {word} with {self.pairs} pairs, in {self.broken} of {self.draws} draws{note}"
+        )
+
+
+def attack_with_pairs(
+    draws: Sequence[SealedDraw], settings: Settings, audited: SchemeSpec
+) -> list[PairsFinding]:
+    """Run the attacks with pairs that the settings ask for.
+
+    Raises:
+        CipherwardError: If images of the attack's choice are asked for, and nobody encrypts them.
+    """
+    findings = []
+    for name in (KNOWN, CHOSEN):
+        if settings.known_pairs if name == KNOWN else settings.chosen_plaintext:
+            results = [_attack_draw(name, draw, settings, audited) for draw in draws]
+            findings.append(
+                PairsFinding(
+                    attack=name,
+                    pairs=max(pairs for pairs, _, _ in results),
+                    broken=sum(bool(breaking_measures(figures)) for _, _, figures in results),
+                    draws=len(draws),
+                    note=results[0][1],
+                )
+            )
+    return findings
+
+
+def _attack_draw(
+    name: str, draw: SealedDraw, settings: Settings, audited: SchemeSpec
+) -> tuple[int, str, Figures]:
+    """Return how many pairs an attack had on a draw, what it says, and its figures."""
+    pairs, guess, spec = 0, None, draw.spec
+    for model in [spec] if settings.family else _models(draw.specs):
+        try:
+            plain, sealed = _pairs(name, draw, model, settings)
+            key, note = known_pairs.solve(model, plain, sealed)
+        except (ValueError, IndexError, np.linalg.LinAlgError):
+            continue  # ciphertexts of another scheme may have what the solver never meets
+        pairs = max(pairs, len(plain))
+        if key is not None and _opens(model, key_opens=open_images(model, sealed, key), plain=plain):
+            told = next((t for t in draw.specs if t.block == model.block), spec)
+            knowledge = Knowledge(MemoryPool(told, draw.sealed), draw.pool_rows, draw.rows)
+            words = [f"as {model.name}, blocks of {model.block}", note]
+            guess, spec = open_rows(knowledge, key, "; ".join(filter(None, words))), told
+            break
+    if guess is None:
+        knowledge = Knowledge(MemoryPool(spec, draw.sealed), draw.pool_rows, draw.rows)
+        guess = open_rows(knowledge, None, "no scheme of this program gives these pairs")
+    attempt = Attempt(name, ATTACKS[name], spec, pairs, guess, 0.0, ATTACKS[name].tier.name)
+    figures = Scorer(draw, settings, audited).figures(attempt)
+    assert figures is not None
+    return pairs, guess.note, figures
+
+
+def _models(specs: Sequence[SchemeSpec]) -> list[SchemeSpec]:
+    """Return the schemes that pairs are tried under: at last any permutation and inversion of all values."""
+    height, width, _ = shape = specs[0].image_shape
+    return [*models_of(specs), *([describe("block_pixel", shape, height)] if height == width else [])]
+
+
+def _opens(model: SchemeSpec, key_opens: Images, plain: Images) -> bool:
+    """Return whether a key opens the pairs that it was found from, within the scheme's rounding."""
+    error = np.abs(key_opens.astype(np.int16) - plain)
+    # Units that are equal in all pairs are interchangeable, and give the same pictures.
+    return bool(np.median(error) <= load(model).tolerance and (error <= load(model).tolerance).mean() > 0.5)
+
+
+def _pairs(name: str, draw: SealedDraw, model: SchemeSpec, settings: Settings) -> tuple[Images, AnyArray]:
+    if name == KNOWN:
+        return draw.known(settings.known_pairs)
+    if draw.oracle is None:
+        raise CipherwardError(
+            "chosen_plaintext needs a function that encrypts",
+            "hand over the function: ciphertexts answer nothing",
+        )
+    plain = chosen_plaintext.queries(model)
+    return plain, draw.oracle(plain)

@@ -1,0 +1,198 @@
+"""Ciphertexts of a scheme that nobody named (T1): every key recovery of this folder is tried on them.
+
+A recovery takes ciphertexts for those of its own scheme. Where the unknown scheme is of the same form, its key opens
+them; where it is not, what it opens is no picture. An adversary who must choose can see which is which without any
+truth, in two things:
+
+- the fits of the recovery: how well what it found explains what it measured (`contract.Fit`);
+- how much neighbouring pixels of the opened pictures agree: the median correlation of a pixel with its neighbour.
+
+Of the recoveries whose fits are sound, the one whose pictures agree most is chosen. If no fit is sound, the one whose
+pictures agree most is chosen nevertheless, and its poor fit makes the guess uncertain.
+
+The choice can be wrong: `block_pixel` explains almost anything on pictures of few blocks, and what it opens is
+smoother than a true picture. So the guess of every recovery is kept beside the chosen one.
+
+A scheme of another form than those of methods.py withstands this for want of an attack, not by its strength. Whoever
+reports such a guess says so.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from coordinator.adversary.contract import Fit, Guess, Knowledge, Recovered
+from coordinator.adversary.opened import key_arrays, open_images
+from coordinator.adversary.recover.methods import METHODS
+from coordinator.adversary.time_budget import until
+from coordinator.exchange.pool import MemoryPool
+from crypto.arrays import Float64Array, Images
+from crypto.errors import CipherwardError
+from crypto.scheme import describe, load
+from crypto.spec import SchemeSpec
+
+#: The schemes that ciphertexts are taken for, with their options, in the order in which equal pictures are decided.
+MODELS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("block_pixel_shuffle", {}),
+    ("value_shuffle", {}),
+    ("etc", {}),
+    ("le", {}),
+    ("block_pixel", {}),
+    ("pe", {}),
+    ("pe", {"colour_shuffle": True}),
+    ("ele", {}),
+)
+#: Schemes whose recovery takes up to a minute on ciphertexts of another scheme. They are tried only if none of the
+#: others is sound: on ciphertexts of these three, none of the others was (phantoms at 64 and CIFAR-10 at 32 pixels,
+#: 10 and 100 images).
+_SLOW = ("block_pixel", "pe", "ele")
+#: Schemes that know no blocks: one side of a block is enough to try them.
+_WITHOUT_BLOCKS = ("pe",)
+#: Images that are opened to compare the recoveries. Chosen by hand.
+_COMPARED = 16
+#: Least correlation of neighbouring pixels of a picture. Right pictures had .79 to .91 (phantoms at 64 pixels and
+#: CIFAR-10 at 32). Noise and values under a permutation for each image had at most .1, whatever the recovery's own
+#: fit; ciphertexts of block_pixel taken for pe had .45 with a sound fit.
+AGREEMENT_LEAST = 0.5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one recovery made of the ciphertexts.
+
+    Attributes:
+        model: The scheme that the ciphertexts were taken for.
+        guess: Its guess. It is idle if the recovery was not tried, because another is sound already.
+        agreement: How much neighbouring pixels of what it opens agree; -1 if it opens nothing.
+        seconds: How long it took.
+    """
+
+    model: SchemeSpec
+    guess: Guess
+    agreement: float
+    seconds: float
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it opens pictures, and no fit is poor."""
+        return self.guess.key is not None and not self.guess.is_uncertain
+
+
+def try_models(knowledge: Knowledge, models: Sequence[SchemeSpec]) -> list[Trial]:
+    """Try key recoveries on the pool, and open the rows to guess with what each of them finds.
+
+    Each has an equal share of the time that is left when its turn comes.
+
+    Args:
+        knowledge: What the adversary holds. Of the pool's scheme, the shape of the images is used and nothing else.
+        models: What the ciphertexts are taken for; see `models_of`.
+    """
+    order = sorted(models, key=lambda model: model.name in _SLOW)
+    trials: list[Trial] = []
+    for done, model in enumerate(order):
+        started = time.monotonic()
+        if model.name in _SLOW and any(trial.is_sound for trial in trials):
+            guess, agreement = _sealed(knowledge, "not tried: another recovery is sound", idle=True), -1.0
+        else:
+            deadline = started + knowledge.budget.left() / (len(order) - done)
+            guess, agreement = _try_model(knowledge, model, deadline)
+        trials.append(Trial(model, guess, agreement, time.monotonic() - started))
+    return trials
+
+
+def choose(trials: Sequence[Trial]) -> Trial:
+    """Return the trial that an adversary without any truth believes: the sound one whose pictures agree most."""
+    return max(trials, key=lambda trial: (trial.is_sound, trial.agreement))
+
+
+def models_of(specs: Sequence[SchemeSpec]) -> list[SchemeSpec]:
+    """Return the schemes that ciphertexts can be taken for, in the order of `MODELS`.
+
+    Left out are those that cannot seal such images or seal them to another shape, and options that change nothing.
+    Real numbers are taken for none.
+
+    Args:
+        specs: The shape of the images, and each side of a block to try.
+    """
+    result: list[SchemeSpec] = []
+    if load(specs[0]).sealed_dtype != np.uint8:
+        return result
+    for name, options in MODELS:
+        if options and specs[0].image_shape[2] == 1:
+            continue  # the options are about colours
+        for spec in specs[:1] if name in _WITHOUT_BLOCKS else specs:
+            try:
+                model = describe(name, spec.image_shape, spec.block, options=options)
+            except CipherwardError:
+                continue
+            if load(model).sealed_shape == spec.image_shape:
+                result.append(model)
+    return result
+
+
+def model_name(model: SchemeSpec) -> str:
+    """Return the name of a model's recovery, such as etc_recovery/8 for blocks of 8 pixels."""
+    colours = "_colours" if model.options.get("colour_shuffle") is True else ""
+    block = "" if model.name in _WITHOUT_BLOCKS else f"/{model.block}"
+    return f"{model.name}{colours}_recovery{block}"
+
+
+def neighbour_agreement(images: Images) -> float:
+    """Return how much neighbouring pixels agree: the median correlation over images, of the worse direction.
+
+    Args:
+        images: uint8 [n, h, w, c]. An image without variation counts as 0.
+    """
+    values = images.astype(np.float64)
+    across = _correlations(values[:, :, 1:], values[:, :, :-1])
+    down = _correlations(values[:, 1:], values[:, :-1])
+    return float(min(np.median(across), np.median(down)))
+
+
+def _correlations(a: Float64Array, b: Float64Array) -> Float64Array:
+    """Return Pearson's r of each pair of images [n, h, w, c], float64 [n]; 0 where either is constant."""
+    a, b = (x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(1, keepdims=True) for x in (a, b))
+    spread = np.sqrt((a * a).sum(1) * (b * b).sum(1))
+    r: Float64Array = np.where(spread > 0, (a * b).sum(1) / np.maximum(spread, 1e-9), 0.0)
+    return r
+
+
+def _try_model(knowledge: Knowledge, model: SchemeSpec, deadline: float) -> tuple[Guess, float]:
+    """Return the guess of one recovery, and how much neighbouring pixels of it agree."""
+    pool_rows = np.asarray(knowledge.pool_rows, np.int64)
+    pool = MemoryPool(model, knowledge.pool.images(pool_rows))
+    try:
+        recovered = METHODS[model.name].recover(pool, np.arange(len(pool_rows)), until(deadline))
+    except (ValueError, IndexError, ZeroDivisionError, np.linalg.LinAlgError) as error:
+        # A recovery is written for its own scheme. Ciphertexts of another may have what it never meets.
+        return _sealed(knowledge, f"it cannot take these ciphertexts ({type(error).__name__})"), -1.0
+    late = ["truncated: out of time"] if time.monotonic() >= deadline else []
+    if recovered is None:
+        return _sealed(knowledge, "; ".join(["nothing identifiable", *late])), -1.0
+    return _opened(knowledge, recovered, late)
+
+
+def _opened(knowledge: Knowledge, recovered: Recovered, late: Sequence[str]) -> tuple[Guess, float]:
+    """Return the guess that a recovered key makes, and how much neighbouring pixels of it agree."""
+    rows = np.asarray(knowledge.rows, np.int64)
+    images = open_images(knowledge.pool.spec, knowledge.pool.images(rows), recovered)
+    agreement = neighbour_agreement(images[:_COMPARED])
+    fit = Fit(agreement, AGREEMENT_LEAST, "the correlation of neighbouring pixels")
+    notes = [
+        *recovered.notes,
+        *(n for n in late if not any("truncated" in note for note in recovered.notes)),
+    ]
+    return Guess(images, key_arrays(recovered), "; ".join(notes), fits=(*recovered.fits, fit)), agreement
+
+
+def _sealed(knowledge: Knowledge, note: str, *, idle: bool = False) -> Guess:
+    """Return the guess that the ciphertext is the picture, because there is no key."""
+    rows = np.asarray(knowledge.rows, np.int64)
+    return Guess(open_images(knowledge.pool.spec, knowledge.pool.images(rows), None), note=note, idle=idle)
