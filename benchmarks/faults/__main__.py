@@ -43,6 +43,9 @@ from coordinator.exchange.plan import Plan
 from coordinator.study.study import party_folder
 
 _console = Console()
+#: Prefix of the federations' folders. A program that was killed may write into one while it is removed: a table that
+#: takes hours is not ended for that.
+_PREFIX = "cipherward-faults-"
 #: The fault of a hospital that is not there when the study begins, and the comparison of two whole studies.
 ABSENT, SAME_MODEL = "absent", "same-model"
 STRIKING: dict[str, Fault] = {**FAULTS, **{name: fault for name, (fault, _) in MACHINE_FAULTS.items()}}
@@ -103,7 +106,7 @@ class Harness:
             if is_open and (why := MACHINE_FAULTS[trial[0]][1]()):
                 self._keep(trial, title, Record(skipped=why))
         if todo := self._left(trials, (SAME_MODEL,)):
-            with tempfile.TemporaryDirectory(prefix="cipherward-faults-") as folder:
+            with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
                 self._try(*todo[0], lambda: same_model.compare_models(Path(folder)))
         while todo := self._left(trials, (ABSENT, *STRIKING, *DOOR_FAULTS)):
             self._run_federation(todo)
@@ -116,7 +119,7 @@ class Harness:
         """Try faults in one federation until all were tried, or until its study does not recover."""
         names = {name for (name, _), _ in todo}
         with (
-            tempfile.TemporaryDirectory(prefix="cipherward-faults-") as temporary,
+            tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as temporary,
             contextlib.ExitStack() as disks,
         ):
             folder = Path(temporary) / "f"

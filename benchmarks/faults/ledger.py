@@ -24,14 +24,26 @@ from crypto.files import append_line, json_text, read_lines
 
 #: The folders of the product's code.
 _CODE = ("coordinator", "crypto", "parties")
+#: Rooms of it that no program of a deployed study imports: attacks, reports, scores, and the checks of image files.
+NOT_DEPLOYED = ("coordinator/adversary", "coordinator/report", "parties/checking", "parties/scoring")
 #: A fault's name and moment.
 Trial = tuple[str, Moment]
 
 
+def list_code() -> list[Path]:
+    """Return the product's source files that the programs of a deployed study run, or may run."""
+    paths = sorted(path for folder in _CODE for path in (ROOT / folder).rglob("*.py"))
+    return [p for p in paths if not any(p.is_relative_to(ROOT / room) for room in NOT_DEPLOYED)]
+
+
 def code_digest() -> str:
-    """Return a digest of the product's source files: what the faults were tried on."""
+    """Return a digest of the source files that a deployed study runs: what the faults were tried on.
+
+    A record of other code is none. Files that no program of the deployment runs are left out, such as attacks and
+    reports: a change of them changes nothing that was measured, and would throw hours of records away.
+    """
     digest = hashlib.sha256()
-    for path in sorted(path for folder in _CODE for path in (ROOT / folder).rglob("*.py")):
+    for path in list_code():
         digest.update(f"{path.relative_to(ROOT)} {path.stat().st_size}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -95,13 +95,20 @@ def _run_study(plan: Plan, folder: Path, until: str, engine: Engine) -> Report |
         talk.print(f"· {line}")
 
     with live_line() as show:
+        step = ""
 
-        def log_status(line: str) -> None:
-            log(line)
+        def set_step(line: str) -> None:
+            nonlocal step
+            step = line
+            if not talk.is_terminal:
+                log(line)
             show(line)
 
-        status, detail = (show, show) if talk.is_terminal else (log_status, show)
-        return run_study(plan, folder, until, log, status, detail, engine)
+        def show_detail(line: str) -> None:
+            if any(character.isalnum() for character in line):  # the border of a table names nothing
+                show(line if talk.is_terminal or not step else f"{step}: {line}")
+
+        return run_study(plan, folder, until, log, set_step, show_detail, engine)
 
 
 def _parse_settings(words: list[str]) -> dict[str, Any]:

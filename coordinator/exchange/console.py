@@ -56,6 +56,11 @@ result = SafeConsole(highlight=False, soft_wrap=True, markup=False)
 
 #: Seconds after which a silence ends. A reader takes five for a hang, and printing may be late.
 _BEAT_S = 4.0
+#: In a log, which nobody watches, each further line about the same silence comes after twice the time, up to so many
+#: times the first: after 4, 8, 16 and then every 30 s.
+_LONGEST_BEATS = 7.5
+#: What a command does that says nothing of its own; and the characters of a step in a line that it goes on.
+_AT_WORK, _LONGEST_STEP = "at work", 100
 #: Set to 0 in the environment of programs whose lines another of ours reads: it ends the silences itself.
 BEATS = "CIPHERWARD_BEATS"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -71,6 +76,9 @@ def run(app: typer.Typer, name: str) -> None:
     _use_utf8()
     bypass_proxies(os.environ)
     ensure_compile_cache(os.environ)
+    # Threads of OpenMP wait for each other by spinning. Two of them beside one other busy process made training ten
+    # times slower. It is read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal whose encoding lacks an accent or an ellipsis gets an escape, not a traceback.
@@ -129,8 +137,7 @@ def parse_pool_sizes(text: str) -> list[int]:
 class _Pulse:
     """Ends silences: says what the program is doing while nothing else is printed.
 
-    A text is printed once. While it stays, the next lines only say for how long: a step that is done is not told
-    again and again.
+    While a text stays, the next lines say that it goes on, and for how long. Without a terminal they become rarer.
     """
 
     def __init__(self) -> None:
@@ -177,17 +184,36 @@ class _Pulse:
             talk.last_printed = time.monotonic()
 
     def _beat(self, started: float) -> None:
-        ended = self._ended
+        ended, pause = self._ended, _Pause()
         while not ended.wait(_BEAT_S / 16):
             now = time.monotonic()
             latest = max(started, talk.last_printed, result.last_printed)
-            if now - latest < _BEAT_S or self._shown_live or waiting_for_user.is_set():
+            if not pause.is_over(now, latest) or self._shown_live or waiting_for_user.is_set():
                 started = now if waiting_for_user.is_set() else started
                 continue
             with self._change:
                 texts = [text for text in self._texts if text.text]
             if texts:
                 talk.print(texts[-1].line(now))
+                pause.lengthen(talk.last_printed, talk.is_terminal)
+
+
+class _Pause:
+    """How long a silence may last: longer after each line of ours, and short again once somebody else prints."""
+
+    def __init__(self) -> None:
+        self._length, self._own_line = _BEAT_S, -1.0
+
+    def is_over(self, now: float, latest: float) -> bool:
+        """Return whether a silence is too long. latest: when the latest line was printed, in seconds, as now."""
+        if latest > self._own_line:
+            self._length = _BEAT_S
+        return now - latest >= self._length
+
+    def lengthen(self, printed: float, is_terminal: bool) -> None:
+        """Take note of a line of ours. On a terminal somebody watches, and no silence becomes longer."""
+        self._own_line = printed
+        self._length = _BEAT_S if is_terminal else min(2 * self._length, _LONGEST_BEATS * _BEAT_S)
 
 
 class _Text:
@@ -203,8 +229,16 @@ class _Text:
 
     def line(self, now: float) -> str:
         """Return the line that ends a silence."""
-        text, self._is_printed = ("still at work" if self._is_printed else self.text), True
+        text = self.text
+        if self._is_printed:
+            text = "still at work" if text == _AT_WORK else f"still at work: {_shorten(text)}"
+        self._is_printed = True
         return f"  {text} ({now - self._since:.0f} s)"
+
+
+def _shorten(text: str) -> str:
+    """Return a text with at most `_LONGEST_STEP` characters."""
+    return text if len(text) <= _LONGEST_STEP else text[: _LONGEST_STEP - 1] + "…"
 
 
 _pulse = _Pulse()
@@ -213,7 +247,7 @@ _pulse = _Pulse()
 @contextlib.contextmanager
 def at_work() -> Iterator[None]:
     """End every long silence in the block, whether or not it says what it does."""
-    with _pulse.beating("at work"):
+    with _pulse.beating(_AT_WORK):
         yield
 
 

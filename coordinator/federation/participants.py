@@ -163,9 +163,19 @@ class Federation:
         return [*refused, *(f"node-{node}: {why}" for node, why in self._unanswered.items())]
 
     def refusals(self) -> dict[int, str]:
-        """Return why a connected node is refused for the whole run, by node."""
-        connected = set(self.grid.get_node_ids())
-        return {node: reason for node, reason in self.refused.items() if node in connected}
+        """Return why a connected node takes no part, by node: it is refused for the whole run, or did not answer.
+
+        It looks once for answers to who a node is: what came while a round was made belongs in its line. A node
+        that is still being asked for the first time has no entry before the grace period is over. If the SuperLink
+        does not answer there is no entry at all: the round that was made must be kept.
+        """
+        try:
+            self._hear(math.inf)
+            connected = set(self.grid.get_node_ids())
+        except (httpx.HTTPError, OSError):
+            return {}
+        reasons = {**self._unanswered, **self.refused}
+        return {node: reason for node, reason in reasons.items() if node in connected}
 
     def _accepted(self, nodes: Sequence[int]) -> list[Party]:
         """Return the accepted parties among nodes."""

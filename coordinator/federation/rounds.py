@@ -184,7 +184,9 @@ def _attempt_round(
         try:
             val = evaluate(strategy, federation, weights, number, "val")
         except CipherwardError as error:
-            failed = {**row, "aggregated": False, "error": error.message, "seconds": time.time() - started}
+            refused = federation.by_name(federation.refusals()) | row["refused"]
+            failed = {**row, "refused": refused, "aggregated": False, "error": error.message}
+            failed["seconds"] = time.time() - started
             append_line(cloud / "rounds.jsonl", json.dumps(failed))
             raise
         row["val"] = val["mean"]
@@ -194,6 +196,8 @@ def _attempt_round(
         state.round, state.weights, state.moments = number, weights, get_moments(strategy)
         if val["mean"]["accuracy"] >= state.best_val:
             state.best, state.best_round, state.best_val = weights, number, val["mean"]["accuracy"]
+    # Last, so that it names who was refused while the round was made: a hospital that came after the quorum.
+    row["refused"] = federation.by_name(federation.refusals()) | row["refused"]
     row["seconds"] = time.time() - started
     return row
 
@@ -233,7 +237,7 @@ def _collect_updates(
     row: dict[str, Any] = {
         "parties": list(usable),
         "absent": [federation.name(n) for n in replies.absent],
-        "refused": federation.by_name({**federation.refusals(), **replies.refused}),
+        "refused": federation.by_name(replies.refused),
         "clipped": {},
         "bytes_down": _count_bytes(messages),
         "bytes_up": sum(store.bytes[node] for node, _ in replies.usable),

@@ -98,7 +98,7 @@ def sum_updates(
     row: dict[str, Any] = {
         "parties": outcome.parties,
         "absent": sorted(set(outcome.absent) - set(outcome.parties)),
-        "refused": {**federation.by_name(federation.refusals()), **outcome.refused},
+        "refused": dict(outcome.refused),
         "clipped": {},
         "summed": {
             "clipped_share": outcome.clipped_share,

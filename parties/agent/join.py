@@ -71,10 +71,18 @@ class Options:
         limit_s: the longest that a message may take, in seconds; None for its round's deadline and 30 s.
         is_signature_asked: whether the SuperNode also asks for this hospital's signature beside the app bundle
             (`--trusted-entities`). The agent's own check is made in any case.
+        threads: how many threads of PyTorch a message may have; None for one on each core. Hospitals that share a
+            machine share its cores.
     """
 
     limit_s: float | None = None
     is_signature_asked: bool = True
+    threads: int | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables that these choices are for the hospital's client."""
+        return {} if self.threads is None else {"OMP_NUM_THREADS": str(self.threads)}
 
 
 def read_plan(kit: Kit) -> Plan:
@@ -187,9 +195,10 @@ class _Agent:
         rotate(client_log)
         inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         # NumPy's OpenBLAS would start threads when it is imported, and then a fork is not safe.
-        quiet = {**QUIET, "FLWR_HOME": str(self.folder / "flwr"), "OPENBLAS_NUM_THREADS": "1"}
+        own = {**QUIET, "FLWR_HOME": str(self.folder / "flwr"), "OPENBLAS_NUM_THREADS": "1"}
+        own |= options.environment
         self.executor = Executor(
-            place, "", b"", apps, {**inherited, **quiet, **mark}, client_log, pick_mode(), self.tick,
+            place, "", b"", apps, {**inherited, **own, **mark}, client_log, pick_mode(), self.tick,
             self.announce, self.plan.deadline_s, options.limit_s, lambda message: message in self.node.dropped,
         )  # fmt: skip
 

@@ -172,6 +172,13 @@ def join(
             "By default Flower's SuperNode asks for this hospital's signature as well.",
         ),
     ] = False,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads of PyTorch for a message, where other work shares this machine. By default one a core.",
+        ),
+    ] = None,
 ) -> None:
     """Take part in a federation until Ctrl-C or `cipherward-party leave`. Rounds are shown as they happen.
 
@@ -183,7 +190,8 @@ def join(
     from parties.agent.join import join as run_agent
     from parties.sealing.place import Place
 
-    options = Options(parse_seconds(limit, "--limit") if limit else None, not agent_check_only)
+    limit_s = parse_seconds(limit, "--limit") if limit else None
+    options = Options(limit_s, not agent_check_only, threads)
 
     def log_line(text: str) -> None:
         talk.print(text, soft_wrap=True)  # a service's log has no width

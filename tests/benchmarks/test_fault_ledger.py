@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.command_line import ROOT
 from benchmarks.faults.__main__ import NAMES, STRIKING, Harness, list_trials
 from benchmarks.faults.at_the_door import DOOR_FAULTS
-from benchmarks.faults.ledger import Ledger, Trial, make_figures
+from benchmarks.faults.ledger import NOT_DEPLOYED, Ledger, Trial, list_code, make_figures
 from benchmarks.faults.liar import damage_content
 from benchmarks.faults.machine_faults import MACHINE_FAULTS
 from benchmarks.faults.malformed import EVALUATION, TRAINING
@@ -48,6 +49,23 @@ def test_records_of_other_code_do_not_count(tmp_path: Path) -> None:
     assert not Ledger(path).is_done(("a", "in training"))
     figures = make_figures([path], TRIALS)
     assert all(record["skipped"] for record in figures["records"]) and figures["other_code"] == 1
+
+
+def test_the_digest_leaves_out_only_what_no_program_of_a_deployment_imports() -> None:
+    rooms = (
+        "coordinator/deployment",
+        "coordinator/federation",
+        "coordinator/exchange",
+        "coordinator/model",
+    )
+    code = list_code()
+    deployed = [p for p in code if any(p.is_relative_to(ROOT / r) for r in (*rooms, "parties/agent"))]
+    assert len(deployed) > 50 and ROOT / "parties/training/client_app.py" in code
+    for path in deployed:
+        text = path.read_text()
+        assert not [r for r in NOT_DEPLOYED if f"import {r.replace('/', '.')}" in text], path
+        assert not [r for r in NOT_DEPLOYED if f"from {r.replace('/', '.')}" in text], path
+    assert all((ROOT / room).is_dir() for room in NOT_DEPLOYED)
 
 
 def test_what_the_machine_does_not_allow_is_skipped_by_the_harness(

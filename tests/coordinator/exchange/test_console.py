@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import subprocess
@@ -133,18 +134,39 @@ def test_without_a_terminal_no_silence_is_long(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(console, "_BEAT_S", 0.02)
     with console.narrate() as log:
         log("round 1 is done")
-        wait_for(out, "still at work", 2)
+        wait_for(out, "still at work: round 1 is done", 2)
         with console.progress("train", 9) as on_progress:
             on_progress(4)
-            wait_for(out, "still at work", 4)
+            wait_for(out, "still at work: train", 2)
     lines = out.getvalue().splitlines()
-    # What was printed is not printed again: the next lines say that the work goes on.
-    assert lines[0] == "round 1 is done" and out.getvalue().count("round 1 is done") == 1
+    # Each later line says that the work goes on, and names the step.
+    assert lines[0] == "round 1 is done" and lines[1] == "  still at work: round 1 is done (0 s)"
     assert re.fullmatch(r"  train: 4 of 9, about 1 s left \(0 s\)", lines[3])
-    assert out.getvalue().count("4 of 9") == 1 and lines.count("  still at work (0 s)") >= 4
+    assert lines[4].startswith("  still at work: train: 4 of 9")
     count = len(lines)
     time.sleep(0.1)
     assert len(out.getvalue().splitlines()) == count  # nothing goes on after the work
+
+
+def list_beats(is_terminal: bool, until: float, line_at: float = math.inf) -> list[float]:
+    """Return the seconds at which a silence from 0 on is ended, if another line is printed at `line_at`."""
+    pause, latest, beats = console._Pause(), 0.0, []
+    for now in np.arange(0.0, until, 0.5):
+        latest = max(latest, line_at) if now >= line_at else latest
+        if pause.is_over(now, latest):
+            beats.append(float(now))
+            latest = now
+            pause.lengthen(now, is_terminal)
+    return beats
+
+
+def test_lines_about_one_silence_become_rarer_in_a_log_and_not_on_a_terminal() -> None:
+    assert list_beats(is_terminal=False, until=120) == [4, 12, 28, 58, 88, 118]
+    assert list_beats(is_terminal=True, until=30) == [4, 8, 12, 16, 20, 24, 28]
+
+
+def test_a_printed_line_makes_the_next_silence_short_again() -> None:
+    assert list_beats(is_terminal=False, until=60, line_at=30) == [4, 12, 28, 34, 42, 58]
 
 
 def test_a_command_that_says_nothing_is_heard_but_not_while_its_user_types(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
@@ -140,6 +141,69 @@ def test_a_node_that_cannot_belong_is_refused_and_the_others_go_on(
     assert sent == ["query.hello"]
     [asked] = [m for m in grid.sent if m.metadata.dst_node_id == BAD]
     assert dict(asked.content["config"]) == {"manifest": federation.manifest.digest}
+
+
+def test_who_comes_while_a_round_is_made_and_is_refused_is_in_the_journal_of_that_round(
+    tmp_path: Path,
+) -> None:
+    """Its answer comes after the round's beginning; there may be no later round."""
+    federation, grid = federation_of_four({"party": "p9"}, late=False, rounds=1)
+    kept: list[Message] = []
+
+    def hold(node: int, reply: Message) -> Message:
+        if node == BAD and "about" in reply.content:
+            kept.append(reply)
+        return reply
+
+    def pull(message_ids: Iterable[str]) -> list[Message]:
+        """Give out the fourth hospital's answer once the evaluation was asked for."""
+        ids = list(message_ids)
+        is_late = any(m.metadata.message_type == "evaluate" for m in grid.sent)
+        if kept and not is_late and kept[0].metadata.reply_to_message_id in ids:
+            return []
+        return LocalGrid.pull_messages(grid, ids)
+
+    grid.tamper, grid.pull_messages = hold, pull  # type: ignore[method-assign]
+    run_rounds(federation, START, tmp_path)
+    [row] = read_journal(tmp_path)
+    assert row["parties"] == ["p0", "p1", "p2"]
+    assert list(row["refused"]) == ["p9 (node-103)"] and "no hospital of the study" in str(row["refused"])
+
+
+def test_a_round_is_kept_if_the_server_goes_before_its_line_is_written(tmp_path: Path) -> None:
+    class EndingGrid(LocalGrid):
+        evaluated = 0
+
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            replies = super().pull_messages(message_ids)
+            self.evaluated += sum(m.metadata.message_type == "evaluate" for m in replies)
+            return replies
+
+        def get_node_ids(self) -> list[int]:
+            if self.evaluated == 3:
+                raise httpx.ConnectError("refused")
+            return super().get_node_ids()
+
+    grid = EndingGrid(parties(), [{"partition-id": i} for i in range(3)])
+    state = run_rounds(federation_of(grid, plan(parties=3, rounds=1)), START, tmp_path)
+    assert state.round == 1 and [row["refused"] for row in read_journal(tmp_path)] == [{}]
+
+
+def test_a_hospital_that_answers_with_an_error_only_is_in_the_journal_and_is_asked_again(
+    tmp_path: Path,
+) -> None:
+    """As one that did not approve the code: it gives no introduction, and may do so later."""
+    federation, grid = federation_of_four({}, late=True, rounds=2)
+
+    def fail(node: int, reply: Message) -> Message:
+        return Message(Error(code=2, reason="not approved"), reply_to=reply) if node == BAD else reply
+
+    grid.tamper = fail
+    run_rounds(federation, START, tmp_path)
+    first, second = read_journal(tmp_path)
+    assert first["parties"] == second["parties"] == ["p0", "p1", "p2"]
+    assert "not approved" in second["refused"]["node-103"]
+    assert BAD not in federation.refused
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -289,6 +289,17 @@ def test_the_supernode_trusts_this_hospital_s_key_alone_unless_the_hospital_says
     assert approvals_path(place).exists()
 
 
+def test_the_operator_says_how_many_threads_a_message_may_have(
+    tmp_path: Path, place: Place, bundle: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    kit = make(tmp_path, bundle)
+    limited = join_module._Agent(place, kit, print, Options(threads=2), tmp_path)
+    assert limited.executor.environment["OMP_NUM_THREADS"] == "2"
+    free = join_module._Agent(place, kit, print, Options(), tmp_path)
+    assert free.executor.environment["OMP_NUM_THREADS"] == "3"
+
+
 _REFUSAL = """\x1b[92mINFO \x1b[0m:      Receiving: query.hello message (ID: {message})
 \x1b[91mERROR \x1b[0m:     FAB verification failed: the provided trusted entities could not verify the FAB.
 """
