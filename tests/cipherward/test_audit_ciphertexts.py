@@ -20,7 +20,7 @@ from crypto.scheme import describe, load
 from tests.support import made_up_schemes as made_up
 from tests.support.pictures import smooth
 
-SMALL: dict[str, Any] = {"sizes": (10,), "rows": 16, "block": 8, "budget_s": 60.0}
+SMALL: dict[str, Any] = {"sizes": (10,), "rows": 32, "block": 8, "budget_s": 60.0}
 PLAIN = smooth(52, 32, 32)
 KEYS = [bytes([i]) * 32 for i in range(2)]
 SEALED = [made_up.mosaic(PLAIN, key) for key in KEYS]
