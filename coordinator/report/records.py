@@ -108,6 +108,8 @@ class SchemeFacts(Record):
     Attributes:
         formula_bits: log2 of the number of keys that the scheme's formula claims.
         effective_bits: The same for a secret key of 32 bytes.
+        noise_sigma: Standard deviation in gray levels of the noise that no shared key takes off; 0 where there is
+            none.
     """
 
     name: str
@@ -117,6 +119,7 @@ class SchemeFacts(Record):
     key_scope: str
     formula_bits: float
     effective_bits: float
+    noise_sigma: float = 0.0
 
 
 class PoolFacts(Record):
