@@ -79,10 +79,10 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         if best is None or cost < best[0]:
             best = cost, grid, parts, seam_fit(grid, across, down)
     assert best is not None
-    _, grid, inner, fit = best
+    _, grid, upright_parts, fit = best
     k5 = np.empty(count, np.int64)
     k5[grid.ravel()] = np.arange(count)
-    parts = {**inner, "K5": k5}
+    parts = {**upright_parts, "K5": k5}
     fits += [Fit(fit, LEAST_SEAM_FIT, f"{SEAM_FIT}, of main blocks")] if count > 1 else []
     notes = () if time_left() else ("truncated: out of time",)
     return Recovered(algorithm.table(parts).inverse(), parts, notes, tuple(fits))

@@ -30,7 +30,7 @@ class WienerFilter:
         side = 2 * self._reach + 1
         windows = _sampled_windows(public, side)
         self._mean = float(windows.mean())
-        windows = windows - self._mean
+        windows = (windows - self._mean).astype(np.float64)
         covariance = windows.T @ windows / len(windows)
         channels = public.shape[3]
         middle = (len(covariance) // channels // 2) * channels + np.arange(channels)
