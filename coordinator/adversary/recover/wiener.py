@@ -30,15 +30,13 @@ class WienerFilter:
         side = 2 * self._reach + 1
         windows = _sampled_windows(public, side)
         self._mean = float(windows.mean())
-        windows = (windows - self._mean).astype(np.float64)
-        covariance = windows.T @ windows / len(windows)
+        centred = windows - self._mean
+        covariance = centred.T @ centred / len(centred)
         channels = public.shape[3]
         middle = (len(covariance) // channels // 2) * channels + np.arange(channels)
-        weights: Float64Array = np.linalg.solve(
-            covariance + sigma**2 * np.eye(len(covariance)), covariance[:, middle]
-        )
+        weights = np.linalg.solve(covariance + sigma**2 * np.eye(len(covariance)), covariance[:, middle])
         #: Weights [side, side, c, c]: of each value of a window for each channel of its middle pixel.
-        self._weights: Float64Array = weights.reshape(side, side, channels, channels)
+        self._weights: Float64Array = weights.reshape(side, side, channels, channels).astype(np.float64)
 
     def apply(self, images: Float32Array) -> Images:
         """Return noisy images float32 [n, h, w, c] filtered: uint8 [n, h, w, c]."""
