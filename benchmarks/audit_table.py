@@ -91,6 +91,7 @@ SHARED = (
 ROWS = (
     *SHARED,
     Row("orthogonal", "mri", attack="moment_matching", pools=(10, 100)),
+    Row("noisy_orthogonal", "mri", attack="moment_matching", pools=(10, 100)),
     *_with_image_keys(SHARED),
     Row("pe", "mri", "image", "leading_bit", pools=(1,), draws=1),
     Row("pe", "cifar", "image", "leading_bit", 4, (1,), 1),
@@ -196,6 +197,7 @@ def cells_of(
             "uncertain": guess.is_uncertain,
             "broken_by": list(breaking_measures(figures)),
             "ssim": values["ssim"]["median"],
+            "psnr": values["psnr"]["median"],
             "baseline": max(float(np.nanmedian(v)) for v in bases.values()),
             **{name: values[name] for name in ("values_right", "key", "K", "R", "V")},
         }

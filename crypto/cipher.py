@@ -1,4 +1,7 @@
-"""Ciphers: a scheme under one key. One table for all images, one matrix for all blocks, or a key for every row."""
+"""Ciphers: a scheme under one key.
+
+One table for all images, one matrix for all blocks, noise for every row, or a key for every row.
+"""
 
 from __future__ import annotations
 
@@ -169,6 +172,37 @@ def _multiplied_torch(images: torch.Tensor, block: int, matrix: Float32Array) ->
     product = blocks @ torch.tensor(matrix, device=images.device) + _MID_GRAY
     parts = product.reshape(n, split[1], split[3], block, block, channels).transpose(2, 3)
     return parts.reshape(images.shape)
+
+
+class RowNoiseCipher(_NeverPickled):
+    """A cipher that seals to float32 and adds noise of its own to every row. The key takes it off again."""
+
+    def __init__(self, cipher: Cipher, noise_of_row: Callable[[int], Float32Array]) -> None:
+        """Take the cipher without noise, and the function that draws a row's noise, float32 [*sealed_shape]."""
+        self._cipher, self._noise_of_row = cipher, noise_of_row
+
+    def encrypt(self, images: ArrayOrTensor, first: int = 0, out: AnyArray | None = None) -> ArrayOrTensor:
+        """Encrypt uint8 [n, *image_shape] to float32 [n, *sealed_shape]; image i gets the noise of row first + i."""
+        sealed = self._cipher.encrypt(images, first, out)
+        for i in range(len(images)):
+            sealed[i] += self._noise_like(sealed, first + i)
+        return sealed
+
+    def decrypt(self, images: ArrayOrTensor, first: int = 0) -> ArrayOrTensor:
+        """Decrypt float32 [n, *sealed_shape] to uint8 [n, *image_shape], for the same rows."""
+        clean = images.copy() if isinstance(images, np.ndarray) else images.clone()
+        for i in range(len(images)):
+            clean[i] -= self._noise_like(clean, first + i)
+        return self._cipher.decrypt(clean, first)
+
+    def _noise_like(self, images: ArrayOrTensor, row: int) -> ArrayOrTensor:
+        """Return a row's noise as an array, or as a tensor on the images' device."""
+        noise = self._noise_of_row(row)
+        if isinstance(images, np.ndarray):
+            return noise
+        import torch
+
+        return torch.as_tensor(noise, device=images.device)
 
 
 class RowCipher(_NeverPickled):

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from crypto.arrays import BoolArray, Float32Array, Int64Array, UInt8Array
+from crypto.arrays import BoolArray, Float32Array, Float64Array, Int64Array, UInt8Array
 
 KEY_BYTES = 32
 _DOMAIN = "cipherward/1"
@@ -105,13 +105,17 @@ class SecretKey:
         It is the Q of a Gaussian matrix whose R has a positive diagonal (Mezzadri 2007). LAPACK's rounding may
         differ between machines in the last bits.
         """
-        # scipy.special takes a quarter of a second to load, and only this scheme needs it.
+        q, r = np.linalg.qr(self.normals(label, n * n).reshape(n, n))
+        return (q * np.sign(np.diag(r))).astype(np.float32)
+
+    def normals(self, label: str, n: int) -> Float64Array:
+        """Return float64 [n], independent standard Gaussians: the inverse CDF of 53 random bits each."""
+        # scipy.special takes a quarter of a second to load, and most schemes draw no Gaussians.
         from scipy.special import ndtri
 
-        words = self.keystream(f"{label}/normal", 8 * n * n).view("<u8")
-        normal = ndtri(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53).reshape(n, n)
-        q, r = np.linalg.qr(normal)
-        return (q * np.sign(np.diag(r))).astype(np.float32)
+        words = self.keystream(f"{label}/normal", 8 * n).view("<u8")
+        normals: Float64Array = ndtri(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+        return normals
 
     def bits(self, label: str, n: int) -> BoolArray:
         """Return bool [n], uniform bits, least significant first within each keystream byte."""

@@ -25,10 +25,12 @@ from crypto.schemes.ele import Ele
 from crypto.schemes.etc import Etc
 from crypto.schemes.le import Le
 from crypto.schemes.noise import Noise
+from crypto.schemes.noisy_orthogonal import NoisyOrthogonal
 from crypto.schemes.orthogonal import Orthogonal
 from crypto.schemes.pe import Pe
 from crypto.schemes.permuted import Permuted
 from crypto.schemes.plain import Plain
+from crypto.schemes.sub_block_etc import SubBlockEtc
 from crypto.schemes.value_shuffle import ValueShuffle
 from crypto.spec import SchemeSpec
 from crypto.symmetry import Orbit
@@ -45,6 +47,8 @@ class Algorithm(Protocol):
       `picture(sealed)`, which brings sealed images back to the plain shape.
     - `tolerance`: largest error of the round trip in gray levels; 0 by default.
     - `row_keys`: True if every row has a key of its own whatever the scope.
+    - `row_noise`: True if every row gets noise beside a shared key; `row_parts(sub)` draws it as the part `noise`,
+      and `noisy_cipher(parts, noise_of_row)` makes the cipher of all rows. `noise_sigma` is its standard deviation.
     - `orbit`: the moves that a recovered picture is right up to; shifts by whole blocks by default.
     - `kept`, `invariants(images)`, `invariant_tolerance`: what the scheme leaves unchanged under any key, in words
       and as rows [n, d] of plain or sealed images, equal to within the tolerance. By default nothing is known.
@@ -77,8 +81,10 @@ SCHEMES: dict[str, Callable[[SchemeSpec], Algorithm]] = {
     "le": Le,
     "pe": Pe,
     "etc": Etc,
+    "sub_block_etc": SubBlockEtc,
     "ele": Ele,
     "orthogonal": Orthogonal,
+    "noisy_orthogonal": NoisyOrthogonal,
     "plain": Plain,
     "noise": Noise,
     "permuted": Permuted,
@@ -115,6 +121,16 @@ class Scheme:
     def row_keys(self) -> bool:
         """Whether every image has a key of its own."""
         return _has_row_keys(self.spec)
+
+    @property
+    def draws_by_row(self) -> bool:
+        """Whether anything is drawn for each row: its key, or noise beside a shared key."""
+        return _has_nonce(self.spec)
+
+    @property
+    def noise_sigma(self) -> float:
+        """Standard deviation in gray levels of the noise that knowing the matrix does not take off; 0 for none."""
+        return float(getattr(self.algorithm, "noise_sigma", 0.0))
 
     @property
     def orbit(self) -> Orbit:
@@ -163,10 +179,27 @@ class Scheme:
 
     def parts(self, key: SecretKey, row: int = 0) -> dict[str, AnyArray]:
         """Draw the parts of a key; where every image has a key of its own, those of a row."""
-        return self.algorithm.parts(sub_key(self.spec, key, row))
+        if not _has_row_noise(self.spec.name):
+            return self.algorithm.parts(sub_key(self.spec, key, row))
+        return {**self.algorithm.parts(self._matrix_key(key, row)), **self._row_parts(key, row)}
+
+    def _matrix_key(self, key: SecretKey, row: int) -> SecretKey:
+        """Return the key of what the rows of a scheme with noise share. The nonce is not in it."""
+        if self.row_keys:
+            return sub_key(self.spec, key, row)
+        return key.derive("scheme", without_nonce(self.spec).canonical(), "")
+
+    def _row_parts(self, key: SecretKey, row: int) -> dict[str, AnyArray]:
+        """Draw what a row gets beside the shared key."""
+        row_parts: Callable[[SecretKey], dict[str, AnyArray]] = self.algorithm.row_parts  # type: ignore[attr-defined] # optional
+        return row_parts(sub_key(self.spec, key, row))
 
     def cipher(self, key: SecretKey) -> Cipher:
         """Return the scheme under a key, its tables built."""
+        if _has_row_noise(self.spec.name) and not self.row_keys:
+            noisy_cipher: Callable[..., Cipher] = self.algorithm.noisy_cipher  # type: ignore[attr-defined] # optional
+            shared = self.algorithm.parts(self._matrix_key(key, 0))
+            return noisy_cipher(shared, lambda row: self._row_parts(key, row)["noise"])
         if self.row_keys:
             return RowCipher(lambda row: self.algorithm.cipher(self.parts(key, row)))
         return self.algorithm.cipher(self.parts(key))
@@ -242,13 +275,27 @@ def sub_key(spec: SchemeSpec, key: SecretKey, row: int = 0) -> SecretKey:
 
     The context is three strings: `scheme`, the spec's canonical JSON (`SchemeSpec.canonical`: name, version, image
     shape, block, key scope and all options, the nonce among them where there is one) and the row in decimal. The row
-    is empty where one key serves all images. So sealings that differ in any field share no part of a key: what one
+    is empty where one key serves all images and no noise is drawn for each. So sealings that differ in any field
+    share no part of a key, except that the matrix under a scheme's noise leaves the nonce out: what one
     of them gives away opens no other.
 
     The party is not in it: party keys are generated independently, and a key derived from a shared one would be
     no party key.
     """
-    return key.derive("scheme", spec.canonical(), str(row) if _has_row_keys(spec) else "")
+    return key.derive("scheme", spec.canonical(), str(row) if _has_nonce(spec) else "")
+
+
+def without_nonce(spec: SchemeSpec) -> SchemeSpec:
+    """Return a spec without its nonce, if it has one."""
+    return replace(spec, options={k: v for k, v in spec.options.items() if k != "nonce"})
+
+
+def _has_row_noise(name: str) -> bool:
+    return bool(getattr(SCHEMES.get(name), "row_noise", False))
+
+
+def _has_nonce(spec: SchemeSpec) -> bool:
+    return _has_row_keys(spec) or _has_row_noise(spec.name)
 
 
 def _has_row_keys(spec: SchemeSpec) -> bool:
@@ -287,10 +334,8 @@ def describe(
 
 def renewed(spec: SchemeSpec) -> SchemeSpec:
     """Return the spec of another sealing under the same settings: with a fresh nonce where there is one."""
-    options = {k: v for k, v in spec.options.items() if k != "nonce"}
-    if _has_row_keys(spec):
-        options["nonce"] = secrets.token_hex(16)
-    return replace(spec, options=options)
+    nonce = {"nonce": secrets.token_hex(16)} if _has_nonce(spec) else {}
+    return replace(spec, options={**without_nonce(spec).options, **nonce})
 
 
 def load(spec: SchemeSpec) -> Scheme:
@@ -308,9 +353,10 @@ def load(spec: SchemeSpec) -> Scheme:
         )
     options = dict(spec.options)
     nonce = options.pop("nonce", None)
-    if _has_row_keys(spec) and not re.fullmatch(r"[0-9a-f]{32}", str(nonce)):
+    if _has_nonce(spec) and not re.fullmatch(r"[0-9a-f]{32}", str(nonce)):
+        what = "a key" if _has_row_keys(spec) else "noise"
         raise CipherwardError(
-            f"{spec.name} with a key for every image needs a nonce, or two sealings would share their masks"
+            f"{spec.name} with {what} for every image needs a nonce, or two sealings would share their masks"
         )
     allowed = _allowed_options(algorithm_class)
     if options.keys() != allowed.keys():

@@ -7,9 +7,11 @@ from typing import Any
 
 from benchmarks.pages.entries import Entry, of_kind
 from benchmarks.pages.false_alarms import false_alarms
+from benchmarks.pages.jpegs import sealed_jpegs
 from benchmarks.pages.kinds import picture_kinds, scheme_name
 from benchmarks.pages.library import library
 from benchmarks.pages.markdown import number, table, value_range
+from benchmarks.pages.noise import noise_bound
 from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import headline, linkability, second_look
 
@@ -38,6 +40,8 @@ def page(entries: Sequence[Entry]) -> list[str]:
         "audit-table": audit_table,
         "audit": audit,
         "picture-kinds": picture_kinds,
+        "noise-bound": noise_bound,
+        "jpeg": sealed_jpegs,
         "key-recovery": key_recovery,
         "pool-size": pool_size,
         "false-alarms": false_alarms,

@@ -21,9 +21,11 @@ PAPERS = {
     "le": "Tanaka 2018",
     "pe": "Sirichotedumrong 2019",
     "etc": "Chuman 2018",
+    "sub_block_etc": "Hamano 2023",
     "ele": "Madono 2020",
     "value_shuffle": "after Qi 2022",
     "orthogonal": "Kiya's school",
+    "noisy_orthogonal": "after arXiv 2305.04146",
 }
 #: The schemes and the data sets in the README's table.
 README_SCHEMES = ("block_pixel_shuffle", "block_pixel", "le", "pe", "etc", "ele")
@@ -81,7 +83,17 @@ LEGEND = {
 TOPICS = {
     "audit": (
         "What breaks each scheme",
-        ("audit-table", "audit", "picture-kinds", "key-recovery", "pool-size", "false-alarms", "library"),
+        (
+            "audit-table",
+            "audit",
+            "picture-kinds",
+            "key-recovery",
+            "pool-size",
+            "false-alarms",
+            "library",
+            "noise-bound",
+            "jpeg",
+        ),
     ),
     "accuracy": ("Accuracy on ciphertext", ("table1", "image-keys", "audit", "stem-accuracy")),
     "speed": (

@@ -116,6 +116,7 @@ def _scheme_facts(spec: SchemeSpec) -> SchemeFacts:
         key_scope=spec.key_scope,
         formula_bits=scheme.formula_bits(),
         effective_bits=scheme.effective_bits(),
+        noise_sigma=scheme.noise_sigma,
     )
 
 

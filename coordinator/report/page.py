@@ -22,6 +22,7 @@ from coordinator.exchange.audit.rates import Rate
 from coordinator.report.advice import actions, meaning
 from coordinator.report.charts import key_curve, learning_curve, ssim_curve
 from coordinator.report.glossary import GLOSSARY
+from coordinator.report.inversion_bound import inversion_bound
 from coordinator.report.pictures import Pictures
 from coordinator.report.records import Report, ReportDraw, Training, WrongKeys
 from coordinator.report.repeat import mends, repeat_commands
@@ -110,6 +111,7 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
         reasons=reasons(report, rows),
         linkability=linkability(report),
         second_look=second_look(report),
+        inversion_bound=inversion_bound(report, rows),
         attacked_by=attacked_by(report),
         class_shares=_class_shares(report.draws),
         rows=rows,

@@ -110,6 +110,8 @@ class SchemeFacts(Record):
         formula_bits: log2 of the number of keys that the scheme's formula claims.
         effective_bits: The same for a secret key of 32 bytes.
         kept: What was seen to stay of an image in its ciphertext, in words, where the scheme is none of this program.
+        noise_sigma: Standard deviation in gray levels of the noise that no shared key takes off; 0 where there is
+            none.
     """
 
     name: str
@@ -120,6 +122,7 @@ class SchemeFacts(Record):
     formula_bits: float
     effective_bits: float
     kept: str | None = None
+    noise_sigma: float = 0.0
 
 
 class PoolFacts(Record):

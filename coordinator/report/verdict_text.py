@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coordinator.report.blind_controls import BLIND, CLOUD_FAILED
+from coordinator.report.inversion_bound import inversion_bound
 from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report, Training, Verdict
-from coordinator.report.rows import Row
+from coordinator.report.rows import Row, rows_of
 from coordinator.report.wording import images, listed, percent, score, seconds
 from crypto.errors import CipherwardError
 from crypto.scheme import kept_by
@@ -270,6 +271,8 @@ def summary_lines(report: Report) -> list[str]:
             f"  {line}"
             for line in (*_later_breaks(report.verdict), second_look(report), linkability(report))
         ]
+        bound = inversion_bound(report, rows_of(report))
+        lines += [f"  {bound}"] if bound else []
     lines.append(f"  {attacked_by(report)}")
     if report.signer is not None:
         lines.append(f"  Scores signed by {report.scorer}, fingerprint {report.signer.fingerprint}.")

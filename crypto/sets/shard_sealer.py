@@ -164,8 +164,8 @@ class ShardSealer:
     def append(self, start: int, stop: int, chunk: _Chunk) -> None:
         """Hash the next chunk of the shard that is being filled."""
         readable = chunk.readable
-        if chunk.skipped_before != self.skipped and self.scheme.row_keys:
-            # Images before these were left out, so that their rows, and with them their keys, are others.
+        if chunk.skipped_before != self.skipped and self.scheme.draws_by_row:
+            # Images before these were left out, so that their rows, and with them their keys or noise, are others.
             readable = self.encrypt(start, stop, start - self.skipped, chunk.buffer)
         count = int(readable.sum())
         self.drafts[start // self.step].hash(chunk.buffer[:count])

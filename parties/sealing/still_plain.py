@@ -28,6 +28,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,9 +36,11 @@ from crypto.arrays import AnyArray, Float64Array, Images, Rows
 from crypto.cipher import Cipher
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
-from crypto.scheme import describe, load
+from crypto.scheme import describe, load, without_nonce
 from crypto.spec import SchemeSpec
 
+#: A scheme's options as sorted pairs of name and value.
+Options = tuple[tuple[str, Any], ...]
 #: Images of a set that are compared, evenly spaced. Set once; not tuned.
 SAMPLE = 16
 #: Fresh keys that the set's key is compared with. Where every image has a key of its own, a pass over the sample
@@ -104,21 +107,25 @@ def _correlation(a: Float64Array, b: Float64Array) -> float:
     maxsize=1
 )  # the sets of a hospital are sealed one after the other with the same settings
 def _fresh_ciphers(
-    settings: tuple[str, tuple[int, int, int], int, bool],
+    settings: tuple[str, tuple[int, int, int], int, bool, Options],
 ) -> list[tuple[SchemeSpec, Cipher]]:
     """Return a scheme under its default options and fresh keys, the same ones every time.
 
     Args:
-        settings: Name, image shape, block, and whether every image has a key of its own.
+        settings: Name, image shape, block, whether every image has a key of its own, and the options that are
+            used where the defaults do not go with the block.
     """
-    name, shape, block, has_row_keys = settings
+    name, shape, block, has_row_keys, options = settings
     result = []
     for i in range(FRESH_PASSES if has_row_keys else FRESH_KEYS):
-        spec = describe(name, shape, block, "image" if has_row_keys else "consortium")
-        if has_row_keys:
-            spec = SchemeSpec(
-                name, spec.version, shape, block, "image", {**spec.options, "nonce": f"{i:032x}"}
-            )
+        scope = "image" if has_row_keys else "consortium"
+        try:
+            spec = describe(name, shape, block, scope)
+        except CipherwardError:  # the default options do not go with these blocks
+            spec = describe(name, shape, block, scope, dict(options))
+        if "nonce" in spec.options:
+            with_nonce = {**spec.options, "nonce": f"{i:032x}"}
+            spec = SchemeSpec(name, spec.version, shape, block, spec.key_scope, with_nonce)
         # These keys protect nothing. A second run must come to the same verdict, so they are not drawn at random.
         key = SecretKey(hashlib.sha256(f"cipherward/still-plain/{i}".encode()).digest())
         result.append((spec, load(spec).cipher(key)))
@@ -127,12 +134,15 @@ def _fresh_ciphers(
 
 def fresh_likeness(spec: SchemeSpec, plain: Images) -> list[Likeness]:
     """Return the likeness that fresh keys and the scheme's default options leave of plain images."""
-    settings = (spec.name, spec.image_shape, spec.block, load(spec).row_keys)
+    options = tuple(sorted(without_nonce(spec).options.items()))
+    settings = (spec.name, spec.image_shape, spec.block, load(spec).row_keys, options)
     return list(_fresh_likeness(settings, np.ascontiguousarray(plain).tobytes()))
 
 
 @functools.lru_cache(maxsize=1)  # a set is compared twice, mostly by the same images
-def _fresh_likeness(settings: tuple[str, tuple[int, int, int], int, bool], pixels: bytes) -> list[Likeness]:
+def _fresh_likeness(
+    settings: tuple[str, tuple[int, int, int], int, bool, Options], pixels: bytes
+) -> list[Likeness]:
     """Return the likeness that fresh keys leave of plain images, given as the bytes of uint8 [n, h, w, c]."""
     plain = np.frombuffer(pixels, np.uint8).reshape(-1, *settings[1])
     pictures = (load(fresh).picture(np.asarray(c.encrypt(plain))) for fresh, c in _fresh_ciphers(settings))

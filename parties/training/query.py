@@ -14,7 +14,7 @@ from coordinator.model.query import classify_images, open_model
 from crypto.arrays import Images
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
-from crypto.scheme import load
+from crypto.scheme import load, renewed
 from crypto.sets.dataset import SealedDataset
 from crypto.sets.writer import seal_images
 from parties.sealing.place import Place
@@ -71,7 +71,8 @@ def classify(place: Place, paths: Sequence[Path], model: Path, plan: Plan | None
         CipherwardError: if the model belongs to another key, scheme or study, or has other classes.
     """
     images, sealed, key = _prepare(place, paths)
-    ciphertexts = load(sealed.spec).cipher(key).encrypt(images)
+    # A fresh nonce: noise that is drawn for each row must not be that of the set's first rows.
+    ciphertexts = load(renewed(sealed.spec)).cipher(key).encrypt(images)
     if plan is not None and plan.stem != "learn":
         final_model = load_final_model(plan, place, len(sealed.classes), model)
         return classify_images(final_model, ciphertexts, sealed.classes)
@@ -84,5 +85,6 @@ def seal_query(place: Place, paths: Sequence[Path], folder: Path) -> SealedDatas
     """Seal images into a folder for `cipherward-coordinator classify`. Their class there is `unknown`."""
     images, sealed, key = _prepare(place, paths)
     labels = np.zeros(len(images), np.int64)
-    query, _ = seal_images(folder, images.__getitem__, labels, [UNKNOWN_CLASS], key, sealed.spec, "a query")
+    spec = renewed(sealed.spec)
+    query, _ = seal_images(folder, images.__getitem__, labels, [UNKNOWN_CLASS], key, spec, "a query")
     return query

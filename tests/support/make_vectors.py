@@ -25,6 +25,8 @@ from tests.support.paths import VECTORS
 FOLDER = VECTORS / "schemes"
 KEY = bytes(range(32))
 ROW = 5
+#: Schemes that draw something for every row whatever the key scope.
+NONCED = ("noise", "permuted", "noisy_orthogonal")
 NONCE = "00112233445566778899aabbccddeeff"
 
 VERSIONS = dict.fromkeys(reference_schemes.REFERENCES, 2) | {"block_pixel_shuffle": 3, "noise": 3}
@@ -72,10 +74,22 @@ CASES: dict[str, list[tuple[tuple[int, int, int], int, str, dict[str, Any]]]] = 
         ((15, 10, 3), 5, "image", {"form": "colour"}),
         ((16, 16, 3), 8, "image", {"form": "gray"}),
     ],
+    "sub_block_etc": [
+        ((32, 32, 3), 16, "consortium", {"sub_block": 8}),
+        ((224, 224, 3), 16, "consortium", {"sub_block": 4}),
+        ((16, 24, 1), 8, "party", {"sub_block": 2}),
+        ((16, 16, 3), 8, "image", {"sub_block": 8}),
+        ((16, 32, 1), 16, "image", {"sub_block": 16}),
+    ],
     "orthogonal": [
         ((8, 12, 1), 4, "consortium", {}),
         ((8, 8, 3), 4, "party", {}),
         ((4, 6, 3), 2, "image", {}),
+    ],
+    "noisy_orthogonal": [
+        ((8, 12, 1), 4, "consortium", {"sigma": 32}),
+        ((8, 8, 3), 4, "party", {"sigma": 1}),
+        ((4, 6, 3), 2, "image", {"sigma": 512}),
     ],
     "noise": [
         ((32, 32, 1), 8, "consortium", {}),
@@ -118,7 +132,7 @@ def specs(name: str) -> list[dict[str, Any]]:
     """Return the specs, as JSON, of a scheme's vectors."""
     result = []
     for shape, block, scope, options in CASES[name]:
-        nonce = {"nonce": NONCE} if scope == "image" or name in ("noise", "permuted") else {}
+        nonce = {"nonce": NONCE} if scope == "image" or name in NONCED else {}
         result.append(
             {
                 "name": name,

@@ -133,14 +133,19 @@ def integers(key: bytes, label: str, n: int, below: int, draw: int = 0) -> list[
     return [word % below for word in drawn]
 
 
+def normals(key: bytes, label: str, n: int) -> list[float]:
+    """Return SecretKey.normals: Gaussians by inverse CDF of the middle of 2^53 equal intervals."""
+    drawn = words(key, f"{label}/normal", n)
+    return [NormalDist().inv_cdf(((word >> 11) + 0.5) * 2.0**-53) for word in drawn]
+
+
 def orthogonal(key: bytes, label: str, n: int) -> NDArray[np.float64]:
     """Return SecretKey.orthogonal as float64 [n, n]: Gaussians by inverse CDF, orthonormalised column by column.
 
     Gram-Schmidt, done twice for its rounding, gives the Q of the QR factorisation whose R has a positive diagonal.
     That one is unique.
     """
-    drawn = words(key, f"{label}/normal", n * n)
-    gaussian = [NormalDist().inv_cdf(((word >> 11) + 0.5) * 2.0**-53) for word in drawn]
+    gaussian = normals(key, label, n * n)
     columns = [[gaussian[n * r + c] for r in range(n)] for c in range(n)]
     basis: list[list[float]] = []
     for column in columns:

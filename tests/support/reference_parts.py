@@ -17,8 +17,16 @@ Options = Mapping[str, Any]
 
 def sub_key_of(key: bytes, spec: Mapping[str, Any], row: int) -> bytes:
     """Return the sub-key of a spec (as JSON) for an image in that row."""
-    has_row_keys = spec["key_scope"] == "image" or spec["name"] in ("noise", "permuted")
+    has_row_keys = spec["key_scope"] == "image" or spec["name"] in ("noise", "permuted", "noisy_orthogonal")
     return reference.sub_key(key, spec, row if has_row_keys else None)
+
+
+def shared_key_of(key: bytes, spec: Mapping[str, Any], row: int) -> bytes:
+    """Return the sub-key of what rows share beside their noise: without nonce and row, unless keys are per row."""
+    if spec["key_scope"] == "image":
+        return sub_key_of(key, spec, row)
+    options = {name: value for name, value in spec["options"].items() if name != "nonce"}
+    return reference.sub_key(key, {**spec, "options": options}, None)
 
 
 def _blocks(shape: Shape, block: int) -> int:
@@ -119,15 +127,36 @@ def etc(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any
     return parts
 
 
+def sub_block_etc(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    count = (block // options["sub_block"]) ** 2
+    parts: dict[str, Any] = {
+        "K1": reference.permutation(key, "K1", count),
+        "turn": reference.integers(key, "turn", count, 8),
+        "negative": _bits(key, "negative", count),
+        "K5": reference.permutation(key, "K5", _blocks(shape, block)),
+    }
+    if shape[2] == 3:
+        parts["order"] = reference.integers(key, "order", count, 6)
+    return parts
+
+
 def orthogonal(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
     matrix = reference.orthogonal(key, "matrix", _values(shape, block))
     return {"matrix": matrix.astype(np.float32)}
+
+
+def noisy_orthogonal(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    """Return the noise of a row; the matrix is `orthogonal`'s, under another sub-key."""
+    drawn = np.array(reference.normals(key, "noise", math.prod(shape))).reshape(shape)
+    return {"noise": (options["sigma"] * drawn).astype(np.float32)}
 
 
 def parts(key: bytes, spec: Mapping[str, Any], row: int) -> dict[str, NDArray[Any]]:
     """Return the parts of a raw 32-byte key under a spec (as JSON), for an image in that row."""
     shape = (int(spec["image_shape"][0]), int(spec["image_shape"][1]), int(spec["image_shape"][2]))
     result = PARTS[spec["name"]](sub_key_of(key, spec, row), shape, spec["block"], spec["options"])
+    if spec["name"] == "noisy_orthogonal":
+        result |= orthogonal(shared_key_of(key, spec, row), shape, spec["block"], {})
     return {name: np.array(value) for name, value in result.items()}
 
 
@@ -139,7 +168,9 @@ PARTS: dict[str, Callable[[bytes, Shape, int, Options], dict[str, Any]]] = {
     "ele": ele,
     "pe": pe,
     "etc": etc,
+    "sub_block_etc": sub_block_etc,
     "orthogonal": orthogonal,
+    "noisy_orthogonal": noisy_orthogonal,
     "noise": noise,
     "permuted": permuted,
     "plain": plain,

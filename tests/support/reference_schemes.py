@@ -193,6 +193,14 @@ def etc(image: Image, block: int, parts: Parts) -> Image:
     return join(moved, *image.shape[:2])
 
 
+def sub_block_etc(image: Image, block: int, parts: Parts) -> Image:
+    """Follow Hamano et al. 2023: `etc` inside every main block under one key, then main blocks change places."""
+    inner = {name: part for name, part in parts.items() if name != "K5"}
+    side = block // round(len(parts["K1"]) ** 0.5)
+    sealed = [etc(piece, side, inner) for piece in cut(image, block)]
+    return join([sealed[int(source)] for source in parts["K5"]], *image.shape[:2])
+
+
 def rounded(value: Fraction) -> int:
     """Round to the nearest of 0..255; halves go up."""
     return min(255, max(0, (2 * value.numerator + value.denominator) // (2 * value.denominator)))
@@ -223,6 +231,14 @@ def orthogonal(image: Image, block: int, parts: Parts) -> Image:
     return join(sealed, *image.shape[:2])
 
 
+def noisy_orthogonal(image: Image, block: int, parts: Parts) -> Image:
+    """Do as `orthogonal`, then add the row's noise: float64 [h, w, c]."""
+    sealed = orthogonal(image, block, parts)
+    for place in np.ndindex(*sealed.shape):
+        sealed[place] += float(parts["noise"][place])
+    return sealed
+
+
 def encrypt(name: str, image: Image, block: int, parts: Parts, options: Mapping[str, Any]) -> Image:
     """Return an image sealed under the scheme of that name."""
     if name == "etc" and options.get("form") == "gray":
@@ -238,7 +254,9 @@ REFERENCES: dict[str, Callable[[Image, int, Parts], Image]] = {
     "ele": ele,
     "pe": pe,
     "etc": etc,
+    "sub_block_etc": sub_block_etc,
     "orthogonal": orthogonal,
+    "noisy_orthogonal": noisy_orthogonal,
     "noise": noise,
     "permuted": permuted,
     "plain": plain,

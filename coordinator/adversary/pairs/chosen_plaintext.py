@@ -47,7 +47,7 @@ def attack(knowledge: Knowledge) -> Guess:
 def queries(spec: SchemeSpec) -> Images:
     """Return the images to have sealed, uint8 [m, *image_shape]."""
     rng = np.random.default_rng(0)
-    if spec.name == "orthogonal":
+    if spec.name in ("orthogonal", "noisy_orthogonal"):
         size = spec.block**2 * spec.image_shape[2]
         count = -(-(size + _SPARE_BLOCKS) // spec.blocks)
         return rng.integers(0, 2, (count, *spec.image_shape), np.uint8) * np.uint8(255)

@@ -88,7 +88,7 @@ def solve(spec: SchemeSpec, plain: Images, sealed: AnyArray) -> Solution:
         )
     if scheme.row_keys:
         return None, "every image has a key of its own: pairs say nothing about others"
-    if spec.name == "orthogonal":
+    if spec.name in ("orthogonal", "noisy_orthogonal"):
         return _solve_matrix(spec, plain, sealed)
     if spec.name == "etc":
         recovered = solve_turned_blocks(spec, plain, sealed)
@@ -98,7 +98,7 @@ def solve(spec: SchemeSpec, plain: Images, sealed: AnyArray) -> Solution:
 
 
 def _solve_matrix(spec: SchemeSpec, plain: Images, sealed: AnyArray) -> Solution:
-    """Recover the matrix of `orthogonal` by least squares over the span of the plain blocks."""
+    """Recover the matrix by least squares over the span of the plain blocks; under noise, the nearest rotation."""
     size = spec.block**2 * spec.image_shape[2]
     products = np.zeros((2, size, size))
     for i in range(0, len(plain), _CHUNK):
@@ -109,6 +109,11 @@ def _solve_matrix(spec: SchemeSpec, plain: Images, sealed: AnyArray) -> Solution
     spanned = values > _RANK**2 * values[-1]
     rank = int(spanned.sum())
     inverse = (axes[:, spanned] / values[spanned]) @ axes[:, spanned].T
+    if load(spec).noise_sigma:
+        # Least squares would weigh the noise of weak directions up. The rotation that fits best is Procrustes'.
+        left, _, right = np.linalg.svd(products[1])
+        fitting = (left[:, :rank] @ right[:rank]).astype(np.float32)
+        return RecoveredMatrix(fitting), "the images keep their noise"
     q = inverse @ products[1]  # on the span, and 0 outside it
     left, singular, right = np.linalg.svd(q)
     matrix = (left[:, :rank] @ right[:rank]).astype(np.float32)

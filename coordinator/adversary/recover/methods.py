@@ -1,6 +1,7 @@
 """How the key of each scheme is recovered from ciphertexts: one row a scheme.
 
-`orthogonal` has no row: no recovery from ciphertexts alone is known for it (moment_matching.py needs public images).
+`orthogonal` and `noisy_orthogonal` have no row: no recovery from ciphertexts alone is known for them
+(moment_matching.py needs public images).
 The controls plain, noise and permuted are treated as block_pixel_shuffle.
 """
 
@@ -9,7 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coordinator.adversary.contract import Recovery
-from coordinator.adversary.recover import block_pixel, block_pixel_shuffle, ele, etc, le, pe, value_shuffle
+from coordinator.adversary.recover import (
+    block_pixel,
+    block_pixel_shuffle,
+    ele,
+    etc,
+    le,
+    pe,
+    sub_block_etc,
+    value_shuffle,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,7 @@ METHODS: dict[str, Method] = {
     "value_shuffle": Method(value_shuffle.recover, is_puzzle=True),
     "block_pixel": Method(block_pixel.recover),
     "etc": Method(etc.recover, is_puzzle=True),
+    "sub_block_etc": Method(sub_block_etc.recover, is_puzzle=True),
     "le": Method(le.recover),
     "ele": Method(ele.recover),
     "pe": Method(pe.recover),

@@ -12,13 +12,18 @@ images show what Mx is like:
    alone fix as many directions as there are places). Each step solves the orthogonal Procrustes problem that is
    linear in Q.
 
+Under `noisy_orthogonal` the same moments are taken. The noise adds σ² to the diagonal of the sealed covariance, and
+nothing to the others, because neighbouring blocks have independent noise. σ² is public, and is added to the plain
+covariance too. (Taking it off the sealed one leaves weak directions without a size, and opens less: SSIM .25 instead
+of .41 at σ = 128.) The opened rows still bear the noise, and wiener.py takes off what public images allow to.
+
 Source: steps 1 and 2 are principal axes matching, known from the registration of shapes; the rest is our own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import svd
@@ -26,10 +31,11 @@ from scipy.linalg import svd
 from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.opened import RecoveredMatrix, open_rows
 from coordinator.adversary.recover.pool_reading import CHUNK, image_chunks, random_order
+from coordinator.adversary.recover.wiener import WienerFilter
 from coordinator.adversary.time_budget import TimeLeft
 from crypto.arrays import AnyArray, Float32Array, Float64Array, Images
 from crypto.errors import CipherwardError
-from crypto.kernels.blocks import to_blocks
+from crypto.kernels.blocks import from_blocks, to_blocks
 from crypto.scheme import load
 
 #: Most images on either side whose moments are taken. Set once; not tuned further.
@@ -82,9 +88,25 @@ def attack(knowledge: Knowledge) -> Guess:
     plain = moments(_public_chunks(np.asarray(knowledge.public)), block)
     if not sealed.covariance.any() or not plain.covariance.any():
         return open_rows(knowledge, None, "nothing identifiable")
+    sigma = load(pool.spec).noise_sigma
+    plain = replace(plain, covariance=plain.covariance + sigma**2 * np.eye(len(plain.covariance)))
     matrix = match(sealed, plain, knowledge.budget.time_left)
     note = "" if knowledge.budget.time_left() else "truncated: out of time"
-    return open_rows(knowledge, RecoveredMatrix(matrix), note)
+    guess = open_rows(knowledge, RecoveredMatrix(matrix), note)
+    return replace(guess, images=_without_noise(knowledge, matrix, sigma)) if sigma else guess
+
+
+def _without_noise(knowledge: Knowledge, matrix: Float32Array, sigma: float) -> Images:
+    """Return the rows to guess, opened with a matrix [V, V] and filtered, uint8 [r, h, w, c]."""
+    pool, rows = knowledge.pool, np.asarray(knowledge.rows, np.int64)
+    noise_filter = WienerFilter(np.asarray(knowledge.public), sigma)
+    height, width, _ = pool.spec.image_shape
+    opened = [np.zeros((0, *pool.spec.image_shape), np.uint8)]
+    for images in image_chunks(pool, rows):
+        blocks = to_blocks(images, pool.spec.block)
+        flat = (blocks.reshape(-1, len(matrix)) - _MID_GRAY) @ matrix.T + _MID_GRAY
+        opened.append(noise_filter.apply(from_blocks(flat.reshape(blocks.shape), height, width)))
+    return np.concatenate(opened)
 
 
 def _reason_not_to_run(knowledge: Knowledge) -> str:

@@ -96,10 +96,22 @@ def keeps_etc(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     assert sorted(pixel_bags(folded(sealed), block)) == sorted(pixel_bags(folded(plain), block))
 
 
+def keeps_sub_block_etc(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
+    side = case.spec.options["sub_block"]
+    assert sorted(pixel_bags(folded(sealed), side)) == sorted(pixel_bags(folded(plain), side))
+
+
 def keeps_orthogonal(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     for before, after in zip(cut(plain, case.spec.block), cut(sealed, case.spec.block), strict=True):
         energy = ((before - 127.5) ** 2).sum()
         assert math.isclose(((after.astype(float) - 127.5) ** 2).sum(), energy, rel_tol=1e-4)
+
+
+def keeps_noisy_orthogonal(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
+    for before, after in zip(cut(plain, case.spec.block), cut(sealed, case.spec.block), strict=True):
+        energy, noise = ((before - 127.5) ** 2).sum(), before.size * case.scheme.noise_sigma**2
+        left = max(0.0, float(((after.astype(float) - 127.5) ** 2).sum()) - noise)
+        assert abs(math.sqrt(left) - math.sqrt(energy)) <= case.scheme.invariant_tolerance
 
 
 def keeps_permuted(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
@@ -147,7 +159,9 @@ def same_in_every_block(name: str, **options: object) -> bool:
     return all(np.allclose(piece, sealed[:8, :8], 0, 1e-3) for piece in cut(sealed, 8))
 
 
-@pytest.mark.parametrize("name", ["block_pixel_shuffle", "value_shuffle", "le", "orthogonal"])
+@pytest.mark.parametrize(
+    "name", ["block_pixel_shuffle", "value_shuffle", "le", "sub_block_etc", "orthogonal"]
+)
 def test_one_key_serves_every_block(name: str) -> None:
     assert same_in_every_block(name)
 

@@ -43,6 +43,8 @@ SCHEMES: list[tuple[str, int, int, dict[str, Any], int, int]] = [
     ("etc", 3, 8, {}, 1, 1),
     ("etc", 1, 8, {}, 1, 1),
     ("etc", 3, 8, {"form": "gray"}, 1, 1),
+    ("sub_block_etc", 3, 8, {"sub_block": 4}, 2, 2),
+    ("sub_block_etc", 1, 8, {"sub_block": 8}, 2, 2),
     ("orthogonal", 1, 4, {}, 1, 1),
     ("orthogonal", 3, 4, {}, 2, 2),
 ]

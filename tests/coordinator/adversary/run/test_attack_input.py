@@ -284,7 +284,7 @@ def untextured_pools(n: int, block: int, channels: int) -> dict[str, Images]:
 
 
 SHUFFLES = ("block_pixel_shuffle", "value_shuffle", "etc", "block_pixel")
-SCHEMES = (*SHUFFLES, "le", "pe", "ele", "orthogonal", "plain", "noise", "permuted")
+SCHEMES = (*SHUFFLES, "le", "pe", "ele", "orthogonal", "noisy_orthogonal", "plain", "noise", "permuted")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
