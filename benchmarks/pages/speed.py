@@ -216,9 +216,11 @@ def silence(result: Record) -> list[str]:
                 str(row["after"]).replace("|", "\\|"),
             ]
         )
+    ran = any(row["command"] == "simulate" for row in result["rows"])
+    simulate = f"ran {result['plan']} from sealing to the report" if ran else "was not measured"
     return [
-        f"The longest time in which a command printed nothing; bold above {SILENCE_S:g} s. `simulate` ran "
-        f"{result['plan']} from sealing to the report. On a terminal a moving line counts as printing.",
+        f"The longest time in which a command printed nothing; bold above {SILENCE_S:g} s. `simulate` {simulate}. On "
+        "a terminal a moving line counts as printing.",
         "",
         *table(
             ["command", "output is a", "seconds", "longest silence (s)", "lines", "printed before it"], rows
