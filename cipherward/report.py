@@ -140,7 +140,7 @@ def _facts(subject: Subject, settings: Settings, kept: str | None) -> SchemeFact
     else:
         formula = bits if claimed is None else claimed
         effective = min(formula, bits) if bits else formula
-    return SchemeFacts(
+    facts = SchemeFacts(
         name=subject.name,
         version=spec.version if settings.family else 0,
         image_shape=spec.image_shape,
@@ -148,8 +148,8 @@ def _facts(subject: Subject, settings: Settings, kept: str | None) -> SchemeFact
         key_scope=spec.key_scope,
         formula_bits=formula,
         effective_bits=effective,
-        **({} if kept is None else {"kept": kept}),
     )
+    return facts if kept is None else facts.model_copy(update={"kept": kept})
 
 
 def _controls(
