@@ -12,9 +12,9 @@ from tests.support.pictures import smooth
 
 
 def test_a_told_scheme_is_measured_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "SETTINGS", {**library.SETTINGS, "rows": 16, "block": 4})
+    monkeypatch.setattr(library, "SETTINGS", {**library.SETTINGS, "rows": 32, "block": 4})
     monkeypatch.setattr(unknown_scheme, "MODELS", ())
-    images = smooth(60, 16, 16)
+    images = smooth(96, 16, 16)
     line = library.measure("etc", images, is_told=True)
     assert (line["scheme"], line["told"], line["draws"], line["chosen"]) == ("etc", True, library.DRAWS, [])
     stream = library.function_of(library.STRONG)
