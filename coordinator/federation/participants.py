@@ -250,7 +250,7 @@ class Federation:
             # Answers come in any order.
             newest = max([*same, party], key=lambda party: int(party.about["time_ns"]))
             for other in [*same, party]:
-                if other is not newest:
+                if other.node != newest.node:  # a slow node that was asked twice answers twice
                     self.parties.pop(other.node, None)
                     reason = f"{other.name} came back as node-{newest.node}"
                     self._refuse(other.node, f"{other.name} (node-{other.node})", reason)

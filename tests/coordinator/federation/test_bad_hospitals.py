@@ -189,6 +189,28 @@ def test_a_round_is_kept_if_the_server_goes_before_its_line_is_written(tmp_path:
     assert state.round == 1 and [row["refused"] for row in read_journal(tmp_path)] == [{}]
 
 
+def test_a_slow_hospital_that_was_asked_twice_and_answers_twice_takes_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coordinator.federation.participants._ASK_AGAIN_S", 0.05)
+
+    class SlowGrid(LocalGrid):
+        """A grid that gives out no introduction of the last node before it was asked twice."""
+
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            questions = [m for m in self.sent if m.metadata.message_type == "query.hello"]
+            mine = [m.metadata.message_id for m in questions if m.metadata.dst_node_id == BAD]
+            if len(mine) < 2 and set(message_ids) & set(mine):
+                return []
+            return super().pull_messages(message_ids)
+
+    grid = SlowGrid(parties(), [{"partition-id": i} for i in range(4)])
+    federation = federation_of(grid, plan(parties=4, quorum=4, rounds=1))
+    run_rounds(federation, START, tmp_path)
+    assert not federation.refused
+    assert read_journal(tmp_path)[0]["parties"] == ["p0", "p1", "p2", "p3"]
+
+
 def test_a_hospital_that_answers_with_an_error_only_is_in_the_journal_and_is_asked_again(
     tmp_path: Path,
 ) -> None:
