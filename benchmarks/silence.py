@@ -84,9 +84,11 @@ def listen(command: Sequence[str], way: str, cwd: Path) -> dict[str, Any]:
     )
     os.close(writer)
     silences = Silences(started)
+    poll = select.poll()  # `select` takes no descriptor above 1023
+    poll.register(reader, select.POLLIN)
     while True:
         data = b""
-        if select.select([reader], [], [], 0.05)[0]:
+        if poll.poll(50):
             try:
                 data = os.read(reader, 1 << 16)
             except OSError:  # a terminal whose last program has closed it
