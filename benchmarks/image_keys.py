@@ -62,11 +62,13 @@ ROWS = {
     "plain": Row("plain", "values", True, "everything"),
     "plain sorted": Row("plain", "sorted", False, "the bag of blocks, each a bag of values"),
     "histogram": Row("plain", "", False, "one histogram of the image"),
-    "pe": Row("pe", "absolute", True, "|v - 127.5| of every value, in its place"),
+    "pe": Row("pe", "absolute", True, "how far every value is from 127.5, in its place"),
     "etc": Row("etc", "signed", False, "the bag of blocks, up to turns and negatives"),
     "block_pixel_shuffle": Row("block_pixel_shuffle", "sorted", False, "as plain sorted"),
     "value_shuffle": Row("value_shuffle", "mixed", False, "as plain sorted, but colours are mixed"),
-    "block_pixel": Row("block_pixel", "folded", False, "the bag of blocks, each a bag of |v - 127.5|"),
+    "block_pixel": Row(
+        "block_pixel", "folded", False, "the bag of blocks, each a bag of distances from 127.5"
+    ),
     "le": Row("le", "nibbles", True, "the bag of folded nibbles of each block, in its place"),
     "ele": Row("ele", "nibbles", False, "the bag of blocks, each a bag of folded nibbles"),
     "orthogonal": Row("orthogonal", "gram", True, "inner products of all blocks, in their places"),
