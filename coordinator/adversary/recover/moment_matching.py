@@ -11,6 +11,7 @@ images show what Mx is like:
    with the covariance, the two cross-covariances and the mean block at every place of the picture (first moments
    alone fix as many directions as there are places). Each step solves the orthogonal Procrustes problem that is
    linear in Q.
+4. how well Q fits is read from a moment that no step has used (block_moments.py).
 
 Under `noisy_orthogonal` the same moments are taken. The noise adds σ² to the diagonal of the sealed covariance, and
 nothing to the others, because neighbouring blocks have independent noise. σ² is public, and is added to the plain
@@ -22,53 +23,41 @@ Source: steps 1 and 2 are principal axes matching, known from the registration o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from scipy.linalg import svd
 
 from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.opened import RecoveredMatrix, open_rows
+from coordinator.adversary.recover.block_moments import (
+    MID_GRAY,
+    Moments,
+    axes_of,
+    fits_of,
+    moments,
+    tone_of,
+)
 from coordinator.adversary.recover.pool_reading import CHUNK, image_chunks, random_order
 from coordinator.adversary.recover.wiener import WienerFilter
 from coordinator.adversary.time_budget import TimeLeft
-from crypto.arrays import AnyArray, Float32Array, Float64Array, Images
+from crypto.arrays import Float32Array, Float64Array, Images
 from crypto.errors import CipherwardError
 from crypto.kernels.blocks import from_blocks, to_blocks
 from crypto.scheme import load
 
 #: Most images on either side whose moments are taken. Set once; not tuned further.
 _IMAGES = 2000
-_MID_GRAY = np.float32(127.5)
 #: Eigenvalues are raised to this power before moments are compared. At 1 the few strong axes would drown the rest.
 #: At 0 the noise of the weak ones would count as much as the strong ones do. Set once; not tuned further.
 _POWER = 0.7
-#: Smallest eigenvalue that is told from 0, as a share of the largest. Set once; not tuned further.
-_SMALLEST = 1e-6
 #: Most steps that turn Q, and the largest change of an entry below which Q is settled. Set once; not tuned further.
 _STEPS, _SETTLED = 100, 0.002
 #: Multiply-adds, in units of V³, that the turning of Q may cost: large blocks take fewer steps.
 _WORK = 2e10
 #: Most sweeps of `agreeing_signs`, which ends earlier once no sign changes. Set once; not tuned further.
 _SIGN_SWEEPS = 50
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Moments of blocks of V values about mid-gray, float64.
-
-    Attributes:
-        means: [N, V], the mean block at each of the N places.
-        covariance: [V, V], of a block with itself, about the mean of all blocks.
-        right: [V, V], of a block with its right neighbour.
-        below: [V, V], of a block with the one below it.
-    """
-
-    means: Float64Array
-    covariance: Float64Array
-    right: Float64Array
-    below: Float64Array
 
 
 def attack(knowledge: Knowledge) -> Guess:
@@ -92,7 +81,7 @@ def attack(knowledge: Knowledge) -> Guess:
     plain = replace(plain, covariance=plain.covariance + sigma**2 * np.eye(len(plain.covariance)))
     matrix = match(sealed, plain, knowledge.budget.time_left)
     note = "" if knowledge.budget.time_left() else "truncated: out of time"
-    guess = open_rows(knowledge, RecoveredMatrix(matrix), note)
+    guess = open_rows(knowledge, RecoveredMatrix(matrix, fits_of(matrix, sealed, plain)), note)
     return replace(guess, images=_without_noise(knowledge, matrix, sigma)) if sigma else guess
 
 
@@ -104,7 +93,7 @@ def _without_noise(knowledge: Knowledge, matrix: Float32Array, sigma: float) -> 
     opened = [np.zeros((0, *pool.spec.image_shape), np.uint8)]
     for images in image_chunks(pool, rows):
         blocks = to_blocks(images, pool.spec.block)
-        flat = (blocks.reshape(-1, len(matrix)) - _MID_GRAY) @ matrix.T + _MID_GRAY
+        flat = (blocks.reshape(-1, len(matrix)) - MID_GRAY) @ matrix.T + MID_GRAY
         opened.append(noise_filter.apply(from_blocks(flat.reshape(blocks.shape), height, width)))
     return np.concatenate(opened)
 
@@ -133,43 +122,10 @@ def _public_chunks(public: Images) -> Iterator[Images]:
         yield public[order[first : first + CHUNK]]
 
 
-def moments(chunks: Iterable[AnyArray], block: int) -> Moments:
-    """Return the moments of images [n, h, w, c] of any number type, given a chunk at a time. One image is enough."""
-    sums: list[AnyArray] = []
-    for images in chunks:
-        height, width = images.shape[1] // block, images.shape[2] // block
-        blocks = to_blocks(images, block).astype(np.float32) - _MID_GRAY
-        grid = blocks.reshape(len(images), height, width, -1)
-        new = [
-            grid.sum(0, dtype=np.float64),
-            _products(grid, grid),
-            _products(grid[:, :, :-1], grid[:, :, 1:]),
-            _products(grid[:, :-1], grid[:, 1:]),
-            np.array(len(images)),
-        ]
-        sums = [a + b for a, b in zip(sums, new, strict=True)] if sums else new
-    first, itself, right, below, n = sums
-    height, width, size = first.shape
-    mean = first.sum((0, 1)) / (n * height * width)
-    shift = np.outer(mean, mean)
-    pairs = [n * height * width, n * height * (width - 1), n * (height - 1) * width]
-    second = [
-        part / pair - shift if pair else np.zeros((size, size))
-        for part, pair in zip((itself, right, below), pairs, strict=True)
-    ]
-    return Moments(first.reshape(-1, size) / n, *second)
-
-
-def _products(first: Float32Array, second: Float32Array) -> Float64Array:
-    """Return float64 [V, V], the sum of outer products of float32 [..., V] and [..., V]."""
-    size = first.shape[-1]
-    return (first.reshape(-1, size).T @ second.reshape(-1, size)).astype(np.float64)
-
-
 def match(sealed: Moments, plain: Moments, time_left: TimeLeft) -> Float32Array:
     """Return the orthogonal Q on which the moments agree best, float32 [V, V] with sealed block = plain block · Q."""
-    values, axes = _axes(sealed.covariance)
-    plain_values, plain_axes = _axes(plain.covariance)
+    values, axes = axes_of(sealed.covariance)
+    plain_values, plain_axes = axes_of(plain.covariance)
     signs = _signs(sealed, plain, values, plain_values, axes, plain_axes)
     q = (plain_axes * signs) @ axes.T
     sealed_parts = _flattened(sealed, values, axes)
@@ -193,13 +149,6 @@ def nearest_orthogonal(matrix: Float64Array) -> Float64Array:
     """Return the orthogonal [V, V] matrix nearest to a matrix [V, V]: the solution of Procrustes' problem."""
     left, _, right = svd(matrix, lapack_driver="gesdd", check_finite=False)
     return np.asarray(left @ right)
-
-
-def _axes(covariance: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return eigenvalues [V], limited from below, and eigenvectors as columns [V, V], the strongest first."""
-    values, vectors = np.linalg.eigh(covariance)
-    values = np.maximum(values[::-1], values[-1] * _SMALLEST)
-    return values, vectors[:, ::-1]
 
 
 def _signs(
@@ -244,7 +193,7 @@ def agreeing_signs(agree: Float64Array) -> Float64Array:
 
 def _flattened(moment: Moments, values: Float64Array, axes: Float64Array) -> list[Float64Array]:
     """Return means, covariance, right and below with strong axes scaled down, each of norm 1 (or 0)."""
-    tone = (axes * values ** ((_POWER - 1.0) / 2.0)) @ axes.T
+    tone = tone_of(values, axes, _POWER)
     parts = [moment.means @ tone]
     parts += [tone @ part @ tone for part in (moment.covariance, moment.right, moment.below)]
     return [part / max(float(np.linalg.norm(part)), 1e-300) for part in parts]

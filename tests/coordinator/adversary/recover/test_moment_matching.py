@@ -10,12 +10,11 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
 from coordinator.adversary.contract import Budget, Guess, Knowledge
+from coordinator.adversary.recover.block_moments import Moments, fits_of, moments
 from coordinator.adversary.recover.moment_matching import (
-    Moments,
     agreeing_signs,
     attack,
     match,
-    moments,
     nearest_orthogonal,
 )
 from coordinator.exchange.pool import MemoryPool
@@ -96,10 +95,36 @@ def test_more_ciphertexts_open_more(public: Images) -> None:
     assert many > few + 0.05
 
 
+def test_a_key_from_pictures_of_the_same_source_is_believed(public: Images) -> None:
+    guess = attack(case(200, public)[0])
+    assert len(guess.fits) == 1 and not guess.is_uncertain
+
+
+def test_a_key_from_public_noise_opens_nothing_and_is_doubted(public: Images) -> None:
+    noise = np.random.default_rng(6).integers(0, 256, public.shape, np.uint8)
+    knowledge, plain = case(200, noise)
+    guess = attack(knowledge)
+    assert likeness(guess, plain) < 0.3
+    assert guess.is_uncertain
+
+
+def test_another_matrix_than_the_key_fits_poorly(public: Images) -> None:
+    plain = moments([public], 8)
+    wrong = nearest_orthogonal(np.random.default_rng(5).normal(size=(64, 64))).astype(np.float32)
+    right = np.eye(64, dtype=np.float32)
+    assert fits_of(right, plain, plain)[0].value == pytest.approx(1.0)
+    assert fits_of(wrong, plain, plain)[0].is_poor
+
+
+def test_images_without_diagonal_neighbours_have_no_fit() -> None:
+    row = moments([scans(20, side=16)[:, :8]], 8)
+    assert fits_of(np.eye(64, dtype=np.float32), row, row) == ()
+
+
 def test_moments_without_noise_give_the_matrix_exactly() -> None:
     plain = moments([scans(100, seed=3)], 4)
     q = nearest_orthogonal(np.random.default_rng(0).normal(size=(16, 16)))
-    turned = [q.T @ part @ q for part in (plain.covariance, plain.right, plain.below)]
+    turned = [q.T @ part @ q for part in (plain.covariance, plain.right, plain.below, plain.diagonal)]
     np.testing.assert_allclose(match(Moments(plain.means @ q, *turned), plain, lambda: True), q, atol=0.02)
 
 
@@ -110,14 +135,17 @@ def test_moments_are_those_of_a_loop_and_do_not_depend_on_chunks() -> None:
     mean = blocks.reshape(-1, 16).mean(0)
     right = [np.outer(b[y, x], b[y, x + 1]) for b in blocks for y in range(3) for x in range(2)]
     below = [np.outer(b[y, x], b[y + 1, x]) for b in blocks for y in range(2) for x in range(3)]
+    diagonal = [np.outer(b[y, x], b[y + 1, x + 1]) for b in blocks for y in range(2) for x in range(2)]
     flat = blocks.reshape(-1, 16)
     expected = (
         blocks.mean(0).reshape(9, 16),
         flat.T @ flat / 45 - np.outer(mean, mean),
         np.mean(right, axis=0) - np.outer(mean, mean),
         np.mean(below, axis=0) - np.outer(mean, mean),
+        np.mean(diagonal, axis=0) - np.outer(mean, mean),
     )
-    for name, value in zip(("means", "covariance", "right", "below"), expected, strict=True):
+    names = ("means", "covariance", "right", "below", "diagonal")
+    for name, value in zip(names, expected, strict=True):
         np.testing.assert_allclose(getattr(result, name), value, rtol=1e-4, atol=0.02)
         np.testing.assert_allclose(getattr(chunked, name), value, rtol=1e-4, atol=0.02)
 
