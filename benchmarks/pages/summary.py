@@ -98,7 +98,16 @@ TOPICS = {
     "accuracy": ("Accuracy on ciphertext", ("table1", "image-keys", "audit", "stem-accuracy")),
     "speed": (
         "Speed and traffic",
-        ("schemes", "sealing", "federation", "many-hospitals", "score-speed", "silence", "options"),
+        (
+            "schemes",
+            "sealing",
+            "federation",
+            "many-hospitals",
+            "score-speed",
+            "time-to-verdict",
+            "silence",
+            "options",
+        ),
     ),
     "deployment": ("Deployment: faults, time and traffic", ("faults", "deployment", "records")),
     "updates": (
