@@ -260,7 +260,8 @@ def time_to_verdict(result: Record) -> list[str]:
     return [
         "`cipherward-party audit` on brain MRI, 224×224 pixels, with its defaults: three draws, all pool sizes and "
         "all controls. Seconds are by the clock, from the command to the report, and include its start. *Load* is "
-        "that of the whole machine: other work makes the clock run longer than the processor time says.",
+        "that of the whole machine: other work makes the clock run longer than the processor time says. "
+        "One run of each. The first audit in a checkout compiles the attacks' functions as well.",
         "",
         *table(headers, rows),
     ]
