@@ -7,12 +7,17 @@ import functools
 import inspect
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import flwr
 import pytest
+from flwr.app import Message, Metadata, RecordDict
+from flwr.app.message import make_message
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.superlink.grid import http_grid
 from flwr.supernode import start_client_internal
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from coordinator.exchange import flower_pauses
 from coordinator.exchange.flower_pauses import IDLE_S, REPLY_S, VERSION, Pauses, shorten_server_app
@@ -48,6 +53,34 @@ def test_flower_s_supernode_still_sleeps_where_and_as_long_as_is_known() -> None
     # The one pause without a message, and the two looks for a reply. Nothing else of `time` is used.
     assert sorted(sleeps, key=str) == sorted([REPLY_S, REPLY_S, IDLE_S], key=str) and len(uses) == 3
     assert flwr.__version__.startswith(VERSION)
+
+
+def test_a_reply_that_was_left_behind_makes_no_other_late() -> None:
+    """On Flower's own state: a reply waits, no message comes, and Flower is told to send."""
+
+    def message(number: int, reply_to: str) -> Message:
+        metadata = Metadata(
+            run_id=1, message_id=f"m{number}", src_node_id=1, dst_node_id=2, reply_to_message_id=reply_to,
+            group_id="", created_at=time.time(), ttl=600.0, message_type="train",
+        )  # fmt: skip
+        return make_message(metadata=metadata, content=RecordDict())
+
+    state, pulled = InMemoryNodeState(object_store=InMemoryObjectStore()), [7, None, None]
+    pull = flower_pauses._then_late_replies(lambda **_: pulled.pop(0))
+    state.store_message(message(1, ""))
+    assert pull(state=state) == 7  # a message came: Flower waits for its reply anyway
+    assert pull(state=state) is None  # the message itself is no reply
+    state.store_message(message(2, "m1"))
+    assert pull(state=state) == 0
+    assert len(state.get_messages_legacy(is_reply=True)) == 1  # what Flower does then
+    pulled.append(None)
+    assert pull(state=state) is None
+
+
+def test_flower_still_pulls_messages_by_the_function_that_is_wrapped() -> None:
+    assert "_pull_and_store_message(\n                state=state," in inspect.getsource(
+        start_client_internal
+    )
 
 
 @pytest.mark.parametrize("module", [start_client_internal, http_grid])
