@@ -79,6 +79,5 @@ class ReplyPulls:
         Args:
             waiting: the messages whose replies are still waited for.
         """
-        over = [message for message, pull in self._stalled.items() if pull.is_over(0.0)]
-        for message in {*over, *self._stalled} - {*waiting}:
+        for message in self._stalled.keys() - {*waiting}:
             del self._stalled[message]
