@@ -30,11 +30,10 @@ from benchmarks import privacy_accuracy
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
 from coordinator.adversary.training.privacy_audit import audit_scores
 from coordinator.exchange.plan import Plan
-from coordinator.model.model_input import to_model_input
 from coordinator.model.training import PlainImages, train_locally
 from coordinator.model.vit import build_model
 from coordinator.report.build import machine
-from crypto.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array
+from crypto.arrays import AnyArray, BoolArray, Float64Array, Int64Array
 from parties.sources.folder import Folder
 from parties.training.privacy_accounting import Mechanism, noise_multiplier
 from parties.training.private_noise import PrivateRandom
@@ -66,31 +65,6 @@ def make_plan(epsilon: float | None, **changes: Any) -> Plan:
     }
     settings |= {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0, "privacy": privacy}
     return Plan.model_validate(settings | changes)
-
-
-# ---- accuracy ------------------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def encode_split(data: Path, split: str, out: Path) -> PlainImages:
-    """Return the encoder's outputs on a split's plain images, as images of one row; computed once."""
-    kept = out / f"{split}.npz"
-    if not kept.exists():
-        source = Folder(data / "brain_mri", 224, 1, 0, split)
-        weights = str(data / "vit_tiny_patch16_224.safetensors")
-        model: Any = build_model(make_plan(None, weights=weights), len(source.classes)).eval()
-        parts = []
-        for start in range(0, len(source), 32):
-            images = np.stack([source.read(row) for row in range(start, min(start + 32, len(source)))])
-            features = model.forward_features(to_model_input(images))
-            parts.append(model.forward_head(features, pre_logits=True).numpy())
-        out.mkdir(parents=True, exist_ok=True)
-        np.savez(kept, outputs=np.concatenate(parts), labels=source.labels)
-    stored = np.load(kept)
-    outputs: Float32Array = stored["outputs"]
-    # Length 1, by no figure of the data: clipping then treats all images alike.
-    outputs = outputs / np.linalg.norm(outputs, axis=1, keepdims=True)
-    return PlainImages((outputs[:, None, :, None] + 1) * np.float32(_MIDDLE), stored["labels"])
 
 
 # ---- cost ----------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ def _run_encoder(model: Any, images: Any) -> tuple[Float32Array, Float32Array]:
 
 
 @functools.lru_cache(maxsize=8)
-def _start(share: str, weights: str, seed: int) -> tuple[nn.Module, Float32Array]:
+def start_model(share: str, weights: str, seed: int) -> tuple[nn.Module, Float32Array]:
     """Return the model that trainings of a share begin with, and its weights.
 
     The head begins at zero, as it does in the product under privacy; here it does without privacy too.
@@ -175,7 +175,7 @@ def train(train_set: PlainImages, plan: Plan) -> nn.Module:
     """Train in all hospitals, round by round, and return the average of the last round."""
     shares = iid(train_set.labels, HOSPITALS, plan.seed)
     hospitals = [PlainImages(train_set.images[rows], train_set.labels[rows]) for rows in shares]
-    model, average = _start(plan.share, plan.weights, plan.seed)
+    model, average = start_model(plan.share, plan.weights, plan.seed)
     # What noise depends on alone, so that it is computed once for all learning rates.
     noise_plan = plan.model_copy(update={"lr": 1.0, "seed": 0}).model_dump_json()
     for round_ in range(1, plan.rounds + 1):

@@ -43,11 +43,16 @@ class Protection:
     sums: bool = False
     epsilon: float | None = None
 
-    def plan(self, **settings: Any) -> Plan:
-        """Return a plan of three hospitals under this protection."""
+    def plan(self, norm: float = 1.0, **settings: Any) -> Plan:
+        """Return a plan of three hospitals under this protection.
+
+        Args:
+            norm: of an image's gradient at most, under DP-SGD.
+            settings: of the plan.
+        """
         privacy: dict[str, Any] = {"secure_aggregation": self.sums}
         if self.epsilon is not None:
-            privacy |= {"epsilon": self.epsilon, "delta": DELTA, "unit": "image"}
+            privacy |= {"epsilon": self.epsilon, "delta": DELTA, "unit": "image", "max_grad_norm": norm}
         common = {"study": "protection", "counts": (9, 9, 9), "stem": "plain", "warmup_steps": 0}
         common |= {"optimizer": "sgd", "weight_decay": 0.0, "parties": HOSPITALS, "privacy": privacy}
         return Plan.model_validate(common | settings)
