@@ -49,7 +49,11 @@ ADAPTERS: Record = {"lora_blocks": 1, "lora_layers": ("attn.proj", "mlp.fc1", "m
 #: Images of a step on average, passes in a round, norm of gradients, and learning rates. A hospital has 533 or 534
 #: images, so 1024 are all of them. Where all gradients are cut to the norm, a step's length is rate · norm; the
 #: inputs of the head have a length of 57.
-_PRIVATE = ((128, 3, 1.0, (0.1, 0.2, 0.4)), (1024, 10, 17.0, (0.012, 0.025, 0.05)))
+_PRIVATE = (
+    (128, 3, 1.0, (0.1, 0.2, 0.4)),
+    (1024, 10, 17.0, (0.012, 0.018, 0.025, 0.05)),
+    (1024, 20, 17.0, (0.006, 0.012)),
+)
 _PLAIN = ((128, 3, 1.0, (0.1, 0.3)), (128, 3, 1000.0, (0.01, 0.03)), (1024, 10, 1000.0, (0.01, 0.03)))
 
 

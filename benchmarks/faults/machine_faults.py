@@ -79,7 +79,7 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def _fill(folder: Path) -> Path:
+def fill(folder: Path) -> Path:
     """Fill the file system of a folder to the last byte, and return the file that does."""
     ballast = folder / "ballast"
     handle = os.open(ballast, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -105,7 +105,7 @@ def fill_hospital(watch: Observer, moment: Moment) -> Record:
     folder = d.place(VICTIM).folder
 
     def inject() -> None:
-        ballast = _fill(folder)
+        ballast = fill(folder)
         time.sleep(40)
         ballast.unlink()
 
@@ -118,7 +118,7 @@ def fill_cloud(watch: Observer, moment: Moment) -> Record:
     ballasts: list[Path] = []
 
     def inject() -> str:
-        ballasts.append(_fill(d.cloud.root))
+        ballasts.append(fill(d.cloud.root))
         try:
             wait_until(lambda: d.runs[-1].poll() is not None, 180, "the end of `run`")
         except TimedOutError:

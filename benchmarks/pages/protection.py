@@ -22,6 +22,13 @@ one's own gradient. Under secure aggregation a confirmed image is of some hospit
 learn of which. One step of SGD is the attacker's best case; a whole training has many steps."""
 
 
+#: What an accuracy is to be compared with.
+_CLASSES = {
+    "pneumonia": " 390 of the 624 test images (62.5 %) show a pneumonia; who always says so learnt nothing.",
+    "mri": "",
+}
+
+
 def protection(result: Record) -> list[str]:
     """Return the tables of every data set and part; a part that was not run says so."""
     lines: list[str] = [INTRO, ""]
@@ -133,7 +140,7 @@ def _training(records: Sequence[Record], costs: Mapping[str, Record]) -> list[st
         *table(headers, rows),
         *chart(_by_protection(records)),
         f"{first['parameters']:,} numbers travel; {first['members']} images in all, {first['members'] // 3} in each "
-        f"hospital. {_seeds(records)}",
+        f"hospital. {_seeds(records)}{_CLASSES[first['data']]}",
         "",
     ]
 

@@ -112,7 +112,7 @@ TOPICS = {
     "deployment": ("Deployment: faults, time and traffic", ("faults", "deployment", "records")),
     "updates": (
         "What a training reveals",
-        ("updates", "stems", "protection", "secure-rounds", "secure-sum"),
+        ("updates", "stems", "protection", "secure-rounds", "secure-sum", "sum-faults"),
     ),
     "privacy": ("Differential privacy", ("privacy",)),
     "networks": ("Attacks by trained networks", ("gan",)),

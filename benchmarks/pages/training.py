@@ -37,6 +37,8 @@ def updates_page(entries: Sequence[Entry]) -> list[str]:
         lines += [*entry.heading(), *secure_rounds(entry.result), ""]
     for entry in of_kind(entries, "secure-sum"):
         lines += [*entry.heading(), *secure_sum(entry.result), ""]
+    for entry in of_kind(entries, "sum-faults"):
+        lines += [*entry.heading(), *sum_faults(entry.result), ""]
     return lines
 
 
@@ -241,6 +243,26 @@ def secure_sum(result: Record) -> list[str]:
     for names in (costs, wire):
         lines += [*table(list(names.values()), [[number(row[n]) for n in names] for row in rows]), ""]
     return lines
+
+
+def sum_faults(result: Record) -> list[str]:
+    """Return what came of each fault that struck secure aggregation or the privacy ledger."""
+    rows = []
+    for fault in result["faults"]:
+        out = "no sum" if "summed" in fault else ""
+        if fault.get("summed"):
+            out = f"the sum of {fault['summed']}, error {fault['error']:.0e}"
+        survived = {True: "yes", False: "**no**", None: "skipped"}[fault["survived"]]
+        rows.append([fault["fault"], out, "; ".join(fault["said"]), survived])
+    struck = [fault for fault in result["faults"] if fault["survived"] is not None]
+    survived = sum(fault["survived"] for fault in struck)
+    return [
+        f"{survived} of {len(struck)} faults were survived: the mean is that of the survivors within 1e-5 of its "
+        "norm, or, where nothing may be revealed, no sum came out. Of five hospitals four must answer, of three all. "
+        "Refusals are quoted.",
+        "",
+        *table(["fault", "what came out", "what was said", "survived"], rows),
+    ]
 
 
 def secure_rounds(result: Record) -> list[str]:
