@@ -151,5 +151,18 @@ def comparison(result: Record, audited: Sequence[Record]) -> list[str]:
         ]
         for section in sections:
             lines += seeds(section)
-        lines += [*(settings(s) for s in sections), ""]
+        lines += [*(settings(s) for s in sections), *histograms(sections), ""]
     return lines
+
+
+def histograms(sections: Sequence[Record]) -> list[str]:
+    """Return what histograms alone reach on a data set, one line for each number of training images."""
+    found = {}
+    for section in sections:
+        if (rate := section.get("histogram")) and section["cells"]:
+            found[section["cells"][0]["images"][0], section["plan"]["image_size"]] = rate
+    return [
+        f"- Without any network: the nearest neighbour on 64-bin histograms of {images} plain images of "
+        f"{size}×{size} reaches {percent(rate['rate'])} % ({percent(rate['low'])}–{percent(rate['high'])})."
+        for (images, size), rate in found.items()
+    ]

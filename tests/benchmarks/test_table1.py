@@ -124,6 +124,7 @@ def test_every_row_runs_and_a_carried_stem_computes_the_same_as_plain_images(
     assert shown[1 : 1 + len(rows)] == rows
     assert "| block_pixel_shuffle private |" in page and "no such cell" in page and "not run" not in page
     assert "2 seeds, each with its own key" in page and "within" in page
+    assert "Without any network: the nearest neighbour on 64-bin histograms" in page
 
 
 @pytest.mark.parametrize(
