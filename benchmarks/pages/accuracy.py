@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.pages.comparison import comparison
+from benchmarks.pages.comparison import comparison, reruns
 from benchmarks.pages.entries import Entry, audited_rows, of_kind
 from benchmarks.pages.frontier import frontier
 from benchmarks.pages.image_keys import image_keys
@@ -33,6 +33,8 @@ def page(entries: Sequence[Entry]) -> list[str]:
     lines = [INTRO]
     for entry in of_kind(entries, "table1"):
         lines += [*entry.heading(), *comparison(entry.result, audited_rows(entries)), ""]
+    for entry in of_kind(entries, "reruns"):
+        lines += [*entry.heading(), *reruns(entry.result), ""]
     for entry in of_kind(entries, "image-keys"):
         lines += [*entry.heading(), IMAGE_KEYS, *image_keys(entry.result), ""]
     lines += frontier(entries)

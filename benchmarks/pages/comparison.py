@@ -166,3 +166,21 @@ def histograms(sections: Sequence[Record]) -> list[str]:
         f"{size}×{size} reaches {percent(rate['rate'])} % ({percent(rate['low'])}–{percent(rate['high'])})."
         for (images, size), rate in found.items()
     ]
+
+
+def reruns(result: Record) -> list[str]:
+    """Return what cells gave that were trained twice under the same key."""
+    rows = []
+    for row in result["rows"]:
+        shown = [
+            f"{percent(run['test']['rate'])} %, AUC {run['test']['auc']:.4f}, best epoch {run['best_epoch']}"
+            for run in row["runs"]
+        ]
+        kept = "other key" if row["kept"] is None else f"{percent(row['kept'])} %"
+        same = "yes" if row["equal"] else "**no**"
+        name = (
+            f"{DATA_NAMES[row['data']]}, {NETWORK_NAMES[row['network']]}, {row['row']}, seed {row['seed']}"
+        )
+        rows.append([name, *shown, same, kept])
+    headers = ["cell", "first training", "second training", "every figure equal", "in the table above"]
+    return [*table(headers, rows), "Figures are those of val and test, to the last digit.", ""]

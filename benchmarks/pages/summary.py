@@ -95,7 +95,7 @@ TOPICS = {
             "jpeg",
         ),
     ),
-    "accuracy": ("Accuracy on ciphertext", ("table1", "image-keys", "audit", "stem-accuracy")),
+    "accuracy": ("Accuracy on ciphertext", ("table1", "reruns", "image-keys", "audit", "stem-accuracy")),
     "speed": (
         "Speed and traffic",
         (
