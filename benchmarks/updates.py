@@ -183,7 +183,7 @@ def measure_solve(
             pool_rows = np.arange(len(pool))
             budget = Budget(300.0)
             guess = updates.attack(Knowledge(pool, pool_rows, pool_rows[:1], budget, observed=observed))
-            # A key is known up to a whole-block shift: the black borders leave the frame free. An audit grants it, too.
+            # Black borders leave a whole-block shift of the key free. An audit grants it, too.
             orbit = load(p.describe()).orbit
             [placed] = register_each(guess.images[:1], images[i : i + 1], p.block, orbit)
             opened.append(ssim(placed, images[i]))
