@@ -20,7 +20,9 @@ def as_settings(values: dict[str, Any]) -> Settings:
     for name in values:
         if name not in known:
             raise CipherwardError(f"there is no setting {name!r}", f"known: {', '.join(sorted(known))}")
-    several: dict[str, Any] = {name: _as_tuple(values[name]) for name in ("sizes", "attacks") if name in values}
+    several: dict[str, Any] = {
+        name: _as_tuple(values[name]) for name in ("sizes", "attacks") if name in values
+    }
     return Settings(**{**values, **several})
 
 

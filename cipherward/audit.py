@@ -150,6 +150,11 @@ def audit_ciphertexts(
         raise CipherwardError(
             "ciphertexts alone encrypt no chosen images", "hand over the function: audit(encrypt, …)"
         )
+    if settings.get("draws", len(sources)) != len(sources):
+        raise CipherwardError(
+            f"draws={settings['draws']!r:.60} and {len(sources)} sets of ciphertexts do not go together",
+            "each set is one draw: leave draws out",
+        )
     chosen = as_settings({**settings, "draws": len(sources)})
     stack, names = read_stack(images)
     plain, _ = as_images(stack)

@@ -28,6 +28,8 @@ _FEWEST_BLOCKS = 4
 #: Seconds that an attack may take at one pool size. suite/1's default is 600 for one key recovery; here eight of them
 #: share the time.
 BUDGET_S = 600.0
+#: Least side of an image, in pixels: that of the made pictures of the controls.
+LEAST_SIDE = 8
 #: Bytes of a key that the audit draws, unless the caller's function takes others.
 KEY_BYTES = 32
 
@@ -146,8 +148,13 @@ class Settings:
             is_real: Whether ciphertexts are float32.
 
         Raises:
-            CipherwardError: If no side of a block fits these images, or the settings of the family do not.
+            CipherwardError: If these images are too small, or no side of a block or setting of the family fits them.
         """
+        if min(shape[:2]) < LEAST_SIDE:
+            raise CipherwardError(
+                f"images of {shape[0]}×{shape[1]} are too small",
+                f"the controls beside them need sides of at least {LEAST_SIDE} pixels",
+            )
         name = self.family or ("orthogonal" if is_real else "plain")
         sides = self._sides(shape)
         if self.family:

@@ -164,6 +164,11 @@ def test_nobody_encrypts_chosen_images() -> None:
         audit_ciphertexts(SEALED, PLAIN, chosen_plaintext=True, **SMALL)
 
 
+def test_the_draws_are_the_sets() -> None:
+    with pytest.raises(CipherwardError, match="draws=3 and 2 sets of ciphertexts do not go together"):
+        audit_ciphertexts(SEALED, PLAIN, **{**SMALL, "draws": 3})
+
+
 def test_real_numbers_are_taken_for_keyed_orthogonal_blocks() -> None:
     public: Images = smooth(60, 32, 32, seed=9)
     spec = describe("orthogonal", PLAIN.shape[1:], 8)

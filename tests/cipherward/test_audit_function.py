@@ -20,6 +20,8 @@ from coordinator.report.verdict_text import headline
 from crypto.arrays import AnyArray, Images
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
+from crypto.key import SecretKey
+from crypto.scheme import describe, load
 from tests.support import made_up_schemes as made_up
 from tests.support.pictures import smooth
 
@@ -39,10 +41,18 @@ def quick_models(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
         monkeypatch.setattr(unknown_scheme, "MODELS", quick)
 
 
+@pytest.fixture
+def fixed_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the same keys in every run: under some, a recovery of another scheme opens pictures, too."""
+    keys = (bytes([number]) * 32 for number in itertools.count(1))
+    monkeypatch.setattr(FunctionUnderAudit, "new_key", lambda _: next(keys))
+
+
 def weak() -> AuditResult:
     return audit(made_up.mosaic, IMAGES, known_pairs=8, chosen_plaintext=True, **SMALL)
 
 
+@pytest.mark.usefixtures("fixed_keys")
 def test_a_weak_scheme_is_broken_and_its_report_says_by_what(tmp_path: Path) -> None:
     result = weak()
     assert result.valid and result.broken and result.broken_from == 10 and not result.defects
@@ -196,6 +206,7 @@ def test_a_function_that_is_no_scheme_gets_one_line_and_a_hint(
         (IMAGES, {"rows": 4}, "rows=4 is too few"),
         (IMAGES, {"block": 7}, "blocks of 7 do not divide an image of 32×32"),
         (IMAGES[:, :30, :30], {"block": None}, "blocks of 16, 8, 4 pixels do not divide images of 30×30"),
+        (IMAGES[:, :4, :4], {"block": 2}, "images of 4×4 are too small"),
         (IMAGES, {"attacks": ("magic",)}, "unknown attack 'magic'"),
         (IMAGES, {"attacks": ("known_pairs",)}, "known_pairs is no attack on ciphertexts alone"),
         (IMAGES, {"attacks": ("moment_matching",)}, "moment_matching needs public plain images"),
@@ -256,6 +267,21 @@ def test_an_authenticated_decryption_may_raise_under_another_key() -> None:
         audit(encrypt, IMAGES, decrypt=lambda sealed, key: decrypt(sealed, bytes(32)), **ONE_ATTACK)
     with pytest.raises(CipherwardError, match=r"decrypt returned uint8 \[74, 32, 32\], not images"):
         audit(encrypt, IMAGES, decrypt=lambda sealed, key: decrypt(sealed, key)[..., 0], **ONE_ATTACK)
+
+
+def test_pairs_of_real_ciphertexts_are_tried_as_orthogonal_blocks() -> None:
+    spec = describe("orthogonal", IMAGES.shape[1:], 8)
+
+    def orthogonal(images: Images, key: bytes) -> AnyArray:
+        return np.asarray(load(spec).cipher(SecretKey(key)).encrypt(images))
+
+    for encrypt, is_break in (
+        (orthogonal, True),
+        (lambda i, k: made_up.stream(i, k).astype(np.float32), False),
+    ):
+        result = audit(encrypt, IMAGES, known_pairs=10, chosen_plaintext=True, **{**ONE_ATTACK, "draws": 1})
+        assert [finding.is_break for finding in result.pairs] == [is_break, is_break]
+        assert all(finding.pairs for finding in result.pairs)
 
 
 def test_what_an_attack_reads_is_no_matter_of_strides() -> None:
