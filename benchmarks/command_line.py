@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from crypto.errors import CipherwardError
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +38,34 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         required=default is None,
         help="the folder of real images; default: CIPHERWARD_DATA",
     )
+
+
+def add_folder(parser: argparse.ArgumentParser) -> None:
+    """Add --folder, the folder of the data, for a benchmark whose --data names data sets in it."""
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=os.environ.get("CIPHERWARD_DATA"),
+        help="where the data is; default: CIPHERWARD_DATA",
+    )
+
+
+def add_names(parser: argparse.ArgumentParser, known: Mapping[str, Iterable[str]]) -> None:
+    """Add an option for each list of names, such as --rows; by default all that are known."""
+    for option, names in known.items():
+        parser.add_argument(option, type=split_list, default=list(names), help="names, separated by commas")
+
+
+def run_on_folder(options: argparse.Namespace, run: Callable[[argparse.Namespace], None]) -> None:
+    """Run a benchmark on the folder of the data; an error ends the program with one line and a hint."""
+    try:
+        if options.folder is None:
+            raise CipherwardError(
+                "the folder of the data is not given", "set CIPHERWARD_DATA, or name it with --folder"
+            )
+        run(options)
+    except CipherwardError as error:
+        raise SystemExit(f"error: {error.message}\nhint: {error.hint}") from None
 
 
 def add_plan(parser: argparse.ArgumentParser) -> None:

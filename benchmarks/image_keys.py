@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command_line import add_json, make_parser, split_list
+from benchmarks.command_line import add_folder, add_json, add_names, make_parser, run_on_folder
 from benchmarks.table1 import best_figures, train_epoch
 from benchmarks.table1_data import CHANNELS, read
 from coordinator.exchange.plan import Plan
@@ -33,7 +32,7 @@ from coordinator.federation.rounds import State
 from coordinator.model.training import PlainImages, use_all_cores
 from coordinator.model.vit import build_model, pack
 from coordinator.report.build import machine
-from crypto.errors import CipherwardError, unknown
+from crypto.errors import unknown
 from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_json
 from crypto.key import SecretKey
 from crypto.scheme import load
@@ -182,25 +181,14 @@ def run(options: argparse.Namespace) -> None:
 def main() -> None:
     """Run the command line."""
     parser = make_parser(__doc__)
-    default = os.environ.get("CIPHERWARD_DATA")
-    parser.add_argument(
-        "--folder", type=Path, default=default, help="where the data is; default: CIPHERWARD_DATA"
-    )
-    for name, known in (("--data", DATA), ("--rows", ROWS)):
-        parser.add_argument(name, type=split_list, default=list(known), help="names, separated by commas")
+    add_folder(parser)
+    add_names(parser, {"--data": DATA, "--rows": ROWS})
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each cell, from 0")
     parser.add_argument("--hours", type=float, default=1.0, help="time after which no cell is begun")
     parser.add_argument("--out", type=Path, default=Path("runs/image_keys"), help="folder of the cells")
     add_json(parser)
     options = parser.parse_args()
-    try:
-        if options.folder is None:
-            raise CipherwardError(
-                "the folder of the data is not given", "set CIPHERWARD_DATA, or name it with --folder"
-            )
-        run(options)
-    except CipherwardError as error:
-        raise SystemExit(f"error: {error.message}\nhint: {error.hint}") from None
+    run_on_folder(options, run)
 
 
 if __name__ == "__main__":

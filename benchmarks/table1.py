@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
 import shutil
 import sys
 import time
@@ -34,7 +33,7 @@ from typing import Any, get_args
 import numpy as np
 from torch import nn
 
-from benchmarks.command_line import ROOT, add_json, make_parser, split_list
+from benchmarks.command_line import ROOT, add_folder, add_json, add_names, make_parser, run_on_folder
 from benchmarks.table1_data import CHANNELS, SPLITS, read
 from benchmarks.table1_inputs import Inputs, digest_of, inputs_at, inputs_of, pair_of, same
 from benchmarks.table1_protocol import (
@@ -331,28 +330,17 @@ def run_cell(
 def main() -> None:
     """Run the command line."""
     parser = make_parser(__doc__)
-    default = os.environ.get("CIPHERWARD_DATA")
-    parser.add_argument(
-        "--folder", type=Path, default=default, help="where the data is; default: CIPHERWARD_DATA"
-    )
+    add_folder(parser)
     protocol = ROOT / "configs" / "table1" / "cpu.yaml"
     parser.add_argument("--protocol", type=Path, default=protocol, help="what is trained how (YAML)")
-    for name, known in (("--data", CHANNELS), ("--networks", NETWORKS), ("--rows", PAIRS)):
-        parser.add_argument(name, type=split_list, default=list(known), help="names, separated by commas")
+    add_names(parser, {"--data": CHANNELS, "--networks": NETWORKS, "--rows": PAIRS})
     parser.add_argument("--seeds", type=int, default=sys.maxsize, help="most seeds of a cell")
     parser.add_argument("--hours", type=float, default=1.0, help="time for the whole table")
     parser.add_argument("--minutes", type=float, default=30.0, help="time for a cell")
     parser.add_argument("--out", type=Path, default=Path("runs/table1"), help="folder of the cells")
     add_json(parser)
     options = parser.parse_args()
-    try:
-        if options.folder is None:
-            raise CipherwardError(
-                "the folder of the data is not given", "set CIPHERWARD_DATA, or name it with --folder"
-            )
-        run(options)
-    except CipherwardError as error:
-        raise SystemExit(f"error: {error.message}\nhint: {error.hint}") from None
+    run_on_folder(options, run)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,15 @@ for research. A hospital audits its own images with `cipherward-party audit`, wh
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
+from cipherward.arguments import as_ciphertexts, as_images, as_labels, as_settings, require_dtype
 from cipherward.controls import control_draws, public_of_controls
 from cipherward.draws import SealedDraw, draw_rows, images_of_draw, require_enough
 from cipherward.folder import Stack, read_stack, require_pairs
@@ -67,37 +70,51 @@ def audit(
     Raises:
         CipherwardError: If the images or settings cannot be audited, or the function does what no scheme may do.
     """
+    if decrypt is not None and not callable(decrypt):
+        raise CipherwardError(
+            f"decrypt is no function but {type(decrypt).__name__}", "leave it out, or name a function"
+        )
     if not callable(encrypt):
         raise CipherwardError(
             f"encrypt is no function but {type(encrypt).__name__}",
             "for ciphertexts that are there already: audit_ciphertexts(ciphertexts, images)",
         )
-    if not isinstance(key_bytes, int) or key_bytes < 1:
+    if not isinstance(key_bytes, Integral) or isinstance(key_bytes, bool) or key_bytes < 1:
         raise CipherwardError(
             f"key_bytes={key_bytes!r:.60} makes no key", "name the bytes of a key, such as 32"
         )
-    chosen = _settings(settings)
+    chosen = as_settings(settings)
     stack, _ = read_stack(images)
-    plain, is_flat = _as_images(stack)
-    classes = _as_labels(labels, len(plain))
-    function = FunctionUnderAudit(encrypt, decrypt, key_bytes, is_flat)
+    plain, is_flat = as_images(stack)
+    classes = as_labels(labels, len(plain))
+    function = FunctionUnderAudit(encrypt, decrypt, int(key_bytes), is_flat)
     require_enough(chosen, len(plain))
     chosen.specs(plain.shape[1:])  # settings that cannot work are named before anything is encrypted
-    require_public(chosen.attacks, chosen.public)
+    chosen = replace(chosen, public=require_public(chosen.attacks, chosen.public, plain.shape[1:]))
     keys = [function.new_key() for _ in range(chosen.draws)]
     defects = function.defects(plain, [*keys, *(function.new_key() for _ in range(_FURTHER_KEYS))])
     specs: list[SchemeSpec] = []
     draws = []
     for index, key in enumerate(keys):
         members = images_of_draw(chosen, len(plain), index + 1)
+        started = time.perf_counter()
         sealed = function.sealed(plain[members], key)
+        chosen.log(
+            f"draw-{index}: {len(members)} images encrypted in {time.perf_counter() - started:.2f} s"
+        )
         if not index:
             function.require_deterministic(plain[members], key, sealed)
             specs = chosen.specs(plain.shape[1:], is_real=sealed.dtype == np.float32)
+        require_dtype(sealed, specs[0], f"encrypt in draw {index + 1}")
         draws.append(_draw(chosen, specs, index, plain[members], classes[members], sealed, function, key))
     name = chosen.name or function.name
     subject = Subject(
-        name, "a Python function", specs[0], 8 * key_bytes, tuple(defects), has_decrypt=decrypt is not None
+        name,
+        "a Python function",
+        specs[0],
+        8 * function.key_bytes,
+        tuple(defects),
+        has_decrypt=decrypt is not None,
     )
     return _audit_draws(subject, draws, chosen)
 
@@ -133,21 +150,27 @@ def audit_ciphertexts(
         raise CipherwardError(
             "ciphertexts alone encrypt no chosen images", "hand over the function: audit(encrypt, …)"
         )
-    chosen = _settings({**settings, "draws": len(sources)})
+    if settings.get("draws", len(sources)) != len(sources):
+        raise CipherwardError(
+            f"draws={settings['draws']!r:.60} and {len(sources)} sets of ciphertexts do not go together",
+            "each set is one draw: leave draws out",
+        )
+    chosen = as_settings({**settings, "draws": len(sources)})
     stack, names = read_stack(images)
-    plain, _ = _as_images(stack)
-    classes = _as_labels(labels, len(plain))
+    plain, _ = as_images(stack)
+    classes = as_labels(labels, len(plain))
     require_enough(chosen, len(plain))
-    require_public(chosen.attacks, chosen.public)
+    chosen = replace(chosen, public=require_public(chosen.attacks, chosen.public, plain.shape[1:]))
     sets = []
     for number, source in enumerate(sources, 1):
         sealed, sealed_names = read_stack(source)
         where = f"set {number} of ciphertexts" if isinstance(source, np.ndarray) else str(source)
         require_pairs(names, sealed_names, where)
-        sets.append(_as_ciphertexts(sealed, plain, where))
+        sets.append(as_ciphertexts(sealed, plain, where))
     if len({sealed.dtype for sealed in sets}) > 1:
         raise CipherwardError("the sets of ciphertexts differ in dtype", "hand over sets of one scheme")
     specs = chosen.specs(plain.shape[1:], is_real=sets[0].dtype == np.float32)
+    require_dtype(sets[0], specs[0], "the set of ciphertexts")
     draws = [_draw(chosen, specs, index, plain, classes, sealed) for index, sealed in enumerate(sets)]
     textured = np.flatnonzero(plain.reshape(len(plain), -1).std(1) > 0)
     defects = [
@@ -163,6 +186,8 @@ def audit_ciphertexts(
 def _audit_draws(subject: Subject, draws: Sequence[SealedDraw], settings: Settings) -> AuditResult:
     """Attack and score the draws and the controls, and return the result."""
     controls = control_draws(settings, draws[0].specs, len(draws))
+    # Pairs come first: the caller's function answers them, and if it raises, no attack has run in vain.
+    pairs = attack_with_pairs(draws, settings, subject.spec)
     audited = [score_draw(draw, settings, subject.spec) for draw in draws]
     scored = []
     for draw in controls:
@@ -170,19 +195,8 @@ def _audit_draws(subject: Subject, draws: Sequence[SealedDraw], settings: Settin
         if draw.set_name in TARGETED:
             of_control = replace(settings, public=public_of_controls(settings, subject.spec))
         scored.append(score_draw(draw, of_control, subject.spec))
-    pairs = attack_with_pairs(draws, settings, subject.spec)
     report = make_report(subject, audited, scored, settings)
     return AuditResult(report, pictures_of(report, audited[0]), tuple(pairs))
-
-
-def _settings(values: dict[str, Any]) -> Settings:
-    """Return the settings; raise CipherwardError for one that is unknown."""
-    known = Settings.__dataclass_fields__
-    for name in values:
-        if name not in known:
-            raise CipherwardError(f"there is no setting {name!r}", f"known: {', '.join(sorted(known))}")
-    values = {name: tuple(v) if name in ("sizes", "attacks") else v for name, v in values.items()}
-    return Settings(**values)
 
 
 def _draw(
@@ -210,49 +224,3 @@ def _draw(
         opened=None if opened is None else opened[rows],
         oracle=None if function is None else lambda images: function.sealed(images, key),
     )
-
-
-def _as_images(stack: AnyArray) -> tuple[Images, bool]:
-    """Return plain images uint8 [n, h, w, c], and whether they came without an axis of channels."""
-    described = f"{stack.dtype} {list(stack.shape)}"
-    if stack.dtype != np.uint8:
-        raise CipherwardError(
-            f"the images are {described}, not uint8",
-            "bring them to bytes: (255 * images).round().astype(np.uint8)",
-        )
-    is_flat = stack.ndim == 3
-    images = stack[..., None] if is_flat else stack
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise CipherwardError(
-            f"the images are {described}",
-            "hand over [n, height, width] or [n, height, width, 1 or 3], images first",
-        )
-    return np.ascontiguousarray(images), is_flat
-
-
-def _as_ciphertexts(sealed: AnyArray, plain: Images, where: str) -> AnyArray:
-    """Return ciphertexts [n, h, w, c] of the plain images' shape."""
-    shaped = sealed[..., None] if sealed.ndim == 3 and plain.shape[3] == 1 else sealed
-    if shaped.shape != plain.shape or shaped.dtype not in (np.uint8, np.float32):
-        raise CipherwardError(
-            f"{where} is {sealed.dtype} {list(sealed.shape)}, and the images are {list(plain.shape)}",
-            "hand over one ciphertext for each image, uint8 or float32 of the plain shape, in the images' order",
-        )
-    if not np.isfinite(shaped).all():
-        raise CipherwardError(
-            f"{where} has values that are NaN or infinite", "ciphertexts are finite numbers"
-        )
-    return np.ascontiguousarray(shaped)
-
-
-def _as_labels(labels: Sequence[int] | Int64Array | None, images: int) -> Int64Array:
-    """Return the class of each image, int64 [n]; all of one class where none is known."""
-    if labels is None:
-        return np.zeros(images, np.int64)
-    classes = np.asarray(labels)
-    if classes.shape != (images,) or not np.issubdtype(classes.dtype, np.integer):
-        raise CipherwardError(
-            f"the labels are {classes.dtype} {list(classes.shape)}, for {images} images",
-            "one whole number an image",
-        )
-    return classes.astype(np.int64)

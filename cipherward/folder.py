@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from crypto.errors import CipherwardError
 
 #: Endings of the files that are read from a folder.
 SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg")
+
+#: Pillow's modes that become bytes of gray or RGB without a loss. More bits, and transparency, would be cut off.
+_EXACT = ("1", "L", "P", "RGB")
 
 #: Images as an array, a .npy file or a folder of pictures.
 Stack = AnyArray | str | os.PathLike[str]
@@ -31,11 +35,22 @@ def read_stack(source: Stack) -> tuple[AnyArray, list[str] | None]:
     """
     if isinstance(source, np.ndarray):
         return source, None
+    if not isinstance(source, str | os.PathLike):
+        raise CipherwardError(
+            f"images came as {type(source).__name__}, which is neither an array nor a path",
+            "make one array of them: numpy.stack(images), or tensor.numpy()",
+        )
     path = Path(source)
     if path.is_file() and path.suffix == ".npy":
         try:
             stack: AnyArray = np.load(path, allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+        except (
+            ValueError,
+            OSError,
+            EOFError,
+            SyntaxError,
+            MemoryError,
+        ) as error:  # headers are parsed as Python
             raise CipherwardError(
                 f"{path} is no array of images: {error}", "write it with numpy.save"
             ) from None
@@ -57,6 +72,12 @@ def _read_folder(folder: Path) -> tuple[AnyArray, list[str]]:
         )
     if not files:
         raise CipherwardError(f"{folder} holds no picture", f"it should hold {', '.join(SUFFIXES)} files")
+    stems = [path.stem for path in files]
+    if twice := [stem for stem, count in Counter(stems).items() if count > 1]:
+        raise CipherwardError(
+            f"{folder} holds two pictures named {twice[0]!r} that differ in their ending",
+            "keep one of them: a ciphertext is paired with its plain image by the name without ending",
+        )
     pictures = [_read_picture(path) for path in files]
     shapes = {picture.shape for picture in pictures}
     if len(shapes) > 1:
@@ -67,17 +88,21 @@ def _read_folder(folder: Path) -> tuple[AnyArray, list[str]]:
             f"the pictures in {folder} differ in size or channels: {files[0].name} and {odd.name}",
             "bring all of them to one size and one mode",
         )
-    return np.stack(pictures), [path.stem for path in files]
+    return np.stack(pictures), stems
 
 
 def _read_picture(path: Path) -> AnyArray:
-    """Return a picture as uint8 [h, w, 1 or 3]. Gray stays gray, all else is read as RGB."""
+    """Return a picture as uint8 [h, w, 1 or 3]: gray as it is, and a palette as its colours."""
     try:
         with open_image(path, PUBLIC_FORMATS) as picture:
+            if picture.mode not in _EXACT or "transparency" in picture.info:
+                raise ValueError(f"as bytes of gray or RGB it would lose something (mode {picture.mode})")
             plain: Image.Image = picture if picture.mode == "L" else picture.convert("RGB")
             array = np.asarray(plain, np.uint8)
     except Exception as error:  # decoders raise anything at malformed files
-        raise CipherwardError(f"{path} cannot be read: {error}", "write it as PNG, BMP or JPEG") from None
+        raise CipherwardError(
+            f"{path} cannot be read: {error}", "write it as PNG, BMP or JPEG: 8 bits, gray or RGB"
+        ) from None
     return array[..., None] if array.ndim == 2 else array
 
 

@@ -115,7 +115,12 @@ def _attack_draw(
 
 
 def _models(specs: Sequence[SchemeSpec]) -> list[SchemeSpec]:
-    """Return the schemes that pairs are tried under: at last any permutation and inversion of all values."""
+    """Return the schemes that pairs are tried under: at last any permutation and inversion of all values.
+
+    Real numbers are tried as keyed orthogonal blocks.
+    """
+    if load(specs[0]).sealed_dtype != np.uint8:
+        return list(specs)
     height, width, _ = shape = specs[0].image_shape
     return [*models_of(specs), *([describe("block_pixel", shape, height)] if height == width else [])]
 

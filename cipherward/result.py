@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from coordinator.report.page import render
 from coordinator.report.pictures import Pictures
 from coordinator.report.records import Report
 from coordinator.report.verdict_text import headline, summary_lines, uncertain_attacks
-from crypto.files import disk_errors, write_text
+from crypto.errors import CipherwardError
+from crypto.files import disk_errors, folder_lock, write_text
 
 REPORT, PAGE = "report.json", "report.html"
 
@@ -85,11 +87,30 @@ class AuditResult:
         The page shows plain images: it must stay where they may be seen.
 
         Raises:
-            CipherwardError: If the disk refuses.
+            CipherwardError: If the disk refuses, another process writes there, or the folder has a report that is
+                not of this library, such as that of a study.
         """
         folder = Path(folder)
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        with folder_lock(folder):
+            _require_own(folder / REPORT)
+            page = render(self.report, self.pictures)
+            with disk_errors(folder / PAGE):
+                # A page of an earlier audit must not stand beside this report, wherever this is killed.
+                (folder / PAGE).unlink(missing_ok=True)
             write_record(folder / REPORT, self.report)
-            write_text(folder / PAGE, render(self.report, self.pictures))
+            write_text(folder / PAGE, page)
         return folder / PAGE
+
+
+def _require_own(path: Path) -> None:
+    """Raise CipherwardError if a report is there that this library did not write: it would be lost."""
+    if not path.exists():
+        return
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict) or value.get("attacked_by") != "library":
+        raise CipherwardError(f"{path} is no report of this library, and is kept", "name another folder")

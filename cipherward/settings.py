@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit.suite1 import ATTACKS as SUITE_ATTACKS
@@ -16,6 +19,8 @@ from crypto.scheme import SCHEMES, describe
 from crypto.spec import SchemeSpec
 
 Log = Callable[[str], None]
+#: The least value of each setting that is a whole number.
+_LEAST = {"draws": 1, "rows": MIN_AUDIT_ROWS, "gallery": 2, "known_pairs": 0, "seed": 0, "block": 1}
 #: Sides of blocks that are tried where the caller names none, in pixels: those of the field's papers.
 BLOCKS = (16, 8, 4)
 #: Blocks that an image must have at least, or a side of a block is not tried.
@@ -23,6 +28,8 @@ _FEWEST_BLOCKS = 4
 #: Seconds that an attack may take at one pool size. suite/1's default is 600 for one key recovery; here eight of them
 #: share the time.
 BUDGET_S = 600.0
+#: Least side of an image, in pixels: that of the made pictures of the controls.
+LEAST_SIDE = 8
 #: Bytes of a key that the audit draws, unless the caller's function takes others.
 KEY_BYTES = 32
 
@@ -77,15 +84,33 @@ class Settings:
                 f"sizes {list(self.sizes)} are no pool sizes",
                 "name whole numbers from 1 on, such as (1, 10, 100)",
             )
-        for name, least in (("draws", 1), ("rows", MIN_AUDIT_ROWS), ("known_pairs", 0), ("seed", 0)):
-            if _whole(name, getattr(self, name)) < least:
-                raise CipherwardError(f"{name}={getattr(self, name)} is too few", f"at least {least}")
-        if self.budget_s <= 0:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if name == "block" and value is None:
+                continue
+            object.__setattr__(self, name, _whole(name, value))
+            if getattr(self, name) < least:
+                raise CipherwardError(f"{name}={value} is too few", f"at least {least}")
+        if not (_is_number(self.budget_s) and 0 < self.budget_s < math.inf):
             raise CipherwardError(
-                f"budget_s={self.budget_s} leaves no attack any time", "name seconds above 0"
+                f"budget_s={self.budget_s!r:.60} leaves no attack any time", "name seconds above 0"
+            )
+        object.__setattr__(self, "budget_s", float(self.budget_s))
+        claimed = self.claimed_bits
+        if claimed is not None and not (_is_number(claimed) and 0 <= claimed < math.inf):
+            raise CipherwardError(
+                f"claimed_bits={claimed!r:.60} is no key space", "log2 of the number of keys, such as 128"
+            )
+        if self.log is None:
+            raise CipherwardError(
+                "log=None cannot be called", "leave it out, or name a function such as print"
             )
         if self.family and self.family not in SCHEMES:
             raise unknown("scheme", self.family, SCHEMES)
+        if not self.family and (self.options or self.key_scope != "consortium"):
+            raise CipherwardError(
+                "options and key_scope are a family's, and none is named", "name it too: family='etc'"
+            )
         if self.name in SCHEMES and self.name != self.family:
             raise CipherwardError(
                 f"{self.name} is the name of a scheme of this program",
@@ -94,6 +119,8 @@ class Settings:
         self._check_attacks()
 
     def _check_attacks(self) -> None:
+        if len(set(self.attacks)) < len(self.attacks):
+            raise CipherwardError("an attack is named twice", "name each once")
         for name in self.attacks:
             if name not in ATTACKS:
                 raise unknown("attack", name, ATTACKS)
@@ -121,8 +148,13 @@ class Settings:
             is_real: Whether ciphertexts are float32.
 
         Raises:
-            CipherwardError: If no side of a block fits these images, or the settings of the family do not.
+            CipherwardError: If these images are too small, or no side of a block or setting of the family fits them.
         """
+        if min(shape[:2]) < LEAST_SIDE:
+            raise CipherwardError(
+                f"images of {shape[0]}×{shape[1]} are too small",
+                f"the controls beside them need sides of at least {LEAST_SIDE} pixels",
+            )
         name = self.family or ("orthogonal" if is_real else "plain")
         sides = self._sides(shape)
         if self.family:
@@ -152,11 +184,42 @@ def _whole(name: str, value: object) -> int:
     return int(value)
 
 
-def require_public(attacks: Sequence[str], public: Images | None) -> None:
-    """Raise CipherwardError if one of these attacks lacks public images: it would sit idle."""
-    lacking = [name for name in attacks if public is None and ATTACKS[name].tier.name == "T2"]
-    if lacking:
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def require_public(
+    attacks: Sequence[str], public: Images | None, shape: tuple[int, int, int]
+) -> Images | None:
+    """Return the public images as uint8 [m, h, w, c]; None without any.
+
+    Args:
+        attacks: Names of attacks.
+        public: What the caller handed over.
+        shape: Of the images that are audited.
+
+    Raises:
+        CipherwardError: If one of these attacks lacks public images, or they are no images of that shape: the attack
+            would sit idle.
+    """
+    lacking = [name for name in attacks if ATTACKS[name].tier.name == "T2"]
+    if public is None:
+        if lacking:
+            raise CipherwardError(
+                f"{', '.join(lacking)} needs public plain images",
+                "hand some over: public=IMAGES of the same shape",
+            )
+        return None
+    if not lacking:
         raise CipherwardError(
-            f"{', '.join(lacking)} needs public plain images",
-            "hand some over: public=IMAGES of the same shape",
+            "public images were handed over, and no attack that is named uses them",
+            "name one that does, such as attacks=('moment_matching',), or leave them out",
         )
+    images = np.asarray(public)
+    images = images[..., None] if images.ndim == 3 and shape[2] == 1 else images
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        raise CipherwardError(
+            f"the public images are {images.dtype} {list(images.shape)}, and the audited ones uint8 of {list(shape)}",
+            "bring them to the same shape and to bytes",
+        )
+    return np.ascontiguousarray(images)

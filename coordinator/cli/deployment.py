@@ -43,8 +43,12 @@ def renew(
 
 
 def _print_kits(kits: Mapping[str, Kit], folder: Path) -> None:
+    from coordinator.deployment.folder import DeploymentFolder
+
     for hospital, kit in kits.items():
         result.print(f"{folder / 'kits' / hospital}.kit  fingerprint {kit.fingerprint}")
+    if left_out := [name for name in DeploymentFolder.open(folder).settings.hospitals if name not in kits]:
+        talk.print(f"no kit for who is revoked: {', '.join(left_out)}")
     talk.print("send each hospital its kit, and tell it the fingerprint over another channel")
 
 

@@ -32,8 +32,8 @@ def carry(place: DeploymentFolder, path: Path) -> tuple[CodeApproval, bool]:
     """Keep a hospital's approval for its SuperNode; return it, and whether it is new here.
 
     Raises:
-        CipherwardError: if it is damaged, of a hospital that the federation does not name, of another bundle, or
-            signed by another key than the approval that is here.
+        CipherwardError: if it is damaged, of a hospital that the federation does not name, of another bundle, signed
+            by another key than the approval of this bundle that is here, or older than that one.
     """
     approval = read_approval(path)
     hospitals = place.settings.hospitals
@@ -50,12 +50,21 @@ def carry(place: DeploymentFolder, path: Path) -> tuple[CodeApproval, bool]:
         )
     target = place.approval(approval.hospital)
     before = _read_kept(target)
+    if before is not None and before.bundle_sha256 != own:
+        before = (
+            None  # of an earlier bundle: each has a key of its own, and nobody asks for that one any more
+        )
     if before is not None and before.key != approval.key:
         # Anybody can sign an approval in a hospital's name: the hospital would then refuse its own code.
         raise CipherwardError(
             f"{path} is signed by {approval.key_id}, and the approval of {approval.hospital} that is here by "
             f"{before.key_id}",
             f"ask {approval.hospital} which key is its own; if it has a new one, remove {target} and carry again",
+        )
+    if before is not None and before.signed_at > approval.signed_at:
+        raise CipherwardError(
+            f"{path} is older than the approval of {approval.hospital} that is here",
+            f"nothing is to be done; if {approval.hospital} wants the older one, remove {target} and carry again",
         )
     is_new = before != approval
     if is_new:

@@ -24,6 +24,7 @@ from coordinator.deployment.certificates import (
     read_names,
     write_private,
 )
+from coordinator.deployment.enrolment import read_roster
 from coordinator.deployment.folder import FILE, DeploymentFolder, FederationSettings, read_federation
 from coordinator.exchange.kit import CA, PLAN, SCHEMA, STUDY, Kit, KitManifest, read_kit, write_kit
 from coordinator.exchange.manifest import StudyManifest, read_manifest
@@ -115,7 +116,9 @@ def renew(folder: Path, ca_key: Path | None = None, clock: Clock = now_utc) -> d
 def write_kits(
     place: DeploymentFolder, settings: FederationSettings, now: datetime.datetime, *, is_new: bool = False
 ) -> dict[str, Kit]:
-    """Write a kit for every hospital, remove those of hospitals that are no longer named, and return the kits.
+    """Write a kit for every hospital that may join, remove those of all others, and return the kits.
+
+    A revoked hospital gets none until it is enrolled again, with new keys.
 
     is_new: replace kits in which nothing but the dates would change, too.
     """
@@ -126,7 +129,9 @@ def write_kits(
     kits = {}
     with disk_errors(place.kit("x")):
         place.kit("x").parent.mkdir(exist_ok=True)
-    for hospital in settings.hospitals:
+    revoked = {name for name, entry in read_roster(place).items() if entry.is_revoked}
+    hospitals = [name for name in settings.hospitals if name not in revoked]
+    for hospital in hospitals:
         manifest = KitManifest(
             schema=SCHEMA,
             federation=settings.name,
@@ -140,7 +145,7 @@ def write_kits(
         )
         kits[hospital] = _write_kit(place.kit(hospital), manifest, files, now, is_new)
     for path in place.kit("x").parent.glob("*.kit"):
-        if path.stem not in settings.hospitals:
+        if path.stem not in hospitals:
             path.unlink()
     return kits
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import threading
 import time
 from typing import Any
 
@@ -117,10 +118,51 @@ def shorten_server_app(limit_s: float | None = None) -> None:
 
 
 def _soon(pull_objects: Any) -> Any:
-    """Return the function with a shorter first pause; Flower's longest pause stays."""
+    """Return the function with a shorter first pause, and given up when asked; Flower's longest pause stays."""
     if isinstance(pull_objects, functools.partial):
         return pull_objects
-    return functools.partial(pull_objects, initial_backoff=_BACKOFF_S)
+    return functools.partial(_until_given_up(pull_objects), initial_backoff=_BACKOFF_S)
+
+
+class _OfThread(threading.local):
+    """What belongs to the thread that pulls.
+
+    Attributes:
+        given_up: set when nobody waits for this thread's pull any more; None if it cannot be given up.
+    """
+
+    given_up: threading.Event | None = None
+
+
+_pulling = _OfThread()
+
+
+def let_give_up(given_up: threading.Event) -> None:
+    """Let pulls of this thread end soon after an event is set, and drop the parts that came.
+
+    Without it, a pull that nobody waits for keeps its thread, and the parts that it has, until its time is over.
+    """
+    _pulling.given_up = given_up
+
+
+def _until_given_up(pull_objects: Any) -> Any:
+    """Return Flower's function that pulls the parts of a message, with a way to end it."""
+
+    @functools.wraps(pull_objects)
+    def pull_until_given_up(object_ids: Any, pull_object_fn: Any, **settings: Any) -> Any:
+        given_up = _pulling.given_up
+
+        def pull_part(object_id: str) -> bytes:
+            if given_up is not None and given_up.is_set():
+                from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
+
+                raise ObjectPullError(object_id, "nobody waits for it any more")
+            part: bytes = pull_object_fn(object_id)
+            return part
+
+        return pull_objects(object_ids, pull_part, **settings)
+
+    return pull_until_given_up
 
 
 def one_line(record: logging.LogRecord) -> bool:

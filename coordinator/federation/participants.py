@@ -342,7 +342,7 @@ class Federation:
         stalls in the middle is looked at again later.
         """
         try:
-            return self._pulls.pull(message_id)
+            return self._pulls.pull(message_id, waiting[message_id])
         except (httpx.HTTPError, OSError):
             raise  # the SuperLink does not answer
         except Exception as error:  # a reply from outside may have any content

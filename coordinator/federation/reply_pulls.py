@@ -13,23 +13,31 @@ from collections.abc import Sequence
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from coordinator.exchange.flower_pauses import let_give_up
+
 #: Seconds that a pull may take until the next reply is pulled beside it. One at a time, replies need little memory.
 STALL_S = 1.0
 #: Pulls that stall at most; while there are so many, no further one begins. Chosen by hand, for memory.
 MOST_STALLED = 16
+#: Pulls of one node that stall at most: an old question and the message of the round. A node that stalls on purpose
+#: is asked again and again who it is, and would otherwise take all places alone.
+MOST_OF_NODE = 2
 
 
 class _Pull:
     """One pull, in a thread that ends with the program."""
 
-    def __init__(self, grid: Grid, message_id: str) -> None:
+    def __init__(self, grid: Grid, message_id: str, node: int) -> None:
         self.replies: list[Message] = []
         self.error: Exception | None = None
+        self.node = node
         self._grid, self._message_id = grid, message_id
+        self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
+        let_give_up(self._given_up)
         try:
             self.replies = list(self._grid.pull_messages([self._message_id]))[:1]
         except Exception as error:  # raised again where the reply is waited for
@@ -39,6 +47,10 @@ class _Pull:
         """Return whether the pull is over, after so many seconds at most."""
         self._thread.join(wait_s)
         return not self._thread.is_alive()
+
+    def give_up(self) -> None:
+        """End the pull soon, and let go of what has come of the reply."""
+        self._given_up.set()
 
 
 class ReplyPulls:
@@ -52,17 +64,22 @@ class ReplyPulls:
         self._grid = grid
         self._stalled: dict[str, _Pull] = {}
 
-    def pull(self, message_id: str) -> list[Message]:
+    def pull(self, message_id: str, node: int) -> list[Message]:
         """Return the reply to a message, or nothing if it is not there yet, or not as a whole.
+
+        Args:
+            message_id: the message.
+            node: the node that it was sent to.
 
         Raises:
             Exception: what Flower raised for this reply.
         """
         pull = self._stalled.get(message_id)
         if pull is None:
-            if len(self._stalled) >= MOST_STALLED:
+            of_node = sum(stalled.node == node for stalled in self._stalled.values())
+            if len(self._stalled) >= MOST_STALLED or of_node >= MOST_OF_NODE:
                 return []
-            pull = _Pull(self._grid, message_id)
+            pull = _Pull(self._grid, message_id, node)
             if not pull.is_over(STALL_S):
                 self._stalled[message_id] = pull
                 return []
@@ -80,4 +97,4 @@ class ReplyPulls:
             waiting: the messages whose replies are still waited for.
         """
         for message in self._stalled.keys() - {*waiting}:
-            del self._stalled[message]
+            self._stalled.pop(message).give_up()

@@ -60,8 +60,9 @@ class ReplyStore:
         """
         record = next(iter(reply.content.array_records.values()))
         self.bytes[node] = sum(r.count_bytes() for r in reply.content.values())
-        with disk_errors(self._path(node)):
-            record["model"].numpy().tofile(self._path(node))
+        # Not by tofile: on a full disk it loses a small array without a word, and of a large one it does not say why.
+        with disk_errors(self._path(node)), open(self._path(node), "wb") as file:
+            file.write(np.ascontiguousarray(record["model"].numpy()).data)
         record["model"] = Array(np.zeros(0, DTYPES[self._wire]))
 
     def read(

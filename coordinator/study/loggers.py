@@ -116,7 +116,7 @@ def write_mlflow(rounds: Sequence[Mapping[str, Any]], uri: str, study: str) -> i
     Args:
         rounds: The rounds.
         uri: The tracking server or store, such as http://127.0.0.1:5000 or sqlite:///mlflow.db.
-        study: The study's name: that of the experiment.
+        study: The study's name: that of the experiment, in which an apostrophe is a typographic one.
 
     Raises:
         CipherwardError: If MLflow is not installed, or does not answer.
@@ -130,8 +130,10 @@ def write_mlflow(rounds: Sequence[Mapping[str, Any]], uri: str, study: str) -> i
         raise _missing("mlflow", "MLflow") from None
     try:
         client = MlflowClient(tracking_uri=uri)
-        experiment = client.get_experiment_by_name(study)
-        number = client.create_experiment(study) if experiment is None else experiment.experiment_id
+        # The file store writes a name into a filter as it is, and refuses one with an apostrophe.
+        name = study.replace("'", "’")
+        experiment = client.get_experiment_by_name(name)
+        number = client.create_experiment(name) if experiment is None else experiment.experiment_id
         tags = {_TAG: study, _TRAINING_TAG: _training(rounds[0])}
         runs = client.search_runs(
             [number], f"tags.`{_TRAINING_TAG}` = '{tags[_TRAINING_TAG]}'", max_results=1

@@ -37,6 +37,8 @@ from crypto.spec import SchemeSpec, spec_without_nonce
 SCHEMA = "cipherward.sealed/3"
 _FETCH_AGAIN = "fetch the sealed set again"
 _EARLIER = ("cipherward.sealed/1", "cipherward.sealed/2")
+#: Shards of a set that are mapped at once. Each map holds a descriptor, and a process has 1,024 of them by default.
+_MOST_MAPPED = 64
 MANIFEST, PARTIAL = "manifest.json", "partial.json"
 
 
@@ -86,6 +88,8 @@ class SealedDataset:
         self.sealed_shape = scheme.sealed_shape
         self.sealed_dtype = scheme.sealed_dtype
         self._starts = np.cumsum([0] + [s["rows"] for s in manifest["shards"]])
+        #: Memory maps of shards that were read.
+        self._mapped: dict[int, AnyArray] = {}
 
     @classmethod
     def open(cls, folder: Path) -> SealedDataset:
@@ -164,7 +168,7 @@ class SealedDataset:
     @functools.cached_property
     def labels(self) -> Int64Array:
         """Class index of every row, int64 [n], in clear."""
-        parts = [self._tensor(i, "labels") for i in range(len(self.manifest["shards"]))]
+        parts = [self._labels(i) for i in range(len(self.manifest["shards"]))]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def images(self, start: int, stop: int) -> AnyArray:
@@ -178,24 +182,33 @@ class SealedDataset:
             shard = int(np.searchsorted(self._starts, start, side="right")) - 1
             if start < stop <= self._starts[min(shard + 1, len(self._starts) - 1)]:
                 base = self._starts[shard]
-                return self._tensor(shard, "images")[start - base : stop - base]
+                return self._images(shard)[start - base : stop - base]
             rows = np.arange(start, stop)
         rows = np.asarray(rows, np.int64)
         out = np.empty((len(rows), *self.sealed_shape), self.sealed_dtype)
         shards = np.searchsorted(self._starts, rows, side="right") - 1
         for shard in np.unique(shards):
             members = np.flatnonzero(shards == shard)
-            out[members] = self._tensor(int(shard), "images")[rows[members] - self._starts[shard]]
+            out[members] = self._images(int(shard))[rows[members] - self._starts[shard]]
         return out
 
-    @functools.lru_cache(maxsize=4096)  # noqa: B019 - a mapping a shard, kept while the set is open
-    def _tensor(self, shard: int, name: str) -> AnyArray:
-        """Return a tensor of a shard as a read-only memory map, with the rows that the manifest states."""
+    def _images(self, shard: int) -> AnyArray:
+        """Return the images of a shard as a read-only memory map, which is kept while the set is open."""
+        mapped = self._mapped.get(shard)
+        if mapped is None:
+            if len(self._mapped) >= _MOST_MAPPED:
+                self._mapped.clear()  # at once: threads may read, and whoever has a view keeps its map
+            entry = self.manifest["shards"][shard]
+            shape = (entry["rows"], *self.sealed_shape)
+            mapped = self._mapped[shard] = map_tensor(
+                self.folder / entry["file"], "images", shape, self.sealed_dtype
+            )
+        return mapped
+
+    def _labels(self, shard: int) -> AnyArray:
+        """Return the labels of a shard as a read-only memory map."""
         entry = self.manifest["shards"][shard]
-        path, rows = self.folder / entry["file"], entry["rows"]
-        if name == "labels":
-            return map_tensor(path, name, (rows,), np.dtype(np.int64))
-        return map_tensor(path, name, (rows, *self.sealed_shape), self.sealed_dtype)
+        return map_tensor(self.folder / entry["file"], "labels", (entry["rows"],), np.dtype(np.int64))
 
     def check_digests(self) -> None:
         """Compare every shard with its digest.

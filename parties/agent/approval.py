@@ -18,7 +18,7 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, json_text, write_atomic, write_bytes
 from crypto.unlock import private_text
 from parties.agent.agent_log import AgentLog
-from parties.agent.approval_key import ensure_key, write_signed
+from parties.agent.approval_key import ensure_key, remove_signed, write_signed
 from parties.agent.bundle import Bundle, read_bundle
 from parties.sealing.place import Place
 
@@ -141,7 +141,10 @@ def approve(place: Place, bundle: Bundle, days: int) -> Approval:
 
 
 def withdraw(place: Place, sha256: str) -> Approval:
-    """Remove the approval of the bundle whose digest begins so, at once.
+    """Remove the approval of the bundle whose digest begins so, at once, and approval.json if it is about it.
+
+    A SuperNode that runs goes on trusting the bundle's signature until it is started again; the agent refuses every
+    message of it from now on.
 
     Raises:
         CipherwardError: if none or several begin so.
@@ -159,7 +162,22 @@ def withdraw(place: Place, sha256: str) -> Approval:
             )
         AgentLog(place).append("withdrawn", code=matches[0].sha256, app=matches[0].app)
         _write(place, [a for a in approvals if a.sha256 != matches[0].sha256])
+        remove_signed(place, matches[0].sha256)
     return matches[0]
+
+
+def trusted_bundles(place: Place, now: datetime.datetime | None = None) -> list[str]:
+    """Return the hex SHA-256 of each bundle whose approval holds now.
+
+    Args:
+        place: the hospital.
+        now: the time with a time zone; by default the present.
+
+    Raises:
+        CipherwardError: if the list of approvals cannot be used.
+    """
+    now = now or datetime.datetime.now(datetime.UTC)
+    return [approval.sha256 for approval in read_approvals(place) if now < approval.expires]
 
 
 def last_approved(place: Place) -> Bundle | None:

@@ -1,30 +1,45 @@
-"""The hospital's own key for approvals, and what Flower's SuperNode is told to trust: that key and no other.
+"""The hospital's own keys for approvals, and what its SuperNode is told to trust: those of approved bundles alone.
 
     private/approval_key     Ed25519, OpenSSH's format, mode 0600; made by the first `approve`
     approval.json            the last approval, signed, for the coordinator; it holds nothing secret
 
-The key signs approvals of app bundles alone. It is neither the hospital's identity nor the SuperNode's key. Flower's
-check is the first line: it comes before the SuperNode reads anything in a bundle. It is made once for each run, and
-knows neither expiry nor withdrawal; the agent's own check (approval.py) is made for every message and knows both.
+Each bundle has a signing key of its own, derived from the private file by HKDF-SHA256. Flower trusts a key and not a
+signature: with one key for all bundles, a signature would stay good after its approval was withdrawn. So a SuperNode
+is told the keys of the bundles that are approved when it starts, and of no withdrawn or expired one.
+
+The keys sign approvals of app bundles alone. They are neither the hospital's identity nor the SuperNode's key.
+Flower's check is the first line: it comes before the SuperNode reads anything in a bundle. It is made once for each
+run. The agent's own check (approval.py) is made for every message, and knows an approval's end at once.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from coordinator.exchange.code_approval import CodeApproval, key_id, public_line, sign_approval
+from coordinator.exchange.code_approval import (
+    CodeApproval,
+    key_id,
+    public_line,
+    read_approval,
+    sign_approval,
+)
 from crypto.errors import CipherwardError
-from crypto.files import write_json, write_text
+from crypto.files import disk_errors, write_json, write_text
 from crypto.unlock import create_private, private_text
 from parties.sealing.place import Place
 
 APPROVAL_FILE = "approval.json"
+#: What a derived key is for; the bundle's digest follows.
+_PURPOSE = b"cipherward approval of a bundle 1\0"
 
 
 def approval_key_path(place: Place) -> Path:
@@ -38,20 +53,45 @@ def write_signed(place: Place, bundle_sha256: str) -> CodeApproval:
     Raises:
         CipherwardError: if a file cannot be written or used, or if others can read the private key.
     """
-    approval = sign_approval(ensure_key(place), place.settings.party, bundle_sha256, int(time.time()))
+    key = _bundle_key(ensure_key(place), bundle_sha256)
+    approval = sign_approval(key, place.settings.party, bundle_sha256, int(time.time()))
     write_json(place.folder / APPROVAL_FILE, approval.to_json())
     return approval
 
 
-def write_trusted(place: Place, path: Path) -> Path:
-    """Write the file for the SuperNode's `--trusted-entities`: the hospital's own key alone.
+def remove_signed(place: Place, bundle_sha256: str) -> None:
+    """Remove approval.json if it is about this bundle: nobody shall hand out what was withdrawn."""
+    path = place.folder / APPROVAL_FILE
+    try:
+        is_of_bundle = read_approval(path).bundle_sha256 == bundle_sha256
+    except CipherwardError:  # none, or none that is whole
+        return
+    if is_of_bundle:
+        with disk_errors(path):
+            path.unlink(missing_ok=True)
+
+
+def write_trusted(place: Place, path: Path, bundles: Iterable[str]) -> Path:
+    """Write the file for the SuperNode's `--trusted-entities`: this hospital's keys of these bundles alone.
+
+    Args:
+        place: the hospital.
+        path: the file.
+        bundles: hex SHA-256 of each bundle that is approved now.
 
     Raises:
         CipherwardError: if there is no key, if it cannot be used, or if the file cannot be written.
     """
-    line = public_line(_read_key(place).public_key())
-    write_text(path, yaml.safe_dump({key_id(line): line}))
+    key = _read_key(place)
+    lines = [public_line(_bundle_key(key, sha256).public_key()) for sha256 in bundles]
+    write_text(path, yaml.safe_dump({key_id(line): line for line in lines}))
     return path
+
+
+def _bundle_key(key: Ed25519PrivateKey, bundle_sha256: str) -> Ed25519PrivateKey:
+    """Return the key that signs the approval of one bundle."""
+    derived = HKDF(SHA256(), 32, salt=None, info=_PURPOSE + bytes.fromhex(bundle_sha256))
+    return Ed25519PrivateKey.from_private_bytes(derived.derive(key.private_bytes_raw()))
 
 
 def ensure_key(place: Place) -> Ed25519PrivateKey:

@@ -33,7 +33,7 @@ from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from parties.agent.agent_log import AgentLog
-from parties.agent.approval import kept_bundle, require_approved
+from parties.agent.approval import kept_bundle, require_approved, trusted_bundles
 from parties.agent.approval_key import write_trusted
 from parties.agent.clock import describe_offset, measure_offset
 from parties.agent.enrol import node_key_path, read_node_key
@@ -187,7 +187,8 @@ class _Agent:
             self.folder, kit.manifest.address, ca, node_key_path(place), place.folder, mark
         )
         if options.is_signature_asked:
-            self.node.trusted = write_trusted(place, self.folder / "trusted-entities.yaml")
+            trusted = self.folder / "trusted-entities.yaml"
+            self.node.trusted = write_trusted(place, trusted, trusted_bundles(place))
         apps = self.folder / "apps"
         shutil.rmtree(apps, ignore_errors=True)  # a bundle is unpacked anew by every agent
         apps.mkdir(mode=0o700)

@@ -26,6 +26,8 @@ _SHORTLIST_IMAGES = 24
 _SSIM_IMAGES = 12
 #: Least side of a reduced image, in pixels.
 _LEAST_SIDE = 28
+#: Correlations that differ by less are the same: float32 sums of a picture's pixels round by some 1e-6.
+_EQUAL = 1e-5
 #: Images left out at each end of a mean: the move is published, and must not be one image's choice.
 _TRIMMED = 2
 
@@ -110,9 +112,12 @@ def _trimmed_mean(scores: Float32Array | Float64Array) -> Float64Array:
 
 
 def register_each(guesses: Images, plains: Images, block: int, orbit: Orbit) -> Images:
-    """Return every guess, moved by the element that correlates best with its own plain image."""
+    """Return every guess, moved by the element that correlates best with its own plain image.
+
+    Of several that correlate alike, as on a picture that is its own mirror image, the first is taken.
+    """
     moves, scores = correlate_moves(guesses, plains, block, orbit)
-    chosen = scores.argmax(0)
+    chosen = (scores >= scores.max(0) - _EQUAL).argmax(0)
     return np.concatenate([moves[m].apply(guesses[i : i + 1], block) for i, m in enumerate(chosen)])
 
 

@@ -84,6 +84,17 @@ class Budget:
             )
 
 
+def _require_bound(mechanisms: Sequence[Mechanism], bound: Budget, what: str) -> None:
+    """Raise CipherwardError if these steps of one study exceed what its plan promises. what: what is asked for."""
+    total = total_epsilon(mechanisms, bound.delta, bound.epsilon)
+    if total > bound.epsilon * (1 + _ROUNDING):
+        raise CipherwardError(
+            f"{what} would bring this study to epsilon {total:.3g} at delta {bound.delta:g}, and its plan promises "
+            f"epsilon {bound.epsilon:g} over all rounds",
+            "a round was asked for more than once; to go on, the hospitals agree to a plan with a larger epsilon",
+        )
+
+
 class PrivacyLedger:
     """The ledger of one hospital."""
 
@@ -137,7 +148,7 @@ class PrivacyLedger:
         released = [e for e in entries if e["kind"] == "release" and e["request"] == request]
         return len(charged) - len(released)
 
-    def charge(self, charge: Charge, budget: Budget, rest_of_run: int) -> None:
+    def charge(self, charge: Charge, budget: Budget, rest_of_run: int, bound: Budget | None = None) -> None:
         """Write a charge before its training begins.
 
         A charge for the same message whose reply was never released (the training was killed) is used, and no other
@@ -148,9 +159,12 @@ class PrivacyLedger:
             budget: the hospital's own.
             rest_of_run: steps of the study's later rounds. They count with the first charge of a study, so that a
                 training that would exceed the budget does not begin.
+            bound: what the plan promises for all rounds of this study together. It holds whatever the budget is: a
+                coordinator that asks for a round again and again would otherwise be answered for as long as a larger
+                budget lasts, and without end where the hospital has none.
 
         Raises:
-            CipherwardError: if the budget would be exceeded, or if the ledger cannot be read or written.
+            CipherwardError: if the budget or the bound would be exceeded, or if the ledger cannot be read or written.
         """
         with self._lock():
             entries = self._read()
@@ -162,6 +176,9 @@ class PrivacyLedger:
                 asked.append(Mechanism(charge.noise_multiplier, charge.sample_rate, rest_of_run))
             what = f"round {charge.round} of the study {charge.study}"
             budget.require([c.mechanism for c in earlier] + [m for m in asked if m.steps], what)
+            if bound is not None:
+                of_study = [c.mechanism for c in earlier if c.policy == charge.policy]
+                _require_bound([*of_study, charge.mechanism], bound, what)
             self._append(entries, {"kind": "charge", "charge": asdict(charge)})
 
     def release(self, request: str) -> None:

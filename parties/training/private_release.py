@@ -78,9 +78,9 @@ def _charge(
         sample_rate=mechanism.sample_rate,
         steps=mechanism.steps,
     )
-    budget = Budget(policy.budget_epsilon, policy.budget_delta)
+    budget, bound = Budget(policy.budget_epsilon, policy.budget_delta), Budget(*policy.privacy.bound)
     try:
-        ledger.charge(charge, budget, (policy.rounds - 1) * mechanism.steps)
+        ledger.charge(charge, budget, (policy.rounds - 1) * mechanism.steps, bound)
     except CipherwardError as error:
         accepted = f"epsilon {budget.epsilon:g} at delta {budget.delta:g}"
         refuse(place, policy.study, Difference("privacy_budget", error.message, accepted))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
-from benchmarks import image_keys
+from benchmarks import image_keys, table1
 from benchmarks.image_keys import plan_of, run, seal
 from benchmarks.pages.image_keys import image_keys as page
 from coordinator.model.training import PlainImages
@@ -55,3 +56,18 @@ def test_unknown_rows_are_named(tmp_path: Path) -> None:
     options = argparse.Namespace(data=["pneumonia"], rows=["lee"], out=tmp_path)
     with pytest.raises(CipherwardError, match="lee"):
         run(options)
+
+
+@pytest.mark.parametrize("benchmark", [image_keys, table1])
+def test_the_command_lines_name_the_folder_that_is_missing(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CIPHERWARD_DATA", raising=False)
+    monkeypatch.setattr("sys.argv", ["benchmark", "--rows", "plain"])
+    with pytest.raises(
+        SystemExit, match="error: the folder of the data is not given\nhint: set CIPHERWARD_DATA"
+    ):
+        benchmark.main()
+    monkeypatch.setattr("sys.argv", ["benchmark", "--rows", "magic", "--folder", "/nowhere"])
+    with pytest.raises(SystemExit, match="error: unknown row 'magic'"):
+        benchmark.main()

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cipherward.audit import audit_ciphertexts
 from cipherward.folder import Stack
+from cipherward.function import key_defects
 from coordinator.adversary.recover import unknown_scheme
 from crypto.arrays import AnyArray, Images
 from crypto.errors import CipherwardError
@@ -64,6 +65,13 @@ def test_sets_that_are_plain_or_equal_are_broken_without_an_attack() -> None:
     )
 
 
+def test_images_without_texture_do_not_show_whether_a_key_is_ignored() -> None:
+    flat = np.repeat(np.arange(52, dtype=np.uint8), 1024).reshape(52, 32, 32, 1) * 4
+    with pytest.raises(CipherwardError, match="images of audit-1 count"):
+        audit_ciphertexts([flat, flat], flat, **{**SMALL, "attacks": ("as_is",)})
+    assert key_defects([flat[:0], flat[:0]]) == []
+
+
 def misnamed(folder: Path) -> Path:
     write(folder, SEALED[0])
     (folder / "000.png").rename(folder / "other.png")
@@ -79,6 +87,31 @@ def with_a_note(folder: Path) -> Path:
 def of_two_sizes(folder: Path) -> Path:
     write(folder, SEALED[0])
     Image.new("L", (16, 16)).save(folder / "051.png")
+    return folder
+
+
+def of_sixteen_bits(folder: Path) -> Path:
+    write(folder, SEALED[0])
+    Image.fromarray(np.arange(1024, dtype=np.uint16).reshape(32, 32)).save(folder / "051.png")
+    return folder
+
+
+def transparent(folder: Path) -> Path:
+    write(folder, SEALED[0])
+    Image.new("LA", (32, 32)).save(folder / "051.png")
+    return folder
+
+
+def named_twice(folder: Path) -> Path:
+    write(folder, SEALED[0])
+    Image.new("L", (32, 32)).save(folder / "051.bmp")
+    return folder
+
+
+def with_a_dangling_link(folder: Path) -> Path:
+    write(folder, SEALED[0])
+    (folder / "051.png").unlink()
+    (folder / "051.png").symlink_to(folder / "nowhere.png")
     return folder
 
 
@@ -101,6 +134,11 @@ def empty(folder: Path) -> Path:
         (of_two_sizes, "differ in size or channels: 000.png and 051.png"),
         (damaged, "007.png cannot be read"),
         (empty, "holds no picture"),
+        (of_sixteen_bits, "would lose something (mode I;16)"),
+        (transparent, "would lose something (mode LA)"),
+        (named_twice, "holds two pictures named '051' that differ in their ending"),
+        (with_a_dangling_link, "051.png cannot be read"),
+        (lambda folder: iter(SEALED), "images came as list_iterator, which is neither"),
         (lambda folder: folder, "no folder and no .npy file"),
         (
             lambda folder: SEALED[0][:40],
@@ -124,6 +162,11 @@ def test_ciphertexts_that_do_not_fit_are_refused(
 def test_nobody_encrypts_chosen_images() -> None:
     with pytest.raises(CipherwardError, match="encrypt no chosen images"):
         audit_ciphertexts(SEALED, PLAIN, chosen_plaintext=True, **SMALL)
+
+
+def test_the_draws_are_the_sets() -> None:
+    with pytest.raises(CipherwardError, match="draws=3 and 2 sets of ciphertexts do not go together"):
+        audit_ciphertexts(SEALED, PLAIN, **{**SMALL, "draws": 3})
 
 
 def test_real_numbers_are_taken_for_keyed_orthogonal_blocks() -> None:

@@ -11,18 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cipherward import result as result_module
 from cipherward.audit import AuditResult, audit
+from cipherward.function import FunctionUnderAudit
 from coordinator.adversary.recover import unknown_scheme
 from coordinator.report.report_file import read_report
 from coordinator.report.verdict_text import headline
 from crypto.arrays import AnyArray, Images
 from crypto.errors import CipherwardError
+from crypto.files import folder_lock
+from crypto.key import SecretKey
+from crypto.scheme import describe, load
 from tests.support import made_up_schemes as made_up
 from tests.support.pictures import smooth
 
 SMALL: dict[str, Any] = {"sizes": (10,), "draws": 2, "rows": 32, "block": 8, "budget_s": 60.0}
 #: One attack is enough where a verdict does not depend on the others.
 ONE_ATTACK = {**SMALL, "attacks": ("as_is",)}
+MATCHING = {"attacks": ("as_is", "moment_matching")}
 IMAGES = smooth(90, 32, 32)
 LABELS = np.arange(len(IMAGES)) % 3
 
@@ -35,10 +41,18 @@ def quick_models(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
         monkeypatch.setattr(unknown_scheme, "MODELS", quick)
 
 
+@pytest.fixture
+def fixed_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the same keys in every run: under some, a recovery of another scheme opens pictures, too."""
+    keys = (bytes([number]) * 32 for number in itertools.count(1))
+    monkeypatch.setattr(FunctionUnderAudit, "new_key", lambda _: next(keys))
+
+
 def weak() -> AuditResult:
     return audit(made_up.mosaic, IMAGES, known_pairs=8, chosen_plaintext=True, **SMALL)
 
 
+@pytest.mark.usefixtures("fixed_keys")
 def test_a_weak_scheme_is_broken_and_its_report_says_by_what(tmp_path: Path) -> None:
     result = weak()
     assert result.valid and result.broken and result.broken_from == 10 and not result.defects
@@ -134,6 +148,17 @@ def broken(images: Images, key: bytes) -> Images:
     raise ZeroDivisionError("division\nby zero")
 
 
+def real_in_the_second_draw() -> Callable[[Images, bytes], AnyArray]:
+    whole_sets: set[bytes] = set()
+
+    def encrypt(images: Images, key: bytes) -> AnyArray:
+        if len(images) > 16:
+            whole_sets.add(key)
+        return made_up.stream(images, key).astype(np.float32 if len(whole_sets) > 1 else np.uint8)
+
+    return encrypt
+
+
 def not_a_number(images: Images, key: bytes) -> AnyArray:
     result = images.astype(np.float32)
     result[0, 0, 0] = np.nan
@@ -152,6 +177,7 @@ def not_a_number(images: Images, key: bytes) -> AnyArray:
         (lambda images, key: images.tolist(), "encrypt returned list, not a NumPy array", "one ciphertext"),
         (lambda images, key: None, "encrypt returned NoneType", "one ciphertext"),
         ("aes", "encrypt is no function but str", "audit_ciphertexts"),
+        (real_in_the_second_draw(), "encrypt in draw 2 gave float32 where uint8 was expected", "one type"),
     ],
 )
 def test_a_function_that_is_no_scheme_gets_one_line_and_a_hint(
@@ -180,6 +206,7 @@ def test_a_function_that_is_no_scheme_gets_one_line_and_a_hint(
         (IMAGES, {"rows": 4}, "rows=4 is too few"),
         (IMAGES, {"block": 7}, "blocks of 7 do not divide an image of 32×32"),
         (IMAGES[:, :30, :30], {"block": None}, "blocks of 16, 8, 4 pixels do not divide images of 30×30"),
+        (IMAGES[:, :4, :4], {"block": 2}, "images of 4×4 are too small"),
         (IMAGES, {"attacks": ("magic",)}, "unknown attack 'magic'"),
         (IMAGES, {"attacks": ("known_pairs",)}, "known_pairs is no attack on ciphertexts alone"),
         (IMAGES, {"attacks": ("moment_matching",)}, "moment_matching needs public plain images"),
@@ -188,6 +215,28 @@ def test_a_function_that_is_no_scheme_gets_one_line_and_a_hint(
         (IMAGES, {"colour": 1}, "there is no setting 'colour'"),
         (IMAGES, {"key_bytes": 0}, "key_bytes=0 makes no key"),
         (IMAGES, {"labels": [1, 2]}, "the labels are int64 [2], for 90 images"),
+        (IMAGES, {"labels": [[1], [2, 3]]}, "the labels are float64 [0], for 90 images"),
+        (list(IMAGES), {}, "images came as list, which is neither an array nor a path"),
+        (IMAGES, {"key_bytes": True}, "key_bytes=True makes no key"),
+        (IMAGES, {"decrypt": "aes"}, "decrypt is no function but str"),
+        (IMAGES, {"attacks": ("as_is", "as_is")}, "an attack is named twice"),
+        (IMAGES, {"attacks": "as_was"}, "unknown attack 'as_was'"),
+        (IMAGES, {"block": "8"}, "block cannot be '8'"),
+        (IMAGES, {"block": 8.0}, "block cannot be 8.0"),
+        (IMAGES, {"gallery": -1}, "gallery=-1 is too few"),
+        (IMAGES, {"gallery": None}, "gallery cannot be None"),
+        (IMAGES, {"budget_s": "60"}, "budget_s='60' leaves no attack any time"),
+        (IMAGES, {"budget_s": float("nan")}, "budget_s=nan leaves"),
+        (IMAGES, {"budget_s": float("inf")}, "budget_s=inf leaves"),
+        (IMAGES, {"claimed_bits": float("nan")}, "claimed_bits=nan is no key space"),
+        (IMAGES, {"claimed_bits": -1}, "claimed_bits=-1 is no key space"),
+        (IMAGES, {"log": None}, "log=None cannot be called"),
+        (IMAGES, {"options": {"colour_shuffle": True}}, "options and key_scope are a family's"),
+        (IMAGES, {"key_scope": "image"}, "options and key_scope are a family's"),
+        (IMAGES, {"family": "orthogonal"}, "encrypt in draw 1 gave uint8 where float32 was expected"),
+        (IMAGES, {"public": IMAGES}, "no attack that is named uses them"),
+        (IMAGES, {**MATCHING, "public": IMAGES[:, :16]}, "the public images are uint8 [90, 16, 32, 1]"),
+        (IMAGES, {**MATCHING, "public": IMAGES.astype(float)}, "the public images are float64"),
         (np.repeat(IMAGES[:3], 30, 0), {}, "images of audit-1 count"),
     ],
 )
@@ -197,6 +246,97 @@ def test_images_and_settings_that_cannot_work_are_refused(
     with pytest.raises(CipherwardError) as refused:
         audit(made_up.mosaic, images, **{**SMALL, **settings})
     assert message in refused.value.message and refused.value.hint
+
+
+def test_an_authenticated_decryption_may_raise_under_another_key() -> None:
+    sealed: dict[bytes, tuple[bytes, Images]] = {}
+
+    def encrypt(images: Images, key: bytes) -> Images:
+        result = made_up.mosaic(images, key)
+        sealed[result.tobytes()] = key, images.copy()
+        return result
+
+    def decrypt(ciphertexts: Images, key: bytes) -> Images:
+        of_key, images = sealed[ciphertexts.tobytes()]
+        if key != of_key:
+            raise ValueError("invalid tag")
+        return images
+
+    assert audit(encrypt, IMAGES, decrypt=decrypt, **ONE_ATTACK).valid
+    with pytest.raises(CipherwardError, match="decrypt raised ValueError: invalid tag"):
+        audit(encrypt, IMAGES, decrypt=lambda sealed, key: decrypt(sealed, bytes(32)), **ONE_ATTACK)
+    with pytest.raises(CipherwardError, match=r"decrypt returned uint8 \[74, 32, 32\], not images"):
+        audit(encrypt, IMAGES, decrypt=lambda sealed, key: decrypt(sealed, key)[..., 0], **ONE_ATTACK)
+
+
+def test_pairs_of_real_ciphertexts_are_tried_as_orthogonal_blocks() -> None:
+    spec = describe("orthogonal", IMAGES.shape[1:], 8)
+
+    def orthogonal(images: Images, key: bytes) -> AnyArray:
+        return np.asarray(load(spec).cipher(SecretKey(key)).encrypt(images))
+
+    for encrypt, is_break in (
+        (orthogonal, True),
+        (lambda i, k: made_up.stream(i, k).astype(np.float32), False),
+    ):
+        result = audit(encrypt, IMAGES, known_pairs=10, chosen_plaintext=True, **{**ONE_ATTACK, "draws": 1})
+        assert [finding.is_break for finding in result.pairs] == [is_break, is_break]
+        assert all(finding.pairs for finding in result.pairs)
+
+
+def test_what_an_attack_reads_is_no_matter_of_strides() -> None:
+    function = FunctionUnderAudit(lambda i, k: np.asfortranarray(made_up.mosaic(i, k)), None, 32, False)
+    sealed = function.sealed(IMAGES, bytes(32))
+    assert sealed.flags.c_contiguous and np.array_equal(sealed, made_up.mosaic(IMAGES, bytes(32)))
+
+
+def test_a_function_that_cannot_take_chosen_images_fails_before_any_attack_runs() -> None:
+    lines: list[str] = []
+
+    def encrypt(images: Images, key: bytes) -> Images:
+        if len(images) not in (16, 74):
+            raise RuntimeError("a table of 74 images")
+        return made_up.mosaic(images, key)
+
+    with pytest.raises(CipherwardError, match="encrypt raised RuntimeError: a table of 74 images"):
+        audit(encrypt, IMAGES, chosen_plaintext=True, log=lines.append, **ONE_ATTACK)
+    assert [line.split(":")[0] for line in lines] == ["draw-0", "draw-1"]
+    assert all("74 images encrypted in" in line for line in lines)
+
+
+def test_numpy_s_numbers_are_numbers() -> None:
+    numbers = {
+        "seed": np.int64(3),
+        "budget_s": np.float32(60),
+        "sizes": np.int64(10),
+        "key_bytes": np.int64(32),
+    }
+    assert audit(made_up.identity, IMAGES, **{**ONE_ATTACK, **numbers}).report.seed == 3
+
+
+def test_a_folder_keeps_the_report_of_one_audit(tmp_path: Path) -> None:
+    first, second = (audit(made_up.identity, IMAGES, name=name, **ONE_ATTACK) for name in ("one", "two"))
+    page = first.write(tmp_path / "report")
+    with (
+        folder_lock(tmp_path / "report"),
+        pytest.raises(CipherwardError, match="another command is at work"),
+    ):
+        second.write(tmp_path / "report")
+    assert read_report(tmp_path / "report" / "report.json") == first.report
+
+    # Killed between the two files: no page of another audit stands beside the report.
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(result_module, "write_text", killed)
+        second.write(tmp_path / "report")
+    assert read_report(tmp_path / "report" / "report.json") == second.report and not page.exists()
+    second.write(tmp_path / "report")
+    # The report of a study is not overwritten.
+    (tmp_path / "report" / "report.json").write_text('{"attacked_by": "coordinator"}')
+    with pytest.raises(CipherwardError, match="no report of this library, and is kept"):
+        first.write(tmp_path / "report")
 
 
 def test_keys_are_fresh_and_never_drawn_from_the_seed() -> None:

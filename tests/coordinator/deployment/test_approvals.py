@@ -175,3 +175,23 @@ def test_an_approval_that_a_stranger_signed_does_not_replace_the_hospital_s_own(
         carry(place, send_in(tmp_path, "hospital-1", bundle))
     assert str(place.approval("hospital-1")) in error.value.hint
     assert place.approval("hospital-1").read_bytes() == before
+
+
+def test_an_older_approval_does_not_replace_a_newer_one(place: DeploymentFolder, tmp_path: Path) -> None:
+    bundle, key = bundle_digest(place.bundle.read_bytes()), Ed25519PrivateKey.generate()
+    place.approval("hospital-1").unlink(missing_ok=True)
+    path = tmp_path / "hospital-1.approval"
+
+    def send(signed_at: int, sha256: str = bundle) -> Path:
+        path.write_text(json.dumps(sign_approval(key, "hospital-1", sha256, signed_at).to_json()))
+        return path
+
+    carry(place, send(1_800_000_000))
+    with pytest.raises(CipherwardError, match="is older than the approval of hospital-1 that is here"):
+        carry(place, send(1_700_000_000))
+    assert json.loads(place.approval("hospital-1").read_text())["signed_at"] == 1_800_000_000
+    assert carry(place, send(1_900_000_000))[1]
+    # What is here is of an earlier bundle, whose key is another: it stands in nobody's way.
+    other = sign_approval(Ed25519PrivateKey.generate(), "hospital-1", "0" * 64, 1_950_000_000)
+    place.approval("hospital-1").write_text(json.dumps(other.to_json()))
+    assert carry(place, send(1_900_000_000))[1] and "hospital-1" not in missing_approvals(place)

@@ -9,6 +9,7 @@ import pytest
 
 from coordinator.deployment.bundle import build_bundle, bundle_digest
 from coordinator.deployment.certificates import check_server
+from coordinator.deployment.enrolment import enrol, read_public_keys, revoke
 from coordinator.deployment.folder import DeploymentFolder, read_federation
 from coordinator.deployment.provision import now_utc, provision, renew
 from coordinator.deployment.runs import prepare
@@ -16,7 +17,7 @@ from coordinator.exchange.kit import CA, PLAN, read_kit
 from coordinator.exchange.plan import load_plan, read_plan
 from coordinator.exchange.statement import plan_digest
 from crypto.errors import CipherwardError
-from tests.support.deployment import provisioned, write_federation
+from tests.support.deployment import provisioned, write_federation, write_keys
 
 DAY = datetime.timedelta(days=1)
 
@@ -82,6 +83,17 @@ def test_renewing_keeps_the_authority_and_needs_its_key(tmp_path: Path) -> None:
     check_server(place.ca_certificate, place.server)
     assert place.ca_certificate.read_bytes() == ca and place.server.read_bytes() != server
     assert kits["hospital-0"].expires == later + 365 * DAY
+
+
+def test_a_revoked_hospital_gets_no_kit_until_it_is_enrolled_again(tmp_path: Path) -> None:
+    place = provisioned(tmp_path)
+    enrol(place, read_public_keys(write_keys(tmp_path / "keys", "hospital-1")[1]))
+    assert revoke(place, "hospital-1")
+    assert set(renew(place.root)) == {"hospital-0"}
+    assert place.kit("hospital-0").exists() and not place.kit("hospital-1").exists()
+    assert set(provision(tmp_path / "federation-in.yaml", place.root)) == {"hospital-0"}
+    enrol(place, read_public_keys(write_keys(tmp_path / "new", "hospital-1")[1]))
+    assert set(renew(place.root)) == {"hospital-0", "hospital-1"}
 
 
 def test_a_new_address_gets_a_new_certificate(tmp_path: Path) -> None:

@@ -87,12 +87,12 @@ def test_a_study_trained_again_is_a_run_of_its_own(
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    uri, name = (tmp_path / "store").as_uri(), "étude (2)"
+    uri, name = (tmp_path / "store").as_uri(), """l'étude "2" (a)"""
     first = read_rounds(study)
     again = [{**r, "val": {"accuracy": 0.9}} for r in first]
     assert [write_mlflow(rounds, uri, name) for rounds in (first, again, again)] == [2, 2, 0]
     client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name(name)
+    experiment = client.get_experiment_by_name("""l’étude "2" (a)""")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     assert sorted(run.data.metrics["val/accuracy"] for run in runs) == [0.52, 0.9]

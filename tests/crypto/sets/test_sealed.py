@@ -261,3 +261,27 @@ def test_folders_that_are_no_sealed_sets(tmp_path: Path) -> None:
         ) as raised:
             SealedDataset.open(tmp_path)
         assert raised.value.hint == "seal the images again"
+
+
+def test_an_open_set_holds_few_descriptors_and_a_closed_one_none(tmp_path: Path, key: SecretKey) -> None:
+    """Each mapped shard holds a descriptor: a pool of many shards, or many sets, would use up a process's 1,024."""
+    images = np.arange(200 * 64, dtype=np.uint16).astype(np.uint8).reshape(200, 8, 8, 1)
+    spec = describe("etc", (8, 8, 1), 4)
+    labels = np.zeros(200, np.int64)
+    sealed, _ = seal_images(
+        tmp_path / "s", images.__getitem__, labels, ["a"], key, spec, "a source", shard_bytes=1
+    )
+    assert len(sealed.manifest["shards"]) == 200
+
+    def descriptors() -> int:
+        links = (fd.readlink() for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink())
+        return sum("images-" in link.name for link in links)
+
+    everything = sealed.rows(np.arange(200))
+    assert sealed.labels.tolist() == [0] * 200
+    assert 0 < descriptors() <= 64
+    view = sealed.images(0, 1)  # in a map that is let go of meanwhile
+    again = np.concatenate([sealed.images(i, i + 1) for i in range(200)])
+    assert np.array_equal(again, everything) and np.array_equal(view, everything[:1])
+    del sealed, view
+    assert descriptors() == 0

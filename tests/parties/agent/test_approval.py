@@ -8,7 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from flwr.supercore.fab import Fab
+from flwr.supernode.start_client_internal import _verify_fab
 
+from coordinator.exchange.code_approval import read_approval
 from crypto.errors import CipherwardError
 from parties.agent import approval as module
 from parties.agent.agent_log import AgentLog
@@ -20,9 +24,10 @@ from parties.agent.approval import (
     last_approved,
     read_approvals,
     require_approved,
+    trusted_bundles,
     withdraw,
 )
-from parties.agent.approval_key import approval_key_path
+from parties.agent.approval_key import APPROVAL_FILE, approval_key_path, write_trusted
 from parties.agent.bundle import Bundle, build_own_bundle, compare, parse_bundle
 from parties.sealing.place import Place
 from tests.support.agents import make_place
@@ -79,6 +84,33 @@ def test_withdrawing_ends_an_approval_at_once(place: Place, bundle: Bundle) -> N
     with pytest.raises(NotApprovedError):
         require_approved(place, bundle.sha256)
     assert AgentLog(place).read()[-1]["event"] == "withdrawn"
+
+
+def test_a_signature_ends_with_its_approval_and_no_other_does(place: Place, tmp_path: Path) -> None:
+    """By Flower's own check, with what a SuperNode is told to trust when it starts."""
+    bundles = [parse_bundle(write_stub_app(tmp_path / name, name), name) for name in ("first", "second")]
+    signed = []
+    for bundle in bundles:
+        approve(place, bundle, 30)
+        signed.append(read_approval(place.folder / APPROVAL_FILE))
+
+    def taken(now: datetime.datetime | None = None) -> list[bool]:
+        path = write_trusted(place, tmp_path / "trusted.yaml", trusted_bundles(place, now))
+        trusted = yaml.safe_load(path.read_text())
+        return [
+            _verify_fab(Fab(b.sha256, b.data, {a.key_id: a.verification}), trusted)
+            for b, a in zip(bundles, signed, strict=True)
+        ]
+
+    assert taken() == [True, True]
+    withdraw(place, bundles[0].sha256)
+    assert taken() == [False, True]
+    assert read_approval(place.folder / APPROVAL_FILE) == signed[1]  # it is about the other bundle
+    withdraw(place, bundles[1].sha256)
+    assert taken() == [False, False] and not (place.folder / APPROVAL_FILE).exists()
+    approve(place, bundles[0], 30)
+    assert taken() == [True, False]
+    assert taken(datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=31)) == [False, False]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "cipherward.approved/1"}', '{"bundles": []}'])

@@ -80,6 +80,21 @@ def test_the_budget_holds_over_rounds_and_over_studies(ledger: PrivacyLedger) ->
     assert len(ledger.charges()) == 4
 
 
+def test_what_a_plan_promises_holds_without_a_budget(ledger: PrivacyLedger) -> None:
+    """A coordinator that asks again for replies that are no longer stored is not answered without end."""
+    for number in (1, 2):
+        ledger.charge(replace(ROUND, request=str(number), round=number), NO_BUDGET, 5, BUDGET)
+        ledger.release(str(number))
+    with pytest.raises(
+        CipherwardError, match=r"round 1 .* and its plan promises epsilon 2 over all rounds"
+    ):
+        ledger.charge(replace(ROUND, request="1"), NO_BUDGET, 5, BUDGET)
+    assert len(ledger.charges()) == 2
+    ledger.charge(
+        replace(ROUND, study="b", policy="q" * 64), budget, 5, promised
+    )  # another study has its own
+
+
 def test_a_training_that_cannot_end_within_the_budget_does_not_begin(ledger: PrivacyLedger) -> None:
     with pytest.raises(CipherwardError, match="budget"):
         ledger.charge(ROUND, BUDGET, 50)

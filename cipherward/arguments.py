@@ -1,0 +1,91 @@
+"""What a caller hands over, as the audit uses it: images, ciphertexts, labels and settings, each checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cipherward.settings import Settings
+from crypto.arrays import AnyArray, Images, Int64Array
+from crypto.errors import CipherwardError
+from crypto.scheme import load
+from crypto.spec import SchemeSpec
+
+
+def as_settings(values: dict[str, Any]) -> Settings:
+    """Return the settings; raise CipherwardError for one that is unknown."""
+    known = Settings.__dataclass_fields__
+    for name in values:
+        if name not in known:
+            raise CipherwardError(f"there is no setting {name!r}", f"known: {', '.join(sorted(known))}")
+    several: dict[str, Any] = {
+        name: _as_tuple(values[name]) for name in ("sizes", "attacks") if name in values
+    }
+    return Settings(**{**values, **several})
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    """Return several values as a tuple, and one alone as a tuple of one."""
+    is_one = isinstance(value, str) or not isinstance(value, Iterable)
+    return (value,) if is_one else tuple(value)
+
+
+def require_dtype(sealed: AnyArray, spec: SchemeSpec, what: str) -> None:
+    """Raise CipherwardError unless ciphertexts have the type of those of the scheme that attacks are told."""
+    expected = load(spec).sealed_dtype
+    if sealed.dtype != expected:
+        raise CipherwardError(
+            f"{what} gave {sealed.dtype} where {np.dtype(expected)} was expected",
+            "ciphertexts have one type in all draws, and with `family` the type of that scheme's",
+        )
+
+
+def as_images(stack: AnyArray) -> tuple[Images, bool]:
+    """Return plain images uint8 [n, h, w, c], and whether they came without an axis of channels."""
+    described = f"{stack.dtype} {list(stack.shape)}"
+    if stack.dtype != np.uint8:
+        raise CipherwardError(
+            f"the images are {described}, not uint8",
+            "bring them to bytes: (255 * images).round().astype(np.uint8)",
+        )
+    is_flat = stack.ndim == 3
+    images = stack[..., None] if is_flat else stack
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise CipherwardError(
+            f"the images are {described}",
+            "hand over [n, height, width] or [n, height, width, 1 or 3], images first",
+        )
+    return np.ascontiguousarray(images), is_flat
+
+
+def as_ciphertexts(sealed: AnyArray, plain: Images, where: str) -> AnyArray:
+    """Return ciphertexts [n, h, w, c] of the plain images' shape."""
+    shaped = sealed[..., None] if sealed.ndim == 3 and plain.shape[3] == 1 else sealed
+    if shaped.shape != plain.shape or shaped.dtype not in (np.uint8, np.float32):
+        raise CipherwardError(
+            f"{where} is {sealed.dtype} {list(sealed.shape)}, and the images are {list(plain.shape)}",
+            "hand over one ciphertext for each image, uint8 or float32 of the plain shape, in the images' order",
+        )
+    if not np.isfinite(shaped).all():
+        raise CipherwardError(
+            f"{where} has values that are NaN or infinite", "ciphertexts are finite numbers"
+        )
+    return np.ascontiguousarray(shaped)
+
+
+def as_labels(labels: Sequence[int] | Int64Array | None, images: int) -> Int64Array:
+    """Return the class of each image, int64 [n]; all of one class where none is known."""
+    if labels is None:
+        return np.zeros(images, np.int64)
+    try:
+        classes = np.asarray(labels)
+    except ValueError:  # lists of several lengths
+        classes = np.empty(0)
+    if classes.shape != (images,) or not np.issubdtype(classes.dtype, np.integer):
+        raise CipherwardError(
+            f"the labels are {classes.dtype} {list(classes.shape)}, for {images} images",
+            "one whole number an image",
+        )
+    return classes.astype(np.int64)
