@@ -274,7 +274,10 @@ def _print_comparison(first: Path, second: Path) -> None:
     for fact in facts:
         if fact.differs:
             table.add_row(fact.name, Text(fact.first), Text(fact.second))
-    result.print(table)
+    if table.row_count:
+        result.print(table)
+    else:
+        result.print("The two reports do not differ in anything that is compared.")
     same = ", ".join(fact.name for fact in facts if not fact.differs)
     result.print(Text(f"the same in both: {same or 'nothing'}"))
     for line in cautions(*reports):
