@@ -62,8 +62,8 @@ def round_table(rows: Sequence[Mapping[str, Any]], hospitals: Sequence[str]) -> 
     from rich.table import Column, Table
     from rich.text import Text
 
-    last = max(row["round"] for row in rows)
-    first = max(1, last - LATEST_ROUNDS + 1)
+    numbers = sorted({row["round"] for row in rows})[-LATEST_ROUNDS:]
+    first, last = numbers[0], numbers[-1]
     marks = attendance(rows, hospitals)
     shown = sorted(hospitals, key=lambda name: marks[name].count(TOOK_PART))[:MOST_HOSPITALS]
     table = Table(

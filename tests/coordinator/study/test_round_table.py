@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import time
 from typing import Any
 
+import pytest
 from rich.console import Console
 
+from coordinator.cli import deployment
+from coordinator.exchange import console
+from coordinator.exchange.console import SafeConsole
 from coordinator.study.round_table import LATEST_ROUNDS, MOST_HOSPITALS, attendance, round_table
 from coordinator.study.steps import round_summary
+from tests.support.terminal import Screen
 
 
 def row(number: int, parties: list[str], **changes: Any) -> dict[str, Any]:
@@ -61,3 +67,44 @@ def test_the_line_of_a_round_names_who_is_missing_and_why() -> None:
     assert partly.endswith("3.0 MB; b did not answer; c: it is not finite")
     lost = round_summary(row(3, [], absent=["a"], aggregated=False), 5)
     assert lost == "round 3 of 5: no quorum; a did not answer"
+
+
+class Recorder(io.StringIO):
+    """A terminal's other end: keeps what was written, piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return len(text)
+
+
+@pytest.mark.parametrize("hospitals", [3, 50])
+def test_a_followed_run_reads_well_on_a_terminal_and_leaves_its_rounds(
+    monkeypatch: pytest.MonkeyPatch, hospitals: int
+) -> None:
+    recorder, names = Recorder(), [f"hospital-{i}" for i in range(hospitals)]
+    options = {"file": recorder, "force_terminal": True, "width": 80, "height": 24, "highlight": False}
+    for name in ("talk", "result"):
+        terminal = SafeConsole(markup=False, **options)
+        monkeypatch.setattr(console, name, terminal)
+        monkeypatch.setattr(deployment, name, terminal)
+
+    def follow(log: Any, on_round: Any) -> dict[str, Any]:
+        log("run 1 is submitted")
+        for number in range(1, 31):
+            on_round(row(number, names[:-1], absent=names[-1:]))
+            time.sleep(0.005)  # the table is drawn by another thread; what is left does not depend on it
+        return {"model": 1}
+
+    assert deployment._follow_rounds(names, follow) == {"model": 1}
+    screen, most = Screen(), 0
+    for piece in recorder.pieces:
+        screen.play(piece.replace("\n", "\r\n"))
+        most = max(most, sum("answered" in line for line in screen.lines))
+    assert most <= 1  # no second copy of the table is ever left above the first
+    expected = [f"round {number}: val accuracy 0.500, 4 s, 3.0 MB; " for number in range(1, 31)]
+    last = f"hospital-{hospitals - 1} did not answer"
+    assert screen.shown() == ["· run 1 is submitted", *(line + last for line in expected)]
