@@ -7,7 +7,8 @@ and TMPDIR: the installation, the user's home, /tmp. No capabilities, no termina
 80 columns, every proxy dead, and accents and spaces in all names. There are two machines:
 
 1. root:        the user is root, without any right of root's; /dev/shm is read-only;
-2. other-user:  the user is another one than that of the installation, which it may only read; there is no /dev/shm.
+2. other-user:  the user is a number without a name, as in a container, and may only read the installation; there is
+               no /dev/shm.
 
 Needs Linux, util-linux and the right to mount. The run fails at a traceback or a status other than 0 and 1. What a
 command prints beyond ASCII, and files of it that others may read, are counted.
@@ -81,7 +82,7 @@ class Machine:
 
 
 MACHINES = {
-    machine.name: machine for machine in (Machine("root", 0, True), Machine("other-user", 65534, False))
+    machine.name: machine for machine in (Machine("root", 0, True), Machine("other-user", 10001, False))
 }
 
 

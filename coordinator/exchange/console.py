@@ -10,9 +10,10 @@ import contextlib
 import io
 import os
 import sys
+import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import typer
@@ -61,6 +62,25 @@ _LONGEST = 20_000
 talk = SafeConsole(stderr=True, highlight=False, markup=False)
 #: For results, on stdout.
 result = SafeConsole(highlight=False, soft_wrap=True, markup=False)
+
+
+def print_sentences(lines: Iterable[str]) -> None:
+    """Print results that are read: on a terminal, words stay whole, and a line goes on below its own first word.
+
+    Elsewhere each is one line. What is copied, such as a path, is printed by `result.print`, which never breaks it.
+    """
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        wrapped = textwrap.wrap(
+            line,
+            result.width if result.is_terminal else sys.maxsize,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for part in wrapped:
+            result.print(part)
+
 
 #: Seconds after which a silence ends. A reader takes five for a hang, and printing may be late.
 _BEAT_S = 4.0

@@ -113,7 +113,7 @@ def train(study: Study) -> str | None:
     if plan.train == "central":
         _train_centrally(study)
         return f"{_rounds(plan.rounds)} by the provider"
-    study.talk.status("the training starts")
+    study.talk.status("the hospitals train")
     journal = study.cloud / "rounds.jsonl"
     earlier = read_lines(journal)
     study.talk.rounds(earlier)
@@ -147,7 +147,7 @@ def _work_after(done: int, rounds: int, progress: str) -> str:
     """Return what a training does after so many rounds. progress: how far it is, as `Countdown` says it."""
     if done >= rounds:
         return "the model is evaluated on the hospitals' test images"
-    return f"round {done + 1} is under way; rounds done: {progress}"
+    return f"rounds done: {progress}"
 
 
 def _rounds(count: int) -> str:

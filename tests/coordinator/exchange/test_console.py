@@ -169,7 +169,7 @@ def test_a_silence_ends_every_four_seconds_and_its_later_lines_are_short(
     talk = SafeConsole(file=Timed(), width=200, color_system=None, force_terminal=is_terminal)
     monkeypatch.setattr(console, "talk", talk)
     monkeypatch.setattr(console, "result", SafeConsole(file=io.StringIO()))
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("coordinator.exchange.console.time.monotonic", lambda: clock[0])
     pulse = console._Pulse()
     pulse._texts.append(console._Text("round 1 is under way"))
     monkeypatch.setattr(pulse, "_ended", Minutes())
@@ -214,6 +214,23 @@ def test_a_program_whose_lines_another_reads_is_silent(monkeypatch: pytest.Monke
     with console.at_work():
         time.sleep(0.2)
     assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_on_a_terminal_words_of_results_stay_whole(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    out = io.StringIO()
+    printer = SafeConsole(file=out, width=40, force_terminal=is_terminal, soft_wrap=True, color_system=None)
+    monkeypatch.setattr(console, "result", printer)
+    sentence = "  Not linkable: none of 8 ciphertexts names its own image among 32."
+    path = "/a/path/that/is/longer/than/a/line/of/the/terminal"
+    console.print_sentences([sentence, path])
+    lines = out.getvalue().splitlines()
+    if is_terminal:
+        assert lines == ["  Not linkable: none of 8 ciphertexts", "    names its own image among 32.", path]
+    else:
+        assert lines == [sentence, path]
 
 
 @pytest.mark.parametrize(

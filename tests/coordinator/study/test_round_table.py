@@ -86,9 +86,8 @@ def test_a_followed_run_reads_well_on_a_terminal_and_leaves_its_rounds(
     monkeypatch: pytest.MonkeyPatch, hospitals: int
 ) -> None:
     recorder, names = Recorder(), [f"hospital-{i}" for i in range(hospitals)]
-    options = {"file": recorder, "force_terminal": True, "width": 80, "height": 24, "highlight": False}
     for name in ("talk", "result"):
-        terminal = SafeConsole(markup=False, **options)
+        terminal = SafeConsole(file=recorder, force_terminal=True, width=80, height=24, highlight=False)
         monkeypatch.setattr(console, name, terminal)
         monkeypatch.setattr(deployment, name, terminal)
 
