@@ -7,16 +7,17 @@ and TMPDIR: the installation, the user's home, /tmp. No capabilities, no termina
 80 columns, every proxy dead, and accents and spaces in all names. There are two machines:
 
 1. root:        the user is root, without any right of root's; /dev/shm is read-only;
-2. other-user:  the user is a number without a name, as in a container, and may only read the installation; there is
-               no /dev/shm.
+2. other-user:  the user is a number without a name and a home, as in a container, and may only read the
+                installation; there is no /dev/shm.
 
 Needs Linux, util-linux and the right to mount. The run fails at a traceback or a status other than 0 and 1. What a
-command prints beyond ASCII, and files of it that others may read, are counted.
+command prints beyond ASCII, and files of it that others may read, are counted. What FILE holds already is kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import shutil
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,12 +190,13 @@ def _without_memory(scratch: Path) -> list[str]:
     return [*lines, f"mount -o remount,ro {at}", f"mount --move {at} /dev", f"rmdir {at}"]
 
 
-def environment(folder: Path, temporary: Path) -> dict[str, str]:
+def environment(machine: Machine, folder: Path, temporary: Path) -> dict[str, str]:
     """Return all variables of the environment."""
+    home = {} if machine.user else {"HOME": str(folder / "home")}
     return {
+        **home,
         **dict.fromkeys(PROXY_NAMES, DEAD_PROXY),
         "PATH": "/usr/bin:/bin",
-        "HOME": str(folder / "home"),
         "TMPDIR": str(temporary),
         "PYTHONPATH": str(ROOT),
         "LC_ALL": "C",
@@ -206,8 +208,8 @@ def environment(folder: Path, temporary: Path) -> dict[str, str]:
     }
 
 
-def run_on(machine: Machine, folder: Path, only: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return a row for each command on a machine. only: names of commands; all if there are none.
+def run_on(machine: Machine, folder: Path, only: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+    """Yield a row for each command on a machine. only: names of commands; all if there are none.
 
     Raises:
         SystemExit: If a command ends with a traceback or with a status other than 0 and 1.
@@ -222,7 +224,6 @@ def run_on(machine: Machine, folder: Path, only: Sequence[str] = ()) -> list[dic
         "-c",
         script(machine, work, temporary),
     ]
-    rows = []
     for name, words in commands().items():
         if only and name not in only:
             continue
@@ -232,7 +233,7 @@ def run_on(machine: Machine, folder: Path, only: Sequence[str] = ()) -> list[dic
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=TIMEOUT,
-            env=environment(folder, temporary),
+            env=environment(machine, folder, temporary),
             check=False,
         )
         seconds, printed = time.perf_counter() - started, run.stdout + run.stderr
@@ -244,8 +245,7 @@ def run_on(machine: Machine, folder: Path, only: Sequence[str] = ()) -> list[dic
         row |= {"said": _said(run.stdout.decode(), run.stderr.decode())}
         row |= {"beyond_ascii": not printed.isascii(), "warnings": run.stderr.count(b"Warning")}
         row |= {"open_files": len(open_files(work)), "left_in_tmpdir": _left_behind(temporary)}
-        rows.append({**row, "seconds": round(seconds, 1)})
-    return rows
+        yield {**row, "seconds": round(seconds, 1)}
 
 
 def _said(output: str, messages: str) -> str:
@@ -275,16 +275,14 @@ def require_rights() -> None:
         raise SystemExit("not tried: this user may not make mount namespaces")
 
 
-def measure(names: Sequence[str], only: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of several machines."""
-    rows = []
+def measure(names: Sequence[str], only: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of several machines."""
     for name in names:
         folder = Path(tempfile.mkdtemp(prefix="m", dir="/tmp"))
         try:
-            rows += run_on(MACHINES[name], folder, only)
+            yield from run_on(MACHINES[name], folder, only)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return rows
 
 
 def main() -> None:
@@ -296,11 +294,14 @@ def main() -> None:
     args = parser.parse_args()
     require_rights()
     only = [name for name in split_list(args.only) if name]
-    rows = measure(split_list(args.machines), only)
-    figures: Mapping[str, Any] = {"schema": SCHEMA, "machine": machine(), "rows": rows}
-    for row in rows:
+    rows: list[dict[str, Any]] = []
+    if args.json and args.json.exists():
+        rows = json.loads(args.json.read_text())["rows"]
+    for row in measure(split_list(args.machines), only):
         Console().print(row)
-    write_figures(args.json, figures)
+        same = (row["machine"], row["command"])
+        rows = [*(old for old in rows if (old["machine"], old["command"]) != same), row]
+        write_figures(args.json, {"schema": SCHEMA, "machine": machine(), "rows": rows})
 
 
 if __name__ == "__main__":

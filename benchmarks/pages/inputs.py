@@ -51,9 +51,10 @@ def environments(result: Record) -> list[str]:
     return [
         "All hindrances at once: everything but the working folder and `TMPDIR` is read-only (installation, home, "
         "`/tmp`), no capabilities, no terminal, umask 077, an ASCII locale, 80 columns, dead proxies, accents and "
-        "spaces in all names. *root*: root without its rights, `/dev/shm` read-only. *other-user*: user 10001, who has no "
-        "name and may only read the installation, without `/dev/shm`. Exit status 0: done, 1: refused. The run fails at a "
-        "traceback. Without a folder to keep compiled code in, each command compiles anew, so the seconds are high.",
+        "spaces in all names. *root*: root without its rights, `/dev/shm` read-only. *other-user*: user 10001, with "
+        "neither a name nor a home, who may only read the installation, without `/dev/shm`. Exit status 0: done, 1: "
+        "refused. The run fails at a traceback. Without a folder for compiled code, each command compiles anew, "
+        "so the seconds are high.",
         "",
         f"Left in `TMPDIR`: {', '.join(left) or 'nothing'}. Commands that printed a library's warning: "
         f"{', '.join(warned) or 'none'}. Not tried: a real NFS mount (tests plant its refusals of locks), SELinux, "

@@ -41,7 +41,7 @@ def run_there(machine: benchmark.Machine, base: Path, *words: str) -> subprocess
     made = ["unshare", "--mount", "--propagation", "private", "bash", "-c"]
     return subprocess.run(
         [*made, benchmark.script(machine, work, temporary), "bash", *words],
-        env=benchmark.environment(base, temporary),
+        env=benchmark.environment(machine, base, temporary),
         capture_output=True,
         text=True,
         check=False,
@@ -84,7 +84,7 @@ def test_the_page_says_what_was_refused_and_what_was_left() -> None:
 
 @pytest.mark.slow
 def test_a_study_runs_to_its_report_for_another_user_without_shared_memory(base: Path) -> None:
-    rows = benchmark.run_on(benchmark.MACHINES["other-user"], base, ("check", "simulate"))
+    rows = list(benchmark.run_on(benchmark.MACHINES["other-user"], base, ("check", "simulate")))
     assert [row["status"] for row in rows] == [0, 0], rows
     for row in rows:
         assert not row["beyond_ascii"] and not row["open_files"] and not row["warnings"], row
