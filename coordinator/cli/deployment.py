@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.exchange.console import Log, live_line, result, talk
+from coordinator.exchange.console import Log, live_line, result, starting, talk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,7 +116,13 @@ def serve(folder: Folder) -> None:
     """Serve a federation until Ctrl-C or SIGTERM: Flower's SuperLink with TLS and registered hospitals alone."""
     from coordinator.deployment.serve import serve as serve_folder
 
-    serve_folder(folder, lambda line: talk.print(f"· {line}"), result.print)
+    with starting("the server is starting") as is_ready:
+
+        def on_ready(line: str) -> None:
+            is_ready()
+            result.print(line)
+
+        serve_folder(folder, lambda line: talk.print(f"· {line}"), on_ready)
     talk.print("stopped; everything is kept")
 
 

@@ -264,6 +264,17 @@ def at_work() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def starting(what: str) -> Iterator[Callable[[], None]]:
+    """End silences until the yielded function is called. From then on a command waits for others, and may be silent.
+
+    Args:
+        what: what is starting.
+    """
+    with _pulse.beating(what) as show:
+        yield lambda: show("")
+
+
+@contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar; the yielded function takes the number of items done so far.
 

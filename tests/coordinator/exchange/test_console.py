@@ -18,6 +18,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from coordinator.cli import deployment
 from coordinator.exchange import console
 from coordinator.exchange.command import Command
 from coordinator.exchange.console import SafeConsole
@@ -204,6 +205,33 @@ def test_a_command_that_says_nothing_is_heard_but_not_while_its_user_types(
 
     assert CliRunner().invoke(app, []).exit_code == 0
     assert out.getvalue().splitlines()[0] == "  at work (0 s)"
+
+
+def test_a_server_is_heard_while_it_starts_and_may_be_silent_then(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = io.StringIO()
+    for name in ("talk", "result"):
+        printer = SafeConsole(file=out, width=200, color_system=None)
+        monkeypatch.setattr(console, name, printer)
+        monkeypatch.setattr(deployment, name, printer)
+    monkeypatch.setattr(console, "_BEAT_S", 0.02)
+
+    def serve(_folder: Path, _log: console.Log, on_ready: Callable[[str], None]) -> None:
+        wait_for(out, "the server is starting", 1)
+        wait_for(out, "still at work", 2)
+        on_ready("ready")
+        before = out.getvalue()
+        time.sleep(0.2)
+        assert out.getvalue() == before
+
+    monkeypatch.setattr("coordinator.deployment.serve.serve", serve)
+    deployment.serve(tmp_path)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "  the server is starting (0 s)" and lines[-2:] == [
+        "ready",
+        "stopped; everything is kept",
+    ]
 
 
 def test_a_program_whose_lines_another_reads_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
