@@ -1,9 +1,10 @@
 """Measure how long commands print nothing: on a terminal of 80 columns, and without one.
 
-    python -m benchmarks.silence [--plan PLAN] [--only WAY,...] [--json FILE]
+    python -m benchmarks.silence [--plan PLAN] [--ways WAY,...] [--only COMMAND,...] [--json FILE]
 
-The commands of an audit by a cloud (keygen, check, seal, attack, score, report) run on images that are made here, and
-`simulate` runs the plan from its first step to its report. Each output is read as it comes. The longest silence is
+The commands of an audit by a cloud (keygen, check, seal, attack, score, report) and an audit by a hospital run on
+images that are made here, and `simulate` runs the plan from its first step to its report. What FILE holds already is
+kept, so that the commands may be measured in several runs. Each output is read as it comes. The longest silence is
 the longest time between two readings, from the command's start to its end; what was read last before it is named.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import json
 import os
 import pty
 import re
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,7 @@ def commands_of(images: Path, plan: Path) -> dict[str, list[str]]:
             "coordinator",
             "report hospital/scores.json --guesses guesses --sealed hospital/sealed --out report --allow-invalid",
         ),
+        "audit": words("party", f"audit {size} --out audit --pools 1,2,5", images),
         "simulate": words("coordinator", "simulate --out study", plan),
     }
 
@@ -151,9 +154,8 @@ def make_images(folder: Path) -> Path:
     return folder
 
 
-def measure(plan: Path, ways: Sequence[str], only: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a row for each way and command. Raises SystemExit if a command fails."""
-    rows = []
+def measure(plan: Path, ways: Sequence[str], only: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each way and command. Raises SystemExit if a command fails."""
     for way in ways:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -163,8 +165,14 @@ def measure(plan: Path, ways: Sequence[str], only: Sequence[str]) -> list[dict[s
                 row = {"command": command, **listen(words, way, folder)}
                 if row["status"]:
                     raise SystemExit(f"{command}: status {row['status']} after {row['after']!r}")
-                rows.append(row)
-    return rows
+                yield row
+
+
+def merge(rows: Sequence[dict[str, Any]], row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return rows with a new one in the place of an earlier one of its command and way, in the commands' order."""
+    order = [(way, name) for way in WAYS for name in commands_of(Path(), Path())]
+    kept = {(each["way"], each["command"]): each for each in (*rows, row)}
+    return [kept[key] for key in order if key in kept]
 
 
 def main() -> None:
@@ -178,11 +186,14 @@ def main() -> None:
     add_json(parser)
     args = parser.parse_args()
     only = [name for name in split_list(args.only) if name]
-    rows = measure(args.plan.resolve(), split_list(args.ways), only)
-    figures = {"schema": SCHEMA, "machine": machine(), "plan": args.plan.name, "rows": rows}
-    for row in rows:
+    rows: list[dict[str, Any]] = []
+    if args.json and args.json.exists():
+        rows = json.loads(args.json.read_text())["rows"]
+    for row in measure(args.plan.resolve(), split_list(args.ways), only):
         Console().print(row)
-    write_figures(args.json, figures)
+        rows = merge(rows, row)
+        figures = {"schema": SCHEMA, "machine": machine(), "plan": args.plan.name, "rows": rows}
+        write_figures(args.json, figures)
 
 
 if __name__ == "__main__":

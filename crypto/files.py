@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from blake3 import blake3
 
@@ -68,34 +68,51 @@ def write_atomic(path: Path, fill: Callable[[Path], None]) -> None:
             os.close(folder)
 
 
-#: What flock answers where a file system has no locks, such as NFS without its lock service.
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-
-
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone; the kernel releases it when the process ends in any way.
 
     Raises:
-        CipherwardError: If another process holds it.
+        CipherwardError: If another process holds it, or if its file system cannot lock files.
     """
     with disk_errors(folder / ".lock"):
         lock = open(folder / ".lock", "w")  # noqa: SIM115 - disk_errors is for opening it only
     with lock as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold_file(handle, folder, wait=False)
         except BlockingIOError:
             raise CipherwardError(
                 f"another command is at work in {folder}", "wait until it is done, or end it"
             ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            raise CipherwardError(
-                f"the file system of {folder} cannot lock files: {error.strerror}",
-                "mount NFS with its lock service, or use a folder on a local disk",
-            ) from None
         yield
+
+
+def hold_file(file: int | IO[Any], folder: Path, wait: bool = True, shared: bool = False) -> None:
+    """Lock an open file until it is closed, or until this process ends in any way.
+
+    Without the lock nothing may be done: two commands would write one folder. Some file systems have none, such as
+    NFS without its lock service.
+
+    Args:
+        file: The open file. It must be writable, unless the lock is shared: NFS asks for it.
+        folder: The folder that the lock protects, for the message.
+        wait: Whether to wait for whoever holds it.
+        shared: Whether others may hold it, too, if theirs is shared.
+
+    Raises:
+        BlockingIOError: If another process holds it, and `wait` is False.
+        CipherwardError: If the file system cannot lock files.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise CipherwardError(
+            f"the file system of {folder} cannot lock files: {error.strerror or error}",
+            "mount NFS with its lock service, or use a folder on a local disk",
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:

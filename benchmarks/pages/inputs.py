@@ -1,4 +1,4 @@
-"""The page of files of images: what `check` and `seal` make of real and of odd ones."""
+"""The page of what hospitals have: real and odd files of images, and machines that are locked down."""
 
 from __future__ import annotations
 
@@ -22,10 +22,57 @@ _NAMES = {
 
 def page(entries: Sequence[Entry]) -> list[str]:
     """Return the lines of the page."""
-    lines = ["# Files of images, read and refused", ""]
+    lines = ["# Files of images, and locked-down machines", ""]
+    for entry in of_kind(entries, "environments"):
+        lines += [*entry.heading(), *environments(entry.result), ""]
     for entry in of_kind(entries, "input-files"):
         lines += [*entry.heading(), *input_files(entry.result), ""]
     return lines
+
+
+def environments(result: Record) -> list[str]:
+    """Return how every command ended on locked-down machines."""
+    rows = [
+        _cells(
+            (
+                f"`{row['command']}`",
+                row["machine"],
+                row["status"],
+                f"{row['seconds']:.0f}",
+                "yes" if row["beyond_ascii"] else "no",
+                row["open_files"],
+                row["said"] if row["status"] else "",
+            )
+        )
+        for row in sorted(result["rows"], key=lambda row: row["machine"] != "root")
+    ]
+    left = sorted({name for row in result["rows"] for name in row["left_in_tmpdir"]})
+    warned = [row["command"] for row in result["rows"] if row["warnings"]]
+    return [
+        "All hindrances at once: everything but the working folder and `TMPDIR` is read-only (installation, home, "
+        "`/tmp`), no capabilities, no terminal, umask 077, an ASCII locale, 80 columns, dead proxies, accents and "
+        "spaces in all names. *root*: root without its rights, `/dev/shm` read-only. *other-user*: user 10001, with "
+        "neither a name nor a home, who may only read the installation, without `/dev/shm`. Exit status 0: done, 1: "
+        "refused. The run fails at a traceback. Without a folder for compiled code, each command compiles anew, "
+        "so the seconds are high.",
+        "",
+        f"Left in `TMPDIR`: {', '.join(left) or 'nothing'}. Commands that printed a library's warning: "
+        f"{', '.join(warned) or 'none'}. Not tried: a real NFS mount (tests plant its refusals of locks), SELinux, "
+        "other systems than Linux.",
+        "",
+        *table(
+            [
+                "command",
+                "machine",
+                "status",
+                "seconds",
+                "printed beyond ASCII",
+                "files open to others",
+                "error",
+            ],
+            rows,
+        ),
+    ]
 
 
 def input_files(result: Record) -> list[str]:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from coordinator.exchange.audit.suite1 import AUDIT_ROWS, MIN_AUDIT_ROWS, POOLS, POOLS_TEXT
-from coordinator.exchange.console import narrate, parse_pool_sizes, parse_seconds, result, talk
+from coordinator.exchange.console import (
+    narrate,
+    parse_pool_sizes,
+    parse_seconds,
+    print_sentences,
+    result,
+    talk,
+)
 from crypto.arrays import Images
 from crypto.cores import cores
 from crypto.errors import CipherwardError
@@ -247,8 +254,7 @@ def report(
         out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.html", render(record, pictures, public=public_plain is not None))
     write_record(out / "report.json", record)
-    for line in summary_lines(record):
-        result.print(line)
+    print_sentences(summary_lines(record))
     result.print(str(out / "report.html"))
     if not allow_invalid:
         require_valid(record)
@@ -274,11 +280,13 @@ def _print_comparison(first: Path, second: Path) -> None:
     for fact in facts:
         if fact.differs:
             table.add_row(fact.name, Text(fact.first), Text(fact.second))
-    result.print(table)
+    if table.row_count:
+        result.print(table)
+    else:
+        result.print("The two reports do not differ in anything that is compared.")
     same = ", ".join(fact.name for fact in facts if not fact.differs)
-    result.print(Text(f"the same in both: {same or 'nothing'}"))
-    for line in cautions(*reports):
-        result.print(Text(line))
+    print_sentences([f"the same in both: {same or 'nothing'}"])
+    print_sentences(cautions(*reports))
 
 
 def _require_on_roster(scores: Scores, study: Path, where: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.exchange.console import result, talk
+from coordinator.exchange.console import Log, live_line, result, starting, talk
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -119,7 +120,13 @@ def serve(folder: Folder) -> None:
     """Serve a federation until Ctrl-C or SIGTERM: Flower's SuperLink with TLS and registered hospitals alone."""
     from coordinator.deployment.serve import serve as serve_folder
 
-    serve_folder(folder, lambda line: talk.print(f"· {line}"), result.print)
+    with starting("the server is starting") as is_ready:
+
+        def on_ready(line: str) -> None:
+            is_ready()
+            result.print(line)
+
+        serve_folder(folder, lambda line: talk.print(f"· {line}"), on_ready)
     talk.print("stopped; everything is kept")
 
 
@@ -137,17 +144,37 @@ def run(
 
     place = DeploymentFolder.open(folder)
     started = time.monotonic()
-
-    def on_round(row: dict[str, Any]) -> None:
-        from coordinator.study.steps import round_summary
-
-        result.print(round_summary(row))
-
-    training = run_study(place, plan, lambda line: talk.print(f"· {line}", soft_wrap=True), on_round)
+    training = _follow_rounds(list(place.settings.hospitals), lambda *sinks: run_study(place, plan, *sinks))
     accuracy = training["test"]["mean"]["accuracy"]
     result.print(f"test accuracy {accuracy:.3f}, best round {training['best_round']}")
     result.print(f"model SHA-256 {training['model_sha256']}")
     result.print(f"{time.monotonic() - started:.0f} s in this run")
+
+
+def _follow_rounds(
+    hospitals: Sequence[str], follow: Callable[[Log, Callable[[dict[str, Any]], None]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Show the rounds of a run while it is followed; on a terminal, with a table of who took part.
+
+    Args:
+        hospitals: their names.
+        follow: follows the run. It takes what a line goes to, and what a line of the journal goes to.
+    """
+    from coordinator.study.round_table import round_table
+    from coordinator.study.steps import round_summary
+
+    rows: list[dict[str, Any]] = []
+    with live_line(lambda: round_table(rows, hospitals)) as show:
+        show("the run is followed")
+
+        def on_round(row: dict[str, Any]) -> None:
+            rows.append(row)
+            # Where a line moves on the same terminal, only its own console knows how to print above it.
+            is_shared = talk.is_terminal and result.is_terminal and not talk.quiet
+            (talk if is_shared else result).print(round_summary(row))
+            show(f"the run goes on after round {row['round']}")
+
+        return follow(lambda line: talk.print(f"· {line}", soft_wrap=True), on_round)
 
 
 def stop(folder: Folder) -> None:

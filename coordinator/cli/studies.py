@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.exchange.console import live_line, result, talk
+from coordinator.exchange.console import live_line, print_sentences, result, talk
 from crypto.errors import CipherwardError, unknown
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ def simulate(
     if report is None:
         result.print(str(folder))
         return
-    for line in summary_lines(report):
-        result.print(line)
+    print_sentences(summary_lines(report))
     result.print(f"{time.monotonic() - started:.0f} s in this run")
     result.print(f"report: {folder / 'report.html'}")
     require_valid(report)
@@ -89,12 +89,20 @@ def simulate(
 
 def _run_study(plan: Plan, folder: Path, until: str, engine: Engine) -> Report | None:
     """Run the study. On a terminal, what it is doing now is one live line; without one, lines of their own."""
+    from coordinator.study.round_table import round_table
     from coordinator.study.simulate import simulate as run_study
 
     def log(line: str) -> None:
         talk.print(f"· {line}")
 
-    with live_line() as show:
+    rows: Sequence[dict[str, Any]] = []
+
+    def take_rounds(all_rows: Sequence[dict[str, Any]]) -> None:
+        nonlocal rows
+        rows = all_rows
+
+    hospitals = [f"hospital-{index}" for index in range(plan.parties)]
+    with live_line(lambda: round_table(rows, hospitals)) as show:
         step = ""
 
         def set_step(line: str) -> None:
@@ -102,13 +110,13 @@ def _run_study(plan: Plan, folder: Path, until: str, engine: Engine) -> Report |
             step = line
             if not talk.is_terminal:
                 log(line)
-            show(line)
+            show(line, is_printed=True)
 
         def show_detail(line: str) -> None:
             if any(character.isalnum() for character in line):  # the border of a table names nothing
                 show(line if talk.is_terminal or not step else f"{step}: {line}")
 
-        return run_study(plan, folder, until, log, set_step, show_detail, engine)
+        return run_study(plan, folder, until, log, set_step, show_detail, engine, take_rounds)
 
 
 def _parse_settings(words: list[str]) -> dict[str, Any]:

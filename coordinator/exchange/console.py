@@ -10,22 +10,31 @@ import contextlib
 import io
 import os
 import sys
+import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import typer
 from rich.console import Console
 
 from coordinator.exchange.compile_cache import ensure_compile_cache
 from coordinator.exchange.quiet import bypass_proxies
+from coordinator.exchange.temporary import has_shared_memory
 from coordinator.exchange.time_left import Countdown, parse_count
 from crypto.asking import waiting_for_user
 from crypto.errors import CipherwardError
 from crypto.printable import printable
 
 Log = Callable[[str], None]
+
+
+class Show(Protocol):
+    """Takes what a program is doing now, and whether the user has read it already."""
+
+    def __call__(self, text: str, is_printed: bool = False) -> None:
+        """Show it."""
 
 
 class SafeConsole(Console):
@@ -54,11 +63,27 @@ talk = SafeConsole(stderr=True, highlight=False, markup=False)
 #: For results, on stdout.
 result = SafeConsole(highlight=False, soft_wrap=True, markup=False)
 
+
+def print_sentences(lines: Iterable[str]) -> None:
+    """Print results that are read: on a terminal, words stay whole, and a line goes on below its own first word.
+
+    Elsewhere each is one line. What is copied, such as a path, is printed by `result.print`, which never breaks it.
+    """
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        wrapped = textwrap.wrap(
+            line,
+            result.width if result.is_terminal else sys.maxsize,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for part in wrapped:
+            result.print(part)
+
+
 #: Seconds after which a silence ends. A reader takes five for a hang, and printing may be late.
 _BEAT_S = 4.0
-#: In a log, which nobody watches, each further line about the same silence comes after twice the time, up to so many
-#: times the first: after 4, 8, 16 and then every 30 s.
-_LONGEST_BEATS = 7.5
 #: What a command does that says nothing of its own; and the characters of a step in a line that it goes on.
 _AT_WORK, _LONGEST_STEP = "at work", 100
 #: Set to 0 in the environment of programs whose lines another of ours reads: it ends the silences itself.
@@ -79,6 +104,9 @@ def run(app: typer.Typer, name: str) -> None:
     # Threads of OpenMP wait for each other by spinning. Two of them beside one other busy process made training ten
     # times slower. It is read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not has_shared_memory():
+        # joblib, which scikit-learn loads, would print a warning. We use none of its processes.
+        os.environ.setdefault("JOBLIB_MULTIPROCESSING", "0")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A terminal whose encoding lacks an accent or an ellipsis gets an escape, not a traceback.
@@ -137,7 +165,8 @@ def parse_pool_sizes(text: str) -> list[int]:
 class _Pulse:
     """Ends silences: says what the program is doing while nothing else is printed.
 
-    While a text stays, the next lines say that it goes on, and for how long. Without a terminal they become rarer.
+    While a text stays, the next line says that it goes on, and those after it are short: they say for how long. They
+    come as often in a log as on a terminal, so that a log that stands still is one of a program that hangs.
     """
 
     def __init__(self) -> None:
@@ -149,7 +178,7 @@ class _Pulse:
         self._shown_live = 0
 
     @contextlib.contextmanager
-    def beating(self, first: str = "") -> Iterator[Callable[[str, bool], None]]:
+    def beating(self, first: str = "") -> Iterator[Show]:
         """End silences until the block ends. The yielded function takes a text, and whether it is printed already.
 
         Blocks may lie in one another: the innermost that has a text is told.
@@ -184,36 +213,17 @@ class _Pulse:
             talk.last_printed = time.monotonic()
 
     def _beat(self, started: float) -> None:
-        ended, pause = self._ended, _Pause()
+        ended = self._ended
         while not ended.wait(_BEAT_S / 16):
             now = time.monotonic()
             latest = max(started, talk.last_printed, result.last_printed)
-            if not pause.is_over(now, latest) or self._shown_live or waiting_for_user.is_set():
+            if now - latest < _BEAT_S or self._shown_live or waiting_for_user.is_set():
                 started = now if waiting_for_user.is_set() else started
                 continue
             with self._change:
                 texts = [text for text in self._texts if text.text]
             if texts:
                 talk.print(texts[-1].line(now))
-                pause.lengthen(talk.last_printed, talk.is_terminal)
-
-
-class _Pause:
-    """How long a silence may last: longer after each line of ours, and short again once somebody else prints."""
-
-    def __init__(self) -> None:
-        self._length, self._own_line = _BEAT_S, -1.0
-
-    def is_over(self, now: float, latest: float) -> bool:
-        """Return whether a silence is too long. latest: when the latest line was printed, in seconds, as now."""
-        if latest > self._own_line:
-            self._length = _BEAT_S
-        return now - latest >= self._length
-
-    def lengthen(self, printed: float, is_terminal: bool) -> None:
-        """Take note of a line of ours. On a terminal somebody watches, and no silence becomes longer."""
-        self._own_line = printed
-        self._length = _BEAT_S if is_terminal else min(2 * self._length, _LONGEST_BEATS * _BEAT_S)
 
 
 class _Text:
@@ -221,17 +231,19 @@ class _Text:
 
     def __init__(self, text: str) -> None:
         """Begin with a text, which is not printed yet."""
-        self.change(text, False)
+        self.change(text)
 
-    def change(self, text: str, is_printed: bool) -> None:
+    def change(self, text: str, is_printed: bool = False) -> None:
         """Take a new text; is_printed: whether the user has read it already."""
         self.text, self._is_printed, self._since = text, is_printed, time.monotonic()
+        self._is_repeated = text == _AT_WORK
 
     def line(self, now: float) -> str:
         """Return the line that ends a silence."""
         text = self.text
         if self._is_printed:
-            text = "still at work" if text == _AT_WORK else f"still at work: {_shorten(text)}"
+            text = "still at work" if self._is_repeated else f"still at work: {_shorten(text)}"
+            self._is_repeated = True
         self._is_printed = True
         return f"  {text} ({now - self._since:.0f} s)"
 
@@ -252,6 +264,17 @@ def at_work() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def starting(what: str) -> Iterator[Callable[[], None]]:
+    """End silences until the yielded function is called. From then on a command waits for others, and may be silent.
+
+    Args:
+        what: what is starting.
+    """
+    with _pulse.beating(what) as show:
+        yield lambda: show("")
+
+
+@contextlib.contextmanager
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar; the yielded function takes the number of items done so far.
 
@@ -260,7 +283,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     if not talk.is_terminal:
         countdown = Countdown(total)
         with _pulse.beating() as show:
-            yield lambda done: show(f"{what}: {countdown.after(done)}", False)
+            yield lambda done: show(f"{what}: {countdown.after(done)}")
         return
     # Imported here: --help is printed without it.
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -298,14 +321,19 @@ def narrate() -> Iterator[Log]:
 
 
 @contextlib.contextmanager
-def live_line() -> Iterator[Log]:
+def live_line(below: Callable[[], Any] = lambda: None) -> Iterator[Show]:
     """Show one line at the bottom of the terminal, with the time since it began; the yielded function sets its text.
 
-    A text with "K of N" moves a bar. Without a terminal the text is printed when a silence grows long.
+    A text with "K of N" moves a bar. Without a terminal the text is printed when a silence grows long; if it was
+    printed before, the line says that it goes on.
+
+    Args:
+        below: Returns what to show below the line on a terminal, such as a table of Rich's, or None. It is called
+            several times a second, by another thread.
     """
     if not talk.is_terminal:
         with _pulse.beating() as show_beat:
-            yield lambda text: show_beat(text, False)
+            yield show_beat
         return
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     from rich.table import Column
@@ -316,10 +344,20 @@ def live_line() -> Iterator[Log]:
     )
     bar_column = BarColumn(bar_width=16, table_column=Column(no_wrap=True))
     columns = (SpinnerColumn(), text_column, bar_column, TimeElapsedColumn())
-    with _pulse.shown_live(), Progress(*columns, console=talk, transient=True, expand=True) as bar:
+
+    class LineAndTable(Progress):
+        """The line, and what is below it."""
+
+        def get_renderables(self) -> Iterator[Any]:
+            """Yield what is shown, from top to bottom."""
+            yield from super().get_renderables()
+            if (table := below()) is not None:
+                yield table
+
+    with _pulse.shown_live(), LineAndTable(*columns, console=talk, transient=True, expand=True) as bar:
         task = bar.add_task("", total=None)
 
-        def show(text: str) -> None:
+        def show(text: str, is_printed: bool = False) -> None:  # noqa: ARG001 - the line shows it all the same
             done, total = parse_count(text)
             bar.update(task, description=printable(text), completed=done, total=total)
 

@@ -11,7 +11,7 @@ found by that title together with a file that they have open in the run's folder
 alone.
 
 Only a kill of command and watchdog at once escapes this. This file is also the watchdog's program, so it imports
-nothing of ours.
+nothing of ours when it is loaded.
 """
 
 from __future__ import annotations
@@ -44,9 +44,14 @@ def ending_with_us() -> Iterator[Path]:
     """Give a run a temporary folder, and end all processes of the run with the block or with this process.
 
     The processes must be started with `MARK` set to the folder in their environment.
+
+    Raises:
+        CipherwardError: If no folder for temporary files can be written.
     """
-    # Directly under /tmp: Ray's socket paths must stay below 104 characters on macOS.
-    folder = Path(tempfile.mkdtemp(prefix="cw-", dir="/tmp"))
+    # Imported here: this file is the watchdog's program, too.
+    from coordinator.exchange.temporary import temporary_folder
+
+    folder = Path(tempfile.mkdtemp(prefix="cw-", dir=temporary_folder()))
     # Without the mark and in another session, neither a search nor a signal for us reaches it.
     watchdog = subprocess.Popen(
         [sys.executable, "-P", __file__, str(folder)],

@@ -18,9 +18,9 @@ from coordinator.exchange.end_with_us import MARK, ending_with_us
 from coordinator.exchange.plan import FILE, Plan, read_plan, write_plan
 from coordinator.report.records import Report
 from coordinator.report.report_file import read_report
-from coordinator.study.flower_run import LOCAL_DOOR
+from coordinator.study.flower_run import LOCAL_DOOR, require_ray
 from coordinator.study.steps import STEPS, Skipped
-from coordinator.study.study import Engine, Log, Study, Talk, ignore
+from coordinator.study.study import Engine, Log, OnRounds, Study, Talk, ignore, ignore_rounds
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, read_json, write_json
 
@@ -33,6 +33,7 @@ def simulate(
     status: Log | None = None,
     detail: Log = ignore,
     engine: Engine = Engine(),  # noqa: B008 - it is frozen
+    rounds: OnRounds = ignore_rounds,
 ) -> Report | None:
     """Run a study up to a step.
 
@@ -44,15 +45,18 @@ def simulate(
         status: gets what the study is doing now; `log` by default.
         detail: gets what the steps' programs print. The log files have it in any case.
         engine: what runs the hospitals in training.
+        rounds: gets all lines of the training's journal, whenever one was written; none when the training has ended.
 
     Returns:
         The report if it was reached, otherwise None.
 
     Raises:
-        CipherwardError: if the plan's model cannot be built or its weights do not fit, before anything is written;
-            if `out` holds a study with another plan, or a step fails.
+        CipherwardError: if the plan's model cannot be built, its weights do not fit, or Ray cannot work here, before
+            anything is written; if `out` holds a study with another plan, or a step fails.
     """
-    study = Study(plan, out.resolve(), Talk(log, log if status is None else status, detail), engine)
+    study = Study(plan, out.resolve(), Talk(log, log if status is None else status, detail, rounds), engine)
+    if engine.name == "ray":
+        require_ray()
     if plan.rounds and not (study.cloud / "training.json").exists():
         # Imported here: torch takes seconds to load, and a study that is resumed may not need it.
         from coordinator.model.check_model import check_model

@@ -21,6 +21,7 @@ from coordinator.exchange.time_left import Countdown
 from coordinator.study.agreement import agree_on_study
 from coordinator.study.flower_run import run_flower
 from coordinator.study.processes.run import run_processes
+from coordinator.study.round_table import missing_words
 from coordinator.study.study import Study, run_command
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, read_lines, write_text
@@ -112,9 +113,11 @@ def train(study: Study) -> str | None:
     if plan.train == "central":
         _train_centrally(study)
         return f"{_rounds(plan.rounds)} by the provider"
-    study.talk.status("the training starts")
+    study.talk.status("the hospitals train")
     journal = study.cloud / "rounds.jsonl"
-    shown = len(read_lines(journal))
+    earlier = read_lines(journal)
+    study.talk.rounds(earlier)
+    shown = len(earlier)
     countdown = Countdown(plan.rounds, shown)
 
     def watch() -> None:
@@ -123,6 +126,7 @@ def train(study: Study) -> str | None:
         for row in rows[shown:]:
             study.talk.log(round_summary(row, plan.rounds))
         if len(rows) > shown:
+            study.talk.rounds(rows)
             shown, done = len(rows), rows[-1]["round"]
             study.talk.detail(_work_after(done, plan.rounds, countdown.after(done)))
 
@@ -133,6 +137,7 @@ def train(study: Study) -> str | None:
         run_flower(plan.parties, {"study-dir": str(study.out), "engine": "ray"}, log_file, limit, watch)
     else:
         run_processes(study.out, study.engine.workers, log_file, limit, watch)
+    study.talk.rounds([])
     if not result.exists():
         raise CipherwardError("the training completed without a result", f"see {log_file}")
     return f"{_rounds(plan.rounds)} with {plan.parties} hospitals, engine {study.engine.name}"
@@ -142,7 +147,7 @@ def _work_after(done: int, rounds: int, progress: str) -> str:
     """Return what a training does after so many rounds. progress: how far it is, as `Countdown` says it."""
     if done >= rounds:
         return "the model is evaluated on the hospitals' test images"
-    return f"round {done + 1} is under way; rounds done: {progress}"
+    return f"rounds done: {progress}"
 
 
 def _rounds(count: int) -> str:
@@ -164,13 +169,15 @@ def _train_centrally(study: Study) -> None:
 
 def round_summary(row: dict[str, Any], rounds: int = 0) -> str:
     """Return the line for one round of the journal. rounds: how many there will be; 0 if that is not known."""
-    if not row["aggregated"]:
-        return f"round {row['round']}: no quorum; absent {row['absent']}, refused {list(row['refused'])}"
     number = f"round {row['round']} of {rounds}" if rounds else f"round {row['round']}"
-    return (
+    missing = missing_words(row)
+    if not row["aggregated"]:
+        return f"{number}: no quorum; {missing or row.get('error', 'nobody was asked')}"
+    figures = (
         f"{number}: val accuracy {row['val']['accuracy']:.3f}, "
         f"{row['seconds']:.0f} s, {(row['bytes_down'] + row['bytes_up']) / 1e6:.1f} MB"
     )
+    return f"{figures}; {missing}" if missing else figures
 
 
 def baseline(study: Study) -> str | None:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from coordinator.exchange.console import BEATS
 from coordinator.exchange.plan import Plan
@@ -25,12 +26,18 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors
 
 Log = Callable[[str], None]
+#: Takes all lines of the journal that there are.
+OnRounds = Callable[[Sequence[dict[str, Any]]], None]
 #: Seconds that a command may take to end when it is told to. Chosen by hand.
 _STOP_S = 5.0
 
 
 def ignore(_line: str) -> None:
     """Drop a line."""
+
+
+def ignore_rounds(_rows: Sequence[dict[str, Any]]) -> None:
+    """Drop the lines of a journal."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,13 @@ class Talk:
         log: lines that stay: one a step, and one a round.
         status: what the study is doing now.
         detail: what a step's program prints. The step's log file has it, too.
+        rounds: all lines of the training's journal, whenever one was written; none when the training has ended.
     """
 
     log: Log
     status: Log = ignore
     detail: Log = ignore
+    rounds: OnRounds = ignore_rounds
 
 
 #: The names of the engines.

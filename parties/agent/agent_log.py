@@ -14,7 +14,6 @@ can write both files can cut both: note the head elsewhere (`cipherward-party lo
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, read_json, write_json
+from crypto.files import disk_errors, hold_file, read_json, write_json
 from parties.sealing.place import Place
 
 LOG_FILE = "agent.jsonl"
@@ -81,7 +80,7 @@ class AgentLog:
         with disk_errors(self.path):
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            hold_file(handle, self.path.parent)
             size = os.fstat(handle).st_size
             number, previous, is_torn = self._read_end(handle, size)
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -8,7 +8,6 @@ HOSPITAL/private/agent/
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -20,7 +19,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # it has no types
 
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, write_json
+from crypto.files import disk_errors, hold_file, write_json
 from parties.sealing.place import Place
 
 #: Seconds that an agent may take to end, its SuperNode's farewell included.
@@ -47,7 +46,7 @@ def hold(place: Place) -> Iterator[None]:
         lock = open(folder / "lock", "a")  # noqa: SIM115 - disk_errors is for opening it only
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold_file(lock, folder, wait=False)
         except BlockingIOError:
             raise CipherwardError(
                 f"an agent of {place.settings.party} is running already",
@@ -129,7 +128,7 @@ def _is_held(place: Place) -> bool:
         return False
     with open(path) as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            hold_file(lock, path.parent, wait=False, shared=True)
         except BlockingIOError:
             return True
     return False

@@ -19,7 +19,14 @@ from coordinator.exchange.audit.suite1 import (
     POOLS,
     POOLS_TEXT,
 )
-from coordinator.exchange.console import parse_pool_sizes, parse_seconds, progress, result, talk
+from coordinator.exchange.console import (
+    parse_pool_sizes,
+    parse_seconds,
+    print_sentences,
+    progress,
+    result,
+    talk,
+)
 from crypto.errors import CipherwardError, unknown
 from parties.cli.image_options import SealingOptions, absolute, hospital_name, is_npz, with_options
 
@@ -100,8 +107,7 @@ def audit(
     if as_json:
         result.print_json(json.dumps(_facts(done, seconds)))
     else:
-        for line in summary_lines(done.report):
-            result.print(line)
+        print_sentences(summary_lines(done.report))
         result.print(f"{seconds:.0f} s in this run")
         result.print(f"report: {done.folder / 'private' / 'report.html'}")
     require_valid(done.report)

@@ -16,7 +16,6 @@ stem that the answer would depend on.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import re
@@ -31,7 +30,7 @@ from coordinator.exchange.plan import Plan
 from coordinator.exchange.settings import build
 from coordinator.exchange.statement import SPLITS
 from crypto.errors import CipherwardError
-from crypto.files import append_line, disk_errors, read_lines
+from crypto.files import append_line, disk_errors, hold_file, read_lines
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
 from parties.training.policy import (
@@ -281,7 +280,7 @@ def _charge(place: Place, request: Request) -> str:
     path = folder / f"{policy.study}-{policy.digest[:16]}.jsonl"
     # The lock is waited for: a second message must be counted, and not refused.
     with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        hold_file(lock, folder)
         answered = {row["request"] for row in read_lines(path) if row["split"] == split}
         if name in answered:
             return name

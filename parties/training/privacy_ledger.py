@@ -12,7 +12,6 @@ The ledger protects against a coordinator, and not against the hospital itself: 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from crypto.errors import CipherwardError
-from crypto.files import append_line, disk_errors, read_lines
+from crypto.files import append_line, disk_errors, hold_file, read_lines
 from parties.sealing.place import Place
 from parties.training.privacy_accounting import Mechanism, total_epsilon
 
@@ -108,7 +107,7 @@ class PrivacyLedger:
         with disk_errors(lock_path):
             lock = open(lock_path, "w")  # noqa: SIM115 - disk_errors is for opening it only
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            hold_file(lock, self.path.parent)
             yield
 
     def _read(self) -> list[dict[str, Any]]:

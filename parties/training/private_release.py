@@ -8,7 +8,6 @@ round is trained anew under the same charge. If a stored reply was lost after it
 
 from __future__ import annotations
 
-import fcntl
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, write_bytes
+from crypto.files import disk_errors, hold_file, write_bytes
 from parties.sealing.place import Place
 from parties.training.guard import Request, refuse
 from parties.training.patients import read_units
@@ -50,7 +49,7 @@ def release_once(place: Place, request: Request, train: Callable[[PrivateRound],
     ledger, name = PrivacyLedger(place), f"{policy.digest[:16]}-{request.name}"
     # Waited for: a second run that asks the same gets the same reply, and not a second one under the same charge.
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        hold_file(lock, folder)
         words = _read_words(path)
         if words is None:
             private = plan_round(request.plan, read_units(place, request.sealed, policy.privacy.unit))

@@ -11,7 +11,6 @@ An attempt that was repeated masks the same stored update with fresh keys: nothi
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -34,7 +33,7 @@ from coordinator.exchange.secure_sum import (
 from coordinator.exchange.wire import apply_reply, decode
 from crypto.arrays import AnyArray, Float32Array, UInt32Array
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, read_json, write_atomic
+from crypto.files import disk_errors, hold_file, read_json, write_atomic
 from crypto.identity import Identity
 from crypto.secure_sum.member import Member
 from crypto.secure_sum.transcript import RoundId, RoundKeys
@@ -70,7 +69,7 @@ class SumStore:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle = open(self._folder / ".lock", "w")  # noqa: SIM115 - closed below, after the lock's use
         with handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            hold_file(handle, self._folder)
             yield
 
     def stored_steps(self, request: str) -> int | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pages import speed
-from benchmarks.silence import WAYS, Silences, listen
+from benchmarks.silence import WAYS, Silences, listen, merge
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,9 @@ def test_the_page_names_every_command_and_its_longest_silence() -> None:
     }
     text = "\n".join(speed.silence({"plan": "demo.yaml", "rows": [row | {"lines": 3}]}))
     assert "| `seal` | pipe | 9.0 | **6.50** | 3 | x\\|y |" in text
+
+
+def test_a_new_row_replaces_that_of_the_same_command_and_way() -> None:
+    rows = [{"command": "simulate", "way": "pipe", "n": 1}, {"command": "seal", "way": "terminal", "n": 2}]
+    merged = merge(rows, {"command": "simulate", "way": "pipe", "n": 3})
+    assert [row["n"] for row in merge(merged, {"command": "check", "way": "pipe", "n": 4})] == [2, 4, 3]

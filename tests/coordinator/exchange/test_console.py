@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import re
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from coordinator.cli import deployment
 from coordinator.exchange import console
 from coordinator.exchange.command import Command
 from coordinator.exchange.console import SafeConsole
@@ -134,10 +134,10 @@ def test_without_a_terminal_no_silence_is_long(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(console, "_BEAT_S", 0.02)
     with console.narrate() as log:
         log("round 1 is done")
-        wait_for(out, "still at work: round 1 is done", 2)
+        wait_for(out, "still at work", 2)
         with console.progress("train", 9) as on_progress:
             on_progress(4)
-            wait_for(out, "still at work: train", 2)
+            wait_for(out, "still at work: train", 1)
     lines = out.getvalue().splitlines()
     # Each later line says that the work goes on, and names the step.
     assert lines[0] == "round 1 is done" and lines[1] == "  still at work: round 1 is done (0 s)"
@@ -148,25 +148,41 @@ def test_without_a_terminal_no_silence_is_long(monkeypatch: pytest.MonkeyPatch) 
     assert len(out.getvalue().splitlines()) == count  # nothing goes on after the work
 
 
-def list_beats(is_terminal: bool, until: float, line_at: float = math.inf) -> list[float]:
-    """Return the seconds at which a silence from 0 on is ended, if another line is printed at `line_at`."""
-    pause, latest, beats = console._Pause(), 0.0, []
-    for now in np.arange(0.0, until, 0.5):
-        latest = max(latest, line_at) if now >= line_at else latest
-        if pause.is_over(now, latest):
-            beats.append(float(now))
-            latest = now
-            pause.lengthen(now, is_terminal)
-    return beats
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_silence_ends_every_four_seconds_and_its_later_lines_are_short(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    clock = [0.0]
 
+    class Minutes:
+        """An event that is set after two minutes of a clock that only it moves."""
 
-def test_lines_about_one_silence_become_rarer_in_a_log_and_not_on_a_terminal() -> None:
-    assert list_beats(is_terminal=False, until=120) == [4, 12, 28, 58, 88, 118]
-    assert list_beats(is_terminal=True, until=30) == [4, 8, 12, 16, 20, 24, 28]
+        def wait(self, seconds: float) -> bool:
+            clock[0] += seconds
+            return clock[0] > 120
 
+    class Timed(io.StringIO):
+        def write(self, text: str) -> int:
+            beats.extend((clock[0], line) for line in text.splitlines() if line.strip())
+            return len(text)
 
-def test_a_printed_line_makes_the_next_silence_short_again() -> None:
-    assert list_beats(is_terminal=False, until=60, line_at=30) == [4, 12, 28, 34, 42, 58]
+    beats: list[tuple[float, str]] = []
+    talk = SafeConsole(file=Timed(), width=200, color_system=None, force_terminal=is_terminal)
+    monkeypatch.setattr(console, "talk", talk)
+    monkeypatch.setattr(console, "result", SafeConsole(file=io.StringIO()))
+    monkeypatch.setattr("coordinator.exchange.console.time.monotonic", lambda: clock[0])
+    pulse = console._Pulse()
+    pulse._texts.append(console._Text("round 1 is under way"))
+    monkeypatch.setattr(pulse, "_ended", Minutes())
+    pulse._beat(0.0)
+    assert [seconds for seconds, _ in beats] == list(range(4, 121, 4))
+    lines = [line for _, line in beats]
+    assert lines[:3] == [
+        "  round 1 is under way (4 s)",
+        "  still at work: round 1 is under way (8 s)",
+        "  still at work (12 s)",
+    ]
+    assert lines[-1] == "  still at work (120 s)"
 
 
 def test_a_command_that_says_nothing_is_heard_but_not_while_its_user_types(
@@ -191,6 +207,33 @@ def test_a_command_that_says_nothing_is_heard_but_not_while_its_user_types(
     assert out.getvalue().splitlines()[0] == "  at work (0 s)"
 
 
+def test_a_server_is_heard_while_it_starts_and_may_be_silent_then(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    out = io.StringIO()
+    for name in ("talk", "result"):
+        printer = SafeConsole(file=out, width=200, color_system=None)
+        monkeypatch.setattr(console, name, printer)
+        monkeypatch.setattr(deployment, name, printer)
+    monkeypatch.setattr(console, "_BEAT_S", 0.02)
+
+    def serve(_folder: Path, _log: console.Log, on_ready: Callable[[str], None]) -> None:
+        wait_for(out, "the server is starting", 1)
+        wait_for(out, "still at work", 2)
+        on_ready("ready")
+        before = out.getvalue()
+        time.sleep(0.2)
+        assert out.getvalue() == before
+
+    monkeypatch.setattr("coordinator.deployment.serve.serve", serve)
+    deployment.serve(tmp_path)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "  the server is starting (0 s)" and lines[-2:] == [
+        "ready",
+        "stopped; everything is kept",
+    ]
+
+
 def test_a_program_whose_lines_another_reads_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     out = io.StringIO()
     monkeypatch.setattr(console, "talk", SafeConsole(file=out, width=200, color_system=None))
@@ -199,6 +242,23 @@ def test_a_program_whose_lines_another_reads_is_silent(monkeypatch: pytest.Monke
     with console.at_work():
         time.sleep(0.2)
     assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_on_a_terminal_words_of_results_stay_whole(
+    monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    out = io.StringIO()
+    printer = SafeConsole(file=out, width=40, force_terminal=is_terminal, soft_wrap=True, color_system=None)
+    monkeypatch.setattr(console, "result", printer)
+    sentence = "  Not linkable: none of 8 ciphertexts names its own image among 32."
+    path = "/a/path/that/is/longer/than/a/line/of/the/terminal"
+    console.print_sentences([sentence, path])
+    lines = out.getvalue().splitlines()
+    if is_terminal:
+        assert lines == ["  Not linkable: none of 8 ciphertexts", "    names its own image among 32.", path]
+    else:
+        assert lines == [sentence, path]
 
 
 @pytest.mark.parametrize(

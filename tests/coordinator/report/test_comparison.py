@@ -40,3 +40,13 @@ def test_the_command_prints_what_differs(tmp_path: Path, capsys: pytest.CaptureF
     assert "images to break" in printed and "the same in both:" in printed
     with pytest.raises(CipherwardError, match="needs scores"):
         command()
+
+
+def test_reports_that_say_the_same_have_no_empty_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_record(tmp_path / "a.json", make_report())
+    command(compare=(tmp_path / "a.json", tmp_path / "a.json"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "The two reports do not differ in anything that is compared."
+    assert lines[1].startswith("the same in both: study, created,")
