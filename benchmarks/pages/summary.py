@@ -116,7 +116,7 @@ TOPICS = {
     ),
     "privacy": ("Differential privacy", ("privacy",)),
     "networks": ("Attacks by trained networks", ("gan",)),
-    "inputs": ("Files of images, read and refused", ("input-files",)),
+    "inputs": ("Files of images, read and refused", ("input-files", "dicom-study")),
     "correctness": ("Correctness of the schemes", ("properties",)),
     "other": ("Other runs", ("",)),
 }
