@@ -12,16 +12,11 @@ Record = Mapping[str, Any]
 
 def dicom_study(result: Record) -> list[str]:
     """Return the lines of the section."""
-    made, real, counts, found = result["made"], result["real"], result["counts"], result["search"]
+    counts, found = result["counts"], result["search"]
     lines = [
         f"A folder of {counts['files']} files as a hospital copies it from its archive, and the commands of a "
         f"hospital on it, one after the other, in {result['seconds']:.0f} s. "
-        f"**Made:** {made['images']} real brain MRI slices (JPEG files of a public data set), written as "
-        f"{made['files']} MR files of {made['patients']} made-up patients, with every identifying tag filled; {made['multi_frame_files']} files have several frames, and "
-        f"{len(made['transfer_syntaxes'])} transfer syntaxes take turns "
-        f"({', '.join(made['transfer_syntaxes'])}). **Real:** {real['files']} files as they are, pydicom's own test "
-        f"files, broken ones among them; the label file names {real['named']} of them as a class `other`. Which "
-        "slices are of one patient is made up, because the data set does not say it.",
+        + _files(result["made"], result["real"]),
         "",
         *table(["command", "status", "seconds"], _steps(result["steps"])),
         "Every file and every image is somewhere; the run fails otherwise:",
@@ -43,6 +38,19 @@ def dicom_study(result: Record) -> list[str]:
         f"printed: **{found['found']} found**. The same search finds them in the DICOM files themselves.",
         "",
     ]
+
+
+def _files(made: Record, real: Record) -> str:
+    """Return which files the folder holds, and what of them is made up."""
+    syntaxes = made["transfer_syntaxes"]
+    return (
+        f"**Made:** {made['images']} real brain MRI slices (JPEG files of a public data set), written as "
+        f"{made['files']} MR files of {made['patients']} made-up patients, with every identifying tag filled; "
+        f"{made['multi_frame_files']} files have several frames, and {len(syntaxes)} transfer syntaxes take turns "
+        f"({', '.join(syntaxes)}). **Real:** {real['files']} files as they are, pydicom's own test files, broken "
+        f"ones among them; the label file names {real['named']} of them as a class `other`. Which slices are of one "
+        "patient is made up, because the data set does not say it."
+    )
 
 
 def _steps(steps: Sequence[Record]) -> list[list[str]]:
