@@ -240,7 +240,7 @@ def _federated_accuracies(entries: Sequence[Entry], scheme: str, data: Sequence[
         name = _STUDIES.get(report["study"], "")
         if training and report["scheme"]["name"] == scheme and name in data:
             plain = training["plain"]["accuracy"]["rate"] if training["plain"] else None
-            texts.append(_accuracy_text(training["test"]["rate"], DATA_NAMES[name], plain))
+            texts.append(_accuracy_text(training["test"]["rate"], f"{DATA_NAMES[name]}, federated", plain))
     return texts
 
 
