@@ -2,7 +2,7 @@
 
 A value is the text of any attribute that can name somebody, a place, a time or a study: all text, dates, times and
 identifiers, private attributes and those in sequences too. UIDs that the standard defines name nobody. Values of a
-few characters occur everywhere by chance, so those with fewer than MIN_LENGTH are not searched for.
+few characters, or of one character again and again, occur everywhere by chance: they are not searched for.
 
 A long value is found wherever its bytes stand: as UTF-8 or UTF-16 text, or as its SHA-256, BLAKE2b or BLAKE3 digest
 (a plain digest confirms a name that somebody guesses). A number, and a value of fewer than 8 bytes, is found where it
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import blake3
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
@@ -28,8 +29,14 @@ from pydicom.multival import MultiValue
 
 #: Characters of the shortest value that is searched for.
 MIN_LENGTH = 6
-#: Bytes of a value that are looked up first, all values at once.
-_WINDOW = 8
+#: Values of so few different characters name nobody: 11111111 is a row of equal pixels, too.
+_FEW = 2
+#: A value of fewer bytes is found only as a word of its own.
+_SURE = 8
+#: All values are looked up at once by twice so many bytes; no value is shorter.
+_STEP = MIN_LENGTH // 2
+#: Bytes that are searched at a time, which bounds the memory.
+_CHUNK = 1 << 22
 #: Value representations that can hold an identifying text.
 _TEXT = ("AE", "CS", "DA", "DT", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UN", "UR", "UT")
 #: Attributes whose values are words of the standard, or of the pixels: they identify nobody.
@@ -60,7 +67,8 @@ def _values_of(data: Dataset) -> Iterator[str]:
             for value in several:
                 text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
                 text = text.strip("\0 ")
-                if len(text) >= MIN_LENGTH and text.isprintable() and text not in UID_dictionary:
+                is_long = len(text) >= MIN_LENGTH and len(set(text)) > _FEW
+                if is_long and text.isprintable() and text not in UID_dictionary:
                     yield text
 
 
@@ -70,54 +78,51 @@ class Search:
     def __init__(self, values: Iterable[str]) -> None:
         """Prepare the search for these values."""
         self.values = sorted(set(values))
-        self._long: dict[bytes, str] = {}
-        words: dict[bytes, str] = {}
+        self._by_start: dict[bytes, list[tuple[bytes, str, bool]]] = {}
         for value in self.values:
             raw = value.encode(errors="replace")
-            (words if len(raw) < _WINDOW or _is_number(value) else self._long)[raw] = value
+            is_word = len(raw) < _SURE or _is_number(value)
+            self._add(raw, value, is_word)
             if not _is_number(value):
-                self._long[value.encode("utf-16-le", errors="replace")] = value
+                self._add(value.encode("utf-16-le", errors="replace"), value)
             for digest in _digests(raw):
-                self._long[digest] = value
-                self._long[digest.hex().encode()] = value
-        self._words = words
-        starts = sorted({int.from_bytes(raw[:_WINDOW], "little") for raw in self._long})
-        self._starts = np.array(starts, np.uint64)
-        self._by_start: dict[int, list[bytes]] = {}
-        for raw in self._long:
-            self._by_start.setdefault(int.from_bytes(raw[:_WINDOW], "little"), []).append(raw)
+                self._add(digest, value)
+                self._add(digest.hex().encode(), value)
+        # Which three bytes a form begins with, and which follow: numbers below 2^24.
+        starts = np.array([list(start) for start in self._by_start], np.uint32).reshape(-1, 2 * _STEP)
+        self._first, self._second = (np.zeros(1 << 24, bool) for _ in range(2))
+        self._first[_numbers(starts[:, :_STEP])[:, 0]] = True
+        self._second[_numbers(starts[:, _STEP:])[:, 0]] = True
+
+    def _add(self, form: bytes, value: str, is_word: bool = False) -> None:
+        """Add a form of a value. A word is found only where no letter, digit or point stands beside it."""
+        self._by_start.setdefault(form[: 2 * _STEP], []).append((form, value, is_word))
 
     def find(self, data: bytes) -> set[str]:
         """Return the values that some bytes hold."""
-        return self._find_long(data) | self._find_words(data)
-
-    def _find_long(self, data: bytes) -> set[str]:
-        """Return the values of which the bytes hold a long form: by its first eight bytes, then whole."""
         found: set[str] = set()
-        for shift in range(_WINDOW):
-            count = (len(data) - shift) // _WINDOW
-            if count <= 0:
+        for begin in range(0, len(data), _CHUNK):
+            chunk = np.frombuffer(data[begin : begin + _CHUNK + 2 * _STEP], np.uint8)
+            if len(chunk) < 2 * _STEP:
                 break
-            windows = np.frombuffer(data, "<u8", count, shift)
-            for at in np.flatnonzero(np.isin(windows, self._starts)):
-                begin = shift + int(at) * _WINDOW
-                for raw in self._by_start[int(windows[at])]:
-                    if data.startswith(raw, begin):
-                        found.add(self._long[raw])
+            numbers = _numbers(chunk[None].astype(np.uint32))[0]
+            hits = self._first[numbers[:-_STEP]] & self._second[numbers[_STEP:]]
+            for at in (begin + np.flatnonzero(hits)).tolist():
+                for form, value, is_word in self._by_start.get(data[at : at + 2 * _STEP], ()):
+                    if data.startswith(form, at) and not (is_word and _is_inside(data, at, len(form))):
+                        found.add(value)
         return found
 
-    def _find_words(self, data: bytes) -> set[str]:
-        """Return the numbers and the short values that stand in the bytes as words of their own."""
-        found: set[str] = set()
-        for raw, value in self._words.items():
-            begin = data.find(raw)
-            while begin >= 0:
-                around = data[max(0, begin - 1) : begin] + data[begin + len(raw) : begin + len(raw) + 1]
-                if not re.search(rb"[0-9A-Za-z.]", around):
-                    found.add(value)
-                    break
-                begin = data.find(raw, begin + 1)
-        return found
+
+def _numbers(data: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return the number that each three bytes in a row make, uint32 [n, m - 2], of bytes [n, m]."""
+    return data[:, :-2] | data[:, 1:-1] << np.uint32(8) | data[:, 2:] << np.uint32(16)
+
+
+def _is_inside(data: bytes, at: int, length: int) -> bool:
+    """Return whether a letter, a digit or a point stands beside a place in the data."""
+    around = data[max(0, at - 1) : at] + data[at + length : at + length + 1]
+    return re.search(rb"[0-9A-Za-z.]", around) is not None
 
 
 def _is_number(value: str) -> bool:

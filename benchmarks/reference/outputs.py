@@ -22,7 +22,9 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"
 #: The block of one command's output.
 _OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n)(.*?)(<!-- /output -->)", re.DOTALL)
 #: What differs from run to run: keys' ids and digests, fingerprints, numbers, and the lines of a table's frame.
-_CHANGING = re.compile(r"\b(?=[a-f]*\d)[0-9a-f]{12,16}\b|\b[A-Z0-9]{4}(?:-[A-Z0-9]{4}){7}\b|\d+(?:[.,]\d+)*|[─-╿]+")
+_CHANGING = re.compile(
+    r"\b(?=[a-f]*\d)[0-9a-f]{12,16}\b|\b[A-Z0-9]{4}(?:-[A-Z0-9]{4}){7}\b|\d+(?:[.,]\d+)*|[─-╿]+"
+)
 _BUSY = re.compile(
     r"^  .* \(\d+ s\)$|^\d+ s in this run$|^draw-\d+|^  \w+ at \d+(;|$)|^checking the guesses"
 )
@@ -57,7 +59,7 @@ def run_line(line: str, folder: Path) -> str:
 
 def shown(output: str, folder: Path) -> str:
     """Return an output as the tutorial shows it: without the folder's path and the lines of waiting."""
-    lines = [line for line in output.replace(f"{folder}/", "").splitlines() if not _BUSY.match(line)]
+    lines = [line.rstrip() for line in output.replace(f"{folder}/", "").splitlines() if not _BUSY.match(line)]
     return "\n".join(lines).strip()
 
 
@@ -83,7 +85,9 @@ def differences(kept: str, printed: str) -> list[str]:
     result = []
     for kind, a, b, c, d in changes:
         if kind != "equal":
-            result += [f"{sign} {' '.join(words)}" for sign, words in (("-", old[a:b]), ("+", new[c:d])) if words]
+            result += [
+                f"{sign} {' '.join(words)}" for sign, words in (("-", old[a:b]), ("+", new[c:d])) if words
+            ]
     return result
 
 
