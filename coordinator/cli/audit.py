@@ -276,9 +276,9 @@ def _print_comparison(first: Path, second: Path) -> None:
             table.add_row(fact.name, Text(fact.first), Text(fact.second))
     result.print(table)
     same = ", ".join(fact.name for fact in facts if not fact.differs)
-    result.print(Text(f"the same in both: {same or 'nothing'}"))
+    result.print(f"the same in both: {same or 'nothing'}")
     for line in cautions(*reports):
-        result.print(Text(line))
+        result.print(line)
 
 
 def _require_on_roster(scores: Scores, study: Path, where: str) -> None:

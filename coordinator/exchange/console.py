@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,9 @@ Log = Callable[[str], None]
 class SafeConsole(Console):
     """A console that prints each text as one line without control characters. Tables are printed as they are.
 
+    With `soft_wrap` a text stays one line in files and pipes. A terminal would break it inside of words: there it is
+    broken between words, and what follows is indented, so that it does not look like another text.
+
     Attributes:
         last_printed: When something was printed last, by the monotonic clock.
     """
@@ -40,7 +44,18 @@ class SafeConsole(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """Print texts with their control characters escaped, and other objects as they are."""
         self.last_printed = time.monotonic()
-        super().print(*(printable(o, _LONGEST) if isinstance(o, str) else o for o in objects), **options)
+        super().print(*(self._line(o) if isinstance(o, str) else o for o in objects), **options)
+
+    def _line(self, text: str) -> str:
+        """Return a text as it is printed."""
+        line = printable(text, _LONGEST)
+        if not (self.soft_wrap and self.is_terminal and len(line) > self.width):
+            return line
+        indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+        # A path or a command's word stays whole, so that it can be copied.
+        return textwrap.fill(
+            line, self.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
 
     def print_json(self, json: str | None = None, **options: Any) -> None:
         """Print JSON in ASCII: other characters as JSON's own escapes, control characters among them."""

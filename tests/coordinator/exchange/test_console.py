@@ -86,6 +86,22 @@ def test_printed_names_do_not_steer_the_terminal(attack: str, is_terminal: bool)
     assert attack not in out.getvalue().replace("\n", "") or attack == "\x1b[31m"
 
 
+def test_a_long_result_is_broken_between_words_on_a_terminal_and_nowhere_else() -> None:
+    path = "/hospital/" + "a" * 60
+    text = f"  warning: the border alone predicts the class; look at {path} and compare"
+    for is_terminal in (False, True):
+        out = io.StringIO()
+        shown = SafeConsole(file=out, force_terminal=is_terminal, soft_wrap=True, highlight=False, width=50)
+        shown.print(text)
+        shown.print("short")
+        lines = out.getvalue().splitlines()
+        assert lines.pop() == "short"
+        assert " ".join(line.strip() for line in lines) == text.strip()  # no word is broken
+        assert len(lines) == (4 if is_terminal else 1)
+        assert all(line.startswith("    ") for line in lines[1:])
+        assert all(len(line) <= 50 for line in lines if path not in line and is_terminal)
+
+
 def test_an_error_is_escaped_wherever_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     app = typer.Typer()
 
