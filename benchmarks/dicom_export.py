@@ -44,6 +44,7 @@ from pydicom.uid import (
 )
 
 from crypto.arrays import AnyArray
+from parties.sources.dicom import silence
 
 _MR, _ENHANCED_MR = UID("1.2.840.10008.5.1.4.1.1.4"), UID("1.2.840.10008.5.1.4.1.1.4.1")
 #: The transfer syntaxes that the made files take in turn.
@@ -98,7 +99,7 @@ def make_export(
         limit: Real files a folder, at most; None for all.
     """
     config.settings.writing_validation_mode = config.IGNORE
-    config.settings.reading_validation_mode = config.IGNORE
+    silence()
     export = Export(folder / "DICOM", folder / "labels.csv")
     rows = [*_write_made(export, slices, images, random.Random(seed)), *_copy_real(export, real, limit)]
     (export.root / "README.TXT").write_text("Exported by the archive.\n")

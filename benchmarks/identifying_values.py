@@ -27,6 +27,8 @@ from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from parties.sources.dicom import silence
+
 #: Characters of the shortest value that is searched for.
 MIN_LENGTH = 6
 #: Values of so few different characters name nobody: 11111111 is a row of equal pixels, too.
@@ -46,6 +48,7 @@ _PICTURE = re.compile(rb"data:[a-z/+]+;base64,([A-Za-z0-9+/=]+)")
 
 def identifying_values(paths: Iterable[Path]) -> set[str]:
     """Return the identifying values of DICOM files. A file that pydicom cannot open has none."""
+    silence()
     values: set[str] = set()
     for path in paths:
         try:
