@@ -10,6 +10,10 @@ from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, SUI
 from coordinator.report.verdict import finished_sizes
 
 
+#: What a finding is called whose attack says so itself; usually its fit has the words already.
+_UNCERTAIN = "attack uncertain"
+
+
 def doubts_of(draws: Sequence[DrawScores]) -> list[str]:
     """Return the doubts about an audit, one sentence each.
 
@@ -82,7 +86,8 @@ def _notes(draws: Sequence[DrawScores]) -> list[str]:
                 doubts.append(f"{finding.cell} crashed in {draw.draw}: {finding.error}")
                 continue
             if finding.uncertain:
-                doubts.append(f"{finding.cell} in {draw.draw}: attack uncertain: {finding.fit}")
+                words = finding.fit if _UNCERTAIN in finding.fit else f"{_UNCERTAIN}: {finding.fit}"
+                doubts.append(f"{finding.cell} in {draw.draw}: {words}")
             if finding.note:
                 doubts.append(f"{finding.cell} in {draw.draw}: {finding.note}")
     return doubts
