@@ -16,8 +16,10 @@ import pytest
 import typer
 
 from benchmarks.reference.commands import commands_of
-from benchmarks.reference.outputs import run_line, shell_lines
+from benchmarks.reference.outputs import differences, kept_outputs, run_line, shell_lines, shown
 from benchmarks.reference.pages import FOLDER, PROGRAMS, make_pages
+from docs.demo_images import write_images
+from tests.support.command_runs import run_here
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -80,11 +82,34 @@ def test_the_reference_is_what_the_program_says() -> None:
         )
 
 
+def test_the_outputs_that_the_tutorial_keeps_are_what_check_and_seal_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fewer images than the tutorial has: counts may differ, and no word. The slow test runs the rest."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    write_images(tmp_path / "my-images", count=240)
+    kept, texts = kept_outputs((DOCS / "tutorial.md").read_text()), {}
+    run_here("cipherward-party", "keygen", "hospital")
+    for line in (line for line in kept if shlex.split(line)[1] in ("check", "seal")):
+        done = run_here(*shlex.split(line))
+        texts[line] = shown(done.stderr + done.stdout, tmp_path)
+        assert done.returncode == 0, texts[line]
+        assert not (changes := differences(kept[line], texts[line])), (line, changes)
+    assert len(texts) == 2
+    (line, text) = texts.popitem()
+    assert differences(text.replace("copies by file only", ""), text) == ["+ copies by file only;"]
+
+
 @pytest.mark.slow
 def test_a_newcomer_follows_the_tutorial(tmp_path: Path) -> None:
     lines = [line for line in shell_lines((DOCS / "tutorial.md").read_text()) if not line.startswith(_LONG)]
     assert len(lines) >= 5
     printed = {line: run_line(line, tmp_path) for line in lines}
+    kept = kept_outputs((DOCS / "tutorial.md").read_text())
+    assert {line: differences(text, shown(printed[line], tmp_path)) for line, text in kept.items()} == {
+        line: [] for line in kept
+    }
     assert "1200 × 64×64" in printed["cipherward-party check my-images"]
     assert any("verdict: Broken." in text for text in printed.values())
     assert (tmp_path / "my-audit" / "private" / "report.html").is_file()

@@ -17,6 +17,7 @@ import pytest
 from flwr.app import Context, RecordDict
 from safetensors.torch import load_file
 
+from benchmarks.reference.outputs import differences
 from coordinator.exchange.plan import read_plan
 from coordinator.federation import server_app
 from coordinator.model.vit import build_model
@@ -24,6 +25,7 @@ from coordinator.study.flower_run import run_flower
 from crypto.errors import CipherwardError
 from tests.support.command_runs import Here
 from tests.support.hospitals import plan, prepare_study
+from tests.support.paths import ROOT
 from tests.support.study import PLAN, Study, command
 
 
@@ -53,6 +55,17 @@ def test_the_report_says_what_ran(study: Study) -> None:
     assert (study.party(0) / "private" / "report.html").exists()
     assert "verdict: Broken. pooled_key_recovery breaks block_pixel_shuffle" in study.output
     assert "Warning" not in study.output  # no library prints between the lines
+
+
+def test_the_end_of_what_it_prints_is_what_the_tutorial_shows(study: Study) -> None:
+    """The verdict's line is compared by its first words: another study is broken by another number of images."""
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text()
+    _, _, rest = tutorial.partition("This is the end of what one run printed:\n\n```text\n")
+    kept = rest.partition("\n```")[0].splitlines()
+    assert len(kept) == 3
+    for line, words in zip(kept, (99, 99, 4), strict=True):
+        (printed,) = (text for text in study.output.splitlines() if text.startswith(line.split()[0]))
+        assert not differences(" ".join(line.split()[:words]), " ".join(printed.split()[:words]))
 
 
 def test_details_are_in_the_log_files_and_not_in_the_talk(study: Study) -> None:

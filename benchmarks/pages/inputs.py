@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from benchmarks.pages.dicom_study import dicom_study
 from benchmarks.pages.entries import Entry, of_kind
 from benchmarks.pages.markdown import table
 
@@ -27,6 +28,8 @@ def page(entries: Sequence[Entry]) -> list[str]:
         lines += [*entry.heading(), *environments(entry.result), ""]
     for entry in of_kind(entries, "input-files"):
         lines += [*entry.heading(), *input_files(entry.result), ""]
+    for entry in of_kind(entries, "dicom-study"):
+        lines += [*entry.heading(), *dicom_study(entry.result), ""]
     return lines
 
 

@@ -116,7 +116,7 @@ TOPICS = {
     ),
     "privacy": ("Differential privacy", ("privacy",)),
     "networks": ("Attacks by trained networks", ("gan",)),
-    "inputs": ("Files of images, and locked-down machines", ("input-files", "environments")),
+    "inputs": ("Files of images, and locked-down machines", ("input-files", "dicom-study", "environments")),
     "correctness": ("Correctness of the schemes", ("properties",)),
     "other": ("Other runs", ("",)),
 }
@@ -240,7 +240,7 @@ def _federated_accuracies(entries: Sequence[Entry], scheme: str, data: Sequence[
         name = _STUDIES.get(report["study"], "")
         if training and report["scheme"]["name"] == scheme and name in data:
             plain = training["plain"]["accuracy"]["rate"] if training["plain"] else None
-            texts.append(_accuracy_text(training["test"]["rate"], DATA_NAMES[name], plain))
+            texts.append(_accuracy_text(training["test"]["rate"], f"{DATA_NAMES[name]}, federated", plain))
     return texts
 
 

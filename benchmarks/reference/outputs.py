@@ -8,6 +8,7 @@ left out, as are those of single attacks.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import subprocess
@@ -19,7 +20,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 #: The block of one command's output.
-_OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n).*?(<!-- /output -->)", re.DOTALL)
+_OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n)(.*?)(<!-- /output -->)", re.DOTALL)
+#: What differs from run to run: keys' ids and digests, fingerprints, numbers, and the lines of a table's frame.
+_CHANGING = re.compile(
+    r"\b(?=[a-f]*\d)[0-9a-f]{12,16}\b|\b[A-Z0-9]{4}(?:-[A-Z0-9]{4}){7}\b|\d+(?:[.,]\d+)*|[─-╿]+"
+)
 _BUSY = re.compile(
     r"^  .* \(\d+ s\)$|^\d+ s in this run$|^draw-\d+|^  \w+ at \d+(;|$)|^checking the guesses"
 )
@@ -54,8 +59,38 @@ def run_line(line: str, folder: Path) -> str:
 
 def shown(output: str, folder: Path) -> str:
     """Return an output as the tutorial shows it: without the folder's path and the lines of waiting."""
-    lines = [line for line in output.replace(f"{folder}/", "").splitlines() if not _BUSY.match(line)]
+    lines = [
+        line.rstrip() for line in output.replace(f"{folder}/", "").splitlines() if not _BUSY.match(line)
+    ]
     return "\n".join(lines).strip()
+
+
+def kept_outputs(text: str) -> dict[str, str]:
+    """Return the outputs that a document keeps, by their commands."""
+    return {m[2]: re.sub(r"^```\w*$", "", m[3], flags=re.MULTILINE).strip() for m in _OUTPUT.finditer(text)}
+
+
+def differences(kept: str, printed: str) -> list[str]:
+    """Return the words in which a command's output differs from the one that a document keeps.
+
+    Numbers, ids and line breaks may differ: they do so from run to run, or with the width of a terminal.
+
+    Args:
+        kept: The output in the document.
+        printed: What the command prints today, as `shown` returns it.
+
+    Returns:
+        `- words` that are kept and no longer printed, and `+ words` that are printed and not kept; empty if none are.
+    """
+    old, new = (_CHANGING.sub("#", text).split() for text in (kept, printed))
+    changes = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
+    result = []
+    for kind, a, b, c, d in changes:
+        if kind != "equal":
+            result += [
+                f"{sign} {' '.join(words)}" for sign, words in (("-", old[a:b]), ("+", new[c:d])) if words
+            ]
+    return result
 
 
 def main() -> None:
@@ -68,7 +103,7 @@ def main() -> None:
             for line in shell_lines(text)
             if not line.startswith(("source ", "cipherward-coordinator simulate"))
         }
-    text = _OUTPUT.sub(lambda m: f"{m[1]}\n```text\n{outputs[m[2]]}\n```\n\n{m[3]}", text)
+    text = _OUTPUT.sub(lambda m: f"{m[1]}\n```text\n{outputs[m[2]]}\n```\n\n{m[4]}", text)
     TUTORIAL.write_text(text, encoding="utf-8")
 
 

@@ -12,7 +12,6 @@ from coordinator.exchange.console import (
     narrate,
     parse_pool_sizes,
     parse_seconds,
-    print_sentences,
     result,
     talk,
 )
@@ -254,7 +253,8 @@ def report(
         out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.html", render(record, pictures, public=public_plain is not None))
     write_record(out / "report.json", record)
-    print_sentences(summary_lines(record))
+    for line in summary_lines(record):
+        result.print(line)
     result.print(str(out / "report.html"))
     if not allow_invalid:
         require_valid(record)
@@ -285,8 +285,9 @@ def _print_comparison(first: Path, second: Path) -> None:
     else:
         result.print("The two reports do not differ in anything that is compared.")
     same = ", ".join(fact.name for fact in facts if not fact.differs)
-    print_sentences([f"the same in both: {same or 'nothing'}"])
-    print_sentences(cautions(*reports))
+    result.print(f"the same in both: {same or 'nothing'}")
+    for line in cautions(*reports):
+        result.print(line)
 
 
 def _require_on_roster(scores: Scores, study: Path, where: str) -> None:

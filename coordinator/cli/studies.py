@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.exchange.console import live_line, print_sentences, result, talk
+from coordinator.exchange.console import live_line, result, talk
 from crypto.errors import CipherwardError, unknown
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def simulate(
     if report is None:
         result.print(str(folder))
         return
-    print_sentences(summary_lines(report))
+    for line in summary_lines(report):
+        result.print(line)
     result.print(f"{time.monotonic() - started:.0f} s in this run")
     result.print(f"report: {folder / 'report.html'}")
     require_valid(report)

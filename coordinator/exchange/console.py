@@ -13,7 +13,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import typer
@@ -40,6 +40,9 @@ class Show(Protocol):
 class SafeConsole(Console):
     """A console that prints each text as one line without control characters. Tables are printed as they are.
 
+    With `soft_wrap` a text stays one line in files and pipes. A terminal would break it inside of words: there it is
+    broken between words, and what follows is indented, so that it does not look like another text.
+
     Attributes:
         last_printed: When something was printed last, by the monotonic clock.
     """
@@ -49,7 +52,18 @@ class SafeConsole(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """Print texts with their control characters escaped, and other objects as they are."""
         self.last_printed = time.monotonic()
-        super().print(*(printable(o, _LONGEST) if isinstance(o, str) else o for o in objects), **options)
+        super().print(*(self._line(o) if isinstance(o, str) else o for o in objects), **options)
+
+    def _line(self, text: str) -> str:
+        """Return a text as it is printed."""
+        line = printable(text, _LONGEST)
+        if not (self.soft_wrap and self.is_terminal and len(line) > self.width):
+            return line
+        indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+        # A path or a command's word stays whole, so that it can be copied.
+        return textwrap.fill(
+            line, self.width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
 
     def print_json(self, json: str | None = None, **options: Any) -> None:
         """Print JSON in ASCII: other characters as JSON's own escapes, control characters among them."""
@@ -62,25 +76,6 @@ _LONGEST = 20_000
 talk = SafeConsole(stderr=True, highlight=False, markup=False)
 #: For results, on stdout.
 result = SafeConsole(highlight=False, soft_wrap=True, markup=False)
-
-
-def print_sentences(lines: Iterable[str]) -> None:
-    """Print results that are read: on a terminal, words stay whole, and a line goes on below its own first word.
-
-    Elsewhere each is one line. What is copied, such as a path, is printed by `result.print`, which never breaks it.
-    """
-    for line in lines:
-        indent = " " * (len(line) - len(line.lstrip()) + 2)
-        wrapped = textwrap.wrap(
-            line,
-            result.width if result.is_terminal else sys.maxsize,
-            subsequent_indent=indent,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for part in wrapped:
-            result.print(part)
-
 
 #: Seconds after which a silence ends. A reader takes five for a hang, and printing may be late.
 _BEAT_S = 4.0

@@ -282,7 +282,9 @@ def _protected(known: Measured) -> str:
     names = [name for name in ("nothing", "secure aggregation", "DP, ε = 8") if name in left]
     if "nothing" not in names or len(names) < 2:
         return "what it keeps from an attack on updates: not measured"
-    return "updates of one step on brain MRI: " + ", ".join(f"{left[name]} with {name}" for name in names)
+    return "updates of one step on brain MRI: " + ", ".join(
+        f"{left[name]} {'without protection' if name == 'nothing' else f'with {name}'}" for name in names
+    )
 
 
 def _protect_updates(report: Report, known: Measured) -> Action:
@@ -292,7 +294,7 @@ def _protect_updates(report: Report, known: Measured) -> Action:
     words = []
     if known.inversions:
         worst = known.inversions[0]
-        words.append(f"from updates without it ({worst.update}), {worst.found} images were recovered")
+        words.append(f"from unprotected updates ({worst.update}), {worst.found} images were recovered")
     accuracy = {point.epsilon: point.accuracy for point in known.privacy}
     bounds = sorted(epsilon for epsilon in accuracy if epsilon is not None)
     if None in accuracy and bounds:

@@ -202,7 +202,7 @@ def _check_derangement(draws: Sequence[DrawScores]) -> Control:
     most = max(rate.rate for *_, rate in rates)
     return Control(
         ok=True,
-        message=f"{len(rates)} sets of guesses name the images of other rows in {most:.1%} of cases at most",
+        message=f"{len(rates)} sets of guesses name the images of other rows in {100 * most:.1f} % of cases at most",
     )
 
 

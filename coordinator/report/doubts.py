@@ -9,6 +9,9 @@ from coordinator.exchange.audit.scores import DrawScores, Finding, Scores
 from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, SUITE, broken_by, readable_by
 from coordinator.report.verdict import finished_sizes
 
+#: What a finding is called whose attack says so itself; usually its fit has the words already.
+_UNCERTAIN = "attack uncertain"
+
 
 def doubts_of(draws: Sequence[DrawScores]) -> list[str]:
     """Return the doubts about an audit, one sentence each.
@@ -82,7 +85,8 @@ def _notes(draws: Sequence[DrawScores]) -> list[str]:
                 doubts.append(f"{finding.cell} crashed in {draw.draw}: {finding.error}")
                 continue
             if finding.uncertain:
-                doubts.append(f"{finding.cell} in {draw.draw}: attack uncertain: {finding.fit}")
+                words = finding.fit if _UNCERTAIN in finding.fit else f"{_UNCERTAIN}: {finding.fit}"
+                doubts.append(f"{finding.cell} in {draw.draw}: {words}")
             if finding.note:
                 doubts.append(f"{finding.cell} in {draw.draw}: {finding.note}")
     return doubts

@@ -22,7 +22,6 @@ from coordinator.exchange.audit.suite1 import (
 from coordinator.exchange.console import (
     parse_pool_sizes,
     parse_seconds,
-    print_sentences,
     progress,
     result,
     talk,
@@ -107,7 +106,8 @@ def audit(
     if as_json:
         result.print_json(json.dumps(_facts(done, seconds)))
     else:
-        print_sentences(summary_lines(done.report))
+        for line in summary_lines(done.report):
+            result.print(line)
         result.print(f"{seconds:.0f} s in this run")
         result.print(f"report: {done.folder / 'private' / 'report.html'}")
     require_valid(done.report)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from coordinator.exchange.console import print_sentences, progress, result, talk
+from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
 from crypto.printable import printable
 from parties.cli.image_options import ImageOptions, absolute, is_npz, with_options
@@ -100,7 +100,8 @@ def _print_report(report: Report) -> None:
             f"{confound.what} → class: balanced accuracy {confound.score:.2f}"
             f" ({confound.low:.2f} to {confound.high:.2f}), a guess has {confound.chance:.2f}"
         )
-    print_sentences(summary_lines(report))
+    for line in summary_lines(report):
+        result.print(line)
     names = list(report.refused_names.items())
     for name, reason in names[:_SHOWN]:
         result.print(printable(f"  cannot use {name}: {reason}"))

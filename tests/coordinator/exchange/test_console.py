@@ -86,6 +86,22 @@ def test_printed_names_do_not_steer_the_terminal(attack: str, is_terminal: bool)
     assert attack not in out.getvalue().replace("\n", "") or attack == "\x1b[31m"
 
 
+def test_a_long_result_is_broken_between_words_on_a_terminal_and_nowhere_else() -> None:
+    path = "/hospital/" + "a" * 60
+    text = f"  warning: the border alone predicts the class; look at {path} and compare"
+    for is_terminal in (False, True):
+        out = io.StringIO()
+        shown = SafeConsole(file=out, force_terminal=is_terminal, soft_wrap=True, highlight=False, width=50)
+        shown.print(text)
+        shown.print("short")
+        lines = out.getvalue().splitlines()
+        assert lines.pop() == "short"
+        assert " ".join(line.strip() for line in lines) == text.strip()  # no word is broken
+        assert len(lines) == (4 if is_terminal else 1)
+        assert all(line.startswith("    ") for line in lines[1:])
+        assert all(len(line) <= 50 for line in lines if path not in line and is_terminal)
+
+
 def test_an_error_is_escaped_wherever_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     app = typer.Typer()
 
@@ -242,23 +258,6 @@ def test_a_program_whose_lines_another_reads_is_silent(monkeypatch: pytest.Monke
     with console.at_work():
         time.sleep(0.2)
     assert out.getvalue() == ""
-
-
-@pytest.mark.parametrize("is_terminal", [False, True])
-def test_on_a_terminal_words_of_results_stay_whole(
-    monkeypatch: pytest.MonkeyPatch, is_terminal: bool
-) -> None:
-    out = io.StringIO()
-    printer = SafeConsole(file=out, width=40, force_terminal=is_terminal, soft_wrap=True, color_system=None)
-    monkeypatch.setattr(console, "result", printer)
-    sentence = "  Not linkable: none of 8 ciphertexts names its own image among 32."
-    path = "/a/path/that/is/longer/than/a/line/of/the/terminal"
-    console.print_sentences([sentence, path])
-    lines = out.getvalue().splitlines()
-    if is_terminal:
-        assert lines == ["  Not linkable: none of 8 ciphertexts", "    names its own image among 32.", path]
-    else:
-        assert lines == [sentence, path]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,13 @@ def test_required_attacks_that_did_not_finish_are_doubts() -> None:
     assert any("pooled_key_recovery, which suite/1 requires, was not run" in doubt for doubt in left_out)
 
 
+@pytest.mark.parametrize("fit", ["fit 0.63, below 0.70: attack uncertain (seams)", "fit 0.63, below 0.70"])
+def test_an_uncertain_attack_is_called_so_once(fit: str) -> None:
+    finding = make_finding().model_copy(update={"uncertain": True, "fit": fit})
+    (doubt,) = (line for line in doubts_of(three_draws(finding)) if "draw-0" in line)
+    assert doubt.count("attack uncertain") == 1 and "fit 0.63, below 0.70" in doubt
+
+
 def test_a_plan_with_few_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="audit_rows"):
         Plan(study="s", counts=(9, 9, 9), audit_rows=15)

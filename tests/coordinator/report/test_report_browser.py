@@ -94,6 +94,14 @@ def test_the_page_never_scrolls_sideways(show: Any, name: str, size: tuple[int, 
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+def test_at_a_desk_every_column_is_in_view(show: Any, name: str) -> None:
+    hidden = show(name).evaluate(
+        "[...document.querySelectorAll('.scroll')].map(e => [e.scrollWidth - e.clientWidth, e.ariaLabel])"
+    )
+    assert hidden and not [label for room, label in hidden if room > 0]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("colours", ["light", "dark"])
 def test_every_text_can_be_read_on_its_ground(show: Any, name: str, colours: str) -> None:
     page = show(name, DESK, colours)
