@@ -53,5 +53,5 @@ def test_the_page_shows_the_smallest_pool_and_what_failed() -> None:
     assert (lines[0]["broken_at"], lines[0]["exact_at"]) == (20, 20)
     assert lines[0]["pools"][0]["uncertain"] == 1 and lines[0]["pools"][1]["broken"] == 0
     page = "\n".join(picture_kinds({"kinds": {row.kind: "words"}, "rows": lines}))
-    assert f"| pe | {row.kind} | **20** | **20** | **20** | 20, 50 | 1 |" in page
+    assert f"| pe | {row.kind} | **20** | **20** | **20** | **20** | 20 (3), 50 (1) |" in page
     assert f"| pe | {row.kind} | 50 | 0 of 1 | 1 | 0.250 (0.250) | fit 0.40 |" in page

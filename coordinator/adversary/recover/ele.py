@@ -36,12 +36,9 @@ from coordinator.adversary.recover.upright_blocks import set_upright, turn_uprig
 from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
 from coordinator.adversary.values.layout_fit import LAYOUT_FIT, LEAST_LAYOUT_FIT
-from coordinator.adversary.values.nibble_identification import (
-    Nibbles,
-    identify_nibbles,
-    rematch_low_nibbles,
-)
+from coordinator.adversary.values.nibble_identification import identify_nibbles, rematch_low_nibbles
 from coordinator.adversary.values.nibble_statistics import correlations
+from coordinator.adversary.values.nibbles import Nibbles
 from coordinator.adversary.values.value_layout import place_values
 from crypto.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array, Rows
 from crypto.kernels.blocks import block_pixels
