@@ -15,15 +15,15 @@ from coordinator.adversary.values.nibbles import Nibbles
 from crypto.arrays import AnyArray, BoolArray, Float32Array
 
 
-def constant_planes(varies: BoolArray, block: int, channels: int) -> int:
-    """Return how many colour planes never vary; 0 unless the constant nibbles are those of whole planes.
+def constant_planes(varies: BoolArray, plane: int, channels: int) -> int:
+    """Return how many colour planes never vary; 0 unless what is constant in a block are whole planes.
 
     Args:
-        varies: bool [2V], whether each nibble of a block varies.
-        block: The block side in pixels.
+        varies: bool [V], or [2V] for nibbles: whether each varies.
+        plane: How many of them a plane has.
         channels: Colour components of a pixel.
     """
-    planes, rest = divmod(int((~varies).sum()), 2 * block * block)
+    planes, rest = divmod(int((~varies).sum()), plane)
     return planes if not rest and planes < channels else 0
 
 

@@ -73,7 +73,7 @@ def identify_nibbles(
     varies = (flat != flat[0]).any(0)
     if not varies.any():
         return None
-    if planes := constant_planes(varies, block, channels):
+    if planes := constant_planes(varies, 2 * block * block, channels):
 
         def whole(lively: Nibbles) -> Nibbles:
             return with_constant_planes(lively, varies, block)

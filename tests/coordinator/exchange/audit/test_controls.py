@@ -139,7 +139,6 @@ def test_noise_that_hides_the_control_is_not_taken_for_it(tmp_path: Path) -> Non
             "scheme_options": {"sigma": 256},
         },
     )
-    write_key(place.key_path, SecretKey.generate())
     assert plan_sealing(place, "control-orthogonal").spec.name == "orthogonal"
     assert plan_sealing(place, "control-known").spec.name == "block_pixel_shuffle"
 
