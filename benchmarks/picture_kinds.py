@@ -133,8 +133,19 @@ def share_right(
     return float((right if counted is None else right[:, counted]).mean())
 
 
-def best_move(guess: Images, plain: Images, orbit: Orbit, block: int) -> Move:
-    """Return the one element of an orbit that suits best: by block means first, the closest ones value by value."""
+def best_move(
+    guess: Images, plain: Images, orbit: Orbit, block: int, counted: BoolArray | None = None
+) -> Move:
+    """Return the one element of an orbit that suits best: by block means first, the closest ones value by value.
+
+    Args:
+        guess: uint8 [n, h, w, c].
+        plain: uint8 [n, h, w, c].
+        orbit: The orbit.
+        block: The block side in pixels.
+        counted: bool [h, w, c], the values that count; all by default. Nobody can know the sign of an empty plane.
+    """
+    channels = np.ones(plain.shape[3], bool) if counted is None else counted.any((0, 1))
 
     def means(images: Images) -> Images:
         n, height, width, channels = images.shape
@@ -148,9 +159,10 @@ def best_move(guess: Images, plain: Images, orbit: Orbit, block: int) -> Move:
     for base, is_negative in itertools.product(orbit.orientations(plain.shape[1:]), signs):
         for down, across in orbit.shifts_in_reach():
             move = Move(base.turn, is_negative, base.order, down, across)
-            moves.append((float(np.abs(move.apply(small, 1) - plain_small).mean()), len(moves), move))
+            apart = np.abs(move.apply(small, 1) - plain_small)[..., channels]
+            moves.append((float(apart.mean()), len(moves), move))
     closest: list[Move] = [move for _, _, move in sorted(moves)[:_CLOSE_MOVES]]
-    return max(closest, key=lambda move: share_right(guess, plain, move, block))
+    return max(closest, key=lambda move: share_right(guess, plain, move, block, counted))
 
 
 def share_named(guesses: Images, gallery: Images) -> float:
@@ -185,8 +197,8 @@ def measure(row: Row, images: Images, size: int, draw: int) -> dict[str, Any]:
     )
     seconds = time.monotonic() - started
     count = len(inside)
-    move = best_move(guess.images, plain[shown], scheme.orbit, row.block)
     varied = np.ptp(plain[:size], axis=0) > 0 if size > 1 else np.ones(plain.shape[1:], bool)
+    move = best_move(guess.images, plain[shown], scheme.orbit, row.block, varied)
     opened = move.apply(guess.images[count:], row.block)
     outside = plain[size:]
     gallery = np.concatenate([outside, images[others[: GALLERY - OUTSIDE]]])
