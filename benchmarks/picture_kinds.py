@@ -94,7 +94,8 @@ def _rows() -> Iterator[Row]:
     for kind in KINDS:
         size = next(part for part in kind.split() if part.isdigit())
         block, is_small = _BLOCKS[size], size in ("32", "28")
-        quick = (1, 2, 5, 10, 20)
+        # Seams of these tiles tell little: the larger pools say how many are enough.
+        quick = (1, 2, 5, 10, 20, 50, 100) if "coarse" in kind else (1, 2, 5, 10, 20)
         large = tuple(n for n in (100, 300, 500) if n <= _LARGEST_POOL.get(kind, 500))
         for scheme in ("block_pixel_shuffle", "value_shuffle", "etc", "pe"):
             yield Row(scheme, kind, block, quick)

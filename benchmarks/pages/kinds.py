@@ -130,14 +130,11 @@ def _instead(row: Record) -> str:
     """Return what a row reaches at the largest pool that was tried."""
     pool = max(row["pools"], key=lambda pool: int(pool["pool"]))
     shown = "" if pool.get("shows") is None else f", V {pool['shows']}"
+    doubt = f"; attack uncertain in {pool['uncertain']}" if pool["uncertain"] else ""
     return (
         f"at {pool['pool']}: K {pool['opens']}, R {pool['names']}{shown} of {pool['draws']}; SSIM "
-        f"{pool['ssim']:.2f}; values right {pool['right']:.2f}"
+        f"{pool['ssim']:.2f}; values right {pool['right']:.2f}{doubt}"
     )
-
-
-def _from_pool(row: Record, name: str) -> str:
-    return "–" if row[name] is None else f"**{row[name]}**"
 
 
 def _failed_cells(rows: Sequence[Record]) -> list[str]:
