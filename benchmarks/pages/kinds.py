@@ -137,6 +137,10 @@ def _instead(row: Record) -> str:
     )
 
 
+def _from_pool(row: Record, name: str) -> str:
+    return "–" if row[name] is None else f"**{row[name]}**"
+
+
 def _failed_cells(rows: Sequence[Record]) -> list[str]:
     """Return the pools of at least ten images that were not broken in some draw, and what the attack says of them."""
     body = []
