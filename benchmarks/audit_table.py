@@ -86,7 +86,10 @@ SHARED = (
     Row("value_shuffle", "cifar224"),
     Row("etc", "mri"),
     Row("etc", "cifar224"),
+    Row("sub_block_etc", "mri", pools=(1, 2, 5, 10, 20)),
+    Row("sub_block_etc", "cifar224", pools=(1, 2, 5, 10, 20)),
     Row("block_pixel", "mri", pools=(20, 100)),
+    Row("block_pixel", "cifar", block=4, pools=(20, 100, 300)),
 )
 ROWS = (
     *SHARED,
@@ -288,6 +291,16 @@ def run(args: argparse.Namespace) -> None:
             work(item)
 
 
+def with_earlier(
+    lines: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the lines of a table, where those of which no cell was measured are taken from an earlier table."""
+    kept = {line["name"]: line for line in earlier}
+    return [
+        line if any(p["draws"] for p in line["pools"]) else kept.get(line["name"], line) for line in lines
+    ]
+
+
 def show(lines: Sequence[dict[str, Any]]) -> None:
     """Print the table."""
     table = Table(
@@ -321,13 +334,17 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/audit_table/cells.jsonl"), help="the journal of cells"
     )
+    parser.add_argument(
+        "--update", type=Path, help="an earlier file of docs/results, for rows that are not run"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--hours", type=float, default=2.0, help="time for the whole table")
     add_json(parser)
     args = parser.parse_args()
     run(args)
     cells = read_lines(args.out)
-    lines = [summarise_row(row, cells) for row in ROWS]
+    earlier = json.loads(args.update.read_text())["result"]["rows"] if args.update else ()
+    lines = with_earlier([summarise_row(row, cells) for row in ROWS], earlier)
     show(lines)
     write_figures(args.json, {"schema": SCHEMA, "machine": machine(), "rows": lines})
 

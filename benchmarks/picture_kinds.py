@@ -5,15 +5,22 @@
 FOLDER is described in picture_sources.py. Every draw is a random pool of one kind of picture, sealed under a key of
 its own. Finished cells are kept in --out, so that a stopped run continues.
 
-Three things are measured in a cell, more simply than by suite/1:
+Four things are measured in a cell, more simply than by suite/1:
 
 - exact: whether all values of four opened images of the pool equal the plain ones, under the one element of the
   scheme's orbit that suits best. Only values that vary in the pool count, because a place that is constant in every
   image of the pool cannot be told from others.
 - opens (K): whether the key opens eight images outside the pool at a median SSIM of at least .90.
 - names (R): whether at least half of those eight are nearest to their own image, by correlation, among 100 images.
+- shows (V): whether at least half of those eight are more alike their own image, by .10 in SSIM, than the ciphertext,
+  the mean of the 100 and the picture opened next to it are.
 
-An image count breaks a scheme if K or R holds in two thirds of the draws. No attack sees the plain images.
+An image count breaks a scheme if K or R holds in two thirds of the draws. No attack sees the plain images of the
+pool, or the eight. Where no recovery from ciphertexts alone is known (`orthogonal`, `noisy_orthogonal`), moment
+matching has public images: those of the same kind that are left over.
+
+A cell that takes longer than --most-seconds is kept, and its row gets no further draw at that pool size or a larger
+one. With --update, pools without a cell in the journal keep the figures of an earlier file of docs/results.
 """
 
 from __future__ import annotations
@@ -35,7 +42,8 @@ from rich.table import Table
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
 from benchmarks.picture_sources import KINDS, read_kind
 from coordinator.adversary.contract import Budget, Knowledge
-from coordinator.adversary.recover.pooled_key_recovery import attack
+from coordinator.adversary.registry import ATTACKS
+from coordinator.exchange.audit.suite1 import MARGIN
 from coordinator.exchange.pool import MemoryPool
 from coordinator.report.build import machine
 from crypto.arrays import BoolArray, Float64Array, Images
@@ -47,7 +55,7 @@ from parties.scoring.measures import ssims
 
 SCHEMA = "cipherward.picture-kinds/2"
 COMPARED, OUTSIDE, GALLERY = 4, 8, 100
-OPENS_FROM, NAMED_FROM = 0.90, 0.5
+OPENS_FROM, NAMED_FROM, SHOWN_FROM = 0.90, 0.5, 0.5
 BUDGET_SECONDS = 300.0
 SEED = 7
 #: Moves whose block means suit best, which are then compared value by value.
@@ -63,6 +71,7 @@ class Row:
     block: int
     pools: tuple[int, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    attack: str = "pooled_key_recovery"
 
     @property
     def name(self) -> str:
@@ -72,32 +81,41 @@ class Row:
 
 COLOURS = {"colour_shuffle": True}
 _BLOCKS = {"224": 16, "64": 8, "32": 4, "28": 4}
+#: Block and sub-block of sub_block_etc by image side: at least four main blocks and four sub-blocks.
+_SUB_BLOCKS = {"224": (16, 4), "64": (8, 4), "32": (8, 4), "28": (4, 2)}
 _GRAY = ("mri 224", "pneumonia 28", "phantoms 64")
+#: Images of a kind where the largest pools would leave no gallery: there are 162 tiles of tissue, and 300 enlarged
+#: images of CIFAR-10.
+_LARGEST_POOL = {"tissue 224": 100, "tissue 32": 100, "tissue 32 coarse": 100, "cifar 224": 100}
 
 
 def _rows() -> Iterator[Row]:
-    """Yield a row for every scheme that pooled key recovery attacks and every kind that it is meant for."""
+    """Yield a row for every scheme and every kind that it is meant for."""
     for kind in KINDS:
         size = next(part for part in kind.split() if part.isdigit())
         block, is_small = _BLOCKS[size], size in ("32", "28")
-        quick = (1, 2, 5, 10, 20)
+        # Seams of these tiles tell little: the larger pools say how many are enough.
+        quick = (1, 2, 5, 10, 20, 50, 100) if "coarse" in kind else (1, 2, 5, 10, 20)
+        large = tuple(n for n in (100, 300, 500) if n <= _LARGEST_POOL.get(kind, 500))
         for scheme in ("block_pixel_shuffle", "value_shuffle", "etc", "pe"):
             yield Row(scheme, kind, block, quick)
         if kind not in _GRAY:
             yield Row("pe", kind, block, quick, COLOURS)
+        main, sub = _SUB_BLOCKS[size]
+        yield Row("sub_block_etc", kind, main, (5, 10, 20), {"sub_block": sub})
         if is_small:
             yield Row("le", kind, 4, quick)
-            # There are 162 tiles of tissue.
-            yield Row("ele", kind, 4, (50, 100) if "tissue" in kind else (50, 100, 500))
-        if kind in ("mri 224", "tissue 224"):
-            yield Row("block_pixel", kind, block, (20, 100) if kind == "tissue 224" else (20, 100, 300))
+            yield Row("ele", kind, 4, tuple(n for n in (50, *large) if n != 300))
+        yield Row("block_pixel", kind, block, tuple(n for n in (20, *large) if n != 500))
+        for scheme in ("orthogonal", "noisy_orthogonal"):
+            yield Row(scheme, kind, block, (10, 50), attack="moment_matching")
 
 
 ROWS = tuple(_rows())
 #: Schemes whose cells take minutes. They come last.
 _SLOW = ("ele", "block_pixel")
 #: The pools that are measured before the others.
-_FIRST_POOLS = (10, 5, 2)
+_FIRST_POOLS = (100, 10, 5, 2)
 
 
 def share_right(
@@ -116,8 +134,19 @@ def share_right(
     return float((right if counted is None else right[:, counted]).mean())
 
 
-def best_move(guess: Images, plain: Images, orbit: Orbit, block: int) -> Move:
-    """Return the one element of an orbit that suits best: by block means first, the closest ones value by value."""
+def best_move(
+    guess: Images, plain: Images, orbit: Orbit, block: int, counted: BoolArray | None = None
+) -> Move:
+    """Return the one element of an orbit that suits best: by block means first, the closest ones value by value.
+
+    Args:
+        guess: uint8 [n, h, w, c].
+        plain: uint8 [n, h, w, c].
+        orbit: The orbit.
+        block: The block side in pixels.
+        counted: bool [h, w, c], the values that count; all by default. Nobody can know the sign of an empty plane.
+    """
+    channels = np.ones(plain.shape[3], bool) if counted is None else counted.any((0, 1))
 
     def means(images: Images) -> Images:
         n, height, width, channels = images.shape
@@ -131,9 +160,10 @@ def best_move(guess: Images, plain: Images, orbit: Orbit, block: int) -> Move:
     for base, is_negative in itertools.product(orbit.orientations(plain.shape[1:]), signs):
         for down, across in orbit.shifts_in_reach():
             move = Move(base.turn, is_negative, base.order, down, across)
-            moves.append((float(np.abs(move.apply(small, 1) - plain_small).mean()), len(moves), move))
+            apart = np.abs(move.apply(small, 1) - plain_small)[..., channels]
+            moves.append((float(apart.mean()), len(moves), move))
     closest: list[Move] = [move for _, _, move in sorted(moves)[:_CLOSE_MOVES]]
-    return max(closest, key=lambda move: share_right(guess, plain, move, block))
+    return max(closest, key=lambda move: share_right(guess, plain, move, block, counted))
 
 
 def share_named(guesses: Images, gallery: Images) -> float:
@@ -157,24 +187,38 @@ def measure(row: Row, images: Images, size: int, draw: int) -> dict[str, Any]:
     scheme = load(describe(row.scheme, plain.shape[1:], row.block, options=row.options))
     # Not drawn: every version of the attacks meets the same pool.
     key = SecretKey(hashlib.sha256(f"{row.name} {size} {draw}".encode()).digest())
-    pool = MemoryPool(scheme.spec, scheme.cipher(key).encrypt(plain))
+    sealed = scheme.cipher(key).encrypt(plain)
+    pool = MemoryPool(scheme.spec, sealed)
     inside = np.arange(min(COMPARED, size))
     shown = np.concatenate([inside, np.arange(size, len(plain))])
+    public = images[others] if row.attack == "moment_matching" else None
     started = time.monotonic()
-    guess = attack(Knowledge(pool, np.arange(size), shown, Budget(BUDGET_SECONDS)))
+    guess = ATTACKS[row.attack].attack(
+        Knowledge(pool, np.arange(size), shown, Budget(BUDGET_SECONDS), public)
+    )
     seconds = time.monotonic() - started
     count = len(inside)
-    move = best_move(guess.images, plain[shown], scheme.orbit, row.block)
     varied = np.ptp(plain[:size], axis=0) > 0 if size > 1 else np.ones(plain.shape[1:], bool)
+    move = best_move(guess.images, plain[shown], scheme.orbit, row.block, varied)
     opened = move.apply(guess.images[count:], row.block)
-    gallery = np.concatenate([plain[size:], images[others[: GALLERY - OUTSIDE]]])
+    outside = plain[size:]
+    gallery = np.concatenate([outside, images[others[: GALLERY - OUTSIDE]]])
+    opened_ssims = ssims(opened, outside)
+    # Public images are not granted to a baseline that the attack does not use: the mean is that of the gallery.
+    mean = np.broadcast_to(gallery.mean(0).round().astype(np.uint8), outside.shape)
+    as_it_is = best_move(pictures := scheme.picture(sealed[size:]), outside, scheme.orbit, row.block)
+    others_ssims = [
+        ssims(guess_of_none, outside)
+        for guess_of_none in (as_it_is.apply(pictures, row.block), mean, np.roll(opened, 1, 0))
+    ]
     return {
         "row": row.name,
         "pool": size,
         "draw": draw,
         "seconds": seconds,
         "right": share_right(guess.images[:count], plain[inside], move, row.block, varied),
-        "ssim": float(np.median(ssims(opened, plain[size:]))),
+        "ssim": float(np.nanmedian(opened_ssims)),
+        "shown": float((opened_ssims >= np.nanmax(others_ssims, axis=0) + MARGIN).mean()),
         "named": share_named(opened, gallery),
         "has_key": guess.key is not None,
         "uncertain": guess.is_uncertain or guess.key is None,
@@ -187,43 +231,70 @@ def run(rows: Sequence[Row], args: argparse.Namespace) -> None:
     """Measure the missing cells until the time is over."""
     args.out.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 3600 * args.hours
-    done = {(c["row"], c["pool"], c["draw"]) for c in read_lines(args.out)}
-    cells = [(row, size, draw) for row in rows for size in row.pools for draw in range(args.draws)]
+    measured = read_lines(args.out)
+    done = {(c["row"], c["pool"], c["draw"]) for c in measured}
+    slow = {(c["row"], c["pool"]) for c in measured if c["seconds"] > args.most_seconds}
+    sizes = [int(size) for size in split_list(args.pools) if size]
+    cells = [
+        (row, size, draw)
+        for row in rows
+        for size in row.pools
+        if not sizes or size in sizes
+        for draw in range(args.draws)
+    ]
     # The telling pools first, so that a run that is cut short has all draws of them; schemes of minutes last.
     rank = {size: place for place, size in enumerate(_FIRST_POOLS)}
     cells.sort(key=lambda c: (c[0].scheme in _SLOW, rank.get(c[1], len(rank)), c[2], c[0].kind))
     for row, size, draw in cells:
-        if (row.name, size, draw) in done:
+        is_slow = any((row.name, other) in slow for other in row.pools if other <= size)
+        if (row.name, size, draw) in done or is_slow:
             continue
         if time.monotonic() > until:
             return
         cell = measure(row, read_kind(args.data, row.kind), size, draw)
         append_line(args.out, json.dumps(cell))
+        if cell["seconds"] > args.most_seconds:
+            slow.add((row.name, size))
         print(row.scheme, row.kind, size, draw, cell["right"], cell["ssim"], cell["fits"], flush=True)
 
 
-def summarise(rows: Sequence[Row], cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return one line a row, with the figures of every pool size and the smallest that breaks it."""
+def summarise(
+    rows: Sequence[Row], cells: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """Return one line a row, with the figures of every pool size and the smallest that breaks it.
+
+    Args:
+        rows: The rows of the table.
+        cells: What was measured.
+        earlier: Lines of an earlier table. Pools of which no cell was measured keep their figures.
+    """
+    kept = {(line["scheme"], line["kind"], json.dumps(line["options"])): line["pools"] for line in earlier}
     lines = []
     for row in rows:
-        pools = []
-        for size in row.pools:
-            own = [c for c in cells if (c["row"], c["pool"]) == (row.name, size)]
-            if own:
-                pools.append(_summarise_pool(size, own))
-        broken = [p["pool"] for p in pools if 3 * p["broken"] >= 2 * p["draws"]]
-        opened = [p["pool"] for p in pools if 3 * p["opens"] >= 2 * p["draws"]]
-        exact = [p["pool"] for p in pools if 3 * p["exact"] >= 2 * p["draws"]]
+        known = {p["pool"]: p for p in kept.get((row.scheme, row.kind, json.dumps(row.options)), ())}
+        for size in {c["pool"] for c in cells if c["row"] == row.name}:
+            known[size] = _summarise_pool(
+                size, [c for c in cells if (c["row"], c["pool"]) == (row.name, size)]
+            )
+        pools = [known[size] for size in sorted(known)]
         lines.append(
-            {
-                **asdict(row),
-                "pools": pools,
-                "broken_at": min(broken, default=None),
-                "opened_at": min(opened, default=None),
-                "exact_at": min(exact, default=None),
-            }
+            {**asdict(row), "pools": pools, **{f"{k}_at": _least(pools, f) for k, f in _AT.items()}}
         )
     return lines
+
+
+#: The figures whose smallest pool a line states, by the line's word for them.
+_AT = {"broken": "broken", "opened": "opens", "shown": "shows", "exact": "exact"}
+
+
+def _least(pools: Sequence[dict[str, Any]], figure: str) -> int | None:
+    """Return the smallest pool at which two thirds of the draws reach a figure; None if there is none."""
+    reached = [
+        pool["pool"]
+        for pool in pools
+        if pool.get(figure) is not None and 3 * pool[figure] >= 2 * pool["draws"]
+    ]
+    return min(reached, default=None)
 
 
 def _summarise_pool(size: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -231,12 +302,15 @@ def _summarise_pool(size: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any
     opens = [c["has_key"] and c["ssim"] >= OPENS_FROM for c in cells]
     names = [c["has_key"] and c["named"] >= NAMED_FROM for c in cells]
     broken = [k or r for k, r in zip(opens, names, strict=True)]
+    # Journals from before V was measured have no such figure.
+    shown = [c["shown"] for c in cells if "shown" in c]
     return {
         "pool": size,
         "draws": len(cells),
         "exact": sum(c["right"] == 1.0 for c in cells),
         "opens": sum(opens),
         "names": sum(names),
+        "shows": sum(s >= SHOWN_FROM for s in shown) if len(shown) == len(cells) else None,
         "broken": sum(broken),
         "uncertain": sum(c["uncertain"] and not b for c, b in zip(cells, broken, strict=True)),
         "right": float(np.median([c["right"] for c in cells])),
@@ -254,9 +328,16 @@ def main() -> None:
     parser.add_argument("--only", default="", help="schemes, separated by commas")
     parser.add_argument("--kinds", default="", help="kinds of pictures, separated by commas")
     parser.add_argument("--draws", type=int, default=5, help="pools of each size")
+    parser.add_argument(
+        "--pools", default="", help="pool sizes, separated by commas; default: each row's own"
+    )
     parser.add_argument("--hours", type=float, default=2.0, help="time for the missing cells")
+    parser.add_argument("--most-seconds", type=float, default=180.0, help="the time of one cell, see above")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/picture_kinds/cells.jsonl"), help="the journal of cells"
+    )
+    parser.add_argument(
+        "--update", type=Path, help="an earlier file of docs/results, for what is not measured"
     )
     add_json(parser)
     args = parser.parse_args()
@@ -267,7 +348,8 @@ def main() -> None:
         if (not args.only or row.scheme in schemes) and (not args.kinds or row.kind in kinds)
     ]
     run(rows, args)
-    lines = summarise(ROWS, read_lines(args.out))
+    earlier = json.loads(args.update.read_text())["result"]["rows"] if args.update else ()
+    lines = summarise(ROWS, read_lines(args.out), earlier)
     table = Table("scheme", "pictures", "images that break it", "K from", "exact from")
     for line in lines:
         options = " colours" if line["options"] else ""

@@ -86,4 +86,9 @@ def test_moment_matching_on_a_scheme_that_seals_to_bytes_is_scored(
 def test_every_scheme_and_every_control_goes_through_the_commands(
     here: Here, images: Path, tmp_path: Path, scheme: str, public: bool
 ) -> None:
-    check_report(run_audit(here, images, scheme, public, tmp_path), public)
+    report = run_audit(here, images, scheme, public, tmp_path)
+    check_report(report, public)
+    own_control = {"sub_block_etc": "known", **({"noisy_orthogonal": "orthogonal"} if public else {})}
+    if scheme in own_control:
+        control = report["controls"][own_control[scheme]]
+        assert control["ok"] and scheme in control["said"]

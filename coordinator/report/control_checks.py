@@ -13,7 +13,7 @@ from coordinator.report.records import Control, Controls
 
 #: Median SSIM that the true key must reach where a scheme's own round trip is not exact.
 _INEXACT_SSIM = 0.95
-_RECOVERY = "pooled_key_recovery"
+_RECOVERY, _MATCHING = "pooled_key_recovery", "moment_matching"
 
 
 def check_controls(draws: Sequence[DrawScores], attacked_by: AttackedBy | None = None) -> Controls:
@@ -54,18 +54,26 @@ def check_controls(draws: Sequence[DrawScores], attacked_by: AttackedBy | None =
 def missing_positive_controls(draws: Sequence[DrawScores]) -> list[str]:
     """Return, one sentence each, what no positive control covers.
 
-    These are the audit's attacks without a positive control, and key recovery of another scheme than the control's.
+    These are the audit's attacks without a positive control, key recovery of another scheme than the control's, and
+    moment matching through more noise than the control's. An attack that tried nothing needs no control.
     """
     audited = [draw for draw in draws if not draw.is_control]
     attacks = dict.fromkeys(finding.attack for draw in audited for finding in draw.findings)
     doubts = [
         f"no positive control was run for {attack}" for attack in attacks if not positive_control(attack)
     ]
-    known = [draw.spec.name for draw in draws if draw.set_name == f"{PREFIX}known"]
-    names = [draw.spec.name for draw in audited]
-    if _RECOVERY in attacks and known and names and known[0] != names[0]:
+    tried = {finding.attack for draw in audited for finding in draw.findings if not finding.idle}
+    specs = {draw.set_name.removeprefix(PREFIX): draw.spec for draw in reversed(draws) if draw.is_control}
+    spec = audited[0].spec if audited else None
+    known, orthogonal = specs.get("known"), specs.get("orthogonal")
+    if spec and known and _RECOVERY in tried and known.name != spec.name:
         doubts.append(
-            f"key recovery's positive control is {known[0]}: none was run for its part on {names[0]}"
+            f"key recovery's positive control is {known.name}: none was run for its part on {spec.name}"
+        )
+    noise = spec.options.get("sigma") if spec else None
+    if noise and orthogonal and _MATCHING in tried and orthogonal.options.get("sigma") != noise:
+        doubts.append(
+            f"moment matching's positive control is {orthogonal.name}: none was run with noise of {noise} gray levels"
         )
     return doubts
 

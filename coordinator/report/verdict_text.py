@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coordinator.report.blind_controls import BLIND, CLOUD_FAILED
+from coordinator.report.breakers import also_at_smallest, break_sentence, breakers_of
 from coordinator.report.inversion_bound import inversion_bound
 from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report, Training, Verdict
 from coordinator.report.rows import Row, rows_of
-from coordinator.report.wording import images, listed, percent, score, seconds
+from coordinator.report.wording import images, listed, percent, score
 from crypto.errors import CipherwardError
 from crypto.scheme import kept_by
 
@@ -52,15 +53,7 @@ def _found(report: Report) -> Headline:
         which = "a control failed" if len(failed) == 1 else f"{len(failed)} controls failed"
         return Headline("invalid", f"INVALID: {which}: {listed(failed)}.")
     if verdict.smallest_pool is not None:
-        first = [a for a in verdict.broken_by if verdict.broken_at[a] == verdict.smallest_pool]
-        sentence = (
-            f"Broken. {listed(first)} {'breaks' if len(first) == 1 else 'break'} {report.scheme.name} "
-        )
-        sentence += f"with {images(verdict.smallest_pool, 'sealed')}"
-        if verdict.seconds is not None:
-            # Every attack runs on one thread, whatever machine writes the report.
-            sentence += f", in {seconds(verdict.seconds)} on one core"
-        return Headline("broken", f"{sentence}.")
+        return Headline("broken", f"Broken. {break_sentence(report)}")
     if verdict.readable_at:
         smallest = min(verdict.readable_at.values())
         first = sorted(a for a, size in verdict.readable_at.items() if size == smallest)
@@ -134,7 +127,7 @@ def reasons(report: Report, rows: Sequence[Row]) -> list[str]:
     verdict = report.verdict
     sentences = [attacked_by(report)]
     sentences += [_break_of(row) for row in rows if row.counts and row.size == verdict.smallest_pool]
-    sentences += _later_breaks(verdict)
+    sentences += _further_breaks(report)
     if not verdict.broken:
         sentences += _upper_bounds(report, rows)
     # A break in too few draws is no verdict, but no reader should miss it.
@@ -150,14 +143,18 @@ def reasons(report: Report, rows: Sequence[Row]) -> list[str]:
     return sentences
 
 
-def _later_breaks(verdict: Verdict) -> list[str]:
-    """Return the attacks that break the scheme at larger pools than the smallest."""
+def _further_breaks(report: Report) -> list[str]:
+    """Return sentences on the attacks that break the scheme, and that the headline does not name."""
+    verdict = report.verdict
+    if verdict.smallest_pool is None:
+        return []
+    named = breakers_of(report).later
     later = [
         f"{attack} from {images(size)}"
         for attack, size in verdict.broken_at.items()
-        if size != verdict.smallest_pool
+        if size != verdict.smallest_pool and attack not in named
     ]
-    return [f"Also broken by {listed(later)}."] if later else []
+    return [*also_at_smallest(report), *([f"Also broken by {listed(later)}."] if later else [])]
 
 
 def _break_of(row: Row) -> str:
@@ -223,11 +220,14 @@ def linkability(report: Report) -> str:
     gallery = min(rate.gallery for rate in rates)
     counts = f"{hits} of {n} ciphertexts name their own image among {gallery:,} by {kept} alone"
     ambiguous = sum(rate.ambiguous for rate in rates)
+    several = ""
     if ambiguous:
-        counts += f", {ambiguous} more fit several images"
+        which = "The others fit" if ambiguous == n - hits else f"{ambiguous} of the others fit"
+        several = f" {which} more than one image of the gallery, so that none is named."
     if report.verdict.linkable:
-        return f"Linkable: {counts}. This needs no key."
-    return f"Not linkable: {counts}. The 95 % upper bound is {score(max(rate.high for rate in rates))}."
+        return f"Linkable: {counts}. This needs no key.{several}"
+    bound = score(max(rate.high for rate in rates))
+    return f"Not linkable: {counts} (95 % upper bound {bound}).{several}"
 
 
 def second_look(report: Report) -> str:
@@ -268,8 +268,7 @@ def summary_lines(report: Report) -> list[str]:
     else:
         lines.append(f"verdict: {verdict.sentence}")
         lines += [
-            f"  {line}"
-            for line in (*_later_breaks(report.verdict), second_look(report), linkability(report))
+            f"  {line}" for line in (*_further_breaks(report), second_look(report), linkability(report))
         ]
         bound = inversion_bound(report, rows_of(report))
         lines += [f"  {bound}"] if bound else []

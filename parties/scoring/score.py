@@ -1,8 +1,9 @@
 """Guesses, plain images and key → scores. This runs in the hospital, and only aggregates leave it.
 
 The rule is `suite/1` (docs/suite.md). For each guess, one element of the declared orbit is chosen on the even audit
-rows, and the odd ones are scored. V is the share of rows whose SSIM beats every baseline, R the share that names its
-own image in a gallery, and K says whether the recovered key opens images.
+rows, and the odd ones are scored. Where every image has its own key, or was opened alone, each has its own element.
+V is the share of rows whose SSIM beats every baseline, R the share that names its own image in a gallery, and K says
+whether the recovered key opens images.
 
 The cloud can use a scorer as an oracle. So the scorer trusts nothing in a guesses folder: the scheme is that of its
 own sealed set, the rows follow from the seed and are as many as the hospital asks, and keys must be permutations.
@@ -14,6 +15,7 @@ many rows and which gallery, and everything else is refused. What guesses can st
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,8 @@ from parties.sealing.place import Place
 from parties.sealing.seal import DecodedImages, plan_sealing
 
 Log = Callable[[str], None]
+#: Attacks that open every image by itself, whatever the scope of the key: nothing makes two of their pictures alike.
+OPENS_EACH_ALONE = ("jigsaw",)
 
 
 def score(
@@ -164,6 +168,25 @@ def _score_draw(place: Place, draw: Draw, name: str, truth: Truth, folder: Path,
     )
 
 
+@dataclass(frozen=True)
+class _Against:
+    """What guesses about a draw are scored against; the fields are arguments of `compute_figures`."""
+
+    truth: Truth
+    baselines: Mapping[str, Float64Array]
+    second: SecondTruth
+    measured: MeasuredPictures
+
+
+def _each_alone(truth: Truth) -> _Against:
+    """Return what guesses are scored against that open every image alone, and so in a turn and sign of its own.
+
+    The baselines, and every image of the gallery that a guess is compared with, are granted the same.
+    """
+    own = truth.each_alone()
+    return _Against(own, baseline_ssims(own), second_truth(own), MeasuredPictures())
+
+
 def _score_guesses(
     draw: Draw,
     truth: Truth,
@@ -177,25 +200,28 @@ def _score_guesses(
 ) -> list[Finding]:
     """Return the figures of all guesses about a draw."""
     findings = []
-    measured = MeasuredPictures()
+    shared, alone = _Against(truth, baselines, second, MeasuredPictures()), None
     for guess in draw.guesses:
         log(f"  {guess.attack} at {guess.pool_size}")
         figures = None
+        against = shared
+        if guess.attack in OPENS_EACH_ALONE and not truth.row_keys:
+            against = alone = alone or _each_alone(truth)
         if not guess.error:
             images, guessed_key = load_guess(folder, guess)
             images = images[truth.pick]
             if is_degenerate(images, truth):
-                figures = degenerate_figures(truth, second)
+                figures = degenerate_figures(truth, against.second)
             else:
                 figures = compute_figures(
                     images,
                     guessed_key,
-                    truth,
-                    baselines,
+                    against.truth,
+                    against.baselines,
                     secret,
-                    second,
+                    against.second,
                     coarse=is_coarse,
-                    measured=measured,
+                    measured=against.measured,
                 )
         findings.append(_finding(guess, figures))
     return findings

@@ -69,7 +69,7 @@ class Truth:
         block: Side of a block in pixels.
         seed: The hospital's seed.
         orbit: The moves that guesses and baselines may be registered by.
-        row_keys: Whether every image has its own key, and so its own element of the orbit.
+        row_keys: Whether every image has its own element of the orbit: it has its own key, or was opened alone.
     """
 
     pick: Rows
@@ -90,7 +90,13 @@ class Truth:
 
     def with_orbit(self, orbit: Orbit) -> Truth:
         """Return the same under another orbit. What was computed of the gallery is not computed again."""
-        other = dataclasses.replace(self, orbit=orbit)
+        return self._with_gallery_of(dataclasses.replace(self, orbit=orbit))
+
+    def each_alone(self) -> Truth:
+        """Return the same with an element of the orbit for every image: for attacks on each image by itself."""
+        return self._with_gallery_of(dataclasses.replace(self, row_keys=True))
+
+    def _with_gallery_of(self, other: Truth) -> Truth:
         for name in ("gallery_vectors", "thumbnails", "baseline_pictures"):
             other.__dict__[name] = getattr(self, name)
         return other

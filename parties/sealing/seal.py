@@ -51,9 +51,6 @@ from parties.sources.picture import UndecodableImageError
 from parties.sources.source import SPLITS, MiddleCrop, Share, Source
 
 Progress = Callable[[int], None]
-#: Schemes whose key the suite is known to recover. An audit whose key recovery fails on them measures nothing. If the
-#: audited scheme is one of them, it is its own control; otherwise the first one is.
-KNOWN_BROKEN = ("block_pixel_shuffle", "value_shuffle", "etc", "pe")
 #: Images of a control set. Set once; not tuned.
 CONTROL_IMAGES = 300
 # Control sets that only some attacks need are small, whatever is audited: (images, side, block).
@@ -152,12 +149,9 @@ def _plan_control(place: Place, name: str) -> Sealing:
     # `plain` has one right answer. The public images come from the same source, but share no image with the controls.
     split = "val" if name == controls.PUBLIC else "test"
     source = MiddleCrop(Phantom(2 * side, s.channels, count, s.seed, split))
-    shape, options = (side, side, s.channels), {}
-    scheme = {"signs": "pe", "public": "plain"}.get(kind, kind)
-    if kind == "known":
-        scheme = s.scheme if s.scheme in KNOWN_BROKEN else KNOWN_BROKEN[0]
-        options = s.scheme_options if s.scheme == scheme else {}
-    spec = describe(scheme, shape, block, "image" if kind == "signs" else "consortium", options)
+    scheme, options = controls.scheme_of(name, s.scheme, s.scheme_options)
+    scope = "image" if kind == "signs" else "consortium"
+    spec = describe(scheme, (side, side, s.channels), block, scope, options)
     return Sealing(name, source, place.private / f"{name}.key", spec, True, place.key_path)
 
 

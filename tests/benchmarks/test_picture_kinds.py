@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
 from benchmarks.pages.kinds import picture_kinds
 from benchmarks.picture_kinds import ROWS, best_move, measure, share_named, share_right, summarise
 from benchmarks.picture_sources import KINDS
+from benchmarks.picture_targets import TARGETS, missed_targets
+from crypto.scheme import SCHEMES
 from crypto.symmetry import EVERY_MOVE, Move, Orbit
 from tests.support.pictures import smooth
 
@@ -37,8 +39,13 @@ def test_every_scheme_meets_every_kind_that_it_is_for() -> None:
     schemes = {row.scheme for row in ROWS}
     assert len(KINDS) >= 5 and {"value_shuffle", "le", "ele", "etc", "pe", "block_pixel"} <= schemes
     assert len({row.name for row in ROWS}) == len(ROWS)
-    for scheme in ("block_pixel_shuffle", "value_shuffle", "etc", "pe"):
+    everywhere = schemes - {"le", "ele"}
+    assert {"orthogonal", "noisy_orthogonal", "sub_block_etc", "block_pixel"} <= everywhere
+    for scheme in everywhere:
         assert {row.kind for row in ROWS if row.scheme == scheme} == set(KINDS)
+    assert schemes == TARGETS.keys() <= SCHEMES.keys()
+    # A pool, the eight images outside it and a gallery of 100 must fit in 162 tiles of tissue.
+    assert max(size for row in ROWS if "tissue" in row.kind for size in row.pools) <= 100
 
 
 def test_the_page_shows_the_smallest_pool_and_what_failed() -> None:
@@ -53,5 +60,50 @@ def test_the_page_shows_the_smallest_pool_and_what_failed() -> None:
     assert (lines[0]["broken_at"], lines[0]["exact_at"]) == (20, 20)
     assert lines[0]["pools"][0]["uncertain"] == 1 and lines[0]["pools"][1]["broken"] == 0
     page = "\n".join(picture_kinds({"kinds": {row.kind: "words"}, "rows": lines}))
-    assert f"| pe | {row.kind} | **20** | **20** | **20** | 20, 50 | 1 |" in page
+    assert f"| pe | {row.kind} | **20** | **20** | **20** | **20** | 20 (3), 50 (1) |" in page
     assert f"| pe | {row.kind} | 50 | 0 of 1 | 1 | 0.250 (0.250) | fit 0.40 |" in page
+
+
+def pool_of(pool: int, reached: int, **figures: object) -> dict[str, object]:
+    """Return the figures of a pool that every measure reaches in so many of five draws, but for `figures`."""
+    all_alike = dict.fromkeys(("exact", "opens", "names", "shows", "broken"), reached)
+    return {"pool": pool, "draws": 5, **all_alike, "ssim": 0.5, "right": 0.5, "uncertain": 0, **figures}
+
+
+def test_a_target_is_met_at_any_pool_up_to_its_size() -> None:
+    row = {"scheme": "le", "kind": "cifar 32", "options": {}, "pools": [pool_of(5, 4), pool_of(10, 3)]}
+    assert missed_targets(row) == []
+    row["pools"] = [pool_of(5, 3), pool_of(10, 2), pool_of(20, 5)]
+    (missed,) = missed_targets(row)
+    assert (missed.pool, missed.reached, missed.draws) == (10, 2, 5)
+    # What was not measured is missed, and not taken for reached.
+    ele = {"scheme": "ele", "kind": "cifar 32", "options": {}, "pools": [pool_of(100, 5, shows=None)]}
+    assert [(missed.target.words, missed.pool) for missed in missed_targets(ele)] == [("V", None)]
+
+
+def test_the_page_names_the_targets_that_are_missed_and_what_was_tried() -> None:
+    row = next(row for row in ROWS if (row.scheme, row.kind) == ("le", "saturated 32"))
+    line = {**asdict(row), "pools": [pool_of(10, 2, notes=[], worst=0.1, seconds=1.0, uncertain=3)]}
+    line |= {f"{name}_at": None for name in ("broken", "opened", "shown", "exact")}
+    page = "\n".join(picture_kinds({"kinds": {row.kind: "words"}, "rows": [line]}))
+    assert "| le | saturated 32 | exact by 10 | 2 of 5 at 10 | at 10: K 2, R 2, V 2 of 5;" in page
+    assert "values right 0.50; attack uncertain in 3 |" in page
+    assert "low nibbles are taken for high ones" in page
+
+
+def test_pools_that_were_not_measured_again_keep_their_figures() -> None:
+    row = next(row for row in ROWS if (row.scheme, row.kind) == ("le", "cifar 32"))
+    earlier = {**asdict(row), "pools": [pool_of(5, 1), pool_of(10, 5)]}
+    cell = {
+        "row": row.name,
+        "pool": 5,
+        "draw": 0,
+        "has_key": True,
+        "uncertain": False,
+        "fits": [],
+        "note": "",
+    }
+    cell |= {"right": 1.0, "ssim": 1.0, "named": 1.0, "shown": 1.0, "seconds": 1.0}
+    (line,) = summarise([row], [cell], [earlier])
+    assert [(pool["pool"], pool["draws"]) for pool in line["pools"]] == [(5, 1), (10, 5)]
+    assert (line["exact_at"], line["shown_at"]) == (5, 5)

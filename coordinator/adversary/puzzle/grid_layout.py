@@ -200,8 +200,10 @@ def lay_out(
     best = _BestLayout(scaled, grid_kernel(height, width))
     for neighbours in NEIGHBOURS:
         lengths = path_lengths(scaled, neighbours)
-        if lengths is not None and time_left():
-            best.improve_from(snap_to_grid(classical_scaling(lengths), height, width))
+        points = classical_scaling(lengths) if lengths is not None and time_left() else None
+        # Things that are all equally far from each other span no plane.
+        if points is not None and points.shape[1] == 2:
+            best.improve_from(snap_to_grid(points, height, width))
         if best.agreeing >= _AGREEING_STARTS and size > _SMALL:
             return best.places  # different graphs, one answer: no restart beats it
     _restart(best, grid_kernel(height, width, _WIDE_REACH), time_left, seed)

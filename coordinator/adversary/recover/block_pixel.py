@@ -12,6 +12,9 @@ its own, of V values by n images. It needs no plain image, only the scheme and s
 5. every block is compared with its neighbours, turned, and its values are laid out anew (values/block_layout.py): the
    signs of the blocks, and K2.
 
+Small blocks are laid out by correlations instead (block_pixel_layouts.py), from more images. Where what that found
+fits poorly, both ways are gone, and the key that opens pictures whose neighbouring pixels agree more is returned.
+
 The result holds up to the eight symmetries, the sign and the colour order of the whole picture. Values that are
 alike, in smooth or black blocks, change places. Few rows of K2 are therefore exact, and the opened picture is a
 little blurred. Fewer than LEAST_IMAGES images tell nothing about single values.
@@ -25,20 +28,28 @@ from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
 from coordinator.adversary.puzzle.adjacency import adjacency_fit, block_distances, order_blocks
 from coordinator.adversary.puzzle.distances import has_only_flat_blocks
 from coordinator.adversary.puzzle.solver import Solution, solve
+from coordinator.adversary.recover.block_pixel_layouts import (
+    LEAST_SMALL_IMAGES,
+    MOST_SMALL_VALUES,
+    recover_small_blocks,
+)
 from coordinator.adversary.recover.block_pixel_refinement import (
     Blocks,
     block_side_values,
     refine_beside_neighbours,
     turn_and_reorder,
 )
+from coordinator.adversary.recover.neighbour_agreement import neighbour_agreement
 from coordinator.adversary.recover.pool_reading import random_rows
 from coordinator.adversary.time_budget import TimeLeft
 from coordinator.adversary.values.colour_block_layout import lay_out_values
 from coordinator.adversary.values.value_distances import relative_signs, value_distances
 from crypto.arrays import BoolArray, Int64Array, Rows, UInt8Array
 from crypto.kernels.blocks import to_blocks
+from crypto.kernels.executors import apply
 from crypto.scheme import load
 from crypto.schemes.block_pixel import BlockPixel
+from crypto.spec import SchemeSpec
 
 #: Fewer images than this tell nothing about single values. Set once; not tuned further.
 LEAST_IMAGES = 4
@@ -48,6 +59,8 @@ MOST_BLOCKS, MOST_VALUES = 1024, 1024
 _IMAGES = 200
 #: Share of touching blocks that must be among the nearest of each other for the block order to be believed.
 _LEAST_FIT = 0.8
+#: Images by which two keys are compared. Set once; not tuned further.
+_JUDGED_IMAGES = 50
 _FIT = "the share of touching blocks that are among the four nearest of each other by their values"
 
 
@@ -63,8 +76,6 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         The key, or None if no value varies, n is below LEAST_IMAGES, or the blocks are too many or too large.
     """
     spec = pool.spec
-    algorithm = load(spec).algorithm
-    assert isinstance(algorithm, BlockPixel)
     size = spec.block**2 * spec.image_shape[2]
     if len(pool_rows) < LEAST_IMAGES or spec.blocks > MOST_BLOCKS or size > MOST_VALUES:
         return None
@@ -77,6 +88,24 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         spec.block > 1 and has_only_flat_blocks(folded, spec.image_shape[2])
     ):
         return None
+    small = None
+    if spec.block > 1 and size <= MOST_SMALL_VALUES and len(pool_rows) >= LEAST_SMALL_IMAGES:
+        small = recover_small_blocks(pool, pool_rows, time_left)
+        if small is not None and not any(fit.is_poor for fit in small.fits):
+            return small
+    by_distances = _recover_by_distances(spec, values, tuple(notes), time_left)
+    if small is None:
+        return by_distances
+    opened = pool.images(rows[:_JUDGED_IMAGES])
+    return max(small, by_distances, key=lambda key: neighbour_agreement(apply(key.table, opened)))
+
+
+def _recover_by_distances(
+    spec: SchemeSpec, values: UInt8Array, notes: tuple[str, ...], time_left: TimeLeft
+) -> Recovered:
+    """Recover the key by steps 1 to 5, from values uint8 [N, V, n]."""
+    algorithm = load(spec).algorithm
+    assert isinstance(algorithm, BlockPixel)
     fits: tuple[Fit, ...] = ()
     blocks = lay_out_each(values, spec.image_shape[2], time_left)
     solved = solve_puzzle(blocks, spec.grid, time_left)
@@ -86,10 +115,9 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     if grid.size > 1:
         fits = (Fit(adjacency_fit(distances, grid), _LEAST_FIT, _FIT),)
     blocks = refine_beside_neighbours(blocks, grid, time_left)
-    if not time_left():
-        notes.append("truncated: out of time")
+    late = () if time_left() else ("truncated: out of time",)
     parts = key_parts(blocks, grid)
-    return Recovered(algorithm.table(parts).inverse(), parts, tuple(notes), fits)
+    return Recovered(algorithm.table(parts).inverse(), parts, (*notes, *late), fits)
 
 
 def lay_out_each(values: UInt8Array, channels: int, time_left: TimeLeft) -> Blocks:

@@ -16,14 +16,13 @@ key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
 from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, assemble, seam_fit
 from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.recover import etc
+from coordinator.adversary.recover.half_opened import HalfOpened
 from coordinator.adversary.recover.le import (
     MOST_NIBBLES,
     choose_state,
@@ -36,19 +35,14 @@ from coordinator.adversary.recover.upright_blocks import set_upright, turn_uprig
 from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
 from coordinator.adversary.values.layout_fit import LAYOUT_FIT, LEAST_LAYOUT_FIT
-from coordinator.adversary.values.nibble_identification import (
-    Nibbles,
-    identify_nibbles,
-    rematch_low_nibbles,
-)
+from coordinator.adversary.values.nibble_identification import identify_nibbles, rematch_low_nibbles
 from coordinator.adversary.values.nibble_statistics import correlations
+from coordinator.adversary.values.nibbles import Nibbles
 from coordinator.adversary.values.value_layout import place_values
-from crypto.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array, Rows
+from crypto.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Rows
 from crypto.kernels.blocks import block_pixels
-from crypto.kernels.executors import apply
 from crypto.kernels.table import Table
 from crypto.scheme import describe
-from crypto.spec import SchemeSpec
 
 #: Most images whose seams are compared. Set once; not tuned further.
 _SEAM_IMAGES = 200
@@ -63,29 +57,6 @@ _UPRIGHT_SHARE = 0.9
 #: Share of blocks that their masks must confirm for the key to be believed. Chosen by hand: with half of the blocks
 #: wrong inside, no picture is opened.
 _LEAST_CONFIRMED = 0.5
-
-
-@dataclass(frozen=True)
-class _HalfOpened:
-    """The pool with every block's nibbles put back: encryption-then-compression, as far as they are right.
-
-    Attributes:
-        pool: The sealed images.
-        spec: The scheme that is left, `etc`.
-        table: Puts the nibbles of every block back.
-    """
-
-    pool: Ciphertexts
-    spec: SchemeSpec
-    table: Table
-
-    def __len__(self) -> int:
-        return len(self.pool)
-
-    def images(self, rows: Rows) -> AnyArray:
-        """Return the half-opened images of these rows."""
-        opened: AnyArray = apply(self.table, self.pool.images(rows))
-        return opened
 
 
 def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovered | None:
@@ -114,7 +85,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         notes.append(f"{unidentified} of {len(nibbles)} blocks tell nothing")
     if is_tied:
         notes.append(f"{int(confirmed.sum())} of {len(nibbles)} blocks confirmed by their masks")
-    half_opened = _HalfOpened(
+    half_opened = HalfOpened(
         pool, describe("etc", shape, block), _sealing_table(shape, block, nibbles, None).inverse()
     )
     order, nibbles, order_fit = _order_blocks(
@@ -210,7 +181,7 @@ def _retry_unconfirmed(
 
 
 def _order_blocks(
-    half_opened: _HalfOpened,
+    half_opened: HalfOpened,
     rows: Rows,
     nibbles: list[Nibbles],
     confirmed: BoolArray,
@@ -229,7 +200,7 @@ def _order_blocks(
 
 
 def _order_upright_blocks(
-    half_opened: _HalfOpened, rows: Rows, time_left: TimeLeft
+    half_opened: HalfOpened, rows: Rows, time_left: TimeLeft
 ) -> tuple[Int64Array, Fit]:
     """Return K1, int64 [N], by seams, the place that every block belongs to, and how well it fits."""
     spec = half_opened.spec

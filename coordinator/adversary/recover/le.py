@@ -21,8 +21,10 @@ import numpy as np
 from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
 from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
+from coordinator.adversary.values.constant_planes import with_dark_constants
 from coordinator.adversary.values.layout_fit import LAYOUT_FIT, LEAST_LAYOUT_FIT
-from coordinator.adversary.values.nibble_identification import Nibbles, identify_nibbles
+from coordinator.adversary.values.nibble_identification import identify_nibbles
+from coordinator.adversary.values.nibbles import Nibbles
 from coordinator.adversary.values.usual_colours import usual_order
 from coordinator.adversary.values.value_layout import MOST_VALUES, block_symmetries
 from crypto.arrays import BoolArray, Float32Array, Int64Array, Rows, UInt8Array
@@ -34,6 +36,8 @@ from crypto.symmetry import COLOUR_ORDERS, colour_orders
 MOST_NIBBLES = 12_000_000
 #: Share of nibbles at which a tied mask must fit to be believed. Set once; not tuned further.
 _LEAST_FIT = 0.9
+#: With fewer known flips than this a fit may be chance: there are some thousand states of a block to choose from.
+_LEAST_KNOWN = 24
 #: Blocks that decide which colour is which. Set once; not tuned further.
 _COLOUR_BLOCKS = 2000
 
@@ -79,7 +83,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
 def layout_fit(nibbles: Nibbles, is_confirmed: bool) -> Fit:
     """Return how well the layout of the values explains the pool: wholly if the scheme's own mask confirms it."""
     if is_confirmed:
-        return Fit(1.0, LEAST_LAYOUT_FIT, "the tied mask fits at every nibble")
+        return Fit(1.0, LEAST_LAYOUT_FIT, "the tied mask fits at every nibble that varies")
     return Fit(nibbles.fit, LEAST_LAYOUT_FIT, LAYOUT_FIT)
 
 
@@ -96,14 +100,28 @@ def choose_state(
         is_tied: Whether the mask follows from the permutation.
 
     Returns:
-        The nibbles, and a note ("" if the tied mask fits exactly).
+        The nibbles, and a note ("" if the tied mask fits exactly, where it can be known). Values that never vary are
+        dark.
     """
+    flat = signed.reshape(-1, signed.shape[-1])
+    varies = np.ptp(flat, axis=0) > 0
+    state, note = _fitting_state(nibbles, signed, varies, block, channels, is_tied)
+    return (state if varies.all() else with_dark_constants(state, flat[0], varies)), note
+
+
+def _fitting_state(
+    nibbles: Nibbles, signed: Float32Array, varies: BoolArray, block: int, channels: int, is_tied: bool
+) -> tuple[Nibbles, str]:
+    """Return the state that the mask confirms, and a note, as `choose_state` does; constants have any sign."""
     if is_tied:
         best, best_fit = nibbles, -1.0
         for move, is_negative in _moves_of_any_sign(nibbles, signed, block, channels):
             state = nibbles.permuted(move, is_negative)
             key, flips = state.by_slot()
-            fit = float((tied_flips(key) == flips).mean())
+            # Which of the nibbles that never vary is which is not known, nor are the flips that follow from it.
+            is_known = varies & varies[key]
+            is_enough = is_known.all() or is_known.sum() >= _LEAST_KNOWN
+            fit = float((tied_flips(key) == flips)[is_known].mean()) if is_enough else 0.0
             if fit > best_fit:
                 best, best_fit = state, fit
             if fit == 1.0:

@@ -31,9 +31,9 @@ import numpy as np
 from coordinator.adversary.contract import Fit, Guess, Knowledge, Recovered
 from coordinator.adversary.opened import key_arrays, open_images
 from coordinator.adversary.recover.methods import METHODS
+from coordinator.adversary.recover.neighbour_agreement import neighbour_agreement
 from coordinator.adversary.time_budget import until
 from coordinator.exchange.pool import MemoryPool
-from crypto.arrays import Float64Array, Images
 from crypto.errors import CipherwardError
 from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
@@ -142,26 +142,6 @@ def model_name(model: SchemeSpec) -> str:
     colours = "_colours" if model.options.get("colour_shuffle") is True else ""
     block = "" if model.name in _WITHOUT_BLOCKS else f"/{model.block}"
     return f"{model.name}{colours}_recovery{block}"
-
-
-def neighbour_agreement(images: Images) -> float:
-    """Return how much neighbouring pixels agree: the median correlation over images, of the worse direction.
-
-    Args:
-        images: uint8 [n, h, w, c]. An image without variation counts as 0.
-    """
-    values = images.astype(np.float64)
-    across = _correlations(values[:, :, 1:], values[:, :, :-1])
-    down = _correlations(values[:, 1:], values[:, :-1])
-    return float(min(np.median(across), np.median(down)))
-
-
-def _correlations(a: Float64Array, b: Float64Array) -> Float64Array:
-    """Return Pearson's r of each pair of images [n, h, w, c], float64 [n]; 0 where either is constant."""
-    a, b = (x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(1, keepdims=True) for x in (a, b))
-    spread = np.sqrt((a * a).sum(1) * (b * b).sum(1))
-    r: Float64Array = np.where(spread > 0, (a * b).sum(1) / np.maximum(spread, 1e-9), 0.0)
-    return r
 
 
 def _try_model(knowledge: Knowledge, model: SchemeSpec, deadline: float) -> tuple[Guess, float]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from coordinator.adversary.values.nibble_identification import Nibbles
+from coordinator.adversary.values.nibbles import Nibbles
 from crypto.arrays import AnyArray, BoolArray
 from crypto.scheme import load
 from crypto.schemes.etc import Etc

@@ -11,12 +11,13 @@ Nibbles are taken as signed: value - 7.5, float32, so that a reversal 15 - v is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from coordinator.adversary.time_budget import TimeLeft, always
+from coordinator.adversary.values.constant_planes import constant_planes, with_constant_planes
 from coordinator.adversary.values.layout_fit import Layout, LayoutSearch
 from coordinator.adversary.values.nibble_statistics import (
     consistent_signs,
@@ -26,6 +27,7 @@ from coordinator.adversary.values.nibble_statistics import (
     lag_correlations,
     nearness,
 )
+from coordinator.adversary.values.nibbles import Nibbles
 from coordinator.adversary.values.value_layout import (
     improve_places,
     place_values,
@@ -43,54 +45,6 @@ _STARTS_SINGLE = 120
 #: Added to the variance of every value, in squared gray levels, which keeps the covariance invertible.
 #: Set once by hand; no measurement is recorded.
 _NOISE_VARIANCE = 4.0
-
-
-@dataclass(frozen=True)
-class Nibbles:
-    """The nibbles of a block. Slots are positions of nibbles in the sealed block, low half first.
-
-    Attributes:
-        high: int64 [V], by plain value, the slot that holds its high nibble.
-        low: int64 [V], by plain value, the slot that holds its low nibble.
-        high_flip: bool [V], whether the high nibble is reversed.
-        low_flip: bool [V], whether the low nibble is reversed.
-        confidence: float64 [V], the correlation by which the low nibble was identified.
-        fit: How well the layout explains the correlations of values, at most 1 (values/layout_fit.py).
-    """
-
-    high: Int64Array
-    low: Int64Array
-    high_flip: BoolArray
-    low_flip: BoolArray
-    confidence: Float64Array
-    fit: float = 0.0
-
-    def by_slot(self) -> tuple[Int64Array, BoolArray]:
-        """Return (int64 [2V], bool [2V]): the plain nibble that every slot holds, and whether it is reversed."""
-        size = len(self.high)
-        nibble, flips = np.empty(2 * size, np.int64), np.empty(2 * size, bool)
-        nibble[self.low], nibble[self.high] = np.arange(size), size + np.arange(size)
-        flips[self.low], flips[self.high] = self.low_flip, self.high_flip
-        return nibble, flips
-
-    def permuted(self, permutation: Int64Array, negative: bool | BoolArray = False) -> Nibbles:
-        """Return the nibbles with value k as value permutation[k], 255 minus itself where negative (bool [V])."""
-        inverse = np.argsort(permutation)
-        return Nibbles(
-            self.high[inverse],
-            self.low[inverse],
-            self.high_flip[inverse] ^ negative,
-            self.low_flip[inverse] ^ negative,
-            self.confidence[inverse],
-            self.fit,
-        )
-
-    def to_values(self, signed: Float32Array) -> Float32Array:
-        """Return whole values about mid-gray, float32 [..., V], of signed nibbles float32 [..., 2V]."""
-        high = signed[..., self.high] * np.where(self.high_flip, np.float32(-16), np.float32(16))
-        low = signed[..., self.low] * np.where(self.low_flip, np.float32(-1), np.float32(1))
-        values: Float32Array = high + low
-        return values
 
 
 def identify_nibbles(
@@ -116,8 +70,23 @@ def identify_nibbles(
             until one is. Without it, or if none is, the one that fits best is returned.
     """
     flat = signed.reshape(-1, signed.shape[-1])
-    if not (flat != flat[0]).any():
+    varies = (flat != flat[0]).any(0)
+    if not varies.any():
         return None
+    if planes := constant_planes(varies, 2 * block * block, channels):
+
+        def whole(lively: Nibbles) -> Nibbles:
+            return with_constant_planes(lively, varies, block)
+
+        lively = identify_nibbles(
+            signed[..., varies],
+            block,
+            channels - planes,
+            time_left,
+            seed,
+            None if is_confirmed is None else lambda candidate: is_confirmed(whole(candidate)),
+        )
+        return None if lively is None else whole(lively)
     all_correlations = correlations(flat, flat)
     slots = find_high_nibbles(all_correlations)
     low_slots = np.setdiff1d(np.arange(len(all_correlations)), slots)

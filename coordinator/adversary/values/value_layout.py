@@ -57,8 +57,9 @@ def typical_correlations(
         far: Correlation of red with blue in one pixel.
     """
     squared, colour = _squared_distances(block, channels)
+    # With one plane left out (values/constant_planes.py) the two that are left are taken for near ones.
     colours = np.array([[1.0, near, far], [near, 1.0, near], [far, near, 1.0]])
-    between_colours = colours[colour[:, None], colour] if channels == 3 else 1.0
+    between_colours = colours[colour[:, None], colour]
     correlations: Float64Array = np.exp(-decay * squared ** (_POWER / 2)) * between_colours
     return correlations
 
@@ -90,8 +91,8 @@ def nearness_kernel(block: int, channels: int) -> Float64Array:
 
 
 def block_symmetries(block: int, channels: int) -> Int64Array:
-    """Return the rotations and mirrors of a block's values under every order of the colours, int64 [8 or 48, V]."""
-    orders = colour_orders(channels)
+    """Return the turns and mirrors of a block's values under every order of the colours, int64 [8, 16 or 48, V]."""
+    orders = np.array([[0, 1], [1, 0]]) if channels == 2 else colour_orders(channels)
     return np.stack(
         [
             (pixels[:, None] * channels + order).ravel()
@@ -128,7 +129,7 @@ def place_values(
     size = measured.shape[1]
     values = np.arange(size)
     axes = [values // (block * channels), values // channels % block, values % channels]
-    lattice = _standardise(np.stack(axes[: 3 if channels == 3 else 2], 1).astype(np.float64))
+    lattice = _standardise(np.stack(axes[: 3 if channels > 1 else 2], 1).astype(np.float64))
     points = _standardise(_leading_coordinates(measured[0], lattice.shape[1]))
     rng = np.random.default_rng(seed)
     best, best_similarity, agreeing = values, -np.inf, 0

@@ -12,6 +12,7 @@ from coordinator.exchange.audit.scores import Scores
 from coordinator.report.control_checks import check_controls, missing_positive_controls
 from coordinator.report.verdict_text import require_valid
 from crypto.errors import CipherwardError
+from crypto.scheme import describe
 from tests.support.verdicts import (
     CONTROLS,
     ORTHOGONAL,
@@ -132,6 +133,26 @@ def test_attacks_without_a_positive_control_are_named() -> None:
     assert missing_positive_controls([*others, *CONTROLS]) == [
         "key recovery's positive control is block_pixel_shuffle: none was run for its part on le"
     ]
+
+
+def test_an_attack_that_tried_nothing_needs_no_control() -> None:
+    idle = three_draws(make_finding(idle=True), scheme="noisy_orthogonal")
+    assert missing_positive_controls([*idle, *CONTROLS]) == []
+
+
+@pytest.mark.parametrize(("controlled", "is_doubted"), [(None, True), (32, False), (64, True)])
+def test_moment_matching_through_noise_needs_a_control_with_that_noise(
+    controlled: int | None, is_doubted: bool
+) -> None:
+    noisy = describe("noisy_orthogonal", (64, 64, 1), 8, options={"sigma": 32})
+    draws = [make_draw([make_finding("moment_matching")], f"draw-{i}", spec=noisy) for i in range(3)]
+    scheme = "orthogonal" if controlled is None else "noisy_orthogonal"
+    options = {} if controlled is None else {"sigma": controlled}
+    spec = describe(scheme, ORTHOGONAL.spec.image_shape, ORTHOGONAL.spec.block, options=options)
+    control = ORTHOGONAL.model_copy(update={"spec": spec})
+    doubts = missing_positive_controls([*draws, *CONTROLS, control])
+    noise = f"moment matching's positive control is {scheme}: none was run with noise of 32 gray levels"
+    assert doubts == ([noise] if is_doubted else [])
 
 
 def test_a_real_set_under_plain_is_no_control() -> None:

@@ -57,10 +57,22 @@ def test_scores_from_before_linkability_say_that_it_was_not_run() -> None:
     assert linkability(parse_report(value)) == "Linkable: not run."
 
 
-def test_images_that_fit_several_are_counted_apart() -> None:
-    draws = [make_draw([make_finding()], f"draw-{i}", linkable=linkable(0, ambiguous=64)) for i in range(3)]
+@pytest.mark.parametrize(
+    ("hits", "ambiguous", "words"),
+    [
+        (0, 64, "The others fit more than one image of the gallery, so that none is named."),
+        (2, 50, "150 of the others fit more than one image of the gallery, so that none is named."),
+        (0, 0, "(95 % upper bound 0.057)."),
+    ],
+)
+def test_images_that_fit_several_are_counted_apart(hits: int, ambiguous: int, words: str) -> None:
+    draws = [
+        make_draw([make_finding()], f"draw-{i}", linkable=linkable(hits, ambiguous=ambiguous))
+        for i in range(3)
+    ]
     line = linkability(make_report(draws))
-    assert line.startswith("Not linkable: 0 of 192") and "192 more fit several images" in line
+    assert line.startswith(f"Not linkable: {3 * hits} of 192 ciphertexts name their own image among")
+    assert line.endswith(words)
 
 
 def test_a_link_needs_no_key() -> None:

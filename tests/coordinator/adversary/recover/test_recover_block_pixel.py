@@ -15,7 +15,7 @@ from crypto.arrays import Images
 from crypto.kernels.executors import apply
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
-from tests.support.pictures import fields, recovered, sealed_pool
+from tests.support.pictures import coloured_texture, fields, recovered, sealed_pool, share
 
 
 def within(limit: int) -> TimeLeft:
@@ -88,6 +88,18 @@ def test_colour_is_opened_too() -> None:
         for guess in orbit(opened)
     )
     assert best > 0.8
+
+
+@pytest.mark.parametrize(("levels", "empty"), [((190, 80, 150), []), ((100, 80, 90), [1])])
+def test_small_blocks_in_colour_are_opened_exactly(levels: tuple[int, ...], empty: list[int]) -> None:
+    """Where red is bright and green dark, the negative of one is nearer to the other than the value itself."""
+    plain = coloured_texture(130, levels, (30, 45, 35), 1.5, own=0.5, seed=3)[:, :16, :16]
+    plain[..., empty] = 0
+    pool, _ = sealed_pool("block_pixel", np.ascontiguousarray(plain), 4)
+    result = recovered(recover, pool, 120)
+    assert_is_key(result, pool.spec)
+    assert share(apply(result.table, pool.sealed[120:]), plain[120:], signs=True) > 0.99
+    assert not any(fit.is_poor for fit in result.fits)
 
 
 def test_pictures_that_never_change_identify_nothing() -> None:

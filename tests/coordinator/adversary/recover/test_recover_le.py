@@ -75,6 +75,18 @@ def test_an_independent_mask_is_found_as_far_as_it_shows() -> None:
     assert (wrong == wrong[truth["key"]]).all()  # whole cycles of the key, which show nothing
 
 
+@pytest.mark.parametrize("empty", [[2], [0, 1]])
+def test_empty_colour_planes_do_not_disturb_the_others(empty: list[int]) -> None:
+    plain = pictures(12, 32, 32, 3, seed=6)
+    plain[..., empty] = 0
+    pool, _ = sealed(plain)
+    key = recovered(recover, pool, 10)
+    assert share(apply(key.table, pool.sealed), plain, signs=True) == 1.0
+    assert not any(fit.is_poor for fit in key.fits)
+    # With two planes empty, too few flips are known to confirm a state by.
+    assert (key.notes == ()) == (len(empty) == 1)
+
+
 @pytest.mark.parametrize("mask", ["tied", "independent"])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_texture_finer_than_colour_differs(mask: str, seed: int) -> None:

@@ -7,11 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from coordinator.adversary.recover.le import signed_nibbles
-from coordinator.adversary.values.nibble_identification import (
-    Nibbles,
-    match_low_nibbles,
-    rematch_low_nibbles,
-)
+from coordinator.adversary.values.nibble_identification import match_low_nibbles, rematch_low_nibbles
 from coordinator.adversary.values.nibble_statistics import (
     consistent_signs,
     correlations,
@@ -19,6 +15,7 @@ from coordinator.adversary.values.nibble_statistics import (
     is_beyond_noise,
     nearness,
 )
+from coordinator.adversary.values.nibbles import Nibbles
 from coordinator.adversary.values.value_layout import typical_correlations
 from crypto.arrays import Images
 

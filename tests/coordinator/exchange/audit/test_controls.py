@@ -15,7 +15,7 @@ from coordinator.adversary.run import suite
 from coordinator.exchange.audit.control_sets import GENERAL, PUBLIC, SETS, TARGETED, meets, positive_control
 from coordinator.exchange.audit.guesses import read_draws
 from coordinator.exchange.audit.scores import DrawScores
-from coordinator.report.control_checks import check_controls
+from coordinator.report.control_checks import check_controls, missing_positive_controls
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
 from parties.scoring.score import score
@@ -90,6 +90,57 @@ def test_every_control_has_its_required_result(hospital: Place, tmp_path: Path) 
     linked = {name: draw.linkable.rate for name, draw in by_set.items() if draw.linkable is not None}
     assert linked["control-plain"] == linked["control-permuted"] == linked["control-orthogonal"] == 1.0
     assert linked["control-noise"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("scheme", "options", "control", "attack"),
+    [
+        ("sub_block_etc", {"sub_block": 2}, "known", "pooled_key_recovery"),
+        ("noisy_orthogonal", {"sigma": 128}, "orthogonal", "moment_matching"),
+    ],
+)
+def test_the_audited_scheme_is_its_own_control_where_the_attack_breaks_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scheme: str,
+    options: dict[str, int],
+    control: str,
+    attack: str,
+) -> None:
+    monkeypatch.setattr(sealing_module, "CONTROL_IMAGES", 60)
+    monkeypatch.setattr(sealing_module, "SMALL_CONTROL", (48, 64, 8))
+    settings = {"source": "phantom", "counts": [48, 4, 4], "image_size": 32, "block": 8}
+    place = Place.from_settings(
+        tmp_path / "h", {"party": "h", "scheme": scheme, "scheme_options": options, **settings}
+    )
+    place.save()
+    write_key(place.key_path, SecretKey.generate())
+    names = ("train", f"control-{control}", *([PUBLIC] if control == "orthogonal" else []))
+    for name in names:
+        seal(place, plan_sealing(place, name))
+    draws = audit(place, tmp_path / "g", settings_of(attack), names)
+    assert [draw.spec.name for draw in draws] == [scheme, scheme]
+    assert all(draws[1].spec.options[name] == value for name, value in options.items())
+    checked = check_controls(draws)
+    assert checked[control].ok and scheme in checked[control].message
+    assert not [doubt for doubt in missing_positive_controls(draws) if "none was run" in doubt]
+
+
+def test_noise_that_hides_the_control_is_not_taken_for_it(tmp_path: Path) -> None:
+    place = Place.from_settings(
+        tmp_path / "h",
+        {
+            "party": "h",
+            "source": "phantom",
+            "counts": [48, 4, 4],
+            "image_size": 32,
+            "block": 8,
+            "scheme": "noisy_orthogonal",
+            "scheme_options": {"sigma": 256},
+        },
+    )
+    assert plan_sealing(place, "control-orthogonal").spec.name == "orthogonal"
+    assert plan_sealing(place, "control-known").spec.name == "block_pixel_shuffle"
 
 
 @pytest.mark.parametrize(

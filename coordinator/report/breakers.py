@@ -1,0 +1,115 @@
+"""Which attacks explain a break, and which only count as one: the headline names the former.
+
+By the rule of the suite, an attack breaks a scheme by K (the key opens images), V (a guess shows more than any
+baseline) or R (a guess names its own image among others). R alone can be what the scheme leaves of an image in its
+ciphertext: then `as_is` and `leading_bit` break it, though they undo nothing and show nothing. An attack that tried
+nothing returns the ciphertext's picture, and its R is that of `as_is`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coordinator.report.records import JudgedFinding, Report
+from coordinator.report.wording import images, listed, seconds
+
+
+@dataclass(frozen=True)
+class Breakers:
+    """The attacks that break a scheme, each list in the order of the report.
+
+    Attributes:
+        named: The attacks that the headline names, all at the smallest pool size: those that open keys or show
+            pictures. If there is none, those that name images.
+        by_name_only: Whether these only name images.
+        others: Further attacks at the smallest pool size: they name images only, or tried nothing.
+        later: Attacks that open keys or show pictures at larger pools, if those named do not.
+    """
+
+    named: tuple[str, ...]
+    by_name_only: bool
+    others: tuple[str, ...]
+    later: tuple[str, ...]
+
+
+def breakers_of(report: Report) -> Breakers:
+    """Return which attacks explain the break of a report that has one."""
+    verdict = report.verdict
+    first = [attack for attack in verdict.broken_by if verdict.broken_at[attack] == verdict.smallest_pool]
+    showing = [attack for attack in verdict.broken_by if _shows(report, attack)]
+    tried = [attack for attack in first if not all(f.idle for f in _breaks(report, attack))]
+    named = [attack for attack in first if attack in showing] or tried or first
+    by_name_only = not set(named) & set(showing)
+    return Breakers(
+        named=tuple(named),
+        by_name_only=by_name_only,
+        others=tuple(attack for attack in first if attack not in named),
+        later=tuple(attack for attack in showing if attack not in first) if by_name_only else (),
+    )
+
+
+def break_sentence(report: Report) -> str:
+    """Return the sentences that say which attack breaks the scheme of a report, from how many images."""
+    breakers, verdict = breakers_of(report), report.verdict
+    named = breakers.named
+    size = verdict.smallest_pool or 0
+    sentence = f"{listed(named)} {'breaks' if len(named) == 1 else 'break'} {report.scheme.name} "
+    sentence += f"with {images(size, 'sealed')}"
+    spent = _seconds(report, named)
+    if spent is not None:
+        # Every attack runs on one thread, whatever machine writes the report.
+        sentence += f", in {seconds(spent)} on one core"
+    if breakers.by_name_only:
+        sentence += (
+            f", by R alone: {_its(named)} guesses name the right images among others, and do not show them"
+        )
+    if breakers.later:
+        words = [
+            f"{attack} from {images(verdict.broken_at[attack], 'sealed')}" for attack in breakers.later
+        ]
+        sentence += f". Pictures or keys are recovered by {listed(words)}"
+    return f"{sentence}."
+
+
+def also_at_smallest(report: Report) -> list[str]:
+    """Return sentences on the attacks that break at the smallest pool size, and that the headline does not name."""
+    others = breakers_of(report).others
+    idle = [attack for attack in others if all(f.idle for f in _breaks(report, attack))]
+    naming = [attack for attack in others if attack not in idle]
+    sentences = []
+    if naming:
+        sentences.append(
+            f"At the same pool size, {listed(naming)} {'breaks' if len(naming) == 1 else 'break'} it by R alone: "
+            f"{_its(naming)} guesses name the right images among others, and do not show them."
+        )
+    if idle:
+        returned = "it returns" if len(idle) == 1 else "they return"
+        sentences.append(
+            f"{listed(idle)} tried nothing: the ciphertext as it is, which {returned}, names the right images among "
+            "others (R)."
+        )
+    return sentences
+
+
+def _its(attacks: Sequence[str]) -> str:
+    return "its" if len(attacks) == 1 else "their"
+
+
+def _breaks(report: Report, attack: str) -> list[JudgedFinding]:
+    """Return the findings by which an attack breaks the scheme at its smallest pool size."""
+    size = report.verdict.broken_at[attack]
+    return [f for f in report.findings if (f.attack, f.pool_size) == (attack, size) and f.broken]
+
+
+def _shows(report: Report, attack: str) -> bool:
+    """Return whether K or V holds in at least half of the draws in which an attack breaks the scheme."""
+    findings = _breaks(report, attack)
+    return 2 * sum(bool({"K", "V"} & set(f.broken_by)) for f in findings) >= len(findings)
+
+
+def _seconds(report: Report, attacks: Sequence[str]) -> float | None:
+    """Return the median time of these attacks at the smallest pool size; None if the report holds no findings."""
+    size = report.verdict.smallest_pool
+    spent = sorted(f.seconds for f in report.findings if f.attack in attacks and f.pool_size == size)
+    return spent[len(spent) // 2] if spent else None
