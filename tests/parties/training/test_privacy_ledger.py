@@ -91,7 +91,7 @@ def test_what_a_plan_promises_holds_without_a_budget(ledger: PrivacyLedger) -> N
         ledger.charge(replace(ROUND, request="1"), NO_BUDGET, 5, BUDGET)
     assert len(ledger.charges()) == 2
     ledger.charge(
-        replace(ROUND, study="b", policy="q" * 64), budget, 5, promised
+        replace(ROUND, study="b", policy="q" * 64), NO_BUDGET, 5, BUDGET
     )  # another study has its own
 
 
