@@ -64,11 +64,15 @@ class ProjectionCipher(NeverPickled):
             return self._to_torch(self.decrypt(images.cpu().numpy()), images)
         plain = np.empty(images.shape, np.uint8)
         for chunk in self._chunks(images):
-            rows = self._rows(images[chunk])
-            in_place = np.empty_like(rows)
-            in_place[:, self._order] = rows
-            plain[chunk] = np.rint(self._whole(in_place @ self._inverses)).clip(0, 255)
+            plain[chunk] = np.rint(self.opened(images[chunk])).clip(0, 255)
         return plain
+
+    def opened(self, images: AnyArray) -> Float64Array:
+        """Return decrypted images float64 [n, h, w, c], neither rounded nor clipped, of sealed ones in memory."""
+        rows = self._rows(images)
+        in_place = np.empty_like(rows)
+        in_place[:, self._order] = rows
+        return self._whole(in_place @ self._inverses)
 
     def _rows(self, images: AnyArray) -> Float64Array:
         """Return the rows of the blocks of images, float64 [n, N, M, M·c]."""

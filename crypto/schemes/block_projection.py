@@ -58,7 +58,8 @@ class BlockProjection:
     version = 2
     source = "DisguisedNets RMT, arXiv 2301.00252"
     sealed_dtype = np.dtype(np.float32)
-    orbit = Orbit(shifts=True)
+    #: A mirrored picture has mirrored matrices. Black is known, so the negative is.
+    orbit = Orbit(turns=True, shifts=True)
     kept = "the blocks' lengths under orthogonal matrices, up to the noise"
     row_noise = True
     options: ClassVar[Mapping[str, Sequence[Any]]] = {

@@ -128,6 +128,18 @@ def keeps_block_projection(plain: AnyArray, sealed: AnyArray, case: Case) -> Non
     assert np.abs(np.subtract(*lengths)).max() <= case.scheme.invariant_tolerance
 
 
+def keeps_patch_shuffle(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
+    block = case.spec.block
+    assert sorted(piece.tobytes() for piece in cut(sealed, block)) == sorted(
+        piece.tobytes() for piece in cut(plain, block)
+    )
+
+
+def keeps_neuracrypt(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
+    """Nothing is known of what it keeps."""
+    assert case.scheme.kept is None
+
+
 def keeps_permuted(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     assert np.array_equal(np.sort(sealed.ravel()), np.sort(plain.ravel()))
 
