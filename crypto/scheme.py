@@ -149,6 +149,14 @@ class Scheme:
         return _has_row_keys(self.spec)
 
     @property
+    def is_each_alone(self) -> bool:
+        """Whether every image is attacked and registered by itself: it has a key of its own, and is no control.
+
+        Controls whose every image has a key are treated as one pool, as what they stand for is.
+        """
+        return self.spec.key_scope == "image" or (self.row_keys and not self.is_control)
+
+    @property
     def draws_by_row(self) -> bool:
         """Whether anything is drawn for each row: its key, or noise beside a shared key."""
         return _has_nonce(self.spec)
