@@ -158,7 +158,7 @@ def make_draw(
         block=row.block,
         seed=SEED,
         orbit=load(scheme.spec).orbit,
-        row_keys=scheme.spec.key_scope == "image",
+        row_keys=scheme.is_each_alone,
     )
     return truth, MemoryPool(scheme.spec, sealed), key
 

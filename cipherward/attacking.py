@@ -24,6 +24,7 @@ from coordinator.adversary.run.cell import one_thread
 from coordinator.exchange.audit.control_sets import LARGEST_POOL_ONLY, PREFIX, meets
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Images
+from crypto.scheme import load
 from crypto.spec import SchemeSpec
 
 Result = TypeVar("Result")
@@ -81,7 +82,7 @@ def _sizes(info: AttackInfo, draw: SealedDraw, settings: Settings, *, tries_mode
 
     Where every key recovery is tried, controls are attacked at the largest pool only: many attacks for one.
     """
-    if not info.uses_pool or draw.spec.key_scope == "image":
+    if not info.uses_pool or load(draw.spec).is_each_alone:
         return [1]
     is_control = draw.set_name.startswith(PREFIX)
     sizes = [n for n in settings.sizes if n <= len(draw.pool_rows)] or [len(draw.pool_rows)]

@@ -144,10 +144,13 @@ class Scorer:
             findings=tuple(findings),
         )
 
-    def _true_key(self, truth: Truth, tolerance: float) -> tuple[float, bool]:
-        """Return the median SSIM of what the true key opens, and whether it is exact; 0 and False if unknown."""
+    def _true_key(self, truth: Truth, tolerance: float) -> tuple[float | None, bool]:
+        """Return the median SSIM of what the true key opens, and whether it is exact; 0 and False if unknown.
+
+        If no key opens the family's ciphertexts, there is no SSIM.
+        """
         if self._draw.opened is None:
-            return 0.0, False
+            return 0.0 if load(self._draw.spec).is_invertible else None, False
         opened, plain = self._draw.opened[truth.pick[truth.odd]], truth.plain[truth.odd]
         error = np.abs(opened.astype(np.int16) - plain)
         return summarise(ssims(opened, plain)).median, bool((error <= tolerance).all())

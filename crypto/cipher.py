@@ -53,7 +53,7 @@ class Conversion(Protocol):
         """Return the converted images."""
 
 
-class _NeverPickled:
+class NeverPickled:
     """A cipher: its tables are its key. Pickling and copying raise TypeError."""
 
     def _refuse(self, *_: object) -> NoReturn:
@@ -64,7 +64,7 @@ class _NeverPickled:
     __reduce__ = __reduce_ex__ = __copy__ = __deepcopy__ = _refuse
 
 
-class TableCipher(_NeverPickled):
+class TableCipher(NeverPickled):
     """A cipher that applies one table to every image."""
 
     def __init__(
@@ -114,7 +114,7 @@ class TableCipher(_NeverPickled):
         return apply_torch(self._tables[direction], images)
 
 
-class MatrixCipher(_NeverPickled):
+class MatrixCipher(NeverPickled):
     """A cipher that multiplies every flattened block of images [h, w, c], centred at mid-gray, by one matrix.
 
     Sealed images are float32 in units of gray levels.
@@ -174,7 +174,7 @@ def _multiplied_torch(images: torch.Tensor, block: int, matrix: Float32Array) ->
     return parts.reshape(images.shape)
 
 
-class RowNoiseCipher(_NeverPickled):
+class RowNoiseCipher(NeverPickled):
     """A cipher that seals to float32 and adds noise of its own to every row. The key takes it off again."""
 
     def __init__(self, cipher: Cipher, noise_of_row: Callable[[int], Float32Array]) -> None:
@@ -205,7 +205,7 @@ class RowNoiseCipher(_NeverPickled):
         return torch.as_tensor(noise, device=images.device)
 
 
-class RowCipher(_NeverPickled):
+class RowCipher(NeverPickled):
     """A cipher with a key of its own for every row."""
 
     def __init__(self, cipher_of_row: Callable[[int], Cipher]) -> None:

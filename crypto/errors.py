@@ -35,3 +35,8 @@ def similar_to(name: str, known: Iterable[str]) -> str:
     """Return "did you mean …? " with the known names that are like a name, "" if there are none."""
     similar = difflib.get_close_matches(name, list(known), 2)
     return f"did you mean {' or '.join(similar)}? " if similar else ""
+
+
+def not_invertible(scheme: str, hint: str) -> CipherwardError:
+    """Return the error for ciphertexts of a scheme that no key opens."""
+    return CipherwardError(f"{scheme} cannot be inverted: no key opens its ciphertexts", hint)

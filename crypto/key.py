@@ -117,6 +117,11 @@ class SecretKey:
         normals: Float64Array = ndtri(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
         return normals
 
+    def uniforms(self, label: str, n: int) -> Float64Array:
+        """Return float64 [n], uniform in [0, 1): 53 random bits each."""
+        words = self.keystream(f"{label}/uniform", 8 * n).view("<u8")
+        return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
     def bits(self, label: str, n: int) -> BoolArray:
         """Return bool [n], uniform bits, least significant first within each keystream byte."""
         stream = self.keystream(f"{label}/bits", (n + 7) // 8)

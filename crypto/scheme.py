@@ -17,16 +17,19 @@ import numpy as np
 
 from crypto.arrays import AnyArray, Images, Parts
 from crypto.cipher import Cipher, RowCipher
-from crypto.errors import CipherwardError, unknown
+from crypto.errors import CipherwardError, not_invertible, unknown
 from crypto.key import KEY_BYTES, SecretKey
 from crypto.schemes.block_pixel import BlockPixel
 from crypto.schemes.block_pixel_shuffle import BlockPixelShuffle
+from crypto.schemes.block_projection import BlockProjection
 from crypto.schemes.ele import Ele
 from crypto.schemes.etc import Etc
 from crypto.schemes.le import Le
+from crypto.schemes.neuracrypt import NeuraCrypt
 from crypto.schemes.noise import Noise
 from crypto.schemes.noisy_orthogonal import NoisyOrthogonal
 from crypto.schemes.orthogonal import Orthogonal
+from crypto.schemes.patch_shuffle import PatchShuffle
 from crypto.schemes.pe import Pe
 from crypto.schemes.permuted import Permuted
 from crypto.schemes.plain import Plain
@@ -48,7 +51,8 @@ class Algorithm(Protocol):
     - `tolerance`: largest error of the round trip in gray levels; 0 by default.
     - `row_keys`: True if every row has a key of its own whatever the scope.
     - `row_noise`: True if every row gets noise beside a shared key; `row_parts(sub)` draws it as the part `noise`,
-      and `noisy_cipher(parts, noise_of_row)` makes the cipher of all rows. `noise_sigma` is its standard deviation.
+      or the part that `row_part` names, and `noisy_cipher(parts, noise_of_row)` makes the cipher of all rows.
+      `noise_sigma` is the standard deviation of Gaussian noise.
     - `orbit`: the moves that a recovered picture is right up to; shifts by whole blocks by default.
     - `kept`, `invariants(images)`, `invariant_tolerance`: what the scheme leaves unchanged under any key, in words
       and as rows [n, d] of plain or sealed images, equal to within the tolerance. By default nothing is known.
@@ -59,6 +63,10 @@ class Algorithm(Protocol):
     - `distinct_bits()`: log2 of the number of keys that differ in what they do, where the formula counts keys that do
       the same more than once.
     - `is_control`: True for a control of audits, whose key space `require_key_space` does not ask for.
+    - `comparison_options`: options of the fresh keys that `still_plain` compares a set with, if the defaults are slow.
+    - `is_invertible`: False if no key opens its ciphertexts. Its cipher's `decrypt` then raises CipherwardError.
+    - `sealing_tolerance`: largest difference of two sealings of one image under one key, which rounding makes on
+      different machines; 0 by default.
     """
 
     version: int
@@ -85,6 +93,9 @@ SCHEMES: dict[str, Callable[[SchemeSpec], Algorithm]] = {
     "ele": Ele,
     "orthogonal": Orthogonal,
     "noisy_orthogonal": NoisyOrthogonal,
+    "block_projection": BlockProjection,
+    "neuracrypt": NeuraCrypt,
+    "patch_shuffle": PatchShuffle,
     "plain": Plain,
     "noise": Noise,
     "permuted": Permuted,
@@ -118,9 +129,32 @@ class Scheme:
         return float(getattr(self.algorithm, "tolerance", 0.0))
 
     @property
+    def is_invertible(self) -> bool:
+        """Whether the key opens ciphertexts. If not, they can only be sealed again from the plain images."""
+        return is_invertible(self.spec.name)
+
+    def require_invertible(self, hint: str) -> None:
+        """Raise CipherwardError with this hint if no key opens the ciphertexts."""
+        if not self.is_invertible:
+            raise not_invertible(self.spec.name, hint)
+
+    @property
+    def sealing_tolerance(self) -> float:
+        """Largest difference that rounding makes between two sealings of one image under one key; 0 where exact."""
+        return float(getattr(self.algorithm, "sealing_tolerance", 0.0))
+
+    @property
     def row_keys(self) -> bool:
         """Whether every image has a key of its own."""
         return _has_row_keys(self.spec)
+
+    @property
+    def is_each_alone(self) -> bool:
+        """Whether every image is attacked and registered by itself: it has a key of its own, and is no control.
+
+        Controls whose every image has a key are treated as one pool, as what they stand for is.
+        """
+        return self.spec.key_scope == "image" or (self.row_keys and not self.is_control)
 
     @property
     def draws_by_row(self) -> bool:
@@ -199,7 +233,8 @@ class Scheme:
         if _has_row_noise(self.spec.name) and not self.row_keys:
             noisy_cipher: Callable[..., Cipher] = self.algorithm.noisy_cipher  # type: ignore[attr-defined] # optional
             shared = self.algorithm.parts(self._matrix_key(key, 0))
-            return noisy_cipher(shared, lambda row: self._row_parts(key, row)["noise"])
+            part = getattr(self.algorithm, "row_part", "noise")
+            return noisy_cipher(shared, lambda row: self._row_parts(key, row)[part])
         if self.row_keys:
             return RowCipher(lambda row: self.algorithm.cipher(self.parts(key, row)))
         return self.algorithm.cipher(self.parts(key))
@@ -253,6 +288,16 @@ def kept_by(name: str) -> str | None:
     """Return what a scheme leaves of an image, in words; None if that is not known."""
     kept: str | None = getattr(SCHEMES.get(name), "kept", None)
     return kept
+
+
+def is_invertible(name: str) -> bool:
+    """Return whether the key of a scheme opens its ciphertexts."""
+    return bool(getattr(SCHEMES.get(name), "is_invertible", True))
+
+
+def comparison_options(name: str) -> dict[str, Any]:
+    """Return the options of fresh keys that a sealed set is compared with; those left out take their defaults."""
+    return dict(getattr(SCHEMES.get(name), "comparison_options", {}))
 
 
 def carries_stem(name: str) -> bool:

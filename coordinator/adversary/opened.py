@@ -1,6 +1,6 @@
 """From a recovered key to an attack's guess: open the sealed images with it and report it.
 
-A key is either a table, as most schemes have it, or the matrix of the scheme `orthogonal`. Every attack that recovers
+A key is a table, as most schemes have it, the matrix of `orthogonal`, or places and matrices. Every attack that recovers
 a key opens its rows here.
 """
 
@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from coordinator.adversary.contract import Fit, Guess, Knowledge, Recovered
-from crypto.arrays import AnyArray, Float32Array, Images
+from crypto.arrays import AnyArray, Float32Array, Images, Int64Array
 from crypto.cipher import MatrixCipher
 from crypto.kernels.executors import apply
+from crypto.projection_cipher import ProjectionCipher
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
 
-__all__ = ["RecoveredMatrix", "key_arrays", "open_images", "open_rows"]
+__all__ = ["Key", "RecoveredMatrix", "RecoveredProjection", "key_arrays", "open_images", "open_rows"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,29 @@ class RecoveredMatrix:
     fits: tuple[Fit, ...] = ()
 
 
+@dataclass(frozen=True)
+class RecoveredProjection:
+    """The key of a scheme that multiplies the rows of every block by a matrix of its place, and moves blocks.
+
+    Attributes:
+        matrices: float32 [N, W, W], by place of the plain image, with sealed row = plain row · matrix.
+        order: int64 [N]: block i of the sealed image is block order[i] of the plain one.
+        offset: Mean of the noise, in gray levels.
+        fits: how well it explains what was measured.
+    """
+
+    matrices: Float32Array
+    order: Int64Array
+    offset: float
+    fits: tuple[Fit, ...] = ()
+
+
+#: A key in any of the forms that open images.
+Key = Recovered | RecoveredMatrix | RecoveredProjection
+
+
 def open_rows(
-    knowledge: Knowledge, key: Recovered | RecoveredMatrix | None, note: str, idle: bool = False
+    knowledge: Knowledge, key: Key | None, note: str, idle: bool = False
 ) -> Guess:
     """Return the guess of an attack that recovered this key, or none.
 
@@ -51,17 +73,20 @@ def open_rows(
     return Guess(images, None if key is None else key_arrays(key), note, idle, fits)
 
 
-def open_images(spec: SchemeSpec, sealed: AnyArray, key: Recovered | RecoveredMatrix | None) -> Images:
+def open_images(spec: SchemeSpec, sealed: AnyArray, key: Key | None) -> Images:
     """Return sealed images [r, *sealed_shape], opened with a key, as pictures uint8 [r, *image_shape]."""
     if isinstance(key, RecoveredMatrix):
         # A pool of another scheme than `orthogonal` holds bytes.
         return MatrixCipher(spec.image_shape, spec.block, key.matrix).decrypt(
             np.asarray(sealed, np.float32)
         )
+    if isinstance(key, RecoveredProjection):
+        cipher = ProjectionCipher(spec.image_shape, spec.block, key.matrices.astype(np.float64), key.order)
+        return cipher.decrypt(np.asarray(sealed, np.float32) - np.float32(key.offset))
     return load(spec).picture(sealed if key is None else apply(key.table, sealed))
 
 
-def key_arrays(key: Recovered | RecoveredMatrix) -> Mapping[str, AnyArray]:
+def key_arrays(key: Key) -> Mapping[str, AnyArray]:
     """Return a recovered key as `Guess.key` holds it.
 
     A table is reported as the flat table that opens any image (`gather`, and `mask` if values are inverted) and as
@@ -69,6 +94,8 @@ def key_arrays(key: Recovered | RecoveredMatrix) -> Mapping[str, AnyArray]:
     """
     if isinstance(key, RecoveredMatrix):
         return {"matrix": key.matrix}
+    if isinstance(key, RecoveredProjection):
+        return {"matrices": key.matrices, "places": key.order, "offset": np.array([key.offset], np.float32)}
     gather, mask = key.table.flattened()
     # The flat mask replaces a part of that name, because the flat mask is what opens.
     parts = {name: part for name, part in key.parts.items() if name != "mask"}

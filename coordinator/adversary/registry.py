@@ -6,6 +6,7 @@ import importlib
 from dataclasses import dataclass
 
 from coordinator.adversary.contract import Attack, Guess, Knowledge, Tier
+from crypto.scheme import load
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class AttackInfo:
 
     def tier_used(self, knowledge: Knowledge) -> Tier:
         """Return the tier of one run: a pool attack that may use one image only is an attack of T0."""
-        alone = len(knowledge.pool_rows) == 1 or knowledge.pool.spec.key_scope == "image"
+        alone = len(knowledge.pool_rows) == 1 or load(knowledge.pool.spec).is_each_alone
         return Tier.T0 if self.tier == Tier.T1 and alone else self.tier
 
 
@@ -106,7 +107,7 @@ ATTACKS: dict[str, AttackInfo] = {
             LazyAttack("recover.jigsaw"),
             Tier.T0,
             _ONE,
-            "etc in colour, sub_block_etc, block_pixel_shuffle",
+            "etc in colour, sub_block_etc, block_pixel_shuffle, patch_shuffle",
             "arXiv 2202.00806",
         ),
         AttackInfo(
@@ -114,7 +115,7 @@ ATTACKS: dict[str, AttackInfo] = {
             LazyAttack("recover.pooled_key_recovery"),
             Tier.T1,
             "ciphertexts under one shared key",
-            "every scheme of one key but orthogonal, noisy_orthogonal",
+            "every scheme of one key but the matrices (orthogonal and its kin) and neuracrypt; patch_shuffle image by image",
             "ours, after arXiv 2202.00806",
             uses_pool=True,
         ),
@@ -123,7 +124,7 @@ ATTACKS: dict[str, AttackInfo] = {
             LazyAttack("recover.moment_matching"),
             Tier.T2,
             "ciphertexts under one key, public plain images",
-            "orthogonal, noisy_orthogonal",
+            "orthogonal, noisy_orthogonal, block_projection",
             "ours",
             uses_pool=True,
         ),

@@ -247,7 +247,7 @@ def _other_scheme(report: Report, known: Measured) -> list[Action]:
 
 def _key_per_image(report: Report, known: Measured) -> list[Action]:
     """Return what a key for each image gains; nothing if the audited scheme has one."""
-    if report.scheme.key_scope == "image":
+    if report.scheme.key_scope == "image" or always_has_row_keys(report.scheme.name):
         return []
     found = [
         b

@@ -117,6 +117,7 @@ def _scheme_facts(spec: SchemeSpec) -> SchemeFacts:
         formula_bits=scheme.formula_bits(),
         effective_bits=scheme.effective_bits(),
         noise_sigma=scheme.noise_sigma,
+        is_invertible=scheme.is_invertible,
     )
 
 

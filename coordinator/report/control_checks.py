@@ -83,13 +83,27 @@ def _not_run() -> Control:
 
 
 def _check_true_key(draws: Sequence[DrawScores]) -> Control:
-    """Check that the true key opens every scored row."""
+    """Check that the true key opens every scored row; where no key does, that it seals it to its ciphertext again."""
     if not draws:
         return Control(ok=False, message="no draw was scored")
-    worst = min(draw.true_key_ssim for draw in draws)
+    opened = [(draw.true_key_ssim, draw) for draw in draws if draw.true_key_ssim is not None]
+    resealed = [draw for draw in draws if draw.true_key_ssim is None]
+    messages = []
+    if opened:
+        worst = min(ssim for ssim, _ in opened)
+        messages.append(
+            f"the true key opens the scored rows of {len(opened)} sealed sets, least median SSIM {worst:.3f}"
+        )
+    if resealed:
+        exact = sum(draw.true_key_exact for draw in resealed)
+        messages.append(
+            f"no key opens {resealed[0].spec.name}: the true key seals the plain rows to their ciphertexts again in "
+            f"{exact} of {len(resealed)} sealed sets"
+        )
     return Control(
-        ok=all(draw.true_key_exact and draw.true_key_ssim >= _required_ssim(draw) for draw in draws),
-        message=f"the true key opens the scored rows of {len(draws)} sealed sets, least median SSIM {worst:.3f}",
+        ok=all(draw.true_key_exact for draw in draws)
+        and all(ssim >= _required_ssim(draw) for ssim, draw in opened),
+        message="; ".join(messages),
     )
 
 

@@ -112,6 +112,7 @@ class SchemeFacts(Record):
         kept: What was seen to stay of an image in its ciphertext, in words, where the scheme is none of this program.
         noise_sigma: Standard deviation in gray levels of the noise that no shared key takes off; 0 where there is
             none.
+        is_invertible: Whether the key opens its ciphertexts.
     """
 
     name: str
@@ -123,6 +124,7 @@ class SchemeFacts(Record):
     effective_bits: float
     kept: str | None = None
     noise_sigma: float = 0.0
+    is_invertible: bool = True
 
 
 class PoolFacts(Record):

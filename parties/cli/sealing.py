@@ -181,6 +181,8 @@ def schemes(
     talk.print(
         "key space is the formula of the papers. It bounds brute force only. docs/results.md shows what attacks find."
     )
+    if one_way := [row["name"] for row in rows if not row["invertible"]]:
+        talk.print(f"no key opens the ciphertexts of {', '.join(one_way)}: keep the plain images")
 
 
 def unseal(
@@ -213,6 +215,7 @@ def inspect(sealed: SealedSet, as_json: AsJson = False) -> None:
         "key_id": dataset.key_id,
         "formula_bits": round(scheme.formula_bits(), 1),
         "effective_bits": round(scheme.effective_bits(), 1),
+        "invertible": scheme.is_invertible,
         "shards": len(dataset.manifest["shards"]),
         "digest": dataset.digest,
     }

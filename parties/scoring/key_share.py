@@ -16,6 +16,7 @@ from crypto.cipher import Cipher, MatrixCipher
 from crypto.errors import CipherwardError
 from crypto.kernels.executors import apply
 from crypto.kernels.table import Table
+from crypto.projection_cipher import ProjectionCipher
 from crypto.scheme import load
 from crypto.spec import SchemeSpec, log2_factorial
 from crypto.symmetry import Move
@@ -33,13 +34,18 @@ def open_sealed(key: Parts, sealed: AnyArray, spec: SchemeSpec) -> Images:
         values = np.asarray(sealed, np.float32)
         opened: Images = MatrixCipher(spec.image_shape, spec.block, key["matrix"]).decrypt(values)
         return opened
+    if "matrices" in key:
+        cipher = ProjectionCipher(
+            spec.image_shape, spec.block, key["matrices"].astype(np.float64), key["places"]
+        )
+        return np.asarray(cipher.decrypt(np.asarray(sealed, np.float32) - np.float32(key["offset"][0])))
     table = Table.flat(sealed.shape[1:], key["gather"], key.get("mask"))
     return load(spec).picture(apply(table, sealed))
 
 
 def can_open(key: Parts | None) -> bool:
     """Return whether a recovered key is of a form that opens images."""
-    return key is not None and bool({"gather", "matrix"} & set(key))
+    return key is not None and bool({"gather", "matrix", "matrices"} & set(key))
 
 
 def require_well_formed(
@@ -74,6 +80,13 @@ def _is_key_part(name: str, value: AnyArray, spec: SchemeSpec) -> bool:
     if name == "matrix":
         has_type = value.dtype == np.float32 and value.shape == (block_values, block_values)
         return has_type and bool(np.isfinite(value).all())
+    if name == "matrices":
+        size = (pixels // spec.block**2, spec.block * channels, spec.block * channels)
+        return value.dtype == np.float32 and value.shape == size and bool(np.isfinite(value).all())
+    if name == "places":
+        return _is_permutation(value) and len(value) == pixels // spec.block**2
+    if name == "offset":
+        return value.dtype == np.float32 and value.shape == (1,) and bool(np.isfinite(value).all())
     if name == "gather":
         return _is_permutation(value) and len(value) in (pixels, values, 2 * values)
     if name == "K1" and _is_comparable(spec):
@@ -89,7 +102,7 @@ def _opens_black(key: Parts, spec: SchemeSpec) -> bool:
     black = np.zeros((1, *scheme.sealed_shape), scheme.sealed_dtype)
     try:
         return open_sealed(key, black, spec).shape[1:] == spec.image_shape
-    except (ValueError, IndexError, KeyError, TypeError, CipherwardError):
+    except (ValueError, IndexError, KeyError, TypeError, np.linalg.LinAlgError, CipherwardError):
         return False
 
 
@@ -125,7 +138,7 @@ def assembled_grid(key: Parts, cipher: Cipher, truth: Truth, move: Move) -> Grid
         The measures of `grid_measures`. None if the scheme leaves blocks in their places, if its steps are no table,
         or if the picture has other blocks than the ciphertext.
     """
-    if "matrix" in key or truth.sealed.shape[1:] != truth.plain.shape[1:]:
+    if {"matrix", "matrices"} & set(key) or truth.sealed.shape[1:] != truth.plain.shape[1:]:
         return None
     height, width, channels = truth.plain.shape[1:]
     down, across = height // truth.block, width // truth.block

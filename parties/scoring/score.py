@@ -18,8 +18,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from coordinator.exchange.audit.guesses import Draw, StoredGuess, load_guess
 from coordinator.exchange.audit.scores import (
     SCHEMA,
@@ -32,7 +30,7 @@ from coordinator.exchange.audit.scores import (
 )
 from coordinator.exchange.audit.suite1 import PICTURED, SSIM_STEP, SUITE
 from coordinator.exchange.time_left import Countdown
-from crypto.arrays import Float64Array, Images
+from crypto.arrays import Float64Array
 from crypto.files import folder_lock
 from crypto.identity import Identity
 from crypto.key import SecretKey
@@ -41,9 +39,10 @@ from parties.agent.identity_file import ensure_identity
 from parties.scoring.figures import MeasuredPictures, compute_figures, degenerate_figures, is_degenerate
 from parties.scoring.hospital_run import attack_blind_controls
 from parties.scoring.ledger import accept, read_submission, require_same_question
-from parties.scoring.measures import ssims, summarise
+from parties.scoring.measures import summarise
 from parties.scoring.second_look import SecondTruth, second_truth
 from parties.scoring.signing import sign_scores
+from parties.scoring.true_key import check_true_key
 from parties.scoring.truth import Truth, baseline_ssims, build_truth, classified_rate, linkable_rate
 from parties.sealing.audit_sets import is_audit_set, role_of
 from parties.sealing.place import Place
@@ -137,8 +136,7 @@ def _score_draw(place: Place, draw: Draw, name: str, truth: Truth, folder: Path,
     key, is_coarse = sealing.key(), not sealing.source.public
     scheme = load(draw.spec)
     plain = truth.plain[truth.odd]
-    opened = _open_with_true_key(draw, truth, key)
-    error = np.abs(opened.astype(np.int16) - plain)
+    ssim, is_exact = check_true_key(scheme, key, truth, draw.rows[truth.pick])
     baselines, second = baseline_ssims(truth), second_truth(truth)
     # Over many submissions, shares of a real key would give the key itself away.
     secret = key if sealing.throwaway and not scheme.row_keys else None
@@ -155,8 +153,8 @@ def _score_draw(place: Place, draw: Draw, name: str, truth: Truth, folder: Path,
         gallery=len(truth.gallery),
         pictured=tuple(truth.pick[truth.odd][:PICTURED].tolist()),
         tolerance=scheme.tolerance,
-        true_key_ssim=summarise(ssims(opened, plain)).median,
-        true_key_exact=bool((error <= scheme.tolerance).all()),
+        true_key_ssim=ssim,
+        true_key_exact=is_exact,
         baselines={k: summarise(v, SSIM_STEP if is_coarse else 0.0) for k, v in baselines.items()},
         linkable=linkable_rate(truth),
         classified=ClassRates(
@@ -225,14 +223,6 @@ def _score_guesses(
                 )
         findings.append(_finding(guess, figures))
     return findings
-
-
-def _open_with_true_key(draw: Draw, truth: Truth, key: SecretKey) -> Images:
-    """Return the scored rows, opened one by one with the true key."""
-    cipher = load(draw.spec).cipher(key)
-    return np.stack(
-        [cipher.decrypt(truth.sealed[i : i + 1], first=int(draw.rows[truth.pick[i]]))[0] for i in truth.odd]
-    )
 
 
 def _finding(guess: StoredGuess, figures: Figures | None) -> Finding:

@@ -212,7 +212,7 @@ def assemble_truth(
         block=spec.block,
         seed=seed,
         orbit=orbit,
-        row_keys=spec.key_scope == "image",
+        row_keys=load(spec).is_each_alone,
     )
 
 

@@ -98,8 +98,8 @@ def rotate(
         progress_bar: progress_bar(name, images) shows the progress of a set.
 
     Raises:
-        CipherwardError: If a set is unfinished, altered or under another key, the new key was this hospital's before,
-            or the disk is too full.
+        CipherwardError: If a set is unfinished, altered, under another key or of a scheme that no key opens, the new
+            key was this hospital's before, or the disk is too full.
     """
     with folder_lock(place.folder):
         if not place.swap_note.exists():
@@ -181,13 +181,16 @@ def _check_room(place: Place, sets: dict[str, SealedDataset], has_begun: bool) -
 
 
 def _finished_splits(place: Place, old: SecretKey) -> dict[str, SealedDataset]:
-    """Return the splits to seal again. Raises if one is unfinished or under another key."""
+    """Return the splits to seal again. Raises if one is unfinished, under another key or cannot be opened."""
     sets = {}
     for name in SPLITS:
         folder = place.sealed_folder(name)
         if folder.is_dir() and any(folder.iterdir()):
             sets[name] = SealedDataset.open(folder)  # raises if its sealing was interrupted
             sets[name].require_key(old)
+            load(sets[name].spec).require_invertible(
+                f"set {place.key_path} and {place.folder / 'sealed'} aside, then run keygen and seal the plain images"
+            )
     return sets
 
 

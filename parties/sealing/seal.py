@@ -421,8 +421,10 @@ def unseal(sealed: SealedDataset, key: SecretKey, out: Path, on_progress: Progre
     The set is verified first, so that a wrong key or an altered shard writes nothing.
 
     Raises:
-        CipherwardError: If verification fails, or `out` exists and is not an empty folder.
+        CipherwardError: If no key opens the scheme's ciphertexts, verification fails, or `out` exists and is not an
+            empty folder.
     """
+    load(sealed.spec).require_invertible("the plain images are where they were sealed from: keep them")
     sealed.verify(key)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CipherwardError(f"{out} exists and is not an empty folder", "unseal into a new folder")

@@ -36,7 +36,7 @@ from crypto.arrays import AnyArray, Float64Array, Images, Rows
 from crypto.cipher import Cipher
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
-from crypto.scheme import describe, load, without_nonce
+from crypto.scheme import comparison_options, describe, load, without_nonce
 from crypto.spec import SchemeSpec
 
 #: A scheme's options as sorted pairs of name and value.
@@ -120,7 +120,7 @@ def _fresh_ciphers(
     for i in range(FRESH_PASSES if has_row_keys else FRESH_KEYS):
         scope = "image" if has_row_keys else "consortium"
         try:
-            spec = describe(name, shape, block, scope)
+            spec = describe(name, shape, block, scope, comparison_options(name))
         except CipherwardError:  # the default options do not go with these blocks
             spec = describe(name, shape, block, scope, dict(options))
         if "nonce" in spec.options:

@@ -43,7 +43,8 @@ class Views:
 
 
 def open_views(place: Place, sealed: SealedDataset) -> Views:
-    """Open the hospital's key for a sealed set. Raise CipherwardError if that key did not seal it."""
-    key = place.key()
+    """Open the hospital's key for a sealed set. Raise CipherwardError if it did not seal it, or does not open it."""
+    key, scheme = place.key(), load(sealed.spec)
+    scheme.require_invertible("set augment to none")
     sealed.require_key(key)
-    return Views(sealed, load(sealed.spec).cipher(key))
+    return Views(sealed, scheme.cipher(key))

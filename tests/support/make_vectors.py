@@ -25,8 +25,7 @@ from tests.support.paths import VECTORS
 FOLDER = VECTORS / "schemes"
 KEY = bytes(range(32))
 ROW = 5
-#: Schemes that draw something for every row whatever the key scope.
-NONCED = ("noise", "permuted", "noisy_orthogonal")
+NONCED = reference_parts.NONCED
 NONCE = "00112233445566778899aabbccddeeff"
 
 VERSIONS = dict.fromkeys(reference_schemes.REFERENCES, 2) | {"block_pixel_shuffle": 3, "noise": 3}
@@ -90,6 +89,37 @@ CASES: dict[str, list[tuple[tuple[int, int, int], int, str, dict[str, Any]]]] = 
         ((8, 12, 1), 4, "consortium", {"sigma": 32}),
         ((8, 8, 3), 4, "party", {"sigma": 1}),
         ((4, 6, 3), 2, "image", {"sigma": 512}),
+    ],
+    "block_projection": [
+        (
+            (8, 12, 1),
+            4,
+            "consortium",
+            {"matrix": "orthogonal", "matrices": "place", "noise": 100, "shuffle": True},
+        ),
+        ((8, 8, 3), 4, "party", {"matrix": "uniform", "matrices": "place", "noise": 0, "shuffle": True}),
+        (
+            (6, 6, 1),
+            3,
+            "consortium",
+            {"matrix": "uniform", "matrices": "shared", "noise": 25, "shuffle": True},
+        ),
+        (
+            (4, 6, 3),
+            2,
+            "image",
+            {"matrix": "orthogonal", "matrices": "shared", "noise": 200, "shuffle": False},
+        ),
+    ],
+    "neuracrypt": [
+        ((8, 12, 1), 4, "consortium", {"depth": 4, "width": 16, "shuffle": True}),
+        ((4, 6, 3), 2, "party", {"depth": 0, "width": 16, "shuffle": True}),
+        ((6, 6, 1), 3, "image", {"depth": 1, "width": 16, "shuffle": False}),
+    ],
+    "patch_shuffle": [
+        ((64, 64, 1), 8, "consortium", {}),
+        ((224, 224, 3), 16, "party", {}),
+        ((24, 16, 3), 4, "image", {}),
     ],
     "noise": [
         ((32, 32, 1), 8, "consortium", {}),

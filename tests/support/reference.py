@@ -139,6 +139,11 @@ def normals(key: bytes, label: str, n: int) -> list[float]:
     return [NormalDist().inv_cdf(((word >> 11) + 0.5) * 2.0**-53) for word in drawn]
 
 
+def uniforms(key: bytes, label: str, n: int) -> list[float]:
+    """Return SecretKey.uniforms: 53 bits of each word."""
+    return [(word >> 11) * 2.0**-53 for word in words(key, f"{label}/uniform", n)]
+
+
 def orthogonal(key: bytes, label: str, n: int) -> NDArray[np.float64]:
     """Return SecretKey.orthogonal as float64 [n, n]: Gaussians by inverse CDF, orthonormalised column by column.
 

@@ -13,11 +13,13 @@ from tests.support import reference
 
 Shape = tuple[int, int, int]
 Options = Mapping[str, Any]
+#: Schemes that draw something for every row whatever the key scope.
+NONCED = ("noise", "permuted", "noisy_orthogonal", "block_projection", "neuracrypt", "patch_shuffle")
 
 
 def sub_key_of(key: bytes, spec: Mapping[str, Any], row: int) -> bytes:
     """Return the sub-key of a spec (as JSON) for an image in that row."""
-    has_row_keys = spec["key_scope"] == "image" or spec["name"] in ("noise", "permuted", "noisy_orthogonal")
+    has_row_keys = spec["key_scope"] == "image" or spec["name"] in NONCED
     return reference.sub_key(key, spec, row if has_row_keys else None)
 
 
@@ -151,12 +153,70 @@ def noisy_orthogonal(key: bytes, shape: Shape, block: int, options: Options) -> 
     return {"noise": (options["sigma"] * drawn).astype(np.float32)}
 
 
+def block_projection(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    """Return the noise of a row; the rest is `projection`'s, under another sub-key."""
+    drawn = np.array(reference.uniforms(key, "noise", math.prod(shape))).reshape(shape)
+    return {"noise": (options["noise"] * drawn).astype(np.float32)}
+
+
+def projection(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    """Return the matrices of block_projection, drawn again while they are too near to a singular one, and K1."""
+    n, v = _blocks(shape, block), block * shape[2]
+    matrices = []
+    for place in range(n if options["matrices"] == "place" else 1):
+        if options["matrix"] == "orthogonal":
+            matrices.append(
+                reference.orthogonal(key, f"matrix/{place}", v).astype(np.float32).astype(float)
+            )
+            continue
+        for draw in range(1000):
+            matrix = np.array(reference.uniforms(key, f"matrix/{place}/{draw}", v * v)).reshape(v, v)
+            if min(np.linalg.svd(matrix)[1]) >= 0.02:
+                matrices.append(matrix)
+                break
+    order = reference.permutation(key, "K1", n) if options["shuffle"] else list(range(n))
+    return {"matrices": matrices, "K1": order}
+
+
+def neuracrypt(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    """Return the order of a row; the network is `network`'s, under another sub-key."""
+    n = _blocks(shape, block)
+    return {"order": reference.permutation(key, "order", n) if options["shuffle"] else list(range(n))}
+
+
+def network(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    """Return neuracrypt's weights: PyTorch's uniform ones, and Gaussian positions."""
+    v, w, depth = _values(shape, block), options["width"], options["depth"]
+
+    def layer(label: str, inputs: int, outputs: int) -> NDArray[np.float32]:
+        drawn = reference.uniforms(key, label, (inputs + 1) * outputs)
+        return np.array([(2 * u - 1) / math.sqrt(inputs) for u in drawn], np.float32).reshape(-1, outputs)
+
+    inner = np.array([layer(f"layer/{i}", w, w) for i in range(depth)], np.float32).reshape(depth, w + 1, w)
+    positions = np.array(reference.normals(key, "positions", _blocks(shape, block) * w), np.float32)
+    embed, mix = layer("embed", v, w), layer("mix", w, v)
+    return {
+        "embed": embed[:-1],
+        "embed_bias": embed[-1],
+        "layers": inner[:, :-1],
+        "layer_biases": inner[:, -1],
+        "positions": positions.reshape(-1, w),
+        "mix": mix[:-1],
+        "mix_bias": mix[-1],
+    }
+
+
+def patch_shuffle(key: bytes, shape: Shape, block: int, options: Options) -> dict[str, Any]:
+    return {"K1": reference.permutation(key, "K1", _blocks(shape, block))}
+
+
 def parts(key: bytes, spec: Mapping[str, Any], row: int) -> dict[str, NDArray[Any]]:
     """Return the parts of a raw 32-byte key under a spec (as JSON), for an image in that row."""
     shape = (int(spec["image_shape"][0]), int(spec["image_shape"][1]), int(spec["image_shape"][2]))
     result = PARTS[spec["name"]](sub_key_of(key, spec, row), shape, spec["block"], spec["options"])
-    if spec["name"] == "noisy_orthogonal":
-        result |= orthogonal(shared_key_of(key, spec, row), shape, spec["block"], {})
+    if spec["name"] in SHARED:
+        shared = SHARED[spec["name"]]
+        result |= shared(shared_key_of(key, spec, row), shape, spec["block"], spec["options"])
     return {name: np.array(value) for name, value in result.items()}
 
 
@@ -171,7 +231,17 @@ PARTS: dict[str, Callable[[bytes, Shape, int, Options], dict[str, Any]]] = {
     "sub_block_etc": sub_block_etc,
     "orthogonal": orthogonal,
     "noisy_orthogonal": noisy_orthogonal,
+    "block_projection": block_projection,
+    "neuracrypt": neuracrypt,
+    "patch_shuffle": patch_shuffle,
     "noise": noise,
     "permuted": permuted,
     "plain": plain,
+}
+
+#: What the rows of a set share, of schemes that draw something for every row beside it.
+SHARED: dict[str, Callable[[bytes, Shape, int, Options], dict[str, Any]]] = {
+    "noisy_orthogonal": orthogonal,
+    "block_projection": projection,
+    "neuracrypt": network,
 }

@@ -239,6 +239,63 @@ def noisy_orthogonal(image: Image, block: int, parts: Parts) -> Image:
     return sealed
 
 
+def block_projection(image: Image, block: int, parts: Parts) -> Image:
+    """Multiply the rows of each block by its place's matrix, move the blocks, add the noise: float64 [h, w, c]."""
+    blocks, projected = cut(image, block), []
+    for place, piece in enumerate(blocks):
+        matrix = parts["matrices"][place if len(parts["matrices"]) > 1 else 0].astype(np.float64).tolist()
+        flat = values(piece)
+        size = len(matrix)
+        out = []
+        for start in range(0, len(flat), size):
+            for j in range(size):
+                out.append(sum(flat[start + i] * matrix[i][j] for i in range(size)))
+        projected.append(piece_of(out, piece, np.float64))
+    sealed = join([projected[int(source)] for source in parts["K1"]], *image.shape[:2])
+    for place in np.ndindex(*sealed.shape):
+        sealed[place] += float(parts["noise"][place])
+    return sealed
+
+
+def neuracrypt(image: Image, block: int, parts: Parts) -> Image:
+    """Follow the authors' PrivateEncoder on a batch of one image, in plain Python: float64 [h, w, c]."""
+    pieces = cut(image, block)
+
+    def linear(vector: list[float], weights: NDArray[Any], biases: NDArray[Any]) -> list[float]:
+        rows, columns = weights.astype(np.float64).tolist(), range(weights.shape[1])
+        return [
+            float(biases[j]) + sum(v * row[j] for v, row in zip(vector, rows, strict=True)) for j in columns
+        ]
+
+    vectors = []
+    for piece in pieces:
+        normalised = [(value / 255 - 0.2023) / 0.2576 for value in values(piece)]
+        vectors.append([max(v, 0.0) for v in linear(normalised, parts["embed"], parts["embed_bias"])])
+    for weights, biases in zip(parts["layers"], parts["layer_biases"], strict=True):
+        vectors = [linear(vector, weights, biases) for vector in vectors]
+        for unit in range(len(biases)):
+            over = [vector[unit] for vector in vectors]
+            mean = sum(over) / len(over)
+            variance = sum((v - mean) ** 2 for v in over) / len(over)
+            for vector in vectors:
+                vector[unit] = max((vector[unit] - mean) / (variance + 1e-5) ** 0.5, 0.0)
+    tokens = []
+    for vector, position in zip(vectors, parts["positions"].tolist(), strict=True):
+        placed = [max(v + p, 0.0) for v, p in zip(vector, position, strict=True)]
+        tokens.append([127.5 * (1 + v) for v in linear(placed, parts["mix"], parts["mix_bias"])])
+    shuffled = [tokens[int(patch)] for patch in parts["order"]]
+    return join(
+        [piece_of(token, piece, np.float64) for token, piece in zip(shuffled, pieces, strict=True)],
+        *image.shape[:2],
+    )
+
+
+def patch_shuffle(image: Image, block: int, parts: Parts) -> Image:
+    """Put the patches in the row's order."""
+    blocks = cut(image, block)
+    return join([blocks[int(patch)] for patch in parts["K1"]], *image.shape[:2])
+
+
 def encrypt(name: str, image: Image, block: int, parts: Parts, options: Mapping[str, Any]) -> Image:
     """Return an image sealed under the scheme of that name."""
     if name == "etc" and options.get("form") == "gray":
@@ -257,6 +314,9 @@ REFERENCES: dict[str, Callable[[Image, int, Parts], Image]] = {
     "sub_block_etc": sub_block_etc,
     "orthogonal": orthogonal,
     "noisy_orthogonal": noisy_orthogonal,
+    "block_projection": block_projection,
+    "neuracrypt": neuracrypt,
+    "patch_shuffle": patch_shuffle,
     "noise": noise,
     "permuted": permuted,
     "plain": plain,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ from crypto.cipher import Cipher
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.scheme import Scheme, describe, load, renewed, sub_key
-from crypto.spec import KEY_SCOPES, SchemeSpec
+from crypto.spec import KEY_SCOPES, SchemeSpec, log2_factorial
 from tests.support import make_vectors
 from tests.support.paths import VECTORS
 
@@ -140,8 +141,17 @@ def check_known_answer(vector: dict[str, Any]) -> None:
         assert np.allclose(sealed.ravel(), vector["values"], 0, FLOAT_ERROR)
     else:
         assert make_vectors.answer(sealed) == {k: vector[k] for k in ("sha256", "first")}
-    back = cipher.decrypt(sealed, first=vector["row"]).astype(int)
-    assert np.abs(back - plain).max() <= load(spec).tolerance
+    if opens(load(spec), cipher, sealed):
+        back = cipher.decrypt(sealed, first=vector["row"]).astype(int)
+        assert np.abs(back - plain).max() <= load(spec).tolerance
+
+
+def opens(scheme: Scheme, cipher: Cipher, sealed: Any) -> bool:
+    """Return whether the scheme's key opens ciphertexts. Check that the cipher of one that does not says so."""
+    if not scheme.is_invertible:
+        with pytest.raises(CipherwardError, match="cannot be inverted"):
+            cipher.decrypt(sealed)
+    return scheme.is_invertible
 
 
 def undoes(case: Case) -> None:
@@ -153,9 +163,10 @@ def undoes(case: Case) -> None:
     assert sealed.shape == (case.n, *scheme.sealed_shape)
     assert np.array_equal(plain, before) and not np.shares_memory(plain, sealed)
     sealed_copy = sealed.copy()
-    back = cipher.decrypt(sealed, first=case.first)
-    assert back.dtype == np.uint8 and back.shape == plain.shape and np.array_equal(sealed, sealed_copy)
-    assert np.abs(back.astype(int) - plain).max(initial=0) <= scheme.tolerance
+    if opens(scheme, cipher, sealed):
+        back = cipher.decrypt(sealed, first=case.first)
+        assert back.dtype == np.uint8 and back.shape == plain.shape and np.array_equal(sealed, sealed_copy)
+        assert np.abs(back.astype(int) - plain).max(initial=0) <= scheme.tolerance
     # The same key in another process, and images in another memory order, seal to the same.
     awkward = np.asfortranarray(plain)
     awkward.flags.writeable = False
@@ -166,10 +177,12 @@ def rows_are_independent(case: Case) -> None:
     """Check that images sealed and opened one by one are those sealed at once."""
     plain, cipher = case.pictures(), case.cipher()
     sealed = cipher.encrypt(plain, first=case.first)
-    back = cipher.decrypt(sealed, first=case.first)
     for i in range(case.n):
         assert alike(cipher.encrypt(plain[i : i + 1], first=case.first + i), sealed[i : i + 1])
-        assert np.array_equal(cipher.decrypt(sealed[i : i + 1], first=case.first + i), back[i : i + 1])
+    if opens(case.scheme, cipher, sealed):
+        back = cipher.decrypt(sealed, first=case.first)
+        for i in range(case.n):
+            assert np.array_equal(cipher.decrypt(sealed[i : i + 1], first=case.first + i), back[i : i + 1])
 
 
 def torch_agrees(case: Case) -> None:
@@ -180,6 +193,8 @@ def torch_agrees(case: Case) -> None:
         on_torch = cipher.encrypt(tensor, first=case.first)
         assert isinstance(on_torch, torch.Tensor) and alike(on_torch.numpy(), sealed)
         assert np.array_equal(tensor.numpy(), plain)
+    if not opens(case.scheme, cipher, torch.from_numpy(sealed.copy())):
+        return
     back = cipher.decrypt(torch.from_numpy(sealed.copy()), first=case.first)
     assert isinstance(back, torch.Tensor) and back.dtype == torch.uint8
     assert np.array_equal(back.numpy(), cipher.decrypt(sealed, first=case.first))
@@ -190,7 +205,8 @@ def wrong_key_fails(case: Case) -> None:
     plain = case.pictures(2)
     sealed = case.cipher().encrypt(plain, first=case.first)
     other = SecretKey(case.raw[:-1] + bytes([case.raw[-1] ^ 1]))
-    assert (case.cipher(other).decrypt(sealed, first=case.first) != plain).mean() > 0.1
+    if case.scheme.is_invertible:
+        assert (case.cipher(other).decrypt(sealed, first=case.first) != plain).mean() > 0.1
     assert not alike(case.cipher(other).encrypt(plain, first=case.first), sealed)
 
 
@@ -199,6 +215,8 @@ def scopes_hold(case: Case) -> None:
     same = np.repeat(case.pictures(1), 3, 0)
     sealed = case.cipher().encrypt(same, first=case.first)
     has_row_keys = "nonce" in case.spec.options
+    if case.spec.key_scope != "image" and draws_nothing_by_row(case.spec):
+        return
     assert has_row_keys or case.spec.key_scope != "image"
     for i in (1, 2):
         assert alike(sealed[i], sealed[0]) != has_row_keys
@@ -214,6 +232,12 @@ def scopes_hold(case: Case) -> None:
         )
         keys.add(sub_key(with_nonce(spec, case.seed), case.key, case.first).id)
     assert len(keys) == 3
+
+
+def draws_nothing_by_row(spec: SchemeSpec) -> bool:
+    """Return whether the options leave nothing that is drawn for each row, or only orders that agree by chance."""
+    options, few = spec.options, log2_factorial(spec.blocks) < 40
+    return options.get("noise") == 0 or (spec.name == "neuracrypt" and (few or not options["shuffle"]))
 
 
 def plain_options(spec: SchemeSpec) -> dict[str, Any]:

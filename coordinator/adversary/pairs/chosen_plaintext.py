@@ -7,6 +7,7 @@ inversion shows. The sealed images are then known pairs in which nothing stays o
 - block and pixel shuffling: one RGB image of all different colours, or two gray ones;
 - value_shuffle and block_pixel: three images at 224×224×3; ele: seven;
 - pe: one flat image; le: one image, whose blocks hold the digits of a nibble's place in a block;
+- block_projection: two random images, six in colour;
 - etc: one random image; orthogonal: as many random black and white blocks as a block has values, and a few more.
 """
 
@@ -51,6 +52,9 @@ def queries(spec: SchemeSpec) -> Images:
         size = spec.block**2 * spec.image_shape[2]
         count = -(-(size + _SPARE_BLOCKS) // spec.blocks)
         return rng.integers(0, 2, (count, *spec.image_shape), np.uint8) * np.uint8(255)
+    if spec.name == "block_projection":
+        count = 2 * -(-spec.block * spec.image_shape[2] // spec.block)
+        return rng.integers(0, 256, (count, *spec.image_shape), np.uint8)
     if spec.name == "etc":
         return rng.integers(0, 256, (1, *spec.image_shape), dtype=np.uint8)
     return _numbered_images(layout_of(spec))

@@ -11,7 +11,8 @@ value is bright. It is then the same wherever the unit goes, and whether or not 
    blocks that the first step told apart; the inversions show in the same comparison;
 3. blocks that are alike in step 1 and differ in their arrangement, by the order found in step 2.
 
-Blocks of `etc` are turned as a whole (turned_blocks.py). `orthogonal` takes as many independent blocks as a block has
+Blocks of `etc` are turned as a whole (turned_blocks.py), those of `block_projection` multiplied (projections.py).
+`orthogonal` takes as many independent blocks as a block has
 values. With fewer, what lies outside their span is left at mid-gray. Units and blocks that are equal in all pairs are
 interchangeable: their order is a guess, and the note counts them.
 """
@@ -21,7 +22,8 @@ from __future__ import annotations
 import numpy as np
 
 from coordinator.adversary.contract import Guess, Knowledge, Recovered
-from coordinator.adversary.opened import RecoveredMatrix, open_rows
+from coordinator.adversary.opened import Key, RecoveredMatrix, open_rows
+from coordinator.adversary.pairs.projections import solve_projection
 from coordinator.adversary.pairs.turned_blocks import solve_turned_blocks
 from coordinator.adversary.pairs.unit_signatures import (
     fold_signatures,
@@ -47,7 +49,7 @@ _CHUNK = 16
 _NOT_ONE_KEY = "the pairs are not of one key"
 
 #: A key from pairs, or None, and what stayed open or why there is no key.
-Solution = tuple[Recovered | RecoveredMatrix | None, str]
+Solution = tuple[Key | None, str]
 
 
 def attack(knowledge: Knowledge) -> Guess:
@@ -90,6 +92,10 @@ def solve(spec: SchemeSpec, plain: Images, sealed: AnyArray) -> Solution:
         return None, "every image has a key of its own: pairs say nothing about others"
     if spec.name in ("orthogonal", "noisy_orthogonal"):
         return _solve_matrix(spec, plain, sealed)
+    if spec.name == "block_projection":
+        return solve_projection(spec, plain, sealed)
+    if not scheme.is_invertible:
+        return None, f"no key opens {spec.name}: pairs name images (match_tokens), and open none"
     if spec.name == "etc":
         recovered = solve_turned_blocks(spec, plain, sealed)
         return (None, _NOT_ONE_KEY) if recovered is None else (recovered, "; ".join(recovered.notes))

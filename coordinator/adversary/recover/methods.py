@@ -1,7 +1,7 @@
 """How the key of each scheme is recovered from ciphertexts: one row a scheme.
 
-`orthogonal` and `noisy_orthogonal` have no row: no recovery from ciphertexts alone is known for them
-(moment_matching.py needs public images).
+`orthogonal`, `noisy_orthogonal` and `block_projection` have no row: no recovery from ciphertexts alone is known for
+them (moment_matching.py needs public images). Neither has `neuracrypt`, whose key opens nothing.
 The controls plain, noise and permuted are treated as block_pixel_shuffle.
 """
 
@@ -16,6 +16,7 @@ from coordinator.adversary.recover import (
     ele,
     etc,
     le,
+    patch_shuffle,
     pe,
     sub_block_etc,
     value_shuffle,
@@ -44,6 +45,7 @@ METHODS: dict[str, Method] = {
     "le": Method(le.recover),
     "ele": Method(ele.recover),
     "pe": Method(pe.recover),
+    "patch_shuffle": Method(patch_shuffle.recover, is_puzzle=True),
     "plain": Method(block_pixel_shuffle.recover, is_puzzle=True),
     "noise": Method(block_pixel_shuffle.recover, is_puzzle=True),
     "permuted": Method(block_pixel_shuffle.recover, is_puzzle=True),

@@ -31,6 +31,7 @@ from scipy.linalg import svd
 
 from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.opened import RecoveredMatrix, open_rows
+from coordinator.adversary.recover import row_projections
 from coordinator.adversary.recover.block_moments import (
     MID_GRAY,
     Moments,
@@ -71,6 +72,8 @@ def attack(knowledge: Knowledge) -> Guess:
     note = _reason_not_to_run(knowledge)
     if note:
         return open_rows(knowledge, None, note, idle=True)
+    if knowledge.pool.spec.name == "block_projection":
+        return row_projections.attack(knowledge)
     pool, block = knowledge.pool, knowledge.pool.spec.block
     pool_rows = random_order(np.asarray(knowledge.pool_rows, np.int64))[:_IMAGES]
     sealed = moments(image_chunks(pool, pool_rows), block)

@@ -13,6 +13,7 @@ from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.opened import open_rows
 from coordinator.adversary.recover.jigsaw import open_each_alone
 from coordinator.adversary.recover.methods import METHODS
+from crypto.scheme import load
 
 
 def attack(knowledge: Knowledge) -> Guess:
@@ -25,7 +26,7 @@ def attack(knowledge: Knowledge) -> Guess:
     if method is None:
         note = f"no recovery from ciphertexts alone for {spec.name}"
         return open_rows(knowledge, None, note, idle=True)
-    if spec.key_scope == "image":
+    if load(spec).is_each_alone:
         return open_each_alone(method.recover, knowledge)
     pool_rows = np.asarray(knowledge.pool_rows, np.int64)
     recovered = method.recover(knowledge.pool, pool_rows, knowledge.budget.time_left)

@@ -31,6 +31,7 @@ from coordinator.exchange.audit.suite1 import BLIND_CONTROLS, DRAWS, MIN_SET_IMA
 from coordinator.exchange.pool import Pool
 from crypto.arrays import Images
 from crypto.errors import CipherwardError
+from crypto.scheme import load
 from crypto.sets.dataset import SealedDataset
 
 
@@ -211,7 +212,7 @@ def plan_cells(
 def _pool_sizes(attack: str, pools: Sequence[int], draw: Draw) -> list[int]:
     """Return the pool sizes that an attack runs at in a draw."""
     # Where every image has a key of its own, one image is all that any attack has about this key.
-    if not ATTACKS[attack].uses_pool or draw.spec.key_scope == "image":
+    if not ATTACKS[attack].uses_pool or load(draw.spec).is_each_alone:
         return [1]
     images = len(draw.pool_rows)
     return [n for n in pools if n <= images] or [images]

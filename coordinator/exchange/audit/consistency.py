@@ -23,6 +23,7 @@ from coordinator.exchange.audit.scores import (
 from coordinator.exchange.audit.suite1 import OPENS, SSIM_STEP
 from coordinator.exchange.records import Record
 from crypto.errors import CipherwardError
+from crypto.scheme import is_invertible
 
 #: Rates and bounds of other SciPy versions differ in their last digits.
 _ROUNDING = 1e-9
@@ -221,7 +222,15 @@ def check_scores(scores: Scores, where: str) -> None:
 
 def _check_draw(draw: DrawScores, where: str, place: str) -> None:
     """Check that all figures of a draw are about its rows and its gallery."""
-    _check_ssim(draw.true_key_ssim, where, f"{place}.true_key_ssim")
+    if draw.true_key_ssim is not None:
+        _check_ssim(draw.true_key_ssim, where, f"{place}.true_key_ssim")
+    opens = is_invertible(draw.spec.name)
+    require(
+        opens == (draw.true_key_ssim is not None),
+        where,
+        f"{place}.true_key_ssim",
+        f"the true key {'opens' if opens else 'does not open'} {draw.spec.name}",
+    )
     for name, summary in draw.baselines.items():
         _check_ssim(summary.median, where, f"{place}.baselines.{name}.median")
     if draw.linkable is not None:

@@ -267,8 +267,9 @@ class DrawScores(Record):
         gallery: How many plain images a guess could name.
         pictured: Rows of the draw that a report shows.
         tolerance: Largest error of the scheme's own round trip, in gray levels.
-        true_key_ssim: Median SSIM of the scored rows, opened with the true key.
-        true_key_exact: Whether the true key opens every one of them within the tolerance.
+        true_key_ssim: Median SSIM of the scored rows, opened with the true key; None if no key opens the scheme.
+        true_key_exact: Whether the true key opens every one of them within the tolerance; if no key opens the
+            scheme, whether it seals their plain images to the very ciphertexts, up to rounding.
         baselines: SSIM that is reached without any attack, by the baseline's name.
         linkable: Ciphertexts that name their own image without any key; None where that was not measured.
         classified: What a classifier of plain images tells.
@@ -290,7 +291,7 @@ class DrawScores(Record):
     gallery: int
     pictured: tuple[int, ...]
     tolerance: float = 0.0
-    true_key_ssim: float
+    true_key_ssim: float | None
     true_key_exact: bool
     baselines: dict[str, Summary]
     linkable: LinkableRate | None = None

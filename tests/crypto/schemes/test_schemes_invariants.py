@@ -114,6 +114,32 @@ def keeps_noisy_orthogonal(plain: AnyArray, sealed: AnyArray, case: Case) -> Non
         assert abs(math.sqrt(left) - math.sqrt(energy)) <= case.scheme.invariant_tolerance
 
 
+def keeps_block_projection(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
+    if case.spec.options["matrix"] == "uniform":
+        return  # nothing is known of what it keeps
+    noise = case.spec.options["noise"]
+    lengths = [
+        sorted(math.sqrt(max(0.0, (piece**2).sum() - extra)) for piece in cut(image, case.spec.block))
+        for image, extra in (
+            (plain.astype(float), 0.0),
+            (sealed.astype(float) - noise / 2, case.spec.block**2 * plain.shape[2] * noise**2 / 12),
+        )
+    ]
+    assert np.abs(np.subtract(*lengths)).max() <= case.scheme.invariant_tolerance
+
+
+def keeps_patch_shuffle(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
+    block = case.spec.block
+    assert sorted(piece.tobytes() for piece in cut(sealed, block)) == sorted(
+        piece.tobytes() for piece in cut(plain, block)
+    )
+
+
+def keeps_neuracrypt(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
+    """Nothing is known of what it keeps."""
+    assert case.scheme.kept is None
+
+
 def keeps_permuted(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     assert np.array_equal(np.sort(sealed.ravel()), np.sort(plain.ravel()))
 

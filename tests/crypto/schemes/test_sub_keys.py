@@ -35,7 +35,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "etc": {"form": "gray"},
     "sub_block_etc": {"sub_block": 2},
     "noisy_orthogonal": {"sigma": 64},
+    "block_projection": {"noise": 25},
+    "neuracrypt": {"width": 16, "depth": 1},
 }
+#: Options that differ from the defaults, whose networks would take seconds.
+USUAL: dict[str, dict[str, Any]] = {"neuracrypt": {"width": 64}}
 SubKey = Callable[[SchemeSpec, SecretKey, int], SecretKey]
 
 
@@ -47,7 +51,7 @@ def earlier_sub_key(spec: SchemeSpec, key: SecretKey, row: int = 0) -> SecretKey
 
 def base(name: str, scope: str = "consortium", **options: Any) -> SchemeSpec:
     """Return a scheme's spec with a fixed nonce where it has one."""
-    return with_nonce(describe(name, SHAPE, BLOCK, scope, options), 0)
+    return with_nonce(describe(name, SHAPE, BLOCK, scope, {**USUAL.get(name, {}), **options}), 0)
 
 
 def changes(name: str, scope: str = "consortium") -> Iterator[tuple[str, SchemeSpec, SchemeSpec]]:

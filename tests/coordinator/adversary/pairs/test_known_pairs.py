@@ -12,13 +12,11 @@ from coordinator.adversary.pairs import chosen_plaintext, known_pairs
 from coordinator.adversary.pairs.unit_signatures import pair_up, rows_as_ids
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Images
-from crypto.cipher import MatrixCipher
 from crypto.errors import CipherwardError
-from crypto.kernels.executors import apply
-from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
+from parties.scoring.key_share import open_sealed
 from tests.support.pictures import key_of, sealed_pool, smooth
 
 KEY = SecretKey(bytes([7]) * 32)
@@ -47,6 +45,16 @@ SCHEMES: list[tuple[str, int, int, dict[str, Any], int, int]] = [
     ("sub_block_etc", 1, 8, {"sub_block": 8}, 2, 2),
     ("orthogonal", 1, 4, {}, 1, 1),
     ("orthogonal", 3, 4, {}, 2, 2),
+    ("block_projection", 1, 4, {"noise": 0}, 4, 2),
+    ("block_projection", 3, 4, {"noise": 0, "matrix": "uniform"}, 8, 6),
+    (
+        "block_projection",
+        1,
+        8,
+        {"noise": 0, "matrix": "uniform", "matrices": "shared", "shuffle": False},
+        2,
+        2,
+    ),
 ]
 
 
@@ -75,11 +83,7 @@ def share_opened(guess: Guess, spec: SchemeSpec, plain: Images) -> float:
     """Return the share of values of other images that the guessed key puts right."""
     sealed = load(spec).cipher(KEY).encrypt(plain)
     key = key_of(guess)
-    if "matrix" in key:
-        images = MatrixCipher(spec.image_shape, spec.block, key["matrix"]).decrypt(sealed)
-    else:
-        images = apply(Table.flat(load(spec).sealed_shape, key["gather"], key.get("mask")), sealed)
-        images = load(spec).picture(images)
+    images = open_sealed(key, sealed, spec)
     return float((np.abs(images.astype(int) - plain) <= load(spec).tolerance).mean())
 
 
