@@ -28,7 +28,8 @@ from rich.table import Table
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.registry import ATTACKS
-from coordinator.exchange.audit.suite1 import POOLS, breaking_measures
+from coordinator.exchange.audit.suite1 import POOLS
+from coordinator.exchange.audit.suite2 import SUITE, breaking_measures
 from coordinator.exchange.image_file import open_image, open_image_bytes
 from coordinator.exchange.pool import MemoryPool
 from coordinator.report.build import machine
@@ -195,7 +196,7 @@ def cells_of(
             "note": guess.note,
             "idle": guess.idle,
             "uncertain": guess.is_uncertain,
-            "broken_by": list(breaking_measures(figures)),
+            "broken_by": list(breaking_measures(figures, SUITE)),
             "ssim": values["ssim"]["median"],
             "psnr": values["psnr"]["median"],
             "baseline": max(float(np.nanmedian(v)) for v in bases.values()),

@@ -28,6 +28,7 @@ from benchmarks.command_line import add_json, make_parser, write_figures
 from benchmarks.picture_sources import read_kind
 from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.audit.scores import DrawScores, Finding
+from coordinator.exchange.audit.suite2 import SUITE
 from coordinator.report.build import machine
 from coordinator.report.verdict import judge
 from crypto.arrays import Images
@@ -168,13 +169,13 @@ def run_audit(number: int, images: Mapping[str, Images]) -> dict[str, Any]:
         truth, others = make_truth(images[kind], scheme, number * DRAWS + index)
         generator = np.random.default_rng([number, index])
         draws.append(score_draw(truth, others, f"draw-{index}", generator))
-    _, verdict = judge(draws)
+    _, verdict = judge(draws, SUITE)
     single = Counter(
         finding.attack
         for draw in draws
         for finding in draw.findings
         if finding.figures is not None
-        and judge([draw.model_copy(update={"findings": (finding,)})])[1].broken
+        and judge([draw.model_copy(update={"findings": (finding,)})], SUITE)[1].broken
     )
     return {
         "kind": kind,

@@ -17,6 +17,7 @@ from coordinator.exchange.audit.consistency import (
     require,
 )
 from coordinator.exchange.audit.scores import DrawScores, Finding
+from coordinator.exchange.audit.suite2 import require_known
 from coordinator.report.records import JudgedFinding, Report, Signer, Training
 from coordinator.report.verdict import judge
 from crypto.identity import PublicIdentity
@@ -31,7 +32,9 @@ def check_report(report: Report, where: str) -> None:
 
     Raises:
         ContradictionError: If one does not; the message names its field.
+        CipherwardError: If this version does not know the rule that the report names.
     """
+    require_known(report.suite, where)
     check_rates(report, where)
     names = [draw.draw for draw in report.draws]
     require(len(set(names)) == len(names), where, "draws", "two draws have one name")
@@ -73,7 +76,7 @@ def _check_signer(signer: Signer, scorer: str, where: str) -> None:
 
 def _check_verdict(report: Report, where: str) -> None:
     """Judge the findings again, and compare."""
-    expected, verdict = judge(_draws_of(report))
+    expected, verdict = judge(_draws_of(report), report.suite)
     require(len(report.key_ids) == len(report.draws), where, "key_ids", "not one for each draw")
     judged = {(f.draw, f.attack, f.pool_size): f for f in expected}
     require(len(judged) == len(report.findings), where, "findings", "one attack twice at one pool size")

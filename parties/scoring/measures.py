@@ -36,7 +36,7 @@ _EXACT_PSNR = 100.0
 _ROUNDING = 1e-9
 
 #: Guesses are compared with the images of this many following rows, to see what they reach without being about them.
-_DERANGEMENTS = 3
+DERANGEMENTS = 3
 #: V: the percentile of these comparisons that a guess must exceed.
 _CEILING_PERCENTILE = 99
 
@@ -72,7 +72,7 @@ def ssims(guesses: Images, plains: Images) -> Float64Array:
 
 def deranged_ssims(guesses: Images, plains: Images) -> Float64Array:
     """Return the SSIM of each guess with the images of other rows, float64 [derangements, n]."""
-    turns = [turn for turn in range(1, _DERANGEMENTS + 1) if turn < len(plains)]
+    turns = [turn for turn in range(1, DERANGEMENTS + 1) if turn < len(plains)]
     return np.stack([ssims(np.roll(guesses, turn, axis=0), plains) for turn in turns])
 
 

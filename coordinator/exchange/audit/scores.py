@@ -108,10 +108,10 @@ class KeyShare(Record):
 
 
 class SecondLook(Record):
-    """What a guess shows at best as it is, in the negative, turned or mirrored, whatever the scheme's orbit grants.
+    """What a guess shows at best in the negative, turned, mirrored or shifted, whatever the scheme's orbit grants.
 
-    A person who looks at pictures needs no such grant. The figures are apart from those of suite/1, and their bounds
-    are corrected for the search.
+    A person who looks at pictures needs no such grant. The bounds are corrected for the search. Under suite/2 it
+    counts as the first look does. Under suite/1 it had no shifts, and stood beside the verdict.
 
     Attributes:
         visible: V under the one look that fits the rows that register.
@@ -119,6 +119,8 @@ class SecondLook(Record):
         reidentified_deranged: The same guesses scored as if they were about the next row's image.
         turn: The chosen look's turn (crypto/symmetry.py); None where every image has its own key, and its own look.
         negative: Whether it is a negative.
+        down: How many blocks it is shifted down, as `turn`; None under suite/1, which looked at no shifts.
+        across: How many blocks it is shifted to the right.
     """
 
     visible: SearchedRate = Field(validation_alias="V", serialization_alias="V")
@@ -128,6 +130,8 @@ class SecondLook(Record):
     )
     turn: int | None
     negative: bool | None
+    down: int | None = None
+    across: int | None = None
 
 
 class Figures(Record):
@@ -147,7 +151,7 @@ class Figures(Record):
         grid: Assembled blocks, for throwaway keys only.
         values_right: Share of pixel values that the key puts right, for throwaway keys only.
         key: Shares of the key that are right, for throwaway keys only.
-        second_look: What it shows in the negative or turned; None where that was not measured, or is the orbit's.
+        second_look: What it shows in the negative, turned or shifted; None where that was not measured, or is the orbit's.
         degenerate: Why there are no figures, where the guesses are flat or repeat one picture.
     """
 
