@@ -38,6 +38,7 @@ from crypto.files import append_line, read_lines
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from parties.scoring.figures import compute_figures
+from parties.scoring.second_look import second_truth
 from parties.scoring.truth import Truth, baseline_ssims, distinct_rows, gallery_members
 
 AUDIT_IMAGES, GALLERY_IMAGES = 128, 1000  # as in suite/1
@@ -174,7 +175,7 @@ def cells_of(
     else:
         images, labels = read_cifar(folder, CIFAR_IMAGES, 32 if row.data == "cifar" else 224)
     truth, pool, key = make_draw(row, index, images, labels)
-    bases = baseline_ssims(truth)
+    bases, second = baseline_ssims(truth), second_truth(truth)
     count = len(truth.pick)
     # If every image has its own key, only the scored rows need a guess: the others choose nothing.
     rows = truth.odd if truth.row_keys else np.arange(count)
@@ -186,7 +187,7 @@ def cells_of(
         guesses = truth.plain.copy() if truth.row_keys else guess.images
         if truth.row_keys:
             guesses[truth.odd] = guess.images
-        figures = compute_figures(guesses, guess.key, truth, bases, None if truth.row_keys else key)
+        figures = compute_figures(guesses, guess.key, truth, bases, None if truth.row_keys else key, second)
         values = figures.to_json()
         yield {
             "row": row.name,
@@ -196,6 +197,8 @@ def cells_of(
             "note": guess.note,
             "idle": guess.idle,
             "uncertain": guess.is_uncertain,
+            "confidence": guess.confidence,
+            "suite": SUITE,
             "broken_by": list(breaking_measures(figures, SUITE)),
             "ssim": values["ssim"]["median"],
             "psnr": values["psnr"]["median"],

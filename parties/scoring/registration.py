@@ -72,9 +72,9 @@ def correlate_moves(
         orders = [move.order for move in orientations if move.turn == turn]
         # All shifts of one colour order, then those of the next: float32 [orders * shifts, n].
         scores.append(correlate(turned(small, turn), target, side, orders, shifts))
-    table = np.concatenate(scores)
     # Sums in another order differ in their last digits. Equal fits must stay equal, so that the first one is chosen.
-    table = np.rint(table * _TIE_STEPS) / np.float32(_TIE_STEPS)
+    steps = np.rint(np.concatenate(scores) * _TIE_STEPS)
+    table: Float32Array = (steps / _TIE_STEPS).astype(np.float32)
     if orbit.negatives:  # the correlation of a negative has the opposite sign
         table = np.stack([table, -table], axis=1).reshape(-1, len(guesses))
     return list(_moves(orbit, guesses.shape[1:])), table

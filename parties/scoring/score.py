@@ -224,5 +224,6 @@ def _finding(guess: StoredGuess, figures: Figures | None) -> Finding:
         idle=guess.idle,
         fit=guess.fit,
         uncertain=guess.uncertain,
+        confidence=guess.confidence,
         figures=figures,
     )

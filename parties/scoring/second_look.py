@@ -99,6 +99,7 @@ def measure_second_look(
         reidentified_deranged=searched_in_gallery(wrong, len(named), second.looks, gallery),
         turn=None if move is None else move.turn,
         negative=None if move is None else move.negative,
+        order=None if move is None else move.order,
         down=None if move is None else move.down,
         across=None if move is None else move.across,
     )
