@@ -29,7 +29,7 @@ def attack(
     attacks: Annotated[
         str,
         typer.Option(
-            help="Attacks by name, separated by commas. Default: those of suite/1, and those that --public and "
+            help="Attacks by name, separated by commas. Default: those of the suite, and those that --public and "
             "--study make possible."
         ),
     ] = "",
@@ -152,7 +152,7 @@ def _print_attacks() -> None:
 
 
 def _default_attacks(has_public: bool, has_study: bool) -> list[str]:
-    """Return the attacks of suite/1, and those that public images and a study make possible."""
+    """Return the attacks of the suite, and those that public images and a study make possible."""
     from coordinator.adversary.contract import Tier
     from coordinator.adversary.registry import ATTACKS
     from coordinator.exchange.audit.suite1 import ATTACKS as SUITE_ATTACKS

@@ -48,8 +48,8 @@ class AttackOptions:
     Attributes:
         rows: Number of images to score.
         seed: Seed of the rows and the pools.
-        attacks: Names of attacks; none stands for those of suite/1.
-        pools: Pool sizes; none stands for those of suite/1.
+        attacks: Names of attacks; none stands for those of the suite.
+        pools: Pool sizes; none stands for those of the suite.
         budget_s: Seconds that an attack may take at one pool size; None for the command's default.
         jobs: Number of attacks at once; None for one on every core.
         public: Folder of public plain images.

@@ -60,7 +60,7 @@ class AuditSettings:
         rows: Number of audit images of a draw.
         gallery: Number of plain images that a guess can name.
         pools: Pool sizes.
-        attacks: Names of attacks; none stands for those of suite/1.
+        attacks: Names of attacks; none stands for those of the suite.
         budget_s: Seconds that an attack may take at one pool size.
         public: Folder of public plain images, as text; empty without one.
     """

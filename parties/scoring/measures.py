@@ -1,4 +1,4 @@
-"""How good a guess is: the measures of `suite/1`, each a plain function on images uint8 [n, h, w, c].
+"""How good a guess is: the measures of the suite, each a plain function on images uint8 [n, h, w, c].
 
 The numbers of the suite, such as SSIM's window, are in coordinator/exchange/audit/suite1.py.
 """
@@ -77,7 +77,7 @@ def deranged_ssims(guesses: Images, plains: Images) -> Float64Array:
 
 
 def exceeds_baselines(values: Float64Array, baselines: Mapping[str, Float64Array]) -> BoolArray:
-    """Return which SSIM values [n] exceed every baseline [n] by the margin of suite/1; NaN exceeds nothing."""
+    """Return which SSIM values [n] exceed every baseline [n] by the margin of the suite; NaN exceeds nothing."""
     exceeds: BoolArray = np.isfinite(values) & (values >= _best(list(baselines.values())) + MARGIN)
     return exceeds
 

@@ -29,7 +29,7 @@ from crypto.tensor_file import tensor_bytes
 SCHEMA = "cipherward.guesses/1"
 FILE = "guesses.json"
 #: Guesses about one draw that a scorer accepts at most, to bound what crafted guesses can ask of it (docs/suite.md).
-#: Chosen by hand; the attacks of suite/1 make 9.
+#: Chosen by hand; the attacks of the suite make 9.
 MOST_GUESSES = 64
 
 
