@@ -28,7 +28,8 @@ from rich.table import Table
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.registry import ATTACKS
-from coordinator.exchange.audit.suite1 import POOLS, breaking_measures
+from coordinator.exchange.audit.suite1 import POOLS
+from coordinator.exchange.audit.suite2 import SUITE, breaking_measures
 from coordinator.exchange.image_file import open_image, open_image_bytes
 from coordinator.exchange.pool import MemoryPool
 from coordinator.report.build import machine
@@ -37,6 +38,7 @@ from crypto.files import append_line, read_lines
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from parties.scoring.figures import compute_figures
+from parties.scoring.second_look import second_truth
 from parties.scoring.truth import Truth, baseline_ssims, distinct_rows, gallery_members
 
 AUDIT_IMAGES, GALLERY_IMAGES = 128, 1000  # as in suite/1
@@ -176,7 +178,7 @@ def cells_of(
     else:
         images, labels = read_cifar(folder, CIFAR_IMAGES, 32 if row.data == "cifar" else 224)
     truth, pool, key = make_draw(row, index, images, labels)
-    bases = baseline_ssims(truth)
+    bases, second = baseline_ssims(truth), second_truth(truth)
     count = len(truth.pick)
     # If every image has its own key, only the scored rows need a guess: the others choose nothing.
     rows = truth.odd if truth.row_keys else np.arange(count)
@@ -188,7 +190,7 @@ def cells_of(
         guesses = truth.plain.copy() if truth.row_keys else guess.images
         if truth.row_keys:
             guesses[truth.odd] = guess.images
-        figures = compute_figures(guesses, guess.key, truth, bases, None if truth.row_keys else key)
+        figures = compute_figures(guesses, guess.key, truth, bases, None if truth.row_keys else key, second)
         values = figures.to_json()
         yield {
             "row": row.name,
@@ -198,7 +200,9 @@ def cells_of(
             "note": guess.note,
             "idle": guess.idle,
             "uncertain": guess.is_uncertain,
-            "broken_by": list(breaking_measures(figures)),
+            "confidence": guess.confidence,
+            "suite": SUITE,
+            "broken_by": list(breaking_measures(figures, SUITE)),
             "ssim": values["ssim"]["median"],
             "psnr": values["psnr"]["median"],
             "baseline": max(float(np.nanmedian(v)) for v in bases.values()),

@@ -1,13 +1,15 @@
 """How often the rule says "broken" where nothing was recovered: whole audits of guesses that know nothing.
 
-    python -m benchmarks.false_alarms [--folder FOLDER] [--audits 200] [--json FILE]
+    python -m benchmarks.false_alarms [--folder FOLDER] [--audits 200] [--journal FILE] [--json FILE]
 
-Every audit has three draws of real images with fresh keys, and the scheme changes from audit to audit. What is judged
+Every audit has three draws of real images with fresh keys, and the scheme changes from audit to audit; one of them
+has a key for every image. What is judged
 is not an attack but guesses that were made without the images that they are about: noise, noise with the spectrum of
 pictures, the mean picture with such noise, other real pictures of the same kind, and the draw's own pictures in
 another order. They are scored and judged by the product's own code, with everything that a scheme's orbit grants:
-registration on half of the rows, baselines, the second look. A verdict "broken", or "readable" by the second look,
-is a false alarm. An audit is one false alarm if any of its guesses is.
+registration on half of the rows, baselines, the second look with shifts, by the rule of suite/2. A verdict "broken"
+is a false alarm. An audit is one false alarm if any of its guesses is. With a journal, a run that was stopped goes on
+where it was.
 
 A control that must be found is counted too: guesses that show their images through strong noise.
 """
@@ -15,6 +17,7 @@ A control that must be found is counted too: guesses that show their images thro
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections import Counter
@@ -28,10 +31,12 @@ from benchmarks.command_line import add_json, make_parser, write_figures
 from benchmarks.picture_sources import read_kind
 from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.audit.scores import DrawScores, Finding
+from coordinator.exchange.audit.suite2 import SUITE
 from coordinator.report.build import machine
 from coordinator.report.verdict import judge
 from crypto.arrays import Images
 from crypto.errors import CipherwardError
+from crypto.files import append_line, read_lines
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from parties.scoring.figures import compute_figures, degenerate_figures, is_degenerate
@@ -41,7 +46,16 @@ from parties.scoring.truth import Truth, baseline_ssims, distinct_rows, gallery_
 SCHEMA = "cipherward.false-alarms/1"
 #: Kinds of pictures that are small enough for hundreds of audits (benchmarks/picture_sources.py).
 KINDS = ("pneumonia 28", "cifar 32", "tissue 32", "phantoms 64")
-SCHEMES = ("block_pixel_shuffle", "value_shuffle", "block_pixel", "etc", "pe", "le", "ele", "orthogonal")
+#: Schemes and their key scopes.
+SCHEMES = (
+    *(
+        (name, "consortium")
+        for name in ("block_pixel_shuffle", "value_shuffle", "block_pixel", "etc", "pe", "le")
+    ),
+    ("ele", "consortium"),
+    ("orthogonal", "consortium"),
+    ("pe", "image"),
+)
 BLOCK, DRAWS, ROWS, GALLERY = 4, 3, 128, 200
 #: The control.
 SEEN = "the images, through noise"
@@ -92,12 +106,13 @@ GUESSERS: dict[str, Guesser] = {
 }
 
 
-def make_truth(images: Images, scheme: str, seed: int) -> tuple[Truth, Images]:
+def make_truth(images: Images, scheme: str, scope: str, seed: int) -> tuple[Truth, Images]:
     """Return the hospital's side of a draw under a fresh key, and the images that are not part of it.
 
     Args:
         images: Real images of one kind, uint8 [n, h, w, c].
         scheme: The scheme that seals them.
+        scope: Its key scope.
         seed: Draws the images. The key is drawn by the operating system.
     """
     order = np.random.default_rng(seed).permutation(len(images))
@@ -107,7 +122,7 @@ def make_truth(images: Images, scheme: str, seed: int) -> tuple[Truth, Images]:
     half = len(rest) // 2
     together = np.concatenate([own[pick], rest[:half]])
     gallery = together[gallery_members(together, len(pick))][: max(GALLERY, len(pick))]
-    spec = describe(scheme, images.shape[1:], BLOCK, "consortium", {})
+    spec = describe(scheme, images.shape[1:], BLOCK, scope, {})
     built = load(spec)
     truth = Truth(
         pick=np.arange(len(pick)),
@@ -119,7 +134,7 @@ def make_truth(images: Images, scheme: str, seed: int) -> tuple[Truth, Images]:
         block=BLOCK,
         seed=seed,
         orbit=built.orbit,
-        row_keys=False,
+        row_keys=scope == "image",
     )
     return truth, rest[half:]
 
@@ -162,23 +177,24 @@ def score_draw(truth: Truth, others: Images, name: str, generator: Generator) ->
 
 def run_audit(number: int, images: Mapping[str, Images]) -> dict[str, Any]:
     """Make, score and judge one audit; return which guesses were called broken or readable."""
-    kind, scheme = KINDS[number % len(KINDS)], SCHEMES[number // len(KINDS) % len(SCHEMES)]
+    kind, (scheme, scope) = KINDS[number % len(KINDS)], SCHEMES[number // len(KINDS) % len(SCHEMES)]
     draws = []
     for index in range(DRAWS):
-        truth, others = make_truth(images[kind], scheme, number * DRAWS + index)
+        truth, others = make_truth(images[kind], scheme, scope, number * DRAWS + index)
         generator = np.random.default_rng([number, index])
         draws.append(score_draw(truth, others, f"draw-{index}", generator))
-    _, verdict = judge(draws)
+    _, verdict = judge(draws, SUITE)
     single = Counter(
         finding.attack
         for draw in draws
         for finding in draw.findings
         if finding.figures is not None
-        and judge([draw.model_copy(update={"findings": (finding,)})])[1].broken
+        and judge([draw.model_copy(update={"findings": (finding,)})], SUITE)[1].broken
     )
     return {
         "kind": kind,
         "scheme": scheme,
+        "scope": scope,
         "broken": sorted(verdict.broken_at),
         "readable": sorted(verdict.readable_at),
         "draws broken": dict(single),
@@ -205,6 +221,20 @@ def summarise(audits: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _journal(path: Path | None) -> list[dict[str, Any]]:
+    """Return the audits of an earlier run, in their order.
+
+    Raises:
+        CipherwardError: If the journal is of other audits.
+    """
+    audits: list[dict[str, Any]] = read_lines(path) if path is not None and path.exists() else []
+    for number, audit in enumerate(audits):
+        kind, (scheme, scope) = KINDS[number % len(KINDS)], SCHEMES[number // len(KINDS) % len(SCHEMES)]
+        if (audit["kind"], audit["scheme"], audit["scope"]) != (kind, scheme, scope):
+            raise CipherwardError(f"{path} is of other audits", "name another journal")
+    return audits
+
+
 def run(options: argparse.Namespace) -> None:
     """Run the audits, say how far they are, and write the figures."""
     if options.audits < 1:
@@ -214,17 +244,22 @@ def run(options: argparse.Namespace) -> None:
             "the folder of the data is not given", "set CIPHERWARD_DATA, or name it with --folder"
         )
     images = {kind: read_kind(options.folder, kind) for kind in KINDS[: options.audits]}
-    started, audits = time.perf_counter(), []
-    for number in range(options.audits):
-        audits.append(run_audit(number, images))
+    audits = _journal(options.journal)[: options.audits]
+    for number in range(len(audits), options.audits):
+        started = time.process_time()
+        audit = run_audit(number, images)
+        audits.append({**audit, "seconds": round(time.process_time() - started, 2)})
+        if options.journal is not None:
+            append_line(options.journal, json.dumps(audits[-1]))
         print(f"audit {number + 1} of {options.audits}: {audits[-1]}", flush=True)
     figures = {
         "schema": SCHEMA,
         "machine": machine(),
+        "suite": SUITE,
         "draws": DRAWS,
         "rows": ROWS // 2,
         "gallery": GALLERY,
-        "seconds": time.perf_counter() - started,
+        "seconds": sum(audit["seconds"] for audit in audits),
         **summarise(audits),
         "audits": audits,
     }
@@ -239,6 +274,7 @@ def main() -> None:
         "--folder", type=Path, default=default, help="where the data is; default: CIPHERWARD_DATA"
     )
     parser.add_argument("--audits", type=int, default=200, help="audits that are made and judged")
+    parser.add_argument("--journal", type=Path, help="file that keeps the audits of a run that was stopped")
     add_json(parser)
     try:
         run(parser.parse_args())

@@ -6,7 +6,7 @@
     print(result)
 
 The audit draws fresh keys, encrypts the images, runs the attacks of the suite on the ciphertexts, and judges what
-they reached by the rules of suite/1 (docs/suite.md), with the suite's controls. It plays all roles in one process,
+they reached by the rules of suite/2 (docs/suite.md), with the suite's controls. It plays all roles in one process,
 for research. A hospital audits its own images with `cipherward-party audit`, whose attacks run without a key.
 """
 

@@ -22,7 +22,8 @@ from coordinator.adversary.pairs import chosen_plaintext, known_pairs
 from coordinator.adversary.recover.unknown_scheme import models_of
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit.scores import Figures
-from coordinator.exchange.audit.suite1 import breaking_measures, draws_needed
+from coordinator.exchange.audit.suite1 import draws_needed
+from coordinator.exchange.audit.suite2 import SUITE, breaking_measures
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import AnyArray, Images
 from crypto.errors import CipherwardError
@@ -79,7 +80,7 @@ def attack_with_pairs(
                 PairsFinding(
                     attack=name,
                     pairs=max(pairs for pairs, _, _ in results),
-                    broken=sum(bool(breaking_measures(figures)) for _, _, figures in results),
+                    broken=sum(bool(breaking_measures(figures, SUITE)) for _, _, figures in results),
                     draws=len(draws),
                     note=results[0][1],
                 )

@@ -11,7 +11,7 @@ from cipherward.scoring import ScoredDraw
 from cipherward.settings import Settings
 from coordinator.exchange.audit.rates import LinkableRate
 from coordinator.exchange.audit.scores import AttackedBy, DrawScores
-from coordinator.exchange.audit.suite1 import SUITE, broken_by, readable_by
+from coordinator.exchange.audit.suite2 import SUITE, broken_by
 from coordinator.report.build import machine, versions
 from coordinator.report.control_checks import check_controls, missing_positive_controls
 from coordinator.report.doubts import doubts_of
@@ -72,7 +72,7 @@ def make_report(
     control_scores = [scored.scores for scored in controls]
     results = _controls(subject, every, control_scores, settings)
     draws, left_out = _without_failures(every, settings)
-    findings, verdict = judge(draws)
+    findings, verdict = judge(draws, SUITE)
     return Report(
         schema_id=SCHEMA,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -117,7 +117,7 @@ def _without_failures(
     An unknown scheme is attacked by all of them. A report of twenty rows that say nothing would hide the others.
     """
     own = {finding.attack for draw in draws for finding in draw.findings} - set(settings.attacks)
-    useful = {f.attack for draw in draws for f in draw.findings if broken_by(f) or readable_by(f)}
+    useful = {f.attack for draw in draws for f in draw.findings if broken_by(f, SUITE)}
     left_out = own - useful
     kept = [
         draw.model_copy(update={"findings": tuple(f for f in draw.findings if f.attack not in left_out)})
@@ -156,9 +156,9 @@ def _controls(
     subject: Subject, draws: Sequence[DrawScores], controls: Sequence[DrawScores], settings: Settings
 ) -> Controls:
     """Return the controls of the suite, as far as they can be checked without the scheme's own key."""
-    results = dict(check_controls([*draws, *controls], _ATTACKED_BY))
+    results = dict(check_controls([*draws, *controls], SUITE, _ATTACKED_BY))
     if not subject.has_decrypt:
-        results["true_key"] = check_controls(controls, _ATTACKED_BY)["true_key"]
+        results["true_key"] = check_controls(controls, SUITE, _ATTACKED_BY)["true_key"]
     plain = next((draw for draw in controls if draw.set_name == "control-plain"), None)
     if not settings.family and plain is not None and plain.of(_RECOVERY):
         results["plain"] = _check_plain(plain)
@@ -173,7 +173,7 @@ def _check_plain(draw: DrawScores) -> Control:
     """
     last = max(draw.of(_RECOVERY), key=lambda finding: finding.pool_size)
     as_is = draw.of("as_is")
-    breaks, opens = any(broken_by(finding) for finding in as_is), "K" in broken_by(last)
+    breaks, opens = any(broken_by(finding, SUITE) for finding in as_is), "K" in broken_by(last, SUITE)
     message = f"key recovery at {last.pool_size} {'opens' if opens else 'does not open'} it"
     if as_is:
         message = f"as_is {'breaks' if breaks else 'does not break'} it; {message}"
@@ -204,7 +204,7 @@ def _doubts(
     certain = [_without_uncertainty(draw) for draw in draws]
     named = [draw.model_copy(update={"spec": replace_name(draw.spec, subject.name)}) for draw in draws]
     positive = missing_positive_controls([*named, *controls])
-    return [*doubts, *doubts_of(certain), *positive]
+    return [*doubts, *doubts_of(certain, SUITE), *positive]
 
 
 def _uncertain(draws: Sequence[DrawScores]) -> list[str]:

@@ -192,5 +192,6 @@ def finding_of(attempt: Attempt, figures: Figures | None) -> Finding:
         idle=guess.idle if guess else False,
         fit="; ".join(filter(None, [attempt.choice, *(map(str, guess.fits) if guess else ())])),
         uncertain=guess.is_uncertain if guess else False,
+        confidence=guess.confidence if guess else None,
         figures=figures,
     )

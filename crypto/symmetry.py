@@ -128,7 +128,7 @@ class Orbit:
         )
 
     def second_looks(self, shape: tuple[int, ...]) -> int:
-        """Return how many looks at images [h, w, c] the negative and the eight turns add to each of this orbit.
+        """Return how many looks at images [h, w, c] negative, turns and shifts add to each move of this orbit.
 
         It is 1 if the orbit holds them all.
         """
@@ -151,7 +151,8 @@ class Orbit:
         return len(self.orientations(shape)) * (1 + self.negatives) * len(self.shifts_in_reach())
 
 
-#: What every picture may be looked at as, whatever the scheme leaves open: in the negative, turned and mirrored.
-SECOND_LOOK = Orbit(turns=True, negatives=True)
+#: What every picture may be looked at as, whatever the scheme leaves open: in the negative, turned, mirrored, and
+#: shifted by whole blocks. Colours in another order are granted to the schemes that permute them.
+SECOND_LOOK = Orbit(turns=True, negatives=True, shifts=True)
 #: All moves: what is left open by a scheme that turns, inverts, recolours and moves whole blocks.
 EVERY_MOVE = Orbit(turns=True, negatives=True, orders=True, shifts=True)

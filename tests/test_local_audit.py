@@ -83,15 +83,28 @@ def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
     opened = [
         Path(line.split(" ", 1)[1]) for line in lines if not line.startswith(("environment", "import"))
     ]
-    allowed = (work / "sealed", work / "guesses")
+    # Sets that are told apart by their scheme, copies of all others under random names, and the guesses.
+    named = [work / "sealed" / f"control-{name}" for name in ("plain", "signs", "orthogonal", "public")]
+    allowed = (*named, work / "blinded", work / "guesses")
     inside = [path for path in opened if path.is_relative_to(out)]
-    assert any(path.is_relative_to(work / "sealed") for path in inside), "the hook saw nothing"
+    assert any(path.is_relative_to(work / "blinded") for path in inside), "the hook saw nothing"
     assert [p for p in inside if not any(p.is_relative_to(a) for a in allowed)] == []
     assert [p for p in opened if p.is_relative_to(images)] == []
     assert not [line for line in lines if line.startswith("import ")]
     names = next(line for line in lines if line.startswith("environment")).split()
     # Who ends silences is no secret. What is: the passphrase, and where the identity is.
     assert [name for name in names if name.startswith("CIPHERWARD")] in ([], ["CIPHERWARD_BEATS"])
+    # No path that the attacks opened tells an audited draw from a control: the copies have random names, and are gone.
+    copies = {
+        path.relative_to(work / "blinded").parts[0]
+        for path in inside
+        if path.is_relative_to(work / "blinded")
+    }
+    aliases = json.loads((work / "private" / "blinded.json").read_text())
+    assert copies - {"."} == set(aliases) and not (work / "blinded").exists()
+    assert sorted(aliases.values()) == [
+        *("audit-1", "audit-2", "control-known", "control-noise", "control-permuted")
+    ]
     # The throwaway keys are gone, what shows patients is closed to others, and the ledger notes it.
     assert not list(out.rglob("*.key"))
     closed = (work.parent, work, work / "guesses", work / "private")

@@ -101,7 +101,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "privacy.sum_clip": "Largest magnitude of one value of an update.",
     },
     "Audit": {
-        "attacks": "Attacks by name. Those of suite/1 are the default; a verdict needs them.",
+        "attacks": "Attacks by name. Those of the suite are the default; a verdict needs them.",
         "pools": "Pool sizes: how many sealed images an attack is given. They must rise.",
         "draws": "Repetitions with another key and other images.",
         "audit_rows": "Images to guess in a draw. Half of them are scored.",

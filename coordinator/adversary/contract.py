@@ -86,6 +86,17 @@ class Fit:
     of: str
 
     @property
+    def confidence(self) -> float:
+        """How far the result is to be believed, 0 to 1, in three digits: the same scale for every attack.
+
+        It is 1 where the result explains all that was measured, and 0 where it explains nothing. It is .5 at `least`,
+        so below .5 where the result is not to be believed. Between these points it is linear. It is no probability.
+        """
+        if self.is_poor:
+            return min(0.499, round(0.5 * max(0.0, self.value) / self.least, 3)) if self.value > 0 else 0.0
+        return round(0.5 + 0.5 * min(1.0, (self.value - self.least) / (1 - self.least or 1.0)), 3)
+
+    @property
     def is_poor(self) -> bool:
         """Whether the result is not to be believed."""
         return not self.value >= self.least
@@ -121,6 +132,11 @@ class Guess:
     def is_uncertain(self) -> bool:
         """Whether the attack found nothing that fits."""
         return any(fit.is_poor for fit in self.fits)
+
+    @property
+    def confidence(self) -> float | None:
+        """The least confidence of its fits, 0 to 1; None where it states no fit, or did not attack."""
+        return None if self.idle else min((fit.confidence for fit in self.fits), default=None)
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,7 @@ class RecoveredProjection:
 Key = Recovered | RecoveredMatrix | RecoveredProjection
 
 
-def open_rows(
-    knowledge: Knowledge, key: Key | None, note: str, idle: bool = False
-) -> Guess:
+def open_rows(knowledge: Knowledge, key: Key | None, note: str, idle: bool = False) -> Guess:
     """Return the guess of an attack that recovered this key, or none.
 
     Args:

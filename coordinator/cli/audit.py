@@ -35,7 +35,7 @@ def attack(
     attacks: Annotated[
         str,
         typer.Option(
-            help="Attacks by name, separated by commas. Default: those of suite/1, and those that --public and "
+            help="Attacks by name, separated by commas. Default: those of the suite, and those that --public and "
             "--study make possible."
         ),
     ] = "",
@@ -77,6 +77,7 @@ def attack(
         ),
     ] = "",
     draw_numbers: Annotated[str, typer.Option(hidden=True)] = "",
+    blind: Annotated[bool, typer.Option("--blind", hidden=True)] = False,
     listing: Annotated[bool, typer.Option("--list", help="List the attacks.")] = False,
 ) -> None:
     """Attack sealed sets with ciphertexts only, and freeze the guesses for scoring.
@@ -106,7 +107,8 @@ def attack(
         draw_numbers=_parse_numbers(draw_numbers),
     )
 
-    gaps = audit_gaps(sets, settings.attacks)
+    # A hospital that hides which sets are controls has checked itself that all are there.
+    gaps = [] if blind else audit_gaps(sets, settings.attacks)
     for gap in gaps:
         talk.print(f"warning: {gap}")
     if gaps:
@@ -158,7 +160,7 @@ def _print_attacks() -> None:
 
 
 def _default_attacks(has_public: bool, has_study: bool) -> list[str]:
-    """Return the attacks of suite/1, and those that public images and a study make possible."""
+    """Return the attacks of the suite, and those that public images and a study make possible."""
     from coordinator.adversary.contract import Tier
     from coordinator.adversary.registry import ATTACKS
     from coordinator.exchange.audit.suite1 import ATTACKS as SUITE_ATTACKS

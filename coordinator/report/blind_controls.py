@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.exchange.audit.scores import DrawScores, Finding
-from coordinator.exchange.audit.suite1 import broken_by, draws_needed, readable_by
+from coordinator.exchange.audit.suite1 import draws_needed, readable_by
+from coordinator.exchange.audit.suite2 import broken_by
 from coordinator.report.records import Control
 from coordinator.report.verdict import judge
 
@@ -18,7 +19,7 @@ BLIND = "blind"
 CLOUD_FAILED = "the cloud failed blind controls"
 
 
-def check_blind(draws: Sequence[DrawScores]) -> Control:
+def check_blind(draws: Sequence[DrawScores], suite: str) -> Control:
     """Check the cloud's guesses about blind controls against the hospital's own run of the same attacks on them.
 
     A blind control is a draw of the audited scheme that the cloud cannot tell from an audited one. Two things must
@@ -26,23 +27,32 @@ def check_blind(draws: Sequence[DrawScores]) -> Control:
     where the hospital's run breaks as many of them as a verdict needs, at the largest pool, the audited draws are not
     reported as unbroken by that attack: both are drawn alike. Pictures that the second look reads in the negative or
     turned are held to the same: the cloud's guesses show them too, or break the draw outright.
+
+    Args:
+        draws: All scored draws.
+        suite: The rule, by its name.
     """
     blind = [draw for draw in draws if draw.is_blind_control]
     if not any(draw.hospital_run for draw in blind):
         return Control(ok=False, message="not run")
-    successes = [(draw, finding) for draw in blind for finding in draw.hospital_run if _succeeds(finding)]
-    withheld = [f"{own.cell} in {draw.draw}" for draw, own in successes if not _shows_as_much(draw, own)]
+    successes = [
+        (draw, finding) for draw in blind for finding in draw.hospital_run if _succeeds(finding, suite)
+    ]
+    withheld = [
+        f"{own.cell} in {draw.draw}" for draw, own in successes if not _shows_as_much(draw, own, suite)
+    ]
     if withheld:
         return Control(
             ok=False,
             message=f"{CLOUD_FAILED}: the hospital's own run breaks or reads them and the cloud's guesses do "
             f"not: {', '.join(withheld)}",
         )
-    _, verdict = judge([draw for draw in draws if not draw.is_control])
+    _, verdict = judge([draw for draw in draws if not draw.is_control], suite)
     unreported = []
     for attack in dict.fromkeys(own.attack for _, own in successes):
         last = [own for draw in blind if (own := _at_largest(draw, attack)) is not None]
-        breaks, shows = sum(bool(broken_by(own)) for own in last), sum(map(_succeeds, last))
+        breaks = sum(bool(broken_by(own, suite)) for own in last)
+        shows = sum(_succeeds(own, suite) for own in last)
         needed = draws_needed(len(blind))
         is_reported = attack in verdict.broken_at or (breaks < needed and attack in verdict.readable_at)
         if shows >= needed and not is_reported:
@@ -62,15 +72,15 @@ def check_blind(draws: Sequence[DrawScores]) -> Control:
     )
 
 
-def _succeeds(finding: Finding) -> bool:
+def _succeeds(finding: Finding, suite: str) -> bool:
     """Return whether guesses break a draw, or can be read in the negative or turned."""
-    return bool(broken_by(finding) or readable_by(finding))
+    return bool(broken_by(finding, suite) or readable_by(finding))
 
 
-def _shows_as_much(draw: DrawScores, own: Finding) -> bool:
+def _shows_as_much(draw: DrawScores, own: Finding, suite: str) -> bool:
     """Return whether the cloud's guesses break a draw where the hospital's do; or read it, where those only do so."""
     same = [f for f in draw.of(own.attack) if f.pool_size == own.pool_size]
-    return any(broken_by(f) if broken_by(own) else _succeeds(f) for f in same)
+    return any(broken_by(f, suite) if broken_by(own, suite) else _succeeds(f, suite) for f in same)
 
 
 def _at_largest(draw: DrawScores, attack: str) -> Finding | None:

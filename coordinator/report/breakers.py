@@ -12,7 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.report.records import JudgedFinding, Report
+from coordinator.report.rows import rows_of
 from coordinator.report.wording import images, listed, seconds
+
+#: What the second look of suite/2 looks at, besides guesses as they are.
+ANY_LOOK = "in the negative, turned or shifted"
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ def break_sentence(report: Report) -> str:
     size = verdict.smallest_pool or 0
     sentence = f"{listed(named)} {'breaks' if len(named) == 1 else 'break'} {report.scheme.name} "
     sentence += f"with {images(size, 'sealed')}"
+    rows = [row for row in rows_of(report) if row.counts and row.size == size and row.attack in named]
+    if rows and all(row.broken - row.broken_by_look < verdict.draws_needed for row in rows):
+        sentence += f", with pictures {ANY_LOOK}"
     spent = _seconds(report, named)
     if spent is not None:
         # Every attack runs on one thread, whatever machine writes the report.

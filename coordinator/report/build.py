@@ -1,4 +1,4 @@
-"""report.json: scores of all draws, the training's figures, controls and the verdict of `suite/1`.
+"""report.json: scores of all draws, the training's figures, controls, and the verdict by the scores' own rule.
 
 A failed control makes the whole report invalid. What was not run is absent, or named among the doubts.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from coordinator.exchange.audit.scores import DrawScores, Scores
 from coordinator.exchange.audit.signature import check_signature, scores_digest
+from coordinator.exchange.audit.suite2 import require_known
 from coordinator.report.control_checks import check_controls, missing_positive_controls
 from coordinator.report.doubts import doubts_of, doubts_of_origin
 from coordinator.report.records import (
@@ -43,14 +44,16 @@ def build_report(scores: Scores, study: str, training: Training | None = None) -
 
     Raises:
         CipherwardError: If the scores hold controls only, or draws of different schemes, or were changed after they
-            were signed.
+            were signed, or name a rule that this version does not know.
     """
+    require_known(scores.suite, "the scores")
     signer = _signer_of(scores)
     draws = scores.audited
     spec = _common_spec(draws)
-    findings, verdict = judge(draws)
-    controls = check_controls(scores.draws, scores.attacked_by)
-    doubts = doubts_of_origin(scores) + doubts_of(draws) + missing_positive_controls(scores.draws)
+    findings, verdict = judge(draws, scores.suite)
+    controls = check_controls(scores.draws, scores.suite, scores.attacked_by)
+    doubts = doubts_of_origin(scores) + doubts_of(draws, scores.suite)
+    doubts += missing_positive_controls(scores.draws)
     if training is not None and training.absent_from_test:
         absent = ", ".join(training.absent_from_test)
         doubts.append(f"the test accuracy leaves out {absent}, who did not answer")

@@ -41,6 +41,8 @@ def cautions(first: Report, second: Report) -> list[str]:
         lines.append(
             "Different attacks or pool sizes were run: what was not attacked is not known to withstand."
         )
+    if first.suite != second.suite:
+        lines.append(f"They were judged by different rules: {first.suite} and {second.suite}.")
     if first.attacked_by != second.attacked_by:
         lines.append(
             "Others ran the attacks: a cloud can withhold a success, a hospital's own audit cannot."
@@ -61,6 +63,7 @@ def _facts(report: Report) -> dict[str, str]:
         "study": report.study,
         "created": report.created,
         "scheme": f"{scheme.name}, version {scheme.version}, blocks of {scheme.block}, key scope {scheme.key_scope}",
+        "rule": report.suite,
         "verdict": headline(report).sentence,
         "images to break": to_break,
         "time to break": seconds(verdict.seconds) if report.valid else "no verdict: invalid",

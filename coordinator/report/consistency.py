@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coordinator.exchange.audit.consistency import (
+    check_confidence,
     check_figures,
     check_looks,
     check_rates,
@@ -17,6 +18,7 @@ from coordinator.exchange.audit.consistency import (
     require,
 )
 from coordinator.exchange.audit.scores import DrawScores, Finding
+from coordinator.exchange.audit.suite2 import counts_looks, require_known
 from coordinator.report.records import JudgedFinding, Report, Signer, Training
 from coordinator.report.verdict import judge
 from crypto.identity import PublicIdentity
@@ -31,16 +33,23 @@ def check_report(report: Report, where: str) -> None:
 
     Raises:
         ContradictionError: If one does not; the message names its field.
+        CipherwardError: If this version does not know the rule that the report names.
     """
+    require_known(report.suite, where)
     check_rates(report, where)
     names = [draw.draw for draw in report.draws]
     require(len(set(names)) == len(names), where, "draws", "two draws have one name")
+    looks = {draw.second_looks for draw in report.draws}
+    if counts_looks(report.suite):
+        problem = f"{report.suite} asks for a second look at every draw, alike: {sorted(map(str, looks))}"
+        require(len(looks) == 1 and None not in looks, where, "draws", problem)
     for index, finding in enumerate(report.findings):
         place = f"findings.{index}"
         require(finding.draw in names, where, f"{place}.draw", f"{finding.draw!r:.60} is none of the draws")
         require(
             bool(finding.error) or finding.figures is not None, where, f"{place}.R", "it has no figures"
         )
+        check_confidence(finding, where, place)
         if finding.figures is not None:
             check_figures(finding.figures, where, place)
             draw = report.draws[names.index(finding.draw)]
@@ -73,7 +82,7 @@ def _check_signer(signer: Signer, scorer: str, where: str) -> None:
 
 def _check_verdict(report: Report, where: str) -> None:
     """Judge the findings again, and compare."""
-    expected, verdict = judge(_draws_of(report))
+    expected, verdict = judge(_draws_of(report), report.suite)
     require(len(report.key_ids) == len(report.draws), where, "key_ids", "not one for each draw")
     judged = {(f.draw, f.attack, f.pool_size): f for f in expected}
     require(len(judged) == len(report.findings), where, "findings", "one attack twice at one pool size")

@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from coordinator.exchange.audit.control_sets import PREFIX, TARGETED, meets, positive_control
 from coordinator.exchange.audit.rates import GalleryRate
 from coordinator.exchange.audit.scores import AttackedBy, DrawScores, Finding
-from coordinator.exchange.audit.suite1 import broken_by, is_above_chance, readable_by
+from coordinator.exchange.audit.suite1 import is_above_chance, readable_by
+from coordinator.exchange.audit.suite2 import broken_by
 from coordinator.report.blind_controls import BLIND, check_blind
 from coordinator.report.records import Control, Controls
 
@@ -16,7 +17,9 @@ _INEXACT_SSIM = 0.95
 _RECOVERY, _MATCHING = "pooled_key_recovery", "moment_matching"
 
 
-def check_controls(draws: Sequence[DrawScores], attacked_by: AttackedBy | None = None) -> Controls:
+def check_controls(
+    draws: Sequence[DrawScores], suite: str, attacked_by: AttackedBy | None = None
+) -> Controls:
     """Return each control, by name, with what was observed. A control that was not run has failed.
 
     Control sets for particular attacks are required only where the audit runs one of those attacks. Blind controls
@@ -24,6 +27,7 @@ def check_controls(draws: Sequence[DrawScores], attacked_by: AttackedBy | None =
 
     Args:
         draws: All scored draws, the controls among them.
+        suite: The rule that they are judged by.
         attacked_by: Who ran the attacks; None where that was not recorded.
     """
     by_set = {draw.set_name: draw for draw in reversed(draws)}
@@ -37,17 +41,17 @@ def check_controls(draws: Sequence[DrawScores], attacked_by: AttackedBy | None =
     }
     for name, check in checks.items():
         draw = by_set.get(PREFIX + name)
-        controls[name] = _not_run() if draw is None else _require_all(draw, audited, check(draw))
+        controls[name] = _not_run() if draw is None else _require_all(draw, audited, check(draw, suite))
     for set_name, attacks in TARGETED.items():
         required = [attack for attack in attacks if attack in audited]
         if required:
             draw = by_set.get(set_name)
             controls[set_name.removeprefix(PREFIX)] = (
-                _not_run() if draw is None else _check_positive(draw, required)
+                _not_run() if draw is None else _check_positive(draw, required, suite)
             )
     controls["derangement"] = _check_derangement(draws)
     if attacked_by == "cloud" or any(draw.is_blind_control for draw in draws):
-        controls[BLIND] = check_blind(draws)
+        controls[BLIND] = check_blind(draws, suite)
     return controls
 
 
@@ -120,9 +124,11 @@ def _require_all(draw: DrawScores, audited: Collection[str], control: Control) -
     return Control(ok=False, message=f"{control.message}; but {', '.join(absent)} did not meet it")
 
 
-def _check_unbroken(draw: DrawScores, scheme: str) -> Control:
+def _check_unbroken(draw: DrawScores, scheme: str, suite: str) -> Control:
     """Check that nothing breaks a set that nothing can open: whatever breaks it measures something else."""
-    breaks = [finding.cell for finding in draw.findings if broken_by(finding) or readable_by(finding)]
+    breaks = [
+        finding.cell for finding in draw.findings if broken_by(finding, suite) or readable_by(finding)
+    ]
     crashed = sorted({finding.attack for finding in draw.findings if finding.error})
     is_complete = bool(draw.findings) and not crashed
     if is_complete:
@@ -132,20 +138,20 @@ def _check_unbroken(draw: DrawScores, scheme: str) -> Control:
     return Control(ok=draw.spec.name == scheme and not breaks and is_complete, message=message)
 
 
-def _check_permuted(draw: DrawScores) -> Control:
+def _check_permuted(draw: DrawScores, suite: str) -> Control:
     """Check images under a fresh permutation of all values each: the histogram is left, but no picture."""
-    return _check_unbroken(draw, "permuted")
+    return _check_unbroken(draw, "permuted", suite)
 
 
-def _check_noise(draw: DrawScores) -> Control:
+def _check_noise(draw: DrawScores, suite: str) -> Control:
     """Check images under a one-time mask each: not even a histogram is left to link them by."""
-    control, rate = _check_unbroken(draw, "noise"), draw.linkable
+    control, rate = _check_unbroken(draw, "noise", suite), draw.linkable
     if rate is None or not is_above_chance(rate):
         return control
     return Control(ok=False, message=f"{control.message}; but {rate.hits} of {rate.n} are linkable")
 
 
-def _check_known(draw: DrawScores) -> Control:
+def _check_known(draw: DrawScores, suite: str) -> Control:
     """Check a scheme that key recovery is known to open: if it does not, an audit measures nothing."""
     recovered = draw.of(_RECOVERY)
     if not recovered:
@@ -154,7 +160,7 @@ def _check_known(draw: DrawScores) -> Control:
     finished = [finding for finding in recovered if "truncated" not in finding.note] or recovered
     last = _largest_pool(finished)
     crashed = ", ".join(str(finding.pool_size) for finding in recovered if finding.error)
-    opens = "K" in broken_by(last)
+    opens = "K" in broken_by(last, suite)
     message = (
         f"key recovery at {last.pool_size} {'opens' if opens else 'does not open'} "
         f"what it is known to break: {draw.spec.name}"
@@ -164,12 +170,12 @@ def _check_known(draw: DrawScores) -> Control:
     return Control(ok=opens and not crashed, message=message)
 
 
-def _check_plain(draw: DrawScores) -> Control:
+def _check_plain(draw: DrawScores, suite: str) -> Control:
     """Check images that are not encrypted at all: every attack that is known to break them must."""
     ok, messages = True, []
     as_is, recovered = draw.of("as_is"), draw.of(_RECOVERY)
     if as_is:
-        ok = any(broken_by(finding) for finding in as_is)
+        ok = any(broken_by(finding, suite) for finding in as_is)
         messages.append("as_is breaks it" if ok else "as_is does not break it")
     if recovered:
         last = _largest_pool(recovered)
@@ -185,7 +191,7 @@ def _check_plain(draw: DrawScores) -> Control:
     return Control(ok=ok, message="; ".join(messages) or "no attack that is known to break it was run")
 
 
-def _check_positive(draw: DrawScores, attacks: Sequence[str]) -> Control:
+def _check_positive(draw: DrawScores, attacks: Sequence[str], suite: str) -> Control:
     """Check a scheme that each of these attacks is known to break: one that does not break it did not really run.
 
     K or V must show it. R alone is not enough: it can come from the ciphertext as it is, because blocks that stay
@@ -193,7 +199,7 @@ def _check_positive(draw: DrawScores, attacks: Sequence[str]) -> Control:
     """
     breaks = {
         attack: any(
-            not finding.idle and {"K", "V"} & set(broken_by(finding)) for finding in draw.of(attack)
+            not finding.idle and {"K", "V"} & set(broken_by(finding, suite)) for finding in draw.of(attack)
         )
         for attack in attacks
     }

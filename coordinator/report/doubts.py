@@ -1,4 +1,4 @@
-"""Where an audit falls short of what suite/1 asks for. The doubts are printed beside the verdict."""
+"""Where an audit falls short of what the suite asks for. The doubts are printed beside the verdict."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ from collections import Counter
 from collections.abc import Sequence
 
 from coordinator.exchange.audit.scores import DrawScores, Finding, Scores
-from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, SUITE, broken_by, readable_by
+from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, readable_by
+from coordinator.exchange.audit.suite2 import broken_by
 from coordinator.report.verdict import finished_sizes
 
 #: What a finding is called whose attack says so itself; usually its fit has the words already.
 _UNCERTAIN = "attack uncertain"
 
 
-def doubts_of(draws: Sequence[DrawScores]) -> list[str]:
+def doubts_of(draws: Sequence[DrawScores], suite: str) -> list[str]:
     """Return the doubts about an audit, one sentence each.
 
     Args:
         draws: The audit's draws, without the controls.
+        suite: The rule that they are judged by.
     """
     findings = [finding for draw in draws for finding in draw.findings]
-    return [*_missing_attacks(draws), *_small_numbers(draws), *_idle_attacks(findings), *_notes(draws)]
+    return [
+        *_missing_attacks(draws, suite),
+        *_small_numbers(draws),
+        *_idle_attacks(findings),
+        *_notes(draws),
+    ]
 
 
 def doubts_of_origin(scores: Scores) -> list[str]:
@@ -32,7 +39,7 @@ def doubts_of_origin(scores: Scores) -> list[str]:
         )
     blind = [draw for draw in scores.draws if draw.is_blind_control]
     own = [finding for draw in blind for finding in draw.hospital_run]
-    if blind and not any(broken_by(finding) or readable_by(finding) for finding in own):
+    if blind and not any(broken_by(finding, scores.suite) or readable_by(finding) for finding in own):
         doubts.append(
             f"the hospital's own run breaks none of the {len(blind)} blind controls, so they held no success that "
             "the cloud could withhold"
@@ -40,12 +47,12 @@ def doubts_of_origin(scores: Scores) -> list[str]:
     return doubts
 
 
-def _missing_attacks(draws: Sequence[DrawScores]) -> list[str]:
+def _missing_attacks(draws: Sequence[DrawScores], suite: str) -> list[str]:
     doubts = []
     for attack in ATTACKS:
         findings = [finding for draw in draws for finding in draw.of(attack)]
         if not findings:
-            doubts.append(f"{attack}, which {SUITE} requires, was not run")
+            doubts.append(f"{attack}, which {suite} requires, was not run")
         elif not finished_sizes(draws, attack) and not all(f.idle for f in findings):
             doubts.append(f"{attack} finished at no pool size in every draw")
     return doubts

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from coordinator.exchange.audit.rates import Rate
+from coordinator.exchange.audit.suite2 import counts_looks
 from coordinator.report.advice import actions, meaning
 from coordinator.report.charts import key_curve, learning_curve, ssim_curve
 from coordinator.report.glossary import GLOSSARY
@@ -111,6 +112,7 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
         reasons=reasons(report, rows),
         linkability=linkability(report),
         second_look=second_look(report),
+        looks_count=counts_looks(report.suite),
         inversion_bound=inversion_bound(report, rows),
         attacked_by=attacked_by(report),
         class_shares=_class_shares(report.draws),

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from coordinator.exchange.audit.guesses import FILE, Draw, load_guess, most_guess_bytes, read_draws
 from coordinator.exchange.audit.scores import DrawScores, Scores
+from coordinator.exchange.audit.suite1 import breaking_measures
 from coordinator.report.records import JudgedFinding, Report, Verdict
 from crypto.arrays import Images
 from crypto.errors import CipherwardError
@@ -115,6 +116,12 @@ def shown_finding(findings: Sequence[JudgedFinding], verdict: Verdict, attack: s
 
 
 def move_of(finding: JudgedFinding) -> Move:
-    """Return the move of the guesses. Where every image has its own key they are shown as they came."""
-    chosen = finding.figures.move if finding.figures else None
+    """Return the move of the guesses. Where every image has its own key they are shown as they came.
+
+    Guesses that the second look alone can read are shown as that look sees them.
+    """
+    figures = finding.figures
+    chosen = figures.move if figures else None
+    if figures and figures.second_look and finding.readable_by and not breaking_measures(figures):
+        chosen = figures.second_look.move or chosen
     return Move(**dict(chosen)) if chosen else Move()

@@ -1,6 +1,6 @@
 """How far a report's silence reaches: which attacks of the suite did not run to their end, and up to what pool.
 
-"Not broken by suite/1 up to n" speaks of what the suite requires. For a required attack that was left out, crashed,
+"Not broken by suite/2 up to n" speaks of what the suite requires. For a required attack that was left out, crashed,
 ran out of time or is uncertain about what it found, no other attack that ran at a larger pool can stand in.
 """
 

@@ -35,7 +35,7 @@ class JudgedFinding(Finding):
         draw: The draw's name.
         broken_by: Which of K, R and V break the scheme in this draw.
         broken: Whether any of them does.
-        readable_by: By which of R and V the second look finds pictures in the negative or turned.
+        readable_by: By which of R and V the second look finds pictures in the negative, turned or shifted.
         baseline_ssim: Median SSIM that is reached without any attack, by the baseline's name.
     """
 
@@ -47,7 +47,7 @@ class JudgedFinding(Finding):
 
 
 class Verdict(Record):
-    """The verdict of suite/1 over all draws.
+    """The verdict over all draws, by the rule that the report names.
 
     Attributes:
         broken: Whether an attack breaks the scheme.
@@ -63,8 +63,8 @@ class Verdict(Record):
         draws_needed: In how many of them a break must show.
         linkable: Whether ciphertexts name their own image without a key; None where that was not measured.
         linkable_draws: In how many draws they do.
-        readable: Whether guesses show pictures in the negative or turned that the rule of suite/1 does not count;
-            None where that was not measured.
+        readable: Whether guesses show pictures in the negative, turned or (suite/2) shifted, by the second look;
+            None where that was not measured. Under suite/1 it is no break, under suite/2 it is one.
         readable_at: The smallest pool size at which each of these attacks shows them.
         uncertain_at: The pool sizes at which an attack neither breaks the scheme nor can be said to have failed:
             what it found fits too poorly in too many draws.
@@ -318,13 +318,14 @@ class Report(Record):
 
     Attributes:
         created: UTC time, ISO 8601.
+        suite: The rule that the verdict follows: "suite/1" or "suite/2".
         budget_s: Seconds that an attack had at one pool size.
         versions: Versions of Python and the packages that figures depend on.
         key_ids: Of the audited draws; an id tells keys apart and reveals none.
         scorer: The hospital that scored.
         training: None where nothing was trained.
         valid: Whether every control passed. An invalid report has no verdict.
-        doubts: Where the audit falls short of what suite/1 asks for.
+        doubts: Where the audit falls short of what the suite asks for.
         attacked_by: Who ran the attacks; None where that was not recorded.
         signer: Who signed the scores; None where they are unsigned.
         defects: What is wrong with the scheme whatever an attack finds, one sentence each: it ignores its key, or

@@ -12,6 +12,7 @@ from statistics import median
 
 from coordinator.exchange.audit.rates import Rate
 from coordinator.exchange.audit.scores import Figures, Grid, KeyShare
+from coordinator.exchange.audit.suite1 import breaking_measures
 from coordinator.report.records import JudgedFinding, Report
 
 
@@ -45,6 +46,11 @@ class Row:
         return sum(finding.uncertain and not finding.broken for finding in self.scored)
 
     @property
+    def confidence(self) -> float | None:
+        """Median confidence of the attack in what it found, 0 to 1; None where it does not say."""
+        return _median(finding.confidence for finding in self.scored)
+
+    @property
     def crashed(self) -> int:
         """In how many draws the attack crashed."""
         return self.draws - len(self.scored)
@@ -52,6 +58,23 @@ class Row:
     def breaks_by(self, letter: str) -> int:
         """Return in how many draws K, R or V breaks the scheme."""
         return sum(letter in finding.broken_by for finding in self.scored)
+
+    def breaks_by_look(self, letter: str) -> int:
+        """Return in how many draws R or V breaks the scheme by the second look alone."""
+        return sum(
+            letter in finding.broken_by and letter not in breaking_measures(finding.figures)
+            for finding in self.scored
+            if finding.figures is not None
+        )
+
+    @property
+    def broken_by_look(self) -> int:
+        """In how many draws the scheme is broken, and only by what the second look shows."""
+        return sum(
+            finding.broken and not breaking_measures(finding.figures)
+            for finding in self.scored
+            if finding.figures is not None
+        )
 
     @property
     def letters(self) -> str:

@@ -1,4 +1,4 @@
-"""The verdict of `suite/1` over all draws of an audit (docs/suite.md). Its numbers are in exchange/suite1.py.
+"""The verdict over all draws of an audit (docs/suite.md), by the rule that the scores name: suite/1 or suite/2.
 
 Nothing here softens or strengthens a finding: the scheme is broken where the rule says so.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from coordinator.exchange.audit.scores import DrawScores, Role
-from coordinator.exchange.audit.suite1 import broken_by, draws_needed, is_above_chance, readable_by
+from coordinator.exchange.audit.suite1 import draws_needed, is_above_chance, readable_by
+from coordinator.exchange.audit.suite2 import broken_by
 from coordinator.report.records import JudgedFinding, Verdict
 
 #: How the names of sets under throwaway keys begin, where the name says it. No training used those keys.
@@ -17,7 +18,7 @@ FURTHER_DRAWS = "audit-"
 Succeeds = Callable[[JudgedFinding], bool]
 
 
-def judge(draws: Sequence[DrawScores]) -> tuple[list[JudgedFinding], Verdict]:
+def judge(draws: Sequence[DrawScores], suite: str) -> tuple[list[JudgedFinding], Verdict]:
     """Return the findings and the verdict over the audit's draws.
 
     An attack breaks the scheme at pool size n if it does so in at least two thirds of the draws at n, and the next
@@ -27,13 +28,14 @@ def judge(draws: Sequence[DrawScores]) -> tuple[list[JudgedFinding], Verdict]:
     judged over the draws of the training's own key.
 
     Linkability is separate from the verdict: in two thirds of the draws, ciphertexts name their own image by what
-    the scheme leaves unchanged. It is None where that was not measured. So are pictures in the negative or turned,
-    which are counted over draws and pool sizes as breaks are.
+    the scheme leaves unchanged. It is None where that was not measured. What is readable in the negative, turned or
+    (under suite/2) shifted is counted over draws and pool sizes as breaks are. Under suite/2 it is a break as well.
 
     Args:
         draws: The audit's draws, without the controls.
+        suite: The rule, by its name.
     """
-    findings = [_judged(draw, index) for draw in draws for index in range(len(draw.findings))]
+    findings = [_judged(draw, index, suite) for draw in draws for index in range(len(draw.findings))]
     attacks = list(dict.fromkeys(f.attack for f in findings))
     broken_at = _smallest_pools(draws, findings, lambda finding: finding.broken)
     readable_at = _smallest_pools(draws, findings, lambda finding: bool(finding.readable_by))
@@ -86,9 +88,9 @@ def finished_sizes(draws: Sequence[DrawScores], attack: str) -> list[int]:
     return sorted(size for size in set(done) if done.count(size) >= len(candidates))
 
 
-def _judged(draw: DrawScores, index: int) -> JudgedFinding:
+def _judged(draw: DrawScores, index: int, suite: str) -> JudgedFinding:
     finding = draw.findings[index]
-    letters = broken_by(finding)
+    letters = broken_by(finding, suite)
     return JudgedFinding(
         **{name: getattr(finding, name) for name in finding.model_fields_set},
         draw=draw.draw,

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from coordinator.exchange.audit.suite2 import counts_looks
 from coordinator.report.blind_controls import BLIND, CLOUD_FAILED
-from coordinator.report.breakers import also_at_smallest, break_sentence, breakers_of
+from coordinator.report.breakers import ANY_LOOK, also_at_smallest, break_sentence, breakers_of
 from coordinator.report.inversion_bound import inversion_bound
 from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report, Training, Verdict
@@ -161,7 +162,6 @@ def _break_of(row: Row) -> str:
     """Return what one attack reached at the smallest pool size that breaks the scheme."""
     words = []
     opened, key_ssim = row.breaks_by("K"), row.key_ssim
-    reidentified, visible = row.reidentified, row.visible
     if opened and key_ssim is not None:
         where = (
             ""
@@ -169,10 +169,15 @@ def _break_of(row: Row) -> str:
             else f", at least .90 as the rule asks in {opened} of {row.draws} draws"
         )
         words.append(f"the recovered key opens other images at median SSIM {score(key_ssim)} (K{where})")
+    look_r, look_v = _by_look(row, "R"), _by_look(row, "V")
+    reidentified = row.second_reidentified if look_r else row.reidentified
+    visible = row.second_visible if look_v else row.visible
     if row.breaks_by("R") and reidentified:
-        words.append(f"{percent(reidentified.rate)} of its guesses name the right image of the gallery (R)")
+        words.append(
+            f"{percent(reidentified.rate)} of its guesses name the right image of the gallery (R{look_r})"
+        )
     if row.breaks_by("V") and visible:
-        words.append(f"{percent(visible.rate)} show more of the plain image than any baseline (V)")
+        words.append(f"{percent(visible.rate)} show more of the plain image than any baseline (V{look_v})")
     sentence = f"{row.attack}, {row.broken} of {row.draws} draws: {listed(words)}."
     if key_ssim is not None and not opened:
         sentence += (
@@ -182,6 +187,11 @@ def _break_of(row: Row) -> str:
     elif key_ssim is not None and 2 * opened < row.draws:
         sentence += f" K mostly failed: in {row.draws - opened} of {row.draws} draws."
     return sentence
+
+
+def _by_look(row: Row, letter: str) -> str:
+    """Return words for R or V that break mostly by the second look; "" where the declared orbit is enough."""
+    return f", {ANY_LOOK}" if 2 * row.breaks_by_look(letter) > row.breaks_by(letter) else ""
 
 
 def _upper_bounds(report: Report, rows: Sequence[Row]) -> list[str]:
@@ -199,9 +209,14 @@ def _upper_bounds(report: Report, rows: Sequence[Row]) -> list[str]:
     visible = [rate.high for row in largest.values() if (rate := row.visible)]
     if not reidentified or not visible:
         return []
+    looks = ""
+    if counts_looks(report.suite):
+        reidentified += [rate.high for row in largest.values() if (rate := row.second_reidentified)]
+        visible += [rate.high for row in largest.values() if (rate := row.second_visible)]
+        looks = f", {ANY_LOOK} as well"
     return [
-        f"95 % upper bounds, each attack at its largest pool: at most {percent(max(reidentified))} of guesses name "
-        f"the right image of the gallery (R), and at most {percent(max(visible))} show more of the plain image "
+        f"95 % upper bounds{looks}, each attack at its largest pool: at most {percent(max(reidentified))} of guesses "
+        f"name the right image of the gallery (R), and at most {percent(max(visible))} show more of the plain image "
         "than any baseline (V)."
     ]
 
@@ -231,7 +246,32 @@ def linkability(report: Report) -> str:
 
 
 def second_look(report: Report) -> str:
-    """Return one sentence on whether pictures can be read in the negative or turned, whatever the orbit."""
+    """Return one sentence or two on what can be read in the negative, turned or shifted, whatever the orbit."""
+    return _counted_look(report) if counts_looks(report.suite) else _look_beside(report)
+
+
+def _counted_look(report: Report) -> str:
+    """Return what the second look adds under suite/2, where it counts as a break."""
+    if {draw.second_looks for draw in report.draws} == {1}:
+        return f"Second look: the orbit of {report.scheme.name} already grants the negative, all turns and shifts."
+    by_look = {
+        row.attack: row.size
+        for row in rows_of(report)
+        if row.counts and row.broken - row.broken_by_look < report.verdict.draws_needed
+    }
+    if by_look:
+        words = listed([f"{attack} from {images(n)}" for attack, n in by_look.items()])
+        return (
+            f"Second look: pictures can be read {ANY_LOOK} ({words}). The key of {report.scheme.name} decides on "
+            f"that, and {report.suite} counts it as a break all the same: whoever looks at them can read them."
+        )
+    if report.verdict.readable:
+        return f"Second look, {ANY_LOOK}: it adds nothing to the breaks above."
+    return _nothing_readable(report, ANY_LOOK)
+
+
+def _look_beside(report: Report) -> str:
+    """Return what the second look adds under suite/1, where it stands beside the verdict."""
     verdict, looks = report.verdict, [draw.second_looks for draw in report.draws]
     # At these sizes a break says the same.
     added = {a: n for a, n in verdict.readable_at.items() if n < verdict.broken_at.get(a, n + 1)}
@@ -247,13 +287,23 @@ def second_look(report: Report) -> str:
         return f"Second look: the orbit of {report.scheme.name} already grants the negative and all turns."
     if verdict.readable:
         return "Second look, in the negative and turned: it adds nothing to the breaks above."
+    return _nothing_readable(report, "in the negative and turned")
+
+
+def _nothing_readable(report: Report, looked: str) -> str:
+    """Return the bounds of what the second look did not find.
+
+    Args:
+        report: The report.
+        looked: How the guesses were looked at, in words.
+    """
     bounds = [f.figures.second_look for f in report.findings if f.figures and f.figures.second_look]
     if not bounds:
-        return "Second look, in the negative and turned: no guess was scored."
+        return f"Second look, {looked}: no guess was scored."
     reidentified = max(look.reidentified.high for look in bounds)
     visible = max(look.visible.high for look in bounds)
     return (
-        f"Second look, in the negative and turned: nothing was readable. At most {percent(reidentified)} of guesses "
+        f"Second look, {looked}: nothing was readable. At most {percent(reidentified)} of guesses "
         f"name the right image (R) and {percent(visible)} show more than any baseline (V), by 95 % bounds corrected "
         "for the search."
     )

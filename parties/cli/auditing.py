@@ -58,7 +58,7 @@ def audit(
         str, typer.Option(help="Pool sizes, separated by commas.", show_default=POOLS_TEXT)
     ] = "",
     attacks: Annotated[
-        str, typer.Option(help="Attacks by name, separated by commas. Default: those of suite/1.")
+        str, typer.Option(help="Attacks by name, separated by commas. Default: those of the suite.")
     ] = "",
     public: Annotated[
         Path | None,
@@ -75,7 +75,7 @@ def audit(
     """Audit your images here: seal, attack, score, sign and report, in one command.
 
     The attacks run in a process that has no key. Nothing leaves this machine, and only such an audit can say that a
-    scheme was "not broken by suite/1". Run the same command again to go on with an interrupted audit.
+    scheme was "not broken by suite/2". Run the same command again to go on with an interrupted audit.
 
     The exit status is 0 whatever the verdict, and 1 if a control failed: then there is no verdict.
     """

@@ -110,7 +110,7 @@ def score(
 ) -> None:
     """Score an adversary's guesses about this hospital's images, once. Only aggregates are written, and signed.
 
-    The attacks of suite/1 are run here, too, on the blind controls: a cloud that withholds successes is found.
+    The attacks of the suite are run here, too, on the blind controls: a cloud that withholds successes is found.
     """
     from coordinator.exchange.records import write_record
     from crypto.identity import PublicIdentity

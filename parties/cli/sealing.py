@@ -46,7 +46,7 @@ def seal(
     audit: Annotated[
         int,
         typer.Option(
-            min=0, max=99, help="Number of draws to seal for an audit (3 for suite/1; 0 for none)."
+            min=0, max=99, help="Number of draws to seal for an audit (3 for the suite; 0 for none)."
         ),
     ] = 0,
     named: Annotated[

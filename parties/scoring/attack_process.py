@@ -48,12 +48,13 @@ class AttackOptions:
     Attributes:
         rows: Number of images to score.
         seed: Seed of the rows and the pools.
-        attacks: Names of attacks; none stands for those of suite/1.
-        pools: Pool sizes; none stands for those of suite/1.
+        attacks: Names of attacks; none stands for those of the suite.
+        pools: Pool sizes; none stands for those of the suite.
         budget_s: Seconds that an attack may take at one pool size; None for the command's default.
         jobs: Number of attacks at once; None for one on every core.
         public: Folder of public plain images.
         draw_numbers: Number of each draw; none stands for 0, 1, 2, …
+        blind: Whether the names of the sets do not tell which are controls (blind_sets.py).
     """
 
     rows: int
@@ -64,6 +65,7 @@ class AttackOptions:
     jobs: int | None = None
     public: Path | None = None
     draw_numbers: Sequence[int] = ()
+    blind: bool = False
 
     def words(self) -> list[str]:
         """Return the options as words of a command line."""
@@ -78,7 +80,7 @@ class AttackOptions:
         }
         for name, value in optional.items():
             words += [name, value] if value else []
-        return words
+        return [*words, "--blind"] if self.blind else words
 
 
 def run_attacks(sets: Sequence[Path], out: Path, options: AttackOptions, log: Log = lambda _: None) -> bool:

@@ -1,4 +1,4 @@
-"""The figures of `suite/1` for one guess: V, R, K and what is told beside them (docs/suite.md)."""
+"""The figures of `suite/2` for one guess: V, R, K and what is told beside them (docs/suite.md)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from coordinator.exchange.audit.suite1 import MIN_DISTINCT, OPENS, PSNR_STEP, SS
 from crypto.arrays import Float64Array, Images, Parts
 from crypto.key import SecretKey
 from crypto.scheme import load
+from parties.scoring.derangement import derange
 from parties.scoring.key_share import assembled_grid, can_open, key_share, open_sealed, values_right
 from parties.scoring.measures import (
     coarse_rate,
-    deranged_ssims,
     is_informative,
     psnr,
     round_down,
@@ -115,12 +115,12 @@ def _measure_pictures(
     guesses, move = register_guesses(images, truth)
     odd = truth.plain[truth.odd]
     values = ssims(guesses, odd)
-    deranged = deranged_ssims(guesses, odd)
+    deranged = derange(images, truth)
     has_texture = np.isfinite(values)
-    visible = visible_rows(values, baselines, deranged)
+    visible = visible_rows(values, baselines, deranged.ssims)
     named = named_images(images, guesses, truth)
     # The same guesses against the next row's image: a measure that finds them right there is wrong.
-    wrong = int((named == np.roll(truth.odd, -1)).sum())
+    wrong = deranged.hits(named if deranged.move in (None, move) else deranged.named)
     wrong_rate = coarse_rate(wrong, len(named), up=True) if coarse else rate_of(wrong, len(named))
     told = is_informative(images)[truth.odd] if coarse else np.ones(len(odd), bool)
     ssim_step, psnr_step = (SSIM_STEP, PSNR_STEP) if coarse else (0.0, 0.0)
@@ -130,7 +130,7 @@ def _measure_pictures(
         "move": None if move is None else ChosenMove(**asdict(move)),
         "ssim": summarise(values[told], ssim_step),
         "psnr": summarise(psnr(guesses, odd)[told], psnr_step),
-        "derangement_ssim": summarise(deranged[:, told].ravel(), ssim_step),
+        "derangement_ssim": summarise(deranged.ssims[:, told].ravel(), ssim_step),
         "visible": rate_of(int(visible.sum()), int(has_texture.sum())),
         "reidentified": in_gallery(
             rate_of(int((named == truth.odd).sum()), len(named)), len(truth.gallery)

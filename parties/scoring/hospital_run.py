@@ -1,7 +1,7 @@
 """The hospital's own run of the attacks on the blind controls: what a cloud that withholds nothing finds as well.
 
 Rows and pool of a draw follow from its number and the seed, and guesses from them. So the hospital attacks each blind
-control as the cloud says it did: the same attacks of suite/1, pool sizes and rows, with at least as much time.
+control as the cloud says it did: the same attacks of the suite, pool sizes and rows, with at least as much time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from parties.sealing.place import Place
 
 Log = Callable[[str], None]
 #: Bounds of the seconds that an attack may take here, whatever time the cloud states: none so short that nothing can
-#: break, none without end. The first is suite/1's default; the second was chosen by hand.
+#: break, none without end. The first is the suite's default; the second was chosen by hand.
 _LEAST_BUDGET_S, _MOST_BUDGET_S = 600.0, 3600.0
 #: Below the hospital's folder, not in private/: the attacks write there, and they get no path to private/.
 FOLDER = "hospital-run"

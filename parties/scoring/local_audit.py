@@ -3,6 +3,7 @@
     HOSPITAL/audits/SCHEME-DIGEST/     one audit: a hospital of its own, so that nothing of the real one is touched
       party.yaml                       the hospital's settings, with the audit's
       sealed/                          audit-1 audit-2 … and the controls: all that the attacks can read
+      blinded/                         copies of most of them under random names, until the attacks are done
       guesses/                         all that they can write; it may show patients' images: mode 0700
       scores.json  report.json         signed by the hospital
       private/                         row lists, throwaway keys until it is done, report.html with plain images
@@ -38,6 +39,7 @@ from crypto.errors import CipherwardError
 from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_text
 from parties.agent.identity_file import ensure_identity
 from parties.scoring.attack_process import AttackOptions, run_attacks
+from parties.scoring.blind_sets import are_named, name_guesses, prepare_blind_sets
 from parties.scoring.ledger import ledger_path
 from parties.scoring.pictures import private_pictures
 from parties.scoring.score import score
@@ -60,7 +62,7 @@ class AuditSettings:
         rows: Number of audit images of a draw.
         gallery: Number of plain images that a guess can name.
         pools: Pool sizes.
-        attacks: Names of attacks; none stands for those of suite/1.
+        attacks: Names of attacks; none stands for those of the suite.
         budget_s: Seconds that an attack may take at one pool size.
         public: Folder of public plain images, as text; empty without one.
     """
@@ -202,9 +204,17 @@ def _seal_one(place: Place, sealing: Sealing, progress_bar: ProgressBar) -> int:
         return len(seal(place, sealing, on_progress).quarantined)
 
 
-def _attack(place: Place, settings: AuditSettings, log: Log, jobs: int | None) -> bool:
-    """Attack the sealed sets in a process that has no key; return whether the kernel confined it."""
+def _attack(place: Place, settings: AuditSettings, log: Log, jobs: int | None) -> bool | None:
+    """Attack the sealed sets in a process that has no key, and is not told which of them are controls.
+
+    Returns:
+        Whether the kernel confined it; None if it had run before.
+    """
+    guesses = place.folder / "guesses"
+    if are_named(place, guesses):
+        return None
     log("attacking the sealed sets, in a process without a key")
+    sets = prepare_blind_sets(place, [sealing.name for sealing in plan_audit(place, settings.draws)])
     options = AttackOptions(
         rows=settings.rows,
         seed=place.settings.seed,
@@ -213,8 +223,11 @@ def _attack(place: Place, settings: AuditSettings, log: Log, jobs: int | None) -
         budget_s=settings.budget_s,
         jobs=jobs,
         public=Path(settings.public) if settings.public else None,
+        blind=True,
     )
-    return run_attacks([place.folder / "sealed"], place.folder / "guesses", options, log)
+    is_confined = run_attacks(sets.folders, guesses, options, log)
+    name_guesses(place, guesses, sets)
+    return is_confined
 
 
 def _note(home: Place, place: Place, scores: Scores) -> None:

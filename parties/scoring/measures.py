@@ -1,4 +1,4 @@
-"""How good a guess is: the measures of `suite/1`, each a plain function on images uint8 [n, h, w, c].
+"""How good a guess is: the measures of the suite, each a plain function on images uint8 [n, h, w, c].
 
 The numbers of the suite, such as SSIM's window, are in coordinator/exchange/audit/suite1.py.
 """
@@ -36,7 +36,7 @@ _EXACT_PSNR = 100.0
 _ROUNDING = 1e-9
 
 #: Guesses are compared with the images of this many following rows, to see what they reach without being about them.
-_DERANGEMENTS = 3
+DERANGEMENTS = 3
 #: V: the percentile of these comparisons that a guess must exceed.
 _CEILING_PERCENTILE = 99
 
@@ -72,12 +72,12 @@ def ssims(guesses: Images, plains: Images) -> Float64Array:
 
 def deranged_ssims(guesses: Images, plains: Images) -> Float64Array:
     """Return the SSIM of each guess with the images of other rows, float64 [derangements, n]."""
-    turns = [turn for turn in range(1, _DERANGEMENTS + 1) if turn < len(plains)]
+    turns = [turn for turn in range(1, DERANGEMENTS + 1) if turn < len(plains)]
     return np.stack([ssims(np.roll(guesses, turn, axis=0), plains) for turn in turns])
 
 
 def exceeds_baselines(values: Float64Array, baselines: Mapping[str, Float64Array]) -> BoolArray:
-    """Return which SSIM values [n] exceed every baseline [n] by the margin of suite/1; NaN exceeds nothing."""
+    """Return which SSIM values [n] exceed every baseline [n] by the margin of the suite; NaN exceeds nothing."""
     exceeds: BoolArray = np.isfinite(values) & (values >= _best(list(baselines.values())) + MARGIN)
     return exceeds
 

@@ -1,6 +1,6 @@
 """Guesses, plain images and key → scores. This runs in the hospital, and only aggregates leave it.
 
-The rule is `suite/1` (docs/suite.md). For each guess, one element of the declared orbit is chosen on the even audit
+The rule is `suite/2` (docs/suite.md). For each guess, one element of the declared orbit is chosen on the even audit
 rows, and the odd ones are scored. Where every image has its own key, or was opened alone, each has its own element.
 V is the share of rows whose SSIM beats every baseline, R the share that names its own image in a gallery, and K says
 whether the recovered key opens images.
@@ -28,7 +28,8 @@ from coordinator.exchange.audit.scores import (
     Finding,
     Scores,
 )
-from coordinator.exchange.audit.suite1 import PICTURED, SSIM_STEP, SUITE
+from coordinator.exchange.audit.suite1 import PICTURED, SSIM_STEP
+from coordinator.exchange.audit.suite2 import SUITE
 from coordinator.exchange.time_left import Countdown
 from crypto.arrays import Float64Array
 from crypto.files import folder_lock
@@ -239,5 +240,6 @@ def _finding(guess: StoredGuess, figures: Figures | None) -> Finding:
         idle=guess.idle,
         fit=guess.fit,
         uncertain=guess.uncertain,
+        confidence=guess.confidence,
         figures=figures,
     )

@@ -145,6 +145,9 @@ def _plan_control(place: Place, name: str) -> Sealing:
     kind, count, side, block = name.removeprefix(controls.PREFIX), CONTROL_IMAGES, s.image_size, s.block
     if name not in controls.GENERAL:
         count, side, block = SMALL_CONTROL
+    elif kind != "plain" and s.audit_images:
+        # As many as the audited sets have: their number must not tell which set is a control.
+        count = min(s.audit_images, len(place.plain("train")))
     # Controls show the middle of a phantom scan, where every block has texture: without empty blocks, key recovery on
     # `plain` has one right answer. The public images come from the same source, but share no image with the controls.
     split = "val" if name == controls.PUBLIC else "test"

@@ -9,6 +9,7 @@ import pytest
 
 from cipherward.audit import audit
 from coordinator.adversary.run import suite
+from coordinator.exchange.audit.suite2 import SUITE
 from coordinator.report.verdict import judge
 from crypto.arrays import Images
 from crypto.keyfile import read_key
@@ -39,7 +40,9 @@ def test_a_scheme_of_this_program_has_the_verdict_of_the_commands(scheme: str, t
     sets = [seal(place, sealing).dataset for sealing in sealings]
     keys = [read_key(sealing.key_path) for sealing in sealings]
     suite.run_suite(sets, tmp_path / "guesses", suite.Settings(ATTACKS, SETTINGS.pools, 16, 5, 60.0))
-    findings, verdict = judge(score(place, tmp_path / "guesses", 16, 60, attacked_by="hospital").draws)
+    findings, verdict = judge(
+        score(place, tmp_path / "guesses", 16, 60, attacked_by="hospital").draws, SUITE
+    )
 
     source, order = place.plain("train"), iter(keys)
     images = np.stack([source.read(row) for row in range(len(source))])

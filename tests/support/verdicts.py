@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from coordinator.exchange.audit.rates import (
@@ -30,7 +31,6 @@ from coordinator.report.records import Report
 from crypto.files import json_text
 from crypto.identity import Identity
 from crypto.scheme import describe
-from crypto.spec import SchemeSpec
 from parties.scoring.signing import sign_scores
 
 #: A scores.json as parsed, its draws by the name of their set without the prefix of controls.
@@ -120,7 +120,7 @@ def looked_at(finding: Finding, r: int = 0, v: int = 0, wrong: int = 0, looks: i
 
 def measured(draw: DrawScores, looks: int | None = None, **hits: int) -> DrawScores:
     """Return a draw whose findings all have a second look."""
-    looks = looks or {"plain": 16, "pe": 8}.get(draw.spec.name, LOOKS)
+    looks = looks or {"plain": 16, "pe": 8, "orthogonal": 8}.get(draw.spec.name, LOOKS)
     findings = tuple(f if f.error else looked_at(f, looks=looks, **hits) for f in draw.findings)
     return draw.model_copy(update={"findings": findings, "second_looks": looks})
 
@@ -140,12 +140,13 @@ def make_draw(
     **changes: Any,
 ) -> DrawScores:
     """Return one draw with these findings."""
-    options = {"nonce": "00"} if scheme in ("noise", "permuted") else {}
-    version = describe(scheme, (64, 64, 1), 8).version
+    spec = describe(scheme, (64, 64, 1), 8)
+    if scheme in ("noise", "permuted"):
+        spec = replace(spec, options={**spec.options, "nonce": "00" * 16})
     fields: dict[str, Any] = {
         "draw": name,
         "set_name": set_name,
-        "spec": SchemeSpec(scheme, version, (64, 64, 1), 8, "consortium", options),
+        "spec": spec,
         "key_id": "0" * 16,
         "set_digest": "d",
         "pool_images": 200,

@@ -166,7 +166,7 @@ def _side_by_side(
     side = sealed.shape[2]
     ends = [begin + len(column) for begin, column in zip(begins, columns, strict=True)]
     shared = range(int(max(begins)), int(min(ends)))
-    if not len(shared):
+    if not shared:
         return np.arange(across)
     blocks = [[column[r - begin] for r in shared] for begin, column in zip(begins, columns, strict=True)]
     here = sealed[:, np.array(blocks)]  # [n, columns, rows, M]

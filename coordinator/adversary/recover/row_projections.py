@@ -90,7 +90,9 @@ def attack(knowledge: Knowledge) -> Guess:
     note = "" if knowledge.budget.time_left() else "truncated: out of time"
     cipher = ProjectionCipher(spec.image_shape, spec.block, key.matrices.astype(np.float64), key.order)
     sample = knowledge.pool.images(rows[:_FIT_IMAGES])
-    fit = _continuity(cipher.opened(sample - np.float32(half)), spec.block, algorithm.noise_sigma_of_values**2)
+    fit = _continuity(
+        cipher.opened(sample - np.float32(half)), spec.block, algorithm.noise_sigma_of_values**2
+    )
     guess = open_rows(knowledge, replace(key, fits=(Fit(fit, LEAST_FIT, _FIT),)), note)
     return replace(guess, images=_without_noise(knowledge, key, algorithm)) if algorithm.noise else guess
 

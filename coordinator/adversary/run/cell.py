@@ -123,6 +123,7 @@ def run_cell(cell: Cell) -> StoredGuess:
         idle=guess.idle,
         fit="; ".join(map(str, guess.fits)),
         uncertain=guess.is_uncertain,
+        confidence=guess.confidence,
     )
 
 

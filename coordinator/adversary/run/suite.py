@@ -41,7 +41,7 @@ from coordinator.exchange.audit.guesses import (
     read_draws,
     write_draws,
 )
-from coordinator.exchange.audit.suite1 import SUITE
+from coordinator.exchange.audit.suite2 import SUITE
 from coordinator.exchange.time_left import Countdown
 from crypto.errors import CipherwardError, unknown
 from crypto.files import append_line, disk_errors, folder_lock, read_lines, sha256_file

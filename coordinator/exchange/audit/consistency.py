@@ -21,9 +21,11 @@ from coordinator.exchange.audit.scores import (
     Summary,
 )
 from coordinator.exchange.audit.suite1 import OPENS, SSIM_STEP
+from coordinator.exchange.audit.suite2 import BELIEVED, counts_looks, require_known
 from coordinator.exchange.records import Record
 from crypto.errors import CipherwardError
-from crypto.scheme import is_invertible
+from crypto.scheme import is_invertible, load
+from crypto.symmetry import SECOND_LOOK
 
 #: Rates and bounds of other SciPy versions differ in their last digits.
 _ROUNDING = 1e-9
@@ -32,8 +34,8 @@ _SSIM_TOLERANCE = SSIM_STEP / 2 + 0.0005
 #: Cases of a rate, at most. Chosen by hand: more than any audit has, and few enough for exact arithmetic.
 _MOST_CASES = 1 << 40
 
-#: Looks of a second look, at most: the eight turns, each also as a negative.
-_MOST_LOOKS = 16
+#: Looks of a second look, at most: all moves but colour orders.
+_MOST_LOOKS = SECOND_LOOK.size((1, 1, 1))
 
 
 class ContradictionError(CipherwardError):
@@ -208,7 +210,9 @@ def check_scores(scores: Scores, where: str) -> None:
 
     Raises:
         ContradictionError: If one does not; the message names its field.
+        CipherwardError: If this version does not know the rule that the scores name.
     """
+    require_known(scores.suite, where)
     check_rates(scores, where)
     names = [draw.draw for draw in scores.draws]
     require(len(set(names)) == len(names), where, "draws", "two draws have one name")
@@ -218,6 +222,34 @@ def check_scores(scores: Scores, where: str) -> None:
     require(
         len(looks) < 2, where, "draws", f"draws of one scheme have second_looks {sorted(map(str, looks))}"
     )
+    if counts_looks(scores.suite):
+        _check_counted_looks(scores, where)
+
+
+def _check_counted_looks(scores: Scores, where: str) -> None:
+    """Check that every draw has the second look that suite/2 asks for: bounds under more looks would be wider."""
+    for index, draw in enumerate(scores.draws):
+        orbit = load(draw.spec).orbit
+        if scores.audited:
+            orbit = orbit.union(load(scores.audited[0].spec).orbit)
+        expected = orbit.second_looks(draw.spec.image_shape)
+        problem = (
+            f"{draw.second_looks}, but {scores.suite} adds {expected} looks to those of {draw.spec.name}"
+        )
+        require(draw.second_looks == expected, where, f"draws.{index}.second_looks", problem)
+
+
+def check_confidence(finding: Finding, where: str, place: str) -> None:
+    """Check that a confidence is a share, and below one half exactly where the attack is uncertain."""
+    confidence = finding.confidence
+    if confidence is None:
+        return
+    field = f"{place}.confidence"
+    require(0 <= confidence <= 1, where, field, f"{confidence} is no share of 1")
+    require(not finding.error, where, field, "an attack that crashed believes nothing")
+    is_low = confidence < BELIEVED
+    problem = f"{confidence}, but the attack is {'' if finding.uncertain else 'not '}uncertain"
+    require(is_low == finding.uncertain, where, field, problem)
 
 
 def _check_draw(draw: DrawScores, where: str, place: str) -> None:
@@ -250,6 +282,7 @@ def _check_findings(findings: Sequence[Finding], draw: DrawScores, where: str, p
     require(len(set(cells)) == len(cells), where, place, "one attack twice at one pool size")
     for index, finding in enumerate(findings):
         spot, figures = f"{place}.{index}", finding.figures
+        check_confidence(finding, where, spot)
         has_both = bool(finding.error) and figures is not None
         require(not has_both, where, f"{spot}.error", "an attack that crashed has figures")
         require(

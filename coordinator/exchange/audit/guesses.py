@@ -29,7 +29,7 @@ from crypto.tensor_file import tensor_bytes
 SCHEMA = "cipherward.guesses/1"
 FILE = "guesses.json"
 #: Guesses about one draw that a scorer accepts at most, to bound what crafted guesses can ask of it (docs/suite.md).
-#: Chosen by hand; the attacks of suite/1 make 9.
+#: Chosen by hand; the attacks of the suite make 9.
 MOST_GUESSES = 64
 
 
@@ -57,6 +57,7 @@ class StoredGuess:
         idle: True if the attack did not try anything, which says nothing about the scheme's strength.
         fit: how well what the attack found explains what it measured, in words; empty if it does not say.
         uncertain: True if that is too poor to believe: no success then says nothing about the scheme's strength.
+        confidence: how far it is to be believed, 0 to 1, below .5 if uncertain; None if the attack does not say.
     """
 
     attack: str
@@ -71,6 +72,7 @@ class StoredGuess:
     idle: bool = False
     fit: str = ""
     uncertain: bool = False
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,10 @@ def _check_types(record: _Typed) -> _Typed:
     """Return the record unchanged; raise TypeError if a field is not of the type it is declared with."""
     for name, kind in get_type_hints(type(record)).items():
         value = getattr(record, name)
-        if kind is float:
+        if kind == float | None:
+            # The one optional number is a confidence.
+            is_valid = value is None or (type(value) in (int, float) and 0 <= value <= 1)
+        elif kind is float:
             is_valid = type(value) in (int, float) and math.isfinite(value)
         elif kind is int:
             is_valid = type(value) is int and 0 <= value < _MOST_COUNT

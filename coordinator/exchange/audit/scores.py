@@ -1,6 +1,6 @@
 """scores.json: what a hospital says about the guesses of an adversary. Written in the hospital, read in the cloud.
 
-The letters K, R and V are the names of suite/1 for its three measures (docs/suite.md):
+The letters K, R and V are the names of the suite for its three measures (docs/suite.md):
 
 - K, `key_opening`: how well the recovered key opens audit images;
 - R, `reidentified`: how many guesses name their own image in a gallery of plain images;
@@ -63,7 +63,7 @@ class KeyOpening(Record):
     Attributes:
         median_ssim: Median SSIM of the opened images.
         n: How many images were opened.
-        opens: Whether the median, in three digits, reaches the threshold of suite/1.
+        opens: Whether the median, in three digits, reaches the threshold of the suite.
     """
 
     median_ssim: float
@@ -108,10 +108,10 @@ class KeyShare(Record):
 
 
 class SecondLook(Record):
-    """What a guess shows at best as it is, in the negative, turned or mirrored, whatever the scheme's orbit grants.
+    """What a guess shows at best in the negative, turned, mirrored or shifted, whatever the scheme's orbit grants.
 
-    A person who looks at pictures needs no such grant. The figures are apart from those of suite/1, and their bounds
-    are corrected for the search.
+    A person who looks at pictures needs no such grant. The bounds are corrected for the search. Under suite/2 it
+    counts as the first look does. Under suite/1 it had no shifts, and stood beside the verdict.
 
     Attributes:
         visible: V under the one look that fits the rows that register.
@@ -119,6 +119,9 @@ class SecondLook(Record):
         reidentified_deranged: The same guesses scored as if they were about the next row's image.
         turn: The chosen look's turn (crypto/symmetry.py); None where every image has its own key, and its own look.
         negative: Whether it is a negative.
+        order: Its order of colours, of those that the declared orbit grants; None under suite/1 as well.
+        down: How many blocks it is shifted down; None under suite/1 as well, which looked at no shifts.
+        across: How many blocks it is shifted to the right.
     """
 
     visible: SearchedRate = Field(validation_alias="V", serialization_alias="V")
@@ -128,6 +131,17 @@ class SecondLook(Record):
     )
     turn: int | None
     negative: bool | None
+    order: int | None = None
+    down: int | None = None
+    across: int | None = None
+
+    @property
+    def move(self) -> ChosenMove | None:
+        """The chosen move; None where every image has its own, or the file does not state it whole."""
+        parts = (self.turn, self.negative, self.order, self.down, self.across)
+        if None in parts:
+            return None
+        return ChosenMove.model_validate({name: getattr(self, name) for name in ChosenMove.model_fields})
 
 
 class Figures(Record):
@@ -147,7 +161,7 @@ class Figures(Record):
         grid: Assembled blocks, for throwaway keys only.
         values_right: Share of pixel values that the key puts right, for throwaway keys only.
         key: Shares of the key that are right, for throwaway keys only.
-        second_look: What it shows in the negative or turned; None where that was not measured, or is the orbit's.
+        second_look: What it shows in the negative, turned or shifted; None if not measured, or if the orbit holds it.
         degenerate: Why there are no figures, where the guesses are flat or repeat one picture.
     """
 
@@ -191,6 +205,8 @@ class Finding(Record):
         idle: Whether it found nothing that it could try. That says nothing about a scheme's strength.
         fit: How well what it found explains what it measured, in words; empty where it does not say.
         uncertain: Whether that is too poor to believe. A failure then says nothing about a scheme's strength.
+        confidence: How far the attack believes what it found, 0 to 1, on one scale for all attacks (docs/suite.md):
+            below .5 where it is uncertain. None where it does not say, did not attack or crashed.
         figures: What the guesses reached; None where the attack crashed.
     """
 
@@ -204,6 +220,7 @@ class Finding(Record):
     idle: bool = False
     fit: str = ""
     uncertain: bool = False
+    confidence: float | None = None
     figures: Figures | None = None
 
     @property

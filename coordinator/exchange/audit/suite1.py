@@ -1,6 +1,7 @@
-"""The numbers of `suite/1`, each with its meaning, and the rule for one finding (docs/suite.md).
+"""The numbers of `suite/1`, each with its meaning, and its rule for one finding (docs/suite.md).
 
-The rule for a whole audit, over its draws and pool sizes, is `coordinator/report/verdict.py`.
+suite/2 has the same numbers, and its own rule in suite2.py: new scores are judged by that. The rule for a whole
+audit, over its draws and pool sizes, is `coordinator/report/verdict.py`.
 """
 
 from __future__ import annotations
@@ -108,11 +109,6 @@ def is_above_chance(rate: GalleryRate) -> bool:
     return rate.low >= max(FLOOR, TIMES_CHANCE / rate.gallery)
 
 
-def broken_by(finding: Finding) -> tuple[str, ...]:
-    """Return which of K, R and V break the scheme by this finding of one draw. A crashed attack breaks nothing."""
-    return () if finding.error or finding.figures is None else breaking_measures(finding.figures)
-
-
 def breaking_measures(figures: Figures) -> tuple[str, ...]:
     """Return which of K, R and V break the scheme by the figures of one guess.
 
@@ -130,13 +126,19 @@ def breaking_measures(figures: Figures) -> tuple[str, ...]:
 
 
 def readable_by(finding: Finding) -> tuple[str, ...]:
-    """Return by which of R and V the second look finds pictures in the negative or turned, with corrected bounds.
+    """Return by which of R and V the second look of a finding shows pictures; a crashed attack shows nothing."""
+    return () if finding.error or finding.figures is None else readable_measures(finding.figures)
 
-    The thresholds are those of `breaking_measures`. It is no part of suite/1's rule for a break.
+
+def readable_measures(figures: Figures) -> tuple[str, ...]:
+    """Return by which of R and V a second look shows pictures in the negative, turned or shifted.
+
+    The thresholds are those of `breaking_measures`, the bounds are corrected for the search. suite/1 reports it
+    beside its verdict, without shifts; under suite/2 it is a break.
     """
-    if finding.error or finding.figures is None or finding.figures.second_look is None:
+    look = figures.second_look
+    if look is None:
         return ()
-    look = finding.figures.second_look
     letters = {"R": is_above_chance(look.reidentified), "V": look.visible.low >= FLOOR}
     return tuple(letter for letter, holds in letters.items() if holds)
 

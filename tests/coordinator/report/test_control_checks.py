@@ -157,7 +157,7 @@ def test_moment_matching_through_noise_needs_a_control_with_that_noise(
 
 def test_a_real_set_under_plain_is_no_control() -> None:
     draw = make_draw([make_finding("as_is", 1, r=64)], scheme="plain")
-    assert not check_controls([draw])["plain"].ok
+    assert not check_controls([draw], "suite/2")["plain"].ok
 
 
 def test_an_audit_of_one_attack_needs_no_control_of_another() -> None:

@@ -23,14 +23,14 @@ from tests.support.verdicts import make_crash, make_draw, make_finding, three_dr
 )
 def test_a_small_audit_has_doubts(part: str) -> None:
     findings = [make_finding(note="truncated"), make_finding(error="ValueError: x")]
-    assert part in " | ".join(doubts_of([make_draw(findings, rows=8, gallery=40)]))
+    assert part in " | ".join(doubts_of([make_draw(findings, rows=8, gallery=40)], "suite/1"))
 
 
 def test_required_attacks_that_did_not_finish_are_doubts() -> None:
     single = [make_finding("as_is", 1), make_finding("leading_bit", 1)]
-    crashed = doubts_of(three_draws(*single, make_crash(100)))
+    crashed = doubts_of(three_draws(*single, make_crash(100)), "suite/1")
     assert any("pooled_key_recovery finished at no pool size" in doubt for doubt in crashed)
-    left_out = doubts_of(three_draws(make_finding("as_is", 1)))
+    left_out = doubts_of(three_draws(make_finding("as_is", 1)), "suite/1")
     assert any("pooled_key_recovery, which suite/1 requires, was not run" in doubt for doubt in left_out)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from coordinator.exchange.audit.scores import DrawScores, Finding
-from coordinator.exchange.audit.suite1 import broken_by
+from coordinator.exchange.audit.suite2 import SUITE, broken_by
 from coordinator.report.page import render
 from coordinator.report.records import Verdict
 from coordinator.report.rows import rows_of
@@ -26,7 +26,7 @@ from tests.support.verdicts import (
 
 
 def verdict_of(draws: list[DrawScores]) -> Verdict:
-    return judge(draws)[1]
+    return judge(draws, SUITE)[1]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def verdict_of(draws: list[DrawScores]) -> Verdict:
     ],
 )
 def test_a_finding_breaks_by_the_thresholds(finding: Finding, letters: str) -> None:
-    assert "".join(broken_by(finding)) == letters
+    assert "".join(broken_by(finding, SUITE)) == letters
 
 
 def audit(opened: dict[int, int], draws: int = 3) -> Verdict:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coordinator.exchange.audit import suite2
 from coordinator.exchange.audit.rates import rate_of, searched
 from coordinator.exchange.audit.scores import Figures, Finding
 from coordinator.exchange.audit.suite1 import breaking_measures, readable_by
@@ -44,7 +45,9 @@ def letters_of(figures: Figures) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("scope", ["consortium", "image"])
 @pytest.mark.parametrize(
-    "move", [Move(negative=True), Move(turn=3), Move(turn=4), Move(turn=6, negative=True)], ids=str
+    "move",
+    [Move(negative=True), Move(turn=3), Move(turn=4), Move(turn=6, negative=True, down=1, across=-2)],
+    ids=str,
 )
 def test_a_picture_in_the_negative_or_turned_is_readable(move: Move, scope: str) -> None:
     truth = truth_of(scope=scope)
@@ -69,6 +72,28 @@ def test_noise_and_other_images_are_not_readable(name: str) -> None:
         assert figures.second_look.visible.hits <= 2
 
 
+def test_a_shifted_picture_breaks_a_scheme_that_moves_no_blocks() -> None:
+    """Its orbit has no shifts: suite/1 saw nothing in what anybody sees."""
+    truth = truth_of("pe", block=8)
+    figures = figures_of(Move(down=2, across=-1).apply(truth.plain, 8), truth)
+    assert breaking_measures(figures) == () and suite2.breaking_measures(figures, "suite/1") == ()
+    assert suite2.breaking_measures(figures, "suite/2") == ("R", "V")
+    look = figures.second_look
+    assert look is not None and look.visible.looks == 392
+    assert (look.down, look.across) == (-2, 1) and look.move is not None
+
+
+def test_guesses_about_other_images_get_a_search_of_their_own() -> None:
+    """Guesses that are right about the next row's image, in the negative, are found there and nowhere else."""
+    truth = truth_of(block=8)
+    about_next = np.empty_like(truth.plain)
+    for rows in (truth.even, truth.odd):
+        about_next[rows] = 255 - np.roll(truth.plain[rows], -1, axis=0)
+    look = figures_of(about_next, truth).second_look
+    assert look is not None and look.reidentified_deranged.rate == 1.0
+    assert look.reidentified.hits == 0 and look.visible.hits == 0
+
+
 def test_a_scheme_whose_orbit_holds_them_all_is_not_counted_twice() -> None:
     assert Etc.orbit.second_looks((48, 48, 1)) == 1
     truth = truth_of("etc", block=8)
@@ -82,7 +107,8 @@ def test_looks_are_counted_beyond_the_orbit() -> None:
     assert Orbit(shifts=True).second_looks(square) == 16
     assert Orbit(shifts=True).second_looks(wide) == 8
     assert Orbit(turns=True, orders=True).second_looks((48, 48, 3)) == 2
-    assert Orbit(negatives=True).second_looks(square) == 8
+    assert Orbit(negatives=True).second_looks(square) == 8 * 49
+    assert Orbit(negatives=True, orders=True).second_looks((48, 48, 3)) == 8 * 49
 
 
 def test_the_bounds_are_corrected_for_the_search() -> None:

@@ -15,6 +15,7 @@ from coordinator.adversary.run import suite
 from coordinator.exchange.audit.control_sets import GENERAL, PUBLIC, SETS, TARGETED, meets, positive_control
 from coordinator.exchange.audit.guesses import read_draws
 from coordinator.exchange.audit.scores import DrawScores
+from coordinator.exchange.audit.suite2 import SUITE
 from coordinator.report.control_checks import check_controls, missing_positive_controls
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
@@ -71,7 +72,7 @@ def settings_of(*attacks: str) -> suite.Settings:
 
 def test_every_control_has_its_required_result(hospital: Place, tmp_path: Path) -> None:
     draws = audit(hospital, tmp_path / "g")
-    controls = check_controls(draws)
+    controls = check_controls(draws, SUITE)
     assert [name for name, control in controls.items() if not control.ok] == [], controls
     assert set(controls) == {
         *("true_key", "plain", "known", "noise", "permuted", "signs", "orthogonal", "derangement")
@@ -151,7 +152,7 @@ def test_an_attack_that_does_nothing_fails_its_control(
 ) -> None:
     replace_attack(monkeypatch, attack, as_is.attack)
     sets = ("train", f"control-{control}")
-    controls = check_controls(audit(hospital, tmp_path / "g", settings_of(attack), sets))
+    controls = check_controls(audit(hospital, tmp_path / "g", settings_of(attack), sets), SUITE)
     assert not controls[control].ok and controls["true_key"].ok and controls["derangement"].ok
     assert f"{attack} does not break it" in controls[control].message
 
@@ -173,7 +174,7 @@ def test_an_attack_that_breaks_what_cannot_be_broken_fails_the_control(
         )
 
     replace_attack(monkeypatch, "as_is", cheat)
-    controls = check_controls(audit(hospital, tmp_path / "g", settings_of("as_is"), tuple(plain)))
+    controls = check_controls(audit(hospital, tmp_path / "g", settings_of("as_is"), tuple(plain)), SUITE)
     for name in ("noise", "permuted"):
         assert not controls[name].ok and controls[name].message == "broken by as_is at 1"
 
