@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pydicom import config, dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
@@ -43,7 +42,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from crypto.arrays import AnyArray
+from coordinator.exchange.image_file import open_image
+from crypto.arrays import AnyArray, UInt8Array
 from parties.sources.dicom import silence
 
 _MR, _ENHANCED_MR = UID("1.2.840.10008.5.1.4.1.1.4"), UID("1.2.840.10008.5.1.4.1.1.4.1")
@@ -85,6 +85,11 @@ class Export:
     real: dict[str, Any] = field(default_factory=dict)
 
 
+def _read_gray(path: Path) -> UInt8Array:
+    with open_image(path) as picture:
+        return np.asarray(picture.convert("L"))
+
+
 def make_export(
     folder: Path, slices: Path, real: Sequence[Path], images: int, seed: int = 0, limit: int | None = None
 ) -> Export:
@@ -124,7 +129,7 @@ def _write_made(export: Export, slices: Path, images: int, rng: random.Random) -
         pictures = iter(sorted(slices.rglob(f"{name}/*.jpg"))[:images])
         while of_patient := list(islice(pictures, _SLICES[number % len(_SLICES)])):
             number += 1
-            stack = np.stack([np.asarray(Image.open(path).convert("L")) for path in of_patient])
+            stack = np.stack([_read_gray(path) for path in of_patient])
             syntax = SYNTAXES[number % len(SYNTAXES)]
             tags = _made_up_tags(number, rng)
             many = number % _MULTI_FRAME == 0

