@@ -20,8 +20,8 @@ Log = Callable[[str], None]
 BLOCKS = (16, 8, 4)
 #: Blocks that an image must have at least, or a side of a block is not tried.
 _FEWEST_BLOCKS = 4
-#: Seconds that an attack may take at one pool size. the suite's default is 600 for one key recovery; here eight of them
-#: share the time.
+#: Seconds that an attack may take at one pool size. The suite's default is 600 for one key recovery; here eight of
+#: them share the time.
 BUDGET_S = 600.0
 #: Bytes of a key that the audit draws, unless the caller's function takes others.
 KEY_BYTES = 32
