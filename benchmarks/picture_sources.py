@@ -36,6 +36,14 @@ KINDS = {
     "phantoms 64": "made scans, gray",
 }
 
+#: The fixed panel of cipherward/panels.py, by the kinds that stand for it here. Whole images and small ones: some
+#: schemes are for small images only. A panel's figure is that of its kind that resisted longest.
+PANELS = {
+    "gray scan": ("mri 224", "pneumonia 28"),
+    "stained tissue": ("tissue 224", "tissue 32"),
+    "natural": ("cifar 224", "cifar 32"),
+}
+
 
 @lru_cache(maxsize=len(KINDS))
 def read_kind(folder: Path, kind: str) -> Images:

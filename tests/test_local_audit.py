@@ -94,7 +94,7 @@ def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
     names = next(line for line in lines if line.startswith("environment")).split()
     # Who ends silences is no secret. What is: the passphrase, and where the identity is.
     assert [name for name in names if name.startswith("CIPHERWARD")] in ([], ["CIPHERWARD_BEATS"])
-    # No path that the attacks opened tells an audited draw from a control: the copies have random names, and are gone.
+    # No path that the attacks opened tells an audited draw from a control: copies have random names, and are gone.
     copies = {
         path.relative_to(work / "blinded").parts[0]
         for path in inside

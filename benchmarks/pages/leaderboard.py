@@ -17,6 +17,7 @@ from benchmarks.pages.entries import Entry, audited_rows, of_kind
 from benchmarks.pages.kinds import scheme_name
 from benchmarks.pages.markdown import MAX_COLUMNS, table
 from benchmarks.pages.summary import accuracies, audited_cells, claimed_key_space, hardest_row
+from benchmarks.picture_sources import PANELS
 
 Record = Mapping[str, Any]
 
@@ -48,8 +49,13 @@ suite/1. **≤ 5**: 5 was the smallest pool tried. *Not by 10*: 10 images did no
 attacked such images, or the scheme is not meant for them.
 """
 
+PANEL_LEAD = """The same measurements on the fixed panel of [audit_panels](library.md#several-kinds-of-pictures). Each
+panel is told by its kind of picture that took the most images, of those that were run; the worst case is the panel
+that took the most. So many images break the scheme whatever the pictures are. Fewer break it on some: see above.
+"""
+
 SUITE_LEAD = (
-    "One key for all images, attacked by suite/1. Smaller and larger pools are in "
+    "One key for all images, attacked by suite/1, before there was suite/2. Smaller and larger pools are in "
     "[the audit's tables](results/audit.md)."
 )
 
@@ -67,6 +73,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
                 KINDS_LEAD,
                 *_by_kind(entry.result),
             ]
+            lines += ["## By panel, and the worst case", "", PANEL_LEAD, *_by_panel(entry.result)]
             lines += [f"Source: [{entry.file}](results/{entry.file}), {entry.date}.", ""]
     lines += ["## Images that break a scheme, by suite/1", "", SUITE_LEAD, "", *_by_suite(entries)]
     return [*lines, "## What the papers claim", "", *_claims(schemes, papers)]
@@ -143,6 +150,36 @@ def _by_kind(result: Record) -> list[str]:
         lines += table(["pictures (side in pixels)", *(f"`{name}`" for name in some)], body)
     absent = [f"`{name}`" for name in names if name not in run]
     return [*lines, *([f"Not run on any kind of picture: {', '.join(absent)}.", ""] if absent else [])]
+
+
+def _by_panel(result: Record) -> list[str]:
+    """Return the images that break each scheme on each panel, and on all of them."""
+    rows = {(scheme_name(row), row["kind"]): row for row in result["rows"] if row["pools"]}
+    body = []
+    for name in dict.fromkeys(scheme_name(row) for row in result["rows"]):
+        panels = [
+            _slowest([rows[name, kind] for kind in kinds if (name, kind) in rows])
+            for kinds in PANELS.values()
+        ]
+        if any(panels):
+            cells = [_from_pools(row) if row else "not run" for row in panels]
+            body.append([f"`{name}`", *cells, _worst(panels)])
+    return table(["scheme", *PANELS, "worst case"], body)
+
+
+def _slowest(rows: Sequence[Record]) -> Record | None:
+    """Return the row of a panel that took the most images; None if none was run."""
+    return max(
+        rows, key=lambda row: math.inf if row["broken_at"] is None else row["broken_at"], default=None
+    )
+
+
+def _worst(panels: Sequence[Record | None]) -> str:
+    """Return how many images break a scheme on every panel, in words."""
+    run = [row for row in panels if row]
+    slowest = _slowest(run)
+    assert slowest is not None
+    return _from_pools(slowest) + ("" if len(run) == len(panels) else f" (of {len(run)} panels)")
 
 
 def _from_pools(row: Record) -> str:

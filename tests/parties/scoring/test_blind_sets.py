@@ -84,8 +84,6 @@ def test_guesses_get_the_real_names_back_and_can_be_scored(tmp_path: Path, schem
     guesses = tmp_path / "h" / "guesses"
     sets = run(place, names, guesses)
     assert not are_named(place, guesses)
-    with pytest.raises(CipherwardError, match="holds no guesses|another scheme or key"):
-        score(place, guesses, 16, 48, attacked_by="hospital")
     # An audit that is stopped here goes on with the same random names.
     assert prepare_blind_sets(place, names).copies == sets.copies
     name_guesses(place, guesses, sets)

@@ -106,7 +106,7 @@ def test_looks_are_counted_beyond_the_orbit() -> None:
     square, wide = (48, 48, 1), (48, 64, 1)
     assert Orbit(shifts=True).second_looks(square) == 16
     assert Orbit(shifts=True).second_looks(wide) == 8
-    assert Orbit(turns=True, orders=True).second_looks((48, 48, 3)) == 2
+    assert Orbit(turns=True, orders=True, shifts=True).second_looks((48, 48, 3)) == 2
     assert Orbit(negatives=True).second_looks(square) == 8 * 49
     assert Orbit(negatives=True, orders=True).second_looks((48, 48, 3)) == 8 * 49
 

@@ -1,0 +1,155 @@
+"""The same audit on several kinds of pictures: how many images break a scheme on each, and on all of them.
+
+    from cipherward.panels import audit_panels
+
+    result = audit_panels(encrypt, {"gray scan": scans, "stained tissue": tiles, "natural": photographs})
+    print(result)
+
+How many images break a scheme depends on the pictures: key recovery lives on their texture and edges, and on how far
+their colours agree. An audit of one kind says nothing about others. So a claim about a *scheme* names a fixed panel
+of three kinds, and its worst cases: the panel that fell with the fewest images, and the one that resisted longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cipherward.audit import audit
+from cipherward.folder import Stack
+from cipherward.function import Function
+from cipherward.result import AuditResult
+from coordinator.report.wording import images as images_text
+from coordinator.report.wording import listed
+from crypto.errors import CipherwardError
+
+__all__ = ["PANELS", "PanelResult", "audit_panels"]
+
+#: The kinds of pictures of the fixed panel, and what each must hold. No pictures come with this program.
+PANELS = {
+    "gray scan": "medical scans in gray, such as MRI or X-ray: dark borders, smooth textures",
+    "stained tissue": "microscope images in colour: fine texture, colours that agree, no borders",
+    "natural": "photographs in colour: edges, many scenes",
+}
+
+
+@dataclass(frozen=True, repr=False)
+class PanelResult:
+    """What the audits of the panels found. Printing it shows every verdict, and the worst cases.
+
+    Attributes:
+        panels: The result of each panel, by its name.
+    """
+
+    panels: Mapping[str, AuditResult]
+
+    @property
+    def valid(self) -> bool:
+        """Whether every control of every panel passed."""
+        return all(result.valid for result in self.panels.values())
+
+    @property
+    def broken(self) -> bool:
+        """Whether the scheme is broken on a panel: it protects no pictures better than those it protects least."""
+        return any(result.broken for result in self.panels.values())
+
+    @property
+    def broken_from(self) -> dict[str, int | None]:
+        """The smallest pool that breaks the scheme, by panel; None where no attack did at any size."""
+        return {name: result.broken_from for name, result in self.panels.items()}
+
+    @property
+    def least(self) -> int | None:
+        """The worst case for whoever relies on the scheme: the fewest images that break it, over the panels."""
+        return min((size for size in self.broken_from.values() if size is not None), default=None)
+
+    @property
+    def most(self) -> int | None:
+        """The worst case for the attacks: so many images break the scheme on every panel; None if not on all."""
+        sizes = [size for size in self.broken_from.values() if size is not None]
+        return max(sizes) if len(sizes) == len(self.panels) else None
+
+    @property
+    def missing(self) -> list[str]:
+        """The kinds of the fixed panel that were not audited."""
+        return [name for name in PANELS if name not in self.panels]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict over all panels in a few sentences."""
+        invalid = [name for name, result in self.panels.items() if not result.valid]
+        if invalid:
+            return f"INVALID: controls failed on {listed(invalid)}."
+        sentence = self._valid_verdict()
+        if self.missing:
+            sentence += (
+                f" Not audited on {listed(self.missing)}: the worst cases are not those of the fixed panel."
+            )
+        return sentence
+
+    def _valid_verdict(self) -> str:
+        first = next(iter(self.panels.values()))
+        name, suite = first.report.scheme.name, first.report.suite
+        defects = list(dict.fromkeys(d for result in self.panels.values() for d in result.defects))
+        if defects:
+            return f"Broken without an attack: {'; '.join(defects)}."
+        if self.least is None:
+            uncertain = [panel for panel, result in self.panels.items() if result.uncertain]
+            doubt = f" The attacks are uncertain on {listed(uncertain)}." if uncertain else ""
+            return f"{name} was broken on no panel by {suite}.{doubt}"
+        soonest = [panel for panel, size in self.broken_from.items() if size == self.least]
+        sentence = f"Broken. {images_text(self.least)} break {name} on {listed(soonest)}"
+        if self.most is None:
+            withstood = [panel for panel, size in self.broken_from.items() if size is None]
+            return f"{sentence}; no attack broke it on {listed(withstood)}."
+        if self.most == self.least:
+            return f"{sentence}." if len(self.panels) == 1 else f"{sentence}: the same on every panel."
+        latest = [panel for panel, size in self.broken_from.items() if size == self.most]
+        return f"{sentence}, and {images_text(self.most)} on every panel; {listed(latest)} took the most."
+
+    def __repr__(self) -> str:
+        """Return the verdict in one line."""
+        return f"<PanelResult: {self.verdict}>"
+
+    def __str__(self) -> str:
+        """Return the verdict over all panels, and each panel's own with its caveats."""
+        parts = [f"[{name}]\n{result}" for name, result in self.panels.items()]
+        return "\n\n".join([self.verdict, *parts])
+
+    def write(self, folder: Path | str) -> list[Path]:
+        """Write report.json and report.html of each panel below a folder; return the pages' paths.
+
+        The pages show plain images: they must stay where they may be seen.
+        """
+        return [result.write(Path(folder) / name.replace(" ", "-")) for name, result in self.panels.items()]
+
+
+def audit_panels(encrypt: Function, panels: Mapping[str, Stack], **settings: Any) -> PanelResult:
+    """Audit a scheme that is a Python function on several kinds of pictures, with the same settings.
+
+    Args:
+        encrypt: As `cipherward.audit.audit` takes it.
+        panels: Plain images by the name of their kind, each an array or a folder as `audit` takes them. The names of
+            the fixed panel are those of `PANELS`; a result that lacks one says so. Other kinds can be added.
+        **settings: What `audit` takes besides. `labels` is not among them: panels have labels of their own.
+
+    Raises:
+        CipherwardError: If there is no panel, or a panel's images cannot be audited; the message names the panel.
+    """
+    if not panels:
+        raise CipherwardError(
+            "no panel of images was handed over", f"name some: {', '.join(map(repr, PANELS))}"
+        )
+    if "labels" in settings:
+        raise CipherwardError(
+            "labels belong to one panel", "audit a panel with labels of its own: audit(…)"
+        )
+    results = {}
+    for name, images in panels.items():
+        try:
+            results[name] = audit(encrypt, images, **settings)
+        except CipherwardError as error:
+            raise CipherwardError(f"{name}: {error.message}", error.hint) from None
+    return PanelResult(results)
