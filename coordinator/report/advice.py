@@ -13,6 +13,7 @@ from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report
 from coordinator.report.verdict_text import OWN_RUN, headline, uncertain_attacks
 from coordinator.report.wording import images, listed, percent, score
+from crypto.scheme import always_has_row_keys
 
 NOT_MEASURED = "Not measured."
 #: What a break by V, R or K lets somebody do with patients' images.
