@@ -1,9 +1,9 @@
 """Which NeuraCrypt ciphertext is of which image: the matching challenge of its authors (T2, and no pair is known).
 
-Source: the challenge is that of A. Yala et al. (github.com/yala/NeuraCrypt-Challenge), solved first by N. Carlini et al.,
-"NeuraCrypt is not private" (arXiv 2108.07256), of which we could read the abstract: "a series of boosting steps" turns
-"a 1% attack advantage into a 100% complete break". The steps here are our own. The adversary holds ciphertexts, the
-plain images that they are of, and others; it knows the network's shape and not its weights:
+Source: the challenge is that of A. Yala et al. (github.com/yala/NeuraCrypt-Challenge), solved first by N. Carlini et
+al., "NeuraCrypt is not private" (arXiv 2108.07256), of which we could read the abstract: "a series of boosting steps"
+turns "a 1% attack advantage into a 100% complete break". The steps here are our own. The adversary holds ciphertexts,
+the plain images that they are of, and others; it knows the network's shape and not its weights:
 
 1. the order of the tokens is undone: position embeddings keep tokens of one place together, so that each image has
    one token in each of N clusters;
@@ -46,8 +46,8 @@ _MOST_IMAGES = 1500
 _QUANTILES = 30
 #: Steps of the clustering, and of the boosting. It ends earlier once nothing changes.
 _CLUSTER_STEPS, _BOOST_STEPS = 8, 40
-#: Share of the ciphertexts that decide at first, and by how much it grows. With all of them from the start, 1000 X-rays
-#: stopped at 29 % right in one draw of two; like this, all were right in both.
+#: Share of the ciphertexts that decide at first, and by how much it grows. With all of them from the start, 1000
+#: X-rays stopped at 29 % right in one draw of two; like this, all were right in both.
 _FIRST_ANCHORS, _GROWTH = 0.1, 1.25
 #: Ciphertexts whose distances decide which cluster is which place. Set once.
 _SAMPLE = 300
@@ -104,7 +104,7 @@ def match_images(knowledge: Knowledge) -> Matching:
     assert isinstance(algorithm, NeuraCrypt)
     plain = np.asarray(knowledge.public)
     sealed = pool.images(np.asarray(knowledge.rows, np.int64))
-    tokens = cluster_tokens(_by_patch(sealed, pool.spec.block))
+    tokens = cluster_tokens(by_patch(sealed, pool.spec.block))
     vectors = [_own_vectors(plain, algorithm, rng) for _ in range(_NETWORKS)]
     clusters, places = _varied(tokens), _varied(vectors[0])
     near = np.stack([np.sqrt(_squared_distances(tokens[:, c])) for c in clusters])
@@ -121,7 +121,7 @@ def match_images(knowledge: Knowledge) -> Matching:
     return Matching(images, first, float((here * there).mean()))
 
 
-def _by_patch(images: AnyArray, block: int) -> Float32Array:
+def by_patch(images: AnyArray, block: int) -> Float32Array:
     """Return images as float32 [n, N, V]."""
     blocks = to_blocks(np.asarray(images, np.float32), block)
     return blocks.reshape(*blocks.shape[:2], -1)
