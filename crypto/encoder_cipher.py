@@ -43,15 +43,19 @@ class EncoderNetwork:
 
     def tokens(self, patches: AnyArray) -> Float32Array:
         """Return the tokens of one image's patches uint8 [N, V]: float32 [N, V]."""
+        tokens: Float32Array = self.vectors(patches) @ self.mix[0] + self.mix[1]
+        return tokens
+
+    def vectors(self, patches: AnyArray) -> Float32Array:
+        """Return what the last layer is given of one image's patches uint8 [N, V]: float32 [N, W]."""
         inputs = (patches.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.deviation)
         hidden = np.maximum(inputs @ self.embed[0] + self.embed[1], 0)
         for weights, biases in zip(*self.layers, strict=True):
             outputs = hidden @ weights + biases
             spread = np.sqrt(outputs.var(0) + _EPSILON)
             hidden = np.maximum((outputs - outputs.mean(0)) / spread, 0)
-        hidden = np.maximum(hidden + self.positions, 0)
-        tokens: Float32Array = hidden @ self.mix[0] + self.mix[1]
-        return tokens
+        vectors: Float32Array = np.maximum(hidden + self.positions, 0)
+        return vectors
 
 
 class EncoderCipher(NeverPickled):

@@ -63,7 +63,7 @@ class Algorithm(Protocol):
     - `distinct_bits()`: log2 of the number of keys that differ in what they do, where the formula counts keys that do
       the same more than once.
     - `is_control`: True for a control of audits, whose key space `require_key_space` does not ask for.
-    - `comparison_options`: options of the fresh keys that `still_plain` compares a set with, if the defaults are slow.
+    - `comparison_options`: options of the fresh keys that a sealed set is compared with, if the defaults are slow.
     - `is_invertible`: False if no key opens its ciphertexts. Its cipher's `decrypt` then raises CipherwardError.
     - `sealing_tolerance`: largest difference of two sealings of one image under one key, which rounding makes on
       different machines; 0 by default.

@@ -12,6 +12,7 @@ from benchmarks.pages.kinds import picture_kinds, scheme_name
 from benchmarks.pages.library import library
 from benchmarks.pages.markdown import number, table, value_range
 from benchmarks.pages.noise import noise_bound
+from benchmarks.pages.projections import projections
 from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import headline, linkability, second_look
 
@@ -42,6 +43,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
         "picture-kinds": picture_kinds,
         "noise-bound": noise_bound,
         "jpeg": sealed_jpegs,
+        "projections": projections,
         "key-recovery": key_recovery,
         "pool-size": pool_size,
         "false-alarms": false_alarms,

@@ -72,5 +72,7 @@ def of_kind(entries: Sequence[Entry], *kinds: str) -> list[Entry]:
 
 
 def audited_rows(entries: Sequence[Entry]) -> list[Mapping[str, Any]]:
-    """Return the rows of every audit table among the runs."""
-    return [row for entry in of_kind(entries, "audit-table") for row in entry.result["rows"]]
+    """Return the rows of every audit table among the runs, and those of later schemes with their default options."""
+    rows = [row for entry in of_kind(entries, "audit-table") for row in entry.result["rows"]]
+    later = [row for entry in of_kind(entries, "projections") for row in entry.result["rows"]]
+    return rows + [row for row in later if not row["options"] and row["attack"] != "as_is"]

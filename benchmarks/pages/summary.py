@@ -26,6 +26,9 @@ PAPERS = {
     "value_shuffle": "after Qi 2022",
     "orthogonal": "Kiya's school",
     "noisy_orthogonal": "after arXiv 2305.04146",
+    "block_projection": "DisguisedNets 2022",
+    "neuracrypt": "Yala 2021",
+    "patch_shuffle": "PEViT 2022",
 }
 #: The schemes and the data sets in the README's table.
 README_SCHEMES = ("block_pixel_shuffle", "block_pixel", "le", "pe", "etc", "ele")
@@ -93,6 +96,7 @@ TOPICS = {
             "library",
             "noise-bound",
             "jpeg",
+            "projections",
         ),
     ),
     "accuracy": ("Accuracy on ciphertext", ("table1", "reruns", "image-keys", "audit", "stem-accuracy")),

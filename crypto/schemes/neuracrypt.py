@@ -1,8 +1,8 @@
 """NeuraCrypt: a secret random network over patches (Yala et al. 2021). Its ciphertexts cannot be inverted.
 
 Source: arXiv 2106.02484, of which we could read the abstract; the steps are those of the authors' program
-(github.com/yala/NeuraCrypt, `PrivateEncoder`) and its README. An image [h, w, c] uint8, patches of M×M, V = M²c values
-and inner width W:
+(github.com/yala/NeuraCrypt, `PrivateEncoder`) and its README. An image [h, w, c] uint8, patches of M×M, V = M²c
+values and inner width W:
 
 1. values are normalised as by the authors: v/255, less .2023, over .2576;
 2. patch embedding and ReLU: V → W;
@@ -19,17 +19,17 @@ Where this differs:
 
 - the authors' tokens have as many values as the inner width. Here they have V, the patch's, so that sealed images
   have the plain shape (their program has that ratio as `width_factor`). An adversary sees fewer values;
-- batch normalisation takes its statistics over the patches of one image: in the authors' program over a batch of up to
-  256 images, so that a ciphertext depends on its neighbours, which no sealed set here allows;
+- batch normalisation takes its statistics over the patches of one image. In the authors' program it takes them over
+  a batch of up to 256 images, so that a ciphertext depends on its neighbours, which no sealed set here allows;
 - everything is drawn from the hospital's key. The order of a row comes from a sub-key that covers the nonce.
 
 Tokens are stored as 127.5·(1 + token), float32, so that a model's normalised input is the token.
 
-No inverse is known to the holder of the key either: the program has none, and `is_invertible` says so. `unseal` refuses,
-and the control of the true key seals the plain images again.
+The holder of the key has no inverse either: this program has none, and `is_invertible` says so. `unseal` refuses, and
+the control of the true key seals the plain images again.
 
-Published attack: Carlini et al., "NeuraCrypt is not private" (arXiv 2108.07256), which solved the authors' challenge of
-saying which ciphertext is of which image. Ours is coordinator/adversary/pairs/match_tokens.py.
+Published attack: Carlini et al., "NeuraCrypt is not private" (arXiv 2108.07256), which solved the authors' challenge
+of saying which ciphertext is of which image. Ours is coordinator/adversary/pairs/match_tokens.py.
 
 Key space, counted by us: 8 bits for each weight, bias and position. Networks whose inner units change places do the
 same, and are not counted twice in `distinct_bits`.
@@ -52,7 +52,7 @@ from crypto.symmetry import EVERY_MOVE
 #: Bits that count of a parameter: as in `orthogonal`.
 _BITS = 8
 #: What the authors normalise chest X-rays by.
-_MEAN, _DEVIATION = 0.2023, 0.2576
+MEAN, DEVIATION = 0.2023, 0.2576
 
 
 class NeuraCrypt:
@@ -126,8 +126,8 @@ class NeuraCrypt:
             layers=(parts["layers"], parts["layer_biases"]),
             positions=parts["positions"],
             mix=(parts["mix"], parts["mix_bias"]),
-            mean=_MEAN,
-            deviation=_DEVIATION,
+            mean=MEAN,
+            deviation=DEVIATION,
         )
         return EncoderCipher(self.spec.name, self.spec.image_shape, self.spec.block, network, order_of_row)
 

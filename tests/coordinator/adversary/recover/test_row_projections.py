@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -86,5 +87,5 @@ def test_columns_are_linked_by_their_rows_lengths() -> None:
     shuffle = np.random.default_rng(0).permutation(36)
     chains = row_places.link_columns(row_places.below_costs(lengths[:, shuffle]), (6, 6))
     assert sorted(block for chain in chains for block in chain) == list(range(36))
-    links = [(shuffle[a], shuffle[b]) for chain in chains for a, b in zip(chain, chain[1:], strict=False)]
+    links = [(shuffle[a], shuffle[b]) for chain in chains for a, b in itertools.pairwise(chain)]
     assert np.mean([b == a + 6 for a, b in links]) > 0.9 and max(map(len, chains)) <= 6

@@ -1,0 +1,193 @@
+"""Measure what breaks block_projection, patch_shuffle and neuracrypt on real images.
+
+    python -m benchmarks.projections --data FOLDER [--hours 1] [--json FILE]
+
+FOLDER holds brain_mri/{train,test}/CLASS/*.jpg, cifar10_jpeg.npz and pneumoniamnist.npz. Cells of block_projection
+and patch_shuffle are one attack at one pool size in one draw of key, pool and audit images, scored with the product's
+own measures of suite/1. Cells of neuracrypt are the matching challenge of its authors: the adversary holds
+ciphertexts and their plain images in another order, no pair of them, and says which belongs to which
+(`match_tokens`).
+
+Finished cells are kept in --out, so that a stopped run continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.audit_table import SEED, Row, cells_of, read_mri, summarise_row
+from benchmarks.command_line import add_data, add_json, make_parser, write_figures
+from coordinator.adversary.contract import Budget, Knowledge
+from coordinator.adversary.pairs.match_tokens import match_images
+from coordinator.exchange.pool import MemoryPool
+from coordinator.report.build import machine
+from crypto.arrays import Images
+from crypto.files import append_line, read_lines
+from crypto.key import SecretKey
+from crypto.scheme import describe, load
+
+SCHEMA = "cipherward.projections/1"
+
+
+def _projection(pools: tuple[int, ...], **options: Any) -> Row:
+    """Return a row of block_projection on gray MRI of 224×224 with blocks of 16."""
+    return Row("block_projection", "mri", "consortium", "moment_matching", 16, pools, 3, 300.0, options)
+
+
+ROWS = (
+    _projection((20, 100, 400)),
+    _projection((20, 100, 400), noise=0),
+    _projection((20, 100), shuffle=False),
+    _projection((100, 400), noise=0, matrix="uniform"),
+    Row("block_projection", "mri", attack="as_is", pools=(1,), draws=1),
+    Row("patch_shuffle", "mri", "image", "jigsaw", 16, (1,), 1, 300.0),
+    Row("patch_shuffle", "cifar", "image", "jigsaw", 4, (1,), 1, 300.0),
+    _projection((100, 400), noise=200),
+    _projection((20, 100), shuffle=False, matrices="shared"),
+    _projection((100, 400), matrix="uniform"),
+    Row("neuracrypt", "mri", attack="as_is", pools=(1,), draws=1, options={"width": 256}),
+)
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """One matching challenge: images of a set, sealed under one key and handed over in another order."""
+
+    data: str
+    block: int
+    images: int
+    draws: int = 3
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name in the journal of cells."""
+        options = "".join(f" {key}={value}" for key, value in self.options.items())
+        return f"neuracrypt{options}, {self.data}, blocks of {self.block}, {self.images} images"
+
+
+CHALLENGES = (
+    Challenge("pneumonia", 7, 200),
+    Challenge("pneumonia", 7, 1000),
+    Challenge("mri", 16, 200, 1),
+    Challenge("pneumonia", 7, 1000, 1, {"width": 256}),
+    Challenge("pneumonia", 7, 1000, 1, {"depth": 0}),
+)
+
+
+def read_pneumonia(folder: Path) -> Images:
+    """Return the training images of PneumoniaMNIST, uint8 [n, 28, 28, 1]."""
+    with np.load(folder / "pneumoniamnist.npz") as stored:
+        return np.ascontiguousarray(stored["train_images"].reshape(-1, 28, 28, 1))
+
+
+def challenge_cell(challenge: Challenge, draw: int, folder: Path) -> dict[str, Any]:
+    """Seal, shuffle, match, and count how many ciphertexts were matched with their own images."""
+    source = read_mri(folder, "train")[0] if challenge.data == "mri" else read_pneumonia(folder)
+    rng = np.random.default_rng([SEED, draw])
+    plain = source[rng.choice(len(source), challenge.images, replace=False)]
+    spec = describe("neuracrypt", plain.shape[1:], challenge.block, options=challenge.options)
+    sealed = np.asarray(load(spec).cipher(SecretKey.generate()).encrypt(plain))
+    order = rng.permutation(challenge.images)
+    started = time.monotonic()
+    pool = MemoryPool(spec, sealed[order])
+    every = np.arange(challenge.images)
+    matching = match_images(Knowledge(pool, every, every, Budget(600.0), public=plain))
+    right = plain[matching.images] == plain[order]
+    return {
+        "row": challenge.name,
+        "draw": draw,
+        "images": challenge.images,
+        # Equal plain images are interchangeable.
+        "right": float(right.all((1, 2, 3)).mean()),
+        "first": float((plain[matching.first] == plain[order]).all((1, 2, 3)).mean()),
+        "fit": matching.fit,
+        "seconds": time.monotonic() - started,
+    }
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the missing cells until the time is over."""
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + 3600 * args.hours
+    for draw in range(3):
+        for cell in _missing(draw, args):
+            append_line(args.out, json.dumps(cell))
+            print(cell["row"], draw, cell.get("broken_by", cell.get("right")), flush=True)
+            if time.monotonic() > until:
+                return
+
+
+def _missing(draw: int, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the missing cells of a draw, as they are computed."""
+    for challenge in CHALLENGES:
+        done = {(c["row"], c["draw"]) for c in read_lines(args.out)}
+        if draw < challenge.draws and (challenge.name, draw) not in done and "challenges" in args.parts:
+            yield challenge_cell(challenge, draw, args.data)
+    for row in ROWS:
+        cells = {(c["row"], c["draw"], c.get("pool", 0)) for c in read_lines(args.out)}
+        if draw < row.draws and "rows" in args.parts:
+            for cell in cells_of(row, draw, args.data, cells):
+                yield {**cell, "row": row.name}
+
+
+def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the lines of the result."""
+    challenges = []
+    for challenge in CHALLENGES:
+        mine = [cell for cell in cells if cell["row"] == challenge.name]
+        challenges.append(
+            {
+                "name": challenge.name,
+                "images": challenge.images,
+                "draws": len(mine),
+                **{
+                    name: float(np.median([cell[name] for cell in mine])) if mine else None
+                    for name in ("right", "first", "fit", "seconds")
+                },
+                "least": min((cell["right"] for cell in mine), default=None),
+            }
+        )
+    return {"rows": [summarise_row(row, cells) for row in ROWS], "challenges": challenges}
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = make_parser(__doc__)
+    add_data(parser)
+    parser.add_argument("--hours", type=float, default=1.0, help="time for the missing cells")
+    parser.add_argument("--parts", default="rows,challenges", help="rows, challenges, or both")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/projections/cells.jsonl"), help="the journal of cells"
+    )
+    add_json(parser)
+    args = parser.parse_args()
+    run(args)
+    result = summarise(read_lines(args.out))
+    table = Table("scheme, data, scope, attack", "pool", "draws", "broken", "SSIM", "R", "V")
+    for line in result["rows"]:
+        for pool in line["pools"]:
+            if pool["draws"]:
+                figures = [f"{pool[name]:.2f}" for name in ("ssim", "R", "V")]
+                table.add_row(
+                    line["name"], str(pool["pool"]), str(pool["draws"]), str(pool["broken"]), *figures
+                )
+    for line in result["challenges"]:
+        if line["draws"]:
+            table.add_row(line["name"], str(line["images"]), str(line["draws"]), "", f"{line['right']:.3f}")
+    Console().print(table)
+    write_figures(args.json, {"schema": SCHEMA, "machine": machine(), **result})
+
+
+if __name__ == "__main__":
+    main()
