@@ -59,7 +59,9 @@ def run_line(line: str, folder: Path) -> str:
 
 def shown(output: str, folder: Path) -> str:
     """Return an output as the tutorial shows it: without the folder's path and the lines of waiting."""
-    lines = [line.rstrip() for line in output.replace(f"{folder}/", "").splitlines() if not _BUSY.match(line)]
+    lines = [
+        line.rstrip() for line in output.replace(f"{folder}/", "").splitlines() if not _BUSY.match(line)
+    ]
     return "\n".join(lines).strip()
 
 
