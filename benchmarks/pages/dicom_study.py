@@ -15,10 +15,11 @@ def dicom_study(result: Record) -> list[str]:
     counts, found = result["counts"], result["search"]
     lines = [
         f"A folder of {counts['files']} files as a hospital copies it from its archive, and the commands of a "
-        f"hospital on it, one after the other, in {result['seconds']:.0f} s. "
+        "hospital on it, one after the other, in "
+        f"{sum(step['cpu_seconds'] for step in result['steps']):.0f} s of processor time. "
         + _files(result["made"], result["real"]),
         "",
-        *table(["command", "status", "seconds"], _steps(result["steps"])),
+        *table(["command", "status", "seconds by the clock", "processor seconds"], _steps(result["steps"])),
         "Every file and every image is somewhere; the run fails otherwise:",
         "",
         *_counts(counts),
@@ -55,7 +56,11 @@ def _files(made: Record, real: Record) -> str:
 
 def _steps(steps: Sequence[Record]) -> list[list[str]]:
     """Return a row for each command."""
-    return [[f"`{step['command']}`", str(step["status"]), f"{step['seconds']:.1f}"] for step in steps]
+    times = ("seconds", "cpu_seconds")
+    return [
+        [f"`{step['command']}`", str(step["status"]), *(f"{step[name]:.1f}" for name in times)]
+        for step in steps
+    ]
 
 
 def _counts(counts: Record) -> list[str]:
