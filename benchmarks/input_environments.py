@@ -8,7 +8,7 @@ and TMPDIR: the installation, the user's home, /tmp. No capabilities, no termina
 
 1. root:        the user is root, without any right of root's; /dev/shm is read-only;
 2. other-user:  the user is a number without a name and a home, as in a container, and may only read the
-                installation; there is no /dev/shm. It keeps compiled code in a folder of its own (NUMBA_CACHE_DIR), as
+                installation; there is no /dev/shm. NUMBA_CACHE_DIR names a folder of its own for compiled code, as
                 docs/howto/hospital-it.md advises; root compiles anew in every command.
 
 Needs Linux, util-linux and the right to mount. The run fails at a traceback or a status other than 0 and 1. What a
