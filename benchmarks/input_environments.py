@@ -8,7 +8,8 @@ and TMPDIR: the installation, the user's home, /tmp. No capabilities, no termina
 
 1. root:        the user is root, without any right of root's; /dev/shm is read-only;
 2. other-user:  the user is a number without a name and a home, as in a container, and may only read the
-                installation; there is no /dev/shm.
+                installation; there is no /dev/shm. NUMBA_CACHE_DIR names a folder of its own for compiled code, as
+                docs/howto/hospital-it.md advises; root compiles anew in every command.
 
 Needs Linux, util-linux and the right to mount. The run fails at a traceback or a status other than 0 and 1. What a
 command prints beyond ASCII, and files of it that others may read, are counted. What FILE holds already is kept.
@@ -134,10 +135,12 @@ def prepare(folder: Path, machine: Machine) -> tuple[Path, Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(source.read(row)[..., 0]).save(path)
     (work / "plän.yaml").write_text(yaml.safe_dump(PLAN), encoding="utf-8")
+    compiled = folder / "compiled"
     temporary.mkdir()
+    compiled.mkdir(mode=0o700)
     (folder / "home").mkdir()
     folder.chmod(0o755)
-    for path in (work, temporary, *work.rglob("*")):
+    for path in (work, temporary, compiled, *work.rglob("*")):
         os.chown(path, machine.user, machine.user)
     return work, temporary
 
@@ -145,7 +148,8 @@ def prepare(folder: Path, machine: Machine) -> tuple[Path, Path]:
 def script(machine: Machine, work: Path, temporary: Path) -> str:
     """Return the shell script that makes the machine in a new mount namespace, and runs its arguments there."""
     user, keep = machine.user, shlex.quote
-    lines = ["set -eu", "cd /", *(f"mount --bind {keep(str(p))} {keep(str(p))}" for p in (work, temporary))]
+    writable = [keep(str(path)) for path in (work, temporary, temporary.with_name("compiled"))]
+    lines = ["set -eu", "cd /", *(f"mount --bind {path} {path}" for path in writable)]
     if user:
         lines += _opened(temporary)
     lines += (
@@ -195,9 +199,12 @@ def _without_memory(scratch: Path) -> list[str]:
 
 def environment(machine: Machine, folder: Path, temporary: Path) -> dict[str, str]:
     """Return all variables of the environment."""
-    home = {} if machine.user else {"HOME": str(folder / "home")}
+    if machine.user:
+        own = {"NUMBA_CACHE_DIR": str(temporary.with_name("compiled"))}
+    else:
+        own = {"HOME": str(folder / "home")}
     return {
-        **home,
+        **own,
         **dict.fromkeys(PROXY_NAMES, DEAD_PROXY),
         "PATH": "/usr/bin:/bin",
         "TMPDIR": str(temporary),

@@ -49,7 +49,7 @@ def test_a_study_reads_well_on_a_terminal_while_it_runs_and_in_the_end(tmp_path:
     for piece in pieces:
         screen.play(piece)
         shown = screen.shown()
-        assert sum("answered" in line for line in shown) <= 1, shown
+        assert sum("- no answer" in line for line in shown) <= 1, shown
         tables |= {line for line in shown if re.search(r"hospital-\d +\d of \d", line)}
         # The moving line is cut by no edge: the time that it takes stands at its end.
         assert not [line for line in shown if "\u2026" in line and "rounds done" in line], shown
@@ -64,7 +64,7 @@ def test_a_study_reads_well_on_a_terminal_while_it_runs_and_in_the_end(tmp_path:
     names += ["train", "baseline", "attack", "score", "report"]
     assert [line[2:].partition(":")[0] for line in steps] == names, lines
     assert lines[: len(steps)] == steps and lines[-1].startswith("report: ")
-    assert not [line for line in lines if "answered" in line or re.search("[\u2800-\u28ff\u2501]", line)], (
+    assert not [line for line in lines if "- no answer" in line or re.search("[\u2800-\u28ff\u2501]", line)], (
         lines
     )
     # Results are read: their words are whole.

@@ -56,8 +56,8 @@ def environments(result: Record) -> list[str]:
         "`/tmp`), no capabilities, no terminal, umask 077, an ASCII locale, 80 columns, dead proxies, accents and "
         "spaces in all names. *root*: root without its rights, `/dev/shm` read-only. *other-user*: user 10001, with "
         "neither a name nor a home, who may only read the installation, without `/dev/shm`. Exit status 0: done, 1: "
-        "refused. The run fails at a traceback. Without a folder for compiled code, each command compiles anew, "
-        "so the seconds are high.",
+        "refused. The run fails at a traceback. *root* has no folder for compiled code and compiles anew in every "
+        "command; *other-user* sets `NUMBA_CACHE_DIR`. Seconds are those of a busy machine.",
         "",
         f"Left in `TMPDIR`: {', '.join(left) or 'nothing'}. Commands that printed a library's warning: "
         f"{', '.join(warned) or 'none'}. Not tried: a real NFS mount (tests plant its refusals of locks), SELinux, "

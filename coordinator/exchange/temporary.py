@@ -9,8 +9,14 @@ from pathlib import Path
 
 from crypto.errors import CipherwardError
 
-#: Sockets have paths of 104 bytes at most on macOS, and its own folder for temporary files is long.
+#: Where Ray keeps the objects that its processes share, on Linux.
+SHARED_MEMORY = "/dev/shm"
+#: Sockets have short paths, and macOS's own folder for temporary files is a long one.
 _SHORT = "/tmp"
+#: Bytes of a socket's path, at most, on the systems that we know.
+_SOCKET_PATH = 107 if sys.platform == "linux" else 103
+#: What Ray adds to the path of a run's folder for its sockets, in bytes: "/ray/session_DATE_TIME_PID/sockets/…".
+_RAY_ADDS = 70
 
 
 def temporary_folder(short: str = _SHORT) -> str:
@@ -27,14 +33,6 @@ def temporary_folder(short: str = _SHORT) -> str:
         raise CipherwardError(
             "no folder for temporary files can be written", "set TMPDIR to one that this user can write"
         ) from None
-
-
-#: What Ray adds to the path of a run's folder for its sockets, in bytes: "/ray/session_DATE_TIME_PID/sockets/…".
-_RAY_ADDS = 70
-#: Bytes of a socket's path, at most, on the systems that we know.
-_SOCKET_PATH = 107 if sys.platform == "linux" else 103
-#: Where Ray keeps the objects that its processes share, on Linux.
-SHARED_MEMORY = "/dev/shm"
 
 
 def has_shared_memory(folder: str = SHARED_MEMORY) -> bool:

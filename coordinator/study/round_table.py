@@ -68,7 +68,7 @@ def round_table(rows: Sequence[Mapping[str, Any]], hospitals: Sequence[str]) -> 
     shown = sorted(hospitals, key=lambda name: marks[name].count(TOOK_PART))[:MOST_HOSPITALS]
     table = Table(
         Column("hospital", no_wrap=True, overflow="ellipsis", max_width=30),
-        Column("answered", no_wrap=True, justify="right"),
+        Column("took part", no_wrap=True, justify="right"),
         Column(f"rounds {first} to {last}" if last > first else f"round {last}", no_wrap=True),
         box=box.SIMPLE_HEAD,
         caption=LEGEND,
@@ -78,5 +78,5 @@ def round_table(rows: Sequence[Mapping[str, Any]], hospitals: Sequence[str]) -> 
         took_part = marks[name].count(TOOK_PART)
         table.add_row(Text(printable(name)), f"{took_part} of {len(marks[name])}", Text(marks[name]))
     if others := len(hospitals) - len(shown):
-        table.add_row(Text(f"{others} others, which missed no more"), "", "")
+        table.add_row(Text(f"{others} others missed no more"), "", "")
     return table
