@@ -90,9 +90,8 @@ def test_what_a_plan_promises_holds_without_a_budget(ledger: PrivacyLedger) -> N
     ):
         ledger.charge(replace(ROUND, request="1"), NO_BUDGET, 5, BUDGET)
     assert len(ledger.charges()) == 2
-    ledger.charge(
-        replace(ROUND, study="b", policy="q" * 64), NO_BUDGET, 5, BUDGET
-    )  # another study has its own
+    another = replace(ROUND, study="b", policy="q" * 64)  # it has a bound of its own
+    ledger.charge(another, NO_BUDGET, 5, BUDGET)
 
 
 def test_a_training_that_cannot_end_within_the_budget_does_not_begin(ledger: PrivacyLedger) -> None:
