@@ -46,16 +46,16 @@ def _projection(pools: tuple[int, ...], **options: Any) -> Row:
 
 ROWS = (
     _projection((20, 100, 400)),
-    _projection((20, 100, 400), noise=0),
+    _projection((20, 100), noise=0),
     _projection((20, 100), shuffle=False),
-    _projection((100, 400), noise=0, matrix="uniform"),
-    Row("block_projection", "mri", attack="as_is", pools=(1,), draws=1),
     Row("patch_shuffle", "mri", "image", "jigsaw", 16, (1,), 1, 300.0),
     Row("patch_shuffle", "cifar", "image", "jigsaw", 4, (1,), 1, 300.0),
-    _projection((100, 400), noise=200),
-    _projection((20, 100), shuffle=False, matrices="shared"),
-    _projection((100, 400), matrix="uniform"),
+    _projection((100,), noise=0, matrix="uniform"),
+    Row("block_projection", "mri", attack="as_is", pools=(1,), draws=1),
     Row("neuracrypt", "mri", attack="as_is", pools=(1,), draws=1, options={"width": 256}),
+    _projection((20, 100), shuffle=False, matrices="shared"),
+    _projection((400,), noise=200),
+    _projection((100, 400), matrix="uniform"),
 )
 
 

@@ -32,9 +32,7 @@ def projections(result: Record) -> list[str]:
         for line in result["challenges"]
         if line["draws"]
     ]
-    unbroken = [
-        _name(line) for line in rows if line["smallest_pool"] is None and line["attack"] != "as_is"
-    ]
+    unbroken = [_name(line) for line in rows if line["smallest_pool"] is None and line["attack"] != "as_is"]
     verdict = (
         f"Not broken at these pool sizes: {'; '.join(unbroken)}."
         if unbroken

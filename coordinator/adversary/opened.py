@@ -1,7 +1,7 @@
 """From a recovered key to an attack's guess: open the sealed images with it and report it.
 
-A key is a table, as most schemes have it, the matrix of `orthogonal`, or places and matrices. Every attack that recovers
-a key opens its rows here.
+A key is a table, as most schemes have it, the matrix of `orthogonal`, or places and matrices. Every attack that
+recovers a key opens its rows here.
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ class RecoveredProjection:
 Key = Recovered | RecoveredMatrix | RecoveredProjection
 
 
-def open_rows(
-    knowledge: Knowledge, key: Key | None, note: str, idle: bool = False
-) -> Guess:
+def open_rows(knowledge: Knowledge, key: Key | None, note: str, idle: bool = False) -> Guess:
     """Return the guess of an attack that recovered this key, or none.
 
     Args:

@@ -90,7 +90,9 @@ def attack(knowledge: Knowledge) -> Guess:
     note = "" if knowledge.budget.time_left() else "truncated: out of time"
     cipher = ProjectionCipher(spec.image_shape, spec.block, key.matrices.astype(np.float64), key.order)
     sample = knowledge.pool.images(rows[:_FIT_IMAGES])
-    fit = _continuity(cipher.opened(sample - np.float32(half)), spec.block, algorithm.noise_sigma_of_values**2)
+    fit = _continuity(
+        cipher.opened(sample - np.float32(half)), spec.block, algorithm.noise_sigma_of_values**2
+    )
     guess = open_rows(knowledge, replace(key, fits=(Fit(fit, LEAST_FIT, _FIT),)), note)
     return replace(guess, images=_without_noise(knowledge, key, algorithm)) if algorithm.noise else guess
 
@@ -207,7 +209,7 @@ def _unit(moments: RowMoments) -> RowMoments:
 
 
 def _continuity(opened: Float64Array, block: int, variance: float) -> float:
-    """Return how smooth opened images [n, h, w, c] are across the borders of blocks: 1 as within blocks, 0 not at all.
+    """Return how smooth opened images [n, h, w, c] are across the borders of blocks: 1 as within them, 0 not at all.
 
     It is the mean squared step from column to column within blocks over that between blocks, without what noise of
     this variance adds. The matching knows neither: it compares means over many images.

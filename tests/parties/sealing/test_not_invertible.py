@@ -17,8 +17,8 @@ from parties.sealing.rotate import rotate
 from parties.sealing.seal import plan_sealing, unseal
 from parties.training.views import open_views
 from tests.support.command_runs import Party
-from tests.support.rotation import fresh_key, make_hospital
 from tests.support.pictures import smooth
+from tests.support.rotation import fresh_key, make_hospital
 from tests.support.truth import KEY, make_truth
 
 ONE_WAY = [name for name in SCHEMES if not is_invertible(name)]
