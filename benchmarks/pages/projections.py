@@ -58,8 +58,8 @@ def projections(result: Record) -> list[str]:
         f"**{verdict}**",
         "",
         "The key of `block_projection` from known pairs of images and ciphertexts (`known_pairs`), and what it makes "
-        "of 32 other images. Error is the mean absolute one in gray levels. The noise stays in the images, and undoing "
-        "a uniform matrix amplifies it; no filter was tried there.",
+        "of 32 other images. Error is the mean absolute one in gray levels. The noise stays in the images, and "
+        "undoing a uniform matrix amplifies it; no filter was tried there.",
         "",
         *table(["options, images", "pairs", "SSIM", "error", "seconds"], known),
         "`neuracrypt` (width 2048 and depth 4, where nothing else is said): the matching challenge. The adversary "
