@@ -187,13 +187,15 @@ def _squared_distances(vectors: Float32Array) -> Float32Array:
 def _profiles(distances: Float32Array) -> Float32Array:
     """Return the quantiles of every row of [n, m]: [n, _QUANTILES]."""
     ranks = np.linspace(0, distances.shape[1] - 1, _QUANTILES + 2)[1:-1].astype(np.int64)
-    return np.sort(distances, axis=1)[:, ranks]
+    profiles: Float32Array = np.sort(distances, axis=1)[:, ranks]
+    return profiles
 
 
 def _match_distributions(near: Float32Array, own: Float32Array) -> Int64Array:
     """Return which place each cluster is, int64 [k], by the distributions of their distances."""
     here, there = (np.stack([_profiles(part.reshape(1, -1))[0] for part in parts]) for parts in (near, own))
-    return linear_sum_assignment(np.abs(here[:, None] - there).sum(2))[1].astype(np.int64)
+    places: Int64Array = linear_sum_assignment(np.abs(here[:, None] - there).sum(2))[1].astype(np.int64)
+    return places
 
 
 def _match_profiles(near: Float32Array, own: Float32Array) -> Int64Array:
@@ -203,7 +205,8 @@ def _match_profiles(near: Float32Array, own: Float32Array) -> Int64Array:
         ours, theirs = _profiles(here), _profiles(there)
         for k in range(_QUANTILES):
             costs += np.abs(ours[:, k, None] - theirs[None, :, k])
-    return linear_sum_assignment(costs)[1].astype(np.int64)
+    images: Int64Array = linear_sum_assignment(costs)[1].astype(np.int64)
+    return images
 
 
 def _boost(

@@ -172,10 +172,10 @@ def _side_by_side(
     here = sealed[:, np.array(blocks)]  # [n, columns, rows, M]
     on_grid = public.reshape(len(public), down, across, side)
     there = on_grid[:, list(shared)].transpose(0, 2, 1, 3)
-    tables = [_dependence(part.transpose(0, 2, 3, 1).reshape(-1, across)) for part in (here, there)]
+    own, known = (_dependence(part.transpose(0, 2, 3, 1).reshape(-1, across)) for part in (here, there))
     rng = np.random.default_rng(0)
-    orders = [swap_ascent(*tables, rng.permutation(across)) for _ in range(_STARTS)]
-    return max(orders, key=lambda order: assignment_similarity(*tables, order))
+    orders = [swap_ascent(own, known, rng.permutation(across)) for _ in range(_STARTS)]
+    return max(orders, key=lambda order: assignment_similarity(own, known, order))
 
 
 def _dependence(samples: Float64Array) -> Float64Array:

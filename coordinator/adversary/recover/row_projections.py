@@ -230,5 +230,5 @@ def _without_noise(knowledge: Knowledge, key: RecoveredProjection, algorithm: Bl
     cipher = ProjectionCipher(spec.image_shape, spec.block, key.matrices.astype(np.float64), key.order)
     opened = [np.zeros((0, *spec.image_shape), np.uint8)]
     for images in image_chunks(knowledge.pool, rows):
-        opened.append(noise_filter.apply(cipher.opened(images - np.float32(key.offset))))
+        opened.append(noise_filter.apply(cipher.opened(images - np.float32(key.offset)).astype(np.float32)))
     return np.concatenate(opened)
