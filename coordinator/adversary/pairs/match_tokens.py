@@ -181,7 +181,8 @@ def _squared_distances(vectors: Float32Array) -> Float32Array:
     squares = (exact**2).sum(1)
     distances = np.maximum(squares[:, None] + squares - 2 * exact @ exact.T, 0.0)
     np.fill_diagonal(distances, 0.0)
-    return distances.astype(np.float32)
+    result: Float32Array = distances.astype(np.float32)
+    return result
 
 
 def _profiles(distances: Float32Array) -> Float32Array:

@@ -135,11 +135,6 @@ def keeps_patch_shuffle(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     )
 
 
-def keeps_neuracrypt(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
-    """Nothing is known of what it keeps."""
-    assert case.scheme.kept is None
-
-
 def keeps_permuted(plain: AnyArray, sealed: AnyArray, case: Case) -> None:
     assert np.array_equal(np.sort(sealed.ravel()), np.sort(plain.ravel()))
 
