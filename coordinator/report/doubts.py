@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from coordinator.exchange.audit.scores import DrawScores, Finding, Scores
 from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, SUITE, broken_by, readable_by
 from coordinator.report.verdict import finished_sizes
+from crypto.scheme import load
 
 
 def doubts_of(draws: Sequence[DrawScores]) -> list[str]:
@@ -17,7 +18,13 @@ def doubts_of(draws: Sequence[DrawScores]) -> list[str]:
         draws: The audit's draws, without the controls.
     """
     findings = [finding for draw in draws for finding in draw.findings]
-    return [*_missing_attacks(draws), *_small_numbers(draws), *_idle_attacks(findings), *_notes(draws)]
+    return [
+        *_weaknesses(draws),
+        *_missing_attacks(draws),
+        *_small_numbers(draws),
+        *_idle_attacks(findings),
+        *_notes(draws),
+    ]
 
 
 def doubts_of_origin(scores: Scores) -> list[str]:
@@ -35,6 +42,13 @@ def doubts_of_origin(scores: Scores) -> list[str]:
             "the cloud could withhold"
         )
     return doubts
+
+
+def _weaknesses(draws: Sequence[DrawScores]) -> list[str]:
+    """Return what is known of the schemes from attacks that no audit runs."""
+    specs = {draw.spec.name: draw.spec for draw in draws}
+    weaknesses = {name: load(spec).weakness for name, spec in specs.items()}
+    return [f"{name}: {words}" for name, words in weaknesses.items() if words]
 
 
 def _missing_attacks(draws: Sequence[DrawScores]) -> list[str]:

@@ -65,6 +65,10 @@ class NeuraCrypt:
     sealed_dtype = np.dtype(np.float32)
     orbit = EVERY_MOVE
     is_invertible = False
+    weakness = (
+        "with its default options, its ciphertexts name their images to whoever holds these, without a pair "
+        "(match_tokens, which is no part of an audit; arXiv 2108.07256)"
+    )
     #: Rounding of float32 on another machine, in gray levels; tokens differ by about 60.
     sealing_tolerance = 0.05
     row_noise = True

@@ -46,5 +46,7 @@ def test_the_page_says_that_no_key_opens_them() -> None:
     unsigned = {"draws": draws, "identity": None, "signature": None}
     report = build_report(scores.model_copy(update=unsigned), "a study")
     assert not report.scheme.is_invertible
+    assert any("name their images to whoever holds these" in doubt for doubt in report.doubts)
+    assert not any("name their images" in doubt for doubt in make_report().doubts)
     assert "No key opens the ciphertexts of neuracrypt" in render(report, None)
     assert "No key opens the ciphertexts" not in render(make_report(), None)
