@@ -28,6 +28,8 @@ from rich.table import Table
 from benchmarks.audit_table import SEED, Row, cells_of, read_mri, summarise_row
 from benchmarks.command_line import add_data, add_json, make_parser, write_figures
 from coordinator.adversary.contract import Budget, Knowledge
+from coordinator.adversary.opened import open_images
+from coordinator.adversary.pairs import known_pairs
 from coordinator.adversary.pairs.match_tokens import match_images
 from coordinator.exchange.pool import MemoryPool
 from coordinator.report.build import machine
@@ -35,6 +37,7 @@ from crypto.arrays import Images
 from crypto.files import append_line, read_lines
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
+from parties.scoring.measures import ssims
 
 SCHEMA = "cipherward.projections/1"
 
@@ -46,16 +49,16 @@ def _projection(pools: tuple[int, ...], **options: Any) -> Row:
 
 ROWS = (
     _projection((20, 100, 400)),
-    _projection((20, 100, 400), noise=0),
+    _projection((20, 100), noise=0),
     _projection((20, 100), shuffle=False),
-    _projection((100, 400), noise=0, matrix="uniform"),
-    Row("block_projection", "mri", attack="as_is", pools=(1,), draws=1),
     Row("patch_shuffle", "mri", "image", "jigsaw", 16, (1,), 1, 300.0),
     Row("patch_shuffle", "cifar", "image", "jigsaw", 4, (1,), 1, 300.0),
-    _projection((100, 400), noise=200),
-    _projection((20, 100), shuffle=False, matrices="shared"),
-    _projection((100, 400), matrix="uniform"),
+    _projection((100,), noise=0, matrix="uniform"),
+    Row("block_projection", "mri", attack="as_is", pools=(1,), draws=1),
     Row("neuracrypt", "mri", attack="as_is", pools=(1,), draws=1, options={"width": 256}),
+    _projection((20, 100), shuffle=False, matrices="shared"),
+    _projection((400,), noise=200),
+    _projection((100, 400), matrix="uniform"),
 )
 
 
@@ -83,6 +86,14 @@ CHALLENGES = (
     Challenge("pneumonia", 7, 1000, 1, {"width": 256}),
     Challenge("pneumonia", 7, 1000, 1, {"depth": 0}),
 )
+
+#: Options of block_projection and numbers of known pairs; and how many other images the key then opens.
+PAIRS = tuple(
+    (options, pairs)
+    for options in ({"noise": 0}, {}, {"noise": 0, "matrix": "uniform"}, {"matrix": "uniform"})
+    for pairs in (2, 10, 50)
+)
+OPENED = 32
 
 
 def read_pneumonia(folder: Path) -> Images:
@@ -116,6 +127,32 @@ def challenge_cell(challenge: Challenge, draw: int, folder: Path) -> dict[str, A
     }
 
 
+def pairs_cell(options: dict[str, Any], pairs: int, folder: Path) -> dict[str, Any]:
+    """Recover the key of block_projection from known pairs of MRI, and open other images with it."""
+    plain = read_mri(folder, "train")[0]
+    plain = plain[np.random.default_rng([SEED, pairs]).permutation(len(plain))[: pairs + OPENED]]
+    spec = describe("block_projection", plain.shape[1:], 16, options=options)
+    sealed = np.asarray(load(spec).cipher(SecretKey.generate()).encrypt(plain))
+    started = time.monotonic()
+    key, note = known_pairs.solve(spec, plain[OPENED:], sealed[OPENED:])
+    seconds = time.monotonic() - started
+    opened = open_images(spec, sealed[:OPENED], key)
+    return {
+        "row": _pairs_name(options, pairs),
+        "draw": 0,
+        "pairs": pairs,
+        "ssim": float(np.nanmedian(ssims(opened, plain[:OPENED]))),
+        "error": float(np.abs(opened.astype(int) - plain[:OPENED]).mean()),
+        "note": note,
+        "seconds": seconds,
+    }
+
+
+def _pairs_name(options: dict[str, Any], pairs: int) -> str:
+    words = "".join(f" {key}={value}" for key, value in options.items())
+    return f"block_projection{words}, mri, {pairs} known pairs"
+
+
 def run(args: argparse.Namespace) -> None:
     """Run the missing cells until the time is over."""
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +171,10 @@ def _missing(draw: int, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         done = {(c["row"], c["draw"]) for c in read_lines(args.out)}
         if draw < challenge.draws and (challenge.name, draw) not in done and "challenges" in args.parts:
             yield challenge_cell(challenge, draw, args.data)
+    for options, pairs in PAIRS:
+        done = {(c["row"], c["draw"]) for c in read_lines(args.out)}
+        if draw == 0 and (_pairs_name(options, pairs), 0) not in done and "pairs" in args.parts:
+            yield pairs_cell(options, pairs, args.data)
     for row in ROWS:
         cells = {(c["row"], c["draw"], c.get("pool", 0)) for c in read_lines(args.out)}
         if draw < row.draws and "rows" in args.parts:
@@ -158,7 +199,14 @@ def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
                 "least": min((cell["right"] for cell in mine), default=None),
             }
         )
-    return {"rows": [summarise_row(row, cells) for row in ROWS], "challenges": challenges}
+    pairs = [
+        cell for case in PAIRS for cell in cells if cell["row"] == _pairs_name(*case) and "pairs" in cell
+    ]
+    return {
+        "rows": [summarise_row(row, cells) for row in ROWS],
+        "challenges": challenges,
+        "pairs": pairs,
+    }
 
 
 def main() -> None:
@@ -166,7 +214,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     add_data(parser)
     parser.add_argument("--hours", type=float, default=1.0, help="time for the missing cells")
-    parser.add_argument("--parts", default="rows,challenges", help="rows, challenges, or both")
+    parser.add_argument("--parts", default="rows,challenges,pairs", help="which parts to run")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/projections/cells.jsonl"), help="the journal of cells"
     )

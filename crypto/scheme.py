@@ -64,6 +64,7 @@ class Algorithm(Protocol):
       the same more than once.
     - `is_control`: True for a control of audits, whose key space `require_key_space` does not ask for.
     - `comparison_options`: options of the fresh keys that a sealed set is compared with, if the defaults are slow.
+    - `weakness`: what attacks found that are no part of an audit, in words; reports cite it.
     - `is_invertible`: False if no key opens its ciphertexts. Its cipher's `decrypt` then raises CipherwardError.
     - `sealing_tolerance`: largest difference of two sealings of one image under one key, which rounding makes on
       different machines; 0 by default.
@@ -127,6 +128,12 @@ class Scheme:
     def tolerance(self) -> float:
         """Largest error of decrypt(encrypt(x)) in gray levels; 0 where exact."""
         return float(getattr(self.algorithm, "tolerance", 0.0))
+
+    @property
+    def weakness(self) -> str | None:
+        """What attacks found that are no part of an audit, in words; None if nothing is known."""
+        weakness: str | None = getattr(self.algorithm, "weakness", None)
+        return weakness
 
     @property
     def is_invertible(self) -> bool:

@@ -16,7 +16,9 @@ from tests.support.command_runs import Here
 PARTY, COORDINATOR = "cipherward-party", "cipherward-coordinator"
 #: A hospital does not seal under the controls. Each audit attacks all of them anyway.
 SEALING = sorted(SCHEMES.keys() - {"plain", "noise", "permuted"})
-BLOCK = {"le": 4, "ele": 4, "pe": 4}
+BLOCK = {"le": 4, "ele": 4, "pe": 4, "patch_shuffle": 4}
+#: Options of schemes whose defaults take seconds.
+OPTIONS = {"neuracrypt": ["--option", "width=64", "--option", "depth=1"]}
 ROWS = 32
 
 
@@ -42,6 +44,7 @@ def run_audit(here: Here, images: Path, scheme: str, public: bool, folder: Path)
         assert done.returncode == 0, f"{program} {words[0]}: {done.stderr}"
 
     sealing = ["--scheme", scheme, "--image-size", 32, "--block", BLOCK.get(scheme, 8), "--gray"]
+    sealing += OPTIONS.get(scheme, [])
     run(PARTY, "keygen", hospital)
     run(PARTY, "seal", hospital, "--images", images / "own", *sealing, "--audit", 1)
     options = ["--public", images / "public"] if public else []
@@ -72,6 +75,19 @@ def check_report(report: dict[str, Any], public: bool) -> None:
     # Each control was attacked and scored. None is missing because a file of its guesses was refused.
     assert not [name for name, control in report["controls"].items() if control["said"] == "not run"]
     assert ("orthogonal" in report["controls"]) == public
+
+
+@pytest.mark.slow
+def test_a_scheme_that_no_key_opens_goes_through_the_commands(
+    here: Here, images: Path, tmp_path: Path
+) -> None:
+    report = run_audit(here, images, "neuracrypt", False, tmp_path)
+    check_report(report, False)
+    control = report["controls"]["true_key"]
+    assert control["ok"] and "no key opens neuracrypt" in control["said"]
+    assert report["scheme"]["is_invertible"] is False
+    assert not report["verdict"]["broken"] and all(f["K"] is None for f in report["findings"])
+    assert "No key opens the ciphertexts of neuracrypt" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_moment_matching_on_a_scheme_that_seals_to_bytes_is_scored(

@@ -28,7 +28,7 @@ PAPERS = {
     "noisy_orthogonal": "after arXiv 2305.04146",
     "block_projection": "DisguisedNets 2022",
     "neuracrypt": "Yala 2021",
-    "patch_shuffle": "PEViT 2022",
+    "patch_shuffle": "PEViT 2023",
 }
 #: The schemes and the data sets in the README's table.
 README_SCHEMES = ("block_pixel_shuffle", "block_pixel", "le", "pe", "etc", "ele")

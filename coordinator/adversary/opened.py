@@ -1,7 +1,7 @@
 """From a recovered key to an attack's guess: open the sealed images with it and report it.
 
-A key is a table, as most schemes have it, the matrix of `orthogonal`, or places and matrices. Every attack that recovers
-a key opens its rows here.
+A key is a table, as most schemes have it, the matrix of `orthogonal`, or places and matrices. Every attack that
+recovers a key opens its rows here.
 """
 
 from __future__ import annotations

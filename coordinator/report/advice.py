@@ -134,7 +134,7 @@ def _meaning_of_no_break(report: Report) -> list[str]:
     finished = [
         finding.figures.reidentified.high
         for finding in report.findings
-        if finding.figures and finding.pool_size == max(verdict.finished_at.get(finding.attack, (0,)))
+        if finding.figures and finding.pool_size == max(verdict.finished_at.get(finding.attack) or (0,))
     ]
     bound = (
         [

@@ -9,6 +9,7 @@ from coordinator.exchange.audit.scores import DrawScores, Finding, Scores
 from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, readable_by
 from coordinator.exchange.audit.suite2 import broken_by
 from coordinator.report.verdict import finished_sizes
+from crypto.scheme import load
 
 #: What a finding is called whose attack says so itself; usually its fit has the words already.
 _UNCERTAIN = "attack uncertain"
@@ -23,6 +24,7 @@ def doubts_of(draws: Sequence[DrawScores], suite: str) -> list[str]:
     """
     findings = [finding for draw in draws for finding in draw.findings]
     return [
+        *_weaknesses(draws),
         *_missing_attacks(draws, suite),
         *_small_numbers(draws),
         *_idle_attacks(findings),
@@ -45,6 +47,13 @@ def doubts_of_origin(scores: Scores) -> list[str]:
             "the cloud could withhold"
         )
     return doubts
+
+
+def _weaknesses(draws: Sequence[DrawScores]) -> list[str]:
+    """Return what is known of the schemes from attacks that no audit runs."""
+    specs = {draw.spec.name: draw.spec for draw in draws}
+    weaknesses = {name: load(spec).weakness for name, spec in specs.items()}
+    return [f"{name}: {words}" for name, words in weaknesses.items() if words]
 
 
 def _missing_attacks(draws: Sequence[DrawScores], suite: str) -> list[str]:

@@ -83,13 +83,11 @@ def _is_key_part(name: str, value: AnyArray, spec: SchemeSpec) -> bool:
     if name == "matrices":
         size = (pixels // spec.block**2, spec.block * channels, spec.block * channels)
         return value.dtype == np.float32 and value.shape == size and bool(np.isfinite(value).all())
-    if name == "places":
-        return _is_permutation(value) and len(value) == pixels // spec.block**2
     if name == "offset":
         return value.dtype == np.float32 and value.shape == (1,) and bool(np.isfinite(value).all())
     if name == "gather":
         return _is_permutation(value) and len(value) in (pixels, values, 2 * values)
-    if name == "K1" and _is_comparable(spec):
+    if name == "places" or (name == "K1" and _is_comparable(spec)):
         return _is_permutation(value) and len(value) == pixels // spec.block**2
     if name == "K2" and _is_comparable(spec):
         return _is_permutation(value)

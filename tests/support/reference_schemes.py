@@ -252,8 +252,8 @@ def block_projection(image: Image, block: int, parts: Parts) -> Image:
                 out.append(sum(flat[start + i] * matrix[i][j] for i in range(size)))
         projected.append(piece_of(out, piece, np.float64))
     sealed = join([projected[int(source)] for source in parts["K1"]], *image.shape[:2])
-    for place in np.ndindex(*sealed.shape):
-        sealed[place] += float(parts["noise"][place])
+    for index in np.ndindex(*sealed.shape):
+        sealed[index] += float(parts["noise"][index])
     return sealed
 
 

@@ -113,6 +113,8 @@ def _reason_not_to_run(knowledge: Knowledge) -> str:
         )
     if load(spec).row_keys:
         return "every image has a key of its own"
+    if not load(spec).is_invertible:
+        return f"no key opens {spec.name}, and no matrix does"
     if load(spec).sealed_shape != spec.image_shape:
         return "sealed images have another shape than plain ones"
     return ""

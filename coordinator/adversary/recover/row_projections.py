@@ -209,7 +209,7 @@ def _unit(moments: RowMoments) -> RowMoments:
 
 
 def _continuity(opened: Float64Array, block: int, variance: float) -> float:
-    """Return how smooth opened images [n, h, w, c] are across the borders of blocks: 1 as within blocks, 0 not at all.
+    """Return how smooth opened images [n, h, w, c] are across the borders of blocks: 1 as within them, 0 not at all.
 
     It is the mean squared step from column to column within blocks over that between blocks, without what noise of
     this variance adds. The matching knows neither: it compares means over many images.
@@ -230,5 +230,5 @@ def _without_noise(knowledge: Knowledge, key: RecoveredProjection, algorithm: Bl
     cipher = ProjectionCipher(spec.image_shape, spec.block, key.matrices.astype(np.float64), key.order)
     opened = [np.zeros((0, *spec.image_shape), np.uint8)]
     for images in image_chunks(knowledge.pool, rows):
-        opened.append(noise_filter.apply(cipher.opened(images - np.float32(key.offset))))
+        opened.append(noise_filter.apply(cipher.opened(images - np.float32(key.offset)).astype(np.float32)))
     return np.concatenate(opened)

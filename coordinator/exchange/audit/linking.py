@@ -2,7 +2,8 @@
 
 Source: our own, from the schemes' steps. Every scheme declares its invariants (crypto/schemes, crypto/invariants.py):
 
-- block_pixel_shuffle, patch_shuffle, plain: the histogram of every channel; value_shuffle, permuted: that of all values together;
+- block_pixel_shuffle, patch_shuffle, plain: the histogram of every channel; value_shuffle, permuted: that of all
+  values together;
 - pe, etc, sub_block_etc, block_pixel: the histogram of min(v, 255 - v), of all channels together;
 - le: in every block, the histogram of min(v, 15 - v) over its nibbles; ele: the same blocks in any order;
 - orthogonal: the length of every block about mid-gray; noisy_orthogonal: the same, up to the noise;

@@ -38,6 +38,21 @@ def test_what_was_not_broken_is_no_promise_to_patients() -> None:
     assert "could have kept one back" in " ".join(meaning(cloud))
 
 
+def test_an_attack_that_was_uncertain_at_every_size_gives_no_bound() -> None:
+    report = make_report(reach=0.0)
+    sizes = dict.fromkeys(report.verdict.finished_at, ())
+    verdict = report.verdict.model_copy(update={"finished_at": sizes})
+    assert not any("95 % bound" in line for line in meaning(report.model_copy(update={"verdict": verdict})))
+
+
+def test_schemes_with_an_order_for_every_image_get_no_advice_to_take_one() -> None:
+    for name, is_advised in (("block_pixel_shuffle", True), ("patch_shuffle", False)):
+        report = make_report()
+        facts = report.scheme.model_copy(update={"name": name})
+        words = " ".join(action.do for action in actions(report.model_copy(update={"scheme": facts})))
+        assert ("key scope image" in words) == is_advised
+
+
 def test_actions_cite_measured_figures_or_say_that_there_are_none() -> None:
     texts = [f"{action.do} {action.gain}" for action in actions(make_report())]
     assert texts[0].startswith("Let no sealed image leave the hospitals.")

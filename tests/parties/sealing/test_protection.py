@@ -21,7 +21,7 @@ from crypto.errors import CipherwardError
 from crypto.kernels.table import Table
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
-from crypto.scheme import SCHEMES, Scheme, describe, load
+from crypto.scheme import SCHEMES, Scheme, comparison_options, describe, load
 from crypto.sets.dataset import SealedDataset
 from parties.cli.app import app
 from parties.sealing import still_plain
@@ -225,7 +225,7 @@ def test_honest_sets_pass_whatever_their_border(name: str, border: float) -> Non
     for channels in (1, 3):
         plain = with_border(smooth(6, 64, 64, channels), border)
         for scope in ("consortium", "image"):
-            spec = describe(name, (64, 64, channels), 8, scope)
+            spec = describe(name, (64, 64, channels), 8, scope, comparison_options(name))
             for i in range(4):
                 key = SecretKey(bytes([i]) + bytes(range(31)))
                 require_hidden("s", spec, plain, load(spec).cipher(key).encrypt(plain))

@@ -28,7 +28,8 @@ def heads(n: int, seed: int) -> Images:
     y, x = np.mgrid[:SIDE, :SIDE] / SIDE
     fields = smooth(n, SIDE, SIDE, seed=seed).astype(float)
     shade = (0.25 + 0.5 * y + 0.25 * x * y)[None, ..., None]
-    return (fields * shade).clip(0, 255).astype(np.uint8)
+    shaded: Images = (fields * shade).clip(0, 255).astype(np.uint8)
+    return shaded
 
 
 def matched(pool_size: int, **options: Any) -> tuple[Guess, Images, MemoryPool]:

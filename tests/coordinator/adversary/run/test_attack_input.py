@@ -284,7 +284,8 @@ def untextured_pools(n: int, block: int, channels: int) -> dict[str, Images]:
 
 
 SHUFFLES = ("block_pixel_shuffle", "value_shuffle", "etc", "block_pixel")
-SCHEMES = (*SHUFFLES, "le", "pe", "ele", "orthogonal", "noisy_orthogonal", "plain", "noise", "permuted")
+MATRICES = ("orthogonal", "noisy_orthogonal", "block_projection")
+SCHEMES = (*SHUFFLES, "patch_shuffle", "le", "pe", "ele", *MATRICES, "plain", "noise", "permuted")
 
 
 @pytest.mark.parametrize("channels", [1, 3])
