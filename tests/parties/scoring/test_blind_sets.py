@@ -94,6 +94,7 @@ def test_guesses_get_the_real_names_back_and_can_be_scored(tmp_path: Path, schem
         "control-orthogonal",
         "control-signs",
     }
+    assert scores.suite == "suite/2"
     by_set = {draw.set_name: draw for draw in scores.draws}
     assert by_set["control-noise"].spec.name == "noise"
     assert {f.pool_size for f in by_set["control-permuted"].of("pooled_key_recovery")} == {4}
