@@ -133,7 +133,7 @@ def test_an_audit_of_a_hospital_opens_no_key_and_burns_no_set(tmp_path: Path, he
     done = here(PARTY, "audit", place.folder, *SMALL[4:], "--attacks", "as_is")
     assert "audits/block_pixel_shuffle-" in done.stdout.replace("\n", ""), done.stderr
     assert (
-        done.returncode == 0 and "pooled_key_recovery, which suite/1 requires, was not run" in done.stdout
+        done.returncode == 0 and "pooled_key_recovery, which suite/2 requires, was not run" in done.stdout
     )
     assert sorted(p.name for p in (place.folder / "sealed").iterdir()) == ["train"]
     place.key_path.write_bytes(key)

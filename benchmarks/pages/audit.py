@@ -21,8 +21,9 @@ Record = Mapping[str, Any]
 INTRO = """# What breaks each scheme
 
 Each section is one run. An audit seals images, attacks the ciphertexts without the key, and scores the guesses by
-the rule of [suite/1](../suite.md). *Draws* are repetitions with another key and other images. A scheme counts as
-broken at a pool size if at least two thirds of the draws are broken. The [legend](../results.md#legend) explains
+the rule of [suite/1](../suite.md#what-suite1-was), unless a section names another. *Draws* are repetitions with
+another key and other images. A scheme counts as broken at a pool size if at least two thirds of the draws are
+broken. The [legend](../results.md#legend) explains
 K, R, V, K1, K2 and T0–T5.
 """
 

@@ -37,7 +37,7 @@ _EQUAL = 1e-5
 #: Images left out at each end of a mean: the move is published, and must not be one image's choice.
 _TRIMMED = 2
 #: Steps of a correlation of 1: far below what tells two moves apart, far above the rounding of its sums.
-_TIE_STEPS = 1 << 18
+_TIE_STEPS = 1 << 20
 
 
 def reduce_images(images: Images, block: int) -> tuple[Float32Array, int]:

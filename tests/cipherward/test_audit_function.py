@@ -102,7 +102,7 @@ def test_a_strong_scheme_is_not_broken() -> None:
     assert result.valid, result
     assert not result.broken and result.broken_from is None and not result.defects
     assert not any(finding.is_break for finding in result.pairs)
-    assert result.verdict.startswith(("Not broken by suite/1 up to 10", "Attack uncertain"))
+    assert result.verdict.startswith(("Not broken by suite/2 up to 10", "Attack uncertain"))
     assert "true key opens the scored rows of 7 sealed sets" in result.report.controls["true_key"].message
     assert result.report.verdict.linkable is False
     assert "no attack was written for AES" in str(result)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cipherward.audit import AuditResult, audit, audit_ciphertexts
+from cipherward.panels import PANELS, PanelResult, audit_panels
 from cipherward.settings import Settings
 from coordinator.adversary.recover import unknown_scheme
 from coordinator.report.report_file import read_report
@@ -52,4 +53,7 @@ def test_the_document_names_the_options_and_properties_that_there_are() -> None:
     }
     properties = set(re.findall(r"`result\.(\w+)", TEXT))
     assert all(hasattr(AuditResult, name) or name in AuditResult.__annotations__ for name in properties)
-    assert len(BLOCKS) == 2 and audit_ciphertexts.__name__ in BLOCKS[1]
+    of_panels = set(re.findall(r"`panels\.(\w+)", TEXT))
+    assert of_panels and all(hasattr(PanelResult, name) for name in of_panels)
+    assert all(f'"{name}"' in BLOCKS[1] for name in PANELS) and audit_panels.__name__ in BLOCKS[1]
+    assert len(BLOCKS) == 3 and audit_ciphertexts.__name__ in BLOCKS[2]

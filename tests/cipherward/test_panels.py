@@ -11,6 +11,7 @@ import pytest
 from cipherward.audit import AuditResult
 from cipherward.panels import PANELS, PanelResult, audit_panels
 from coordinator.exchange.audit.suite2 import SUITE
+from coordinator.report.build import build_report
 from coordinator.report.pictures import Pictures
 from coordinator.report.report_file import read_report
 from crypto.arrays import AnyArray, Images
@@ -26,13 +27,12 @@ def negative_of_color(images: Images, key: bytes) -> AnyArray:
     generator = np.random.default_rng(list(key))
     if images.shape[3] == 1:
         return np.roll(255 - images, 1 + key[0] % 5, axis=2)
-    return images ^ generator.integers(0, 256, images.shape, np.uint8)
+    masked: Images = images ^ generator.integers(0, 256, images.shape, np.uint8)
+    return masked
 
 
 def result_of(size: int | None) -> AuditResult:
     """Return an audit that broke a scheme with so many images."""
-    from coordinator.report.build import build_report
-
     finding = make_finding(pool=size or 10, v=64 if size else 0)
     draws = [measured(draw) for draw in with_as_is(*[[finding]] * 3)]
     scores = make_scores(draws, [measured(c) for c in (*CONTROLS, SIGNS)], suite=SUITE)

@@ -56,7 +56,7 @@ def test_copies_differ_in_nothing_but_their_ciphertexts(tmp_path: Path, scheme: 
         tmp_path, scheme=scheme, key_scope="image" if scheme == "pe" else "consortium"
     )
     sets = prepare_blind_sets(place, names)
-    controls = {"control-noise", "control-permuted", *(["control-known"] if scheme != "orthogonal" else [])}
+    controls = {"control-noise", "control-permuted", *(["control-known"] if scheme == "etc" else [])}
     assert set(sets.copies.values()) == {"audit-1", "audit-2", *controls}
     first, *others = [told(folder) for folder in sets.copies]
     assert all(other == first for other in others)
@@ -94,6 +94,7 @@ def test_guesses_get_the_real_names_back_and_can_be_scored(tmp_path: Path, schem
         "control-orthogonal",
         "control-signs",
     }
+    assert scores.suite == "suite/2"
     by_set = {draw.set_name: draw for draw in scores.draws}
     assert by_set["control-noise"].spec.name == "noise"
     assert {f.pool_size for f in by_set["control-permuted"].of("pooled_key_recovery")} == {4}

@@ -119,7 +119,7 @@ def test_the_bounds_are_corrected_for_the_search() -> None:
 
 
 def test_the_first_look_is_what_it_was() -> None:
-    """The second look changes no figure of suite/1."""
+    """The second look changes no figure of the first."""
     truth = truth_of()
     guesses = np.roll(truth.plain, 8, axis=1)
     with_second = figures_of(guesses, truth)
