@@ -115,9 +115,6 @@ def commands() -> dict[str, list[str]]:
         "report --compare": words(
             "coordinator", "report --compare 'rapport é/report.json' 'étude é/report.json'"
         ),
-        "attack --ray local": words(
-            "coordinator", "attack hôpital/sealed --out 'devinés ray' --pools 1 --attacks as_is --ray local"
-        ),
         "simulate --engine ray": words(
             "coordinator", "simulate plän.yaml --out 'étude ray' --engine ray --until train"
         ),

@@ -64,9 +64,9 @@ def test_a_study_reads_well_on_a_terminal_while_it_runs_and_in_the_end(tmp_path:
     names += ["train", "baseline", "attack", "score", "report"]
     assert [line[2:].partition(":")[0] for line in steps] == names, lines
     assert lines[: len(steps)] == steps and lines[-1].startswith("report: ")
-    assert not [line for line in lines if "- no answer" in line or re.search("[\u2800-\u28ff\u2501]", line)], (
-        lines
-    )
+    assert not [
+        line for line in lines if "- no answer" in line or re.search("[\u2800-\u28ff\u2501]", line)
+    ], lines
     # Results are read: their words are whole.
     text = " ".join(" ".join(lines).split())
     assert "Hospital and cloud were simulated on one machine; what the cloud would report is shown." in text

@@ -51,6 +51,14 @@ def environments(result: Record) -> list[str]:
     ]
     left = sorted({name for row in result["rows"] for name in row["left_in_tmpdir"]})
     warned = [row["command"] for row in result["rows"] if row["warnings"]]
+    ran = {(row["machine"], row["command"]) for row in result["rows"]}
+    names = dict.fromkeys(row["command"] for row in result["rows"])
+    missing = [
+        f"`{name}` as {machine}"
+        for machine in ("root", "other-user")
+        for name in names
+        if (machine, name) not in ran
+    ]
     return [
         "All hindrances at once: everything but the working folder and `TMPDIR` is read-only (installation, home, "
         "`/tmp`), no capabilities, no terminal, umask 077, an ASCII locale, 80 columns, dead proxies, accents and "
@@ -61,7 +69,7 @@ def environments(result: Record) -> list[str]:
         "",
         f"Left in `TMPDIR`: {', '.join(left) or 'nothing'}. Commands that printed a library's warning: "
         f"{', '.join(warned) or 'none'}. Not tried: a real NFS mount (tests plant its refusals of locks), SELinux, "
-        "other systems than Linux.",
+        f"other systems than Linux.{' Not run: ' + ', '.join(missing) + '.' if missing else ''}",
         "",
         *table(
             [

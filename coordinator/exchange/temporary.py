@@ -40,9 +40,15 @@ def has_shared_memory(folder: str = SHARED_MEMORY) -> bool:
     return sys.platform != "linux" or (Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK))
 
 
-def require_short(folder: str) -> None:
-    """Raise CipherwardError if the sockets that Ray makes in a new folder of `folder` would have too long paths."""
-    most = _SOCKET_PATH - _RAY_ADDS - len("/cw-12345678")
+def require_ray(instead: str) -> None:
+    """Raise CipherwardError if Ray cannot run on this machine: its memory, or the paths of its sockets.
+
+    Args:
+        instead: what to do without it, for the hint.
+    """
+    if not has_shared_memory():
+        raise CipherwardError(f"Ray needs {SHARED_MEMORY}, which cannot be written here", instead)
+    folder, most = temporary_folder(), _SOCKET_PATH - _RAY_ADDS - len("/cw-12345678")
     if len(os.fsencode(folder)) > most:
         raise CipherwardError(
             f"Ray cannot work in {folder}: its sockets would have longer paths than this system allows",

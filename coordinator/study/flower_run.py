@@ -27,12 +27,6 @@ from typing import Any, BinaryIO
 
 from coordinator.exchange.end_with_us import MARK, end_processes, ending_with_us
 from coordinator.exchange.quiet import QUIET, without_proxies
-from coordinator.exchange.temporary import (
-    SHARED_MEMORY,
-    has_shared_memory,
-    require_short,
-    temporary_folder,
-)
 from crypto.cores import cores
 from crypto.errors import CipherwardError
 
@@ -132,16 +126,6 @@ class _Flower:
             check=False,  # flwr exits 0 after failures, too
         )
         return _parse_object(done.stdout), done.stderr or done.stdout
-
-
-def require_ray() -> None:
-    """Raise CipherwardError if Ray cannot work on this machine. Flower gives it no other place for its memory."""
-    if not has_shared_memory():
-        raise CipherwardError(
-            f"Ray needs {SHARED_MEMORY}, which cannot be written here",
-            "leave --engine ray out: --engine processes trains the same model without it",
-        )
-    require_short(temporary_folder())
 
 
 def run_flower(

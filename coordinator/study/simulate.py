@@ -16,9 +16,10 @@ from pathlib import Path
 
 from coordinator.exchange.end_with_us import MARK, ending_with_us
 from coordinator.exchange.plan import FILE, Plan, read_plan, write_plan
+from coordinator.exchange.temporary import require_ray
 from coordinator.report.records import Report
 from coordinator.report.report_file import read_report
-from coordinator.study.flower_run import LOCAL_DOOR, require_ray
+from coordinator.study.flower_run import LOCAL_DOOR
 from coordinator.study.steps import STEPS, Skipped
 from coordinator.study.study import Engine, Log, OnRounds, Study, Talk, ignore, ignore_rounds
 from crypto.errors import CipherwardError
@@ -56,7 +57,7 @@ def simulate(
     """
     study = Study(plan, out.resolve(), Talk(log, log if status is None else status, detail, rounds), engine)
     if engine.name == "ray":
-        require_ray()
+        require_ray("leave --engine ray out: --engine processes trains the same model without it")
     if plan.rounds and not (study.cloud / "training.json").exists():
         # Imported here: torch takes seconds to load, and a study that is resumed may not need it.
         from coordinator.model.check_model import check_model

@@ -79,6 +79,7 @@ def test_the_page_says_what_was_refused_and_what_was_left() -> None:
     refused = row | {"command": "simulate", "status": 1, "said": "no /dev/shm", "left_in_tmpdir": ["cw-x"]}
     text = "\n".join(inputs.environments({"rows": [row, refused | {"warnings": 2}]}))
     assert "| `seal` | root | 0 | 9 | no | 0 |  |" in text and "| no /dev/shm |" in text
+    assert "Not run: `seal` as other-user, `simulate` as other-user." in text
     assert "Left in `TMPDIR`: cw-x." in text and "a library's warning: simulate." in text
 
 

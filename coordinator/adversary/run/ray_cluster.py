@@ -11,7 +11,7 @@ from typing import Any
 
 from coordinator.adversary.run.cell import Cell, Finished, accept, answer
 from coordinator.exchange.quiet import QUIET, bypass_proxies
-from coordinator.exchange.temporary import has_shared_memory, require_short, temporary_folder
+from coordinator.exchange.temporary import require_ray, temporary_folder
 from crypto.errors import CipherwardError
 
 #: Seconds until a cluster's address must answer. Chosen by hand; Ray itself would try for minutes.
@@ -35,16 +35,16 @@ def run_on_ray(cells: Sequence[Cell], jobs: int, address: str) -> Finished:
     from ray import exceptions
 
     _check_address(address)
-    parent = temporary_folder()
     if address == "local":
-        require_short(parent)
+        require_ray(
+            "leave --ray out: the attacks then run in processes of this machine, as many as --jobs says"
+        )
+    parent = temporary_folder()
     with tempfile.TemporaryDirectory(prefix="cw-", dir=parent, ignore_cleanup_errors=True) as folder:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address == "local":
             options |= {"num_cpus": jobs, "include_dashboard": False}
             options |= {"_node_ip_address": "127.0.0.1", "_temp_dir": folder}
-            if not has_shared_memory():
-                options["_plasma_directory"] = folder
         try:
             ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:

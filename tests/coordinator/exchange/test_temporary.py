@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.adversary.run.ray_cluster import run_on_ray
 from coordinator.exchange import temporary
 from coordinator.exchange.end_with_us import ending_with_us
-from coordinator.study import flower_run
+from coordinator.exchange.plan import read_plan
+from coordinator.study.simulate import simulate
+from coordinator.study.study import Engine
 from crypto.errors import CipherwardError
+from tests.support.paths import ROOT
 
 
 def test_a_run_has_its_folder_where_tmpdir_says_if_tmp_cannot_be_written(
@@ -40,11 +44,17 @@ def test_without_any_folder_for_temporary_files_one_line_says_so(
 
 def test_ray_is_refused_where_it_cannot_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not temporary.has_shared_memory(str(tmp_path / "none"))
-    monkeypatch.setattr(flower_run, "has_shared_memory", lambda: False)
+    monkeypatch.setattr(temporary, "has_shared_memory", lambda: False)
     with pytest.raises(CipherwardError, match="/dev/shm") as error:
-        flower_run.require_ray()
-    assert "--engine processes" in error.value.hint
-    monkeypatch.setattr(flower_run, "has_shared_memory", lambda: True)
-    monkeypatch.setattr(flower_run, "temporary_folder", lambda: "/" + "é" * 15)  # 31 bytes
+        temporary.require_ray("leave it out")
+    assert error.value.hint == "leave it out"
+    with pytest.raises(CipherwardError, match="/dev/shm"):
+        list(run_on_ray([], 1, "local"))
+    plan = read_plan(ROOT / "configs" / "demo.yaml")
+    with pytest.raises(CipherwardError, match="/dev/shm") as error:
+        simulate(plan, tmp_path / "study", "seal", lambda _: None, engine=Engine("ray"))
+    assert "--engine processes" in error.value.hint and not (tmp_path / "study").exists()
+    monkeypatch.setattr(temporary, "has_shared_memory", lambda: True)
+    monkeypatch.setattr(temporary, "temporary_folder", lambda: "/" + "é" * 15)  # 31 bytes
     with pytest.raises(CipherwardError, match="longer paths"):
-        flower_run.require_ray()
+        temporary.require_ray("")
