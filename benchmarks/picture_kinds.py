@@ -56,6 +56,8 @@ from parties.scoring.measures import ssims
 SCHEMA = "cipherward.picture-kinds/2"
 COMPARED, OUTSIDE, GALLERY = 4, 8, 100
 OPENS_FROM, NAMED_FROM, SHOWN_FROM = 0.90, 0.5, 0.5
+#: Draws that a pool must have to decide anything.
+LEAST_DRAWS = 3
 BUDGET_SECONDS = 300.0
 SEED = 7
 #: Moves whose block means suit best, which are then compared value by value.
@@ -288,11 +290,16 @@ _AT = {"broken": "broken", "opened": "opens", "shown": "shows", "exact": "exact"
 
 
 def _least(pools: Sequence[dict[str, Any]], figure: str) -> int | None:
-    """Return the smallest pool at which two thirds of the draws reach a figure; None if there is none."""
+    """Return the smallest pool at which two thirds of the draws reach a figure; None if there is none.
+
+    Pools with fewer draws than LEAST_DRAWS are shown, and decide nothing.
+    """
     reached = [
         pool["pool"]
         for pool in pools
-        if pool.get(figure) is not None and 3 * pool[figure] >= 2 * pool["draws"]
+        if pool["draws"] >= LEAST_DRAWS
+        and pool.get(figure) is not None
+        and 3 * pool[figure] >= 2 * pool["draws"]
     ]
     return min(reached, default=None)
 

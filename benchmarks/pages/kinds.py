@@ -67,7 +67,8 @@ _LEAD = (
     "pool at a median SSIM of .90 (K), or half of them name their own image among 100 (R). *Shown* (V): half of them "
     "are more alike their own image, by .10 in SSIM, than the ciphertext, the mean image and another guess are. "
     "*Exact*: every value of the opened images that varies in the pool is right, up to the scheme's orbit. These are "
-    "simpler measures than those of suite/1. A dash: at no pool that was tried. A question mark: not measured. "
+    "simpler measures than those of suite/1. A dash: at no pool that was tried with at least three draws. A question "
+    "mark: not measured. "
     "*Public images*: no recovery from ciphertexts alone is known; moment matching has public images of the same "
     "kind, and what it shows of `noisy_orthogonal` is filtered."
 )

@@ -104,6 +104,9 @@ def test_pools_that_were_not_measured_again_keep_their_figures() -> None:
         "note": "",
     }
     cell |= {"right": 1.0, "ssim": 1.0, "named": 1.0, "shown": 1.0, "seconds": 1.0}
-    (line,) = summarise([row], [cell], [earlier])
-    assert [(pool["pool"], pool["draws"]) for pool in line["pools"]] == [(5, 1), (10, 5)]
+    (line,) = summarise([row], [{**cell, "draw": draw} for draw in range(3)], [earlier])
+    assert [(pool["pool"], pool["draws"]) for pool in line["pools"]] == [(5, 3), (10, 5)]
     assert (line["exact_at"], line["shown_at"]) == (5, 5)
+    # One draw decides nothing.
+    (line,) = summarise([row], [cell], [earlier])
+    assert (line["exact_at"], line["shown_at"]) == (10, 10)
