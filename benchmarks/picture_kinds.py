@@ -41,6 +41,7 @@ from rich.table import Table
 
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
 from benchmarks.picture_sources import KINDS, read_kind
+from benchmarks.picture_targets import LEAST_DRAWS
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit.suite1 import MARGIN
@@ -56,8 +57,6 @@ from parties.scoring.measures import ssims
 SCHEMA = "cipherward.picture-kinds/2"
 COMPARED, OUTSIDE, GALLERY = 4, 8, 100
 OPENS_FROM, NAMED_FROM, SHOWN_FROM = 0.90, 0.5, 0.5
-#: Draws that a pool must have to decide anything.
-LEAST_DRAWS = 3
 BUDGET_SECONDS = 300.0
 SEED = 7
 #: Moves whose block means suit best, which are then compared value by value.

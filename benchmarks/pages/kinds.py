@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages.markdown import table
-from benchmarks.picture_targets import missed_targets, what_was_tried
+from benchmarks.picture_targets import LEAST_DRAWS, missed_targets, what_was_tried
 
 Record = Mapping[str, Any]
 
@@ -98,11 +98,11 @@ def _missed_targets(rows: Sequence[Record]) -> list[str]:
     body = []
     for row in rows:
         for missed in missed_targets(row):
-            reached = (
-                "not measured"
-                if missed.pool is None
-                else f"{missed.reached} of {missed.draws} at {missed.pool}"
-            )
+            if missed.pool is None:
+                reached = "not measured"
+            else:
+                reached = f"{missed.reached} of {missed.draws} at {missed.pool}"
+                reached += ", too few draws" if missed.draws < LEAST_DRAWS else ""
             body.append(
                 [
                     scheme_name(row),

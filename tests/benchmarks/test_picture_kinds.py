@@ -76,6 +76,9 @@ def test_a_target_is_met_at_any_pool_up_to_its_size() -> None:
     row["pools"] = [pool_of(5, 3), pool_of(10, 2), pool_of(20, 5)]
     (missed,) = missed_targets(row)
     assert (missed.pool, missed.reached, missed.draws) == (10, 2, 5)
+    # Two draws of two meet nothing.
+    row["pools"] = [{**pool_of(10, 2), "draws": 2}]
+    assert [(missed.reached, missed.draws) for missed in missed_targets(row)] == [(2, 2)]
     # What was not measured is missed, and not taken for reached.
     ele = {"scheme": "ele", "kind": "cifar 32", "options": {}, "pools": [pool_of(100, 5, shows=None)]}
     assert [(missed.target.words, missed.pool) for missed in missed_targets(ele)] == [("V", None)]
