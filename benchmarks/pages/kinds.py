@@ -98,11 +98,14 @@ def _missed_targets(rows: Sequence[Record]) -> list[str]:
     body = []
     for row in rows:
         for missed in missed_targets(row):
+            cause = what_was_tried(row["scheme"], row["kind"])
             if missed.pool is None:
                 reached = "not measured"
             else:
                 reached = f"{missed.reached} of {missed.draws} at {missed.pool}"
-                reached += ", too few draws" if missed.draws < LEAST_DRAWS else ""
+                if missed.draws < LEAST_DRAWS:
+                    reached += ", too few draws"
+                    cause = "" if missed.reached == missed.draws else cause
             body.append(
                 [
                     scheme_name(row),
@@ -110,7 +113,7 @@ def _missed_targets(rows: Sequence[Record]) -> list[str]:
                     f"{missed.target.words} by {missed.target.pool}",
                     reached,
                     _instead(row),
-                    what_was_tried(row["scheme"], row["kind"]),
+                    cause,
                 ]
             )
     if not body:
