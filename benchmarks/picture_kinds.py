@@ -41,6 +41,7 @@ from rich.table import Table
 
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
 from benchmarks.picture_sources import KINDS, read_kind
+from benchmarks.picture_targets import LEAST_DRAWS
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit.suite1 import MARGIN
@@ -288,11 +289,16 @@ _AT = {"broken": "broken", "opened": "opens", "shown": "shows", "exact": "exact"
 
 
 def _least(pools: Sequence[dict[str, Any]], figure: str) -> int | None:
-    """Return the smallest pool at which two thirds of the draws reach a figure; None if there is none."""
+    """Return the smallest pool at which two thirds of the draws reach a figure; None if there is none.
+
+    Pools with fewer draws than LEAST_DRAWS are shown, and decide nothing.
+    """
     reached = [
         pool["pool"]
         for pool in pools
-        if pool.get(figure) is not None and 3 * pool[figure] >= 2 * pool["draws"]
+        if pool["draws"] >= LEAST_DRAWS
+        and pool.get(figure) is not None
+        and 3 * pool[figure] >= 2 * pool["draws"]
     ]
     return min(reached, default=None)
 

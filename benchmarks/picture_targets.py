@@ -14,6 +14,10 @@ from typing import Any
 Record = Mapping[str, Any]
 
 
+#: Draws that a pool must have to decide anything.
+LEAST_DRAWS = 3
+
+
 @dataclass(frozen=True)
 class Target:
     """What a scheme's attack should reach: a figure, in words, by a pool of so many images."""
@@ -114,8 +118,10 @@ def missed_targets(row: Record) -> list[Missed]:
             for pool in row["pools"]
             if pool["pool"] <= target.pool and pool.get(target.figure) is not None
         ]
-        if any(3 * pool[target.figure] >= 2 * pool["draws"] for pool in pools):
+        deciding = [pool for pool in pools if pool["draws"] >= LEAST_DRAWS]
+        if any(3 * pool[target.figure] >= 2 * pool["draws"] for pool in deciding):
             continue
+        pools = deciding or pools
         last = max(pools, key=lambda pool: int(pool["pool"]), default=None)
         if last is None:
             missed.append(Missed(target, None, 0, 0))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages.markdown import table
-from benchmarks.picture_targets import missed_targets, what_was_tried
+from benchmarks.picture_targets import LEAST_DRAWS, missed_targets, what_was_tried
 
 Record = Mapping[str, Any]
 
@@ -67,7 +67,8 @@ _LEAD = (
     "pool at a median SSIM of .90 (K), or half of them name their own image among 100 (R). *Shown* (V): half of them "
     "are more alike their own image, by .10 in SSIM, than the ciphertext, the mean image and another guess are. "
     "*Exact*: every value of the opened images that varies in the pool is right, up to the scheme's orbit. These are "
-    "simpler measures than those of suite/1. A dash: at no pool that was tried. A question mark: not measured. "
+    "simpler measures than those of suite/1. A dash: at no pool that was tried with at least three draws. A question "
+    "mark: not measured. "
     "*Public images*: no recovery from ciphertexts alone is known; moment matching has public images of the same "
     "kind, and what it shows of `noisy_orthogonal` is filtered."
 )
@@ -97,11 +98,14 @@ def _missed_targets(rows: Sequence[Record]) -> list[str]:
     body = []
     for row in rows:
         for missed in missed_targets(row):
-            reached = (
-                "not measured"
-                if missed.pool is None
-                else f"{missed.reached} of {missed.draws} at {missed.pool}"
-            )
+            cause = what_was_tried(row["scheme"], row["kind"])
+            if missed.pool is None:
+                reached = "not measured"
+            else:
+                reached = f"{missed.reached} of {missed.draws} at {missed.pool}"
+                if missed.draws < LEAST_DRAWS:
+                    reached += ", too few draws"
+                    cause = "" if missed.reached == missed.draws else cause
             body.append(
                 [
                     scheme_name(row),
@@ -109,7 +113,7 @@ def _missed_targets(rows: Sequence[Record]) -> list[str]:
                     f"{missed.target.words} by {missed.target.pool}",
                     reached,
                     _instead(row),
-                    what_was_tried(row["scheme"], row["kind"]),
+                    cause,
                 ]
             )
     if not body:

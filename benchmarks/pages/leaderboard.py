@@ -46,7 +46,8 @@ KINDS_LEAD = """The smallest pool from which two thirds of the draws were broken
 at a median SSIM of .90, or half of them name their own image among 100. These measures are simpler than those of
 suite/1. **≤ 5**: 5 was the smallest pool tried. *Not by 10*: 10 images did not break two thirds of the draws;
 *uncertain* means that the attack said itself that it failed, which is no strength of the scheme. *Not run*: nobody
-attacked such images, or the scheme is not meant for them.
+attacked such images, or the scheme is not meant for them. `orthogonal` and `noisy_orthogonal` are attacked with
+public images of the same kind, the others with ciphertexts alone.
 """
 
 PANEL_LEAD = """The same measurements on the fixed panel of [audit_panels](library.md#several-kinds-of-pictures). Each

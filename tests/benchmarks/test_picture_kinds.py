@@ -76,6 +76,9 @@ def test_a_target_is_met_at_any_pool_up_to_its_size() -> None:
     row["pools"] = [pool_of(5, 3), pool_of(10, 2), pool_of(20, 5)]
     (missed,) = missed_targets(row)
     assert (missed.pool, missed.reached, missed.draws) == (10, 2, 5)
+    # Two draws of two meet nothing.
+    row["pools"] = [{**pool_of(10, 2), "draws": 2}]
+    assert [(missed.reached, missed.draws) for missed in missed_targets(row)] == [(2, 2)]
     # What was not measured is missed, and not taken for reached.
     ele = {"scheme": "ele", "kind": "cifar 32", "options": {}, "pools": [pool_of(100, 5, shows=None)]}
     assert [(missed.target.words, missed.pool) for missed in missed_targets(ele)] == [("V", None)]
@@ -104,6 +107,9 @@ def test_pools_that_were_not_measured_again_keep_their_figures() -> None:
         "note": "",
     }
     cell |= {"right": 1.0, "ssim": 1.0, "named": 1.0, "shown": 1.0, "seconds": 1.0}
-    (line,) = summarise([row], [cell], [earlier])
-    assert [(pool["pool"], pool["draws"]) for pool in line["pools"]] == [(5, 1), (10, 5)]
+    (line,) = summarise([row], [{**cell, "draw": draw} for draw in range(3)], [earlier])
+    assert [(pool["pool"], pool["draws"]) for pool in line["pools"]] == [(5, 3), (10, 5)]
     assert (line["exact_at"], line["shown_at"]) == (5, 5)
+    # One draw decides nothing.
+    (line,) = summarise([row], [cell], [earlier])
+    assert (line["exact_at"], line["shown_at"]) == (10, 10)
