@@ -64,7 +64,7 @@ def test_your_own_folder_in_five_commands(hospital: Path, images: Path, tmp_path
     # its own, as a cloud's has; the others need none here (tests/test_study.py starts each of them).
     assert stat.S_IMODE((hospital / "secret.key").stat().st_mode) == 0o600
     guesses, scores = tmp_path / "guesses", tmp_path / "scores.json"
-    words = ["--out", guesses, "--rows", 40, "--pools", "1,20"]
+    words = ["--out", guesses, "--rows", 40, "--pools", "20"]
     done = command(COORDINATOR, "attack", hospital / "sealed", *words)
     assert done.returncode == 0, done.stderr
     done = here(PARTY, "score", hospital, guesses, "--rows", 40, "--out", scores)

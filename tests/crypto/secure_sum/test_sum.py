@@ -45,7 +45,7 @@ def check_federation(case: tuple[int, dict[str, str], int]) -> None:
     assert np.linalg.norm(got - want) <= 1e-5 * np.linalg.norm(want)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(federations())
 def test_the_sum_is_the_weighted_mean_of_the_survivors(case: tuple[int, dict[str, str], int]) -> None:
     check_federation(case)
