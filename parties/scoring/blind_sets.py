@@ -101,8 +101,10 @@ def _is_alike(sealed: SealedDataset, audited: SealedDataset) -> bool:
     if not sealed.name.startswith(PREFIX):
         return True
     is_form = sealed.sealed_shape == audited.sealed_shape and sealed.spec.block == audited.spec.block
-    # What key recovery must open is told the truth: under one key, not a key for every image.
-    is_scheme = sealed.name != f"{PREFIX}known" or equal_except_nonce(sealed.spec, audited.spec)
+    # What key recovery must open is under one key: an attack that is told of a key for every image could not.
+    as_audited = replace(sealed.spec, key_scope=audited.spec.key_scope)
+    is_one_key = audited.spec.key_scope != "image" and equal_except_nonce(as_audited, audited.spec)
+    is_scheme = sealed.name != f"{PREFIX}known" or is_one_key
     return sealed.name in _ALIKE and is_form and is_scheme
 
 
