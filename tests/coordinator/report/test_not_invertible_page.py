@@ -6,6 +6,7 @@ import pytest
 
 from coordinator.exchange.audit.consistency import ContradictionError, check_scores
 from coordinator.exchange.audit.scores import DrawScores
+from coordinator.exchange.audit.suite2 import SUITE
 from coordinator.report.build import build_report
 from coordinator.report.control_checks import check_controls
 from coordinator.report.page import render
@@ -23,7 +24,7 @@ def resealed(draw: DrawScores, *, exact: bool = True) -> DrawScores:
 @pytest.mark.parametrize("exact", [True, False])
 def test_the_true_key_seals_again_or_fails_its_control(exact: bool) -> None:
     draws = [d if d.is_control else resealed(d, exact=exact) for d in make_scores().draws]
-    control = check_controls(draws)["true_key"]
+    control = check_controls(draws, SUITE)["true_key"]
     assert control.ok == exact and "no key opens neuracrypt" in control.message
     assert "least median SSIM" in control.message  # of the controls, which are opened
 
