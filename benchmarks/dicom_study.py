@@ -48,7 +48,7 @@ TRAINING = {
         "patch_size": 16, "embed_dim": 128, "depth": 3, "num_heads": 4,
         "weight_init": "jax", "global_pool": "avg", "class_token": False,
     },
-    "rounds": 2, "local_epochs": 1, "batch": 32, "lr": 1.5e-3, "warmup_steps": 8, "window": "auto",
+    "rounds": 3, "local_epochs": 1, "batch": 32, "lr": 1.5e-3, "warmup_steps": 8, "window": "auto",
 }  # fmt: skip
 #: What is kept of what `audit --json` prints; the rest are paths and the hospital's fingerprint.
 _KEPT = ("sentence", "valid", "broken", "broken_at", "largest_pool", "attacked_by", "confined", "doubts")

@@ -119,7 +119,9 @@ class Search:
 
 def _numbers(data: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Return the number that each three bytes in a row make, uint32 [n, m - 2], of bytes [n, m]."""
-    numbers: NDArray[np.uint32] = data[:, :-2] | data[:, 1:-1] << np.uint32(8) | data[:, 2:] << np.uint32(16)
+    numbers: NDArray[np.uint32] = (
+        data[:, :-2] | data[:, 1:-1] << np.uint32(8) | data[:, 2:] << np.uint32(16)
+    )
     return numbers
 
 
