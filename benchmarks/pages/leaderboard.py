@@ -17,6 +17,7 @@ from benchmarks.pages.entries import Entry, audited_rows, of_kind
 from benchmarks.pages.kinds import scheme_name
 from benchmarks.pages.markdown import MAX_COLUMNS, table
 from benchmarks.pages.summary import accuracies, audited_cells, claimed_key_space, hardest_row
+from benchmarks.picture_targets import LEAST_DRAWS
 
 Record = Mapping[str, Any]
 
@@ -155,6 +156,8 @@ def _from_pools(row: Record) -> str:
     if smallest is not None:
         is_first = smallest == min(pool["pool"] for pool in pools) and smallest > 1
         return f"**≤ {smallest}**" if is_first else f"**{smallest}**"
+    if largest["draws"] < LEAST_DRAWS:
+        return f"{largest['broken']} of {largest['draws']} draws at {largest['pool']}"
     uncertain = ", uncertain" if 3 * largest["uncertain"] > largest["draws"] else ""
     return f"not by {largest['pool']}{uncertain}"
 
