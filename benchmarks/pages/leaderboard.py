@@ -17,7 +17,11 @@ from benchmarks.pages.entries import Entry, audited_rows, of_kind
 from benchmarks.pages.kinds import scheme_name
 from benchmarks.pages.markdown import MAX_COLUMNS, table
 from benchmarks.pages.summary import accuracies, audited_cells, claimed_key_space, hardest_row
+<<<<<<< HEAD
 from benchmarks.picture_sources import PANELS
+=======
+from benchmarks.picture_targets import LEAST_DRAWS
+>>>>>>> 3fdf7b040e14322094eb51ec1a50e641106cf0e9
 
 Record = Mapping[str, Any]
 
@@ -192,6 +196,8 @@ def _from_pools(row: Record) -> str:
     if smallest is not None:
         is_first = smallest == min(pool["pool"] for pool in pools) and smallest > 1
         return f"**≤ {smallest}**" if is_first else f"**{smallest}**"
+    if largest["draws"] < LEAST_DRAWS:
+        return f"{largest['broken']} of {largest['draws']} draws at {largest['pool']}"
     uncertain = ", uncertain" if 3 * largest["uncertain"] > largest["draws"] else ""
     return f"not by {largest['pool']}{uncertain}"
 

@@ -68,6 +68,7 @@ def pool(size: int, uncertain: int = 0) -> dict[str, int]:
         ({"pools": [pool(1), pool(5)], "broken_at": 1}, "**1**"),
         ({"pools": [pool(5), pool(10, 1)], "broken_at": None}, "not by 10"),
         ({"pools": [pool(5), pool(10, 4)], "broken_at": None}, "not by 10, uncertain"),
+        ({"pools": [{**pool(10), "draws": 2, "broken": 2}], "broken_at": None}, "2 of 2 draws at 10"),
     ],
 )
 def test_a_pool_that_did_not_break_is_not_called_one_that_did(row: dict[str, Any], cell: str) -> None:
