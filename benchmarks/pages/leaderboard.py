@@ -17,11 +17,8 @@ from benchmarks.pages.entries import Entry, audited_rows, of_kind
 from benchmarks.pages.kinds import scheme_name
 from benchmarks.pages.markdown import MAX_COLUMNS, table
 from benchmarks.pages.summary import accuracies, audited_cells, claimed_key_space, hardest_row
-<<<<<<< HEAD
 from benchmarks.picture_sources import PANELS
-=======
 from benchmarks.picture_targets import LEAST_DRAWS
->>>>>>> 3fdf7b040e14322094eb51ec1a50e641106cf0e9
 
 Record = Mapping[str, Any]
 
