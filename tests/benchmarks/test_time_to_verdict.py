@@ -25,7 +25,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_each_step_gets_its_own_seconds(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+    code = "print(flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as child:
+        assert (
+            child.stdout is not None and child.stdout.readline()
+        )  # it is Python by now, with Python's memory
         watch = Watch(child.pid)
         monkeypatch.setattr(watch, "_processor_seconds", lambda: 2 * clock[0])
         lines = ["sealing 10 sets", "attacking the sealed sets, in a", "draw-0 etc", "scoring the guesses"]

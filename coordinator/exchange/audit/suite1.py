@@ -31,6 +31,7 @@ ATTACK_NAMES = (
     "jigsaw",
     "known_pairs",
     "learned_stem",
+    "match_tokens",
     "minimum_difference",
     "moment_matching",
     "reidentify",

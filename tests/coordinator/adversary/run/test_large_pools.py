@@ -70,7 +70,7 @@ BOUNDS = {
     "block_pixel_shuffle": (32, 2000 + 3000),
     "value_shuffle": (32, 64 + 1000),
     "etc": (32, 200),
-    "block_pixel": (200, 200),
+    "block_pixel": (500, 1100),
     "le": (5860, 5860),
     "ele": (93_750, 2 * 93_750),  # with pictures of 8×8, which also hold 12 million nibbles
     "pe": (64, 200_000),
