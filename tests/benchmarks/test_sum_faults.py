@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.pages.training import sum_faults
-from benchmarks.sum_faults import Round, attempt, federation, strike_protocol
+from benchmarks.sum_faults import strike_protocol
+from benchmarks.sum_round import Round, attempt, federation
 
 
 def test_every_fault_of_the_protocol_is_survived() -> None:
