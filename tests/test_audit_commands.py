@@ -17,8 +17,11 @@ PARTY, COORDINATOR = "cipherward-party", "cipherward-coordinator"
 #: A hospital does not seal under the controls. Each audit attacks all of them anyway.
 SEALING = sorted(SCHEMES.keys() - {"plain", "noise", "permuted"})
 BLOCK = {"le": 4, "ele": 4, "pe": 4, "patch_shuffle": 4}
-#: Options of schemes whose defaults take seconds.
-OPTIONS = {"neuracrypt": ["--option", "width=64", "--option", "depth=1"]}
+#: Options of schemes whose defaults take seconds, or leave too few keys for images of 32×32.
+OPTIONS = {
+    "neuracrypt": ["--option", "width=64", "--option", "depth=1"],
+    "sub_block_etc": ["--option", "sub_block=2"],
+}
 ROWS = 32
 
 
