@@ -28,6 +28,8 @@ _CHANGING = re.compile(
 _BUSY = re.compile(
     r"^  .* \(\d+ s\)$|^\d+ s in this run$|^draw-\d+|^  \w+ at \d+(;|$)|^checking the guesses"
 )
+#: A line that an audit may have under some keys.
+_CAVEAT = re.compile(r"^  caveat: .*$", re.MULTILINE)
 
 
 def shell_lines(text: str) -> Iterator[str]:
@@ -73,7 +75,8 @@ def kept_outputs(text: str) -> dict[str, str]:
 def differences(kept: str, printed: str) -> list[str]:
     """Return the words in which a command's output differs from the one that a document keeps.
 
-    Numbers, ids and line breaks may differ: they do so from run to run, or with the width of a terminal.
+    Numbers, ids and line breaks may differ: they do so from run to run, or with the width of a terminal. So may
+    caveats: which an audit has depends on its keys, and they are new in every run.
 
     Args:
         kept: The output in the document.
@@ -82,7 +85,7 @@ def differences(kept: str, printed: str) -> list[str]:
     Returns:
         `- words` that are kept and no longer printed, and `+ words` that are printed and not kept; empty if none are.
     """
-    old, new = (_CHANGING.sub("#", text).split() for text in (kept, printed))
+    old, new = (_CHANGING.sub("#", _CAVEAT.sub("", text)).split() for text in (kept, printed))
     changes = difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
     result = []
     for kind, a, b, c, d in changes:
