@@ -113,7 +113,8 @@ def test_a_newcomer_follows_the_tutorial(tmp_path: Path) -> None:
     }
     assert "1200 × 64×64" in printed["cipherward-party check my-images"]
     assert any("verdict: Broken." in text for text in printed.values())
-    assert (tmp_path / "my-audit" / "private" / "report.html").is_file()
+    (report,) = (text.split("report: ")[1] for text in printed.values() if "report: " in text)
+    assert (tmp_path / report.strip()).is_file()
 
 
 def run_notebook() -> Any:
