@@ -25,7 +25,7 @@ from rich.console import Console
 from benchmarks.command_line import add_json, make_parser, write_figures
 from benchmarks.faults.machine_faults import fill, small_disk, why_no_small_disk
 from benchmarks.pages.training import sum_faults as as_lines
-from benchmarks.sum_round import HOSPITALS, PARAMETERS, Record, Round, attempt, federation
+from benchmarks.sum_round import HOSPITALS, PARAMETERS, Record, Round, StruckError, attempt, federation
 from coordinator.report.build import machine
 from crypto.errors import CipherwardError
 from crypto.identity import Identity
@@ -143,7 +143,7 @@ def _lies() -> list[tuple[str, Record]]:
             others[name] = members[name].confirm(shown, round_.federation.identities[name], rules)
         del others["h00"]
         round_.refuses("h00", lambda: members["h00"].reveal(others, rules))
-        raise CipherwardError("the cloud gets no share of h00")
+        raise StruckError
 
     def unmask_again(round_: Round) -> None:
         for name in ("h00", "h01"):

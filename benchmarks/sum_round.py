@@ -20,6 +20,10 @@ _CLOSE = 1e-5
 _STEPS = ("keys", "shares", "masked", "confirm", "reveal")
 
 
+class StruckError(Exception):
+    """A strike went on to the end of the attempt by itself, and no sum came out."""
+
+
 class Round:
     """One attempt at a round, with a place to strike before every step.
 
@@ -143,6 +147,8 @@ def attempt(round_: Round, releases: bool, counted: int | None = None) -> Record
         mean = round_.run()
     except CipherwardError as refusal:
         error = refusal.message
+    except StruckError:
+        pass
     survivors = sorted(round_.collector.survivors) if mean is not None else []
     said = [*round_.refusals, *([f"cloud: {error}"] if error else [])]
     record: Record = {"summed": len(survivors), "said": _group(said)}

@@ -68,7 +68,8 @@ _LEAD = (
     "are more alike their own image, by .10 in SSIM, than the ciphertext, the mean image and another guess are. "
     "*Exact*: every value of the opened images that varies in the pool is right, up to the scheme's orbit. These are "
     "simpler measures than those of suite/1. A dash: at no pool that was tried with at least three draws. A question "
-    "mark: not measured. "
+    "mark: not measured. Cells are kept from run to run: those of one table can be of versions of the attacks that "
+    "differ. "
     "*Public images*: no recovery from ciphertexts alone is known; moment matching has public images of the same "
     "kind, and what it shows of `noisy_orthogonal` is filtered."
 )

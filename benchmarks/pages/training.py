@@ -259,7 +259,7 @@ def sum_faults(result: Record) -> list[str]:
     return [
         f"{survived} of {len(struck)} faults were survived: the mean is that of the survivors within 1e-5 of its "
         "norm, or, where nothing may be revealed, no sum came out. Of five hospitals four must answer, of three all. "
-        "Refusals are quoted.",
+        "Refusals are quoted, clipped values counted.",
         "",
         *table(["fault", "what came out", "what was said", "survived"], rows),
     ]
