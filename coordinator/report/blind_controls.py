@@ -47,7 +47,8 @@ def check_blind(draws: Sequence[DrawScores], suite: str) -> Control:
             message=f"{CLOUD_FAILED}: the hospital's own run breaks or reads them and the cloud's guesses do "
             f"not: {', '.join(withheld)}",
         )
-    _, verdict = judge([draw for draw in draws if not draw.is_control], suite)
+    # What an attack returns untried counts here as well: the hospital's own run returned the same.
+    _, verdict = judge([draw for draw in draws if not draw.is_control], suite, name_untried=True)
     unreported = []
     for attack in dict.fromkeys(own.attack for _, own in successes):
         last = [own for draw in blind if (own := _at_largest(draw, attack)) is not None]

@@ -83,6 +83,11 @@ def also_at_smallest(report: Report) -> list[str]:
     """Return sentences on the attacks that break at the smallest pool size, and that the headline does not name."""
     others = breakers_of(report).others
     idle = [attack for attack in others if all(f.idle for f in _breaks(report, attack))]
+    idle += [
+        row.attack
+        for row in rows_of(report)
+        if row.size == report.verdict.smallest_pool and row.is_untried and row.broken and not row.counts
+    ]
     naming = [attack for attack in others if attack not in idle]
     sentences = []
     if naming:

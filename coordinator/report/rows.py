@@ -41,6 +41,11 @@ class Row:
         return sum(finding.idle for finding in self.scored)
 
     @property
+    def is_untried(self) -> bool:
+        """Whether the attack tried nothing in any draw: its pictures are those of the ciphertexts."""
+        return self.idle == self.draws
+
+    @property
     def uncertain(self) -> int:
         """In how many draws the attack broke nothing, and what it found fits too poorly to say that it failed."""
         return sum(finding.uncertain and not finding.broken for finding in self.scored)

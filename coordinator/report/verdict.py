@@ -18,7 +18,9 @@ FURTHER_DRAWS = "audit-"
 Succeeds = Callable[[JudgedFinding], bool]
 
 
-def judge(draws: Sequence[DrawScores], suite: str) -> tuple[list[JudgedFinding], Verdict]:
+def judge(
+    draws: Sequence[DrawScores], suite: str, *, name_untried: bool = False
+) -> tuple[list[JudgedFinding], Verdict]:
     """Return the findings and the verdict over the audit's draws.
 
     An attack breaks the scheme at pool size n if it does so in at least two thirds of the draws at n, and the next
@@ -27,6 +29,10 @@ def judge(draws: Sequence[DrawScores], suite: str) -> tuple[list[JudgedFinding],
     that is uncertain (what it found fits too poorly) say nothing about resistance. Attacks on a training (T5) are
     judged over the draws of the training's own key.
 
+    An attack that tried nothing returns the ciphertext's picture, and the finding says what that shows. Whatever it
+    shows is a break all the same. But the attack is named as breaking the scheme only where no attack that tried
+    something breaks it with as few images: the picture is that of `as_is`.
+
     Linkability is separate from the verdict: in two thirds of the draws, ciphertexts name their own image by what
     the scheme leaves unchanged. It is None where that was not measured. What is readable in the negative, turned or
     (under suite/2) shifted is counted over draws and pool sizes as breaks are. Under suite/2 it is a break as well.
@@ -34,11 +40,15 @@ def judge(draws: Sequence[DrawScores], suite: str) -> tuple[list[JudgedFinding],
     Args:
         draws: The audit's draws, without the controls.
         suite: The rule, by its name.
+        name_untried: Name attacks that tried nothing wherever their guesses break the scheme: the earlier way.
     """
     findings = [_judged(draw, index, suite) for draw in draws for index in range(len(draw.findings))]
     attacks = list(dict.fromkeys(f.attack for f in findings))
     broken_at = _smallest_pools(draws, findings, lambda finding: finding.broken)
     readable_at = _smallest_pools(draws, findings, lambda finding: bool(finding.readable_by))
+    if not name_untried:
+        broken_at = _by_trying(broken_at, draws, findings, lambda finding: finding.broken)
+        readable_at = _by_trying(readable_at, draws, findings, lambda finding: bool(finding.readable_by))
     has_second_looks = bool(draws) and all(draw.second_looks is not None for draw in draws)
     finished_at = {attack: tuple(finished_sizes(draws, attack)) for attack in attacks}
     smallest = min(broken_at.values(), default=None)
@@ -114,6 +124,26 @@ def _smallest_pools(
         if size is not None:
             smallest[attack] = size
     return smallest
+
+
+def _by_trying(
+    sizes: dict[str, int],
+    draws: Sequence[DrawScores],
+    findings: Sequence[JudgedFinding],
+    succeeds: Succeeds,
+) -> dict[str, int]:
+    """Return the sizes at which attacks succeed by trying something.
+
+    What an attack returned untried counts only if no attack succeeds by trying with as few images. So the smallest of
+    all sizes is the same.
+    """
+    tried = _smallest_pools(draws, findings, lambda finding: succeeds(finding) and not finding.idle)
+    least = min(tried.values(), default=None)
+    return {
+        attack: tried.get(attack, size) if least is not None and least <= size else size
+        for attack, size in sizes.items()
+        if attack in tried or least is None or size < least
+    }
 
 
 def _uncertain_sizes(

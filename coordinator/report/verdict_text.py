@@ -134,7 +134,7 @@ def reasons(report: Report, rows: Sequence[Row]) -> list[str]:
     # A break in too few draws is no verdict, but no reader should miss it.
     early: dict[str, Row] = {}
     for row in rows:
-        if row.broken and row.size < verdict.broken_at.get(row.attack, row.size + 1):
+        if row.broken and not row.is_untried and row.size < verdict.broken_at.get(row.attack, row.size + 1):
             early.setdefault(row.attack, row)
     if early:
         words = [
