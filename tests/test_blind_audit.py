@@ -100,7 +100,16 @@ def score_and_report(here: Here, hospital: Path) -> tuple[int, str, dict[str, An
 def test_the_sets_of_an_audit_are_told_apart_by_nothing(sealed: Path) -> None:
     sets = map_of(sealed)
     assert sorted(sets.roles.values()) == ["blind_control", "blind_control", "own_key", "throwaway"]
+    assert sorted(sets.controls.values()) == ["control-known", "control-noise", "control-permuted"]
     place = Place.open(sealed)
+    # Nothing of these controls leaves under their names; their copies are intact under the keys that sealed them.
+    left = {path.name for path in (sealed / "sealed").iterdir()}
+    assert set(sets.names) <= left and not left & set(sets.controls.values())
+    for name, control in sets.controls.items():
+        done = run_here(
+            PARTY, "verify", sealed / "sealed" / name, "--key", place.private / f"{control}.key"
+        )
+        assert done.returncode == 0, done.stderr
     assert (place.private / "audit-sets.json").stat().st_mode & 0o777 == 0o600
     assert sets.secret not in "".join(
         p.read_text(errors="ignore") for p in (sealed / "sealed").rglob("*.json")
@@ -129,6 +138,37 @@ def test_the_sets_of_an_audit_are_told_apart_by_nothing(sealed: Path) -> None:
         assert tuple(source.labels[order]) not in orders
 
 
+def test_hidden_controls_are_never_sealed_in_the_open(hospital: Path, here: Here) -> None:
+    done = here(PARTY, "seal", hospital, "--audit", 2, "--named")
+    assert done.returncode == 1 and "are hidden from the cloud that audits it" in done.stderr
+    # Killed before a copy was finished: the next run writes it, and nothing else.
+    sets = map_of(hospital)
+    victim = next(iter(sets.controls))
+    before = {name: Place.open(hospital).sealed(name).digest for name in sets.names}
+    (hospital / "sealed" / victim / "manifest.json").unlink()
+    assert here(PARTY, "seal", hospital, "--audit", 2).returncode == 0
+    after = {name: Place.open(hospital).sealed(name).digest for name in sets.names}
+    assert {name for name in before if before[name] != after[name]} == {victim}
+    # An audit of an earlier version left them in the open: a new map would hide nothing.
+    (hospital / "private" / "audit-sets.json").unlink()
+    for name in sets.names:
+        shutil.rmtree(hospital / "sealed" / name)
+    (hospital / "private" / "controls" / "control-noise").rename(hospital / "sealed" / "control-noise")
+    done = here(PARTY, "seal", hospital, "--audit", 2)
+    assert done.returncode == 1 and "have names that tell: control-noise" in done.stderr
+    assert not (hospital / "private" / "audit-sets.json").exists()
+
+
+def test_a_rotation_sets_hidden_controls_aside(hospital: Path, here: Here) -> None:
+    done = here(PARTY, "rotate", hospital)
+    assert done.returncode == 0, done.stderr
+    assert "--audit 2" in done.stdout + done.stderr
+    assert not (hospital / "private" / "controls").exists()
+    [archive] = (hospital / "private").glob("epoch-*")
+    assert (archive / "controls" / "control-noise" / "manifest.json").exists()
+    assert (archive / "control-noise.key").exists() and (archive / "rows-control-noise.json").exists()
+
+
 def test_names_and_roles_are_drawn_anew_in_every_hospital(sealed: Path, tmp_path: Path) -> None:
     from parties.sealing.audit_sets import ensure_map
 
@@ -153,7 +193,18 @@ def test_an_honest_cloud_is_believed_as_far_as_it_can_be(sealed: Path, hospital:
     )
     assert "signed by hospital, fingerprint" in text
     assert {draw["role"] for draw in report["draws"]} == {"own_key", "throwaway"}
+    assert any(
+        "a cloud can tell the controls known, noise," in doubt for doubt in report["doubts"]
+    )
     assert status == (0 if report["valid"] else 1)
+    # Noise met the recovery of the audited scheme, at every pool size, and is scored as what it is.
+    by_set = {draw["set"]: draw for draw in json.loads((hospital / "scores.json").read_text())["draws"]}
+    for name in ("control-noise", "control-permuted"):
+        noise, audited = by_set[name], next(d for d in by_set.values() if d.get("role") == "own_key")
+        assert noise["spec"]["name"] == name.removeprefix("control-")
+        met = [[(f["attack"], f["pool_size"]) for f in draw["findings"]] for draw in (noise, audited)]
+        assert met[0] == met[1] and ("pooled_key_recovery", 1) in met[0]
+    assert report["controls"]["noise"]["ok"] and report["controls"]["known"]["ok"]
     # The hospital's own guesses get the second look that the cloud's get.
     scores = json.loads((hospital / "scores.json").read_text())
     runs = [draw for draw in scores["draws"] if draw.get("hospital_run")]
@@ -193,9 +244,9 @@ def test_guesses_that_leave_a_set_out_use_up_nothing(hospital: Path, here: Here)
     words = ["--out", hospital.parent / "fewer", *ROWS, "--pools", 1, "--attacks", "as_is"]
     assert here(COORDINATOR, "attack", *sets, *words).returncode == 0
     done = here(PARTY, "score", hospital, hospital.parent / "fewer", *ROWS)
-    assert done.returncode == 1 and "leave out 1 of the 4 sets" in done.stderr
+    assert done.returncode == 1 and "leave out 1 of the 7 sets" in done.stderr
     # The same images under the same key, in the pool: their ciphertexts would be among those to guess.
-    own = next(name for name in names if map_of(hospital).roles[name] == "own_key")
+    own = next(name for name, role in map_of(hospital).roles.items() if role == "own_key")
     sets = [hospital / "sealed" / name for name in [*names, "train"]]
     words[1] = hospital.parent / "twice"
     assert here(COORDINATOR, "attack", *sets, *words).returncode == 0
@@ -248,6 +299,7 @@ def test_a_second_audit_spares_the_hospital_s_own_key(hospital: Path, here: Here
     """A scorer answers once about images under the hospital's key, so later audits are of throwaway keys alone."""
     assert here(PARTY, "score", hospital, hospital.parent / "guesses", *ROWS).returncode == 0
     names = map_of(hospital).names
+    old_keys = {name: Place.open(hospital).sealed(name).key_id for name in names}
     done = here(PARTY, "seal", hospital, "--audit", 3)
     assert done.returncode == 1 and "were made for 2 draws, not 3" in done.stderr
     (hospital / "private" / "audit-sets.json").unlink()
@@ -257,3 +309,7 @@ def test_a_second_audit_spares_the_hospital_s_own_key(hospital: Path, here: Here
     later = map_of(hospital)
     assert not set(later.names) & set(names)
     assert sorted(later.roles.values()) == ["blind_control", "blind_control", "throwaway", "throwaway"]
+    # The cloud knows the ciphertexts of the first audit's controls: others are sealed, under other keys.
+    assert {old_keys[name] for name in old_keys}.isdisjoint(
+        Place.open(hospital).sealed(name).key_id for name in later.names
+    )

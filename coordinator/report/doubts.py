@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from coordinator.exchange.audit.control_sets import PREFIX
 from coordinator.exchange.audit.scores import DrawScores, Finding, Scores
 from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, readable_by
 from coordinator.exchange.audit.suite2 import broken_by
@@ -45,6 +46,15 @@ def doubts_of_origin(scores: Scores) -> list[str]:
         doubts.append(
             f"the hospital's own run breaks none of the {len(blind)} blind controls, so they held no success that "
             "the cloud could withhold"
+        )
+    if blind:
+        names = [
+            draw.set_name.removeprefix(PREFIX) for draw in scores.draws if draw.set_name.startswith(PREFIX)
+        ]
+        doubts.append(
+            f"a cloud can tell the controls {', '.join(sorted(names))} from the audited draws, by their schemes or "
+            "ciphertexts: they show that its attacks ran and what the score makes of noise; what it withheld, only "
+            "the blind controls show"
         )
     return doubts
 

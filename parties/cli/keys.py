@@ -187,7 +187,7 @@ def _describe_rotation(place: Place, rotation: Rotation) -> list[str]:
     if archived_sets.exists():
         lines.append(f"the old sets are kept in {archived_sets}; remove them when you no longer need them")
     if rotation.aside:
-        draws = _draws_of(rotation.aside)
+        draws = _draws_of(place, rotation)
         lines.append(
             f"set aside with them: {', '.join(rotation.aside)}. To audit the new sets: "
             f"cipherward-party seal {place.folder} --audit {draws}"
@@ -195,13 +195,17 @@ def _describe_rotation(place: Place, rotation: Rotation) -> list[str]:
     return [*lines, *_describe_consequences(place, rotation)]
 
 
-def _draws_of(names: list[str]) -> int:
-    """Return how many draws an audit had, by the names of its sets."""
+def _draws_of(place: Place, rotation: Rotation) -> int:
+    """Return how many draws an audit had, by the names of its sets and its map, which are archived."""
     from coordinator.exchange.audit.suite1 import BLIND_CONTROLS
-    from parties.sealing.audit_sets import is_audit_set
+    from parties.sealing.audit_sets import is_audit_set, map_path, read_map
+    from parties.sealing.rotate import archive_paths
 
-    blind = sum(map(is_audit_set, names))
-    return blind - BLIND_CONTROLS if blind else sum(name.startswith("audit-") for name in names) + 1
+    blind = sum(map(is_audit_set, rotation.aside))
+    if not blind:
+        return sum(name.startswith("audit-") for name in rotation.aside) + 1
+    sets = read_map(place, archive_paths(place, rotation.old)[2] / map_path(place).name)
+    return blind - BLIND_CONTROLS - (0 if sets is None else len(sets.controls))
 
 
 def _describe_consequences(place: Place, rotation: Rotation) -> list[str]:

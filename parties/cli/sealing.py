@@ -61,6 +61,7 @@ def seal(
 
     With --images, the settings are saved in HOSPITAL/party.yaml for later runs.
     """
+    from parties.sealing.audit_sets import show_controls
     from parties.sealing.seal import blind_set_names, check_sealing, plan_sealing, set_names
 
     changes = ({} if images is None else {"images": str(absolute(images))}) | chosen.settings()
@@ -70,6 +71,8 @@ def seal(
     )  # reports a missing or unusable key, and settings that cannot work, before anything is saved
     sealings = [plan_sealing(place, name) for name in set_names(0 if audit and not named else audit)]
     with folder_lock(place.folder):
+        if audit and named:
+            show_controls(place)
         is_finished = [check_sealing(place, sealing) is not None for sealing in sealings]
         if not all(is_finished):
             check_before_sealing(place, "channels" in place.settings.model_fields_set)
@@ -107,7 +110,8 @@ def _place_with(hospital: Path, changes: dict[str, Any]) -> Place:
 
 def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
     """Seal every set that is missing, if the disk has room for all of them, and print what was done."""
-    from parties.sealing.audit_sets import equalise_times, is_audit_set, map_path
+    from parties.sealing.audit_sets import is_audit_set, map_path
+    from parties.sealing.seal import disguise_controls
     from parties.sealing.seal import seal as seal_set
     from parties.sources.source import SPLITS
 
@@ -129,9 +133,8 @@ def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
             talk.print(f"  cannot decode {name}: left out")
         if len(sealed.quarantined) > _SHOWN:
             talk.print(f"  and {len(sealed.quarantined) - _SHOWN} others: left out")
-    blind = [place.sealed_folder(s.name) for s in sealings if is_audit_set(s.name)]
-    if blind:
-        equalise_times(blind)
+    if any(is_audit_set(sealing.name) for sealing in sealings):
+        blind = disguise_controls(place)
         talk.print(
             f"{len(blind)} sets whose names tell nothing are for an audit that a cloud runs; "
             f"{map_path(place)} says which is which, and stays here"
@@ -146,10 +149,10 @@ def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
 
 def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
     """Print how much disk the missing sets need. Raises CipherwardError if that much is not free."""
-    from parties.sealing.seal import disk_needed
+    from parties.sealing.seal import disk_needed, disk_of_copies
 
     missing = [s for s in sealings if not (place.sealed_folder(s.name) / "manifest.json").exists()]
-    need = disk_needed(place, missing)
+    need = disk_needed(place, missing) + disk_of_copies(place, sealings)
     free = shutil.disk_usage(place.folder).free
     talk.print(f"{len(missing)} sets to seal, {need / 1e6:.0f} MB of disk ({free / 1e9:.1f} GB are free)")
     if need > free:

@@ -22,8 +22,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from coordinator.exchange.audit.control_sets import BLIND_PREFIX, PREFIX
 from coordinator.exchange.audit.guesses import FILE as GUESSES
 from coordinator.exchange.audit.guesses import (
@@ -35,24 +33,18 @@ from coordinator.exchange.audit.guesses import (
     save_guess,
     write_draws,
 )
-from crypto.arrays import AnyArray, Int64Array
 from crypto.errors import CipherwardError
-from crypto.files import blake3_file, disk_errors, read_json, write_bytes, write_json
-from crypto.sets.dataset import MANIFEST, SCHEMA, SealedDataset, equal_except_nonce, shard_name
-from crypto.sets.shard_sealer import row_bytes
-from crypto.sets.writer import SHARD_BYTES
+from crypto.files import disk_errors, read_json
+from crypto.sets.dataset import MANIFEST, SealedDataset
 from crypto.spec import SchemeSpec
-from crypto.tensor_file import tensor_bytes
 from crypto.unlock import create_private
-from parties.scoring.key_share import require_well_formed
+from parties.scoring.key_share import key_of_form
 from parties.sealing.audit_sets import equalise_times
+from parties.sealing.disguise import can_be_declared, write_declared_copy
 from parties.sealing.place import Place
 
 FOLDER = "blinded"
 FILE = "blinded.json"
-#: Controls that can be declared as the audited scheme: what nothing opens, and the scheme itself under another key.
-_ALIKE = (f"{PREFIX}known", f"{PREFIX}noise", f"{PREFIX}permuted")
-_MAC_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -88,24 +80,18 @@ def prepare_blind_sets(place: Place, names: Sequence[str]) -> BlindSets:
     folders = {
         place.folder / FOLDER / alias: name for alias, name in sorted(_aliases(place, blind).items())
     }
+    labels = place.plain("train").labels
     with disk_errors(place.folder / FOLDER):
         for folder, name in folders.items():
             if not (folder / MANIFEST).exists():
-                _copy(place.sealed(name), audited, folder)
+                write_declared_copy(place.sealed(name), audited, folder, labels)
         equalise_times(list(folders))
     return BlindSets(folders, tuple(place.sealed_folder(name) for name in names if name not in blind))
 
 
 def _is_alike(sealed: SealedDataset, audited: SealedDataset) -> bool:
     """Return whether a set can be declared as the audited scheme."""
-    if not sealed.name.startswith(PREFIX):
-        return True
-    is_form = sealed.sealed_shape == audited.sealed_shape and sealed.spec.block == audited.spec.block
-    # What key recovery must open is under one key: an attack that is told of a key for every image could not.
-    as_audited = replace(sealed.spec, key_scope=audited.spec.key_scope)
-    is_one_key = audited.spec.key_scope != "image" and equal_except_nonce(as_audited, audited.spec)
-    is_scheme = sealed.name != f"{PREFIX}known" or is_one_key
-    return sealed.name in _ALIKE and is_form and is_scheme
+    return not sealed.name.startswith(PREFIX) or can_be_declared(sealed.name, sealed.spec, audited.spec)
 
 
 def _aliases(place: Place, names: Sequence[str]) -> dict[str, str]:
@@ -118,64 +104,6 @@ def _aliases(place: Place, names: Sequence[str]) -> dict[str, str]:
     if not isinstance(aliases, dict) or sorted(aliases.values()) != sorted(names):
         raise CipherwardError(f"{path} is damaged", "remove the audit's folder, and audit again")
     return aliases
-
-
-def _copy(sealed: SealedDataset, audited: SealedDataset, folder: Path) -> None:
-    """Write a copy of a set that declares the audited scheme. Its MACs are random: no attack has a key."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    is_own = not sealed.name.startswith(PREFIX)
-    spec = sealed.spec if is_own else _declared(audited.spec)
-    labels = sealed.labels if is_own else _labels_like(audited, len(sealed))
-    step, shards = max(1, SHARD_BYTES // row_bytes(spec)), []
-    for index, start in enumerate(range(0, len(sealed), step)):
-        stop = min(start + step, len(sealed))
-        images = _as_ciphertexts(sealed.images(start, stop), audited)
-        path = folder / shard_name(index)
-        write_bytes(path, tensor_bytes({"labels": labels[start:stop], "images": images}))
-        shards.append(
-            {
-                "file": path.name,
-                "rows": stop - start,
-                "bytes": path.stat().st_size,
-                "blake3": blake3_file(path),
-                "mac": secrets.token_hex(_MAC_BYTES),
-            }
-        )
-    manifest = {
-        "schema": SCHEMA,
-        "spec": spec.to_json(),
-        "key_id": sealed.key_id,
-        "rows": len(sealed),
-        "classes": audited.classes,
-        "shards": shards,
-        "mac": secrets.token_hex(_MAC_BYTES),
-    }
-    write_json(folder / MANIFEST, manifest)
-
-
-def _declared(spec: SchemeSpec) -> SchemeSpec:
-    """Return the audited scheme's public description as another set of it would state it."""
-    nonce = spec.options.get("nonce")
-    if nonce is None:
-        return spec
-    return replace(spec, options={**spec.options, "nonce": secrets.token_hex(len(nonce) // 2)})
-
-
-def _labels_like(audited: SealedDataset, count: int) -> Int64Array:
-    """Return so many labels with the shares that classes have among the audited images."""
-    generator = np.random.default_rng(secrets.randbits(64))
-    return generator.choice(audited.labels, count, replace=count > len(audited))
-
-
-def _as_ciphertexts(images: AnyArray, audited: SealedDataset) -> AnyArray:
-    """Return bytes in the dtype of the audited scheme, real numbers with its ciphertexts' mean and deviation."""
-    if images.dtype == audited.sealed_dtype:
-        return images
-    sample = audited.images(0, min(len(audited), 8))
-    centred = (images.astype(np.float32) - np.float32(127.5)) / np.float32(np.arange(256).std())
-    result: AnyArray = (centred * sample.std() + sample.mean()).astype(audited.sealed_dtype)
-    return result
 
 
 def are_named(place: Place, guesses: Path) -> bool:
@@ -215,10 +143,6 @@ def _without_alien_key(folder: Path, guess: StoredGuess, draw: Draw, spec: Schem
     if guess.error:
         return guess
     images, key = load_guess(folder, guess, most_guess_bytes(draw.spec, len(draw.rows)))
-    try:
-        require_well_formed(guess, images, key, spec, len(draw.rows))
-    except CipherwardError:
-        if key is None:
-            raise
-        return replace(guess, sha256=save_guess(folder / guess.file, images, None))
-    return guess
+    if key is None or key_of_form(guess, images, key, spec, len(draw.rows)) is not None:
+        return guess
+    return replace(guess, sha256=save_guess(folder / guess.file, images, None))

@@ -70,6 +70,24 @@ def require_well_formed(
         )
 
 
+def key_of_form(
+    guess: StoredGuess, images: AnyArray, key: Parts | None, spec: SchemeSpec, rows: int
+) -> Parts | None:
+    """Return a guess's key, or None if it cannot be one of this scheme.
+
+    It is for controls that the attacks took for the audited scheme: a key of that one opens nothing here.
+
+    Raises:
+        CipherwardError: If the images are not such as an attack makes.
+    """
+    require_well_formed(guess, images, None, spec, rows)
+    try:
+        require_well_formed(guess, images, key, spec, rows)
+    except CipherwardError:
+        return None
+    return key
+
+
 def _is_key_part(name: str, value: AnyArray, spec: SchemeSpec) -> bool:
     """Return whether an array can be the part of a key with this name. Parts that are not used may be anything."""
     height, width, channels = load(spec).sealed_shape

@@ -14,7 +14,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from coordinator.exchange.audit.guesses import (
 from crypto.errors import CipherwardError
 from crypto.files import append_line, json_text, read_json, read_lines, sha256_file
 from crypto.sets.dataset import SealedDataset
+from crypto.spec import SchemeSpec
 from parties.scoring.key_share import require_well_formed
 from parties.scoring.truth import countable_rows
 from parties.sealing.audit_sets import is_audit_set, read_map
@@ -59,6 +60,8 @@ class Submission:
         budget_s: Seconds that an attack had, as the cloud states it; None if it does not.
         rows: How many rows the cloud was asked to guess.
         numbers: The number of each draw, by its name: rows and pool follow from it.
+        declared: Of draws about a control that the cloud took for the audited scheme, by their names: that scheme.
+            The draws themselves name the control and its own scheme.
     """
 
     folder: Path
@@ -68,6 +71,7 @@ class Submission:
     budget_s: float | None
     rows: int
     numbers: Mapping[str, int]
+    declared: Mapping[str, SchemeSpec]
 
 
 def read_submission(place: Place, guesses: Path, rows: int) -> Submission:
@@ -97,7 +101,18 @@ def read_submission(place: Place, guesses: Path, rows: int) -> Submission:
         raise CipherwardError("two draws of the guesses are about one sealed set", "attack each set once")
     numbers = {draw.name: index for index, draw in enumerate(draws)}
     digest, budget = sha256_file(guesses / FILE), _stated_budget(about)
-    return Submission(guesses, mine, digest, seed, budget, stated_rows, numbers)
+    sets = read_map(place)
+    controls_of = {} if sets is None else sets.controls
+    declared = {draw.name: draw.spec for draw, name in mine if name in controls_of}
+    mine = [_about_control(place, draw, controls_of.get(name), name) for draw, name in mine]
+    return Submission(guesses, mine, digest, seed, budget, stated_rows, numbers, declared)
+
+
+def _about_control(place: Place, draw: Draw, control: str | None, name: str) -> tuple[Draw, str]:
+    """Return a draw about a declared copy as one about the control behind it; any other as it is."""
+    if control is None:
+        return draw, name
+    return replace(draw, spec=place.sealed(control).spec), control
 
 
 def _require_all_audit_sets(
@@ -152,10 +167,9 @@ def accept(
         countable_rows(place, draw, name, rows, decoded)
         for guess in draw.guesses:
             if not guess.error:
-                images, key = load_guess(
-                    submission.folder, guess, most_guess_bytes(draw.spec, len(draw.rows))
-                )
-                require_well_formed(guess, images, key, draw.spec, len(draw.rows))
+                spec = submission.declared.get(draw.name, draw.spec)
+                images, key = load_guess(submission.folder, guess, most_guess_bytes(spec, len(draw.rows)))
+                require_well_formed(guess, images, key, spec, len(draw.rows))
     for entry in _new_entries(place, submission, rows, gallery):
         append_line(ledger_path(place), json.dumps(entry))
 

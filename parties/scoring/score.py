@@ -39,6 +39,7 @@ from crypto.scheme import load
 from parties.agent.identity_file import ensure_identity
 from parties.scoring.figures import MeasuredPictures, compute_figures, degenerate_figures, is_degenerate
 from parties.scoring.hospital_run import attack_blind_controls
+from parties.scoring.key_share import key_of_form
 from parties.scoring.ledger import accept, read_submission, require_same_question
 from parties.scoring.measures import summarise
 from parties.scoring.second_look import SecondTruth, second_truth
@@ -93,7 +94,8 @@ def score(
         for draw, name in submission.draws:
             log(f"{draw.name}: {draw.spec.name} as {name}")
             truth = build_truth(place, draw, name, rows, gallery, decoded)
-            scored = _score_draw(place, draw, name, truth, guesses, counted)
+            is_declared = draw.name in submission.declared
+            scored = _score_draw(place, draw, name, truth, guesses, counted, is_declared=is_declared)
             if is_audit_set(name):
                 run = _hospital_run(place, name, truth, *own[name]) if name in own else ()
                 scored = scored.model_copy(update={"role": role_of(place, name), "hospital_run": run})
@@ -131,8 +133,17 @@ def _hospital_run(place: Place, name: str, truth: Truth, draw: Draw, folder: Pat
     return tuple(_score_guesses(draw, truth, baselines, folder, None, second, is_coarse=is_coarse))
 
 
-def _score_draw(place: Place, draw: Draw, name: str, truth: Truth, folder: Path, log: Log) -> DrawScores:
-    """Score all guesses of one draw."""
+def _score_draw(
+    place: Place,
+    draw: Draw,
+    name: str,
+    truth: Truth,
+    folder: Path,
+    log: Log,
+    *,
+    is_declared: bool = False,
+) -> DrawScores:
+    """Score all guesses of one draw. is_declared: whether the attacks took a control for the audited scheme."""
     sealing = plan_sealing(place, name)
     key, is_coarse = sealing.key(), not sealing.source.public
     scheme = load(draw.spec)
@@ -141,7 +152,17 @@ def _score_draw(place: Place, draw: Draw, name: str, truth: Truth, folder: Path,
     baselines, second = baseline_ssims(truth), second_truth(truth)
     # Over many submissions, shares of a real key would give the key itself away.
     secret = key if sealing.throwaway and not scheme.row_keys else None
-    findings = _score_guesses(draw, truth, baselines, folder, secret, second, is_coarse=is_coarse, log=log)
+    findings = _score_guesses(
+        draw,
+        truth,
+        baselines,
+        folder,
+        secret,
+        second,
+        is_coarse=is_coarse,
+        is_declared=is_declared,
+        log=log,
+    )
     return DrawScores(
         draw=draw.name,
         set_name=name,
@@ -195,6 +216,7 @@ def _score_guesses(
     second: SecondTruth,
     *,
     is_coarse: bool,
+    is_declared: bool = False,
     log: Log = lambda _: None,
 ) -> list[Finding]:
     """Return the figures of all guesses about a draw."""
@@ -208,6 +230,8 @@ def _score_guesses(
             against = alone = alone or _each_alone(truth)
         if not guess.error:
             images, guessed_key = load_guess(folder, guess)
+            if is_declared:
+                guessed_key = key_of_form(guess, images, guessed_key, draw.spec, len(draw.rows))
             images = images[truth.pick]
             if is_degenerate(images, truth):
                 figures = degenerate_figures(truth, against.second)

@@ -5,6 +5,9 @@ keys, and blind controls, which are under throwaway keys too and which the hospi
 All sets hold equally many training images, drawn at random and in random order; sorting by name is a random order.
 So name, size, order, key id and manifest tell nothing. The map of names and roles is private/audit-sets.json.
 
+Controls whose ciphertexts have the form of the audited scheme's (disguise.py) are among them, as copies that declare
+the audited scheme. The controls themselves, with their own schemes, are then in private/controls/ and leave nowhere.
+
 The order of images comes from a secret in the map, not from the seed in party.yaml: a coordinator knows that seed,
 and by the labels in `train` it could compute each set's order of labels.
 """
@@ -15,18 +18,19 @@ import json
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from coordinator.exchange.audit.control_sets import BLIND_PREFIX
+from coordinator.exchange.audit.control_sets import BLIND_PREFIX, MAY_BE_HIDDEN
 from coordinator.exchange.audit.scores import Role
 from coordinator.exchange.audit.suite1 import BLIND_CONTROLS
 from crypto.arrays import Rows
 from crypto.errors import CipherwardError
-from crypto.files import read_json
+from crypto.files import disk_errors, read_json
 from crypto.key import KEY_BYTES, SecretKey
 from crypto.unlock import create_private
 from parties.sealing.place import Place
@@ -41,16 +45,19 @@ class AuditSets:
 
     Attributes:
         secret: Hex of 32 random bytes, from which the order of images under throwaway keys is drawn.
-        roles: What each set is, by its name.
+        roles: What each set of the audited scheme is, by its name.
+        controls: Which control each declared copy is of, by the copy's name. Empty in maps of earlier versions,
+            whose controls all have telling names.
     """
 
     secret: str
     roles: dict[str, Role]
+    controls: dict[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
         """The names of all sets, sorted: a random order."""
-        return sorted(self.roles)
+        return sorted([*self.roles, *self.controls])
 
     def of_role(self, role: Role) -> list[str]:
         """Return the names of the sets that have a role."""
@@ -67,21 +74,27 @@ def map_path(place: Place) -> Path:
     return place.private / FILE
 
 
-def read_map(place: Place) -> AuditSets | None:
+def read_map(place: Place, path: Path | None = None) -> AuditSets | None:
     """Return the map of the hospital's audit sets, or None if it has none.
+
+    Args:
+        place: The hospital.
+        path: The map's file, if it was moved.
 
     Raises:
         CipherwardError: If the file is damaged.
     """
-    path = map_path(place)
+    path = path or map_path(place)
     if not path.exists():
         return None
     value = read_json(path, "map of the audit's sets")
     try:
-        sets = AuditSets(str(value["secret"]), dict(value["roles"]))
+        sets = AuditSets(str(value["secret"]), dict(value["roles"]), dict(value.get("controls", {})))
         bytes.fromhex(sets.secret)
         is_sound = all(is_audit_set(n) and role in get_args(Role) for n, role in sets.roles.items())
-    except (KeyError, TypeError, ValueError):
+        is_sound = is_sound and all(is_audit_set(name) for name in sets.controls)
+        is_sound = is_sound and set(sets.controls.values()) <= set(MAY_BE_HIDDEN)
+    except (AttributeError, KeyError, TypeError, ValueError):
         is_sound = False
     if not is_sound or len(bytes.fromhex(sets.secret)) != KEY_BYTES:
         raise CipherwardError(
@@ -90,29 +103,35 @@ def read_map(place: Place) -> AuditSets | None:
     return sets
 
 
-def ensure_map(place: Place, draws: int, *, own_key: bool = True) -> AuditSets:
+def ensure_map(
+    place: Place, draws: int, *, own_key: bool = True, disguised: Sequence[str] = ()
+) -> AuditSets:
     """Return the map of an audit's sets. It is made on first use, with mode 0600.
 
     Args:
         place: The hospital.
         draws: Draws that the verdict is over. Blind controls are made besides.
         own_key: Whether one of the draws is under the hospital's own key.
+        disguised: Controls that a new map hides behind copies that declare the audited scheme.
 
     Raises:
         CipherwardError: If there are sets of another number of draws: what is added later would be told by its time.
+            If the controls of an earlier audit lie in the open: their ciphertexts would tell what the copies are.
     """
     sets = read_map(place)
     if sets is None:
+        _drop_earlier_controls(place, disguised)
         roles: list[Role] = ["own_key" if own_key else "throwaway"]
         roles += ["throwaway" for _ in range(draws - 1)]
         roles += ["blind_control" for _ in range(BLIND_CONTROLS)]
         names: set[str] = set()
-        while len(names) < len(roles):
+        while len(names) < len(roles) + len(disguised):
             names.add(BLIND_PREFIX + secrets.token_hex(4))
         # A set of random names has no order of its own; the list is shuffled by the system's generator nevertheless.
         shuffled = secrets.SystemRandom().sample(sorted(names), len(names))
-        sets = AuditSets(secrets.token_hex(KEY_BYTES), dict(zip(shuffled, roles, strict=True)))
-        text = json.dumps({"secret": sets.secret, "roles": sets.roles}, indent=1, sort_keys=True)
+        controls = dict(zip(shuffled[len(roles) :], disguised, strict=True))
+        sets = AuditSets(secrets.token_hex(KEY_BYTES), dict(zip(shuffled, roles, strict=False)), controls)
+        text = json.dumps(asdict(sets), indent=1, sort_keys=True)
         create_private(map_path(place), text + "\n", "a map of audit sets")
     existing = len(sets.roles) - BLIND_CONTROLS
     if existing != draws:
@@ -120,7 +139,49 @@ def ensure_map(place: Place, draws: int, *, own_key: bool = True) -> AuditSets:
             f"the audit's sets of {place.settings.party} were made for {existing} draws, not {draws}",
             f"name --audit {existing}; or remove {map_path(place)} and sealed/{BLIND_PREFIX}* to make others",
         )
+    for control in sets.controls.values():  # from now on they are sealed there, and nowhere else
+        with disk_errors(place.hidden_controls):
+            (place.hidden_controls / control).mkdir(parents=True, exist_ok=True)
     return sets
+
+
+def is_disguised(place: Place, name: str) -> bool:
+    """Return whether a control stands behind a copy that declares the audited scheme."""
+    sets = read_map(place)
+    return sets is not None and name in sets.controls.values()
+
+
+def show_controls(place: Place) -> None:
+    """Let the controls be sealed under their own names again, for an audit in which names may tell.
+
+    Raises:
+        CipherwardError: If an audit that a cloud runs hides them.
+    """
+    if (sets := read_map(place)) is not None and sets.controls:
+        raise CipherwardError(
+            f"the controls of {place.settings.party} are hidden from the cloud that audits it",
+            f"leave out --named; or remove {map_path(place)} and sealed/{BLIND_PREFIX}* to seal others",
+        )
+    _drop_earlier_controls(place, ())
+
+
+def _drop_earlier_controls(place: Place, disguised: Sequence[str]) -> None:
+    """Remove controls that an earlier audit hid, with their keys: a cloud knows their ciphertexts again.
+
+    Raises:
+        CipherwardError: If one of these controls lies in the open.
+    """
+    shown = [name for name in disguised if (place.folder / "sealed" / name).exists()]
+    if shown:
+        raise CipherwardError(
+            f"controls of an earlier audit of {place.settings.party} have names that tell: {', '.join(shown)}",
+            f"remove them from {place.folder / 'sealed'}; others are sealed in their place",
+        )
+    if place.hidden_controls.exists():
+        for folder in place.hidden_controls.iterdir():
+            for path in (place.private / f"{folder.name}.key", place.rows_file(folder.name)):
+                path.unlink(missing_ok=True)
+        shutil.rmtree(place.hidden_controls)
 
 
 def role_of(place: Place, name: str) -> Role:

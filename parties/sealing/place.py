@@ -8,9 +8,9 @@ hospital-0/
   sealed/          train/ val/ test/: what may leave
   audits/          audits that the hospital ran itself (parties/scoring/local_audit.py): mode 0700
   hospital-run/    its own guesses about blind controls, which may show its images: mode 0700
-  private/         row lists, map of an audit's sets, identity, quarantine list, score ledger, report with plain
-                   pictures, stems of each study, agreed study manifests, answers and refusals to coordinators: what
-                   stays
+  private/         row lists, map of an audit's sets and the controls that it hides, identity, quarantine list, score
+                   ledger, report with plain pictures, stems of each study, agreed study manifests, answers and
+                   refusals to coordinators: what stays
 """
 
 from __future__ import annotations
@@ -178,9 +178,15 @@ class Place:
         """Return the path of a sealed set's row list: which plain image stands behind each sealed row."""
         return self.private / f"rows-{name}.json"
 
+    @property
+    def hidden_controls(self) -> Path:
+        """The folder of the controls that a cloud attacks as copies under other names (audit_sets.py)."""
+        return self.folder / "private" / "controls"
+
     def sealed_folder(self, split: str) -> Path:
         """Return the folder of a sealed set, whether it exists or not."""
-        return self.folder / "sealed" / split
+        hidden = self.hidden_controls / split
+        return hidden if hidden.is_dir() else self.folder / "sealed" / split
 
     def sealed(self, split: str) -> SealedDataset:
         """Open a sealed set. Raises CipherwardError if it is missing or unfinished."""

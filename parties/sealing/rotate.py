@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.exchange.audit.control_sets import MAY_BE_HIDDEN
 from crypto.arrays import Int64Array, Rows, UInt8Array
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, read_json, write_json
@@ -270,7 +271,11 @@ def _swap(place: Place, rotation: Rotation) -> None:
     for name in [*rotation.rows, *rotation.aside]:
         for file in (place.rows_file(name), place.private / f"{name}.key"):
             move_once(file, archived_private / file.name)
-    # The map belongs to the sets that are set aside; new ones get new names.
+    # The map, and controls that it hides, belong to the sets that are set aside; new ones get new names.
+    for name in MAY_BE_HIDDEN if place.hidden_controls.exists() else ():
+        for file in (place.rows_file(name), place.private / f"{name}.key"):
+            move_once(file, archived_private / file.name)
+    move_once(place.hidden_controls, archived_private / place.hidden_controls.name)
     move_once(map_path(place), archived_private / map_path(place).name)
     for name in rotation.rows:
         move_once(place.rotation / f"rows-{name}.json", place.rows_file(name))

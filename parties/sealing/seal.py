@@ -6,7 +6,8 @@ A hospital seals its splits under its own key. For an audit it also seals sets u
     sealed/set-XXXXXXXX …                      for an audit that a cloud runs: its training images under its own key
                                                 and under throwaway keys, told apart by nothing (audit_sets.py)
     sealed/audit-1  sealed/audit-2 …           where the names may tell: its training images under throwaway keys
-    sealed/control-known  …-noise …             the controls, made of phantom images, which are public
+    sealed/control-plain  …-noise …             the controls, made of phantom images, which are public
+    private/controls/                           those whose copies declare the audited scheme, among sealed/set-…
 """
 
 from __future__ import annotations
@@ -39,11 +40,12 @@ from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key, write_throwaway_key
 from crypto.printable import printable
 from crypto.scheme import describe, load
-from crypto.sets.dataset import SealedDataset, equal_except_nonce
+from crypto.sets.dataset import MANIFEST, SealedDataset, equal_except_nonce
 from crypto.sets.resume import clear_leftovers, is_unfinished, read_unfinished, sealing_identity
 from crypto.sets.writer import seal_images, sealed_bytes
 from crypto.spec import SchemeSpec
 from parties.sealing import audit_sets
+from parties.sealing.disguise import can_be_declared, write_declared_copy
 from parties.sealing.place import Place
 from parties.sealing.still_plain import require_hidden, sample_rows
 from parties.sources.phantom import Phantom
@@ -145,9 +147,10 @@ def _plan_control(place: Place, name: str) -> Sealing:
     kind, count, side, block = name.removeprefix(controls.PREFIX), CONTROL_IMAGES, s.image_size, s.block
     if name not in controls.GENERAL:
         count, side, block = SMALL_CONTROL
-    elif kind != "plain" and s.audit_images:
+    elif kind != "plain" and (s.audit_images or audit_sets.is_disguised(place, name)):
         # As many as the audited sets have: their number must not tell which set is a control.
-        count = min(s.audit_images, len(place.plain("train")))
+        images = len(place.plain("train"))
+        count = min(s.audit_images or images, images)
     # Controls show the middle of a phantom scan, where every block has texture: without empty blocks, key recovery on
     # `plain` has one right answer. The public images come from the same source, but share no image with the controls.
     split = "val" if name == controls.PUBLIC else "test"
@@ -170,7 +173,36 @@ def set_names(draws: int) -> list[str]:
 
 def blind_set_names(place: Place, draws: int, *, own_key: bool = True) -> list[str]:
     """Return the names of the sets that a hospital seals for an audit that a cloud runs; see audit_sets.py."""
-    return [*SPLITS, *audit_sets.ensure_map(place, draws, own_key=own_key).names, *controls.SETS]
+    audited = plan_sealing(place, "train").spec
+    disguised = [
+        name
+        for name in controls.MAY_BE_HIDDEN
+        if can_be_declared(name, plan_sealing(place, name).spec, audited)
+    ]
+    sets = audit_sets.ensure_map(place, draws, own_key=own_key, disguised=disguised)
+    return [*SPLITS, *sorted(sets.roles), *controls.SETS]
+
+
+def disguise_controls(place: Place) -> list[str]:
+    """Write the copies of an audit's controls that declare the audited scheme; return the names of all its sets.
+
+    All sets of the audit are sealed. A finished copy is kept.
+
+    Raises:
+        CipherwardError: If the disk is full.
+    """
+    sets = audit_sets.read_map(place)
+    if sets is None:
+        return []
+    audited, labels = place.sealed(sorted(sets.roles)[0]), place.plain("train").labels
+    for name, control in sets.controls.items():
+        folder = place.sealed_folder(name)
+        if not (folder / MANIFEST).exists():
+            with disk_errors(folder):
+                key = plan_sealing(place, control).key()
+                write_declared_copy(place.sealed(control), audited, folder, labels, key)
+    audit_sets.equalise_times([place.sealed_folder(name) for name in sets.names])
+    return sets.names
 
 
 @dataclass(frozen=True)
@@ -349,6 +381,14 @@ def disk_needed(place: Place, sealings: Sequence[Sealing]) -> int:
             on_disk = sum(path.stat().st_size for path in folder.glob("images-*.safetensors"))
             need += max(0, sealing.bytes - on_disk)
     return need
+
+
+def disk_of_copies(place: Place, sealings: Sequence[Sealing]) -> int:
+    """Return an upper bound on the bytes of the copies that an audit's controls still need (`disguise_controls`)."""
+    sets = audit_sets.read_map(place)
+    audited = [sealing.bytes for sealing in sealings if sets is not None and sealing.name in sets.roles]
+    copies = sets.controls if sets is not None and audited else {}
+    return sum(audited[0] for name in copies if not (place.sealed_folder(name) / MANIFEST).exists())
 
 
 def _read_rows(place: Place, name: str) -> dict[str, Any]:

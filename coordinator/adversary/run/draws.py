@@ -21,6 +21,7 @@ from coordinator.exchange.audit.control_sets import (
     BLIND_PREFIX,
     GENERAL,
     LARGEST_POOL_ONLY,
+    MAY_BE_HIDDEN,
     PREFIX,
     PUBLIC,
     TARGETED,
@@ -111,14 +112,16 @@ def audit_gaps(sets: Sequence[SealedDataset], attacks: Sequence[str]) -> list[st
     names = {dataset.folder.name for dataset in sets}
     groups = group_by_key([s for s in sets if not s.folder.name.startswith(PREFIX)], attacks)
     gaps = []
-    # Which of the sets under other keys are blind controls is not told: all of them count.
+    # Which of the sets under other keys are blind controls is not told, nor which are controls of other schemes that
+    # are declared as the audited one: all of them count.
     is_blind = any(name.startswith(BLIND_PREFIX) for name in names)
-    found = max(0, len(groups) - BLIND_CONTROLS) if is_blind else len(groups)
+    hidden = [name for name in MAY_BE_HIDDEN if is_blind and name not in names]
+    found = max(0, len(groups) - BLIND_CONTROLS - len(hidden)) if is_blind else len(groups)
     if found < DRAWS:
         draws = "1 draw" if found == 1 else f"{found} draws"
         gaps.append(f"{draws} of key and pool instead of {DRAWS}: the verdict will say so")
     needed = [*GENERAL, *(name for name, run in TARGETED.items() if set(run) & set(attacks))]
-    if missing := [name for name in needed if name not in names]:
+    if missing := [name for name in needed if name not in names and name not in hidden]:
         gaps.append(f"no {', '.join(missing)}: without every control the report will be invalid")
     return gaps
 

@@ -1,7 +1,7 @@
 """The control sets of an audit, and which attacks meet which. The results they must have: report/control_checks.py.
 
 The hospital that scores seals them all, from public images and under keys made for this purpose. The cloud receives
-them beside the sets that it attacks, in folders of these names.
+them beside the sets that it attacks: in folders of these names, or among the sets whose names tell nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ PREFIX = "control-"
 BLIND_PREFIX = "set-"
 #: Sets that every attack of an audit meets.
 GENERAL = ("control-known", "control-noise", "control-permuted", "control-plain")
+#: Those of them that can be declared as the audited scheme, where their ciphertexts have its form: what nothing
+#: opens, and the scheme itself under another key. Then no name tells an attack that they are controls.
+MAY_BE_HIDDEN = ("control-known", "control-noise", "control-permuted")
 #: Sets for particular attacks: each of these attacks must break the set, and no other attack meets it.
 TARGETED: dict[str, tuple[str, ...]] = {
     "control-signs": ("leading_bit", "edge_guided", "minimum_difference"),

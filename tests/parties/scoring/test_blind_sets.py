@@ -71,6 +71,24 @@ def test_copies_differ_in_nothing_but_their_ciphertexts(tmp_path: Path, scheme: 
     assert {path.name for path in sets.open_sets} == set(names) - set(sets.copies.values())
 
 
+def test_labels_tell_no_control(tmp_path: Path) -> None:
+    """Draws hold different images. Copies with the classes of one of them would all agree with it, and only they."""
+    settings = {
+        "source": "phantom",
+        "counts": [400, 4, 4],
+        "audit_images": 100,
+        "image_size": 16,
+        "block": 4,
+    }
+    place, names = make_place(tmp_path, **settings)
+    sets = prepare_blind_sets(place, names)
+    counts = {
+        name: tuple(np.bincount(SealedDataset.open(folder).labels)) for folder, name in sets.copies.items()
+    }
+    controls = {count for name, count in counts.items() if name.startswith("control-")}
+    assert len(controls) > 1
+
+
 def run(place: Place, names: list[str], out: Path) -> BlindSets:
     sets = prepare_blind_sets(place, names)
     settings = suite.Settings(["as_is", "pooled_key_recovery"], [4], 16, 0, 60.0)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from coordinator.adversary.run.draws import audit_gaps
+from coordinator.exchange.audit.control_sets import MAY_BE_HIDDEN
 from coordinator.exchange.audit.suite1 import ATTACKS
 
 CONTROLS = (
@@ -40,6 +41,15 @@ def test_blind_controls_are_no_draws() -> None:
     assert gaps_of(*(f"set-{i}" for i in range(5)), *CONTROLS) == []
     [gap] = gaps_of(*(f"set-{i}" for i in range(4)), *CONTROLS)
     assert "2 draws of key and pool instead of 3" in gap
+
+
+def test_controls_that_a_cloud_is_not_told_are_neither_draws_nor_missing() -> None:
+    open_controls = [name for name in CONTROLS if name not in MAY_BE_HIDDEN]
+    assert gaps_of(*(f"set-{i}" for i in range(8)), *open_controls) == []
+    [gap] = gaps_of(*(f"set-{i}" for i in range(7)), *open_controls)
+    assert "2 draws of key and pool instead of 3" in gap
+    # One of them in the open, because its ciphertexts have another form.
+    assert gaps_of(*(f"set-{i}" for i in range(7)), "control-known", *open_controls) == []
 
 
 def test_missing_draws_and_controls_are_named() -> None:
