@@ -202,7 +202,8 @@ def train(
         checkpoint: a file that is written after every epoch, every minute and at the end. If it exists, the training
             continues from it.
         on_epoch: called after every epoch.
-        advance_rates: called at the end of every epoch, for learning rates.
+        advance_rates: called at the end of every epoch, before its checkpoint: for learning rates, and whatever else
+            the checkpoint must hold.
 
     Returns:
         How far the training came.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import nn
 from coordinator.adversary.networks import device, gan, training_loop
 from coordinator.adversary.networks.training_loop import TrainingConfig
 from coordinator.model.model_input import to_model_input
+from crypto.errors import CipherwardError
 from crypto.scheme import describe
 from tests.support.networks import LE, layers, sealed_and_public, size
 
@@ -95,3 +98,53 @@ def test_one_step_updates_the_discriminator_then_the_generator() -> None:
         # The biases before a batch norm have no gradient but rounding, which Adam takes for one.
         if expected.ndim == 4:
             np.testing.assert_allclose(weight.detach(), expected.detach(), atol=5e-5, err_msg=name)
+
+
+def test_the_discriminator_cannot_mind_contrast() -> None:
+    """Why long trainings fade: mid-gray is as likely as not, whatever the weights, and logits scale with contrast."""
+    with device.seeded_torch(5):
+        discriminator = gan.build_discriminator(3)
+        images = torch.rand(4, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        for weight in discriminator.parameters():
+            nn.init.normal_(weight)
+        discriminator.eval()
+        assert torch.equal(discriminator(torch.zeros(1, 3, 32, 32)), torch.full((1, 1, 1, 1), 0.5))
+        logits = discriminator[:-1](images)
+        for share in (0.5, 0.1):
+            torch.testing.assert_close(discriminator[:-1](share * images), share * logits)
+    # So a generator whose pictures are found out gains by fading.
+    found_out = torch.full((8,), -1.5)
+    losses = [float(gan.cross_entropy(torch.sigmoid(share * found_out), True)) for share in (1.0, 0.5, 0.0)]
+    assert losses[0] > losses[1] > losses[2] == pytest.approx(np.log(2))
+
+
+def test_the_attack_hands_over_the_epoch_whose_patches_are_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed, public, spec = sealed_and_public(64, 24)
+    monkeypatch.setattr(gan, "PUBLISHED", TrainingConfig(3, 16))
+    best = gan.choose_epoch(sealed, public)
+    states = []
+
+    def keep(generator: nn.Module, _: training_loop.Progress) -> None:
+        states.append({name: value.clone() for name, value in generator.state_dict().items()})
+
+    generator, progress = gan.train(sealed, public, spec, TrainingConfig(3, 16), on_epoch=keep, best=best)
+    assert progress.epochs == 3 and set(best.distances) == {1, 2, 3}
+    assert best.distances[best.epoch] == min(best.distances.values())
+    best.restore(generator)
+    for name, value in generator.state_dict().items():
+        assert torch.equal(value, states[best.epoch - 1][name])
+
+
+def test_a_stopped_training_goes_on_with_its_best_epoch(tmp_path: Path) -> None:
+    sealed, public, spec = sealed_and_public(32, 24)
+    config, checkpoint = TrainingConfig(2, 16), tmp_path / "checkpoint.pt"
+    whole = gan.choose_epoch(sealed, public)
+    gan.train(sealed, public, spec, config, best=whole)
+    first = gan.choose_epoch(sealed, public)
+    gan.train(sealed, public, spec, TrainingConfig(1, 16), checkpoint=checkpoint, best=first)
+    second = gan.choose_epoch(sealed, public)
+    gan.train(sealed, public, spec, config, checkpoint=checkpoint, best=second)
+    assert second.distances == whole.distances and second.epoch == whole.epoch
+    with pytest.raises(CipherwardError, match="another training"):
+        gan.train(sealed, public, spec, config, checkpoint=checkpoint)
