@@ -72,7 +72,17 @@ def of_kind(entries: Sequence[Entry], *kinds: str) -> list[Entry]:
 
 
 def audited_rows(entries: Sequence[Entry]) -> list[Mapping[str, Any]]:
-    """Return the rows of every audit table among the runs, and those of later schemes with their default options."""
+    """Return the rows of every audit table among the runs, and those of later schemes with their default options.
+
+    A row that both measured is the audit table's.
+    """
     rows = [row for entry in of_kind(entries, "audit-table") for row in entry.result["rows"]]
+    measured = {row["name"] for row in rows if any(pool["draws"] for pool in row["pools"])}
     later = [row for entry in of_kind(entries, "projections") for row in entry.result["rows"]]
-    return rows + [row for row in later if not row["options"] and row["attack"] != "as_is"]
+    later = [
+        row
+        for row in later
+        if not row["options"] and row["attack"] != "as_is" and row["name"] not in measured
+    ]
+    names = {row["name"] for row in later}
+    return [row for row in rows if row["name"] not in names] + later

@@ -13,10 +13,18 @@ from typing import Any
 import yaml
 
 from benchmarks.pages.audit import data_name
+from benchmarks.pages.comparison import DATA_NAMES
 from benchmarks.pages.entries import Entry, audited_rows, of_kind
 from benchmarks.pages.kinds import scheme_name
 from benchmarks.pages.markdown import MAX_COLUMNS, table
-from benchmarks.pages.summary import accuracies, audited_cells, claimed_key_space, hardest_row
+from benchmarks.pages.summary import (
+    accuracies,
+    audited_cells,
+    claimed_key_space,
+    hardest_row,
+    is_drawn_for_each,
+    is_shared,
+)
 from benchmarks.picture_sources import PANELS
 from benchmarks.picture_targets import LEAST_DRAWS
 
@@ -39,8 +47,9 @@ your own to the same test, see [audit a Python function](library.md).
 
 NOTES = """*Claimed key space*: the paper's formula for the audited images, or our count of the steps' keys where the
 paper's could not be read. *Images that break it*: the smallest pool that suite/1 broke in at least two thirds of the
-draws, on the pictures that resisted longest. *Seconds*: the median time of the attack on one core. *Accuracy*: of a
-Vision Transformer on ciphertext; in brackets, of the same training on plain images.
+draws, on the pictures that resisted longest. *Matched*: the adversary has the images in another order, no pair of
+them and no key, and says which ciphertext is of which image. *Seconds*: the median time of the attack on one core.
+*Accuracy*: of a Vision Transformer on ciphertext; in brackets, of the same training on plain images.
 """
 
 KINDS_LEAD = """The smallest pool from which two thirds of the draws were broken: the recovered key opens other images
@@ -117,6 +126,12 @@ def _schemes(entries: Sequence[Entry], schemes: Sequence[str], papers: Mapping[s
         row, paper = hardest_row(entries, scheme), papers[scheme]
         accuracy = accuracies(entries, scheme)
         known = [f"`{scheme}`", str(paper.get("year", "–")), _cited(paper)]
+        challenge = hardest_challenge(entries, scheme)
+        if challenge is not None:
+            named = f"{round(challenge['right'] * challenge['images']):,} of {challenge['images']:,}"
+            words = f"no key; **{named}** matched with their images, {challenge['data']}; T2, the images"
+            rows.append([*known, _key_space_of(row), words, f"{challenge['seconds']:.3g}", accuracy])
+            continue
         if row is None:
             rows.append([*known, "–", "not run", "–", accuracy])
             continue
@@ -125,6 +140,25 @@ def _schemes(entries: Sequence[Entry], schemes: Sequence[str], papers: Mapping[s
         tier = "" if row["tier"] in ("T0", "T1") else f"; {row['tier']}"
         rows.append([*known, counted, f"{smallest}, {data_name(row)}{tier}", seconds, accuracy])
     return table(headers, rows)
+
+
+def hardest_challenge(entries: Sequence[Entry], scheme: str) -> Record | None:
+    """Return the matching challenge that a scheme resisted longest, of those with its default options.
+
+    It is for schemes that no key opens: the adversary has the images in another order and no pair. The challenge of
+    which the least share was right is the hardest; of equal ones, that with the most images.
+    """
+    found = []
+    for entry in of_kind(entries, "projections"):
+        for challenge in entry.result["challenges"]:
+            name, data, _ = str(challenge["name"]).split(", ", 2)
+            if name == scheme and challenge["right"] is not None:
+                found.append({**challenge, "data": DATA_NAMES.get(data, data)})
+    return min(found, key=lambda c: (c["right"], -c["images"]), default=None)
+
+
+def _key_space_of(row: Record | None) -> str:
+    return "–" if row is None else claimed_key_space(row) + " (our count)"
 
 
 def _cited(paper: Record) -> str:
@@ -204,7 +238,7 @@ def _by_suite(entries: Sequence[Entry]) -> list[str]:
     rows = [
         row
         for row in audited_rows(entries)
-        if row["scope"] == "consortium"
+        if (is_shared(row) or is_drawn_for_each(row))
         and row["scheme"] not in _CONTROLS
         and any(p["draws"] for p in row["pools"])
     ]

@@ -191,14 +191,32 @@ def readme_table(entries: Sequence[Entry]) -> list[str]:
 
 
 def hardest_row(entries: Sequence[Entry], scheme: str) -> Record | None:
-    """Return a scheme's row of the audit under a shared key, on the images that resisted longest; None without."""
+    """Return a scheme's row of the audit under a shared key, on the images that resisted longest; None without.
+
+    A scheme that draws its key for every image, whatever the scope, has its rows under that scope.
+    """
     rows = [
         row
         for row in audited_rows(entries)
-        if row["scheme"] == scheme and row["scope"] == "consortium" and not row["options"]
+        if row["scheme"] == scheme
+        and not row["options"]
+        # A look at the ciphertexts is no attack on them.
+        and row["attack"] != "as_is"
+        and (is_shared(row) or is_drawn_for_each(row))
     ]
     audited = [row for row in rows if shown_pool(row) is not None]
     return max(audited, key=lambda row: float(row["smallest_pool"] or math.inf), default=None)
+
+
+def is_shared(row: Record) -> bool:
+    """Return whether a row is about one key for all images."""
+    return bool(row["scope"] == "consortium")
+
+
+def is_drawn_for_each(row: Record) -> bool:
+    """Return whether a row's scheme draws what it does anew for every image, under a shared key as well."""
+    spec = describe(row["scheme"], _SHAPES[row["data"]], row["block"], "consortium", row["options"])
+    return load(spec).is_each_alone
 
 
 def audited_cells(row: Record) -> list[str]:

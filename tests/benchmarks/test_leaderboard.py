@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from benchmarks.pages import leaderboard
-from benchmarks.pages.entries import Entry, read_entries
+from benchmarks.pages.entries import Entry, audited_rows, read_entries
+from benchmarks.pages.summary import hardest_row
 from crypto.scheme import SCHEMES
 from tests.support.paths import ROOT
 
@@ -53,6 +54,31 @@ def test_schemes_are_ordered_by_what_broke_them_and_nothing_is_made_up(entries: 
     bare = [row for row in rows_of(nothing) if row[0].startswith("`")]
     assert len(bare) == len(leaderboard.read_literature())
     assert {tuple(row[3:]) for row in bare} == {("–", "not run", "–", "not run")}
+
+
+def test_schemes_that_no_key_opens_or_that_have_a_key_for_each_image_are_not_called_not_run(
+    entries: list[Entry],
+) -> None:
+    table = {row[0].strip("`"): row for row in rows_of(leaderboard.page(entries)) if len(row) == 7}
+    assert "**1,000 of 1,000** matched with their images" in table["neuracrypt"][4]
+    assert table["patch_shuffle"][4].startswith("**1**")
+    # A scheme whose ciphertexts were only looked at was not attacked.
+    looked_at = {"scheme": "neuracrypt", "attack": "as_is", "scope": "consortium", "options": {}}
+    pools = [{"pool": 1, "draws": 3, "broken": 0, "seconds": 0.1}]
+    row = {**looked_at, "data": "mri", "block": 16, "name": "n", "pools": pools, "smallest_pool": None}
+    result = {"schema": "cipherward.audit-table/1", "rows": [row]}
+    assert hardest_row([Entry("8-audit-table.json", "", "", "2026-11-28", result)], "neuracrypt") is None
+
+
+def test_a_row_that_two_runs_measured_is_shown_once(entries: list[Entry]) -> None:
+    [later] = [entry for entry in entries if entry.kind == "projections"]
+    row = next(row for row in later.result["rows"] if row["scheme"] == "block_projection")
+    for draws, shown in ((3, "table"), (0, "projections")):
+        pools = [{**pool, "draws": draws} for pool in row["pools"]]
+        table = {"schema": "cipherward.audit-table/1", "rows": [{**row, "pools": pools, "source": "table"}]}
+        found = audited_rows([Entry("8-audit-table.json", "", "", "", table), later])
+        [same] = [r for r in found if r["name"] == row["name"]]
+        assert same.get("source", "projections") == shown
 
 
 def pool(size: int, uncertain: int = 0) -> dict[str, int]:
