@@ -34,6 +34,7 @@ from rich.table import Table
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.registry import ATTACKS
+from coordinator.exchange.audit import suite1
 from coordinator.exchange.audit.suite1 import POOLS
 from coordinator.exchange.audit.suite2 import SUITE, breaking_measures
 from coordinator.exchange.image_file import open_image, open_image_bytes
@@ -261,6 +262,8 @@ def summarise_row(row: Row, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **asdict(row),
         "name": row.name,
         "tier": ATTACKS[row.attack].tier.name,
+        # Cells of before it was noted were judged by suite/1. The oldest rule counts: a row may hold cells of both.
+        "suite": min((c.get("suite", suite1.SUITE) for c in row_cells), default=SUITE),
         "pools": by_pool,
         "smallest_pool": smallest,
         "largest_pool": max((p["pool"] for p in counted), default=0),

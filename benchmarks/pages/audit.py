@@ -12,7 +12,7 @@ from benchmarks.pages.kinds import picture_kinds, scheme_name
 from benchmarks.pages.library import library
 from benchmarks.pages.markdown import number, table, value_range
 from benchmarks.pages.noise import noise_bound
-from benchmarks.pages.projections import projections
+from benchmarks.pages.projections import projection_fit, projections
 from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import headline, linkability, second_look
 
@@ -21,8 +21,8 @@ Record = Mapping[str, Any]
 INTRO = """# What breaks each scheme
 
 Each section is one run. An audit seals images, attacks the ciphertexts without the key, and scores the guesses by
-the rule of [suite/1](../suite.md#what-suite1-was), unless a section names another. *Draws* are repetitions with
-another key and other images. A scheme counts as broken at a pool size if at least two thirds of the draws are
+the rule of [suite/1](../suite.md#what-suite1-was), unless a section or the [leaderboard](../leaderboard.md) names
+another. *Draws* are repetitions with another key and other images. A scheme counts as broken at a pool size if at least two thirds of the draws are
 broken. The [legend](../results.md#legend) explains
 K, R, V, K1, K2 and T0–T5.
 """
@@ -45,6 +45,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
         "noise-bound": noise_bound,
         "jpeg": sealed_jpegs,
         "projections": projections,
+        "projection-fit": projection_fit,
         "key-recovery": key_recovery,
         "pool-size": pool_size,
         "false-alarms": false_alarms,

@@ -71,6 +71,11 @@ def of_kind(entries: Sequence[Entry], *kinds: str) -> list[Entry]:
     return [entry for entry in entries if entry.kind in kinds]
 
 
+def suite_of(row: Mapping[str, Any]) -> str:
+    """Return the rule that a row of the audit table was judged by; rows of before it was noted are of suite/1."""
+    return str(row.get("suite", "suite/1"))
+
+
 def audited_rows(entries: Sequence[Entry]) -> list[Mapping[str, Any]]:
     """Return the rows of every audit table among the runs, and those of later schemes with their default options.
 

@@ -14,7 +14,7 @@ import yaml
 
 from benchmarks.pages.audit import data_name
 from benchmarks.pages.comparison import DATA_NAMES
-from benchmarks.pages.entries import Entry, audited_rows, of_kind
+from benchmarks.pages.entries import Entry, audited_rows, of_kind, suite_of
 from benchmarks.pages.kinds import scheme_name
 from benchmarks.pages.markdown import MAX_COLUMNS, table
 from benchmarks.pages.summary import (
@@ -46,10 +46,11 @@ your own to the same test, see [audit a Python function](library.md).
 """
 
 NOTES = """*Claimed key space*: the paper's formula for the audited images, or our count of the steps' keys where the
-paper's could not be read. *Images that break it*: the smallest pool that suite/1 broke in at least two thirds of the
-draws, on the pictures that resisted longest. *Matched*: the adversary has the images in another order, no pair of
-them and no key, and says which ciphertext is of which image. *Seconds*: the median time of the attack on one core.
-*Accuracy*: of a Vision Transformer on ciphertext; in brackets, of the same training on plain images.
+paper's could not be read. *Images that break it*: the smallest pool that was broken in at least two thirds of the
+draws, by the rule of the [suite](suite.md), on the pictures that resisted longest. *Matched*: the adversary has the
+images in another order, no pair of them and no key, and says which ciphertext is of which image. *Seconds*: the
+median time of the attack on one core. *Accuracy*: of a Vision Transformer on ciphertext; in brackets, of the same
+training on plain images.
 """
 
 KINDS_LEAD = """The smallest pool from which two thirds of the draws were broken: the recovered key opens other images
@@ -66,8 +67,9 @@ that took the most. So many images break the scheme whatever the pictures are. F
 """
 
 SUITE_LEAD = (
-    "One key for all images, attacked by suite/1, before there was suite/2. Smaller and larger pools are in "
-    "[the audit's tables](results/audit.md)."
+    "One key for all images, or none where a scheme draws what it does for every image. Each row names the rule "
+    "that it was judged by: suite/1, or [suite/2](suite.md), under which pictures that are readable in the negative, "
+    "turned or shifted count as well. Smaller and larger pools are in [the audit's tables](results/audit.md)."
 )
 
 
@@ -86,7 +88,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
             ]
             lines += ["## By panel, and the worst case", "", PANEL_LEAD, *_by_panel(entry.result)]
             lines += [f"Source: [{entry.file}](results/{entry.file}), {entry.date}.", ""]
-    lines += ["## Images that break a scheme, by suite/1", "", SUITE_LEAD, "", *_by_suite(entries)]
+    lines += ["## Images that break a scheme, by the suite", "", SUITE_LEAD, "", *_by_suite(entries)]
     return [*lines, "## What the papers claim", "", *_claims(schemes, papers)]
 
 
@@ -234,7 +236,7 @@ def _from_pools(row: Record) -> str:
 
 
 def _by_suite(entries: Sequence[Entry]) -> list[str]:
-    """Return the smallest pool that suite/1 broke, for each scheme, its options and the pictures audited."""
+    """Return the smallest pool that broke each scheme, by its options, the pictures audited and the rule."""
     rows = [
         row
         for row in audited_rows(entries)
@@ -247,14 +249,22 @@ def _by_suite(entries: Sequence[Entry]) -> list[str]:
         _, key_space, smallest, seconds = audited_cells(row)
         draws = next(p["draws"] for p in row["pools"] if p["draws"])
         body.append(
-            [f"`{scheme_name(row)}`", data_name(row), key_space, smallest, str(draws), seconds, row["tier"]]
+            [
+                f"`{scheme_name(row)}`",
+                data_name(row),
+                key_space,
+                smallest,
+                f"{draws}, {suite_of(row)}",
+                seconds,
+                row["tier"],
+            ]
         )
     headers = [
         "scheme",
         "pictures",
         "key space by formula",
         "images that break it",
-        "draws",
+        "draws, rule",
         "seconds",
         "tier",
     ]

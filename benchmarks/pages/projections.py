@@ -83,3 +83,38 @@ def _figures(pool: Record) -> list[str]:
     uncertain = f", {pool['uncertain']} uncertain" if pool.get("uncertain") else ""
     numbers = [f"{pool[name]:.2f}" for name in ("ssim", "R", "V")]
     return [f"{pool['broken']} of {pool['draws']}{uncertain}", *numbers, f"{pool['seconds']:.0f}"]
+
+
+def projection_fit(result: Record) -> list[str]:
+    """Return how far the fit of moment matching of block_projection tells wrong keys from right ones."""
+    rows = [
+        [
+            words,
+            f"{part['least']:.2f}",
+            *(_share(part[name]) for name in ("wrong_believed", "right_doubted")),
+        ]
+        for words, part in (
+            ("chosen on all attacks", result["chosen"]),
+            ("in use", result["in_use"]),
+            ("chosen on half of them, tried on the other", result["chosen_on_even_tried_on_odd"]),
+        )
+    ]
+    fits = [
+        [words, *(f"{value:.2f}" for value in result[name])]
+        for words, name in (("wrong", "wrong_fits"), ("right", "right_fits"))
+        if name in result
+    ]
+    return [
+        f"{result['cells']} attacks on pools of small pictures. A wrong key opens images at less than half of the "
+        "SSIM of the true key, a right one at .8 of it or more. In half of the attacks the public images tell "
+        "nothing of the key. The least fit is the smallest hundredth that at most 5 % of the wrong keys reach. "
+        "In brackets: 95 % bounds.",
+        "",
+        *table(["least fit", "value", "wrong keys believed", "right keys doubted"], rows),
+        *table(["keys", "least", "5 %", "median", "95 %", "largest fit"], fits),
+    ]
+
+
+def _share(rate: Record) -> str:
+    bounds = f"{percent(rate['low'])}–{percent(rate['high'])} %"
+    return f"{rate['hits']} of {rate['n']} ({bounds})"
