@@ -8,7 +8,9 @@ images on both, in another order. An epoch is one pass over the ciphertexts, so 
 
 After every epoch the generator decodes --test images of CIFAR's test set, which no training saw, and the median
 SSIM is printed: of windows with texture, as an audit has it, and over the whole picture, as it was published. The
-floor is the mean of the plain half, guessed for every image. A run that is stopped continues from --out.
+floor is the mean of the plain half, guessed for every image. Beside them stands what the attack chooses its epoch by,
+of which the test images are no part: the distance of patches (coordinator/adversary/networks/epoch_choice.py). A run
+that is stopped continues from --out.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from torch import nn
 
 from benchmarks.command_line import add_data, add_json, make_parser, write_figures
 from coordinator.adversary.networks.device import decode_images, training_device
-from coordinator.adversary.networks.gan import PUBLISHED, match_tones, train
+from coordinator.adversary.networks.epoch_choice import BestEpoch
+from coordinator.adversary.networks.gan import PUBLISHED, choose_epoch, match_tones, train
 from coordinator.adversary.networks.training_loop import (
     Progress,
     TrainingConfig,
@@ -123,7 +126,9 @@ def score_floors(data: Data) -> dict[str, dict[str, float]]:
     }
 
 
-def score_epoch(data: Data, generator: nn.Module, progress: Progress, seconds: float) -> dict[str, Any]:
+def score_epoch(
+    data: Data, generator: nn.Module, progress: Progress, seconds: float, best: BestEpoch
+) -> dict[str, Any]:
     """Score a generator on the held-out images."""
     guesses = decode_images(generator, data.sealed_plain)
     generated = decode_images(generator, data.sealed[:TONE_IMAGES])
@@ -133,6 +138,7 @@ def score_epoch(data: Data, generator: nn.Module, progress: Progress, seconds: f
         "steps": progress.steps,
         **medians(guesses, data.plain),
         "toned": medians(toned, data.plain)["ssim"],
+        "patch_distance": best.distances.get(progress.epochs),
         **{f"loss_{name}": round(value, 4) for name, value in progress.losses.items()},
         "seconds": round(seconds, 1),
     }
@@ -144,15 +150,18 @@ def run(args: argparse.Namespace, data: Data, out: Path) -> tuple[Progress, list
     earlier_seconds = read_lines(journal)[-1]["seconds"] if journal.exists() else 0.0
     started = time.monotonic()
 
+    best = choose_epoch(data.sealed, data.public)
+
     def score(generator: nn.Module, progress: Progress) -> None:
-        record = score_epoch(data, generator, progress, earlier_seconds + time.monotonic() - started)
+        seconds = earlier_seconds + time.monotonic() - started
+        record = score_epoch(data, generator, progress, seconds, best)
         append_line(journal, json.dumps(record))
         print(record, flush=True)
 
     config = TrainingConfig(args.epochs, PUBLISHED.batch_size, args.seed)
     budget = Budget(3600 * args.hours)
     generator, progress = train(
-        data.sealed, data.public, data.spec, config, budget, out / "checkpoint.pt", score
+        data.sealed, data.public, data.spec, config, budget, out / "checkpoint.pt", score, best
     )
     records = read_lines(journal)
     if progress.is_untrained:
@@ -172,6 +181,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Return the figures of a run."""
     last = records[-1]
+    measured = [record for record in records if record.get("patch_distance") is not None]
+    chosen = min(measured, key=lambda record: float(record["patch_distance"]), default=None)
     published_steps = PUBLISHED.epochs * (PAPER_IMAGES // PUBLISHED.batch_size)
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(),
@@ -193,6 +204,9 @@ def summarise(
         "published_whole_picture": PAPER.get(args.scheme, "not published"),
         "seconds": last["seconds"],
         "note": progress.note,
+        "chosen_epoch": chosen["epoch"] if chosen else "not run",
+        "median_ssim_chosen_toned": chosen["toned"] if chosen else "not run",
+        "median_ssim_best_toned": max((record["toned"] for record in measured), default="not run"),
         "by_epoch": records,
     }
 

@@ -22,9 +22,8 @@ INTRO = """# What breaks each scheme
 
 Each section is one run. An audit seals images, attacks the ciphertexts without the key, and scores the guesses by
 the rule of [suite/1](../suite.md#what-suite1-was), unless a section or the [leaderboard](../leaderboard.md) names
-another. *Draws* are repetitions with another key and other images. A scheme counts as broken at a pool size if at least two thirds of the draws are
-broken. The [legend](../results.md#legend) explains
-K, R, V, K1, K2 and T0–T5.
+another. *Draws* are repetitions with another key and other images. A scheme counts as broken at a pool size if at
+least two thirds of the draws are broken. The [legend](../results.md#legend) explains K, R, V, K1, K2 and T0–T5.
 """
 
 CONTROLS = ("plain", "noise", "permuted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -199,6 +200,9 @@ def gan(result: Record) -> list[str]:
         "mean_image_whole_picture": "floor: the mean plain image, whole pictures",
         "ciphertext_whole_picture": "floor: the ciphertext, whole pictures",
         "published_whole_picture": "published: whole pictures",
+        "chosen_epoch": "epoch that the attack chooses, by patches",
+        "median_ssim_chosen_toned": "its median SSIM, after the contrast was corrected",
+        "median_ssim_best_toned": "the same of the best epoch, which an adversary does not know",
         "seconds": "seconds",
         "note": "note",
     }
@@ -206,19 +210,29 @@ def gan(result: Record) -> list[str]:
         "epoch": "epoch",
         "ssim": "SSIM, windows with texture",
         "whole_picture": "SSIM, whole pictures",
+        "patch_distance": "distance of patches",
         "loss_discriminator": "discriminator loss",
         "loss_generator": "generator loss",
         "seconds": "seconds",
     }
     epochs = result["by_epoch"]
     shown = [e for i, e in enumerate(epochs) if i in (0, len(epochs) - 1) or (i + 1) % _SHOWN_EPOCHS == 0]
-    best = max(epochs, key=lambda epoch: float(epoch["ssim"]))
+    best, last = max(epochs, key=lambda epoch: float(epoch["ssim"])), epochs[-1]
+    if not any("patch_distance" in epoch for epoch in epochs):
+        del names["patch_distance"]  # runs from before the epoch was chosen
     return [
         *facts({name: value for name, value in result.items() if value != ""}, labels),
         f"Every fifth epoch; all are in the JSON file. The highest SSIM is {number(best['ssim'])}, "
         f"in epoch {best['epoch']}.",
         "",
         *table(list(names.values()), [[number(epoch.get(name)) for name in names] for epoch in shown]),
+        "Why the pictures fade: the published discriminator has no biases, so that its logit scales with a picture's "
+        "contrast, and flat mid-gray has a likelihood of 1/2 whatever its weights. A generator that is found out "
+        f"gains by less contrast, down to a loss of ln 2 = {math.log(2):.3f}. From epoch {best['epoch']} to epoch "
+        f"{last['epoch']} the generator's loss goes from {number(best['loss_generator'])} to "
+        f"{number(last['loss_generator'])}, the discriminator's from {number(best['loss_discriminator'])} to "
+        f"{number(last['loss_discriminator'])}.",
+        "",
     ]
 
 
