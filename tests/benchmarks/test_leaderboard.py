@@ -59,7 +59,9 @@ def test_schemes_are_ordered_by_what_broke_them_and_nothing_is_made_up(entries: 
 def test_schemes_that_no_key_opens_or_that_have_a_key_for_each_image_are_not_called_not_run(
     entries: list[Entry],
 ) -> None:
-    table = {row[0].strip("`"): row for row in rows_of(leaderboard.page(entries)) if len(row) == 7}
+    table: dict[str, list[str]] = {}
+    for row in rows_of(leaderboard.page(entries)):
+        table.setdefault(row[0].strip("`"), row)  # the first table
     assert "**1,000 of 1,000** matched with their images" in table["neuracrypt"][4]
     assert table["patch_shuffle"][4].startswith("**1**")
     # A scheme whose ciphertexts were only looked at was not attacked.

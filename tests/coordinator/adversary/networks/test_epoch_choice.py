@@ -20,7 +20,8 @@ def test_patches_lie_across_the_borders_of_blocks() -> None:
     images = np.arange(2 * 32 * 32 * 3, dtype=np.uint32).reshape(2, 32, 32, 3).astype(np.uint8)
     patches = patches_of(images)
     assert patches.shape == (2 * 10 * 10, 75)
-    assert np.array_equal(patches[11].reshape(5, 5, 3), images[0, 3:8, 3:8])
+    # Colour by colour; the second patch of the second row.
+    assert np.array_equal(patches[11].reshape(3, 5, 5), images[0, 3:8, 3:8].transpose(2, 0, 1))
 
 
 def test_the_distance_is_frechet_s() -> None:
