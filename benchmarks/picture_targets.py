@@ -69,12 +69,17 @@ _LARGE = (
     "that places small blocks exactly takes time as the cube of their values."
 )
 _SCANS = "Many blocks are partly black in every image, and black values have no place. Both ways to lay out fail."
+_NOT_THE_BORDER = (
+    "Not found. Blocks stay in their places under this scheme, so that the black border does not explain it. Few values "
+    "are wrong."
+)
 #: Why a scheme misses its target on a kind of picture ("" for all schemes, or all kinds), and what was tried.
 TRIED: dict[tuple[str, str], str] = {
     ("pe", "tissue 224"): _STATES,
     ("pe", "tissue 32 coarse"): _STATES,
     ("pe", "saturated 32"): _STATES,
     ("pe", "near gray 32"): _ALIKE,
+    ("pe", "phantoms 64"): _NOT_THE_BORDER,
     ("etc", "saturated 32"): _SIDES,
     ("le", "saturated 32"): _ENDS,
     ("ele", "saturated 32"): _ENDS,
