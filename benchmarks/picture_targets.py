@@ -70,8 +70,8 @@ _LARGE = (
 )
 _SCANS = "Many blocks are partly black in every image, and black values have no place. Both ways to lay out fail."
 _NOT_THE_BORDER = (
-    "Not found. Blocks stay in their places under this scheme, so that the black border does not explain it. Few values "
-    "are wrong."
+    "Not found. Blocks stay in their places under this scheme, so that the black border does not explain it. Few "
+    "values are wrong."
 )
 #: Why a scheme misses its target on a kind of picture ("" for all schemes, or all kinds), and what was tried.
 TRIED: dict[tuple[str, str], str] = {
