@@ -73,14 +73,7 @@ def test_copies_differ_in_nothing_but_their_ciphertexts(tmp_path: Path, scheme: 
 
 def test_labels_tell_no_control(tmp_path: Path) -> None:
     """Draws hold different images. Copies with the classes of one of them would all agree with it, and only they."""
-    settings = {
-        "source": "phantom",
-        "counts": [400, 4, 4],
-        "audit_images": 100,
-        "image_size": 16,
-        "block": 4,
-    }
-    place, names = make_place(tmp_path, **settings)
+    place, names = make_place(tmp_path, counts=[400, 4, 4], audit_images=100)
     sets = prepare_blind_sets(place, names)
     counts = {
         name: tuple(np.bincount(SealedDataset.open(folder).labels)) for folder, name in sets.copies.items()
