@@ -103,6 +103,16 @@ def _load_shallow(text: str, loader: Any) -> Any:
     return yaml.load(text, Loader=loader)  # a SafeLoader, in Python or in C
 
 
+def dump_yaml(values: Mapping[str, Any], allow_unicode: bool = False) -> str:
+    """Return settings as a YAML text, in their order, by libyaml where PyYAML was built with it.
+
+    Digests are of other texts: line breaks may differ between the two.
+    """
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(dict(values), Dumper=dumper, sort_keys=False, allow_unicode=allow_unicode)
+    return text
+
+
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """Read the mapping in a YAML file.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from coordinator.exchange.settings import load_yaml, read_yaml
+from coordinator.exchange.settings import dump_yaml, load_yaml, read_yaml
 from crypto.errors import CipherwardError
 from tests.support.paths import ROOT
 
@@ -58,3 +58,16 @@ def test_a_text_that_is_nested_too_deep_is_refused_in_one_line(text: str, tmp_pa
     path.write_text(text)
     with pytest.raises(CipherwardError, match=r"party.yaml is not YAML \(line \d\)"):
         read_yaml(path, "settings")
+
+
+@pytest.mark.parametrize("allow_unicode", [False, True])
+def test_what_is_written_is_read_as_the_same(allow_unicode: bool) -> None:
+    values = {
+        "study": "ä é ☃ \u2028 \x85 \U0001f600",
+        "text": "two\nlines, 'quotes' and # no comment: " + 30 * "long ",
+        "words": ["yes", "1e3", "012", "~", "- x", "", " padded "],
+        "numbers": {"a": 1, "b": 1e-3, "c": 0.1 + 0.2, "d": True, "e": None, "f": []},
+    }
+    text = dump_yaml(values, allow_unicode)
+    assert load_yaml(text) == yaml.safe_load(text) == values
+    assert list(load_yaml(text)) == list(values) and (allow_unicode or text.isascii())
