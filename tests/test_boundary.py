@@ -41,24 +41,24 @@ from tests.support.study import Study
 PACKAGES = ("crypto", "coordinator", "parties", "cipherward")
 
 
-def loaded(module: str) -> set[str]:
-    """Modules that a fresh process holds after importing one."""
-    code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
+def reached(*steps: str) -> list[set[str]]:
+    """Return the modules of a hospital that a fresh process holds after each import, one after the other."""
+    lines = [f"import {step}; print(json.dumps(sorted(sys.modules)))" for step in steps]
+    code = "\n".join(["import json, sys", *lines])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(json.loads(done.stdout.splitlines()[-1]))
-
-
-def reaches(module: str) -> set[str]:
-    return {m for m in loaded(module) if m.split(".")[0] == "parties" or m == "crypto.keyfile"}
+    loaded = [set(json.loads(line)) for line in done.stdout.splitlines()[-len(steps) :]]
+    return [
+        {m for m in modules if m.split(".")[0] == "parties" or m == "crypto.keyfile"} for modules in loaded
+    ]
 
 
 def test_the_server_app_loads_nothing_of_a_hospital() -> None:
-    assert reaches("coordinator.federation.server_app") == set()
-    assert (
-        reaches("coordinator.cli.app, coordinator.study.simulate, coordinator.adversary.run.suite") == set()
-    )
+    server = "coordinator.federation.server_app"
+    programs = "coordinator.cli.app, coordinator.study.simulate, coordinator.adversary.run.suite"
+    of_server, of_programs, of_hospital = reached(server, programs, "parties.sealing.place")
+    assert of_server == of_programs == set()
     # The same question about a hospital's program has another answer, so it is a question.
-    assert "crypto.keyfile" in reaches("parties.sealing.place")
+    assert "crypto.keyfile" in of_hospital
 
 
 def test_package_inits_are_empty() -> None:
