@@ -99,7 +99,8 @@ def _load_shallow(text: str, loader: Any) -> Any:
     for event in yaml.parse(text, Loader=loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _YAML_DEPTH:
-            raise yaml.MarkedYAMLError(problem="nested too deep", problem_mark=event.start_mark)
+            mark: Any = event.start_mark  # libyaml has marks of its own
+            raise yaml.MarkedYAMLError(problem="nested too deep", problem_mark=mark)
     return yaml.load(text, Loader=loader)  # a SafeLoader, in Python or in C
 
 
