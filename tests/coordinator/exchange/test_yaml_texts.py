@@ -36,12 +36,12 @@ NONE = [
 ]
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 def test_a_text_holds_what_pyyaml_reads_in_it(text: str) -> None:
     assert repr(load_yaml(text)) == repr(yaml.safe_load(text))
 
 
-@pytest.mark.parametrize("text", NONE)
+@pytest.mark.parametrize("text", NONE, ids=range(len(NONE)))
 def test_a_text_that_is_no_yaml_has_pyyaml_s_error(text: str) -> None:
     with pytest.raises(yaml.YAMLError) as expected:
         yaml.safe_load(text)
@@ -50,9 +50,15 @@ def test_a_text_that_is_no_yaml_has_pyyaml_s_error(text: str) -> None:
     assert (type(error.value), str(error.value)) == (type(expected.value), str(expected.value))
 
 
-@pytest.mark.parametrize(
-    "text", ["a:\n- " + "[" * 5000 + "]" * 5000, "x: 1\n" + "- " * 5000, "{a: " * 5000]
-)
+#: Lists in one line, lists of lists, and mappings of mappings. The first, made longer, ends the process in libyaml.
+DEEP = {
+    "brackets": "a:\n- " + "[" * 5000 + "]" * 5000,
+    "dashes": "x: 1\n" + "- " * 5000,
+    "braces": "{a: " * 5000,
+}
+
+
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
 def test_a_text_that_is_nested_too_deep_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "party.yaml"
     path.write_text(text)
