@@ -128,6 +128,6 @@ def test_out_of_time_says_so_and_still_opens() -> None:
 
 
 def test_the_same_pool_gives_the_same_key() -> None:
-    pool, _ = sealed_pool("value_shuffle", smooth(2, 48, 48, 3, seed=6), 8)
+    pool, _ = sealed_pool("value_shuffle", smooth(2, 32, 32, 3, seed=6), 8)
     first, second = run(pool), run(pool)
     assert all((first.parts[name] == second.parts[name]).all() for name in first.parts)
