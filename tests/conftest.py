@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer.main
+import typer.testing
 
 import coordinator.cli.app
 import parties.cli.app
-from crypto.arrays import Images, Int64Array
+from crypto.arrays import Images, Int64Array, UInt8Array
 from crypto.key import SecretKey
 from crypto.scheme import describe
 from crypto.sets.dataset import SealedDataset
 from crypto.sets.writer import seal_images
+from parties.sources.phantom import Phantom
 from tests.support.audits import MakeSealed
 from tests.support.command_runs import Here, Party, status_of
 from tests.support.study import Study, run_small_study
@@ -23,27 +28,30 @@ from tests.support.study import Study, run_small_study
 #: The groups that take longest, in order. If one came last, the other processes would have nothing to do meanwhile.
 LONG_GROUPS = (
     "study",
-    "test_commands",
-    "test_sealing_kills",
-    "test_path_arguments",
-    "test_central",
+    "test_audit_function",
+    "test_recover_block_pixel",
+    "test_controls",
     "test_blind_audit",
     "test_secure_sum",
-    "test_private_training",
-    "test_imports",
-    "test_audit_commands",
-    "test_dicom",
-    "test_recover_pe",
+    "test_commands",
+    "test_sealing_kills",
     "test_recover_value_shuffle",
-    "test_score",
+    "test_recover_pe",
     "test_private_federation",
-    "test_local_audit",
-    "test_keyfile",
-    "test_stem_federation",
-    "test_pixel_states",
-    "test_sum",
-    "test_training",
-    "test_serve",
+    "test_score",
+    "test_private_training",
+    "test_warm_client",
+    "test_suite",
+    "test_attack_input",
+    "test_shares",
+    "test_check",
+    "test_schemes_properties",
+    "test_help",
+    "test_imports",
+    "test_central",
+    "test_audit_commands",
+    "test_stem_leaves",
+    "test_protection",
 )
 
 
@@ -59,6 +67,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
     rank = {group: number for number, group in enumerate(LONG_GROUPS)}
     items.sort(key=lambda item: rank.get(group_of(item), len(rank)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def built_commands() -> Iterator[None]:
+    """Build the commands of each program once. Typer builds all of them anew for every call, which takes 20 ms."""
+    with pytest.MonkeyPatch.context() as patch:
+        once = functools.cache(typer.main.get_command)
+        patch.setattr(typer.main, "get_command", once)
+        patch.setattr(typer.testing, "_get_command", once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawn_phantoms() -> Iterator[None]:
+    """Draw each phantom once: hundreds of tests seal the same ones. The tests of Phantom itself draw anew."""
+    draw = Phantom.read
+    drawn: dict[tuple[object, ...], UInt8Array] = {}
+
+    @functools.wraps(draw)
+    def read(source: Phantom, row: int) -> UInt8Array:
+        picture = source.size, source.channels, source.seed, source.split, row
+        if picture not in drawn or not 0 <= row < source.count:
+            drawn[picture] = draw(source, row)
+        return drawn[picture].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Phantom, "read", read)
+        yield
 
 
 @pytest.fixture

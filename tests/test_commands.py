@@ -20,7 +20,7 @@ from parties.sealing.place import Place
 from parties.sources import folder as folder_source
 from parties.sources.phantom import Phantom
 from parties.sources.picture import UndecodableImageError, read_error, read_picture
-from tests.support.command_runs import Here
+from tests.support.command_runs import Here, run_here
 from tests.support.study import command
 
 PARTY, COORDINATOR = "cipherward-party", "cipherward-coordinator"
@@ -51,21 +51,21 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hospital(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a hospital that sealed the folder of images for an audit of two draws."""
     folder: Path = tmp_path_factory.mktemp("own") / "hospital"
-    done = command(PARTY, "keygen", folder)
+    done = run_here(PARTY, "keygen", folder)
     assert done.returncode == 0 and len(done.stdout.strip()) == 16, done.stderr
     words = ["--images", images, "--image-size", 48, "--block", 8, "--audit", 2]
-    done = command(PARTY, "seal", folder, *words)
+    done = run_here(PARTY, "seal", folder, *words)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def test_your_own_folder_in_five_commands(hospital: Path, images: Path, tmp_path: Path, here: Here) -> None:
-    # The fixture ran keygen and seal. These are the other three commands of the README. The attack has a process of
-    # its own, as a cloud's has; the others need none here (tests/test_study.py starts each of them).
+    # The fixture ran keygen and seal. These are the other three commands of the README. None has a process of its own
+    # here: tests/test_study.py starts each of them in one.
     assert stat.S_IMODE((hospital / "secret.key").stat().st_mode) == 0o600
     guesses, scores = tmp_path / "guesses", tmp_path / "scores.json"
     words = ["--out", guesses, "--rows", 40, "--pools", "20"]
-    done = command(COORDINATOR, "attack", hospital / "sealed", *words)
+    done = here(COORDINATOR, "attack", hospital / "sealed", *words)
     assert done.returncode == 0, done.stderr
     done = here(PARTY, "score", hospital, guesses, "--rows", 40, "--out", scores)
     assert done.returncode == 0, done.stderr
@@ -77,8 +77,8 @@ def test_your_own_folder_in_five_commands(hospital: Path, images: Path, tmp_path
     assert done.returncode == (0 if report["valid"] else 1)
     done = here(PARTY, "report", hospital, scores, "--guesses", guesses)
     assert done.returncode == 0 and (hospital / "private" / "report.html").exists(), done.stderr
-    # The scorer refuses other guesses about the same images.
-    words = ["--out", tmp_path / "more", "--rows", 40, "--pools", "1", "--seed", 9]
+    # The scorer refuses other guesses about the same images, of one attack, too.
+    words = ["--out", tmp_path / "more", "--rows", 40, "--pools", "1", "--seed", 9, "--attacks", "as_is"]
     assert here(COORDINATOR, "attack", hospital / "sealed", *words).returncode == 0
     done = here(PARTY, "score", hospital, tmp_path / "more", "--rows", 40)
     check_refused(done, "were scored before", "an oracle")

@@ -162,9 +162,11 @@ def nearest_class(
 def thumbnails(images: Images, side: int = 64) -> Float32Array:
     """Return normalised gray thumbnails, float32 [n, s*s], reduced by the means of boxes to at most this side."""
     side = min(side, images.shape[1], images.shape[2])
-    small = [
-        np.asarray(Image.fromarray(_gray(i)).resize((side, side), Image.Resampling.BOX)) for i in images
-    ]
+    small = [_gray(image) for image in images]
+    if images.shape[1:3] != (side, side):  # Pillow takes longer for a small image than for its pixels
+        small = [
+            np.asarray(Image.fromarray(gray).resize((side, side), Image.Resampling.BOX)) for gray in small
+        ]
     return normalised(np.stack(small)[..., None])
 
 

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field
 
-from coordinator.exchange.settings import Settings, build, read_yaml
+from coordinator.exchange.settings import Settings, build, dump_yaml, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_text
 from crypto.key import SecretKey
@@ -115,7 +114,7 @@ class Place:
         """Write party.yaml. An existing one is replaced."""
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(self.settings.model_dump(mode="json"), sort_keys=False)
+        text = dump_yaml(self.settings.model_dump(mode="json"))
         lines = []
         for line in text.splitlines():
             if comment := COMMENTS.get(line.partition(":")[0]):

@@ -23,7 +23,6 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from scipy import fft, ndimage
 
 from crypto.arrays import AnyArray, Float32Array, Int64Array, UInt8Array
 from crypto.errors import CipherwardError, unknown
@@ -121,6 +120,8 @@ _TINT = _make_tint()
 
 def _draw_scan(size: int, label: int, rng: np.random.Generator) -> UInt8Array:
     """Return one gray picture of a class, uint8 [size, size]."""
+    from scipy import ndimage  # it loads for 0.2 s, and most commands draw no phantom
+
     line = np.linspace(-0.5, 0.5, size, dtype=np.float32)
     x, y = line[None, :], line[:, None]  # y points downwards
     u, v = _rotate(x - rng.uniform(-0.03, 0.03), y - rng.uniform(-0.03, 0.03), rng.normal(0.0, 0.12))
@@ -205,6 +206,8 @@ def _draw_fibres(size: int, angle: float, rng: np.random.Generator) -> Float32Ar
     The angle is counterclockwise from horizontal. White noise passes through two Gaussian lobes at the fibres'
     frequency, so every phase is equally likely.
     """
+    from scipy import fft
+
     frequency = 1 / (_PERIOD * size**0.5)  # cycles per pixel
     y, x = frequency * math.cos(angle), frequency * math.sin(angle)
     fy, fx = fft.fftfreq(size), fft.rfftfreq(size)

@@ -13,10 +13,8 @@ import functools
 import os
 from pathlib import Path
 
-import yaml
-
 from coordinator.exchange.plan import Plan
-from coordinator.exchange.settings import build, read_yaml
+from coordinator.exchange.settings import build, dump_yaml, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, sha256_file, write_atomic
 from parties.sealing.place import Place
@@ -51,7 +49,7 @@ def _read(path: Path) -> Policy:
 
 def save_policy(place: Place, policy: Policy) -> None:
     """Write the policy as the one that the client obeys, and keep a copy; both atomically and with mode 0600."""
-    text = yaml.safe_dump(policy.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text = dump_yaml(policy.model_dump(mode="json"), allow_unicode=True)
 
     def fill(draft: Path) -> None:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from crypto.arrays import Images
@@ -267,13 +267,20 @@ PROPERTIES: dict[Callable[[Case], None], int] = {
 }
 
 
-def run(check: Callable[[Case], None], name: str, path: Path, examples: int = 20) -> None:
-    """Try a property on cases of a scheme. The properties of keys do not apply to `plain`, which has none."""
+def run(
+    check: Callable[[Case], None], name: str, path: Path, examples: int = 20, is_shrunk: bool = True
+) -> None:
+    """Try a property on cases of a scheme. The properties of keys do not apply to `plain`, which has none.
+
+    A failing case is made as small as possible, unless `is_shrunk` is false: for tests that expect a failure.
+    """
     least = PROPERTIES[check]
     if least and name == "plain":
         return
 
-    @settings(PROFILE, max_examples=examples)
+    phases = [phase for phase in Phase if is_shrunk or phase not in (Phase.shrink, Phase.explain)]
+
+    @settings(PROFILE, max_examples=examples, phases=phases)
     @given(case=cases(name, path, least))
     def try_case(case: Case) -> None:
         check(case)

@@ -23,6 +23,7 @@ from coordinator.model.vit import build_model, pack, unpack
 from crypto.errors import CipherwardError
 
 SMALL = {"depth": 8, "alpha": 6}
+ADAPTATIONS = ("none", "pixel", "block", "blocks")
 
 
 def plan(model: str, **changes: Any) -> Plan:
@@ -56,10 +57,22 @@ def test_the_published_pyramidnet_has_the_published_size() -> None:
     assert len(alive) == 54 and alive[-1] == 0.5 and np.allclose(np.diff(alive), -0.5 / 54)
 
 
-@pytest.mark.parametrize("adapt", ["none", "pixel", "block", "blocks"])
+#: The adaptations do not depend on the network that they feed: all of them are tried with the smallest one.
 @pytest.mark.parametrize(
-    ("model", "args"),
-    [("resnet18_small", {"stem_stride": 2}), ("resnet18", {}), ("shake_pyramidnet", SMALL)],
+    ("model", "args", "adapt"),
+    [
+        *(("shake_pyramidnet", SMALL, adapt) for adapt in ADAPTATIONS),
+        ("resnet18_small", {"stem_stride": 2}, "block"),
+        ("resnet18", {}, "none"),
+        *(
+            pytest.param(model, args, adapt, marks=pytest.mark.slow)
+            for model, args, others in (
+                ("resnet18_small", {"stem_stride": 2}, ("none", "pixel", "blocks")),
+                ("resnet18", {}, ("pixel", "block", "blocks")),
+            )
+            for adapt in others
+        ),
+    ],
 )
 def test_a_plan_can_build_every_network(model: str, args: dict[str, Any], adapt: str) -> None:
     p = plan(model, model_args={**args, "adapt": adapt}, image_size=20, channels=1)

@@ -217,8 +217,15 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> list[Place]:
     return seal_hospitals(tmp_path_factory.mktemp("shares"), plan(key_scope="consortium"))
 
 
-@pytest.mark.parametrize("stem", ["learn", "private"])
-@pytest.mark.parametrize("share", ["head", "lora"])
+@pytest.mark.parametrize(
+    ("share", "stem"),
+    [
+        ("head", "learn"),
+        ("lora", "private"),
+        pytest.param("head", "private", marks=pytest.mark.slow),
+        pytest.param("lora", "learn", marks=pytest.mark.slow),
+    ],
+)
 def test_a_federation_sends_its_share_and_saves_an_ordinary_model(
     tmp_path: Path, places: list[Place], weights: str, share: str, stem: str
 ) -> None:

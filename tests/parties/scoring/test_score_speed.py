@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from coordinator.exchange.audit.suite1 import breaking_measures
 from crypto.symmetry import EVERY_MOVE, Move
@@ -57,6 +58,15 @@ def test_sums_in_whole_numbers_are_those_of_numpy(channels: int) -> None:
         (5, 32 * 32),
         thumbnails(x, 64).tolist(),
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_an_image_of_the_thumbnail_s_size_is_what_pillow_makes_of_it(side: int, channels: int) -> None:
+    x = np.random.default_rng(side).integers(0, 256, (5, side, side, channels), np.uint8)
+    gray = (x.astype(np.uint16).sum(3) // channels).astype(np.uint8)
+    resized = [np.asarray(Image.fromarray(g).resize((side, side), Image.Resampling.BOX)) for g in gray]
+    assert (thumbnails(x) == normalised(np.stack(resized)[..., None])).all()
 
 
 def test_a_deviation_of_just_two_levels_is_flat() -> None:

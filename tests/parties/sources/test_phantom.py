@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
@@ -14,6 +16,14 @@ from parties.sources.phantom import CLASSES, Phantom
 
 DEMO = 64
 Labelled = tuple[AnyArray, AnyArray]  # pictures and labels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_anew() -> Iterator[None]:
+    """Draw every phantom here. Other tests share those that were drawn before (tests/conftest.py)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Phantom, "read", vars(Phantom.read)["__wrapped__"])
+        yield
 
 
 def pictures(source: Phantom) -> AnyArray:
@@ -86,6 +96,7 @@ def test_three_channels_are_a_tint_of_the_gray_picture() -> None:
     assert not np.array_equal(color[..., 0], color[..., 2])
 
 
+@pytest.mark.slow
 def test_a_linear_model_on_pixels_does_not_find_the_class(train: Labelled, unseen: Labelled) -> None:
     model = LogisticRegression(C=0.001, max_iter=60)
     model.fit(train[0].reshape(800, -1) / 255.0 - 0.5, train[1])

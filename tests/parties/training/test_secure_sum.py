@@ -59,10 +59,10 @@ def forget(places: list[Place]) -> None:
     "changes",
     [
         {},
-        {"wire": "bfloat16"},
-        {"share": "head"},
+        {"wire": "bfloat16", "rounds": 1},
+        {"share": "head", "rounds": 1},
         {"strategy": "fedadam"},
-        {"stem": "plain", "share": "lora"},
+        {"stem": "plain", "share": "lora", "rounds": 1},
     ],
 )
 def test_the_model_is_that_of_a_training_without_protection(

@@ -78,6 +78,7 @@ def test_parts_make_the_same_table() -> None:
     assert (sealing.inner == key.parts["keys"][key.parts["K1"]]).all()
 
 
+@pytest.mark.slow
 def test_more_images_tell_more() -> None:
     plain = pictures(220, 16, seed=3)
     pool, truth = sealed(plain)

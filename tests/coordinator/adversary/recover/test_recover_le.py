@@ -121,6 +121,7 @@ def test_a_layout_that_explains_little_is_said_to_be_uncertain() -> None:
     assert [fit.is_poor for fit in key.fits] == [True] and "attack uncertain" in str(key.fits[0])
 
 
+@pytest.mark.slow
 def test_more_images_tell_more() -> None:
     plain = pictures(40, 16, 16, 3, seed=6)
     shares = []

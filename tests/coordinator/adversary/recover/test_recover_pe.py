@@ -53,7 +53,7 @@ def up_to_sign(flips: BoolArray, truth: BoolArray) -> float:
 
 
 @pytest.mark.parametrize(("height", "width", "channels"), [(48, 48, 1), (40, 24, 3), (64, 48, 1)])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ten_images_give_every_flip(height: int, width: int, channels: int, seed: int) -> None:
     plain = pictures(12, height, width, channels, seed=seed)
     pool, truth = sealed(plain, seed)
@@ -87,7 +87,7 @@ def test_colours_are_put_in_order() -> None:
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("grain", [1.0, 1.5])
+@pytest.mark.parametrize("grain", [1.0, pytest.param(1.5, marks=pytest.mark.slow)])
 def test_bright_and_dark_colours_keep_one_sign(shuffle: bool, grain: float) -> None:
     """As in stained tissue: the negative of one colour is nearer to another colour than the colour itself."""
     plain = coloured_texture(14, (200, 90, 150), (30, 45, 35), grain, own=0.25, seed=1)
@@ -95,6 +95,7 @@ def test_bright_and_dark_colours_keep_one_sign(shuffle: bool, grain: float) -> N
     assert share(apply(recovered(recover, pool, 14).table, pool.sealed), plain, signs=True) == 1.0
 
 
+@pytest.mark.slow
 def test_more_images_tell_more() -> None:
     plain = pictures(60, 32, 32, 3, seed=3)
     shares = []

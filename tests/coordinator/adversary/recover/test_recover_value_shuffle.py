@@ -68,6 +68,7 @@ def test_planes_that_differ_in_level_and_contrast_are_turned_alike(
     assert share(opened(pool, key), plain, signs=False) == 1.0
 
 
+@pytest.mark.slow
 def test_power_grows_with_the_pool() -> None:
     plain = smooth(40, 16, 16, 3, seed=4)
     right = []
@@ -127,6 +128,6 @@ def test_out_of_time_says_so_and_still_opens() -> None:
 
 
 def test_the_same_pool_gives_the_same_key() -> None:
-    pool, _ = sealed_pool("value_shuffle", smooth(2, 64, 64, 3, seed=6), 8)
+    pool, _ = sealed_pool("value_shuffle", smooth(2, 32, 32, 3, seed=6), 8)
     first, second = run(pool), run(pool)
     assert all((first.parts[name] == second.parts[name]).all() for name in first.parts)

@@ -77,7 +77,10 @@ BOUNDS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in BOUNDS if name not in ("le", "ele", "pe")])
+@pytest.mark.parametrize(
+    "name",
+    ["block_pixel_shuffle", "value_shuffle", "etc", pytest.param("block_pixel", marks=pytest.mark.slow)],
+)
 def test_a_pool_of_any_size_is_read_in_small_parts(name: str) -> None:
     pool = counting_pool(name, smooth(40, 32, 32, seed=3), 8)
     recovered = METHODS[name].recover(pool, np.arange(IMAGES), lambda: True)

@@ -1,0 +1,82 @@
+"""YAML texts: what libyaml reads is what PyYAML reads, and no text ends the process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from coordinator.exchange.settings import dump_yaml, load_yaml, read_yaml
+from crypto.errors import CipherwardError
+from tests.support.paths import ROOT
+
+TEXTS = [
+    *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "configs").rglob("*.yaml"))),
+    "",
+    "a: 1\nb: [1.5, 1e3, 1.0e-3, .inf, 0x1f, 0o17, 017, 1_000, ~, null, yes, no, on, True]\n",
+    "a: 2026-01-02\nb: 12:30:45\nc: 'it''s'\nd: \"\\u00e9\\n\"\n",
+    "a: &x {k: 1}\nb: *x\nc:\n  <<: *x\n  l: 2\n",
+    "a: |\n  two\n  lines\nb: >-\n  folded\n  text\n",
+    "ä: 'é ☃'\nTaille: \"\\U0001F600\"\n",
+    "- 1\n- - 2\n  - 3\n- {a: b}\n",
+    "a: 1\na: 2\n",
+    "# a comment only\n",
+    "just words",
+]
+NONE = [
+    "a: [1",
+    "a: 'x",
+    "a: b: c\n",
+    "\tx: 1",
+    "a: 1\n---\nb: 2\n",
+    "a: !!python/object:os.system x",
+    "a: *x",
+    "%",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_a_text_holds_what_pyyaml_reads_in_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = repr(yaml.safe_load(text))
+    assert repr(load_yaml(text)) == expected
+    monkeypatch.delattr(yaml, "CSafeLoader", raising=False)  # PyYAML may be built without libyaml
+    assert repr(load_yaml(text)) == expected
+
+
+@pytest.mark.parametrize("text", NONE, ids=range(len(NONE)))
+def test_a_text_that_is_no_yaml_has_pyyaml_s_error(text: str) -> None:
+    with pytest.raises(yaml.YAMLError) as expected:
+        yaml.safe_load(text)
+    with pytest.raises(yaml.YAMLError) as error:
+        load_yaml(text)
+    assert (type(error.value), str(error.value)) == (type(expected.value), str(expected.value))
+
+
+#: Lists in one line, lists of lists, and mappings of mappings. The first, made longer, ends the process in libyaml.
+DEEP = {
+    "brackets": "a:\n- " + "[" * 5000 + "]" * 5000,
+    "dashes": "x: 1\n" + "- " * 5000,
+    "braces": "{a: " * 5000,
+}
+
+
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+def test_a_text_that_is_nested_too_deep_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "party.yaml"
+    path.write_text(text)
+    with pytest.raises(CipherwardError, match=r"party.yaml is not YAML \(line \d\)"):
+        read_yaml(path, "settings")
+
+
+@pytest.mark.parametrize("allow_unicode", [False, True])
+def test_what_is_written_is_read_as_the_same(allow_unicode: bool) -> None:
+    values = {
+        "study": "ä é ☃ \u2028 \x85 \U0001f600",
+        "text": "two\nlines, 'quotes' and # no comment: " + 30 * "long ",
+        "words": ["yes", "1e3", "012", "~", "- x", "", " padded "],
+        "numbers": {"a": 1, "b": 1e-3, "c": 0.1 + 0.2, "d": True, "e": None, "f": []},
+    }
+    text = dump_yaml(values, allow_unicode)
+    assert load_yaml(text) == yaml.safe_load(text) == values
+    assert list(load_yaml(text)) == list(values) and (allow_unicode or text.isascii())
