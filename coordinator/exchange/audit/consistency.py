@@ -156,7 +156,7 @@ def check_figures(figures: Figures, where: str, place: str) -> None:
         is_empty = not hits and figures.key_opening is None and figures.ssim is None
         require(is_empty, where, f"{place}.degenerate", "guesses that say nothing have figures")
     if figures.key_opening is not None:
-        _check_opening(figures.key_opening, named.n, where, f"{place}.K")
+        check_opening(figures.key_opening, named.n, where, f"{place}.K")
 
 
 def _check_second_look(look: SecondLook, figures: Figures, where: str, place: str) -> None:
@@ -187,7 +187,7 @@ def check_looks(looks: int | None, finding: Finding, where: str, place: str) -> 
     require(stated == (looks or 1), where, f"{place}.second_look", problem)
 
 
-def _check_opening(opening: KeyOpening, rows: int, where: str, place: str) -> None:
+def check_opening(opening: KeyOpening, rows: int, where: str, place: str) -> None:
     """Check that a key opens images exactly where its median says so, as far as that is told."""
     require(opening.n == rows, where, f"{place}.n", f"{opening.n} rows, but R has {rows}")
     _check_ssim(opening.median_ssim, where, f"{place}.median_ssim")

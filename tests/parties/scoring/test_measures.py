@@ -9,10 +9,13 @@ import pytest
 from scipy.ndimage import uniform_filter
 from skimage.metrics import structural_similarity
 
+from coordinator.exchange.audit.consistency import check_opening
 from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.audit.scores import Grid, KeyShare, Summary
+from coordinator.exchange.audit.suite1 import OPENS, SSIM_STEP
 from crypto.arrays import UInt8Array
 from parties.scoring import measures
+from parties.scoring.figures import opening_of
 from parties.scoring.measures import (
     coarse_rate,
     histograms,
@@ -197,3 +200,23 @@ def test_large_flat_pictures_name_no_image() -> None:
     flat[1] = 77
     assert not normalised(flat).any()
     assert nearest(flat, pictures(5, 224, channels=3)).tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("well", range(65))
+def test_what_is_told_of_an_opened_key_agrees_with_the_verdict_on_it(well: int) -> None:
+    # Half of the images opened well and half badly: the mean of the middle fifth lies elsewhere than the median.
+    values = np.array([0.97] * well + [0.885] * (64 - well))
+    opening = opening_of(values, SSIM_STEP)
+    assert opening.opens == bool(np.median(values) >= OPENS)
+    assert opening.median_ssim >= OPENS if opening.opens else opening.median_ssim <= OPENS
+    told = summarise(values, SSIM_STEP).median
+    if (told >= OPENS) == opening.opens:
+        assert opening.median_ssim == told
+    assert opening_of(values, 0.0).median_ssim == summarise(values).median
+
+
+def test_a_key_that_opens_half_of_the_images_leaves_scores_that_can_be_read() -> None:
+    values = np.array([0.97] * 31 + [0.885] * 33)
+    opening = opening_of(values, SSIM_STEP)
+    assert not opening.opens and summarise(values, SSIM_STEP).median > OPENS + SSIM_STEP
+    check_opening(opening, 64, "scores.json", "K")
