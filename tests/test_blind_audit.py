@@ -193,9 +193,7 @@ def test_an_honest_cloud_is_believed_as_far_as_it_can_be(sealed: Path, hospital:
     )
     assert "signed by hospital, fingerprint" in text
     assert {draw["role"] for draw in report["draws"]} == {"own_key", "throwaway"}
-    assert any(
-        "a cloud can tell the controls known, noise," in doubt for doubt in report["doubts"]
-    )
+    assert any("a cloud can tell the controls known, noise," in doubt for doubt in report["doubts"])
     assert status == (0 if report["valid"] else 1)
     # Noise met the recovery of the audited scheme, at every pool size, and is scored as what it is.
     by_set = {draw["set"]: draw for draw in json.loads((hospital / "scores.json").read_text())["draws"]}

@@ -31,7 +31,7 @@ from coordinator.exchange.audit.scores import (
 from coordinator.exchange.audit.suite1 import PICTURED, SSIM_STEP
 from coordinator.exchange.audit.suite2 import SUITE
 from coordinator.exchange.time_left import Countdown
-from crypto.arrays import Float64Array
+from crypto.arrays import Float64Array, Parts
 from crypto.files import folder_lock
 from crypto.identity import Identity
 from crypto.key import SecretKey
@@ -229,9 +229,10 @@ def _score_guesses(
         if guess.attack in OPENS_EACH_ALONE and not truth.row_keys:
             against = alone = alone or _each_alone(truth)
         if not guess.error:
-            images, guessed_key = load_guess(folder, guess)
+            images, stored_key = load_guess(folder, guess)
+            guessed_key: Parts | None = stored_key
             if is_declared:
-                guessed_key = key_of_form(guess, images, guessed_key, draw.spec, len(draw.rows))
+                guessed_key = key_of_form(guess, images, stored_key, draw.spec, len(draw.rows))
             images = images[truth.pick]
             if is_degenerate(images, truth):
                 figures = degenerate_figures(truth, against.second)

@@ -67,8 +67,8 @@ def test_schemes_that_no_key_opens_or_that_have_a_key_for_each_image_are_not_cal
     # A scheme whose ciphertexts were only looked at was not attacked.
     looked_at = {"scheme": "neuracrypt", "attack": "as_is", "scope": "consortium", "options": {}}
     pools = [{"pool": 1, "draws": 3, "broken": 0, "seconds": 0.1}]
-    row = {**looked_at, "data": "mri", "block": 16, "name": "n", "pools": pools, "smallest_pool": None}
-    result = {"schema": "cipherward.audit-table/1", "rows": [row]}
+    audited = {**looked_at, "data": "mri", "block": 16, "name": "n", "pools": pools, "smallest_pool": None}
+    result = {"schema": "cipherward.audit-table/1", "rows": [audited]}
     assert hardest_row([Entry("8-audit-table.json", "", "", "2026-11-28", result)], "neuracrypt") is None
 
 
