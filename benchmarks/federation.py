@@ -41,7 +41,8 @@ from benchmarks.command_line import (
 from coordinator.exchange.plan import FILE, Plan, read_plan
 from coordinator.model.metrics import measure
 from coordinator.model.model_input import to_model_input
-from coordinator.model.training import build_optimizer, predict_probabilities, train_locally, use_all_cores
+from coordinator.model.optimizer import build_optimizer
+from coordinator.model.training import predict_probabilities, train_locally, use_all_cores
 from coordinator.model.vit import build_model, pack, unpack
 from coordinator.report.build import machine
 from coordinator.study.simulate import simulate

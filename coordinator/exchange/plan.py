@@ -58,6 +58,8 @@ class Plan(Settings):
     weights: str = ""
     stem: Literal["learn", "private", "plain"] = "learn"
     stem_frozen: bool = False
+    # Whether positions begin as the weights have them, or all alike: a key that moves blocks makes them wrong.
+    positions: Literal["weights", "alike"] = "weights"
     # The part of the encoder that is trained and sent. The head always is; `stem` decides on the stem.
     share: Literal["all", "head", "lora"] = "all"
     lora_rank: int = Field(default=4, ge=1)
@@ -86,12 +88,18 @@ class Plan(Settings):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup_steps: int = Field(default=20, ge=0)
+    # The rate of a weight is the schedule's, times what these say of its layer (coordinator/model/optimizer.py).
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    stem_lr_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    position_lr_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    frozen_rounds: int = Field(default=0, ge=0)
     clip: float = Field(default=1.0, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_weights: Literal["none", "balanced"] = "none"
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     augment: Literal["none", "flip_shift"] = "none"
+    mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     quorum: int = Field(default=0, ge=0)
     deadline_s: float = Field(default=3600.0, gt=0)
     grace_s: float = Field(default=60.0, ge=0)
@@ -130,6 +138,7 @@ class Plan(Settings):
         load(self.describe()).require_key_space()
         self._check_stem()
         self._check_augment()
+        self._check_rates()
         if self.quorum > self.parties:
             raise ValueError(f"a quorum of {self.quorum} is more than the {self.parties} parties")
         self._check_federation()
@@ -154,6 +163,27 @@ class Plan(Settings):
                 "set augment to none, or stem to private",
             )
 
+    def _check_rates(self) -> None:
+        """Raise CipherwardError if differential privacy, or what is trained, leaves no use for a setting."""
+        scales = (self.layer_decay, self.stem_lr_scale, self.position_lr_scale)
+        one_rate = (*scales, self.frozen_rounds) == (1.0, 1.0, 1.0, 0)
+        if self.privacy.is_on and not one_rate:
+            raise CipherwardError(
+                "layer_decay, stem_lr_scale, position_lr_scale and frozen_rounds do not go with privacy.epsilon: "
+                "private training clips and moves all weights together",
+                "leave them out; share: head or lora trains less of the encoder",
+            )
+        if self.privacy.is_on and self.mixup:
+            raise CipherwardError(
+                "mixup does not go with privacy.epsilon: the gradient of a mixed image holds two images",
+                "leave mixup out",
+            )
+        if self.frozen_rounds and self.share != "all":
+            raise CipherwardError(
+                f"frozen_rounds goes with share all: under share {self.share} the encoder never learns",
+                "leave frozen_rounds out",
+            )
+
     def _check_federation(self) -> None:
         """Raise CipherwardError if the strategy needs more replies, or `share` another model, than the plan has."""
         least = 2 * self.malicious + 3
@@ -175,6 +205,11 @@ class Plan(Settings):
             raise CipherwardError(
                 f"stem {self.stem} goes with federated training: the provider has no key to carry a stem with",
                 "set stem to learn, or train to federated",
+            )
+        if self.stem != "learn" and self.positions != "weights":
+            raise CipherwardError(
+                f"positions {self.positions} goes with stem learn: a carried stem begins as the weights are",
+                "leave positions out, or set stem to learn",
             )
         if self.stem == "learn":
             if self.stem_frozen:

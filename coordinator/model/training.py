@@ -15,6 +15,7 @@ from torch import nn
 
 from coordinator.exchange.plan import Plan
 from coordinator.model.model_input import to_model_input
+from coordinator.model.optimizer import build_optimizer, frozen_encoder, learning_rate, set_rate
 from crypto.arrays import AnyArray, Float32Array, Int64Array, Rows
 from crypto.cores import cores
 from crypto.errors import CipherwardError
@@ -84,27 +85,6 @@ def use_all_cores() -> int:
     return usable
 
 
-def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """Return the plan's optimizer over all weights of the model."""
-    if plan.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(), plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
-        )
-    return torch.optim.AdamW(model.parameters(), plan.lr, weight_decay=plan.weight_decay)
-
-
-def learning_rate(plan: Plan, step: int, total: int) -> float:
-    """Return the learning rate of a step: a linear warm-up, then a cosine to zero.
-
-    Args:
-        plan: gives the peak rate and the steps of the warm-up.
-        step: the number of earlier steps, counted over all rounds.
-        total: the number of steps of all rounds.
-    """
-    warm = min(1.0, (step + 1) / max(1, plan.warmup_steps))
-    return plan.lr * warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, total))))
-
-
 def accelerator() -> torch.device:
     """Return CUDA if torch can see it, else the CPU. Models stay on the CPU except while they train or predict."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -172,36 +152,32 @@ def train_locally(
     steps_per_epoch = math.ceil(count / plan.batch)
     steps_per_round = steps_per_epoch * plan.local_epochs
     order = np.random.default_rng([plan.seed, round_, zlib.crc32(party.encode())])
-    # A separate stream: the order of the images is the same with augmentation as without.
+    # Separate streams: the order of the images is the same with augmentation or mixing as without.
     augmentation = np.random.default_rng([plan.seed, round_, zlib.crc32(party.encode()), 1])
+    mixing = np.random.default_rng([plan.seed, round_, zlib.crc32(party.encode()), 2])
     device = accelerator()
     model.to(device).train()
-    optimizer = build_optimizer(model, plan)
+    optimizer = build_optimizer(model, plan, round_)
     term = _ProximalTerm.of(model, proximal)
     run = torch.compile(model) if plan.compile else model
     torch.manual_seed(int(order.integers(2**31)))
     step, summed_loss = (round_ - 1) * steps_per_round, 0.0
-    weights = image_weights(plan, labels)
-    for _ in range(plan.local_epochs):
-        for rows in np.array_split(order.permutation(count), steps_per_epoch):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(plan, step, plan.rounds * steps_per_round)
-            images = _batch(data, plan, rows, augmentation)
-            with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
-                logits = _logits(run, to_model_input(images).to(device))
-            losses = nn.functional.cross_entropy(
-                logits.float(),
-                labels[rows].to(device),
-                label_smoothing=plan.label_smoothing,
-                reduction="none",
-            )
-            loss = term.add_to((losses * weights[rows].to(device)).mean())
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-            nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
-            optimizer.step()
-            summed_loss += float(loss.detach()) * len(rows)
-            step += 1
+    loss_of = _Loss(labels.to(device), image_weights(plan, labels).to(device), plan.label_smoothing)
+    with frozen_encoder(model, plan, round_):
+        for _ in range(plan.local_epochs):
+            for rows in np.array_split(order.permutation(count), steps_per_epoch):
+                set_rate(optimizer, learning_rate(plan, step, plan.rounds * steps_per_round))
+                images = to_model_input(_batch(data, plan, rows, augmentation)).to(device)
+                images, mix = mix_pairs(images, plan.mixup, mixing)
+                with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bfloat16"):
+                    logits = _logits(run, images)
+                loss = term.add_to(loss_of(logits.float(), rows, mix))
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+                nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
+                optimizer.step()
+                summed_loss += float(loss.detach()) * len(rows)
+                step += 1
     model.cpu()
     images_seen = count * plan.local_epochs
     return {
@@ -209,6 +185,60 @@ def train_locally(
         "steps": float(steps_per_round),
         "images": float(images_seen),
     }
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How the images of a step were mixed: each is `share` of itself, and the rest is its partner.
+
+    Attributes:
+        share: between 0 and 1.
+        partners: int64 [n], the place in the step of each image's partner.
+    """
+
+    share: float
+    partners: Int64Array
+
+
+def mix_pairs(
+    images: torch.Tensor, alpha: float, random: np.random.Generator
+) -> tuple[torch.Tensor, Mix | None]:
+    """Return the images of a step mixed in pairs (Zhang et al. 2018, mixup), and how; as they are if alpha is 0.
+
+    A mixture of two images sealed by a linear scheme under one key is the sealed mixture of both, so this works on
+    ciphertext too.
+
+    Args:
+        images: float32 [n, c, h, w].
+        alpha: both parameters of the Beta distribution from which the share is drawn, one for all images of the step.
+        random: the stream that is drawn from.
+    """
+    if not alpha:
+        return images, None
+    mix = Mix(float(random.beta(alpha, alpha)), random.permutation(len(images)))
+    return mix.share * images + (1 - mix.share) * images[mix.partners], mix
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """The mean loss of a step's images. labels: int64 [n]; weights: float32 [n], what each image counts."""
+
+    labels: torch.Tensor
+    weights: torch.Tensor
+    label_smoothing: float
+
+    def __call__(self, logits: torch.Tensor, rows: Int64Array, mix: Mix | None) -> torch.Tensor:
+        """Return the loss of these rows; that of a mixture is the mixture of its images' losses."""
+        loss = self._mean(logits, rows)
+        if mix is None:
+            return loss
+        return mix.share * loss + (1 - mix.share) * self._mean(logits, rows[mix.partners])
+
+    def _mean(self, logits: torch.Tensor, rows: Int64Array) -> torch.Tensor:
+        losses = nn.functional.cross_entropy(
+            logits, self.labels[rows], label_smoothing=self.label_smoothing, reduction="none"
+        )
+        return (losses * self.weights[rows]).mean()
 
 
 def _batch(data: LabelledImages, plan: Plan, rows: Rows, random: np.random.Generator) -> AnyArray:

@@ -85,8 +85,30 @@ def build_model(plan: Plan, classes: int, plain: bool = False, log: Log = lambda
             f"share lora: {plan.model} is not a plain Vision Transformer, and adapters need its linear layers",
             "choose one of timm's vit_* models, or share all or head",
         )
+    if plan.positions == "alike":
+        forget_positions(model)
     apply_share(model, plan)
     return model
+
+
+@torch.no_grad()
+def forget_positions(model: nn.Module) -> None:
+    """Give all blocks of a ViT one position, the mean of theirs, in place.
+
+    A key that permutes blocks makes the positions of public weights wrong, and they are ten times as large as what a
+    fine-tuning moves them. Class and register tokens keep theirs.
+
+    Raises:
+        CipherwardError: if the model has no position embedding.
+    """
+    positions: Any = getattr(model, "pos_embed", None)
+    if not is_vision_transformer(model) or positions is None:
+        raise CipherwardError(
+            "positions alike: the model has no position embedding",
+            "choose one of timm's vit_* models, or leave positions out",
+        )
+    tokens = 0 if getattr(model, "no_embed_class", False) else int(model.num_prefix_tokens)  # type: ignore[arg-type]
+    positions[:, tokens:] = positions[:, tokens:].mean(1, keepdim=True)
 
 
 def create_model(

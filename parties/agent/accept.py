@@ -117,7 +117,17 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
     proximal = f", proximal term {policy.proximal_mu}" if policy.strategy == "fedprox" else ""
     args = ", ".join(f"{k} {v}" for k, v in policy.model_args.items())
     weights = policy.weights_file or policy.weights or "none: from scratch"
-    rest = ("lr", "momentum", "weight_decay", "warmup_steps", "clip", "label_smoothing", "class_weights")
+    rates = ("lr", "layer_decay", "stem_lr_scale", "position_lr_scale", "frozen_rounds", "warmup_steps")
+    rest = (
+        *rates,
+        "momentum",
+        "weight_decay",
+        "clip",
+        "label_smoothing",
+        "class_weights",
+        "mixup",
+        "positions",
+    )
     rows = [
         ("study", f"{policy.study}, {policy.parties} hospitals"),
         ("images", f"sealed: {policy.image_size}×{policy.image_size}, {kind}; {len(policy.classes)} classes"),

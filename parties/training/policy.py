@@ -95,6 +95,7 @@ class Policy(Settings):
     weights_sha256: str
     stem: str
     stem_frozen: bool
+    positions: str
     share: str
     lora_rank: int
     lora_alpha: float
@@ -117,12 +118,17 @@ class Policy(Settings):
     momentum: float
     weight_decay: float
     warmup_steps: int
+    layer_decay: float
+    stem_lr_scale: float
+    position_lr_scale: float
+    frozen_rounds: int
     clip: float
     label_smoothing: float
     class_weights: str
     precision: str
     compile: bool
     augment: str
+    mixup: float
 
     # How updates are protected. The budget is the hospital's own, over all its trainings; 0: it has none.
     privacy: Privacy

@@ -19,14 +19,13 @@ from torch import nn
 
 from coordinator.exchange.plan import Plan
 from coordinator.model.model_input import to_model_input
+from coordinator.model.optimizer import build_optimizer, learning_rate, set_rate
 from coordinator.model.private_layers import require_private_layers, tokens_as_layer
 from coordinator.model.training import (
     AugmentableImages,
     LabelledImages,
     accelerator,
-    build_optimizer,
     image_weights,
-    learning_rate,
 )
 from crypto.arrays import Int64Array, Rows
 from crypto.errors import CipherwardError
@@ -112,8 +111,7 @@ def train_privately(
         steps = private.mechanism.steps
         try:
             for step in range((round_ - 1) * steps, round_ * steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(plan, step, plan.rounds * steps)
+                set_rate(optimizer, learning_rate(plan, step, plan.rounds * steps))
                 _take_step(
                     optimizer, loss, private.units, private.mechanism.sample_rate, min(most, plan.batch)
                 )

@@ -138,6 +138,11 @@ class UpdateCase:
             limits.append(
                 f"augment {plan.augment}: the update is of altered views, candidates are unaltered"
             )
+        if plan.mixup:
+            limits.append(f"mixup {plan.mixup}: the update is of mixed images, candidates are whole")
+        dropped = [name for name, rate in plan.model_args.items() if name.endswith("drop_rate") and rate]
+        if dropped:
+            limits.append(f"{', '.join(dropped)}: a step of the hospital left parts out at random")
         if plan.class_weights != "none":
             limits.append("class_weights: how the hospital weighted its images is not known here")
         if plan.precision != "float32":

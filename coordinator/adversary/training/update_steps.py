@@ -30,6 +30,13 @@ from torch import nn
 
 from coordinator.adversary.training.observation import Observed, Update
 from coordinator.exchange.plan import Plan
+from coordinator.model.optimizer import (
+    build_optimizer,
+    frozen_encoder,
+    learning_rate,
+    rate_scales,
+    set_rate,
+)
 from coordinator.model.shares import shared_names
 from coordinator.model.vit import build_model, pack, unpack
 from crypto.arrays import Float32Array, Float64Array
@@ -126,15 +133,6 @@ def local_steps(plan: Plan, images: int) -> int:
     return math.ceil(images / plan.batch) * plan.local_epochs
 
 
-def learning_rate(plan: Plan, step: int, total: int) -> float:
-    """Return the learning rate of a step by the public schedule: linear warm-up, then a cosine to zero.
-
-    It is the schedule of coordinator/model/training.py.
-    """
-    warm_up = min(1.0, (step + 1) / max(1, plan.warmup_steps))
-    return plan.lr * warm_up * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / max(1, total))))
-
-
 def _learning_rates(plan: Plan, update: Update) -> list[float]:
     """Return the learning rate of every local step of an update."""
     steps = local_steps(plan, update.most_images)
@@ -144,7 +142,7 @@ def _learning_rates(plan: Plan, update: Update) -> list[float]:
 
 def infer_gradients(model: nn.Module, names: list[str], plan: Plan, update: Update) -> UpdateGradients:
     """Return the gradients behind an update. Weights decay under both optimisers in the same way."""
-    rates = _learning_rates(plan, update)
+    rates, scales = _learning_rates(plan, update), rate_scales(model, plan, update.round)
     momentum = plan.momentum if plan.optimizer == "sgd" else 0.0
     total_rate = carried = 0.0
     for rate in rates:  # momentum carries every gradient, decay included, into the steps after it
@@ -158,10 +156,12 @@ def infer_gradients(model: nn.Module, names: list[str], plan: Plan, update: Upda
         stop = start + state[name].numel()
         before, after = update.before[start:stop], update.after[start:stop]
         exact = before.astype(np.float64)
-        value = (exact - after) / total_rate - plan.weight_decay * exact
+        start, rate = stop, total_rate * scales.get(name, 1.0)
+        if not rate:
+            continue  # frozen in this round: it tells nothing
+        value = (exact - after) / rate - plan.weight_decay * exact
         values[name] = value.reshape(tuple(state[name].shape))
-        rounding[name] = _weight_rounding(plan, before, after) / total_rate
-        start = stop
+        rounding[name] = _weight_rounding(plan, before, after) / rate
     return UpdateGradients(values, rounding, len(rates), plan.optimizer == "adamw")
 
 
@@ -207,28 +207,19 @@ def replay_distance(view: UpdateView, images: torch.Tensor, labels: list[int]) -
 def _train_on(view: UpdateView, images: torch.Tensor, labels: list[int]) -> None:
     """Train the model in place for one round, as the hospital would on these images."""
     plan, model = view.plan, view.model
-    optimiser = _optimiser(model, plan)
+    optimizer = build_optimizer(model, plan, view.update.round)
     target = torch.tensor(labels)
     trained = [w for w in model.parameters() if w.requires_grad]
     first = [w.detach().clone() for w in trained]
     model.train()
-    for rate in _learning_rates(plan, view.update):
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        loss = nn.functional.cross_entropy(model(images), target, label_smoothing=plan.label_smoothing)
-        if plan.proximal:
-            distances = [((w - f) ** 2).sum() for w, f in zip(trained, first, strict=True)]
-            loss = loss + plan.proximal / 2 * sum(distances)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
-        nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
-        optimiser.step()
-
-
-def _optimiser(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """Return the plan's optimiser."""
-    if plan.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(), lr=plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay
-        )
-    return torch.optim.AdamW(model.parameters(), lr=plan.lr, weight_decay=plan.weight_decay)
+    with frozen_encoder(model, plan, view.update.round):
+        for rate in _learning_rates(plan, view.update):
+            set_rate(optimizer, rate)
+            loss = nn.functional.cross_entropy(model(images), target, label_smoothing=plan.label_smoothing)
+            if plan.proximal:
+                distances = [((w - f) ** 2).sum() for w, f in zip(trained, first, strict=True)]
+                loss = loss + plan.proximal / 2 * sum(distances)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+            nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
+            optimizer.step()

@@ -15,7 +15,8 @@ from coordinator.exchange.introduction import sign_introduction
 from coordinator.exchange.plan import Plan
 from coordinator.federation.rounds import State, run_rounds
 from coordinator.model.model_input import to_model_input
-from coordinator.model.training import PlainImages, learning_rate, train_locally
+from coordinator.model.optimizer import learning_rate
+from coordinator.model.training import PlainImages, train_locally
 from coordinator.model.vit import build_model, pack
 from crypto.errors import CipherwardError
 from parties.training.baseline import concatenate, read_plain_images, train_plain

@@ -18,9 +18,10 @@ from coordinator.exchange.plan import Plan
 from coordinator.federation.strategies import require_aggregatable
 from coordinator.model.metrics import measure
 from coordinator.model.model_input import to_model_input
+from coordinator.model.optimizer import learning_rate
 from coordinator.model.shares import in_stem, shared_names
 from coordinator.model.torchvision_fix import timm
-from coordinator.model.training import PlainImages, learning_rate, predict_probabilities, train_locally
+from coordinator.model.training import PlainImages, predict_probabilities, train_locally
 from coordinator.model.vit import build_model, pack, save_model, unpack
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey

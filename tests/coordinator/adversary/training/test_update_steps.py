@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import coordinator.model.training
 from coordinator.adversary.training.update_solve import EMBEDDING
 from coordinator.adversary.training.update_steps import (
     CONFIRMED_DISTANCE,
     labels_to_try,
-    learning_rate,
     replay_distance,
 )
 from coordinator.model.model_input import to_model_input
@@ -63,17 +60,38 @@ def test_the_first_step_of_adamw_shows_signs_and_says_so() -> None:
 
 def test_the_note_names_what_a_replay_does_not_follow() -> None:
     settings: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-3}
-    p = plan(**settings, augment="flip_shift", class_weights="balanced", precision="bfloat16")
+    p = plan(
+        **settings,
+        augment="flip_shift",
+        mixup=0.2,
+        class_weights="balanced",
+        precision="bfloat16",
+    )
     note = attack_updates(trained(p, PICTURES[:1], LABELS[:1])).note
     plain_note = attack_updates(trained(plan(**settings), PICTURES[:1], LABELS[:1])).note
-    for limit in ("altered views", "how the hospital weighted its images", "precision bfloat16"):
+    for limit in (
+        "altered views",
+        "mixed images",
+        "how the hospital weighted its images",
+        "precision bfloat16",
+    ):
         assert limit in note and limit not in plain_note
 
 
-def test_the_schedule_is_that_of_the_hospitals() -> None:
-    for warmup, step in itertools.product((0, 1, 5), range(12)):
-        p = plan(warmup_steps=warmup)
-        assert learning_rate(p, step, 12) == coordinator.model.training.learning_rate(p, step, 12)
+@pytest.mark.parametrize(
+    "changes", [{"layer_decay": 0.5}, {"stem_lr_scale": 10.0}, {"layer_decay": 0.8, "stem_lr_scale": 3.0}]
+)
+def test_rates_by_layer_are_public_and_taken_out(changes: dict[str, Any]) -> None:
+    gradients = view_of(trained(plan(**changes), PICTURES[:2], LABELS[:2])).gradients
+    at_one_rate = view_of(trained(plan(), PICTURES[:2], LABELS[:2])).gradients
+    for name, value in gradients.values.items():
+        largest = np.abs(at_one_rate.values[name]).max()
+        assert np.abs(value - at_one_rate.values[name]).max() < 1e-4 * max(1.0, largest), name
+
+
+def test_a_frozen_encoder_sends_no_gradients() -> None:
+    view = view_of(trained(plan(frozen_rounds=1), PICTURES[:2], LABELS[:2]))
+    assert {name.split(".")[0] for name in view.gradients.values} == {"pos_embed", "patch_embed", "head"}
 
 
 def test_training_on_the_same_images_gives_the_same_update() -> None:
@@ -82,6 +100,8 @@ def test_training_on_the_same_images_gives_the_same_update() -> None:
         {"optimizer": "adamw", "lr": 1e-3},
         {"local_epochs": 3},
         {"label_smoothing": 0.1},
+        {"layer_decay": 0.6, "stem_lr_scale": 4.0},
+        {"frozen_rounds": 2},
     ]
     for changes in variants:
         view = view_of(trained(plan(stem="learn", scheme="plain", **changes), PICTURES[:1], [2], 2))
