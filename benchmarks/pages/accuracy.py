@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages.comparison import comparison, reruns
-from benchmarks.pages.entries import Entry, audited_rows, of_kind
+from benchmarks.pages.entries import Entry, audited_images, of_kind
 from benchmarks.pages.frontier import frontier
 from benchmarks.pages.image_keys import image_keys
 from benchmarks.pages.markdown import number, percent, rate, table
+from benchmarks.pages.recipes import recipes
 
 Record = Mapping[str, Any]
 
@@ -32,9 +33,11 @@ def page(entries: Sequence[Entry]) -> list[str]:
     """Return the lines of docs/results/accuracy.md."""
     lines = [INTRO]
     for entry in of_kind(entries, "table1"):
-        lines += [*entry.heading(), *comparison(entry.result, audited_rows(entries)), ""]
+        lines += [*entry.heading(), *comparison(entry.result, audited_images(entries)), ""]
     for entry in of_kind(entries, "reruns"):
         lines += [*entry.heading(), *reruns(entry.result), ""]
+    for entry in of_kind(entries, "recipes"):
+        lines += [*entry.heading(), *recipes(entry.result), ""]
     for entry in of_kind(entries, "image-keys"):
         lines += [*entry.heading(), IMAGE_KEYS, *image_keys(entry.result), ""]
     lines += frontier(entries)

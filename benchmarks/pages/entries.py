@@ -91,3 +91,86 @@ def audited_rows(entries: Sequence[Entry]) -> list[Mapping[str, Any]]:
     ]
     names = {row["name"] for row in later}
     return [row for row in rows if row["name"] not in names] + later
+
+
+#: Kinds of pictures that are the images of the comparison, at their size.
+_SAME_IMAGES = {
+    "mri 224": "mri",
+    "mri 64": "mri64",
+    "cifar 224": "cifar224",
+    "cifar 32": "cifar",
+    "pneumonia 28": "pneumonia",
+}
+
+
+def audited_images(entries: Sequence[Entry]) -> list[Mapping[str, Any]]:
+    """Return the audited rows, and those of the table of pictures on the images that models were trained on."""
+    kinds = [row for e in of_kind(entries, "picture-kinds") for row in e.result.get("rows", ())]
+    return audited_rows(entries) + [
+        {
+            **row,
+            "data": _SAME_IMAGES[row["kind"]],
+            "scope": "consortium",
+            "smallest_pool": row["broken_at"],
+            "largest_pool": max(pool["pool"] for pool in row["pools"]),
+        }
+        for row in kinds
+        if row["kind"] in _SAME_IMAGES and row["pools"]
+    ]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How many sealed images break a scheme on some images.
+
+    Attributes:
+        pool: the smallest pool that breaks it, or the largest that was tried.
+        is_broken: whether that pool breaks it.
+        is_bound: whether no smaller pool was tried, so that fewer images may be enough.
+    """
+
+    pool: int
+    is_broken: bool
+    is_bound: bool = False
+
+    def __str__(self) -> str:
+        if not self.is_broken and self.pool == 1:
+            return "not broken from one image"
+        if not self.is_broken:
+            return f"not broken by up to {self.pool}"
+        return f"broken by {self.pool}" + (" or fewer" if self.is_bound else "")
+
+
+def _is_idle(row: Mapping[str, Any]) -> bool:
+    """Return whether the attack had nothing to try in any draw: that is no evidence of strength."""
+    pools = row.get("pools", ())
+    return bool(pools) and all(pool.get("idle", 0) == pool.get("draws", 1) for pool in pools)
+
+
+def verdict_of(
+    audited: Sequence[Mapping[str, Any]], scheme: str, scope: str, data: str | None, block: int
+) -> Verdict | None:
+    """Return what the attacks on sealed images do to a scheme with its default options; None if none tried.
+
+    Args:
+        audited: the result of `audited_images`.
+        scheme: the scheme.
+        scope: consortium, or image.
+        data: the audit's name of the images.
+        block: the block side in pixels.
+    """
+    rows = [
+        row
+        for row in audited
+        if (row["scheme"], row["scope"], row["data"], row["block"]) == (scheme, scope, data, block)
+        and not row["options"]
+        and row["largest_pool"]
+        and not _is_idle(row)
+    ]
+    if not rows:
+        return None
+    broken = [row["smallest_pool"] for row in rows if row["smallest_pool"]]
+    if not broken:
+        return Verdict(max(row["largest_pool"] for row in rows), False)
+    fewest = min((pool["pool"] for row in rows for pool in row.get("pools", ())), default=0)
+    return Verdict(min(broken), True, min(broken) == fewest > 1)

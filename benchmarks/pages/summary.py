@@ -33,7 +33,7 @@ PAPERS = {
 #: The schemes and the data sets in the README's table.
 README_SCHEMES = ("block_pixel_shuffle", "block_pixel", "le", "pe", "etc", "ele")
 README_DATA = ("mri", "cifar")
-_SHAPES = {"mri": (224, 224, 1), "cifar": (32, 32, 3), "cifar224": (224, 224, 3)}
+_SHAPES = {"mri": (224, 224, 1), "pneumonia": (28, 28, 1), "cifar": (32, 32, 3), "cifar224": (224, 224, 3)}
 #: An audited study's name → the data set's name.
 _STUDIES = {"brain_mri": "mri"}
 
@@ -101,7 +101,10 @@ TOPICS = {
             "projection-fit",
         ),
     ),
-    "accuracy": ("Accuracy on ciphertext", ("table1", "reruns", "image-keys", "audit", "stem-accuracy")),
+    "accuracy": (
+        "Accuracy on ciphertext",
+        ("table1", "reruns", "recipes", "image-keys", "audit", "stem-accuracy"),
+    ),
     "speed": (
         "Speed and traffic",
         (

@@ -1,0 +1,57 @@
+"""The table of what was tried to train better, by accuracy on val."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from benchmarks.pages.markdown import percent, table
+
+Record = Mapping[str, Any]
+
+LEAD = """Each line changes the first of its part in what its name says. Every figure is of the val images; the test
+images were not read. `learn` recipes train one model on sealed images in one place, as the papers do, or in three
+hospitals where their name says so; `plain` recipes train in three hospitals on plain images, which under stem
+`private` computes the same. A difference of less than three points between two single trainings may be chance.
+`filters as means`, a patch embedding that begins by reading the mean of each block, had a setting that was not kept.
+"""
+
+
+def recipes(result: Record) -> list[str]:
+    """Return the table of what benchmarks/recipes.py tried."""
+    grouped: dict[str, list[Record]] = {}
+    for line in result["recipes"]:
+        grouped.setdefault(line["recipe"], []).append(line)
+    body = [_row(name, lines) for name, lines in sorted(grouped.items(), key=lambda item: _rank(item[0]))]
+    headers = [
+        "recipe",
+        "seeds",
+        "best val accuracy",
+        "val accuracy, round by round (first seed)",
+        "minutes",
+    ]
+    base = result["base"]
+    settings = ", ".join(f"{name} {value}" for name, value in base.items() if name != "model_args")
+    images = result["recipes"][0]["images"]
+    return [
+        LEAD,
+        *table(headers, body),
+        f"- All: {settings}, {', '.join(f'{k} {v}' for k, v in base['model_args'].items())}; "
+        f"{images[0]} training and {images[1]} val images of 224×224.",
+        "",
+    ]
+
+
+def _rank(name: str) -> tuple[str, bool, str]:
+    """Order by what is trained, the base first."""
+    part, _, what = name.partition(": ")
+    return part, what != "base", what
+
+
+def _row(name: str, lines: list[Record]) -> list[str]:
+    best = percent(float(np.mean([line["best"] for line in lines])))
+    by_round = ", ".join(f"{value:.3f}" for value in lines[0]["val"])
+    minutes = f"{np.mean([line['seconds'] for line in lines]) / 60:.0f}"
+    return [name, str(len(lines)), f"{best} %", by_round, minutes]
