@@ -3,11 +3,11 @@
     python -m benchmarks.audit_table --data FOLDER [--only etc,le] [--jobs 2] [--hours 2] [--json FILE]
     python -m benchmarks.audit_table --data FOLDER --around docs/results/8-audit-table.json --draws 3 --hours 1
 
-FOLDER holds brain_mri/{train,val,test}/CLASS/*.jpg and cifar10_jpeg.npz. Every row of the table takes several draws
-of key, pool and audit images. Every cell is one attack at one pool size in one draw, scored with the product's own
-measures, by the rule that it names (suite/2). Finished cells are kept in --out, so that a stopped run continues with
-the next cell. Cells that the time did not reach are called "not run". CIFAR-10 is used at 32×32 and enlarged to
-224×224, MRI in gray at 224×224.
+FOLDER holds brain_mri/{train,val,test}/CLASS/*.jpg, cifar10_jpeg.npz and pneumoniamnist.npz. Every row of the table
+takes several draws of key, pool and audit images. Every cell is one attack at one pool size in one draw, scored with
+the product's own measures, by the rule that it names (suite/2). Finished cells are kept in --out, so that a stopped
+run continues with the next cell. Cells that the time did not reach are called "not run". CIFAR-10 is used at 32×32
+and enlarged to 224×224, MRI in gray at 224×224.
 
 The whole table takes hours of one core. What it says of a scheme, the smallest pool that breaks it, is decided by few
 of its cells: the second form measures those alone, in three draws. They are the pool that broke the scheme in an
@@ -49,14 +49,14 @@ from parties.scoring.second_look import second_truth
 from parties.scoring.truth import Truth, baseline_ssims, distinct_rows, gallery_members
 
 AUDIT_IMAGES, GALLERY_IMAGES = 128, 1000  # as in suite/1
-CIFAR_IMAGES = 3000  # enough for the audit images, the gallery and the largest pool
+SMALL_IMAGES = 3000  # enough for the audit images, the gallery and the largest pool
 SEED = 20260
 SCHEMA = "cipherward.audit-table/1"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. data: mri, cifar (32×32) or cifar224. attack: a name of ATTACKS."""
+    """One line of the table. data: mri, pneumonia, cifar (32×32) or cifar224. attack: a name of ATTACKS."""
 
     scheme: str
     data: str
@@ -80,6 +80,14 @@ def _with_image_keys(rows: Sequence[Row]) -> Iterator[Row]:
     for row in rows:
         # One draw is enough: its 64 scored images have 64 keys.
         yield Row(row.scheme, row.data, "image", row.attack, row.block, (1,), 1, row.budget_s, row.options)
+
+
+def _small_with_image_keys() -> Iterator[Row]:
+    """Yield rows for the small images that benchmarks/image_keys.py trains on, those aside that SHARED yields."""
+    for scheme in ("block_pixel_shuffle", "value_shuffle", "etc", "pe", "le", "ele", "block_pixel"):
+        for data in ("pneumonia", "cifar"):
+            if not any((row.scheme, row.data, row.options) == (scheme, data, {}) for row in SHARED):
+                yield Row(scheme, data, "image", block=4, pools=(1,), draws=1)
 
 
 COLOURS = {"colour_shuffle": True}
@@ -109,6 +117,7 @@ ROWS = (
     # (match_tokens), so it is no part of an audit: benchmarks/projections.py.
     Row("neuracrypt", "mri", attack="as_is", pools=(1,), draws=3),
     *_with_image_keys(SHARED),
+    *_small_with_image_keys(),
     # Its order is drawn for every image, whatever the scope.
     Row("patch_shuffle", "mri", "image", "jigsaw", pools=(1,), draws=1),
     Row("patch_shuffle", "cifar", "image", "jigsaw", 4, (1,), 1),
@@ -147,6 +156,13 @@ def read_cifar(folder: Path, count: int, size: int) -> tuple[Images, Int64Array]
                 colour = colour.resize((size, size), Image.Resampling.BICUBIC)
             images.append(np.asarray(colour))
     return np.stack(images), labels[:count].astype(np.int64)
+
+
+def read_pneumonia(folder: Path, count: int) -> tuple[Images, Int64Array]:
+    """Return the first chest X-rays, uint8 [count, 28, 28, 1], and labels, int64 [count]."""
+    with np.load(folder / "pneumoniamnist.npz") as stored:
+        images: Images = stored["train_images"][:count].reshape(-1, 28, 28, 1)
+        return images, stored["train_labels"][:count].reshape(-1).astype(np.int64)
 
 
 def make_draw(
@@ -193,8 +209,10 @@ def cells_of(
     public = read_mri(folder, "test")[0] if row.attack == "moment_matching" else None
     if row.data == "mri":
         images, labels = read_mri(folder, "train")
+    elif row.data == "pneumonia":
+        images, labels = read_pneumonia(folder, SMALL_IMAGES)
     else:
-        images, labels = read_cifar(folder, CIFAR_IMAGES, 32 if row.data == "cifar" else 224)
+        images, labels = read_cifar(folder, SMALL_IMAGES, 32 if row.data == "cifar" else 224)
     truth, pool, key = make_draw(row, index, images, labels)
     bases, second = baseline_ssims(truth), second_truth(truth)
     count = len(truth.pick)

@@ -32,6 +32,8 @@ PNG = KEPT.parent / "frontier.png"
 # Okabe and Ito 2008; a scheme keeps its colour and marker in every panel.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6f4fa0", "#a07000", "#56b4e9", "#444444")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+#: A stem that stays in the hospital has a marker of its own.
+_PRIVATE_MARKER = "<"
 _DASHES = ((0, (2, 2)), (0, (6, 2)), (0, (1, 1)))
 _TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000)
 _INK, _FAINT = "#1b1f24", "#9aa3ad"
@@ -82,13 +84,15 @@ def _draw_panel(
 ) -> None:
     """Draw the points and reference lines of one data set."""
     worse = dominated(choices)
-    pools = sorted({choice.pool or 1 for choice in choices})
-    seen: dict[int, int] = {}
+    largest = max([choice.pool or 1 for choice in choices if choice.broken], default=10)
+    edge = 2.2 * max(largest, 10)  # what nothing broke stands to the right of all that was broken
+    seen: dict[float, int] = {}
     for choice in choices:
         assert choice.pool is not None
         # Points that share a pool size stand side by side, so that none hides another.
-        nth = seen[choice.pool] = seen.get(choice.pool, -1) + 1
-        x = choice.pool * 1.09**nth
+        place = choice.pool if choice.broken else edge
+        nth = seen[place] = seen.get(place, -1) + 1
+        x = place * 1.09**nth
         i = schemes.index(choice.scheme)
         error = [[choice.rate - choice.low], [choice.high - choice.rate]]
         axes.errorbar(
@@ -98,16 +102,25 @@ def _draw_panel(
         axes.plot(
             x,
             choice.rate,
-            marker=_MARKERS[i % 8],
+            marker=_PRIVATE_MARKER if choice.stem == "private" else _MARKERS[i % 8],
             ls="",
             ms=7 if choice.training == "central" else 10,  # federated: larger
             color=_COLOURS[i % 8],
             mfc="white" if hollow else _COLOURS[i % 8],
-            label=choice.name,
+            label=choice.name if choice.scope == "consortium" else None,
         )
+        if choice.scope == "image":
+            axes.plot(
+                x, choice.rate, "o", ms=13, mfc="none", mec=_INK, mew=0.7, label="a key for each image"
+            )
         if not choice.broken:
+            tried = "from one image" if choice.pool == 1 else f"up to {choice.pool:,}"
             axes.annotate(
-                "not broken", (x, choice.rate), xytext=(5, 3), textcoords="offset points", fontsize=7.5
+                f"not broken\n{tried}",
+                (x, choice.rate),
+                xytext=(9, -4),
+                textcoords="offset points",
+                fontsize=7.5,
             )
     for line in lines:
         axes.axhline(
@@ -118,9 +131,10 @@ def _draw_panel(
             label=line.name,
         )
     axes.set_xscale("log")
-    axes.set_xlim(0.8, max(pools[-1], 10) * 2.2)
-    axes.set_xticks([tick for tick in _TICKS if tick <= max(pools[-1], 10)])
-    axes.set_xticklabels([f"{tick:,}" for tick in _TICKS if tick <= max(pools[-1], 10)])
+    axes.set_xlim(0.8, edge * (1.0 if edge not in seen else 4.5))
+    ticks = [tick for tick in _TICKS if tick <= max(largest, 10)]
+    axes.set_xticks(ticks)
+    axes.set_xticklabels([f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(axis="y", color=_FAINT, lw=0.6, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)

@@ -84,7 +84,7 @@ COLOURS = {"colour_shuffle": True}
 _BLOCKS = {"224": 16, "64": 8, "32": 4, "28": 4}
 #: Block and sub-block of sub_block_etc by image side: at least four main blocks and four sub-blocks.
 _SUB_BLOCKS = {"224": (16, 4), "64": (8, 4), "32": (8, 4), "28": (4, 2)}
-_GRAY = ("mri 224", "pneumonia 28", "phantoms 64")
+_GRAY = ("mri 224", "mri 64", "pneumonia 28", "phantoms 64")
 #: Images of a kind where the largest pools would leave no gallery: there are 162 tiles of tissue, and 300 enlarged
 #: images of CIFAR-10.
 _LARGEST_POOL = {"tissue 224": 100, "tissue 32": 100, "tissue 32 coarse": 100, "cifar 224": 100}
@@ -94,7 +94,8 @@ def _rows() -> Iterator[Row]:
     """Yield a row for every scheme and every kind that it is meant for."""
     for kind in KINDS:
         size = next(part for part in kind.split() if part.isdigit())
-        block, is_small = _BLOCKS[size], size in ("32", "28")
+        # MRI at 64 has the blocks of the comparison's networks.
+        block, is_small = (4, True) if kind == "mri 64" else (_BLOCKS[size], size in ("32", "28"))
         # Seams of these tiles tell little: the larger pools say how many are enough.
         quick = (1, 2, 5, 10, 20, 50, 100) if "coarse" in kind else (1, 2, 5, 10, 20)
         large = tuple(n for n in (100, 300, 500) if n <= _LARGEST_POOL.get(kind, 500))
@@ -104,8 +105,9 @@ def _rows() -> Iterator[Row]:
             yield Row("pe", kind, block, quick, COLOURS)
         main, sub = _SUB_BLOCKS[size]
         yield Row("sub_block_etc", kind, main, (5, 10, 20), {"sub_block": sub})
+        if is_small or kind == "mri 224":
+            yield Row("le", kind, block, quick)
         if is_small:
-            yield Row("le", kind, 4, quick)
             yield Row("ele", kind, 4, tuple(n for n in (50, *large) if n != 300))
         yield Row("block_pixel", kind, block, tuple(n for n in (20, *large) if n != 500))
         for scheme in ("orthogonal", "noisy_orthogonal"):

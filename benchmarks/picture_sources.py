@@ -23,6 +23,7 @@ _SMALL_IMAGES, _ENLARGED_IMAGES = 1500, 300
 #: Every kind of picture, and what it is.
 KINDS = {
     "mri 224": "brain MRI slices, gray, with black borders",
+    "mri 64": "brain MRI slices reduced to 64×64, gray",
     "pneumonia 28": "PneumoniaMNIST, chest X-rays, gray",
     "cifar 32": "CIFAR-10",
     "cifar 224": "CIFAR-10, enlarged bicubically",
@@ -54,6 +55,8 @@ def read_kind(folder: Path, kind: str) -> Images:
     """
     if kind == "mri 224":
         return read_mri(folder, "train")[0]
+    if kind == "mri 64":
+        return _reduce(read_mri(folder, "train")[0], 64)
     if kind == "pneumonia 28":
         with np.load(folder / "pneumoniamnist.npz") as stored:
             gray: Images = stored["train_images"][:_SMALL_IMAGES].reshape(-1, 28, 28, 1)
@@ -70,6 +73,15 @@ def read_kind(folder: Path, kind: str) -> Images:
     plain = read_cifar(folder, _SMALL_IMAGES, 32)[0]
     changed: Images = _CHANGES[kind](plain)
     return changed
+
+
+def _reduce(images: Images, size: int) -> Images:
+    """Return gray images reduced as benchmarks/table1_data.py reduces them, uint8 [n, size, size, 1]."""
+    small = [
+        np.asarray(Image.fromarray(i[..., 0]).resize((size, size), Image.Resampling.BILINEAR))
+        for i in images
+    ]
+    return np.stack(small)[..., None]
 
 
 def _read_tissue(folder: Path, kind: str) -> Images:

@@ -31,6 +31,7 @@ _SHOWN_SIZES = (1, 2, 5, 10, 50, 100)  # of the table of SSIM by pool size: six 
 _DATA = {
     "mri": "brain MRI, 224×224",
     "cifar": "CIFAR-10, 32×32",
+    "pneumonia": "PneumoniaMNIST, 28×28",
     "cifar224": "CIFAR-10, enlarged to 224×224",
 }
 

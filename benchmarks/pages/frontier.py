@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.command_line import ROOT
-from benchmarks.pages.comparison import DATA_NAMES
-from benchmarks.pages.entries import Entry, audited_rows, of_kind
+from benchmarks.pages.comparison import AUDITED, DATA_NAMES
+from benchmarks.pages.entries import Entry, Verdict, audited_images, of_kind, verdict_of
 from benchmarks.pages.markdown import percent, table
 from coordinator.exchange.plan import read_plan
 
 Record = Mapping[str, Any]
 
-#: From the comparison's data set and image size to the audit's data set of the same pictures.
-AUDITED = {("mri", 224): "mri", ("cifar", 32): "cifar", ("cifar", 224): "cifar224"}
 #: The plan that benchmarks/stem_accuracy.py trains.
 STEM_PLAN = ROOT / "configs" / "brain_mri_private.yaml"
 #: The ε of the reference line with differential privacy.
@@ -40,6 +38,7 @@ class Choice:
         seeds: How many trainings the accuracy is the mean of.
         pool: The smallest pool that breaks it, or the largest that was tried; None if it was not audited.
         broken: Whether that pool broke it.
+        bound: Whether no smaller pool was tried, so that fewer images may be enough.
     """
 
     data: str
@@ -54,6 +53,7 @@ class Choice:
     seeds: int
     pool: int | None
     broken: bool
+    bound: bool = False
 
     @property
     def name(self) -> str:
@@ -77,6 +77,7 @@ class Choice:
             "seeds": self.seeds,
             "pool": self.pool,
             "broken": self.broken,
+            "bound": self.bound,
         }
 
 
@@ -94,12 +95,12 @@ class Line:
 
 
 def choices_of(entries: Sequence[Entry]) -> list[Choice]:
-    """Return every choice whose accuracy a Vision Transformer of the comparison or the benchmark of stems measured.
+    """Return every choice whose accuracy was measured: by a ViT of the comparison, with image keys, or federated.
 
     The trainings of several seeds are one choice: the mean of their accuracies, between the lowest lower bound and
     the highest upper bound.
     """
-    audited = audited_rows(entries)
+    audited = audited_images(entries)
     choices = []
     for entry in of_kind(entries, "table1"):
         for section in entry.result["sections"]:
@@ -108,66 +109,77 @@ def choices_of(entries: Sequence[Entry]) -> list[Choice]:
             for row in section["rows"]:
                 cells = [c for c in section["cells"] if c["row"] == row and "diverged" not in c]
                 if row != "plain" and cells:
-                    choices.append(_choice(section, row, cells, audited))
+                    choices.append(
+                        _choice(_sealed(section, row), section["plan"]["block"], _tests(cells), audited)
+                    )
+    for entry in of_kind(entries, "image-keys"):
+        choices += _with_image_keys(entry.result, audited)
     for entry in of_kind(entries, "stem-accuracy"):
         choices += _federated(entry.result, audited)
     return choices
 
 
+def _tests(cells: Sequence[Record]) -> list[Record]:
+    """Return the test figures of cells."""
+    return [cell["test"] for cell in cells]
+
+
+def _sealed(section: Record, row: str) -> tuple[str, int, str, str, str, str]:
+    """Return what a row of the comparison is as a choice: a Choice's first six fields."""
+    scheme, _, private = row.partition(" ")
+    plan = section["plan"]
+    scope, stem = plan.get("key_scope", "consortium"), "private" if private else "learn"
+    return section["data"], int(plan["image_size"]), scheme, scope, stem, "central"
+
+
 def _federated(result: Record, audited: Sequence[Record]) -> list[Choice]:
     """Return the federated choices of the benchmark of stems: brain MRI by the plan that it trains."""
     plan = read_plan(STEM_PLAN, {"images": "brain_mri"})  # named, never opened
-    pool, broken = _pool(audited, plan.scheme, plan.key_scope, AUDITED["mri", plan.image_size], plan.block)
     choices = []
     for stem in ("learn", "private"):
-        runs = [r for r in result["records"] if r["run"] == f"federated, stem {stem}"]
-        if runs:
-            rate = sum(run["test accuracy"] for run in runs) / len(runs)
-            low, high = min(run["low"] for run in runs), max(run["high"] for run in runs)
+        tests = [
+            {"rate": run["test accuracy"], "low": run["low"], "high": run["high"]}
+            for run in result["records"]
+            if run["run"] == f"federated, stem {stem}"
+        ]
+        if tests:
             sealed = ("mri", plan.image_size, plan.scheme, plan.key_scope, stem, "federated")
-            choices.append(Choice(*sealed, rate, low, high, len(runs), pool, broken))
+            choices.append(_choice(sealed, plan.block, tests, audited))
     return choices
 
 
-def _choice(section: Record, row: str, cells: Sequence[Record], audited: Sequence[Record]) -> Choice:
-    scheme, _, private = row.partition(" ")
-    size = int(section["plan"]["image_size"])
-    scope = section["plan"].get("key_scope", "consortium")
-    pool, broken = _pool(
-        audited, scheme, scope, AUDITED.get((section["data"], size)), section["plan"]["block"]
-    )
-    tests = [cell["test"] for cell in cells]
+def _with_image_keys(result: Record, audited: Sequence[Record]) -> list[Choice]:
+    """Return the choices of the benchmark of keys of each image. Rows without a scheme are references there."""
+    grouped: dict[tuple[str, str], list[Record]] = {}
+    for cell in result["cells"]:
+        if cell["row"] == result["rows"][cell["row"]]["scheme"] and cell["row"] not in ("plain", "noise"):
+            grouped.setdefault((cell["data"], cell["row"]), []).append(cell)
+    choices = []
+    for (data, scheme), cells in grouped.items():
+        sealed = (data, int(cells[0]["side"]), scheme, "image", "learn", "central")
+        choices.append(_choice(sealed, cells[0]["settings"]["block"], _tests(cells), audited))
+    return choices
+
+
+def _choice(
+    sealed: tuple[str, int, str, str, str, str],
+    block: int,
+    tests: Sequence[Record],
+    audited: Sequence[Record],
+) -> Choice:
+    """Return a choice with the mean accuracy of its trainings. sealed: a Choice's first six fields."""
+    data, size, scheme, scope, *_ = sealed
+    verdict = verdict_of(audited, scheme, scope, AUDITED.get((data, size)), block)
     return Choice(
-        section["data"],
-        size,
-        scheme,
-        scope,
-        "private" if private else "learn",
-        "central",
+        *sealed,
         sum(test["rate"] for test in tests) / len(tests),
         min(test["low"] for test in tests),
         max(test["high"] for test in tests),
         len(tests),
-        pool,
-        broken,
+        verdict.pool if verdict else None,
+        verdict is not None and verdict.is_broken,
+        verdict is not None and verdict.is_bound,
     )
-
-
-def _pool(
-    audited: Sequence[Record], scheme: str, scope: str, data: str | None, block: int
-) -> tuple[int | None, bool]:
-    """Return the smallest pool that any attack breaks, and True; else the largest that was tried, and False."""
-    rows = [
-        row
-        for row in audited
-        if (row["scheme"], row["scope"], row["data"], row["block"]) == (scheme, scope, data, block)
-        and not row["options"]
-        and row["largest_pool"]
-    ]
-    broken = [row["smallest_pool"] for row in rows if row["smallest_pool"]]
-    if broken:
-        return min(broken), True
-    return max((row["largest_pool"] for row in rows), default=None), False
 
 
 def lines_of(entries: Sequence[Entry]) -> list[Line]:
@@ -232,7 +244,7 @@ def frontier(entries: Sequence[Entry]) -> list[str]:
         if choice.pool is None:
             pool = "not audited on these images"
         else:
-            pool = str(choice.pool) if choice.broken else f"not broken up to {choice.pool}"
+            pool = str(Verdict(choice.pool, choice.broken, choice.bound)).removeprefix("broken by ")
         rate = f"{percent(choice.rate)} % ({percent(choice.low)}–{percent(choice.high)})"
         data = f"{DATA_NAMES[choice.data]}, {choice.size}×{choice.size}"
         beaten = worse.get(choice, "–" if choice.pool is not None else "")
@@ -257,6 +269,8 @@ def frontier(entries: Sequence[Entry]) -> list[str]:
         "A choice is *dominated* (hollow in the chart) if another one on the same images is no less accurate, "
         "needs no fewer images to be broken, and is better in one of the two. "
         "Differences within the bounds may be chance. "
+        "Circled in the chart: a key for each image. "
+        "Moment matching, which breaks `orthogonal`, needs public images of the kind besides. "
         "The stem mode does not change how many sealed images break a scheme; "
         "what updates reveal is on [another page](updates.md). Figures: [frontier.json](../frontier.json).",
         "",

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks import table1_protocol
 from benchmarks.pages.comparison import comparison, security, seeds
+from benchmarks.pages.entries import Entry, audited_images, verdict_of
 from tests.support.table1 import VIT
 
 AUDIT: dict[str, Any] = {
@@ -20,24 +21,44 @@ AUDIT: dict[str, Any] = {
 AUDIT |= {"options": {}, "smallest_pool": 20, "largest_pool": 100}
 
 
-def test_security_comes_only_from_the_audit() -> None:
-    def verdict(row: str = "le", data: str = "cifar", **changes: Any) -> str:
-        return security(row, data, [{**AUDIT, **changes}])
+def test_security_comes_only_from_the_audit_of_the_same_images() -> None:
+    section = {"data": "cifar", "cells": [1], "plan": {"image_size": 32, "block": 4}}
+
+    def verdict(row: str = "le", **changes: Any) -> str:
+        return security(row, [section], [{**AUDIT, **changes}])
 
     assert verdict() == "broken by 20 (at 32×32, blocks of 4)"
     assert verdict(smallest_pool=None) == "not broken by up to 100 (at 32×32, blocks of 4)"
-    assert verdict(
-        row="block_pixel_shuffle private", scheme="block_pixel_shuffle", data="cifar"
-    ).startswith("broken by 20")
+    assert verdict(row="block_pixel_shuffle private", scheme="block_pixel_shuffle").startswith(
+        "broken by 20"
+    )
+    assert verdict(pools=[{"pool": 20}, {"pool": 50}]).startswith("broken by 20 or fewer (")
+    assert verdict(pools=[{"pool": 10}, {"pool": 20}]).startswith("broken by 20 (")
+    assert verdict(pools=[{"pool": 1}], smallest_pool=1).startswith("broken by 1 (")
     unaudited: list[dict[str, Any]] = [
         {"scheme": "etc"},
         {"scope": "image"},
-        {"attack": "leading_bit"},
+        {"data": "cifar224"},
+        {"block": 8},
         {"options": {"mask": "independent"}},
+        {"largest_pool": 0},
+        {"smallest_pool": None, "pools": [{"pool": 1, "draws": 5, "idle": 5}]},
     ]
-    assert {verdict(**c) for c in (*unaudited, {"largest_pool": 0})} == {"not audited"}
-    assert security("le", "pneumonia", [AUDIT]) == "not audited"
-    assert security("le", "cifar", []) == "not audited"
+    assert {verdict(**c) for c in unaudited} == {"not audited (at 32×32, blocks of 4)"}
+    assert verdict(row="plain") == "not sealed"
+    both = [section, {"data": "cifar", "cells": [1], "plan": {"image_size": 224, "block": 16}}]
+    assert security("le", both, [AUDIT]).endswith("; not audited (at 224×224, blocks of 16)")
+
+
+def test_the_table_of_pictures_counts_as_an_audit_of_its_images() -> None:
+    row = {**AUDIT, "kind": "pneumonia 28", "broken_at": 5, "pools": [{"pool": 5}, {"pool": 10}]}
+    rows = [{k: v for k, v in row.items() if k not in ("data", "scope", "smallest_pool", "largest_pool")}]
+    rows.append({**rows[0], "kind": "tissue 32"})
+    kinds = Entry("36.json", "", "", "", {"schema": "cipherward.picture-kinds/2", "rows": rows})
+    audited = audited_images([kinds])
+    assert [row["data"] for row in audited] == ["pneumonia"]
+    assert str(verdict_of(audited, "le", "consortium", "pneumonia", 4)) == "broken by 5 or fewer"
+    assert verdict_of(audited, "le", "image", "pneumonia", 4) is None
 
 
 def test_the_page_says_what_was_not_run() -> None:
@@ -48,7 +69,7 @@ def test_the_page_says_what_was_not_run() -> None:
         "begun": [],
         "none": [],
         "seeds": 3,
-        "plan": VIT,
+        "plan": {**VIT, "block": 4},
     }
     section["pairs"] = dict.fromkeys(table1_protocol.PAIRS, "none")
     section["rows"] = list(table1_protocol.PAIRS)

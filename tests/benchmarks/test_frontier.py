@@ -22,6 +22,8 @@ AUDIT: dict[str, Any] = {
     "data": "cifar",
     "block": 4,
     "options": {},
+    "name": "le, cifar",
+    "pools": [{"pool": 20, "draws": 5}],
     "smallest_pool": 20,
     "largest_pool": 100,
 }
