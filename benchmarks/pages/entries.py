@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.picture_targets import LEAST_DRAWS
+
 # Runs without a schema are recognised by a name that only they write.
 _MARKS = {
     "candidates": "updates",
@@ -104,19 +106,19 @@ _SAME_IMAGES = {
 
 
 def audited_images(entries: Sequence[Entry]) -> list[Mapping[str, Any]]:
-    """Return the audited rows, and those of the table of pictures on the images that models were trained on."""
-    kinds = [row for e in of_kind(entries, "picture-kinds") for row in e.result.get("rows", ())]
-    return audited_rows(entries) + [
-        {
-            **row,
-            "data": _SAME_IMAGES[row["kind"]],
-            "scope": "consortium",
-            "smallest_pool": row["broken_at"],
-            "largest_pool": max(pool["pool"] for pool in row["pools"]),
-        }
-        for row in kinds
-        if row["kind"] in _SAME_IMAGES and row["pools"]
-    ]
+    """Return the audited rows, and those of the table of pictures on the images that models were trained on.
+
+    Pools of too few draws decide nothing there, and are no evidence that a scheme holds.
+    """
+    found = audited_rows(entries)
+    for entry in of_kind(entries, "picture-kinds"):
+        for row in entry.result.get("rows", ()):
+            pools = [pool for pool in row["pools"] if pool["draws"] >= LEAST_DRAWS]
+            if row["kind"] in _SAME_IMAGES and pools:
+                places = {"data": _SAME_IMAGES[row["kind"]], "scope": "consortium"}
+                sizes = {"smallest_pool": row["broken_at"], "largest_pool": max(p["pool"] for p in pools)}
+                found.append({**row, **places, **sizes, "pools": pools})
+    return found
 
 
 @dataclass(frozen=True)

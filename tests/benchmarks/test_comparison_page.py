@@ -51,7 +51,8 @@ def test_security_comes_only_from_the_audit_of_the_same_images() -> None:
 
 
 def test_the_table_of_pictures_counts_as_an_audit_of_its_images() -> None:
-    row = {**AUDIT, "kind": "pneumonia 28", "broken_at": 5, "pools": [{"pool": 5}, {"pool": 10}]}
+    row = {**AUDIT, "kind": "pneumonia 28", "broken_at": 5}
+    row["pools"] = [{"pool": 5, "draws": 5}, {"pool": 10, "draws": 3}]
     rows = [{k: v for k, v in row.items() if k not in ("data", "scope", "smallest_pool", "largest_pool")}]
     rows.append({**rows[0], "kind": "tissue 32"})
     kinds = Entry("36.json", "", "", "", {"schema": "cipherward.picture-kinds/2", "rows": rows})
@@ -59,6 +60,10 @@ def test_the_table_of_pictures_counts_as_an_audit_of_its_images() -> None:
     assert [row["data"] for row in audited] == ["pneumonia"]
     assert str(verdict_of(audited, "le", "consortium", "pneumonia", 4)) == "broken by 5 or fewer"
     assert verdict_of(audited, "le", "image", "pneumonia", 4) is None
+    # One broken draw decides nothing, and is least of all evidence of strength.
+    few = {**rows[0], "broken_at": None, "pools": [{"pool": 100, "draws": 1, "broken": 1}]}
+    kinds = Entry("36.json", "", "", "", {"schema": "cipherward.picture-kinds/2", "rows": [few]})
+    assert verdict_of(audited_images([kinds]), "le", "consortium", "pneumonia", 4) is None
 
 
 def test_the_page_says_what_was_not_run() -> None:
