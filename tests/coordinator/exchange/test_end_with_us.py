@@ -22,9 +22,11 @@ from coordinator.study.study import ENGINES, Engine
 from tests.support.trainings import ROUNDS, require_ended, require_goes_on, seal_small, start_training
 from tests.support.waiting import wait_until
 
-#: Starts a process in another session, which starts one more, and says where the run's folder is.
+#: Starts a process in another session, which starts one more, and says where the run's folder is. A shell that starts
+#: the tests in the background has all of them ignore Ctrl-C: this program takes it again.
 PROGRAM = f"""
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from coordinator.exchange.end_with_us import ending_with_us
 with ending_with_us() as folder:
     inner = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'], "
