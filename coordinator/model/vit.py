@@ -95,8 +95,7 @@ def build_model(plan: Plan, classes: int, plain: bool = False, log: Log = lambda
 def forget_positions(model: nn.Module) -> None:
     """Give all blocks of a ViT one position, the mean of theirs, in place.
 
-    A key that permutes blocks makes the positions of public weights wrong, and they are ten times as large as what a
-    fine-tuning moves them. Class and register tokens keep theirs.
+    A key that permutes blocks makes the positions of public weights wrong. Class and register tokens keep theirs.
 
     Raises:
         CipherwardError: if the model has no position embedding.

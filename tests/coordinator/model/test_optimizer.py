@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -147,9 +148,20 @@ def test_one_position_needs_positions() -> None:
         build_model(plan(model="resnet18_small", model_args={}, positions="alike"), 2)
 
 
-def test_the_loss_of_mixed_images_weighs_classes_too() -> None:
-    images = striped_images(16)
-    skewed = PlainImages(images.images[:12], np.array([0] * 9 + [1] * 3))
+def test_the_loss_of_mixed_images_weighs_both_labels_and_classes() -> None:
+    images = PlainImages(striped_images(12).images, np.array([0] * 9 + [1] * 3))
     p = plan(mixup=0.5, class_weights="balanced", batch=12, rounds=1)
-    result = train_locally(build_model(p, 2), skewed, p, 1, "a")
-    assert np.isfinite(result["loss"]) and result["images"] == 12
+    stream = [p.seed, 1, zlib.crc32(b"a")]
+    order = np.random.default_rng(stream)
+    order.integers(2**31)  # the seed of dropout
+    rows = order.permutation(12)
+    mixed, mix = mix_pairs(to_model_input(images.images[rows]), 0.5, np.random.default_rng([*stream, 2]))
+    assert mix is not None
+    with torch.no_grad():
+        scores = torch.log_softmax(build_model(p, 2)(mixed), 1).numpy()
+    expected = 0.0
+    for i, partner in enumerate(mix.partners):
+        for share, row in ((mix.share, rows[i]), (1 - mix.share, rows[partner])):
+            label = images.labels[row]
+            expected -= share * (12 / (2 * (9, 3)[label])) * scores[i, label] / 12
+    assert train_locally(build_model(p, 2), images, p, 1, "a")["loss"] == pytest.approx(expected, rel=1e-4)
