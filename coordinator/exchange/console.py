@@ -40,8 +40,8 @@ class Show(Protocol):
 class SafeConsole(Console):
     """A console that prints each text as one line without control characters. Tables are printed as they are.
 
-    With `soft_wrap` a text stays one line in files and pipes. A terminal would break it inside of words: there it is
-    broken between words, and what follows is indented, so that it does not look like another text.
+    In files and pipes a text stays one line, however long: programs read line by line. On a terminal it is broken
+    between words. With `soft_wrap` what follows is indented there, so that it does not look like another text.
 
     Attributes:
         last_printed: When something was printed last, by the monotonic clock.
@@ -52,6 +52,8 @@ class SafeConsole(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """Print texts with their control characters escaped, and other objects as they are."""
         self.last_printed = time.monotonic()
+        if not self.is_terminal and all(isinstance(o, str) for o in objects):
+            options.setdefault("soft_wrap", True)
         super().print(*(self._line(o) if isinstance(o, str) else o for o in objects), **options)
 
     def _line(self, text: str) -> str:
@@ -73,9 +75,9 @@ class SafeConsole(Console):
 #: Characters of one printed text, at most. A quarantined name and its reason are far shorter.
 _LONGEST = 20_000
 #: For progress and warnings, on stderr.
-talk = SafeConsole(stderr=True, highlight=False, markup=False)
+talk = SafeConsole(stderr=True, highlight=False, markup=False, emoji=False)
 #: For results, on stdout.
-result = SafeConsole(highlight=False, soft_wrap=True, markup=False)
+result = SafeConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 #: Seconds after which a silence ends. A reader takes five for a hang, and printing may be late.
 _BEAT_S = 4.0

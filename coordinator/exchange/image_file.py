@@ -32,7 +32,11 @@ SIGNATURES: dict[str, tuple[tuple[tuple[int, bytes], ...], ...]] = {
     "BMP": (((0, b"BM"),),),
     "WEBP": (((0, b"RIFF"), (8, b"WEBP")),),
     "DICOM": (((128, b"DICM"),),),
-    "NIfTI": (((344, b"n+1\0"),), ((0, b"\x1f\x8b\x08"),)),
+    "NIfTI": (
+        ((344, b"n+1\0"),),
+        ((4, b"n+2\0\r\n\x1a\n"),),
+        ((0, b"\x1f\x8b\x08"),),
+    ),  # NIfTI-1, NIfTI-2, gzip
 }
 #: The formats of a hospital's images that Pillow decodes.
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")

@@ -11,6 +11,38 @@ from parties.checking.report import Finding, Report, Statements
 from parties.sources.npz import Npz
 
 
+def find_in_facts(report: Report, splits: Sequence[Npz], statements: Statements) -> None:
+    """Add what shows before any image is read: colour that would be lost, and classes without training images.
+
+    Args:
+        report: The report to add to.
+        splits: Train, val and test of one file.
+        statements: What the user has stated.
+    """
+    if statements.channels is None and any(part.is_rgb for part in splits):
+        report.errors.append(
+            Finding(
+                f"the images of {splits[0].path} are in colour and would become gray",
+                "--rgb keeps the colour; --gray says that you know",
+            )
+        )
+    train = next(part for part in splits if part.split == "train")
+    counts = np.bincount(train.labels, minlength=len(train.classes))
+    for name, count in zip(train.classes, counts, strict=True):
+        if count or statements.is_share:
+            continue
+        if train.names_classes:
+            report.warnings.append(Finding(f"no training image of the class {name}, which the file names"))
+        else:
+            report.errors.append(
+                Finding(
+                    f"no training image of the class {name}",
+                    "number the classes from 0 without gaps; if other hospitals have images of it, name all classes"
+                    " in the array classes",
+                )
+            )
+
+
 def check_npz(
     splits: Sequence[Npz], statements: Statements, on_progress: Callable[[int], None] = lambda _: None
 ) -> Report:
@@ -33,8 +65,8 @@ def check_npz(
     }
     report = Report(first.classes, counts, {}, found=1, files=1, images=images, ignored={})
     report.looked = (images, images)
-    report.formats, report.modes = {"npz": images}, {"RGB" if first.is_rgb else "L": images}
-    report.colour = images if first.is_rgb else 0
+    report.formats, report.colour = {"npz": images}, sum(len(part) for part in splits if part.is_rgb)
+    report.modes = {m: n for m, n in (("RGB", report.colour), ("L", images - report.colour)) if n}
     seen: dict[bytes, tuple[str, str]] = {}
     done = 0
     for part in splits:
@@ -47,15 +79,7 @@ def check_npz(
                 report.exact.append((other, name))
             done += 1
             on_progress(done)
-    if first.is_rgb and statements.channels is None:
-        report.errors.append(
-            Finding(
-                f"the images of {first.path} are in colour and would become gray",
-                "--rgb keeps the colour; --gray says that you know",
-            )
-        )
-    for name in (name for name, count in counts["train"].items() if not count):
-        report.warnings.append(Finding(f"no training image of the class {name}"))
+    find_in_facts(report, splits, statements)
     if report.exact:
         report.warnings.append(
             Finding(

@@ -191,14 +191,20 @@ def _check_folder(place: Place, statements: Statements) -> None:
 
 
 def _check_npz(place: Place, statements: Statements) -> None:
-    """Say what happens to the colour of a MedMNIST file. Its arrays are gray or RGB as a whole."""
+    """Print what a MedMNIST file says before any image is read. Raises CipherwardError if the images are refused."""
+    from parties.checking.arrays import find_in_facts
+    from parties.checking.report import Report
     from parties.sources.npz import Npz
-    from parties.sources.source import Share
+    from parties.sources.source import SPLITS, Share
 
-    source = place.plain("train")
-    whole = source.source if isinstance(source, Share) else source
-    if isinstance(whole, Npz) and whole.is_rgb and statements.channels is None:
-        raise CipherwardError(
-            f"the images of {whole.path} are in colour and would become gray",
-            "--rgb keeps the colour; --gray says that you know",
-        )
+    sources = [place.plain(split) for split in SPLITS]
+    wholes = [source.source if isinstance(source, Share) else source for source in sources]
+    splits = [whole for whole in wholes if isinstance(whole, Npz)]
+    report = Report(splits[0].classes, {}, {}, found=1, files=1, images=sum(map(len, splits)), ignored={})
+    find_in_facts(report, splits, statements)
+    for finding in report.warnings:
+        talk.print(f"warning: {finding.message}")
+    for finding in report.errors[1:]:
+        talk.print(f"refused: {finding.message} ({finding.hint})")
+    if report.errors:
+        raise CipherwardError(report.errors[0].message, report.errors[0].hint)

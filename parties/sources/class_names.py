@@ -58,6 +58,8 @@ def _fault(name: str) -> str:
         return "is empty or begins with a dot"
     if "/" in name or "\\" in name:
         return "holds a slash or backslash, which separates folders"
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        return "is not UTF-8"
     if printable(name) != name or "\0" in name:
         return "holds a control character"
     if name != name.strip() or name.endswith("."):

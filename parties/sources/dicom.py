@@ -198,8 +198,17 @@ class _DataSet:
         )
         self.values = PixelTags(self.tags)
         self.number, self.text = self.values.number, self.values.text
-        self.pixels_at = self.file.tell()
-        self.has_pixels = bool(self.file.read(4))
+        start = self.file.tell()
+        head = self.file.read(8)
+        self.has_pixels = bool(head)
+        # Some programs write a data set, or its pixels, in the other form than the file names: with the types of
+        # values, or without. pydicom notices it in the tags, but takes the pixels from the wrong place.
+        self.is_explicit = head[4:6] in (b"OB", b"OW", b"OF", b"OD", b"UN")
+        self.pixels_at = start + (12 if self.is_explicit else 8)
+        self.has_floats = head[:4] not in (
+            b"\xe0\x7f\x10\0",
+            b"\x7f\xe0\0\x10",
+        )  # not Pixel Data: of floats
         self.width, self.height = self.number("Columns"), self.number("Rows")
         self.frames = max(1, self.number("NumberOfFrames", 1))
         self.is_gray = self.text("PhotometricInterpretation") in _GRAY
@@ -260,7 +269,7 @@ class _DataSet:
         plugin = TRANSFER_SYNTAXES[self.syntax][1]
         if plugin and self.syntax != frame_decoders.RLE:
             # The decoders allocate what the code says, whatever the tags say.
-            self.file.seek(self.pixels_at + 12)
+            self.file.seek(self.pixels_at)
             code = get_frame(self.file, index, number_of_frames=self.frames)
             require_declared_size(code, self.width, self.height)
         if plugin == frame_decoders.NAME:
@@ -270,7 +279,11 @@ class _DataSet:
             options["transfer_syntax_uid"] = self.syntax
         self.file.seek(0)
         try:
-            pixels: AnyArray = pixel_array(self.file, index=index, **options)
+            pixels: AnyArray
+            if self.is_explicit is self.syntax.is_implicit_VR:
+                pixels = self._decode_mixed(index, options)
+            else:
+                pixels = pixel_array(self.file, index=index, **options)
         except (MemoryError, OSError):
             raise
         except Exception as error:
@@ -279,6 +292,21 @@ class _DataSet:
             ) from None
         if pixels.shape[:2] != (self.height, self.width):
             raise UnusablePixelsError("its pixels are of another size than it says")
+        return pixels
+
+    def _decode_mixed(self, index: int, options: dict[str, Any]) -> AnyArray:
+        """Return a frame's pixels where their element is in the other form than the transfer syntax says."""
+        from pydicom.pixels.decoders.base import get_decoder
+        from pydicom.pixels.utils import as_pixel_options
+
+        if self.has_floats:
+            raise UnusablePixelsError("its pixels are in a form that is not read")
+        vr = "OW" if self.number("BitsAllocated", 8) > 8 else "OB"
+        stated = as_pixel_options(self.tags, pixel_keyword="PixelData", pixel_vr=vr)
+        self.file.seek(self.pixels_at)
+        pixels, _ = get_decoder(self.syntax).as_array(
+            self.file, index=index, transfer_syntax_uid=self.syntax, **options, **stated
+        )
         return pixels
 
 

@@ -8,43 +8,17 @@ The layout of many competitions. Paths are relative to the folder of images; an 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter, defaultdict
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from crypto.errors import CipherwardError
 from parties.sources.catalog import Catalog, Item, Selection
 from parties.sources.class_names import normalized, require_usable_names
-from parties.sources.layout import SPLIT_NAMES, require_folder
+from parties.sources.label_table import HINT, Row, plain_number, read_rows
+from parties.sources.layout import require_folder
 from parties.sources.picture import UndecodableImageError
 from parties.sources.reading import Reading
 from parties.sources.walk import Parts, ignored_reason, look, walk
-
-#: What each column may be called, in lower case.
-COLUMNS = {
-    "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "image_id", "img"),
-    "label": ("label", "class", "diagnosis", "dx", "category", "target"),
-    "patient": ("patient", "patient_id", "patientid", "subject", "subject_id", "case", "case_id"),
-    "split": ("split", "set", "subset"),
-    "hospital": ("hospital", "site", "center", "centre", "institution"),
-}
-# What tables hold where a label is missing.
-_NO_LABEL = ("", "nan", "null", "n/a", "#n/a", "<na>")
-#: Bytes of a label file, at most.
-MAX_BYTES = 1 << 28
-_HINT = "a label file has a header with path and label, and may have patient, split and hospital"
-
-
-@dataclass(frozen=True)
-class _Row:
-    line: int
-    path: str
-    label: str
-    patient: str
-    split: str
-    hospital: str
 
 
 def read_labels(root: Path, selection: Selection) -> Catalog:
@@ -60,17 +34,18 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
             f"groups: {selection.groups!r} does not go with a label file",
             "name the patients in its column patient",
         )
-    table = _read_rows(file)
+    table, unused = read_rows(file)
     rows = _select_hospital(table, selection.hospital, file)
     classes = list(selection.classes) or sorted({row.label for row in rows})
     require_usable_names(classes, str(file))
+    _refuse_one_number_twice(classes, file)
     if unknown := sorted({row.label for row in rows} - set(classes)):
         raise CipherwardError(
             f"{file}: label {unknown[0]!r} is none of the classes that are stated: {', '.join(classes)}",
             "correct the label, or state the consortium's classes with --classes",
         )
     if len(classes) < 2:
-        raise CipherwardError(f"{file} names {len(classes)} class; at least two are needed", _HINT)
+        raise CipherwardError(f"{file} names {len(classes)} class; at least two are needed", HINT)
     tree = walk(root)
     paths = _match_files(rows, tree.files, file)
     reading = Reading(allow_burned_in=selection.allow_burned_in)
@@ -99,7 +74,11 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
     ignored = [*tree.ignored, *reasons]
     items.sort(key=lambda item: (item.path.split("/"), item.part))
     notes = [f"{len(rows)} images are named in {file.name}"]
+    if unused:
+        notes.append(f"columns of {file.name} that are not used: {', '.join(unused[:20])}")
     patients = {row.patient for row in rows if row.patient}
+    if patients and (alone := sum(not row.patient for row in rows)):
+        notes.append(f"{alone} of {len(rows)} rows name no patient: each is taken for one of its own")
     shared = patients & {row.patient for row in table if row.hospital != selection.hospital}
     if shared and selection.hospital:
         notes.append(
@@ -109,7 +88,7 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
     return Catalog(root, classes, items, ignored, refused, notes, silent)
 
 
-def _group(row: _Row, path: str, parts: Parts) -> str:
+def _group(row: Row, path: str, parts: Parts) -> str:
     if row.patient:
         return "label file " + row.patient
     if parts.group:
@@ -117,98 +96,18 @@ def _group(row: _Row, path: str, parts: Parts) -> str:
     return "file " + path if parts.count > 1 or parts.kind == "NIfTI" else ""
 
 
-def _read_rows(file: Path) -> list[_Row]:
-    """Return the rows of a label file."""
-    if file.suffix.lower() == ".parquet":
-        raise CipherwardError(
-            f"{file}: Parquet needs pyarrow, which is not part of cipherward", "save it as CSV"
-        )
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise CipherwardError(f"{file} is larger than {MAX_BYTES >> 20} MiB", _HINT)
-        data = file.read_bytes()
-        if data.startswith(b"PK\x03\x04"):
+def _refuse_one_number_twice(classes: list[str], file: Path) -> None:
+    """Raise CipherwardError if two classes are one number: spreadsheets make 1.0 of a 1 in some rows only."""
+    names: dict[str, str] = {}
+    for name in classes:
+        if (twin := names.setdefault(plain_number(name), name)) != name:
             raise CipherwardError(
-                f"{file} is a workbook of Excel or the like, or an archive", "save it as CSV"
+                f"{file}: the labels {twin!r} and {name!r} are one number in two spellings",
+                "write it in one way; class names in words are clearer",
             )
-        # Excel's "Unicode text" says what it is by its first two bytes.
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except OSError as error:
-        raise CipherwardError(f"cannot read {file}: {error.strerror}", _HINT) from None
-    except UnicodeDecodeError:
-        raise CipherwardError(f"{file} is not UTF-8 text", "save it as CSV in UTF-8") from None
-    skipped = 0
-    if text[:4].casefold() == "sep=":  # for Excel
-        text, skipped = text.partition("\n")[2], 1
-    first = text.split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    try:
-        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except csv.Error as error:
-        raise CipherwardError(f"{file} is no CSV: {error}", _HINT) from None
-    if not table:
-        raise CipherwardError(f"{file} is empty", _HINT)
-    places = _find_columns(file, [name.strip().lower() for name in table[0]])
-    rows = [
-        _read_row(file, i, cells, places)
-        for i, cells in enumerate(table[1:], 2 + skipped)
-        if any(map(str.strip, cells))
-    ]
-    if not rows:
-        raise CipherwardError(f"{file} names no image", _HINT)
-    return rows
 
 
-def _find_columns(file: Path, header: list[str]) -> dict[str, int]:
-    """Return where each known column is."""
-    places: dict[str, int] = {}
-    for column, names in COLUMNS.items():
-        found = [i for i, name in enumerate(header) if name in names]
-        if len(found) > 1:
-            twins = " and ".join(header[i] for i in found)
-            raise CipherwardError(
-                f"{file}: the columns {twins} could both be the {column}", f"remove one; {_HINT}"
-            )
-        if found:
-            places[column] = found[0]
-    for column in ("path", "label"):
-        if column not in places:
-            raise CipherwardError(
-                f"{file} has no column for the {column}: it has {', '.join(header[:20])}",
-                f"call it {column}; {_HINT}. A column for each class (several labels an image) is not supported",
-            )
-    return places
-
-
-def _read_row(file: Path, line: int, cells: list[str], places: dict[str, int]) -> _Row:
-    """Return a row of the table."""
-    if len(cells) <= max(places.values()):
-        raise CipherwardError(f"{file}, line {line}: it has {len(cells)} cells", _HINT)
-    value = {column: cells[places[column]].strip() if column in places else "" for column in COLUMNS}
-    path = value["path"].replace("\\", "/").removeprefix("./")
-    if not path or path.startswith("/") or ".." in path.split("/"):
-        raise CipherwardError(
-            f"{file}, line {line}: {path!r} is no path inside the folder of images", _HINT
-        )
-    if value["label"].casefold() in _NO_LABEL:
-        raise CipherwardError(
-            f"{file}, line {line}: {path} has no label ({value['label'] or 'an empty cell'})",
-            "fill it in, or remove the row",
-        )
-    if "|" in value["label"]:
-        raise CipherwardError(
-            f"{file}, line {line}: several labels an image ({value['label']})",
-            "choose one class an image: this model does not support multi-label tasks",
-        )
-    split = SPLIT_NAMES.get(value["split"].casefold(), "")
-    if value["split"] and not split:
-        raise CipherwardError(
-            f"{file}, line {line}: {value['split']!r} is no split", "known: train, val, test"
-        )
-    return _Row(line, path, normalized(value["label"]), value["patient"], split, value["hospital"])
-
-
-def _select_hospital(rows: list[_Row], hospital: str, file: Path) -> list[_Row]:
+def _select_hospital(rows: list[Row], hospital: str, file: Path) -> list[Row]:
     """Return a hospital's rows, and check that no image has two labels, and that all or no rows have a split."""
     known = sorted({row.hospital for row in rows if row.hospital})
     if len({name.casefold() for name in known}) < len(known):
@@ -224,7 +123,7 @@ def _select_hospital(rows: list[_Row], hospital: str, file: Path) -> list[_Row]:
                 f"{file} has no rows of the hospital {hospital!r}",
                 f"known: {', '.join(known[:20]) or 'none'}",
             )
-    lines: dict[str, _Row] = {}
+    lines: dict[str, Row] = {}
     for row in rows:
         if (twin := lines.setdefault(row.path, row)) is not row:
             what = "two labels" if twin.label != row.label else "twice"
@@ -244,24 +143,31 @@ def _select_hospital(rows: list[_Row], hospital: str, file: Path) -> list[_Row]:
     return rows
 
 
-def _match_files(rows: list[_Row], files: list[str], file: Path) -> list[str]:
-    """Return the file of each row. An ending may be left out if one file has the name."""
-    known, stems = set(files), defaultdict(list)
+def _match_files(rows: list[Row], files: list[str], file: Path) -> list[str]:
+    """Return the file of each row. An ending may be left out if one file has the name.
+
+    Accents are compared in one form: macOS names files in another one than the programs that write tables.
+    """
+    known, stems, forms = set(files), defaultdict(list), defaultdict(list)
     for name in files:
-        stems[str(PurePosixPath(name).with_suffix(""))].append(name)
-    by_name = Counter(PurePosixPath(name).name for name in files)
-    whole = {PurePosixPath(name).name: name for name in files}
+        stems[normalized(str(PurePosixPath(name).with_suffix("")))].append(name)
+        forms[normalized(name)].append(name)
+    by_name = Counter(normalized(PurePosixPath(name).name) for name in files)
+    whole = {normalized(PurePosixPath(name).name): name for name in files}
     paths, missing = [], []
     for row in rows:
+        path = normalized(row.path)
         if row.path in known:
             paths.append(row.path)
-        elif len(stems[row.path]) == 1:
-            paths.append(stems[row.path][0])
-        elif "/" not in row.path and by_name[row.path] == 1:
-            paths.append(whole[row.path])
+        elif len(forms[path]) == 1:
+            paths.append(forms[path][0])
+        elif len(stems[path]) == 1:
+            paths.append(stems[path][0])
+        elif "/" not in path and by_name[path] == 1:
+            paths.append(whole[path])
         else:
             missing.append(row)
-    named: dict[str, _Row] = {}
+    named: dict[str, Row] = {}
     for row, path in zip(rows, paths, strict=False) if not missing else ():
         if (twin := named.setdefault(path, row)) is not row:
             raise CipherwardError(

@@ -45,6 +45,10 @@ _NO_IMAGES = frozenset(
 # Files that are masks of the image beside them: its name, and one of these.
 _MASK_ENDINGS = ("_mask", "-mask", " mask", "_seg", "_segmentation", "_gt", "_label", "_annotation")
 _FOLD = re.compile(r"(cv|fold|part|batch|chunk|shard)[ _-]?\d+")
+# What the folder of the images themselves is called beside a folder of masks, in lower case.
+_IMAGES = frozenset(
+    ("image", "images", "img", "imgs", "scan", "scans", "picture", "pictures", "jpegimages")
+)
 _HINT = "put the images into one folder for each class"
 
 
@@ -79,6 +83,7 @@ def read_layout(root: Path, selection: Selection) -> Catalog:
     found.look_at_all()
     top = _unwrap(found)
     folders = _class_folders(found, top)  # (split, class name, folder)
+    _check_links(found, top, folders)
     classes = _check_classes(found, top, folders, selection)
     items: list[Item] = []
     group_of = Grouper(found, selection)
@@ -92,6 +97,21 @@ def read_layout(root: Path, selection: Selection) -> Catalog:
     found.notes += group_of.notes()
     silent = sum(parts.may_show_names for name, parts in found.parts.items() if name in listed)
     return Catalog(root, classes, items, found.ignored, found.refused, found.notes, silent)
+
+
+def _check_links(found: Found, top: str, folders: list[tuple[str, str, str]]) -> None:
+    """Say which links are not followed. Raises CipherwardError if one stands where a class or a split is expected."""
+    places = {top, *(folder.rpartition("/")[0] for _, _, folder in folders)}
+    for link in found.tree.links:
+        if link.rpartition("/")[0] in places:
+            raise CipherwardError(
+                f"{found.path(link)} is a link to a folder that is read under another name already",
+                "remove the link: each class and each split needs a folder of its own",
+            )
+    if links := found.tree.links:
+        found.notes.append(
+            f"{len(links)} links to folders that are read already are not followed, such as {links[0]}"
+        )
 
 
 def _unwrap(found: Found) -> str:
@@ -220,7 +240,19 @@ def _check_classes(
                     f"state the consortium's classes: --classes {','.join(names)}",
                 )
             _refuse_masks(found, folder)
+    _refuse_masks_as_class(place, names)
     return names
+
+
+def _refuse_masks_as_class(place: Path, names: list[str]) -> None:
+    """Raise CipherwardError if two folders are no classes: `images` and, beside it, `masks` or `labels`."""
+    images = [name for name in names if name.casefold() in _IMAGES]
+    others = [name for name in names if name.casefold() in _NO_IMAGES | {"label", "labels"}]
+    if images and others:
+        raise CipherwardError(
+            f"{place}: the folders {images[0]} and {others[0]} seem to be images and their masks, and not classes",
+            f"{_HINT}, or name a label file: --labels FILE.csv",
+        )
 
 
 def _too_few_classes(found: Found, top: str, names: list[str]) -> CipherwardError:

@@ -21,7 +21,9 @@ from parties.sources.reading import AUTO_PERCENTILES, Reading, UnusablePixelsErr
 
 #: Voxels of a volume, at most: 2 GiB in 32 bits. A whole-body CT has 300 million.
 MAX_VOXELS = 1 << 29
-_HEADER_BYTES = 352
+#: Bytes of a header, at most: NIfTI-2 has 540, NIfTI-1 348.
+_HEADER_BYTES = 540
+_NIFTI_1, _NIFTI_2 = b"n+1\0", b"n+2\0\r\n\x1a\n"
 
 
 def slice_count(file: BinaryIO) -> tuple[int, int, int]:
@@ -76,15 +78,15 @@ def _read_header(file: BinaryIO) -> Any:
     """Return nibabel's header of a volume. Raises UnusablePixelsError if it is not usable."""
     import nibabel
 
-    from_bytes: Any = nibabel.Nifti1Header.from_fileobj
     file.seek(0)
     start = file.read(1 << 16)
     if start.startswith(b"\x1f\x8b"):
         start = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(start, _HEADER_BYTES)
-    if start[344:348] != b"n+1\0":
+    if start[344:348] != _NIFTI_1 and start[4:12] != _NIFTI_2:
         raise UnreadableFormatError("a compressed file that holds no NIfTI volume")
+    kind: Any = nibabel.Nifti1Header if start[344:348] == _NIFTI_1 else nibabel.Nifti2Header
     try:
-        header = from_bytes(io.BytesIO(start[:348]), check=False)
+        header = kind.from_fileobj(io.BytesIO(start[: kind.sizeof_hdr]), check=False)
         shape = tuple(int(n) for n in header.get_data_shape())
         dtype = header.get_data_dtype()
     except Exception as error:  # nibabel quotes the header in its errors
@@ -93,7 +95,9 @@ def _read_header(file: BinaryIO) -> Any:
         raise UnusablePixelsError("its voxels are no gray values")
     if len(shape) == 4 and shape[3] == 1:
         shape = shape[:3]
-    if len(shape) != 3 or min(shape) < 1:
+    if min(shape, default=0) < 1:
+        raise UnusablePixelsError("its NIfTI header is damaged (dimensions)")
+    if len(shape) != 3:
         raise UnusablePixelsError(
             f"it has {len(shape)} dimensions; a volume has 3: split a series into volumes"
         )
@@ -131,9 +135,10 @@ def _read_volume(source: _File, *_identity: int) -> AnyArray:
     file = source.file
     header = _read_header(file)
     shape, dtype = header.get_data_shape()[:3], header.get_data_dtype()
-    start, length = int(header["vox_offset"]), int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if not 348 <= start <= 1 << 24:
+    offset, length = header["vox_offset"], int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if not header.sizeof_hdr <= offset <= 1 << 24:  # no number is in no range
         raise UnusablePixelsError("its NIfTI header is damaged (vox_offset)")
+    start = int(offset)
     file.seek(0)
     raw = file.read(start + length) if file.read(2) != b"\x1f\x8b" else b""
     file.seek(0)
@@ -151,17 +156,17 @@ def _read_volume(source: _File, *_identity: int) -> AnyArray:
 
 
 def _inflate(file: BinaryIO, length: int) -> bytes:
-    """Return the first `length` bytes of a gzip file, and not more."""
+    """Return the first `length` bytes of a gzip file, and not more. It may have several members."""
     inflater, parts, missing = zlib.decompressobj(zlib.MAX_WBITS | 16), [], length
     pending = b""
     while missing:
         chunk = pending or file.read(1 << 20)
         if not chunk:
             break
+        if inflater.eof:
+            inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
         part = inflater.decompress(chunk, missing)
-        pending = inflater.unconsumed_tail
-        if not part and inflater.eof:
-            break
+        pending = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
         parts.append(part)
         missing -= len(part)
     return b"".join(parts)

@@ -103,6 +103,11 @@ class Npz:
         return classes, split_labels
 
     @property
+    def names_classes(self) -> bool:
+        """Whether the file names its classes, so that one may have no image here."""
+        return "classes" in _array_names(self.path)
+
+    @property
     def _array(self) -> str:
         """The name of the split's image array."""
         return f"{self.split}_images"
@@ -303,8 +308,10 @@ def _read_labels(path: Path, split: str) -> AnyArray:
             f"{path}: {name} is {labels.shape}: several labels an image",
             "choose a file with one class an image: this model does not support multi-label tasks",
         )
-    if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2) or labels.min(initial=0) < 0:
-        raise CipherwardError(f"{path}: {name} is {labels.dtype} {labels.shape}, or below 0", _SHAPES)
+    if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2):
+        raise CipherwardError(f"{path}: {name} is {labels.dtype} {labels.shape}", _SHAPES)
+    if (lowest := labels.min(initial=0)) < 0:
+        raise CipherwardError(f"{path}: {name} holds the label {lowest}", _SHAPES)
     return labels.reshape(-1)
 
 

@@ -25,7 +25,7 @@ from coordinator.exchange.image_file import (
     open_picture,
     open_regular,
 )
-from crypto.arrays import UInt8Array
+from crypto.arrays import AnyArray, UInt8Array
 from crypto.errors import CipherwardError
 from parties.sources import dicom, nifti
 from parties.sources.reading import DEFAULT, Reading, UnusablePixelsError, apply_window, to_square
@@ -33,6 +33,9 @@ from parties.sources.reading import DEFAULT, Reading, UnusablePixelsError, apply
 # Metadata that can hold an orientation: the keys that Pillow uses for JPEG and PNG, and the bytes in a JPEG file.
 _ORIENTATION_KEYS = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 _ORIENTATION_MARKS = (b"Exif\0", b"http://ns.adobe.com/xap/")
+# Tags of TIFF 6.0 and their values.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2
 
 
 class UndecodableImageError(CipherwardError):
@@ -99,7 +102,7 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, (UnreadableFormatError, UnusablePixelsError)):
         return str(error)
     if isinstance(error, UnidentifiedImageError):  # its text holds the open file's number
-        return "its header is damaged"
+        return "its header is damaged, or it is of a kind that is not decoded"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS:,} pixels"
     if "truncated" in str(error).lower():
@@ -170,12 +173,46 @@ def _show(picture: ImageFile.ImageFile, reading: Reading) -> Image.Image:
     # Looking for an orientation is Python code, which only one thread can run at a time: skip it if possible.
     if picture.format not in ("JPEG", "PNG") or not _ORIENTATION_KEYS.isdisjoint(picture.info):
         ImageOps.exif_transpose(picture, in_place=True)
-    if picture.mode.startswith("I") or picture.mode == "F":
-        full = (0.0, 65535.0) if picture.mode.startswith("I;16") or is_deep else None
-        return Image.fromarray(apply_window(np.asarray(picture), reading.window, full))
+    if picture.mode.startswith("I") or picture.mode == "F" or _sample_format(picture) == _SIGNED:
+        values, full = _deep_values(picture, is_deep)
+        return Image.fromarray(apply_window(values, reading.window, full))
     if is_deep:
-        raise UnusablePixelsError("more than 8 bits a channel in colour; convert it to 8 bits")
+        raise UnusablePixelsError(
+            "more than 8 bits a channel, with colour or transparency; convert it to 8 bits"
+        )
     return _cover(picture, reading)
+
+
+def _sample_format(picture: Image.Image) -> int:
+    """Return what a gray TIFF file says that its numbers are; unsigned for other pictures."""
+    tags = getattr(picture, "tag_v2", None)
+    formats = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)) if tags is not None else (_UNSIGNED,)
+    return int(formats[0]) if len(formats) == 1 else _UNSIGNED
+
+
+def _deep_values(
+    picture: ImageFile.ImageFile, is_deep: bool
+) -> tuple[AnyArray, tuple[float, float] | None]:
+    """Return the numbers of a gray picture whose values are signed or have more than 8 bits, and their range.
+
+    The range is None for 32 bits. Pillow takes 8 bits for unsigned and 32 for signed, whatever a TIFF file says, and
+    does not turn 16 bits whose 0 is white.
+    """
+    values, tags = np.asarray(picture), getattr(picture, "tag_v2", None)
+    if tags is None:
+        return values, (0.0, 65535.0) if picture.mode.startswith("I;16") or is_deep else None
+    bits, sample = int(tags.get(_BITS_PER_SAMPLE, (1,))[0]), _sample_format(picture)
+    if bits == 8 and sample == _SIGNED:
+        values = values.astype(np.uint8).view(np.int8)
+    elif bits == 32 and sample == _UNSIGNED and values.dtype == np.int32:
+        values = values.view(np.uint32)
+    full = None
+    if bits <= 16:
+        low = -(2.0 ** (bits - 1)) if sample == _SIGNED else 0.0
+        full = low, low + 2.0**bits - 1
+    if bits > 8 and values.dtype.kind in "iu" and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        values = -1.0 - values if sample == _SIGNED else (full or (0.0, 2.0**bits - 1))[1] - values
+    return values, full
 
 
 def _cover(picture: Image.Image, reading: Reading) -> Image.Image:

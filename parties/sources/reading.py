@@ -104,7 +104,8 @@ def apply_window(values: AnyArray, window: str, full: tuple[float, float] | None
         UnusablePixelsError: If no window is stated, or `full` is and the type has no range.
     """
     if not window:
-        raise UnusablePixelsError(f"more than 8 bits a channel; {STATE_A_WINDOW}")
+        what = "signed values" if values.dtype == np.int8 else "more than 8 bits a channel"
+        raise UnusablePixelsError(f"{what}; {STATE_A_WINDOW}")
     if window == "full":
         if full is None:
             raise UnusablePixelsError(

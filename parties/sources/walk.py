@@ -58,11 +58,13 @@ class Tree:
         folders: Every folder that is not ignored.
         files: Every file that is not ignored for its name.
         ignored: The other files, each with the reason.
+        links: Links to folders that are listed already under another name. They are not followed.
     """
 
     folders: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,13 @@ def walk(root: Path) -> Tree:
 
     for path, subfolders, names in os.walk(root, onerror=stop, followlinks=True):
         status = Path(path).stat()
+        prefix = "" if path == str(root) else path[len(str(root).rstrip("/")) + 1 :] + "/"
         if (status.st_dev, status.st_ino) in visited:  # reached by another link: count once, and end loops
+            if not reasons.get(prefix):
+                tree.links.append(prefix[:-1])
             subfolders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
-        prefix = "" if path == str(root) else path[len(str(root).rstrip("/")) + 1 :] + "/"
         subfolders.sort()
         inherited = reasons.get(prefix, "")
         if prefix and not inherited:

@@ -277,6 +277,21 @@ def test_a_medmnist_file_is_checked(tmp_path: Path, party: Party) -> None:
     status, report = checked(party, write("rgb.npz", 3))
     assert status == 1 and "would become gray" in report["errors"][0]["message"]
     assert checked(party, write("rgb.npz", 3), "--rgb")[0] == 0
+    test_only = write("rgb.npz", 1, test_images=np.zeros((12, 32, 32, 3), np.uint8))
+    status, report = checked(party, test_only)
+    assert status == 1 and report["colour"] == 12 and "would become gray" in report["errors"][0]["message"]
+    gap = {f"{split}_labels": np.arange(12) % 2 * 2 for split in ("train", "val", "test")}
+    assert party("keygen", tmp_path / "h")[0] == 0
+    for path, message in (
+        (test_only, "would become gray"),
+        (write("gap.npz", 1, **gap), "no training image of the class 1"),
+    ):
+        assert checked(party, path)[0] == 1
+        status, err = seal(party, tmp_path / "h", path)
+        assert status == 1 and message in err and not (tmp_path / "h" / "sealed").exists()
+    named = write("named.npz", 1, **gap, classes=np.array(["a", "b", "c"]))
+    status, report = checked(party, named)
+    assert status == 0 and "class b, which the file names" in report["warnings"][0]["message"]
     for arrays, message in (
         ({"train_images": np.zeros((12, 8, 8, 8), np.uint8)}, "images are uint8"),
         ({"test_labels": np.zeros((12, 14), int)}, "several labels an image"),

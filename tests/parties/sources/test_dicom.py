@@ -172,6 +172,26 @@ def test_transfer_syntaxes_give_the_same_pixels(tmp_path: Path) -> None:
         assert np.array_equal(one, other), name
 
 
+def test_a_data_set_in_the_other_form_than_the_file_names_is_read(tmp_path: Path) -> None:
+    pixels = scan(1, 16)
+    expected = show(dicom_file(tmp_path / "plain.dcm", pixels), window="-300,300")
+    syntaxes = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # implicit, explicit
+    for named, other in (syntaxes, syntaxes[::-1]):
+        ds = dicom_data(pixels)
+        stream = io.BytesIO()
+        pydicom.filewriter.write_file_meta_info(stream, ds.file_meta)
+        ds.file_meta.TransferSyntaxUID = UID(named)
+        header = io.BytesIO()
+        pydicom.filewriter.write_file_meta_info(header, ds.file_meta)
+        body = pydicom.filebase.DicomBytesIO()
+        body.is_little_endian, body.is_implicit_VR = True, other == syntaxes[0]
+        pydicom.filewriter.write_dataset(body, ds)
+        (tmp_path / "x.dcm").write_bytes(bytes(128) + b"DICM" + header.getvalue() + body.getvalue())
+        assert np.array_equal(show(tmp_path / "x.dcm", window="-300,300"), expected), named
+    colour = Path(str(get_testdata_file("SC_rgb_jpeg.dcm")))  # JPEG whose pixels' element names no type
+    assert np.array_equal(read_picture(colour, 256, 3), pydicom.dcmread(colour).pixel_array)
+
+
 @pytest.mark.parametrize("predictor", ["first", "any"])
 @pytest.mark.parametrize(
     ("bits", "kind"), [(8, "uint8"), (12, "uint16"), (12, "int16"), (16, "uint16"), (16, "int16")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,10 @@ BAD = {
     "file,label,split\nscan00.png,a,fold1\nscan01.png,b,train": "'fold1' is no split",
     "file,label\nscan00.png": "line 2: it has 1 cells",
     "": "is empty",
+    "file label\nscan00.png a\nscan01.png b": "cells are separated by commas, semicolons or tabs",
+    "file,label\nscan00.png,1\nscan01.png,0\nscan02.png,1.0": "'1' and '1.0' are one number in two spellings",
+    "file,label\nscan00.png,a, grade 4\nscan01.png,b": "line 2: it has 3 cells, and the header names 2",
+    "file,label\nscan0\x000.png,a\nscan01.png,b": "is not UTF-8 text",
 }
 
 
@@ -107,7 +113,7 @@ def test_a_line_for_excel_is_skipped_and_lines_are_still_counted(images: Path, t
         read_labels(images, selection)
 
 
-@pytest.mark.parametrize("cell", ["", "NaN", "null", "#N/A"])
+@pytest.mark.parametrize("cell", ["", "NaN", "null", "#N/A", "NA", "None", "?", "-"])
 def test_a_missing_label_is_no_class(images: Path, tmp_path: Path, cell: str) -> None:
     rows = [f"scan{i:02d}.png,{cell if i == 7 else 'ab'[i % 2]}" for i in range(24)]
     with pytest.raises(CipherwardError, match=r"line 9: scan07\.png has no label"):
@@ -141,9 +147,35 @@ def test_what_excel_writes_is_read_or_named(images: Path, tmp_path: Path) -> Non
     for encoding in ("utf-16", "utf-8-sig"):
         path.write_bytes(text.encode(encoding))
         assert read_labels(images, Selection(labels=str(path))).classes == ["b", "ä"]
-    path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(CipherwardError, match="is not UTF-8 text"):
-        read_labels(images, Selection(labels=str(path)))
-    path.write_bytes(b"PK\x03\x04")
-    with pytest.raises(CipherwardError, match="is a workbook of Excel"):
-        read_labels(images, Selection(labels=str(path)))
+    for encoding in ("latin-1", "utf-16-le"):
+        path.write_bytes(text.encode(encoding))
+        with pytest.raises(CipherwardError, match="is not UTF-8 text"):
+            read_labels(images, Selection(labels=str(path)))
+    for start in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1"):
+        path.write_bytes(start)
+        with pytest.raises(CipherwardError, match="is a workbook of Excel"):
+            read_labels(images, Selection(labels=str(path)))
+
+
+def test_a_pipe_is_no_label_file(images: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "l.csv")  # reading it would wait for ever
+    with pytest.raises(CipherwardError, match=r"cannot read .*l\.csv: not a regular file"):
+        read_labels(images, Selection(labels=str(tmp_path / "l.csv")))
+
+
+def test_patients_in_other_spellings_are_one_and_unused_columns_are_named(
+    images: Path, tmp_path: Path
+) -> None:
+    cells = ("7", "7.0", "p8", "P8", "NaN", "")
+    rows = [f"scan{i:02d}.png,{'ab'[i % 2]},{cells[i % 6]},61" for i in range(24)]
+    catalog = read_labels(images, table(tmp_path / "l.csv", "\npath,label,Patient ID,age", rows))
+    assert Counter(item.group for item in catalog.items) == {"label file 7": 8, "label file p8": 8, "": 8}
+    assert "columns of l.csv that are not used: age" in catalog.notes
+    assert "8 of 24 rows name no patient: each is taken for one of its own" in catalog.notes
+
+
+def test_a_name_with_an_accent_is_found_in_either_form(images: Path, tmp_path: Path) -> None:
+    for i in range(4):
+        (images / f"scan{i:02d}.png").rename(images / f"e\u0301{i}.png")  # as macOS writes it
+    rows = [f"{f'é{i}' if i < 4 else f'scan{i:02d}'}{'.png' * (i % 2)},{'ab'[i % 2]}" for i in range(24)]
+    assert len(read_labels(images, table(tmp_path / "l.csv", "path,label", rows)).items) == 24

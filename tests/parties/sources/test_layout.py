@@ -173,7 +173,9 @@ AMBIGUOUS = {
     "Glioma glioma": "one name to many file systems",
     "a\\b c": "slash or backslash",
     "a\x07 b": "control character",
-    "a\udcff b": "control character",
+    "a\udcff b": "it is not UTF-8",
+    "images masks": "images and masks seem to be images and their masks",
+    "Images labels": "seem to be images and their masks",
     "only": "holds 1 class folders",
 }
 
@@ -266,6 +268,21 @@ def test_links_to_nothing_and_pipes_are_ignored_with_their_reason(tmp_path: Path
     catalog = read_layout(root, Selection())
     assert catalog.files == 4 and catalog.found == 7
     assert count_reasons(catalog.ignored) == {"a link to nothing": 2, "not a regular file": 1}
+    assert "1 links to folders that are read already are not followed, such as b/up" in catalog.notes
     picture(tmp_path / "there.png")
     (root / "a" / "linked.png").symlink_to(tmp_path / "there.png")
     assert read_layout(root, Selection()).files == 5
+
+
+@pytest.mark.parametrize("classes", ["", "train/", "wrapper/"])
+def test_a_class_that_is_a_link_to_another_is_not_left_out_in_silence(tmp_path: Path, classes: str) -> None:
+    root = fill(
+        tmp_path, f"{classes}a", f"{classes}b", *(("test/a", "test/b") if classes == "train/" else ())
+    )
+    (root / classes / "c").symlink_to(root / classes / "a")
+    with pytest.raises(CipherwardError, match="c is a link to a folder that is read under another name"):
+        read_layout(root, Selection())
+
+
+def test_classes_called_mask_are_classes(tmp_path: Path) -> None:
+    assert read(fill(tmp_path, "mask", "no mask")).classes == ["mask", "no mask"]

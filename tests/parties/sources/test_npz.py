@@ -149,7 +149,7 @@ BAD: dict[str, tuple[dict[str, AnyArray | None], str, str]] = {
         "one class",
     ),
     "float labels": ({"val_labels": np.zeros(4)}, "val_labels is float64", "integers"),
-    "negative": ({"val_labels": np.array([0, 1, -1, 0])}, "or below 0", "from|integers"),
+    "negative": ({"val_labels": np.array([0, 1, -1, 0])}, "holds the label -1", "from|integers"),
     "one class": (
         {f"{s}_labels": np.zeros(n, int) for s, n in (("train", 9), ("val", 4), ("test", 5))},
         "one class;",

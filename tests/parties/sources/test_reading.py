@@ -88,6 +88,47 @@ def test_several_pages_are_refused(tmp_path: Path) -> None:
             read_picture(tmp_path / f"p.{ending}", 8, 1)
 
 
+def tiff(path: Path, data: AnyArray, bits: int, sample: int, is_white_zero: bool = False) -> Path:
+    """Write a gray TIFF file, uncompressed, as TIFF 6.0 has it: Pillow writes few of its forms."""
+    side, start = len(data), 8 + 2 + 12 * 10 + 4
+    content = data.tobytes()
+    if bits == 12:
+        pairs = data.reshape(-1, 2).astype(int)
+        content = b"".join((int(a) << 12 | int(b)).to_bytes(3, "big") for a, b in pairs)
+    tags = ((256, side), (257, side), (258, bits), (259, 1), (262, 0 if is_white_zero else 1), (273, start))
+    tags += ((277, 1), (278, side), (279, len(content)), (339, sample))
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("bits", "sample", "kind", "is_white_zero"),
+    [
+        *((8, 2, "i1", False), (12, 1, "u2", False), (16, 1, "<u2", False), (16, 1, "<u2", True)),
+        *((16, 2, "<i2", False), (32, 1, "<u4", False)),
+    ],
+)
+def test_numbers_of_a_tiff_file_are_what_its_tags_say(
+    tmp_path: Path, bits: int, sample: int, kind: str, is_white_zero: bool
+) -> None:
+    low, share = (-(2 ** (bits - 1)) if sample == 2 else 0), np.linspace(0, 1, 400).reshape(20, 20)
+    values = (low + share * (2**bits - 1)).astype(kind)
+    path = tiff(tmp_path / "x.tif", values, bits, sample, is_white_zero)
+    with pytest.raises(UndecodableImageError, match="state a window"):
+        read_picture(path, 20, 1)
+    expected = 255 * (1 - share if is_white_zero else share)
+    high = low + 2**bits - 1
+    for window in (f"{low},{high}", *(("full",) if bits <= 16 else ())):
+        assert np.abs(read_picture(path, 20, 1, Reading(window))[..., 0] - expected).max() <= 1.1
+
+
+def test_a_tiff_file_of_an_unknown_form_is_not_called_damaged(tmp_path: Path) -> None:
+    half = tiff(tmp_path / "half.tif", np.zeros((20, 20), np.float16), 16, 3)
+    with pytest.raises(UndecodableImageError, match="damaged, or it is of a kind that is not decoded"):
+        read_picture(half, 20, 1, Reading("0,1"))
+
+
 def volume(path: Path, data: AnyArray, affine: AnyArray) -> Path:
     """Write a NIfTI volume."""
     nibabel.save(nibabel.Nifti1Image(data, affine), path)  # type: ignore[no-untyped-call]
@@ -129,6 +170,41 @@ def test_unusable_volumes_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(b"text" * 1000))
     with pytest.raises(UndecodableImageError, match="holds no NIfTI"):
         look(tmp_path, "x.nii.gz", Reading())
+
+
+def test_volumes_of_the_second_version_and_in_several_members_are_read(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 256, (8, 8, 5)).astype(np.int16)
+    expected = read_picture(volume(tmp_path / "one.nii", data, np.eye(4)), 8, 1, Reading("0,255"), 4)
+    for name in ("two.nii", "two.nii.gz"):
+        nibabel.save(nibabel.Nifti2Image(data, np.eye(4)), tmp_path / name)  # type: ignore[no-untyped-call]
+        assert look(tmp_path, name, Reading()).count == 5
+        assert np.array_equal(read_picture(tmp_path / name, 8, 1, Reading("0,255"), 4), expected)
+    content = (tmp_path / "one.nii").read_bytes()
+    parts = (content[:400], b"", content[400:700], content[700:])
+    (tmp_path / "parts.nii.gz").write_bytes(b"".join(map(gzip.compress, parts)))
+    assert np.array_equal(read_picture(tmp_path / "parts.nii.gz", 8, 1, Reading("0,255"), 4), expected)
+    (tmp_path / "fewer.nii.gz").write_bytes(b"".join(map(gzip.compress, parts[:3])))
+    with pytest.raises(UndecodableImageError, match="cut off"):
+        read_picture(tmp_path / "fewer.nii.gz", 8, 1, Reading("0,255"), 4)
+
+
+@pytest.mark.parametrize(
+    ("at", "form", "value", "message"),
+    [
+        (42, "<h", -8, r"damaged \(dimensions\)"),
+        (108, "<f", float("nan"), r"damaged \(vox_offset\)"),
+        (108, "<f", float("inf"), r"damaged \(vox_offset\)"),
+    ],
+)
+def test_a_damaged_header_of_a_volume_is_named(
+    tmp_path: Path, at: int, form: str, value: float, message: str
+) -> None:
+    path = volume(tmp_path / "v.nii", np.zeros((8, 8, 5), np.int16), np.eye(4))
+    content = bytearray(path.read_bytes())
+    struct.pack_into(form, content, at, value)
+    path.write_bytes(content)
+    with pytest.raises(UndecodableImageError, match=message):
+        read_picture(path, 8, 1, Reading("0,1"), 0)
 
 
 def test_rare_forms_are_read_alike_in_gray_and_in_colour(tmp_path: Path) -> None:
