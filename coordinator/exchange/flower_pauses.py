@@ -11,8 +11,8 @@ pause costs a tenth of a wait, and a federation that waits for hours is asked no
 replaced is named in this file alone, and only in the version of Flower for which it was read. With another version
 Flower's own pauses stay: slower, and otherwise the same.
 
-This file is also the program of a SuperNode (`parties/agent/supernode.py`): Flower's own, after `shorten_supernode`.
-So it imports nothing of ours.
+This file is also the program of a SuperNode (`parties/agent/supernode.py`): Flower's own, after `shorten_supernode`
+and `reread_trust`. So it imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ import logging
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 #: The version of Flower whose pauses are known.
 VERSION = "1.42."
@@ -185,10 +188,37 @@ def _escaped(text: str) -> str:
     )
 
 
+def reread_trust(path: Path) -> None:
+    """Let a SuperNode in this process ask its file of trusted keys again for every run.
+
+    Flower reads the file when a SuperNode starts, and would trust a signature whose approval was withdrawn since.
+
+    Args:
+        path: the file of `--trusted-entities`. Where it cannot be read, no signature is trusted.
+    """
+    from flwr.supernode import start_client_internal as module
+
+    if not is_known():
+        return
+    verify = module._verify_fab
+
+    @functools.wraps(verify)
+    def verify_now(fab: Any, trusted_entities: dict[str, str]) -> bool:  # noqa: ARG001 - Flower's signature
+        try:
+            keys = yaml.safe_load(path.read_text())
+        except (OSError, ValueError, yaml.YAMLError):
+            keys = None
+        return bool(verify(fab, keys if isinstance(keys, dict) else {}))
+
+    module._verify_fab = verify_now
+
+
 if __name__ == "__main__":
     from flwr.supernode.cli import flower_supernode
 
     sys.argv[0] = "flower-supernode"
     shorten_supernode()
+    if "--trusted-entities" in sys.argv[:-1]:
+        reread_trust(Path(sys.argv[sys.argv.index("--trusted-entities") + 1]))
     logging.getLogger("flwr").addFilter(one_line)
     flower_supernode()

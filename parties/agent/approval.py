@@ -6,6 +6,7 @@ approved are kept in private/bundles, so that the next one can be compared with 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -18,7 +19,7 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, json_text, write_atomic, write_bytes
 from crypto.unlock import private_text
 from parties.agent.agent_log import AgentLog
-from parties.agent.approval_key import ensure_key, remove_signed, write_signed
+from parties.agent.approval_key import ensure_key, remove_signed, write_signed, write_trusted
 from parties.agent.bundle import Bundle, read_bundle
 from parties.sealing.place import Place
 
@@ -143,8 +144,8 @@ def approve(place: Place, bundle: Bundle, days: int) -> Approval:
 def withdraw(place: Place, sha256: str) -> Approval:
     """Remove the approval of the bundle whose digest begins so, at once, and approval.json if it is about it.
 
-    A SuperNode that runs goes on trusting the bundle's signature until it is started again; the agent refuses every
-    message of it from now on.
+    The agent refuses every message of it from now on. A SuperNode that runs learns it within a second or two from the
+    agent, and trusts the bundle's signature in no further run.
 
     Raises:
         CipherwardError: if none or several begin so.
@@ -178,6 +179,18 @@ def trusted_bundles(place: Place, now: datetime.datetime | None = None) -> list[
     """
     now = now or datetime.datetime.now(datetime.UTC)
     return [approval.sha256 for approval in read_approvals(place) if now < approval.expires]
+
+
+def renew_trusted(place: Place, path: Path) -> None:
+    """Bring the file for the SuperNode's `--trusted-entities` up to date with the approvals that hold now.
+
+    Where the list of approvals or the key cannot be used, no signature is trusted: the file is removed.
+    """
+    try:
+        write_trusted(place, path, trusted_bundles(place))
+    except CipherwardError:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def last_approved(place: Place) -> Bundle | None:

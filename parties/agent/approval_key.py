@@ -40,6 +40,8 @@ from parties.sealing.place import Place
 APPROVAL_FILE = "approval.json"
 #: What a derived key is for; the bundle's digest follows.
 _PURPOSE = b"cipherward approval of a bundle 1\0"
+#: The digest of no bundle: nobody finds one for it.
+_NO_BUNDLE = "00" * 32
 
 
 def approval_key_path(place: Place) -> Path:
@@ -74,6 +76,8 @@ def remove_signed(place: Place, bundle_sha256: str) -> None:
 def write_trusted(place: Place, path: Path, bundles: Iterable[str]) -> Path:
     """Write the file for the SuperNode's `--trusted-entities`: this hospital's keys of these bundles alone.
 
+    Flower leaves its check out if the file names no key. Without a bundle, it gets the key of one that cannot be.
+
     Args:
         place: the hospital.
         path: the file.
@@ -83,8 +87,10 @@ def write_trusted(place: Place, path: Path, bundles: Iterable[str]) -> Path:
         CipherwardError: if there is no key, if it cannot be used, or if the file cannot be written.
     """
     key = _read_key(place)
-    lines = [public_line(_bundle_key(key, sha256).public_key()) for sha256 in bundles]
-    write_text(path, yaml.safe_dump({key_id(line): line for line in lines}))
+    lines = [public_line(_bundle_key(key, sha256).public_key()) for sha256 in [*bundles] or [_NO_BUNDLE]]
+    text = yaml.safe_dump({key_id(line): line for line in lines})
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
     return path
 
 

@@ -33,7 +33,7 @@ from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import write_bytes
 from parties.agent.agent_log import AgentLog
-from parties.agent.approval import kept_bundle, require_approved, trusted_bundles
+from parties.agent.approval import kept_bundle, renew_trusted, require_approved, trusted_bundles
 from parties.agent.approval_key import write_trusted
 from parties.agent.clock import describe_offset, measure_offset
 from parties.agent.enrol import node_key_path, read_node_key
@@ -57,6 +57,8 @@ _UNSIGNED = (
 )
 #: Seconds without a connection after which the clock is looked at; and between two such looks. Chosen by hand.
 _CLOCK_S, _CLOCK_AGAIN_S = 6.0, 60.0
+#: Seconds between two looks at the list of approvals, for the SuperNode's own check.
+_TRUST_S = 1.0
 
 
 class _Leaving(BaseException):
@@ -186,6 +188,7 @@ class _Agent:
         self.node = SuperNode(
             self.folder, kit.manifest.address, ca, node_key_path(place), place.folder, mark
         )
+        self.next_trust = 0.0
         if options.is_signature_asked:
             trusted = self.folder / "trusted-entities.yaml"
             self.node.trusted = write_trusted(place, trusted, trusted_bundles(place))
@@ -272,7 +275,10 @@ class _Agent:
             time.sleep(min(_LOOK_S, max(_FIRST_LOOK_S, _LOOK_SHARE * (now - self.last_work))))
 
     def _read_log(self) -> None:
-        """Show changes of the connection."""
+        """Show changes of the connection, and tell the SuperNode which approvals hold."""
+        if self.node.trusted is not None and time.monotonic() >= self.next_trust:
+            self.next_trust = time.monotonic() + _TRUST_S
+            renew_trusted(self.place, self.node.trusted)
         before = (self.node.connection, self.node.error)
         self.node.read_log()
         self._log_unverified()

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 from flwr.supercore.fab import Fab
+from flwr.supernode import start_client_internal
 from flwr.supernode.start_client_internal import _verify_fab
 
+from coordinator.exchange import flower_pauses
 from coordinator.exchange.code_approval import read_approval
 from crypto.errors import CipherwardError
 from parties.agent import approval as module
@@ -23,6 +25,7 @@ from parties.agent.approval import (
     kept_bundle,
     last_approved,
     read_approvals,
+    renew_trusted,
     require_approved,
     trusted_bundles,
     withdraw,
@@ -111,6 +114,40 @@ def test_a_signature_ends_with_its_approval_and_no_other_does(place: Place, tmp_
     approve(place, bundles[0], 30)
     assert taken() == [True, False]
     assert taken(datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=31)) == [False, False]
+    assert yaml.safe_load(
+        (tmp_path / "trusted.yaml").read_text()
+    )  # an empty list would turn Flower's check off
+
+
+def test_a_supernode_that_runs_trusts_what_is_approved_now(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start_client_internal, "_verify_fab", _verify_fab)
+    bundle = parse_bundle(write_stub_app(tmp_path / "app", "app"), "app")
+    path = tmp_path / "trusted.yaml"
+    approve(place, bundle, 30)
+    signed = read_approval(place.folder / APPROVAL_FILE)
+    renew_trusted(place, path)
+    at_start = yaml.safe_load(path.read_text())
+    flower_pauses.reread_trust(path)
+
+    fab = Fab(bundle.sha256, bundle.data, {signed.key_id: signed.verification})
+
+    def is_trusted() -> bool:
+        return start_client_internal._verify_fab(fab, at_start)
+
+    assert is_trusted()
+    withdraw(place, bundle.sha256)
+    renew_trusted(place, path)
+    assert not is_trusted() and _verify_fab(
+        Fab(bundle.sha256, bundle.data, {signed.key_id: signed.verification}), at_start
+    )
+    approve(place, bundle, 30)
+    renew_trusted(place, path)
+    assert is_trusted()
+    approvals_path(place).write_text("{")  # damaged: nothing is trusted
+    renew_trusted(place, path)
+    assert not is_trusted() and not path.exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "cipherward.approved/1"}', '{"bundles": []}'])
