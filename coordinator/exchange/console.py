@@ -7,6 +7,7 @@ are printed as escapes: they could hide a line, or write another one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -115,6 +116,29 @@ def run(app: typer.Typer, name: str) -> None:
         if error.hint:
             print(f"hint: {printable(error.hint)}", file=sys.stderr)
         sys.exit(1)
+    except SystemExit:
+        try:
+            if sys.stdout is not None:  # it is closed
+                sys.stdout.flush()  # at the end of the program a full disk would be an exit status of Python's own
+        except OSError as error:
+            _end_if_full(name, error)
+        raise
+    except OSError as error:
+        _end_if_full(name, error)
+        raise
+
+
+def _end_if_full(name: str, error: OSError) -> None:
+    """End with one clear line if a write failed because its disk is full; the command may have printed into it."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is not None:
+        return
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is not tried again
+    print(f"{name}: error: cannot write: {error.strerror}", file=sys.stderr)
+    print(
+        "hint: free some space, or let the output go elsewhere, and run the command again", file=sys.stderr
+    )
+    sys.exit(1)
 
 
 def _use_utf8() -> None:

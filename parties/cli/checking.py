@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
@@ -80,7 +80,8 @@ def _report_npz(place: Place, statements: Statements) -> Report:
 
 def _print_report(report: Report) -> None:
     """Print a report: the table of classes and splits, then what was found."""
-    table = Table("class", *(split for split in report.counts), "all")
+    # A long name is folded: the ends of two names may be all that differs.
+    table = Table(Column("class", overflow="fold"), *(split for split in report.counts), "all")
     for name in report.classes:
         row = [report.counts[split][name] for split in report.counts]
         table.add_row(printable(name), *map(str, row), str(sum(row)))

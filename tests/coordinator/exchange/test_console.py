@@ -352,3 +352,30 @@ def test_reports_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     narrow = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code, tmp_path / "t"], env={**os.environ, **narrow}, check=True)
     assert (tmp_path / "t").read_bytes() == "… ä".encode()
+
+
+def test_without_a_terminal_a_text_is_one_line_and_no_word_becomes_a_picture(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    line = "cannot use a/scan :x: of :heart: " + "and so on " * 20 + "/a/path/that/is/long"
+    console.talk.print(line)
+    console.result.print(line)
+    assert capsys.readouterr() == (line + "\n", line + "\n")
+    screen = SafeConsole(file=io.StringIO(), force_terminal=True, width=40, emoji=False, markup=False)
+    screen.print(line)  # a terminal's lines end between words
+    assert isinstance(screen.file, io.StringIO)
+    assert max(len(part.rstrip()) for part in screen.file.getvalue().splitlines()) <= 40
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [["--version"], ["schemes", "--help"]])
+def test_output_into_a_full_disk_is_one_clear_line(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "parties.cli.app", *words],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False,
+        )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[0] == "cipherward-party: error: cannot write: No space left on device"
+    assert len(run.stderr.splitlines()) == 2
