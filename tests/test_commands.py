@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 from PIL import Image
 
 from crypto.arrays import UInt8Array
-from crypto.files import folder_lock
+from crypto.files import folder_lock, write_atomic
+from parties.sealing import seal as seal_module
 from parties.sealing.place import Place
 from parties.sources import folder as folder_source
 from parties.sources.phantom import Phantom
@@ -108,6 +110,32 @@ def test_unseal_gives_the_images_back(hospital: Path, images: Path, tmp_path: Pa
     originals = {np.asarray(Image.open(p)).tobytes() for p in images.rglob("*.png")}
     assert len(opened) == 20 and set(opened) <= originals
     check_refused(here(PARTY, "unseal", hospital / "sealed" / "test", *words), "is not an empty folder")
+
+
+def test_an_unsealing_stopped_by_a_full_disk_or_a_kill_goes_on(
+    hospital: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, others = tmp_path / "plain", hospital / "sealed" / "val"
+    words = ["unseal", hospital / "sealed" / "test", "--key", hospital / "secret.key", "--out", out]
+    written: list[Path] = []
+
+    def fill_the_disk(path: Path, fill: Callable[[Path], None]) -> None:
+        def full(_: Path) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        written.append(path)
+        write_atomic(path, full if len(written) == 8 else fill)
+
+    monkeypatch.setattr(seal_module, "write_atomic", fill_the_disk)
+    check_refused(here(PARTY, *words), "the disk is full", "run the same command again")
+    monkeypatch.undo()
+    (written[0].parent / f".{written[0].name}.1.tmp").write_bytes(b"half")  # as a kill leaves it
+    wrong = ["unseal", others, *words[2:]]
+    check_refused(here(PARTY, *wrong), "is not an empty folder")
+    done = here(PARTY, *words)
+    assert done.returncode == 0 and len(list(out.rglob("*.png"))) == 20, done.stderr
+    assert not [path for path in out.rglob("*") if path.is_file() and path.name.startswith(".")]
+    check_refused(here(PARTY, *words), "is not an empty folder")
 
 
 def test_inspect_needs_no_key_and_names_no_patient(hospital: Path, here: Here) -> None:

@@ -149,15 +149,16 @@ def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
 
 def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
     """Print how much disk the missing sets need. Raises CipherwardError if that much is not free."""
+    from coordinator.report.wording import size
     from parties.sealing.seal import disk_needed, disk_of_copies
 
     missing = [s for s in sealings if not (place.sealed_folder(s.name) / "manifest.json").exists()]
     need = disk_needed(place, missing) + disk_of_copies(place, sealings)
     free = shutil.disk_usage(place.folder).free
-    talk.print(f"{len(missing)} sets to seal, {need / 1e6:.0f} MB of disk ({free / 1e9:.1f} GB are free)")
+    talk.print(f"{len(missing)} sets to seal, {size(need)} of disk ({size(free)} are free)")
     if need > free:
         raise CipherwardError(
-            f"the sealed sets need {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free", "free some space"
+            f"the sealed sets need {size(need)} and {size(free)} are free", "free some space"
         )
 
 

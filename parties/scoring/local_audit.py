@@ -35,6 +35,7 @@ from coordinator.report.build import build_report
 from coordinator.report.page import render
 from coordinator.report.records import Report
 from coordinator.report.report_file import read_report
+from coordinator.report.wording import size
 from crypto.errors import CipherwardError
 from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_text
 from parties.agent.identity_file import ensure_identity
@@ -190,10 +191,10 @@ def _seal(place: Place, sealings: Sequence[Sealing], log: Log, progress_bar: Pro
     # The attacks get copies of most sets (blind_sets.py).
     copies = sum(sealing.bytes for sealing in sealings)
     need, free = disk_needed(place, missing) + copies, shutil.disk_usage(place.folder).free
-    log(f"sealing {len(missing)} sets, {need / 1e6:.0f} MB of disk with the copies that are attacked")
+    log(f"sealing {len(missing)} sets, {size(need)} of disk with the copies that are attacked")
     if need > free:
         raise CipherwardError(
-            f"the sealed sets and their copies need {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free",
+            f"the sealed sets and their copies need {size(need)} and {size(free)} are free",
             "free some space",
         )
     left_out = sum(_seal_one(place, sealing, progress_bar) for sealing in sealings)

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.exchange.audit.control_sets import MAY_BE_HIDDEN
+from coordinator.report.wording import size
 from crypto.arrays import Int64Array, Rows, UInt8Array
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, read_json, write_json
@@ -177,7 +178,7 @@ def _check_room(place: Place, sets: dict[str, SealedDataset], has_begun: bool) -
     need = sum(int(shard["bytes"]) for s in missing for shard in s.manifest["shards"])
     if need > (free := shutil.disk_usage(place.folder).free):
         raise CipherwardError(
-            f"the new sets need {need / 1e6:.0f} MB and {free / 1e6:.0f} MB are free", "free some space"
+            f"the new sets need {size(need)} and {size(free)} are free", "free some space"
         )
 
 
