@@ -302,11 +302,10 @@ class _DataSet:
         if self.has_floats:
             raise UnusablePixelsError("its pixels are in a form that is not read")
         vr = "OW" if self.number("BitsAllocated", 8) > 8 else "OB"
-        stated = as_pixel_options(self.tags, pixel_keyword="PixelData", pixel_vr=vr)
+        stated: dict[str, Any] = as_pixel_options(self.tags, pixel_keyword="PixelData", pixel_vr=vr)
+        stated["transfer_syntax_uid"] = self.syntax
         self.file.seek(self.pixels_at)
-        pixels, _ = get_decoder(self.syntax).as_array(
-            self.file, index=index, transfer_syntax_uid=self.syntax, **options, **stated
-        )
+        pixels, _ = get_decoder(self.syntax).as_array(self.file, index=index, **{**stated, **options})
         return pixels
 
 

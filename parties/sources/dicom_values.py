@@ -6,6 +6,7 @@ groups of single frames).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +98,15 @@ class PixelTags:
             self.lookup("PixelValueTransformationSequence", name, index)
             for name in ("RescaleSlope", "RescaleIntercept")
         )
-        return 1.0 if slope in (None, "") else float(slope), 0.0 if intercept in (None, "") else float(
-            intercept
+        values = (
+            1.0 if slope in (None, "") else float(slope),
+            0.0 if intercept in (None, "") else float(intercept),
         )
+        if not all(map(math.isfinite, values)) or not values[0]:
+            raise UnusablePixelsError(
+                "its rescale slope and intercept make one value of all pixels, or none"
+            )
+        return values
 
     def window(
         self, values: AnyArray, padding: BoolArray | None, index: int, reading: Reading
@@ -173,7 +180,10 @@ def _first(value: Any) -> float | None:
     """Return the first number of a tag that may hold several, or None."""
     if value in (None, ""):
         return None
-    return float(value) if isinstance(value, (int, float, str)) else float(value[0])
+    number = float(value) if isinstance(value, (int, float, str)) else float(value[0])
+    if not math.isfinite(number):
+        raise UnusablePixelsError(f"its own window is no number; {STATE_A_WINDOW}")
+    return number
 
 
 def _apply_file_window(values: AnyArray, centre: float, width: float, function: Any) -> UInt8Array:

@@ -17,7 +17,14 @@ import numpy as np
 
 from coordinator.exchange.image_file import UnreadableFormatError, require_few_pixels
 from crypto.arrays import AnyArray, UInt8Array
-from parties.sources.reading import AUTO_PERCENTILES, Reading, UnusablePixelsError, apply_window, scale
+from parties.sources.reading import (
+    AUTO_PERCENTILES,
+    NO_NUMBER,
+    Reading,
+    UnusablePixelsError,
+    apply_window,
+    scale,
+)
 
 #: Voxels of a volume, at most: 2 GiB in 32 bits. A whole-body CT has 300 million.
 MAX_VOXELS = 1 << 29
@@ -52,12 +59,16 @@ def read_slice(file: BinaryIO, index: int, reading: Reading) -> UInt8Array:
         return np.ascontiguousarray(plane)
     if reading.window == "auto":
         finite = volume[np.isfinite(volume)]
-        low, high = np.percentile(finite, AUTO_PERCENTILES) if finite.size else (0.0, 0.0)
+        if not finite.size:
+            raise UnusablePixelsError(NO_NUMBER)
+        low, high = np.percentile(finite, AUTO_PERCENTILES)
         return scale(plane, float(low), float(high))
     full = None
     if volume.dtype.kind in "iu" and volume.dtype.itemsize == 2:
         bounds = np.iinfo(volume.dtype)
         full = (float(bounds.min), float(bounds.max))
+    if reading.window and not np.isfinite(plane).any() and np.isfinite(volume).any():
+        return np.zeros(plane.shape, np.uint8)  # a slice outside of what was scanned
     return apply_window(plane, reading.window, full)
 
 

@@ -23,6 +23,10 @@ AUTO_PERCENTILES = (0.5, 99.5)
 STATE_A_WINDOW = "state a window: --window auto, full or LOW,HIGH"
 
 
+#: Why an image of floating-point numbers is refused that holds NaN or infinity alone: it would be black.
+NO_NUMBER = "none of its values is a number"
+
+
 class UnusablePixelsError(ValueError):
     """An image that is not shown, or not without a statement. The text holds nothing of what the file says."""
 
@@ -106,6 +110,8 @@ def apply_window(values: AnyArray, window: str, full: tuple[float, float] | None
     if not window:
         what = "signed values" if values.dtype == np.int8 else "more than 8 bits a channel"
         raise UnusablePixelsError(f"{what}; {STATE_A_WINDOW}")
+    if values.dtype.kind == "f" and not np.isfinite(values).any():
+        raise UnusablePixelsError(NO_NUMBER)
     if window == "full":
         if full is None:
             raise UnusablePixelsError(
@@ -114,7 +120,7 @@ def apply_window(values: AnyArray, window: str, full: tuple[float, float] | None
         return scale(values, *full)
     if window == "auto":
         finite = values[np.isfinite(values)]
-        low, high = np.percentile(finite, AUTO_PERCENTILES) if finite.size else (0.0, 0.0)
+        low, high = np.percentile(finite, AUTO_PERCENTILES)
         return scale(values, float(low), float(high))
     return scale(values, *Reading(window).bounds)
 

@@ -134,7 +134,7 @@ def test_a_supernode_that_runs_trusts_what_is_approved_now(
     fab = Fab(bundle.sha256, bundle.data, {signed.key_id: signed.verification})
 
     def is_trusted() -> bool:
-        return start_client_internal._verify_fab(fab, at_start)
+        return bool(start_client_internal._verify_fab(fab, at_start))
 
     assert is_trusted()
     withdraw(place, bundle.sha256)

@@ -280,7 +280,7 @@ def test_a_medmnist_file_is_checked(tmp_path: Path, party: Party) -> None:
     test_only = write("rgb.npz", 1, test_images=np.zeros((12, 32, 32, 3), np.uint8))
     status, report = checked(party, test_only)
     assert status == 1 and report["colour"] == 12 and "would become gray" in report["errors"][0]["message"]
-    gap = {f"{split}_labels": np.arange(12) % 2 * 2 for split in ("train", "val", "test")}
+    gap: dict[str, Any] = {f"{split}_labels": np.arange(12) % 2 * 2 for split in ("train", "val", "test")}
     assert party("keygen", tmp_path / "h")[0] == 0
     for path, message in (
         (test_only, "would become gray"),

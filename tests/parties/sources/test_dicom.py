@@ -20,6 +20,7 @@ from pydicom._dicom_dict import DicomDictionary
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.filebase import DicomBytesIO
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     UID,
@@ -172,18 +173,41 @@ def test_transfer_syntaxes_give_the_same_pixels(tmp_path: Path) -> None:
         assert np.array_equal(one, other), name
 
 
+@pytest.mark.parametrize(
+    ("tag", "value", "reason"),
+    [
+        ("RescaleSlope", "NaN", "rescale slope"),
+        ("RescaleSlope", "0", "rescale slope"),
+        ("RescaleIntercept", "inf", "rescale slope"),
+        ("WindowCenter", "NaN", "window is no number"),
+        ("WindowWidth", "inf", "window is no number"),
+    ],
+)
+def test_numbers_that_would_make_every_pixel_black_are_refused(
+    tmp_path: Path, tag: str, value: str, reason: str
+) -> None:
+    tags = {"RescaleSlope": "1.0", "RescaleIntercept": "0.0", "WindowCenter": "10.0", "WindowWidth": "99.0"}
+    path = dicom_file(tmp_path / "x.dcm", RAMP, **tags)
+    assert np.ptp(show(path)) > 0
+    mark = tags[tag].encode() + b" " * (len(tags[tag]) % 2)
+    at = path.read_bytes().index(mark, path.read_bytes().index(b"DICM"))
+    data = bytearray(path.read_bytes())
+    data[at : at + len(mark)] = value.encode().ljust(len(mark))
+    path.write_bytes(data)
+    with pytest.raises(UndecodableImageError, match=reason):
+        show(path)
+
+
 def test_a_data_set_in_the_other_form_than_the_file_names_is_read(tmp_path: Path) -> None:
     pixels = scan(1, 16)
     expected = show(dicom_file(tmp_path / "plain.dcm", pixels), window="-300,300")
     syntaxes = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")  # implicit, explicit
     for named, other in (syntaxes, syntaxes[::-1]):
         ds = dicom_data(pixels)
-        stream = io.BytesIO()
-        pydicom.filewriter.write_file_meta_info(stream, ds.file_meta)
         ds.file_meta.TransferSyntaxUID = UID(named)
-        header = io.BytesIO()
+        header = DicomBytesIO()
         pydicom.filewriter.write_file_meta_info(header, ds.file_meta)
-        body = pydicom.filebase.DicomBytesIO()
+        body = DicomBytesIO()
         body.is_little_endian, body.is_implicit_VR = True, other == syntaxes[0]
         pydicom.filewriter.write_dataset(body, ds)
         (tmp_path / "x.dcm").write_bytes(bytes(128) + b"DICM" + header.getvalue() + body.getvalue())

@@ -95,6 +95,7 @@ def tiff(path: Path, data: AnyArray, bits: int, sample: int, is_white_zero: bool
     if bits == 12:
         pairs = data.reshape(-1, 2).astype(int)
         content = b"".join((int(a) << 12 | int(b)).to_bytes(3, "big") for a, b in pairs)
+    tags: tuple[tuple[int, int], ...]
     tags = ((256, side), (257, side), (258, bits), (259, 1), (262, 0 if is_white_zero else 1), (273, start))
     tags += ((277, 1), (278, side), (279, len(content)), (339, sample))
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
@@ -121,6 +122,19 @@ def test_numbers_of_a_tiff_file_are_what_its_tags_say(
     high = low + 2**bits - 1
     for window in (f"{low},{high}", *(("full",) if bits <= 16 else ())):
         assert np.abs(read_picture(path, 20, 1, Reading(window))[..., 0] - expected).max() <= 1.1
+
+
+@pytest.mark.parametrize("window", ["auto", "-1,1"])
+def test_an_image_without_a_number_is_not_black(tmp_path: Path, window: str) -> None:
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(tmp_path / "x.tif")
+    volume(tmp_path / "v.nii", np.full((8, 8, 5), np.inf, np.float32), np.eye(4))
+    for name in ("x.tif", "v.nii"):
+        with pytest.raises(UndecodableImageError, match="none of its values is a number"):
+            read_picture(tmp_path / name, 8, 1, Reading(window), -1 if name == "x.tif" else 0)
+    outside = np.zeros((8, 8, 5), np.float32)
+    outside[..., 0] = np.nan
+    volume(tmp_path / "o.nii", outside, np.eye(4))
+    assert not read_picture(tmp_path / "o.nii", 8, 1, Reading(window), 0).any()
 
 
 def test_a_tiff_file_of_an_unknown_form_is_not_called_damaged(tmp_path: Path) -> None:
