@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -167,6 +168,10 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(handle.fileno())
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def read_json(path: Path, what: str) -> Any:
     """Return the JSON in `path`.
 
@@ -175,10 +180,16 @@ def read_json(path: Path, what: str) -> Any:
         what: What it is, for the error message.
 
     Raises:
-        CipherwardError: If the file is missing or not JSON.
+        CipherwardError: If the file is missing, no regular file, or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        # Without O_NONBLOCK, opening a pipe waits until somebody writes to it: a sealed set comes from others.
+        with open(path, encoding="utf-8", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CipherwardError(
+                    f"the {what} {path} is not a regular file", "fetch it again, or name another"
+                )
+            return json.loads(file.read())
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", "name the file or folder that holds it") from None
     except (OSError, ValueError, RecursionError) as error:
