@@ -105,7 +105,9 @@ class SealedDataset:
                     f"{folder} is unfinished: its sealing was interrupted",
                     "run the same seal command again",
                 )
-            inner = sorted(p.parent.name for p in folder.glob(f"*/{MANIFEST}")) if folder.is_dir() else []
+            places = (f"*/{MANIFEST}", f"sealed/*/{MANIFEST}")  # the second: of a hospital's folder
+            found = [p.parent for place in places for p in folder.glob(place)] if folder.is_dir() else []
+            inner = sorted(str(p.relative_to(folder)) for p in found)
             hint = f"it holds sealed sets: {', '.join(inner)}; name one of them" if inner else ""
             raise CipherwardError(
                 f"no sealed set at {folder}", hint or "make one with: cipherward-party seal"

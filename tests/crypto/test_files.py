@@ -30,3 +30,13 @@ def test_json_is_read_or_its_fault_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(CipherwardError, match=fault):
             read_json(tmp_path / name, "note")
+
+
+def test_the_folder_of_a_hospital_or_of_sets_names_the_sets_in_it(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        (tmp_path / "sealed" / name).mkdir(parents=True)
+        (tmp_path / "sealed" / name / "manifest.json").write_text("{}")
+    for folder, names in ((tmp_path, "sealed/train, sealed/val"), (tmp_path / "sealed", "train, val")):
+        with pytest.raises(CipherwardError) as error:
+            SealedDataset.open(folder)
+        assert error.value.hint == f"it holds sealed sets: {names}; name one of them"
