@@ -155,7 +155,7 @@ def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
     missing = [s for s in sealings if not (place.sealed_folder(s.name) / "manifest.json").exists()]
     need = disk_needed(place, missing) + disk_of_copies(place, sealings)
     free = shutil.disk_usage(place.folder).free
-    talk.print(f"{len(missing)} sets to seal, {size(need)} of disk ({size(free)} are free)")
+    talk.print(f"{len(missing)} sets to seal, {need / 1e6:.0f} MB of disk ({free / 1e9:.1f} GB are free)")
     if need > free:
         raise CipherwardError(
             f"the sealed sets need {size(need)} and {size(free)} are free", "free some space"
