@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from coordinator.exchange.settings import parse_value
 from crypto.errors import CipherwardError
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +83,11 @@ def plan_paths(args: argparse.Namespace) -> dict[str, str]:
 
 def parse_settings(words: list[str]) -> dict[str, Any]:
     """Return KEY=VALUE words as a dict, with the values read as YAML."""
-    return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
+    hint = "for example: --set rounds=3"
+    return {
+        key: parse_value(value, f"--set {key}", hint)
+        for key, _, value in (word.partition("=") for word in words)
+    }
 
 
 def split_list(text: str) -> list[str]:

@@ -172,6 +172,18 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text from outside holds: as `json.loads`, but every fault of the text is a ValueError.
+
+    Raises:
+        ValueError: If the text is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def read_json(path: Path, what: str) -> Any:
     """Return the JSON in `path`.
 
@@ -189,23 +201,32 @@ def read_json(path: Path, what: str) -> Any:
                 raise CipherwardError(
                     f"the {what} {path} is not a regular file", "fetch it again, or name another"
                 )
-            return json.loads(file.read())
+            return parse_json(file.read())
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", "name the file or folder that holds it") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CipherwardError(
             f"cannot read the {what} {path}: {type(error).__name__}", "fetch it again, or name another"
         ) from None
 
 
 def read_lines(path: Path) -> list[Any]:
-    """Return the entries of a journal of JSON lines; a line that a kill cut short is left out."""
+    """Return the entries of a journal of JSON lines; a line that a kill cut short is left out.
+
+    Raises:
+        CipherwardError: If a line is JSON that no command writes, such as one that is nested too deeply.
+    """
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
-            entries.append(json.loads(line))
+            entries.append(parse_json(line))
         except json.JSONDecodeError:
             continue
+        except ValueError as error:
+            raise CipherwardError(
+                f"{path} is damaged: line {number}: {error}", "fetch it again, or remove that line"
+            ) from None
     return entries
 
 

@@ -122,17 +122,14 @@ def _run_study(plan: Plan, folder: Path, until: str, engine: Engine) -> Report |
 
 def _parse_settings(words: list[str]) -> dict[str, Any]:
     """Return key=value words as a dict, with the values read as YAML."""
-    import yaml
+    from coordinator.exchange.settings import parse_value
 
     values = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals:
             raise CipherwardError(f"--set {word!r} is not key=value", "for example: --set rounds=3")
-        try:
-            values[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise CipherwardError(f"--set {word!r}: the value is not YAML") from None
+        values[name] = parse_value(value, f"--set {name}", "for example: --set rounds=3")
     return values
 
 

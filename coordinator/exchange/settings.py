@@ -27,6 +27,12 @@ _TYPE_NAMES = ("bool", "int", "str")
 _QUOTED = re.compile(r"'([^']*)'")
 #: How deep the values of a YAML file may be nested. Settings are nested three deep at most.
 _YAML_DEPTH = 50
+_TOO_DEEP = "nested too deep"
+#: Characters of a wrong value that a message shows.
+_SHOWN = 40
+#: What PyYAML raises beside its own errors for a value that is not of the type it looks like: 2026-13-45, `!!bool x`,
+#: a whole number of thousands of digits.
+_VALUE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -85,23 +91,62 @@ def load_yaml(text: str) -> Any:
     of a small round for that, so libyaml's takes its place where PyYAML was built with it.
 
     Raises:
-        yaml.YAMLError: If the text is no YAML, or nested too deep: libyaml would end the process.
+        yaml.YAMLError: If the text is no YAML, if a value is not of the type it looks like, if a list or a mapping
+            holds itself, and if they are nested too deep: libyaml would end the process.
     """
     try:
         return _load_shallow(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError:
-        return _load_shallow(text, yaml.SafeLoader)  # its errors name the line
+    except (yaml.YAMLError, *_VALUE_ERRORS):
+        return _load_shallow(text, _MarkingLoader)  # its errors name the line
+
+
+class _MarkingLoader(yaml.SafeLoader):
+    """PyYAML's SafeLoader, whose error names the place of a value that is not of the type it looks like."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Return the value of a node. Raise yaml.YAMLError if it has none."""
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except _VALUE_ERRORS:
+            problem = "a value that is not of the type it looks like"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
 def _load_shallow(text: str, loader: Any) -> Any:
-    """Return what a YAML text holds. Raise yaml.YAMLError if it is none, or nested too deep."""
-    depth = 0
+    """Return what a YAML text holds. Raise yaml.YAMLError as `load_yaml` does."""
+    open_anchors: list[str | None] = []
     for event in yaml.parse(text, Loader=loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _YAML_DEPTH:
-            mark: Any = event.start_mark  # libyaml has marks of its own
-            raise yaml.MarkedYAMLError(problem="nested too deep", problem_mark=mark)
+        mark: Any = event.start_mark  # libyaml has marks of its own
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_anchors.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            open_anchors.pop()
+        elif isinstance(event, yaml.AliasEvent) and event.anchor in open_anchors:
+            raise yaml.MarkedYAMLError(problem="a value that holds itself", problem_mark=mark)
+        if len(open_anchors) > _YAML_DEPTH:
+            raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=mark)
     return yaml.load(text, Loader=loader)  # a SafeLoader, in Python or in C
+
+
+def parse_value(text: str, where: str, hint: str) -> Any:
+    """Return the value in a word of a command line, read as YAML.
+
+    Args:
+        text: the value.
+        where: the option and the setting, such as `--set rounds`; it begins every message.
+        hint: an example of a right word.
+
+    Raises:
+        CipherwardError: if it is no value, or nested too deep.
+    """
+    try:
+        return load_yaml(text)
+    except yaml.YAMLError as error:
+        reason = _TOO_DEEP if getattr(error, "problem", "") == _TOO_DEEP else "not a value"
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+        raise CipherwardError(f"{where}: {shown!r} is {reason}", hint) from None
 
 
 def dump_yaml(values: Mapping[str, Any], allow_unicode: bool = False) -> str:
@@ -134,8 +179,9 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
             "name a YAML file that you may read",
         ) from None
     except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        raise CipherwardError(f"{path} is not YAML (line {line})", "each line is `key: value`") from None
+        mark = getattr(error, "problem_mark", None)
+        reason = str(error).partition("\n")[0] if mark is None else f"line {mark.line + 1}"
+        raise CipherwardError(f"{path} is not YAML ({reason})", "each line is `key: value`") from None
     if not isinstance(values, dict):
         raise CipherwardError(f"{path} holds no settings", "each line is `key: value`")
     return values

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from crypto.arrays import Float32Array, UInt32Array
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, drop_temporaries, write_bytes
+from crypto.files import disk_errors, drop_temporaries, parse_json, write_bytes
 from crypto.tensor_file import tensor_bytes
 
 FOLDER = "updates"
@@ -166,7 +166,7 @@ def _read_vector(path: Path, name: str) -> tuple[Float32Array, dict[str, Any]]:
     """Return a vector of a file, and the JSON of the file's metadata or {}."""
     try:
         with safe_open(str(path), framework="numpy") as file:
-            return file.get_tensor(name), json.loads((file.metadata() or {}).get("json", "{}"))
+            return file.get_tensor(name), parse_json((file.metadata() or {}).get("json", "{}"))
     except FileNotFoundError:
         raise CipherwardError(f"the recorded update {path} is missing", _HINT) from None
     except (SafetensorError, OSError, ValueError) as error:

@@ -41,7 +41,7 @@ from coordinator.federation.strategies import build_strategy, get_moments, set_m
 from coordinator.model.metrics import pool_tables
 from crypto.arrays import AnyArray, Float32Array
 from crypto.errors import CipherwardError
-from crypto.files import append_line, write_bytes
+from crypto.files import append_line, parse_json, write_bytes
 from crypto.tensor_file import tensor_bytes
 
 #: Prefix of the names of a strategy's moments in a checkpoint.
@@ -85,7 +85,7 @@ class State:
         """Read a checkpoint. Raise CipherwardError if it is unreadable."""
         try:
             with safe_open(str(path), framework="numpy") as file:
-                about = json.loads(file.metadata()["state"])
+                about = parse_json(file.metadata()["state"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             weights, best = tensors.pop("weights"), tensors.pop("best")
             moments = {name.removeprefix(_MOMENT): vector for name, vector in tensors.items()}

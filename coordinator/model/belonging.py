@@ -10,7 +10,6 @@ coordinates, whichever key that is.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from crypto.errors import CipherwardError
+from crypto.files import parse_json
 from crypto.spec import SchemeSpec, spec_without_nonce
 
 #: The only class of the images of a query, whose classes are not known.
@@ -94,7 +94,7 @@ def read_belonging(path: Path) -> Belonging:
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = dict(file.metadata() or {})
-        classes, stem = json.loads(metadata["classes"]), metadata["stem"]
+        classes, stem = parse_json(metadata["classes"]), metadata["stem"]
     except FileNotFoundError:
         raise CipherwardError(f"no model at {path}", "name a study's cloud/model.safetensors") from None
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -108,7 +108,7 @@ def read_belonging(path: Path) -> Belonging:
             "train the model again with this version",
         )
     try:
-        spec, key_ids = json.loads(metadata["spec"]), json.loads(metadata["key_ids"])
+        spec, key_ids = parse_json(metadata["spec"]), parse_json(metadata["key_ids"])
         if not isinstance(spec, dict) or not isinstance(key_ids, dict) or not isinstance(classes, list):
             raise TypeError
         int(metadata.get("round", "0"))

@@ -7,7 +7,6 @@ coordinates of the hospital's key. Source: Qi et al. 2022, section on inference.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from coordinator.model.training import PlainImages, predict_probabilities
 from coordinator.model.vit import create_model, load_state
 from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
+from crypto.files import parse_json
 from crypto.sets.dataset import SealedDataset
 
 SCHEMA = "cipherward.answers/1"
@@ -60,7 +60,7 @@ def open_model(path: Path) -> ServedModel:
             "ask the hospital: cipherward-party classify HOSPITAL IMAGE … --model FILE --plan PLAN",
         )
     try:
-        args, name = dict(json.loads(metadata["model_args"])), metadata["model"]
+        args, name = dict(parse_json(metadata["model_args"])), metadata["model"]
         height, width = (int(side) for side in args.pop("img_size"))
         channels = int(metadata["in_chans"])
     except (KeyError, TypeError, ValueError) as error:

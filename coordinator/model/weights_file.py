@@ -6,12 +6,12 @@ refused by its first bytes, whatever its name is.
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crypto.errors import CipherwardError
+from crypto.files import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -126,7 +126,7 @@ def _require_safetensors(path: Path) -> None:
 def _require_whole(path: Path, header: bytes, data_bytes: int) -> None:
     """Raise CipherwardError if a file has fewer bytes of tensors than its header says."""
     try:
-        rows = [row for name, row in json.loads(header).items() if name != "__metadata__"]
+        rows = [row for name, row in parse_json(header).items() if name != "__metadata__"]
         promised = max((int(row["data_offsets"][1]) for row in rows), default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         raise CipherwardError(f"{path} is damaged: its header cannot be read", _FETCH) from None

@@ -6,7 +6,6 @@ A step whose result is there is skipped, so a killed study continues where it st
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -23,7 +22,7 @@ from coordinator.study.flower_run import LOCAL_DOOR
 from coordinator.study.steps import STEPS, Skipped
 from coordinator.study.study import Engine, Log, OnRounds, Study, Talk, ignore, ignore_rounds
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, folder_lock, read_json, write_json
+from crypto.files import disk_errors, folder_lock, parse_json, read_json, write_json
 
 
 def simulate(
@@ -116,7 +115,7 @@ def _how_far(study: Study) -> str:
         return "stopped"
     try:
         with safe_open(str(checkpoint), framework="numpy") as file:
-            done = json.loads(file.metadata()["state"])["round"]
+            done = parse_json(file.metadata()["state"])["round"]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return "stopped"
     return f"stopped after round {done} of {study.plan.rounds}"

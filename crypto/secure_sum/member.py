@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from crypto.arrays import UInt32Array
 from crypto.errors import CipherwardError
+from crypto.files import parse_json
 from crypto.identity import Identity
 from crypto.secure_sum.masks import SEED_BYTES, add_pairwise, agree, commitment, expand
 from crypto.secure_sum.sharing import SHARE_BYTES, split
@@ -93,7 +94,7 @@ class Member:
     def restore(cls, text: str) -> Member:
         """Read what `export` returned. Raises CipherwardError if it is damaged."""
         try:
-            return cls(_State(**json.loads(text)))
+            return cls(_State(**parse_json(text)))
         except (TypeError, ValueError):
             raise CipherwardError(
                 "the state of this secure sum is damaged", "the round is repeated"

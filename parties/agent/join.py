@@ -28,7 +28,7 @@ from coordinator.exchange.kit import CA, PLAN, STUDY, Kit
 from coordinator.exchange.manifest import parse_manifest
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.quiet import QUIET
-from coordinator.exchange.settings import build
+from coordinator.exchange.settings import build, load_yaml
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import write_bytes
@@ -90,7 +90,7 @@ class Options:
 def read_plan(kit: Kit) -> Plan:
     """Return the plan in a kit. Raises CipherwardError if it is none."""
     try:
-        values = yaml.safe_load(kit.files[PLAN])
+        values = load_yaml(kit.files[PLAN].decode())
     except (yaml.YAMLError, UnicodeDecodeError):
         values = None
     if not isinstance(values, dict):

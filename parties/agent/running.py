@@ -8,7 +8,6 @@ HOSPITAL/private/agent/
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -19,7 +18,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # it has no types
 
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, hold_file, write_json
+from crypto.files import disk_errors, hold_file, parse_json, write_json
 from parties.sealing.place import Place
 
 #: Seconds that an agent may take to end, its SuperNode's farewell included.
@@ -69,7 +68,7 @@ def read_state(place: Place) -> dict[str, Any] | None:
     if not _is_held(place):
         return None
     try:
-        state = json.loads(_state_path(place).read_text())
+        state = parse_json(_state_path(place).read_text())
     except (OSError, ValueError):
         return {}  # it is just starting, or ending
     return state if isinstance(state, dict) else {}

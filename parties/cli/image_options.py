@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-import yaml
 
 from crypto.errors import CipherwardError
 
@@ -209,19 +208,14 @@ def with_options(*leave_out: str) -> Callable[[Callable[..., None]], Callable[..
 
 def parse_options(words: list[str] | None) -> dict[str, Any]:
     """Return NAME=VALUE words as a dict, with the values read as YAML."""
-    options = {}
+    from coordinator.exchange.settings import parse_value
+
+    options, hint = {}, "for example: --option mask=independent"
     for word in words or ():
         name, equals, value = word.partition("=")
         if not equals:
-            raise CipherwardError(
-                f"--option {word} is not NAME=VALUE", "for example: --option mask=independent"
-            )
-        try:
-            options[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise CipherwardError(
-                f"--option {word}: {value!r} is not a value", "for example: --option mask=independent"
-            ) from None
+            raise CipherwardError(f"--option {word} is not NAME=VALUE", hint)
+        options[name] = parse_value(value, f"--option {name}", hint)
     return options
 
 
