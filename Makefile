@@ -8,10 +8,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 	print("$(p)" if (3,11) <= sys.version_info[:2] < (3,14) else "")' 2>/dev/null)))
 PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# A process for each core, with one thread each. Compiled files are kept: every command that a test starts reads them.
-# The order is that of tests/conftest.py, the longest groups first: xdist's own begins with the files of many tests.
-XDIST := -n auto --dist loadgroup --no-loadscope-reorder
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(XDIST)
+# A process for each core. Compiled files are kept: every command that a test starts reads them.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow check bench audit-table audit-updates table1 frontier coverage picture lock results schema docs clean
@@ -76,7 +74,7 @@ frontier: $(READY) ## docs/frontier.png: accuracy against the sealed images that
 
 coverage: $(READY) ## which lines the fast tests run, by package
 	@$(BIN)/coverage erase
-	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(XDIST) --cov --cov-report=
+	@$(PYTEST) --cov --cov-report=
 	@for package in crypto coordinator parties; do \
 		echo "$$package: $$($(BIN)/coverage report --include="$$package/*" | tail -1)"; done
 

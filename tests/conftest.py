@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 import typer.main
@@ -60,6 +62,26 @@ def group_of(item: pytest.Item) -> str:
     return "study" if "study" in getattr(item, "fixturenames", ()) else item.path.stem
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of several processes one thread, as there is one for each core. They inherit the variable."""
+    if config.getoption("numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import the tests without collecting garbage, and let no later collection look at what they imported.
+
+    That is a million objects, which stay, and each full collection would visit them all.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run a group in one process, so that shared work is done once, and the longest groups first."""
@@ -67,6 +89,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
     rank = {group: number for number, group in enumerate(LONG_GROUPS)}
     items.sort(key=lambda item: rank.get(group_of(item), len(rank)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced_files() -> Iterator[None]:
+    """Let no test wait for the disk, as thousands of small files would. test_durable_writes.py has what is synced."""
+
+    def check(file: int | IO[bytes]) -> None:
+        os.fstat(
+            file if isinstance(file, int) else file.fileno()
+        )  # OSError, as from a real sync of a closed file
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", check)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,6 +25,7 @@ from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
 from parties.sources.phantom import Phantom
 from tests.support.command_runs import Here
+from tests.support.keys import SCRYPT_BLOCK
 
 PARTY = "cipherward-party"
 SMALL = ("--image-size", 32, "--block", 8, "--rows", 16, "--pools", "1,10", "--draws", 2, "--jobs", 1)
@@ -147,7 +148,9 @@ def test_an_audit_s_throwaway_keys_need_no_passphrase_and_are_closed_to_others(t
     settings = {"party": "h", "source": "phantom", "counts": [90, 4, 4], "image_size": 32, "block": 8}
     home = Place.from_settings(tmp_path / "hospital", settings)
     home.save()
-    write_key(home.key_path, SecretKey.generate(), secret="a passphrase that nobody is asked for")
+    # The stock command wrapped it with a passphrase that nobody is asked for.
+    home.key_path.write_text(f"# cipherward secret key\n# id {'0' * 16}\n{SCRYPT_BLOCK}")
+    home.key_path.chmod(0o600)
     place = audit_place(home, AuditSettings(rows=16, pools=(1,)), {})
     for sealing in plan_audit(place, 1):
         key = sealing.key()

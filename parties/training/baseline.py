@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from scipy import stats
+from scipy.special import stdtrit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -38,7 +38,7 @@ from coordinator.model.training import PlainImages, predict_probabilities, train
 from coordinator.model.vit import build_model, pack, unpack
 from crypto.arrays import AnyArray, Float32Array, Float64Array
 from crypto.errors import CipherwardError
-from crypto.files import write_bytes
+from crypto.files import parse_json, write_bytes
 from crypto.key import SecretKey
 from crypto.scheme import load
 from crypto.tensor_file import tensor_bytes
@@ -101,7 +101,7 @@ def train_plain(
     if checkpoint.exists():
         try:
             with safe_open(str(checkpoint), framework="numpy") as file:
-                stored = json.loads(file.metadata()["about"])
+                stored = parse_json(file.metadata()["about"])
                 if stored["plan"] == about["plan"]:
                     about, weights, best = stored, file.get_tensor("weights"), file.get_tensor("best")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
@@ -157,7 +157,7 @@ def measure_wrong_keys(model: nn.Module, place: Place, test: PlainImages, keys: 
         accuracies.append(measure(scores, test.labels)["accuracy"])
     mean = float(np.mean(accuracies))
     standard_error = float(np.std(accuracies, ddof=1) / np.sqrt(keys)) if keys > 1 else 0.0
-    reach = float(stats.t.ppf(0.975, keys - 1)) * standard_error if keys > 1 else 1.0
+    reach = float(stdtrit(keys - 1, 0.975)) * standard_error if keys > 1 else 1.0
     return {"mean": mean, "low": max(0.0, mean - reach), "high": min(1.0, mean + reach), "each": accuracies}
 
 

@@ -24,7 +24,7 @@ from crypto.keyfile import (
 )
 from crypto.unlock import new_passphrase, write_identity
 from tests.support import leaks
-from tests.support.keys import PASSPHRASE, mode_of, refusal, replace_text
+from tests.support.keys import PASSPHRASE, SCRYPT_BLOCK, mode_of, refusal, replace_text
 
 #: private(name, text) writes a file in the test's folder and returns its path.
 WritePrivate = Callable[[str, str], Path]
@@ -46,18 +46,6 @@ cERGc0NhQVM3anpweDlUOGQvUTlFcTAKLS0tIFhxWHFTdHRiTTNmUWFlYWZkN1lX
 ZURzMHNycFcvOE9uUHY4ZnBWam1FSjgKYMP35U4B3QoIDSosuUNvIY+3UfsdpCDn
 1aT7UE/ibMbBRJWj7DGJYTapzzal4MmnDjE/qP9CK9tLYhK1bCgFRBvwr/oZNM4n
 rFM2X7M3ruuWw6Dq/UwZ4rru/kazoNNteWRqBUAmn5IUy2s9c0RL
------END AGE ENCRYPTED FILE-----
-"""
-
-
-SCRYPT_BLOCK = """\
------BEGIN AGE ENCRYPTED FILE-----
-YWdlLWVuY3J5cHRpb24ub3JnL3YxCi0+IHNjcnlwdCBOUEVmQmhLZ2pqSW1MOUo3
-U1NWNFJnIDE4CmsxZmJZZU1HWFQyRzJjTm5iK3hNdUVNOWoxL2MzaVV4aWNDbC9M
-RWhPMFEKLS0tIC9IelVvbm91Ukh3MmZWeU96VXZTQm93dVBQWFVGTkJvSE5rUHNF
-dTFNL1EKbq/W7y4/TWEQBsvMrpOUvK+nFA8oBjA/4naQdIItNzuO2a+tYMbxybyz
-7BTFH+TDOfwpIm/k1qd9R/D87AAK9dgNZYkXf1p2Zhsp9Re+W+syZobCKPdYWqRG
-Y3XnrQG1Yq6kQM8xY6GE0ZJeULR6
 -----END AGE ENCRYPTED FILE-----
 """
 

@@ -47,3 +47,16 @@ def replace_text(path: Path, old: str, new: str) -> None:
     """Replace a text that a file contains by another."""
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
+
+
+#: A key file's content, wrapped with a passphrase by the stock command.
+SCRYPT_BLOCK = """\
+-----BEGIN AGE ENCRYPTED FILE-----
+YWdlLWVuY3J5cHRpb24ub3JnL3YxCi0+IHNjcnlwdCBOUEVmQmhLZ2pqSW1MOUo3
+U1NWNFJnIDE4CmsxZmJZZU1HWFQyRzJjTm5iK3hNdUVNOWoxL2MzaVV4aWNDbC9M
+RWhPMFEKLS0tIC9IelVvbm91Ukh3MmZWeU96VXZTQm93dVBQWFVGTkJvSE5rUHNF
+dTFNL1EKbq/W7y4/TWEQBsvMrpOUvK+nFA8oBjA/4naQdIItNzuO2a+tYMbxybyz
+7BTFH+TDOfwpIm/k1qd9R/D87AAK9dgNZYkXf1p2Zhsp9Re+W+syZobCKPdYWqRG
+Y3XnrQG1Yq6kQM8xY6GE0ZJeULR6
+-----END AGE ENCRYPTED FILE-----
+"""

@@ -36,9 +36,9 @@ from crypto.scheme import describe, load
 from parties.sealing.place import Place
 from parties.sealing.seal import disk_needed, plan_sealing
 
-SIDE, SHARD_ROWS, COUNT = 16, 10, 30
+SIDE, SHARD_ROWS, COUNT = 16, 6, 18
 #: Files that cannot be decoded, at the shards' borders and within one.
-UNREADABLE = (0, 9, 10, 15)
+UNREADABLE = (0, 5, 6, 9)
 #: With a keystream of its own for each row, a shifted row would show. The nonce is fixed for comparison.
 SPEC = replace(describe("noise", (SIDE, SIDE, 1), 8), options={"nonce": "00112233445566778899aabbccddeeff"})
 

@@ -52,7 +52,10 @@ def up_to_sign(flips: BoolArray, truth: BoolArray) -> float:
     return max(share, 1 - share)
 
 
-@pytest.mark.parametrize(("height", "width", "channels"), [(48, 48, 1), (40, 24, 3), (64, 48, 1)])
+@pytest.mark.parametrize(
+    ("height", "width", "channels"),
+    [pytest.param(48, 48, 1, marks=pytest.mark.slow), (40, 24, 3), (64, 48, 1)],
+)
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ten_images_give_every_flip(height: int, width: int, channels: int, seed: int) -> None:
     plain = pictures(12, height, width, channels, seed=seed)

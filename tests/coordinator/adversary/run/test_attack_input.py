@@ -288,8 +288,18 @@ MATRICES = ("orthogonal", "noisy_orthogonal", "block_projection")
 SCHEMES = (*SHUFFLES, "patch_shuffle", "le", "pe", "ele", *MATRICES, "plain", "noise", "permuted")
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", SCHEMES)
+#: It takes two seconds. The same scheme in gray, and the others in colour, stay among the fast ones.
+LONG = ("ele", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        pytest.param(name, channels, marks=pytest.mark.slow if (name, channels) == LONG else ())
+        for name in SCHEMES
+        for channels in (1, 3)
+    ],
+)
 def test_without_texture_no_attack_crashes_or_claims_a_key(name: str, channels: int) -> None:
     block, n = 4, 30 if name in ("le", "ele") else 6
     public = np.random.default_rng(1).integers(0, 256, (3, 2 * block, 2 * block, channels), np.uint8)

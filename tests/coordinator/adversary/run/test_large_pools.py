@@ -73,7 +73,7 @@ BOUNDS = {
     "block_pixel": (500, 1100),
     "le": (5860, 5860),
     "ele": (93_750, 2 * 93_750),  # with pictures of 8×8, which also hold 12 million nibbles
-    "pe": (64, 200_000),
+    "pe": (4_000_000 // 32**2, 200_000),  # four million values
 }
 
 
