@@ -153,21 +153,31 @@ def _ascend_once(
     placed_transposed: Float64Array,
     places: Int64Array,
 ) -> bool:
-    """Pass once over all pairs, swapping in place where that raises the similarity; return whether any swap did."""
+    """Pass once over all pairs, swapping in place where that raises the similarity; return whether any swap did.
+
+    Without transposed tables all tables are symmetric: rows and columns then change by the same amount.
+    """
     count, size, _ = tables.shape
+    is_symmetric = len(transposed) == 0
     swapped = False
     for a in range(size):
         for b in range(a):
             gain = 0.0
             for m in range(count):
-                gain += _row_change(tables[m], placed[m], a, b, 0.0)
-                gain += _row_change(transposed[m], placed_transposed[m], a, b, 0.0)
+                rows = _row_change(tables[m], placed[m], a, b, 0.0)
+                if is_symmetric:
+                    columns = rows
+                else:
+                    columns = _row_change(transposed[m], placed_transposed[m], a, b, 0.0)
+                gain += rows
+                gain += columns
                 gain += _corner_change(tables[m], placed[m], a, b)
             if gain > _MIN_CHANGE:
                 places[a], places[b] = places[b], places[a]
                 for m in range(count):
                     _exchange(placed[m], a, b)
-                    _exchange(placed_transposed[m], a, b)
+                    if not is_symmetric:
+                        _exchange(placed_transposed[m], a, b)
                 swapped = True
     return swapped
 
@@ -192,6 +202,8 @@ def swap_ascent(
     tables = np.ascontiguousarray(similarities)
     placed = np.ascontiguousarray(kernels[:, result[:, None], result])
     transposed, placed_transposed = (np.ascontiguousarray(t.transpose(0, 2, 1)) for t in (tables, placed))
+    if np.array_equal(tables, transposed) and np.array_equal(placed, placed_transposed):
+        transposed = placed_transposed = np.empty((0, *result.shape, *result.shape))
     for _ in range(sweeps):
         if not _ascend_once(tables, transposed, placed, placed_transposed, result) or not time_left():
             break

@@ -9,6 +9,9 @@ block are in this very pool, and the others are tried again with that knowledge.
 The rest is a puzzle. With the blocks upright it is that of shuffled blocks (puzzle/seams.py, puzzle/assembly.py).
 Otherwise it is that of encryption-then-compression (etc.py), which also sets the blocks upright.
 
+In blocks of more than MOST_SEARCHED values, which no mask ever confirmed, high nibbles are laid out as the values of
+block_pixel are, and the low ones follow (ele_large_blocks.py).
+
 It takes some hundred images, because each image is one sample of a block's nibbles. With an independent mask the
 picture is recovered up to its symmetries, sign and colour order, and each mask up to one bit for each cycle of its
 key.
@@ -22,6 +25,7 @@ from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
 from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, assemble, seam_fit
 from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.recover import etc
+from coordinator.adversary.recover.ele_large_blocks import find_nibbles, lay_out_large_blocks
 from coordinator.adversary.recover.half_opened import HalfOpened
 from coordinator.adversary.recover.le import (
     MOST_NIBBLES,
@@ -34,7 +38,7 @@ from coordinator.adversary.recover.le import (
 from coordinator.adversary.recover.upright_blocks import set_upright, turn_upright
 from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
-from coordinator.adversary.values.layout_fit import LAYOUT_FIT, LEAST_LAYOUT_FIT
+from coordinator.adversary.values.layout_fit import LAYOUT_FIT, LEAST_LAYOUT_FIT, MOST_SEARCHED
 from coordinator.adversary.values.nibble_identification import identify_nibbles, rematch_low_nibbles
 from coordinator.adversary.values.nibble_statistics import correlations
 from coordinator.adversary.values.nibbles import Nibbles
@@ -83,19 +87,27 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         return None
     if unidentified:
         notes.append(f"{unidentified} of {len(nibbles)} blocks tell nothing")
-    if is_tied:
-        notes.append(f"{int(confirmed.sum())} of {len(nibbles)} blocks confirmed by their masks")
-    half_opened = HalfOpened(
-        pool, describe("etc", shape, block), _sealing_table(shape, block, nibbles, None).inverse()
-    )
-    order, nibbles, order_fit = _order_blocks(
-        half_opened, evenly_spaced(rows, _SEAM_IMAGES), nibbles, confirmed, time_left
-    )
+    inside = _sealing_table(shape, block, nibbles, None).inverse()
+    large = None
+    if block**2 * channels > MOST_SEARCHED:
+        coarse = HalfOpened(pool, describe("block_pixel", shape, block), inside, is_coarse=True)
+        large = lay_out_large_blocks(coarse, rows, signed, nibbles, time_left)
+    if large is not None:
+        solved, nibbles = large
+        order, fits = solved.parts["K1"], solved.fits
+        notes += [note for note in solved.notes if not note.startswith("truncated")]
+    else:
+        if is_tied:
+            notes.append(f"{int(confirmed.sum())} of {len(nibbles)} blocks confirmed by their masks")
+        half_opened = HalfOpened(pool, describe("etc", shape, block), inside)
+        order, nibbles, order_fit = _order_blocks(
+            half_opened, evenly_spaced(rows, _SEAM_IMAGES), nibbles, confirmed, time_left
+        )
+        fits = _fits(nibbles, confirmed, is_tied) + ((order_fit,) if order_fit is not None else ())
     if not time_left():
         notes.append("truncated: out of time")
     keys, reversal = _keys(nibbles, order, is_tied)
     table = _sealing_table(shape, block, nibbles, order).inverse()
-    fits = _fits(nibbles, confirmed, is_tied) + ((order_fit,) if order_fit is not None else ())
     return Recovered(table, {"keys": keys, "reversal": reversal, "K1": order}, tuple(notes), fits)
 
 
@@ -129,6 +141,8 @@ def _identify_block(
     signed: Float32Array, block: int, channels: int, is_tied: bool, time_left: TimeLeft
 ) -> tuple[Nibbles | None, bool]:
     """Return the nibbles of one block over the pool, and whether its tied mask confirms them."""
+    if signed.shape[-1] // 2 > MOST_SEARCHED:
+        return find_nibbles(signed[:, 0, 0]), False
 
     def fits(candidate: Nibbles) -> bool:
         return not choose_state(candidate, signed, block, channels, is_tied)[1]

@@ -30,20 +30,22 @@ class Method:
     Attributes:
         recover: The recovery from a pool of ciphertexts.
         is_puzzle: Whether the scheme moves whole blocks, so that one image alone is a jigsaw puzzle.
+        least_images: With fewer images than this nothing is tried.
     """
 
     recover: Recovery
     is_puzzle: bool = False
+    least_images: int = 1
 
 
 METHODS: dict[str, Method] = {
     "block_pixel_shuffle": Method(block_pixel_shuffle.recover, is_puzzle=True),
     "value_shuffle": Method(value_shuffle.recover, is_puzzle=True),
-    "block_pixel": Method(block_pixel.recover),
+    "block_pixel": Method(block_pixel.recover, least_images=block_pixel.LEAST_IMAGES),
     "etc": Method(etc.recover, is_puzzle=True),
     "sub_block_etc": Method(sub_block_etc.recover, is_puzzle=True),
     "le": Method(le.recover),
-    "ele": Method(ele.recover),
+    "ele": Method(ele.recover, least_images=ele.LEAST_IMAGES),
     "pe": Method(pe.recover),
     "patch_shuffle": Method(patch_shuffle.recover, is_puzzle=True),
     "plain": Method(block_pixel_shuffle.recover, is_puzzle=True),

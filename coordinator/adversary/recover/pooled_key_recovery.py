@@ -19,7 +19,8 @@ from crypto.scheme import load
 def attack(knowledge: Knowledge) -> Guess:
     """Open the rows to guess with the key recovered from the pool's rows.
 
-    `Guess.key` is None if every block is constant or every image has a key of its own.
+    `Guess.key` is None if every block is constant or every image has a key of its own. The guess is idle if the pool
+    has fewer images than the recovery needs: that says nothing about the scheme's strength.
     """
     spec = knowledge.pool.spec
     method = METHODS.get(spec.name)
@@ -29,6 +30,9 @@ def attack(knowledge: Knowledge) -> Guess:
     if load(spec).is_each_alone:
         return open_each_alone(method.recover, knowledge)
     pool_rows = np.asarray(knowledge.pool_rows, np.int64)
+    if len(pool_rows) < method.least_images:
+        note = f"nothing is tried with fewer than {method.least_images} images"
+        return open_rows(knowledge, None, note, idle=True)
     recovered = method.recover(knowledge.pool, pool_rows, knowledge.budget.time_left)
     note = "nothing identifiable" if recovered is None else "; ".join(recovered.notes)
     return open_rows(knowledge, recovered, note)

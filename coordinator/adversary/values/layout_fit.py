@@ -47,7 +47,7 @@ _GOOD_FIT = 0.955
 LEAST_LAYOUT_FIT = 0.85
 LAYOUT_FIT = "the share of how alike the values of a block are that its layout explains"
 #: With more values than this a poor layout is judged, and no better one is sought: a search takes seconds.
-_MOST_SEARCHED = 192
+MOST_SEARCHED = 192
 #: Most blocks whose correlations are explained. Set once by hand; not tuned further.
 _FIT_BLOCKS = 4000
 #: Layouts whose colour planes are turned. Set once by hand; no measurement is recorded.
@@ -188,7 +188,7 @@ def improve_by_fit(
     values = evenly_spaced(blocks, _FIT_BLOCKS).astype(np.float32)
     search = LayoutSearch(correlations(values, values)[None], side, channels)
     layout = search.judge(place * channels + colour)
-    if layout.fit < _GOOD_FIT and 1 < len(place) <= _MOST_SEARCHED and time_left():
+    if layout.fit < _GOOD_FIT and 1 < len(place) <= MOST_SEARCHED and time_left():
         layout = search.improve(layout, time_left)
     return layout.places // channels, layout.places % channels
 

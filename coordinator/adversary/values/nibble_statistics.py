@@ -38,20 +38,24 @@ def neighbour_pairs(values: Float32Array) -> list[tuple[Float32Array, Float32Arr
     Args:
         values: float32 [n, rows, columns, S].
     """
-    pairs = ((values, values), (values[:, :, :-1], values[:, :, 1:]), (values[:, :-1], values[:, 1:]))
-    return [(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])) for a, b in pairs]
+    blocks = values.reshape(-1, values.shape[-1])
+    pairs = ((values[:, :, :-1], values[:, :, 1:]), (values[:, :-1], values[:, 1:]))
+    neighbours = [(a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])) for a, b in pairs]
+    return [(blocks, blocks), *neighbours]
 
 
 def correlations(first: Float32Array, second: Float32Array) -> Float64Array:
     """Return the correlations of every two columns, float64 [S, S], of float32 [m, S] each.
 
-    A column that never varies has correlation 0 with all others, and no rows give zeros.
+    A column that never varies has correlation 0 with all others, and no rows give zeros. The correlations of the
+    columns of one array are exactly symmetric: searches take half of the time then (puzzle/qap.py).
     """
     if not len(first):
         return np.zeros((first.shape[1], first.shape[1]))
-    a, b = first - first.mean(0), second - second.mean(0)
+    a = first - first.mean(0)
+    b = a if second is first else second - second.mean(0)
     covariance = (a.T @ b).astype(np.float64) / len(a)
-    result: Float64Array = covariance / np.maximum(a.std(0), 1e-6)[:, None] / np.maximum(b.std(0), 1e-6)
+    result: Float64Array = covariance / np.outer(np.maximum(a.std(0), 1e-6), np.maximum(b.std(0), 1e-6))
     return result
 
 

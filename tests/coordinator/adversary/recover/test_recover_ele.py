@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.recover.ele import LEAST_IMAGES, recover, unmoved
+from coordinator.adversary.recover.pooled_key_recovery import attack
 from coordinator.adversary.recover.upright_blocks import turn_upright
 from coordinator.adversary.time_budget import always
 from coordinator.exchange.pool import MemoryPool
@@ -162,3 +164,26 @@ def test_texture_is_laid_out_by_its_own_distances() -> None:
     assert (key.parts["keys"] == truth["keys"]).all()
     assert "9 of 9 blocks confirmed by their masks" in key.notes
     assert share(apply(key.table, pool.sealed), plain, signs=True) == 1.0
+
+
+def test_large_blocks_are_paired_and_then_laid_out_as_whole_values() -> None:
+    """Blocks of more values than are searched: no mask confirms them, and pictures open all the same."""
+    plain = pictures(128, 48, seed=4)
+    pool, _ = sealed_pool("ele", plain, 16)
+    key = recovered(recover, pool, 120)
+    assert (
+        key.table.inner is not None
+        and (apply(key.table.inverse(), apply(key.table, pool.sealed)) == pool.sealed).all()
+    )
+    opened = apply(key.table, pool.sealed[120:])
+    assert likeness(opened, plain[120:]) > 0.9
+    assert sorted(key.parts["K1"]) == list(range(9))
+
+
+def test_too_few_images_leave_the_attack_idle() -> None:
+    """It tries nothing, and so says nothing about the scheme's strength."""
+    pool, _ = sealed(pictures(LEAST_IMAGES, 8))
+    rows = np.arange(LEAST_IMAGES)
+    few = attack(Knowledge(pool, rows[:-1], rows[:2], Budget(60.0)))
+    assert few.idle and few.key is None and f"fewer than {LEAST_IMAGES} images" in few.note
+    assert not attack(Knowledge(pool, rows, rows[:2], Budget(60.0))).idle
