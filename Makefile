@@ -64,10 +64,13 @@ audit-updates: $(READY) ## what updates give away under each protection, on real
 		$(BIN)/python -m benchmarks.protection; \
 	else echo "updates: set CIPHERWARD_DATA to a folder that holds brain_mri/, pneumoniamnist.npz and vit_tiny_patch16_224.safetensors"; fi
 
-table1: $(READY) ## schemes × networks × data, the CPU's protocol: CIPHERWARD_DATA, HOURS=8 at most; goes on where it stopped
+table1: $(READY) ## schemes × networks × data, both protocols for CPUs: CIPHERWARD_DATA, HOURS=8 at most for each; goes on where it stopped
 	@if [ -n "$$CIPHERWARD_DATA" ]; then \
-		$(BIN)/python -m benchmarks.table1 --hours $(or $(HOURS),8) --json runs/table1/cpu.json; \
-	else echo "table 1: set CIPHERWARD_DATA to a folder that holds pneumoniamnist.npz, cifar10_jpeg.npz and brain_mri/"; fi
+		for protocol in cpu pretrained; do \
+			$(BIN)/python -m benchmarks.table1 --protocol configs/table1/$$protocol.yaml --hours $(or $(HOURS),8) \
+				--json runs/table1/$$protocol.json || exit; \
+		done; \
+	else echo "table 1: set CIPHERWARD_DATA to a folder that holds pneumoniamnist.npz, cifar10_jpeg.npz, brain_mri/ and vit_tiny_patch16_224.safetensors"; fi
 
 frontier: $(READY) ## docs/frontier.png: accuracy against the sealed images that break a choice, from docs/results/*.json
 	@$(BIN)/python -m benchmarks.frontier

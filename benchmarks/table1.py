@@ -67,7 +67,7 @@ NETWORKS = get_args(Section.model_fields["network"].annotation)
 
 def cell_folder(out: Path, section: Section, row: str, seed: int) -> Path:
     """Return the folder of a cell that is not finished."""
-    parts = (section.data, section.network, row.replace(" ", "-"), str(seed), settings_of(section))
+    parts = (section.data, section.network, row.replace(" ", "-"), str(seed), settings_of(section, row))
     return out / "-".join(parts)
 
 
@@ -107,7 +107,7 @@ def train_cell(
         "network": section.network,
         "row": row,
         "seed": seed,
-        "settings": settings_of(section),
+        "settings": settings_of(section, row),
         "inputs": now,
         "images": [len(sealed[split].labels) for split in SPLITS],
         "classes": classes,
@@ -201,11 +201,12 @@ def figures(model: nn.Module, data: PlainImages) -> dict[str, float | None]:
 
 def done_cells(out: Path, section: Section, inputs: Inputs) -> dict[tuple[str, int], dict[str, Any]]:
     """Return the section's finished cells, by row and seed. Those of other settings or inputs are ignored."""
-    identity = (section.data, section.network, settings_of(section))
     lines = [
-        c for c in read_lines(out / "cells.jsonl") if (c["data"], c["network"], c["settings"]) == identity
+        c
+        for c in read_lines(out / "cells.jsonl")
+        if (c["data"], c["network"]) == (section.data, section.network) and c["row"] in PAIRS
     ]
-    known = [c for c in lines if c["row"] in PAIRS]
+    known = [c for c in lines if c["settings"] == settings_of(section, c["row"])]
     return {(c["row"], c["seed"]): c for c in known if same(c.get("inputs"), inputs(section, c["row"]))}
 
 

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from benchmarks.table1_data import CHANNELS
 from coordinator.exchange.plan import Plan
@@ -28,10 +28,23 @@ PAIRS = {
 }
 #: The rows that a section of several seeds repeats.
 SEEDED = ("plain", "block_pixel_shuffle", PRIVATE)
+#: The settings that may differ between the rows of a section.
+OF_ROWS = frozenset({"optimizer", "lr", "momentum", "weight_decay", "warmup_steps", "clip"})
 
 
 class Section(Settings):
-    """One network on one data set, and its training under every scheme. counts: train, val, test images; 0 is all."""
+    """One network on one data set, and its training under every scheme.
+
+    Attributes:
+        data: The data set.
+        network: The network.
+        minutes: What a cell is expected to take.
+        seeds: How many seeds plain and block_pixel_shuffle are trained with; the other rows have one.
+        counts: Most images of train, val and test; 0 is all.
+        choose: What the best epoch is chosen by, on val.
+        plan: Settings of the plan, the same for every row.
+        row_plans: Settings of the optimizer by row, which replace those of `plan`; chosen on val.
+    """
 
     data: Literal["pneumonia", "cifar", "mri"]
     network: Literal["vit", "resnet18", "shake_pyramidnet"]
@@ -40,6 +53,17 @@ class Section(Settings):
     counts: tuple[int, int, int] = (0, 0, 0)
     choose: Literal["accuracy", "auc"] = "accuracy"
     plan: dict[str, Any]
+    row_plans: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("row_plans")
+    @classmethod
+    def _check_rows(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for row, settings in value.items():
+            if row not in PAIRS:
+                raise ValueError(f"no row is called {row}")
+            for name in settings.keys() - OF_ROWS:
+                raise ValueError(f"{name} is the same for all rows: move it to plan")
+        return value
 
 
 class Protocol(Settings):
@@ -67,7 +91,13 @@ def cells_of(section: Section) -> list[tuple[str, int]]:
 def plan_of(section: Section, row: str, seed: int, folder: Path | None = None) -> Plan:
     """Return the plan of one cell. Its weights, if it has any, are in `folder`; without a folder they are omitted."""
     scheme, _, private = row.partition(" ")
-    values = {"study": "table1", "seed": seed, "parties": 1, "counts": (1, 1, 1), **section.plan}
+    values = {
+        "study": "table1",
+        "seed": seed,
+        "parties": 1,
+        "counts": (1, 1, 1),
+        **settings_of_row(section, row),
+    }
     values |= {"scheme": scheme, "channels": CHANNELS[section.data], "train": "central"}
     if private:
         values |= {"train": "federated", "stem": "private"}
@@ -79,7 +109,13 @@ def plan_of(section: Section, row: str, seed: int, folder: Path | None = None) -
     return build(Plan, values, f"{section.data} × {section.network} × {row}")
 
 
-def settings_of(section: Section) -> str:
-    """Return a digest of the section's settings, except `minutes` and the number of seeds."""
-    text = section.model_dump_json(exclude={"minutes", "seeds"})
+def settings_of_row(section: Section, row: str) -> dict[str, Any]:
+    """Return the settings of the plan that a row is trained with."""
+    return {**section.plan, **section.row_plans.get(row, {})}
+
+
+def settings_of(section: Section, row: str) -> str:
+    """Return a digest of what a row is trained with: all settings, except `minutes` and the number of seeds."""
+    own = section.model_copy(update={"plan": settings_of_row(section, row)})
+    text = own.model_dump_json(exclude={"minutes", "seeds", "row_plans"})
     return hashlib.sha256(text.encode()).hexdigest()[:16]

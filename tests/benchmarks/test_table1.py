@@ -28,7 +28,7 @@ def test_shipped_protocols_are_valid_and_say_how_they_differ(path: Path) -> None
     head = path.read_text().split("\nprotocol:")[0]
     assert "benchmarks.table1" in head and "differs from the papers" in head
     pairs = [(s.data, s.network) for s in protocol.sections]
-    assert len(set(pairs)) == len(pairs) == 9
+    assert len(set(pairs)) == len(pairs) == (1 if path.stem == "pretrained" else 9)
     for section in protocol.sections:
         for row, _ in table1_protocol.cells_of(section):
             plan = table1_protocol.plan_of(section, row, 0)
@@ -43,10 +43,23 @@ def test_a_wrong_protocol_is_one_clear_line(tmp_path: Path) -> None:
         ({"network": "vgg"}, "network"),
         ({"plan": {**VIT, "epochs": 3}}, "unknown key 'epochs'"),
         ({"plan": {**VIT, "block": 3}}, "block"),
+        ({"row_plans": {"LE": {"lr": 0.1}}}, "no row is called LE"),
+        ({"row_plans": {"le": {"block": 4}}}, "block is the same for all rows"),
     ):
         path.write_text(yaml.safe_dump({"protocol": "t", "sections": [{**SECTION, **changes}]}))
         with pytest.raises(CipherwardError, match=line):
             table1_protocol.read_protocol(path)
+
+
+def test_a_row_of_its_own_settings_changes_no_other_row() -> None:
+    common = table1_protocol.Section.model_validate(SECTION)
+    own = table1_protocol.Section.model_validate({**SECTION, "row_plans": {"le": {"lr": 0.5}}})
+    assert table1_protocol.plan_of(own, "le", 0).lr == 0.5
+    assert table1_protocol.plan_of(own, "pe", 0) == table1_protocol.plan_of(common, "pe", 0)
+    digests = {row: table1_protocol.settings_of(own, row) for row in ("le", "pe", "plain")}
+    assert digests["pe"] == digests["plain"] == table1_protocol.settings_of(common, "le") != digests["le"]
+    same = table1_protocol.Section.model_validate({**SECTION, "plan": {**VIT, "lr": 0.5}})
+    assert table1_protocol.settings_of(same, "pe") == digests["le"]  # wherever the rate is written
 
 
 def test_a_killed_cell_continues_to_the_same_figures(
