@@ -105,10 +105,13 @@ def _rows() -> Iterator[Row]:
             yield Row("pe", kind, block, quick, COLOURS)
         main, sub = _SUB_BLOCKS[size]
         yield Row("sub_block_etc", kind, main, (5, 10, 20), {"sub_block": sub})
-        if is_small or kind == "mri 224":
+        is_compared = kind in ("mri 224", "cifar 224")  # the comparison has networks for these
+        if is_small or is_compared:
             yield Row("le", kind, block, quick)
         if is_small:
             yield Row("ele", kind, 4, tuple(n for n in (50, *large) if n != 300))
+        elif is_compared:
+            yield Row("ele", kind, block, (1, 2, 5, 10, 20, 50, 100))
         yield Row("block_pixel", kind, block, tuple(n for n in (20, *large) if n != 500))
         for scheme in ("orthogonal", "noisy_orthogonal"):
             yield Row(scheme, kind, block, (10, 50), attack="moment_matching")
@@ -182,7 +185,9 @@ def share_named(guesses: Images, gallery: Images) -> float:
     return float((nearest == np.arange(len(guesses))).mean())
 
 
-def measure(row: Row, images: Images, size: int, draw: int) -> dict[str, Any]:
+def measure(
+    row: Row, images: Images, size: int, draw: int, budget_seconds: float = BUDGET_SECONDS
+) -> dict[str, Any]:
     """Attack one pool and return what it opened."""
     chosen = np.random.default_rng([SEED, size, draw]).permutation(len(images))
     sealed_rows, others = chosen[: size + OUTSIDE], chosen[size + OUTSIDE :]
@@ -195,11 +200,11 @@ def measure(row: Row, images: Images, size: int, draw: int) -> dict[str, Any]:
     inside = np.arange(min(COMPARED, size))
     shown = np.concatenate([inside, np.arange(size, len(plain))])
     public = images[others] if row.attack == "moment_matching" else None
-    started = time.monotonic()
+    started, began = time.monotonic(), time.process_time()
     guess = ATTACKS[row.attack].attack(
-        Knowledge(pool, np.arange(size), shown, Budget(BUDGET_SECONDS), public)
+        Knowledge(pool, np.arange(size), shown, Budget(budget_seconds), public)
     )
-    seconds = time.monotonic() - started
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - began
     count = len(inside)
     varied = np.ptp(plain[:size], axis=0) > 0 if size > 1 else np.ones(plain.shape[1:], bool)
     move = best_move(guess.images, plain[shown], scheme.orbit, row.block, varied)
@@ -219,11 +224,13 @@ def measure(row: Row, images: Images, size: int, draw: int) -> dict[str, Any]:
         "pool": size,
         "draw": draw,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "right": share_right(guess.images[:count], plain[inside], move, row.block, varied),
         "ssim": float(np.nanmedian(opened_ssims)),
         "shown": float((opened_ssims >= np.nanmax(others_ssims, axis=0) + MARGIN).mean()),
         "named": share_named(opened, gallery),
         "has_key": guess.key is not None,
+        "idle": guess.idle,
         "uncertain": guess.is_uncertain or guess.key is None,
         "fits": [str(fit) for fit in guess.fits],
         "note": guess.note,
@@ -254,7 +261,7 @@ def run(rows: Sequence[Row], args: argparse.Namespace) -> None:
             continue
         if time.monotonic() > until:
             return
-        cell = measure(row, read_kind(args.data, row.kind), size, draw)
+        cell = measure(row, read_kind(args.data, row.kind), size, draw, args.budget)
         append_line(args.out, json.dumps(cell))
         if cell["seconds"] > args.most_seconds:
             slow.add((row.name, size))
@@ -310,8 +317,10 @@ def _summarise_pool(size: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any
     opens = [c["has_key"] and c["ssim"] >= OPENS_FROM for c in cells]
     names = [c["has_key"] and c["named"] >= NAMED_FROM for c in cells]
     broken = [k or r for k, r in zip(opens, names, strict=True)]
-    # Journals from before V was measured have no such figure.
+    # Journals from before these were measured have no such figure.
     shown = [c["shown"] for c in cells if "shown" in c]
+    # On a busy machine the clock tells little.
+    spent = [c["cpu_seconds"] for c in cells if "cpu_seconds" in c]
     return {
         "pool": size,
         "draws": len(cells),
@@ -321,10 +330,12 @@ def _summarise_pool(size: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any
         "shows": sum(s >= SHOWN_FROM for s in shown) if len(shown) == len(cells) else None,
         "broken": sum(broken),
         "uncertain": sum(c["uncertain"] and not b for c, b in zip(cells, broken, strict=True)),
+        "idle": sum(c.get("idle", False) for c in cells),
         "right": float(np.median([c["right"] for c in cells])),
         "worst": min(c["right"] for c in cells),
         "ssim": float(np.median([c["ssim"] for c in cells])),
         "seconds": float(np.median([c["seconds"] for c in cells])),
+        "cpu_seconds": float(np.median(spent)) if len(spent) == len(cells) else None,
         "notes": sorted({note for c in cells for note in (*c["fits"], c["note"]) if note})[:3],
     }
 
@@ -341,6 +352,9 @@ def main() -> None:
     )
     parser.add_argument("--hours", type=float, default=2.0, help="time for the missing cells")
     parser.add_argument("--most-seconds", type=float, default=180.0, help="the time of one cell, see above")
+    parser.add_argument(
+        "--budget", type=float, default=BUDGET_SECONDS, help="seconds that an attack may take, by the clock"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("runs/picture_kinds/cells.jsonl"), help="the journal of cells"
     )

@@ -143,10 +143,20 @@ class Verdict:
         return f"broken by {self.pool}" + (" or fewer" if self.is_bound else "")
 
 
-def _is_idle(row: Mapping[str, Any]) -> bool:
-    """Return whether the attack had nothing to try in any draw: that is no evidence of strength."""
-    pools = row.get("pools", ())
-    return bool(pools) and all(pool.get("idle", 0) == pool.get("draws", 1) for pool in pools)
+def _attacked(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return a row without the pools in which the attack was idle in every draw; None if none is left.
+
+    An attack that had nothing to try is no evidence of strength, whatever other pools of the row say. A row that does
+    not list its pools is returned as it is.
+    """
+    if not row.get("pools"):
+        return row
+    pools = [pool for pool in row["pools"] if pool.get("idle", 0) < pool.get("draws", 1)]
+    if not pools:
+        return None
+    if len(pools) == len(row["pools"]):
+        return row
+    return {**row, "pools": pools, "largest_pool": max(pool["pool"] for pool in pools)}
 
 
 def verdict_of(
@@ -161,14 +171,14 @@ def verdict_of(
         data: the audit's name of the images.
         block: the block side in pixels.
     """
-    rows = [
+    meant = [
         row
         for row in audited
         if (row["scheme"], row["scope"], row["data"], row["block"]) == (scheme, scope, data, block)
         and not row["options"]
         and row["largest_pool"]
-        and not _is_idle(row)
     ]
+    rows = [row for row in map(_attacked, meant) if row is not None]
     if not rows:
         return None
     broken = [row["smallest_pool"] for row in rows if row["smallest_pool"]]

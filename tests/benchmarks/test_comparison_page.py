@@ -66,6 +66,17 @@ def test_the_table_of_pictures_counts_as_an_audit_of_its_images() -> None:
     assert verdict_of(audited_images([kinds]), "le", "consortium", "pneumonia", 4) is None
 
 
+def test_a_pool_in_which_the_attack_was_idle_is_not_one_that_the_scheme_withstood() -> None:
+    """Another pool of the row was attacked: the idle one does not become the largest that was tried."""
+    idle, attacked = {"pool": 100, "draws": 3, "idle": 3}, {"pool": 20, "draws": 3, "idle": 1}
+    row = {**AUDIT, "smallest_pool": None, "pools": [attacked, idle]}
+    assert str(verdict_of([row], "le", "consortium", "cifar", 4)) == "not broken by up to 20"
+    # An idle pool below the one that breaks it says nothing of fewer images either.
+    row = {**AUDIT, "pools": [{"pool": 10, "draws": 3, "idle": 3}, {"pool": 20, "draws": 3, "idle": 0}]}
+    assert str(verdict_of([row], "le", "consortium", "cifar", 4)) == "broken by 20 or fewer"
+    assert verdict_of([{**row, "pools": [idle]}], "le", "consortium", "cifar", 4) is None
+
+
 def test_the_page_says_what_was_not_run() -> None:
     section: dict[str, Any] = {
         "data": "cifar",
@@ -81,9 +92,14 @@ def test_the_page_says_what_was_not_run() -> None:
     cell: dict[str, Any] = {"row": "le", "seed": 0, "images": [9, 9, 9], "seconds": 3.0}
     cell["test"] = {"rate": 0.5, "low": 0.4, "high": 0.6, "auc": 0.75}
     section["cells"] = [cell, {**cell, "seed": 1}]
+    section["row_plans"] = {"plain": {"lr": 0.0001, "warmup_steps": 20}}
     lines = comparison({"sections": [section]}, [AUDIT])
     assert "| le | 50.0 % (40.0–60.0), AUC 0.750 | broken by 20 (at 32×32, blocks of 4) |" in lines
     assert "| plain | not run | not sealed |" in lines and not any("seeds, each" in line for line in lines)
+    assert (
+        "; plain: learning rate 0.0001, 20 steps of warm-up; 9 training, 9 val, 9 test images"
+        in "\n".join(lines)
+    )
 
 
 def test_close_means_a_small_difference_of_means_and_not_within_is_said() -> None:
