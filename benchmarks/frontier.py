@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.command_line import make_parser
-from benchmarks.pages.comparison import DATA_NAMES
+from benchmarks.pages.comparison import DATA_NAMES, sized_name
 from benchmarks.pages.entries import read_entries
 from benchmarks.pages.frontier import Choice, Line, choices_of, dominated, lines_of
 from benchmarks.results import KEPT
@@ -50,21 +50,29 @@ def figures_of(choices: list[Choice], lines: list[Line]) -> dict[str, Any]:
 
 
 def draw(choices: list[Choice], lines: list[Line], path: Path) -> None:
-    """Draw one panel for each data set that has points, and write a PNG. The same figures give the same picture."""
+    """Draw a panel for each data set and size that has points; the same figures give the same PNG."""
     drawn = [choice for choice in choices if choice.pool is not None]
-    panels = [data for data in DATA_NAMES if any(choice.data == data for choice in drawn)]
+    panels = sorted(
+        {(choice.data, choice.size) for choice in drawn},
+        key=lambda at: (list(DATA_NAMES).index(at[0]), at[1]),
+    )
+    columns = len(panels) if len(panels) <= 3 else 2
+    rows = -(-len(panels) // columns)
     schemes = list(dict.fromkeys(choice.scheme for choice in choices))
     with matplotlib.rc_context({"font.size": 9.0, "text.color": _INK, "axes.edgecolor": _FAINT}):
-        figure = Figure(figsize=(5.4 * len(panels), 4.6), layout="constrained")
-        for axes, data in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        figure = Figure(figsize=(5.4 * columns, 1.0 + 3.6 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (data, size) in zip(grid, panels, strict=False):
             _draw_panel(
                 axes,
-                [choice for choice in drawn if choice.data == data],
-                [line for line in lines if line.data == data],
+                [choice for choice in drawn if (choice.data, choice.size) == (data, size)],
+                [line for line in lines if (line.data, line.size) == (data, size)],
                 schemes,
                 list(dict.fromkeys(line.name for line in lines)),
             )
-            axes.set_title(DATA_NAMES[data], loc="left", fontweight="bold")
+            axes.set_title(sized_name(data, size), loc="left", fontweight="bold")
         handles: dict[str, Any] = {}
         for axes in figure.axes:
             handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))

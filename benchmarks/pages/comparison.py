@@ -28,6 +28,11 @@ AUDITED = {
 }
 
 
+def sized_name(data: str, size: int) -> str:
+    """Return the name of a data set at a size of its images: "CIFAR-10, 32×32"."""
+    return f"{DATA_NAMES[data]}, {size}×{size}"
+
+
 def security(row: str, sections: Sequence[Record], audited: Sequence[Record]) -> str:
     """Return how many sealed images break a row's scheme, at every size and block of a data set's sections.
 
@@ -51,6 +56,15 @@ def security(row: str, sections: Sequence[Record], audited: Sequence[Record]) ->
     return "; ".join(texts) or "not audited"
 
 
+#: What the page calls a setting of a row.
+_SETTINGS = {
+    "optimizer": "{}",
+    "lr": "learning rate {:g}",
+    "momentum": "momentum {}",
+    "weight_decay": "weight decay {:g}",
+    "warmup_steps": "{} steps of warm-up",
+    "clip": "gradients clipped at {:g}",
+}
 #: What others reached on plain images of the same size, by data set.
 _PUBLISHED = {
     "pneumonia": "- Published for plain images of 28×28: ResNet-18 reaches 85.4 %, AUC 0.944 (Yang et al. 2023, "
@@ -90,6 +104,8 @@ def settings(section: Record) -> str:
         f"{plan['rounds']} epochs of {plan['optimizer']}, learning rate {plan['lr']:g}, batch {plan['batch']}",
         "from public weights" if plan.get("weights") else "from scratch",
     ]
+    for row, own in section.get("row_plans", {}).items():
+        parts.append(f"{row}: " + ", ".join(_SETTINGS[name].format(value) for name, value in own.items()))
     if any(pair != "none" for pair in section["pairs"].values()):
         rows = [row for row in section["rows"] if row not in section["none"]]
         parts.append("adaptation " + ", ".join(f"{row}: {section['pairs'][row]}" for row in rows))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.command_line import ROOT
-from benchmarks.pages.comparison import AUDITED, DATA_NAMES
+from benchmarks.pages.comparison import AUDITED, sized_name
 from benchmarks.pages.entries import Entry, Verdict, audited_images, of_kind, verdict_of
 from benchmarks.pages.markdown import percent, table
-from coordinator.exchange.plan import read_plan
+from coordinator.exchange.plan import Plan, read_plan
 
 Record = Mapping[str, Any]
 
@@ -86,12 +86,13 @@ class Line:
     """A reference: the accuracy of a training without sealed images. It has no pool."""
 
     data: str
+    size: int
     name: str
     rate: float
 
     def to_json(self) -> dict[str, Any]:
         """Return the line as a JSON object."""
-        return {"data": self.data, "name": self.name, "accuracy": self.rate}
+        return {"data": self.data, "size": self.size, "name": self.name, "accuracy": self.rate}
 
 
 def choices_of(entries: Sequence[Entry]) -> list[Choice]:
@@ -132,9 +133,14 @@ def _sealed(section: Record, row: str) -> tuple[str, int, str, str, str, str]:
     return section["data"], int(plan["image_size"]), scheme, scope, stem, "central"
 
 
+def _stem_plan() -> Plan:
+    """Return the plan of the federated trainings, all of brain MRI."""
+    return read_plan(STEM_PLAN, {"images": "brain_mri"})  # the images are named, never opened
+
+
 def _federated(result: Record, audited: Sequence[Record]) -> list[Choice]:
     """Return the federated choices of the benchmark of stems: brain MRI by the plan that it trains."""
-    plan = read_plan(STEM_PLAN, {"images": "brain_mri"})  # named, never opened
+    plan = _stem_plan()
     choices = []
     for stem in ("learn", "private"):
         tests = [
@@ -190,12 +196,13 @@ def lines_of(entries: Sequence[Entry]) -> list[Line]:
             cells = [c for c in section["cells"] if c["row"] == "plain" and "diverged" not in c]
             if section["network"] == "vit" and cells:
                 mean = sum(cell["test"]["rate"] for cell in cells) / len(cells)
-                lines.append(Line(section["data"], "plain images, central training", mean))
+                size = int(section["plan"]["image_size"])
+                lines.append(Line(section["data"], size, "plain images, central training", mean))
     for entry in of_kind(entries, "stem-accuracy"):
         rates = [r["test accuracy"] for r in entry.result["records"] if r["run"] == "federated, stem plain"]
         if rates:
             name = "plain federated learning: its updates give images away"
-            lines.append(Line("mri", name, sum(rates) / len(rates)))
+            lines.append(Line("mri", _stem_plan().image_size, name, sum(rates) / len(rates)))
     for entry in of_kind(entries, "privacy"):
         rates = [
             record["test"]["rate"]
@@ -204,7 +211,7 @@ def lines_of(entries: Sequence[Entry]) -> list[Line]:
         ]
         if rates:
             name = f"… with differential privacy, ε = {PROMISED:g}, head only"
-            lines.append(Line("mri", name, sum(rates) / len(rates)))
+            lines.append(Line("mri", _stem_plan().image_size, name, sum(rates) / len(rates)))
     return lines
 
 
@@ -246,7 +253,7 @@ def frontier(entries: Sequence[Entry]) -> list[str]:
         else:
             pool = str(Verdict(choice.pool, choice.broken, choice.bound)).removeprefix("broken by ")
         rate = f"{percent(choice.rate)} % ({percent(choice.low)}–{percent(choice.high)})"
-        data = f"{DATA_NAMES[choice.data]}, {choice.size}×{choice.size}"
+        data = sized_name(choice.data, choice.size)
         beaten = worse.get(choice, "–" if choice.pool is not None else "")
         body.append([data, choice.name, rate, choice.seeds, pool, beaten])
     if not body:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages.audit import CONTROLS, data_name, is_uncertain, shown_pool
-from benchmarks.pages.comparison import DATA_NAMES, NETWORK_NAMES, find_cell
+from benchmarks.pages.comparison import DATA_NAMES, NETWORK_NAMES, find_cell, sized_name
 from benchmarks.pages.entries import Entry, audited_rows, of_kind
 from benchmarks.pages.markdown import number, percent, table
 from crypto.scheme import describe, load
@@ -33,6 +33,8 @@ PAPERS = {
 #: The schemes and the data sets in the README's table.
 README_SCHEMES = ("block_pixel_shuffle", "block_pixel", "le", "pe", "etc", "ele")
 README_DATA = ("mri", "cifar")
+#: Side of the smallest images whose accuracies the README shows: the leaderboard has all.
+README_SIDE = 224
 _SHAPES = {"mri": (224, 224, 1), "pneumonia": (28, 28, 1), "cifar": (32, 32, 3), "cifar224": (224, 224, 3)}
 #: An audited study's name → the data set's name.
 _STUDIES = {"brain_mri": "mri"}
@@ -190,7 +192,7 @@ def readme_table(entries: Sequence[Entry]) -> list[str]:
     for scheme in README_SCHEMES:
         row = hardest_row(entries, scheme)
         if row is not None:
-            rows.append([*audited_cells(row), accuracies(entries, scheme, README_DATA)])
+            rows.append([*audited_cells(row), accuracies(entries, scheme, README_DATA, README_SIDE)])
     return table(headers, rows)
 
 
@@ -253,9 +255,21 @@ def claimed_key_space(row: Record) -> str:
     return f"2^{bits:,.0f}" if bits >= 10_000 else f"2^{bits:.0f}"
 
 
-def accuracies(entries: Sequence[Entry], scheme: str, data: Sequence[str] = tuple(DATA_NAMES)) -> str:
-    """Return a scheme's test accuracy on these data sets, as far as models were trained, or "not run"."""
-    texts = [*_federated_accuracies(entries, scheme, data), *_comparison_accuracies(entries, scheme, data)]
+def accuracies(
+    entries: Sequence[Entry], scheme: str, data: Sequence[str] = tuple(DATA_NAMES), least_side: int = 0
+) -> str:
+    """Return a scheme's test accuracy on these data sets, as far as models were trained, or "not run".
+
+    Args:
+        entries: the runs.
+        scheme: the scheme.
+        data: the data sets' short names.
+        least_side: the comparison's smaller images are left out.
+    """
+    texts = [
+        *_federated_accuracies(entries, scheme, data),
+        *_comparison_accuracies(entries, scheme, data, least_side),
+    ]
     return "; ".join(texts) or "not run"
 
 
@@ -271,21 +285,25 @@ def _federated_accuracies(entries: Sequence[Entry], scheme: str, data: Sequence[
     return texts
 
 
-def _comparison_accuracies(entries: Sequence[Entry], scheme: str, data: Sequence[str]) -> list[str]:
+def _comparison_accuracies(
+    entries: Sequence[Entry], scheme: str, data: Sequence[str], least_side: int
+) -> list[str]:
     """Return the accuracies of the comparison's Vision Transformer, of the first seed."""
     texts = []
     for entry in of_kind(entries, "table1"):
         for section in entry.result["sections"]:
             cell, plain = (find_cell(section, row) for row in (scheme, "plain"))
-            is_shown = section["network"] == "vit" and section["data"] in data
+            side = section["plan"]["image_size"]
+            is_shown = section["network"] == "vit" and section["data"] in data and side >= least_side
             if is_shown and cell is not None and "diverged" not in cell:
                 plain_rate = plain["test"].get("rate") if plain else None
-                texts.append(_accuracy_text(cell["test"]["rate"], DATA_NAMES[section["data"]], plain_rate))
+                name = sized_name(section["data"], side)
+                texts.append(_accuracy_text(cell["test"]["rate"], name, plain_rate))
     return texts
 
 
 def _accuracy_text(rate: float, data: str, plain: float | None) -> str:
-    return f"{data} {percent(rate)} %" + ("" if plain is None else f" ({percent(plain)} %)")
+    return f"{data}: {percent(rate)} %" + ("" if plain is None else f" ({percent(plain)} %)")
 
 
 def not_run(entries: Sequence[Entry]) -> list[str]:
@@ -308,7 +326,8 @@ def not_run(entries: Sequence[Entry]) -> list[str]:
             missing = [row for row in rows if find_cell(section, row) is None]
             if missing:
                 which = "no scheme" if len(missing) == len(rows) else f"not {', '.join(missing)}"
-                name = f"{DATA_NAMES[section['data']]} with {NETWORK_NAMES[section['network']]}"
+                name = sized_name(section["data"], section["plan"]["image_size"])
+                name += f" with {NETWORK_NAMES[section['network']]}"
                 lines.append(f"- Comparison of accuracies: {name}: {which} was run.")
     unaudited = [scheme for scheme in PAPERS if hardest_row(entries, scheme) is None]
     lines += [f"- Audit: {scheme} under a shared key." for scheme in unaudited]
