@@ -98,8 +98,8 @@ def die_at(moment: int) -> None:
             count_moment()
             self.handle.write(data[len(data) // 2 :])
 
-    def half_open(path: Path, mode: str = "r") -> Any:
-        return HalfWriter(open(path, mode)) if mode == "wb" else open(path, mode)
+    def half_open(path: Path, mode: str = "r", **options: Any) -> Any:
+        return HalfWriter(open(path, mode, **options)) if mode == "wb" else open(path, mode, **options)
 
     real_pwrite = os.pwrite
 
