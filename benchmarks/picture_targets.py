@@ -111,7 +111,6 @@ TRIED: dict[tuple[str, str], str] = {
     ("ele", "saturated 32"): _ENDS,
     ("block_pixel", "mri 224"): _LARGE,
     ("block_pixel", "tissue 224"): _LARGE,
-    ("block_pixel", "cifar 224"): _LARGE,
     ("block_pixel", "phantoms 64"): _SCANS,
     ("", "tissue 32 coarse"): _COARSE,
     ("", "near gray 32"): _ALIKE,
