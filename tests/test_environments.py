@@ -42,8 +42,10 @@ draws: 1
 """
 
 
-def run(folder: Path, changes: dict[str, str], *words: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a command without a terminal, under umask 077, with relative paths."""
+def run(
+    folder: Path, changes: dict[str, str], *words: str, umask: int = 0o077
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command without a terminal, with relative paths."""
     program = Path(sys.executable).parent / words[0]
     return subprocess.run(
         [str(program), *words[1:]],
@@ -53,7 +55,7 @@ def run(folder: Path, changes: dict[str, str], *words: str) -> subprocess.Comple
         capture_output=True,
         timeout=300,
         check=False,  # tests look at the status
-        umask=0o077,
+        umask=umask,
     )
 
 
@@ -90,6 +92,18 @@ def test_a_hospital_seals_in_all_these_surroundings_at_once(ward: Path) -> None:
     sealed = SealedDataset.open(ward / "hôpital" / "sealed" / "train")
     assert sealed.classes == ["ohne Befund", "tumeur é"] and len(sealed) > 0
     assert stat.S_IMODE((ward / "hôpital" / "secret.key").stat().st_mode) == 0o600
+
+
+def test_no_other_user_may_write_what_a_command_wrote_whatever_the_umask(ward: Path) -> None:
+    for words in (
+        ["keygen", "site"],
+        ["seal", "site", "--images", "images", "--image-size", "32", "--block", "8"],
+    ):
+        done = run(ward, {}, "cipherward-party", *words, umask=0)
+        assert done.returncode == 0, done.stderr
+    written = [ward / "site", *(ward / "site").rglob("*")]
+    assert len(written) > 9
+    assert [str(p) for p in written if stat.S_IMODE(p.stat().st_mode) & 0o022] == []
 
 
 @pytest.mark.slow

@@ -97,6 +97,8 @@ def run(app: typer.Typer, name: str) -> None:
         name: the program's name, as it stands in messages.
     """
     _use_utf8()
+    # The umask decides whether other users may read what is outside private/. None of them may ever write it.
+    os.umask(os.umask(0o077) | 0o022)
     bypass_proxies(os.environ)
     ensure_compile_cache(os.environ)
     # Threads of OpenMP wait for each other by spinning. Two of them beside one other busy process made training ten

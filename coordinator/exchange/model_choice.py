@@ -8,7 +8,7 @@ models come from others, so only plain names pass, and only arguments from an al
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from crypto.errors import CipherwardError
 
@@ -45,6 +45,15 @@ _ALLOWED = frozenset(
         *("statistic", "positions"),
     }
 )
+#: No published network is larger (ViT-22B is 48 deep and 6144 wide): absurd sizes would use up a hospital's memory.
+_MOST = {
+    "depth": 256,
+    "embed_dim": 16384,
+    "num_heads": 1024,
+    "mlp_ratio": 64,
+    "reg_tokens": 4096,
+    "alpha": 4096,
+}
 
 
 def check_model_name(name: str) -> None:
@@ -56,9 +65,9 @@ def check_model_name(name: str) -> None:
         )
 
 
-def check_model_args(names: Iterable[str]) -> None:
-    """Raise CipherwardError if an argument is set by the study, or is not on the allow-list."""
-    chosen = set(names)
+def check_model_args(values: Mapping[str, object]) -> None:
+    """Raise CipherwardError if an argument is set by the study, not on the allow-list, or of an absurd size."""
+    chosen = set(values)
     if reserved := sorted(_SET_BY_THE_STUDY & chosen):
         raise CipherwardError(
             f"model_args: {reserved[0]} is set by the study",
@@ -69,3 +78,10 @@ def check_model_args(names: Iterable[str]) -> None:
             f"model_args: {extra[0][:100]!r} is not an argument that a study may set",
             f"known: {', '.join(sorted(_ALLOWED))}",
         )
+    for name, most in _MOST.items():
+        value = values.get(name, 0)
+        if isinstance(value, int | float) and not 0 <= value <= most:
+            raise CipherwardError(
+                f"model_args: {name} is {value:g}, and a network may have from 0 to {most}",
+                "name one of timm's networks, or smaller sizes",
+            )

@@ -129,7 +129,7 @@ def create_model(
             does not fit the encoder or is missing.
     """
     check_model_name(name)
-    check_model_args(settings.keys() - _FROM_THE_IMAGES)
+    check_model_args({k: v for k, v in settings.items() if k not in _FROM_THE_IMAGES})
     # Imported when a model is built: timm and torchvision take more than a second to load.
     from coordinator.model.torchvision_fix import timm
 

@@ -88,6 +88,20 @@ def test_model_args_reach_no_file_and_no_network(tmp_path: Path, name: str) -> N
     assert "'pretrained_strict' is not an argument that a study may set" in error and "embed_dim" in error
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("depth", 10**9), ("embed_dim", 10**6), ("mlp_ratio", 1e9), ("depth", -1)]
+)
+def test_model_args_of_absurd_sizes_are_refused_before_a_network_is_built(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    assert f"model_args: {name} is {value:g}, and a network may have" in refusal(
+        tmp_path, model_args={name: value}
+    )
+    p = Plan(study="t", counts=(9, 9, 9), image_size=32, block=8)
+    with pytest.raises(CipherwardError, match="a network may have"):
+        build_model(p.model_copy(update={"model_args": {name: value}}), 2)
+
+
 def test_building_a_model_looks_up_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of a plan is not the only one: models are built from saved files, too."""
     looked_up: list[object] = []
