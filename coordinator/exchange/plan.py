@@ -155,13 +155,22 @@ class Plan(Settings):
 
     def _check_augment(self) -> None:
         """Raise CipherwardError if views of sealed images would need a key that training does not have."""
-        if self.augment != "none" and self.stem == "learn":
+        if self.augment == "none":
+            return
+        if self.train == "central":
             raise CipherwardError(
-                "augment goes with stem private or plain: only a hospital that opens its key during training can "
-                "alter an image before it seals it",
+                "augment goes with federated training: only a hospital, which has the key, can alter an image before "
+                "it is sealed",
                 "several views of one image, sealed beforehand under one key, would give the cloud known pairs; "
-                "set augment to none, or stem to private",
+                "set augment to none, or train to federated",
             )
+        scheme = load(self.describe())
+        if scheme.row_keys:
+            raise CipherwardError(
+                "augment goes with a key that is the same for every image",
+                "set augment to none, or key_scope to consortium or party",
+            )
+        scheme.require_invertible("set augment to none")
 
     def _check_rates(self) -> None:
         """Raise CipherwardError if differential privacy, or what is trained, leaves no use for a setting."""

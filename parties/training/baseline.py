@@ -34,7 +34,13 @@ from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.console import Log
 from coordinator.exchange.plan import Plan, require_rounds
 from coordinator.model.metrics import measure
-from coordinator.model.training import PlainImages, predict_probabilities, train_locally, use_all_cores
+from coordinator.model.training import (
+    LabelledImages,
+    PlainImages,
+    predict_probabilities,
+    train_locally,
+    use_all_cores,
+)
 from coordinator.model.vit import build_model, pack, unpack
 from crypto.arrays import AnyArray, Float32Array, Float64Array
 from crypto.errors import CipherwardError
@@ -71,13 +77,13 @@ def average(weights: Sequence[Float32Array], sizes: Sequence[int]) -> Float32Arr
 
 def train_plain(
     plan: Plan,
-    parties: Sequence[tuple[str, PlainImages]],
+    parties: Sequence[tuple[str, LabelledImages]],
     val: PlainImages,
     classes: int,
     checkpoint: Path,
     log: Log = lambda _: None,
 ) -> tuple[nn.Module, list[float], float]:
-    """Train by federated averaging on plain images, without Flower.
+    """Train by federated averaging on plain or sealed images, without Flower.
 
     Training continues from the checkpoint of an interrupted run of the same plan.
 

@@ -2,8 +2,8 @@
 
 For a model that reads sealed images, an image must be altered before it is sealed. Several such views of one image,
 sealed beforehand under one key, would give the cloud pairs of ciphertexts whose plain images are mirrored or shifted
-copies of each other. Views are therefore never written or sent. The party that trains must hold the key, which is the
-case under stem modes `private` and `plain` only.
+copies of each other. Views are therefore never written or sent. The party that trains must hold the key: it is a
+hospital, and never the provider.
 """
 
 from __future__ import annotations

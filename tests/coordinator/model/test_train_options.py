@@ -182,8 +182,20 @@ def test_augmentation_does_not_change_the_order_of_the_images() -> None:
 
 
 def test_a_plan_refuses_augmentation_whose_views_the_cloud_could_pair() -> None:
-    for changes in ({}, {"train": "central"}, {"scheme": "le", "block": 4}):
-        with pytest.raises(CipherwardError, match="augment goes with stem private or plain"):
-            plan(augment="flip_shift", **changes)
-    for changes in ({"stem": "private"}, {"stem": "plain"}):
+    with pytest.raises(CipherwardError, match="augment goes with federated training"):
+        plan(augment="flip_shift", train="central")
+    for changes in (
+        {"stem": "private"},
+        {"stem": "plain"},
+        {"stem": "learn"},
+        {"scheme": "le", "block": 4},
+    ):
         assert plan(augment="flip_shift", **changes).augment == "flip_shift"
+
+
+@pytest.mark.parametrize("changes", [{"key_scope": "image"}, {"scheme": "neuracrypt"}])
+def test_a_plan_refuses_augmentation_where_a_batch_cannot_be_opened_and_sealed_again(
+    changes: dict[str, str],
+) -> None:
+    with pytest.raises(CipherwardError, match=r"a key that is the same for every image|no key opens"):
+        plan(augment="flip_shift", **changes)

@@ -14,10 +14,12 @@ from coordinator.exchange.plan import Plan
 from coordinator.model.shares import in_stem, shared_names
 from coordinator.model.training import PlainImages, train_locally
 from coordinator.model.vit import build_model, pack, unpack
-from crypto.arrays import Float32Array
+from crypto.arrays import AnyArray, Float32Array, Rows
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
+from crypto.scheme import load
+from parties.sealing.place import Place
 from parties.training import stem, stem_file
 from parties.training.baseline import average, read_plain_images, train_plain
 from parties.training.policy import make_policy
@@ -65,6 +67,34 @@ def test_a_federation_with_plain_stems_equals_the_one_on_plain_images(
     trains = [(place.settings.party, read_plain_images(place, "train")) for place in places]
     train_plain(p, trains, read_plain_images(places[0], "val"), 4, tmp_path / "plain.safetensors")
     expected = load_file(str(tmp_path / "plain.safetensors"))["weights"].numpy()
+    assert np.abs(expected - pack(build_model(p, 4))).max() > 1e-2
+    assert np.abs(state.weights - expected).max() < 1e-4
+
+
+class Views(PlainImages):
+    """Plain images of a hospital; a reference seals what it alters of them."""
+
+    def views(self, rows: Rows, random: np.random.Generator) -> AnyArray:
+        """Return the images of these rows, altered and then sealed."""
+        return self.cipher.encrypt(np.asarray(super().views(rows, random)))
+
+    def __init__(self, place: Place) -> None:
+        """Read the plain images of a hospital, and open its key."""
+        plain = read_plain_images(place, "train")
+        super().__init__(plain.images, plain.labels)
+        self.cipher = load(place.sealed("train").spec).cipher(place.key())
+
+
+@pytest.mark.parametrize("scheme", ["block_pixel_shuffle", "le"])
+def test_a_federation_that_learns_ciphertext_trains_on_sealed_views(tmp_path: Path, scheme: str) -> None:
+    p = plan(scheme=scheme, stem="learn", key_scope="consortium", augment="flip_shift")
+    places = seal_hospitals(tmp_path, p)
+    state, _ = federate(places, p, tmp_path / "cloud")
+    sealed = places[0].sealed("val")
+    val = PlainImages(sealed.rows(np.arange(len(sealed))), np.array(sealed.labels))
+    trains = [(place.settings.party, Views(place)) for place in places]
+    train_plain(p, trains, val, 4, tmp_path / "reference.safetensors")
+    expected = load_file(str(tmp_path / "reference.safetensors"))["weights"].numpy()
     assert np.abs(expected - pack(build_model(p, 4))).max() > 1e-2
     assert np.abs(state.weights - expected).max() < 1e-4
 
