@@ -1,13 +1,14 @@
 """What makes a pretrained ViT learn ciphertext better, and what makes plain fine-tuning better: recipes tried on val.
 
-    python -m benchmarks.recipes [--recipes "learn: base,plain: base,…"] [--seeds 1] [--hours 1]
-        [--out runs/recipes] [--json FILE]
+    python -m benchmarks.recipes [--recipes "learn: base,plain: base,…"] [--test "learn: base,…"] [--seeds 1]
+        [--hours 1] [--out runs/recipes] [--json FILE]
 
 The folder of the data is $CIPHERWARD_DATA, or --folder: brain_mri/ and vit_tiny_patch16_224.safetensors. A recipe is
 a plan of three hospitals that train by federated averaging, or of one place that has all images, here in one process.
 `learn` recipes train on images that block_pixel_shuffle sealed, `plain` ones on plain images: under stem `private`
-the federation computes the same up to float rounding. The test images are never read. Finished recipes are kept in
---out, and a stopped one continues from its last round.
+the federation computes the same up to float rounding. A `learn` recipe with `augment` seals the altered images in
+memory, as a hospital that has its key does. The test images are read by --test only, for the recipes that val chose.
+Finished recipes are kept in --out with their weights, and a stopped one continues from its last round.
 """
 
 from __future__ import annotations
@@ -15,17 +16,23 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from benchmarks.command_line import add_folder, add_json, make_parser, run_on_folder, split_list
 from benchmarks.table1_data import read
+from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.settings import build
-from coordinator.model.training import PlainImages, use_all_cores
+from coordinator.model.training import AugmentableImages, PlainImages, predict_probabilities, use_all_cores
+from coordinator.model.vit import build_model, unpack
 from coordinator.report.build import machine
+from crypto.arrays import AnyArray, Int64Array, Rows
+from crypto.cipher import Cipher
 from crypto.errors import unknown
 from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_json
 from crypto.key import SecretKey
@@ -97,6 +104,62 @@ RECIPES: dict[str, dict[str, Any]] = {
         "rounds": 12,
     },
     "plain: batch 8 + 15 rounds": {"batch": 8, "rounds": 15},
+    "plain: all blocks + batch 8 + rate 1e-4 + 10 rounds + flips and shifts": {
+        "model_args": {},
+        "batch": 8,
+        "lr": 1e-4,
+        "rounds": 10,
+        "augment": "flip_shift",
+    },
+    "plain: all blocks + batch 8 + rate 1e-4 + 12 rounds + flips and shifts + mixup 0.2": {
+        "model_args": {},
+        "batch": 8,
+        "lr": 1e-4,
+        "rounds": 12,
+        "augment": "flip_shift",
+        "mixup": 0.2,
+    },
+    "plain: all blocks + batch 8 + rate 1e-4 + layers ×0.75 + 10 rounds + flips and shifts": {
+        "model_args": {},
+        "batch": 8,
+        "lr": 1e-4,
+        "layer_decay": 0.75,
+        "rounds": 10,
+        "augment": "flip_shift",
+    },
+    "plain: all blocks + batch 8 + rate 1e-4 + 10 rounds + flips and shifts + path drop 0.1": {
+        "model_args": {"drop_path_rate": 0.1},
+        "batch": 8,
+        "lr": 1e-4,
+        "rounds": 10,
+        "augment": "flip_shift",
+    },
+    "learn: 2 rounds of 12 epochs + all blocks + flips and shifts": {
+        **_ALONE,
+        "rounds": 2,
+        "local_epochs": 12,
+        "model_args": {},
+        "augment": "flip_shift",
+    },
+    "learn: 2 rounds of 20 epochs + flips and shifts": {
+        **_ALONE,
+        "rounds": 2,
+        "local_epochs": 20,
+        "augment": "flip_shift",
+    },
+    "learn: 1 round of 20 epochs + all blocks + mixup 0.2": {
+        **_ALONE,
+        "rounds": 1,
+        "local_epochs": 20,
+        "model_args": {},
+        "mixup": 0.2,
+    },
+    "learn: 1 round of 20 epochs + mixup 0.2": {
+        **_ALONE,
+        "rounds": 1,
+        "local_epochs": 20,
+        "mixup": 0.2,
+    },
     "plain: batch 8 + 15 rounds + flips and shifts": {"batch": 8, "rounds": 15, "augment": "flip_shift"},
 }
 
@@ -110,33 +173,76 @@ def plan_of(name: str, seed: int, data: Path) -> Plan:
     return build(Plan, values, name)
 
 
-def deal(images: PlainImages, seed: int, hospitals: int) -> list[tuple[str, PlainImages]]:
-    """Return the images of each hospital, dealt evenly at random."""
+@dataclass(frozen=True, repr=False)  # the cipher is as secret as its key
+class _SealedImages:
+    """Sealed images of a hospital that has the plain images too, and seals altered views of them while it trains."""
+
+    plain: PlainImages
+    cipher: Cipher
+    images: AnyArray
+
+    @property
+    def labels(self) -> Int64Array:
+        """The class of each image, int64 [n]."""
+        return self.plain.labels
+
+    def rows(self, rows: Rows) -> AnyArray:
+        """Return the images of these rows as they were sealed: int64 [r] → [r, h, w, c]."""
+        return self.images[rows]
+
+    def views(self, rows: Rows, random: np.random.Generator) -> AnyArray:
+        """Return the images of these rows, altered at random and then sealed: int64 [r] → [r, h, w, c]."""
+        return self.cipher.encrypt(np.asarray(self.plain.views(rows, random)))
+
+
+def deal(
+    images: PlainImages, seed: int, hospitals: int, cipher: Cipher | None
+) -> list[tuple[str, AugmentableImages]]:
+    """Return the images of each hospital, dealt evenly at random, sealed if there is a cipher."""
     parts = np.array_split(np.random.default_rng(seed).permutation(len(images.labels)), hospitals)
-    return [(f"hospital-{i}", PlainImages(images.images[p], images.labels[p])) for i, p in enumerate(parts)]
+    dealt: list[tuple[str, AugmentableImages]] = []
+    for i, rows in enumerate(parts):
+        own = PlainImages(images.images[rows], images.labels[rows])
+        dealt.append(
+            (f"hospital-{i}", _SealedImages(own, cipher, cipher.encrypt(own.images)) if cipher else own)
+        )
+    return dealt
+
+
+def _kept(name: str, seed: int, out: Path) -> Path:
+    """Return where the weights of a recipe's best round are kept."""
+    return out / f"{'-'.join(name.replace(':', '').split())}-{seed}.safetensors"
+
+
+def _cipher(plan: Plan, out: Path) -> Cipher | None:
+    """Return what seals the images of a recipe; None if it trains on plain ones."""
+    if plan.stem != "learn":
+        return None
+    path = out / "secret.key"  # one key for all recipes: they differ in nothing but their settings
+    if not path.exists():
+        write_key(path, SecretKey.generate())
+    return load(plan.describe()).cipher(read_key(path))
+
+
+def _seal(images: PlainImages, cipher: Cipher | None) -> PlainImages:
+    return PlainImages(cipher.encrypt(images.images), images.labels) if cipher else images
 
 
 def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
-    """Train one recipe, from its last round on, and return its figures on val."""
+    """Train one recipe, from its last round on, and return its figures on val. Its weights are kept in `out`."""
     plan = plan_of(name, seed, data)
     splits = read(data, "mri", plan.image_size, (0, 0, 1))
-    key_path = out / "secret.key"  # one key for all recipes: they differ in nothing but their settings
-    if not key_path.exists():
-        write_key(key_path, SecretKey.generate())
-    if plan.stem == "learn":
-        cipher = load(plan.describe()).cipher(read_key(key_path))
-        splits = {s: PlainImages(cipher.encrypt(part.images), part.labels) for s, part in splits.items()}
-    place = out / f"{'-'.join(name.replace(':', '').split())}-{seed}.safetensors"
-    classes = 1 + int(splits["train"].labels.max())
+    cipher = _cipher(plan, out)
+    started = _kept(name, seed, out).with_suffix(".started")
     _, val, seconds = train_plain(
         plan,
-        deal(splits["train"], seed, plan.parties),
-        splits["val"],
-        classes,
-        place,
+        deal(splits["train"], seed, plan.parties, cipher),
+        _seal(splits["val"], cipher),
+        1 + int(splits["train"].labels.max()),
+        started,
         lambda line: print(" ", line, flush=True),
     )
-    place.unlink()
+    started.replace(_kept(name, seed, out))
     return {
         "recipe": name,
         "seed": seed,
@@ -149,25 +255,48 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
     }
 
 
+def read_test(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
+    """Return the test accuracy of the round of a recipe that was best on val."""
+    plan = plan_of(name, seed, data)
+    test = _seal(read(data, "mri", plan.image_size, (1, 1, 0))["test"], _cipher(plan, out))
+    model = build_model(plan, 1 + int(test.labels.max()), plain=True)
+    with safe_open(str(_kept(name, seed, out)), framework="numpy") as file:
+        unpack(model, file.get_tensor("best"))
+    hits = int((predict_probabilities(model, test).argmax(1) == test.labels).sum())
+    return {"recipe": name, "seed": seed, "test": rate_of(hits, len(test.labels)).to_json()}
+
+
 def run(options: argparse.Namespace) -> None:
     """Try the recipes that are not kept yet, as far as the time allows, and write all figures."""
     names = options.recipes or list(RECIPES)
-    if wrong := [name for name in names if name not in RECIPES]:
+    if wrong := [name for name in [*names, *options.test] if name not in RECIPES]:
         raise unknown("recipe", wrong[0], RECIPES)
     with disk_errors(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
     use_all_cores()
-    kept, until = options.out / "recipes.jsonl", time.time() + 3600 * options.hours
+    kept, tests, until = (
+        options.out / "recipes.jsonl",
+        options.out / "tests.jsonl",
+        time.time() + 3600 * options.hours,
+    )
     with folder_lock(options.out):
         for seed in range(options.seeds):
             for name in names:
-                done = {(line["recipe"], line["seed"]) for line in read_lines(kept)}
-                if (name, seed) not in done and time.time() < until:
+                if (name, seed) not in _done(kept) and time.time() < until:
                     print(f"{name}, seed {seed}", flush=True)
                     append_line(kept, json.dumps(try_recipe(name, seed, options.folder, options.out)))
-        lines = read_lines(kept)
+        for name, seed in sorted(_done(kept) - _done(tests)):
+            if name in options.test:
+                append_line(tests, json.dumps(read_test(name, seed, options.folder, options.out)))
+        read = {(line["recipe"], line["seed"]): line["test"] for line in read_lines(tests)}
+        lines = [{**line, "test": read.get((line["recipe"], line["seed"]))} for line in read_lines(kept)]
     if options.json:
         write_json(options.json, {"schema": SCHEMA, "machine": machine(), "base": _BASE, "recipes": lines})
+
+
+def _done(journal: Path) -> set[tuple[str, int]]:
+    """Return recipe and seed of each line of a journal."""
+    return {(line["recipe"], line["seed"]) for line in read_lines(journal)}
 
 
 def main() -> None:
@@ -175,6 +304,9 @@ def main() -> None:
     parser = make_parser(__doc__)
     add_folder(parser)
     parser.add_argument("--recipes", type=split_list, default=[], help="recipes by name; all by default")
+    parser.add_argument(
+        "--test", type=split_list, default=[], help="recipes whose test accuracy is read, once a seed"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each recipe, from 0")
     parser.add_argument("--hours", type=float, default=1.0, help="time after which no recipe is begun")
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"), help="folder of the figures")

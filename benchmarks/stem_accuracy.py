@@ -1,12 +1,12 @@
 """Measure the test accuracy of the stem modes over seeds, beside central training on plain images, on real images.
 
     python -m benchmarks.stem_accuracy --data FOLDER [--plan configs/brain_mri_private.yaml] [--seeds 3]
-        [--modes private,plain,learn] [--out runs/stem_accuracy] [--json FILE]
+        [--modes private,plain,learn] [--set KEY=VALUE …] [--no-central] [--out runs/stem_accuracy] [--json FILE]
 
 FOLDER holds brain_mri/ and vit_tiny_patch16_224.safetensors. Every run is a study up to its training: hospitals seal,
 a real `flwr run` trains, the round with the best val accuracy is chosen, and test is read once. Central training is
 the same model for as many passes over the plain images of all hospitals together, in one process. Its best round is
-chosen likewise.
+chosen likewise. It has no augmentation: the provider, whom it stands for, cannot alter sealed images.
 
 A seed sets the partition among hospitals, the first weights of the head and the order of the images. Each study has a
 key of its own. A run that is stopped continues when it is started again; --collect only gathers what is there.
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.command_line import ROOT, add_data, add_json, make_parser, write_figures
+from benchmarks.command_line import ROOT, add_data, add_json, make_parser, parse_settings, write_figures
 from coordinator.exchange.console import Log
 from coordinator.exchange.plan import FILE, Plan, read_plan
 from coordinator.report.build import machine
@@ -36,13 +36,14 @@ from parties.sealing.place import Place
 from parties.training.baseline import run_baseline
 
 SCHEMA = "cipherward.stem-accuracy/1"
-CENTRAL = "central, plain images"
+CENTRAL, PLAIN = "central, plain images", "federated, stem plain"
 
 
 def make_plan(args: argparse.Namespace, mode: str, seed: int) -> Plan:
     """Return the plan of one study."""
     data = args.data.resolve()
     changes = {
+        **parse_settings(args.set),
         "study": f"mri-{mode}-{seed}",
         "seed": seed,
         "stem": mode,
@@ -58,7 +59,8 @@ def make_plan(args: argparse.Namespace, mode: str, seed: int) -> Plan:
 def train_centrally(plan: Plan, study: Path, out: Path, log: Log) -> None:
     """Train on the plain images of all hospitals together; write what `cipherward-party baseline` writes."""
     places = [Place.open(party_folder(study, i)) for i in range(plan.parties)]
-    central_plan = plan.model_copy(update={"train": "central", "stem": "learn", "baseline": True})
+    changes = {"train": "central", "stem": "learn", "baseline": True, "augment": "none"}
+    central_plan = plan.model_copy(update=changes)
     write_json(out, run_baseline(central_plan, places, None, log))
 
 
@@ -100,8 +102,12 @@ def central_record(seed: int, figures: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the accuracy of every kind of run over its seeds, and its differences from central training by seed."""
-    central = {r["seed"]: r["test accuracy"] for r in records if r["run"] == CENTRAL}
+    """Return the accuracy of every kind of run over its seeds, and its differences from plain training by seed.
+
+    Plain training is central where that was run, and federated otherwise.
+    """
+    base = CENTRAL if any(r["run"] == CENTRAL for r in records) else PLAIN
+    plain = {r["seed"]: r["test accuracy"] for r in records if r["run"] == base}
     lines = []
     for run in dict.fromkeys(r["run"] for r in records):
         accuracies = {r["seed"]: r["test accuracy"] for r in records if r["run"] == run}
@@ -110,9 +116,9 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "seeds": len(accuracies),
             "test accuracy": mean_and_spread(list(accuracies.values())),
         }
-        both = sorted(accuracies.keys() & central.keys())
-        if run != CENTRAL and both:
-            line["minus central, plain"] = mean_and_spread([accuracies[s] - central[s] for s in both])
+        both = sorted(accuracies.keys() & plain.keys())
+        if run != base and both:
+            line[f"minus {base}"] = mean_and_spread([accuracies[s] - plain[s] for s in both])
         lines.append(line)
     for name in ("nearest histogram", "linear on pixels"):
         values = [r[name] for r in records if name in r]
@@ -138,7 +144,7 @@ def run_or_collect(args: argparse.Namespace, modes: Sequence[str], log: Log) -> 
             if (study / "cloud" / "training.json").exists():
                 records.append(federated_record(mode, seed, study))
         path, first = args.out / f"mri-central-{seed}.json", args.out / f"mri-{modes[0]}-{seed}"
-        if not args.collect and not path.exists():
+        if args.central and not args.collect and not path.exists():
             log(f"central on plain images, seed {seed}")
             train_centrally(make_plan(args, modes[0], seed), first, path, log)
         if path.exists():
@@ -153,6 +159,10 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, default=ROOT / "configs" / "brain_mri_private.yaml")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--modes", default="private,plain,learn")
+    parser.add_argument(
+        "--set", action="append", default=[], help="KEY=VALUE: replaces a setting of the plan"
+    )
+    parser.add_argument("--central", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--out", type=Path, default=Path("runs/stem_accuracy"))
     parser.add_argument("--collect", action="store_true", help="train nothing: gather what is there")
     add_json(parser)
@@ -166,7 +176,8 @@ def main() -> None:
         "created": datetime.datetime.now(datetime.UTC).isoformat(),
         "machine": machine(),
         "protocol": f"{plan.parties} hospitals, {plan.rounds} rounds of {plan.local_epochs} epoch, "
-        f"batch {plan.batch}, {plan.optimizer} {plan.lr:g}, {plan.model}, {plan.scheme}",
+        f"batch {plan.batch}, {plan.optimizer} {plan.lr:g}, augment {plan.augment}, {plan.precision}, "
+        f"{plan.model}, {plan.scheme}",
         "summary": summarise(records),
         "records": sorted(records, key=lambda r: (r["run"], r["seed"])),
     }

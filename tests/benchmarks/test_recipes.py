@@ -12,9 +12,11 @@ import pytest
 from benchmarks import recipes
 from benchmarks.pages.recipes import recipes as page
 from benchmarks.recipes import RECIPES, deal, plan_of, run
-from coordinator.model.training import PlainImages
+from coordinator.model.training import PlainImages, flip_shift
 from crypto.errors import CipherwardError
 from crypto.files import read_json
+from crypto.key import SecretKey
+from crypto.scheme import describe, load
 from tests.support.local_training import SMALL, striped_images
 
 
@@ -26,20 +28,38 @@ def test_every_recipe_is_a_plan(name: str, tmp_path: Path) -> None:
 
 def test_every_image_is_dealt_to_one_hospital() -> None:
     images = striped_images(50)
-    parts = deal(images, 1, 3)
+    parts = deal(images, 1, 3, None)
     assert sorted(len(part.labels) for _, part in parts) == [16, 17, 17]
-    dealt = np.concatenate([part.images for _, part in parts])
+    dealt = np.concatenate([part.rows(np.arange(len(part.labels))) for _, part in parts])
     assert sorted(map(bytes, dealt)) == sorted(map(bytes, images.images))
 
 
-def test_recipes_are_kept_and_shown_and_the_test_images_stay_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_place_that_learns_ciphertext_seals_what_it_altered() -> None:
+    images = striped_images(20)
+    cipher = load(describe("block_pixel_shuffle", images.images.shape[1:], 8)).cipher(SecretKey(bytes(32)))
+    ((_, sealed),) = deal(images, 1, 1, cipher)
+    rows = np.arange(20)
+    stored, altered = (
+        np.asarray(x) for x in (sealed.rows(rows), sealed.views(rows, np.random.default_rng(2)))
+    )
+    order = np.random.default_rng(1).permutation(20)
+    assert np.array_equal(cipher.decrypt(stored), images.images[order])
+    expected = flip_shift(images.images[order], np.random.default_rng(2))
+    assert np.array_equal(cipher.decrypt(altered), expected) and not np.array_equal(altered, stored)
+
+
+@pytest.mark.parametrize("chosen", [[], ["learn: base"]])
+def test_recipes_are_kept_and_shown_and_test_is_read_once_for_the_chosen_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chosen: list[str]
 ) -> None:
     asked: list[tuple[int, int, int]] = []
 
     def read(folder: Path, name: str, size: int, counts: tuple[int, int, int]) -> dict[str, PlainImages]:
         asked.append(counts)
-        return {"train": striped_images(24), "val": striped_images(8, seed=1)}
+        return {
+            s: striped_images(n, seed=i)
+            for i, (s, n) in enumerate((("train", 24), ("val", 8), ("test", 9)))
+        }
 
     def small(name: str, seed: int, data: Path) -> Any:
         whole = plan_of(name, seed, data)
@@ -49,21 +69,26 @@ def test_recipes_are_kept_and_shown_and_the_test_images_stay_closed(
     monkeypatch.setattr(recipes, "read", read)
     monkeypatch.setattr(recipes, "plan_of", small)
     options = argparse.Namespace(
-        recipes=["learn: base", "plain: base"], seeds=1, hours=1.0, folder=tmp_path
+        recipes=["learn: base", "plain: base"], test=chosen, seeds=1, hours=1.0, folder=tmp_path
     )
     options.out, options.json = tmp_path / "out", tmp_path / "figures.json"
     run(options)
     kept = (options.out / "recipes.jsonl").read_bytes()
-    run(options)  # a second run trains nothing
-    assert (options.out / "recipes.jsonl").read_bytes() == kept and len(asked) == 2
+    run(options)  # a second run trains nothing, and reads no test image
+    assert (options.out / "recipes.jsonl").read_bytes() == kept
+    assert asked == [(0, 0, 1)] * 2 + [(1, 1, 0)] * len(chosen)
     result = read_json(options.json, "figures")
     assert [len(line["val"]) for line in result["recipes"]] == [2, 2]
-    assert not list(options.out.glob("*.safetensors"))
+    assert [line["recipe"] for line in result["recipes"] if line["test"]] == chosen
     text = "\n".join(page(result))
     best = 100 * max(result["recipes"][1]["val"])
-    assert f"| plain: base | 1 | {best:.1f} % |" in text
+    assert f"| plain: base | 1 | {best:.1f} % | – |" in text
+    shown = [
+        f"| {100 * line['test']['rate']:.1f} % |" in text for line in result["recipes"] if line["test"]
+    ]
+    assert shown == [True] * len(chosen)
 
 
 def test_an_unknown_recipe_is_named(tmp_path: Path) -> None:
     with pytest.raises(CipherwardError, match="learn: bas"):
-        run(argparse.Namespace(recipes=["learn: bas"], out=tmp_path))
+        run(argparse.Namespace(recipes=["learn: bas"], test=[], out=tmp_path))
