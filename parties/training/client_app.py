@@ -1,9 +1,9 @@
 """The hospital's side of a federation: a Flower ClientApp.
 
 It sends updated weights, counts and figures of training, and the public facts of the sealed set. Under stem mode
-`learn` it opens no key. Under `private` and `plain` it opens the hospital's key, to carry the stem into the key's
-coordinates for training and evaluation. `private` then keeps the stem; `plain` sends it, carried back to plain
-coordinates.
+`learn` it opens the hospital's key only to augment images. Under `private` and `plain` it opens it to carry the stem
+into the key's coordinates for training and evaluation. `private` then keeps the stem; `plain` sends it, carried back
+to plain coordinates.
 
 It obeys the hospital's own policy, and not the plan of a message (parties/training/guard.py).
 
