@@ -31,7 +31,7 @@ class Choice:
         scheme: The scheme.
         scope: consortium, or image.
         stem: learn, private or plain.
-        training: central, or federated.
+        training: central, federated, or one hospital: it has all images and its key, and seals altered views of them.
         rate: Test accuracy, a share of 1.
         low: Its lower 95 % bound.
         high: Its upper 95 % bound.
@@ -59,7 +59,7 @@ class Choice:
     def name(self) -> str:
         """The choice in words, without its data set."""
         scope = "" if self.scope == "consortium" else f", {_SCOPES[self.scope]}"
-        training = "" if self.training == "central" else ", federated"
+        training = "" if self.training == "central" else f", {self.training}"
         return f"{self.scheme}, stem {self.stem}{scope}{training}"
 
     def to_json(self) -> dict[str, Any]:
@@ -117,6 +117,8 @@ def choices_of(entries: Sequence[Entry]) -> list[Choice]:
         choices += _with_image_keys(entry.result, audited)
     for entry in of_kind(entries, "stem-accuracy"):
         choices += _federated(entry.result, audited)
+    for entry in of_kind(entries, "recipes"):
+        choices += _recipes(entry.result, audited)
     return choices
 
 
@@ -152,6 +154,19 @@ def _federated(result: Record, audited: Sequence[Record]) -> list[Choice]:
             sealed = ("mri", plan.image_size, plan.scheme, plan.key_scope, stem, "federated")
             choices.append(_choice(sealed, plan.block, tests, audited))
     return choices
+
+
+def _recipes(result: Record, audited: Sequence[Record]) -> list[Choice]:
+    """Return the `learn` recipes on brain MRI whose test accuracy was read, if one hospital trained them on views."""
+    plan = _stem_plan()
+    grouped: dict[str, list[Record]] = {}
+    for line in result["recipes"]:
+        changes = line["changes"]
+        alone = changes.get("parties") == 1 and changes.get("augment", "none") != "none"
+        if line.get("test") and alone and line["recipe"].startswith("learn"):
+            grouped.setdefault(line["recipe"], []).append(line)
+    sealed = ("mri", plan.image_size, "block_pixel_shuffle", "consortium", "learn", "one hospital")
+    return [_choice(sealed, plan.block, _tests(lines), audited) for lines in grouped.values()]
 
 
 def _with_image_keys(result: Record, audited: Sequence[Record]) -> list[Choice]:

@@ -65,6 +65,24 @@ def test_seeds_are_averaged_and_their_bounds_widened_and_what_diverged_is_no_cho
     assert [(line.data, line.rate) for line in lines_of(entries([AUDIT]))] == [("cifar", 0.5)]
 
 
+def test_recipes_of_one_hospital_are_choices_once_their_test_accuracy_was_read() -> None:
+    views = {"parties": 1, "augment": "flip_shift"}
+    test = {"rate": 0.9, "low": 0.8, "high": 0.95}
+    lines = [
+        {"recipe": "learn: views", "changes": views, "test": test},
+        {"recipe": "learn: views", "changes": views, "test": {**test, "rate": 0.8}},
+        {"recipe": "learn: views", "changes": views, "test": None},
+        {"recipe": "learn: other", "changes": views, "test": None},
+        {"recipe": "learn: three hospitals", "changes": {"augment": "flip_shift"}, "test": test},
+        {"recipe": "learn: base", "changes": {"parties": 1}, "test": test},
+        {"recipe": "plain: views", "changes": views, "test": test},
+    ]
+    result = {"schema": "cipherward.recipes/1", "recipes": lines}
+    (choice,) = choices_of([Entry("47.json", "", "", "", result)])
+    assert choice.name == "block_pixel_shuffle, stem learn, one hospital"
+    assert (choice.rate, choice.seeds) == (pytest.approx(0.85), 2)
+
+
 @pytest.mark.parametrize(
     ("changes", "is_dominated"),
     [
