@@ -115,8 +115,7 @@ def choices_of(entries: Sequence[Entry]) -> list[Choice]:
                     )
     for entry in of_kind(entries, "image-keys"):
         choices += _with_image_keys(entry.result, audited)
-    for entry in of_kind(entries, "stem-accuracy"):
-        choices += _federated(entry.result, audited)
+    choices += _federated(entries, audited)
     for entry in of_kind(entries, "recipes"):
         choices += _recipes(entry.result, audited)
     return choices
@@ -140,20 +139,24 @@ def _stem_plan() -> Plan:
     return read_plan(STEM_PLAN, {"images": "brain_mri"})  # the images are named, never opened
 
 
-def _federated(result: Record, audited: Sequence[Record]) -> list[Choice]:
-    """Return the federated choices of the benchmark of stems: brain MRI by the plan that it trains."""
+def _federated(entries: Sequence[Entry], audited: Sequence[Record]) -> list[Choice]:
+    """Return the federated choices of the benchmark of stems: brain MRI, the scheme of the plan that it trains."""
     plan = _stem_plan()
     choices = []
     for stem in ("learn", "private"):
-        tests = [
-            {"rate": run["test accuracy"], "low": run["low"], "high": run["high"]}
-            for run in result["records"]
-            if run["run"] == f"federated, stem {stem}"
-        ]
-        if tests:
+        if tests := _federated_tests(entries, stem):
             sealed = ("mri", plan.image_size, plan.scheme, plan.key_scope, stem, "federated")
             choices.append(_choice(sealed, plan.block, tests, audited))
     return choices
+
+
+def _federated_tests(entries: Sequence[Entry], stem: str) -> list[Record]:
+    """Return the test figures of a stem mode, from the newest run of the benchmark of stems that has it."""
+    for entry in reversed(of_kind(entries, "stem-accuracy")):
+        runs = [run for run in entry.result["records"] if run["run"] == f"federated, stem {stem}"]
+        if runs:
+            return [{"rate": run["test accuracy"], "low": run["low"], "high": run["high"]} for run in runs]
+    return []
 
 
 def _recipes(result: Record, audited: Sequence[Record]) -> list[Choice]:
@@ -213,11 +216,10 @@ def lines_of(entries: Sequence[Entry]) -> list[Line]:
                 mean = sum(cell["test"]["rate"] for cell in cells) / len(cells)
                 size = int(section["plan"]["image_size"])
                 lines.append(Line(section["data"], size, "plain images, central training", mean))
-    for entry in of_kind(entries, "stem-accuracy"):
-        rates = [r["test accuracy"] for r in entry.result["records"] if r["run"] == "federated, stem plain"]
-        if rates:
-            name = "plain federated learning: its updates give images away"
-            lines.append(Line("mri", _stem_plan().image_size, name, sum(rates) / len(rates)))
+    if tests := _federated_tests(entries, "plain"):
+        name = "plain federated learning: its updates give images away"
+        mean = sum(test["rate"] for test in tests) / len(tests)
+        lines.append(Line("mri", _stem_plan().image_size, name, mean))
     for entry in of_kind(entries, "privacy"):
         rates = [
             record["test"]["rate"]

@@ -31,11 +31,12 @@ def measured_of(entries: Sequence[Entry]) -> Measured:
         ("protections", "protection", _protections),
         ("training", "stem-accuracy", _training),
     ):
-        runs = of_kind(entries, kind)
-        value = read(runs[-1].result) if runs else None
-        if value:
-            figures[field] = value
-            sources[field] = f"docs/results/{runs[-1].file}, {runs[-1].date}"
+        # The newest run that measured it: not every run of a kind measures everything.
+        for run in reversed(of_kind(entries, kind)):
+            if value := read(run.result):
+                figures[field] = value
+                sources[field] = f"docs/results/{run.file}, {run.date}"
+                break
     return Measured(schema_id=Measured().schema_id, **figures, sources=sources)
 
 

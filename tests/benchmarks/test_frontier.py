@@ -65,6 +65,19 @@ def test_seeds_are_averaged_and_their_bounds_widened_and_what_diverged_is_no_cho
     assert [(line.data, line.rate) for line in lines_of(entries([AUDIT]))] == [("cifar", 0.5)]
 
 
+def test_of_a_federated_stem_the_newest_run_that_has_it_counts() -> None:
+    def run(file: str, **rates: float) -> Entry:
+        records = [
+            {"run": f"federated, stem {stem}", "test accuracy": rate, "low": 0.1, "high": 1.0}
+            for stem, rate in rates.items()
+        ]
+        return Entry(file, "", "", "", {"schema": "cipherward.stem-accuracy/1", "records": records})
+
+    runs = [run("15.json", learn=0.6, private=0.7, plain=0.8), run("49.json", private=0.9)]
+    assert {choice.stem: choice.rate for choice in choices_of(runs)} == {"learn": 0.6, "private": 0.9}
+    assert [line.rate for line in lines_of(runs)] == [0.8]
+
+
 def test_recipes_of_one_hospital_are_choices_once_their_test_accuracy_was_read() -> None:
     views = {"parties": 1, "augment": "flip_shift"}
     test = {"rate": 0.9, "low": 0.8, "high": 0.95}
