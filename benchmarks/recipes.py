@@ -81,6 +81,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "learn: 15 rounds": {**_ALONE, "rounds": 15},
     # AdamW starts afresh in every round.
     "learn: 2 rounds of 6 epochs": {**_ALONE, "rounds": 2, "local_epochs": 6},
+    "learn: 2 rounds of 6 epochs + rate 8e-4": {**_ALONE, "rounds": 2, "local_epochs": 6, "lr": 8e-4},
+    "learn: 2 rounds of 6 epochs + stem ×3": {**_ALONE, "rounds": 2, "local_epochs": 6, "stem_lr_scale": 3.0},
     "learn: 2 rounds of 6 epochs + positions ×10": {
         **_ALONE,
         **_FAST_POSITIONS,
@@ -105,6 +107,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "stem_lr_scale": 20.0,
         "position_lr_scale": 20.0,
         "frozen_rounds": 1,
+    },
+    "learn: 3 rounds of 12 epochs + all blocks + affine views": {
+        **_ALONE,
+        "rounds": 3,
+        "local_epochs": 12,
+        "model_args": {},
+        "augment": "flip_affine",
     },
     "learn: 2 rounds of 20 epochs + flips and shifts": {
         **_ALONE,
@@ -180,9 +189,9 @@ class _SealedImages:
         """Return the images of these rows as they were sealed: int64 [r] → [r, h, w, c]."""
         return self.images[rows]
 
-    def views(self, rows: Rows, random: np.random.Generator) -> AnyArray:
+    def views(self, rows: Rows, augment: str, random: np.random.Generator) -> AnyArray:
         """Return the images of these rows, altered at random and then sealed: int64 [r] → [r, h, w, c]."""
-        return self.cipher.encrypt(np.asarray(self.plain.views(rows, random)))
+        return self.cipher.encrypt(np.asarray(self.plain.views(rows, augment, random)))
 
 
 def deal(

@@ -92,7 +92,8 @@ def test_your_own_folder_in_five_commands(hospital: Path, images: Path, tmp_path
     assert again.read_bytes() == scores.read_bytes()
     # A guess that changed after it was frozen is not scored.
     victim = next(guesses.rglob("as_is-*.safetensors"))
-    victim.write_bytes(victim.read_bytes()[:-1] + b"\x00")
+    before = victim.read_bytes()
+    victim.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     done = here(PARTY, "score", hospital, guesses, "--rows", 20)
     check_refused(done, "missing or altered", "frozen")
 

@@ -98,7 +98,7 @@ class Plan(Settings):
     class_weights: Literal["none", "balanced"] = "none"
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
-    augment: Literal["none", "flip_shift"] = "none"
+    augment: Literal["none", "flip_shift", "flip_affine"] = "none"
     mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     quorum: int = Field(default=0, ge=0)
     deadline_s: float = Field(default=3600.0, gt=0)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from coordinator.exchange.plan import Plan
+from coordinator.model.augmentation import alter
 from coordinator.model.model_input import to_model_input
 from coordinator.model.optimizer import build_optimizer, frozen_encoder, learning_rate, set_rate
 from crypto.arrays import AnyArray, Float32Array, Int64Array, Rows
@@ -35,8 +36,11 @@ class LabelledImages(Protocol):
 class AugmentableImages(LabelledImages, Protocol):
     """Images that can be augmented: plain images, or sealed images where their key is."""
 
-    def views(self, rows: Rows, random: np.random.Generator) -> AnyArray:
-        """Return the images of these rows, each altered at random before it was sealed: int64 [r] → [r, h, w, c]."""
+    def views(self, rows: Rows, augment: str, random: np.random.Generator) -> AnyArray:
+        """Return the images of these rows, each altered before it was sealed: int64 [r] → [r, h, w, c].
+
+        `augment` is the plan's (coordinator/model/augmentation.py).
+        """
 
 
 @dataclass(frozen=True)
@@ -55,26 +59,9 @@ class PlainImages:
         """Return the images of these rows: int64 [r] → [r, h, w, c]."""
         return self.images[rows]
 
-    def views(self, rows: Rows, random: np.random.Generator) -> AnyArray:
-        """Return the images of these rows, flipped and shifted at random: int64 [r] → [r, h, w, c]."""
-        return flip_shift(self.images[rows], random)
-
-
-def flip_shift(images: AnyArray, random: np.random.Generator) -> AnyArray:
-    """Return images [n, h, w, c], each mirrored with probability 1/2 and shifted by up to an eighth of its sides.
-
-    The mirror is left to right. Pixels that enter at an edge repeat that edge.
-    """
-    n, height, width, _ = images.shape
-    mirrored = random.integers(0, 2, (n,))
-    down = random.integers(-(height // 8), height // 8 + 1, n)
-    right = random.integers(-(width // 8), width // 8 + 1, n)
-    views = np.empty_like(images)
-    for i, image in enumerate(images):
-        rows = np.clip(np.arange(height) - down[i], 0, height - 1)
-        columns = np.clip(np.arange(width) - right[i], 0, width - 1)
-        views[i] = image[rows[:, None], columns[::-1] if mirrored[i] else columns]
-    return views
+    def views(self, rows: Rows, augment: str, random: np.random.Generator) -> AnyArray:
+        """Return the images of these rows, altered at random as the plan says: int64 [r] → [r, h, w, c]."""
+        return alter(self.images[rows], augment, random)
 
 
 def use_all_cores() -> int:
@@ -243,7 +230,9 @@ class _Loss:
 
 def _batch(data: LabelledImages, plan: Plan, rows: Rows, random: np.random.Generator) -> AnyArray:
     """Return the images of one step, augmented if the plan asks for it."""
-    return data.rows(rows) if plan.augment == "none" else cast(AugmentableImages, data).views(rows, random)
+    if plan.augment == "none":
+        return data.rows(rows)
+    return cast(AugmentableImages, data).views(rows, plan.augment, random)
 
 
 def _logits(run: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:

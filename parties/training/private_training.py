@@ -181,7 +181,7 @@ class _SummedLoss:
         if self.plan.augment == "none":
             images = self.data.rows(rows)
         else:
-            images = cast(AugmentableImages, self.data).views(rows, self.views)
+            images = cast(AugmentableImages, self.data).views(rows, self.plan.augment, self.views)
         device = next(self.run.parameters()).device
         losses = nn.functional.cross_entropy(
             self.run(to_model_input(images).to(device)),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.model.training import flip_shift
+from coordinator.model.augmentation import alter
 from crypto.arrays import AnyArray, Int64Array, Rows
 from crypto.cipher import Cipher
 from crypto.scheme import load
@@ -36,10 +36,10 @@ class Views:
         """Return the images of these rows as they were sealed: int64 [r] → [r, *sealed_shape]."""
         return self.sealed.rows(rows)
 
-    def views(self, rows: Rows, random: np.random.Generator) -> AnyArray:
-        """Return the images of these rows, mirrored and shifted at random and sealed again under the same key."""
+    def views(self, rows: Rows, augment: str, random: np.random.Generator) -> AnyArray:
+        """Return the images of these rows, altered at random as the plan says, sealed again under the same key."""
         plain = self.cipher.decrypt(self.sealed.rows(rows))
-        return np.asarray(self.cipher.encrypt(flip_shift(np.asarray(plain), random)))
+        return np.asarray(self.cipher.encrypt(alter(np.asarray(plain), augment, random)))
 
 
 def open_views(place: Place, sealed: SealedDataset) -> Views:

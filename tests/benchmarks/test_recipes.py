@@ -12,7 +12,8 @@ import pytest
 from benchmarks import recipes
 from benchmarks.pages.recipes import recipes as page
 from benchmarks.recipes import RECIPES, deal, plan_of, run
-from coordinator.model.training import PlainImages, flip_shift
+from coordinator.model.augmentation import flip_shift
+from coordinator.model.training import PlainImages
 from crypto.errors import CipherwardError
 from crypto.files import read_json
 from crypto.key import SecretKey
@@ -40,7 +41,8 @@ def test_a_place_that_learns_ciphertext_seals_what_it_altered() -> None:
     ((_, sealed),) = deal(images, 1, 1, cipher)
     rows = np.arange(20)
     stored, altered = (
-        np.asarray(x) for x in (sealed.rows(rows), sealed.views(rows, np.random.default_rng(2)))
+        np.asarray(x)
+        for x in (sealed.rows(rows), sealed.views(rows, "flip_shift", np.random.default_rng(2)))
     )
     order = np.random.default_rng(1).permutation(20)
     assert np.array_equal(cipher.decrypt(stored), images.images[order])

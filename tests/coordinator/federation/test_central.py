@@ -164,7 +164,8 @@ def test_sets_that_do_not_belong_together_are_refused(tmp_path: Path, key: Secre
     with pytest.raises(CipherwardError, match="their classes differ"):
         train_centrally(plan(), [folders[0], other[1]], tmp_path / "cloud")
     shard = next((folders[1] / "val").glob("*.safetensors"))
-    shard.write_bytes(shard.read_bytes()[:-1] + b"\1")
+    before = shard.read_bytes()
+    shard.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     with pytest.raises(CipherwardError, match=f"{shard.name} is altered"):
         train_centrally(plan(), folders, tmp_path / "cloud")
     assert not (tmp_path / "cloud").exists()

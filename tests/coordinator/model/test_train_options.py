@@ -10,7 +10,6 @@ import torch
 
 from coordinator.model.training import (
     PlainImages,
-    flip_shift,
     image_weights,
     predict_probabilities,
     train_locally,
@@ -109,27 +108,9 @@ def test_a_compiled_model_trains_alike() -> None:
     )
 
 
-def test_views_are_mirrored_and_shifted_and_repeat_the_edge() -> None:
-    image = np.arange(16 * 16, dtype=np.uint8).reshape(1, 16, 16, 1)
-    images = np.repeat(image, 600, 0)
-    views = flip_shift(images, np.random.default_rng(0))
-    assert views.shape == images.shape and views.dtype == np.uint8 and np.array_equal(images[:1], image)
-    variants = set()
-    for view in views[..., 0]:
-        for mirrored in (False, True):
-            for down in range(-2, 3):
-                for right in range(-2, 3):
-                    rows = np.clip(np.arange(16) - down, 0, 15)
-                    columns = np.clip(np.arange(16) - right, 0, 15)
-                    variant = image[0, :, :, 0][rows[:, None], columns[::-1] if mirrored else columns]
-                    if np.array_equal(view, variant):
-                        variants.add((mirrored, down, right))
-    assert len(variants) == 50  # every mirror and shift occurs, and nothing else does
-    assert len(np.unique(views, axis=0)) == 50
-
-
+@pytest.mark.parametrize("augment", ["flip_shift", "flip_affine"])
 @pytest.mark.parametrize("scheme", ["block_pixel_shuffle", "orthogonal", "value_shuffle"])
-def test_views_of_sealed_images_are_sealed_views(scheme: str) -> None:
+def test_views_of_sealed_images_are_sealed_views(scheme: str, augment: str) -> None:
     class FakeSealedSet:
         """The parts of a sealed set that Views uses."""
 
@@ -143,8 +124,8 @@ def test_views_of_sealed_images_are_sealed_views(scheme: str) -> None:
     sealed = cipher.encrypt(plain.images)
     views = Views(cast(SealedDataset, FakeSealedSet()), cipher)
     rows = np.array([2, 0, 3])
-    result = views.views(rows, np.random.default_rng(5))
-    expected = cipher.encrypt(plain.views(rows, np.random.default_rng(5)))
+    result = views.views(rows, augment, np.random.default_rng(5))
+    expected = cipher.encrypt(plain.views(rows, augment, np.random.default_rng(5)))
     assert np.array_equal(result, expected) and not np.array_equal(result, sealed[rows])
     assert np.array_equal(views.rows(rows), sealed[rows])
 
@@ -164,21 +145,22 @@ class RecordingImages:
         self.requested.append(rows)
         return self.images.rows(rows)
 
-    def views(self, rows: Rows, random: np.random.Generator) -> AnyArray:
+    def views(self, rows: Rows, augment: str, random: np.random.Generator) -> AnyArray:
         self.requested.append(rows)
-        return self.images.views(rows, random)
+        return self.images.views(rows, augment, random)
 
 
 def test_augmentation_does_not_change_the_order_of_the_images() -> None:
     orders = {}
-    for augment in ("none", "flip_shift"):
+    for augment in ("none", "flip_shift", "flip_affine"):
         images = RecordingImages(striped_images())
         model = build_model(plan(), 2)
         p = plan(stem="private", augment=augment)
         train_locally(model, images, p, 1, "a")
         orders[augment] = np.concatenate(images.requested), pack(model)
-    assert np.array_equal(orders["none"][0], orders["flip_shift"][0])
-    assert not np.array_equal(orders["none"][1], orders["flip_shift"][1])
+    for augment in ("flip_shift", "flip_affine"):
+        assert np.array_equal(orders["none"][0], orders[augment][0])
+        assert not np.array_equal(orders["none"][1], orders[augment][1])
 
 
 def test_a_plan_refuses_augmentation_whose_views_the_cloud_could_pair() -> None:

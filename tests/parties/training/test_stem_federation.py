@@ -55,7 +55,12 @@ def train_private_on_plain_images(
 
 @pytest.mark.parametrize(
     ("scheme", "augment"),
-    [("block_pixel_shuffle", "none"), ("orthogonal", "none"), ("value_shuffle", "flip_shift")],
+    [
+        ("block_pixel_shuffle", "none"),
+        ("orthogonal", "none"),
+        ("value_shuffle", "flip_shift"),
+        ("block_pixel_shuffle", "flip_affine"),
+    ],
 )
 def test_a_federation_with_plain_stems_equals_the_one_on_plain_images(
     tmp_path: Path, scheme: str, augment: str
@@ -74,9 +79,9 @@ def test_a_federation_with_plain_stems_equals_the_one_on_plain_images(
 class Views(PlainImages):
     """Plain images of a hospital; a reference seals what it alters of them."""
 
-    def views(self, rows: Rows, random: np.random.Generator) -> AnyArray:
+    def views(self, rows: Rows, augment: str, random: np.random.Generator) -> AnyArray:
         """Return the images of these rows, altered and then sealed."""
-        return self.cipher.encrypt(np.asarray(super().views(rows, random)))
+        return self.cipher.encrypt(np.asarray(super().views(rows, augment, random)))
 
     def __init__(self, place: Place) -> None:
         """Read the plain images of a hospital, and open its key."""
