@@ -73,10 +73,18 @@ ROWS = {
     "orthogonal": Row("orthogonal", "gram", True, "inner products of all blocks, in their places"),
     "noise": Row("noise", "values", True, "nothing"),
 }
-#: Image side, block side, images of train, val and test (0: all), epochs, batch, learning rate.
+#: Image side, block side, images of train, val and test (0: all), epochs, batch, learning rate, number format.
 DATA: dict[str, dict[str, Any]] = {
     "pneumonia": {"image_size": 28, "block": 4, "counts": (0, 0, 0), "rounds": 8, "batch": 32, "lr": 1e-3},
-    "mri": {"image_size": 64, "block": 8, "counts": (0, 0, 0), "rounds": 15, "batch": 32, "lr": 1e-3},
+    "mri": {
+        "image_size": 64,
+        "block": 8,
+        "counts": (0, 0, 0),
+        "rounds": 15,
+        "batch": 32,
+        "lr": 1e-3,
+        "precision": "bfloat16",
+    },
     "cifar": {
         "image_size": 32,
         "block": 4,
@@ -84,6 +92,7 @@ DATA: dict[str, dict[str, Any]] = {
         "rounds": 8,
         "batch": 64,
         "lr": 1.5e-3,
+        "precision": "bfloat16",
     },
 }
 _TRAINING: dict[str, Any] = {
@@ -140,7 +149,7 @@ def train_cell(data: str, name: str, seed: int, splits: dict[str, PlainImages]) 
         "row": name,
         "seed": seed,
         "settings": plan.model_dump(
-            mode="json", include={"model", "model_args", "rounds", "batch", "lr", "block"}
+            mode="json", include={"model", "model_args", "rounds", "batch", "lr", "block", "precision"}
         ),
         "side": plan.image_size,
         "images": [len(part.labels) for part in splits.values()],

@@ -82,7 +82,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     # AdamW starts afresh in every round.
     "learn: 2 rounds of 6 epochs": {**_ALONE, "rounds": 2, "local_epochs": 6},
     "learn: 2 rounds of 6 epochs + rate 8e-4": {**_ALONE, "rounds": 2, "local_epochs": 6, "lr": 8e-4},
-    "learn: 2 rounds of 6 epochs + stem ×3": {**_ALONE, "rounds": 2, "local_epochs": 6, "stem_lr_scale": 3.0},
+    "learn: 2 rounds of 6 epochs + stem ×3": {
+        **_ALONE,
+        "rounds": 2,
+        "local_epochs": 6,
+        "stem_lr_scale": 3.0,
+    },
     "learn: 2 rounds of 6 epochs + positions ×10": {
         **_ALONE,
         **_FAST_POSITIONS,

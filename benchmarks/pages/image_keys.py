@@ -26,9 +26,10 @@ def image_keys(result: Record) -> list[str]:
         mine = [c for c in cells if c["data"] == name]
         train, val, test = mine[0]["images"]
         settings, seconds = mine[0]["settings"], [c["seconds"] for c in mine]
-        side, block = mine[0]["side"], settings["block"]
+        side, block, precision = mine[0]["side"], settings["block"], settings.get("precision", "float32")
         lines.append(
-            f"- {DATA_NAMES[name]}: {side}×{side}, blocks of {block}, {settings['rounds']} epochs from scratch; "
+            f"- {DATA_NAMES[name]}: {side}×{side}, blocks of {block}, {settings['rounds']} epochs from scratch "
+            f"in {precision}; "
             f"{train} training, {val} val, {test} test images; "
             f"{min(seconds):.0f}–{max(seconds):.0f} s a cell."
         )

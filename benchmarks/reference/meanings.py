@@ -85,7 +85,8 @@ GROUPS: dict[str, dict[str, str]] = {
         "class_weights": "`balanced`: every class that a hospital holds weighs the same in its loss.",
         "precision": "Number format of the computation (bfloat16 is autocast).",
         "compile": "Compile the model with torch.compile.",
-        "augment": "Mirror and shift images before they are sealed; flip_affine also turns and scales them. Needs `train: federated`: hospitals have keys.",
+        "augment": "Mirror and shift images before they are sealed; `flip_affine` turns and scales them too. "
+        "Needs `train: federated`: hospitals have keys.",
         "mixup": "Mix images in pairs, by shares from a Beta distribution with this parameter. 0: no mixing.",
         "quorum": "Replies that end a round. 0: one from every hospital.",
         "deadline_s": "Longest time that a round waits, in seconds.",
