@@ -35,7 +35,7 @@ from benchmarks.command_line import add_data, add_json, make_parser, split_list,
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit import suite1
-from coordinator.exchange.audit.suite1 import POOLS
+from coordinator.exchange.audit.suite1 import POOLS, draws_needed
 from coordinator.exchange.audit.suite2 import SUITE, breaking_measures
 from coordinator.exchange.image_file import open_image, open_image_bytes
 from coordinator.exchange.pool import MemoryPool
@@ -262,18 +262,20 @@ def work(todo: tuple[Row, int, Path, Path, float]) -> None:
 
 
 def summarise_row(row: Row, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return one line of the table from its cells.
+    """Return one line of the table from its cells, by the rule of an audit's verdict (coordinator/report/verdict.py).
 
-    A row is broken at n if two thirds of the draws are broken at n, and at the next larger n. A pool size counts if
-    it has three draws, or all that the row asks for. One with fewer draws is shown, and decides nothing.
+    A row is broken at n if two thirds of the draws are broken at n, and the next larger n that decides does not
+    refute it. A pool size counts if it has three draws, or all that the row asks for. One with fewer draws is shown,
+    and decides nothing.
     """
     row_cells = [c for c in cells if c["row"] == row.name]
     by_pool = [summarise_pool(n, [c for c in row_cells if c["pool"] == n]) for n in row.pools]
     counted = [p for p in by_pool if p["draws"] >= min(3, row.draws)]
+    decisions = [_decision(p) for p in counted]
     smallest = None
     for i, pool in enumerate(counted):
-        following = counted[i + 1 : i + 2]
-        if all(3 * p["broken"] >= 2 * p["draws"] for p in (pool, *following)):
+        following = [d for d in decisions[i + 1 :] if d is not None]
+        if decisions[i] and (not following or following[0]):
             smallest = pool["pool"]
             break
     return {
@@ -290,6 +292,17 @@ def summarise_row(row: Row, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _decision(pool: dict[str, Any]) -> bool | None:
+    """Return whether a pool size is broken in two thirds of the draws; None if it does not decide.
+
+    What ran out of time, tried nothing or is uncertain says nothing about resistance.
+    """
+    needed = draws_needed(pool["draws"])
+    if pool["broken"] >= needed:
+        return True
+    return False if pool["withstood"] > pool["draws"] - needed else None
+
+
 def summarise_pool(n: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the figures of one pool size, over its draws."""
     return {
@@ -299,6 +312,10 @@ def summarise_pool(n: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "broken": sum(bool(c["broken_by"]) and not c.get("idle") for c in cells),
         "idle": sum(bool(c.get("idle")) for c in cells),
         "uncertain": sum(bool(c.get("uncertain")) and not c["broken_by"] for c in cells),
+        "withstood": sum(
+            not (c["broken_by"] or c.get("idle") or c.get("uncertain") or "truncated" in c["note"])
+            for c in cells
+        ),
         "ssim": _median([c["ssim"] for c in cells]),
         "values_right": _median([c["values_right"] for c in cells]),
         "R": _median([c["R"]["rate"] for c in cells]),

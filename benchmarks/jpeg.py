@@ -115,8 +115,10 @@ def measure(setting: Setting, images: Images, size: int, draw: int) -> dict[str,
         "draw": draw,
         "seconds": seconds,
         "bytes": pixel_bytes,
-        "ssim": float(np.median(ssims(opened, plain[size:]))),
-        "true_key_ssim": float(np.median(ssims(np.asarray(cipher.decrypt(sealed[size:])), plain[size:]))),
+        "ssim": float(np.nanmedian(ssims(opened, plain[size:]))),
+        "true_key_ssim": float(
+            np.nanmedian(ssims(np.asarray(cipher.decrypt(sealed[size:])), plain[size:]))
+        ),
         "named": share_named(opened, gallery),
         "has_key": guess.key is not None,
         "uncertain": guess.is_uncertain,

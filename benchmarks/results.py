@@ -1,7 +1,7 @@
 """Write the result pages from docs/results/*.json. No figure on them is typed by hand.
 
     python -m benchmarks.results                                        writes the pages again
-    python -m benchmarks.results --add NAME --from FILE --command TEXT  keeps a run's figures first
+    python -m benchmarks.results --add NAME --from FILE --title TEXT --command TEXT  keeps a run's figures first
 
 The pages are docs/results.md (a summary), docs/results/TOPIC.md (the full tables), docs/leaderboard.md, and the table
 between the markers `<!-- results -->` and `<!-- /results -->` in README.md and docs/explanation/attacks.md.
@@ -105,6 +105,8 @@ def main() -> None:
     args = parser.parse_args()
     KEPT.mkdir(exist_ok=True)
     if args.add:
+        if not (args.source and args.title and args.command):
+            parser.error("--add needs --from, --title and --command")
         keep(args)
     for path in write_pages():
         print(path)

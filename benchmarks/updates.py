@@ -39,7 +39,7 @@ from coordinator.adversary.training import updates
 from coordinator.adversary.training.membership import measure_membership
 from coordinator.adversary.training.observation import Observed, Update
 from coordinator.adversary.training.update_candidates import confirm_candidates
-from coordinator.adversary.training.update_findings import invert_updates
+from coordinator.adversary.training.update_findings import EXACT_SHARE, UpdateCase, invert_updates
 from coordinator.adversary.training.update_search import search, to_gray_levels
 from coordinator.adversary.training.update_solve import solve
 from coordinator.adversary.training.update_steps import (
@@ -242,11 +242,12 @@ def measure_candidate_test(observed: Observed, images: Images, members: int) -> 
     is_member, started = np.arange(len(images)) < members, time.perf_counter()
     if observed.plan.optimizer == "adamw":
         tried = min(len(images), 30)
-        label = labels_to_try(view.gradients, 4)
-        distances = np.array(
-            [replay_distance(view, to_model_input(image[None]), label) for image in images[:tried]]
+        case = UpdateCase(view, 4)
+        distances = np.array([case.distance(image) for image in images[:tried]])
+        is_confirmed = np.array(
+            [case.stands_out(image, EXACT_SHARE, CONFIRMED_DISTANCE) for image in images[:tried]]
         )
-        is_confirmed, is_member, rank = distances < CONFIRMED_DISTANCE, is_member[:tried], "–"
+        is_member, rank = is_member[:tried], "–"
     else:
         test = confirm_candidates(view, images)
         distances, rank = test.outside, str(test.rank)
@@ -258,7 +259,7 @@ def measure_candidate_test(observed: Observed, images: Images, members: int) -> 
         "wrongly": f"{(is_confirmed & ~is_member).sum()} of {(~is_member).sum()}",
         "members, median (most)": f"{np.median(inside):.1e} ({inside.max():.1e})",
         "others, median (least)": f"{np.median(outside):.2f} ({outside.min():.2f})",
-        "calibrated": "decoys",
+        "calibrated": "variants" if observed.plan.optimizer == "adamw" else "decoys",
         "AUC": round(roc_auc(-distances, is_member), 4),
         "seconds": round(time.perf_counter() - started, 1),
     }

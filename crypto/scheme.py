@@ -235,9 +235,14 @@ class Scheme:
         row_parts: Callable[[SecretKey], dict[str, AnyArray]] = self.algorithm.row_parts  # type: ignore[attr-defined] # optional
         return row_parts(sub_key(self.spec, key, row))
 
+    @property
+    def has_row_noise(self) -> bool:
+        """Whether every row gets noise of its own beside a shared key."""
+        return _has_row_noise(self.spec.name) and not self.row_keys
+
     def cipher(self, key: SecretKey) -> Cipher:
         """Return the scheme under a key, its tables built."""
-        if _has_row_noise(self.spec.name) and not self.row_keys:
+        if self.has_row_noise:
             noisy_cipher: Callable[..., Cipher] = self.algorithm.noisy_cipher  # type: ignore[attr-defined] # optional
             shared = self.algorithm.parts(self._matrix_key(key, 0))
             part = getattr(self.algorithm, "row_part", "noise")

@@ -47,7 +47,8 @@ your own to the same test, see [audit a Python function](library.md).
 
 NOTES = """*Claimed key space*: the paper's formula for the audited images, or our count of the steps' keys where the
 paper's could not be read. *Images that break it*: the smallest pool that was broken in at least two thirds of the
-draws, by the rule of the [suite](suite.md), on the pictures that resisted longest. *Matched*: the adversary has the
+draws, by the rule of the [suite](suite.md), on that set of images which took most, of those that the suite audited
+(brain MRI or CIFAR-10). Small or unusual pictures can take more: see the next table. *Matched*: the adversary has the
 images in another order, no pair of them and no key, and says which ciphertext is of which image. *Seconds*: the
 median time of the attack on one core. *Accuracy*: of a Vision Transformer on ciphertext; in brackets, of the same
 training on plain images.
@@ -63,7 +64,8 @@ public images of the same kind, the others with ciphertexts alone.
 
 PANEL_LEAD = """The same measurements on the fixed panel of [audit_panels](library.md#several-kinds-of-pictures). Each
 panel is told by its kind of picture that took the most images, of those that were run; the worst case is the panel
-that took the most. So many images break the scheme whatever the pictures are. Fewer break it on some: see above.
+that took the most. So many images break the scheme on every kind in the panel. Kinds outside it can take more, and
+some take fewer: see above.
 """
 
 SUITE_LEAD = (
@@ -108,7 +110,7 @@ def _broken(entries: Sequence[Entry], schemes: Sequence[str]) -> str:
     """Return how many of the audited schemes were broken, in a sentence."""
     rows = [row for scheme in schemes if (row := hardest_row(entries, scheme)) is not None]
     broken = sum(row["smallest_pool"] is not None for row in rows)
-    where = "under one key for all images, on all pictures audited"
+    where = "under one key for all images, on all pictures that the suite audited"
     return f"Of {len(rows)} audited schemes, {broken} were broken {where}."
 
 

@@ -58,7 +58,8 @@ algorithm, never the key.
 NOTES = """*Claimed key space* is the paper's formula for the audited images; it bounds brute force only. *Images
 that break it* is the smallest pool of ciphertexts that was broken in at least two thirds of the draws of
 key and images, by the rule of the [suite](suite.md); the [leaderboard](leaderboard.md) says which. Each scheme
-is shown on the audited images that resisted longest.
+is shown on that set of images (brain MRI or CIFAR-10) which took most, of those that the suite audited; small or
+unusual pictures can take more.
 *Smallest tried* means that smaller pools were not attacked; *20: 3 of 5 draws* means that 20 images were
 enough in three of five draws. *Seconds* is the median time of the attack. Accuracy is that of a Vision
 Transformer on test images that are sealed under the training's key; in brackets, the same training on

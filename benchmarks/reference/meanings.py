@@ -4,8 +4,8 @@ from __future__ import annotations
 
 INTRO = """# The plan
 
-A plan is one flat YAML file. Every setting but `study` has a default. `--set NAME=VALUE` of `simulate` and `train`
-changes one, and a setting in a block is named with a dot: `--set privacy.epsilon=8`. An unknown name is refused, with
+A plan is one flat YAML file. Every setting but `study` has a default. `simulate --set NAME=VALUE` changes
+one, and a setting in a block is named with a dot: `--set privacy.epsilon=8`. An unknown name is refused, with
 the nearest known one.
 
 The column *who* says who decides on a setting in a federation of real hospitals:

@@ -179,13 +179,15 @@ def report(
     guesses: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the guesses that were scored. Needed but with --compare.", show_default=False
+            help="Folder of the guesses that were scored. Required unless --compare is given.",
+            show_default=False,
         ),
     ] = None,
     sealed: Annotated[
         Path | None,
         typer.Option(
-            help="The sealed set that was scored, or the folder of it, for the pictures. Needed but with --compare.",
+            help="The sealed set that was scored, or the folder of it, for the pictures. "
+            "Required unless --compare is given.",
             show_default=False,
         ),
     ] = None,

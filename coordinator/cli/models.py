@@ -52,7 +52,7 @@ def weights(
 ) -> None:
     """Download a model's pretrained weights from timm's hub into a file that a plan can name.
 
-    This is the only command that uses a network other than the federation's own.
+    This is the only command that needs the internet.
     """
     from coordinator.model.pretrained_weights import fetch_weights
 

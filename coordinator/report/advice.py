@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from coordinator.report.measured import Measured, MeasuredBreak, measured
 from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report
-from coordinator.report.verdict_text import OWN_RUN, headline, uncertain_attacks
+from coordinator.report.rows import rows_of
+from coordinator.report.verdict_text import OWN_RUN, headline, uncertain_attacks, upper_bounds
 from coordinator.report.wording import images, listed, percent, score
 from crypto.scheme import always_has_row_keys
 
@@ -123,7 +124,6 @@ def _meaning_of_break(report: Report) -> list[str]:
 
 
 def _meaning_of_no_break(report: Report) -> list[str]:
-    verdict = report.verdict
     reach = images(attacked_up_to(report), "sealed")
     first = f"No attack of this audit recovered patients' images from up to {reach}."
     if report.attacked_by not in OWN_RUN:
@@ -131,17 +131,13 @@ def _meaning_of_no_break(report: Report) -> list[str]:
             f"No recovered image of a patient was reported, from up to {reach}. Who ran the attacks could have kept "
             "one back."
         )
-    finished = [
-        finding.figures.reidentified.high
-        for finding in report.findings
-        if finding.figures and finding.pool_size == max(verdict.finished_at.get(finding.attack) or (0,))
-    ]
+    bounds = upper_bounds(report, rows_of(report))
     bound = (
         [
-            f"Even so, up to {percent(max(finished))} of the images may be matched with their originals: that is the "
+            f"Even so, up to {percent(bounds[0])} of the images may be matched with their originals: that is the "
             "95 % bound."
         ]
-        if finished
+        if bounds
         else []
     )
     return [

@@ -130,7 +130,7 @@ def reasons(report: Report, rows: Sequence[Row]) -> list[str]:
     sentences += [_break_of(row) for row in rows if row.counts and row.size == verdict.smallest_pool]
     sentences += _further_breaks(report)
     if not verdict.broken:
-        sentences += _upper_bounds(report, rows)
+        sentences += _bounds_in_words(report, rows)
     # A break in too few draws is no verdict, but no reader should miss it.
     early: dict[str, Row] = {}
     for row in rows:
@@ -194,8 +194,12 @@ def _by_look(row: Row, letter: str) -> str:
     return f", {ANY_LOOK}" if 2 * row.breaks_by_look(letter) > row.breaks_by(letter) else ""
 
 
-def _upper_bounds(report: Report, rows: Sequence[Row]) -> list[str]:
-    """Return the upper bounds of R and V, each attack at the largest pool size at which it ran to its end."""
+def upper_bounds(report: Report, rows: Sequence[Row]) -> tuple[float, float] | None:
+    """Return the largest upper bounds of R and V, each attack at the largest pool size at which it ran to its end.
+
+    Under suite/2 the second look's rates count as well. Pool sizes at which an attack is uncertain do not count. None
+    if nothing was scored.
+    """
     finished = report.verdict.finished_at
     uncertain = report.verdict.uncertain_at
     largest = {
@@ -208,15 +212,21 @@ def _upper_bounds(report: Report, rows: Sequence[Row]) -> list[str]:
     reidentified = [rate.high for row in largest.values() if (rate := row.reidentified)]
     visible = [rate.high for row in largest.values() if (rate := row.visible)]
     if not reidentified or not visible:
-        return []
-    looks = ""
+        return None
     if counts_looks(report.suite):
         reidentified += [rate.high for row in largest.values() if (rate := row.second_reidentified)]
         visible += [rate.high for row in largest.values() if (rate := row.second_visible)]
-        looks = f", {ANY_LOOK} as well"
+    return max(reidentified), max(visible)
+
+
+def _bounds_in_words(report: Report, rows: Sequence[Row]) -> list[str]:
+    bounds = upper_bounds(report, rows)
+    if bounds is None:
+        return []
+    looks = f", {ANY_LOOK} as well" if counts_looks(report.suite) else ""
     return [
-        f"95 % upper bounds{looks}, each attack at its largest pool: at most {percent(max(reidentified))} of guesses "
-        f"name the right image of the gallery (R), and at most {percent(max(visible))} show more of the plain image "
+        f"95 % upper bounds{looks}, each attack at its largest pool: at most {percent(bounds[0])} of guesses "
+        f"name the right image of the gallery (R), and at most {percent(bounds[1])} show more of the plain image "
         "than any baseline (V)."
     ]
 

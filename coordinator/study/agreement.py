@@ -44,10 +44,19 @@ def _accept_plan(study: Study) -> bool:
     if missing:
         study.talk.status("the hospitals accept the plan")
     for index in missing:
+        _say_patients(study, index)
         words = ["accept", str(study.out / FILE), str(study.hospital(index)), "--yes"]
         # On one machine all hospitals have the same copy of the public weights.
         study.run_hospital(index, [*words, "--weights", weights] if weights else words)
     return bool(missing)
+
+
+def _say_patients(study: Study, index: int) -> None:
+    """Let a hospital say which of its images are of one patient, where the plan protects patients."""
+    privacy, hospital = study.plan.privacy, study.hospital(index)
+    is_said = (hospital / "private" / "patients-train.json").exists()
+    if privacy.is_on and privacy.unit == "patient" and not is_said:
+        study.run_hospital(index, ["patients", str(hospital)])
 
 
 def _read_policy(study: Study, index: int, name: str) -> object:

@@ -170,4 +170,4 @@ def _first_line(error: Exception, uri: str) -> str:
 
 
 def _missing(extra: str, name: str) -> CipherwardError:
-    return CipherwardError(f"{name} is not installed", f"pip install cipherward[{extra}]")
+    return CipherwardError(f"{name} is not installed", f"in the checkout: pip install -e '.[{extra}]'")

@@ -20,6 +20,8 @@ from parties.training.policy_file import read_policy, save_policy, stem_path
 
 _STEMS = {
     "learn": "learn: the key stays closed, and the first layer learns to read ciphertext",
+    "learn, augmented": "learn: the key is opened to alter images and seal them again in memory, and the first layer "
+    "learns to read ciphertext",
     "private": "private: the key is opened for training, and the first layer never leaves this hospital",
     "plain": "plain: the key is opened for training, and the first layer is sent in plain coordinates",
 }
@@ -128,12 +130,14 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
         "mixup",
         "positions",
     )
+    augments = policy.stem == "learn" and policy.augment != "none"
+    stem = "learn, augmented" if augments else policy.stem
     rows = [
         ("study", f"{policy.study}, {policy.parties} hospitals"),
         ("images", f"sealed: {policy.image_size}×{policy.image_size}, {kind}; {len(policy.classes)} classes"),
         ("encryption", f"{policy.scheme}, blocks of {policy.block}{', ' + options if options else ''}"),
         ("key", _SCOPES.get(policy.key_scope, policy.key_scope)),
-        ("first layer", _STEMS.get(policy.stem, policy.stem) + ("; frozen" if policy.stem_frozen else "")),
+        ("first layer", _STEMS.get(stem, stem) + ("; frozen" if policy.stem_frozen else "")),
         ("what is sent", f"{share}, as {policy.wire}, after every round"),
         ("model", f"{policy.model}{' with ' + args if args else ''}"),
         ("public weights", weights),

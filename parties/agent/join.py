@@ -222,6 +222,7 @@ class _Agent:
         AgentLog(self.place).append("joined", federation=kit.federation, address=kit.address,
                                     code=kit.bundle_sha256)  # fmt: skip
         self.log(f"{self.place.settings.party} joins {kit.federation} at {kit.address}; Ctrl-C leaves")
+        self.log(f"the kit's fingerprint: {self.kit.fingerprint}")
         try:
             self.node.ensure()
             self._prepare()

@@ -85,7 +85,9 @@ def _find_bundle(path: Path, place: Place) -> Bundle:
 
     if path.suffix != ".kit":
         return read_bundle(path)
-    manifest = read_kit(path).manifest
+    kit = read_kit(path)
+    manifest = kit.manifest
+    talk.print(f"the kit's fingerprint: {kit.fingerprint}; compare it with the coordinator by telephone")
     if manifest.hospital != place.settings.party:
         raise CipherwardError(
             f"this kit is for {manifest.hospital}, and the folder is {place.settings.party}'s",
@@ -161,7 +163,8 @@ def join(
     limit: Annotated[
         str,
         typer.Option(
-            help="Longest time for a message: 90s, 10m. By default its round's deadline and 30 s."
+            help="Longest time for a message: 90s, 10m. By default its round's deadline and 30 s; from the second "
+            "message of a kind on, four times the longest answered one (at least 30 s) if that is less."
         ),
     ] = "",
     agent_check_only: Annotated[

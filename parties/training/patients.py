@@ -9,6 +9,7 @@ is made by `cipherward-party patients`, from what the images say or from a table
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,15 +69,24 @@ def read_patient_table(place: Place, table: Path) -> list[str]:
     stated = _read_table(table)
     source, rows = _sealed_rows(place)
     names = source.names
+    of_file = Counter(Path(name).name for name in names)
+
+    def patient_of(name: str) -> str | None:
+        file = Path(name).name
+        return stated.get(name) or (stated.get(file) if of_file[file] == 1 else None)
+
     patients = []
     for row in rows:
         name = names[row]
-        patient = stated.get(name) or stated.get(Path(name).name)
+        patient = patient_of(name)
         if patient is None:
-            missing = sum(n not in stated and Path(n).name not in stated for n in names)
+            missing = sum(patient_of(n) is None for n in names)
+            several = of_file[Path(name).name]
             raise CipherwardError(
                 f"{table} does not say whose the image {name} is, and {missing} of {len(names)} are missing",
-                f"add a line for every training image, under the columns {', '.join(COLUMNS)}",
+                f"{several} images have the file name {Path(name).name}: name each by its path below the folder"
+                if several > 1
+                else f"add a line for every training image, under the columns {', '.join(COLUMNS)}",
             )
         patients.append(patient)
     return patients

@@ -14,9 +14,11 @@ import contextlib
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -206,7 +208,7 @@ class SumStore:
         try:
             with np.load(self._folder / "update.npz", allow_pickle=False) as file:
                 return str(file["request"]), file["vector"], int(file["steps"])
-        except (OSError, KeyError, ValueError):
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile, zlib.error):
             return None
 
     def _write(self, name: str, text: str) -> None:

@@ -19,13 +19,23 @@ from crypto.scheme import load
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
 
+#: Noise of views is that of rows from here on. No sealed set has so many, and a row's number is below 2^63.
+_FIRST_ROW_OF_VIEWS, _ROWS_OF_VIEWS = 1 << 40, 1 << 60
+
 
 @dataclass(frozen=True, repr=False)  # the cipher is as secret as its key
 class Views:
-    """A sealed set with its cipher, for schemes and key scopes whose key is the same for every row."""
+    """A sealed set with its cipher, for schemes and key scopes whose key is the same for every row.
+
+    Attributes:
+        sealed: the sealed set.
+        cipher: its scheme under its key.
+        has_row_noise: whether the scheme adds noise of its own to every row.
+    """
 
     sealed: SealedDataset
     cipher: Cipher
+    has_row_noise: bool = False
 
     @property
     def labels(self) -> Int64Array:
@@ -37,9 +47,21 @@ class Views:
         return self.sealed.rows(rows)
 
     def views(self, rows: Rows, augment: str, random: np.random.Generator) -> AnyArray:
-        """Return the images of these rows, altered at random as the plan says, sealed again under the same key."""
-        plain = self.cipher.decrypt(self.sealed.rows(rows))
-        return np.asarray(self.cipher.encrypt(alter(np.asarray(plain), augment, random)))
+        """Return the images of these rows, altered at random as the plan says, sealed again under the same key.
+
+        A scheme that adds noise to every row draws fresh noise for every view.
+        """
+        views = alter(self._open(rows), augment, random)
+        first = int(random.integers(_FIRST_ROW_OF_VIEWS, _ROWS_OF_VIEWS)) if self.has_row_noise else 0
+        return np.asarray(self.cipher.encrypt(views, first))
+
+    def _open(self, rows: Rows) -> AnyArray:
+        """Return the plain images of these rows. Noise is taken off row by row: each has its own."""
+        sealed = self.sealed.rows(rows)
+        if not self.has_row_noise:
+            return np.asarray(self.cipher.decrypt(sealed))
+        opened = [self.cipher.decrypt(sealed[i : i + 1], int(row)) for i, row in enumerate(rows)]
+        return np.concatenate([np.asarray(image) for image in opened])
 
 
 def open_views(place: Place, sealed: SealedDataset) -> Views:
@@ -47,4 +69,4 @@ def open_views(place: Place, sealed: SealedDataset) -> Views:
     key, scheme = place.key(), load(sealed.spec)
     scheme.require_invertible("set augment to none")
     sealed.require_key(key)
-    return Views(sealed, scheme.cipher(key))
+    return Views(sealed, scheme.cipher(key), scheme.has_row_noise)

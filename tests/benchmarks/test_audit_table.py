@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import audit_table
-from benchmarks.audit_table import ROWS, Row, deciding_pools, summarise_pool
+from benchmarks.audit_table import ROWS, Row, deciding_pools, summarise_pool, summarise_row
 from crypto.arrays import Images, Int64Array
 from crypto.files import append_line, read_lines
 from crypto.scheme import SCHEMES
@@ -35,12 +35,29 @@ def test_the_pools_that_decide() -> None:
 def cell(**changes: Any) -> dict[str, Any]:
     rate = {"rate": 1.0, "high": 1.0}
     values = {"broken_by": ["R"], "ssim": 0.1, "values_right": None, "R": rate, "V": rate, "seconds": 1.0}
-    return {**values, "pool": 1, "draw": 0, "row": "x", "idle": False, **changes}
+    return {**values, "pool": 1, "draw": 0, "row": "x", "idle": False, "note": "", **changes}
 
 
 def test_what_was_returned_untried_breaks_no_scheme_in_the_table() -> None:
     pool = summarise_pool(1, [cell(), cell(idle=True), cell(idle=True, broken_by=[])])
     assert (pool["draws"], pool["broken"], pool["idle"]) == (3, 1, 2)
+
+
+def test_a_pool_that_does_not_decide_refutes_no_smaller_one() -> None:
+    row = Row("etc", "mri", pools=(10, 100), draws=5)
+
+    def smallest(**at_100: Any) -> int | None:
+        cells = [cell(row=row.name, pool=10, draw=i, baseline=0.1, note="") for i in range(5)]
+        cells += [
+            cell(row=row.name, pool=100, draw=i, baseline=0.1, **{"note": "", "broken_by": [], **at_100})
+            for i in range(5)
+        ]
+        return summarise_row(row, cells)["smallest_pool"]
+
+    assert smallest() is None  # all five withstood
+    assert smallest(broken_by=["R"]) == 10
+    for untold in ({"uncertain": True}, {"idle": True}, {"note": "truncated: 1 of 9"}):
+        assert smallest(**untold) == 10
 
 
 def test_a_stopped_table_goes_on_with_the_missing_cell(

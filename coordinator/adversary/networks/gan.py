@@ -271,9 +271,9 @@ def attack(knowledge: Knowledge) -> Guess:
     public = np.asarray(knowledge.public)
     best = choose_epoch(pool_images, public)
     generator, progress = train(pool_images, public, spec, budget=knowledge.budget, best=best)
-    if progress.is_untrained:
+    if progress.is_untrained and not best.epoch:
         return Guess(load(spec).picture(sealed), note=progress.note, idle=True)
-    best.restore(generator)
+    best.restore(generator)  # of a training that diverged later, too
     generated = device.decode_images(generator, pool_images[:_TONE_IMAGES])
     images = device.decode_images(generator, training_loop.to_plain_shape(spec, sealed))
     chosen = f"epoch {best.epoch} of {progress.epochs} chosen by its patches" if best.epoch else ""

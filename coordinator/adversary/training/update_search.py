@@ -72,7 +72,7 @@ def search(
     drops = {int(steps * share) for share in (3 / 8, 5 / 8, 7 / 8)}
     best, least, step = image.detach().clone(), float("inf"), 0
     for step in range(1, steps + 1):
-        distance = _gradient_distance(model, targets, image, label)
+        distance = _gradient_distance(model, targets, image, label, view.plan.label_smoothing)
         objective = distance + variation * _total_variation(image)
         if float(distance.detach()) < least:
             best, least = image.detach().clone(), float(distance.detach())
@@ -98,11 +98,14 @@ def _random_image(model: nn.Module, seed: int) -> torch.Tensor:
 
 
 def _gradient_distance(
-    model: nn.Module, targets: Mapping[str, torch.Tensor], image: torch.Tensor, label: int
+    model: nn.Module, targets: Mapping[str, torch.Tensor], image: torch.Tensor, label: int, smoothing: float
 ) -> torch.Tensor:
-    """Return 1 − cosine of an image's gradient with the target gradients; it can be differentiated."""
+    """Return 1 − cosine of an image's gradient, of the hospital's loss, with the target gradients.
+
+    It can be differentiated.
+    """
     weights = {name: weight for name, weight in model.named_parameters() if name in targets}
-    loss = nn.functional.cross_entropy(model(image), torch.tensor([label]))
+    loss = nn.functional.cross_entropy(model(image), torch.tensor([label]), label_smoothing=smoothing)
     slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
     pairs = [(slope, targets[name]) for name, slope in zip(weights, slopes, strict=True)]
     dot = _total([(slope * target).sum() for slope, target in pairs])

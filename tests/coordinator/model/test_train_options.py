@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from coordinator.model.augmentation import flip_shift
 from coordinator.model.training import (
     PlainImages,
     image_weights,
@@ -128,6 +129,36 @@ def test_views_of_sealed_images_are_sealed_views(scheme: str, augment: str) -> N
     expected = cipher.encrypt(plain.views(rows, augment, np.random.default_rng(5)))
     assert np.array_equal(result, expected) and not np.array_equal(result, sealed[rows])
     assert np.array_equal(views.rows(rows), sealed[rows])
+
+
+@pytest.mark.parametrize("scheme", ["noisy_orthogonal", "block_projection"])
+def test_views_of_images_with_noise_of_their_own_are_made_of_the_plain_images(scheme: str) -> None:
+    class FakeSealedSet:
+        """The parts of a sealed set that Views uses."""
+
+        labels = np.arange(6)
+
+        def rows(self, rows: Rows) -> AnyArray:
+            return sealed[rows]
+
+    loaded = load(plan(scheme=scheme).describe())
+    cipher, plain = loaded.cipher(SecretKey(bytes(32))), striped_images(6)
+    sealed = np.asarray(cipher.encrypt(plain.images))
+    views = Views(cast(SealedDataset, FakeSealedSet()), cipher, loaded.has_row_noise)
+    rows = np.array([4, 1, 5])
+    made, again = (views.views(rows, "flip_shift", np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(made, again)  # a training can be repeated
+    random = np.random.default_rng(5)
+    opened = np.asarray(cipher.decrypt(sealed[4:5], 4))  # block_projection loses a part of an image
+    altered = flip_shift(
+        np.concatenate([opened, *(cipher.decrypt(sealed[r : r + 1], r) for r in (1, 5))]), random
+    )
+    first = int(random.integers(1 << 40, 1 << 60))
+    assert np.array_equal(made, cipher.encrypt(altered, first))
+    assert np.abs(opened.astype(int) - plain.images[4:5]).mean() < 8
+    # The next view of an image has other noise.
+    later = views.views(rows, "flip_shift", np.random.default_rng(6))
+    assert np.abs(later - made).mean() > 1
 
 
 class RecordingImages:

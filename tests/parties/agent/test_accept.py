@@ -57,12 +57,25 @@ def test_it_shows_what_it_accepts_and_writes_it(place: Place, tmp_path: Path, he
         "learn: the key stays closed",
         "at most 4 trainings",
     ):
-        assert text.split()[0] in shown
+        assert text in shown
     assert read_policy(place) == make_policy(plan(), place.sealed("train").classes, 12)
     before = place.policy_file.stat().st_mtime_ns
     again = here("cipherward-party", "accept", file(tmp_path / "p", plan()), place.folder)
     assert again.returncode == 0 and "t accepted already" in again.stdout
     assert place.policy_file.stat().st_mtime_ns == before
+
+
+def test_it_says_that_augmentation_opens_the_key(place: Place, tmp_path: Path, here: Here) -> None:
+    done = here(
+        "cipherward-party",
+        "accept",
+        file(tmp_path / "p", plan(augment="flip_shift")),
+        place.folder,
+        "--yes",
+    )
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stderr.split())
+    assert "learn: the key is opened to alter images" in shown and "stays closed" not in shown
 
 
 def test_limits_that_the_hospital_changed_stay(place: Place, tmp_path: Path, here: Here) -> None:

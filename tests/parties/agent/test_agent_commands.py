@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.exchange.console import run
+from coordinator.exchange.kit import read_kit
 from parties.agent.agent_log import AgentLog
 from parties.agent.approval import read_approvals
 from parties.agent.bundle import parse_bundle
@@ -111,6 +112,7 @@ def test_a_kit_is_approved_if_the_own_installation_builds_its_bundle(
     kit_for(tmp_path, plan(), sha256)
     status, out, err = party("approve", tmp_path / "hospital-0.kit", place.folder, "--yes")
     assert (status, out[:64]) == (0, sha256)
+    assert f"the kit's fingerprint: {read_kit(tmp_path / 'hospital-0.kit').fingerprint}" in err
     assert "all files are as in this hospital's own installation" in err
     kit_for(tmp_path, plan(), "0" * 64)
     status, _, err = party("approve", tmp_path / "hospital-0.kit", place.folder, "--yes")

@@ -233,6 +233,11 @@ def test_the_patients_command_reads_the_hospital_s_own_table(places: list[Place]
     table.write_text(f"image,patient\n{names[0]},p1\n")
     with pytest.raises(CipherwardError, match=r"does not say whose the image .* 11 of 12 are missing"):
         CliRunner().invoke(party_app, ["patients", str(place.folder), str(table)], catch_exceptions=False)
+    # A file's name says whose an image is only where no other image has it.
+    by_file = "".join(f"{Path(n).name},p{i % 5}\n" for i, n in enumerate(names))
+    table.write_text(f"image,patient\n{by_file}")
+    result = CliRunner().invoke(party_app, ["patients", str(place.folder), str(table)])
+    assert result.exit_code == 0 and "12 training images of 5 patients" in result.output.replace("\n", " ")
     table.write_text(f"image,patient\n{names[0]},p1\n{names[0]},p2\n")
     with pytest.raises(CipherwardError, match="of two patients"):
         CliRunner().invoke(party_app, ["patients", str(place.folder), str(table)], catch_exceptions=False)
@@ -358,6 +363,30 @@ def test_a_second_run_of_the_same_study_differs(places: list[Place]) -> None:
         for place in (places[0], Place.open(twin.folder))
     )
     assert not np.array_equal(first, second)
+
+
+def test_a_table_names_images_by_their_path_where_two_have_one_file_name(tmp_path: Path) -> None:
+    """Each class folder has a 0.png: a line for 0.png alone would give both to one patient."""
+    for number in range(30):
+        split = ("train", "train", "train", "val", "test")[number // 6]
+        folder = tmp_path / "images" / split / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 32), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number // 2}.png")
+    settings = {"party": "north", "images": str(tmp_path / "images"), "image_size": 32, "block": 8}
+    place = Place.from_settings(tmp_path / "north", settings)
+    place.save()
+    write_key(place.key_path, SecretKey.generate())
+    seal(place, plan_sealing(place, "train"))
+    names, table = place.plain("train").names, tmp_path / "patients.csv"
+    table.write_text("image,patient\n" + "".join(f"{Path(n).name},p{Path(n).stem}\n" for n in names))
+    words = ["patients", str(place.folder), str(table)]
+    with pytest.raises(CipherwardError, match="18 of 18 are missing") as refused:
+        CliRunner().invoke(party_app, words, catch_exceptions=False)
+    assert "2 images have the file name" in refused.value.hint
+    table.write_text("image,patient\n" + "".join(f"{n},p{n}\n" for n in names))
+    result = CliRunner().invoke(party_app, words)
+    assert "18 training images of 18 patients" in result.output.replace("\n", " ")
 
 
 def test_patients_come_from_the_folders_of_the_images_themselves(

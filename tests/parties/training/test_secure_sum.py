@@ -20,6 +20,8 @@ from coordinator.federation.rounds import run_rounds
 from coordinator.model.training import train_locally
 from crypto.errors import CipherwardError
 from parties.sealing.place import Place
+from parties.training.policy_file import read_policy
+from parties.training.secure_sum import open_store
 from tests.support import hospitals
 from tests.support.hospitals import agree, federate, make_grid, one_core, read_journal, seal_hospitals
 from tests.support.local_grid import FIRST_NODE, LocalGrid
@@ -208,6 +210,20 @@ def test_a_repeated_attempt_masks_the_stored_update_and_trains_nothing(
     assert "not hospital-0's" in rows[0]["refused"]["hospital-0"]
     assert sorted(trained) == ["hospital-0", "hospital-1", "hospital-2"]
     assert state.round == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04", None])
+def test_an_update_that_a_crash_damaged_is_as_if_it_were_not_there(
+    fresh: list[Place], tmp_path: Path, damage: bytes | None
+) -> None:
+    federate(fresh, plan(rounds=1), tmp_path / "cloud")
+    (path,) = fresh[0].private.glob("secure_sum/*/update.npz")
+    store = open_store(fresh[0], read_policy(fresh[0]))
+    with np.load(path) as file:
+        request, steps = str(file["request"]), int(file["steps"])
+    assert store.stored_steps(request) == steps
+    path.write_bytes(path.read_bytes()[:-200] if damage is None else damage)
+    assert store.stored_steps(request) is None
 
 
 def test_after_a_sum_another_sum_of_the_round_needs_the_same_hospitals(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 from coordinator.adversary.contract import Attack, Budget, Knowledge
@@ -75,6 +78,20 @@ def test_the_attacks_guess_by_the_trained_generators(monkeypatch: pytest.MonkeyP
     )
     again = gan.attack(make_knowledge(64, 64, 24))
     assert (again.images == guess.images).all()
+    # A training that diverges in a later epoch leaves its best one.
+    train_gan = gan.train
+
+    def diverge(*words: Any, **options: Any) -> tuple[nn.Module, Progress]:
+        generator, progress = train_gan(*words, **options)
+        with torch.no_grad():
+            for weight in generator.parameters():
+                weight.fill_(torch.nan)
+        return generator, replace(progress, total_epochs=2, diverged=True)
+
+    monkeypatch.setattr(gan, "train", diverge)
+    late = gan.attack(make_knowledge(64, 64, 24))
+    assert (late.images == guess.images).all() and not late.idle
+    assert late.note == "the training diverged after 1 steps; epoch 1 of 1 chosen by its patches"
 
     def train_small(
         sealed: AnyArray, public: Images, labels: Int64Array | None, spec: SchemeSpec, budget: Budget

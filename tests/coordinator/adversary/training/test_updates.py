@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from coordinator.adversary.contract import Knowledge
-from coordinator.adversary.training import updates
+from coordinator.adversary.training import update_search, updates
 from coordinator.adversary.training.observation import Observed, Update
 from coordinator.adversary.training.update_findings import invert_updates
 from coordinator.adversary.training.update_search import search, to_gray_levels
 from coordinator.adversary.training.update_solve import can_solve, solve
 from coordinator.exchange.pool import MemoryPool
 from coordinator.federation.recording import read_summed, read_updates, record_sum
-from coordinator.model.vit import build_model
+from coordinator.model.model_input import to_model_input
+from coordinator.model.vit import build_model, unpack
 from crypto.scheme import load
 from parties.scoring.measures import ssim
 from tests.support.pictures import smooth
@@ -168,6 +169,20 @@ def test_without_a_key_the_guess_is_the_ciphertext_and_the_note_says_so() -> Non
 
 
 # ---- optimisation, and what stops ---------------------------------------------------------------------------
+
+
+def test_optimisation_knows_that_the_hospital_smooths_its_labels() -> None:
+    observed = trained(plan(stem="private", label_smoothing=0.3), PICTURES[:1], LABELS[:1])
+    view = view_of(observed)
+    unpack(view.model, view.start)
+    image = torch.from_numpy(to_model_input(PICTURES[:1]).numpy())
+    targets = {n: torch.from_numpy(v).float() for n, v in view.gradients.values.items()}
+    distances = [
+        float(update_search._gradient_distance(view.model, targets, image, LABELS[0], smoothing).detach())
+        for smoothing in (0.3, 0.0)
+    ]
+    # Before training the head knows no class: smoothing then hardly turns the gradient, it shortens it.
+    assert distances[0] < 0.2 * distances[1], distances
 
 
 def test_optimisation_comes_nearer_to_the_gradient_and_stays_a_guess() -> None:
