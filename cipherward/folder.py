@@ -54,6 +54,8 @@ def read_stack(source: Stack) -> tuple[AnyArray, list[str] | None]:
             raise CipherwardError(
                 f"{path} is no array of images: {error}", "write it with numpy.save"
             ) from None
+        if not isinstance(stack, np.ndarray):
+            raise CipherwardError(f"{path} holds several arrays", "write one with numpy.save")
         return stack, None
     if not path.is_dir():
         raise CipherwardError(

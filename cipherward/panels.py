@@ -12,6 +12,7 @@ of three kinds, and its worst cases: the panel that fell with the fewest images,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from cipherward.audit import audit
 from cipherward.folder import Stack
 from cipherward.function import Function
 from cipherward.result import AuditResult
+from coordinator.report.reach import attacked_up_to
 from coordinator.report.wording import images as images_text
 from coordinator.report.wording import listed
 from crypto.errors import CipherwardError
@@ -98,16 +100,28 @@ class PanelResult:
         if self.least is None:
             uncertain = [panel for panel, result in self.panels.items() if result.uncertain]
             doubt = f" The attacks are uncertain on {listed(uncertain)}." if uncertain else ""
-            return f"{name} was broken on no panel by {suite}.{doubt}"
+            reach = self._reach()
+            if not reach:
+                return f"Nothing is known about pools of {name}: no attack that can use one ran to its end.{doubt}"
+            return f"{name} was broken on no panel by {suite}, up to {images_text(reach)}.{doubt}"
         soonest = [panel for panel, size in self.broken_from.items() if size == self.least]
         sentence = f"Broken. {images_text(self.least)} break {name} on {listed(soonest)}"
         if self.most is None:
             withstood = [panel for panel, size in self.broken_from.items() if size is None]
-            return f"{sentence}; no attack broke it on {listed(withstood)}."
+            reach = self._reach()
+            if not reach:
+                return f"{sentence}; nothing is known of pools on {listed(withstood)}."
+            return f"{sentence}; no attack broke it on {listed(withstood)}, up to {images_text(reach)}."
         if self.most == self.least:
             return f"{sentence}." if len(self.panels) == 1 else f"{sentence}: the same on every panel."
         latest = [panel for panel, size in self.broken_from.items() if size == self.most]
         return f"{sentence}, and {images_text(self.most)} on every panel; {listed(latest)} took the most."
+
+    def _reach(self) -> int:
+        """Return the pool size that attacks reached on every panel that they did not break; 0 without pools."""
+        unbroken = [result.report for result in self.panels.values() if result.broken_from is None]
+        reached = [attacked_up_to(report) for report in unbroken if report.verdict.pool_attacked]
+        return min(reached) if len(reached) == len(unbroken) else 0
 
     def __repr__(self) -> str:
         """Return the verdict in one line."""
@@ -123,7 +137,12 @@ class PanelResult:
 
         The pages show plain images: they must stay where they may be seen.
         """
-        return [result.write(Path(folder) / name.replace(" ", "-")) for name, result in self.panels.items()]
+        return [result.write(Path(folder) / _folder_of(name)) for name, result in self.panels.items()]
+
+
+def _folder_of(panel: str) -> str:
+    """Return the name of a panel's folder."""
+    return panel.replace(" ", "-")
 
 
 def audit_panels(encrypt: Function, panels: Mapping[str, Stack], **settings: Any) -> PanelResult:
@@ -138,6 +157,18 @@ def audit_panels(encrypt: Function, panels: Mapping[str, Stack], **settings: Any
     Raises:
         CipherwardError: If there is no panel, or a panel's images cannot be audited; the message names the panel.
     """
+    if not isinstance(panels, Mapping):
+        raise CipherwardError(
+            f"the panels came as {type(panels).__name__}",
+            "name each kind of pictures: {'gray scan': images, …}",
+        )
+    folders: dict[str, str] = {}
+    for name in panels:
+        if not isinstance(name, str) or not name.isprintable() or not re.fullmatch(r"\w[^/\\]*", name):
+            raise CipherwardError(f"{name!r:.60} is no name of a panel", "one line of text without slashes")
+        other = folders.setdefault(_folder_of(name).casefold(), name)
+        if other != name:
+            raise CipherwardError(f"{other!r} and {name!r} would be written into one folder", "rename one")
     if not panels:
         raise CipherwardError(
             "no panel of images was handed over", f"name some: {', '.join(map(repr, PANELS))}"

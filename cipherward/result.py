@@ -100,7 +100,7 @@ class AuditResult:
                 # A page of an earlier audit must not stand beside this report, wherever this is killed.
                 (folder / PAGE).unlink(missing_ok=True)
             write_record(folder / REPORT, self.report)
-            write_text(folder / PAGE, page)
+            write_text(folder / PAGE, page, 0o600)  # it shows the images
         return folder / PAGE
 
 

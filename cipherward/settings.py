@@ -105,6 +105,12 @@ class Settings:
             raise CipherwardError(
                 "log=None cannot be called", "leave it out, or name a function such as print"
             )
+        if not isinstance(self.name, str) or not self.name.isprintable():
+            raise CipherwardError(f"name={self.name!r:.60} is no name", "one line of text")
+        if not isinstance(self.options, Mapping):
+            raise CipherwardError(
+                f"options={self.options!r:.60} are no options", "name them: options={'sub_block': 4}"
+            )
         if self.family and self.family not in SCHEMES:
             raise unknown("scheme", self.family, SCHEMES)
         if not self.family and (self.options or self.key_scope != "consortium"):
@@ -119,6 +125,8 @@ class Settings:
         self._check_attacks()
 
     def _check_attacks(self) -> None:
+        if not all(isinstance(name, str) for name in self.attacks):
+            raise CipherwardError(f"attacks={self.attacks!r:.60} are no names", "name each as a text")
         if len(set(self.attacks)) < len(self.attacks):
             raise CipherwardError("an attack is named twice", "name each once")
         for name in self.attacks:

@@ -18,6 +18,8 @@ from blake3 import blake3
 from crypto.errors import CipherwardError
 
 _CHUNK = 1 << 20
+#: No page and no record of this program is larger.
+_MOST_OUTPUT_BYTES = 1 << 28
 
 
 @contextlib.contextmanager
@@ -150,13 +152,42 @@ def drop_temporaries(folder: Path, name: str = "*") -> None:
         path.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write text in UTF-8, atomically. The locale does not decide: a report has accents and an ellipsis."""
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
+    """Write text in UTF-8, atomically. The locale does not decide: a report has accents and an ellipsis.
+
+    Args:
+        path: The file.
+        text: Its content.
+        mode: Who may read it, before the umask: 0o600 for what shows plain images.
+    """
 
     def fill(draft: Path) -> None:
-        draft.write_text(text, encoding="utf-8")
+        opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with open(opened, "w", encoding="utf-8") as file:
+            file.write(text)
 
     write_atomic(path, fill)
+
+
+def require_replaceable(path: Path, mark: str) -> None:
+    """Raise CipherwardError unless `path` is free for a command's output: a name like a key's must cost no key.
+
+    Args:
+        path: Where a user wants the output.
+        mark: A text that earlier outputs of this kind hold. They are replaced, and so are empty files.
+    """
+    if not path.exists():
+        return
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            data = file.read(_MOST_OUTPUT_BYTES) if is_regular else b"?"
+    except OSError:
+        data = b"?"  # a folder, or a file of somebody else
+    if data and mark.encode() not in data:
+        raise CipherwardError(
+            f"{path} is there, and is no earlier output of this command: it is kept", "choose another name"
+        )
 
 
 def append_line(path: Path, line: str) -> None:

@@ -18,7 +18,7 @@ from coordinator.exchange.console import (
 from crypto.arrays import Images
 from crypto.cores import cores
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, write_text
+from crypto.files import disk_errors, folder_lock, require_replaceable, write_text
 
 if TYPE_CHECKING:
     from coordinator.exchange.audit.scores import Scores
@@ -226,9 +226,10 @@ def report(
     from coordinator.exchange.audit.signature import require_signer
     from coordinator.exchange.records import write_record
     from coordinator.report.build import build_report
-    from coordinator.report.page import render
+    from coordinator.report.page import PAGE_MARK, render
     from coordinator.report.pictures import gather, with_public_plain
-    from coordinator.report.training_section import training_of
+    from coordinator.report.records import SCHEMA as REPORT_MARK
+    from coordinator.report.training_section import require_same_study, training_of
     from coordinator.report.verdict_text import require_valid, summary_lines
     from crypto.identity import PublicIdentity
 
@@ -242,12 +243,16 @@ def report(
             "a report needs scores, --guesses and --sealed",
             "cipherward-coordinator report SCORES --guesses GUESSES --sealed SEALED, or report --compare A B",
         )
+    require_replaceable(out / "report.json", REPORT_MARK.rpartition("/")[0])
+    require_replaceable(out / "report.html", PAGE_MARK)
     numbers = read_scores(scores)
     if signed_by is not None:
         require_signer(numbers, PublicIdentity.parse(_read_line(signed_by)), str(scores))
     if study is not None:
         _require_on_roster(numbers, study, str(scores))
     training = training_of(study)
+    if study is not None and training is not None:
+        require_same_study(numbers, study)
     name = _study_name(study, guesses, training)
     record = build_report(numbers, name, training)
     pictures = gather(guesses, record, numbers, _find_set(sealed, numbers.audited[0].set_digest))
@@ -255,8 +260,13 @@ def report(
         pictures = with_public_plain(pictures, public_plain)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "report.html", render(record, pictures, public=public_plain is not None))
-    write_record(out / "report.json", record)
+    page = render(record, pictures, public=public_plain is not None)
+    with folder_lock(out):
+        with disk_errors(out / "report.html"):
+            # A page of an earlier report must not stand beside this record, wherever this is killed.
+            (out / "report.html").unlink(missing_ok=True)
+        write_record(out / "report.json", record)
+        write_text(out / "report.html", page)
     for line in summary_lines(record):
         result.print(line)
     result.print(str(out / "report.html"))

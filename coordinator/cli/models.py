@@ -35,10 +35,11 @@ def classify(
     out: Annotated[Path, typer.Option(help="File for the answers.")] = Path("answers.json"),
 ) -> None:
     """Answer an encrypted query: the class and the probabilities of every sealed image."""
-    from coordinator.model.query import answer_query, open_model
-    from crypto.files import write_json
+    from coordinator.model.query import SCHEMA, answer_query, open_model
+    from crypto.files import require_replaceable, write_json
     from crypto.sets.dataset import SealedDataset
 
+    require_replaceable(out, SCHEMA)
     answers = answer_query(open_model(model), SealedDataset.open(query))
     write_json(out, answers)
     for row, answer in enumerate(answers["answers"]):

@@ -10,6 +10,7 @@ import typer
 
 from coordinator.exchange.console import live_line, result, talk
 from crypto.errors import CipherwardError, unknown
+from crypto.files import require_replaceable
 
 if TYPE_CHECKING:
     from coordinator.exchange.plan import Plan
@@ -134,14 +135,12 @@ def _parse_settings(words: list[str]) -> dict[str, Any]:
 
 
 def _read_checked_plan(path: Path, overrides: dict[str, Any]) -> Plan:
-    """Read a plan, and raise CipherwardError for an attack that does not exist."""
-    from coordinator.adversary.registry import ATTACKS
+    """Read a plan, and raise CipherwardError for an attack that no audit takes: it would end after the training."""
+    from coordinator.adversary.run.suite import check_attacks
     from coordinator.exchange.plan import read_plan
 
     plan = read_plan(path, overrides)
-    for name in plan.attacks:
-        if name not in ATTACKS:
-            raise unknown("attack", name, ATTACKS)
+    check_attacks(plan.attacks, has_study=plan.rounds > 0)
     return plan
 
 
@@ -156,10 +155,11 @@ def manifest(
 
     Send it to every hospital: each checks it and agrees to it (`cipherward-party agree`).
     """
-    from coordinator.exchange.manifest import assemble, write_manifest
+    from coordinator.exchange.manifest import SCHEMA, assemble, write_manifest
     from coordinator.exchange.plan import load_plan
     from coordinator.exchange.statement import read_statement
 
+    require_replaceable(out, SCHEMA)
     study = assemble(load_plan(plan), [read_statement(path) for path in statements])
     is_new = not out.exists()
     write_manifest(out, study)

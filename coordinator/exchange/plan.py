@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -315,8 +316,19 @@ def load_plan(path: Path, overrides: dict[str, Any] | None = None) -> Plan:
     values = nest({**read_yaml(Path(path), "plan"), **(overrides or {})})
     for key in ("images", "labels", "weights"):
         if values.get(key):
-            values[key] = str(Path(str(values[key])).expanduser().resolve())
+            values[key] = _absolute(str(values[key]), f"{path}: {key}")
     return build(Plan, values, str(path))
+
+
+def _absolute(text: str, where: str) -> str:
+    """Return a path as an absolute one. Raise CipherwardError if it can be no path, as a plan comes from others."""
+    try:
+        os.fsencode(text)
+        return str(Path(text).expanduser().resolve())
+    except (ValueError, RuntimeError, OSError) as error:
+        raise CipherwardError(
+            f"{where} {text!r:.80} is no path: {error}", "name a file or folder"
+        ) from None
 
 
 def require_rounds(plan: Plan) -> None:

@@ -87,6 +87,10 @@ class Accuracy:
     high: float | None = None
 
 
+#: What every page begins with: a command that writes one replaces such a file, and no other.
+PAGE_MARK = "<!doctype html>"
+
+
 def render(report: Report, pictures: Pictures | None, *, public: bool = False) -> str:
     """Return report.html. The same arguments give the same text.
 

@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.exchange.audit.rates import rate_of
+from coordinator.exchange.audit.scores import Scores
+from coordinator.exchange.manifest import FILE as MANIFEST
+from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import FILE, Plan, load_plan
 from coordinator.exchange.privacy import ACCOUNTANT, OUTSIDE
 from coordinator.exchange.records import parse_record
 from coordinator.exchange.update_attack import FILE as UPDATE_ATTACK
 from coordinator.report.records import Training
+from crypto.errors import CipherwardError
 from crypto.files import read_json, read_lines
+from crypto.spec import spec_without_nonce as without_nonce
 
 _ROUND_FIELDS = ("seconds", "bytes_down", "bytes_up", "parties", "absent", "refused")
 
@@ -24,6 +29,46 @@ def training_of(study: Path | None) -> Training | None:
     """
     if study is None or not (study / "cloud" / "training.json").exists():
         return None
+    try:
+        return _training_of(study)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise CipherwardError(
+            f"the figures of the training in {study} are damaged: {type(error).__name__}: {error}"[:300],
+            "restore cloud/training.json, cloud/rounds.jsonl and baseline.json from a copy",
+        ) from None
+
+
+def require_same_study(scores: Scores, study: Path) -> None:
+    """Raise CipherwardError if scores are not of the study whose training a report is to tell of.
+
+    The scheme must be the plan's. If the study has a manifest, it must be the training's, and name the hospital that
+    scored.
+    """
+    plan = load_plan(study / FILE)
+    scored = [draw.spec for draw in scores.audited]
+    if any(without_nonce(spec) != without_nonce(plan.describe()) for spec in scored):
+        raise CipherwardError(
+            f"the scores are of {scored[0].name}, and the plan in {study} seals otherwise: {plan.scheme}",
+            "name the study whose sealed sets were attacked, or leave --study out",
+        )
+    if not (study / MANIFEST).exists():
+        return
+    manifest = read_manifest(study / MANIFEST)
+    trained = read_json(study / "cloud" / "training.json", "training result")
+    stated = trained.get("manifest_sha256") if isinstance(trained, dict) else None
+    if stated and stated != manifest.digest:
+        raise CipherwardError(
+            f"the training in {study} is of another study manifest than {study / MANIFEST}",
+            "restore the files of one study",
+        )
+    if scores.party not in manifest.roster:
+        raise CipherwardError(
+            f"the scores are of {scores.party}, which is no hospital of the study manifest in {study}",
+            f"the hospitals of the study: {', '.join(manifest.roster)}",
+        )
+
+
+def _training_of(study: Path) -> Training:
     plan = load_plan(study / FILE)
     result = read_json(study / "cloud" / "training.json", "training result")
     baseline_path = study / "baseline.json"

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from coordinator.adversary.run.compilation import COMPILING
-from coordinator.exchange.audit.guesses import read_draws
+from coordinator.exchange.audit.guesses import read_draws, require_whole
 from coordinator.exchange.plan import FILE
 from coordinator.exchange.time_left import Countdown
 from coordinator.study.agreement import agree_on_study
@@ -198,6 +198,7 @@ def baseline(study: Study) -> str | None:
 def attack(study: Study) -> str | None:
     """Hand copies of the sealed sets to the cloud and attack them. The attacks see nothing else."""
     if (study.guesses / "guesses.json").exists():
+        require_whole(study.guesses, read_draws(study.guesses)[0])
         return None
     sets = _attacked_sets(study)
     study.talk.status(f"the cloud attacks {len(sets)} sealed sets")

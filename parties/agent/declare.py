@@ -11,6 +11,7 @@ from crypto.identity import Identity
 from crypto.sets.dataset import SealedDataset
 from crypto.spec import spec_without_nonce
 from parties.sealing.place import Place
+from parties.sealing.seal import require_recorded
 from parties.training.policy import Policy, find_set_difference
 
 
@@ -38,6 +39,7 @@ def make_statement(place: Place, policy: Policy, identity: Identity) -> Statemen
                 "seal all sets of a hospital with one key",
             )
         sealed.check_digests()
+        require_recorded(sealed, must=True)
     facts = StatedFacts(
         spec_without_nonce(train.spec),
         train.key_id,

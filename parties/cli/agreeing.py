@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from coordinator.exchange.console import result, talk
 from crypto.errors import CipherwardError
-from crypto.files import folder_lock
+from crypto.files import folder_lock, require_replaceable
 from crypto.printable import printable
 from parties.cli.keys import Hospital
 
@@ -68,7 +68,7 @@ def declare(
 
     The statement holds names and numbers, no images and no key. Send it to the coordinator.
     """
-    from coordinator.exchange.statement import SPLITS, write_statement
+    from coordinator.exchange.statement import SCHEMA, SPLITS, write_statement
     from parties.agent.declare import make_statement
     from parties.agent.identity_file import ensure_identity
     from parties.sealing.place import Place
@@ -76,6 +76,7 @@ def declare(
 
     place = Place.open(hospital)
     path = out or place.folder / "statement.json"
+    require_replaceable(path, SCHEMA)
     with folder_lock(place.folder):
         policy = read_policy(place)
         statement = make_statement(place, policy, ensure_identity(place))

@@ -10,7 +10,7 @@ import typer
 from coordinator.exchange.audit.suite1 import AUDIT_ROWS, GALLERY_IMAGES, MIN_AUDIT_ROWS, MIN_GALLERY
 from coordinator.exchange.console import narrate, result, talk
 from crypto.errors import CipherwardError
-from crypto.files import write_json, write_text
+from crypto.files import require_replaceable, write_json, write_text
 from parties.cli.keys import Hospital
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def baseline(
     from parties.sealing.place import Place
     from parties.training.baseline import run_baseline
 
+    require_replaceable(out, '"histogram_accuracy"')
     with narrate() as log:
         # The images are those of the hospitals' folders, whatever the plan names.
         figures = run_baseline(
@@ -112,6 +113,7 @@ def score(
 
     The attacks of the suite are run here, too, on the blind controls: a cloud that withholds successes is found.
     """
+    from coordinator.exchange.audit.scores import SCHEMA as SCORES
     from coordinator.exchange.records import write_record
     from crypto.identity import PublicIdentity
     from parties.scoring.pictures import write_public_plain
@@ -120,6 +122,7 @@ def score(
 
     place = Place.open(hospital)
     target = out or place.folder / "scores.json"
+    require_replaceable(target, SCORES)
     who: AttackedBy = "simulation" if simulated else "cloud"
     with narrate() as log:
         scores = score(place, guesses, rows, gallery, log, attacked_by=who)
@@ -146,18 +149,23 @@ def report(
     from coordinator.exchange.audit.scores_file import read_scores
     from coordinator.exchange.audit.signature import require_signer
     from coordinator.report.build import build_report
-    from coordinator.report.page import render
-    from coordinator.report.training_section import training_of
+    from coordinator.report.page import PAGE_MARK, render
+    from coordinator.report.training_section import require_same_study, training_of
     from parties.agent.identity_file import identity_path, read_identity
     from parties.scoring.pictures import private_pictures
     from parties.sealing.place import Place
 
     place = Place.open(hospital)
+    target = out or place.private / "report.html"
+    require_replaceable(target, PAGE_MARK)
     numbers = read_scores(scores)
     if numbers.signature is not None and identity_path(place).exists():
         require_signer(numbers, read_identity(place).public, str(scores))
-    document = build_report(numbers, place.settings.party, training_of(study))
+    training = training_of(study)
+    if study is not None and training is not None:
+        require_same_study(numbers, study)
+    document = build_report(numbers, place.settings.party, training)
     pictures = private_pictures(place, document, numbers, guesses)
-    target = out or place.private / "report.html"
-    write_text(target, render(document, pictures, public=place.plain("train").public))
+    public = place.plain("train").public
+    write_text(target, render(document, pictures, public=public), 0o666 if public else 0o600)
     result.print(str(target))

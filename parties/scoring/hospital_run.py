@@ -67,6 +67,7 @@ def attack_blind_controls(
         pools=pools or [1],
         budget_s=min(max(submission.budget_s or 0.0, _LEAST_BUDGET_S), _MOST_BUDGET_S),
         draw_numbers=[submission.numbers[draw.name] for draw, _ in controls],
+        blind=True,  # of some of the audit's sets: what they lack, the audit does not
     )
     run_attacks([place.sealed_folder(name) for _, name in controls], folder, options, log)
     draws, _ = read_draws(folder)

@@ -253,7 +253,7 @@ def _report(place: Place, scores: Scores) -> Report:
     report = build_report(scores, place.settings.party)
     pictures = private_pictures(place, report, scores, place.folder / "guesses")
     page = render(report, pictures, public=place.plain("train").public)
-    write_text(place.private / "report.html", page)
+    write_text(place.private / "report.html", page, 0o600)
     write_record(place.folder / "report.json", report)
     return report
 

@@ -160,6 +160,9 @@ def _check_no_archive(place: Place, old: str, new: str | None) -> None:
     """Raise if the new key is the old one, or if a file stands where an epoch would be archived."""
     if new == old:
         raise CipherwardError(f"{new} is the key in use", "a rotation needs a new key")
+    # What a report says of an audit's keys is public: they were there to be recovered.
+    if new is not None and new in {read_key_id(path) for path in place.private.rglob("*.key")}:
+        raise CipherwardError(f"{new} is a throwaway key of an audit", "a rotation needs a new key")
     for epoch in (old, new):
         for path in archive_paths(place, epoch) if epoch else ():
             if path.exists():

@@ -399,15 +399,26 @@ def _read_rows(place: Place, name: str) -> dict[str, Any]:
     return record
 
 
-def require_recorded(sealed: SealedDataset) -> None:
+def require_recorded(sealed: SealedDataset, must: bool = False) -> None:
     """Raise CipherwardError if a set in a hospital's folder is not the one that was sealed there last.
 
     Keys and MACs cannot tell an earlier sealing under the same key and name from the present one; the hospital's row
     list can. A set elsewhere, or without a row list, is not judged.
+
+    Args:
+        sealed: The set.
+        must: Whether a set without a row list is refused, too.
     """
     home = sealed.folder.resolve().parents[1]
     rows_file = home / "private" / f"rows-{sealed.name}.json"
-    if sealed.folder.resolve().parent.name != "sealed" or not rows_file.exists():
+    if sealed.folder.resolve().parent.name != "sealed":
+        return
+    if not rows_file.exists():
+        if must:
+            raise CipherwardError(
+                f"{rows_file}, which says what was sealed as {sealed.folder}, is missing",
+                "restore it from a backup, or remove the set and seal again",
+            )
         return
     if read_json(rows_file, "row list").get("digest") != sealed.digest:
         raise CipherwardError(

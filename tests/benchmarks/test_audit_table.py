@@ -46,7 +46,7 @@ def test_what_was_returned_untried_breaks_no_scheme_in_the_table() -> None:
 def test_a_pool_that_does_not_decide_refutes_no_smaller_one() -> None:
     row = Row("etc", "mri", pools=(10, 100), draws=5)
 
-    def smallest(**at_100: Any) -> int | None:
+    def smallest(**at_100: Any) -> Any:
         cells = [cell(row=row.name, pool=10, draw=i, baseline=0.1, note="") for i in range(5)]
         cells += [
             cell(row=row.name, pool=100, draw=i, baseline=0.1, **{"note": "", "broken_by": [], **at_100})

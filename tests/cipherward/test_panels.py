@@ -59,7 +59,18 @@ def test_a_panel_that_withstood_is_named() -> None:
     assert (result.least, result.most, result.broken) == (2, None, True)
     assert "no attack broke it on stained tissue" in result.verdict
     nothing = panels_of(None, None, None)
-    assert not nothing.broken and "broken on no panel by suite/2" in nothing.verdict
+    assert not nothing.broken and "broken on no panel by suite/2, up to 10 images" in nothing.verdict
+    assert "no attack broke it on stained tissue, up to 10 images" in result.verdict
+
+
+def test_panels_without_an_attack_on_a_pool_are_no_success_of_the_scheme() -> None:
+    report = result_of(None).report
+    verdict = report.verdict.model_copy(update={"pool_attacked": False})
+    untried = AuditResult(report.model_copy(update={"verdict": verdict}), Pictures({}), ())
+    result = PanelResult(dict.fromkeys(PANELS, untried))
+    assert result.verdict.startswith("Nothing is known about pools of block_pixel_shuffle")
+    mixed = PanelResult({"gray scan": result_of(2), "natural": untried})
+    assert "nothing is known of pools on natural" in mixed.verdict
 
 
 def test_a_panel_that_was_not_audited_is_named() -> None:
@@ -86,5 +97,17 @@ def test_faults_name_their_panel() -> None:
         audit_panels(negative_of_color, {})
     with pytest.raises(CipherwardError, match=r"^natural: "):
         audit_panels(negative_of_color, {"natural": smooth(4, 32, 32)}, **SMALL)
+    for panels, message in (
+        ([smooth(4, 32, 32)], "the panels came as list"),
+        ({"a/b": smooth(4, 32, 32)}, "'a/b' is no name of a panel"),
+        ({"..": smooth(4, 32, 32)}, "is no name of a panel"),
+        ({"a\nb": smooth(4, 32, 32)}, "is no name of a panel"),
+        (
+            {"gray scan": smooth(4, 32, 32), "Gray-scan": smooth(4, 32, 32)},
+            "would be written into one folder",
+        ),
+    ):
+        with pytest.raises(CipherwardError, match=message):
+            audit_panels(negative_of_color, panels, **SMALL)  # type: ignore[arg-type]
     with pytest.raises(CipherwardError, match="labels"):
         audit_panels(negative_of_color, {"natural": smooth(90, 32, 32)}, labels=[0] * 90)

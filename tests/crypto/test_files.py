@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crypto.errors import CipherwardError
-from crypto.files import read_json
+from crypto.files import read_json, require_replaceable, write_text
 from crypto.sets.dataset import SealedDataset
 
 
@@ -40,3 +40,30 @@ def test_the_folder_of_a_hospital_or_of_sets_names_the_sets_in_it(tmp_path: Path
         with pytest.raises(CipherwardError) as error:
             SealedDataset.open(folder)
         assert error.value.hint == f"it holds sealed sets: {names}; name one of them"
+
+
+def test_an_output_replaces_earlier_ones_of_its_kind_alone(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    require_replaceable(path, "cipherward.scores/")
+    for own in ('{"schema": "cipherward.scores/1"}', ""):
+        path.write_text(own)
+        require_replaceable(path, "cipherward.scores/")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "secret.key").write_text("# cipherward key\n")
+    for name in ("pipe", "folder", "secret.key"):
+        with pytest.raises(CipherwardError, match=f"{name} is there, and is no earlier output"):
+            require_replaceable(tmp_path / name, "cipherward.scores/")
+
+
+def test_a_text_with_plain_images_is_its_owner_s(tmp_path: Path) -> None:
+    for mode, expected in ((0o666, 0o666 & ~_umask()), (0o600, 0o600)):
+        write_text(tmp_path / "page.html", "é", mode)
+        assert (tmp_path / "page.html").stat().st_mode & 0o777 == expected
+        assert (tmp_path / "page.html").read_bytes() == "é".encode()
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -39,6 +39,7 @@ from coordinator.exchange.audit.guesses import (
     Draw,
     StoredGuess,
     read_draws,
+    require_whole,
     write_draws,
 )
 from coordinator.exchange.audit.suite2 import SUITE
@@ -99,7 +100,7 @@ def run_suite(
         CipherwardError: for an unknown attack, an altered shard, or a folder with other guesses.
     """
     settings = replace(settings, attacks=list(dict.fromkeys(settings.attacks)))
-    _check_attacks(settings)
+    check_attacks(settings.attacks, settings.study is not None)
     digests = [s.digest for s in sets]
     if len(set(digests)) < len(digests):
         raise CipherwardError(
@@ -111,12 +112,17 @@ def run_suite(
         return _run(sets, out, settings, log, workers, prepare)
 
 
-def _check_attacks(settings: Settings) -> None:
-    """Raise CipherwardError for an attack that is unknown or not part of an audit."""
-    for name in settings.attacks:
+def check_attacks(attacks: Sequence[str], has_study: bool) -> None:
+    """Raise CipherwardError for an attack that is unknown or not part of an audit.
+
+    Args:
+        attacks: their names.
+        has_study: whether a training is observed, which some attacks need.
+    """
+    for name in attacks:
         if name not in ATTACKS:
             raise unknown("attack", name, ATTACKS)
-        if not (ATTACKS[name].in_suite or (uses_training(name) and settings.study is not None)):
+        if not (ATTACKS[name].in_suite or (uses_training(name) and has_study)):
             raise CipherwardError(
                 f"{name} is not part of an audit: it needs {ATTACKS[name].needs}",
                 f"attacks of an audit: {', '.join(a for a in ATTACKS if ATTACKS[a].in_suite)}",
@@ -146,6 +152,7 @@ def _run(
             raise CipherwardError(
                 f"{out} holds the guesses of another audit", "choose another --out; frozen guesses stay"
             )
+        require_whole(out, draws)
         log("the guesses are there already")
         return draws
     journal = out / "progress.jsonl"
@@ -251,8 +258,10 @@ def _resume(journal: Path, identity: str, out: Path) -> dict[str, StoredGuess]:
         )
     done = {}
     for entry in entries:
-        guess = StoredGuess(**entry["guess"])
-        path = out / entry["place"]
+        try:
+            guess, path = StoredGuess(**entry["guess"]), out / str(entry["place"])
+        except (KeyError, TypeError):
+            continue  # of another version, or damaged: that cell runs again
         if not guess.error and path.is_file() and sha256_file(path) == guess.sha256:
             done[entry["place"]] = guess
     return done

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
@@ -236,7 +236,7 @@ def load_guess(
     if not path.is_file() or sha256_file(path) != guess.sha256:
         raise CipherwardError(
             f"the guess {path} is missing or altered",
-            "guesses are frozen before they are scored: attack again",
+            "guesses are frozen before they are scored: restore it from a copy, or attack again into another folder",
         )
     try:
         tensors = load_file(str(path))
@@ -246,6 +246,21 @@ def load_guess(
     if "images" not in tensors:
         raise CipherwardError(f"the guess {path} holds no images")
     return tensors["images"], key or None
+
+
+def require_whole(folder: Path, draws: Sequence[Draw]) -> None:
+    """Raise CipherwardError if the file of a guess is missing or altered."""
+    stored = [guess for draw in draws for guess in draw.guesses if not guess.error]
+    bad = [
+        g.file
+        for g in stored
+        if not (folder / g.file).is_file() or sha256_file(folder / g.file) != g.sha256
+    ]
+    if bad:
+        raise CipherwardError(
+            f"{len(bad)} of {len(stored)} frozen guesses in {folder} are missing or altered, such as {bad[0]}",
+            "restore them from a copy, or attack again into another folder",
+        )
 
 
 def write_draws(folder: Path, draws: list[Draw], about: Mapping[str, Any]) -> None:

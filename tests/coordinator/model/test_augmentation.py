@@ -49,7 +49,8 @@ def disc(height: int, width: int, row: float, column: float, radius: float = 4.0
     """Return an image [1, h, w, 1] that is black but for a disc."""
     y, x = np.mgrid[:height, :width]
     inside = np.hypot(y - row, x - column) <= radius
-    return (255 * inside).astype(np.uint8)[None, :, :, None]
+    image: UInt8Array = (255 * inside).astype(np.uint8)[None, :, :, None]
+    return image
 
 
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (48, 96), (96, 48)])
@@ -77,7 +78,7 @@ def test_an_affine_view_is_what_scipy_makes_of_the_image(
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_affine_views_differ_keep_their_dtype_and_stay_within_the_bounds(dtype: type) -> None:
-    images = np.repeat(disc(64, 64, 32, 32, 12).astype(dtype), 300, 0)
+    images: AnyArray = np.repeat(disc(64, 64, 32, 32, 12).astype(dtype), 300, 0)
     images = np.concatenate([images, 255 - images], 3)
     views = flip_affine(images, np.random.default_rng(0))
     assert views.shape == images.shape and views.dtype == dtype
@@ -89,5 +90,5 @@ def test_affine_views_differ_keep_their_dtype_and_stay_within_the_bounds(dtype: 
     middles = np.array([center_of_mass(v) for v in views[..., 0]]) - 31.5
     assert 6 < np.abs(middles).max() < 8 * 1.16 + 2
     # A constant image stays one: what enters at an edge repeats it.
-    constant = np.full((4, 9, 7, 3), 200, dtype)
+    constant: AnyArray = np.full((4, 9, 7, 3), 200, dtype)
     assert np.abs(flip_affine(constant, np.random.default_rng(1)) - 200.0).max() < 1e-3

@@ -7,13 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from coordinator.exchange.plan import Plan, write_plan
 from coordinator.exchange.update_attack import UpdateAttack
 from coordinator.report.page import render
 from coordinator.report.records import SummedUpdates, Training
-from coordinator.report.training_section import training_of
+from coordinator.report.training_section import require_same_study, training_of
+from crypto.errors import CipherwardError
 from crypto.files import write_json
 from tests.support.reports import make_report
+from tests.support.verdicts import make_finding, make_scores, with_as_is
 
 FIGURES = {"accuracy": 0.5, "auc": 0.5, "loss": 1.0}
 
@@ -99,3 +103,42 @@ def test_confirmations_are_shown_with_what_chance_alone_would_confirm(tmp_path: 
 def page_of(section: Training) -> str:
     """Return the words of a report's page with this training, with single spaces."""
     return " ".join(re.sub(r"<[^>]*>", "", render(make_report(training=section), None)).split())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cloud/training.json", "{}"),
+        ("cloud/training.json", "[]"),
+        ("cloud/training.json", '{"test": {"parties": [], "mean": {"auc": 0.5}}}'),
+        ("baseline.json", '{"plain": 3}'),
+        ("cloud/rounds.jsonl", '{"round": 1}\n'),
+    ],
+)
+def test_damaged_figures_are_one_line(tmp_path: Path, name: str, content: str) -> None:
+    section_of(tmp_path, {}, {})
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CipherwardError, match=r"the figures of the training in .* are damaged") as damaged:
+        training_of(tmp_path)
+    assert "\n" not in damaged.value.message and damaged.value.hint
+
+
+def test_a_training_of_another_study_is_not_told_of(tmp_path: Path) -> None:
+    section_of(tmp_path, {}, {})
+    scores = make_scores(with_as_is(*[[make_finding()]] * 3))
+    spec = scores.audited[0].spec
+    common = {"study": "s", "parties": 1, "source": "phantom", "counts": (9, 9, 9)}
+    height, _, channels = spec.image_shape
+    same = Plan(
+        **common,
+        scheme=spec.name,
+        image_size=height,
+        channels=channels,
+        block=spec.block,
+        key_scope=spec.key_scope,
+    )
+    write_plan(same, tmp_path)
+    require_same_study(scores, tmp_path)
+    write_plan(same.model_copy(update={"scheme": "value_shuffle"}), tmp_path)
+    with pytest.raises(CipherwardError, match="the scores are of block_pixel_shuffle, and the plan in"):
+        require_same_study(scores, tmp_path)

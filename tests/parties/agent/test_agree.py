@@ -135,6 +135,17 @@ def test_what_cannot_be_stated_is_named(places: list[Place], tmp_path: Path, her
     shard.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
     assert "is altered" in error()
     shard.write_bytes(before)
+    # Two sets in each other's place, or one whose row list is gone.
+    val, test, aside = (place.folder / "sealed" / name for name in ("val", "test", "aside"))
+    for source, target in ((val, aside), (test, val), (aside, test)):
+        source.rename(target)
+    assert "another one was put in its place" in error() or "was put in the place" in error()
+    for source, target in ((val, aside), (test, val), (aside, test)):
+        source.rename(target)
+    rows = place.rows_file("val").read_bytes()
+    place.rows_file("val").unlink()
+    assert "rows-val.json, which says what was sealed as" in error()
+    place.rows_file("val").write_bytes(rows)
     # One set is of another key: half of a rotation by hand.
     other = Place.from_settings(tmp_path / "other", place.settings.model_dump())
     other.save()

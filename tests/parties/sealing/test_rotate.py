@@ -122,6 +122,10 @@ def test_a_refused_rotation_says_why_and_changes_nothing(tmp_path: Path, place: 
         return all(now.get(name) == data for name, data in before.items()) and place.key() == old
 
     check_refused(f"{old.id} is the key in use", old)
+    throwaway = SecretKey.generate()
+    write_key(place.private / "audit-1.key", throwaway)
+    check_refused(f"{throwaway.id} is a throwaway key of an audit", throwaway)
+    (place.private / "audit-1.key").unlink()
     earlier = SecretKey.generate()
     write_key(place.folder / f"secret-{earlier.id}.key", earlier)
     check_refused(f"key {earlier.id} was this hospital's before", earlier)

@@ -70,6 +70,13 @@ def test_a_second_run_keeps_frozen_guesses_and_another_is_refused(
     other = suite.Settings(["as_is"], [1], 16, 4, 60.0)
     with pytest.raises(CipherwardError, match="holds the guesses of another audit"):
         suite.run_suite(sets, tmp_path / "g", other)
+    # Frozen guesses of which one is lost are not "there already": no scorer would take them.
+    next((tmp_path / "g").rglob("as_is-*.safetensors")).unlink()
+    with pytest.raises(
+        CipherwardError, match=r"1 of 8 frozen guesses in .* are missing or altered"
+    ) as lost:
+        suite.run_suite(sets, tmp_path / "g", SETTINGS)
+    assert "attack again into another folder" in lost.value.hint
 
 
 def test_a_killed_run_goes_on(
@@ -134,6 +141,15 @@ def test_a_cell_that_failed_is_run_again_after_a_kill(
     with pytest.raises(KeyboardInterrupt):
         suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
     fails.clear()
+    # Entries that are damaged, or of another version, are cells that run again.
+    with open(tmp_path / "g" / "progress.jsonl", "a") as journal:
+        for entry in (
+            {"place": "draw-0/as_is-0001.safetensors"},
+            {"guess": {"new": 1}, "place": "x"},
+            3,
+            ["x"],
+        ):
+            journal.write(json.dumps(entry) + "\n")
     draws = suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
     assert not any(g.error for g in draws[0].guesses)
 
