@@ -24,8 +24,6 @@ from parties.agent.bundle import Bundle, read_bundle
 from parties.sealing.place import Place
 
 SCHEMA = "cipherward.approved/1"
-#: Days that an approval holds unless the hospital says otherwise. Chosen by hand: a study's length.
-DEFAULT_DAYS = 90
 MOST_DAYS = 730
 
 

@@ -136,10 +136,6 @@ class PrivacyLedger:
         except (KeyError, TypeError):
             raise self._damaged(f"line {entry['number']} is no charge") from None
 
-    def is_released(self, request: str) -> bool:
-        """Return whether every charge for a message was followed by a reply."""
-        return self._open_charges(self._read(), request) == 0
-
     @staticmethod
     def _open_charges(entries: Sequence[dict[str, Any]], request: str) -> int:
         """Return for how many charges of a message no reply was released."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,10 +51,10 @@ def run_on_ray(cells: Sequence[Cell], jobs: int, address: str) -> Finished:
         try:
             # A cell that kills its worker would kill the next one, too, so none is tried again.
             work = ray.remote(num_cpus=1, max_retries=0)(answer)
-            waiting = {work.remote(cell): (cell, time.perf_counter()) for cell in cells}
+            waiting = {work.remote(cell): cell for cell in cells}
             while waiting:
                 (done,), _ = ray.wait(list(waiting), num_returns=1)
-                cell, started = waiting.pop(done)
+                cell = waiting.pop(done)
                 try:
                     guess = accept(ray.get(done))
                 except exceptions.RayTaskError as error:
@@ -65,7 +64,9 @@ def run_on_ray(cells: Sequence[Cell], jobs: int, address: str) -> Finished:
                     ) from None
                 except exceptions.RayError as error:
                     reason = f"crash: {type(error).__name__} on Ray: {error}"
-                    guess = cell.failure(reason, time.perf_counter() - started)
+                    guess = cell.failure(
+                        reason, 0.0
+                    )  # Ray does not say how long it waited, and how long it ran
                 yield cell, guess
         finally:
             ray.shutdown()
