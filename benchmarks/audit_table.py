@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
+from benchmarks.table1_data import read
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit import suite1
@@ -56,7 +57,7 @@ SCHEMA = "cipherward.audit-table/1"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. data: mri, pneumonia, cifar (32×32) or cifar224. attack: a name of ATTACKS."""
+    """One line of the table. data: mri, mri64, pneumonia, cifar (32×32) or cifar224. attack: a name of ATTACKS."""
 
     scheme: str
     data: str
@@ -88,6 +89,7 @@ def _small_with_image_keys() -> Iterator[Row]:
         for data in ("pneumonia", "cifar"):
             if not any((row.scheme, row.data, row.options) == (scheme, data, {}) for row in SHARED):
                 yield Row(scheme, data, "image", block=4, pools=(1,), draws=1)
+        yield Row(scheme, "mri64", "image", block=8, pools=(1,), draws=1)
 
 
 COLOURS = {"colour_shuffle": True}
@@ -142,6 +144,13 @@ def read_mri(folder: Path, split: str) -> tuple[Images, Int64Array]:
                 images.append(np.asarray(picture.convert("L"))[..., None])
             labels.append(label)
     return np.stack(images), np.array(labels)
+
+
+def read_small_mri(folder: Path) -> tuple[Images, Int64Array]:
+    """Return the slices as benchmarks/image_keys.py trains on them, uint8 [n, 64, 64, 1], and labels, int64 [n]."""
+    slices = read(folder, "mri", 64, (0, 1, 1))["train"]
+    images: Images = slices.images
+    return images, slices.labels
 
 
 def read_cifar(folder: Path, count: int, size: int) -> tuple[Images, Int64Array]:
@@ -209,6 +218,8 @@ def cells_of(
     public = read_mri(folder, "test")[0] if row.attack == "moment_matching" else None
     if row.data == "mri":
         images, labels = read_mri(folder, "train")
+    elif row.data == "mri64":
+        images, labels = read_small_mri(folder)
     elif row.data == "pneumonia":
         images, labels = read_pneumonia(folder, SMALL_IMAGES)
     else:
@@ -348,6 +359,7 @@ def deciding_pools(row: Row, earlier: Sequence[dict[str, Any]]) -> tuple[int, ..
 def chosen_rows(args: argparse.Namespace) -> list[Row]:
     """Return the rows to measure, cut to the draws and the pool sizes that are asked for."""
     rows = [row for row in ROWS if not args.only or row.scheme in split_list(args.only)]
+    rows = [row for row in rows if not args.images or row.data in split_list(args.images)]
     earlier = json.loads(args.around.read_text())["result"]["rows"] if args.around else None
     return [
         replace(
@@ -419,6 +431,9 @@ def main() -> None:
     parser = make_parser(__doc__)
     add_data(parser)
     parser.add_argument("--only", default="", help="schemes, separated by commas")
+    parser.add_argument(
+        "--images", default="", help="only rows on these: mri, mri64, pneumonia, cifar, cifar224"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("runs/audit_table/cells.jsonl"), help="the journal of cells"
     )

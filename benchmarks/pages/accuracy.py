@@ -39,7 +39,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
     for entry in of_kind(entries, "recipes"):
         lines += [*entry.heading(), *recipes(entry.result), ""]
     for entry in of_kind(entries, "image-keys"):
-        lines += [*entry.heading(), IMAGE_KEYS, *image_keys(entry.result), ""]
+        lines += [*entry.heading(), IMAGE_KEYS, *image_keys(entry.result, audited_images(entries)), ""]
     lines += frontier(entries)
     for entry in of_kind(entries, "audit"):
         if entry.result["training"]:

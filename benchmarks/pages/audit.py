@@ -30,6 +30,7 @@ CONTROLS = ("plain", "noise", "permuted")
 _SHOWN_SIZES = (1, 2, 5, 10, 50, 100)  # of the table of SSIM by pool size: six sizes fit
 _DATA = {
     "mri": "brain MRI, 224×224",
+    "mri64": "brain MRI, 64×64",
     "cifar": "CIFAR-10, 32×32",
     "pneumonia": "PneumoniaMNIST, 28×28",
     "cifar224": "CIFAR-10, enlarged to 224×224",

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.pages.comparison import DATA_NAMES
+from benchmarks.pages.audit import is_uncertain
+from benchmarks.pages.comparison import AUDITED, DATA_NAMES
+from benchmarks.pages.entries import verdict_of
 from benchmarks.pages.markdown import percent, table
 
 Record = Mapping[str, Any]
+#: What hides nothing, and what nobody can learn from: they are there for comparison.
+_CONTROLS = ("plain", "noise")
 
 
-def image_keys(result: Record) -> list[str]:
-    """Return the table of what benchmarks/image_keys.py measured: schemes by data sets, and how each was trained."""
+def image_keys(result: Record, audited: Sequence[Record]) -> list[str]:
+    """Return the table of what benchmarks/image_keys.py measured: schemes by data sets, and how each was trained.
+
+    Args:
+        result: the benchmark's figures.
+        audited: the result of `audited_images`.
+    """
     cells = result["cells"]
     names = [name for name in DATA_NAMES if any(c["data"] == name for c in cells)]
     body = []
@@ -22,6 +31,11 @@ def image_keys(result: Record) -> list[str]:
         found = [[c for c in cells if (c["row"], c["data"]) == (row, name)] for name in names]
         body.append([row, *(_accuracy(part) for part in found), read["why"]])
     lines = table(["sealed by", *(DATA_NAMES[name] for name in names), "what every key leaves"], body)
+    lines += [
+        "What the attacks do to one sealed image whose key no other image has:",
+        "",
+        *_audits(result, names, audited),
+    ]
     for name in names:
         mine = [c for c in cells if c["data"] == name]
         train, val, test = mine[0]["images"]
@@ -34,6 +48,40 @@ def image_keys(result: Record) -> list[str]:
             f"{min(seconds):.0f}–{max(seconds):.0f} s a cell."
         )
     return [*lines, ""]
+
+
+def _audits(result: Record, names: Sequence[str], audited: Sequence[Record]) -> list[str]:
+    """Return the table of what the attacks do to a single image, at the size and block that models learnt."""
+    body = []
+    for row, read in result["rows"].items():
+        cells = []
+        for name in names:
+            cell = next((c for c in result["cells"] if c["data"] == name), None)
+            place = AUDITED.get((name, cell["side"])) if cell else None
+            block = cell["settings"]["block"] if cell else 0
+            verdict = verdict_of(audited, read["scheme"], "image", place, block)
+            words = "no attack was run" if verdict is None else str(verdict)
+            if (
+                verdict is not None
+                and not verdict.is_broken
+                and _is_uncertain(audited, read["scheme"], place)
+            ):
+                words = "attack uncertain"
+            cells.append(words)
+        if read["scheme"] not in _CONTROLS:
+            body.append([row, *cells])
+    return table(["sealed by", *(DATA_NAMES[name] for name in names)], body)
+
+
+def _is_uncertain(audited: Sequence[Record], scheme: str, place: str | None) -> bool:
+    """Return whether an attack on single images said itself that it failed."""
+    return any(
+        is_uncertain(pool)
+        for row in audited
+        if (row["scheme"], row["scope"], row["data"]) == (scheme, "image", place)
+        for pool in row["pools"]
+        if pool["draws"]
+    )
 
 
 def _accuracy(cells: list[Record]) -> str:

@@ -35,7 +35,13 @@ README_SCHEMES = ("block_pixel_shuffle", "block_pixel", "le", "pe", "etc", "ele"
 README_DATA = ("mri", "cifar")
 #: Side of the smallest images whose accuracies the README shows: the leaderboard has all.
 README_SIDE = 224
-_SHAPES = {"mri": (224, 224, 1), "pneumonia": (28, 28, 1), "cifar": (32, 32, 3), "cifar224": (224, 224, 3)}
+_SHAPES = {
+    "mri": (224, 224, 1),
+    "mri64": (64, 64, 1),
+    "pneumonia": (28, 28, 1),
+    "cifar": (32, 32, 3),
+    "cifar224": (224, 224, 3),
+}
 #: An audited study's name → the data set's name.
 _STUDIES = {"brain_mri": "mri"}
 

@@ -46,10 +46,21 @@ def test_cells_are_kept_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     run(options)  # a second run trains nothing
     assert (tmp_path / "out" / "cells.jsonl").read_bytes() == kept
     result = read_json(options.json, "figures")
-    text = "\n".join(page(result))
+    text = "\n".join(page(result, []))
     rate = 100 * result["cells"][1]["test"]["rate"]
     assert f"| le | {rate:.1f} % (" in text
     assert "not run" in text  # the other rows
+    row = {
+        "scheme": "le",
+        "scope": "image",
+        "data": "pneumonia",
+        "block": 4,
+        "options": {},
+        "smallest_pool": 1,
+        "pools": [],
+    }
+    found = "\n".join(page(result, [{**row, "largest_pool": 1}]))
+    assert "| le | broken by 1 |" in found and "| etc | no attack was run |" in found
 
 
 def test_unknown_rows_are_named(tmp_path: Path) -> None:

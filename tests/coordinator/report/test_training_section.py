@@ -127,16 +127,10 @@ def test_a_training_of_another_study_is_not_told_of(tmp_path: Path) -> None:
     section_of(tmp_path, {}, {})
     scores = make_scores(with_as_is(*[[make_finding()]] * 3))
     spec = scores.audited[0].spec
-    common = {"study": "s", "parties": 1, "source": "phantom", "counts": (9, 9, 9)}
+    common: dict[str, Any] = {"study": "s", "parties": 1, "source": "phantom", "counts": (9, 9, 9)}
     height, _, channels = spec.image_shape
-    same = Plan(
-        **common,
-        scheme=spec.name,
-        image_size=height,
-        channels=channels,
-        block=spec.block,
-        key_scope=spec.key_scope,
-    )
+    common |= {"scheme": spec.name, "image_size": height, "channels": channels, "block": spec.block}
+    same = Plan(**common | {"key_scope": spec.key_scope})
     write_plan(same, tmp_path)
     require_same_study(scores, tmp_path)
     write_plan(same.model_copy(update={"scheme": "value_shuffle"}), tmp_path)
