@@ -124,7 +124,7 @@ def _draw_panel(
         if not choice.broken:
             tried = "from one image" if choice.pool == 1 else f"up to {choice.pool:,}"
             axes.annotate(
-                f"not broken\n{tried}",
+                "attack\nuncertain" if choice.uncertain else f"not broken\n{tried}",
                 (x, choice.rate),
                 xytext=(9, -4),
                 textcoords="offset points",

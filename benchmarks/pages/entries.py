@@ -129,13 +129,17 @@ class Verdict:
         pool: the smallest pool that breaks it, or the largest that was tried.
         is_broken: whether that pool breaks it.
         is_bound: whether no smaller pool was tried, so that fewer images may be enough.
+        is_uncertain: whether the attacks that did not break it say themselves that they failed.
     """
 
     pool: int
     is_broken: bool
     is_bound: bool = False
+    is_uncertain: bool = False
 
     def __str__(self) -> str:
+        if self.is_uncertain:
+            return f"attack uncertain at {self.pool} image{'s' if self.pool > 1 else ''}"
         if not self.is_broken and self.pool == 1:
             return "not broken from one image"
         if not self.is_broken:
@@ -183,6 +187,12 @@ def verdict_of(
         return None
     broken = [row["smallest_pool"] for row in rows if row["smallest_pool"]]
     if not broken:
-        return Verdict(max(row["largest_pool"] for row in rows), False)
+        largest = max(row["largest_pool"] for row in rows)
+        at_largest = [
+            p for row in rows for p in row.get("pools", ()) if p["pool"] == largest and p["draws"]
+        ]
+        # Too few draws are left to say that the attacks failed: an uncertain one is no resistance.
+        uncertain = bool(at_largest) and all(3 * p.get("uncertain", 0) > p["draws"] for p in at_largest)
+        return Verdict(largest, False, is_uncertain=uncertain)
     fewest = min((pool["pool"] for row in rows for pool in row.get("pools", ())), default=0)
     return Verdict(min(broken), True, min(broken) == fewest > 1)

@@ -39,6 +39,7 @@ class Choice:
         pool: The smallest pool that breaks it, or the largest that was tried; None if it was not audited.
         broken: Whether that pool broke it.
         bound: Whether no smaller pool was tried, so that fewer images may be enough.
+        uncertain: Whether the attacks say themselves that they failed: that is no resistance.
     """
 
     data: str
@@ -54,6 +55,7 @@ class Choice:
     pool: int | None
     broken: bool
     bound: bool = False
+    uncertain: bool = False
 
     @property
     def name(self) -> str:
@@ -78,6 +80,7 @@ class Choice:
             "pool": self.pool,
             "broken": self.broken,
             "bound": self.bound,
+            "uncertain": self.uncertain,
         }
 
 
@@ -203,6 +206,7 @@ def _choice(
         verdict.pool if verdict else None,
         verdict is not None and verdict.is_broken,
         verdict is not None and verdict.is_bound,
+        verdict is not None and verdict.is_uncertain,
     )
 
 
@@ -236,9 +240,9 @@ def dominated(choices: Sequence[Choice]) -> dict[Choice, str]:
     """Return the choices that another one on the same images beats, and the name of the best that does.
 
     One choice dominates another if it is no less accurate, needs no fewer sealed images to be broken, and is better
-    in one of the two. Choices that were not audited are left out.
+    in one of the two. Choices that were not audited, or whose attacks are uncertain, are left out.
     """
-    audited = [choice for choice in choices if choice.pool is not None]
+    audited = [choice for choice in choices if choice.pool is not None and not choice.uncertain]
     beaten = {}
     for choice in audited:
         better = [other for other in audited if _dominates(other, choice)]
@@ -268,10 +272,12 @@ def frontier(entries: Sequence[Entry]) -> list[str]:
         if choice.pool is None:
             pool = "not audited on these images"
         else:
-            pool = str(Verdict(choice.pool, choice.broken, choice.bound)).removeprefix("broken by ")
+            pool = str(Verdict(choice.pool, choice.broken, choice.bound, choice.uncertain)).removeprefix(
+                "broken by "
+            )
         rate = f"{percent(choice.rate)} % ({percent(choice.low)}–{percent(choice.high)})"
         data = sized_name(choice.data, choice.size)
-        beaten = worse.get(choice, "–" if choice.pool is not None else "")
+        beaten = worse.get(choice, "–" if choice.pool is not None and not choice.uncertain else "")
         body.append([data, choice.name, rate, choice.seeds, pool, beaten])
     if not body:
         return []

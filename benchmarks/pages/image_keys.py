@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.pages.audit import is_uncertain
 from benchmarks.pages.comparison import AUDITED, DATA_NAMES
 from benchmarks.pages.entries import verdict_of
 from benchmarks.pages.markdown import percent, table
@@ -60,28 +59,10 @@ def _audits(result: Record, names: Sequence[str], audited: Sequence[Record]) -> 
             place = AUDITED.get((name, cell["side"])) if cell else None
             block = cell["settings"]["block"] if cell else 0
             verdict = verdict_of(audited, read["scheme"], "image", place, block)
-            words = "no attack was run" if verdict is None else str(verdict)
-            if (
-                verdict is not None
-                and not verdict.is_broken
-                and _is_uncertain(audited, read["scheme"], place)
-            ):
-                words = "attack uncertain"
-            cells.append(words)
+            cells.append("no attack was run" if verdict is None else str(verdict))
         if read["scheme"] not in _CONTROLS:
             body.append([row, *cells])
     return table(["sealed by", *(DATA_NAMES[name] for name in names)], body)
-
-
-def _is_uncertain(audited: Sequence[Record], scheme: str, place: str | None) -> bool:
-    """Return whether an attack on single images said itself that it failed."""
-    return any(
-        is_uncertain(pool)
-        for row in audited
-        if (row["scheme"], row["scope"], row["data"]) == (scheme, "image", place)
-        for pool in row["pools"]
-        if pool["draws"]
-    )
 
 
 def _accuracy(cells: list[Record]) -> str:

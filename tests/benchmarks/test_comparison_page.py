@@ -71,6 +71,8 @@ def test_a_pool_in_which_the_attack_was_idle_is_not_one_that_the_scheme_withstoo
     idle, attacked = {"pool": 100, "draws": 3, "idle": 3}, {"pool": 20, "draws": 3, "idle": 1}
     row = {**AUDIT, "smallest_pool": None, "pools": [attacked, idle]}
     assert str(verdict_of([row], "le", "consortium", "cifar", 4)) == "not broken by up to 20"
+    doubted = {**row, "pools": [{**pool, "uncertain": pool["draws"]} for pool in row["pools"]]}
+    assert str(verdict_of([doubted], "le", "consortium", "cifar", 4)) == "attack uncertain at 20 images"
     # An idle pool below the one that breaks it says nothing of fewer images either.
     row = {**AUDIT, "pools": [{"pool": 10, "draws": 3, "idle": 3}, {"pool": 20, "draws": 3, "idle": 0}]}
     assert str(verdict_of([row], "le", "consortium", "cifar", 4)) == "broken by 20 or fewer"
