@@ -18,7 +18,7 @@ from coordinator.exchange.console import (
 from crypto.arrays import Images
 from crypto.cores import cores
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, folder_lock, require_replaceable, write_text
+from crypto.files import disk_errors, require_replaceable, write_text
 
 if TYPE_CHECKING:
     from coordinator.exchange.audit.scores import Scores
@@ -261,12 +261,11 @@ def report(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     page = render(record, pictures, public=public_plain is not None)
-    with folder_lock(out):
-        with disk_errors(out / "report.html"):
-            # A page of an earlier report must not stand beside this record, wherever this is killed.
-            (out / "report.html").unlink(missing_ok=True)
-        write_record(out / "report.json", record)
-        write_text(out / "report.html", page)
+    with disk_errors(out / "report.html"):
+        # A page of an earlier report must not stand beside this record, wherever this is killed.
+        (out / "report.html").unlink(missing_ok=True)
+    write_record(out / "report.json", record)
+    write_text(out / "report.html", page)
     for line in summary_lines(record):
         result.print(line)
     result.print(str(out / "report.html"))
