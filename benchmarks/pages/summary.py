@@ -49,8 +49,8 @@ INTRO = """# Results
 
 How many encrypted images break each scheme, and what accuracy a model reaches on ciphertext. Every figure comes
 from a run whose output is a JSON file in [docs/results/](results/). `make results` writes these pages from those
-files; nothing is typed by hand. What is not here was not run. Runs of before 28 November 2026 may have used earlier versions
-of the schemes, which derive other sub-keys; the steps of the schemes, which the attacks use, are the same.
+files; nothing is typed by hand. What is not here was not run. Runs of before 28 November 2026 may have used earlier
+versions of the schemes, which derive other sub-keys; the steps, which the attacks use, are the same.
 
 Contents: [what breaks each scheme](#what-breaks-each-scheme) · [legend](#legend) ·
 [all results](#all-results) · [not run](#not-run)

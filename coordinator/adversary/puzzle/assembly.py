@@ -41,6 +41,13 @@ LEAST_SEAM_FIT = 0.7
 SEAM_FIT = "the share of the evidence of the blocks' best seams that the picture uses"
 
 
+def places_of(grid: Int64Array) -> Int64Array:
+    """Return where each block stands, int64 [blocks], in a grid int64 [rows, columns] of all blocks' numbers."""
+    places = np.empty(grid.size, np.int64)
+    places[grid.ravel()] = np.arange(grid.size)
+    return places
+
+
 def seam_fit(grid: Int64Array, across: Float64Array, down: Float64Array) -> float:
     """Return the share of the evidence of the blocks' best seams that a picture uses: at most 1, 0 without any.
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
 from coordinator.adversary.puzzle.adjacency import adjacency_fit, block_distances, order_blocks
+from coordinator.adversary.puzzle.assembly import places_of
 from coordinator.adversary.puzzle.distances import has_only_flat_blocks
 from coordinator.adversary.puzzle.solver import Solution, solve
 from coordinator.adversary.recover.block_pixel_layouts import (
@@ -157,8 +158,7 @@ def solve_puzzle(blocks: Blocks, shape: tuple[int, int], time_left: TimeLeft) ->
 def key_parts(blocks: Blocks, grid: Int64Array) -> dict[str, Int64Array | BoolArray]:
     """Return K1, K2 and mask as the scheme has them."""
     count, channels, _ = blocks.cell.shape
-    k1 = np.empty(count, np.int64)
-    k1[grid.ravel()] = np.arange(count)
+    k1 = places_of(grid)
     k2 = np.empty(blocks.flip.shape, np.int64)
     place = np.arange(count)[:, None, None]
     k2[place, blocks.member] = blocks.cell * channels + np.arange(channels)[:, None]

@@ -20,7 +20,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
-from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, Assembler, assemble, seam_fit
+from coordinator.adversary.puzzle.assembly import (
+    LEAST_SEAM_FIT,
+    SEAM_FIT,
+    Assembler,
+    assemble,
+    places_of,
+    seam_fit,
+)
 from coordinator.adversary.puzzle.distances import (
     MIN_TEXTURE,
     position_distances,
@@ -115,7 +122,7 @@ def recover_block_order(
             all_notes.append(f"block order from {len(rows)} of {len(pool_rows)} images")
         across, down = seam_costs(_sides(pool, rows, cells), count, time_left)
         grid = lay(across, down, shape, time_left)
-        k1[grid.ravel()] = np.arange(count)
+        k1 = places_of(grid)
         if count > 1:
             fits = (Fit(seam_fit(grid, across, down), LEAST_SEAM_FIT, SEAM_FIT),)
     if not time_left():

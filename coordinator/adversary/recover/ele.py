@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
-from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, assemble, seam_fit
+from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, assemble, places_of, seam_fit
 from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.recover import etc
 from coordinator.adversary.recover.ele_large_blocks import find_nibbles, lay_out_large_blocks
@@ -222,10 +222,8 @@ def _order_upright_blocks(
     cells = block_pixels(height, width, spec.block)
     sides = (s for row in rows for s in block_sides(half_opened.images(row[None]), cells, spec.block))
     across, down = seam_costs(sides, len(cells), time_left)
-    order = np.empty(len(cells), np.int64)
     grid = assemble(across, down, spec.grid, time_left)
-    order[grid.ravel()] = np.arange(len(cells))
-    return order, Fit(seam_fit(grid, across, down), LEAST_SEAM_FIT, SEAM_FIT)
+    return places_of(grid), Fit(seam_fit(grid, across, down), LEAST_SEAM_FIT, SEAM_FIT)
 
 
 def _keys(nibbles: list[Nibbles], order: Int64Array, is_tied: bool) -> tuple[Int64Array, BoolArray]:

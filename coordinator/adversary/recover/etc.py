@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
-from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT
+from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, places_of
 from coordinator.adversary.puzzle.seams import block_sides
 from coordinator.adversary.puzzle.solver import Solution, solve
 from coordinator.adversary.recover.pool_reading import CHUNK, image_chunks, random_rows
@@ -90,10 +90,8 @@ def key_parts(solution: Solution, channels: int) -> dict[str, Int64Array | BoolA
 
     The parts are K1, turn, negative and, in colour, order.
     """
-    k1 = np.empty(solution.grid.size, np.int64)
-    k1[solution.grid.ravel()] = np.arange(solution.grid.size)
     parts: dict[str, Int64Array | BoolArray] = {
-        "K1": k1,
+        "K1": places_of(solution.grid),
         "turn": TURN_INVERSES[solution.turn],
         "negative": solution.negative,
     }

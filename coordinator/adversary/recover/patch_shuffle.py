@@ -6,10 +6,8 @@ block_pixel_shuffle.py. Patches hold their pixels in plain sight, so that nothin
 
 from __future__ import annotations
 
-import numpy as np
-
 from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
-from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, assemble, seam_fit
+from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, assemble, places_of, seam_fit
 from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.recover.block_pixel_shuffle import MOST_BLOCKS
 from coordinator.adversary.time_budget import TimeLeft
@@ -39,8 +37,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     sides = block_sides(images, block_pixels(height, width, block), block)
     across, down = seam_costs(iter(sides), spec.blocks, time_left)
     grid = assemble(across, down, spec.grid, time_left)
-    k1 = np.empty(spec.blocks, np.int64)
-    k1[grid.ravel()] = np.arange(spec.blocks)
+    k1 = places_of(grid)
     table = Table(spec.image_shape, (block, block), k1)
     fits = (Fit(seam_fit(grid, across, down), LEAST_SEAM_FIT, SEAM_FIT),) if spec.blocks > 1 else ()
     return Recovered(table.inverse(), {"K1": k1}, () if time_left() else ("truncated: out of time",), fits)

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
-from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, assemble, seam_fit
+from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, assemble, places_of, seam_fit
 from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.puzzle.solver import Solution, solve
 from coordinator.adversary.puzzle.swap_search import total_cost
@@ -80,9 +80,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
             best = cost, grid, parts, seam_fit(grid, across, down)
     assert best is not None
     _, grid, upright_parts, fit = best
-    k5 = np.empty(count, np.int64)
-    k5[grid.ravel()] = np.arange(count)
-    parts = {**upright_parts, "K5": k5}
+    parts = {**upright_parts, "K5": places_of(grid)}
     fits += [Fit(fit, LEAST_SEAM_FIT, f"{SEAM_FIT}, of main blocks")] if count > 1 else []
     notes = () if time_left() else ("truncated: out of time",)
     return Recovered(algorithm.table(parts).inverse(), parts, notes, tuple(fits))

@@ -20,7 +20,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
-from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, Assembler, assemble, seam_fit
+from coordinator.adversary.puzzle.assembly import (
+    LEAST_SEAM_FIT,
+    SEAM_FIT,
+    Assembler,
+    assemble,
+    places_of,
+    seam_fit,
+)
 from coordinator.adversary.puzzle.distances import (
     has_only_flat_blocks,
     position_distances,
@@ -202,9 +209,9 @@ def _order_blocks(
     for places in layouts:
         across, down = seam_costs(_sides(pool, rows, places, colour), spec.blocks, time_left)
         grid = lay(across, down, spec.grid, time_left)
-        k1 = np.empty(spec.blocks, np.int64)
-        k1[grid.ravel()] = np.arange(spec.blocks)
-        orders.append((total_cost(grid, across, down), places, k1, seam_fit(grid, across, down)))
+        orders.append(
+            (total_cost(grid, across, down), places, places_of(grid), seam_fit(grid, across, down))
+        )
     _, place, k1, fit = min(orders, key=lambda order: order[0])
     return place, k1, fit
 
