@@ -187,12 +187,15 @@ def baseline(study: Study) -> str | None:
         return Skipped("nothing was trained, so there is nothing to compare")
     if result.exists():
         return None
-    study.talk.status("plain images, wrong keys, linear model and histograms")
+    plan = study.plan
+    asked = [("plain images", plan.baseline), ("wrong keys", plan.wrong_keys > 0)]
+    measured = ", ".join([*(name for name, is_asked in asked if is_asked), "linear model and histograms"])
+    study.talk.status(measured)
     words = ["baseline", *(str(study.hospital(i)) for i in range(study.plan.parties))]
     words += ["--plan", str(study.out / FILE), "--model", str(study.cloud / "model.safetensors")]
     words += ["--out", str(result)]
     run_command("parties.cli.app", words, study.log_file("baseline"), study.talk.detail)
-    return "plain images, wrong keys, linear model and histograms"
+    return measured
 
 
 def attack(study: Study) -> str | None:

@@ -112,3 +112,19 @@ def test_commands_that_train_refuse_a_plan_without_rounds(tmp_path: Path) -> Non
         with pytest.raises(CipherwardError, match="has 0 rounds: nothing is trained"):
             command()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "plain images, wrong keys, linear model and histograms"),
+        ({"baseline": False}, "wrong keys, linear model and histograms"),
+        ({"baseline": False, "wrong_keys": 0}, "linear model and histograms"),
+    ],
+)
+def test_the_baseline_names_what_it_measured_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], said: str
+) -> None:
+    monkeypatch.setattr(steps, "run_command", lambda *_: None)
+    study = Study(PLAN.model_copy(update=changes), tmp_path, Talk(lambda _: None))
+    assert baseline(study) == said
