@@ -13,12 +13,14 @@ from safetensors.torch import save_file
 
 from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import Plan, write_plan
+from coordinator.exchange.privacy import Privacy
 from coordinator.model.vit import build_model
 from coordinator.study import study as study_module
 from coordinator.study.agreement import agree_on_study
 from coordinator.study.study import Study, Talk
 from crypto.errors import CipherwardError
 from parties.sealing.place import Place
+from parties.training.patients import record_patients
 from parties.training.policy_file import read_policy
 from tests.support.command_runs import Here
 from tests.support.hospitals import plan, seal_hospitals
@@ -115,3 +117,18 @@ def test_without_a_federation_to_come_there_is_nothing_to_agree_on(
         study.cloud.mkdir()
         (study.cloud / "training.json").write_text(json.dumps({}))
     assert not agree_on_study(study) and commands == []
+
+
+def test_the_hospitals_say_their_patients_where_the_plan_protects_them(
+    sealed: Path, tmp_path: Path, commands: list[str]
+) -> None:
+    p = plan(privacy=Privacy(epsilon=8.0, delta=1e-3, unit="patient"))
+    study = open_study(shutil.copytree(sealed, tmp_path / "s"), p)
+    # Phantoms say nothing of patients: the first hospital says what to do.
+    with pytest.raises(AssertionError, match="do not say which are of one patient"):
+        agree_on_study(study)
+    assert commands == ["patients"]
+    commands.clear()
+    for index in range(2):  # as with a table of the hospital's own
+        record_patients(Place.open(study.hospital(index)), [f"p{i % 5}" for i in range(12)])
+    assert agree_on_study(study) and commands == ALL
