@@ -125,7 +125,7 @@ def test_help_says_what_holds_if_an_option_is_not_given(
         record = option.get_help_record(context)
         assert record is not None
         text = record[1].lower()
-        assert "default" in text or "needed but" in text, f"{name} {option.opts[0]}: {record[1]}"
+        assert "default" in text or "required unless" in text, f"{name} {option.opts[0]}: {record[1]}"
 
 
 def test_the_defaults_that_help_states_are_those_of_the_settings() -> None:
