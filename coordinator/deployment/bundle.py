@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from coordinator.exchange.app_files import app_files
 from coordinator.study.flower_run import APP
 from crypto.errors import CipherwardError
 
@@ -19,7 +20,7 @@ def build_bundle(app: Path = APP) -> bytes:
         CipherwardError: if the folder is no Flower app.
     """
     # Flower's command line is slow to import.
-    from flwr.cli.build import build_fab_from_disk
+    from flwr.cli.build import build_fab_from_files
 
     if not (app / "pyproject.toml").is_file():
         raise CipherwardError(
@@ -27,7 +28,7 @@ def build_bundle(app: Path = APP) -> bytes:
             "the app is sent from a checkout; install with: pip install -e .",
         )
     try:
-        bundle: bytes = build_fab_from_disk(app)
+        bundle: bytes = build_fab_from_files(app_files(app))[0]
     except Exception as error:  # click's and Flower's own, of several kinds
         raise CipherwardError(f"cannot build the app bundle of {app}: {error}", "") from None
     return bundle

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from coordinator.exchange.app_files import app_files
 from crypto.errors import CipherwardError
 
 #: The largest bundle that is looked at, in bytes and in files. Ours has about 1 MB and 120 files.
@@ -110,10 +111,10 @@ def build_own_bundle(root: Path) -> Bundle:
             f"{root} is no checkout: it has no pyproject.toml", "ask the coordinator for the .fab file"
         )
     import click
-    from flwr.cli.build import build_fab_from_disk
+    from flwr.cli.build import build_fab_from_files
 
     try:
-        data: bytes = build_fab_from_disk(root)
+        data: bytes = build_fab_from_files(app_files(root))[0]
     except (OSError, ValueError, KeyError, click.ClickException, SystemExit) as error:
         raise CipherwardError(
             f"cannot build an app bundle of {root}: {error}"[:300], "ask the coordinator for the .fab file"
