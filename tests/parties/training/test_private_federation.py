@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -365,19 +366,25 @@ def test_a_second_run_of_the_same_study_differs(places: list[Place]) -> None:
     assert not np.array_equal(first, second)
 
 
-def test_a_table_names_images_by_their_path_where_two_have_one_file_name(tmp_path: Path) -> None:
-    """Each class folder has a 0.png: a line for 0.png alone would give both to one patient."""
+def seal_folder(folder: Path, name_of: Callable[[int], str]) -> Place:
+    """Return a hospital that sealed 18 training images of two classes, with these names below their class folders."""
     for number in range(30):
         split = ("train", "train", "train", "val", "test")[number // 6]
-        folder = tmp_path / "images" / split / "ab"[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "images" / split / "ab"[number % 2] / name_of(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 255, (32, 32), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number // 2}.png")
-    settings = {"party": "north", "images": str(tmp_path / "images"), "image_size": 32, "block": 8}
-    place = Place.from_settings(tmp_path / "north", settings)
+        Image.fromarray(pixels).save(path)
+    settings = {"party": "north", "images": str(folder / "images"), "image_size": 32, "block": 8}
+    place = Place.from_settings(folder / "north", settings)
     place.save()
     write_key(place.key_path, SecretKey.generate())
     seal(place, plan_sealing(place, "train"))
+    return place
+
+
+def test_a_table_names_images_by_their_path_where_two_have_one_file_name(tmp_path: Path) -> None:
+    """Each class folder has a 0.png: a line for 0.png alone would give both to one patient."""
+    place = seal_folder(tmp_path, lambda number: f"{number // 2}.png")
     names, table = place.plain("train").names, tmp_path / "patients.csv"
     table.write_text("image,patient\n" + "".join(f"{Path(n).name},p{Path(n).stem}\n" for n in names))
     words = ["patients", str(place.folder), str(table)]
@@ -393,17 +400,7 @@ def test_patients_come_from_the_folders_of_the_images_themselves(
     places: list[Place], tmp_path: Path
 ) -> None:
     """A patient's folders below two classes are one patient; the phantom says nothing of patients."""
-    for number in range(30):
-        split = ("train", "train", "train", "val", "test")[number // 6]
-        folder = tmp_path / "images" / split / "ab"[number % 2] / f"p{number // 6}"
-        folder.mkdir(parents=True, exist_ok=True)
-        pixels = np.random.default_rng(number).integers(0, 255, (32, 32), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    settings = {"party": "north", "images": str(tmp_path / "images"), "image_size": 32, "block": 8}
-    place = Place.from_settings(tmp_path / "north", settings)
-    place.save()
-    write_key(place.key_path, SecretKey.generate())
-    seal(place, plan_sealing(place, "train"))
+    place = seal_folder(tmp_path, lambda number: f"p{number // 6}/{number}.png")
     result = CliRunner().invoke(party_app, ["patients", str(place.folder)])
     assert result.exit_code == 0, result.output
     assert "18 training images of 3 patients" in result.output.replace("\n", " ")
