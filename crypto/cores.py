@@ -11,3 +11,12 @@ def cores() -> int:
     An affinity mask (`taskset`, a container's cpuset) counts where the system has one.
     """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Return how many threads this process may compute with: OMP_NUM_THREADS, or else one for each core.
+
+    Ray tells an actor its cores through this variable. OpenMP allows a list there, whose first number counts.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(1, int(asked)) if asked.isdecimal() else cores()

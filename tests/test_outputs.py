@@ -66,3 +66,5 @@ def test_a_plan_that_would_end_after_its_training_ends_before_it(
     done = here(COORDINATOR, "simulate", tmp_path / "p.yaml", "--out", tmp_path / "study")
     assert done.returncode == 1 and message in " ".join(done.stderr.split()), done.stderr
     assert not (tmp_path / "study").exists()
+    done = here(COORDINATOR, "manifest", tmp_path / "p.yaml", "statement.json")
+    assert done.returncode == 1 and message in " ".join(done.stderr.split()), done.stderr

@@ -155,12 +155,15 @@ def manifest(
 
     Send it to every hospital: each checks it and agrees to it (`cipherward-party agree`).
     """
+    from coordinator.adversary.run.suite import check_attacks
     from coordinator.exchange.manifest import SCHEMA, assemble, write_manifest
     from coordinator.exchange.plan import load_plan
     from coordinator.exchange.statement import read_statement
 
     require_replaceable(out, SCHEMA)
-    study = assemble(load_plan(plan), [read_statement(path) for path in statements])
+    planned = load_plan(plan)
+    check_attacks(planned.attacks, has_study=planned.rounds > 0)
+    study = assemble(planned, [read_statement(path) for path in statements])
     is_new = not out.exists()
     write_manifest(out, study)
     for name, public in study.roster.items():

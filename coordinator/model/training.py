@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from coordinator.model.augmentation import alter
 from coordinator.model.model_input import to_model_input
 from coordinator.model.optimizer import build_optimizer, frozen_encoder, learning_rate, set_rate
 from crypto.arrays import AnyArray, Float32Array, Int64Array, Rows
-from crypto.cores import cores
+from crypto.cores import threads
 from crypto.errors import CipherwardError
 
 
@@ -65,9 +64,8 @@ class PlainImages:
 
 
 def use_all_cores() -> int:
-    """Let torch use every core that this process may use, and return their number."""
-    # Ray tells an actor its cores through this variable.
-    usable = int(os.environ.get("OMP_NUM_THREADS") or cores())
+    """Let torch use as many threads as this process may have, and return their number."""
+    usable = threads()
     torch.set_num_threads(usable)
     return usable
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from coordinator.exchange.plan import FILE, read_plan
 from coordinator.study.processes.nursery import PRELOADED, Hospital, Nursery, die_with_parent
 from coordinator.study.study import hospital_log_file, party_folder
-from crypto.cores import cores
+from crypto.cores import cores, threads
 from crypto.errors import CipherwardError
 
 #: What this engine is called in plans, logs and reports.
@@ -49,7 +49,8 @@ def federate(study: Path, workers: int, client_app: str = CLIENT_APP) -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     places = min(plan.parties, workers or (1 if _has_nvidia_gpu() else usable))
-    nursery = Nursery(client_app, max(1, usable // places))
+    # A user's OMP_NUM_THREADS holds here too, as it does under Ray.
+    nursery = Nursery(client_app, max(1, min(threads(), usable // places)))
     try:
         _run_server_app(study, nursery, places)
     finally:
