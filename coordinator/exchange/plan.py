@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -262,6 +263,14 @@ class Plan(Settings):
         """
         shape = (self.image_size, self.image_size, self.channels)
         return describe(self.scheme, shape, self.block, self.key_scope, self.scheme_options)
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Return the optimizer's steps of one pass over so many images."""
+        return math.ceil(images / self.batch)
+
+    def steps_per_round(self, images: int) -> int:
+        """Return the optimizer's steps of a round in a hospital with so many training images."""
+        return self.steps_per_epoch(images) * self.local_epochs
 
     @property
     def replies_needed(self) -> int:

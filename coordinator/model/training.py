@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,8 +133,7 @@ def train_locally(
     """
     labels = torch.from_numpy(np.array(data.labels))
     count = len(labels)
-    steps_per_epoch = math.ceil(count / plan.batch)
-    steps_per_round = steps_per_epoch * plan.local_epochs
+    steps_per_round = plan.steps_per_round(count)
     order = np.random.default_rng([plan.seed, round_, zlib.crc32(party.encode())])
     # Separate streams: the order of the images is the same with augmentation or mixing as without.
     augmentation = np.random.default_rng([plan.seed, round_, zlib.crc32(party.encode()), 1])
@@ -150,7 +148,7 @@ def train_locally(
     loss_of = _Loss(labels.to(device), image_weights(plan, labels).to(device), plan.label_smoothing)
     with frozen_encoder(model, plan, round_):
         for _ in range(plan.local_epochs):
-            for rows in np.array_split(order.permutation(count), steps_per_epoch):
+            for rows in np.array_split(order.permutation(count), plan.steps_per_epoch(count)):
                 set_rate(optimizer, learning_rate(plan, step, plan.rounds * steps_per_round))
                 images = to_model_input(_batch(data, plan, rows, augmentation)).to(device)
                 images, mix = mix_pairs(images, plan.mixup, mixing)

@@ -12,6 +12,7 @@ from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import FILE, Plan, load_plan
 from coordinator.exchange.privacy import ACCOUNTANT, OUTSIDE
 from coordinator.exchange.records import parse_record
+from coordinator.exchange.statement import plan_digest
 from coordinator.exchange.update_attack import FILE as UPDATE_ATTACK
 from coordinator.report.records import Training
 from crypto.errors import CipherwardError
@@ -71,8 +72,7 @@ def require_same_study(scores: Scores, study: Path) -> None:
 def _training_of(study: Path) -> Training:
     plan = load_plan(study / FILE)
     result = read_json(study / "cloud" / "training.json", "training result")
-    baseline_path = study / "baseline.json"
-    baseline = read_json(baseline_path, "baseline") if baseline_path.exists() else {}
+    baseline = _baseline(study / "baseline.json", plan)
     parties = result["test"]["parties"]
     refused = result["test"].get("refused", {})
     tested = {party["party"] for party in parties}
@@ -119,6 +119,19 @@ def _training_of(study: Path) -> Training:
         "histogram_accuracy": baseline.get("histogram_accuracy"),
     }
     return parse_record(Training, section, f"the training in {study}")
+
+
+def _baseline(path: Path, plan: Plan) -> dict[str, Any]:
+    """Return a plan's reference figures, {} if none were measured; raise CipherwardError for another plan's."""
+    if not path.exists():
+        return {}
+    figures: dict[str, Any] = read_json(path, "baseline")
+    if figures["plan_sha256"] != plan_digest(plan):
+        raise CipherwardError(
+            f"{path} was measured for another plan than {path.with_name(FILE)}",
+            "remove it, and measure the baseline of this plan: cipherward-party baseline",
+        )
+    return figures
 
 
 def _privacy(plan: Plan) -> dict[str, Any] | None:

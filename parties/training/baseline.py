@@ -33,6 +33,7 @@ from torch import nn
 from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.console import Log
 from coordinator.exchange.plan import Plan, require_rounds
+from coordinator.exchange.statement import plan_digest
 from coordinator.model.metrics import measure
 from coordinator.model.training import (
     LabelledImages,
@@ -203,7 +204,7 @@ def _flat_pixels(images: AnyArray) -> Float64Array:
 def run_baseline(
     plan: Plan, places: Sequence[Place], model_file: Path | None, log: Log = lambda _: None
 ) -> dict[str, Any]:
-    """Measure all reference figures that the plan asks for. The result contains numbers only.
+    """Measure all reference figures that the plan asks for. The result contains numbers, and the plan's digest.
 
     Args:
         plan: the study's plan.
@@ -219,6 +220,7 @@ def run_baseline(
     val = concatenate([read_plain_images(p, "val") for p in places])
     test = concatenate([read_plain_images(p, "test") for p in places])
     figures: dict[str, Any] = {
+        "plan_sha256": plan_digest(plan),
         "linear_accuracy": linear_accuracy(train, test),
         "histogram_accuracy": histogram_accuracy(train, test),
         "plain": None,

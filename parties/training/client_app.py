@@ -38,7 +38,6 @@ from crypto.spec import spec_without_nonce
 from parties.agent.identity_file import read_identity
 from parties.sealing.place import Place, find_place
 from parties.training.guard import Request, admit, admit_introduction
-from parties.training.policy import local_steps
 from parties.training.policy_file import require_weights
 from parties.training.private_release import release_once
 from parties.training.private_training import PrivateRound, train_privately
@@ -197,7 +196,7 @@ def _answer(place: Place, request: Request) -> tuple[AnyArray, dict[str, float |
     model, _ = build_base_model(request.plan.model_dump_json(), classes, sha256)
     require_private_layers(model, request.plan)
     words = release_once(place, request, lambda private: _train_round(place, request, private)[0])
-    return words, {"steps": local_steps(request.plan, len(request.sealed))}
+    return words, {"steps": request.plan.steps_per_round(len(request.sealed))}
 
 
 def _train_round(

@@ -188,11 +188,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def local_steps(plan: Plan, images: int) -> int:
-    """Return the optimizer's steps of a round in a hospital with so many training images."""
-    return -(-images // plan.batch) * plan.local_epochs
-
-
 def make_policy(
     plan: Plan,
     classes: Sequence[str],
@@ -217,7 +212,7 @@ def make_policy(
             f"the plan trains {plan.train}: no hospital takes part in that training, so there is nothing to accept",
             "hand over sealed sets to the provider, or set train to federated",
         )
-    steps = local_steps(plan, images)
+    steps = plan.steps_per_round(images)
     if budget is None:
         budget = plan.privacy.bound if plan.privacy.is_on else (0.0, 0.0)
     values: dict[str, Any] = {
@@ -276,7 +271,7 @@ def find_difference(policy: Policy, plan: Plan) -> Difference | None:
 
 def find_step_difference(policy: Policy, plan: Plan, images: int) -> Difference | None:
     """Return the difference if the optimizer would take more or fewer steps in a round than accepted, or None."""
-    steps = local_steps(plan, images)
+    steps = plan.steps_per_round(images)
     if policy.least_local_steps <= steps <= policy.most_local_steps:
         return None
     accepted = f"from {policy.least_local_steps} to {policy.most_local_steps}"

@@ -74,8 +74,7 @@ def plan_round(plan: Plan, units: Int64Array) -> PrivateRound:
             "one of them could be sent as it is",
             f"ask for a plan with a privacy.delta below {1 / count:.2g}, such as {0.1 / count:.0e}",
         )
-    steps_per_epoch = -(-images // plan.batch)
-    rate, steps = 1.0 / steps_per_epoch, steps_per_epoch * plan.local_epochs
+    rate, steps = 1.0 / plan.steps_per_epoch(images), plan.steps_per_round(images)
     noise = noise_multiplier(epsilon, delta, rate, steps * plan.rounds)
     return PrivateRound(Mechanism(noise, rate, steps), units, images * rate)
 

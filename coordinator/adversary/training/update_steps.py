@@ -20,7 +20,6 @@ without the test of update_candidates.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -128,14 +127,9 @@ def read_update(observed: Observed, update: Update, model: nn.Module) -> UpdateV
     )
 
 
-def local_steps(plan: Plan, images: int) -> int:
-    """Return the optimiser steps of a round in a hospital with so many images."""
-    return math.ceil(images / plan.batch) * plan.local_epochs
-
-
 def _learning_rates(plan: Plan, update: Update) -> list[float]:
     """Return the learning rate of every local step of an update."""
-    steps = local_steps(plan, update.most_images)
+    steps = plan.steps_per_round(update.most_images)
     first = (update.round - 1) * steps
     return [learning_rate(plan, first + i, plan.rounds * steps) for i in range(steps)]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from coordinator.exchange.plan import Plan, write_plan
+from coordinator.exchange.plan import Plan, load_plan, write_plan
+from coordinator.exchange.statement import plan_digest
 from coordinator.exchange.update_attack import UpdateAttack
 from coordinator.report.page import render
 from coordinator.report.records import SummedUpdates, Training
@@ -112,6 +113,7 @@ def page_of(section: Training) -> str:
         ("cloud/training.json", "[]"),
         ("cloud/training.json", '{"test": {"parties": [], "mean": {"auc": 0.5}}}'),
         ("baseline.json", '{"plain": 3}'),
+        ("baseline.json", "[]"),
         ("cloud/rounds.jsonl", '{"round": 1}\n'),
     ],
 )
@@ -121,6 +123,20 @@ def test_damaged_figures_are_one_line(tmp_path: Path, name: str, content: str) -
     with pytest.raises(CipherwardError, match=r"the figures of the training in .* are damaged") as damaged:
         training_of(tmp_path)
     assert "\n" not in damaged.value.message and damaged.value.hint
+
+
+def test_a_baseline_of_another_plan_is_not_told_of(tmp_path: Path) -> None:
+    section_of(tmp_path, {}, {})
+    p = load_plan(tmp_path / "plan.yaml")
+    figures = {"plan_sha256": plan_digest(p), "linear_accuracy": 0.7, "plain": None}
+    (tmp_path / "baseline.json").write_text(json.dumps(figures))
+    section = training_of(tmp_path)
+    assert section is not None and section.linear_accuracy == 0.7
+    figures["plan_sha256"] = plan_digest(p.model_copy(update={"lr": 2 * p.lr}))
+    (tmp_path / "baseline.json").write_text(json.dumps(figures))
+    with pytest.raises(CipherwardError, match="was measured for another plan than") as refused:
+        training_of(tmp_path)
+    assert "measure the baseline of this plan" in refused.value.hint
 
 
 def test_a_training_of_another_study_is_not_told_of(tmp_path: Path) -> None:
