@@ -36,7 +36,7 @@ def attack(knowledge: Knowledge) -> Guess:
     pool, rows, gallery = knowledge.pool, np.asarray(knowledge.rows, np.int64), knowledge.public
     images = load(pool.spec).picture(pool.images(rows)).copy()
     if gallery is None or not len(gallery):
-        return Guess(images, note="needs a gallery of plain images")
+        return Guess(images, note="needs a gallery of plain images", idle=True)
     if gallery.shape[1:] != pool.spec.image_shape:
         raise CipherwardError(
             f"a gallery of {gallery.shape[1:]} holds no plain images of {pool.spec.image_shape}",

@@ -36,10 +36,10 @@ def attack(knowledge: Knowledge) -> Guess:
     """
     spec = knowledge.pool.spec
     if knowledge.oracle is None:
-        return open_rows(knowledge, None, "needs an oracle")
+        return open_rows(knowledge, None, "needs an oracle", idle=True)
     if load(spec).row_keys:
         note = "every image has a key of its own: an oracle says nothing about others"
-        return open_rows(knowledge, None, note)
+        return open_rows(knowledge, None, note, idle=True)
     plain = queries(spec)
     key, note = solve(spec, plain, knowledge.oracle(plain))
     return open_rows(knowledge, key, "; ".join([f"{len(plain)} chosen images", *([note] if note else [])]))

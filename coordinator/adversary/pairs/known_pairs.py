@@ -61,8 +61,9 @@ def attack(knowledge: Knowledge) -> Guess:
         CipherwardError: If the pairs have other shapes or dtypes than the scheme's.
     """
     if knowledge.known is None or not len(knowledge.known[0]):
-        return open_rows(knowledge, None, "needs known pairs")
-    return open_rows(knowledge, *solve(knowledge.pool.spec, *knowledge.known))
+        return open_rows(knowledge, None, "needs known pairs", idle=True)
+    key, note = solve(knowledge.pool.spec, *knowledge.known)
+    return open_rows(knowledge, key, note, idle=load(knowledge.pool.spec).row_keys)
 
 
 def solve(spec: SchemeSpec, plain: Images, sealed: AnyArray) -> Solution:

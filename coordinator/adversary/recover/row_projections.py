@@ -89,7 +89,7 @@ def attack(knowledge: Knowledge) -> Guess:
     plain = np.asarray(knowledge.public)
     public = rows_of(plain[random_order(np.arange(len(plain)))[:_IMAGES]], spec)
     if not sealed.any() or not public.any():
-        return open_rows(knowledge, None, "nothing identifiable")
+        return open_rows(knowledge, None, "nothing identifiable", idle=True)
     key = recover(sealed, public, algorithm, knowledge.budget.time_left)
     note = "" if knowledge.budget.time_left() else "truncated: out of time"
     cipher = ProjectionCipher(spec.image_shape, spec.block, key.matrices.astype(np.float64), key.order)

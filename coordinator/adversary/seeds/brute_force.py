@@ -80,7 +80,7 @@ def search(knowledge: Knowledge, seeds: range) -> Guess:
     costs = block_differences(images, pool.spec.block)
     mean, deviation = _random_thumbnails(costs, pool.spec.grid[1])
     if not deviation > 0:
-        return open_rows(knowledge, None, "nothing identifiable")
+        return open_rows(knowledge, None, "nothing identifiable", idle=True)
     limit = mean - _SIGMAS * deviation
     tried = 0
     while tried < len(seeds) and knowledge.budget.time_left():

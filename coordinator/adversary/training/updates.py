@@ -40,7 +40,7 @@ def attack(knowledge: Knowledge) -> Guess:
     images: AnyArray = np.zeros((0, *knowledge.pool.spec.image_shape), np.uint8)
     if observed is None or not observed.updates:
         note = "needs updates: a plan with keep_updates, and coordinator.adversary.training.observation.observe"
-        return Guess(images, note=note)
+        return Guess(images, note=note, idle=True)
     # torch and timm take seconds to load, and the list of attacks names this module.
     from coordinator.adversary.training.update_findings import invert_updates
 

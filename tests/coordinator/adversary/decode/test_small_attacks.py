@@ -232,6 +232,7 @@ def test_copies_in_the_gallery_are_counted() -> None:
 
 def test_a_gallery_is_needed_and_must_fit() -> None:
     pool, _ = sealed_pool("pe", smooth(2, 24, 24), 4)
-    assert reidentify.attack(knowledge_of(pool, 2)).note == "needs a gallery of plain images"
+    guess = reidentify.attack(knowledge_of(pool, 2))
+    assert guess.note == "needs a gallery of plain images" and guess.idle
     with pytest.raises(CipherwardError, match="a gallery of"):
         reidentify.attack(knowledge_of(pool, 2, public=smooth(2, 16, 16)))

@@ -189,7 +189,7 @@ def test_public_images_of_another_shape_are_refused() -> None:
 def test_constant_images_identify_nothing(public: Images) -> None:
     pool = MemoryPool(describe("orthogonal", (48, 48, 1), 8), np.full((3, 48, 48, 1), 127.5, np.float32))
     guess = attack(Knowledge(pool, np.arange(3), np.arange(2), public=public))
-    assert guess.note == "nothing identifiable" and guess.key is None
+    assert guess.note == "nothing identifiable" and guess.key is None and guess.idle
 
 
 def test_out_of_time_it_returns_what_it_has(public: Images) -> None:

@@ -114,8 +114,10 @@ def test_other_schemes_are_left_sealed(name: str, note: str) -> None:
 def test_nothing_is_found_in_noise_or_on_black() -> None:
     spec = describe("block_pixel_shuffle", (64, 64, 1), 8)
     noise = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 1), np.uint8)
-    assert search(MemoryPool(spec, noise), range(2000)).key is None
-    assert search(MemoryPool(spec, noise * 0), range(2000)).note == "nothing identifiable"
+    found = search(MemoryPool(spec, noise), range(2000))
+    assert found.key is None and not found.idle
+    black = search(MemoryPool(spec, noise * 0), range(2000))
+    assert black.note == "nothing identifiable" and black.idle
 
 
 def test_thumbnails_against_loops() -> None:

@@ -214,7 +214,7 @@ def test_without_updates_the_note_says_what_is_needed() -> None:
     pool = sealed_pool_of(plan())
     for observed in (None, Observed(plan(), CLASSES, {})):
         guess = updates.attack(Knowledge(pool, np.arange(2), np.arange(1), observed=observed))
-        assert guess.images.shape == (0, 32, 32, 1) and "keep_updates" in guess.note
+        assert guess.images.shape == (0, 32, 32, 1) and "keep_updates" in guess.note and guess.idle
 
 
 def test_gradients_of_a_frozen_stem_are_not_solved() -> None:
