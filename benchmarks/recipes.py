@@ -7,7 +7,8 @@ The folder of the data is $CIPHERWARD_DATA, or --folder: brain_mri/ and vit_tiny
 a plan of three hospitals that train by federated averaging, or of one place that has all images, here in one process.
 `learn` recipes train on images that block_pixel_shuffle sealed, `plain` ones on plain images: under stem `private`
 the federation computes the same up to float rounding. A `learn` recipe with `augment` seals the altered images in
-memory, as a hospital that has its key does. The test images are read by --test only, for the recipes that val chose.
+memory, as a hospital that has its key does. A recipe of BEGUN begins with weights that whoever trains carried by a
+key recovered from the sealed training images (benchmarks/recovered_weights.py). The test images are read by --test only, for the recipes that val chose.
 Finished recipes are kept in --out with their weights, and a stopped one continues from its last round.
 """
 
@@ -18,12 +19,13 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from safetensors import safe_open
 
 from benchmarks.command_line import add_folder, add_json, make_parser, run_on_folder, split_list
+from benchmarks.recovered_weights import POOL, Carried, write_recovered_weights
 from benchmarks.table1_data import read
 from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.plan import Plan
@@ -133,6 +135,31 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model_args": {},
         "mixup": 0.2,
     },
+    "learn: 2 rounds of 6 epochs + rate 2e-4": {**_ALONE, "rounds": 2, "local_epochs": 6, "lr": 2e-4},
+    "learn: 2 rounds of 6 epochs + batch 8 + rate 2e-4": {
+        **_ALONE,
+        "rounds": 2,
+        "local_epochs": 6,
+        "lr": 2e-4,
+        "batch": 8,
+    },
+    "learn: 2 rounds of 6 epochs + positions alike and ×30": {
+        **_ALONE,
+        "rounds": 2,
+        "local_epochs": 6,
+        "positions": "alike",
+        "position_lr_scale": 30.0,
+    },
+    "learn: recovered pixels + 2 rounds of 6 epochs": {**_ALONE, "rounds": 2, "local_epochs": 6},
+    "learn: recovered places + 2 rounds of 6 epochs": {**_ALONE, "rounds": 2, "local_epochs": 6},
+    "learn: recovered key + 2 rounds of 6 epochs": {**_ALONE, "rounds": 2, "local_epochs": 6},
+    "learn: recovered key + three hospitals + all blocks + batch 8 + rate 1e-4 + 10 rounds + flips and shifts": {
+        "model_args": {},
+        "batch": 8,
+        "lr": 1e-4,
+        "rounds": 10,
+        "augment": "flip_shift",
+    },
     "plain: base": {},
     "plain: all blocks": {"model_args": {}},
     "plain: flips and shifts": {"augment": "flip_shift"},
@@ -165,6 +192,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "mixup": 0.2,
     },
     "plain: batch 8 + 15 rounds + flips and shifts": {"batch": 8, "rounds": 15, "augment": "flip_shift"},
+}
+#: The recipes that begin with weights carried by a recovered key, and what of them is carried.
+BEGUN: dict[str, Carried] = {
+    name: what
+    for name in RECIPES
+    for what in get_args(Carried)
+    if name.startswith(f"learn: recovered {what}")
 }
 
 
@@ -238,6 +272,14 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
     splits = read(data, "mri", plan.image_size, (0, 0, 1))
     cipher = _cipher(plan, out)
     started = _kept(name, seed, out).with_suffix(".started")
+    recovered: dict[str, Any] = {}
+    if name in BEGUN and cipher is not None:
+        carried = out / f"carried-{BEGUN[name]}-{seed}.safetensors"
+        rows = np.random.default_rng(seed).permutation(len(splits["train"].labels))[:POOL]
+        sealed = cipher.encrypt(splits["train"].images[rows])
+        key = read_key(out / "secret.key")
+        recovered["recovered"] = write_recovered_weights(plan, sealed, key, BEGUN[name], carried)
+        plan = plan.model_copy(update={"weights": str(carried)})
     _, val, seconds = train_plain(
         plan,
         deal(splits["train"], seed, plan.parties, cipher),
@@ -256,6 +298,7 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
         "best": max(val),
         "images": [len(splits[s].labels) for s in ("train", "val")],
         "seconds": seconds,
+        **recovered,
     }
 
 
