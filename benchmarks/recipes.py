@@ -8,8 +8,9 @@ a plan of three hospitals that train by federated averaging, or of one place tha
 `learn` recipes train on images that block_pixel_shuffle sealed, `plain` ones on plain images: under stem `private`
 the federation computes the same up to float rounding. A `learn` recipe with `augment` seals the altered images in
 memory, as a hospital that has its key does. A recipe of BEGUN begins with weights that whoever trains carried by a
-key recovered from the sealed training images (benchmarks/recovered_weights.py). The test images are read by --test only, for the recipes that val chose.
-Finished recipes are kept in --out with their weights, and a stopped one continues from its last round.
+key recovered from the sealed training images (benchmarks/recovered_weights.py). The test images are read by --test
+only, for the recipes that val chose. Finished recipes are kept in --out with their weights, and a stopped one
+continues from its last round.
 """
 
 from __future__ import annotations

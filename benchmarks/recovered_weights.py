@@ -29,8 +29,8 @@ from parties.training.stem import COORDINATES, carry
 Carried = Literal["places", "pixels", "key"]
 #: Sealed images that the key is recovered from.
 POOL = 100
-#: What timm's weights of ImageNet read and answer.
-_PUBLIC: dict[str, Any] = {"num_classes": 1000, "in_chans": 3}
+#: Public weights read colour images. Their head is left out: every study has its own.
+_PUBLIC: dict[str, Any] = {"num_classes": 0, "in_chans": 3}
 
 
 def write_recovered_weights(
@@ -72,6 +72,7 @@ def _write_carried(plan: Plan, parts: Parts, carried: Carried, path: Path) -> No
         coordinates = replace(coordinates, values=None)
     elif carried == "pixels":
         coordinates = replace(coordinates, order=None)
-    model = create_model(plan.model, {**_PUBLIC, "img_size": plan.image_size}, plan.weights)
+    settings = {**_PUBLIC, "img_size": plan.image_size, **plan.model_args}
+    model = create_model(plan.model, settings, plan.weights)
     carry(model, coordinates)
     write_bytes(path, torch_tensor_bytes(dict(model.state_dict()), {}))

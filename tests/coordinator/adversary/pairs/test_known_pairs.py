@@ -209,7 +209,9 @@ def test_keys_for_every_image_say_nothing_about_others(name: str, scope: str) ->
     )
     for module in (known_pairs, chosen_plaintext):
         guess = module.attack(knowledge)
-        assert guess.idle and guess.key is None and guess.note.startswith("every image has a key of its own")
+        assert (
+            guess.idle and guess.key is None and guess.note.startswith("every image has a key of its own")
+        )
         assert (guess.images == pool.sealed[:3]).all()
 
 
