@@ -73,7 +73,9 @@ def test_the_end_of_what_it_prints_is_what_the_tutorial_shows(study: Study) -> N
 def test_details_are_in_the_log_files_and_not_in_the_talk(study: Study) -> None:
     cell = "draw-0 block_pixel_shuffle: leading_bit at 1"
     assert cell in (study.folder / "logs" / "attack.log").read_text()
-    assert cell not in study.output and "round 1 of 1: val accuracy" in study.output
+    # The indented lines of a long wait say what is being done, on a slow machine this cell too.
+    said = "\n".join(line for line in study.output.splitlines() if not line.startswith("  "))
+    assert cell not in said and "round 1 of 1: val accuracy" in study.output
     steps = [line for line in study.output.splitlines() if line.startswith("· ")]
     assert 12 <= len(steps) <= 20
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import yaml
 
-from coordinator.adversary.run.suite import check_attacks
 from coordinator.deployment.bundle import build_bundle, bundle_digest
 from coordinator.deployment.certificates import (
     WARN_DAYS,
@@ -57,7 +56,6 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
     settings = read_federation(file)
     plan_file = (file.parent / settings.plan).resolve()
     plan = read_plan(plan_file, needs_images=False)
-    check_attacks(plan.attacks, has_study=plan.rounds > 0)
     if plan.parties != len(settings.hospitals):
         raise CipherwardError(
             f"{file} names {len(settings.hospitals)} hospitals, and the plan is for {plan.parties}",

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.adversary.run.suite import check_attacks
 from coordinator.deployment.approvals import missing_approvals
 from coordinator.deployment.bundle import bundle_digest
 from coordinator.deployment.control import Control, Run
@@ -67,7 +66,6 @@ def prepare(
     """
     source = plan_file or place.plan
     plan = read_plan(source, needs_images=False)
-    check_attacks(plan.attacks, has_study=plan.rounds > 0)
     hospitals = place.settings.hospitals
     if plan.parties != len(hospitals):
         raise CipherwardError(

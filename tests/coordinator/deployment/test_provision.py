@@ -140,18 +140,6 @@ def test_wrong_settings_are_named_and_nothing_is_written(
     assert not (tmp_path / "deployment").exists()
 
 
-def test_a_plan_whose_attacks_no_audit_takes_is_refused_before_it_travels(tmp_path: Path) -> None:
-    file = write_federation(tmp_path)
-    place = provisioned(tmp_path / "first")
-    wrong = tmp_path / "plan-in.yaml"
-    wrong.write_text(wrong.read_text() + "attacks: [known_pairs]\n")
-    with pytest.raises(CipherwardError, match="known_pairs is not part of an audit"):
-        provision(file, tmp_path / "deployment")
-    with pytest.raises(CipherwardError, match="known_pairs is not part of an audit"):
-        prepare(place, wrong)
-    assert not (tmp_path / "deployment").exists() and not place.study_folder("small").exists()
-
-
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("mine")
