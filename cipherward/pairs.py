@@ -21,7 +21,6 @@ from coordinator.adversary.opened import open_images, open_rows
 from coordinator.adversary.pairs import chosen_plaintext, known_pairs
 from coordinator.adversary.recover.unknown_scheme import models_of
 from coordinator.adversary.registry import ATTACKS
-from coordinator.exchange.audit.scores import Figures
 from coordinator.exchange.audit.suite1 import draws_needed
 from coordinator.exchange.audit.suite2 import SUITE, breaking_measures
 from coordinator.exchange.pool import MemoryPool
@@ -40,7 +39,7 @@ class PairsFinding:
     Attributes:
         attack: known_pairs or chosen_plaintext.
         pairs: How many pairs it had, the most over the draws.
-        broken: In how many draws K, R or V broke the scheme.
+        broken: In how many draws it found a key by which K, R or V broke the scheme.
         draws: How many draws there were.
         note: What the attack says of the first draw.
     """
@@ -80,7 +79,7 @@ def attack_with_pairs(
                 PairsFinding(
                     attack=name,
                     pairs=max(pairs for pairs, _, _ in results),
-                    broken=sum(bool(breaking_measures(figures, SUITE)) for _, _, figures in results),
+                    broken=sum(is_broken for _, _, is_broken in results),
                     draws=len(draws),
                     note=results[0][1],
                 )
@@ -90,8 +89,8 @@ def attack_with_pairs(
 
 def _attack_draw(
     name: str, draw: SealedDraw, settings: Settings, audited: SchemeSpec
-) -> tuple[int, str, Figures]:
-    """Return how many pairs an attack had on a draw, what it says, and its figures."""
+) -> tuple[int, str, bool]:
+    """Return how many pairs an attack had on a draw, what it says, and whether it broke the scheme."""
     pairs, guess, spec = 0, None, draw.spec
     for model in [spec] if settings.family else _models(draw.specs):
         try:
@@ -107,12 +106,12 @@ def _attack_draw(
             guess, spec = open_rows(knowledge, key, "; ".join(filter(None, words))), told
             break
     if guess is None:
-        knowledge = Knowledge(MemoryPool(spec, draw.sealed), draw.pool_rows, draw.rows)
-        guess = open_rows(knowledge, None, "no scheme of this program gives these pairs")
+        # The ciphertext as it is may name its image: that is no merit of pairs, and the suite's verdict tells it.
+        return pairs, "no scheme of this program gives these pairs", False
     attempt = Attempt(name, ATTACKS[name], spec, pairs, guess, 0.0, ATTACKS[name].tier.name)
     figures = Scorer(draw, settings, audited).figures(attempt)
     assert figures is not None
-    return pairs, guess.note, figures
+    return pairs, guess.note, bool(breaking_measures(figures, SUITE))
 
 
 def _models(specs: Sequence[SchemeSpec]) -> list[SchemeSpec]:

@@ -98,30 +98,38 @@ class PanelResult:
         if defects:
             return f"Broken without an attack: {'; '.join(defects)}."
         if self.least is None:
-            uncertain = [panel for panel, result in self.panels.items() if result.uncertain]
-            doubt = f" The attacks are uncertain on {listed(uncertain)}." if uncertain else ""
-            reach = self._reach()
-            if not reach:
-                return f"Nothing is known about pools of {name}: no attack that can use one ran to its end.{doubt}"
-            return f"{name} was broken on no panel by {suite}, up to {images_text(reach)}.{doubt}"
+            least = min(self._reached().values())
+            if not least:
+                why = "no attack that can use one ran to its end and is sure of what it found"
+                return f"Nothing is known about pools of {name}: {why}.{self._doubt()}"
+            return f"{name} was broken on no panel by {suite}, up to {images_text(least)}.{self._doubt()}"
         soonest = [panel for panel, size in self.broken_from.items() if size == self.least]
         sentence = f"Broken. {images_text(self.least)} break {name} on {listed(soonest)}"
         if self.most is None:
-            withstood = [panel for panel, size in self.broken_from.items() if size is None]
-            reach = self._reach()
-            if not reach:
-                return f"{sentence}; nothing is known of pools on {listed(withstood)}."
-            return f"{sentence}; no attack broke it on {listed(withstood)}, up to {images_text(reach)}."
+            reached = self._reached()
+            withstood = {panel: size for panel, size in reached.items() if size}
+            unknown = [panel for panel, size in reached.items() if not size]
+            if withstood:
+                reach = images_text(min(withstood.values()))
+                sentence += f"; no attack broke it on {listed(list(withstood))}, up to {reach}"
+            if unknown:
+                sentence += f"; nothing is known of pools on {listed(unknown)}"
+            return f"{sentence}.{self._doubt()}"
         if self.most == self.least:
             return f"{sentence}." if len(self.panels) == 1 else f"{sentence}: the same on every panel."
         latest = [panel for panel, size in self.broken_from.items() if size == self.most]
         return f"{sentence}, and {images_text(self.most)} on every panel; {listed(latest)} took the most."
 
-    def _reach(self) -> int:
-        """Return the pool size that attacks reached on every panel that they did not break; 0 without pools."""
-        unbroken = [result.report for result in self.panels.values() if result.broken_from is None]
-        reached = [attacked_up_to(report) for report in unbroken if report.verdict.pool_attacked]
-        return min(reached) if len(reached) == len(unbroken) else 0
+    def _doubt(self) -> str:
+        """Name the panels that were not broken, and on which the attacks say themselves that they failed."""
+        panels = self.panels.items()
+        uncertain = [panel for panel, result in panels if result.uncertain and result.broken_from is None]
+        return f" The attacks are uncertain on {listed(uncertain)}." if uncertain else ""
+
+    def _reached(self) -> dict[str, int]:
+        """Return the pool size that attacks reached on each panel that they did not break; 0 if they reached none."""
+        unbroken = {name: r.report for name, r in self.panels.items() if r.broken_from is None}
+        return {name: attacked_up_to(r) if r.verdict.pool_attacked else 0 for name, r in unbroken.items()}
 
     def __repr__(self) -> str:
         """Return the verdict in one line."""

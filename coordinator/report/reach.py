@@ -32,11 +32,12 @@ def unfinished_attacks(report: Report) -> list[str]:
 def attacked_up_to(report: Report) -> int:
     """Return the largest pool size that the required attacks on a pool reached, and were certain of what they found.
 
-    Where all of them are idle or unfinished it is the largest size that any attack reached.
+    Where all of them are idle or unfinished it is the largest size that any attack reached. Where one was uncertain
+    at every size it is 0.
     """
     verdict, largest = report.verdict, [report.verdict.largest_pool]
     for attack in _ON_POOLS:
-        uncertain = verdict.uncertain_at.get(attack, ())
-        sizes = [size for size in verdict.finished_at.get(attack, ()) if size not in uncertain]
-        largest += [max(sizes)] if sizes else []
+        finished, uncertain = verdict.finished_at.get(attack, ()), verdict.uncertain_at.get(attack, ())
+        if finished:
+            largest.append(max((size for size in finished if size not in uncertain), default=0))
     return min(largest)

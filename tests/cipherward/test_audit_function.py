@@ -288,6 +288,16 @@ def test_pairs_of_real_ciphertexts_are_tried_as_orthogonal_blocks() -> None:
         assert all(finding.pairs for finding in result.pairs)
 
 
+def test_pairs_that_give_no_key_break_nothing_though_ciphertexts_name_their_image() -> None:
+    def halved(images: Images, key: bytes) -> Images:
+        pattern = np.random.default_rng(list(key)).integers(0, 128, images.shape[1:], np.uint8)
+        return images // 2 + pattern
+
+    result = audit(halved, IMAGES, known_pairs=10, **{**ONE_ATTACK, "draws": 1})
+    assert [(finding.broken, finding.is_break) for finding in result.pairs] == [(0, False)]
+    assert "no scheme of this program gives these pairs" in str(result.pairs[0])
+
+
 def test_what_an_attack_reads_is_no_matter_of_strides() -> None:
     function = FunctionUnderAudit(lambda i, k: np.asfortranarray(made_up.mosaic(i, k)), None, 32, False)
     sealed = function.sealed(IMAGES, bytes(32))

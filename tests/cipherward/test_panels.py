@@ -13,6 +13,7 @@ from cipherward.panels import PANELS, PanelResult, audit_panels
 from coordinator.exchange.audit.suite2 import SUITE
 from coordinator.report.build import build_report
 from coordinator.report.pictures import Pictures
+from coordinator.report.reach import attacked_up_to
 from coordinator.report.report_file import read_report
 from crypto.arrays import AnyArray, Images
 from crypto.errors import CipherwardError
@@ -71,6 +72,22 @@ def test_panels_without_an_attack_on_a_pool_are_no_success_of_the_scheme() -> No
     assert result.verdict.startswith("Nothing is known about pools of block_pixel_shuffle")
     mixed = PanelResult({"gray scan": result_of(2), "natural": untried})
     assert "nothing is known of pools on natural" in mixed.verdict
+
+
+def test_a_panel_where_every_pool_is_uncertain_withstood_nothing() -> None:
+    finding = make_finding(pool=10, v=0, uncertain=True, fit="fit 0.40, below 0.70")
+    draws = [measured(draw) for draw in with_as_is(*[[finding]] * 3)]
+    report = build_report(make_scores(draws, [measured(c) for c in (*CONTROLS, SIGNS)], suite=SUITE), "s")
+    doubtful = AuditResult(report, Pictures({}), ())
+    assert doubtful.uncertain and attacked_up_to(report) == 0
+    mixed = PanelResult({"gray scan": result_of(2), "stained tissue": doubtful, "natural": result_of(None)})
+    assert (
+        "no attack broke it on natural, up to 10 images; nothing is known of pools on stained"
+        in mixed.verdict
+    )
+    assert mixed.verdict.endswith("The attacks are uncertain on stained tissue.")
+    nowhere = PanelResult(dict.fromkeys(PANELS, doubtful))
+    assert nowhere.verdict.startswith("Nothing is known about pools of block_pixel_shuffle")
 
 
 def test_a_panel_that_was_not_audited_is_named() -> None:
