@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from coordinator.exchange.audit.control_sets import PREFIX
 from coordinator.exchange.audit.scores import DrawScores, Finding, Scores
-from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, ROWS, readable_by
+from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, MIN_SCORED_ROWS, ROWS, readable_by
 from coordinator.exchange.audit.suite2 import broken_by
 from coordinator.report.verdict import finished_sizes
 from crypto.scheme import load
@@ -86,6 +86,10 @@ def _small_numbers(draws: Sequence[DrawScores]) -> list[str]:
     rows = min((draw.rows for draw in draws), default=0)
     if rows < ROWS:
         doubts.append(f"{rows} scored rows a draw instead of {ROWS}")
+    measured = [f.figures for draw in draws for f in draw.findings if f.figures is not None]
+    textured = min((figures.visible.n for figures in measured), default=rows)
+    if textured < MIN_SCORED_ROWS <= rows:
+        doubts.append(f"{textured} of the scored rows of a draw have texture: K and V do not count there")
     gallery = min((draw.gallery for draw in draws), default=0)
     if gallery < GALLERY:
         doubts.append(f"a gallery of {gallery} images instead of {GALLERY}")

@@ -6,6 +6,8 @@ The numbers of suite/2 are those of suite/1 (suite1.py). Three things are differ
   break, with bounds that are corrected for the search. Under suite/1 it was reported beside the verdict.
 - Guesses about other images, which a guess must exceed, are moved by an element of their own, as guesses are.
 - Every attack that ran states its confidence.
+- K and V count only if at least MIN_SCORED_ROWS of the scored rows have texture: a median of fewer is a look at
+  single images.
 
 Files of suite/1 stay readable: they are judged by the rule that they name.
 """
@@ -50,12 +52,18 @@ def breaking_measures(figures: Figures, suite: str) -> tuple[str, ...]:
     """Return which of K, R and V break the scheme by the figures of one guess, under a rule.
 
     Under suite/2, R and V count as they are under the declared orbit, or under the second look with its corrected
-    bounds.
+    bounds, and K and V where enough rows have texture.
     """
     letters = set(suite1.breaking_measures(figures))
     if counts_looks(suite):
         letters |= set(suite1.readable_measures(figures))
+        letters -= set() if shows_texture(figures) else {"K", "V"}
     return tuple(letter for letter in "KRV" if letter in letters)
+
+
+def shows_texture(figures: Figures) -> bool:
+    """Return whether enough scored rows have texture, so that SSIM says something of them."""
+    return figures.visible.n >= suite1.MIN_SCORED_ROWS
 
 
 def broken_by(finding: Finding, suite: str) -> tuple[str, ...]:

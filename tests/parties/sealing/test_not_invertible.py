@@ -79,6 +79,15 @@ def test_no_control_of_an_audit_is_of_such_a_scheme(place: Place) -> None:
     assert all(is_invertible(plan_sealing(place, name).spec.name) for name in SETS)
 
 
+def test_images_without_texture_are_opened_as_what_they_were() -> None:
+    ramp = np.repeat(np.arange(32, dtype=np.uint8)[:, None] // 4, 32, 1)[None, ..., None]
+    images = ramp + 5 * np.arange(24, dtype=np.uint8)[:, None, None, None]
+    truth = make_truth(images[:12], images[12:], "block_pixel_shuffle")
+    scheme, rows = load(truth.spec), np.arange(12)
+    assert check_true_key(scheme, KEY, truth, rows) == (1.0, True)
+    assert check_true_key(scheme, KEY.derive("another"), truth, rows) == (0.0, False)
+
+
 @pytest.mark.parametrize("name", SCHEMES)
 def test_the_control_of_the_true_key_holds_for_every_scheme_and_for_no_other_key(name: str) -> None:
     images = smooth(24, 32, 32, 1)
