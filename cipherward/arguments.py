@@ -13,6 +13,10 @@ from crypto.errors import CipherwardError
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
 
+#: How many times less than the images' real ciphertexts may spread, and how far from zero gray levels may lie. Both
+#: only tell scales apart: orthogonal blocks spread as the images do.
+_SPREAD, _FAR = 10.0, 1020.0
+
 
 def as_settings(values: dict[str, Any]) -> Settings:
     """Return the settings; raise CipherwardError for one that is unknown."""
@@ -72,7 +76,29 @@ def as_ciphertexts(sealed: AnyArray, plain: Images, where: str) -> AnyArray:
         raise CipherwardError(
             f"{where} has values that are NaN or infinite", "ciphertexts are finite numbers"
         )
+    require_gray_levels(shaped, plain, where)
     return np.ascontiguousarray(shaped)
+
+
+def require_gray_levels(sealed: AnyArray, plain: Images, where: str) -> None:
+    """Raise CipherwardError if real ciphertexts are on another scale than gray levels, on which all is measured.
+
+    Args:
+        sealed: Ciphertexts, uint8 or float32.
+        plain: Their images, uint8.
+        where: What gave them.
+    """
+    if sealed.dtype == np.uint8:
+        return
+    spread, middle = float(sealed.std(dtype=np.float64)), float(sealed.mean(dtype=np.float64))
+    if plain.std() / _SPREAD <= spread <= _FAR and abs(middle) <= _FAR:
+        return
+    low, high = float(sealed.min()), float(sealed.max())
+    raise CipherwardError(
+        f"{where} gave real numbers from {low:.4g} to {high:.4g}, mostly within {spread:.2g} of {middle:.4g}, and "
+        "the suite measures in gray levels, 0 to 255",
+        "bring ciphertexts to the scale of the images: 255 * x for images in [0, 1], 127.5 * (x + 1) for [-1, 1]",
+    )
 
 
 def as_labels(labels: Sequence[int] | Int64Array | None, images: int) -> Int64Array:

@@ -20,7 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from cipherward.arguments import as_ciphertexts, as_images, as_labels, as_settings, require_dtype
+from cipherward.arguments import (
+    as_ciphertexts,
+    as_images,
+    as_labels,
+    as_settings,
+    require_dtype,
+    require_gray_levels,
+)
 from cipherward.controls import control_draws, public_of_controls
 from cipherward.draws import SealedDraw, draw_rows, images_of_draw, require_enough
 from cipherward.folder import Stack, read_stack, require_pairs
@@ -106,6 +113,7 @@ def audit(
             function.require_deterministic(plain[members], key, sealed)
             specs = chosen.specs(plain.shape[1:], is_real=sealed.dtype == np.float32)
         require_dtype(sealed, specs[0], f"encrypt in draw {index + 1}")
+        require_gray_levels(sealed, plain[members], f"encrypt in draw {index + 1}")
         draws.append(_draw(chosen, specs, index, plain[members], classes[members], sealed, function, key))
     name = chosen.name or function.name
     subject = Subject(

@@ -146,6 +146,10 @@ def empty(folder: Path) -> Path:
         ),
         (lambda folder: SEALED[0].astype(np.int64), "set 1 of ciphertexts is int64"),
         (lambda folder: np.full(PLAIN.shape, np.nan, np.float32), "values that are NaN or infinite"),
+        (
+            lambda folder: SEALED[0].astype(np.float32) / 255,
+            "set 1 of ciphertexts gave real numbers from 0 to 1",
+        ),
         (lambda folder: [], "no ciphertexts were handed over"),
         (lambda folder: [SEALED[0], SEALED[0].astype(np.float32)], "differ in dtype"),
     ],

@@ -148,6 +148,11 @@ def broken(images: Images, key: bytes) -> Images:
     raise ZeroDivisionError("division\nby zero")
 
 
+def on_another_scale(by: float, level: float = 0) -> Callable[[Images, bytes], AnyArray]:
+    """Return a scheme whose ciphertexts are real, and not in gray levels."""
+    return lambda images, key: made_up.mosaic(images, key).astype(np.float32) * np.float32(by) + level
+
+
 def real_in_the_second_draw() -> Callable[[Images, bytes], AnyArray]:
     whole_sets: set[bytes] = set()
 
@@ -177,6 +182,9 @@ def not_a_number(images: Images, key: bytes) -> AnyArray:
         (lambda images, key: images.tolist(), "encrypt returned list, not a NumPy array", "one ciphertext"),
         (lambda images, key: None, "encrypt returned NoneType", "one ciphertext"),
         ("aes", "encrypt is no function but str", "audit_ciphertexts"),
+        (on_another_scale(1 / 255), "encrypt in draw 1 gave real numbers from", "255 * x"),
+        (on_another_scale(1 / 40, -3), "encrypt in draw 1 gave real numbers from", "255 * x"),
+        (on_another_scale(255), "the suite measures in gray levels", "255 * x"),
         (real_in_the_second_draw(), "encrypt in draw 2 gave float32 where uint8 was expected", "one type"),
     ],
 )
