@@ -12,6 +12,8 @@ from typing import Any
 from crypto.errors import CipherwardError, unknown
 
 KEY_SCOPES = ("consortium", "party", "image")
+#: Longest side of an image in pixels. A spec comes from others: what is counted from it stays a number.
+MAX_SIDE = 65_536
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class SchemeSpec:
             raise CipherwardError(
                 f"images of shape {self.image_shape} with blocks of {self.block} cannot be sealed",
                 "sides and blocks are at least 1 pixel; channels are 1 (gray) or 3 (RGB)",
+            )
+        if max(h, w, self.block) > MAX_SIDE:
+            raise CipherwardError(
+                f"images of {h:.6g}×{w:.6g} with blocks of {self.block:.6g} cannot be sealed",
+                f"sides have at most {MAX_SIDE} pixels",
             )
         if h % self.block or w % self.block:
             fitting = max(self.block, round(h / self.block) * self.block)
@@ -97,7 +104,7 @@ class SchemeSpec:
                 key_scope=str(value["key_scope"]),
                 options=dict(value["options"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CipherwardError(f"not a scheme description: {error!r}") from None
 
 
@@ -113,4 +120,4 @@ def log2_factorial(n: int) -> float:
     # scipy.special takes a quarter of a second to load, and most commands count no key space.
     from scipy.special import gammaln
 
-    return float(gammaln(n + 1) / math.log(2))
+    return float(gammaln(float(n) + 1) / math.log(2))

@@ -87,7 +87,11 @@ def accuracy(section: Record, row: str, seed: int = 0) -> str:
             return f"diverged in epoch {cell['diverged']}"
         test = cell["test"]
         text = f"{percent(test['rate'])} % ({percent(test['low'])}–{percent(test['high'])})"
-        return text + (f", AUC {test['auc']:.3f}" if test["auc"] is not None else "")
+        rates = [c["test"]["rate"] for c in section["cells"] if c["row"] == row and "diverged" not in c]
+        mean = (
+            f"; mean of {len(rates)} seeds {percent(sum(rates) / len(rates))} %" if len(rates) > 1 else ""
+        )
+        return text + (f", AUC {test['auc']:.3f}" if test["auc"] is not None else "") + mean
     for part in section["begun"]:
         if (part["row"], part["seed"]) == (row, seed):
             return f"not finished: {part['epochs']} of {section['plan']['rounds']} epochs"

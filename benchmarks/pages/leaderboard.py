@@ -16,7 +16,7 @@ from benchmarks.pages.audit import data_name
 from benchmarks.pages.comparison import DATA_NAMES
 from benchmarks.pages.entries import Entry, audited_rows, of_kind, suite_of
 from benchmarks.pages.kinds import scheme_name
-from benchmarks.pages.markdown import MAX_COLUMNS, table
+from benchmarks.pages.markdown import MAX_COLUMNS, percent, table
 from benchmarks.pages.summary import (
     accuracies,
     audited_cells,
@@ -50,16 +50,16 @@ paper's could not be read. *Images that break it*: the smallest pool that was br
 draws, by the rule of the [suite](suite.md), on that set of images which took most, of those that the suite audited
 (brain MRI or CIFAR-10). Small or unusual pictures can take more: see the next table. *Matched*: the adversary has the
 images in another order, no pair of them and no key, and says which ciphertext is of which image. *Seconds*: the
-median time of the attack on one core. *Accuracy*: of a Vision Transformer on ciphertext; in brackets, of the same
-training on plain images.
+median time of the attack on one core. *Accuracy*: of a Vision Transformer on ciphertext, the mean where several seeds
+were trained; in brackets, of the same training on plain images.
 """
 
 KINDS_LEAD = """The smallest pool from which two thirds of the draws were broken: the recovered key opens other images
-at a median SSIM of .90, or half of them name their own image among 100. These measures are simpler than those of
-suite/1. **≤ 5**: 5 was the smallest pool tried. *Not by 10*: 10 images did not break two thirds of the draws;
-*uncertain* means that the attack said itself that it failed, which is no strength of the scheme. *Not run*: nobody
-attacked such images, or the scheme is not meant for them. `orthogonal` and `noisy_orthogonal` are attacked with
-public images of the same kind, the others with ciphertexts alone.
+at a median SSIM of .90, or half of them name their own image among 100, or among as many as the kind has besides the
+pool. These measures are simpler than those of suite/1. **≤ 5**: 5 was the smallest pool tried. *Not by 10*: 10 images
+did not break two thirds of the draws; *uncertain* means that the attack said itself that it failed, which is no
+strength of the scheme. *Not run*: nobody attacked such images, or the scheme is not meant for them. `orthogonal` and
+`noisy_orthogonal` are attacked with public images of the same kind, the others with ciphertexts alone.
 """
 
 PANEL_LEAD = """The same measurements on the fixed panel of [audit_panels](library.md#several-kinds-of-pictures). Each
@@ -110,7 +110,9 @@ def _broken(entries: Sequence[Entry], schemes: Sequence[str]) -> str:
     """Return how many of the audited schemes were broken, in a sentence."""
     rows = [row for scheme in schemes if (row := hardest_row(entries, scheme)) is not None]
     broken = sum(row["smallest_pool"] is not None for row in rows)
-    where = "under one key for all images, on all pictures that the suite audited"
+    where = (
+        "with their default options, under one key for all images, on all pictures that the suite audited"
+    )
     return f"Of {len(rows)} audited schemes, {broken} were broken {where}."
 
 
@@ -134,6 +136,7 @@ def _schemes(entries: Sequence[Entry], schemes: Sequence[str], papers: Mapping[s
         if challenge is not None:
             named = f"{round(challenge['right'] * challenge['images']):,} of {challenge['images']:,}"
             words = f"no key; **{named}** matched with their images, {challenge['data']}; T2, the images"
+            words += _hardest_option(entries, scheme, challenge)
             rows.append([*known, _key_space_of(row), words, f"{challenge['seconds']:.3g}", accuracy])
             continue
         if row is None:
@@ -159,6 +162,17 @@ def hardest_challenge(entries: Sequence[Entry], scheme: str) -> Record | None:
             if name == scheme and challenge["right"] is not None:
                 found.append({**challenge, "data": DATA_NAMES.get(data, data)})
     return min(found, key=lambda c: (c["right"], -c["images"]), default=None)
+
+
+def _hardest_option(entries: Sequence[Entry], scheme: str, default: Record) -> str:
+    """Return what other options than the defaults left of the matching challenge, if that is less; else nothing."""
+    challenges = [c for entry in of_kind(entries, "projections") for c in entry.result["challenges"]]
+    others = [c for c in challenges if c["name"].startswith(f"{scheme} ") and c["right"] is not None]
+    hardest = min(others, key=lambda c: float(c["right"]), default=default)
+    if hardest["right"] >= default["right"]:
+        return ""
+    option = hardest["name"].split(", ")[0].removeprefix(scheme).strip()
+    return f"; with {option} {percent(hardest['right'])} % of them"
 
 
 def _key_space_of(row: Record | None) -> str:
@@ -209,9 +223,13 @@ def _by_panel(result: Record) -> list[str]:
 
 def _slowest(rows: Sequence[Record]) -> Record | None:
     """Return the row of a panel that took the most images; None if none was run."""
-    return max(
-        rows, key=lambda row: math.inf if row["broken_at"] is None else row["broken_at"], default=None
-    )
+
+    def taken(row: Record) -> tuple[float, bool]:
+        # Of two kinds that took equally many, the one on which fewer were tried and failed says more.
+        least = row["broken_at"]
+        return (math.inf, True) if least is None else (least, least > row["pools"][0]["pool"])
+
+    return max(rows, key=taken, default=None)
 
 
 def _worst(panels: Sequence[Record | None]) -> str:

@@ -47,7 +47,13 @@ def projections(result: Record) -> list[str]:
     for words, few in (("Not broken at these pool sizes", False), ("Too few draws to say", True)):
         names = [_name(line) for line in open_rows if (line["largest_pool"] == 0) == few]
         sentences += [f"{words}: {'; '.join(names)}."] if names else []
-    verdict = " ".join(sentences) or "Everything in this table was broken."
+    looked = {line["name"] for line in rows if line["attack"] == "as_is"}
+    untried = sorted(looked - {line["name"] for line in rows if line["attack"] != "as_is"})
+    verdict = (
+        " ".join(sentences) or "Every scheme here that an attack was run on was broken at its largest pool."
+    )
+    if untried:
+        verdict += f" No attack that recovers a picture or a key was run on {'; '.join(untried)}."
     return [
         "`block_projection` on brain MRI, blocks of 16, with public images of the same source; `patch_shuffle` one "
         "image at a time. Broken: by R, V or K of suite/1 in a draw. By default, block_projection has an orthogonal "

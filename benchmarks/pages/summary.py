@@ -193,13 +193,15 @@ def readme_table(entries: Sequence[Entry]) -> list[str]:
         "claimed key space",
         "images that break it",
         "seconds",
+        "images attacked",
         "accuracy on ciphertext (on plain images)",
     ]
     rows = []
     for scheme in README_SCHEMES:
         row = hardest_row(entries, scheme)
         if row is not None:
-            rows.append([*audited_cells(row), accuracies(entries, scheme, README_DATA, README_SIDE)])
+            accuracy = accuracies(entries, scheme, README_DATA, README_SIDE)
+            rows.append([*audited_cells(row), data_name(row), accuracy])
     return table(headers, rows)
 
 
@@ -295,18 +297,24 @@ def _federated_accuracies(entries: Sequence[Entry], scheme: str, data: Sequence[
 def _comparison_accuracies(
     entries: Sequence[Entry], scheme: str, data: Sequence[str], least_side: int
 ) -> list[str]:
-    """Return the accuracies of the comparison's Vision Transformer, of the first seed."""
+    """Return the accuracies of the comparison's Vision Transformer, the means of the seeds that were trained."""
     texts = []
     for entry in of_kind(entries, "table1"):
         for section in entry.result["sections"]:
-            cell, plain = (find_cell(section, row) for row in (scheme, "plain"))
+            rate, plain = (_mean_rate(section, row) for row in (scheme, "plain"))
             side = section["plan"]["image_size"]
             is_shown = section["network"] == "vit" and section["data"] in data and side >= least_side
-            if is_shown and cell is not None and "diverged" not in cell:
-                plain_rate = plain["test"].get("rate") if plain else None
-                name = sized_name(section["data"], side)
-                texts.append(_accuracy_text(cell["test"]["rate"], name, plain_rate))
+            if is_shown and rate is not None:
+                texts.append(_accuracy_text(rate, sized_name(section["data"], side), plain))
     return texts
+
+
+def _mean_rate(section: Record, row: str) -> float | None:
+    """Return the mean test accuracy of a row's seeds; None if one diverged or none is finished."""
+    cells = [cell for cell in section["cells"] if cell["row"] == row]
+    if not cells or any("diverged" in cell for cell in cells):
+        return None
+    return sum(float(cell["test"]["rate"]) for cell in cells) / len(cells)
 
 
 def _accuracy_text(rate: float, data: str, plain: float | None) -> str:

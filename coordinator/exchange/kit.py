@@ -25,6 +25,7 @@ from pathlib import Path
 from pydantic import Field
 
 from coordinator.exchange.records import Record, parse_record
+from crypto.archive import DAMAGE, read_members
 from crypto.errors import CipherwardError
 from crypto.files import json_text, write_bytes
 
@@ -33,6 +34,8 @@ MANIFEST, CA, PLAN, STUDY = "manifest.json", "ca.crt", "plan.yaml", "study.json"
 _REQUIRED, _OPTIONAL = (CA, PLAN), (STUDY,)
 #: The largest kit, in bytes. A plan and a certificate have a few kilobytes; a study manifest has some per hospital.
 _MAX_BYTES = 16 << 20
+#: Files in a kit, at most.
+_MAX_MEMBERS = 8
 _AGAIN = "ask the coordinator for the kit again, and compare its fingerprint"
 _DIGEST = r"^[0-9a-f]{64}$"
 #: Members carry this date, so that equal kits have equal bytes.
@@ -144,19 +147,17 @@ def read_kit(path: Path) -> Kit:
         CipherwardError: if it is missing, no kit, too large, damaged, or holds a member that no kit has.
     """
     try:
+        too_large = CipherwardError(f"{path} is too large for a kit", _AGAIN)
         if path.stat().st_size > _MAX_BYTES:
-            raise CipherwardError(f"{path} is too large for a kit", _AGAIN)
+            raise too_large
         with zipfile.ZipFile(path) as archive:
-            infos = archive.infolist()
-            if sum(info.file_size for info in infos) > _MAX_BYTES or len(infos) > 8:
-                raise CipherwardError(f"{path} is too large for a kit", _AGAIN)
-            names = [info.filename for info in infos]
-            members = {info.filename: archive.read(info) for info in infos}
+            found = read_members(archive, _MAX_BYTES, _MAX_MEMBERS, too_large)
     except FileNotFoundError:
         raise CipherwardError(f"no kit at {path}", "name the file that the coordinator sent") from None
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError) as error:
+    except DAMAGE as error:
         raise CipherwardError(f"{path} is no kit: {type(error).__name__}", _AGAIN) from None
-    if len(set(names)) < len(names) or MANIFEST not in members:
+    members = dict(found)
+    if len(members) < len(found) or MANIFEST not in members:
         raise CipherwardError(f"{path} is no kit", _AGAIN)
     manifest = _parse_manifest(members.pop(MANIFEST), path)
     _check_members(manifest, members, path)

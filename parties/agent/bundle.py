@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from coordinator.exchange.app_files import app_files
+from crypto.archive import DAMAGE, read_members
 from crypto.errors import CipherwardError
 
 #: The largest bundle that is looked at, in bytes and in files. Ours has about 1 MB and 120 files.
@@ -81,17 +82,16 @@ def parse_bundle(data: bytes, where: str) -> Bundle:
     hint = "ask the coordinator for the bundle again"
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = [info for info in archive.infolist() if not info.is_dir()]
-            if len(infos) > _MAX_FILES or sum(info.file_size for info in infos) > _MAX_BYTES:
-                raise CipherwardError(f"{where} is too large for an app bundle", hint)
-            files = {info.filename: archive.read(info) for info in infos}
-        if len(files) < len(infos):
+            too_large = CipherwardError(f"{where} is too large for an app bundle", hint)
+            found = read_members(archive, _MAX_BYTES, _MAX_FILES, too_large)
+        files = dict(found)
+        if len(files) < len(found):
             raise CipherwardError(f"{where} holds a file twice", hint)
         app = tomllib.loads(files["pyproject.toml"].decode())["project"]
         name = f"{app['name']} {app['version']}"
     except KeyError:
         raise CipherwardError(f"{where} is no app bundle: it describes no app", hint) from None
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, TypeError) as error:
+    except (*DAMAGE, TypeError) as error:
         raise CipherwardError(f"{where} is no app bundle: {type(error).__name__}", hint) from None
     for path in files:
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:

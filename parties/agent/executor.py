@@ -180,19 +180,24 @@ class Executor:
         try:
             limit = self.limit_s or self.deadline_s + _PAST_DEADLINE_S
             message, context, run, fab = pull_task_input(Pulling(client, self.tick, self.is_dropped, limit))
+            facts, code = read_facts(message), hashlib.sha256(fab.content).hexdigest()
+            content = (
+                recorddict_to_proto(message.content).SerializeToString() if message.has_content() else b""
+            )
         except UNREACHABLE:
             raise
-        except Exception as error:  # a message that Flower itself cannot read, in any of several ways
-            AgentLog(self.place).append("unreadable", error=type(error).__name__)
+        except (
+            Exception
+        ) as error:  # a message that Flower itself, or we, cannot read, in any of several ways
+            with contextlib.suppress(CipherwardError):  # nothing leaves: a full disk does not end the agent
+                AgentLog(self.place).append("unreadable", error=type(error).__name__)
             self.announce(MessageFacts("message"), "error", 0.0, f"cannot be read: {type(error).__name__}")
             # The SuperNode answers for us, when this task has had no heartbeat for a minute.
             return
-        facts, code = read_facts(message), hashlib.sha256(fab.content).hexdigest()
         # The hospital's folder is said by the agent, whatever else the SuperNode was told.
         context.node_config = {"party-dir": str(self.place.folder)}
         log = AgentLog(self.place)
         fields = facts.fields() | {"message": message.metadata.message_id, "code": code}
-        content = recorddict_to_proto(message.content).SerializeToString() if message.has_content() else b""
         number: int | None = None
         try:
             number = log.append("received", **fields, bytes_in=len(content), sha256_in=_sha256(content))
@@ -204,9 +209,10 @@ class Executor:
             # Its hint names files of this hospital, and stays here.
             answer = Answer(error="CipherwardError", text=_NO_LOG if number is None else error.message)
         except BaseException:
-            log.append(
-                "unanswered", **fields, received=number, seconds=round(time.monotonic() - started, 3)
-            )
+            with contextlib.suppress(CipherwardError):
+                log.append(
+                    "unanswered", **fields, received=number, seconds=round(time.monotonic() - started, 3)
+                )
             raise
         seconds = time.monotonic() - started
         outcome = "refused" if answer.field else "error" if answer.error else "answered"
@@ -228,7 +234,8 @@ class Executor:
         try:
             self._send(client, message, context, answer)
         except UNREACHABLE:
-            log.append("unsent", **fields, received=number)
+            with contextlib.suppress(CipherwardError):
+                log.append("unsent", **fields, received=number)
             raise
         self.announce(facts, outcome, seconds, answer.text or answer.error)
         self._prepare_next(code)

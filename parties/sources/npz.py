@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import lzma
 import math
 import threading
 import zipfile
@@ -27,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from coordinator.exchange.image_file import UnreadableFormatError, open_regular, require_few_pixels
+from crypto.archive import require_bounded_method
 from crypto.arrays import AnyArray, Int64Array, UInt8Array
 from crypto.errors import CipherwardError
 from parties.sources.class_names import require_usable_names
@@ -40,7 +40,7 @@ _MAX_UNNAMED_CLASSES = 1000
 _MAX_SMALL_BYTES = 1 << 28
 _SHAPES = "images are uint8 [n, h, w] or [n, h, w, 3], labels integers [n] or [n, 1]"
 # zipfile raises RuntimeError for an encrypted array, and for a compression method that it does not know.
-_UNPACKING_ERRORS = (RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_UNPACKING_ERRORS = (RuntimeError, zipfile.BadZipFile, zlib.error)
 _DAMAGE_ERRORS = (OSError, ValueError, KeyError, EOFError, *_UNPACKING_ERRORS)
 _lock = threading.Lock()  # several threads read images, and one stream has one position
 
@@ -201,7 +201,9 @@ class Npz:
 def open_array(path: Path, name: str) -> IO[bytes]:
     """Open an array's file inside the archive, at its header. Raises CipherwardError if there is no such array."""
     _require_array(path, name)
-    return zipfile.ZipFile(path).open(f"{name}.npy")
+    archive = zipfile.ZipFile(path)
+    require_bounded_method(archive.getinfo(f"{name}.npy"))
+    return archive.open(f"{name}.npy")
 
 
 @functools.lru_cache(maxsize=2)

@@ -82,6 +82,7 @@ class _Bench:
         self.warm = _Warm(Answer(content=recorddict_to_proto(content).SerializeToString(), cpu_s=0.25))
         self.announced: list[tuple[str, str]] = []
         self.unpacked: list[str] = []
+        self.plan = '{"study": "s", "deadline_s": 40}'
         monkeypatch.setattr(module, "pull_task_input", self._pull)
         monkeypatch.setattr(module, "push_message", self._push)
         monkeypatch.setattr(module, "push_task_output", lambda *words: self.client.outputs.append(words[2]))
@@ -101,7 +102,7 @@ class _Bench:
         return self.warm
 
     def _pull(self, _client: object) -> tuple[Message, Context, Any, Any]:
-        record = ConfigRecord({"server-round": 2, "plan": '{"study": "s", "deadline_s": 40}', "x": CONTENT})
+        record = ConfigRecord({"server-round": 2, "plan": self.plan, "x": CONTENT})
         metadata = Metadata(
             run_id=7, message_id="m" * 64, src_node_id=1, dst_node_id=2, reply_to_message_id="", group_id="",
             created_at=time.time(), ttl=600.0, message_type="train",
@@ -257,6 +258,39 @@ def test_a_message_that_flower_cannot_read_ends_nothing(
     assert bench.executor.step()
     assert bench.events == ["unreadable"]
     assert bench.client.replies == []
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        '{"study":"s","source":"folder","images":"x","image_size":1000000000000,"block":8}',
+        '{"study":"s","source":"folder","images":"x","image_size":64,"block":8,"parties":1e999}',
+        "[" * 100_000,
+    ],
+)
+def test_whatever_a_plan_says_its_message_is_logged_and_answered(bench: _Bench, plan: str) -> None:
+    approve(bench.place, bench.bundle, 30)
+    bench.plan = plan
+    assert bench.executor.step()
+    assert bench.events == ["received", "answered"] and len(bench.client.replies) == 1
+
+
+def test_a_full_disk_does_not_end_the_agent(bench: _Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    approve(bench.place, bench.bundle, 30)
+
+    def is_full(_log: object, event: str, **_fields: object) -> int:
+        raise CipherwardError(f"{event}: no space left", "free some")
+
+    def fail(_client: object) -> None:
+        raise ValueError("inflating failed")
+
+    monkeypatch.setattr(AgentLog, "append", is_full)
+    assert bench.executor.step()
+    assert (
+        bench.announced[-1][0] == "error" and bench.client.replies
+    )  # what is not in the log does not leave
+    monkeypatch.setattr(module, "pull_task_input", fail)
+    assert bench.executor.step()
 
 
 def test_an_agent_that_leaves_says_that_a_message_was_not_answered(
