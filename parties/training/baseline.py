@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import warnings
@@ -55,6 +56,8 @@ from parties.training.stem_file import load_final_model
 
 #: Larger images are reduced to this side for the linear model. Set once, not tuned.
 _THUMBNAIL_SIDE = 64
+#: Images that are in memory at a time while they are compared with those of a checkpoint.
+_DIGEST_ROWS = 256
 
 
 def read_plain_images(place: Place, split: str) -> PlainImages:
@@ -86,7 +89,7 @@ def train_plain(
 ) -> tuple[nn.Module, list[float], float]:
     """Train by federated averaging on plain or sealed images, without Flower.
 
-    Training continues from the checkpoint of an interrupted run of the same plan.
+    Training continues from the checkpoint of an interrupted run of the same plan on the same images.
 
     Args:
         plan: all settings.
@@ -104,12 +107,13 @@ def train_plain(
     """
     model = build_model(plan, classes, plain=True)
     weights = best = pack(model)
-    about: dict[str, Any] = {"plan": plan.model_dump_json(), "val": [], "seconds": 0.0}
+    images = _digest([*parties, ("val", val)])
+    about: dict[str, Any] = {"plan": plan.model_dump_json(), "images": images, "val": [], "seconds": 0.0}
     if checkpoint.exists():
         try:
             with safe_open(str(checkpoint), framework="numpy") as file:
                 stored = parse_json(file.metadata()["about"])
-                if stored["plan"] == about["plan"]:
+                if (stored["plan"], stored.get("images")) == (about["plan"], images):
                     about, weights, best = stored, file.get_tensor("weights"), file.get_tensor("best")
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise CipherwardError(
@@ -134,6 +138,18 @@ def train_plain(
         _save_checkpoint(checkpoint, weights, best, about)
     unpack(model, best)
     return model, about["val"], about["seconds"]
+
+
+def _digest(parts: Sequence[tuple[str, LabelledImages]]) -> str:
+    """Return one digest of all names, images and labels, hex."""
+    digest = hashlib.blake2b(digest_size=32)
+    for name, part in parts:
+        digest.update(f"{name} {len(part.labels)} ".encode())
+        digest.update(np.ascontiguousarray(part.labels, np.int64).data)
+        for start in range(0, len(part.labels), _DIGEST_ROWS):
+            rows = np.arange(start, min(start + _DIGEST_ROWS, len(part.labels)))
+            digest.update(np.ascontiguousarray(part.rows(rows)).data)
+    return digest.hexdigest()
 
 
 def _save_checkpoint(

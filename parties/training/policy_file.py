@@ -82,8 +82,8 @@ def find_policy(place: Place, plan: Plan) -> Policy:
     difference = find_difference(current, plan)
     if difference is None:
         return current
-    for path in sorted((place.private / "policies").glob(f"{plan.study}-*.yaml")):
-        policy = _read(path)
+    # One of an earlier version must not hide one that fits.
+    for policy in accepted_policies(place):
         if find_difference(policy, plan) is None:
             return policy
     raise CipherwardError(

@@ -276,6 +276,35 @@ def test_the_plain_baseline_resumes_and_keeps_its_best_round(
     assert val == resumed_val and len(val) == 3 and np.array_equal(pack(uninterrupted), pack(resumed))
 
 
+def test_a_plain_baseline_of_other_images_or_hospitals_is_trained_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p, path, calls = plan(rounds=1), tmp_path / "baseline.safetensors", 0
+
+    def count(*words: Any) -> dict[str, float]:
+        nonlocal calls
+        calls += 1
+        return train_locally(*words)
+
+    monkeypatch.setattr(baseline, "train_locally", count)
+    first, other, val = striped_images(24), striped_images(24, seed=2), striped_images(20, seed=3)
+    relabelled = PlainImages(first.images, 1 - first.labels)
+    for parties, trainings in (
+        ([("a", first)], 1),
+        ([("a", first)], 0),
+        ([("b", first)], 1),
+        ([("b", other)], 1),
+        ([("b", relabelled)], 1),
+        ([("b", relabelled), ("c", other)], 2),
+    ):
+        calls = 0
+        train_plain(p, parties, val, 2, path)
+        assert calls == trainings
+    calls = 0
+    train_plain(p, parties, striped_images(20, seed=4), 2, path)
+    assert calls == 2
+
+
 class Memory(torch.nn.Module):
     """A model that knows the labels of these images, and answers class 0 for all others."""
 
