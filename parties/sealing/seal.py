@@ -235,7 +235,7 @@ def check_sealing(place: Place, sealing: Sealing) -> SealedDataset | None:
         dataset = SealedDataset.open(folder)
         dataset.require_key(sealing.key())
         record = _read_rows(place, sealing.name)
-        same = record["digest"] == dataset.digest and record["source"] == source.fingerprint()
+        same = record["digest"] == dataset.digest and _is_unchanged(record, source)
         if not same or not equal_except_nonce(dataset.spec, sealing.spec):
             raise CipherwardError(
                 f"{folder} was sealed from other images, or with other settings, than the current ones",
@@ -243,7 +243,7 @@ def check_sealing(place: Place, sealing: Sealing) -> SealedDataset | None:
             )
         return dataset
     if is_unfinished(folder):
-        begun = sealing_identity(source.labels, source.classes, sealing.key(), source.fingerprint())
+        begun = sealing_identity(source.labels, source.classes, sealing.key(), _state_of(source))
         read_unfinished(folder, begun, sealing.spec)
     return None
 
@@ -299,7 +299,7 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
         clear_leftovers(folder)
         return Sealed(dataset, [], fresh=False)
     _require_hidden_sample(sealing, key)
-    fingerprint = source.fingerprint()
+    fingerprint, stamp = source.fingerprint(), source.stamp()
     labels, classes = source.labels, source.classes
     quarantined: list[str] = []
     reasons: dict[int, str] = {}
@@ -325,7 +325,10 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
     def record(digest: str, rows: Int64Array) -> None:
         if not quarantined:
             note_left_out(rows)
-        write_json(rows_file, {"digest": digest, "source": fingerprint, "rows": rows.tolist()})
+        files = {"stamp": stamp, "content": source.content()}
+        write_json(
+            rows_file, {"digest": digest, "source": fingerprint, "files": files, "rows": rows.tolist()}
+        )
 
     def inspect(sealed: SealedDataset, rows: Rows) -> None:
         if lost := np.setdiff1d(labels, labels[rows]).tolist() if len(rows) else []:
@@ -339,7 +342,7 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
             require_hidden(sealing.name, sealed.spec, plain, sealed.rows(sample))
 
     dataset, _ = seal_images(
-        folder, read, labels, classes, key, sealing.spec, fingerprint, on_progress, record, inspect
+        folder, read, labels, classes, key, sealing.spec, _state_of(source), on_progress, record, inspect
     )
     return Sealed(dataset, quarantined, fresh=True)
 
@@ -393,8 +396,21 @@ def disk_of_copies(place: Place, sealings: Sequence[Sealing]) -> int:
     return sum(audited[0] for name in copies if not (place.sealed_folder(name) / MANIFEST).exists())
 
 
+def _state_of(source: Source) -> str:
+    """Return what an interrupted sealing must find again: no file was written meanwhile, whatever it holds."""
+    return f"{source.fingerprint()} {source.stamp()}"
+
+
+def _is_unchanged(record: dict[str, Any], source: Source) -> bool:
+    """Return whether the images are those of a row list. Files are read whole if any was written since."""
+    if record["source"] != source.fingerprint():
+        return False
+    files: dict[str, str] = record.get("files", {})  # an earlier version kept none
+    return files.get("stamp") == source.stamp() or files.get("content") == source.content()
+
+
 def _read_rows(place: Place, name: str) -> dict[str, Any]:
-    """Return a set's row list: `digest`, `source` (fingerprint) and `rows`."""
+    """Return a set's row list: `digest`, `source` (fingerprint), `files` (stamp and content) and `rows`."""
     record: dict[str, Any] = read_json(place.rows_file(name), "row list")
     return record
 
@@ -460,7 +476,7 @@ def plain_rows(place: Place, name: str, rows: Rows, decoded: DecodedImages | Non
     """
     source, record = plan_sealing(place, name).source, _read_rows(place, name)
     fingerprint, decoded = source.fingerprint(), decoded or DecodedImages(0)
-    if record["source"] != fingerprint:
+    if not _is_unchanged(record, source):
         raise CipherwardError(
             f"the plain images of {place.settings.party} are not those that {name} was sealed from",
             "restore the images, or seal again",

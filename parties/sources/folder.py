@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,23 +125,43 @@ class Folder:
         return read_picture(self.path / item.path, self.size, self.channels, self.reading, item.part)
 
     def fingerprint(self) -> str:
-        """Return a text that a resumed sealing compares: how files are read, and a digest of names and sizes."""
-        digest = hashlib.sha256()
-        sizes: dict[str, int] = {}
+        """Return a text that a resumed sealing compares: how files are read; a digest of names, sizes, labels."""
+        digest, states = hashlib.sha256(), self._states()
         for item in self.items:
-            if item.path not in sizes:
-                try:
-                    status = (self.path / item.path).stat()
-                except OSError as error:
-                    raise read_error(self.path / item.path, error) from None
-                if not stat.S_ISREG(status.st_mode):
-                    raise CipherwardError(
-                        f"{self.path / item.path} is not a file", "remove it, or rename it"
-                    )
-                sizes[item.path] = status.st_size
-            digest.update(f"{item.name}:{sizes[item.path]}\0".encode(errors="surrogateescape"))
+            line = f"{item.name}:{states[item.path].st_size}:{self.classes[item.label]}\0"
+            digest.update(line.encode(errors="surrogateescape"))
         # Only what differs from the defaults counts, so that sets sealed before these settings were known still fit.
         digest.update(
             (self.reading.describe() + self.selection.describe()).encode(errors="surrogateescape")
         )
         return f"folder {self.size} {self.channels} {self.seed} {self.split} {digest.hexdigest()}"
+
+    def _states(self) -> dict[str, os.stat_result]:
+        """Return the state of every file; raise CipherwardError for one that is gone or no file."""
+        states: dict[str, os.stat_result] = {}
+        for path in dict.fromkeys(item.path for item in self.items):
+            try:
+                states[path] = (self.path / path).stat()
+            except OSError as error:
+                raise read_error(self.path / path, error) from None
+            if not stat.S_ISREG(states[path].st_mode):
+                raise CipherwardError(f"{self.path / path} is not a file", "remove it, or rename it")
+        return states
+
+    def stamp(self) -> str:
+        """Return a digest of names, sizes and times of change."""
+        digest = hashlib.sha256()
+        for path, state in self._states().items():
+            digest.update(f"{path}:{state.st_size}:{state.st_mtime_ns}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def content(self) -> str:
+        """Return a digest of all bytes of all files. It reads them all."""
+        digest = hashlib.blake2b(digest_size=32)
+        for path in self._states():
+            try:
+                with open(self.path / path, "rb") as file:
+                    digest.update(hashlib.file_digest(file, "blake2b").digest())
+            except OSError as error:
+                raise read_error(self.path / path, error) from None
+        return digest.hexdigest()

@@ -96,6 +96,14 @@ class Phantom:
         """Return a text of everything that the images depend on."""
         return f"phantom {self.size} {self.channels} {self.count} {self.seed} {self.split}"
 
+    def stamp(self) -> str:
+        """Return nothing: there are no files."""
+        return ""
+
+    def content(self) -> str:
+        """Return nothing: there are no files."""
+        return ""
+
     def read(self, row: int) -> UInt8Array:
         """Return the picture of a row, uint8 [size, size, channels]. Raises IndexError outside 0..count-1."""
         if not 0 <= row < self.count:

@@ -50,7 +50,16 @@ class Source(Protocol):
         """Return an image, uint8 [h, w, c]. Raises CipherwardError if it cannot be read."""
 
     def fingerprint(self) -> str:
-        """Return a short text that changes if the images are not those that an earlier run used."""
+        """Return a short text that changes if the images are not those that an earlier run used.
+
+        It is quick: files that were changed and kept their sizes have another `stamp`, and another `content`.
+        """
+
+    def stamp(self) -> str:
+        """Return a text that changes if a file was written, even with what was there; empty without files."""
+
+    def content(self) -> str:
+        """Return a text that changes if a file holds something else, however it got there; empty without files."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,14 @@ class Share:
         rows = hashlib.sha256(np.asarray(self.rows, "<i8").tobytes()).hexdigest()
         return f"{self.source.fingerprint()} rows {rows}"
 
+    def stamp(self) -> str:
+        """Return the source's stamp."""
+        return self.source.stamp()
+
+    def content(self) -> str:
+        """Return the source's content."""
+        return self.source.content()
+
 
 def share_of(source: Source, index: int, parties: int, seed: int, partition: str, alpha: float) -> Share:
     """Return the share of party `index` in a source, under the named partition. A patient is in one share only."""
@@ -187,6 +204,14 @@ class MiddleCrop:
     def fingerprint(self) -> str:
         """Return a text that everything about the images depends on."""
         return "middle of " + self.phantom.fingerprint()
+
+    def stamp(self) -> str:
+        """Return nothing: there are no files."""
+        return ""
+
+    def content(self) -> str:
+        """Return nothing: there are no files."""
+        return ""
 
 
 @functools.lru_cache(maxsize=1024)  # several controls show the same pictures

@@ -26,12 +26,13 @@ def public_plan(folder: Path) -> Plan:
     torch.manual_seed(4)
     model = create_model("vit_tiny_patch16_224", settings)
     save_file(model.state_dict(), folder / "public.safetensors")
+    args: dict[str, bool | int | float | str] = {**SMALL}
     return Plan(
         study="s",
         counts=(9, 9, 9),
         image_size=64,
         block=8,
-        model_args=SMALL,
+        model_args=args,
         weights=str(folder / "public.safetensors"),
     )
 

@@ -244,7 +244,9 @@ def test_an_earlier_study_s_policy_is_still_found(places: list[Place]) -> None:
     accept(places, second)
     assert read_policy(places[0]).study == "second"
     assert find_policy(places[0], first).study == "t"
-    (places[0].private / "policies" / "a-0000.yaml").write_text("study: t\n")  # as an earlier version wrote it
+    (places[0].private / "policies" / "a-0000.yaml").write_text(
+        "study: t\n"
+    )  # as an earlier version wrote it
     assert find_policy(places[0], first).study == "t"
     with pytest.raises(CipherwardError, match=r"this plan says study third; .* accepted study second"):
         find_policy(places[0], plan(study="third"))

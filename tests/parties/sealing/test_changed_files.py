@@ -1,0 +1,103 @@
+"""Files that changed after they were sealed are noticed, though their names and sizes did not change."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import parties.sealing.seal as module
+from crypto.errors import CipherwardError
+from parties.sealing.place import Place
+from parties.sealing.seal import plain_rows, plan_sealing, seal
+from parties.sources.phantom import Phantom
+from tests.support.rotation import make_hospital
+
+OTHERS = "was sealed from other images, or with other settings"
+
+
+def write_images(folder: Path, count: int = 40) -> Path:
+    """Write pictures without compression, and a table of their labels; return the table."""
+    source = Phantom(40, 1, count, 0, "train")
+    (folder / "images").mkdir(parents=True)
+    lines = ["file,label"]
+    for row in range(count):
+        name = f"{row:03d}.bmp"
+        Image.fromarray(source.read(row)[..., 0]).save(folder / "images" / name)
+        lines.append(f"{name},{'AB'[row % 2]}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder / "labels.csv"
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Place:
+    """Return a hospital that sealed such a folder."""
+    labels = write_images(tmp_path)
+    images = str(tmp_path / "images")
+    return make_hospital(tmp_path / "hospital", source="folder", images=images, labels=str(labels))
+
+
+def swap_labels(folder: Path) -> None:
+    path = folder / "labels.csv"
+    path.write_text(path.read_text().translate(str.maketrans("AB", "BA")))
+
+
+def redact(folder: Path) -> None:
+    """Black out half of every picture: the files keep their sizes."""
+    for path in sorted((folder / "images").iterdir()):
+        picture = np.array(Image.open(path))
+        picture[:20] = 0
+        size = path.stat().st_size
+        Image.fromarray(picture).save(path)
+        assert path.stat().st_size == size
+        later = path.stat().st_mtime_ns + 10**9
+        os.utime(path, ns=(later, later))
+
+
+@pytest.mark.parametrize("change", [swap_labels, redact])
+def test_a_finished_set_of_what_has_changed_is_not_called_sealed_already(
+    tmp_path: Path, sealed: Place, change: Callable[[Path], None]
+) -> None:
+    change(tmp_path)
+    sealed = Place.open(sealed.folder)  # the next command
+    with pytest.raises(CipherwardError, match=OTHERS) as refused:
+        seal(sealed, plan_sealing(sealed, "train"))
+    assert "to seal again" in refused.value.hint
+    with pytest.raises(CipherwardError, match="are not those that train was sealed from"):
+        plain_rows(sealed, "train", np.arange(2))
+
+
+def test_files_that_were_copied_are_the_same(tmp_path: Path, sealed: Place) -> None:
+    before = plain_rows(sealed, "train", np.arange(4))
+    shutil.copytree(tmp_path / "images", tmp_path / "copy", copy_function=shutil.copyfile)
+    shutil.rmtree(tmp_path / "images")
+    (tmp_path / "copy").rename(tmp_path / "images")
+    later = [p.stat().st_mtime_ns + 10**9 for p in sorted((tmp_path / "images").iterdir())]
+    for path, when in zip(sorted((tmp_path / "images").iterdir()), later, strict=True):
+        os.utime(path, ns=(when, when))
+    assert not seal(sealed, plan_sealing(sealed, "train")).fresh
+    assert np.array_equal(plain_rows(sealed, "train", np.arange(4)), before)
+
+
+@pytest.mark.parametrize("change", [swap_labels, redact])
+def test_an_interrupted_sealing_does_not_go_on_with_other_files(
+    tmp_path: Path, sealed: Place, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    shutil.rmtree(sealed.sealed_folder("train"))
+
+    def stop(_done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        seal(sealed, plan_sealing(sealed, "train"), stop)
+    change(tmp_path)
+    sealed = Place.open(sealed.folder)  # the next command
+    with pytest.raises(CipherwardError) as refused:
+        seal(sealed, plan_sealing(sealed, "train"))
+    assert refused.value.hint
+    assert module.is_unfinished(sealed.sealed_folder("train"))
