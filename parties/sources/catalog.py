@@ -15,6 +15,8 @@ import numpy as np
 from crypto.arrays import Int64Array
 
 SPLITS = ("train", "val", "test")
+#: Is in the group of images of which only a study or a series is known. No file's name holds it.
+NO_PATIENT = "\0"
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,9 @@ class Item:
         path: Of the file, relative to the source's folder, with slashes.
         label: Index into the classes.
         split: `train`, `val` or `test` if that is given; empty otherwise.
-        group: The patient, or whatever must not be in two splits; empty if nothing is known. It may hold a name that
-            a hospital gave a folder, and never leaves the hospital's memory.
+        group: The patient, or whatever must not be in two splits; empty if nothing is known. It holds
+            NO_PATIENT where a study or a series stands for the patient. It may hold a name that a hospital gave a
+            folder, and never leaves the hospital's memory.
         part: The frame of a DICOM file or the slice of a volume, from 0; -1 for a picture.
         site: The hospital that a label file names; empty if none.
     """
@@ -68,6 +71,11 @@ class Item:
     group: str = ""
     part: int = -1
     site: str = ""
+
+    @property
+    def names_patient(self) -> bool:
+        """Whether the group is a patient."""
+        return bool(self.group) and NO_PATIENT not in self.group
 
     @property
     def name(self) -> str:

@@ -26,6 +26,7 @@ import numpy as np
 from coordinator.exchange.image_file import UnreadableFormatError, require_few_pixels
 from crypto.arrays import AnyArray, UInt8Array
 from parties.sources import frame_decoders
+from parties.sources.catalog import NO_PATIENT
 from parties.sources.codestream import require_declared_size
 from parties.sources.dicom_values import PixelTags, require_small_palette
 from parties.sources.reading import Reading, UnusablePixelsError
@@ -214,11 +215,12 @@ class _DataSet:
         self.is_gray = self.text("PhotometricInterpretation") in _GRAY
 
     def group(self) -> str:
-        """Return a keyed digest of the patient, or else of the study or the series."""
+        """Return a keyed digest of the patient, or else NO_PATIENT and that of the study or the series."""
         for names in (("PatientID", "IssuerOfPatientID"), ("StudyInstanceUID",), ("SeriesInstanceUID",)):
             if self.text(names[0]):
                 value = "\0".join([names[0], *map(self.text, names)])
-                return blake3.blake3(value.encode(errors="replace"), key=_digest_key).hexdigest(16)
+                digest = blake3.blake3(value.encode(errors="replace"), key=_digest_key).hexdigest(16)
+                return digest if names[0] == "PatientID" else NO_PATIENT + digest
         return ""
 
     def check(self, reading: Reading) -> None:

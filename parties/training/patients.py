@@ -96,7 +96,8 @@ def patients_of_source(place: Place) -> list[str]:
     """Return the patient of each sealed training image, as DICOM tags, folders or the label file say it.
 
     Raises:
-        CipherwardError: if they say it of no two images.
+        CipherwardError: if they say it of no two images, or leave one out: an image of its own would be protected as
+            an image, not as a patient.
     """
     source, rows = _sealed_rows(place)
     if isinstance(source, Share):
@@ -107,6 +108,12 @@ def patients_of_source(place: Place) -> list[str]:
         raise CipherwardError(
             f"the images of {place.settings.party} do not say which are of one patient",
             "name a table: cipherward-party patients HOSPITAL TABLE.csv",
+        )
+    if unnamed := sum(not whole.items[row].names_patient for row in rows):
+        raise CipherwardError(
+            f"{unnamed} of {len(rows)} training images of {place.settings.party} name no patient: a DICOM study or "
+            "series is not one, and an image without any would count as a patient of its own",
+            "name a table with a patient for each: cipherward-party patients HOSPITAL TABLE.csv",
         )
     return [str(whole.groups[row]) for row in rows]
 

@@ -229,6 +229,19 @@ def test_an_error_of_ours_tells_the_coordinator_no_folder_of_the_hospital_s_mach
     assert bench.announced == [("error", text)]  # here it stands whole
 
 
+@pytest.mark.parametrize("name", ["Klinik Nord", "Meier, Anna", "data (old)", "ward's"])
+def test_a_folder_is_taken_out_whatever_its_name_holds(bench: _Bench, tmp_path: Path, name: str) -> None:
+    approve(bench.place, bench.bundle, 30)
+    folder = tmp_path / name / "Dr Meier"
+    folder.mkdir(parents=True)
+    text = f"the weights are others, and {folder}/vit.safetensors is not here; {folder}/k.key is"
+    bench.warm.result = Answer(error="CipherwardError", text=text)
+    bench.executor.step()
+    (reply,) = bench.client.replies
+    assert "and …/vit.safetensors is not here; …/k.key is" in reply.error.reason
+    assert "Meier" not in reply.error.reason
+
+
 def test_a_long_message_keeps_its_task_alive(bench: _Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     approve(bench.place, bench.bundle, 30)
     monkeypatch.setattr(module, "_HEARTBEAT_S", -1.0)

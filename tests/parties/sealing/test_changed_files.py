@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import parties.sealing.seal as module
 from crypto.errors import CipherwardError
+from crypto.sets.resume import is_unfinished
 from parties.sealing.place import Place
 from parties.sealing.seal import plain_rows, plan_sealing, seal
 from parties.sources.phantom import Phantom
@@ -100,4 +100,4 @@ def test_an_interrupted_sealing_does_not_go_on_with_other_files(
     with pytest.raises(CipherwardError) as refused:
         seal(sealed, plan_sealing(sealed, "train"))
     assert refused.value.hint
-    assert module.is_unfinished(sealed.sealed_folder("train"))
+    assert is_unfinished(sealed.sealed_folder("train"))

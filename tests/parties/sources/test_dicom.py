@@ -553,3 +553,20 @@ def test_patients_of_the_tags_stay_in_one_split_and_their_digest_is_keyed(
             )
     status, out, _ = party("check", pre)
     assert status == 1 and "patients have images in two splits" in " ".join(out.split())
+
+
+def test_a_study_stands_for_a_patient_in_splits_and_is_not_called_one(tmp_path: Path) -> None:
+    """De-identified files often have no PatientID: a patient with three studies would be three patients."""
+    from parties.sources.folder import Folder
+
+    root = tmp_path / "images"
+    for kind, name in enumerate("ab"):
+        for i in range(12):
+            tags = {"PatientID": "" if kind else f"P{i % 6}", "StudyInstanceUID": f"1.2.{kind}.{i % 6}"}
+            dicom_file(
+                root / name / f"{i:02d}.dcm", scan(i, kind=kind), **tags, WindowCenter=0, WindowWidth=600
+            )
+    items = [item for s in ("train", "val", "test") for item in Folder(root, 32, 1, 0, s).items]
+    assert len({item.group for item in items}) == 12 and all(item.group for item in items)
+    assert {item.names_patient for item in items if item.label == 0} == {True}
+    assert {item.names_patient for item in items if item.label == 1} == {False}

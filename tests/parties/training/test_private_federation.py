@@ -406,3 +406,15 @@ def test_patients_come_from_the_folders_of_the_images_themselves(
     assert "18 training images of 3 patients" in result.output.replace("\n", " ")
     with pytest.raises(CipherwardError, match="do not say which are of one patient"):
         CliRunner().invoke(party_app, ["patients", str(places[0].folder)], catch_exceptions=False)
+
+
+def test_an_image_without_a_patient_is_no_patient_of_its_own(tmp_path: Path) -> None:
+    """Two images of one patient would be protected as two patients."""
+    place = seal_folder(
+        tmp_path, lambda number: f"{number}.png" if number % 5 == 0 else f"p{number // 6}/{number}.png"
+    )
+    with pytest.raises(
+        CipherwardError, match=r"\d of 18 training images of north name no patient"
+    ) as refused:
+        CliRunner().invoke(party_app, ["patients", str(place.folder)], catch_exceptions=False)
+    assert "TABLE.csv" in refused.value.hint and not patients_file(place).exists()
