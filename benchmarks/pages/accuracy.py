@@ -11,6 +11,7 @@ from benchmarks.pages.frontier import frontier
 from benchmarks.pages.image_keys import image_keys
 from benchmarks.pages.markdown import number, percent, rate, table
 from benchmarks.pages.recipes import recipes
+from benchmarks.pages.split_leak import split_leak
 
 Record = Mapping[str, Any]
 
@@ -34,6 +35,8 @@ def page(entries: Sequence[Entry]) -> list[str]:
     lines = [INTRO]
     for entry in of_kind(entries, "table1"):
         lines += [*entry.heading(), *comparison(entry.result, audited_images(entries)), ""]
+    for entry in of_kind(entries, "split-leak"):
+        lines += [*entry.heading(), *split_leak(entry.result), ""]
     for entry in of_kind(entries, "reruns"):
         lines += [*entry.heading(), *reruns(entry.result), ""]
     for entry in of_kind(entries, "recipes"):

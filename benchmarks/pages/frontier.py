@@ -163,7 +163,7 @@ def _federated_tests(entries: Sequence[Entry], stem: str) -> list[Record]:
 
 
 def _recipes(result: Record, audited: Sequence[Record]) -> list[Choice]:
-    """Return the `learn` recipes on brain MRI whose test accuracy was read, if one hospital trained them on views."""
+    """Return the `learn` recipe on brain MRI that one hospital trained on views, with the most seeds read on test."""
     plan = _stem_plan()
     grouped: dict[str, list[Record]] = {}
     for line in result["recipes"]:
@@ -172,7 +172,8 @@ def _recipes(result: Record, audited: Sequence[Record]) -> list[Choice]:
         if line.get("test") and alone and line["recipe"].startswith("learn"):
             grouped.setdefault(line["recipe"], []).append(line)
     sealed = ("mri", plan.image_size, "block_pixel_shuffle", "consortium", "learn", "one hospital")
-    return [_choice(sealed, plan.block, _tests(lines), audited) for lines in grouped.values()]
+    most = max(grouped.values(), key=len, default=None)
+    return [] if most is None else [_choice(sealed, plan.block, _tests(most), audited)]
 
 
 def _with_image_keys(result: Record, audited: Sequence[Record]) -> list[Choice]:

@@ -112,7 +112,7 @@ TOPICS = {
     ),
     "accuracy": (
         "Accuracy on ciphertext",
-        ("table1", "reruns", "recipes", "image-keys", "audit", "stem-accuracy"),
+        ("table1", "split-leak", "reruns", "recipes", "image-keys", "audit", "stem-accuracy"),
     ),
     "speed": (
         "Speed and traffic",

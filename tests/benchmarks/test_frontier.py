@@ -86,6 +86,7 @@ def test_recipes_of_one_hospital_are_choices_once_their_test_accuracy_was_read()
         {"recipe": "learn: views", "changes": views, "test": {**test, "rate": 0.8}},
         {"recipe": "learn: views", "changes": views, "test": None},
         {"recipe": "learn: other", "changes": views, "test": None},
+        {"recipe": "learn: one seed", "changes": views, "test": test},
         {"recipe": "learn: three hospitals", "changes": {"augment": "flip_shift"}, "test": test},
         {"recipe": "learn: base", "changes": {"parties": 1}, "test": test},
         {"recipe": "plain: views", "changes": views, "test": test},
@@ -101,7 +102,10 @@ def test_recipes_of_one_hospital_are_choices_once_their_test_accuracy_was_read()
     [
         ({"rate": 0.9}, True),
         ({"pool": 20}, True),
-        ({"pool": 5, "broken": False}, True),  # not broken at all resists longer than any break
+        ({"pool": 10, "broken": False}, True),
+        ({"pool": 5, "broken": False}, False),  # what it needs was not tried
+        ({"pool": 20, "bound": True}, False),  # 20 or fewer
+        ({"rate": 0.9, "bound": True}, False),
         ({"rate": 0.9, "pool": 5}, False),
         ({"rate": 0.7, "pool": 50}, False),
         ({}, False),

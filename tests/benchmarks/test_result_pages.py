@@ -95,6 +95,6 @@ def test_the_readme_s_table_stands_between_its_markers_or_nowhere() -> None:
     begin, end = results.MARKERS
     readme = results.insert_table(f"before\n{begin}\nold\n{end}\nafter\n", entries)
     assert "old" not in readme and readme.startswith("before\n") and readme.endswith("\nafter\n")
-    assert "| `le` (Tanaka 2018) | 2^594 | **1** | 1.25 | not run |" in readme
+    assert "| `le` (Tanaka 2018) | 2^594 | **1** | 1.25 | CIFAR-10, 32×32 | not run |" in readme
     assert results.insert_table(readme, entries) == readme
     assert results.insert_table("no markers\n", entries) == "no markers\n"
