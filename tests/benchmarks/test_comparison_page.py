@@ -96,7 +96,10 @@ def test_the_page_says_what_was_not_run() -> None:
     section["cells"] = [cell, {**cell, "seed": 1}]
     section["row_plans"] = {"plain": {"lr": 0.0001, "warmup_steps": 20}}
     lines = comparison({"sections": [section]}, [AUDIT])
-    assert "| le | 50.0 % (40.0–60.0), AUC 0.750; mean of 2 seeds 50.0 % | broken by 20 (at 32×32, blocks of 4) |" in lines
+    assert (
+        "| le | 50.0 % (40.0–60.0), AUC 0.750; mean of 2 seeds 50.0 % | broken by 20 (at 32×32, blocks of 4) |"
+        in lines
+    )
     assert "| plain | not run | not sealed |" in lines and not any("seeds, each" in line for line in lines)
     assert (
         "; plain: learning rate 0.0001, 20 steps of warm-up; 9 training, 9 val, 9 test images"
