@@ -50,8 +50,8 @@ class SchemeSpec:
             )
         if max(h, w, self.block) > MAX_SIDE:
             raise CipherwardError(
-                f"images of {h:.6g}×{w:.6g} with blocks of {self.block:.6g} cannot be sealed",
-                f"sides have at most {MAX_SIDE} pixels",
+                f"images or blocks of more than {MAX_SIDE} pixels a side cannot be sealed",
+                "choose a smaller image size",
             )
         if h % self.block or w % self.block:
             fitting = max(self.block, round(h / self.block) * self.block)

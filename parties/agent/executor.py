@@ -191,9 +191,7 @@ class Executor:
             )
         except UNREACHABLE:
             raise
-        except (
-            Exception
-        ) as error:  # a message that Flower itself, or we, cannot read, in any of several ways
+        except Exception as error:  # a message that Flower or we cannot read, in any of several ways
             with contextlib.suppress(CipherwardError):  # nothing leaves: a full disk does not end the agent
                 AgentLog(self.place).append("unreadable", error=type(error).__name__)
             self.announce(MessageFacts("message"), "error", 0.0, f"cannot be read: {type(error).__name__}")
