@@ -93,9 +93,7 @@ def _digest(values: dict[str, Any]) -> str:
     """Return the digest by which statements name a plan; of what is no plan, the digest of its JSON."""
     try:
         return plan_digest(build(Plan, values, "a message's plan"))
-    except (
-        Exception
-    ):  # a plan is the coordinator's: whatever it does to its reader, the message has a line in the log
+    except Exception:  # whatever a plan does to its reader, its message has a line in the log
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
