@@ -59,6 +59,15 @@ _BASE: dict[str, Any] = {
 }
 #: All images in one place, as the papers train.
 _ALONE: dict[str, Any] = {"parties": 1}
+#: AdamW starts afresh in every round: few rounds, of several epochs each.
+_SHORT: dict[str, Any] = {**_ALONE, "rounds": 2, "local_epochs": 6}
+_LONG: dict[str, Any] = {
+    **_ALONE,
+    "rounds": 2,
+    "local_epochs": 12,
+    "model_args": {},
+    "augment": "flip_shift",
+}
 _FAST_POSITIONS: dict[str, Any] = {"position_lr_scale": 10.0}
 _SLOW: dict[str, Any] = {"lr": 1e-4, "stem_lr_scale": 4.0}
 #: What each recipe changes, by name.
@@ -82,44 +91,27 @@ RECIPES: dict[str, dict[str, Any]] = {
     "learn: SGD 0.03": {**_ALONE, "optimizer": "sgd", "lr": 0.03, "weight_decay": 0.0},
     "learn: SGD 0.3": {**_ALONE, "optimizer": "sgd", "lr": 0.3, "weight_decay": 0.0},
     "learn: 15 rounds": {**_ALONE, "rounds": 15},
-    # AdamW starts afresh in every round.
-    "learn: 2 rounds of 6 epochs": {**_ALONE, "rounds": 2, "local_epochs": 6},
-    "learn: 2 rounds of 6 epochs + rate 8e-4": {**_ALONE, "rounds": 2, "local_epochs": 6, "lr": 8e-4},
+    "learn: 2 rounds of 6 epochs": _SHORT,
+    "learn: 2 rounds of 6 epochs + rate 8e-4": {**_SHORT, "lr": 8e-4},
     "learn: 2 rounds of 6 epochs + stem ×3": {
-        **_ALONE,
-        "rounds": 2,
-        "local_epochs": 6,
+        **_SHORT,
         "stem_lr_scale": 3.0,
     },
     "learn: 2 rounds of 6 epochs + positions ×10": {
-        **_ALONE,
+        **_SHORT,
         **_FAST_POSITIONS,
-        "rounds": 2,
-        "local_epochs": 6,
     },
     "learn: 15 rounds + all blocks": {**_ALONE, "rounds": 15, "model_args": {}},
     "learn: 2 rounds of 12 epochs + all blocks + flips and shifts": {
-        **_ALONE,
-        "rounds": 2,
-        "local_epochs": 12,
-        "model_args": {},
-        "augment": "flip_shift",
+        **_LONG,
     },
     "learn: 2 rounds of 12 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4": {
-        **_ALONE,
-        "rounds": 2,
-        "local_epochs": 12,
-        "model_args": {},
-        "augment": "flip_shift",
+        **_LONG,
         "batch": 8,
         "lr": 2e-4,
     },
     "learn: 2 rounds of 12 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 0.2": {
-        **_ALONE,
-        "rounds": 2,
-        "local_epochs": 12,
-        "model_args": {},
-        "augment": "flip_shift",
+        **_LONG,
         "batch": 8,
         "lr": 2e-4,
         "mixup": 0.2,
@@ -155,24 +147,20 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model_args": {},
         "mixup": 0.2,
     },
-    "learn: 2 rounds of 6 epochs + rate 2e-4": {**_ALONE, "rounds": 2, "local_epochs": 6, "lr": 2e-4},
+    "learn: 2 rounds of 6 epochs + rate 2e-4": {**_SHORT, "lr": 2e-4},
     "learn: 2 rounds of 6 epochs + batch 8 + rate 2e-4": {
-        **_ALONE,
-        "rounds": 2,
-        "local_epochs": 6,
+        **_SHORT,
         "lr": 2e-4,
         "batch": 8,
     },
     "learn: 2 rounds of 6 epochs + positions alike and ×30": {
-        **_ALONE,
-        "rounds": 2,
-        "local_epochs": 6,
+        **_SHORT,
         "positions": "alike",
         "position_lr_scale": 30.0,
     },
-    "learn: recovered pixels + 2 rounds of 6 epochs": {**_ALONE, "rounds": 2, "local_epochs": 6},
-    "learn: recovered places + 2 rounds of 6 epochs": {**_ALONE, "rounds": 2, "local_epochs": 6},
-    "learn: recovered key + 2 rounds of 6 epochs": {**_ALONE, "rounds": 2, "local_epochs": 6},
+    "learn: recovered pixels + 2 rounds of 6 epochs": _SHORT,
+    "learn: recovered places + 2 rounds of 6 epochs": _SHORT,
+    "learn: recovered key + 2 rounds of 6 epochs": _SHORT,
     "learn: recovered key + three hospitals + all blocks + batch 8 + rate 1e-4 + 10 rounds + flips and shifts": {
         "model_args": {},
         "batch": 8,
