@@ -22,7 +22,7 @@ NETWORKS_INTRO = """# Attacks by trained networks
 
 Attacks of tier T2: a generative adversarial network learns from ciphertexts and public plain images.
 """
-_SHOWN_EPOCHS = 5  # of a training, every fifth epoch is shown
+_SHOWN_EPOCHS = 5  # of a training's scores, every fifth is shown
 
 
 def updates_page(entries: Sequence[Entry]) -> list[str]:
@@ -184,9 +184,11 @@ def _key_cell(record: Record) -> str:
 
 
 def gan(result: Record) -> list[str]:
-    """Return what a GAN makes of ciphertexts, and its training."""
+    """Return what a trained network makes of ciphertexts, and its training."""
     labels = {
+        "attack": "attack",
         "scheme": "scheme",
+        "precision": "precision of the training",
         "sealed_images": "sealed images to train on",
         "plain_images": "plain images to train on",
         "held_out_images": "sealed images that no training used",
@@ -200,6 +202,7 @@ def gan(result: Record) -> list[str]:
         "mean_image_whole_picture": "floor: the mean plain image, whole pictures",
         "ciphertext_whole_picture": "floor: the ciphertext, whole pictures",
         "published_whole_picture": "published: whole pictures",
+        "published_lpips": "published: LPIPS, which is not measured here",
         "chosen_epoch": "epoch that the attack chooses, by patches",
         "median_ssim_chosen_toned": "its median SSIM, after the contrast was corrected",
         "median_ssim_best_toned": "the same of the best epoch, which an adversary does not know",
@@ -213,19 +216,33 @@ def gan(result: Record) -> list[str]:
         "patch_distance": "distance of patches",
         "loss_discriminator": "discriminator loss",
         "loss_generator": "generator loss",
+        "loss_classifier": "classifier loss",
+        "loss_squared_error": "squared error",
         "seconds": "seconds",
     }
     epochs = result["by_epoch"]
     shown = [e for i, e in enumerate(epochs) if i in (0, len(epochs) - 1) or (i + 1) % _SHOWN_EPOCHS == 0]
-    best, last = max(epochs, key=lambda epoch: float(epoch["ssim"])), epochs[-1]
-    if not any("patch_distance" in epoch for epoch in epochs):
-        del names["patch_distance"]  # runs from before the epoch was chosen
+    best = max(epochs, key=lambda epoch: float(epoch["ssim"]))
+    is_gan = result.get("attack", "gan") == "gan"
+    if not is_gan:
+        del names["whole_picture"]  # published of `gan` alone, and a page holds few columns
+    # An attack has its own losses, and runs from before the epoch was chosen have no distance.
+    kept = [name for name in names if any(epoch.get(name) is not None for epoch in epochs)]
     return [
         *facts({name: value for name, value in result.items() if value != ""}, labels),
-        f"Every fifth epoch; all are in the JSON file. The highest SSIM is {number(best['ssim'])}, "
+        f"Every fifth score; all are in the JSON file. The highest SSIM is {number(best['ssim'])}, "
         f"in epoch {best['epoch']}.",
         "",
-        *table(list(names.values()), [[number(epoch.get(name)) for name in names] for epoch in shown]),
+        *table(
+            [names[name] for name in kept], [[number(epoch.get(name)) for name in kept] for epoch in shown]
+        ),
+        *(_why_pictures_fade(best, epochs[-1]) if is_gan else ()),
+    ]
+
+
+def _why_pictures_fade(best: Record, last: Record) -> list[str]:
+    """Return why the pictures of `gan` lose their contrast, with the losses of two epochs."""
+    return [
         "Why the pictures fade: the published discriminator has no biases, so that its logit scales with a picture's "
         "contrast, and flat mid-gray has a likelihood of 1/2 whatever its weights. A generator that is found out "
         f"gains by less contrast, down to a loss of ln 2 = {math.log(2):.3f}. From epoch {best['epoch']} to epoch "

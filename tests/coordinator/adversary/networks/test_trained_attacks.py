@@ -153,7 +153,7 @@ def test_the_gan_attack_opens_real_ciphertexts_of_le() -> None:
         pytest.skip("no real images: set CIPHERWARD_DATA to a folder that holds cifar10_jpeg.npz")
     from benchmarks import gan as benchmark
 
-    drawn, plain = benchmark.read(folder, False, 9600, 0), benchmark.read(folder, True, 100, 0)
+    (drawn, _), (plain, _) = benchmark.draw(folder, False, 9600, 0), benchmark.draw(folder, True, 100, 0)
     cipher = load(LE).cipher(KEY)
     generator, progress = gan.train(cipher.encrypt(drawn[:4800]), drawn[4800:], LE, TrainingConfig(2, 64))
     opened = benchmark.medians(device.decode_images(generator, cipher.encrypt(plain)), plain)
