@@ -116,6 +116,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lr": 2e-4,
         "mixup": 0.2,
     },
+    "learn: 2 rounds of 12 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 0.2 + 128 px": {
+        **_LONG,
+        "batch": 8,
+        "lr": 2e-4,
+        "mixup": 0.2,
+        "image_size": 128,
+    },
     "learn: 3 rounds of 8 epochs + all blocks + flips and shifts + rate 1e-4 + stem and positions ×20 + frozen 1": {
         **_ALONE,
         "rounds": 3,
