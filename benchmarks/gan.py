@@ -205,9 +205,7 @@ def run(args: argparse.Namespace, data: Data, out: Path) -> tuple[Progress, list
     def score(network: nn.Module, progress: Progress) -> None:
         seconds = earlier_seconds + time.monotonic() - started
         with torch.autocast(device, enabled=False):
-            if (
-                args.attack == "sia_gan"
-            ):  # its pictures have gan's range; itn is trained by its error, not against patches
+            if args.attack == "sia_gan":  # shown only: `gan` chooses by it, within its training
                 best.consider(network, progress.epochs)
             record = score_epoch(attack, data, network, progress, seconds, best)
         append_line(journal, json.dumps(record))

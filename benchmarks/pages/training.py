@@ -20,7 +20,8 @@ modes.
 """
 NETWORKS_INTRO = """# Attacks by trained networks
 
-Attacks of tier T2: a generative adversarial network learns from ciphertexts and public plain images.
+Attacks of tier T2: networks learn to decode. `gan` and `sia_gan`, generative adversarial networks, learn from
+ciphertexts and public plain images, `itn` from public images that the adversary seals itself, under its own keys.
 """
 _SHOWN_EPOCHS = 5  # of a training's scores, every fifth is shown
 

@@ -147,7 +147,7 @@ def test_long_trainings_run_only_by_name(
 
 @pytest.mark.slow
 def test_the_gan_attack_opens_real_ciphertexts_of_le() -> None:
-    """CIFAR-10, 150 steps: far above the mean image, in the positive or the negative, which it cannot tell yet."""
+    """CIFAR-10, 150 steps: far above the mean image; the ciphertext is far below it."""
     folder = Path(os.environ.get("CIPHERWARD_DATA", ""))
     if not os.environ.get("CIPHERWARD_DATA") or not (folder / "cifar10_jpeg.npz").exists():
         pytest.skip("no real images: set CIPHERWARD_DATA to a folder that holds cifar10_jpeg.npz")
@@ -156,7 +156,6 @@ def test_the_gan_attack_opens_real_ciphertexts_of_le() -> None:
     (drawn, _), (plain, _) = benchmark.draw(folder, False, 9600, 0), benchmark.draw(folder, True, 100, 0)
     cipher = load(LE).cipher(KEY)
     generator, progress = gan.train(cipher.encrypt(drawn[:4800]), drawn[4800:], LE, TrainingConfig(2, 64))
-    guesses = device.decode_images(generator, cipher.encrypt(plain))
-    opened = max(benchmark.medians(pictures, plain)["ssim"] for pictures in (guesses, 255 - guesses))
+    opened = benchmark.medians(device.decode_images(generator, cipher.encrypt(plain)), plain)
     mean = np.repeat(drawn[4800:].mean(0, keepdims=True).round().astype(np.uint8), 100, axis=0)
-    assert progress.steps == 150 and opened > benchmark.medians(mean, plain)["ssim"] + 0.2
+    assert progress.steps == 150 and opened["ssim"] > benchmark.medians(mean, plain)["ssim"] + 0.2
