@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from parties.sealing.place import Place
 from parties.sealing.rotate import rotate
 from parties.sealing.seal import plain_rows, plan_sealing, seal
 from parties.sealing.still_plain import excess, fresh_likeness, likeness, require_hidden, sample_rows
+from tests.support.dicom_files import scan
 from tests.support.pictures import smooth
 from tests.support.rotation import SETTINGS, fresh_key, make_hospital
 
@@ -247,6 +249,20 @@ def test_plain_images_negatives_and_half_of_them_are_refused(name: str, border: 
     # Other contrast and brightness: no value stays, and the pattern does.
     with pytest.raises(CipherwardError, match="is their correlation"):
         require_hidden("s", spec, plain, (plain // 2 + 60).astype(load(spec).sealed_dtype))
+
+
+def test_an_honest_key_passes_that_correlates_by_chance() -> None:
+    """One image of 16 blocks: one honest key in 20,000 leaves |r| above half of what is left to no encryption."""
+    wave = np.clip((scan(3) + 400.0) / 800 * 255, 0, 255)
+    plain, spec = wave.astype(np.uint8)[None, ..., None], describe("block_pixel_shuffle", (32, 32, 1), 8)
+    key = SecretKey(hashlib.sha256(b"honest 76808").digest())
+    sealed = load(spec).cipher(key).encrypt(plain)
+    figure = likeness(plain, sealed)
+    assert figure is not None
+    assert excess(figure.correlation, [f.correlation for f in fresh_likeness(spec, plain)]) > 0.5
+    require_hidden("s", spec, plain, sealed)
+    with pytest.raises(CipherwardError, match="still show"):
+        require_hidden("s", spec, plain, plain)
 
 
 def test_a_border_does_not_count() -> None:

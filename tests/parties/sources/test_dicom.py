@@ -508,10 +508,12 @@ def test_nothing_of_a_tag_is_written_or_printed(
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         done = [run_here("cipherward-party", *words) for words in lines]
+    assert [(run.returncode, run.stderr) for run in done if run.returncode] == []
+    assert "16 images in 3 sets" in done[2].stdout, done[2].stdout + done[2].stderr
     # Libraries in C write past Python's streams. Logged lines and warnings would be printed outside of pytest.
     others = [*capfd.readouterr(), caplog.text, *(str(warning.message) for warning in warned)]
     printed = "\n".join([*(run.stdout + run.stderr for run in done), *others]).encode()
-    assert b"16 images in 3 sets" in printed and b"Traceback" not in printed, printed
+    assert b"Traceback" not in printed, printed
     written = [path for path in place.rglob("*") if path.is_file()]
     assert len(written) > 8
     for where, content in [("printed", printed), *((str(p), p.read_bytes()) for p in written)]:
