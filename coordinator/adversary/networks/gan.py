@@ -16,8 +16,9 @@ Ours:
 - pictures above 32×32, where the discriminator judges every place of its last map;
 - guesses with batch norm's running statistics (the released code takes those of the test batch);
 - an epoch's last, incomplete batch is left out;
-- `match_tones`: long trainings fade (below). The adversary's public images say how light and how varied each colour
-  of such pictures is;
+- `match_tones`: long trainings fade (below), and half of them end in the negative: LE inverts pixels at random, and
+  nothing in the training tells a picture from its negative. The adversary's public images say how light and how
+  varied each colour of such pictures is, and where in a picture it is mostly light;
 - the epoch is chosen (epoch_choice.py) by the patches of the pictures in these tones, beside public ones.
 
 Why pictures fade. The source's discriminator has convolutions without biases, leaky ReLUs and a maximum, all of which
@@ -217,10 +218,11 @@ def train(
 
 
 def match_tones(images: Images, generated: Images, public: Images) -> Images:
-    """Return images with the tones of public pictures.
+    """Return images with the tones of public pictures, as positives.
 
     Each colour is stretched by what takes the mean and the standard deviation of the generated pictures to those of
-    the public ones.
+    the public ones. All are inverted if the mean picture of the generated ones is light where that of the public ones
+    is dark.
 
     Args:
         images: uint8 [n, h, w, c].
@@ -229,6 +231,9 @@ def match_tones(images: Images, generated: Images, public: Images) -> Images:
     """
     axes = (0, 1, 2)
     stretch = public.std(axes) / np.maximum(generated.std(axes), 1.0)
+    means = [pictures.mean(0) - pictures.mean(axes) for pictures in (generated, public)]
+    if (stretch * means[0] * means[1]).sum() < 0:
+        stretch = -stretch
     levels = (images - generated.mean(axes)) * stretch + public.mean(axes)
     result: Images = levels.round().clip(0, 255).astype(np.uint8)
     return result

@@ -111,10 +111,11 @@ def test_faded_guesses_get_the_tones_of_public_images() -> None:
     plain = waves(40, 16).astype(np.float64)
     faded = (0.3 * plain + np.array([90.0, 60.0, 30.0])).round().astype(np.uint8)
     public = waves(40, 16)
-    restored = gan.match_tones(faded[:5], faded, public)
-    assert restored.dtype == np.uint8 and restored.shape == (5, 16, 16, 3)
-    errors = [np.abs(images.astype(int) - public[:5]).max() for images in (restored, faded[:5])]
-    assert errors[0] <= 3 < errors[1]
+    for generated in (faded, 255 - faded):  # a training ends in the negative as often as not
+        restored = gan.match_tones(generated[:5], generated, public)
+        assert restored.dtype == np.uint8 and restored.shape == (5, 16, 16, 3)
+        errors = [np.abs(images.astype(int) - public[:5]).max() for images in (restored, generated[:5])]
+        assert errors[0] <= 3 < errors[1]
     # A generator that makes one gray of everything has no deviation to divide by.
     gray = np.full((4, 16, 16, 3), 7, np.uint8)
     assert np.ptp(gan.match_tones(gray[:2], gray, public)[..., 0]) == 0
@@ -147,7 +148,10 @@ def test_long_trainings_run_only_by_name(
 
 @pytest.mark.slow
 def test_the_gan_attack_opens_real_ciphertexts_of_le() -> None:
-    """CIFAR-10, 150 steps: far above the mean image; the ciphertext is far below it."""
+    """CIFAR-10, 150 steps: far above the mean image, as the attack hands them over; the ciphertext is far below it.
+
+    As the generator leaves them, they are in the negative for one half of keys and seeds, this key among them.
+    """
     folder = Path(os.environ.get("CIPHERWARD_DATA", ""))
     if not os.environ.get("CIPHERWARD_DATA") or not (folder / "cifar10_jpeg.npz").exists():
         pytest.skip("no real images: set CIPHERWARD_DATA to a folder that holds cifar10_jpeg.npz")
@@ -155,7 +159,12 @@ def test_the_gan_attack_opens_real_ciphertexts_of_le() -> None:
 
     (drawn, _), (plain, _) = benchmark.draw(folder, False, 9600, 0), benchmark.draw(folder, True, 100, 0)
     cipher = load(LE).cipher(KEY)
-    generator, progress = gan.train(cipher.encrypt(drawn[:4800]), drawn[4800:], LE, TrainingConfig(2, 64))
-    opened = benchmark.medians(device.decode_images(generator, cipher.encrypt(plain)), plain)
+    sealed, public = cipher.encrypt(drawn[:4800]), drawn[4800:]
+    generator, progress = gan.train(sealed, public, LE, TrainingConfig(2, 64))
+    generated = device.decode_images(generator, sealed[:1000])
+    guesses = gan.match_tones(
+        device.decode_images(generator, cipher.encrypt(plain)), generated, public[:1000]
+    )
+    opened = benchmark.medians(guesses, plain)
     mean = np.repeat(drawn[4800:].mean(0, keepdims=True).round().astype(np.uint8), 100, axis=0)
     assert progress.steps == 150 and opened["ssim"] > benchmark.medians(mean, plain)["ssim"] + 0.2
