@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cipherward.function import require_no_bytes_as_reals
 from cipherward.settings import Settings
 from crypto.arrays import AnyArray, Images, Int64Array
 from crypto.errors import CipherwardError
@@ -76,6 +77,7 @@ def as_ciphertexts(sealed: AnyArray, plain: Images, where: str) -> AnyArray:
         raise CipherwardError(
             f"{where} has values that are NaN or infinite", "ciphertexts are finite numbers"
         )
+    require_no_bytes_as_reals(shaped, where)
     require_gray_levels(shaped, plain, where)
     return np.ascontiguousarray(shaped)
 

@@ -47,6 +47,9 @@ class Attempt:
         tier: The tier of knowledge that it used.
         error: Why it crashed.
         choice: Which recovery was chosen, where all were tried.
+        unfinished: Of all recoveries, those that did not come to an end, and why. If the chosen one breaks nothing,
+            one of them might have.
+        is_sound: Whether the chosen recovery believes what it found.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Attempt:
     tier: str
     error: str = ""
     choice: str = ""
+    unfinished: str = ""
+    is_sound: bool = False
 
     def __str__(self) -> str:
         note = "; ".join(filter(None, [self.choice, self.guess.note if self.guess else self.error]))
@@ -127,25 +132,27 @@ def _try_recoveries(name: str, draw: SealedDraw, size: int, settings: Settings) 
         return [Attempt(name, info, draw.spec, size, None, seconds, tier, error)]
     told = {spec.block: spec for spec in draw.specs}
 
-    def attempt(label: str, trial: Trial, guess: Guess, took: float) -> Attempt:
-        return Attempt(label, info, told.get(trial.model.block, draw.spec), size, guess, took, tier)
+    def attempt(label: str, trial: Trial, took: float) -> Attempt:
+        spec, guess = told.get(trial.model.block, draw.spec), None if trial.error else trial.guess
+        return Attempt(label, info, spec, size, guess, took, tier, trial.error)
 
     chosen = choose(trials)
-    notes = [chosen.guess.note, *_unfinished(trials, chosen)]
-    guess = replace(chosen.guess, note="; ".join(filter(None, notes)))
-    choice = f"chosen: {model_name(chosen.model)}"
-    own = [attempt(model_name(trial.model), trial, trial.guess, trial.seconds) for trial in trials]
-    return [replace(attempt(name, chosen, guess, seconds), choice=choice), *own]
+    first = replace(
+        attempt(name, chosen, seconds),
+        choice=f"chosen: {model_name(chosen.model)}",
+        unfinished=_unfinished(trials, chosen),
+        is_sound=chosen.is_sound,
+    )
+    return [first, *(attempt(model_name(trial.model), trial, trial.seconds) for trial in trials)]
 
 
-def _unfinished(trials: list[Trial], chosen: Trial) -> list[str]:
-    """Return a note if the chosen trial is not sound and others ran out of time: they might have been."""
-    late = [
-        model_name(trial.model)
-        for trial in trials
-        if "truncated" in trial.guess.note and trial is not chosen
-    ]
-    return [] if chosen.is_sound or not late else [f"truncated: out of time in {', '.join(late)}"]
+def _unfinished(trials: list[Trial], chosen: Trial) -> str:
+    """Return which of the other recoveries did not come to an end, in words; empty if all did."""
+    others = [trial for trial in trials if trial is not chosen]
+    late = [model_name(trial.model) for trial in others if "truncated" in trial.guess.note]
+    crashed = [model_name(trial.model) for trial in others if trial.error]
+    words = [f"out of time in {', '.join(late)}"] if late else []
+    return "; ".join(words + ([f"a crash in {', '.join(crashed)}"] if crashed else []))
 
 
 def _timed(

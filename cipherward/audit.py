@@ -99,7 +99,7 @@ def audit(
     chosen.specs(plain.shape[1:])  # settings that cannot work are named before anything is encrypted
     chosen = replace(chosen, public=require_public(chosen.attacks, chosen.public, plain.shape[1:]))
     keys = [function.new_key() for _ in range(chosen.draws)]
-    defects = function.defects(plain, [*keys, *(function.new_key() for _ in range(_FURTHER_KEYS))])
+    examined = function.examine(plain, [*keys, *(function.new_key() for _ in range(_FURTHER_KEYS))])
     specs: list[SchemeSpec] = []
     draws = []
     for index, key in enumerate(keys):
@@ -120,9 +120,10 @@ def audit(
         name,
         "a Python function",
         specs[0],
-        8 * function.key_bytes,
-        tuple(defects),
+        8 * examined.used_key_bytes,
+        examined.defects,
         has_decrypt=decrypt is not None,
+        weakness=examined.weakness,
     )
     return _audit_draws(subject, draws, chosen)
 

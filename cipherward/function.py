@@ -16,11 +16,29 @@ import numpy as np
 
 from crypto.arrays import AnyArray, Images
 from crypto.errors import CipherwardError
+from crypto.scheme import MIN_KEY_SPACE_BITS
 
 #: `encrypt(images, key)` and `decrypt(ciphertexts, key)`.
 Function = Callable[[Any, bytes], Any]
 #: Images on which keys are compared. Chosen by hand: few, because every key encrypts them once more.
 _COMPARED = 16
+#: How a byte of the key is changed to see whether it does anything. One change may leave a rank as it was.
+_MASKS = (0xA5, 0x5A, 0xFF)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a look at a scheme shows without an attack.
+
+    Attributes:
+        defects: What is wrong with it whatever an attack finds, one sentence each.
+        weakness: A sentence on bytes of the key that do nothing; empty if all do something.
+        used_key_bytes: How many bytes of a key do something.
+    """
+
+    defects: tuple[str, ...]
+    weakness: str
+    used_key_bytes: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,7 @@ class FunctionUnderAudit:
                 "let it work on a copy: images = images.copy()",
             )
         _require_ciphertexts(result, given)
+        require_no_bytes_as_reals(result, "encrypt")
         # A copy: the function may keep its own. In the order of C: what an attack reads is no matter of strides.
         sealed: AnyArray = np.array(result, order="C").reshape(images.shape)
         sealed.setflags(write=False)
@@ -101,27 +120,60 @@ class FunctionUnderAudit:
             return False
         return opened is not None and np.array_equal(opened, plain)
 
+    def _require_own_rows(self, some: Images, key: bytes, sealed: AnyArray) -> None:
+        """Raise CipherwardError if an image changes and the ciphertext at its place does not."""
+        for row in sorted({0, len(some) // 2, len(some) - 1}):
+            changed = some.copy()
+            changed[row] = 255 - changed[row]
+            if np.array_equal(self.sealed(changed, key)[row], sealed[row]):
+                raise CipherwardError(
+                    f"encrypt returns something else than the ciphertext of image {row} at place {row}: it stays the "
+                    "same when the image becomes its negative",
+                    "return one ciphertext for each image, in the order of the images",
+                )
+
+    def _unused_key_bytes(self, some: Images, key: bytes, sealed: AnyArray) -> int:
+        """Return how many bytes of a key change no ciphertext of these images, each changed alone."""
+
+        def does_nothing(place: int) -> bool:
+            others = (key[:place] + bytes([key[place] ^ mask]) + key[place + 1 :] for mask in _MASKS)
+            return all(np.array_equal(self.sealed(some, other), sealed) for other in others)
+
+        return sum(does_nothing(place) for place in range(len(key)))
+
     def _given(self, images: AnyArray) -> AnyArray:
         """Return a copy of images in the form that the caller's own have."""
         return (images[..., 0] if self.is_flat else images).copy()
 
-    def defects(self, images: Images, keys: Sequence[bytes]) -> list[str]:
-        """Return what is wrong with the scheme whatever an attack finds, one sentence each.
+    def examine(self, images: Images, keys: Sequence[bytes]) -> Examined:
+        """Return what is wrong with the scheme whatever an attack finds.
 
         Args:
             images: Plain images, uint8 [n, h, w, c]; a few of them with texture are used.
             keys: Fresh keys, at least two.
+
+        Raises:
+            CipherwardError: If ciphertexts do not stand at their images' places.
         """
         some = images[images.reshape(len(images), -1).std(1) > 0][:_COMPARED]
         if not len(some):
-            return []
+            return Examined((), "", self.key_bytes)
         sealed = [self.sealed(some, key) for key in keys]
+        self._require_own_rows(some, keys[0], sealed[0])
         result = [*plain_defects(some, sealed[0]), *key_defects(sealed)]
+        weakness, unused = "", 0 if result else self._unused_key_bytes(some, keys[0], sealed[0])
+        if unused:
+            weakness = (
+                f"{unused} of the {self.key_bytes} bytes of a key do nothing: changed alone, each gives the same "
+                f"ciphertexts of {len(some)} images"
+            )
+        if unused and 8 * (self.key_bytes - unused) < MIN_KEY_SPACE_BITS:
+            result.append(weakness)
         if not any("key" in d for d in result) and self._is_opened_by(keys[1], sealed[0], some):
             result.append(
                 "decrypt opens ciphertexts under any key: a fresh key that did not encrypt them opened them"
             )
-        return result
+        return Examined(tuple(result), weakness, self.key_bytes - unused)
 
 
 def plain_defects(plain: Images, sealed: AnyArray) -> list[str]:
@@ -180,6 +232,17 @@ def _require_ciphertexts(result: object, given: AnyArray) -> None:
         count = int((~np.isfinite(result)).sum())
         raise CipherwardError(
             f"encrypt returned {count} values that are NaN or infinite", "ciphertexts are finite numbers"
+        )
+
+
+def require_no_bytes_as_reals(sealed: AnyArray, where: str) -> None:
+    """Raise CipherwardError if float32 ciphertexts are bytes: attacks on bytes would not be tried on them."""
+    if sealed.dtype != np.float32 or not sealed.size:
+        return
+    if ((sealed >= 0) & (sealed <= 255) & (sealed == np.round(sealed))).all():
+        raise CipherwardError(
+            f"{where}: the float32 values are whole numbers from 0 to 255, so they are bytes",
+            "hand them over as bytes, .astype(numpy.uint8): most attacks are on bytes",
         )
 
 

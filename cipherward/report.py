@@ -10,7 +10,7 @@ from cipherward.links import strongest_link
 from cipherward.scoring import ScoredDraw
 from cipherward.settings import Settings
 from coordinator.exchange.audit.rates import LinkableRate
-from coordinator.exchange.audit.scores import AttackedBy, DrawScores
+from coordinator.exchange.audit.scores import AttackedBy, DrawScores, Finding
 from coordinator.exchange.audit.suite2 import SUITE, broken_by
 from coordinator.report.build import machine, versions
 from coordinator.report.control_checks import check_controls, missing_positive_controls
@@ -44,9 +44,10 @@ class Subject:
         name: The scheme's name in the report.
         source: Where its ciphertexts came from, in words.
         spec: The scheme of the report.
-        key_bits: Bits of the keys that were drawn; 0 where the ciphertexts came without keys.
+        key_bits: Bits of the keys that were drawn, as far as they do anything; 0 without keys.
         defects: What is wrong with it whatever an attack finds.
         has_decrypt: Whether somebody could open ciphertexts with the true key.
+        weakness: A sentence on bytes of the key that do nothing.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Subject:
     key_bits: int
     defects: tuple[str, ...]
     has_decrypt: bool
+    weakness: str = ""
 
 
 def make_report(
@@ -71,7 +73,7 @@ def make_report(
     every, kept = _with_links(audited, settings)
     control_scores = [scored.scores for scored in controls]
     results = _controls(subject, every, control_scores, settings)
-    draws, left_out = _without_failures(every, settings)
+    draws, left_out = _without_failures(every, settings), _recoveries_in_words(every, settings)
     findings, verdict = judge(draws, SUITE)
     return Report(
         schema_id=SCHEMA,
@@ -109,21 +111,44 @@ def _with_links(audited: Sequence[ScoredDraw], settings: Settings) -> tuple[list
     return [_linked(score, rate) for score, rate in zip(scores, rates, strict=True)], kept
 
 
-def _without_failures(
-    draws: Sequence[DrawScores], settings: Settings
-) -> tuple[list[DrawScores], list[str]]:
-    """Return the draws without the single key recoveries that broke none of them, and the names of these.
+def _without_failures(draws: Sequence[DrawScores], settings: Settings) -> list[DrawScores]:
+    """Return the draws without the single key recoveries that broke none of them.
 
     An unknown scheme is attacked by all of them. A report of twenty rows that say nothing would hide the others.
     """
-    own = {finding.attack for draw in draws for finding in draw.findings} - set(settings.attacks)
-    useful = {f.attack for draw in draws for f in draw.findings if broken_by(f, SUITE)}
-    left_out = own - useful
-    kept = [
+    left_out = _failed_recoveries(draws, settings)
+    return [
         draw.model_copy(update={"findings": tuple(f for f in draw.findings if f.attack not in left_out)})
         for draw in draws
     ]
-    return kept, sorted(left_out)
+
+
+def _failed_recoveries(draws: Sequence[DrawScores], settings: Settings) -> dict[str, list[Finding]]:
+    """Return the findings of each single key recovery that broke no draw."""
+    own: dict[str, list[Finding]] = {}
+    for finding in (finding for draw in draws for finding in draw.findings):
+        if finding.attack not in settings.attacks:
+            own.setdefault(finding.attack, []).append(finding)
+    return {name: own[name] for name in sorted(own) if not any(broken_by(f, SUITE) for f in own[name])}
+
+
+def _recoveries_in_words(draws: Sequence[DrawScores], settings: Settings) -> list[str]:
+    """Return what became of the key recoveries that have no row of their own, one sentence a fate."""
+    fates: dict[str, list[str]] = {
+        "crashed, which says nothing about the scheme": [],
+        "ran out of time": [],
+        "were not tried, because another was sound": [],
+        "ran to the end and broke no draw": [],
+    }
+    crashed, late, untried, failed = fates.values()
+    for name, findings in _failed_recoveries(draws, settings).items():
+        if errors := [finding.error for finding in findings if finding.error]:
+            crashed.append(f"{name} ({errors[0]})")
+        elif any("truncated" in finding.note for finding in findings):
+            late.append(name)
+        else:
+            (untried if all(finding.idle for finding in findings) else failed).append(name)
+    return [f"key recoveries that {fate}: {', '.join(names)}" for fate, names in fates.items() if names]
 
 
 def _linked(score: DrawScores, rate: LinkableRate) -> DrawScores:
@@ -190,14 +215,23 @@ def _doubts(
     """Return where the audit falls short, one sentence each."""
     doubts = []
     if not settings.family:
-        doubts.append(
-            f"no attack was written for {subject.name}: key recoveries of other schemes were tried. A scheme of "
-            "another form withstands them for want of an attack, not by its strength"
+        recovered = any(not f.idle for draw in draws for f in draw.of(_RECOVERY))
+        tried = (
+            "key recoveries of other schemes were tried"
+            if recovered
+            else "no key recovery was tried either"
         )
-    if left_out:
         doubts.append(
-            f"key recoveries that broke no draw, and have no row of their own: {', '.join(left_out)}"
+            f"no attack was written for {subject.name}: {tried}. A scheme of another form withstands them for want "
+            "of an attack, not by its strength"
         )
+        doubts.append(
+            "key recoveries assume that one key sealed all images: a scheme that gives every image a key of its own "
+            "was not attacked image by image"
+        )
+    doubts += left_out
+    if subject.weakness and subject.weakness not in subject.defects:
+        doubts.append(subject.weakness)
     if not subject.has_decrypt:
         doubts.append("without decrypt, nothing shows that the true key opens the ciphertexts")
     doubts += _uncertain(draws)

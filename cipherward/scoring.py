@@ -15,6 +15,7 @@ from coordinator.exchange.audit.control_sets import PREFIX
 from coordinator.exchange.audit.rates import LinkableRate
 from coordinator.exchange.audit.scores import ClassRates, DrawScores, Figures, Finding
 from coordinator.exchange.audit.suite1 import PICTURED
+from coordinator.exchange.audit.suite2 import SUITE, breaking_measures
 from crypto.arrays import Float64Array, Images, Rows
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
@@ -22,7 +23,7 @@ from crypto.symmetry import EVERY_MOVE, Orbit
 from parties.scoring.figures import MeasuredPictures, compute_figures, degenerate_figures, is_degenerate
 from parties.scoring.measures import ssims, summarise
 from parties.scoring.second_look import SecondTruth, second_truth
-from parties.scoring.truth import Truth, baseline_ssims, classified_rate, linkable_rate
+from parties.scoring.truth import OPENS_EACH_ALONE, Truth, baseline_ssims, classified_rate, linkable_rate
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ def orbit_of(draw: SealedDraw, settings: Settings, audited: SchemeSpec) -> Orbit
 
 @dataclass(frozen=True)
 class _Measure:
-    """What guesses about a draw are measured against, under one side of a block."""
+    """What guesses about a draw are measured against, under one side of a block.
+
+    Guesses of attacks that open every image alone are granted a move of their own for each, as `score` grants it.
+    """
 
     truth: Truth
     baselines: dict[str, Float64Array]
@@ -70,23 +74,31 @@ class Scorer:
         """Take a draw, the settings, and the scheme of the report."""
         self._draw, self._settings = draw, settings
         self._orbit = orbit_of(draw, settings, audited)
-        self._measures: dict[int, _Measure] = {}
+        self._measures: dict[tuple[int, bool], _Measure] = {}
 
-    def measure(self, spec: SchemeSpec) -> _Measure:
-        """Return what guesses are measured against that are told one of the draw's schemes."""
-        if spec.block not in self._measures:
-            truth = truth_of(self._draw, spec, self._settings, self._orbit)
-            self._measures[spec.block] = _Measure(
+    def measure(self, spec: SchemeSpec, *, each_alone: bool = False) -> _Measure:
+        """Return what guesses are measured against that are told one of the draw's schemes.
+
+        Args:
+            spec: The scheme that the attack was told.
+            each_alone: Whether the attack opens every image by itself, and so in a turn and sign of its own.
+        """
+        if (spec.block, each_alone) not in self._measures:
+            truth = self.measure(spec).truth.each_alone() if each_alone else self._truth(spec)
+            self._measures[spec.block, each_alone] = _Measure(
                 truth, baseline_ssims(truth), second_truth(truth), MeasuredPictures()
             )
-        return self._measures[spec.block]
+        return self._measures[spec.block, each_alone]
+
+    def _truth(self, spec: SchemeSpec) -> Truth:
+        return truth_of(self._draw, spec, self._settings, self._orbit)
 
     def figures(self, attempt: Attempt) -> Figures | None:
         """Return the figures of a guess; None if there is none."""
         if attempt.guess is None:
             return None
         spec = attempt.spec
-        measure = self.measure(spec)
+        measure = self.measure(spec, each_alone=attempt.name in OPENS_EACH_ALONE)
         images = attempt.guess.images[measure.truth.pick]
         if is_degenerate(images, measure.truth):
             return degenerate_figures(measure.truth, measure.second)
@@ -181,6 +193,13 @@ def finding_of(attempt: Attempt, figures: Figures | None) -> Finding:
     """Return what is reported of an attempt, and its figures."""
     guess = attempt.guess
     notes = [guess.note if guess else "", figures.degenerate if figures else ""]
+    is_broken = figures is not None and bool(breaking_measures(figures, SUITE))
+    fits = [attempt.choice, *(map(str, guess.fits) if guess else ())]
+    if attempt.unfinished and not is_broken:
+        notes.append(f"truncated: {attempt.unfinished}")
+    is_refuted = attempt.is_sound and not is_broken
+    if is_refuted:
+        fits.append("it believes what it found, and that is not these images")
     return Finding(
         attack=attempt.name,
         tier=attempt.tier,
@@ -190,8 +209,8 @@ def finding_of(attempt: Attempt, figures: Figures | None) -> Finding:
         note="; ".join(filter(None, notes)),
         error=attempt.error,
         idle=guess.idle if guess else False,
-        fit="; ".join(filter(None, [attempt.choice, *(map(str, guess.fits) if guess else ())])),
-        uncertain=guess.is_uncertain if guess else False,
+        fit="; ".join(filter(None, fits)),
+        uncertain=is_refuted or (guess.is_uncertain if guess else False),
         confidence=guess.confidence if guess else None,
         figures=figures,
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from coordinator.exchange.audit.suite1 import MARGIN
 from coordinator.report.records import JudgedFinding, Report
 from coordinator.report.rows import rows_of
 from coordinator.report.wording import images, listed, seconds
@@ -68,9 +69,8 @@ def break_sentence(report: Report) -> str:
         # Every attack runs on one thread, whatever machine writes the report.
         sentence += f", in {seconds(spent)} on one core"
     if breakers.by_name_only:
-        sentence += (
-            f", by R alone: {_its(named)} guesses name the right images among others, and do not show them"
-        )
+        sentence += f", by R alone: {_its(named)} guesses name the right images among others"
+        sentence += f". {shown}" if (shown := _shown_by_ciphertext(report)) else ", and do not show them"
     if breakers.later:
         words = [
             f"{attack} from {images(verdict.broken_at[attack], 'sealed')}" for attack in breakers.later
@@ -91,9 +91,10 @@ def also_at_smallest(report: Report) -> list[str]:
     naming = [attack for attack in others if attack not in idle]
     sentences = []
     if naming:
+        shown = "" if _shown_by_ciphertext(report) else ", and do not show them"
         sentences.append(
             f"At the same pool size, {listed(naming)} {'breaks' if len(naming) == 1 else 'break'} it by R alone: "
-            f"{_its(naming)} guesses name the right images among others, and do not show them."
+            f"{_its(naming)} guesses name the right images among others{shown}."
         )
     if idle:
         returned = "it returns" if len(idle) == 1 else "they return"
@@ -102,6 +103,25 @@ def also_at_smallest(report: Report) -> list[str]:
             "others (R)."
         )
     return sentences
+
+
+def _shown_by_ciphertext(report: Report) -> str:
+    """Return a sentence if the ciphertext is nearer to the picture than other images are; else nothing.
+
+    V asks a guess to exceed the ciphertext, too. So it can never hold for a ciphertext that is the picture already.
+    """
+    pairs = []
+    for draw in report.draws:
+        others = [figure.median for name, figure in draw.baselines.items() if name != "ciphertext"]
+        if "ciphertext" in draw.baselines and others:
+            pairs.append((draw.baselines["ciphertext"].median, max(others)))
+    if not pairs or 2 * sum(own >= other + MARGIN for own, other in pairs) < len(pairs):
+        return ""
+    own, other = (sorted(values)[len(pairs) // 2] for values in zip(*pairs, strict=True))
+    return (
+        f"The ciphertext itself shows the picture: its median SSIM is {own:.2f}, and that of other images at most "
+        f"{other:.2f}. V does not count that: it asks a guess for more than the ciphertext shows"
+    )
 
 
 def _its(attacks: Sequence[str]) -> str:

@@ -45,14 +45,19 @@ from parties.scoring.measures import summarise
 from parties.scoring.second_look import SecondTruth, second_truth
 from parties.scoring.signing import sign_scores
 from parties.scoring.true_key import check_true_key
-from parties.scoring.truth import Truth, baseline_ssims, build_truth, classified_rate, linkable_rate
+from parties.scoring.truth import (
+    OPENS_EACH_ALONE,
+    Truth,
+    baseline_ssims,
+    build_truth,
+    classified_rate,
+    linkable_rate,
+)
 from parties.sealing.audit_sets import is_audit_set, role_of
 from parties.sealing.place import Place
 from parties.sealing.seal import DecodedImages, plan_sealing
 
 Log = Callable[[str], None]
-#: Attacks that open every image by itself, whatever the scope of the key: nothing makes two of their pictures alike.
-OPENS_EACH_ALONE = ("jigsaw",)
 
 
 def score(

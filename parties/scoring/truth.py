@@ -55,6 +55,10 @@ class Baseline:
     values: Float64Array
 
 
+#: Attacks that open every image by itself, whatever the scope of the key: nothing makes two of their pictures alike.
+OPENS_EACH_ALONE = ("jigsaw",)
+
+
 @dataclass(frozen=True)
 class Truth:
     """The hospital's side of one draw, cut to the audit rows that count.

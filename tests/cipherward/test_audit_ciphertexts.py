@@ -151,7 +151,8 @@ def empty(folder: Path) -> Path:
             "set 1 of ciphertexts gave real numbers from 0 to 1",
         ),
         (lambda folder: [], "no ciphertexts were handed over"),
-        (lambda folder: [SEALED[0], SEALED[0].astype(np.float32)], "differ in dtype"),
+        (lambda folder: [SEALED[0], SEALED[0] + np.float32(0.5)], "differ in dtype"),
+        (lambda folder: SEALED[0].astype(np.float32), "whole numbers from 0 to 255, so they are bytes"),
     ],
 )
 def test_ciphertexts_that_do_not_fit_are_refused(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,51 @@ def test_few_keys_are_a_break() -> None:
     )
 
 
+def test_bytes_of_the_key_that_do_nothing_are_a_break_if_few_are_left() -> None:
+    result = audit(lambda i, k: made_up.stream(i, k[:2] * 16), IMAGES, **ONE_ATTACK)
+    assert result.broken and result.defects[0].startswith("30 of the 32 bytes of a key do nothing")
+    assert result.report.scheme.effective_bits == 16
+    result = audit(lambda i, k: made_up.stream(i, k[:16] * 2), IMAGES, **ONE_ATTACK)
+    assert not result.defects and "16 of the 32 bytes of a key do nothing" in str(result)
+    assert result.report.scheme.effective_bits == 128
+
+
+def _each_in_its_own_order(images: Images, key: bytes) -> Images:
+    """Move the blocks of every image in an order of its own."""
+    return np.concatenate(
+        [
+            made_up.moved(images[i : i + 1], SecretKey(hashlib.sha256(key + bytes([i])).digest()))
+            for i in range(len(images))
+        ]
+    )
+
+
+def test_an_attack_on_each_image_alone_is_granted_a_move_for_each() -> None:
+    attacks = {"attacks": ("as_is", "jigsaw")}
+    result = audit(_each_in_its_own_order, IMAGES, **{**SMALL, **attacks})
+    assert result.report.verdict.broken_at.get("jigsaw") == 1, result
+    assert "no key recovery was tried either" in str(result)
+
+
+def _crash(*_: object) -> None:
+    raise MemoryError("planted")
+
+
+def test_a_recovery_that_crashes_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = unknown_scheme.METHODS
+    monkeypatch.setitem(methods, "etc", replace(methods["etc"], recover=_crash))
+    recovery = {"attacks": ("as_is", "pooled_key_recovery")}
+    result = audit(made_up.stream, IMAGES, **{**SMALL, **recovery})
+    findings = [f for f in result.report.findings if f.attack == "pooled_key_recovery"]
+    assert findings and not any(finding.is_complete for finding in findings)
+    assert all("a crash in etc_recovery/8" in finding.note for finding in findings)
+    assert (
+        "key recoveries that crashed, which says nothing about the scheme: etc_recovery/8 (MemoryError: planted)"
+        in str(result)
+    )
+    assert not result.verdict.startswith("Not broken by suite/2 up to 10")
+
+
 def changed(images: Images, key: bytes) -> Images:
     images[:] = made_up.stream(images, key)
     return images
@@ -159,7 +206,8 @@ def real_in_the_second_draw() -> Callable[[Images, bytes], AnyArray]:
     def encrypt(images: Images, key: bytes) -> AnyArray:
         if len(images) > 16:
             whole_sets.add(key)
-        return made_up.stream(images, key).astype(np.float32 if len(whole_sets) > 1 else np.uint8)
+        sealed = made_up.stream(images, key)
+        return sealed + np.float32(0.5) if len(whole_sets) > 1 else sealed
 
     return encrypt
 
@@ -185,6 +233,12 @@ def not_a_number(images: Images, key: bytes) -> AnyArray:
         (on_another_scale(1 / 255), "encrypt in draw 1 gave real numbers from", "255 * x"),
         (on_another_scale(1 / 40, -3), "encrypt in draw 1 gave real numbers from", "255 * x"),
         (on_another_scale(255), "the suite measures in gray levels", "255 * x"),
+        (lambda images, key: made_up.stream(images, key).astype(np.float32), "so they are bytes", "uint8"),
+        (
+            lambda images, key: made_up.mosaic(images, key)[np.argsort(list(key[: len(images)]))],
+            "something else than the ciphertext of image",
+            "in the order of the images",
+        ),
         (real_in_the_second_draw(), "encrypt in draw 2 gave float32 where uint8 was expected", "one type"),
     ],
 )
@@ -289,7 +343,7 @@ def test_pairs_of_real_ciphertexts_are_tried_as_orthogonal_blocks() -> None:
 
     for encrypt, is_break in (
         (orthogonal, True),
-        (lambda i, k: made_up.stream(i, k).astype(np.float32), False),
+        (lambda i, k: made_up.stream(i, k) + np.float32(0.5), False),
     ):
         result = audit(encrypt, IMAGES, known_pairs=10, chosen_plaintext=True, **{**ONE_ATTACK, "draws": 1})
         assert [finding.is_break for finding in result.pairs] == [is_break, is_break]

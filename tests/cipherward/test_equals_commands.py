@@ -19,7 +19,7 @@ from parties.scoring.score import score
 from parties.sealing.place import Place
 from parties.sealing.seal import seal
 
-ATTACKS = ("as_is", "leading_bit", "pooled_key_recovery")
+ATTACKS = ("as_is", "leading_bit", "pooled_key_recovery", "jigsaw")
 SETTINGS = AuditSettings(draws=2, rows=16, gallery=60, pools=(1, 10), attacks=ATTACKS, budget_s=60.0)
 
 
@@ -64,11 +64,12 @@ def test_a_scheme_of_this_program_has_the_verdict_of_the_commands(scheme: str, t
         gallery=60,
         seed=5,
         budget_s=60.0,
+        attacks=ATTACKS,
     )
     assert next(order) != keys[1] and sets[0].key_id != sets[1].key_id
     own = result.report
     assert own.verdict.model_copy(update={"seconds": verdict.seconds}) == verdict
-    assert len(own.findings) == len(findings) == 2 * 4
+    assert len(own.findings) == len(findings) == 2 * 5
     for mine, theirs in zip(own.findings, findings, strict=True):
         # The commands measure shares of throwaway keys, too: the library has none of the caller's scheme.
         assert mine.figures is not None and theirs.figures is not None

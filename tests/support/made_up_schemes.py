@@ -28,6 +28,17 @@ def mosaic(images: Images, key: bytes) -> Images:
     return np.ascontiguousarray(tiles.reshape(images.shape))
 
 
+def moved(images: Images, secret: SecretKey) -> Images:
+    """Shuffle the blocks of every image alike, and leave their values as they are."""
+    n, height, width, channels = images.shape
+    down, across = height // BLOCK, width // BLOCK
+    blocks = images.reshape(n, down, BLOCK, across, BLOCK, channels).transpose(0, 1, 3, 2, 4, 5)
+    flat = blocks.reshape(n, down * across, BLOCK, BLOCK, channels)
+    flat = flat[:, secret.permutation("blocks", down * across)]
+    grid = flat.reshape(n, down, across, BLOCK, BLOCK, channels).transpose(0, 1, 3, 2, 4, 5)
+    return np.ascontiguousarray(grid).reshape(images.shape)
+
+
 def stream(images: Images, key: bytes) -> Images:
     """Encrypt every image by AES-CTR under a nonce that is a MAC of it: nothing but its repetition shows."""
     return np.stack([_stream(image, key) for image in images])

@@ -55,6 +55,8 @@ MODELS: tuple[tuple[str, Mapping[str, Any]], ...] = (
 _SLOW = ("block_pixel", "pe", "ele")
 #: Schemes that know no blocks: one side of a block is enough to try them.
 _WITHOUT_BLOCKS = ("pe",)
+#: Characters of an error that a trial keeps.
+_ERROR_CHARACTERS = 300
 #: Images that are opened to compare the recoveries. Chosen by hand.
 _COMPARED = 16
 #: Least correlation of neighbouring pixels of a picture. Right pictures had .79 to .91 (phantoms at 64 pixels and
@@ -72,12 +74,15 @@ class Trial:
         guess: Its guess. It is idle if the recovery was not tried, because another is sound already.
         agreement: How much neighbouring pixels of what it opens agree; -1 if it opens nothing.
         seconds: How long it took.
+        error: Why it crashed. Ciphertexts of another scheme may have what a recovery never meets; but a recovery that
+            crashed did not fail at them, and nobody may say so.
     """
 
     model: SchemeSpec
     guess: Guess
     agreement: float
     seconds: float
+    error: str = ""
 
     @property
     def is_sound(self) -> bool:
@@ -97,13 +102,17 @@ def try_models(knowledge: Knowledge, models: Sequence[SchemeSpec]) -> list[Trial
     order = sorted(models, key=lambda model: model.name in _SLOW)
     trials: list[Trial] = []
     for done, model in enumerate(order):
-        started = time.monotonic()
+        started, error = time.monotonic(), ""
         if model.name in _SLOW and any(trial.is_sound for trial in trials):
             guess, agreement = _sealed(knowledge, "not tried: another recovery is sound", idle=True), -1.0
         else:
             deadline = started + knowledge.budget.left() / (len(order) - done)
-            guess, agreement = _try_model(knowledge, model, deadline)
-        trials.append(Trial(model, guess, agreement, time.monotonic() - started))
+            try:
+                guess, agreement = _try_model(knowledge, model, deadline)
+            except Exception as crash:
+                error = " ".join(f"{type(crash).__name__}: {crash}".split())[:_ERROR_CHARACTERS]
+                guess, agreement = _sealed(knowledge, f"crashed: {error}"), -1.0
+        trials.append(Trial(model, guess, agreement, time.monotonic() - started, error))
     return trials
 
 
@@ -148,12 +157,7 @@ def _try_model(knowledge: Knowledge, model: SchemeSpec, deadline: float) -> tupl
     """Return the guess of one recovery, and how much neighbouring pixels of it agree."""
     pool_rows = np.asarray(knowledge.pool_rows, np.int64)
     pool = MemoryPool(model, knowledge.pool.images(pool_rows))
-    try:
-        recovered = METHODS[model.name].recover(pool, np.arange(len(pool_rows)), until(deadline))
-    except Exception as error:
-        # A recovery is written for its own scheme. Ciphertexts of another may have what it never meets, and the other
-        # recoveries go on.
-        return _sealed(knowledge, f"it cannot take these ciphertexts ({type(error).__name__})"), -1.0
+    recovered = METHODS[model.name].recover(pool, np.arange(len(pool_rows)), until(deadline))
     late = ["truncated: out of time"] if time.monotonic() >= deadline else []
     if recovered is None:
         return _sealed(knowledge, "; ".join(["nothing identifiable", *late])), -1.0

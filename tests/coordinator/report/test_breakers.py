@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.exchange.audit.consistency import ContradictionError
-from coordinator.exchange.audit.scores import Finding
+from coordinator.exchange.audit.scores import Finding, Summary
 from coordinator.report.consistency import check_report
 from coordinator.report.records import Report
 from coordinator.report.rows import rows_of
@@ -49,6 +49,19 @@ def test_a_break_by_names_alone_says_so_and_what_shows_pictures_later() -> None:
         "moment_matching from 10 sealed images."
     )
     assert not any("Also broken" in line for line in summary_lines(report))
+
+
+def test_a_ciphertext_that_is_the_picture_is_not_said_to_hide_it() -> None:
+    draws = [
+        draw.model_copy(
+            update={"baselines": {"mean": Summary(median=0.2), "ciphertext": Summary(median=0.84)}}
+        )
+        for draw in three_draws(AS_IS, scheme="orthogonal")
+    ]
+    report = make_report(draws, [*CONTROLS, SIGNS, ORTHOGONAL])
+    words = headline(report).sentence
+    assert "The ciphertext itself shows the picture: its median SSIM is 0.84" in words
+    assert "at most 0.20" in words and "do not show" not in words
 
 
 def test_a_report_names_no_attack_that_tried_nothing_as_breaking_the_scheme() -> None:
