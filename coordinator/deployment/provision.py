@@ -34,6 +34,9 @@ from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, write_bytes, write_text
 
+#: What the folder of a deployment holds before federation.yaml is written into it (folder.py).
+_PARTS = ("ca", "server", "state", "app", "kits", "plan.yaml", STUDY)
+
 Clock = Callable[[], datetime.datetime]
 
 
@@ -69,8 +72,11 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
     if study is not None:
         _check_manifest(read_manifest(study), settings, plan)
     place = DeploymentFolder(folder.resolve())
-    # The lock tells a folder that a killed run began.
-    is_ours = (place.root / FILE).exists() or (place.root / ".lock").exists()
+    # A folder that a killed run began holds its lock and parts of a deployment, and nothing of a hospital's.
+    is_begun = (place.root / ".lock").exists() and all(
+        path.name in _PARTS for path in place.root.iterdir() if not path.name.startswith(".")
+    )
+    is_ours = (place.root / FILE).exists() or is_begun
     if place.root.exists() and not is_ours and any(place.root.iterdir()):
         raise CipherwardError(f"{folder} holds something else", "choose an empty folder")
     bundle = build_bundle()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from coordinator.deployment.control import Control, Run
 from coordinator.deployment.folder import DeploymentFolder
 from coordinator.deployment.running import connect_to
 from coordinator.exchange.console import Log
+from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import FILE, Plan, placed_text, read_plan
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, read_lines, write_bytes, write_text
+from crypto.files import disk_errors, read_json, read_lines, write_bytes, write_text
 
 #: Seconds between two looks at the run; and the longest wait for a server that has ended. Chosen by hand.
 _LOOK_S, _SERVER_AWAY_S = 1.0, 600.0
@@ -84,10 +86,21 @@ def prepare(
         raise CipherwardError(
             f"{study} was begun with another plan", "give the study another name, or remove its folder"
         )
+    if place.study.exists():
+        _require_same_manifest(study / "cloud" / "training.json", read_manifest(place.study).digest)
     write_bytes(study / FILE, placed_text(source, plan))
     if place.study.exists():
         write_bytes(study / "study.json", place.study.read_bytes())
     return study, plan
+
+
+def _require_same_manifest(result: Path, digest: str) -> None:
+    """Raise CipherwardError if a finished study was trained under another study manifest than this one."""
+    if result.exists() and read_json(result, "result of the training").get("manifest_sha256") != digest:
+        raise CipherwardError(
+            f"{result} is of a training under another study manifest: with other keys, sets or hospitals",
+            "give the new study another name in its plan, or remove the folder's cloud/ to train anew",
+        )
 
 
 def run_study(
@@ -261,6 +274,6 @@ def _require_restart(place: DeploymentFolder, run: Run | None, log_file: Path, p
 
 def _own_error(text: str) -> str:
     """Return our own last error in what a ServerApp printed, or ""."""
-    parts = (line.partition("CipherwardError:")[2].strip() for line in text.splitlines())
-    errors = [part for part in parts if part]
-    return errors[-1] if errors else ""
+    # At the start of a line: other lines hold texts of hospitals, which could end a study with words of their own.
+    errors = re.findall(r"^(?:\w+\.)*CipherwardError:[ \t]*(\S.*)$", text, re.MULTILINE)
+    return errors[-1].strip() if errors else ""

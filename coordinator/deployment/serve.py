@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -90,8 +91,10 @@ class _Server:
             port=settings.port,
             local_port=settings.local_port,
         )
+        self._require_folder()
         file = self.folder / "superlink.json"
-        file.write_text(words.to_json())
+        with disk_errors(file):
+            file.write_text(words.to_json())
         program = (sys.executable, "-P", "-m", "coordinator.deployment.superlink", str(file))
         self.link = self._popen("superlink", *program)
         self._wait_until_healthy()
@@ -108,12 +111,28 @@ class _Server:
         about = {"socket": str(self.socket), "pid": os.getpid(), "started": now_utc().isoformat()}
         write_json(place.serving, {**about, "nodes": {str(node): name for node, name in nodes.items()}})
 
+    def _require_folder(self) -> None:
+        """Make the temporary folder again if it is gone: cleaners of /tmp remove what is old.
+
+        Raises:
+            CipherwardError: if it cannot be made, or if another user has made one of its name.
+        """
+        with disk_errors(self.folder):
+            with contextlib.suppress(FileExistsError):
+                self.folder.mkdir(mode=0o700)
+            found = self.folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise CipherwardError(
+                f"{self.folder} is no folder of this user alone", "remove it, and serve again"
+            )
+
     def _popen(self, name: str, *words: str) -> subprocess.Popen[bytes]:
         """Start a program that prints into its log."""
         if name not in self._sinks:
             self._sinks[name] = _open_log(self.place.log(name))
         work = self.folder / "work"
-        work.mkdir(exist_ok=True)
+        with disk_errors(work):
+            work.mkdir(exist_ok=True)
         return subprocess.Popen(
             words,
             env=self._environment(),
@@ -252,6 +271,8 @@ def _watch(server: _Server) -> None:
             server.log("the server answers again")
         except CipherwardError as error:
             server.log(f"{error.message}")
+        except OSError as error:  # it is tried again, whatever the system could not do
+            server.log(f"the server does not start: {error}")
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ import datetime
 import hashlib
 import io
 import json
+import stat
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -148,6 +149,8 @@ def read_kit(path: Path) -> Kit:
     """
     try:
         too_large = CipherwardError(f"{path} is too large for a kit", _AGAIN)
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise CipherwardError(f"{path} is no file", "name the file that the coordinator sent")
         if path.stat().st_size > _MAX_BYTES:
             raise too_large
         with zipfile.ZipFile(path) as archive:

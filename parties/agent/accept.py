@@ -43,6 +43,7 @@ def propose(
     weights: Path | None = None,
     budget_epsilon: float | None = None,
     log: Callable[[str], None] = lambda _: None,
+    budget_delta: float | None = None,
 ) -> Policy:
     """Return the policy that accepts a plan in this hospital. Nothing is written.
 
@@ -54,6 +55,7 @@ def propose(
         budget_epsilon: the hospital's own privacy budget over all its trainings; 0: none. By default that of its
             present policy, and if it has none, the plan's.
         log: gets the line that says how many tensors of the encoder the weights file gave.
+        budget_delta: the delta of `budget_epsilon`. By default that of the present policy, and if it has none, 1e-5.
 
     Raises:
         CipherwardError: if the sets were not sealed as the plan says, if weights that the hospital needs are not
@@ -72,7 +74,7 @@ def propose(
         if sealed.classes != sets["train"].classes:
             raise CipherwardError(f"the classes of {split} are not those of train", "seal the sets again")
     train = sets["train"]
-    budget = choose_budget(place, plan, budget_epsilon)
+    budget = choose_budget(place, plan, budget_epsilon, budget_delta)
     own_weights = _find_weights(place, plan, weights)
     if own_weights is not None:
         from coordinator.model.vit import build_model  # torch takes seconds to load

@@ -13,6 +13,7 @@ can write both files can cut both: note the head elsewhere (`cipherward-party lo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -110,6 +111,10 @@ class AgentLog:
         """Return all whole lines, oldest first."""
         return [line for raw in self._raw_lines() if (line := _parse(raw)) is not None]
 
+    def count_lines(self) -> int:
+        """Return how many lines the file has, whole or not."""
+        return len(self._raw_lines())
+
     def verify(self, head: str = "") -> Verification:
         """Check the chain from the first line to the last.
 
@@ -120,7 +125,8 @@ class AgentLog:
             CipherwardError: if a line was changed, removed, inserted or moved, or if lines at the end are missing.
         """
         number, previous, torn, hashes = 0, START, [], set[str]()
-        for position, raw in enumerate(self._raw_lines(), 1):
+        lines, noted = self._read_whole()
+        for position, raw in enumerate(lines, 1):
             line = _parse(raw)
             if line is None:
                 torn.append(position)
@@ -134,14 +140,24 @@ class AgentLog:
                 )
             number, previous = line["n"], line["hash"]
             hashes.add(previous)
-        self._require_end(number, hashes, head.strip().lower())
+        self._require_end(number, hashes, noted, head.strip().lower())
         return Verification(number, previous, tuple(torn))
 
-    def _require_end(self, lines: int, hashes: set[str], head: str) -> None:
+    def _read_whole(self) -> tuple[list[bytes], object]:
+        """Return all lines and what the head file says, of one moment: an agent may append while they are read.
+
+        Without a head file the second is None.
+        """
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # reading it says what is wrong
+                hold_file(stack.enter_context(open(self.path, "rb")), self.path.parent, shared=True)
+            noted = read_json(self.head_path, "head of the log") if self.head_path.exists() else None
+            return self._raw_lines(), noted
+
+    def _require_end(self, lines: int, hashes: set[str], noted: object, head: str) -> None:
         """Raise CipherwardError if the log ends before a hash that was noted."""
         hint = "lines at its end were removed, or it is another hospital's log; compare it with your backup"
-        if self.head_path.exists():
-            noted = read_json(self.head_path, "head of the log")
+        if noted is not None:
             if not isinstance(noted, dict) or noted.get("hash") not in hashes:
                 count = noted.get("n") if isinstance(noted, dict) else "?"
                 raise CipherwardError(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from coordinator.exchange.plan import Plan
 from crypto.errors import CipherwardError
 from crypto.sets.dataset import SealedDataset
@@ -18,7 +16,9 @@ from parties.training.privacy_ledger import Budget, PrivacyLedger
 _DELTA = 1e-5
 
 
-def choose_budget(place: Place, plan: Plan, epsilon: float | None) -> tuple[float, float]:
+def choose_budget(
+    place: Place, plan: Plan, epsilon: float | None, delta: float | None = None
+) -> tuple[float, float]:
     """Return the budget (epsilon, delta) of a hospital that accepts a plan; (0, 0): none.
 
     Args:
@@ -26,18 +26,42 @@ def choose_budget(place: Place, plan: Plan, epsilon: float | None) -> tuple[floa
         plan: the study's plan.
         epsilon: what the hospital states; 0: no budget. None: the budget of its present policy, and if that has none,
             the plan's own bound.
+        delta: what the hospital states with it. None: the delta of its present policy, and if that has none, 1e-5.
+
+    Raises:
+        CipherwardError: if the present policy, which may hold a budget, cannot be read and the hospital states none,
+            or if a delta comes without an epsilon.
     """
-    present = Budget(0.0, 0.0)
-    # A policy of an earlier version had no budget.
-    with contextlib.suppress(CipherwardError):
-        policy = read_policy(place)
-        present = Budget(policy.budget_epsilon, policy.budget_delta)
+    if delta is not None and not epsilon:
+        raise CipherwardError("a delta bounds nothing without an epsilon", "add --privacy-budget EPSILON")
+    present = _present_budget(place, is_stated=epsilon is not None)
     stated = plan.privacy.bound if plan.privacy.is_on else (0.0, 0.0)
     if epsilon is None:
         return (present.epsilon, present.delta) if present.epsilon else stated
     if epsilon == 0:
         return 0.0, 0.0
-    return epsilon, present.delta or stated[1] or _DELTA
+    # Never the plan's: whom the budget protects states it.
+    return epsilon, delta or present.delta or _DELTA
+
+
+def _present_budget(place: Place, *, is_stated: bool) -> Budget:
+    """Return the budget of the present policy: none if there is no policy, or if one that is unreadable is replaced.
+
+    Raises:
+        CipherwardError: if the policy cannot be read, and no other budget is stated.
+    """
+    if not place.policy_file.exists():
+        return Budget(0.0, 0.0)
+    try:
+        policy = read_policy(place)
+    except CipherwardError as error:
+        if is_stated:
+            return Budget(0.0, 0.0)
+        raise CipherwardError(
+            f"this hospital's own privacy budget cannot be read: {error.message}",
+            f"{error.hint}; or state it anew: --privacy-budget EPSILON, 0 for none".removeprefix("; "),
+        ) from None
+    return Budget(policy.budget_epsilon, policy.budget_delta)
 
 
 def require_budget(place: Place, plan: Plan, policy: Policy, train: SealedDataset) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
+import stat
 import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -60,6 +61,8 @@ class FileChange:
 def read_bundle(path: Path) -> Bundle:
     """Read a bundle file. Raises CipherwardError if it is missing or no bundle."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise CipherwardError(f"{path} is no file", "name the coordinator's .fab file")
         if path.stat().st_size > _MAX_BYTES:
             raise CipherwardError(f"{path} is too large for an app bundle", "name the .fab file")
         return parse_bundle(path.read_bytes(), str(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from dataclasses import dataclass
 
@@ -35,8 +34,12 @@ def summarise(place: Place) -> Summary:
     """Return what the hospital's trainings may have told. Raise CipherwardError if the ledger is damaged."""
     charges = PrivacyLedger(place).charges()
     policy: Policy | None = None
-    with contextlib.suppress(CipherwardError):
-        policy = read_policy(place)
+    without = "budget: none"
+    if place.policy_file.exists():
+        try:
+            policy = read_policy(place)
+        except CipherwardError as error:
+            without = f"budget: unknown, {error.message}"
     lines = []
     if charges:
         has_budget = policy is not None and policy.budget_epsilon > 0
@@ -53,7 +56,7 @@ def summarise(place: Place) -> Summary:
     if policy is not None and policy.budget_epsilon:
         lines.append(f"budget: epsilon {policy.budget_epsilon:g} at delta {policy.budget_delta:g}")
     else:
-        lines.append("budget: none")
+        lines.append(without)
     for study, rounds in _unprotected(place).items():
         lines.append(
             f"not covered: {rounds} trainings of {study} without differential privacy; no bound holds for them"

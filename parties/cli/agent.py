@@ -296,6 +296,11 @@ def log(
         return
     for line in lines:
         result.print(_sentence(line))
+    if left_out := journal.count_lines() - len(lines):
+        talk.print(
+            f"{left_out} line{'' if left_out == 1 else 's'} of {journal.path} cut short or damaged, and not shown: "
+            "cipherward-party log verify HOSPITAL says which"
+        )
 
 
 def _sentence(line: dict[str, Any]) -> str:
@@ -305,6 +310,8 @@ def _sentence(line: dict[str, Any]) -> str:
     parts += [f"{name} {line[name]}" for name in shown if line.get(name) not in (None, "")]
     parts += [f"{name} {str(line[name])[:16]}" for name in ("plan", "manifest", "code") if line.get(name)]
     parts += [
-        f"{name.replace('_', ' ')} {line[name]:,}" for name in ("bytes_in", "bytes_out") if line.get(name)
+        f"{name.replace('_', ' ')} {line[name]:,}"
+        for name in ("bytes_in", "bytes_out")
+        if type(line.get(name)) is int and line[name]
     ]
     return "  ".join(parts)

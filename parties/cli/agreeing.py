@@ -32,6 +32,14 @@ def accept(
             help="This hospital's own epsilon over all its trainings; 0: none. Default: as before, or the plan's.",
         ),
     ] = None,
+    privacy_delta: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-12,
+            max=0.1,
+            help="The delta of --privacy-budget. Default: as before, or 1e-5, whatever the plan says.",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Accept without a question.")] = False,
 ) -> None:
     """Show what taking part in a study means, and accept it. The hospital's client obeys nothing else.
@@ -53,7 +61,7 @@ def accept(
         return yes or _ask(place.settings.party)
 
     with folder_lock(place.folder):
-        policy = propose(place, load_plan(plan), weights, privacy_budget, talk.print)
+        policy = propose(place, load_plan(plan), weights, privacy_budget, talk.print, privacy_delta)
         is_new = accept_policy(place, policy, confirm)
     result.print(f"{place.policy_file}: {policy.study} accepted{'' if is_new else ' already'}")
 

@@ -268,7 +268,10 @@ def _charge(place: Place, request: Request) -> str:
         "val": ("evaluations", policy.evaluations),
         "test": ("test_reads", policy.test_reads),
     }[split]
-    about = [split, number, settings.best_round, plan.batch, plan.local_epochs]
+    # The sealed set, because a hospital may seal others and agree anew; in a secure sum the manifest, which gives
+    # every hospital its weight.
+    about = [split, number, settings.best_round, plan.batch, plan.local_epochs, request.sealed.digest]
+    about += [policy.manifest_sha256] if plan.sums_securely else []
     digest = hashlib.sha256(json.dumps(about).encode())
     digest.update(request.words.data)
     # A training starts from the stem of the round before.

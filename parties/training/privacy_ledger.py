@@ -118,6 +118,12 @@ class PrivacyLedger:
             raise self._damaged(type(error).__name__) from None
         if [entry.get("number") for entry in entries] != list(range(len(entries))):
             raise self._damaged("a line is missing or damaged")
+        for entry in entries:
+            request = (
+                entry.get("request") if entry.get("kind") == "release" else self._charge_of(entry).request
+            )
+            if not isinstance(request, str):
+                raise self._damaged(f"line {entry['number']} names no request")
         return entries
 
     def _damaged(self, why: str) -> CipherwardError:
@@ -132,9 +138,19 @@ class PrivacyLedger:
 
     def _charge_of(self, entry: dict[str, Any]) -> Charge:
         try:
-            return Charge(**entry["charge"])
+            charge = Charge(**entry["charge"])
+            is_possible = (
+                entry["kind"] == "charge"
+                and 0 < charge.noise_multiplier < float("inf")
+                and 0 < charge.sample_rate <= 1
+                and type(charge.steps) is int
+                and charge.steps > 0
+            )
         except (KeyError, TypeError):
-            raise self._damaged(f"line {entry['number']} is no charge") from None
+            is_possible = False
+        if not is_possible:
+            raise self._damaged(f"line {entry['number']} is no charge")
+        return charge
 
     @staticmethod
     def _open_charges(entries: Sequence[dict[str, Any]], request: str) -> int:

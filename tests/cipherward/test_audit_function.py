@@ -17,6 +17,7 @@ from cipherward import result as result_module
 from cipherward.audit import AuditResult, audit
 from cipherward.function import FunctionUnderAudit
 from coordinator.adversary.recover import unknown_scheme
+from coordinator.adversary.recover.methods import METHODS
 from coordinator.report.report_file import read_report
 from coordinator.report.verdict_text import headline
 from crypto.arrays import AnyArray, Images
@@ -168,7 +169,7 @@ def _crash(*_: object) -> None:
 
 
 def test_a_recovery_that_crashes_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    methods = unknown_scheme.METHODS
+    methods = METHODS
     monkeypatch.setitem(methods, "etc", replace(methods["etc"], recover=_crash))
     recovery = {"attacks": ("as_is", "pooled_key_recovery")}
     result = audit(made_up.stream, IMAGES, **{**SMALL, **recovery})

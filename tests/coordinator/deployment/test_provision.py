@@ -146,6 +146,11 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(CipherwardError, match="holds something else"):
         provision(write_federation(tmp_path), tmp_path / "home")
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["thesis.txt"]
+    # A lock alone makes no deployment: a hospital's commands leave one, too.
+    (tmp_path / "home" / ".lock").touch()
+    with pytest.raises(CipherwardError, match="holds something else"):
+        provision(write_federation(tmp_path), tmp_path / "home")
+    assert not (tmp_path / "home" / "ca").exists()
 
 
 @pytest.mark.parametrize(

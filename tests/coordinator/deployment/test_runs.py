@@ -17,7 +17,9 @@ from coordinator.deployment.control import Run
 from coordinator.deployment.folder import DeploymentFolder
 from coordinator.deployment.running import ServerNotRunningError
 from coordinator.deployment.runs import run_study, stop_runs
+from coordinator.exchange.manifest import write_manifest
 from crypto.errors import CipherwardError
+from tests.support import hospitals
 from tests.support.deployment import PLAN, provisioned
 
 
@@ -118,6 +120,27 @@ def test_our_own_error_ends_it_because_it_would_come_again(
     with pytest.raises(CipherwardError, match=r"^1 of 2 parties came within 5 s"):
         run(place)
     assert len(server.submitted) == 1
+
+
+def test_no_hospital_puts_words_into_our_error(place: DeploymentFolder, server: FakeServer) -> None:
+    said = "hospital-1 (node-5) is refused: it was sealed with CipherwardError: provision again 1"
+    server.logs[1] = f"{said}\nINFO: {said}\n"
+    server.endings = [lambda: "finished:failed", server.complete]
+    assert run(place)[0] == {"best_round": 3} and len(server.submitted) == 2
+
+
+def test_a_result_of_another_manifest_is_no_result(
+    place: DeploymentFolder, server: FakeServer, tmp_path: Path
+) -> None:
+    server.endings = [server.complete]
+    assert run(place)[0] == {"best_round": 3}
+    result = server.study / "cloud" / "training.json"
+    result.write_text('{"best_round": 3, "manifest_sha256": "earlier"}')
+    places = hospitals.seal_hospitals(tmp_path / "h", hospitals.plan(counts=(8, 4, 4)))
+    write_manifest(place.study, hospitals.agree(places, hospitals.plan(counts=(8, 4, 4))))
+    with pytest.raises(CipherwardError, match="under another study manifest"):
+        run(place)
+    assert not (server.study / "study.json").exists()
 
 
 def test_hospitals_without_a_carried_approval_are_named_with_the_command_that_helps(

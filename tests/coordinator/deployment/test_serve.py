@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -217,6 +218,7 @@ def test_a_killed_superlink_comes_back_with_its_registrations(
         for p in psutil.Process(running.pid).children()
         if "coordinator.deployment.superlink" in p.cmdline()
     ]
+    shutil.rmtree(socket_folder(place))  # as cleaners of /tmp do with what is old
     link.kill()
     deadline = time.monotonic() + 60
     while link.is_running() and link.status() != psutil.STATUS_ZOMBIE:

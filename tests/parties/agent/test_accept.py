@@ -198,3 +198,37 @@ def test_a_hospital_is_told_whether_its_updates_are_summed(
     p = plan(**{"parties": 3, "counts": (36, 12, 12), **changes})
     table = dict(explain(make_policy(p, ["a"], 12)))
     assert all(word in table["updates"] for word in words), table["updates"]
+
+
+def ended(here: Here, program: str, *words: object) -> tuple[int, str]:
+    done = here(program, *words)
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def test_whom_the_budget_protects_states_it(place: Place, tmp_path: Path, here: Here) -> None:
+    """A policy that cannot be read may hold a budget: the coordinator's plan does not take its place."""
+    private = {"rounds": 1, "parties": 1, "counts": (12, 4, 4)}
+    own = file(tmp_path / "a", plan(**private, privacy={"epsilon": 50, "delta": 1e-4, "unit": "image"}))
+    wide = file(
+        tmp_path / "b", plan(**private, study="u", privacy={"epsilon": 500, "delta": 0.05, "unit": "image"})
+    )
+    status, out = ended(
+        here, "cipherward-party", "accept", own, place.folder, "--yes", "--privacy-budget", 50
+    )
+    assert status == 1 and "delta" in out  # 1e-5 by default, whatever the plan says
+    words = ("--privacy-budget", 60, "--privacy-delta", 1e-3)
+    status, out = ended(here, "cipherward-party", "accept", own, place.folder, "--yes", *words)
+    assert status == 0, out
+    policy = read_policy(place)
+    assert (policy.budget_epsilon, policy.budget_delta) == (60, 1e-3)
+    place.policy_file.chmod(0o666)
+    status, out = ended(here, "cipherward-party", "accept", wide, place.folder, "--yes")
+    assert status == 1 and "budget cannot be read" in out and "--privacy-budget" in out
+    status, out = ended(here, "cipherward-party", "privacy", place.folder)
+    assert "budget: unknown" in out
+    status, out = ended(
+        here, "cipherward-party", "accept", wide, place.folder, "--yes", "--privacy-delta", 0.05
+    )
+    assert status == 1 and "bounds nothing without an epsilon" in out
+    place.policy_file.chmod(0o600)
+    assert read_policy(place) == policy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from crypto.errors import CipherwardError
 from parties.agent.agent_log import START, AgentLog
 from tests.support.agents import make_place
+from tests.support.command_runs import Here
 
 
 @pytest.fixture
@@ -128,3 +130,37 @@ def test_long_texts_are_cut(log: AgentLog) -> None:
     assert len(log.read()[-1]["study"]) == 300
     log.append("left")  # the end of the file is still understood
     assert log.verify().lines == 6
+
+
+def test_verifying_while_the_agent_writes_is_no_alarm(
+    log: AgentLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent waits until both files were read."""
+    read = AgentLog._raw_lines
+    writers = []
+
+    def read_slowly(self: AgentLog) -> list[bytes]:
+        lines = read(self)
+        writer = threading.Thread(target=log.append, args=("answered",))
+        writer.start()
+        writer.join(0.2)
+        writers.append((writer, writer.is_alive()))
+        return lines
+
+    monkeypatch.setattr(AgentLog, "_raw_lines", read_slowly)
+    assert log.verify().lines == 4
+    [(writer, waited)] = writers
+    writer.join(10)
+    monkeypatch.undo()
+    assert waited and log.verify().lines == 5
+
+
+def test_damaged_lines_are_counted_and_numbers_of_another_kind_do_no_harm(
+    log: AgentLog, here: Here
+) -> None:
+    log.append("answered", bytes_in="many")
+    with open(log.path, "ab") as file:
+        file.write(b"{torn\n")
+    done = here("cipherward-party", "log", log.path.parents[1])
+    assert done.returncode == 0 and done.stdout.count("answered") == 5
+    assert "1 line of" in " ".join(done.stderr.split())

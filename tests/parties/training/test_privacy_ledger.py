@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -142,7 +142,7 @@ def test_on_a_full_disk_nothing_is_charged_as_if_it_were(
 def test_two_processes_that_charge_at_once_lose_nothing(ledger: PrivacyLedger, place: Place) -> None:
     code = """
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from parties.sealing.place import Place
 from parties.training.privacy_ledger import Charge, Budget, PrivacyLedger
@@ -204,3 +204,21 @@ def test_the_summary_states_the_total_and_what_it_leaves_out(ledger: PrivacyLedg
 def test_the_ledger_is_closed_to_other_users(ledger: PrivacyLedger, place: Place) -> None:
     ledger.charge(ROUND, NO_BUDGET, 0)
     assert (place.private / FILE).exists() and place.private.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"number": 0},
+        {"number": 0, "kind": "release"},
+        {"number": 0, "kind": "charge", "charge": asdict(ROUND) | {"noise_multiplier": "a"}},
+        {"number": 0, "kind": "charge", "charge": asdict(ROUND) | {"noise_multiplier": 0}},
+        {"number": 0, "kind": "charge", "charge": asdict(ROUND) | {"steps": -5}},
+        {"number": 0, "kind": "charge", "charge": asdict(ROUND) | {"request": 7}},
+    ],
+)
+def test_an_entry_that_nobody_wrote_is_not_believed(ledger: PrivacyLedger, line: dict[str, object]) -> None:
+    ledger.path.parent.mkdir(exist_ok=True)
+    ledger.path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(CipherwardError, match="cannot be believed"):
+        ledger.charges()
