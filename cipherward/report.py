@@ -248,7 +248,9 @@ def _uncertain(draws: Sequence[DrawScores]) -> list[str]:
         sizes = [f.pool_size for draw in draws for f in draw.of(attack) if f.uncertain]
         if sizes:
             where = [f"{size} in {sizes.count(size)} of {len(draws)} draws" for size in sorted(set(sizes))]
-            sentences.append(f"{attack} is uncertain, what it found fits poorly: at {', '.join(where)}")
+            sentences.append(
+                f"{attack} is uncertain, what it found fits poorly or is not these images: at {', '.join(where)}"
+            )
     return sentences
 
 

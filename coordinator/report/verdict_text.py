@@ -82,7 +82,7 @@ def _no_break(report: Report) -> str:
         reach = images(report.verdict.largest_pool, "sealed")
         names = [f"{attack} at {images(max(sizes))}" for attack, sizes in uncertain.items()]
         return (
-            f"Attack uncertain: what {listed(names)} found fits poorly. That says nothing about "
+            f"Attack uncertain: what {listed(names)} found cannot be believed. That says nothing about "
             f"{report.scheme.name}. No break was found up to {reach}."
         )
     reach = images(attacked_up_to(report), "sealed")

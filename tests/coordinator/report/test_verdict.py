@@ -157,7 +157,7 @@ def test_a_poor_fit_is_uncertain_and_not_withstood() -> None:
     assert report.verdict.uncertain_at == {"pooled_key_recovery": (100,)}
     sentence = headline(report).sentence
     assert sentence.startswith(
-        "Attack uncertain: what pooled_key_recovery at 100 images found fits poorly."
+        "Attack uncertain: what pooled_key_recovery at 100 images found cannot be believed."
     )
     assert "not broken" not in sentence.lower()
     assert [row.uncertain for row in rows_of(report)] == [0, 3]
