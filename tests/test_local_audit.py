@@ -19,7 +19,7 @@ from PIL import Image
 from coordinator.adversary.run import suite
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
-from parties.scoring.local_audit import LEDGER_KIND, AuditSettings, audit_place, plan_audit
+from parties.scoring.local_audit import LEDGER_KIND, AuditSettings, _require_images, audit_place, plan_audit
 from parties.scoring.score import score
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
@@ -171,6 +171,45 @@ def test_settings_that_cannot_work_write_nothing(images: Path, tmp_path: Path, h
     done = here(PARTY, "audit", images, "--out", out, *SMALL[:4], "--attacks", "magic", *SMALL[4:])
     assert done.returncode == 1 and "unknown attack 'magic'" in done.stderr
     assert not list(out.rglob("guesses.json"))
+
+
+def test_an_audit_refuses_what_seal_refuses_and_says_what_it_leaves_out(
+    images: Path, tmp_path: Path, here: Here
+) -> None:
+    """Before anything is sealed: an audit of other images than the user's is none of theirs."""
+    colour = tmp_path / "colour"
+    for path in images.rglob("*.png"):
+        (colour / path.parent.name).mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as gray:
+            Image.merge("RGB", (gray, gray.point(lambda v: 255 - v), gray)).save(
+                colour / path.parent.name / path.name
+            )
+    done = here(PARTY, "audit", colour, "--out", tmp_path / "out", *SMALL)
+    assert done.returncode == 1 and "colour" in done.stderr and "--rgb" in done.stderr
+    few = tmp_path / "few"
+    for path in sorted(images.rglob("*.png"))[::3]:
+        (few / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, few / path.parent.name)
+    done = here(PARTY, "audit", few, "--out", tmp_path / "out", *SMALL)
+    assert done.returncode == 1 and "too few to attack some and audit others" in done.stderr
+    assert not list(tmp_path.glob("out/audits/*"))
+    (tmp_path / "hospital").mkdir()
+    (tmp_path / "hospital" / "secret.key").write_bytes(b"")
+    done = here(PARTY, "audit", tmp_path / "hospital")
+    assert done.returncode == 1 and "or seal first" in done.stderr
+
+
+def test_pools_that_the_images_do_not_fill_are_named(tmp_path: Path) -> None:
+    home = Place.from_settings(
+        tmp_path / "h",
+        {"party": "h", "source": "phantom", "counts": (60, 4, 4), "image_size": 32, "block": 8},
+    )
+    settings = AuditSettings(draws=1, rows=16, pools=(1, 10, 1000))
+    lines: list[str] = []
+    _require_images(audit_place(home, settings, {}), settings, lines.append)
+    assert lines == [
+        "pools of 1000 images are not tried: of 60 training images, 40 are beside those that are audited"
+    ]
 
 
 @pytest.mark.slow

@@ -109,6 +109,11 @@ def _find_weights(place: Place, plan: Plan, weights: Path | None) -> Path | None
     )
 
 
+def _but_the_stem(policy: Policy) -> str:
+    """Return which of all weights are not sent."""
+    return " but the first layer" if policy.stem == "private" and policy.share == "all" else ""
+
+
 def explain(policy: Policy) -> list[tuple[str, str]]:
     """Return what a policy accepts, as rows of a table: what it is about, and what is accepted."""
     kind = "gray" if policy.channels == 1 else "colour"
@@ -140,7 +145,7 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
         ("encryption", f"{policy.scheme}, blocks of {policy.block}{', ' + options if options else ''}"),
         ("key", _SCOPES.get(policy.key_scope, policy.key_scope)),
         ("first layer", _STEMS.get(stem, stem) + ("; frozen" if policy.stem_frozen else "")),
-        ("what is sent", f"{share}, as {policy.wire}, after every round"),
+        ("what is sent", f"{share}{_but_the_stem(policy)}, as {policy.wire}, after every round"),
         ("model", f"{policy.model}{' with ' + args if args else ''}"),
         ("public weights", weights),
         ("their SHA-256", policy.weights_sha256 or "not needed in this hospital"),

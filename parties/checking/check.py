@@ -107,6 +107,14 @@ def _find_in_counts(report: Report, folder: Folder, statements: Statements) -> N
                     "add images of more patients; if other hospitals have images of it, state the classes: --classes",
                 )
             )
+    for split in SPLITS[1:]:
+        if not any(report.counts[split].values()) and not statements.is_share:
+            report.errors.append(
+                Finding(
+                    f"too few images for a {split} split",
+                    "provide ten or more images of a class, of three or more patients",
+                )
+            )
     report.crossing = len(folder.crossing)
     if report.crossing:
         text = (

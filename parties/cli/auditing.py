@@ -126,6 +126,12 @@ def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
                 f"the audit of a hospital is kept in {target / 'audits'}",
             )
         return Place.open(target)
+    if (target / "secret.key").is_file():  # plain images do not belong beside a key
+        raise CipherwardError(
+            f"{target} is a hospital's folder that sealed no images yet",
+            f"name your images: cipherward-party audit IMAGES; or seal first: cipherward-party seal {target} "
+            "--images IMAGES",
+        )
     images = absolute(target)
     if not images.exists():
         raise CipherwardError(
@@ -141,6 +147,7 @@ def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
             raise CipherwardError(
                 f"{folder} holds audits of other images: {place.settings.images}", "choose another --out"
             )
+        _check_images(place, changes)
         return place
     place = Place.from_settings(folder, settings)
     # Settings that cannot work are reported before anything is written.
@@ -148,8 +155,18 @@ def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
     for split in SPLITS:
         trial.plain(split)
     plan_sealing(trial, "train")
+    _check_images(place, changes)
     place.save()
     return place
+
+
+def _check_images(place: Place, changes: dict[str, Any]) -> None:
+    """Check images as `seal` does before it seals them: an audit of them in gray is none of images in colour."""
+    from parties.cli.checking import check_before_sealing
+    from parties.sealing.place import Place
+
+    trial = Place.from_settings(place.folder, {**place.settings.model_dump(exclude_unset=True), **changes})
+    check_before_sealing(trial, "channels" in trial.settings.model_fields_set)
 
 
 def _facts(audit: LocalAudit, seconds: float) -> dict[str, Any]:

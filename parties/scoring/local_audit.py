@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.exchange.audit import control_sets as controls
+from coordinator.exchange.audit.guesses import audit_rows
 from coordinator.exchange.audit.scores import Scores
 from coordinator.exchange.audit.scores_file import read_scores
-from coordinator.exchange.audit.suite1 import AUDIT_ROWS, DRAWS, GALLERY_IMAGES, POOLS
+from coordinator.exchange.audit.suite1 import AUDIT_ROWS, DRAWS, GALLERY_IMAGES, MIN_SET_IMAGES, POOLS
 from coordinator.exchange.records import write_record
 from coordinator.report.build import build_report
 from coordinator.report.page import render
@@ -140,6 +141,7 @@ def run_local_audit(
     place = audit_place(home, settings, changes)
     # Settings that cannot work are reported before anything is written: to plan a throwaway key makes its folder.
     require_protection(plan_sealing(place, "train"))
+    _require_images(place, settings, log)
     identity = ensure_identity(home)
     with disk_errors(place.folder):
         (home.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
@@ -183,6 +185,23 @@ def plan_audit(place: Place, draws: int) -> list[Sealing]:
     """
     names = [*(f"audit-{i}" for i in range(1, draws + 1)), *controls.SETS]
     return [replace(plan_sealing(place, name), owner=None) for name in names]
+
+
+def _require_images(place: Place, settings: AuditSettings, log: Log) -> None:
+    """Say which pools are larger than the images allow. Raise CipherwardError if there are too few for an audit."""
+    count = len(place.plain("train"))
+    if count < MIN_SET_IMAGES:
+        raise CipherwardError(
+            f"{count} training images: too few to attack some and audit others",
+            f"an audit needs at least {MIN_SET_IMAGES} training images, and says little below 128",
+        )
+    sealed = min(count, place.settings.audit_images)
+    left = sealed - len(audit_rows(place.settings.seed, 0, sealed, settings.rows))
+    if larger := [size for size in settings.pools if size > left]:
+        log(
+            f"pools of {', '.join(map(str, larger))} images are not tried: of {count} training images, "
+            f"{left} are beside those that are audited"
+        )
 
 
 def _seal(place: Place, sealings: Sequence[Sealing], log: Log, progress_bar: ProgressBar) -> None:

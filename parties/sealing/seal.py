@@ -374,6 +374,8 @@ def quarantine(place: Place, names: Sequence[str]) -> None:
     known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     merged = list(dict.fromkeys([*known, *names]))
     if merged != known:
+        with disk_errors(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_text(path, "".join(f"{name}\n" for name in merged))
 
 

@@ -73,7 +73,11 @@ def read_patient_table(place: Place, table: Path) -> list[str]:
 
     def patient_of(name: str) -> str | None:
         file = Path(name).name
-        return stated.get(name) or (stated.get(file) if of_file[file] == 1 else None)
+        if patient := stated.get(name) or (stated.get(file) if of_file[file] == 1 else None):
+            return patient
+        # All frames of a file are of one patient.
+        path, hash_sign, part = name.rpartition("#")
+        return stated.get(path) if hash_sign and part.isdigit() else None
 
     patients = []
     for row in rows:

@@ -300,3 +300,11 @@ def test_a_medmnist_file_is_checked(tmp_path: Path, party: Party) -> None:
         assert status == 1 and message in err
     status, _, err = party("check", write("gray.npz", 1), "--window", "auto")
     assert status == 1 and "leave these settings out" in err
+
+
+def test_a_split_without_images_is_refused_by_both(tmp_path: Path, party: Party) -> None:
+    root = fill(tmp_path / "images", count=2)
+    status, report = checked(party, root)
+    assert status == 1 and any("too few images for a test split" in e["message"] for e in report["errors"])
+    status, err = seal(party, tmp_path / "h", root)
+    assert status == 1 and "too few images for a" in err

@@ -572,3 +572,17 @@ def test_a_study_stands_for_a_patient_in_splits_and_is_not_called_one(tmp_path: 
     assert len({item.group for item in items}) == 12 and all(item.group for item in items)
     assert {item.names_patient for item in items if item.label == 0} == {True}
     assert {item.names_patient for item in items if item.label == 1} == {False}
+
+
+def test_a_table_names_a_file_s_patient_by_its_path(tmp_path: Path, party: Party) -> None:
+    root, rows = tmp_path / "images", ["image,patient"]
+    for kind, name in enumerate("ab"):
+        for i in range(12):
+            dicom_file(root / name / f"{i:02d}.dcm", scan(i, kind=kind), WindowCenter=0, WindowWidth=600)
+            rows.append(f"{name}/{i:02d}.dcm,{name}{i // 2}")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    party("keygen", tmp_path / "h")
+    status, _, err = party("seal", tmp_path / "h", "--images", root, "--image-size", 32, "--block", 8)
+    assert status == 0, err
+    status, out, err = party("patients", tmp_path / "h", tmp_path / "table.csv")
+    assert status == 0 and "training images of" in " ".join((out + err).split()), err
