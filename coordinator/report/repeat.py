@@ -12,6 +12,8 @@ from coordinator.report.records import Report
 _NOT_RUN = "not run"
 #: Controls whose answer the attacks must find: where one fails, the attacks do not work as they should.
 _POSITIVE = ("plain", "known", "signs", "orthogonal")
+#: Images of a pool at which every attack has broken its control. With fewer it fails by chance, whatever its time.
+_ENOUGH = 10
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,20 @@ def repeat_commands(report: Report) -> list[str]:
     return [_attack_command(report), *_after_attack()]
 
 
-def _library_call(report: Report, times: float = 1) -> str:
+def _pools(report: Report, least: int = 0) -> list[int]:
+    """Return the pool sizes of an audit, and a further one if none reaches so many images."""
+    pools = sorted({finding.pool_size for finding in report.findings if finding.uses_pool})
+    return [*pools, least] if pools and pools[-1] < least else pools
+
+
+def _is_small(report: Report) -> bool:
+    """Return whether all pools of an audit are so small that a control may fail by chance."""
+    return len(_pools(report, _ENOUGH)) > len(_pools(report))
+
+
+def _library_call(report: Report, times: float = 1, least: int = 0) -> str:
     """Return the call in Python that repeats an audit of a function; words in capitals are the caller's own."""
-    pools = sorted({finding.pool_size for finding in report.findings if finding.uses_pool}) or [1]
+    pools = _pools(report, least) or [1]
     rows = 2 * max((draw.rows for draw in report.draws), default=AUDIT_ROWS // 2)
     budget = "" if report.budget_s is None else f", budget_s={report.budget_s * times:g}"
     return (
@@ -50,15 +63,20 @@ def mends(report: Report) -> list[Mend]:
     return [_mend(report, name) for name in report.failed_controls]
 
 
+def _mend_call(report: Report, name: str) -> Mend:
+    """Return how a failed control of an audit of a function is mended."""
+    if name not in _POSITIVE:
+        need = "Repeat the audit. If it fails again, the scoring is at fault: report that as a bug."
+        return Mend(name, need, (_library_call(report),))
+    if _is_small(report):
+        return Mend(name, _LARGER, (_library_call(report, least=_ENOUGH),))
+    need = "Repeat the audit with more time: the attacks must break this control."
+    return Mend(name, need, (_library_call(report, 2),))
+
+
 def _mend(report: Report, name: str) -> Mend:
     if report.attacked_by == "library":
-        is_positive = name in _POSITIVE
-        need = "Repeat the audit" + (
-            " with more time: the attacks must break this control."
-            if is_positive
-            else ". If it fails again, the scoring is at fault: report that as a bug."
-        )
-        return Mend(name, need, (_library_call(report, 2 if is_positive else 1),))
+        return _mend_call(report, name)
     by_hospital = report.attacked_by == "hospital"
     fresh = _audit_command(report, "--out", "NEW_FOLDER")
     is_missing = report.controls[name].message == _NOT_RUN
@@ -77,15 +95,21 @@ def _mend(report: Report, name: str) -> Mend:
         need = "Attack the whole folder of sealed sets, with the control sets in it, and score again."
         return Mend(name, need, (fresh,) if by_hospital else (_attack_command(report), *_after_attack()))
     if name in _POSITIVE:
-        need = (
-            "Give the attacks more time, on a machine that does nothing else. They must break this control."
-        )
-        longer = _budget(report, 2)
-        command = _audit_command(report, "--out", "NEW_FOLDER", budget=longer)
-        again = (_attack_command(report, budget=longer), *_after_attack())
+        need, longer, least = _LONGER, _budget(report, 2), 0
+        if _is_small(report):
+            need, longer, least = _LARGER, _budget(report), _ENOUGH
+        command = _audit_command(report, "--out", "NEW_FOLDER", budget=longer, least=least)
+        again = (_attack_command(report, budget=longer, least=least), *_after_attack())
         return Mend(name, need, (command,) if by_hospital else again)
     need = "Repeat the audit in a new folder. If it fails again, the scoring is at fault: report that as a bug."
     return Mend(name, need, (fresh,))
+
+
+_LONGER = "Give the attacks more time, on a machine that does nothing else. They must break this control."
+_LARGER = (
+    "Add a larger pool: with so few images an attack on this control fails by chance, however long it takes. The "
+    "attacks must break this control."
+)
 
 
 def _repeat_scoring(by_hospital: bool, fresh: str) -> tuple[str, ...]:
@@ -100,7 +124,7 @@ def _after_attack() -> tuple[str, ...]:
     )
 
 
-def _audit_command(report: Report, *more: str, budget: list[str] | None = None) -> str:
+def _audit_command(report: Report, *more: str, budget: list[str] | None = None, least: int = 0) -> str:
     """Return the one command of a hospital's own audit, with the settings that a report holds."""
     scheme = report.scheme
     height, width, channels = scheme.image_shape
@@ -113,18 +137,18 @@ def _audit_command(report: Report, *more: str, budget: list[str] | None = None) 
     rows = 2 * max((draw.rows for draw in report.draws), default=AUDIT_ROWS // 2)
     if rows != AUDIT_ROWS:
         words += ["--rows", str(rows)]
-    words += [*_pools_and_attacks(report), *(_budget(report) if budget is None else budget), *more]
+    words += [*_pools_and_attacks(report, least), *(_budget(report) if budget is None else budget), *more]
     return shlex.join(words)
 
 
-def _attack_command(report: Report, budget: list[str] | None = None) -> str:
+def _attack_command(report: Report, budget: list[str] | None = None, least: int = 0) -> str:
     words = ["cipherward-coordinator", "attack", "SEALED", "--out", "GUESSES", "--seed", str(report.seed)]
-    words += [*_pools_and_attacks(report), *(_budget(report) if budget is None else budget)]
+    words += [*_pools_and_attacks(report, least), *(_budget(report) if budget is None else budget)]
     return shlex.join(words)
 
 
-def _pools_and_attacks(report: Report) -> list[str]:
-    pools = sorted({finding.pool_size for finding in report.findings if finding.uses_pool})
+def _pools_and_attacks(report: Report, least: int = 0) -> list[str]:
+    pools = _pools(report, least)
     attacks = dict.fromkeys(finding.attack for finding in report.findings)
     words = ["--pools", ",".join(map(str, pools))] if pools else []
     return [*words, "--attacks", ",".join(attacks)] if attacks else words

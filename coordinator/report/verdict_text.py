@@ -15,6 +15,7 @@ from coordinator.report.breakers import ANY_LOOK, also_at_smallest, break_senten
 from coordinator.report.inversion_bound import inversion_bound
 from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report, Training, Verdict
+from coordinator.report.repeat import mends
 from coordinator.report.rows import Row, rows_of
 from coordinator.report.wording import images, listed, percent, score
 from crypto.errors import CipherwardError
@@ -364,7 +365,8 @@ def require_valid(report: Report) -> None:
     if report.valid:
         return
     failed = [f"{name} ({report.controls[name].message})" for name in report.failed_controls]
+    first = mends(report)[0]
     raise CipherwardError(
         f"the report is invalid: {'; '.join(failed)}",
-        "a failed control means that the audit, not the scheme, is in doubt",
+        f"the audit, not the scheme, is in doubt. {first.need} {'; '.join(first.commands)}",
     )

@@ -12,7 +12,10 @@ from benchmarks.pages.measured import measured_of
 from coordinator.report.advice import actions, meaning
 from coordinator.report.measured import measured
 from coordinator.report.page import render
+from coordinator.report.records import Report
 from coordinator.report.repeat import mends, repeat_commands
+from coordinator.report.verdict_text import require_valid
+from crypto.errors import CipherwardError
 from tests.support.paths import ROOT
 from tests.support.reports import make_pictures, make_report
 
@@ -84,6 +87,25 @@ def test_an_invalid_report_names_the_command_that_mends_each_control() -> None:
     page = unescape(re.sub(r"<[^>]*>", "", render(report, None)))
     assert all(command in page for item in mend for command in item.commands)
     assert "treat the sealed images as if they were plain" in page
+
+
+def test_a_control_that_failed_by_chance_needs_a_larger_pool_and_not_more_time() -> None:
+    def failed(pools: tuple[int, ...]) -> Report:
+        report = make_report().model_copy(update={"attacked_by": "hospital", "valid": False})
+        known = report.controls["known"].model_copy(update={"ok": False, "message": "does not open it"})
+        findings = tuple(
+            report.findings[0].model_copy(update={"uses_pool": True, "pool_size": n}) for n in pools
+        )
+        return report.model_copy(
+            update={"controls": {**report.controls, "known": known}, "findings": findings}
+        )
+
+    [small], [large] = mends(failed((1,))), mends(failed((1, 10)))
+    assert "a larger pool" in small.need and "--pools 1,10 " in small.commands[0]
+    assert "more time" in large.need and "--pools 1,10 " in large.commands[0]
+    with pytest.raises(CipherwardError) as invalid:
+        require_valid(failed((1,)))
+    assert "a larger pool" in invalid.value.hint and small.commands[0] in invalid.value.hint
 
 
 @pytest.mark.parametrize("who", ["hospital", "cloud", "simulation", None])
