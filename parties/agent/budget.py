@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from coordinator.exchange.plan import Plan
+from coordinator.exchange.settings import read_yaml
 from crypto.errors import CipherwardError
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
@@ -47,8 +48,10 @@ def choose_budget(
 def _present_budget(place: Place, *, is_stated: bool) -> Budget:
     """Return the budget of the present policy: none if there is no policy, or if one that is unreadable is replaced.
 
+    A policy of an earlier version is not obeyed any more, but its budget is still the hospital's.
+
     Raises:
-        CipherwardError: if the policy cannot be read, and no other budget is stated.
+        CipherwardError: if the budget cannot be read or others may have written it, and no other one is stated.
     """
     if not place.policy_file.exists():
         return Budget(0.0, 0.0)
@@ -57,11 +60,27 @@ def _present_budget(place: Place, *, is_stated: bool) -> Budget:
     except CipherwardError as error:
         if is_stated:
             return Budget(0.0, 0.0)
+        if earlier := _read_earlier(place):
+            return earlier
         raise CipherwardError(
             f"this hospital's own privacy budget cannot be read: {error.message}",
             f"{error.hint}; or state it anew: --privacy-budget EPSILON, 0 for none".removeprefix("; "),
         ) from None
     return Budget(policy.budget_epsilon, policy.budget_delta)
+
+
+def _read_earlier(place: Place) -> Budget | None:
+    """Return the budget in a policy of an earlier version, which may have none; None if it cannot be believed."""
+    if place.policy_file.stat().st_mode & 0o022:
+        return None
+    try:
+        values = read_yaml(place.policy_file, "policy")
+    except CipherwardError:
+        return None
+    figures = [values.get(name, 0.0) for name in ("budget_epsilon", "budget_delta")]
+    if any(type(figure) not in (int, float) or not 0 <= figure < float("inf") for figure in figures):
+        return None
+    return Budget(*figures)
 
 
 def require_budget(place: Place, plan: Plan, policy: Policy, train: SealedDataset) -> None:

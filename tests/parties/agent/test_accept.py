@@ -232,3 +232,9 @@ def test_whom_the_budget_protects_states_it(place: Place, tmp_path: Path, here: 
     assert status == 1 and "bounds nothing without an epsilon" in out
     place.policy_file.chmod(0o600)
     assert read_policy(place) == policy
+    # A policy of an earlier version is replaced, and its budget stays.
+    written = yaml.safe_load(place.policy_file.read_text())
+    del written["plan_sha256"]
+    place.policy_file.write_text(yaml.safe_dump(written))
+    status, out = ended(here, "cipherward-party", "accept", wide, place.folder, "--yes")
+    assert status == 1 and "its own budget is epsilon 60" in out
