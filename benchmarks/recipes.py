@@ -123,6 +123,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "mixup": 0.2,
         "image_size": 128,
     },
+    "learn: 2 rounds of 24 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 0.2": {
+        **_LONG,
+        "local_epochs": 24,
+        "batch": 8,
+        "lr": 2e-4,
+        "mixup": 0.2,
+    },
     "learn: 3 rounds of 8 epochs + all blocks + flips and shifts + rate 1e-4 + stem and positions ×20 + frozen 1": {
         **_ALONE,
         "rounds": 3,
