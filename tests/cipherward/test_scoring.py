@@ -1,0 +1,39 @@
+"""What a recovery says of itself is held against what its guess reached: neither belief nor silence is a failure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cipherward.attacking import Attempt
+from cipherward.scoring import finding_of
+from coordinator.adversary.contract import Guess
+from coordinator.adversary.registry import ATTACKS
+from crypto.scheme import describe
+from tests.support.verdicts import make_finding
+
+NAME = "pooled_key_recovery"
+GUESS = Guess(np.zeros((3, 32, 32, 1), np.uint8))
+
+
+def attempt(*, is_sound: bool, unfinished: str = "") -> Attempt:
+    spec = describe("etc", (32, 32, 1), 8)
+    return Attempt(
+        NAME, ATTACKS[NAME], spec, 10, GUESS, 0.1, "T1", unfinished=unfinished, is_sound=is_sound
+    )
+
+
+@pytest.mark.parametrize("is_sound", [False, True])
+def test_a_recovery_that_believes_what_it_found_and_is_wrong_is_uncertain(is_sound: bool) -> None:
+    wrong, right = make_finding(NAME, 10), make_finding(NAME, 10, v=64, r=64)
+    finding = finding_of(attempt(is_sound=is_sound), wrong.figures)
+    assert finding.uncertain is is_sound and ("not these images" in finding.fit) is is_sound
+    assert not finding_of(attempt(is_sound=is_sound), right.figures).uncertain
+
+
+def test_a_pool_is_unfinished_if_another_recovery_was_and_the_chosen_one_breaks_nothing() -> None:
+    late = attempt(is_sound=False, unfinished="out of time in ele_recovery/8")
+    wrong, right = make_finding(NAME, 10), make_finding(NAME, 10, v=64, r=64)
+    finding = finding_of(late, wrong.figures)
+    assert not finding.is_complete and "out of time in ele_recovery/8" in finding.note
+    assert finding_of(late, right.figures).is_complete
