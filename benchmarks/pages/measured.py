@@ -64,6 +64,7 @@ def _breaks(result: Record) -> tuple[MeasuredBreak, ...]:
                 if pool["broken"] and pool["pool"] < shown["pool"]
             ),
             is_idle=shown.get("idle", 0) == shown["draws"],
+            uncertain=shown.get("uncertain", 0),
             ssim=shown["ssim"],
         )
         case = (item.scheme, item.options, item.images, item.key_scope)

@@ -24,6 +24,14 @@ _CAN = {
     "K": "opens further images with the key that it recovers",
 }
 
+#: What an attack needs beside sealed images, by its tier.
+_BESIDE = {
+    "T2": ", and public images of the same kind",
+    "T3": ", and the plain images of some of them",
+    "T4": ", and can have images sealed",
+    "T5": ", and what the cloud sees of the training",
+}
+
 
 @dataclass(frozen=True)
 class Action:
@@ -99,16 +107,32 @@ def _has_verdict(report: Report) -> bool:
 
 
 def _meaning_of_break(report: Report) -> list[str]:
-    """Return what the attacks reached at the smallest pool that breaks the scheme."""
+    """Return what the attacks reached, each measure with the fewest images and the least knowledge that did."""
     verdict = report.verdict
-    at = [f for f in report.findings if f.broken and f.pool_size == verdict.broken_at.get(f.attack)]
-    words = []
+    rows = [row for row in rows_of(report) if row.broken and row.size == verdict.broken_at.get(row.attack)]
+    by_need: dict[tuple[int, str], list[str]] = {}
     for letter, can in _CAN.items():
-        draws = {finding.draw for finding in at if letter in finding.broken_by}
-        if draws:
-            often = "" if len(draws) == verdict.draws else f" (in {len(draws)} of {verdict.draws} draws)"
-            words.append(can + often)
-    pool = verdict.smallest_pool or 0
+        reaching = [row for row in rows if row.breaks_by(letter)]
+        if not reaching:
+            continue
+        size, tier = min((row.size, row.tier) for row in reaching)
+        least = [row for row in reaching if (row.size, row.tier) == (size, tier)]
+        most = max(least, key=lambda row: row.breaks_by(letter) / row.draws)
+        often = (
+            ""
+            if most.breaks_by(letter) == most.draws
+            else f" (in {most.breaks_by(letter)} of {most.draws} draws)"
+        )
+        by_need.setdefault((size, tier), []).append(can + often)
+    # Without a letter, a break is one that the second look alone found.
+    reached = sorted(by_need.items()) or [
+        ((verdict.smallest_pool or 0, ""), ["succeeds by the rule of the suite"])
+    ]
+    told = [
+        f"Whoever holds {images(size, 'sealed')} of this study{_BESIDE.get(tier, '')}, without any key, "
+        f"{listed(words)}."
+        for (size, tier), words in reached
+    ]
     scope = {
         "consortium": "One key seals the images of all hospitals, so this is about the patients of all of them.",
         "party": "Each hospital has its own key, so this is about the patients of each whose images leave it.",
@@ -116,8 +140,8 @@ def _meaning_of_break(report: Report) -> list[str]:
     }.get(report.scheme.key_scope, "")
     held = f"The audited pool held {images(report.pool.images)}."
     return [
-        f"Sealing does not protect these patients. Whoever holds {images(pool, 'sealed')} of this study, without any "
-        f"key, {listed(words) or 'succeeds by the rule of the suite'}.",
+        f"Sealing does not protect these patients. {told[0]}",
+        *told[1:],
         *([scope] if scope else []),
         held,
     ]
@@ -251,8 +275,9 @@ def _key_per_image(report: Report, known: Measured) -> list[Action]:
         for b in known.breaks
         if (b.scheme, b.key_scope, b.options) == (report.scheme.name, "image", "") and not b.is_idle
     ]
-    withstood = [b for b in found if b.smallest_pool is None]
+    withstood = [b for b in found if b.withstood]
     broken = [b for b in found if b.smallest_pool is not None]
+    uncertain = [b for b in found if b not in withstood and b not in broken]
     words = []
     for item in broken:
         words.append(
@@ -262,12 +287,17 @@ def _key_per_image(report: Report, known: Measured) -> list[Action]:
     for item in withstood:
         words.append(
             f"on {item.images} no single image was broken, in {item.draws} draw{'' if item.draws == 1 else 's'}"
+            + (f", {item.uncertain} of them uncertain" if item.uncertain else "")
         )
     gain = f"Measured gain: {'; '.join(words)}." if words else NOT_MEASURED
+    if uncertain:
+        gain += (
+            f" Nothing is known of {listed([b.images for b in uncertain])}: the attack is uncertain there."
+        )
     do = "Seal each image under a key of its own (key scope image), so that images cannot be attacked together."
     if broken and not withstood:
         do = "Do not count on a key for each image (key scope image)."
-    return [Action(do, gain, known.sources.get("breaks", "") if words else "")]
+    return [Action(do, gain, known.sources.get("breaks", "") if words or uncertain else "")]
 
 
 def _protected(known: Measured) -> str:
@@ -290,13 +320,21 @@ def _protect_updates(report: Report, known: Measured) -> Action:
     on = training.privacy if training is not None else None
     words = []
     if known.inversions:
-        worst = known.inversions[0]
+        worst = max(known.inversions, key=lambda inversion: inversion.share)
         words.append(f"from unprotected updates ({worst.update}), {worst.found} images were recovered")
     accuracy = {point.epsilon: point.accuracy for point in known.privacy}
     bounds = sorted(epsilon for epsilon in accuracy if epsilon is not None)
     if None in accuracy and bounds:
         costs = listed([f"{percent(accuracy[e])} at ε = {e:g}" for e in reversed(bounds)])
-        words.append(f"differential privacy costs accuracy: {percent(accuracy[None])} without, {costs}")
+        words.append(
+            "differential privacy costs accuracy. Where only the last layer is trained: "
+            f"{percent(accuracy[None])} without, {costs}"
+            + (
+                f" (all weights, without it, by another recipe: {known.training.federated})"
+                if known.training
+                else ""
+            )
+        )
     words.append(_protected(known))
     cited = ("inversions", "privacy", "protections")
     sources = [known.sources[name] for name in cited if name in known.sources]

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from coordinator.exchange.audit.suite1 import MARGIN
+from coordinator.exchange.audit.suite1 import MARGIN, draws_needed
 from coordinator.report.records import JudgedFinding, Report
-from coordinator.report.rows import rows_of
+from coordinator.report.rows import Row, rows_of
 from coordinator.report.wording import images, listed, seconds
 
 #: What the second look of suite/2 looks at, besides guesses as they are.
@@ -54,6 +54,16 @@ def breakers_of(report: Report) -> Breakers:
     )
 
 
+def needs_look(report: Report, row: Row) -> bool:
+    """Return whether the break of a row counts only because of pictures in the negative, turned or shifted.
+
+    An attack on a training is judged by fewer draws than others: those of the training's own key.
+    """
+    of_training = row.attack in report.verdict.of_training
+    needed = draws_needed(row.draws) if of_training else report.verdict.draws_needed
+    return row.broken - row.broken_by_look < needed
+
+
 def break_sentence(report: Report) -> str:
     """Return the sentences that say which attack breaks the scheme of a report, from how many images."""
     breakers, verdict = breakers_of(report), report.verdict
@@ -61,8 +71,10 @@ def break_sentence(report: Report) -> str:
     size = verdict.smallest_pool or 0
     sentence = f"{listed(named)} {'breaks' if len(named) == 1 else 'break'} {report.scheme.name} "
     sentence += f"with {images(size, 'sealed')}"
+    if set(named) <= set(verdict.of_training):
+        sentence += " and what the cloud sees of the training"
     rows = [row for row in rows_of(report) if row.counts and row.size == size and row.attack in named]
-    if rows and all(row.broken - row.broken_by_look < verdict.draws_needed for row in rows):
+    if rows and all(needs_look(report, row) for row in rows):
         sentence += f", with pictures {ANY_LOOK}"
     spent = _seconds(report, named)
     if spent is not None:

@@ -33,6 +33,8 @@ class MeasuredBreak(Record):
         draws: How many draws there were.
         broken_earlier: Smaller pools that were broken in some draws, too few to count: size and draws.
         is_idle: Whether the attack found nothing that it could try. That says nothing about a scheme's strength.
+        uncertain: In how many of the draws that were not broken the attack is uncertain: what it found fits too
+            poorly to say that it failed.
         ssim: Median SSIM of the guesses.
     """
 
@@ -48,7 +50,13 @@ class MeasuredBreak(Record):
     draws: int
     broken_earlier: tuple[tuple[int, int], ...]
     is_idle: bool
+    uncertain: int = 0
     ssim: float
+
+    @property
+    def withstood(self) -> bool:
+        """Whether no pool was broken, and the attack ran and surely failed in at least one draw."""
+        return self.smallest_pool is None and not self.is_idle and self.broken + self.uncertain < self.draws
 
 
 class MeasuredInversion(Record):
@@ -57,9 +65,18 @@ class MeasuredInversion(Record):
     update: str
     found: str
 
+    @property
+    def share(self) -> float:
+        """The share of the images that was recovered."""
+        found, _, tried = self.found.partition(" of ")
+        return int(found) / int(tried)
+
 
 class MeasuredPrivacy(Record):
-    """Mean test accuracy of a federation under differential privacy; `epsilon` is None without."""
+    """Mean test accuracy of a federation that trains the last layer only, under differential privacy.
+
+    `epsilon` is None without differential privacy.
+    """
 
     epsilon: float | None
     accuracy: float

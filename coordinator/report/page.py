@@ -208,7 +208,7 @@ def _accuracies(training: Training) -> list[Accuracy]:
             "plain images, same model and rounds",
             training.plain.accuracy if training.plain else None,
         ),
-        ("other", "sealed images, wrong key", training.wrong_key),
+        ("other", "sealed images, wrong keys (bounds over keys)", training.wrong_key),
         ("other", "no ViT: linear on plain pixels", training.linear_accuracy),
         ("other", "no ViT: nearest histogram", training.histogram_accuracy),
     ]

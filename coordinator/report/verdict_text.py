@@ -11,7 +11,7 @@ from typing import Literal
 
 from coordinator.exchange.audit.suite2 import counts_looks
 from coordinator.report.blind_controls import BLIND, CLOUD_FAILED
-from coordinator.report.breakers import ANY_LOOK, also_at_smallest, break_sentence, breakers_of
+from coordinator.report.breakers import ANY_LOOK, also_at_smallest, break_sentence, breakers_of, needs_look
 from coordinator.report.inversion_bound import inversion_bound
 from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report, Training, Verdict
@@ -265,11 +265,7 @@ def _counted_look(report: Report) -> str:
     """Return what the second look adds under suite/2, where it counts as a break."""
     if {draw.second_looks for draw in report.draws} == {1}:
         return f"Second look: the orbit of {report.scheme.name} already grants the negative, all turns and shifts."
-    by_look = {
-        row.attack: row.size
-        for row in rows_of(report)
-        if row.counts and row.broken - row.broken_by_look < report.verdict.draws_needed
-    }
+    by_look = {row.attack: row.size for row in rows_of(report) if row.counts and needs_look(report, row)}
     if by_look:
         words = listed([f"{attack} from {images(n)}" for attack, n in by_look.items()])
         return (

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html import unescape
 
 import pytest
 
 from benchmarks.pages.entries import read_entries
 from benchmarks.pages.measured import measured_of
+from coordinator.exchange.audit.scores import Finding
 from coordinator.report.advice import actions, meaning
 from coordinator.report.measured import measured
 from coordinator.report.page import render
 from coordinator.report.records import Report
 from coordinator.report.repeat import mends, repeat_commands
-from coordinator.report.verdict_text import require_valid
+from coordinator.report.verdict_text import headline, require_valid
 from crypto.errors import CipherwardError
 from tests.support.paths import ROOT
 from tests.support.reports import make_pictures, make_report
+from tests.support.verdicts import make_draw, make_finding, three_draws
+from tests.support.verdicts import make_report as verdict_report
 
 
 def test_the_figures_of_the_advice_are_those_of_the_kept_results() -> None:
@@ -133,3 +137,66 @@ def test_what_an_attack_recovered_stands_directly_after_the_sealed_images() -> N
     shown = [re.sub("<[^>]*>|,.*", "", head) for head in heads][:3]
     assert shown == ["plain", "sealed", "pooled_key_recovery"]
     assert "recovered by pooled_key_recovery from 5 sealed images; median similarity" in page
+
+
+def meaning_of(findings: Sequence[Finding]) -> list[str]:
+    return meaning(verdict_report(three_draws(*findings)))
+
+
+def test_patients_are_told_each_measure_with_the_images_that_it_needs() -> None:
+    told = meaning_of(
+        [
+            make_finding("as_is", 1, r=30),
+            make_finding(pool=1, opens=False),
+            make_finding(pool=100, opens=True),
+        ]
+    )
+    assert told[0].endswith("Whoever holds 1 sealed image of this study, without any key, finds each image among "
+                            "pictures that it can compare with.")  # fmt: skip
+    assert told[1] == (
+        "Whoever holds 100 sealed images of this study, without any key, opens further images with the key that it "
+        "recovers."
+    )
+
+
+def test_what_an_attack_needs_beside_sealed_images_is_said() -> None:
+    report = verdict_report(three_draws(make_finding("moment_matching", 10, tier="T2", r=64, v=64)))
+    told = meaning(report.model_copy(update={"valid": True}))
+    assert (
+        "10 sealed images of this study, and public images of the same kind, without any key, sees"
+        in told[0]
+    )
+
+
+def test_an_attack_on_a_training_is_told_as_one_and_judged_by_the_draws_that_it_had() -> None:
+    own = [make_finding("weights", 1, tier="T5", r=64, v=64, opens=True), make_finding("as_is", 1)]
+    draws = [make_draw(own, "draw-0")]
+    draws += [make_draw([make_finding("as_is", 1)], f"draw-{i}", set_name=f"audit-{i}") for i in (1, 2)]
+    report = verdict_report(draws).model_copy(update={"valid": True})
+    sentence = headline(report).sentence
+    assert "with 1 sealed image and what the cloud sees of the training" in sentence
+    assert "in the negative" not in sentence
+    assert "and what the cloud sees of the training, without any key, sees" in meaning(report)[0]
+    assert "of 3 draws" not in meaning(report)[0]
+
+
+def test_an_uncertain_attack_on_keys_for_each_image_is_no_gain() -> None:
+    report = make_report()
+    unsure = [
+        b
+        for b in measured().breaks
+        if b.key_scope == "image" and not b.smallest_pool and b.uncertain == b.draws
+    ]
+    assert unsure and not any(b.withstood for b in unsure)
+    facts = report.scheme.model_copy(update={"name": unsure[0].scheme})
+    texts = [a.gain for a in actions(report.model_copy(update={"scheme": facts}))]
+    named = [text for text in texts if unsure[0].images in text and "Nothing is known of" in text]
+    assert named and f"on {unsure[0].images} no single image" not in named[0]
+
+
+def test_the_cost_of_privacy_names_what_was_trained() -> None:
+    text = actions(make_report())[-1].gain
+    assert (
+        "Where only the last layer is trained: " in text
+        and "all weights, without it, by another recipe" in text
+    )
