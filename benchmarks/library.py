@@ -36,7 +36,13 @@ SCHEMES = ("block_pixel_shuffle", "value_shuffle", "etc", "le", "pe")
 STRONG = "AES-CTR"
 #: Draws of a scheme that must be broken, and of the one that must not.
 DRAWS, STRONG_DRAWS = 3, 10
-SETTINGS: dict[str, Any] = {"sizes": (10,), "rows": 64, "gallery": 200, "block": BLOCK, "budget_s": 120.0}
+SETTINGS: dict[str, Any] = {
+    "sizes": (1, 2, 5, 10),
+    "rows": 64,
+    "gallery": 200,
+    "block": BLOCK,
+    "budget_s": 120.0,
+}
 
 
 def function_of(scheme: str) -> Callable[[Images, bytes], Images]:

@@ -75,33 +75,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "learn: three hospitals": {},
     "learn: three hospitals + encoder ×0.25": _SLOW,
     "learn: base": _ALONE,
-    "learn: all blocks": {**_ALONE, "model_args": {}},
-    "learn: encoder ×0.25": {**_ALONE, **_SLOW},
-    "learn: stem ×3": {**_ALONE, "stem_lr_scale": 3.0},
-    "learn: stem ×10": {**_ALONE, "stem_lr_scale": 10.0},
-    "learn: positions alike": {**_ALONE, "positions": "alike"},
-    "learn: positions ×10": {**_ALONE, **_FAST_POSITIONS},
     "learn: positions alike and ×10": {**_ALONE, **_FAST_POSITIONS, "positions": "alike"},
-    "learn: frozen 1": {**_ALONE, "frozen_rounds": 1},
-    "learn: warm-up 100": {**_ALONE, "warmup_steps": 100},
     "learn: batch 8": {**_ALONE, "batch": 8},
-    "learn: batch 32": {**_ALONE, "batch": 32},
-    "learn: rate 8e-4": {**_ALONE, "lr": 8e-4},
-    "learn: mixup 0.2": {**_ALONE, "mixup": 0.2},
-    "learn: SGD 0.03": {**_ALONE, "optimizer": "sgd", "lr": 0.03, "weight_decay": 0.0},
-    "learn: SGD 0.3": {**_ALONE, "optimizer": "sgd", "lr": 0.3, "weight_decay": 0.0},
-    "learn: 15 rounds": {**_ALONE, "rounds": 15},
     "learn: 2 rounds of 6 epochs": _SHORT,
     "learn: 2 rounds of 6 epochs + rate 8e-4": {**_SHORT, "lr": 8e-4},
     "learn: 2 rounds of 6 epochs + stem ×3": {
         **_SHORT,
         "stem_lr_scale": 3.0,
     },
-    "learn: 2 rounds of 6 epochs + positions ×10": {
-        **_SHORT,
-        **_FAST_POSITIONS,
-    },
-    "learn: 15 rounds + all blocks": {**_ALONE, "rounds": 15, "model_args": {}},
     "learn: 2 rounds of 12 epochs + all blocks + flips and shifts": {
         **_LONG,
     },
@@ -130,17 +111,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lr": 2e-4,
         "mixup": 0.2,
     },
-    "learn: 3 rounds of 8 epochs + all blocks + flips and shifts + rate 1e-4 + stem and positions ×20 + frozen 1": {
-        **_ALONE,
-        "rounds": 3,
-        "local_epochs": 8,
-        "model_args": {},
-        "augment": "flip_shift",
-        "lr": 1e-4,
-        "stem_lr_scale": 20.0,
-        "position_lr_scale": 20.0,
-        "frozen_rounds": 1,
-    },
     "learn: 3 rounds of 12 epochs + all blocks + affine views": {
         **_ALONE,
         "rounds": 3,
@@ -161,16 +131,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model_args": {},
         "mixup": 0.2,
     },
-    "learn: 2 rounds of 6 epochs + rate 2e-4": {**_SHORT, "lr": 2e-4},
     "learn: 2 rounds of 6 epochs + batch 8 + rate 2e-4": {
         **_SHORT,
         "lr": 2e-4,
         "batch": 8,
-    },
-    "learn: 2 rounds of 6 epochs + positions alike and ×30": {
-        **_SHORT,
-        "positions": "alike",
-        "position_lr_scale": 30.0,
     },
     "learn: recovered pixels + 2 rounds of 6 epochs": _SHORT,
     "learn: recovered places + 2 rounds of 6 epochs": _SHORT,
@@ -183,12 +147,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "augment": "flip_shift",
     },
     "plain: base": {},
-    "plain: all blocks": {"model_args": {}},
-    "plain: flips and shifts": {"augment": "flip_shift"},
-    "plain: layers ×0.75": {"layer_decay": 0.75},
-    "plain: mixup 0.2": {"mixup": 0.2},
-    "plain: batch 8": {"batch": 8},
-    "plain: batch 8 + rate 1e-4": {"batch": 8, "lr": 1e-4},
     "plain: layers ×0.75 + rate 1e-3 + smoothing + mixup + flips + 12 rounds": {
         "layer_decay": 0.75,
         "lr": 1e-3,
@@ -197,7 +155,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "augment": "flip_shift",
         "rounds": 12,
     },
-    "plain: batch 8 + 15 rounds": {"batch": 8, "rounds": 15},
     "plain: all blocks + batch 8 + rate 1e-4 + 10 rounds + flips and shifts": {
         "model_args": {},
         "batch": 8,
@@ -325,14 +282,27 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
 
 
 def read_test(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
-    """Return the test accuracy of the round of a recipe that was best on val."""
+    """Return the test accuracy of the round of a recipe that was best on val, and what flips at test time give.
+
+    `flipped` holds val and test accuracy by the mean of the outputs for each image and its mirror, which is sealed
+    too: only a hospital could do so.
+    """
     plan = plan_of(name, seed, data)
-    test = _seal(read(data, "mri", plan.image_size, (1, 1, 0))["test"], _cipher(plan, out))
-    model = build_model(plan, 1 + int(test.labels.max()), plain=True)
+    splits, cipher = read(data, "mri", plan.image_size, (1, 0, 0)), _cipher(plan, out)
+    model = build_model(plan, 1 + int(splits["test"].labels.max()), plain=True)
     with safe_open(str(_kept(name, seed, out)), framework="numpy") as file:
         unpack(model, file.get_tensor("best"))
-    hits = int((predict_probabilities(model, test).argmax(1) == test.labels).sum())
-    return {"recipe": name, "seed": seed, "test": rate_of(hits, len(test.labels)).to_json()}
+
+    def rates(split: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        plain = splits[split]
+        mirrors = PlainImages(np.ascontiguousarray(plain.images[:, :, ::-1]), plain.labels)
+        one, other = (predict_probabilities(model, _seal(images, cipher)) for images in (plain, mirrors))
+        hits = [int((scores.argmax(1) == plain.labels).sum()) for scores in (one, one + other)]
+        alone, both = (rate_of(n, len(plain.labels)).to_json() for n in hits)
+        return alone, both
+
+    (_, val), (test, flipped) = rates("val"), rates("test")
+    return {"recipe": name, "seed": seed, "test": test, "flipped": {"val": val, "test": flipped}}
 
 
 def run(options: argparse.Namespace) -> None:
@@ -357,8 +327,11 @@ def run(options: argparse.Namespace) -> None:
         for name, seed in sorted(_done(kept) - _done(tests)):
             if name in options.test:
                 append_line(tests, json.dumps(read_test(name, seed, options.folder, options.out)))
-        read = {(line["recipe"], line["seed"]): line["test"] for line in read_lines(tests)}
-        lines = [{**line, "test": read.get((line["recipe"], line["seed"]))} for line in read_lines(kept)]
+        read = {(line["recipe"], line["seed"]): line for line in read_lines(tests)}
+        lines = []
+        for line in read_lines(kept):
+            known = read.get((line["recipe"], line["seed"]), {})
+            lines.append({**line, "test": known.get("test"), "flipped": known.get("flipped")})
     if options.json:
         write_json(options.json, {"schema": SCHEMA, "machine": machine(), "base": _BASE, "recipes": lines})
 

@@ -3,9 +3,9 @@
     python -m benchmarks.split_leak [--folder FOLDER] [--json FILE]
 
 The folder of the data is $CIPHERWARD_DATA, or --folder. Test and training images are those of the comparison of
-accuracies (benchmarks/table1.py), at their size. Two images are near-duplicates by the suite's own rule: their 32×32
-thumbnails correlate by more than .97. Beside them stands what the label of the nearest training thumbnail reaches: a
-network that is no better may have remembered pictures.
+accuracies (benchmarks/table1.py): as many, and of the same sizes, as its protocols say. Two images are
+near-duplicates by the suite's own rule: their 32×32 thumbnails correlate by more than .97. Beside them stands what
+the label of the nearest training thumbnail names: a network that is no better may have remembered pictures.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.command_line import add_folder, add_json, make_parser, run_on_folder
+from benchmarks.command_line import ROOT, add_folder, add_json, make_parser, run_on_folder
 from benchmarks.table1_data import read
+from benchmarks.table1_protocol import read_protocol
 from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.audit.suite1 import NEAR_DUPLICATE
 from coordinator.model.training import PlainImages
@@ -25,8 +26,8 @@ from crypto.files import write_json
 from parties.scoring.measures import thumbnails
 
 SCHEMA = "cipherward.split-leak/1"
-#: The data sets with the size of their images.
-DATA = {"mri": 224, "pneumonia": 28, "cifar": 32}
+#: The protocols whose images are measured.
+PROTOCOLS = ("cpu", "pretrained")
 #: Side of the thumbnails of the suite's rule (parties/scoring/measures.py).
 _SIDE = 32
 #: Test images that are compared at a time: 1,000 × 50,000 correlations take 200 MB.
@@ -55,11 +56,18 @@ def measure(train: PlainImages, test: PlainImages) -> dict[str, Any]:
     }
 
 
+def compared_images() -> list[tuple[str, int, tuple[int, int, int]]]:
+    """Return data set, size and numbers of images of everything that the protocols train on, each once."""
+    protocols = [read_protocol(ROOT / "configs" / "table1" / f"{name}.yaml") for name in PROTOCOLS]
+    sections = [section for protocol in protocols for section in protocol.sections]
+    return list(dict.fromkeys((s.data, int(s.plan["image_size"]), s.counts) for s in sections))
+
+
 def run(options: argparse.Namespace) -> None:
     """Measure every data set, print the figures and write them."""
     rows = []
-    for data, side in DATA.items():
-        splits = read(options.folder, data, side, (0, 0, 0))
+    for data, side, counts in compared_images():
+        splits = read(options.folder, data, side, counts)
         rows.append({"data": data, "side": side, **measure(splits["train"], splits["test"])})
         print(rows[-1], flush=True)
     if options.json:

@@ -59,7 +59,7 @@ def training(figures: Record) -> list[str]:
         rows.append(["the same federation, on plain images", rate(figures["plain"]["accuracy"]), ""])
     if figures["wrong_key"]:
         wrong = figures["wrong_key"]
-        text = f"{percent(wrong['mean'])} % ({percent(wrong['low'])}–{percent(wrong['high'])})"
+        text = f"{percent(wrong['mean'])} % (of the mean over keys: {percent(wrong['low'])}–{percent(wrong['high'])})"
         rows.append([f"images sealed under {len(wrong['each'])} wrong keys, mean", text, ""])
     if figures["linear_accuracy"] is not None:
         rows.append(["linear model on plain pixels", f"{percent(figures['linear_accuracy'])} %", ""])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.pages.entries import Entry, of_kind
+from benchmarks.pages.entries import Entry, of_kind, suite_of
 from benchmarks.pages.false_alarms import false_alarms
 from benchmarks.pages.jpegs import sealed_jpegs
 from benchmarks.pages.kinds import picture_kinds, scheme_name
@@ -15,15 +15,17 @@ from benchmarks.pages.noise import noise_bound
 from benchmarks.pages.projections import projection_fit, projections
 from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import headline, linkability, second_look
+from coordinator.report.wording import listed
 
 Record = Mapping[str, Any]
 
 INTRO = """# What breaks each scheme
 
-Each section is one run. An audit seals images, attacks the ciphertexts without the key, and scores the guesses by
-the rule of [suite/1](../suite.md#what-suite1-was), unless a section or the [leaderboard](../leaderboard.md) names
-another. *Draws* are repetitions with another key and other images. A scheme counts as broken at a pool size if at
-least two thirds of the draws are broken. The [legend](../results.md#legend) explains K, R, V, K1, K2 and T0–T5.
+Each section is one run, or the runs that its first lines name. An audit seals images, attacks the ciphertexts
+without the key, and scores the guesses by the rule of [suite/1](../suite.md#what-suite1-was), unless a section or
+the [leaderboard](../leaderboard.md) names another. *Draws* are repetitions with another key and other images. A
+scheme counts as broken at a pool size if at least two thirds of the draws are broken. The
+[legend](../results.md#legend) explains K, R, V, K1, K2 and T0–T5.
 """
 
 CONTROLS = ("plain", "noise", "permuted")
@@ -129,6 +131,17 @@ def _finding_row(attack: str, size: int, findings: Sequence[Record]) -> list[obj
 # ---- the table of all schemes --------------------------------------------------------------------------------
 
 
+def _rules(rows: Sequence[Record]) -> str:
+    """Return by which rule the rows were judged."""
+    by_suite: dict[str, list[str]] = {}
+    for row in rows:
+        if any(pool["draws"] for pool in row["pools"]):
+            by_suite.setdefault(suite_of(row), []).append(row["name"])
+    most = max(by_suite, key=lambda suite: len(by_suite[suite]), default="")
+    others = [f"{listed(names)} by {suite}" for suite, names in by_suite.items() if suite != most]
+    return f"The rows were judged by {most}" + (f", but {'; '.join(others)}." if others else ".")
+
+
 def audit_table(result: Record) -> list[str]:
     """Return the smallest pool that breaks each scheme, by key scope, data and attack."""
     rows = result["rows"]
@@ -140,6 +153,8 @@ def audit_table(result: Record) -> list[str]:
         "*Images that break it* is the smallest pool that was broken. Pools from one image on were tried, unless the "
         "cell names others. SSIM is the median over the draws; in brackets, that of the best baseline, which needs "
         "no attack.",
+        "",
+        _rules(rows),
         "",
     ]
     for heading, scopes in parts.items():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
 from benchmarks.pages.entries import verdict_of
 from benchmarks.pages.markdown import percent, table
@@ -133,24 +134,33 @@ def seeds(section: Record) -> list[str]:
     complete = {row: values for row, values in aucs.items() if len(values) == section["seeds"]}
     if section["seeds"] < 2 or "plain" not in complete or len(complete) < 2:
         return []
-    plain = float(np.mean(complete["plain"]))
-    body = [_seeds_row(row, values, plain) for row, values in complete.items()]
+    body = [_seeds_row(row, values, complete["plain"]) for row, values in complete.items()]
     headers = [
         "sealed by",
         "AUC, seed by seed",
         "mean",
         "standard deviation",
-        f"difference from plain; within {CLOSE:g}?",
+        f"difference from plain (95 %, by seed); within {CLOSE:g}?",
     ]
     lead = f"{NETWORK_NAMES[section['network']]}, {section['seeds']} seeds, each with its own key:"
     return [lead, "", *table(headers, body)]
 
 
-def _seeds_row(row: str, values: Sequence[float], plain: float) -> list[str]:
-    difference = float(np.mean(values)) - plain
+def _seeds_row(row: str, values: Sequence[float], plain: Sequence[float]) -> list[str]:
+    """Return a row of the table of seeds; a difference is within CLOSE if its whole interval is."""
     verdict = ""
     if row != "plain":
-        verdict = f"{difference:+.4f}: " + ("within" if abs(difference) <= CLOSE else "**not within**")
+        differences = np.subtract(values, plain)
+        mean = float(np.mean(differences))
+        reach = float(stdtrit(len(values) - 1, 0.975) * np.std(differences, ddof=1) / np.sqrt(len(values)))
+        low, high = mean - reach, mean + reach
+        verdict = f"{mean:+.4f} ({low:+.4f} to {high:+.4f}): "
+        if max(abs(low), abs(high)) <= CLOSE:
+            verdict += "within"
+        elif abs(mean) <= CLOSE:
+            verdict += "within by the mean, **not shown** by so few seeds"
+        else:
+            verdict += "**not within**"
     each = ", ".join(f"{value:.4f}" for value in values)
     return [row, each, f"{np.mean(values):.4f}", f"{np.std(values, ddof=1):.4f}", verdict]
 

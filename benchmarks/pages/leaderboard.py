@@ -37,8 +37,8 @@ _CONTROLS = ("plain", "noise", "permuted")
 INTRO = """# Leaderboard
 
 What the papers of learnable and perceptual image encryption claim, and how many encrypted images broke each scheme
-here. The scheme that took the most images comes first. A place on this list is no recommendation, and what was not
-run is called so.
+here. The scheme that is known to take the most images comes first: one that the smallest pool tried broke counts
+as one image. A place on this list is no recommendation, and what was not run is called so.
 
 Years and claims are the papers'; [literature.yaml](../benchmarks/literature.yaml) names the source of each. All
 other figures are measured; `make results` writes this page from [docs/results/](results/). To put a scheme of
@@ -101,9 +101,15 @@ def read_literature() -> dict[str, Record]:
 
 
 def _resistance(entries: Sequence[Entry], scheme: str) -> float:
-    """Return the images that broke a scheme where it resisted longest; 0 where it was not audited."""
+    """Return the images that broke a scheme where it resisted longest; 0 where it was not audited.
+
+    A scheme that the smallest pool tried broke is not known to need more than one.
+    """
     row = hardest_row(entries, scheme)
-    return 0.0 if row is None else float(row["smallest_pool"] or math.inf)
+    if row is None:
+        return 0.0
+    least = min(pool["pool"] for pool in row["pools"] if pool["draws"])
+    return 1.0 if row["smallest_pool"] == least else float(row["smallest_pool"] or math.inf)
 
 
 def _broken(entries: Sequence[Entry], schemes: Sequence[str]) -> str:

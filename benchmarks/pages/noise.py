@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.pages.markdown import percent, table
+from coordinator.exchange.audit.suite1 import draws_needed
 
 Record = Mapping[str, Any]
 
@@ -34,6 +35,12 @@ def noise_bound(result: Record) -> list[str]:
         if unbroken
         else f"Broken at every σ that was tried, up to {lines[-1]['sigma'] if lines else 0} gray levels."
     )
+    untouched = [str(line["sigma"]) for line in lines if _is_broken_as_it_is(line)]
+    if untouched:
+        verdict += (
+            f" For σ = {', '.join(untouched)} one image is enough, without an attack: the ciphertext as it is names "
+            "its image among others (R)."
+        )
     return [
         "`noisy_orthogonal` on brain MRI, blocks of 16, attacked by `moment_matching` with public images of the same "
         "source. σ is the noise's standard deviation in gray levels.",
@@ -61,7 +68,14 @@ def _reached(pool: Record) -> str:
 
 def _control(line: Record) -> str:
     control = line["as_is"]
-    return f"R {control['R']:.2f}" if control["draws"] else "not run"
+    if not control["draws"]:
+        return "not run"
+    return f"{control['broken']} of {control['draws']} broken from {control['pool']}: R {control['R']:.2f}"
+
+
+def _is_broken_as_it_is(line: Record) -> bool:
+    control = line["as_is"]
+    return bool(control["draws"]) and control["broken"] >= draws_needed(control["draws"])
 
 
 def _best_psnr(line: Record) -> str:

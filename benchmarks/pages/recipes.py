@@ -40,13 +40,29 @@ def recipes(result: Record) -> list[str]:
     base = result["base"]
     settings = ", ".join(f"{name} {value}" for name, value in base.items() if name != "model_args")
     images = result["recipes"][0]["images"]
+    flips = _flips(result)
     return [
         LEAD.format(found=_found(result)),
+        *([flips, ""] if flips else []),
         *table(headers, body),
         f"- All: {settings}, {', '.join(f'{k} {v}' for k, v in base['model_args'].items())}; "
         f"{images[0]} training and {images[1]} val images of 224×224.",
         "",
     ]
+
+
+def _flips(result: Record) -> str:
+    """Say what reading each image and its mirror gave, beside the same trainings without; "" without such."""
+    lines = [line for line in result["recipes"] if line.get("flipped")]
+    if not lines:
+        return ""
+    val = np.mean([line["flipped"]["val"]["rate"] - line["best"] for line in lines])
+    test = np.mean([line["flipped"]["test"]["rate"] - line["test"]["rate"] for line in lines])
+    which = ", ".join(dict.fromkeys(f"`{line['recipe']}`" for line in lines))
+    return (
+        f"Flips at test time (the mean of an image and its mirror, both sealed): {100 * val:+.1f} points on val and "
+        f"{100 * test:+.1f} on test, the mean of {len(lines)} trainings of {which}."
+    )
 
 
 def _found(result: Record) -> str:

@@ -183,7 +183,26 @@ def main_table(entries: Sequence[Entry]) -> list[str]:
                     accuracies(entries, scheme),
                 ]
             )
-    return table(headers, rows)
+    return [*table(headers, rows), *nearest_thumbnails(entries)]
+
+
+def nearest_thumbnails(
+    entries: Sequence[Entry], data: Sequence[str] = tuple(DATA_NAMES), least_side: int = 0
+) -> list[str]:
+    """Return what the nearest training image names without any network: an accuracy is to be read beside it."""
+    rows = [row for entry in of_kind(entries, "split-leak")[-1:] for row in entry.result["rows"]]
+    words = [
+        f"{sized_name(row['data'], row['side'])}: {percent(row['nearest']['rate'])} %"
+        for row in rows
+        if row["data"] in data and row["side"] >= least_side
+    ]
+    if not words:
+        return []
+    return [
+        "Without any network, the label of the nearest plain training image (32×32 thumbnails) is right for so many "
+        f"test images: {'; '.join(words)}. An accuracy that is no higher says little.",
+        "",
+    ]
 
 
 def readme_table(entries: Sequence[Entry]) -> list[str]:
@@ -202,7 +221,7 @@ def readme_table(entries: Sequence[Entry]) -> list[str]:
         if row is not None:
             accuracy = accuracies(entries, scheme, README_DATA, README_SIDE)
             rows.append([*audited_cells(row), data_name(row), accuracy])
-    return table(headers, rows)
+    return [*table(headers, rows), *nearest_thumbnails(entries, README_DATA, README_SIDE)]
 
 
 def hardest_row(entries: Sequence[Entry], scheme: str) -> Record | None:

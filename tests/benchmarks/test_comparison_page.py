@@ -107,19 +107,26 @@ def test_the_page_says_what_was_not_run() -> None:
     )
 
 
-def test_close_means_a_small_difference_of_means_and_not_within_is_said() -> None:
-    def section(shift: float) -> dict[str, Any]:
+def test_a_difference_is_within_if_its_whole_interval_is() -> None:
+    def section(shift: float, spread: float = 0.0) -> dict[str, Any]:
         cells = [
             {
                 "row": row,
                 "seed": seed,
-                "test": {"auc": 0.90 + 0.01 * seed + (shift if row != "plain" else 0)},
+                "test": {
+                    "auc": 0.90 + 0.01 * seed + (shift + spread * (seed - 1) if row != "plain" else 0)
+                },
             }
             for row in ("plain", "block_pixel_shuffle")
             for seed in range(3)
         ]
         return {"network": "vit", "seeds": 3, "cells": cells}
 
-    assert "-0.0090: within" in "\n".join(seeds(section(-0.009)))
-    assert "-0.0110: **not within**" in "\n".join(seeds(section(-0.011)))
+    assert "-0.0090 (-0.0090 to -0.0090): within |" in "\n".join(seeds(section(-0.009)))
+    assert "-0.0110 (-0.0110 to -0.0110): **not within**" in "\n".join(seeds(section(-0.011)))
+    # Three differences of -.006, -.004 and -.002: 4.303 · .002 / √3 to each side (Student, two degrees of freedom).
+    assert "-0.0040 (-0.0090 to +0.0010): within |" in "\n".join(seeds(section(-0.004, 0.002)))
+    assert "-0.0040 (-0.0127 to +0.0047): within by the mean, **not shown**" in "\n".join(
+        seeds(section(-0.004, 0.0035))
+    )
     assert "0.0100" in seeds(section(0.0))[4]  # the standard deviation of .90, .91, .92

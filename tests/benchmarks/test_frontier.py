@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.frontier import JSON, draw, figures_of
+from benchmarks.frontier import JSON, draw, figures_of, side_by_side
 from benchmarks.pages.entries import Entry, read_entries
 from benchmarks.pages.frontier import Choice, choices_of, dominated, frontier, lines_of
 from benchmarks.results import KEPT
@@ -65,31 +65,57 @@ def test_seeds_are_averaged_and_their_bounds_widened_and_what_diverged_is_no_cho
     assert [(line.data, line.rate) for line in lines_of(entries([AUDIT]))] == [("cifar", 0.5)]
 
 
-def test_of_a_federated_stem_the_newest_run_that_has_it_counts() -> None:
-    def run(file: str, **rates: float) -> Entry:
+def test_of_a_federated_stem_the_run_that_val_preferred_counts_whatever_test_says() -> None:
+    def run(file: str, val: str, **rates: float) -> Entry:
         records = [
-            {"run": f"federated, stem {stem}", "test accuracy": rate, "low": 0.1, "high": 1.0}
+            {
+                "run": f"federated, stem {stem}",
+                "test accuracy": rate,
+                "low": 0.1,
+                "high": 1.0,
+                "val by round": val,
+            }
             for stem, rate in rates.items()
         ]
         return Entry(file, "", "", "", {"schema": "cipherward.stem-accuracy/1", "records": records})
 
-    runs = [run("15.json", learn=0.6, private=0.7, plain=0.8), run("49.json", private=0.9)]
+    runs = [
+        run("15.json", "0.5, 0.7", learn=0.6, private=0.7, plain=0.8),
+        run("49.json", "0.9, 0.8", private=0.90),
+        run("51.json", "0.8, 0.8", private=0.99),
+    ]
     assert {choice.stem: choice.rate for choice in choices_of(runs)} == {"learn": 0.6, "private": 0.9}
     assert [line.rate for line in lines_of(runs)] == [0.8]
+
+
+def test_points_of_one_pool_size_stand_around_it_and_reach_no_other(tmp_path: Path) -> None:
+    for of in (1, 2, 9, 40):
+        row = [side_by_side(nth, of) for nth in range(of)]
+        assert row == sorted(set(row)) and row[-1] < 1.5 and row[0] > 1 / 1.5
+        assert row[0] * row[-1] == pytest.approx(1)
+    draw([replace(BASE, bound=True), BASE], [], tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
 
 
 def test_recipes_of_one_hospital_are_choices_once_their_test_accuracy_was_read() -> None:
     views = {"parties": 1, "augment": "flip_shift"}
     test = {"rate": 0.9, "low": 0.8, "high": 0.95}
     lines = [
-        {"recipe": "learn: views", "changes": views, "test": test},
-        {"recipe": "learn: views", "changes": views, "test": {**test, "rate": 0.8}},
-        {"recipe": "learn: views", "changes": views, "test": None},
-        {"recipe": "learn: other", "changes": views, "test": None},
-        {"recipe": "learn: one seed", "changes": views, "test": test},
-        {"recipe": "learn: three hospitals", "changes": {"augment": "flip_shift"}, "test": test},
-        {"recipe": "learn: base", "changes": {"parties": 1}, "test": test},
-        {"recipe": "plain: views", "changes": views, "test": test},
+        {"recipe": "learn: views", "changes": views, "best": 0.9, "test": test},
+        {"recipe": "learn: views", "changes": views, "best": 0.9, "test": {**test, "rate": 0.8}},
+        {"recipe": "learn: views", "changes": views, "best": 0.9, "test": None},
+        {"recipe": "learn: val says less", "changes": views, "best": 0.8, "test": {**test, "rate": 0.95}},
+        {"recipe": "learn: val says less", "changes": views, "best": 0.9, "test": {**test, "rate": 0.95}},
+        {"recipe": "learn: other", "changes": views, "best": 0.9, "test": None},
+        {"recipe": "learn: one seed", "changes": views, "best": 0.99, "test": test},
+        {
+            "recipe": "learn: three hospitals",
+            "changes": {"augment": "flip_shift"},
+            "best": 0.9,
+            "test": test,
+        },
+        {"recipe": "learn: base", "changes": {"parties": 1}, "best": 0.9, "test": test},
+        {"recipe": "plain: views", "changes": views, "best": 0.9, "test": test},
     ]
     result = {"schema": "cipherward.recipes/1", "recipes": lines}
     (choice,) = choices_of([Entry("47.json", "", "", "", result)])

@@ -46,7 +46,11 @@ def test_schemes_are_ordered_by_what_broke_them_and_nothing_is_made_up(entries: 
     first = [
         row for row in table[2:] if row[0].strip("`") in leaderboard.read_literature() and len(row) == 7
     ][:8]
-    images = [int(re.findall(r"\*\*(\d+)\*\*", row[4])[0]) for row in first if "**" in row[4]]
+    broken = [row[4] for row in first if "**" in row[4]]
+    # What the smallest pool tried broke is not known to need more than one image.
+    images = [
+        1 if "(smallest tried)" in cell else int(re.findall(r"\*\*(\d+)\*\*", cell)[0]) for cell in broken
+    ]
     assert images == sorted(images, reverse=True) and len(images) > 5
     # Without runs nothing is claimed of any scheme.
     nothing = leaderboard.page([])

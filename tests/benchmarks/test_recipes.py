@@ -78,7 +78,7 @@ def test_recipes_are_kept_and_shown_and_test_is_read_once_for_the_chosen_ones(
     kept = (options.out / "recipes.jsonl").read_bytes()
     run(options)  # a second run trains nothing, and reads no test image
     assert (options.out / "recipes.jsonl").read_bytes() == kept
-    assert asked == [(0, 0, 1)] * 2 + [(1, 1, 0)] * len(chosen)
+    assert asked == [(0, 0, 1)] * 2 + [(1, 0, 0)] * len(chosen)
     result = read_json(options.json, "figures")
     assert [len(line["val"]) for line in result["recipes"]] == [2, 2]
     assert [line["recipe"] for line in result["recipes"] if line["test"]] == chosen
@@ -89,6 +89,11 @@ def test_recipes_are_kept_and_shown_and_test_is_read_once_for_the_chosen_ones(
         f"| {100 * line['test']['rate']:.1f} % |" in text for line in result["recipes"] if line["test"]
     ]
     assert shown == [True] * len(chosen)
+    assert ("Flips at test time" in text) is bool(chosen)
+    for line in result["recipes"]:
+        assert (line["flipped"] is not None) == (line["recipe"] in chosen)
+        if line["flipped"]:
+            assert (line["flipped"]["val"]["n"], line["flipped"]["test"]["n"]) == (8, 9)
 
 
 def test_an_unknown_recipe_is_named(tmp_path: Path) -> None:

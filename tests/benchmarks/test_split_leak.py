@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.pages.split_leak import split_leak
-from benchmarks.split_leak import measure
+from benchmarks.split_leak import compared_images, measure
 from coordinator.model.training import PlainImages
 from tests.support.pictures import smooth
 
@@ -23,3 +23,9 @@ def test_planted_near_duplicates_are_counted_and_told_apart() -> None:
     assert figures["nearest"]["hits"] == 7 + figures["nearest_of_others"]["hits"]
     text = "\n".join(split_leak({"rows": [{"data": "mri", "side": 64, **figures}]}))
     assert "| brain MRI, 64×64 | 40 | 28 | 8 | 7 |" in text
+
+
+def test_what_is_measured_are_the_images_that_the_protocols_train_on() -> None:
+    images = compared_images()
+    assert ("cifar", 32, (10000, 1000, 2000)) in images and ("cifar", 224, (10000, 1000, 2000)) in images
+    assert ("mri", 224, (0, 0, 0)) in images and len(set(images)) == len(images)
