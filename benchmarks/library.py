@@ -66,7 +66,7 @@ def _stream(images: Images, key: bytes) -> Images:
 
 
 def measure(scheme: str, images: Images, *, is_told: bool) -> dict[str, Any]:
-    """Audit a scheme as a function, and return what the audit found."""
+    """Audit a scheme as a function; return what was found at the pool that broke it, else at the largest."""
     draws = STRONG_DRAWS if scheme == STRONG else DRAWS
     started = time.monotonic()
     result = audit(
@@ -77,8 +77,10 @@ def measure(scheme: str, images: Images, *, is_told: bool) -> dict[str, Any]:
         name=scheme if is_told or scheme == STRONG else "a function",
         **SETTINGS,
     )
-    broken = {f.draw for f in result.report.findings if f.broken}
-    chosen = [f for f in result.report.findings if f.attack == "pooled_key_recovery"]
+    at = result.broken_from or max(SETTINGS["sizes"])
+    here = [f for f in result.report.findings if f.pool_size == at]
+    broken = {f.draw for f in here if f.broken}
+    chosen = [f for f in here if f.attack == "pooled_key_recovery"]
     return {
         "scheme": scheme,
         "told": is_told,

@@ -18,7 +18,8 @@ def library(result: Record) -> list[str]:
         f"{settings['pictures']}, in pools of {', '.join(map(str, settings['sizes']))}, with {settings['rows']} "
         f"audit rows and blocks of {settings['block']} pixels. *Unknown*: every key recovery is tried, and every "
         "move of the orbit is granted. *Told*: the audit knows which scheme it is. *Chosen*: the recovery that an "
-        "adversary without any truth believes. Seconds are those of a whole audit with its controls, on one core."
+        "adversary without any truth believes. Draws are those at the pool that broke the scheme, else at the "
+        "largest. Seconds are those of a whole audit with its controls, on one core."
     )
     body = [
         [
