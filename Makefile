@@ -12,7 +12,7 @@ PIP   := $(BIN)/python -m pip install --quiet --disable-pip-version-check --cons
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check bench audit-table audit-updates table1 frontier coverage picture lock results schema docs clean
+.PHONY: help setup demo test test-long test-slow check bench audit-table audit-updates table1 frontier coverage picture lock results schema docs clean
 
 help: ## print this list
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,8 +36,11 @@ demo: $(READY) ## run the whole job on embedded images: runs/demo/report.html
 test: $(READY) ## run the fast tests
 	@$(PYTEST)
 
-test-slow: $(READY) ## run the slow tests too; those on real images need CIPHERWARD_DATA
-	@$(PYTEST) -m 'slow or not slow'
+test-long: $(READY) ## run the tests of several seconds, and the small study
+	@$(PYTEST) -m long
+
+test-slow: $(READY) ## run all tests, the slow ones too; those on real images need CIPHERWARD_DATA
+	@$(PYTEST) -m ''
 
 check: $(READY) ## lint, format, types, and the trust boundary
 	@$(BIN)/ruff check .

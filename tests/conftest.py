@@ -87,6 +87,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run a group in one process, so that shared work is done once, and the longest groups first."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
+        if group_of(item) == "study":
+            item.add_marker(pytest.mark.long)
     rank = {group: number for number, group in enumerate(LONG_GROUPS)}
     items.sort(key=lambda item: rank.get(group_of(item), len(rank)))
 

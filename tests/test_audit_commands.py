@@ -95,6 +95,7 @@ def test_a_scheme_that_no_key_opens_goes_through_the_commands(
     assert "No key opens the ciphertexts of neuracrypt" in (tmp_path / "report" / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_moment_matching_on_a_scheme_that_seals_to_bytes_is_scored(
     here: Here, images: Path, tmp_path: Path
 ) -> None:

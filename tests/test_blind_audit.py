@@ -182,6 +182,7 @@ def test_names_and_roles_are_drawn_anew_in_every_hospital(sealed: Path, tmp_path
     assert len(firsts) == 3, "the order of names says nothing about the roles"
 
 
+@pytest.mark.long
 def test_an_honest_cloud_is_believed_as_far_as_it_can_be(sealed: Path, hospital: Path, here: Here) -> None:
     status, text, report = score_and_report(here, hospital)
     shutil.copytree(hospital / "hospital-run", sealed.parent / "hospital-run", dirs_exist_ok=True)

@@ -61,6 +61,7 @@ def hospital(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_your_own_folder_in_five_commands(hospital: Path, images: Path, tmp_path: Path, here: Here) -> None:
     # The fixture ran keygen and seal. These are the other three commands of the README. None has a process of its own
     # here: tests/test_study.py starts each of them in one.

@@ -56,6 +56,7 @@ def weak() -> AuditResult:
 
 
 @pytest.mark.usefixtures("fixed_keys")
+@pytest.mark.long
 def test_a_weak_scheme_is_broken_and_its_report_says_by_what(tmp_path: Path) -> None:
     result = weak()
     assert result.valid and result.broken and result.broken_from == 10 and not result.defects

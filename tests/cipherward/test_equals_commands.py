@@ -24,6 +24,7 @@ SETTINGS = AuditSettings(draws=2, rows=16, gallery=60, pools=(1, 10), attacks=AT
 
 
 @pytest.mark.parametrize("scheme", ["etc", pytest.param("pe", marks=pytest.mark.slow)])
+@pytest.mark.long
 def test_a_scheme_of_this_program_has_the_verdict_of_the_commands(scheme: str, tmp_path: Path) -> None:
     values = {
         "party": "h",

@@ -111,6 +111,7 @@ def test_a_key_in_memory_is_neither_shown_nor_pickled(key: SecretKey) -> None:
         pickle.dumps({"key": key})
 
 
+@pytest.mark.long
 def test_the_commands_and_that_none_shows_a_key(
     tmp_path: Path, party: Party, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

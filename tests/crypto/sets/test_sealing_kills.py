@@ -258,6 +258,7 @@ def test_killed_many_times_at_random_nothing_is_lost(
     assert run(folder)[0] == 0 and files(folder) == expected
 
 
+@pytest.mark.long
 def test_killed_at_every_write_sync_and_rename_nothing_is_lost(
     run: RunSealing, fresh: MakeHospital, expected: dict[str, bytes]
 ) -> None:

@@ -205,6 +205,7 @@ def ended(here: Here, program: str, *words: object) -> tuple[int, str]:
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 
+@pytest.mark.long
 def test_whom_the_budget_protects_states_it(place: Place, tmp_path: Path, here: Here) -> None:
     """A policy that cannot be read may hold a budget: the coordinator's plan does not take its place."""
     private = {"rounds": 1, "parties": 1, "counts": (12, 4, 4)}

@@ -67,6 +67,7 @@ def from_120(plain: Images) -> Recovered:
     return recovered(recover, pool, 120)
 
 
+@pytest.mark.long
 def test_a_pool_opens_images_outside_it(plain: Images, from_120: Recovered) -> None:
     pool, parts = sealed_pool("block_pixel", plain, 8)
     result = from_120
@@ -99,6 +100,7 @@ def test_colour_is_opened_too() -> None:
 
 
 @pytest.mark.parametrize(("levels", "empty"), [((190, 80, 150), []), ((100, 80, 90), [1])])
+@pytest.mark.long
 def test_small_blocks_in_colour_are_opened_exactly(levels: tuple[int, ...], empty: list[int]) -> None:
     """Where red is bright and green dark, the negative of one is nearer to the other than the value itself."""
     plain = coloured_texture(130, levels, (30, 45, 35), 1.5, own=0.5, seed=3)[:, :16, :16]
