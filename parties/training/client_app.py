@@ -41,6 +41,7 @@ from parties.training.guard import Request, admit, admit_introduction
 from parties.training.policy_file import require_weights
 from parties.training.private_release import release_once
 from parties.training.private_training import PrivateRound, train_privately
+from parties.training.provisional_stem import commit_stem, keep_provisional_stem
 from parties.training.secure_sum import answer_step, begin_sum
 from parties.training.stem import (
     Coordinates,
@@ -51,7 +52,7 @@ from parties.training.stem import (
     hospital_coordinates,
     replace_stem,
 )
-from parties.training.stem_file import read_own_stem, write_own_stem
+from parties.training.stem_file import read_own_stem
 from parties.training.views import open_views
 
 app = ClientApp()
@@ -174,6 +175,7 @@ def train(message: Message, context: Context) -> Message:
             begin_sum(place, request, functools.partial(_answer, place, request)), reply_to=message
         )
     words, figures = _answer(place, request)
+    commit_stem(place, request.policy, request.name)
     if "loss" in figures:
         figures["seconds"] = time.perf_counter() - started
     content = RecordDict(
@@ -217,7 +219,7 @@ def _train_round(
     elif plan.stem != "learn":
         carry_back(model, coordinates)
     if plan.stem == "private":
-        write_own_stem(place, request.policy, model, round_, settings.best_round)
+        keep_provisional_stem(place, request.policy, request.name, model, round_, settings.best_round)
     return encode_reply(pack(model, shared_names(model, plan)), weights, plan.wire), result
 
 

@@ -4,6 +4,8 @@
 
 A message that comes again gets the stored reply. If a kill came before the reply was stored, nothing left, and the
 round is trained anew under the same charge. If a stored reply was lost after it left, the round is charged again.
+A private stem that was trained with the reply becomes the hospital's own only after all of this
+(parties/training/provisional_stem.py): before, no evaluation answers with it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def release_once(place: Place, request: Request, train: Callable[[PrivateRound],
     Args:
         place: the hospital.
         request: an admitted request to train; its plan's `privacy` is on.
-        train: trains the round and returns the words to send.
+        train: trains the round and returns the words to send. A stem that stays here is stored as provisional.
 
     Raises:
         CipherwardError: if the hospital's budget would be exceeded, if the bound cannot be kept here, or if the

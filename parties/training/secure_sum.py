@@ -2,15 +2,23 @@
 
     private/secure_sum/STUDY-DIGEST/member.json    the live attempt, with its secrets; one at a time
                                     update.npz     the encoded update that it masks, and what it answers
+                                    masked.json    by manifest and round, which update was masked
                                     summed.json    by round, over whose updates a sum was unmasked
 
 A hospital may be a new process for every message, so its state is on disk, and it is written before an answer leaves.
 An attempt that was repeated masks the same stored update with fresh keys: nothing is trained twice.
+
+A masked update may come into a sum, even if this hospital hears no more of it. So a hospital masks one update in a
+round, and trains in no round before the last one in which it masked: two sums of a round would differ by what a cloud
+changed for one hospital alone. The stem that was trained with the update becomes the hospital's own when it helps to
+unmask the sum (parties/training/provisional_stem.py): later rounds start from nothing but what all members signed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import time
@@ -44,6 +52,7 @@ from parties.sealing.place import Place
 from parties.training.guard import Request, refuse
 from parties.training.policy import Difference, Policy
 from parties.training.policy_file import read_policy
+from parties.training.provisional_stem import commit_stem
 from parties.training.study_file import read_agreed
 
 _HINT = "the coordinator repeats the round"
@@ -107,6 +116,56 @@ class SumStore:
             write_atomic(self._folder / "update.npz", fill)
         return clipped
 
+    def require_open(self, round_: int, request: str) -> None:
+        """Refuse to train for a request of a round that is over, unless its update is the one that was masked.
+
+        Args:
+            round_: the round.
+            request: the digest of the request.
+
+        Raises:
+            CipherwardError: if another update of this round was masked, or one of a later round.
+        """
+        with self.lock():
+            self._require_open(round_, request)
+
+    def _require_open(self, round_: int, request: str) -> None:
+        studies = self._read_masked()
+        rounds = studies.get(self._settings.study, {})
+        masked, last = rounds.get(str(round_)), max(map(int, rounds), default=0)
+        if masked is not None and masked["request"] != request:
+            raise CipherwardError(
+                f"this hospital masked an update of round {round_} that answers another request; two different "
+                "updates of a round could give it away",
+                "repeat the round as it was; to train anew, give the study another name",
+            )
+        if masked is None and round_ < last:
+            raise CipherwardError(
+                f"round {round_} is over: this hospital masked an update of round {last}",
+                f"go on with round {last} or later",
+            )
+        # An earlier version did not note which update it was.
+        is_known = any(str(round_) in entry for entry in studies.values())
+        if not is_known and str(round_) in self._read_summed():
+            raise CipherwardError(f"round {round_} was summed before", f"go on with round {round_ + 1}")
+
+    def _note_masked(self, round_: int, request: str, vector: UInt32Array) -> None:
+        """Note the one update of a round that this hospital masks.
+
+        Raises:
+            CipherwardError: as `require_open` does, and if the request was trained again with another result.
+        """
+        self._require_open(round_, request)
+        studies, digest = self._read_masked(), hashlib.sha256(vector.tobytes()).hexdigest()
+        rounds = studies.setdefault(self._settings.study, {})
+        noted = rounds.setdefault(str(round_), {"request": request, "update": digest})
+        if noted["update"] != digest:
+            raise CipherwardError(
+                f"the update of round {round_} was lost and trained again, and it is not the one that was masked",
+                "let the other hospitals go on without this one; or give the study another name",
+            )
+        self._write("masked.json", json.dumps(studies))
+
     def begin(self, round_id: RoundId, request: str) -> RoundKeys:
         """Start an attempt with fresh keys, in the place of an earlier one, and return the signed keys.
 
@@ -146,7 +205,9 @@ class SumStore:
             stored = self._read_update()
             if stored is None or stored[0] != request:
                 raise CipherwardError("this hospital keeps no update of this round", _HINT)
-            return member.mask(read_bytes_map(about["shares"]), stored[1], self._rules)
+            masked = member.mask(read_bytes_map(about["shares"]), stored[1], self._rules)
+            self._note_masked(member.round_id.round, request, stored[1])
+            return masked
 
         return self._step(about, answer)
 
@@ -162,11 +223,22 @@ class SumStore:
 
         return self._step(about, answer)
 
-    def reveal(self, about: Mapping[str, object]) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
-        """Return shares of self masks and of mask keys, by hospital. It is noted first over whom the sum is."""
+    def reveal(
+        self, about: Mapping[str, object], commit: Callable[[str], None]
+    ) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+        """Return shares of self masks and of mask keys, by hospital.
 
-        def answer(member: Member, _: str) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+        First the trained stem becomes the hospital's own, and it is noted over whom the sum is. A kill between the
+        two costs nothing: nothing was revealed, and every sum of this round has the same update.
+
+        Args:
+            about: the message.
+            commit: gets the request whose update is in the sum, after the signatures were checked.
+        """
+
+        def answer(member: Member, request: str) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
             shown = member.reveal(read_bytes_map(about["signatures"], 64), self._rules)
+            commit(request)
             summed = {**self._read_summed(), str(member.round_id.round): member.survivors}
             self._write("summed.json", json.dumps(summed))
             return shown.self_masks, shown.mask_keys
@@ -182,7 +254,8 @@ class SumStore:
             kept = read_json(path, "secure sum")
             member, request = Member.restore(kept["member"]), str(kept["request"])
             own = member.round_id
-            if (about["study"], about["round"], about["attempt"]) != (own.study, own.round, own.attempt):
+            asked = (about["study"], about["round"], about["attempt"])
+            if asked != (own.study, own.round, own.attempt) or own.study != self._settings.study:
                 raise CipherwardError(
                     f"the coordinator asks about another attempt than that of round {own.round}", _HINT
                 )
@@ -202,6 +275,11 @@ class SumStore:
         """Return over whose updates a sum was unmasked, by round."""
         path = self._folder / "summed.json"
         return dict(read_json(path, "list of sums")) if path.exists() else {}
+
+    def _read_masked(self) -> dict[str, dict[str, dict[str, str]]]:
+        """Return what is noted of masked updates, by manifest and round."""
+        path = self._folder / "masked.json"
+        return dict(read_json(path, "list of masked updates")) if path.exists() else {}
 
     def _read_update(self) -> tuple[str, UInt32Array, int] | None:
         """Return the stored update: request, vector and steps; None if there is none that can be read."""
@@ -238,12 +316,17 @@ def begin_sum(
         request: the training message that the policy allows.
         answer: trains, and returns the words that would be sent and their figures. It is not called if the update of
             this request is stored already.
+
+    Raises:
+        CipherwardError: if the round is over for this hospital (`SumStore.require_open`). It is written down, too.
     """
     started, plan = time.perf_counter(), request.plan
     store, received = open_store(place, request.policy), request.words.numpy()
+    with _refusals_written(place, request.policy, "train"):
+        store.require_open(request.settings.round, request.name)
     steps = store.stored_steps(request.name)
     if steps is None:
-        words, figures = answer()
+        words, figures = answer()  # it stores the stem first: whoever finds the update finds its stem
         weights = decode(received, plan.wire)
         update = apply_reply(words, weights, plan.wire) - weights
         steps = int(figures["steps"])
@@ -270,16 +353,26 @@ def answer_step(place: Place, message: Message, step: str) -> RecordDict:
         CipherwardError: if the hospital demands what the message does not give. It is written down, too.
     """
     policy = read_policy(place)
-    try:
+    with _refusals_written(place, policy, step):
         about = read_record(message.content, frozenset({"study", "round", "attempt", _STEPS[step]}))
-        return _answer_step(open_store(place, policy), about, step)
+        commit = functools.partial(commit_stem, place, policy)
+        return _answer_step(open_store(place, policy), about, step, commit)
+
+
+@contextlib.contextmanager
+def _refusals_written(place: Place, policy: Policy, step: str) -> Iterator[None]:
+    """Write an error down as a refusal of a step, and raise it again."""
+    try:
+        yield
     except CipherwardError as error:
         difference = Difference("secure_aggregation", error.message, step, "a message", "asked for was")
         refuse(place, policy.study, difference)
         raise
 
 
-def _answer_step(store: SumStore, about: Mapping[str, object], step: str) -> RecordDict:
+def _answer_step(
+    store: SumStore, about: Mapping[str, object], step: str, commit: Callable[[str], None]
+) -> RecordDict:
     if step == "shares":
         return RecordDict({RECORD: write_record({"shares": store.share(about)})})
     if step == "masked":
@@ -288,6 +381,6 @@ def _answer_step(store: SumStore, about: Mapping[str, object], step: str) -> Rec
         return RecordDict({"arrays": arrays, RECORD: write_record({"unopened": complaints})})
     if step == "confirm":
         return RecordDict({RECORD: write_record({"signature": store.confirm(about)})})
-    self_masks, mask_keys = store.reveal(about)
+    self_masks, mask_keys = store.reveal(about, commit)
     shown = {"self_masks": dict(self_masks), "mask_keys": dict(mask_keys)}
     return RecordDict({RECORD: write_record(shown)})

@@ -1,15 +1,17 @@
 """The stems that a hospital keeps under stem mode `private`, and the final model as a hospital reads it.
 
 The stems are in HOSPITAL/private/stems/STUDY/DIGEST.safetensors, in plain coordinates: those of the last two rounds,
-in case a round is asked for again, and that of the best round, for the test. DIGEST names the policy that they were
-trained under: a second study never replaces or reads the stems of the first. Stems of another policy under the same
-study's name are an error, because they would be left out without a word.
+in case a round is asked for again, and that of the best round, for the test. Each was committed
+(parties/training/provisional_stem.py): trainings and evaluations start from these alone. DIGEST names the policy that
+they were trained under: a second study never replaces or reads the stems of the first. Stems of another policy under
+the same study's name are an error, because they would be left out without a word.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -29,6 +31,9 @@ from parties.training.policy import Policy
 from parties.training.policy_file import find_policy, require_weights, stem_path
 from parties.training.stem import Stem, carry, copy_stem, hospital_coordinates, replace_stem
 
+#: Stems by the round that they were trained in.
+_Stems = dict[int, dict[str, Float32Array]]
+
 
 @functools.lru_cache(maxsize=1)
 def _common_stem(plan_json: str, classes: int, sha256: str) -> Stem:
@@ -43,7 +48,7 @@ def read_own_stem(
 ) -> Stem:
     """Return the hospital's stem after a round, in plain coordinates.
 
-    This is the last stem that was kept up to that round. If none of this study was kept, it is the common stem, from
+    This is the last stem that was committed up to that round. If none of this study was, it is the common stem, from
     the public weights that the hospital accepted, or from the plan's seed.
 
     Args:
@@ -59,7 +64,7 @@ def read_own_stem(
     """
     policy = find_policy(place, plan) if policy is None else policy
     plan = policy.adopt(plan)
-    stems = {} if plan.stem_frozen else _read_stems(stem_path(place, policy), policy)
+    stems = {} if plan.stem_frozen else _read_own_stems(place, policy)
     rounds = [r for r in stems if r <= round_]
     if rounds:
         return stems[max(rounds)]
@@ -70,7 +75,7 @@ def own_stem_digest(place: Place, policy: Policy, round_: int) -> bytes:
     """Return a digest of the stem that a request of this round is answered with; empty for the common stem."""
     if policy.stem != "private" or policy.stem_frozen:
         return b""
-    stems = _read_stems(stem_path(place, policy), policy)
+    stems = _read_own_stems(place, policy)
     rounds = [r for r in stems if r <= round_]
     if not rounds:
         return b""
@@ -80,40 +85,57 @@ def own_stem_digest(place: Place, policy: Policy, round_: int) -> bytes:
     return digest.digest()
 
 
-def write_own_stem(place: Place, policy: Policy, model: nn.Module, round_: int, best: int) -> None:
-    """Write the model's stem as that of a round, beside the stems of the previous and of the best round.
-
-    A frozen stem is not written.
+def write_own_stem(place: Place, policy: Policy, stem: Stem, round_: int, best: int) -> None:
+    """Write a stem as the hospital's own of a round, beside the stems of the previous and of the best round.
 
     Args:
         place: the hospital.
         policy: what it accepted of the study.
-        model: its stem is in plain coordinates.
-        round_: the round that the model was trained in.
+        stem: in plain coordinates.
+        round_: the round that it was trained in.
         best: the best round so far.
     """
-    if policy.stem_frozen:
-        return
-    path = stem_path(place, policy)
-    stems = _read_stems(path, policy)
+    stems = _read_own_stems(place, policy)
     previous = max((r for r in stems if r < round_), default=0)
     best = max((r for r in stems if r <= best), default=0)
     kept: dict[int, Stem] = {r: stems[r] for r in (previous, best) if r in stems}
-    kept[round_] = copy_stem(model)
-    tensors = {f"{r}/{name}": value for r, stem in kept.items() for name, value in stem.items()}
+    write_stem_file(stem_path(place, policy), policy, kept | {round_: stem})
+
+
+def write_stem_file(
+    path: Path, policy: Policy, stems: Mapping[int, Stem], about: Mapping[str, str] | None = None
+) -> None:
+    """Write stems by their round to a file that names the policy they were trained under.
+
+    Args:
+        path: the file. Its folder is made if it is missing.
+        policy: what the hospital accepted of the study.
+        stems: in plain coordinates.
+        about: what else the file says.
+    """
+    tensors = {f"{r}/{name}": value for r, stem in stems.items() for name, value in stem.items()}
     with disk_errors(path):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_bytes(path, tensor_bytes(tensors, {"study": policy.study, "policy": policy.digest}))
+    names = {"study": policy.study, "policy": policy.digest}
+    write_bytes(path, tensor_bytes(tensors, {**(about or {}), **names}))
 
 
-def _read_stems(path: Path, policy: Policy) -> dict[int, dict[str, Float32Array]]:
-    """Return the kept stems by round, empty if there is no file."""
-    stems: dict[int, dict[str, Float32Array]] = {}
-    if not path.exists():
-        return stems
+def _read_own_stems(place: Place, policy: Policy) -> _Stems:
+    """Return the hospital's own stems by round, empty if there is no file."""
+    path = stem_path(place, policy)
+    return read_stem_file(path, policy)[0] if path.exists() else {}
+
+
+def read_stem_file(path: Path, policy: Policy) -> tuple[_Stems, dict[str, str]]:
+    """Return the stems of a file by round, and what it says of them.
+
+    Raises:
+        CipherwardError: if it cannot be read, or is of another policy.
+    """
+    stems: _Stems = {}
     try:
         with safe_open(str(path), framework="numpy") as file:
-            about = file.metadata() or {}
+            about = dict(file.metadata() or {})
             for key in file.keys():  # noqa: SIM118 - not a dict
                 round_, name = key.split("/", 1)
                 stems.setdefault(int(round_), {})[name] = file.get_tensor(key)
@@ -127,7 +149,7 @@ def _read_stems(path: Path, policy: Policy) -> dict[int, dict[str, Float32Array]
             f"the stems in {path} were trained under another policy than {policy.study}'s",
             "put the study's own stems back, or remove the file to start from the common stem again",
         )
-    return stems
+    return stems, about
 
 
 def load_final_model(plan: Plan, place: Place, classes: int, path: Path) -> nn.Module:

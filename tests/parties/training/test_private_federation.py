@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import pkgutil
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -289,6 +292,92 @@ def test_a_training_that_was_killed_goes_on_under_its_charge(
 
 def _die(*args: object, **kwargs: object) -> None:
     raise RuntimeError("killed")
+
+
+def val_loss(grid: LocalGrid, p: Plan, weights: Float32Array) -> float:
+    """Return the loss on val after round 1 that the first hospital's evaluation shows the coordinator."""
+    place = Place.open(Path(str(grid.contexts[FIRST_NODE].node_config["party-dir"])))
+    named = {"plan": p.model_dump_json(), "manifest": read_policy(place).manifest_sha256}
+    record = ConfigRecord({**named, "server-round": 1, "split": "val"})
+    content = RecordDict({"config": record, "arrays": ArrayRecord({"model": Array(weights)})})
+    [sent] = grid.push_messages([Message(content, FIRST_NODE, "evaluate")])
+    [reply] = grid.pull_messages([sent])
+    assert not reply.has_error(), reply.error.reason
+    return float(reply.content["metrics"]["loss"])
+
+
+#: What a training under privacy does after its last step, in order. Until the words are stored it did not happen.
+STORED = [
+    "parties.training.client_app.keep_provisional_stem",
+    "parties.training.private_release.write_bytes",
+    "parties.training.privacy_ledger.PrivacyLedger.release",
+    "parties.training.provisional_stem.write_own_stem",
+    "parties.training.client_app.commit_stem",
+]
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize("step", STORED)
+def test_a_charge_has_one_result_wherever_a_training_is_killed(
+    places: list[Place], step: str, is_done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stem of a training is seen in evaluations: it must not be there without the reply."""
+    p = private_plan(stem="private")
+    agree(places, p)
+    grid, weights, place = make_grid(places), first_weights(p), places[0]
+    before = val_loss(grid, p, weights)
+    module, _, name = step.rpartition(".")
+    owner = pkgutil.resolve_name(module)
+    do = getattr(owner, name)
+
+    def killed(*args: Any) -> None:
+        if is_done:
+            do(*args)
+        raise RuntimeError("killed")
+
+    replies: set[bytes] = set()
+    shown: list[float] = []
+    for attempt in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, killed)
+            assert ask_to_train(grid, p, weights)[0] is None or attempt  # what is stored is not done again
+        replies |= {path.read_bytes() for path in (place.private / "released").rglob("*.npy")}
+        shown.append(val_loss(grid, p, weights))
+    reply = words_of(ask_to_train(grid, p, weights)[0])
+    after = val_loss(grid, p, weights)
+    assert after != before and set(shown) <= {before, after} and len(replies) <= 1
+    is_committed = is_done and STORED.index(step) >= 3
+    assert shown[0] == (after if is_committed else before)
+    assert np.array_equal(words_of(ask_to_train(grid, p, weights)[0]), reply)
+    assert val_loss(grid, p, weights) == after
+    assert len(PrivacyLedger(place).charges()) == 1
+
+
+def test_a_process_that_dies_with_the_stem_stored_and_no_words_shows_nothing(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel ends it: no line of ours runs afterwards."""
+    p = private_plan(stem="private")
+    agree(places, p)
+    grid, weights, place = make_grid(places), first_weights(p), places[0]
+    before = val_loss(grid, p, weights)
+    for _ in range(2):
+        child = os.fork()
+        if not child:
+            try:
+                monkeypatch.setattr("parties.training.private_release.write_bytes", _end_by_signal)
+                ask_to_train(grid, p, weights)
+            finally:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        assert list(place.private.glob("stems/*/*/*.safetensors"))
+        assert val_loss(grid, p, weights) == before
+    assert ask_to_train(grid, p, weights)[0] is not None and val_loss(grid, p, weights) != before
+    assert len(PrivacyLedger(place).charges()) == 1
+
+
+def _end_by_signal(*args: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("where", ["ledger", "reply"])

@@ -169,7 +169,7 @@ def test_stems_are_kept_by_round_and_study(tmp_path: Path) -> None:
     def train_to(round_: int, best: int) -> None:
         with torch.no_grad():
             model.state_dict()[name].fill_(round_)
-        stem_file.write_own_stem(place, find_policy(place, p), model, round_, best)
+        stem_file.write_own_stem(place, find_policy(place, p), stem.copy_stem(model), round_, best)
 
     def kept(round_: int, of: Plan = p) -> float:
         return float(stem_file.read_own_stem(place, of, 4, round_)[name].mean())
@@ -190,7 +190,7 @@ def test_stems_are_kept_by_round_and_study(tmp_path: Path) -> None:
     assert abs(kept(5, another)) < 0.1
     with torch.no_grad():
         model.state_dict()[name].fill_(9)
-    stem_file.write_own_stem(place, find_policy(place, another), model, 5, 5)
+    stem_file.write_own_stem(place, find_policy(place, another), stem.copy_stem(model), 5, 5)
     assert [kept(r, another) for r in (5, 4)] == [9, first] and [kept(r) for r in (5, 4, 2)] == [5, 4, 2]
     path = stem_path(place, find_policy(place, p))
     (theirs,) = (place.private / "stems" / "another").iterdir()
@@ -208,7 +208,7 @@ def test_stems_are_kept_by_round_and_study(tmp_path: Path) -> None:
 def test_a_study_of_the_same_name_does_not_take_over_the_stems(tmp_path: Path) -> None:
     p = plan(stem="private")
     [place, _] = seal_hospitals(tmp_path, p)
-    stem_file.write_own_stem(place, find_policy(place, p), build_model(p, 4), 1, 0)
+    stem_file.write_own_stem(place, find_policy(place, p), stem.copy_stem(build_model(p, 4)), 1, 0)
     other = plan(stem="private", lr=0.01)
     with pytest.raises(CipherwardError, match="keeps stems of the study t that were trained under another"):
         accept([place], other)
