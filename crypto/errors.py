@@ -8,19 +8,38 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 from crypto.printable import printable
 
 
 class CipherwardError(Exception):
-    """Something that the user can mend. Its texts never hold key material or pixels."""
+    """Something that the user can mend. Its texts never hold key material or pixels.
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    Attributes:
+        message: what is wrong.
+        hint: what to do next.
+        outside: what is said outside the hospital in the place of both, where they hold figures that must stay in it,
+            such as its number of patients; "" if they may leave.
+    """
+
+    def __init__(self, message: str, hint: str = "", outside: str = "") -> None:
         # Flower shows str(error) alone, and the hint is half of the message.
         # What it writes to its logs must not steer a terminal that shows them.
         super().__init__(printable(message) + (f" (hint: {printable(hint)})" if hint else ""))
         self.message = message
         self.hint = hint
+        self.outside = outside
+
+    def for_outside(self) -> Self:
+        """Return the error as somebody outside the hospital may read it: with no figure that must stay inside."""
+        if not self.outside:
+            return self
+        public = type(self).__new__(type(self))
+        public.__dict__.update(vars(self))
+        public.args = (printable(self.outside),)
+        public.message, public.hint = self.outside, ""
+        return public
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> CipherwardError:

@@ -210,7 +210,8 @@ class Executor:
             answer = Answer(error="CipherwardError", text=str(error), field=error.field)
         except CipherwardError as error:
             # Its hint names files of this hospital, and stays here.
-            answer = Answer(error="CipherwardError", text=_NO_LOG if number is None else error.message)
+            text = _NO_LOG if number is None else error.for_outside().message
+            answer = Answer(error="CipherwardError", text=text)
         except BaseException:
             with contextlib.suppress(CipherwardError):
                 log.append(

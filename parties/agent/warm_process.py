@@ -88,7 +88,8 @@ def answer(app: Any, request: int, reply: int) -> None:
         traceback.print_exc()
         # Only our own errors are written to be read elsewhere. The text of any other may quote a path or a value.
         is_ours = isinstance(getattr(error, "hint", None), str)
-        outcome = {"error": type(error).__name__, "text": str(error) if is_ours else ""}
+        text = getattr(error, "outside", "") or str(error)
+        outcome = {"error": type(error).__name__, "text": text if is_ours else ""}
         outcome["field"] = getattr(error, "field", "")
     with open(reply, "wb") as file:
         file.write(json.dumps(outcome).encode() + b"\n" + content + state)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 from torch import nn
 
 from coordinator.exchange.introduction import sign_introduction
@@ -55,7 +56,19 @@ from parties.training.stem import (
 from parties.training.stem_file import read_own_stem
 from parties.training.views import open_views
 
-app = ClientApp()
+
+def keep_figures_inside(message: Message, context: Context, answer: ClientAppCallable) -> Message:
+    """Answer a message. An error that holds figures of this hospital leaves without them."""
+    try:
+        return answer(message, context)
+    except CipherwardError as error:
+        if not error.outside:
+            raise
+        # Flower sends the text of whatever is raised here.
+        raise error.for_outside() from None
+
+
+app = ClientApp(mods=[keep_figures_inside])
 
 
 class _Received(NamedTuple):

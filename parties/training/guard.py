@@ -71,8 +71,8 @@ _RESTATE = (
 class RefusedError(CipherwardError):
     """A message goes beyond the policy. `field` is the first setting that does; the hospital's log names it."""
 
-    def __init__(self, field: str, message: str, hint: str) -> None:
-        super().__init__(message, hint)
+    def __init__(self, field: str, message: str, hint: str, outside: str = "") -> None:
+        super().__init__(message, hint, outside)
         self.field = field
 
 
@@ -157,7 +157,8 @@ def admit(place: Place, message: Message, kind: Literal["train", "evaluate"]) ->
     manifest = _require_manifest(place, policy, config)
     if kind == "train" and policy.budget_epsilon and not plan.privacy.is_on:
         budget = f"a budget of epsilon {policy.budget_epsilon:g} over all trainings"
-        raise refuse(place, plan.study, Difference("privacy", plan.privacy, budget))
+        outside = "this hospital answers trainings with differential privacy alone"
+        raise refuse(place, plan.study, Difference("privacy", plan.privacy, budget), outside=outside)
     settings = _read_settings(place, policy, plan, message, kind)
     sealed = place.sealed(settings.split)
     _require_set(place, policy, sealed, settings.split, manifest)
@@ -296,10 +297,15 @@ def _charge(place: Place, request: Request) -> str:
     return name
 
 
-def refuse(place: Place, study: str, difference: Difference, hint: str = _HINT) -> CipherwardError:
-    """Write a refusal down, and return the error to raise."""
+def refuse(
+    place: Place, study: str, difference: Difference, hint: str = _HINT, outside: str = ""
+) -> CipherwardError:
+    """Write a refusal down, and return the error to raise.
+
+    outside: what the coordinator reads instead, where the difference holds a figure that stays in the hospital.
+    """
     _write_refusal(place, study, difference)
-    return RefusedError(difference.field, str(difference), hint)
+    return RefusedError(difference.field, str(difference), hint, outside)
 
 
 def _write_refusal(place: Place, study: str, difference: Difference) -> None:

@@ -44,7 +44,11 @@ def _read(path: Path) -> Policy:
         raise CipherwardError(
             f"other users of this machine can change {path}", f"check it, then: chmod 600 {path}"
         )
-    return build(Policy, read_yaml(path, "policy"), str(path))
+    try:
+        return build(Policy, read_yaml(path, "policy"), str(path))
+    except CipherwardError as error:
+        # The hint quotes the wrong value, which may be the hospital's budget.
+        raise CipherwardError(error.message, error.hint, error.message) from None
 
 
 def save_policy(place: Place, policy: Policy) -> None:

@@ -80,6 +80,7 @@ class Budget:
                 f"budget is epsilon {self.epsilon:g}",
                 "see what was spent: cipherward-party privacy HOSPITAL. The hospital alone can raise its budget: "
                 "cipherward-party accept PLAN HOSPITAL --privacy-budget EPSILON",
+                f"{what} would exceed this hospital's own privacy budget",
             )
 
 
@@ -91,6 +92,7 @@ def _require_bound(mechanisms: Sequence[Mechanism], bound: Budget, what: str) ->
             f"{what} would bring this study to epsilon {total:.3g} at delta {bound.delta:g}, and its plan promises "
             f"epsilon {bound.epsilon:g} over all rounds",
             "a round was asked for more than once; to go on, the hospitals agree to a plan with a larger epsilon",
+            f"{what} would exceed the epsilon that its plan promises over all rounds",
         )
 
 
@@ -130,6 +132,7 @@ class PrivacyLedger:
         return CipherwardError(
             f"the privacy ledger {self.path} cannot be believed: {why}",
             "restore it from a backup; without it nobody knows what was spent",
+            "this hospital's privacy ledger cannot be believed",
         )
 
     def charges(self) -> list[Charge]:

@@ -10,8 +10,9 @@ A private stem that was trained with the reply becomes the hospital's own only a
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,19 +55,31 @@ def release_once(place: Place, request: Request, train: Callable[[PrivateRound],
         hold_file(lock, folder)
         words = _read_words(path)
         if words is None:
-            private = plan_round(request.plan, read_units(place, request.sealed, policy.privacy.unit))
-            _charge(place, request, private, ledger, name)
+            with _refusals_written(place, request):
+                private = plan_round(request.plan, read_units(place, request.sealed, policy.privacy.unit))
+                _charge(request, private, ledger, name)
             words = train(private)
             _write_words(path, words)
             _forget_earlier(folder, round_)
-        ledger.release(name)
+        with _refusals_written(place, request):
+            ledger.release(name)
     return words
 
 
-def _charge(
-    place: Place, request: Request, private: PrivateRound, ledger: PrivacyLedger, name: str
-) -> None:
-    """Charge a round to the hospital's ledger. A refusal is written down like every other."""
+@contextlib.contextmanager
+def _refusals_written(place: Place, request: Request) -> Iterator[None]:
+    """Write an error down like every other refusal, and raise it again. The coordinator gets no figure of it."""
+    policy = request.policy
+    try:
+        yield
+    except CipherwardError as error:
+        accepted = f"epsilon {policy.budget_epsilon:g} at delta {policy.budget_delta:g}"
+        refuse(place, policy.study, Difference("privacy_budget", error.message, accepted))
+        raise
+
+
+def _charge(request: Request, private: PrivateRound, ledger: PrivacyLedger, name: str) -> None:
+    """Charge a round to the hospital's ledger."""
     policy, mechanism = request.policy, private.mechanism
     charge = Charge(
         study=policy.study,
@@ -80,12 +93,7 @@ def _charge(
         steps=mechanism.steps,
     )
     budget, bound = Budget(policy.budget_epsilon, policy.budget_delta), Budget(*policy.privacy.bound)
-    try:
-        ledger.charge(charge, budget, (policy.rounds - 1) * mechanism.steps, bound)
-    except CipherwardError as error:
-        accepted = f"epsilon {budget.epsilon:g} at delta {budget.delta:g}"
-        refuse(place, policy.study, Difference("privacy_budget", error.message, accepted))
-        raise
+    ledger.charge(charge, budget, (policy.rounds - 1) * mechanism.steps, bound)
 
 
 def _read_words(path: Path) -> AnyArray | None:

@@ -73,6 +73,7 @@ def plan_round(plan: Plan, units: Int64Array) -> PrivateRound:
             f"privacy.delta {delta:g} is not below 1 / {count}, the number of {plan.privacy.unit}s here: "
             "one of them could be sent as it is",
             f"ask for a plan with a privacy.delta below {1 / count:.2g}, such as {0.1 / count:.0e}",
+            f"privacy.delta {delta:g} is too large for this hospital; ask it for one that it accepts",
         )
     rate, steps = 1.0 / plan.steps_per_epoch(images), plan.steps_per_round(images)
     noise = noise_multiplier(epsilon, delta, rate, steps * plan.rounds)

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pkgutil
+import re
 import shutil
 import signal
 import sys
@@ -247,6 +248,66 @@ def test_the_patients_command_reads_the_hospital_s_own_table(places: list[Place]
         CliRunner().invoke(party_app, ["patients", str(place.folder), str(table)], catch_exceptions=False)
 
 
+# ---- what a refusal tells the coordinator --------------------------------------------------------
+
+
+def refused(place: Place, p: Plan, round_: int = 1) -> str:
+    """Ask for a round that is refused; return the error that leaves, without the names of Flower and of the study."""
+    reply, error = ask_to_train(make_grid([place]), p, first_weights(p), round_)
+    assert reply is None
+    return error.partition(":")[2].replace(f"round {round_} of the study {p.study}", "")
+
+
+def last_refusal(place: Place) -> str:
+    return (place.private / "refusals.jsonl").read_text().splitlines()[-1]
+
+
+def test_the_number_of_patients_does_not_leave_in_a_refusal(places: list[Place]) -> None:
+    place, p = places[0], private_plan(privacy={"epsilon": 8.0, "delta": 0.1, "unit": "patient"})
+    record_patients(place, ["a"] * 9 + ["b"] * 3)
+    record_patients(places[1], ["a"] * 12)
+    agree(places, p)
+    record_patients(place, [f"p{i}" for i in range(11)] + ["p10"])
+    error = refused(place, p)
+    assert "privacy.delta 0.1 is too large" in error
+    assert not re.search(r"\d", error.replace("privacy.delta 0.1", ""))
+    assert "1 / 11" in last_refusal(place)
+
+
+def test_neither_a_budget_nor_what_was_spent_leaves_in_a_refusal(places: list[Place]) -> None:
+    place, p = places[0], private_plan()
+    agree(places, p)
+    assert ask_to_train(make_grid([place]), p, first_weights(p))[0] is not None
+    save_policy(place, read_policy(place).model_copy(update={"budget_epsilon": 7.25, "budget_delta": 3e-4}))
+    error = refused(place, p, 2)
+    assert "this hospital's own privacy budget" in error and not re.search(r"\d", error)
+    assert "7.25" in last_refusal(place) and "0.0003" in last_refusal(place)
+    # The plan's own bound: the same round again and again, where the hospital's budget is larger.
+    save_policy(place, read_policy(place).model_copy(update={"budget_epsilon": 70.0}))
+    for scale in (2, 3):
+        error = ask_to_train(make_grid([place]), p, first_weights(p) * scale)[1]
+    assert "would exceed the epsilon that its plan promises" in error and "bring this study" not in error
+    # A ledger that cannot be believed: how many lines it has stays here, too.
+    PrivacyLedger(place).path.write_text("{}\n")
+    assert not re.search(r"\d", refused(place, p, 2))
+    assert "privacy.jsonl" in last_refusal(place)
+
+
+def test_a_budget_does_not_leave_where_a_plan_has_no_privacy_or_the_policy_is_damaged(
+    places: list[Place],
+) -> None:
+    place, p = places[0], plan()
+    agree(places, p)
+    save_policy(place, read_policy(place).model_copy(update={"budget_epsilon": 7.25}))
+    assert not re.search(r"\d", refused(place, p)) and "7.25" in last_refusal(place)
+    digest = read_policy(place).manifest_sha256
+    place.policy_file.write_text(place.policy_file.read_text().replace("7.25", "-7.25"))
+    config = ConfigRecord({"plan": p.model_dump_json(), "manifest": digest, "server-round": 1})
+    content = RecordDict({"config": config, "arrays": ArrayRecord({"model": Array(first_weights(p))})})
+    [reply] = make_grid([place]).send_and_receive([Message(content, FIRST_NODE, "train")])
+    assert "budget_epsilon" in reply.error.reason and "7.25" not in reply.error.reason
+
+
 # ---- releases ------------------------------------------------------------------------------------
 
 
@@ -274,7 +335,10 @@ def test_a_message_that_comes_again_gets_the_stored_reply_and_costs_nothing(plac
     for path in (place.private / "released").rglob("*.npy"):
         path.unlink()
     reply, error = ask_to_train(grid, private_plan(), weights)
-    assert reply is None and "its own budget is epsilon 8" in error
+    assert (
+        reply is None and "round 1 of the study t would exceed this hospital's own privacy budget" in error
+    )
+    assert "its own budget is epsilon 8" in (place.private / "refusals.jsonl").read_text()
 
 
 def test_a_training_that_was_killed_goes_on_under_its_charge(
