@@ -199,6 +199,38 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(handle.fileno())
 
 
+def cut_torn_line(path: Path) -> None:
+    """Remove the end of a journal that a kill cut short, so that nothing is glued to it. A whole value stays."""
+    with disk_errors(path):
+        if not path.exists():
+            return
+        with open(path, "r+b") as file:
+            data = file.read()
+            kept = data.rfind(b"\n") + 1
+            if kept < len(data) and _parse_line(data[kept:]) is None:
+                file.truncate(kept)
+                os.fsync(file.fileno())
+
+
+def read_every_line(path: Path) -> list[Any]:
+    """Return what every line of a journal of JSON lines holds: None in the place of a line that is damaged.
+
+    The end of a line that a kill cut short has no newline, and is left out, unless it is a whole value.
+    """
+    *lines, tail = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    values = [_parse_line(line) for line in lines]
+    last = _parse_line(tail)
+    return values if last is None else [*values, last]
+
+
+def _parse_line(line: bytes) -> Any:
+    """Return the JSON value of a line, or None if it has none."""
+    try:
+        return parse_json(line.decode("utf-8"))
+    except ValueError:
+        return None
+
+
 def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 

@@ -4,8 +4,8 @@
 
 A line is on the disk before training begins, so nothing is released that is not accounted for. If it cannot be
 written, nothing is trained. Charges add up over all studies, whatever images they were of: the same patient may be in
-each. Lines are numbered, and a line that is missing in the middle is an error. A line that a kill or a full disk cut
-short has no number; its training never began.
+each. Lines are numbered, and a line that is missing or damaged is an error. The last line may lack its end, because a
+kill or a full disk cut it short: its training never began, and it is cut off before the next line is written.
 
 The ledger protects against a coordinator, and not against the hospital itself: who deletes the file forgets.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from crypto.errors import CipherwardError
-from crypto.files import append_line, disk_errors, hold_file, read_lines
+from crypto.files import append_line, cut_torn_line, disk_errors, hold_file, read_every_line
 from parties.sealing.place import Place
 from parties.training.privacy_accounting import Mechanism, total_epsilon
 
@@ -114,10 +114,18 @@ class PrivacyLedger:
 
     def _read(self) -> list[dict[str, Any]]:
         """Return all entries. Raise CipherwardError if one is missing or damaged."""
+        entries: list[dict[str, Any]] = []
+        is_open = False
         try:
-            entries = [e for e in read_lines(self.path) if isinstance(e, dict)]
-        except (OSError, UnicodeDecodeError) as error:
+            for value in read_every_line(self.path):
+                is_open = not isinstance(value, dict)
+                if isinstance(value, dict):
+                    entries.append(value)
+        except OSError as error:
             raise self._damaged(type(error).__name__) from None
+        # An earlier version ended a line that was cut short. The number of the line after it shows that it was none.
+        if is_open:
+            raise self._damaged("its last line is damaged")
         if [entry.get("number") for entry in entries] != list(range(len(entries))):
             raise self._damaged("a line is missing or damaged")
         for entry in entries:
@@ -204,4 +212,5 @@ class PrivacyLedger:
 
     def _append(self, entries: Sequence[dict[str, Any]], entry: dict[str, Any]) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        cut_torn_line(self.path)
         append_line(self.path, json.dumps({"number": len(entries), "time": now, **entry}))

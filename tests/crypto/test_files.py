@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crypto.errors import CipherwardError
-from crypto.files import read_json, require_replaceable, write_text
+from crypto.files import cut_torn_line, read_every_line, read_json, require_replaceable, write_text
 from crypto.sets.dataset import SealedDataset
 
 
@@ -67,3 +67,17 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def test_every_line_of_a_journal_is_read_and_a_torn_end_is_cut(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    assert read_every_line(path) == []
+    cut_torn_line(path)
+    assert not path.exists()
+    path.write_bytes(b'{"a": 1}\n{"a"\n{"a": 2}\n{"a": 3')
+    assert read_every_line(path) == [{"a": 1}, None, {"a": 2}]
+    cut_torn_line(path)
+    assert path.read_bytes() == b'{"a": 1}\n{"a"\n{"a": 2}\n'
+    path.write_bytes(b'{"a": 1}')
+    cut_torn_line(path)
+    assert read_every_line(path) == [{"a": 1}] and path.read_bytes() == b'{"a": 1}'

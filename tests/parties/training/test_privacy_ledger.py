@@ -108,6 +108,53 @@ def test_a_torn_line_is_no_charge_and_hides_no_other(ledger: PrivacyLedger) -> N
     assert [c.request for c in ledger.charges()] == ["first", "second"]
 
 
+def test_a_torn_line_is_cut_off_before_the_next_one(ledger: PrivacyLedger) -> None:
+    ledger.charge(ROUND, NO_BUDGET, 0)
+    whole = ledger.path.read_bytes()
+    for torn in (b'{"number": 1, "kind": "charge", "cha', b"\x00" * 40, b'{"number": 1, "time": "\xc3'):
+        ledger.path.write_bytes(whole + torn)
+        assert [c.request for c in ledger.charges()] == ["first"]
+        ledger.charge(replace(ROUND, request="second"), NO_BUDGET, 0)
+        assert [json.loads(line)["number"] for line in lines(ledger)] == [0, 1]
+        assert ledger.path.read_bytes().startswith(whole)
+
+
+def test_a_charge_whose_newline_alone_is_missing_counts(ledger: PrivacyLedger) -> None:
+    ledger.charge(ROUND, NO_BUDGET, 0)
+    ledger.path.write_bytes(ledger.path.read_bytes().rstrip(b"\n"))
+    assert len(ledger.charges()) == 1
+    ledger.charge(replace(ROUND, request="second"), NO_BUDGET, 0)
+    assert [json.loads(line)["number"] for line in lines(ledger)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "damage", [('"number": 2', '"number" 2'), ("{", ""), ("steps", "st\xff"), ("}", "")]
+)
+def test_a_damaged_last_line_is_not_forgotten(ledger: PrivacyLedger, damage: tuple[str, str]) -> None:
+    """A line that ends in a newline was whole when it was written: its training may have been released."""
+    for i in range(3):
+        ledger.charge(replace(ROUND, request=str(i)), NO_BUDGET, 0)
+    *before, last = ledger.path.read_bytes().splitlines(keepends=True)
+    changed = last.replace(damage[0].encode(), damage[1].encode("latin-1"))
+    for torn in (b"", b'{"number": 3, "ki'):
+        ledger.path.write_bytes(b"".join(before) + changed + torn)
+        with pytest.raises(CipherwardError, match="cannot be believed: its last line is damaged") as caught:
+            ledger.charges()
+        assert "backup" in caught.value.hint
+        with pytest.raises(CipherwardError, match="cannot be believed"):
+            ledger.charge(replace(ROUND, request="next"), NO_BUDGET, 0)
+        assert ledger.path.read_bytes() == b"".join(before) + changed + torn
+
+
+def test_a_torn_line_that_an_earlier_version_ended_is_no_charge(ledger: PrivacyLedger) -> None:
+    """The number of the line after it shows that it never counted."""
+    for i in range(2):
+        ledger.charge(replace(ROUND, request=str(i)), NO_BUDGET, 0)
+    first, second = lines(ledger)
+    ledger.path.write_text(f"{first}\n{second[:30]}\n{second}\n")
+    assert [c.request for c in ledger.charges()] == ["0", "1"]
+
+
 @pytest.mark.parametrize("spoil", ["removed", "cut", "changed"])
 def test_a_ledger_that_lost_a_line_is_not_believed(ledger: PrivacyLedger, spoil: str) -> None:
     for i in range(3):
