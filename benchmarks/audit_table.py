@@ -100,19 +100,19 @@ SHARED = (
     Row("pe", "cifar", block=4),
     Row("pe", "cifar", block=4, options=COLOURS),
     Row("le", "cifar", block=4),
-    Row("ele", "cifar", block=4, pools=(50, 100, 200)),
+    Row("ele", "cifar", block=4, pools=(10, 20, 50, 100, 200)),
     Row("value_shuffle", "mri"),
     Row("value_shuffle", "cifar224"),
     Row("etc", "mri"),
     Row("etc", "cifar224"),
     Row("sub_block_etc", "mri", pools=(1, 2, 5, 10, 20)),
     Row("sub_block_etc", "cifar224", pools=(1, 2, 5, 10, 20)),
-    Row("block_pixel", "mri", pools=(20, 100)),
-    Row("block_pixel", "cifar", block=4, pools=(20, 100, 300)),
+    Row("block_pixel", "mri", pools=(5, 10, 20, 100)),
+    Row("block_pixel", "cifar", block=4, pools=(5, 10, 20, 100, 300)),
 )
 ROWS = (
     *SHARED,
-    Row("orthogonal", "mri", attack="moment_matching", pools=(10, 100)),
+    Row("orthogonal", "mri", attack="moment_matching", pools=(1, 2, 5, 10, 100)),
     Row("noisy_orthogonal", "mri", attack="moment_matching", pools=(10, 100)),
     Row("block_projection", "mri", attack="moment_matching", pools=(20, 100, 400), draws=3),
     # No key opens it: as_is says what its ciphertexts show of themselves. What names them needs the images
