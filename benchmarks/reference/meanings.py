@@ -30,7 +30,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "source": "`phantom` (embedded pictures), `folder`, or `npz` (a MedMNIST file).",
         "images": "Folder or file of the images, for sources other than `phantom`.",
         "labels": "A CSV file of path, label and, if known, patient, split and hospital.",
-        "groups": "What tells patients apart: `folder`, `none`, or a regular expression on the path.",
+        "groups": "What tells patients apart: `folder`, `tags` (DICOM), `none`, or a regular expression on the path.",
         "class_list": "The consortium's classes, the same in every hospital.",
         "window": "Gray values to show, for images of more than 8 bits: `auto`, `full` or `LOW,HIGH`.",
         "fit": "How an image becomes square.",

@@ -19,6 +19,7 @@ from parties.checking.report import Finding, Report, Statements
 from parties.checking.seen import Seen, features_of, look_at, looks_of
 from parties.sources.catalog import SPLITS, Item, count_reasons, group_numbers
 from parties.sources.folder import Folder
+from parties.sources.grouping import why_too_few
 
 #: Images that `seal` looks at: so many headers, and so many pictures. Files that may be copies are read up to so many
 #: bytes. Sealing reads every image anyway; the reasons of those that cannot be decoded come from there.
@@ -71,10 +72,8 @@ def _count(folder: Folder, items: Sequence[Item], splits: Sequence[str], stateme
     counts = {split: dict.fromkeys(catalog.classes, 0) for split in SPLITS}
     for item, split in zip(items, splits, strict=True):
         counts[split][catalog.classes[item.label]] += 1
-    patients = {
-        split: len({item.group for item, s in zip(items, splits, strict=True) if s == split and item.group})
-        for split in SPLITS
-    }
+    named = [(item.group, s) for item, s in zip(items, splits, strict=True) if item.names_patient]
+    patients = {split: len({group for group, s in named if s == split}) for split in SPLITS}
     report = Report(
         classes=catalog.classes,
         counts=counts,
@@ -109,12 +108,9 @@ def _find_in_counts(report: Report, folder: Folder, statements: Statements) -> N
             )
     for split in SPLITS[1:]:
         if not any(report.counts[split].values()) and not statements.is_share:
-            report.errors.append(
-                Finding(
-                    f"too few images for a {split} split",
-                    "provide ten or more images of a class, of three or more patients",
-                )
-            )
+            report.errors.append(Finding(*why_too_few(folder.catalog.items, split)))
+    if not statements.is_share:
+        _find_untested(report, folder)
     report.crossing = len(folder.crossing)
     if report.crossing:
         text = (
@@ -125,6 +121,24 @@ def _find_in_counts(report: Report, folder: Folder, statements: Statements) -> N
         else:
             hint = "divide by patient; --groups none if the folders are no patients; --allow-leak seals them anyway"
             report.errors.append(Finding(text, hint))
+
+
+def _find_untested(report: Report, folder: Folder) -> None:
+    """Add the classes that training has and the test does not."""
+    if not any(report.counts["test"].values()):
+        return
+    for label, name in enumerate(report.classes):
+        if report.counts["test"][name] or not report.counts["train"][name]:
+            continue
+        groups = [item.group for item in folder.catalog.items if item.label == label]
+        few = f": its {len(groups)} images are of {len(set(groups))} patients" if all(groups) else ""
+        report.warnings.append(
+            Finding(
+                f"no test image of the class {name}{few}",
+                "the test says nothing about it; add images of more patients, or --groups none if the folders are"
+                " no patients",
+            )
+        )
 
 
 def _describe(report: Report, seen: Seen) -> None:

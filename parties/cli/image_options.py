@@ -32,7 +32,8 @@ OfHospital = Annotated[
 Groups = Annotated[
     str | None,
     typer.Option(
-        help="What tells patients apart: folder (inside a class folder), none, or a regular expression on the path.",
+        help="What tells patients apart: folder (inside a class folder, and DICOM tags), tags, none, or a regular "
+        "expression on the path.",
         show_default="folder",
     ),
 ]

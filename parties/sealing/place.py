@@ -42,7 +42,7 @@ COMMENTS = {
     "images": "the folder of images, or a MedMNIST .npz file; `cipherward-party check` shows what is in it",
     "labels": "a CSV file of path,label[,patient,split,hospital]; empty: the class folders say the class",
     "hospital": "of a label file with several hospitals, the one whose rows are used",
-    "groups": "what tells patients apart: folder (inside a class folder), none, or a regular expression",
+    "groups": "what tells patients apart: folder (inside a class folder), tags (DICOM), none, or a pattern",
     "classes": "the classes of the consortium, the same list in every hospital; empty: the folders that are there",
     "window": "for images of more than 8 bits: auto, full or LOW,HIGH; empty: a DICOM file's own window",
     "fit": "how an image becomes square: stretch, pad or crop",

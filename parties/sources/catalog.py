@@ -15,7 +15,7 @@ import numpy as np
 from crypto.arrays import Int64Array
 
 SPLITS = ("train", "val", "test")
-#: Is in the group of images of which only a study or a series is known. No file's name holds it.
+#: Is in the group of images of which only a study, a series or their own file is known. No file's name holds it.
 NO_PATIENT = "\0"
 
 
@@ -26,8 +26,9 @@ class Selection:
     Attributes:
         labels: A label file (labels.py); empty: the class folders.
         hospital: Of a label file with several hospitals, the one whose rows are used; empty: all.
-        groups: What tells patients apart: `folder` (a folder inside a class folder is a patient), `none`, or a
-            regular expression whose first group in a file's path is the patient.
+        groups: What tells patients apart: `folder` (a folder inside a class folder is a patient, and so is a
+            PatientID), `tags` (of DICOM alone), `none`, or a regular expression whose first group in a file's path
+            is the patient.
         classes: The consortium's classes. Empty: those that are there.
         allow_burned_in: Read DICOM images whose pixels may hold names.
     """
@@ -59,8 +60,8 @@ class Item:
         label: Index into the classes.
         split: `train`, `val` or `test` if that is given; empty otherwise.
         group: The patient, or whatever must not be in two splits; empty if nothing is known. It holds
-            NO_PATIENT where a study or a series stands for the patient. It may hold a name that a hospital gave a
-            folder, and never leaves the hospital's memory.
+            NO_PATIENT where a study, a series or a file stands for the patient. It may hold a name that a hospital
+            gave a folder, and never leaves the hospital's memory.
         part: The frame of a DICOM file or the slice of a volume, from 0; -1 for a picture.
         site: The hospital that a label file names; empty if none.
     """

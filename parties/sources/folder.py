@@ -18,7 +18,7 @@ import numpy as np
 from crypto.arrays import Int64Array, UInt8Array
 from crypto.errors import CipherwardError
 from parties.sources.catalog import EVERYTHING, SPLITS, Catalog, Item, Selection, group_numbers
-from parties.sources.grouping import SHARES, VAL_SHARES, crossing_groups, divide
+from parties.sources.grouping import SHARES, VAL_SHARES, crossing_groups, divide, why_too_few
 from parties.sources.labels import read_labels
 from parties.sources.layout import read_layout
 from parties.sources.picture import read_error, read_picture
@@ -40,10 +40,8 @@ class Folder:
 
     def __post_init__(self) -> None:
         if not self.items:
-            raise CipherwardError(
-                f"{self.path} has too few images for a {self.split} split",
-                "provide ten or more images of a class, of three or more patients",
-            )
+            reason, hint = why_too_few(self.catalog.items, self.split)
+            raise CipherwardError(f"{self.path} has {reason}", hint)
 
     @functools.cached_property
     def catalog(self) -> Catalog:

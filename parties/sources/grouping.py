@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,3 +71,22 @@ def crossing_groups(items: Sequence[Item], splits: Sequence[str]) -> list[str]:
         if item.group:
             where.setdefault(item.group, set()).add(split)
     return [group for group, found in where.items() if len(found) > 1]
+
+
+def why_too_few(items: Sequence[Item], split: str) -> tuple[str, str]:
+    """Return why a split has no image, and what to do.
+
+    Args:
+        items: The images of all splits.
+        split: The split.
+    """
+    few = f"too few images for a {split} split"
+    patients = {item.path: item.group for item in items if item.group and not item.split}
+    count = max(Counter(patients.values()).values(), default=0)
+    if count < 2 or 2 * count <= len({item.path for item in items}):
+        return few, "provide ten or more images of a class, of three or more patients"
+    return (
+        f"{few}: {count} files name one patient",
+        "a stand-in such as ANONYMOUS is no patient: --groups REGEX takes the patient from the file's path, such as"
+        " '^([^/]+)/', a label file from its column patient; --groups none if nothing tells patients apart",
+    )

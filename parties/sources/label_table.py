@@ -13,6 +13,7 @@ from coordinator.exchange.image_file import UnreadableFormatError, open_regular
 from crypto.errors import CipherwardError
 from parties.sources.class_names import normalized
 from parties.sources.layout import SPLIT_NAMES
+from parties.sources.same_patient import one_spelling
 
 #: What each column may be called, in lower case.
 COLUMNS = {
@@ -44,15 +45,6 @@ class Row:
     patient: str
     split: str
     hospital: str
-
-
-def plain_number(cell: str) -> str:
-    """Return a cell with a whole number in its shortest spelling, and other cells as they are."""
-    whole, point, rest = cell.partition(".")
-    digits = whole.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()) or (point and rest.strip("0")):
-        return cell
-    return str(int(whole)) if len(whole) < 20 else whole
 
 
 def _decode(data: bytes, file: Path) -> str:
@@ -160,7 +152,7 @@ def _read_row(file: Path, line: int, cells: list[str], places: dict[str, int], w
         raise CipherwardError(
             f"{file}, line {line}: {value['split']!r} is no split", "known: train, val, test"
         )
-    patient = "" if _is_missing(value["patient"]) else plain_number(value["patient"]).casefold()
+    patient = "" if _is_missing(value["patient"]) else one_spelling(value["patient"])
     return Row(line, path, normalized(value["label"]), patient, split, value["hospital"])
 
 

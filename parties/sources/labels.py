@@ -12,12 +12,13 @@ from collections import Counter, defaultdict
 from pathlib import Path, PurePosixPath
 
 from crypto.errors import CipherwardError
-from parties.sources.catalog import Catalog, Item, Selection
+from parties.sources.catalog import NO_PATIENT, Catalog, Item, Selection
 from parties.sources.class_names import normalized, require_usable_names
-from parties.sources.label_table import HINT, Row, plain_number, read_rows
+from parties.sources.label_table import HINT, Row, read_rows
 from parties.sources.layout import require_folder
 from parties.sources.picture import UndecodableImageError
 from parties.sources.reading import Reading
+from parties.sources.same_patient import name_patients, plain_number
 from parties.sources.walk import Parts, ignored_reason, look, walk
 
 
@@ -49,24 +50,25 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
     tree = walk(root)
     paths = _match_files(rows, tree.files, file)
     reading = Reading(allow_burned_in=selection.allow_burned_in)
-    items: list[Item] = []
     refused: list[tuple[str, str]] = []
-    silent = 0
-    for row, path in zip(rows, paths, strict=True):
+    held: dict[str, Parts] = {}
+    for path in paths:
         try:
-            parts = look(root, path, reading)
+            held[path] = look(root, path, reading)
         except UndecodableImageError as error:
             refused.append((path, error.reason))
-            continue
         except CipherwardError as error:
             if not (reason := ignored_reason(error)):
                 raise
             refused.append((path, reason))  # the label file names it, so it is missed
-            continue
-        silent += parts.may_show_names
-        group = _group(row, path, parts) if selection.groups != "none" else ""
-        for part in range(parts.count) if parts.kind != "picture" else (-1,):
-            items.append(Item(path, classes.index(row.label), row.split, group, part, row.hospital))
+    used = [(row, path) for row, path in zip(rows, paths, strict=True) if path in held]
+    groups = _groups(used, held) if selection.groups != "none" else dict.fromkeys(held, "")
+    items = [
+        Item(path, classes.index(row.label), row.split, groups[path], part, row.hospital)
+        for row, path in used
+        for part in (range(held[path].count) if held[path].kind != "picture" else (-1,))
+    ]
+    silent = sum(parts.may_show_names for parts in held.values())
     named = set(paths)
     rest = [name for name in tree.files if name not in named]
     own = {name for name in rest if (root / name).resolve() == file.resolve()}
@@ -78,7 +80,9 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
         notes.append(f"columns of {file.name} that are not used: {', '.join(unused[:20])}")
     patients = {row.patient for row in rows if row.patient}
     if patients and (alone := sum(not row.patient for row in rows)):
-        notes.append(f"{alone} of {len(rows)} rows name no patient: each is taken for one of its own")
+        tagged = sum(not row.patient and groups[path].startswith(("tag ", "label ")) for row, path in used)
+        told = f"{tagged} are grouped by DICOM tags, each other one" if tagged else "each"
+        notes.append(f"{alone} of {len(rows)} rows name no patient: {told} is taken for one of its own")
     shared = patients & {row.patient for row in table if row.hospital != selection.hospital}
     if shared and selection.hospital:
         notes.append(
@@ -88,12 +92,15 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
     return Catalog(root, classes, items, ignored, refused, notes, silent)
 
 
-def _group(row: Row, path: str, parts: Parts) -> str:
-    if row.patient:
-        return "label file " + row.patient
-    if parts.group:
-        return "tag " + parts.group
-    return "file " + path if parts.count > 1 or parts.kind == "NIfTI" else ""
+def _groups(rows: list[tuple[Row, str]], held: dict[str, Parts]) -> dict[str, str]:
+    """Return the patient of each file: as its row says, or else its tags and the rows of files with equal tags."""
+    names = {path: ["label file " + row.patient] if row.patient else [] for row, path in rows}
+    hints = {path: "tag " + parts.group for path, parts in held.items() if parts.group}
+    groups = name_patients(names, hints)
+    for path, parts in held.items():
+        if not groups[path] and (parts.count > 1 or parts.kind == "NIfTI"):
+            groups[path] = f"file {NO_PATIENT}{path}"  # its frames or slices stay together
+    return groups
 
 
 def _refuse_one_number_twice(classes: list[str], file: Path) -> None:

@@ -1,7 +1,7 @@
 """Recognise how a folder of images is laid out: where its splits, its classes and its patients are.
 
     glioma/0001.jpg                  a folder for each class
-    glioma/patient-07/0001.jpg       a folder inside it is a patient
+    glioma/patient-07/0001.jpg       a folder inside it is a patient (patients.py)
     Training/glioma/…  Testing/…     splits above the classes, under their usual names, in any case
     glioma/train/…                   or below them
     brain-mri/Training/…             all of it inside a single folder
@@ -86,10 +86,10 @@ def read_layout(root: Path, selection: Selection) -> Catalog:
     _check_links(found, top, folders)
     classes = _check_classes(found, top, folders, selection)
     items: list[Item] = []
-    group_of = Grouper(found, selection)
+    group_of = Grouper(found, selection, [folder for _, _, folder in folders])
     for split, name, folder in folders:
         for image in found.images(folder):
-            parts, group = found.parts[image], group_of(image, folder)
+            parts, group = found.parts[image], group_of(image)
             for part in range(parts.count) if parts.kind != "picture" else (-1,):
                 items.append(Item(image, classes.index(name), split, group, part))
     listed = {item.path for item in items}

@@ -1,56 +1,83 @@
-"""Which patient an image in a class folder is of: from DICOM's tags, a folder in the class folder, or a pattern."""
+"""Which patient an image in a class folder is of: from a folder in the class folder, DICOM's tags, or a pattern."""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 
 from crypto.errors import CipherwardError, similar_to
-from parties.sources.catalog import Selection
+from parties.sources.catalog import NO_PATIENT, Selection
 from parties.sources.found import Found
+from parties.sources.same_patient import name_patients, one_spelling
+
+#: What `groups` may be instead of a pattern.
+WAYS = ("folder", "tags", "none")
+WAYS_HINT = "--groups folder, tags, none, or a regular expression on the path below the class folder"
+#: A pattern that takes the folder in the class folder for the patient.
+_FOLDER_PATTERN = "'^([^/]+)/'"
 
 
 class Grouper:
-    """Gives each image its patient, as the selection's `groups` says."""
+    """Gives each image its patient, as the selection's `groups` says.
 
-    def __init__(self, found: Found, selection: Selection) -> None:
+    A folder and a PatientID that an image has in common join their images. A study or a series counts only where
+    neither is known: a patient has several of them.
+    """
+
+    def __init__(self, found: Found, selection: Selection, folders: Sequence[str]) -> None:
         self.found, self.how, self.unmatched = found, selection.groups, 0
-        self.folders: dict[str, bool] = {}
-        self.named, self.tagged = set[str](), 0
+        self.named, self.tagged, self.alone, self.mixed = set[str](), 0, 0, 0
         self.pattern: re.Pattern[str] | None = None
-        if self.how not in ("folder", "none"):
+        if self.how not in WAYS:
             try:
                 self.pattern = re.compile(self.how)
             except re.error as error:
-                raise CipherwardError(
-                    f"groups: {self.how!r} is no pattern: {error}",
-                    "--groups folder, none, or a regular expression",
-                ) from None
+                raise CipherwardError(f"groups: {self.how!r} is no pattern: {error}", WAYS_HINT) from None
+        self.depth = _patient_depth(found, folders) if self.how == "folder" else None
+        self.groups = {} if self.how == "none" else self._tell_apart(folders)
 
-    def __call__(self, image: str, folder: str) -> str:
+    def __call__(self, image: str) -> str:
         """Return the patient of an image in a class folder; empty if nothing is known."""
-        parts = self.found.parts[image]
-        if self.how == "none":
-            return ""
-        if self.pattern is not None:
-            if match := self.pattern.search(image[len(folder) + 1 :]):
-                self.named.add(match[0])
-                return "pattern " + (match[1] if match.re.groups and match[1] is not None else match[0])
-            self.unmatched += 1
-        if parts.group:
-            self.tagged += 1
-            return "tag " + parts.group
-        inner = image[len(folder) + 1 :].split("/")
-        if len(inner) > 1 and self.pattern is None and self.has_patients(folder):
-            self.named.add(inner[0])
-            return "folder " + inner[0]
-        return "file " + image if parts.count > 1 or parts.kind == "NIfTI" else ""
+        return self.groups.get(image, "")
 
-    def has_patients(self, folder: str) -> bool:
-        """Return whether the folders in a class folder are patients: there are several, or images beside one."""
-        if folder not in self.folders:
-            inner = [name for name in self.found.children(folder) if self.found.images(f"{folder}/{name}")]
-            self.folders[folder] = len(inner) > 1 or bool(self.found.direct_images(folder))
-        return self.folders[folder]
+    def _tell_apart(self, folders: Sequence[str]) -> dict[str, str]:
+        names: dict[str, list[str]] = {}
+        hints: dict[str, str] = {}
+        tags_in = defaultdict[str, set[str]](set)
+        for folder in folders:
+            for image in self.found.images(folder):
+                tag = self.found.parts[image].group
+                names[image] = self._names(image[len(folder) + 1 :])
+                if tag and NO_PATIENT not in tag and self.pattern is None:
+                    if names[image]:
+                        tags_in[names[image][0]].add(tag)
+                    names[image].append("tag " + tag)
+                elif tag:  # a stated pattern goes before the tags
+                    hints[image] = "tag " + tag
+        self.mixed = sum(len(tags) > 1 for tags in tags_in.values())
+        groups = name_patients(names, hints)
+        for image, group in groups.items():
+            parts = self.found.parts[image]
+            self.tagged += any(name.startswith("tag ") for name in (*names[image], group))
+            self.alone += NO_PATIENT in group
+            if not group and (parts.count > 1 or parts.kind == "NIfTI"):
+                groups[image] = f"file {NO_PATIENT}{image}"  # its frames or slices stay together
+        return groups
+
+    def _names(self, path: str) -> list[str]:
+        """Return what the path of an image below its class folder names."""
+        if self.pattern is not None:
+            if match := self.pattern.search(path):
+                stated = match[1] if match.re.groups and match[1] is not None else match[0]
+                self.named.add(stated)
+                return ["pattern " + one_spelling(stated)]
+            self.unmatched += 1
+        steps = path.split("/")
+        if self.depth is None or len(steps) < self.depth + 2:
+            return []
+        self.named.add(steps[self.depth])
+        return ["folder " + one_spelling(steps[self.depth])]
 
     def notes(self) -> list[str]:
         """Return what was decided, for the user.
@@ -61,20 +88,62 @@ class Grouper:
         lines = []
         if self.unmatched and not self.named:
             raise CipherwardError(
-                f"groups: {self.how!r} matches the path of no image",
-                f"{similar_to(self.how, ('folder', 'none'))}--groups folder, none, or a regular expression on the "
-                "path below the class folder",
+                f"groups: {self.how!r} matches the path of no image", similar_to(self.how, WAYS) + WAYS_HINT
             )
         if self.named and self.pattern is None:
             lines.append(
                 f"{len(self.named)} folders inside the class folders are taken for patients (--groups none if not)"
             )
+        if self.mixed:
+            lines.append(
+                f"{self.mixed} of these folders hold files of several PatientIDs; each folder is taken for one"
+                " patient (--groups tags if not)"
+            )
         if self.pattern is not None:
             lines.append(
                 f"the pattern names {len(self.named)} patients; {self.unmatched} images do not match it"
             )
-        if self.tagged:
+        if self.tagged > self.alone:
+            lines.append(f"{self.tagged - self.alone} DICOM files name a patient, and are grouped by it")
+        if self.alone:
             lines.append(
-                f"{self.tagged} DICOM files name a patient, a study or a series, and are grouped by it"
+                f"{self.alone} DICOM files name no patient, and are grouped by study or series: a patient with"
+                " several may be in two splits"
             )
         return lines
+
+
+def _patient_depth(found: Found, folders: Sequence[str]) -> int | None:
+    """Return how far below the class folders the patients' folders are, 0 directly; None if there are none.
+
+    It is decided once for all classes and splits. Folders are patients if a class folder holds several, or images
+    beside one. A single folder that every class folder holds under one name is a wrapper, such as `png`.
+
+    Raises:
+        CipherwardError: If the folders could be patients or wrappers.
+    """
+    bases, depth = [folder for folder in folders if found.images(folder)], 0
+    while True:
+        inner = {base: [n for n in found.children(base) if found.images(f"{base}/{n}")] for base in bases}
+        if any(len(names) > 1 or (names and found.direct_images(base)) for base, names in inner.items()):
+            return depth
+        singles = [f"{base}/{names[0]}" for base, names in inner.items() if names]
+        names = [path.rpartition("/")[2] for path in singles]
+        if not singles:
+            return None
+        if len(singles) == len(bases) and len(set(names)) == 1:
+            bases, depth = singles, depth + 1
+            continue
+        if len(set(names)) < len(names):
+            return depth
+        if all(_names_patient(found, image) for path in singles for image in found.images(path)):
+            return None
+        raise CipherwardError(
+            f"{found.path(singles[0])} is the only folder in its class folder: it could be a patient, or not",
+            f"--groups none if it is no patient; --groups {_FOLDER_PATTERN} if it is one",
+        )
+
+
+def _names_patient(found: Found, image: str) -> bool:
+    """Return whether a DICOM file has a PatientID."""
+    return bool(group := found.parts[image].group) and NO_PATIENT not in group

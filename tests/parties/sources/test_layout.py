@@ -116,6 +116,41 @@ def test_groups_can_be_stated(tmp_path: Path) -> None:
     assert {item.group for item in read(tmp_path / "x").items} == {"folder 1", "folder 2"}
 
 
+def crossing(root: Path) -> list[str]:
+    """Return the patients that have images in two splits."""
+    return Folder(root, 8, 1, 0, "train").crossing
+
+
+def test_whether_folders_are_patients_is_decided_for_all_classes_and_splits(tmp_path: Path) -> None:
+    """A class with one patient has one folder: it was taken for no patient, and was in every split."""
+    given = tmp_path / "given"
+    for split in ("train", "val", "test"):
+        fill(given, f"{split}/a/P07", f"{split}/b/{split}1", f"{split}/b/{split}2")
+    assert crossing(given) == ["folder p07"]
+    shared = fill(tmp_path / "shared", "a/P07", *(f"b/P{i:02d}" for i in range(8)), n=6)
+    assert {item.group for item in read(shared).items if item.label == 0} == {"folder p07"}
+    parts = [Folder(shared, 8, 1, 0, split) for split in ("train", "val", "test")]
+    assert sum("folder p07" in {item.group for item in part.items} for part in parts) == 1
+    assert not crossing(shared) and sum(map(len, parts)) == 54
+    repeated = fill(tmp_path / "repeated", "train/a/P1", "train/b/P2", "test/a/P1", "test/b/P3")
+    assert crossing(repeated) == ["folder p1"]
+    spelled = fill(tmp_path / "spelled", "train/a/P1", "train/a/P2", "train/b", "test/a/p1", "test/b")
+    assert crossing(spelled) == ["folder p1"]  # two names to Linux only
+
+
+def test_a_folder_that_may_be_a_patient_or_not_is_asked_for(tmp_path: Path) -> None:
+    for name, folders in (("x", ("a/1", "b/2")), ("y", ("a/only", "b"))):
+        root = fill(tmp_path / name, *folders)
+        with pytest.raises(CipherwardError, match="it could be a patient, or not") as error:
+            read(root)
+        assert "--groups none" in error.value.hint and "'^([^/]+)/'" in error.value.hint
+        assert {item.group for item in read(root, groups="none").items} == {""}
+        assert all(item.group or item.label for item in read(root, groups="^([^/]+)/").items)
+    # Below a wrapper that is in every class folder, folders are patients.
+    catalog = read(fill(tmp_path / "z", "a/png/P1", "a/png/P2", "b/png/P3"))
+    assert {item.group for item in catalog.items} == {"folder p1", "folder p2", "folder p3"}
+
+
 def test_leftovers_and_other_files_are_ignored_each_with_a_reason(tmp_path: Path) -> None:
     fill(tmp_path, "a", "b")
     others = {

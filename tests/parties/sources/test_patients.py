@@ -1,0 +1,92 @@
+"""Which images are of one patient, where folders, DICOM tags and a label file each say something about it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from parties.sources.catalog import Selection
+from parties.sources.folder import Folder
+from parties.sources.labels import read_labels
+from parties.sources.layout import read_layout
+from tests.support.command_runs import Party
+from tests.support.dicom_files import dicom_file, scan
+from tests.support.files import picture
+
+
+def visits(root: Path, tags: Callable[[int, int], dict[str, str]]) -> Path:
+    """Write two classes of ten patient folders with four files each, with tags(patient, visit); {} for a picture."""
+    for kind, name in enumerate("ab"):
+        for i in range(40):
+            path, own = root / name / f"{name}{i // 4}" / f"{i % 4}", tags(10 * kind + i // 4, i % 4)
+            if own:
+                dicom_file(path, scan(i, kind=kind), **own, WindowCenter=0, WindowWidth=600)
+            else:
+                picture(path.with_suffix(".png"), seed=100 * kind + i)
+    return root
+
+
+def splits_of_folders(root: Path, groups: str = "folder") -> dict[str, set[str]]:
+    """Return the splits in which each patient folder has images."""
+    folder = Folder(root, 32, 1, 0, "train", selection=Selection(groups=groups))
+    where: dict[str, set[str]] = {}
+    for item, split in zip(folder.catalog.items, folder.splits, strict=True):
+        where.setdefault(item.path.split("/")[1], set()).add(split)
+    return where
+
+
+def test_a_study_does_not_go_before_the_patient_s_folder(tmp_path: Path, party: Party) -> None:
+    """De-identified files of one patient have a study for each visit."""
+    root = visits(tmp_path / "x", lambda p, v: {"PatientID": "", "StudyInstanceUID": f"1.2.{p}.{v}"})
+    assert [len(splits) for splits in splits_of_folders(root).values()] == [1] * 20
+    status, out, _ = party("check", root, "--json")
+    assert status == 0 and sum(json.loads(out)["patients"].values()) == 20
+    # Without folders a study stands for a patient in the splits, and is not counted as one.
+    status, out, _ = party("check", root, "--json", "--groups", "tags")
+    report = json.loads(out)
+    assert status == 0 and report["patients"] == {}
+    assert any("80 DICOM files name no patient" in note for note in report["notes"])
+
+
+def test_a_folder_and_a_patient_id_join_their_images(tmp_path: Path) -> None:
+    """Half of a patient's files are pictures without tags; two folders hold one patient."""
+    root = visits(tmp_path / "x", lambda p, v: {"PatientID": f"P{p // 2}"} if v % 2 else {})
+    where = splits_of_folders(root)
+    assert [len(splits) for splits in where.values()] == [1] * 20
+    assert all(where[f"{name}{i}"] == where[f"{name}{i + 1}"] for name in "ab" for i in range(0, 10, 2))
+
+
+def test_one_patient_id_for_all_files_is_named(tmp_path: Path, party: Party) -> None:
+    root = visits(tmp_path / "x", lambda p, v: {"PatientID": "ANONYMOUS"})
+    status, out, _ = party("check", root)
+    text = " ".join(out.split())
+    assert status == 1 and "too few images for a test split: 80 files name one patient" in text
+    assert "--groups REGEX" in text
+    assert [len(s) for s in splits_of_folders(root, groups="^([^/]+)/").values()] == [1] * 20
+
+
+def test_folders_of_several_patients_are_named_and_tags_alone_can_be_stated(tmp_path: Path) -> None:
+    for kind, name in enumerate("ab"):
+        for i in range(24):
+            path = tmp_path / name / f"T{i % 2}" / f"{i}.dcm"
+            dicom_file(
+                path, scan(i, kind=kind), PatientID=f"{name}{i // 2}", WindowCenter=0, WindowWidth=600
+            )
+    catalog = read_layout(tmp_path, Selection())
+    assert len({item.group for item in catalog.items}) == 1
+    assert any("2 of these folders hold files of several PatientIDs" in note for note in catalog.notes)
+    assert len({item.group for item in read_layout(tmp_path, Selection(groups="tags")).items}) == 24
+
+
+def test_a_row_without_a_patient_is_of_the_patient_whose_tags_it_has(tmp_path: Path) -> None:
+    rows = ["path,label,patient"]
+    for i in range(12):
+        who = {"PatientID": f"P{i // 3}" if i < 9 else "", "StudyInstanceUID": f"1.2.{i // 3}"}
+        dicom_file(tmp_path / "x" / f"{i}.dcm", scan(i), **who, WindowCenter=0, WindowWidth=600)
+        rows.append(f"{i}.dcm,{'ab'[i % 2]},{'' if i % 3 == 0 else f'case{i // 3}'}")
+    (tmp_path / "l.csv").write_text("\n".join(rows))
+    catalog = read_labels(tmp_path / "x", Selection(labels=str(tmp_path / "l.csv")))
+    assert Counter(item.group for item in catalog.items) == {f"label file case{i}": 3 for i in range(4)}
+    assert any("4 are grouped by DICOM tags" in note for note in catalog.notes)
