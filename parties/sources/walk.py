@@ -1,4 +1,4 @@
-"""Walk a folder: every file once, and what kind of file it is, by its name or, if that says nothing, its content."""
+"""Walk a folder: every file once, and what it holds. Its first bytes say what kind of file it is, not its name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import errno
 import functools
 import os
 import stat
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from coordinator.exchange.image_file import (
     HOSPITAL_FORMATS,
@@ -23,7 +24,7 @@ from parties.sources import dicom, nifti
 from parties.sources.picture import UndecodableImageError, decoding_errors, read_error
 from parties.sources.reading import Reading
 
-#: Endings of pictures. Such a file is taken for one without a look; whether it is one shows when it is read.
+#: Endings of pictures. Such a file is refused, not ignored, if its content is none: that shows when it is read.
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp")
 #: Endings of DICOM and NIfTI files. A file with one of them is refused, not ignored, if its content is of neither.
 VOLUME_ENDINGS = (".dcm", ".dicom", ".ima", ".nii", ".nii.gz")
@@ -134,35 +135,43 @@ def walk(root: Path) -> Tree:
 
 
 def look(root: Path, name: str, reading: Reading) -> Parts:
-    """Return what a file holds. A picture is known by its ending; other files are opened.
+    """Return what a file holds. Its first bytes are read whatever its name: a DICOM file's tags name a patient.
 
     Raises:
         UnreadableFormatError: If the file is none that is read; its text is the reason to ignore it.
         UndecodableImageError: If it is one, and cannot be used.
         CipherwardError: If the system cannot read it.
     """
-    if name.lower().endswith(PICTURE_ENDINGS):
-        return Parts()
-    path = root / name
+    path = f"{root}/{name}"  # a Path for each picture would take as long as all the rest
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116
     except OSError as error:
-        raise read_error(path, error) from None
+        raise read_error(Path(path), error) from None
     return _look_inside(path, status.st_size, status.st_mtime_ns, reading)
 
 
-@functools.lru_cache(maxsize=1 << 16)  # three splits list the same files
-def _look_inside(path: Path, _size: int, _time: int, reading: Reading) -> Parts:
+_PICTURE = Parts()
+
+
+@functools.lru_cache(maxsize=1 << 18)  # three splits list the same files
+def _look_inside(place: str, _size: int, _time: int, reading: Reading) -> Parts:
+    path = Path(place)
     with decoding_errors(path):
+        name = path.name.lower()
         try:
             with open_regular(path) as file:
-                kind = format_of(file.read(SIGNATURE_BYTES), HOSPITAL_FORMATS)
+                start = file.read(SIGNATURE_BYTES)
+                kind = format_of(start, HOSPITAL_FORMATS)
+                if kind == "NIfTI" and not name.endswith((".nii", ".nii.gz")) and _is_archive(start, file):
+                    raise UnreadableFormatError("a compressed file that holds no NIfTI volume")
         except UnreadableFormatError as error:
-            if path.name.lower().endswith(VOLUME_ENDINGS):
+            if name.endswith(PICTURE_ENDINGS):
+                return _PICTURE
+            if name.endswith(VOLUME_ENDINGS):
                 raise _no_volume(path, str(error)) from None
             raise _IgnoredError(_why_ignored(path.name, str(error))) from None
-        if kind == "NIfTI" and not path.name.lower().endswith((".nii", ".nii.gz")):
-            raise _IgnoredError(_why_ignored(path.name, ""))
+        if kind not in ("DICOM", "NIfTI"):
+            return _PICTURE
         with open_allowed(path, HOSPITAL_FORMATS) as (_, file):
             if kind == "DICOM":
                 try:
@@ -170,9 +179,25 @@ def _look_inside(path: Path, _size: int, _time: int, reading: Reading) -> Parts:
                 except dicom.DirectoryError as error:
                     raise _IgnoredError(str(error)) from None
                 return Parts("DICOM", header.frames, header.group, header.may_show_names)
-            if kind == "NIfTI":
-                return Parts("NIfTI", nifti.slice_count(file)[0])
-    return Parts()
+            return Parts("NIfTI", nifti.slice_count(file)[0])
+
+
+def _is_archive(start: bytes, file: BinaryIO) -> bool:
+    """Return whether a file is compressed, and its content does not begin as a NIfTI volume.
+
+    Args:
+        start: Its first SIGNATURE_BYTES.
+        file: What follows them.
+    """
+    if not start.startswith(b"\x1f\x8b"):
+        return False
+    try:
+        data = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(
+            start + file.read(1 << 12), SIGNATURE_BYTES
+        )
+        return data.startswith(b"\x1f\x8b") or format_of(data, ("NIfTI",)) != "NIfTI"
+    except (zlib.error, UnreadableFormatError):
+        return True
 
 
 class _IgnoredError(CipherwardError):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
+import numpy as np
+import pytest
+
+from crypto.errors import CipherwardError
 from parties.sources.catalog import Selection
 from parties.sources.folder import Folder
 from parties.sources.labels import read_labels
 from parties.sources.layout import read_layout
+from parties.sources.picture import read_picture
+from parties.sources.reading import Reading
+from parties.sources.walk import look
 from tests.support.command_runs import Party
 from tests.support.dicom_files import dicom_file, scan
 from tests.support.files import picture
@@ -78,6 +87,47 @@ def test_folders_of_several_patients_are_named_and_tags_alone_can_be_stated(tmp_
     assert len({item.group for item in catalog.items}) == 1
     assert any("2 of these folders hold files of several PatientIDs" in note for note in catalog.notes)
     assert len({item.group for item in read_layout(tmp_path, Selection(groups="tags")).items}) == 24
+
+
+def test_a_dicom_file_under_a_picture_s_name_keeps_its_patient(tmp_path: Path, party: Party) -> None:
+    """Viewers export DICOM files under such names: their patients were in train and in test."""
+    for kind, name in enumerate("ab"):
+        for i in range(40):
+            path = tmp_path / "x" / name / f"{i:02d}{('.png', '.JPG', '.tif', '')[i % 4]}"
+            tags = {"PatientID": f"{name}{i // 4}", "Modality": "US", "WindowCenter": 0, "WindowWidth": 600}
+            dicom_file(path, scan(i, kind=kind), **tags)
+    status, out, _ = party("check", tmp_path / "x", "--json")
+    report = json.loads(out)
+    assert status == 0 and sum(report["patients"].values()) == 20 and report["formats"] == {"DICOM": 80}
+    assert any(
+        "80 DICOM files are of a kind whose pixels often hold names" in w["message"]
+        for w in report["warnings"]
+    )
+
+
+def test_what_a_file_holds_is_told_by_its_content(tmp_path: Path) -> None:
+    names = {
+        "volume.png": "NIfTI",
+        "brain": "NIfTI",
+        "brain.img": "NIfTI",
+        "packed.jpg": "NIfTI",
+        "p.dcm": "picture",
+    }
+    image = nibabel.Nifti1Image(np.zeros((8, 8, 5), np.uint8), np.eye(4))  # type: ignore[no-untyped-call]
+    nibabel.save(image, tmp_path / "v.nii")
+    picture(tmp_path / "p.png")
+    data = {"NIfTI": (tmp_path / "v.nii").read_bytes(), "picture": (tmp_path / "p.png").read_bytes()}
+    for name, kind in names.items():
+        content = gzip.compress(data[kind]) if name == "packed.jpg" else data[kind]
+        (tmp_path / name).write_bytes(content)
+        parts = look(tmp_path, name, Reading())
+        assert (parts.kind, parts.count) == (kind, 5 if kind == "NIfTI" else 1), name
+        assert read_picture(tmp_path / name, 8, 1, part=4 if kind == "NIfTI" else -1).shape == (8, 8, 1)
+    (tmp_path / "text.png").write_bytes(gzip.compress(b"text" * 1000))
+    assert look(tmp_path, "text.png", Reading()).kind == "picture"  # refused when it is read
+    (tmp_path / "text.gz").write_bytes(gzip.compress(b"text" * 1000))
+    with pytest.raises(CipherwardError, match=r"an archive, which is not unpacked \(\.gz\)"):
+        look(tmp_path, "text.gz", Reading())
 
 
 def test_a_row_without_a_patient_is_of_the_patient_whose_tags_it_has(tmp_path: Path) -> None:
