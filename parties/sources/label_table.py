@@ -1,4 +1,4 @@
-"""The rows of a label file: a table (CSV) in UTF-8 or in Excel's UTF-16, with the columns that are used."""
+"""The rows of a label file, or of a table of patients: CSV in UTF-8 or in Excel's UTF-16, with the columns in use."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,8 +32,24 @@ _MISSING = ("", "nan", "-nan", "null", "n/a", "#n/a", "#na", "<na>", "?", "-")
 _MISSING_AS_WRITTEN = ("NA", "None")
 #: Bytes of a label file, at most.
 MAX_BYTES = 1 << 28
+#: What `cipherward-party patients` reads of a table.
+PATIENT_HINT = "a table of patients has a header with image and patient"
 HINT = "a label file has a header with path and label, and may have patient, split and hospital"
 _SEPARATORS = "its cells are separated by commas, semicolons or tabs"
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table: where its columns are, and each line's number and cells."""
+
+    header: list[str]
+    places: dict[str, int]
+    lines: list[tuple[int, list[str]]]
+
+    @property
+    def unused(self) -> list[str]:
+        """The names of the columns that are not used."""
+        return [name for i, name in enumerate(self.header) if name and i not in self.places.values()]
 
 
 @dataclass(frozen=True)
@@ -47,8 +64,71 @@ class Row:
     hospital: str
 
 
-def _decode(data: bytes, file: Path) -> str:
-    """Return the text of a label file. Raises CipherwardError if it is none."""
+def read_rows(file: Path) -> tuple[list[Row], list[str]]:
+    """Return the rows of a label file, and the names of the columns that are not used."""
+    table = _read_table(file, ("path", "label"), tuple(COLUMNS), HINT)
+    rows = [_read_row(file, line, _values(file, line, cells, table, HINT)) for line, cells in table.lines]
+    return rows, table.unused
+
+
+def read_patients(file: Path) -> list[tuple[int, str, str]]:
+    """Return the lines of a table of patients: the number, the path of an image, and its patient in one spelling."""
+    table = _read_table(file, ("path", "patient"), ("path", "patient"), PATIENT_HINT)
+    rows = []
+    for line, cells in table.lines:
+        value = _values(file, line, cells, table, PATIENT_HINT)
+        if _is_missing(value["patient"]):
+            raise CipherwardError(
+                f"{file}, line {line}: {value['path']} has no patient ({value['patient'] or 'an empty cell'})",
+                "fill it in",
+            )
+        rows.append((line, value["path"], one_spelling(value["patient"])))
+    return rows
+
+
+def _read_table(file: Path, needed: tuple[str, ...], columns: tuple[str, ...], hint: str) -> _Table:
+    """Return a table.
+
+    Args:
+        file: A CSV file.
+        needed: The columns that it must have, by their names in COLUMNS.
+        columns: The columns that are used if they are there.
+        hint: What such a file looks like.
+
+    Raises:
+        CipherwardError: If it cannot be read, is no CSV, lacks a column or has no line.
+    """
+    text, skipped = _read_text(file, hint), 0
+    if text[:4].casefold() == "sep=":  # for Excel
+        text, skipped = re.sub(r"\A[^\r\n]*(\r\n|\r|\n|\Z)", "", text), 1
+    first = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
+    delimiter = max(",;\t", key=first.count)
+    lines = [row for row in _parse(text, delimiter, skipped, file) if any(map(str.strip, row[1]))]
+    if not lines:
+        raise CipherwardError(f"{file} is empty", hint)
+    header = [name.strip() for name in lines[0][1]]
+    spelled = [re.sub(r"[ -]+", "_", name.lower()) for name in header]
+    places = _find_columns(file, header, spelled, needed, columns, hint)
+    if not lines[1:]:
+        raise CipherwardError(f"{file} names no image", hint)
+    return _Table(header, places, lines[1:])
+
+
+def _read_text(file: Path, hint: str) -> str:
+    """Return the text of a table. Raises CipherwardError if it is none."""
+    if file.suffix.lower() == ".parquet":
+        raise CipherwardError(
+            f"{file}: Parquet needs pyarrow, which is not part of cipherward", "save it as CSV"
+        )
+    try:
+        with open_regular(file) as stream:  # a pipe would be waited for without end
+            if os.fstat(stream.fileno()).st_size > MAX_BYTES:
+                raise CipherwardError(f"{file} is larger than {MAX_BYTES >> 20} MiB", hint)
+            data = stream.read()
+    except UnreadableFormatError as error:
+        raise CipherwardError(f"cannot read {file}: {error}", hint) from None
+    except OSError as error:
+        raise CipherwardError(f"cannot read {file}: {error.strerror}", hint) from None
     if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise CipherwardError(f"{file} is a workbook of Excel or the like, or an archive", "save it as CSV")
     # Excel's "Unicode text" says what it is by its first two bytes.
@@ -62,81 +142,87 @@ def _decode(data: bytes, file: Path) -> str:
     return text
 
 
-def read_rows(file: Path) -> tuple[list[Row], list[str]]:
-    """Return the rows of a label file, and the names of the columns that are not used."""
-    if file.suffix.lower() == ".parquet":
-        raise CipherwardError(
-            f"{file}: Parquet needs pyarrow, which is not part of cipherward", "save it as CSV"
-        )
-    try:
-        with open_regular(file) as stream:  # a pipe would be waited for without end
-            if os.fstat(stream.fileno()).st_size > MAX_BYTES:
-                raise CipherwardError(f"{file} is larger than {MAX_BYTES >> 20} MiB", HINT)
-            text = _decode(stream.read(), file)
-    except UnreadableFormatError as error:
-        raise CipherwardError(f"cannot read {file}: {error}", HINT) from None
-    except OSError as error:
-        raise CipherwardError(f"cannot read {file}: {error.strerror}", HINT) from None
-    skipped = 0
-    if text[:4].casefold() == "sep=":  # for Excel
-        text, skipped = text.partition("\n")[2], 1
-    first = text.lstrip().split("\n", 1)[0]
-    delimiter = max(",;\t", key=first.count)
-    try:
-        table = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except csv.Error as error:
-        raise CipherwardError(f"{file} is no CSV: {error}", HINT) from None
-    while table and not any(map(str.strip, table[0])):
-        table, skipped = table[1:], skipped + 1
-    if not table:
-        raise CipherwardError(f"{file} is empty", HINT)
-    header = [name.strip() for name in table[0]]
-    places = _find_columns(file, [re.sub(r"[ -]+", "_", name.lower()) for name in header])
-    rows = [
-        _read_row(file, i, cells, places, len(header))
-        for i, cells in enumerate(table[1:], 2 + skipped)
-        if any(map(str.strip, cells))
-    ]
-    if not rows:
-        raise CipherwardError(f"{file} names no image", HINT)
-    return rows, [name for i, name in enumerate(header) if name and i not in places.values()]
+def _parse(text: str, delimiter: str, skipped: int, file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of each line, from 1, and its cells.
+
+    A stray quote would take the lines up to the next quote for one cell, and the images that they name would be left
+    out. So a cell with a line break is refused.
+
+    Args:
+        text: The table.
+        delimiter: What separates cells.
+        skipped: Lines before the text.
+        file: Its name, for messages.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    hint = 'a double quote opens a cell that the next one closes: write "" for one inside a quoted cell, or remove it'
+    while True:
+        line = skipped + reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise CipherwardError(f"{file}, line {line}: it is no CSV: {error}", hint) from None
+        if cells is None:
+            return
+        if any("\n" in cell or "\r" in cell for cell in cells):
+            last = skipped + reader.line_num
+            raise CipherwardError(
+                f"{file}, line {line}: a cell holds a line break, up to line {last}", hint
+            )
+        yield line, cells
 
 
-def _find_columns(file: Path, header: list[str]) -> dict[str, int]:
+def _find_columns(
+    file: Path,
+    header: list[str],
+    spelled: list[str],
+    needed: tuple[str, ...],
+    columns: tuple[str, ...],
+    hint: str,
+) -> dict[str, int]:
     """Return where each known column is."""
     places: dict[str, int] = {}
-    for column, names in COLUMNS.items():
-        found = [i for i, name in enumerate(header) if name in names]
+    for column in columns:
+        found = [i for i, name in enumerate(spelled) if name in COLUMNS[column]]
         if len(found) > 1:
             twins = " and ".join(header[i] for i in found)
             raise CipherwardError(
-                f"{file}: the columns {twins} could both be the {column}", f"remove one; {HINT}"
+                f"{file}: the columns {twins} could both be the {column}", f"remove one; {hint}"
             )
         if found:
             places[column] = found[0]
-    for column in ("path", "label"):
+    for column in needed:
         if column not in places:
+            several = ". A column for each class (several labels an image) is not supported"
             raise CipherwardError(
                 f"{file} has no column for the {column}: it has {', '.join(header[:20])}",
-                f"call it {column}; {HINT}; {_SEPARATORS}. A column for each class (several labels an image) is not"
-                " supported",
+                f"call it {column}; {hint}; {_SEPARATORS}{several if 'label' in needed else ''}",
             )
     return places
 
 
-def _read_row(file: Path, line: int, cells: list[str], places: dict[str, int], width: int) -> Row:
-    """Return a row of the table."""
-    if len(cells) <= max(places.values()):
-        raise CipherwardError(f"{file}, line {line}: it has {len(cells)} cells", HINT)
+def _values(file: Path, line: int, cells: list[str], table: _Table, hint: str) -> dict[str, str]:
+    """Return the cells of a line by column, the path in its usual form; those of missing columns are empty."""
+    if len(cells) <= max(table.places.values()):
+        raise CipherwardError(f"{file}, line {line}: it has {len(cells)} cells", hint)
+    width = len(table.header)
     if any(map(str.strip, cells[width:])):  # a separator in a label would cut the label
         raise CipherwardError(
             f"{file}, line {line}: it has {len(cells)} cells, and the header names {width}",
             "put a cell that holds the separator between double quotes",
         )
-    value = {column: cells[places[column]].strip() if column in places else "" for column in COLUMNS}
+    value = {
+        column: cells[table.places[column]].strip() if column in table.places else "" for column in COLUMNS
+    }
     path = value["path"].replace("\\", "/").removeprefix("./")
     if not path or path.startswith("/") or ".." in path.split("/"):
-        raise CipherwardError(f"{file}, line {line}: {path!r} is no path inside the folder of images", HINT)
+        raise CipherwardError(f"{file}, line {line}: {path!r} is no path inside the folder of images", hint)
+    return value | {"path": path}
+
+
+def _read_row(file: Path, line: int, value: dict[str, str]) -> Row:
+    """Return a row of a label file."""
+    path = value["path"]
     if _is_missing(value["label"]):
         raise CipherwardError(
             f"{file}, line {line}: {path} has no label ({value['label'] or 'an empty cell'})",
@@ -153,7 +239,8 @@ def _read_row(file: Path, line: int, cells: list[str], places: dict[str, int], w
             f"{file}, line {line}: {value['split']!r} is no split", "known: train, val, test"
         )
     patient = "" if _is_missing(value["patient"]) else one_spelling(value["patient"])
-    return Row(line, path, normalized(value["label"]), patient, split, value["hospital"])
+    hospital = "" if _is_missing(value["hospital"]) else normalized(value["hospital"])
+    return Row(line, path, normalized(value["label"]), patient, split, hospital)
 
 
 def _is_missing(cell: str) -> bool:

@@ -8,7 +8,7 @@ The layout of many competitions. Paths are relative to the folder of images; an 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 from crypto.errors import CipherwardError
@@ -36,7 +36,8 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
             "name the patients in its column patient",
         )
     table, unused = read_rows(file)
-    rows = _select_hospital(table, selection.hospital, file)
+    hospital = normalized(selection.hospital)
+    rows = _select_hospital(table, hospital, file)
     classes = list(selection.classes) or sorted({row.label for row in rows})
     require_usable_names(classes, str(file))
     _refuse_one_number_twice(classes, file)
@@ -69,11 +70,10 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
         for part in (range(held[path].count) if held[path].kind != "picture" else (-1,))
     ]
     silent = sum(parts.may_show_names for parts in held.values())
-    named = set(paths)
-    rest = [name for name in tree.files if name not in named]
-    own = {name for name in rest if (root / name).resolve() == file.resolve()}
-    reasons = ((name, "the label file" if name in own else "not in the label file") for name in rest)
-    ignored = [*tree.ignored, *reasons]
+    ignored = [
+        *tree.ignored,
+        *_why_not_named(root, file, tree.files, set(paths), table, hospital),
+    ]
     items.sort(key=lambda item: (item.path.split("/"), item.part))
     notes = [f"{len(rows)} images are named in {file.name}"]
     if unused:
@@ -83,8 +83,10 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
         tagged = sum(not row.patient and groups[path].startswith(("tag ", "label ")) for row, path in used)
         told = f"{tagged} are grouped by DICOM tags, each other one" if tagged else "each"
         notes.append(f"{alone} of {len(rows)} rows name no patient: {told} is taken for one of its own")
-    shared = patients & {row.patient for row in table if row.hospital != selection.hospital}
-    if shared and selection.hospital:
+    if (nowhere := sum(not row.hospital for row in rows)) and nowhere < len(rows):
+        notes.append(f"{nowhere} of {len(rows)} rows name no hospital")
+    shared = patients & {row.patient for row in table if row.hospital != hospital}
+    if shared and hospital:
         notes.append(
             f"{len(shared)} patients are in rows of other hospitals too: what one hospital trains on, another may"
             " test on"
@@ -124,7 +126,13 @@ def _select_hospital(rows: list[Row], hospital: str, file: Path) -> list[Row]:
             "write its name in one way: rows under the other name would be left out",
         )
     if hospital:
-        rows = [row for row in rows if row.hospital == hospital]
+        nowhere = [row for row in rows if not row.hospital]
+        rows, count = [row for row in rows if row.hospital == hospital], len(rows)
+        if rows and nowhere:  # nobody's images would be left out by every hospital
+            raise CipherwardError(
+                f"{file}: {len(nowhere)} of {count} rows have no hospital, such as line {nowhere[0].line}",
+                "fill in all; they are left out otherwise",
+            )
         if not rows:
             raise CipherwardError(
                 f"{file} has no rows of the hospital {hospital!r}",
@@ -150,41 +158,59 @@ def _select_hospital(rows: list[Row], hospital: str, file: Path) -> list[Row]:
     return rows
 
 
-def _match_files(rows: list[Row], files: list[str], file: Path) -> list[str]:
-    """Return the file of each row. An ending may be left out if one file has the name.
+def _why_not_named(
+    root: Path, file: Path, files: list[str], named: set[str], table: list[Row], hospital: str
+) -> list[tuple[str, str]]:
+    """Return the files that no row in use names, each with the reason."""
+    rest = [name for name in files if name not in named]
+    own = {name for name in rest if (root / name).resolve() == file.resolve()}
+    others = set[str]()
+    if hospital:
+        file_of = _FileFinder(files)
+        others = {found for row in table if row.hospital != hospital and (found := file_of(row.path))}
+    reasons = {name: "the label file" if name in own else "not in the label file" for name in rest}
+    return [
+        (name, "another hospital's row" if name in others else reason) for name, reason in reasons.items()
+    ]
+
+
+class _FileFinder:
+    """Finds the file that a row names. An ending may be left out if one file has the name.
 
     Accents are compared in one form: macOS names files in another one than the programs that write tables.
     """
-    known, stems, forms = set(files), defaultdict(list), defaultdict(list)
-    for name in files:
-        stems[normalized(str(PurePosixPath(name).with_suffix("")))].append(name)
-        forms[normalized(name)].append(name)
-    by_name = Counter(normalized(PurePosixPath(name).name) for name in files)
-    whole = {normalized(PurePosixPath(name).name): name for name in files}
-    paths, missing = [], []
-    for row in rows:
-        path = normalized(row.path)
-        if row.path in known:
-            paths.append(row.path)
-        elif len(forms[path]) == 1:
-            paths.append(forms[path][0])
-        elif len(stems[path]) == 1:
-            paths.append(stems[path][0])
-        elif "/" not in path and by_name[path] == 1:
-            paths.append(whole[path])
-        else:
-            missing.append(row)
+
+    def __init__(self, files: list[str]) -> None:
+        self.files = set(files)
+        self.forms, self.stems, self.names = (defaultdict[str, list[str]](list) for _ in range(3))
+        for name in files:
+            self.forms[normalized(name)].append(name)
+            self.stems[normalized(str(PurePosixPath(name).with_suffix("")))].append(name)
+            self.names[normalized(PurePosixPath(name).name)].append(name)
+
+    def __call__(self, path: str) -> str:
+        """Return the file of a path; empty if there is none, or there are several."""
+        if path in self.files:
+            return path
+        path = normalized(path)
+        alike = [self.forms, self.stems, *(() if "/" in path else (self.names,))]
+        return next((found[path][0] for found in alike if len(found.get(path, ())) == 1), "")
+
+
+def _match_files(rows: list[Row], files: list[str], file: Path) -> list[str]:
+    """Return the file of each row."""
+    file_of = _FileFinder(files)
+    paths = [file_of(row.path) for row in rows]
+    if missing := [row.path for row, path in zip(rows, paths, strict=True) if not path]:
+        raise CipherwardError(
+            f"{file} names {len(missing)} images that are not in the folder: {', '.join(missing[:3])}",
+            "add them, or remove their rows; paths are relative to the folder of images",
+        )
     named: dict[str, Row] = {}
-    for row, path in zip(rows, paths, strict=False) if not missing else ():
+    for row, path in zip(rows, paths, strict=True):
         if (twin := named.setdefault(path, row)) is not row:
             raise CipherwardError(
                 f"{file}, lines {twin.line} and {row.line}: {twin.path} and {row.path} are one file, {path}",
                 "name each image once: this model does not support multi-label tasks",
             )
-    if missing:
-        first = ", ".join(row.path for row in missing[:3])
-        raise CipherwardError(
-            f"{file} names {len(missing)} images that are not in the folder: {first}",
-            "add them, or remove their rows; paths are relative to the folder of images",
-        )
     return paths

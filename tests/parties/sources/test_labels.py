@@ -141,6 +141,42 @@ def test_hospitals_that_differ_by_case_and_patients_of_two_hospitals(images: Pat
     assert not any("other hospitals" in note for note in read_labels(images, selection).notes)
 
 
+def test_a_stray_quote_hides_no_rows(images: Path, tmp_path: Path) -> None:
+    """An open quote takes the lines up to the next one for a cell: their images were left out."""
+    notes = {3: '"2 cm lesion', 20: 'fu 3"'}
+    rows = [f"scan{i:02d}.png,{'ab'[i % 2]},{notes.get(i, '')}" for i in range(24)]
+    with pytest.raises(CipherwardError, match="line 5: a cell holds a line break, up to line 22"):
+        read_labels(images, table(tmp_path / "l.csv", "path,label,notes", rows))
+    rows = [f"scan{i:02d}.png,{'ab'[i % 2]},{notes[3] if i == 9 else ''}" for i in range(24)]
+    with pytest.raises(CipherwardError, match="line 12: it is no CSV: unexpected end of data"):
+        read_labels(images, table(tmp_path / "l.csv", "sep=,\npath,label,notes", rows))
+    rows[9] = 'scan09.png,b,"big" lesion'
+    with pytest.raises(CipherwardError, match="line 11: it is no CSV") as error:
+        read_labels(images, table(tmp_path / "l.csv", "path,label,notes", rows))
+    assert "double quote" in error.value.hint
+    rows[9] = 'scan09.png,b,"a ""big"" lesion, 2"" wide"'
+    rows[10] = 'scan10.png,a,fu 3"'
+    for line_end in ("\n", "\r\n", "\r"):
+        text = line_end.join(("sep=,", "path,label,notes", *rows))
+        (tmp_path / "l.csv").write_text(text, newline="")
+        assert len(read_labels(images, Selection(labels=str(tmp_path / "l.csv"))).items) == 24
+
+
+def test_images_of_other_hospitals_are_told_from_those_without_a_row(images: Path, tmp_path: Path) -> None:
+    header = "path,label,hospital"
+    rows = [f"scan{i:02d},{'ab'[i % 2]},{'north' if i < 16 else 'south'}" for i in range(24)]
+    path = tmp_path / "l.csv"
+    table(path, header, [*rows, "elsewhere.png,a,south"])
+    catalog = read_labels(images, Selection(labels=str(path), hospital="north"))
+    reasons = Counter(reason for _, reason in catalog.ignored)
+    assert reasons == {"another hospital's row": 8, "not in the label file": 1}
+    for cell in ("", "NA"):
+        table(path, header, [*rows[:20], *(row.replace("south", cell) for row in rows[20:])])
+        with pytest.raises(CipherwardError, match="4 of 24 rows have no hospital, such as line 22"):
+            read_labels(images, Selection(labels=str(path), hospital="north"))
+        assert "4 of 24 rows name no hospital" in read_labels(images, Selection(labels=str(path))).notes
+
+
 def test_what_excel_writes_is_read_or_named(images: Path, tmp_path: Path) -> None:
     text = "path\tlabel\r\n" + "".join(f"scan{i:02d}.png\t{'äb'[i % 2]}\r\n" for i in range(24))
     path = tmp_path / "l.txt"
