@@ -6,9 +6,10 @@ import csv
 import io
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from coordinator.exchange.image_file import UnreadableFormatError, open_regular
 from crypto.errors import CipherwardError
@@ -246,3 +247,26 @@ def _read_row(file: Path, line: int, value: dict[str, str]) -> Row:
 def _is_missing(cell: str) -> bool:
     """Return whether a cell says that its value is missing."""
     return cell.casefold() in _MISSING or cell in _MISSING_AS_WRITTEN
+
+
+class FileFinder:
+    """Finds the file that a row names. An ending may be left out if one file has the name.
+
+    Accents are compared in one form: macOS names files in another one than the programs that write tables.
+    """
+
+    def __init__(self, files: list[str]) -> None:
+        self.files = set(files)
+        self.forms, self.stems, self.names = (defaultdict[str, list[str]](list) for _ in range(3))
+        for name in files:
+            self.forms[normalized(name)].append(name)
+            self.stems[normalized(str(PurePosixPath(name).with_suffix("")))].append(name)
+            self.names[normalized(PurePosixPath(name).name)].append(name)
+
+    def __call__(self, path: str) -> str:
+        """Return the file of a path; empty if there is none, or there are several."""
+        if path in self.files:
+            return path
+        path = normalized(path)
+        alike = [self.forms, self.stems, *(() if "/" in path else (self.names,))]
+        return next((found[path][0] for found in alike if len(found.get(path, ())) == 1), "")

@@ -8,13 +8,12 @@ The layout of many competitions. Paths are relative to the folder of images; an 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from crypto.errors import CipherwardError
 from parties.sources.catalog import NO_PATIENT, Catalog, Item, Selection
 from parties.sources.class_names import normalized, require_usable_names
-from parties.sources.label_table import HINT, Row, read_rows
+from parties.sources.label_table import HINT, FileFinder, Row, read_rows
 from parties.sources.layout import require_folder
 from parties.sources.picture import UndecodableImageError
 from parties.sources.reading import Reading
@@ -166,7 +165,7 @@ def _why_not_named(
     own = {name for name in rest if (root / name).resolve() == file.resolve()}
     others = set[str]()
     if hospital:
-        file_of = _FileFinder(files)
+        file_of = FileFinder(files)
         others = {found for row in table if row.hospital != hospital and (found := file_of(row.path))}
     reasons = {name: "the label file" if name in own else "not in the label file" for name in rest}
     return [
@@ -174,32 +173,9 @@ def _why_not_named(
     ]
 
 
-class _FileFinder:
-    """Finds the file that a row names. An ending may be left out if one file has the name.
-
-    Accents are compared in one form: macOS names files in another one than the programs that write tables.
-    """
-
-    def __init__(self, files: list[str]) -> None:
-        self.files = set(files)
-        self.forms, self.stems, self.names = (defaultdict[str, list[str]](list) for _ in range(3))
-        for name in files:
-            self.forms[normalized(name)].append(name)
-            self.stems[normalized(str(PurePosixPath(name).with_suffix("")))].append(name)
-            self.names[normalized(PurePosixPath(name).name)].append(name)
-
-    def __call__(self, path: str) -> str:
-        """Return the file of a path; empty if there is none, or there are several."""
-        if path in self.files:
-            return path
-        path = normalized(path)
-        alike = [self.forms, self.stems, *(() if "/" in path else (self.names,))]
-        return next((found[path][0] for found in alike if len(found.get(path, ())) == 1), "")
-
-
 def _match_files(rows: list[Row], files: list[str], file: Path) -> list[str]:
     """Return the file of each row."""
-    file_of = _FileFinder(files)
+    file_of = FileFinder(files)
     paths = [file_of(row.path) for row in rows]
     if missing := [row.path for row, path in zip(rows, paths, strict=True) if not path]:
         raise CipherwardError(

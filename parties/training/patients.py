@@ -8,8 +8,6 @@ is made by `cipherward-party patients`, from what the images say or from a table
 
 from __future__ import annotations
 
-import csv
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from crypto.files import read_json, write_json
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
 from parties.sources.folder import Folder
+from parties.sources.label_table import FileFinder, read_patients
 from parties.sources.source import Share, Source
 
 #: The columns of the hospital's table.
@@ -60,40 +59,58 @@ def read_patient_table(place: Place, table: Path) -> list[str]:
 
     Args:
         place: the hospital. Its training images are sealed, and its plain images are here.
-        table: one line an image. `image` is the path below the hospital's image folder, or the file's name if that
-            is unique. Images that are not in the training set may be there, too.
+        table: one line an image, read as a label file is. `image` is the path below the hospital's image folder, or
+            the file's name if that is unique. Images that are not in the training set may be there, too.
 
     Raises:
         CipherwardError: if the table cannot be read, is contradictory, or lacks a training image.
     """
-    stated = _read_table(table)
     source, rows = _sealed_rows(place)
     names = source.names
-    of_file = Counter(Path(name).name for name in names)
-
-    def patient_of(name: str) -> str | None:
-        file = Path(name).name
-        if patient := stated.get(name) or (stated.get(file) if of_file[file] == 1 else None):
-            return patient
-        # All frames of a file are of one patient.
-        path, hash_sign, part = name.rpartition("#")
-        return stated.get(path) if hash_sign and part.isdigit() else None
-
-    patients = []
+    whole = source.source if isinstance(source, Share) else source
+    # A file name counts only where no other image has it, in whatever split.
+    everything = [item.name for item in whole.catalog.items] if isinstance(whole, Folder) else names
+    patient_of = _find_images(table, everything)
     for row in rows:
-        name = names[row]
-        patient = patient_of(name)
-        if patient is None:
-            missing = sum(patient_of(n) is None for n in names)
-            several = of_file[Path(name).name]
+        if (name := names[row]) not in patient_of:
+            missing = sum(name not in patient_of for name in names)
+            several = sum(Path(other).name == Path(name).name for other in everything)
             raise CipherwardError(
                 f"{table} does not say whose the image {name} is, and {missing} of {len(names)} are missing",
                 f"{several} images have the file name {Path(name).name}: name each by its path below the folder"
                 if several > 1
                 else f"add a line for every training image, under the columns {', '.join(COLUMNS)}",
             )
-        patients.append(patient)
-    return patients
+    return [patient_of[names[row]] for row in rows]
+
+
+def _find_images(table: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the patient of each image that a table names.
+
+    Args:
+        table: a CSV file, read as a label file is.
+        names: of all images: the path of the file, and the frame or slice after a number sign.
+
+    Raises:
+        CipherwardError: if the table cannot be read, or says two patients of an image.
+    """
+    frames: dict[str, list[str]] = {}
+    for name in names:
+        path, hash_sign, part = name.rpartition("#")
+        frames.setdefault(path if hash_sign and part.isdigit() else name, []).append(name)
+    file_of, frame_of = FileFinder(list(frames)), FileFinder(list(names))
+    stated: dict[str, tuple[int, str]] = {}
+    for line, path, patient in read_patients(table):
+        frame = frame_of(path) if "#" in path else ""
+        # All frames of a file are of one patient.
+        for name in [frame] if frame else frames.get(file_of(path), []):
+            first, other = stated.setdefault(name, (line, patient))
+            if other != patient:
+                raise CipherwardError(
+                    f"{table}, lines {first} and {line}: the image {name} is of two patients",
+                    "name images by their path",
+                )
+    return {name: patient for name, (_, patient) in stated.items()}
 
 
 def patients_of_source(place: Place) -> list[str]:
@@ -115,8 +132,8 @@ def patients_of_source(place: Place) -> list[str]:
         )
     if unnamed := sum(not whole.items[row].names_patient for row in rows):
         raise CipherwardError(
-            f"{unnamed} of {len(rows)} training images of {place.settings.party} name no patient: a DICOM study or "
-            "series is not one, and an image without any would count as a patient of its own",
+            f"{unnamed} of {len(rows)} training images of {place.settings.party} name no patient: a DICOM study, a "
+            "series or a volume is not one, and an image without any would count as a patient of its own",
             "name a table with a patient for each: cipherward-party patients HOSPITAL TABLE.csv",
         )
     return [str(whole.groups[row]) for row in rows]
@@ -136,31 +153,6 @@ def _sealed_rows(place: Place) -> tuple[Source, list[int]]:
             "restore the images, or seal again",
         )
     return source, [int(row) for row in record["rows"]]
-
-
-def _read_table(table: Path) -> dict[str, str]:
-    """Return the patient by image of a CSV file."""
-    patients: dict[str, str] = {}
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not set(COLUMNS) <= set(reader.fieldnames or ()):
-                raise CipherwardError(
-                    f"{table} has the columns {', '.join(reader.fieldnames or ()) or 'of no table'}",
-                    f"its first line names the columns {' and '.join(COLUMNS)}",
-                )
-            for line, row in enumerate(reader, 2):
-                image, patient = ((row[column] or "").strip() for column in COLUMNS)
-                if not image or not patient:
-                    raise CipherwardError(f"{table}, line {line}: image or patient is empty", "fill it in")
-                if patients.setdefault(image, patient) != patient:
-                    raise CipherwardError(
-                        f"{table}, line {line}: the image {image} is of two patients",
-                        "name images by their path",
-                    )
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CipherwardError(f"cannot read {table}: {type(error).__name__}", "name a CSV file") from None
-    return patients
 
 
 def read_units(place: Place, sealed: SealedDataset, unit: str) -> Int64Array:
