@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import blake3
 import numpy as np
 
-from parties.checking.report import Finding, Report, Statements
+from parties.checking.report import Finding, Report, Statements, same_under_two_classes
 from parties.sources.npz import Npz
 
 
@@ -67,16 +67,17 @@ def check_npz(
     report.looked = (images, images)
     report.formats, report.colour = {"npz": images}, sum(len(part) for part in splits if part.is_rgb)
     report.modes = {m: n for m, n in (("RGB", report.colour), ("L", images - report.colour)) if n}
-    seen: dict[bytes, tuple[str, str]] = {}
+    seen: dict[bytes, tuple[str, str, int]] = {}
     done = 0
     for part in splits:
         report.sizes[part.size_text] = report.sizes.get(part.size_text, 0) + len(part)
         for row, name in enumerate(part.names):
-            split, other = seen.setdefault(
-                blake3.blake3(part.read(row).tobytes()).digest(), (part.split, name)
-            )
+            own = (part.split, name, int(part.labels[row]))
+            split, other, label = seen.setdefault(blake3.blake3(part.read(row).tobytes()).digest(), own)
             if split != part.split:
                 report.exact.append((other, name))
+            if label != own[2]:
+                report.two_classes.append((other, name))
             done += 1
             on_progress(done)
     find_in_facts(report, splits, statements)
@@ -87,4 +88,6 @@ def check_npz(
                 "the figures of the test set say too much; nearly equal pictures are not looked for in such a file",
             )
         )
+    if report.two_classes:
+        report.warnings.append(same_under_two_classes(report.two_classes))
     return report

@@ -13,9 +13,9 @@ import numpy as np
 
 from crypto.arrays import Int64Array
 from parties.checking.confounds import measure
-from parties.checking.copies import exact_copies, near_copies
+from parties.checking.copies import Copies, exact_copies, near_copies
 from parties.checking.glance import Header, Look, look
-from parties.checking.report import Finding, Report, Statements
+from parties.checking.report import Finding, Report, Statements, same_under_two_classes
 from parties.checking.seen import Seen, features_of, look_at, looks_of
 from parties.sources.catalog import SPLITS, Item, count_reasons, group_numbers
 from parties.sources.folder import Folder
@@ -53,17 +53,31 @@ def check(
     _describe(report, seen)
     _find_lost_classes(report, folder, seen)
     _find_in_pixels(report, statements)
-    report.exact, complete = exact_copies(folder.path, items, splits, sample[2])
-    pairs, compared = ([], True) if is_sample else near_copies(looks_of(seen), splits)
-    report.near = [(items[a].name, items[b].name) for a, b in pairs]
-    report.complete = complete and compared
-    report.confounds = measure(features_of(seen), _labels(items), group_numbers(items), is_quick=is_sample)
+    labels = _labels(items)
+    exact = exact_copies(folder.path, items, splits, sample[2])
+    near = Copies[int]() if is_sample else near_copies(looks_of(seen), splits, labels)
+    report.exact = exact.in_two_splits
+    report.near = [(items[a].name, items[b].name) for a, b in near.in_two_splits]
+    report.two_classes = _under_two_classes(items, exact, near)
+    report.complete = exact.is_complete and near.is_complete
+    report.confounds = measure(features_of(seen), labels, group_numbers(items), is_quick=is_sample)
     _warn(report, folder, is_sample)
     return report
 
 
 def _labels(items: Sequence[Item]) -> Int64Array:
     return np.array([item.label for item in items], np.int64)
+
+
+def _under_two_classes(
+    items: Sequence[Item], exact: Copies[str], near: Copies[int]
+) -> list[tuple[str, str]]:
+    """Return the pairs of pictures under two classes. Neighbouring slices of one patient are no copies."""
+    pairs = {second: first for first, second in exact.under_two_classes}
+    for a, b in near.under_two_classes:
+        if items[b].path not in pairs and (not items[a].group or items[a].group != items[b].group):
+            pairs[items[b].name] = items[a].name
+    return [(first, second) for second, first in pairs.items()]
 
 
 def _count(folder: Folder, items: Sequence[Item], splits: Sequence[str], statements: Statements) -> Report:
@@ -245,6 +259,8 @@ def _warn(report: Report, folder: Folder, is_sample: bool) -> None:
                 "the figures of the test set say too much; remove the copies, or divide again",
             )
         )
+    if report.two_classes:
+        add(same_under_two_classes(report.two_classes))
     if not report.complete:
         add(Finding("not all possible copies were compared: there are too many"))
     for confound in report.confounds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,7 @@ class Report:
         colour: Images in colour, of the pictures that were looked at.
         not_square: Images whose sides differ, of the headers; `stretch` is the largest ratio of sides.
         exact: Pairs of equal files in two splits. `near` are pairs of nearly equal pictures.
+        two_classes: Pairs of equal or nearly equal pictures under two classes.
         complete: Whether all possible copies were compared.
         crossing: Patients with images in two splits.
         confounds: How well properties of the files predict the class.
@@ -64,6 +66,7 @@ class Report:
     stretch: float = 1.0
     exact: list[tuple[str, str]] = field(default_factory=list)
     near: list[tuple[str, str]] = field(default_factory=list)
+    two_classes: list[tuple[str, str]] = field(default_factory=list)
     complete: bool = True
     crossing: int = 0
     confounds: list[Confound] = field(default_factory=list)
@@ -96,3 +99,11 @@ class Statements:
     allow_leak: bool = False
     classes: bool = False
     is_share: bool = False
+
+
+def same_under_two_classes(pairs: Sequence[tuple[str, str]]) -> Finding:
+    """Return the finding about pictures that are under two classes."""
+    return Finding(
+        f"{len(pairs)} pictures are under two classes, such as {' and '.join(pairs[0])}",
+        "one of the labels is wrong, or the picture does not show the class; correct the label, or remove both",
+    )

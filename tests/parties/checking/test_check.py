@@ -178,6 +178,41 @@ def test_patients_and_copies_across_splits(tmp_path: Path, party: Party) -> None
     assert "0 pictures" not in err  # what there is none of is not named
 
 
+def test_pictures_under_two_classes_are_told_in_whatever_split(tmp_path: Path, party: Party) -> None:
+    """Only copies in two splits were looked for: one picture with two labels in train was not."""
+    root = tmp_path / "images"
+    for split, first in (("train", 0), ("val", 100), ("test", 200)):
+        for kind, name in enumerate("ab"):
+            for i in range(first, first + 12):
+                path = root / split / name / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(wave(1000 * kind + i, kind)).save(path)
+    for i in (3, 4):
+        shutil.copy(root / "train" / "a" / f"{i}.png", root / "train" / "b" / f"{i}.png")
+    near = np.asarray(Image.open(root / "train" / "a" / "5.png")).astype(int) + 1
+    Image.fromarray(near.clip(0, 255).astype(np.uint8)).save(root / "train" / "b" / "5.png")
+    _, report = checked(party, root)
+    assert report["exact"] == report["near"] == []
+    assert sorted(report["two_classes"]) == [[f"train/a/{i}.png", f"train/b/{i}.png"] for i in (3, 4, 5)]
+    assert any(w["message"].startswith("3 pictures are under two classes") for w in report["warnings"])
+    status, err = seal(party, tmp_path / "h", root)
+    assert status == 0 and "warning: 2 pictures are under two classes, such as train/a/3.png" in err
+
+
+def test_neighbouring_slices_of_one_patient_may_have_two_classes(tmp_path: Path, party: Party) -> None:
+    root = tmp_path / "images"
+    for patient in range(12):
+        for kind, name in enumerate("ab"):
+            for i in range(2):
+                gray = wave(patient, 0).astype(int) + 2 * kind + i
+                path = root / name / f"P{patient}" / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(gray.clip(0, 255).astype(np.uint8)).save(path)
+    assert checked(party, root)[1]["two_classes"] == []
+    shutil.copy(root / "a" / "P3" / "0.png", root / "b" / "P3" / "0.png")  # but not one picture
+    assert checked(party, root)[1]["two_classes"] == [["a/P3/0.png", "b/P3/0.png"]]
+
+
 def test_confounds_are_found_and_chance_is_not(tmp_path: Path, party: Party) -> None:
     def format_by_class(kind: int, i: int, gray: UInt8Array, path: Path) -> bool:
         if kind:
@@ -274,6 +309,8 @@ def test_a_medmnist_file_is_checked(tmp_path: Path, party: Party) -> None:
     assert report["counts"]["test"] == {"0": 6, "1": 6} and report["sizes"] == {"32×32": 36}
     _, report = checked(party, write("shared.npz", 1, shared=1))
     assert len(report["exact"]) == 2 and "2 pictures are in two splits" in report["warnings"][0]["message"]
+    _, report = checked(party, write("two.npz", 1, shared=1, test_labels=(np.arange(12) + 1) % 2))
+    assert len(report["two_classes"]) == 1 and "under two classes" in report["warnings"][1]["message"]
     status, report = checked(party, write("rgb.npz", 3))
     assert status == 1 and "would become gray" in report["errors"][0]["message"]
     assert checked(party, write("rgb.npz", 3), "--rgb")[0] == 0
