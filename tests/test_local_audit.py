@@ -117,6 +117,14 @@ def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
     again = here(PARTY, "audit", images, "--out", out, *SMALL)
     assert "done already" in again.stderr and "run by the hospital itself" in again.stdout
     assert {p: p.stat().st_mtime_ns for p in work.rglob("*.json")} == before
+    # Pictures that changed and kept their sizes are no longer what was audited.
+    kept = {path: path.read_bytes() for path in images.rglob("*.png")}
+    for path, content in kept.items():
+        path.write_bytes(content[:-1] + b"?")
+    done = here(PARTY, "audit", images, "--out", out, *SMALL)
+    assert done.returncode == 1 and "changed since they were audited" in done.stderr
+    for path, content in kept.items():
+        path.write_bytes(content)
     # Other images in the same folder are refused.
     shutil.copytree(images, tmp_path / "others")
     done = here(PARTY, "audit", tmp_path / "others", "--out", out, *SMALL)

@@ -11,7 +11,7 @@ from crypto.identity import Identity
 from crypto.sets.dataset import SealedDataset
 from crypto.spec import spec_without_nonce
 from parties.sealing.place import Place
-from parties.sealing.seal import require_recorded
+from parties.sealing.row_list import require_recorded
 from parties.training.policy import Policy, find_set_difference
 
 

@@ -234,7 +234,7 @@ def verify(sealed: SealedSet, key: KeyFile) -> None:
     """Check every byte of a sealed set against its digests and MACs. An error names the first bad file."""
     from crypto.keyfile import read_key
     from crypto.sets.dataset import SealedDataset
-    from parties.sealing.seal import require_recorded
+    from parties.sealing.row_list import require_recorded
 
     dataset = SealedDataset.open(sealed)
     dataset.verify(read_key(key))

@@ -46,6 +46,7 @@ from parties.scoring.ledger import ledger_path
 from parties.scoring.pictures import private_pictures
 from parties.scoring.score import score
 from parties.sealing.place import Place
+from parties.sealing.row_list import is_unchanged, read_row_list
 from parties.sealing.seal import Sealing, disk_needed, plan_sealing, require_protection, seal
 
 Log = Callable[[str], None]
@@ -149,6 +150,7 @@ def run_local_audit(
     sealings = plan_audit(place, settings.draws)
     with folder_lock(place.folder):
         if (place.folder / "report.json").exists():
+            _require_same_images(place, sealings)
             log("this audit is done already: the same images and settings")
             _destroy_keys(place)
             return LocalAudit(place.folder, read_report(place.folder / "report.json"), None)
@@ -202,6 +204,18 @@ def _require_images(place: Place, settings: AuditSettings, log: Log) -> None:
             f"pools of {', '.join(map(str, larger))} images are not tried: of {count} training images, "
             f"{left} are beside those that are audited"
         )
+
+
+def _require_same_images(place: Place, sealings: Sequence[Sealing]) -> None:
+    """Raise CipherwardError if files of a finished audit hold something else now, though their sizes are the same."""
+    for sealing in sealings:
+        if sealing.is_control or not place.rows_file(sealing.name).exists():
+            continue
+        if not is_unchanged(read_row_list(place, sealing.name), sealing.source):
+            raise CipherwardError(
+                f"the images changed since they were audited in {place.folder}",
+                "restore the images; or move that folder away, and audit them as they are now",
+            )
 
 
 def _seal(place: Place, sealings: Sequence[Sealing], log: Log, progress_bar: ProgressBar) -> None:

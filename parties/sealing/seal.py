@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -41,12 +40,25 @@ from crypto.keyfile import read_key, write_key, write_throwaway_key
 from crypto.printable import printable
 from crypto.scheme import describe, load
 from crypto.sets.dataset import MANIFEST, SealedDataset, equal_except_nonce
-from crypto.sets.resume import clear_leftovers, is_unfinished, read_unfinished, sealing_identity
+from crypto.sets.resume import (
+    clear_leftovers,
+    drop_unfinished,
+    is_unfinished,
+    read_unfinished,
+    sealing_identity,
+)
 from crypto.sets.writer import seal_images, sealed_bytes
 from crypto.spec import SchemeSpec
 from parties.sealing import audit_sets
 from parties.sealing.disguise import can_be_declared, write_declared_copy
 from parties.sealing.place import Place
+from parties.sealing.row_list import (
+    is_unchanged,
+    read_row_list,
+    require_unchanged,
+    require_unwritten,
+    stamp_of,
+)
 from parties.sealing.still_plain import require_hidden, sample_rows
 from parties.sources.phantom import Phantom
 from parties.sources.picture import UndecodableImageError
@@ -234,8 +246,8 @@ def check_sealing(place: Place, sealing: Sealing) -> SealedDataset | None:
     if (folder / "manifest.json").exists():
         dataset = SealedDataset.open(folder)
         dataset.require_key(sealing.key())
-        record = _read_rows(place, sealing.name)
-        same = record["digest"] == dataset.digest and _is_unchanged(record, source)
+        record = read_row_list(place, sealing.name)
+        same = record["digest"] == dataset.digest and is_unchanged(record, source)
         if not same or not equal_except_nonce(dataset.spec, sealing.spec):
             raise CipherwardError(
                 f"{folder} was sealed from other images, or with other settings, than the current ones",
@@ -287,8 +299,8 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
 
     Raises:
         CipherwardError: If an image cannot be read from disk, the key is missing, a set of this name does not fit,
-            the scheme has too few keys, no image of a class can be decoded, or the sealed images still show the
-            plain ones. Then nothing of the set is kept.
+            the scheme has too few keys, no image of a class can be decoded, an image changed while it was sealed,
+            or the sealed images still show the plain ones. Then nothing of the set is kept.
     """
     require_protection(sealing)  # before a throwaway key is made
     source, key = sealing.source, sealing.key()
@@ -299,7 +311,7 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
         clear_leftovers(folder)
         return Sealed(dataset, [], fresh=False)
     _require_hidden_sample(sealing, key)
-    fingerprint, stamp = source.fingerprint(), source.stamp()
+    fingerprint, states = source.fingerprint(), source.states()
     labels, classes = source.labels, source.classes
     quarantined: list[str] = []
     reasons: dict[int, str] = {}
@@ -325,12 +337,18 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
     def record(digest: str, rows: Int64Array) -> None:
         if not quarantined:
             note_left_out(rows)
-        files = {"stamp": stamp, "content": source.content()}
+        files = {"stamp": stamp_of(states), "content": source.content()}
+        try:
+            require_unwritten(source, states)  # so what was digested just now is what was sealed
+        except CipherwardError:
+            drop_unfinished(folder)
+            raise
         write_json(
             rows_file, {"digest": digest, "source": fingerprint, "files": files, "rows": rows.tolist()}
         )
 
     def inspect(sealed: SealedDataset, rows: Rows) -> None:
+        require_unwritten(source, states)  # first: a half-written file is no image that cannot be decoded
         if lost := np.setdiff1d(labels, labels[rows]).tolist() if len(rows) else []:
             note_left_out(rows)
             raise _lost_class(
@@ -400,49 +418,7 @@ def disk_of_copies(place: Place, sealings: Sequence[Sealing]) -> int:
 
 def _state_of(source: Source) -> str:
     """Return what an interrupted sealing must find again: no file was written meanwhile, whatever it holds."""
-    return f"{source.fingerprint()} {source.stamp()}"
-
-
-def _is_unchanged(record: dict[str, Any], source: Source) -> bool:
-    """Return whether the images are those of a row list. Files are read whole if any was written since."""
-    if record["source"] != source.fingerprint():
-        return False
-    files: dict[str, str] = record.get("files", {})  # an earlier version kept none
-    return files.get("stamp") == source.stamp() or files.get("content") == source.content()
-
-
-def _read_rows(place: Place, name: str) -> dict[str, Any]:
-    """Return a set's row list: `digest`, `source` (fingerprint), `files` (stamp and content) and `rows`."""
-    record: dict[str, Any] = read_json(place.rows_file(name), "row list")
-    return record
-
-
-def require_recorded(sealed: SealedDataset, must: bool = False) -> None:
-    """Raise CipherwardError if a set in a hospital's folder is not the one that was sealed there last.
-
-    Keys and MACs cannot tell an earlier sealing under the same key and name from the present one; the hospital's row
-    list can. A set elsewhere, or without a row list, is not judged.
-
-    Args:
-        sealed: The set.
-        must: Whether a set without a row list is refused, too.
-    """
-    home = sealed.folder.resolve().parents[1]
-    rows_file = home / "private" / f"rows-{sealed.name}.json"
-    if sealed.folder.resolve().parent.name != "sealed":
-        return
-    if not rows_file.exists():
-        if must:
-            raise CipherwardError(
-                f"{rows_file}, which says what was sealed as {sealed.folder}, is missing",
-                "restore it from a backup, or remove the set and seal again",
-            )
-        return
-    if read_json(rows_file, "row list").get("digest") != sealed.digest:
-        raise CipherwardError(
-            f"{sealed.folder} is not the set that this hospital sealed last: another one was put in its place",
-            "restore it from a backup, or remove it and seal again",
-        )
+    return f"{source.fingerprint()} {stamp_of(source.states())}"
 
 
 class DecodedImages:
@@ -476,17 +452,15 @@ def plain_rows(place: Place, name: str, rows: Rows, decoded: DecodedImages | Non
     Raises:
         CipherwardError: If the images are not the ones that were sealed.
     """
-    source, record = plan_sealing(place, name).source, _read_rows(place, name)
-    fingerprint, decoded = source.fingerprint(), decoded or DecodedImages(0)
-    if not _is_unchanged(record, source):
-        raise CipherwardError(
-            f"the plain images of {place.settings.party} are not those that {name} was sealed from",
-            "restore the images, or seal again",
-        )
-    source_rows = record["rows"]
+    source, decoded = plan_sealing(place, name).source, decoded or DecodedImages(0)
+    fingerprint, states = source.fingerprint(), source.states()
+    source_rows = require_unchanged(place, name, source)["rows"]
     with ThreadPoolExecutor(cores()) as pool:
         read = pool.map(lambda row: decoded.read(source, fingerprint, int(source_rows[int(row)])), rows)
-        return np.stack(list(read))
+        images = np.stack(list(read))
+    if source.states() != states:
+        require_unchanged(place, name, source)
+    return images
 
 
 def unseal(sealed: SealedDataset, key: SecretKey, out: Path, on_progress: Progress = lambda _: None) -> int:

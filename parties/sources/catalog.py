@@ -5,6 +5,7 @@ Every file below the folder is in the list once: as an image, as ignored with a 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,17 @@ from crypto.arrays import Int64Array
 SPLITS = ("train", "val", "test")
 #: Is in the group of images of which only a study, a series or their own file is known. No file's name holds it.
 NO_PATIENT = "\0"
+#: Of each file of a source, by name: what `file_state` returns.
+FileStates = dict[str, tuple[int, int, int]]
+
+
+def file_state(status: os.stat_result) -> tuple[int, int, int]:
+    """Return a file's size, and when it was written and changed, in nanoseconds.
+
+    The time of writing can be set by anybody, as `cp -p` does. The time of change cannot: the system sets it at every
+    write.
+    """
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True)

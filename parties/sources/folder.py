@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,16 @@ import numpy as np
 
 from crypto.arrays import Int64Array, UInt8Array
 from crypto.errors import CipherwardError
-from parties.sources.catalog import EVERYTHING, SPLITS, Catalog, Item, Selection, group_numbers
+from parties.sources.catalog import (
+    EVERYTHING,
+    SPLITS,
+    Catalog,
+    FileStates,
+    Item,
+    Selection,
+    file_state,
+    group_numbers,
+)
 from parties.sources.grouping import SHARES, VAL_SHARES, crossing_groups, divide, why_too_few
 from parties.sources.labels import read_labels
 from parties.sources.layout import read_layout
@@ -124,9 +132,9 @@ class Folder:
 
     def fingerprint(self) -> str:
         """Return a text that a resumed sealing compares: how files are read; a digest of names, sizes, labels."""
-        digest, states = hashlib.sha256(), self._states()
+        digest, states = hashlib.sha256(), self.states()
         for item in self.items:
-            line = f"{item.name}:{states[item.path].st_size}:{self.classes[item.label]}\0"
+            line = f"{item.name}:{states[item.path][0]}:{self.classes[item.label]}\0"
             digest.update(line.encode(errors="surrogateescape"))
         # Only what differs from the defaults counts, so that sets sealed before these settings were known still fit.
         digest.update(
@@ -134,29 +142,23 @@ class Folder:
         )
         return f"folder {self.size} {self.channels} {self.seed} {self.split} {digest.hexdigest()}"
 
-    def _states(self) -> dict[str, os.stat_result]:
-        """Return the state of every file; raise CipherwardError for one that is gone or no file."""
-        states: dict[str, os.stat_result] = {}
+    def states(self) -> FileStates:
+        """Return the size and the times of every file; raise CipherwardError for one that is gone or no file."""
+        states: FileStates = {}
         for path in dict.fromkeys(item.path for item in self.items):
             try:
-                states[path] = (self.path / path).stat()
+                status = (self.path / path).stat()
             except OSError as error:
                 raise read_error(self.path / path, error) from None
-            if not stat.S_ISREG(states[path].st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 raise CipherwardError(f"{self.path / path} is not a file", "remove it, or rename it")
+            states[path] = file_state(status)
         return states
-
-    def stamp(self) -> str:
-        """Return a digest of names, sizes and times of change."""
-        digest = hashlib.sha256()
-        for path, state in self._states().items():
-            digest.update(f"{path}:{state.st_size}:{state.st_mtime_ns}\0".encode(errors="surrogateescape"))
-        return digest.hexdigest()
 
     def content(self) -> str:
         """Return a digest of all bytes of all files. It reads them all."""
         digest = hashlib.blake2b(digest_size=32)
-        for path in self._states():
+        for path in self.states():
             try:
                 with open(self.path / path, "rb") as file:
                     digest.update(hashlib.file_digest(file, "blake2b").digest())

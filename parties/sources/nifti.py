@@ -17,6 +17,7 @@ import numpy as np
 
 from coordinator.exchange.image_file import UnreadableFormatError, require_few_pixels
 from crypto.arrays import AnyArray, UInt8Array
+from parties.sources.catalog import file_state
 from parties.sources.reading import (
     AUTO_PERCENTILES,
     NO_NUMBER,
@@ -51,7 +52,7 @@ def read_slice(file: BinaryIO, index: int, reading: Reading) -> UInt8Array:
         UnusablePixelsError: If it is no volume of gray values, needs a window, or ends too early.
     """
     status = os.fstat(file.fileno())
-    volume = _read_volume(_File(file), status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+    volume = _read_volume(_File(file), status.st_dev, status.st_ino, *file_state(status))
     if not 0 <= index < volume.shape[2]:
         raise UnusablePixelsError(f"slice {index} of {volume.shape[2]}")
     plane = volume[:, ::-1, index].T  # rows from anterior to posterior
@@ -73,7 +74,7 @@ def read_slice(file: BinaryIO, index: int, reading: Reading) -> UInt8Array:
 
 
 class _File:
-    """A file that is no part of a cache's key: device, inode, time and size stand for it."""
+    """A file that is no part of a cache's key: device, inode, size and times stand for it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file

@@ -29,7 +29,9 @@ from coordinator.exchange.image_file import UnreadableFormatError, open_regular,
 from crypto.archive import require_bounded_method
 from crypto.arrays import AnyArray, Int64Array, UInt8Array
 from crypto.errors import CipherwardError
+from parties.sources.catalog import FileStates, file_state
 from parties.sources.class_names import require_usable_names
+from parties.sources.picture import read_error
 
 SPLITS = ("train", "val", "test")
 #: Bytes of an image array that are read at a time, 32 MiB. Two pieces are kept in memory.
@@ -191,9 +193,12 @@ class Npz:
         """Return a text that a resumed sealing compares: how images are read, CRC-32 and length of each array."""
         return f"npz {self.size} {self.channels} {self.split} {self._digest}"
 
-    def stamp(self) -> str:
-        """Return nothing: the fingerprint holds a checksum of every array."""
-        return ""
+    def states(self) -> FileStates:
+        """Return the state of the file."""
+        try:
+            return {self.path.name: file_state(self.path.stat())}
+        except OSError as error:
+            raise read_error(self.path, error) from None
 
     def content(self) -> str:
         """Return nothing: the fingerprint holds a checksum of every array."""

@@ -26,6 +26,7 @@ import numpy as np
 
 from crypto.arrays import AnyArray, Float32Array, Int64Array, UInt8Array
 from crypto.errors import CipherwardError, unknown
+from parties.sources.catalog import FileStates
 
 #: Direction of the fibres: left-right, up to the right, up-down, down to the right.
 CLASSES = ["level", "rising", "upright", "falling"]
@@ -96,9 +97,9 @@ class Phantom:
         """Return a text of everything that the images depend on."""
         return f"phantom {self.size} {self.channels} {self.count} {self.seed} {self.split}"
 
-    def stamp(self) -> str:
+    def states(self) -> FileStates:
         """Return nothing: there are no files."""
-        return ""
+        return {}
 
     def content(self) -> str:
         """Return nothing: there are no files."""

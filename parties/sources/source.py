@@ -13,7 +13,7 @@ import numpy as np
 
 from crypto.arrays import Int64Array, Rows, UInt8Array
 from crypto.errors import CipherwardError, unknown
-from parties.sources.catalog import EVERYTHING, Selection
+from parties.sources.catalog import EVERYTHING, FileStates, Selection
 from parties.sources.catalog import SPLITS as _SPLITS
 from parties.sources.folder import Folder
 from parties.sources.npz import Npz
@@ -52,11 +52,11 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Return a short text that changes if the images are not those that an earlier run used.
 
-        It is quick: files that were changed and kept their sizes have another `stamp`, and another `content`.
+        It is quick: files that were changed and kept their sizes have other `states`, and another `content`.
         """
 
-    def stamp(self) -> str:
-        """Return a text that changes if a file was written, even with what was there; empty without files."""
+    def states(self) -> FileStates:
+        """Return what the system says of each file. It changes if a file is written, even with what was there."""
 
     def content(self) -> str:
         """Return a text that changes if a file holds something else, however it got there; empty without files."""
@@ -150,9 +150,9 @@ class Share:
         rows = hashlib.sha256(np.asarray(self.rows, "<i8").tobytes()).hexdigest()
         return f"{self.source.fingerprint()} rows {rows}"
 
-    def stamp(self) -> str:
-        """Return the source's stamp."""
-        return self.source.stamp()
+    def states(self) -> FileStates:
+        """Return the states of the source's files."""
+        return self.source.states()
 
     def content(self) -> str:
         """Return the source's content."""
@@ -205,9 +205,9 @@ class MiddleCrop:
         """Return a text that everything about the images depends on."""
         return "middle of " + self.phantom.fingerprint()
 
-    def stamp(self) -> str:
+    def states(self) -> FileStates:
         """Return nothing: there are no files."""
-        return ""
+        return {}
 
     def content(self) -> str:
         """Return nothing: there are no files."""

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from crypto.arrays import UInt8Array
 from crypto.errors import CipherwardError
+from crypto.sets.dataset import SealedDataset
 from crypto.sets.resume import is_unfinished
 from parties.sealing.place import Place
+from parties.sealing.row_list import require_recorded
 from parties.sealing.seal import plain_rows, plan_sealing, seal
+from parties.sources.folder import Folder
 from parties.sources.phantom import Phantom
 from tests.support.rotation import make_hospital
 
@@ -101,3 +105,104 @@ def test_an_interrupted_sealing_does_not_go_on_with_other_files(
         seal(sealed, plan_sealing(sealed, "train"))
     assert refused.value.hint
     assert is_unfinished(sealed.sealed_folder("train"))
+
+
+def overwrite(path: Path, *, keep_times: bool = False) -> None:
+    """Make a picture gray, in the same number of bytes; with its times of access and writing, if asked to."""
+    before = path.stat()
+    Image.new("L", Image.open(path).size, 200).save(path)
+    assert path.stat().st_size == before.st_size
+    if keep_times:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("keep_times", [False, True])
+def test_a_file_that_is_written_while_it_is_sealed_leaves_no_set(
+    tmp_path: Path, sealed: Place, keep_times: bool
+) -> None:
+    shutil.rmtree(sealed.sealed_folder("train"))
+    sealed.rows_file("train").unlink()
+    sealing = plan_sealing(sealed, "train")
+    victim = sealing.source.names[0]
+
+    def write(_done: int) -> None:
+        overwrite(tmp_path / "images" / victim, keep_times=keep_times)
+
+    with pytest.raises(
+        CipherwardError, match=f"images changed while they were sealed: {victim}"
+    ) as refused:
+        seal(sealed, sealing, write)
+    assert "again" in refused.value.hint
+    assert not (sealed.sealed_folder("train") / "manifest.json").exists()
+    assert not is_unfinished(sealed.sealed_folder("train")) and not sealed.rows_file("train").exists()
+    sealed = Place.open(sealed.folder)
+    assert seal(sealed, plan_sealing(sealed, "train")).fresh
+    assert (plain_rows(sealed, "train", np.arange(1)) == 200).all()
+
+
+def test_a_file_that_vanishes_while_it_is_sealed_leaves_no_set(tmp_path: Path, sealed: Place) -> None:
+    shutil.rmtree(sealed.sealed_folder("train"))
+    sealing = plan_sealing(sealed, "train")
+
+    def remove(done: int) -> None:
+        if done == len(sealing.source):
+            (tmp_path / "images" / sealing.source.names[0]).unlink(missing_ok=True)
+
+    with pytest.raises(CipherwardError, match="images changed while they were sealed: cannot read"):
+        seal(sealed, sealing, remove)
+    assert not (sealed.sealed_folder("train") / "manifest.json").exists()
+
+
+def test_a_picture_that_was_changed_and_kept_its_times_is_not_what_was_sealed(
+    tmp_path: Path, sealed: Place
+) -> None:
+    name = plan_sealing(sealed, "train").source.names[0]
+    overwrite(tmp_path / "images" / name, keep_times=True)
+    sealed = Place.open(sealed.folder)
+    with pytest.raises(CipherwardError, match="are not those that train was sealed from"):
+        plain_rows(sealed, "train", np.arange(2))
+
+
+def test_a_picture_that_changes_while_plain_images_are_read_is_refused(
+    tmp_path: Path, sealed: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = plan_sealing(sealed, "train").source.names[-1]  # several threads read the first ones
+    read = Folder.read
+
+    def read_later(self: Folder, row: int) -> UInt8Array:
+        overwrite(tmp_path / "images" / name)
+        return read(self, row)
+
+    monkeypatch.setattr(Folder, "read", read_later)
+    with pytest.raises(CipherwardError, match="are not those that train was sealed from"):
+        plain_rows(sealed, "train", np.arange(2))
+
+
+def test_a_file_of_arrays_that_is_replaced_while_it_is_sealed_leaves_no_set(tmp_path: Path) -> None:
+    path = tmp_path / "images.npz"
+
+    def write(gray: int) -> None:
+        images = np.full((8, 32, 32), gray, np.uint8)
+        images[:, ::3] = np.arange(8)[:, None, None]
+        labels = np.arange(8) % 2
+        np.savez(
+            path,
+            train_images=images,
+            train_labels=labels,
+            val_images=images,
+            val_labels=labels,
+            test_images=images,
+            test_labels=labels,
+        )
+
+    write(90)
+    place = make_hospital(tmp_path / "hospital", source="npz", images=str(path))
+    shutil.rmtree(place.sealed_folder("train"))
+    with pytest.raises(CipherwardError, match=r"images changed while they were sealed: images\.npz"):
+        seal(place, plan_sealing(place, "train"), lambda _: write(100))
+    assert not (place.sealed_folder("train") / "manifest.json").exists()
+
+
+def test_a_set_that_is_mounted_at_a_root_is_not_judged(tmp_path: Path) -> None:
+    place = make_hospital(tmp_path / "hospital")
+    require_recorded(SealedDataset(Path("/train"), place.sealed("train").manifest), must=True)
