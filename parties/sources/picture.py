@@ -34,8 +34,9 @@ from parties.sources.reading import DEFAULT, Reading, UnusablePixelsError, apply
 _ORIENTATION_KEYS = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
 _ORIENTATION_MARKS = (b"Exif\0", b"http://ns.adobe.com/xap/")
 # Tags of TIFF 6.0 and their values.
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
-_WHITE_IS_ZERO, _UNSIGNED, _SIGNED = 0, 1, 2
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT, _DEPTH = 258, 262, 284, 339, 32997
+_WHITE_IS_ZERO, _UNSIGNED, _SIGNED, _A_PLANE_EACH = 0, 1, 2, 2
+_TRANSPARENT = "it is transparent; state what is behind it: --background 0 (black) to 255"
 
 
 class UndecodableImageError(CipherwardError):
@@ -167,15 +168,18 @@ def _show(picture: ImageFile.ImageFile, reading: Reading) -> Image.Image:
     """Decode a picture and return it upright, with 8 bits a channel and without transparency."""
     if picture.format in ("TIFF", "WEBP", "PNG") and (count := getattr(picture, "n_frames", 1)) > 1:
         raise UnusablePixelsError(f"{count} pictures in one file; save each in a file of its own")
-    # Pillow silently drops the lower eight bits of a PNG with 16 bits a channel.
-    is_deep = any(";16" in str(part[3]) for part in picture.tile)
+    if _tiff_numbers(picture, _DEPTH, 1)[0] > 1:
+        raise UnusablePixelsError("a volume of several planes in one file; save each in a file of its own")
+    if _tiff_numbers(picture, _PLANES, 1)[0] == _A_PLANE_EACH and picture.mode in ("LA", "La"):
+        # Pillow leaves the second plane out, and the whole picture is transparent.
+        raise UnusablePixelsError("gray and transparency in planes of their own; convert it")
+    is_deep = _is_deep(picture)
     picture.load()
     # Looking for an orientation is Python code, which only one thread can run at a time: skip it if possible.
     if picture.format not in ("JPEG", "PNG") or not _ORIENTATION_KEYS.isdisjoint(picture.info):
         ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode.startswith("I") or picture.mode == "F" or _sample_format(picture) == _SIGNED:
-        values, full = _deep_values(picture, is_deep)
-        return Image.fromarray(apply_window(values, reading.window, full))
+        return Image.fromarray(_show_deep(picture, is_deep, reading))
     if is_deep:
         raise UnusablePixelsError(
             "more than 8 bits a channel, with colour or transparency; convert it to 8 bits"
@@ -183,11 +187,44 @@ def _show(picture: ImageFile.ImageFile, reading: Reading) -> Image.Image:
     return _cover(picture, reading)
 
 
+def _show_deep(picture: ImageFile.ImageFile, is_deep: bool, reading: Reading) -> UInt8Array:
+    """Return a gray picture whose values are signed or have more than 8 bits under the window, uint8 [h, w]."""
+    values, full = _deep_values(picture, is_deep)
+    clear = picture.info.get("transparency")  # of a PNG file: the value that is transparent
+    hidden = values == clear if isinstance(clear, int) else np.zeros(values.shape, bool)
+    if not hidden.any():
+        return apply_window(values, reading.window, full)
+    if reading.background is None:
+        raise UnusablePixelsError(_TRANSPARENT)
+    gray = apply_window(np.where(hidden, np.float32(np.nan), values), reading.window, full)
+    gray[hidden] = reading.background
+    return gray
+
+
+def _is_deep(picture: ImageFile.ImageFile) -> bool:
+    """Return whether a file has more than 8 bits a channel. Call it before the pixels are decoded.
+
+    Pillow silently drops the lower eight bits of a PNG with 16 bits a channel. It takes the colours of a TIFF file
+    for 8 bits where each has a plane of its own, whatever the file says.
+    """
+    return (
+        any(";16" in str(part[3]) for part in picture.tile)
+        or max(_tiff_numbers(picture, _BITS_PER_SAMPLE, 1)) > 8
+    )
+
+
+def _tiff_numbers(picture: Image.Image, tag: int, default: int) -> tuple[int, ...]:
+    """Return a tag's whole numbers in a TIFF file, and the default in other pictures or where the tag is missing."""
+    tags = getattr(picture, "tag_v2", None)
+    value = tags.get(tag, default) if tags is not None else default
+    numbers = tuple(map(int, value)) if isinstance(value, tuple) else (int(value),)
+    return numbers or (default,)
+
+
 def _sample_format(picture: Image.Image) -> int:
     """Return what a gray TIFF file says that its numbers are; unsigned for other pictures."""
-    tags = getattr(picture, "tag_v2", None)
-    formats = tags.get(_SAMPLE_FORMAT, (_UNSIGNED,)) if tags is not None else (_UNSIGNED,)
-    return int(formats[0]) if len(formats) == 1 else _UNSIGNED
+    formats = _tiff_numbers(picture, _SAMPLE_FORMAT, _UNSIGNED)
+    return formats[0] if len(formats) == 1 else _UNSIGNED
 
 
 def _deep_values(
@@ -224,9 +261,7 @@ def _cover(picture: Image.Image, reading: Reading) -> Image.Image:
     if lowest == 255:
         return whole.convert("L") if picture.mode in ("L", "LA", "La") else whole.convert("RGB")
     if reading.background is None:
-        raise UnusablePixelsError(
-            "it is transparent; state what is behind it: --background 0 (black) to 255"
-        )
+        raise UnusablePixelsError(_TRANSPARENT)
     ground = Image.new("RGBA", whole.size, (*(reading.background,) * 3, 255))
     ground.alpha_composite(whole)
     return ground.convert("L") if picture.mode in ("L", "LA", "La") else ground.convert("RGB")

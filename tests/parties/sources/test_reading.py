@@ -143,6 +143,75 @@ def test_a_tiff_file_of_an_unknown_form_is_not_called_damaged(tmp_path: Path) ->
         read_picture(half, 20, 1, Reading("0,1"))
 
 
+def planar_tiff(path: Path, data: AnyArray, *tags: tuple[int, int]) -> Path:
+    """Write a TIFF file of several channels [c, h, w], each in a plane of its own, with further tags."""
+    channels, height, width = data.shape
+    size, bits = data[0].nbytes, data.itemsize * 8
+    at = 8 + 2 + 12 * (10 + len(tags)) + 4
+    lists = (at, at + 2 * channels, at + 6 * channels)  # bits, offsets and lengths of the planes
+    start = at + 10 * channels
+    values = [
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, channels, lists[0] if channels > 2 else bits << 16 | bits),
+        (259, 3, 1, 1),
+    ]
+    values += [(262, 3, 1, 2 if channels > 2 else 1), (273, 4, channels, lists[1]), (277, 3, 1, channels)]
+    values += [(278, 3, 1, height), (279, 4, channels, lists[2]), (284, 3, 1, 2)]
+    values += [(tag, 3, 1, value) for tag, value in tags]
+    entries = b"".join(struct.pack("<HHII", *entry) for entry in sorted(values))
+    numbers = struct.pack(f"<{channels}H", *[bits] * channels)
+    numbers += struct.pack(f"<{channels}I", *(start + i * size for i in range(channels)))
+    numbers += struct.pack(f"<{channels}I", *[size] * channels)
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(values))
+    path.write_bytes(head + entries + bytes(4) + numbers + data.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("window", ["", "full"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_deep_colour_in_planes_is_refused_as_it_is_pixel_by_pixel(
+    tmp_path: Path, channels: int, window: str
+) -> None:
+    eight = np.random.default_rng(0).integers(0, 256, (channels, 20, 20)).astype(np.uint8)
+    alpha = ((338, 2),) if channels == 4 else ()
+    if channels == 4:
+        eight[3] = 255
+    shown = read_picture(planar_tiff(tmp_path / "8.tif", eight, *alpha), 20, 3)
+    assert np.array_equal(shown, np.moveaxis(eight[:3], 0, 2))
+    deep = planar_tiff(tmp_path / "16.tif", eight.astype(np.uint16) * 257, *alpha)
+    with pytest.raises(UndecodableImageError, match="more than 8 bits a channel, with colour"):
+        read_picture(deep, 20, 3, Reading(window))
+
+
+def test_a_tiff_volume_is_refused(tmp_path: Path) -> None:
+    eight = np.zeros((3, 20, 20), np.uint8)
+    assert not read_picture(planar_tiff(tmp_path / "one.tif", eight, (32997, 1)), 20, 3).any()
+    with pytest.raises(UndecodableImageError, match="a volume of several planes in one file"):
+        read_picture(planar_tiff(tmp_path / "two.tif", eight, (32997, 2)), 20, 3)
+
+
+def test_gray_and_transparency_in_planes_of_a_tiff_file_are_refused(tmp_path: Path) -> None:
+    path = planar_tiff(tmp_path / "x.tif", np.full((2, 20, 20), 255, np.uint8), (338, 2))
+    with pytest.raises(UndecodableImageError, match="gray and transparency in planes of their own"):
+        read_picture(path, 20, 1, Reading(background=0))
+
+
+def test_a_transparent_value_of_a_deep_picture_needs_a_background(tmp_path: Path) -> None:
+    deep = DEEP.copy()
+    deep[:5] = 65535
+    Image.fromarray(deep).save(tmp_path / "x.png", transparency=65535)
+    with pytest.raises(UndecodableImageError, match="--background"):
+        read_picture(tmp_path / "x.png", 20, 1, Reading("auto"))
+    shown = read_picture(tmp_path / "x.png", 20, 1, Reading("auto", background=7))[..., 0]
+    rest = np.linspace(0, 255, 300).reshape(15, 20)
+    assert (shown[:5] == 7).all() and np.abs(
+        shown[5:] - rest
+    ).max() <= 3  # what is hidden sets no percentile
+    Image.fromarray(DEEP).save(tmp_path / "opaque.png", transparency=65535)
+    assert read_picture(tmp_path / "opaque.png", 20, 1, Reading("full")).any()
+
+
 def volume(path: Path, data: AnyArray, affine: AnyArray) -> Path:
     """Write a NIfTI volume."""
     nibabel.save(nibabel.Nifti1Image(data, affine), path)  # type: ignore[no-untyped-call]
