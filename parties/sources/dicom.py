@@ -28,7 +28,8 @@ from crypto.arrays import AnyArray, UInt8Array
 from parties.sources import frame_decoders
 from parties.sources.catalog import NO_PATIENT
 from parties.sources.codestream import require_declared_size
-from parties.sources.dicom_values import PixelTags, require_small_palette
+from parties.sources.dicom_tables import read_palette
+from parties.sources.dicom_values import PixelTags
 from parties.sources.reading import Reading, UnusablePixelsError
 
 #: What is decoded: UID of the transfer syntax → (name, pydicom's plugin; empty for pydicom itself).
@@ -65,7 +66,9 @@ _TAGS = (
     "BurnedInAnnotation", "Modality", "PatientID", "IssuerOfPatientID", "PatientName",
     "StudyInstanceUID", "SeriesInstanceUID", "SamplesPerPixel", "PhotometricInterpretation",
     "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
-    "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope",
+    "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingValue",
+    "DoubleFloatPixelPaddingRangeLimit", "RescaleSlope",
     "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth",
     "VOILUTFunction", "RedPaletteColorLookupTableDescriptor",
     "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
@@ -122,7 +125,7 @@ def read_header(file: BinaryIO, reading: Reading) -> Header:
     with _errors():
         data = _DataSet(file)
         data.check(reading)
-        mode = f"{'gray' if data.is_gray else 'colour'} {data.number('BitsStored', 8)} bits"
+        mode = f"{'gray' if data.is_gray else 'colour'} {data.bits} bits"
         silent = not data.text("BurnedInAnnotation") and data.text("Modality") in OFTEN_BURNED_IN
         return Header(data.frames, data.width, data.height, mode, data.group(), silent)
 
@@ -214,6 +217,11 @@ class _DataSet:
         self.frames = max(1, self.number("NumberOfFrames", 1))
         self.is_gray = self.text("PhotometricInterpretation") in _GRAY
 
+    @property
+    def bits(self) -> int:
+        """Bits of a channel."""
+        return self.number("BitsStored", self.number("BitsAllocated", 8))
+
     def group(self) -> str:
         """Return a keyed digest of the patient, or else NO_PATIENT and that of the study or the series."""
         for names in (("PatientID", "IssuerOfPatientID"), ("StudyInstanceUID",), ("SeriesInstanceUID",)):
@@ -240,6 +248,11 @@ class _DataSet:
         samples, bits = self.number("SamplesPerPixel", 1), self.number("BitsAllocated", 8)
         if samples not in (1, 3) or bits not in (1, 8, 16, 32, 64):
             raise UnusablePixelsError(f"{samples} channels of {bits} bits are not read")
+        stored = self.number("BitsStored", bits)
+        if not self.has_floats and self.number("HighBit", stored - 1) != stored - 1:
+            raise UnusablePixelsError(
+                "its pixels lie in other bits than the lowest ones (HighBit and BitsStored)"
+            )
         bytes_a_frame = _ITEM_BYTES
         if not self.syntax.is_encapsulated:
             half = 2 if self.text("PhotometricInterpretation") == "YBR_FULL_422" else 3
@@ -254,11 +267,8 @@ class _DataSet:
         """Return a frame as uint8 [h, w] or [h, w, 3]."""
         pixels = self.decode(index)
         if self.text("PhotometricInterpretation") == "PALETTE COLOR":
-            from pydicom.pixels.processing import apply_color_lut
-
-            require_small_palette(self.tags, self.syntax.is_little_endian)
-            pixels = apply_color_lut(pixels, self.tags)
-            return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+            colours: UInt8Array = read_palette(self.tags, bool(self.syntax.is_little_endian)).apply(pixels)
+            return colours
         if not self.is_gray:
             return (pixels >> max(0, self.number("BitsStored", 8) - 8)).astype(np.uint8)
         return self.values.show(pixels, index, reading)

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from crypto.arrays import AnyArray, BoolArray, UInt8Array
+from parties.sources.dicom_tables import read_table
 from parties.sources.reading import (
     AUTO_PERCENTILES,
+    NO_NUMBER,
     STATE_A_WINDOW,
     Reading,
     UnusablePixelsError,
@@ -22,15 +24,17 @@ from parties.sources.reading import (
     scale,
 )
 
-#: The most colours that a palette holds (DICOM PS3.3 C.7.6.3.1.5).
-_PALETTE_ENTRIES = 1 << 16
-
 
 @dataclass(frozen=True)
 class PixelTags:
     """The tags that say what pixels stand for."""
 
     tags: Any
+
+    @property
+    def is_little_endian(self) -> bool:
+        """Whether the file stores numbers with their lowest byte first."""
+        return bool(self.tags.original_encoding[1] is not False)
 
     def number(self, name: str, default: int = 0) -> int:
         """Return a tag's whole number."""
@@ -43,8 +47,8 @@ class PixelTags:
 
     def show(self, pixels: AnyArray, index: int, reading: Reading) -> UInt8Array:
         """Return stored pixels [h, w] of a frame as gray values, uint8 [h, w]. Padding is black."""
-        padding = self.padding(pixels)
-        gray = self.window(self.modality(pixels, index), padding, index, reading)
+        padding, is_float = self.padding(pixels), pixels.dtype.kind == "f"
+        gray = self.window(self.modality(pixels, index), padding, index, reading, is_float)
         if self.text("PhotometricInterpretation") == "MONOCHROME1":
             gray = 255 - gray
         if padding is not None:
@@ -52,16 +56,20 @@ class PixelTags:
         return gray
 
     def padding(self, pixels: AnyArray) -> BoolArray | None:
-        """Return which pixels are padding, bool [h, w]; None if the file names no padding."""
-        if self.tags.get("PixelPaddingValue") in (None, ""):
-            return None
-        first = self.signed("PixelPaddingValue")
-        last = (
-            first
-            if self.tags.get("PixelPaddingRangeLimit") in (None, "")
-            else self.signed("PixelPaddingRangeLimit")
-        )
-        return np.asarray((pixels >= min(first, last)) & (pixels <= max(first, last)))
+        """Return which pixels are padding, bool [h, w]; None if there is none. What is no number is padding."""
+        kind = {"f4": "Float", "f8": "DoubleFloat"}.get(pixels.dtype.str[1:], "")
+        number = self.real if kind else self.signed
+        nothing = np.isnan(pixels) if kind else None
+        first, limit = f"{kind}PixelPaddingValue", f"{kind}PixelPaddingRangeLimit"
+        if self.tags.get(first) in (None, ""):
+            return nothing
+        ends = [number(name) for name in (first, limit) if self.tags.get(name) not in (None, "")]
+        padding = np.asarray((pixels >= min(ends)) & (pixels <= max(ends)))
+        return padding if nothing is None else padding | nothing
+
+    def real(self, name: str) -> float:
+        """Return a tag's number."""
+        return float(self.tags.get(name))
 
     def signed(self, name: str) -> int:
         """Return a tag's number in the type of the pixels: files often store a negative one as unsigned."""
@@ -86,9 +94,10 @@ class PixelTags:
     def modality(self, pixels: AnyArray, index: int) -> AnyArray:
         """Return the values that the pixels stand for, such as Hounsfield units."""
         if self.tags.get("ModalityLUTSequence"):
-            from pydicom.pixels.processing import apply_modality_lut
-
-            return np.asarray(apply_modality_lut(pixels, self.tags))
+            table = read_table(
+                self.tags.ModalityLUTSequence[0], self.is_little_endian, self.stored_range()[0]
+            )
+            return table.apply(pixels)
         slope, intercept = self.rescale(index)
         return pixels if (slope, intercept) == (1.0, 0.0) else pixels * slope + intercept
 
@@ -109,22 +118,35 @@ class PixelTags:
         return values
 
     def window(
-        self, values: AnyArray, padding: BoolArray | None, index: int, reading: Reading
+        self, values: AnyArray, padding: BoolArray | None, index: int, reading: Reading, is_float: bool
     ) -> UInt8Array:
-        """Return values as gray values under the stated window, or else the file's."""
+        """Return values as gray values under the stated window, or else the file's.
+
+        Args:
+            values: What the pixels stand for, [h, w].
+            padding: Which pixels are padding, bool [h, w]; None if there is none.
+            index: The frame.
+            reading: Its window takes the place of the file's own.
+            is_float: Whether the file stores floating-point numbers, whose type has no range to show.
+
+        Raises:
+            UnusablePixelsError: If no window is known, or no value is a number.
+        """
+        if values.dtype.kind == "f" and not np.isfinite(values).any():
+            raise UnusablePixelsError(NO_NUMBER)
         is_deep = self.number("BitsStored", 8) > 8 or values.dtype.kind == "f"
         if reading.window == "auto" and is_deep:
             inside = values if padding is None else values[~padding]
+            inside = inside[np.isfinite(inside)]
             low, high = np.percentile(inside, AUTO_PERCENTILES) if inside.size else (0.0, 0.0)
             return scale(values, float(low), float(high))
+        full = None if is_float else self.full_range(index)
         if reading.window and is_deep:
-            return apply_window(values, reading.window, self.full_range(index))
+            return apply_window(values, reading.window, full)
         if self.tags.get("VOILUTSequence"):
-            from pydicom.pixels.processing import apply_voi
-
-            bits = int(self.tags.VOILUTSequence[0].LUTDescriptor[2])
-            whole = np.rint(values).astype(np.int64) if values.dtype.kind == "f" else values
-            return scale(apply_voi(whole, self.tags), 0, 2**bits - 1)
+            lowest = full[0] if full else float(np.nanmin(values))
+            table = read_table(self.tags.VOILUTSequence[0], self.is_little_endian, lowest)
+            return scale(table.apply(values), 0, 2**table.bits - 1)
         centre, width = (
             _first(self.lookup("FrameVOILUTSequence", name, index))
             for name in ("WindowCenter", "WindowWidth")
@@ -134,7 +156,7 @@ class PixelTags:
                 values, centre, width, self.lookup("FrameVOILUTSequence", "VOILUTFunction", index)
             )
         if not is_deep and values.dtype.kind in "ui":
-            low, high = self.full_range(index) or (0.0, 255.0)
+            low, high = full or (0.0, 255.0)
             return scale(values, low, high)
         raise UnusablePixelsError(f"more than 8 bits a pixel and no window of its own; {STATE_A_WINDOW}")
 
@@ -142,38 +164,17 @@ class PixelTags:
         """Return the values of the darkest and the brightest pixel that the file's type can store."""
         if self.tags.get("ModalityLUTSequence"):
             return 0.0, 2.0 ** int(self.tags.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
-        bits, (slope, intercept) = self.number("BitsStored", 8), self.rescale(index)
-        if bits > 16:
+        if self.number("BitsStored", 8) > 16:
             return None
-        low = -(2 ** (bits - 1)) if self.number("PixelRepresentation") else 0
-        ends = sorted((low * slope + intercept, (low + 2**bits - 1) * slope + intercept))
+        slope, intercept = self.rescale(index)
+        ends = sorted(end * slope + intercept for end in self.stored_range())
         return ends[0], ends[1]
 
-
-def require_small_palette(tags: Any, is_little_endian: bool) -> None:
-    """Check what a segmented palette unfolds to, before pydicom unfolds it: six bytes can name 65,535 numbers.
-
-    Source: DICOM PS3.3 C.7.9.2. Segments that repeat others (indirect ones) are not read.
-
-    Raises:
-        UnusablePixelsError: If it is more than a palette can hold.
-    """
-    for colour in ("Red", "Green", "Blue"):
-        data = tags.get(f"Segmented{colour}PaletteColorLookupTableData")
-        if not isinstance(data, bytes):
-            continue
-        bits = int(tags.get(f"{colour}PaletteColorLookupTableDescriptor")[2])
-        kind = np.dtype("u1" if bits == 8 else "<u2" if is_little_endian else ">u2")
-        words = np.frombuffer(data[: len(data) // kind.itemsize * kind.itemsize], kind).tolist()
-        at = entries = 0
-        while at + 1 < len(words):
-            code, length = words[at], words[at + 1]
-            at += 2 + (length if code == 0 else 1)
-            entries += length
-            if code not in (0, 1) or entries > _PALETTE_ENTRIES:
-                raise UnusablePixelsError(
-                    "its palette is larger than one can be, or in a form that is not read"
-                )
+    def stored_range(self) -> tuple[int, int]:
+        """Return the lowest and the highest number that a pixel can have, before it is rescaled."""
+        bits = self.number("BitsStored", 8)
+        low = -(2 ** (bits - 1)) if self.number("PixelRepresentation") else 0
+        return low, low + 2**bits - 1
 
 
 def _first(value: Any) -> float | None:

@@ -1,0 +1,178 @@
+"""DICOM values that became black or noise without a word: numbers that are none, palettes, tables, high bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from crypto.arrays import AnyArray, UInt8Array
+from parties.sources.picture import UndecodableImageError, read_picture
+from parties.sources.reading import Reading
+from tests.support.dicom_files import dicom_data, dicom_file
+
+GRAY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+COLOURS = ("Red", "Green", "Blue")
+
+
+def show(path: Path, channels: int = 1, **how: Any) -> UInt8Array:
+    """Return a DICOM file's first frame at its own size, uint8 [h, w] or [h, w, 3]."""
+    return read_picture(path, 16, channels, Reading(**how), 0).squeeze()
+
+
+def float_file(path: Path, values: AnyArray, **tags: Any) -> Path:
+    """Write an image of floating-point pixels, which has no tags of stored bits."""
+    data = dicom_data(values, BitsStored=None, HighBit=None, PixelRepresentation=None, PixelData=None)
+    name = "FloatPixelData" if values.dtype == np.float32 else "DoubleFloatPixelData"
+    setattr(data, name, values.tobytes())
+    for tag, value in tags.items():
+        setattr(data, tag, value)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_floats_around_which_nothing_was_scanned_are_not_black(
+    tmp_path: Path, kind: Any, photometric: str
+) -> None:
+    values = (np.linspace(-1, 1, 256).reshape(16, 16)).astype(kind)
+    values[:2] = np.nan
+    values[2, 0], values[2, 1] = np.inf, -np.inf
+    path = float_file(tmp_path / "x.dcm", values, PhotometricInterpretation=photometric)
+    shown = show(path, window="auto")
+    rest = np.linspace(0, 255, 224).reshape(14, 16)
+    rest = 255 - rest if photometric == "MONOCHROME1" else rest
+    assert not shown[:2].any() and np.abs(shown[3:] - rest[1:]).max() <= 5
+    assert not show(path, window="-1,1")[:2].any()
+    with pytest.raises(UndecodableImageError, match="no range to show"):
+        show(path, window="full")
+
+
+@pytest.mark.parametrize("window", ["auto", "full", "0,1", ""])
+def test_floats_without_a_number_are_refused(tmp_path: Path, window: str) -> None:
+    values = np.full((16, 16), np.nan, np.float32)
+    path = float_file(tmp_path / "x.dcm", values, WindowCenter=0, WindowWidth=2)
+    with pytest.raises(UndecodableImageError, match="none of its values is a number"):
+        show(path, window=window)
+
+
+def test_padding_of_floats_is_black_and_sets_no_window(tmp_path: Path) -> None:
+    values = (np.linspace(0, 1, 256).reshape(16, 16)).astype(np.float32)
+    values[:8] = -1e6
+    shown = show(float_file(tmp_path / "x.dcm", values, FloatPixelPaddingValue=-1e6), window="auto")
+    assert not shown[:8].any() and np.abs(shown[8:] - np.linspace(0, 255, 128).reshape(8, 16)).max() <= 5
+
+
+def palette(bits: int, values: AnyArray, syntax: str, kind: str, **more: Any) -> dict[str, Any]:
+    """Return the tags of a palette with these red values, green ones in reverse, and no blue."""
+    tags: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR", **more}
+    for colour, part in zip(COLOURS, (values, values[::-1], values * 0), strict=True):
+        tags[f"{colour}PaletteColorLookupTableDescriptor"] = [len(values), 0, bits]
+        order = ">" if syntax == ExplicitVRBigEndian else "<"
+        tags[f"{colour}PaletteColorLookupTableData"] = part.astype(order + kind).tobytes()
+    return tags
+
+
+def save(path: Path, pixels: AnyArray, syntax: str, **tags: Any) -> Path:
+    """Write a DICOM file in a transfer syntax."""
+    data = dicom_data(pixels, **tags)
+    data.file_meta.TransferSyntaxUID = UID(syntax)
+    data["PixelData"].VR = "OW" if pixels.itemsize > 1 else "OB"
+    if syntax == ExplicitVRBigEndian and pixels.itemsize > 1:
+        data.PixelData = pixels.astype(pixels.dtype.newbyteorder(">")).tobytes()
+    data.save_as(
+        path,
+        enforce_file_format=True,
+        implicit_vr=syntax == ImplicitVRLittleEndian,
+        little_endian=syntax != ExplicitVRBigEndian,
+    )
+    return path
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize(
+    ("bits", "kind", "factor"), [(8, "u1", 1), (8, "u2", 1), (16, "u2", 256), (16, "u2", 257)]
+)
+def test_a_palette_has_the_bits_that_it_names(
+    tmp_path: Path, syntax: str, bits: int, kind: str, factor: int
+) -> None:
+    tags = palette(bits, np.arange(256) * factor, syntax, kind)
+    shown = show(save(tmp_path / "x.dcm", GRAY, syntax, **tags), 3)
+    assert np.array_equal(shown, np.stack([GRAY, 255 - GRAY, GRAY * 0], 2))
+
+
+@pytest.mark.parametrize(("bits", "values"), [(16, np.arange(256)), (8, np.arange(256) * 256)])
+def test_a_palette_of_other_bits_than_it_names_is_refused(
+    tmp_path: Path, bits: int, values: AnyArray
+) -> None:
+    tags = palette(bits, values, ExplicitVRLittleEndian, "u2")
+    with pytest.raises(UndecodableImageError, match=f"its palette names {bits} bits a colour and holds"):
+        show(dicom_file(tmp_path / "x.dcm", GRAY, **tags), 3)
+
+
+def test_a_palette_of_8_bits_may_have_more_than_256_colours(tmp_path: Path) -> None:
+    values = np.arange(1024) // 4
+    tags = palette(8, values, ExplicitVRLittleEndian, "u1")
+    pixels = GRAY.astype(np.uint16) * 4
+    shown = show(dicom_file(tmp_path / "x.dcm", pixels, **tags), 3)
+    assert np.array_equal(shown[..., 0], GRAY)
+
+
+@pytest.mark.parametrize(("stored", "high"), [(12, 15), (12, 12), (16, 11)])
+def test_pixels_in_other_bits_than_the_lowest_are_refused(tmp_path: Path, stored: int, high: int) -> None:
+    pixels = GRAY.astype(np.uint16) << 8
+    path = dicom_file(tmp_path / "x.dcm", pixels, BitsStored=stored, HighBit=high)
+    with pytest.raises(UndecodableImageError, match="HighBit"):
+        show(path, window="full")
+
+
+def table(first: int, entries: AnyArray, bits: int, kind: str) -> Dataset:
+    """Return a lookup table, whose first value is stored as US or SS."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", kind, [len(entries) % 65536, first, bits])
+    item.add_new("LUTData", "OW", entries.astype("<u2").tobytes())
+    return item
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_table_of_values_below_zero_is_one_without_explicit_types_too(
+    tmp_path: Path, syntax: str
+) -> None:
+    item = table(-1024, np.arange(4096), 12, "SS")
+    pixels = GRAY.astype(np.uint16) * 16
+    tags = {"BitsStored": 12, "HighBit": 11, "RescaleSlope": 1, "RescaleIntercept": -1024}
+    path = save(tmp_path / "x.dcm", pixels, syntax, VOILUTSequence=Sequence([item]), **tags)
+    assert np.abs(show(path).astype(int) - GRAY).max() <= 1
+
+
+def test_a_first_value_beyond_half_of_the_range_stays_where_no_value_is_negative(tmp_path: Path) -> None:
+    item = table(40000, np.arange(16), 8, "US")
+    pixels = np.where(GRAY > 127, 40000 + GRAY.astype(int) % 16, 0).astype(np.uint16)
+    shown = show(dicom_file(tmp_path / "x.dcm", pixels, VOILUTSequence=Sequence([item])))
+    assert np.array_equal(shown, np.where(GRAY > 127, GRAY % 16, 0))
+
+
+def test_a_table_of_8_bits_may_have_more_than_256_entries(tmp_path: Path) -> None:
+    item = table(0, np.arange(4096) // 16, 8, "US")
+    path = dicom_file(
+        tmp_path / "x.dcm",
+        GRAY.astype(np.uint16) * 16,
+        BitsStored=12,
+        HighBit=11,
+        VOILUTSequence=Sequence([item]),
+    )
+    assert np.array_equal(show(path), GRAY)
+
+
+def test_a_table_that_is_shorter_than_it_says_is_refused(tmp_path: Path) -> None:
+    item = table(0, np.arange(256), 8, "US")
+    item.LUTDescriptor = [4096, 0, 8]
+    path = dicom_file(tmp_path / "x.dcm", GRAY, VOILUTSequence=Sequence([item]))
+    with pytest.raises(UndecodableImageError, match="shorter than it says"):
+        show(path)
