@@ -17,7 +17,7 @@ from PIL import Image
 
 from crypto.arrays import UInt8Array
 from crypto.files import folder_lock, write_atomic
-from parties.sealing import seal as seal_module
+from parties.sealing import unseal as unseal_module
 from parties.sealing.place import Place
 from parties.sources import folder as folder_source
 from parties.sources.phantom import Phantom
@@ -130,7 +130,7 @@ def test_an_unsealing_stopped_by_a_full_disk_or_a_kill_goes_on(
         written.append(path)
         write_atomic(path, full if len(written) == 8 else fill)
 
-    monkeypatch.setattr(seal_module, "write_atomic", fill_the_disk)
+    monkeypatch.setattr(unseal_module, "write_atomic", fill_the_disk)
     check_refused(here(PARTY, *words), "the disk is full", "run the same command again")
     monkeypatch.undo()
     (written[0].parent / f".{written[0].name}.1.tmp").write_bytes(b"half")  # as a kill leaves it

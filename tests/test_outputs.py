@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from coordinator.exchange.plan import write_plan
+from crypto.errors import CipherwardError
+from parties.sealing.leaving import require_stays
 from parties.sealing.place import Place
 from tests.support.command_runs import Here
 from tests.support.hospitals import plan
+from tests.support.rotation import make_hospital
 
 PARTY, COORDINATOR = "cipherward-party", "cipherward-coordinator"
+
+
+def write_images(folder: Path) -> Path:
+    """Write pictures of two classes, and return their folder."""
+    for row in range(40):
+        path = folder / "ab"[row % 2] / f"{row:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        gray = np.random.default_rng(row).integers(0, 256, (32, 32), dtype=np.uint8)
+        Image.fromarray(gray).save(path)
+    return folder
 
 
 @pytest.fixture
@@ -68,3 +83,58 @@ def test_a_plan_that_would_end_after_its_training_ends_before_it(
     assert not (tmp_path / "study").exists()
     done = here(COORDINATOR, "manifest", tmp_path / "p.yaml", "statement.json")
     assert done.returncode == 1 and message in " ".join(done.stderr.split()), done.stderr
+
+
+def test_nothing_plain_and_no_key_is_written_where_things_leave_the_hospital(
+    tmp_path: Path, here: Here
+) -> None:
+    hospital = make_hospital(tmp_path / "h").folder
+    sealed, key = hospital / "sealed", hospital / "secret.key"
+    (tmp_path / "outbox").mkdir()
+    moved = tmp_path / "outbox" / "sealed"  # a share that is watched, behind a link
+    moved.symlink_to(sealed)
+    (tmp_path / "link").symlink_to(sealed / "train")
+    scores = ["scores.json", "--guesses", "guesses"]
+    images = tmp_path / "scans"
+    images.mkdir()
+    for inside in (sealed / "opened", sealed / "train" / "x", sealed, moved / "x", tmp_path / "link" / "x"):
+        for words in (
+            ["unseal", sealed / "train", "--key", key, "--out", inside],
+            ["audit", images, "--out", inside],
+            ["keygen", inside],
+            ["share-key", key, inside / "copy.key", "--unprotected"],
+            ["identity", inside / "identity.txt"],
+        ):
+            done = here(PARTY, *words)
+            assert done.returncode == 1 and "which may leave the hospital" in " ".join(done.stderr.split())
+    folder = make_hospital(
+        tmp_path / "g", source="folder", images=str(write_images(tmp_path / "images"))
+    ).folder
+    done = here(PARTY, "report", folder, *scores, "--out", folder / "sealed" / "report.html")
+    assert done.returncode == 1 and "which may leave the hospital" in " ".join(done.stderr.split())
+    assert sorted(path.name for path in sealed.iterdir()) == ["test", "train", "val"]
+    assert {path.name for path in sealed.rglob("*") if path.is_file()} == {
+        "images-00000.safetensors",
+        "manifest.json",
+    }
+
+
+def test_a_set_that_was_moved_keeps_plain_images_out_of_its_folder(tmp_path: Path, here: Here) -> None:
+    hospital = make_hospital(tmp_path / "h").folder
+    (tmp_path / "upload").mkdir()
+    (hospital / "sealed").rename(tmp_path / "upload" / "sealed")
+    key, away = hospital / "secret.key", tmp_path / "upload" / "sealed"
+    for out in (away / "opened", away / "train" / "opened"):
+        done = here(PARTY, "unseal", away / "test", "--key", key, "--out", out)
+        assert done.returncode == 1 and "which may leave the hospital" in " ".join(done.stderr.split())
+    done = here(PARTY, "unseal", away / "test", "--key", key, "--out", tmp_path / "upload" / "opened")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_that_is_named_sealed_and_belongs_to_no_hospital_is_any_folder(tmp_path: Path) -> None:
+    require_stays(tmp_path / "sealed" / "x", "nothing")
+    require_stays(tmp_path / "sealed" / ".." / "x", "nothing")
+    (tmp_path / "private").mkdir()
+    require_stays(tmp_path / "sealed" / ".." / "x", "nothing")
+    with pytest.raises(CipherwardError, match="which may leave the hospital"):
+        require_stays(tmp_path / "sealed-0123456789abcdef" / "x", "it is plain")

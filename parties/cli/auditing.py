@@ -115,6 +115,7 @@ def audit(
 
 def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
     """Return the hospital that an audit belongs to. For images alone, one is made that holds nothing but audits."""
+    from parties.sealing.leaving import require_stays
     from parties.sealing.place import SETTINGS_FILE, Place
     from parties.sealing.seal import plan_sealing
     from parties.sources.source import SPLITS
@@ -138,6 +139,7 @@ def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
             f"no such file or folder: {target}", "name your images, or a hospital's folder"
         )
     folder = out or Path(f"{images.stem}-audit")
+    require_stays(folder, "an audit holds keys, guesses and plain images")
     kind = "npz" if is_npz(str(images)) else "folder"
     name = hospital_name(images.stem)
     settings = {"party": name, "source": kind, "images": str(images)}

@@ -152,7 +152,7 @@ def check_before_sealing(place: Place, channels_stated: bool) -> None:
 
 def _check_folder(place: Place, statements: Statements) -> None:
     from parties.checking.check import check as run_check
-    from parties.sealing.seal import quarantine
+    from parties.sealing.quarantine import forget_absent, quarantine, quarantine_line
     from parties.sources.folder import Folder
     from parties.sources.source import SPLITS, Share
 
@@ -182,8 +182,10 @@ def _check_folder(place: Place, statements: Statements) -> None:
     if report.errors:
         first = report.errors[0]
         raise CipherwardError(first.message, first.hint)
+    names = [name for name, _ in folder.catalog.refused]
+    forget_absent(place, [*(item.name for item in folder.catalog.items), *names])
     if refused := folder.catalog.refused:  # the others are listed when they are sealed
-        quarantine(place, [printable(f"{name}: {reason}") for name, reason in refused])
+        quarantine(place, [quarantine_line(name, reason) for name, reason in refused], names)
         for name, reason in refused[:_SHOWN]:
             talk.print(f"  cannot use {name}: {reason}")
         talk.print(

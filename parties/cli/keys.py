@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from parties.sealing.rotate import Rotation
 
 Hospital = Annotated[Path, typer.Argument(help="The hospital's folder.", show_default=False)]
+# Why a key is not written where sealed images are.
+_OPENS = "the key opens what is sealed there"
 Passphrase = Annotated[bool, typer.Option("--passphrase", help="Protect the new key with a passphrase.")]
 Recipients = Annotated[
     list[str] | None,
@@ -33,9 +35,11 @@ def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipi
     """Make the hospital's secret key (mode 0600). An existing key is never overwritten."""
     from crypto.key import SecretKey
     from crypto.unlock import recipient as parse_recipient
+    from parties.sealing.leaving import require_stays
 
     for text in recipient or ():
         parse_recipient(text)  # reports a bad recipient before anything is made
+    require_stays(hospital, _OPENS)
     key = SecretKey.generate()
     with disk_errors(hospital):
         hospital.mkdir(parents=True, exist_ok=True)
@@ -62,11 +66,14 @@ def _write_key(
     """
     from crypto.keyfile import write_key
     from crypto.unlock import new_passphrase, refuse_existing
+    from parties.sealing.leaving import require_stays
 
     if passphrase and recipients:
         raise CipherwardError(
             "a key file is protected with a passphrase or for recipients, not both", "choose one of them"
         )
+    if not recipients:
+        require_stays(path, _OPENS)
     refuse_existing(path, "a key file")  # before a passphrase is asked for
     names = (path.resolve().parent.name, party)
     write_key(path, key, recipients or (), new_passphrase(names) if passphrase else None)
@@ -75,7 +82,9 @@ def _write_key(
 def identity(file: Annotated[Path, typer.Argument(help="The identity file to make.")]) -> None:
     """Make an age identity (mode 0600) and print its recipient (age1…). Others wrap keys for that recipient."""
     from crypto.unlock import write_identity
+    from parties.sealing.leaving import require_stays
 
+    require_stays(file, "the identity opens wrapped keys")
     public = write_identity(file)
     talk.print(f"made {file}; keep it apart from the keys that it opens. Its recipient, which is public:")
     result.print(public)

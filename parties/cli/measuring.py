@@ -153,10 +153,12 @@ def report(
     from coordinator.report.training_section import require_same_study, training_of
     from parties.agent.identity_file import identity_path, read_identity
     from parties.scoring.pictures import private_pictures
+    from parties.sealing.leaving import require_stays
     from parties.sealing.place import Place
 
     place = Place.open(hospital)
     target = out or place.private / "report.html"
+    require_stays(target, "the report shows plain images")
     require_replaceable(target, PAGE_MARK)
     numbers = read_scores(scores)
     if numbers.signature is not None and identity_path(place).exists():

@@ -197,7 +197,7 @@ def unseal(
     """Verify a sealed set and decrypt it into PNG files."""
     from crypto.keyfile import read_key
     from crypto.sets.dataset import SealedDataset
-    from parties.sealing.seal import unseal as unseal_set
+    from parties.sealing.unseal import unseal as unseal_set
 
     dataset = SealedDataset.open(sealed)
     with progress("unseal", len(dataset)) as on_progress:

@@ -1,4 +1,4 @@
-"""Seal plain images into sealed sets, which can be resumed, and unseal them again.
+"""Seal plain images into sealed sets. A sealing that was interrupted is resumed.
 
 A hospital seals its splits under its own key. For an audit it also seals sets under keys made only for that:
 
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from coordinator.exchange.audit import control_sets as controls
 from crypto.arrays import Images, Int64Array, Rows, UInt8Array
@@ -30,14 +29,10 @@ from crypto.errors import CipherwardError
 from crypto.files import (
     disk_errors,
     drop_temporaries,
-    read_json,
-    write_atomic,
     write_json,
-    write_text,
 )
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key, write_throwaway_key
-from crypto.printable import printable
 from crypto.scheme import describe, load
 from crypto.sets.dataset import MANIFEST, SealedDataset, equal_except_nonce
 from crypto.sets.resume import (
@@ -52,6 +47,7 @@ from crypto.spec import SchemeSpec
 from parties.sealing import audit_sets
 from parties.sealing.disguise import can_be_declared, write_declared_copy
 from parties.sealing.place import Place
+from parties.sealing.quarantine import QUARANTINE, quarantine, quarantine_line
 from parties.sealing.row_list import (
     is_unchanged,
     read_row_list,
@@ -69,10 +65,6 @@ Progress = Callable[[int], None]
 CONTROL_IMAGES = 300
 # Control sets that only some attacks need are small, whatever is audited: (images, side, block).
 SMALL_CONTROL = (100, 64, 8)
-_QUARANTINE = "quarantine.txt"
-# Names the set that is being unsealed into a folder. No class's folder begins with a dot.
-_UNSEALING = ".unsealing.json"
-_UNSEAL_ROWS = 256  # images decrypted at a time: bounds the memory that unsealing needs
 
 
 @dataclass(frozen=True)
@@ -305,7 +297,7 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
     require_protection(sealing)  # before a throwaway key is made
     source, key = sealing.source, sealing.key()
     folder, rows_file = place.sealed_folder(sealing.name), place.rows_file(sealing.name)
-    for name in (rows_file.name, _QUARANTINE):
+    for name in (rows_file.name, QUARANTINE):
         drop_temporaries(place.private, name)
     if dataset := check_sealing(place, sealing):
         clear_leftovers(folder)
@@ -330,9 +322,8 @@ def seal(place: Place, sealing: Sealing, on_progress: Progress = lambda _: None)
         names = source.names
         for row in np.setdiff1d(np.arange(len(source)), rows):
             reasons.setdefault(int(row), _reason_of(source, int(row)))
-            line = f"{names[row]}: {reasons[int(row)]}" if reasons[int(row)] else names[row]
-            quarantined.append(printable(line))  # one line for each name
-        quarantine(place, quarantined)
+            quarantined.append(quarantine_line(names[row], reasons[int(row)]))
+        quarantine(place, quarantined, names)
 
     def record(digest: str, rows: Int64Array) -> None:
         if not quarantined:
@@ -384,17 +375,6 @@ def _reason_of(source: Source, row: int) -> str:
     except CipherwardError:
         pass
     return ""
-
-
-def quarantine(place: Place, names: Sequence[str]) -> None:
-    """Add names, each with its reason, to the list of images that could not be used, each once."""
-    path = place.private / _QUARANTINE
-    known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    merged = list(dict.fromkeys([*known, *names]))
-    if merged != known:
-        with disk_errors(path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_text(path, "".join(f"{name}\n" for name in merged))
 
 
 def disk_needed(place: Place, sealings: Sequence[Sealing]) -> int:
@@ -461,43 +441,3 @@ def plain_rows(place: Place, name: str, rows: Rows, decoded: DecodedImages | Non
     if source.states() != states:
         require_unchanged(place, name, source)
     return images
-
-
-def unseal(sealed: SealedDataset, key: SecretKey, out: Path, on_progress: Progress = lambda _: None) -> int:
-    """Decrypt a sealed set into PNG files, one folder for each class, and return the number of images.
-
-    The set is verified first, so that a wrong key or an altered shard writes nothing. Where a full disk or a kill
-    stopped it, the same call goes on: a file in `out` names the set until all of its images are there.
-
-    Raises:
-        CipherwardError: If no key opens the scheme's ciphertexts, verification fails, or `out` exists and is not an
-            empty folder, nor one that this set was being opened into.
-    """
-    load(sealed.spec).require_invertible("the plain images are where they were sealed from: keep them")
-    sealed.verify(key)
-    note = out / _UNSEALING
-    is_begun = note.is_file() and read_json(note, "file of an interrupted unseal") == {"set": sealed.digest}
-    if not is_begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CipherwardError(f"{out} exists and is not an empty folder", "unseal into a new folder")
-    cipher = load(sealed.spec).cipher(key)
-    with disk_errors(out):
-        out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_json(note, {"set": sealed.digest})
-        for name in sealed.classes:
-            (out / name).mkdir(mode=0o700, exist_ok=True)  # plain images: only for their owner
-            drop_temporaries(out / name)
-    for start in range(0, len(sealed), _UNSEAL_ROWS):
-        stop = min(start + _UNSEAL_ROWS, len(sealed))
-        images = cipher.decrypt(np.asarray(sealed.images(start, stop)), first=start)
-        for row, image in enumerate(images, start):
-            _write_png(out / sealed.classes[int(sealed.labels[row])] / f"{row:06d}.png", image)
-        on_progress(stop)
-    with disk_errors(note):
-        note.unlink()
-    return len(sealed)
-
-
-def _write_png(path: Path, image: UInt8Array) -> None:
-    """Write an image, uint8 [h, w, 1 or 3], atomically."""
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    write_atomic(path, lambda temporary: picture.save(temporary, format="PNG"))

@@ -90,6 +90,27 @@ def test_counts_of_seal_add_up_and_every_reason_is_told(tmp_path: Path, party: P
     assert "is not" in told["a/page.jpg"] and told["b/cut.png"] and "no DICM" in told["b/scan.dcm"]
 
 
+def test_what_was_mended_or_removed_leaves_the_list_when_its_set_is_sealed_anew(
+    tmp_path: Path, party: Party
+) -> None:
+    root, listed = fill(tmp_path / "images"), tmp_path / "h" / "private" / "quarantine.txt"
+    victims = [root / "a" / f"{row:03d}.png" for row in range(6)]
+    kept = [path.read_bytes() for path in victims]
+    for path in victims:
+        path.write_bytes(b"not a picture")
+    (root / "b" / "scan.dcm").write_bytes(bytes(200))
+    (root / "b" / "gone.dcm").write_bytes(bytes(200))
+    assert seal(party, tmp_path / "h", root)[0] == 0
+    assert len(listed.read_text().splitlines()) == 8
+    for path, content in zip(victims[:4], kept, strict=False):
+        path.write_bytes(content)
+    (root / "b" / "gone.dcm").unlink()
+    shutil.rmtree(tmp_path / "h" / "sealed")
+    assert seal(party, tmp_path / "h", root)[0] == 0
+    names = sorted(line.partition(":")[0] for line in listed.read_text().splitlines())
+    assert names == ["a/004.png", "a/005.png", "b/scan.dcm"]
+
+
 def deep(kind: int, i: int, gray: UInt8Array, path: Path) -> bool:
     """Write the images of class b with 16 bits."""
     if kind:

@@ -14,7 +14,8 @@ from crypto.scheme import SCHEMES, is_invertible, load
 from parties.scoring.true_key import check_true_key
 from parties.sealing.place import Place
 from parties.sealing.rotate import rotate
-from parties.sealing.seal import plan_sealing, unseal
+from parties.sealing.seal import plan_sealing
+from parties.sealing.unseal import unseal
 from parties.training.views import open_views
 from tests.support.command_runs import Party
 from tests.support.pictures import smooth
