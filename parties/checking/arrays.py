@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import blake3
 import numpy as np
 
+from parties.checking.blank import warn_of_blank
 from parties.checking.report import Finding, Report, Statements, same_under_two_classes
 from parties.sources.npz import Npz
 
@@ -68,12 +69,15 @@ def check_npz(
     report.formats, report.colour = {"npz": images}, sum(len(part) for part in splits if part.is_rgb)
     report.modes = {m: n for m, n in (("RGB", report.colour), ("L", images - report.colour)) if n}
     seen: dict[bytes, tuple[str, str, int]] = {}
-    done = 0
+    done, blank = 0, ""
     for part in splits:
         report.sizes[part.size_text] = report.sizes.get(part.size_text, 0) + len(part)
         for row, name in enumerate(part.names):
+            picture = part.read(row)
+            if (picture == picture[0, 0]).all():
+                report.blank, blank = report.blank + 1, blank or name
             own = (part.split, name, int(part.labels[row]))
-            split, other, label = seen.setdefault(blake3.blake3(part.read(row).tobytes()).digest(), own)
+            split, other, label = seen.setdefault(blake3.blake3(picture.tobytes()).digest(), own)
             if split != part.split:
                 report.exact.append((other, name))
             if label != own[2]:
@@ -81,6 +85,8 @@ def check_npz(
             done += 1
             on_progress(done)
     find_in_facts(report, splits, statements)
+    if report.blank:
+        warn_of_blank(report, images, blank)
     if report.exact:
         report.warnings.append(
             Finding(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from crypto.arrays import Int64Array
+from parties.checking.blank import find_blank
 from parties.checking.confounds import measure
 from parties.checking.copies import Copies, exact_copies, near_copies
 from parties.checking.glance import Header, Look, look
@@ -26,6 +27,8 @@ from parties.sources.grouping import why_too_few
 SAMPLE = (600, 200, 1 << 26)
 #: `seal` refuses to make more than this share of the images gray unless it is stated: fewer are marks on gray scans.
 COLOUR_REFUSED = 0.05
+#: Sides that differ by a rounding of the pixels' size are equal.
+SQUARE = 1.0001
 _EVERYTHING = (1 << 40, 1 << 40, 1 << 40)
 
 
@@ -53,6 +56,7 @@ def check(
     _describe(report, seen)
     _find_lost_classes(report, folder, seen)
     _find_in_pixels(report, statements)
+    find_blank(report, folder, seen)
     labels = _labels(items)
     exact = exact_copies(folder.path, items, splits, sample[2])
     near = Copies[int]() if is_sample else near_copies(looks_of(seen), splits, labels)
@@ -164,8 +168,8 @@ def _describe(report: Report, seen: Seen) -> None:
     report.modes = dict(Counter(h.mode for h in headers).most_common())
     report.sizes = dict(Counter(f"{h.width}×{h.height}" for h in headers).most_common())
     report.colour = sum(entry.is_colour for entry in looks)
-    ratios = [max(h.width, h.height) / max(1, min(h.width, h.height)) for h in headers]
-    report.not_square = sum(ratio > 1 for ratio in ratios)
+    ratios = [header.stretch for header in headers]
+    report.not_square = sum(ratio > SQUARE for ratio in ratios)
     report.stretch = max(ratios, default=1.0)
     for item, header, picture in zip(seen.items, seen.headers, seen.looks, strict=True):
         reason = next((entry for entry in (picture, header) if isinstance(entry, str)), "")

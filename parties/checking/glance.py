@@ -34,6 +34,7 @@ class Header:
         width: In pixels.
         height: In pixels.
         mode: Channels and bits, in Pillow's words for pictures.
+        aspect: The height of a pixel as a share of its width.
         may_be_transparent: Whether it has a channel or a colour for transparency.
     """
 
@@ -41,7 +42,14 @@ class Header:
     width: int
     height: int
     mode: str
+    aspect: float
     may_be_transparent: bool
+
+    @property
+    def stretch(self) -> float:
+        """How much longer one side is than the other, as a viewer shows the image; 1 if it is square."""
+        ratio = max(1, self.width) / (max(1, self.height) * self.aspect)
+        return max(ratio, 1 / ratio)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Look:
 
     Attributes:
         is_colour: Whether its channels differ.
+        is_blank: Whether all of it has one gray value, or one colour.
         border: Of its top, bottom, left and right edge: the mean gray value, and 1 if the edge is of one gray value
             (0 otherwise), float64 [8].
         thumb: Gray values of the picture at 16×16, uint8.
@@ -57,6 +66,7 @@ class Look:
     """
 
     is_colour: bool
+    is_blank: bool
     border: Float64Array
     thumb: UInt8Array
     bits: int
@@ -69,13 +79,13 @@ def read_header(root: Path, item: Item, reading: Reading) -> Header | str:
         with decoding_errors(path), open_allowed(path, HOSPITAL_FORMATS) as (kind, file):
             if kind == "DICOM":
                 header = dicom.read_header(file, reading)
-                return Header(kind, header.width, header.height, header.mode, False)
+                return Header(kind, header.width, header.height, header.mode, header.aspect, False)
             if kind == "NIfTI":
                 _, width, height = nifti.slice_count(file)
-                return Header(kind, width, height, "volume", False)
+                return Header(kind, width, height, "volume", nifti.pixel_aspect(file), False)
             with open_picture(file, kind) as picture:
                 clear = picture.mode in _TRANSPARENT_MODES or "transparency" in picture.info
-                return Header(picture.format or kind, *picture.size, picture.mode, clear)
+                return Header(picture.format or kind, *picture.size, picture.mode, 1.0, clear)
     except UndecodableImageError as error:
         return error.reason
 
@@ -109,4 +119,5 @@ def _describe(picture: UInt8Array) -> Look:
     packed = np.packbits(grid[:, 1:] > grid[:, :-1]).tobytes()
     thumb = np.asarray(gray.resize((16, 16), Image.Resampling.BOX))
     is_colour = bool((spread > COLOUR_SPREAD).mean() > COLOUR_SHARE)
-    return Look(is_colour, border, thumb, int.from_bytes(packed, "big"))
+    is_blank = bool((picture == picture[0, 0]).all())
+    return Look(is_colour, is_blank, border, thumb, int.from_bytes(packed, "big"))

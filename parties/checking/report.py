@@ -35,7 +35,9 @@ class Report:
         looked: Headers and pictures that were looked at.
         formats: Format → images, of the headers that were looked at; modes and sizes likewise.
         colour: Images in colour, of the pictures that were looked at.
-        not_square: Images whose sides differ, of the headers; `stretch` is the largest ratio of sides.
+        blank: Pictures of one gray value, of those that were looked at.
+        not_square: Images whose sides differ as a viewer shows them, of the headers; `stretch` is the largest ratio
+            of sides.
         exact: Pairs of equal files in two splits. `near` are pairs of nearly equal pictures.
         two_classes: Pairs of equal or nearly equal pictures under two classes.
         complete: Whether all possible copies were compared.
@@ -62,6 +64,7 @@ class Report:
     sizes: dict[str, int] = field(default_factory=dict)
     colour: int = 0
     transparent: int = 0
+    blank: int = 0
     not_square: int = 0
     stretch: float = 1.0
     exact: list[tuple[str, str]] = field(default_factory=list)

@@ -70,7 +70,8 @@ _TAGS = (
     "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingValue",
     "DoubleFloatPixelPaddingRangeLimit", "RescaleSlope",
     "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth",
-    "VOILUTFunction", "RedPaletteColorLookupTableDescriptor",
+    "VOILUTFunction", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
+    "PixelAspectRatio", "RedPaletteColorLookupTableDescriptor",
     "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
     "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
     "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
@@ -94,6 +95,7 @@ class Header:
         height: Of a frame, in pixels.
         mode: `gray` or `colour`, and the bits a channel.
         group: Keyed digest of the patient, or else the study or the series; empty if the file names none.
+        aspect: The height of a pixel of the first frame as a share of its width.
         may_show_names: True if the kind of image often has names in its pixels, and the file says nothing about it.
     """
 
@@ -102,6 +104,7 @@ class Header:
     height: int
     mode: str
     group: str
+    aspect: float
     may_show_names: bool
 
 
@@ -127,7 +130,15 @@ def read_header(file: BinaryIO, reading: Reading) -> Header:
         data.check(reading)
         mode = f"{'gray' if data.is_gray else 'colour'} {data.bits} bits"
         silent = not data.text("BurnedInAnnotation") and data.text("Modality") in OFTEN_BURNED_IN
-        return Header(data.frames, data.width, data.height, mode, data.group(), silent)
+        return Header(
+            data.frames, data.width, data.height, mode, data.group(), data.values.aspect(0), silent
+        )
+
+
+def pixel_aspect(file: BinaryIO, index: int) -> float:
+    """Return the height of a frame's pixels as a share of their width; 1 where the file does not say it."""
+    with _errors():
+        return _DataSet(file).values.aspect(index)
 
 
 def read_frame(file: BinaryIO, index: int, reading: Reading) -> UInt8Array:

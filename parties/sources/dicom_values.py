@@ -21,8 +21,13 @@ from parties.sources.reading import (
     Reading,
     UnusablePixelsError,
     apply_window,
+    aspect_of,
     scale,
 )
+
+#: What says how large pixels are, from one row to the next and from one column to the next. The first counts (DICOM
+#: PS3.3 10.7.1).
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,16 @@ class PixelTags:
                 if item.get(name) not in (None, ""):
                     return item.get(name)
         return self.tags.get(name)
+
+    def aspect(self, index: int) -> float:
+        """Return the height of a frame's pixels as a share of their width; 1 where the file does not say it."""
+        for name in _SPACINGS:
+            try:
+                vertical, horizontal = self.lookup("PixelMeasuresSequence", name, index)
+            except (TypeError, ValueError, OverflowError):  # nothing, or a text that is no number
+                continue
+            return aspect_of(vertical, horizontal)
+        return 1.0
 
     def modality(self, pixels: AnyArray, index: int) -> AnyArray:
         """Return the values that the pixels stand for, such as Hounsfield units."""

@@ -24,6 +24,7 @@ from parties.sources.reading import (
     Reading,
     UnusablePixelsError,
     apply_window,
+    aspect_of,
     scale,
 )
 
@@ -43,6 +44,14 @@ def slice_count(file: BinaryIO) -> tuple[int, int, int]:
     header = _read_header(file)
     shape = _canonical_shape(header)
     return shape[2], shape[0], shape[1]
+
+
+def pixel_aspect(file: BinaryIO) -> float:
+    """Return the height of the pixels of an axial slice as a share of their width."""
+    header = _read_header(file)
+    axes = list(_orientation(header)[:, 0].astype(int))
+    sizes = np.linalg.norm(np.asarray(header.get_best_affine(), float)[:3, :3], axis=0)  # of a voxel
+    return aspect_of(sizes[axes.index(1)], sizes[axes.index(0)])
 
 
 def read_slice(file: BinaryIO, index: int, reading: Reading) -> UInt8Array:
@@ -65,7 +74,7 @@ def read_slice(file: BinaryIO, index: int, reading: Reading) -> UInt8Array:
         low, high = np.percentile(finite, AUTO_PERCENTILES)
         return scale(plane, float(low), float(high))
     full = None
-    if volume.dtype.kind in "iu" and volume.dtype.itemsize == 2:
+    if volume.dtype.kind in "iu" and volume.dtype.itemsize <= 2:
         bounds = np.iinfo(volume.dtype)
         full = (float(bounds.min), float(bounds.max))
     if reading.window and not np.isfinite(plane).any() and np.isfinite(volume).any():
@@ -110,9 +119,8 @@ def _read_header(file: BinaryIO) -> Any:
     if min(shape, default=0) < 1:
         raise UnusablePixelsError("its NIfTI header is damaged (dimensions)")
     if len(shape) != 3:
-        raise UnusablePixelsError(
-            f"it has {len(shape)} dimensions; a volume has 3: split a series into volumes"
-        )
+        what = "split a series into volumes" if len(shape) > 3 else "save a single slice as a volume of one"
+        raise UnusablePixelsError(f"it has {len(shape)} dimensions; a volume has 3: {what}")
     require_few_pixels(shape[0], shape[1])
     if shape[0] * shape[1] * shape[2] > MAX_VOXELS:
         raise UnusablePixelsError(f"more than {MAX_VOXELS:,} voxels")

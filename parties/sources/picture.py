@@ -142,18 +142,21 @@ def _decode_plain_jpeg(path: Path, size: int, channels: int) -> UInt8Array | Non
 
 def _decode(path: Path, size: int, channels: int, reading: Reading, part: int) -> UInt8Array:
     """Return a file of any allowed format, mode and size as uint8 [size, size, channels]."""
+    needs_aspect = reading.fit != "stretch"
     with open_allowed(path, HOSPITAL_FORMATS) as (kind, file):
         if kind == "DICOM":
             frames = 1 if part >= 0 else dicom.read_header(file, reading).frames
             _require_one(frames, part, kind)
             picture = Image.fromarray(dicom.read_frame(file, max(part, 0), reading))
+            aspect = dicom.pixel_aspect(file, max(part, 0)) if needs_aspect else 1.0
         elif kind == "NIfTI":
             _require_one(1 if part >= 0 else nifti.slice_count(file)[0], part, kind)
             picture = Image.fromarray(nifti.read_slice(file, max(part, 0), reading))
+            aspect = nifti.pixel_aspect(file) if needs_aspect else 1.0
         else:
             with open_picture(file, kind) as opened:
                 return to_square(_show(opened, reading), size, channels, reading)
-        return to_square(picture, size, channels, reading)
+        return to_square(picture, size, channels, reading, aspect)
 
 
 def _require_one(parts: int, part: int, kind: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -40,7 +40,8 @@ class Reading:
             0.5 and 99.5 of the image), `full` (the whole range of its type) or `LOW,HIGH` (for CT in Hounsfield
             units). Empty: a DICOM file's own window, and other deep images are refused.
         fit: How an image that is not square becomes square. `stretch` changes its aspect ratio, `pad` adds a border
-            of the background (black if none is stated), `crop` keeps the middle.
+            of the background (black if none is stated), `crop` keeps the middle. The last two show pixels that are
+            not square, of which DICOM and NIfTI files tell, in their shape.
         background: Gray value 0 to 255 behind transparent pixels; None: transparent images are refused.
         allow_burned_in: Read DICOM images that say that names may be written into their pixels.
     """
@@ -114,9 +115,8 @@ def apply_window(values: AnyArray, window: str, full: tuple[float, float] | None
         raise UnusablePixelsError(NO_NUMBER)
     if window == "full":
         if full is None:
-            raise UnusablePixelsError(
-                "32 bits a channel have no range to show; state --window auto or LOW,HIGH"
-            )
+            what = "floating-point values" if values.dtype.kind == "f" else "32 bits a channel or more"
+            raise UnusablePixelsError(f"{what} have no range to show; state --window auto or LOW,HIGH")
         return scale(values, *full)
     if window == "auto":
         finite = values[np.isfinite(values)]
@@ -125,25 +125,45 @@ def apply_window(values: AnyArray, window: str, full: tuple[float, float] | None
     return scale(values, *Reading(window).bounds)
 
 
-def to_square(picture: Image.Image, size: int, channels: int, reading: Reading) -> UInt8Array:
-    """Return a picture without transparency in one mode and size, uint8 [size, size, channels]."""
+def aspect_of(vertical: Any, horizontal: Any) -> float:
+    """Return the height of a pixel as a share of its width; 1 where a file says nothing usable of it."""
+    try:
+        aspect = float(vertical) / float(horizontal)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 1.0
+    return aspect if math.isfinite(aspect) and aspect > 0 else 1.0
+
+
+def to_square(
+    picture: Image.Image, size: int, channels: int, reading: Reading, aspect: float = 1.0
+) -> UInt8Array:
+    """Return a picture without transparency in one mode and size, uint8 [size, size, channels].
+
+    Args:
+        picture: The picture.
+        size: Side of the result, in pixels.
+        channels: 1 (gray) or 3 (RGB).
+        reading: Its `fit` says how the picture becomes square.
+        aspect: The height of a pixel as a share of its width.
+    """
     # Pillow copies an image even if it has the mode already: a third of the time at 512×512.
     mode = "L" if channels == 1 else "RGB"
     if picture.mode == "LAB":  # Pillow converts it to RGB only
         picture = picture.convert("RGB")
     plain = picture if picture.mode == mode else picture.convert(mode)
-    if plain.size != (size, size):
-        plain = _fit(plain, size, reading)
+    if plain.size != (size, size) or (aspect != 1 and reading.fit != "stretch"):
+        plain = _fit(plain, size, reading, aspect)
     return np.asarray(plain, np.uint8).reshape(size, size, channels)
 
 
-def _fit(picture: Image.Image, size: int, reading: Reading) -> Image.Image:
+def _fit(picture: Image.Image, size: int, reading: Reading, aspect: float) -> Image.Image:
     """Return a picture resized to `size`×`size`, with its aspect ratio as `reading.fit` says."""
-    width, height = picture.size
+    width, height = picture.width, picture.height * aspect  # in widths of a pixel
     if reading.fit == "crop" and width != height:
         side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side))
+        wide, high = max(1, round(side)), max(1, round(side / aspect))
+        left, top = (picture.width - wide) // 2, (picture.height - high) // 2
+        picture = picture.crop((left, top, left + wide, top + high))
     if reading.fit == "pad" and width != height:
         longest = max(width, height)
         inner = (max(1, round(width * size / longest)), max(1, round(height * size / longest)))

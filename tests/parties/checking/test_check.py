@@ -16,6 +16,7 @@ from PIL import Image
 from crypto.arrays import UInt8Array
 from parties.checking.confounds import measure
 from tests.support.command_runs import Party
+from tests.support.dicom_files import dicom_file
 from tests.support.paths import ROOT
 
 
@@ -109,6 +110,54 @@ def test_what_was_mended_or_removed_leaves_the_list_when_its_set_is_sealed_anew(
     assert seal(party, tmp_path / "h", root)[0] == 0
     names = sorted(line.partition(":")[0] for line in listed.read_text().splitlines())
     assert names == ["a/004.png", "a/005.png", "b/scan.dcm"]
+
+
+def test_pictures_of_one_gray_value_are_counted_and_a_class_of_them_is_refused(
+    tmp_path: Path, party: Party
+) -> None:
+    def write(kind: int, i: int, gray: UInt8Array, path: Path) -> bool:
+        """Write every third picture of a class blank, or all but one of the last ones."""
+        if is_blank := (i % 3 == 0 if not is_lost else bool(kind) and i != but):
+            Image.new("L", (32, 32), 7 * (i % 30)).save(path)
+        return is_blank
+
+    is_lost, but = False, -1
+    root = fill(tmp_path / "some", save=write)
+    status, report = checked(party, root)
+    (warning,) = (w for w in report["warnings"] if "one gray value" in w["message"])
+    assert status == 0 and report["blank"] == 20
+    assert warning["message"] == "20 of 60 pictures have one gray value, such as a/000.png"
+    assert "empty masks" in warning["hint"]
+    status, err = seal(party, tmp_path / "h", root)
+    assert status == 0 and "20 of 60 pictures have one gray value" in err
+    is_lost = True
+    root = fill(tmp_path / "class", save=write)
+    status, report = checked(party, root)
+    (error,) = report["errors"]
+    assert status == 1 and error["message"] == "every picture of b has one gray value, such as b/000.png"
+    assert "empty masks" in error["hint"]
+    status, err = seal(party, tmp_path / "g", root)
+    assert status == 1 and "every picture of b has one gray value" in err
+    assert not (tmp_path / "g" / "sealed").exists()
+    # The quick look of `seal` takes samples; it refuses nothing before it has looked at all of the class.
+    but = 100
+    root = fill(tmp_path / "one", 240, save=write)
+    status, err = seal(party, tmp_path / "f", root)
+    assert status == 0 and "pictures have one gray value" in err
+
+
+def test_pixels_that_are_not_square_change_the_ratio(tmp_path: Path, party: Party) -> None:
+    def write(kind: int, i: int, gray: UInt8Array, path: Path) -> bool:
+        if kind:
+            dicom_file(path.with_suffix(".dcm"), gray, PixelSpacing=[4, 1])
+        return bool(kind)
+
+    root = fill(tmp_path / "images", save=write)
+    _, report = checked(party, root)
+    ratio = "30 of 60 images are not square; stretching changes their aspect ratio by up to 4.00"
+    assert ratio in [w["message"] for w in report["warnings"]]
+    _, report = checked(party, root, "--fit", "pad")
+    assert not [w for w in report["warnings"] if "not square" in w["message"]]
 
 
 def deep(kind: int, i: int, gray: UInt8Array, path: Path) -> bool:
@@ -332,6 +381,10 @@ def test_a_medmnist_file_is_checked(tmp_path: Path, party: Party) -> None:
     assert len(report["exact"]) == 2 and "2 pictures are in two splits" in report["warnings"][0]["message"]
     _, report = checked(party, write("two.npz", 1, shared=1, test_labels=(np.arange(12) + 1) % 2))
     assert len(report["two_classes"]) == 1 and "under two classes" in report["warnings"][1]["message"]
+    flat = np.full((12, 32, 32), 9, np.uint8)
+    status, report = checked(party, write("flat.npz", 1, val_images=flat, val_labels=np.arange(12) % 2))
+    assert status == 0 and report["blank"] == 12
+    assert "12 of 36 pictures have one gray value" in report["warnings"][0]["message"]
     status, report = checked(party, write("rgb.npz", 3))
     assert status == 1 and "would become gray" in report["errors"][0]["message"]
     assert checked(party, write("rgb.npz", 3), "--rgb")[0] == 0

@@ -176,3 +176,36 @@ def test_a_table_that_is_shorter_than_it_says_is_refused(tmp_path: Path) -> None
     path = dicom_file(tmp_path / "x.dcm", GRAY, VOILUTSequence=Sequence([item]))
     with pytest.raises(UndecodableImageError, match="shorter than it says"):
         show(path)
+
+
+def box() -> UInt8Array:
+    """Return a white square of 8 pixels on gray."""
+    pixels = np.full((16, 16), 100, np.uint8)
+    pixels[4:12, 4:12] = 255
+    return pixels
+
+
+@pytest.mark.parametrize(
+    "tag", ["PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio", "shared", "frame"]
+)
+def test_pixels_that_are_not_square_keep_their_shape(tmp_path: Path, tag: str) -> None:
+    tags: dict[str, Any] = {tag: ["2", "1"]} if tag not in ("shared", "frame") else {}
+    if not tags:
+        group, measures = Dataset(), Dataset()
+        measures.PixelSpacing = ["0.8", "0.4"]
+        group.PixelMeasuresSequence = Sequence([measures])
+        where = "Shared" if tag == "shared" else "PerFrame"
+        tags[f"{where}FunctionalGroupsSequence"] = Sequence([group])
+    path = dicom_file(tmp_path / "x.dcm", box(), **tags)
+    assert np.array_equal(show(path), box())  # stretched
+    pad, crop = show(path, fit="pad"), show(path, fit="crop")
+    assert not pad[:, :4].any() and not pad[:, 12:].any()  # twice as high as wide
+    assert (pad[:, 4:12] >= 100).all() and (pad[5:11, 7:9] == 255).all() and (pad[:, 4] == 100).all()
+    # The middle 16 by 8 pixels: the box is as high as the picture, and half as wide.
+    assert (crop[2:14, 5:11] == 255).all() and (crop[:, :3] == 100).all()
+
+
+@pytest.mark.parametrize("value", [["0", "1"], ["-2", "1"], ["1"], ["nan", "1"], ["1", "1"], ["inf", "1"]])
+def test_sizes_of_pixels_that_say_nothing_are_square(tmp_path: Path, value: list[str]) -> None:
+    path = dicom_file(tmp_path / "x.dcm", box(), PixelSpacing=value)
+    assert np.array_equal(show(path, fit="pad"), box())

@@ -234,6 +234,35 @@ def test_volumes_are_brought_to_one_orientation(tmp_path: Path) -> None:
         read_picture(ras, 8, 1, Reading(), 0)
 
 
+def test_voxels_that_are_not_cubes_keep_their_shape(tmp_path: Path) -> None:
+    data = np.full((8, 8, 5), 200, np.uint8)
+    turned = np.eye(4)[[1, 2, 0, 3]] @ np.diag([1.0, 2.0, 1.0, 1.0])  # its second axis is the width
+    tall = volume(tmp_path / "tall.nii", data, np.diag([-1.0, 2.0, 1.0, 1.0]))
+    wide = volume(tmp_path / "wide.nii", data.transpose(2, 0, 1), turned)
+    for path, is_tall in ((tall, True), (wide, False)):
+        shown = read_picture(path, 8, 1, Reading(fit="pad"), 0)[..., 0]
+        shown = shown if is_tall else shown.T
+        assert not shown[:, :2].any() and not shown[:, 6:].any() and (shown[:, 2:6] == 200).all()
+        assert (read_picture(path, 8, 1, Reading(), 0) == 200).all()
+
+
+def test_signed_bytes_have_a_range_and_a_single_slice_is_told_apart(tmp_path: Path) -> None:
+    data = np.arange(-128, 128, dtype=np.int16).reshape(16, 16, 1).astype(np.int8)
+    path = volume(tmp_path / "v.nii", data, np.eye(4))
+    shown = read_picture(path, 16, 1, Reading("full"), 0)[..., 0]
+    assert np.array_equal(shown, (data[:, ::-1, 0].T.astype(int) + 128))
+    for kind, message in (
+        (np.float32, "floating-point values have no range"),
+        (np.int32, "32 bits a channel"),
+    ):
+        volume(tmp_path / "w.nii", data.astype(kind), np.eye(4))
+        with pytest.raises(UndecodableImageError, match=message):
+            read_picture(tmp_path / "w.nii", 16, 1, Reading("full"), 0)
+    volume(tmp_path / "two.nii", data[..., 0], np.eye(4))
+    with pytest.raises(UndecodableImageError, match="2 dimensions; a volume has 3: save a single slice"):
+        read_picture(tmp_path / "two.nii", 16, 1, Reading("full"), 0)
+
+
 def test_unusable_volumes_are_refused(tmp_path: Path) -> None:
     whole = volume(tmp_path / "v.nii", np.zeros((8, 8, 5), np.int16), np.eye(4)).read_bytes()
     bomb = bytearray(whole)
