@@ -1,4 +1,4 @@
-"""Key files on a hospital's disk: created once, readable by their owner alone, never overwritten.
+"""Key files on a hospital's disk: created once, readable by their owner alone, never overwritten by another key.
 
     # cipherward secret key: whoever holds it opens every image sealed with it
     # id 0b387771640a4c90
@@ -25,12 +25,14 @@ import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pyrage
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from crypto.errors import CipherwardError
+from crypto.files import write_text
 from crypto.key import KEY_BYTES, SecretKey
 from crypto.unlock import (
     content_lines,
@@ -47,6 +49,7 @@ _THROWAWAY_PREFIX = "cipherward-throwaway-key-1"
 _NONCE_BYTES = 12
 ARMOUR_BEGIN, ARMOUR_END = "-----BEGIN AGE ENCRYPTED FILE-----", "-----END AGE ENCRYPTED FILE-----"
 _FORMAT = b"age-encryption.org/v1\n"
+_SCRYPT = _FORMAT + b"-> scrypt "
 #: Of 10^16 drawn keys, one has fewer distinct bytes than this; of typed ones, many have.
 _MIN_DISTINCT_BYTES = 16
 _RESTORE = "restore it from a backup"
@@ -66,6 +69,11 @@ def write_key(
     Raises:
         CipherwardError: If the file exists, or a recipient is not an age recipient.
     """
+    create_private(path, _key_text(key, recipients, secret), "a key file")
+
+
+def _key_text(key: SecretKey, recipients: Sequence[str], secret: str | None) -> str:
+    """Return the text of a key file, protected for recipients or by a passphrase, or in clear."""
     if recipients and secret is not None:
         raise ValueError("the age format wraps for recipients or by a passphrase, not by both")
     line = f"{_PREFIX}:{key.id}:{base64.b64encode(key.reveal()).decode()}\n"
@@ -76,7 +84,26 @@ def write_key(
     elif secret is not None:
         what = ", protected by a passphrase (age format)"
         line = pyrage.passphrase.encrypt(line.encode(), secret, armored=True).decode()
-    create_private(path, f"# cipherward secret key{what}\n# id {key.id}\n{line}", "a key file")
+    return f"# cipherward secret key{what}\n# id {key.id}\n{line}"
+
+
+def protect_anew(
+    path: Path, key: SecretKey, recipients: Sequence[str] = (), secret: str | None = None
+) -> None:
+    """Replace a key file by one of the same key that is protected in another way, atomically.
+
+    Args:
+        path: The key file.
+        key: The key that it holds.
+        recipients: As in `write_key`.
+        secret: As in `write_key`.
+
+    Raises:
+        CipherwardError: If the file holds another key, or a recipient is not an age recipient.
+    """
+    if read_key_id(path) != key.id:
+        raise CipherwardError(f"{path} does not hold key {key.id}", _RESTORE)
+    write_text(path, _key_text(key, recipients, secret), 0o600)
 
 
 def write_throwaway_key(path: Path, key: SecretKey, owner: SecretKey) -> None:
@@ -131,7 +158,23 @@ def copy_key(path: Path, to: Path) -> None:
 
 def is_wrapped(path: Path) -> bool:
     """Return whether a key file needs a passphrase or an identity to be opened."""
-    return content_lines(private_text(path, "key file"))[:1] == [ARMOUR_BEGIN]
+    return protection_of(path) != "clear"
+
+
+def protection_of(path: Path) -> Literal["clear", "passphrase", "recipients"]:
+    """Return what protects a key file. This does not open the key."""
+    lines = content_lines(private_text(path, "key file"))
+    if lines[:1] != [ARMOUR_BEGIN]:
+        return "clear"
+    return "passphrase" if _age_header(lines).startswith(_SCRYPT) else "recipients"
+
+
+def _age_header(lines: Sequence[str]) -> bytes:
+    """Return the bytes in the lines of an armoured age block; none if they are not base64."""
+    try:
+        return base64.b64decode("".join(lines[1:-1]), validate=True)
+    except (binascii.Error, ValueError):
+        return b""
 
 
 def read_key_id(path: Path) -> str | None:
@@ -198,14 +241,11 @@ def _unwrapped(block: str, path: Path, home: Path) -> SecretKey:
     what, lines = f"the key file {path}", block.splitlines()
     if lines[-1] != ARMOUR_END:
         raise CipherwardError(f"{what} is cut short: its last line is missing", _RESTORE)
-    try:
-        header = base64.b64decode("".join(lines[1:-1]), validate=True)
-    except (binascii.Error, ValueError):
-        header = b""
+    header = _age_header(lines)
     if not header.startswith(_FORMAT):
         raise CipherwardError(f"{what} is altered: it is not in the age format", _RESTORE)
     try:
-        if header.startswith(_FORMAT + b"-> scrypt "):
+        if header.startswith(_SCRYPT):
             inner = pyrage.passphrase.decrypt(block.encode(), passphrase(what))
         else:
             inner = pyrage.decrypt(block.encode(), identities(what, home))

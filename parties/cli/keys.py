@@ -12,13 +12,10 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors
 
 if TYPE_CHECKING:
-    from crypto.key import SecretKey
     from parties.sealing.place import Place
     from parties.sealing.rotate import Rotation
 
 Hospital = Annotated[Path, typer.Argument(help="The hospital's folder.", show_default=False)]
-# Why a key is not written where sealed images are.
-_OPENS = "the key opens what is sealed there"
 Passphrase = Annotated[bool, typer.Option("--passphrase", help="Protect the new key with a passphrase.")]
 Recipients = Annotated[
     list[str] | None,
@@ -36,47 +33,21 @@ def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipi
     from crypto.key import SecretKey
     from crypto.unlock import recipient as parse_recipient
     from parties.sealing.leaving import require_stays
+    from parties.sealing.new_key import OPENS, write_new_key
 
     for text in recipient or ():
         parse_recipient(text)  # reports a bad recipient before anything is made
-    require_stays(hospital, _OPENS)
+    require_stays(hospital, OPENS)
     key = SecretKey.generate()
     with disk_errors(hospital):
         hospital.mkdir(parents=True, exist_ok=True)
-    _write_key(hospital / "secret.key", key, passphrase, recipient)
+    write_new_key(hospital / "secret.key", key, passphrase, recipient)
     talk.print(f"made {hospital / 'secret.key'}; keep a copy where only you can read it")
     if not (passphrase or recipient):
         talk.print(
             "it is not protected; keygen --passphrase or keygen --recipient age1… makes a protected key"
         )
     result.print(key.id)
-
-
-def _write_key(
-    path: Path, key: SecretKey, passphrase: bool, recipients: list[str] | None, party: str = ""
-) -> None:
-    """Write a new key file, protected as chosen. Never overwrites a file.
-
-    Args:
-        path: The new file.
-        key: The key.
-        passphrase: Whether a passphrase protects it. It must not be made of the folder's or the hospital's name.
-        recipients: Whom it is wrapped for.
-        party: The hospital's name, where it may differ from the folder's.
-    """
-    from crypto.keyfile import write_key
-    from crypto.unlock import new_passphrase, refuse_existing
-    from parties.sealing.leaving import require_stays
-
-    if passphrase and recipients:
-        raise CipherwardError(
-            "a key file is protected with a passphrase or for recipients, not both", "choose one of them"
-        )
-    if not recipients:
-        require_stays(path, _OPENS)
-    refuse_existing(path, "a key file")  # before a passphrase is asked for
-    names = (path.resolve().parent.name, party)
-    write_key(path, key, recipients or (), new_passphrase(names) if passphrase else None)
 
 
 def identity(file: Annotated[Path, typer.Argument(help="The identity file to make.")]) -> None:
@@ -98,6 +69,7 @@ def share_key(
 ) -> None:
     """Wrap a key for another hospital (mode 0600). Only the recipient can open the copy."""
     from crypto.keyfile import read_key
+    from parties.sealing.new_key import write_new_key
 
     if bool(recipient) == unprotected:
         raise CipherwardError(
@@ -105,7 +77,7 @@ def share_key(
             "--recipient age1… (the other hospital gets it from `cipherward-party identity FILE`), or --unprotected",
         )
     secret = read_key(key)
-    _write_key(to, secret, False, recipient)
+    write_new_key(to, secret, False, recipient)
     if unprotected:
         talk.print(
             f"made {to}, not wrapped: anyone who holds it can open every image sealed with key {secret.id}"
@@ -137,11 +109,12 @@ def rotate(
 ) -> None:
     """Make a new key and seal everything again under it, in another row order. The old key is kept.
 
-    Plain images are never written to disk. Run it again to finish an interrupted rotation.
+    Plain images are never written to disk. Run it again to finish an interrupted rotation. Its key is then protected
+    as the options of that run say; without any, it stays as it is.
     """
-    from crypto.key import SecretKey
-    from crypto.keyfile import copy_key, is_wrapped, read_key
+    from crypto.keyfile import read_key
     from crypto.unlock import require_openable
+    from parties.sealing.new_key import NewKey
     from parties.sealing.place import Place
     from parties.sealing.rotate import rotate as rotate_place
 
@@ -155,21 +128,10 @@ def rotate(
     if recipient and not unopened:
         require_openable(recipient, place.folder)  # before anything is sealed again
     shared = read_key(key, home=place.folder) if key else None
-
-    def make_key(path: Path) -> SecretKey:
-        if key is not None and shared is not None:
-            copy_key(key, path)
-            return shared
-        if not protections and is_wrapped(place.key_path):
-            raise CipherwardError(
-                f"{place.key_path} is protected: choose how to protect the new key",
-                "--passphrase, or --recipient age1… for everyone who must open it, or --unprotected",
-            )
-        new = SecretKey.generate()
-        _write_key(path, new, passphrase, recipient, place.settings.party)
-        return new
-
-    rotation = rotate_place(place, make_key, shared.id if shared else None, progress)
+    new_key = NewKey(
+        place, key, shared, passphrase, tuple(recipient or ()), unprotected, unopened, talk.print
+    )
+    rotation = rotate_place(place, new_key.make, shared.id if shared else None, progress, new_key)
     for line in _describe_rotation(place, rotation):
         talk.print(line, soft_wrap=True)  # some lines hold commands to paste
     result.print(rotation.new)
@@ -177,6 +139,7 @@ def rotate(
 
 def _describe_rotation(place: Place, rotation: Rotation) -> list[str]:
     """Return what the hospital must know after a rotation, one line each."""
+    from parties.sealing.new_key import describe_protection
     from parties.sealing.rotate import archive_paths
     from parties.sources.source import SPLITS
 
@@ -189,6 +152,7 @@ def _describe_rotation(place: Place, rotation: Rotation) -> list[str]:
     lines.append(
         f"{place.key_path} holds key {rotation.new}; key {rotation.old} is kept as {archived_key.name}"
     )
+    lines.append(f"the new key's file is {describe_protection(place.key_path)}")
     lines.append(
         f"images uploaded before the rotation stay readable with key {rotation.old}, and exposed to attacks on it; "
         "a rotation does not call them back"

@@ -10,7 +10,8 @@ then swaps them by renaming:
 Sets under throwaway keys (audit-N, control-…) are archived with the old epoch: they were attacked, or may be, and a
 scorer answers about a set only once. The key id in each manifest distinguishes epochs; there is no epoch number.
 
-A rotation that is killed at any point is finished by running it again. During the swap no `sealed` folder and no
+A rotation that is killed at any point is finished by running it again; its key is then protected as the later command
+says (parties/sealing/new_key.py). During the swap no `sealed` folder and no
 usable key is in place (`Place.key` says why), so that no command works on half of each epoch.
 """
 
@@ -24,14 +25,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from coordinator.exchange.audit.control_sets import MAY_BE_HIDDEN
 from crypto.arrays import Int64Array, Rows, UInt8Array
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, folder_lock, read_json, write_json
+from crypto.files import disk_errors, drop_temporaries, folder_lock, read_json, write_json
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, read_key_id
 from crypto.scheme import load, renewed
@@ -46,6 +47,16 @@ from parties.sources.source import SPLITS
 OnProgress = Callable[[int], None]
 ProgressBar = Callable[[str, int], AbstractContextManager[OnProgress]]
 MakeKey = Callable[[Path], SecretKey]
+
+
+class BegunKey(Protocol):
+    """What becomes of the new key that an interrupted attempt made."""
+
+    def adopt(self, path: Path) -> SecretKey | None:
+        """Return that key, protected as this attempt asks; None: nobody here can open it, and it is given up."""
+
+    def protect(self, path: Path) -> None:
+        """Protect that key as this attempt asks. Its sets are sealed, so it cannot be given up any more."""
 
 
 @dataclass(frozen=True)
@@ -90,22 +101,28 @@ def rotate(
     make_key: MakeKey,
     new_id: str | None = None,
     progress_bar: ProgressBar = _no_bar,
+    begun: BegunKey | None = None,
 ) -> Rotation:
     """Give a hospital a new key and seal its finished splits again under it, or finish an interrupted rotation.
 
     Args:
         place: The hospital's folder.
-        make_key: Writes the new key file at the given path. It is called once in a rotation's life.
+        make_key: Writes the new key file at the given path. It is called once in a rotation's life, and again only if
+            `begun` gives up the key of an interrupted attempt.
         new_id: Id of the key that `make_key` will write, if it is known beforehand.
         progress_bar: progress_bar(name, images) shows the progress of a set.
+        begun: What becomes of the key of an interrupted attempt. None: it stays as it is.
 
     Raises:
         CipherwardError: If a set is unfinished, altered, under another key or of a scheme that no key opens, the new
-            key was this hospital's before, or the disk is too full.
+            key was this hospital's before or cannot be protected as asked, or the disk is too full.
     """
     with folder_lock(place.folder):
-        if not place.swap_note.exists():
-            rotation = _build(place, make_key, new_id, progress_bar)
+        for path in (new_key_path(place), place.key_path):
+            drop_temporaries(path.parent, path.name)  # a kill while a key was protected anew leaves a draft
+        is_built = place.swap_note.exists()
+        if not is_built:
+            rotation = _build(place, make_key, new_id, progress_bar, begun)
             write_json(place.swap_note, asdict(rotation))
         rotation = Rotation(**read_json(place.swap_note, "rotation's note"))
         if new_id not in (None, rotation.new):
@@ -113,11 +130,15 @@ def rotate(
                 f"a rotation of {place.folder} to key {rotation.new} was interrupted",
                 "finish it without --key first",
             )
+        if is_built and begun is not None:
+            begun.protect(_new_key_in_swap(place, rotation))
         _swap(place, rotation)
     return rotation
 
 
-def _build(place: Place, make_key: MakeKey, new_id: str | None, progress_bar: ProgressBar) -> Rotation:
+def _build(
+    place: Place, make_key: MakeKey, new_id: str | None, progress_bar: ProgressBar, begun: BegunKey | None
+) -> Rotation:
     """Write the new key and the new epoch's sets and row lists beside the old ones."""
     old = place.key()
     path = new_key_path(place)
@@ -125,9 +146,15 @@ def _build(place: Place, make_key: MakeKey, new_id: str | None, progress_bar: Pr
     _check_no_archive(place, old.id, read_key_id(path) if has_begun else new_id)
     sets = _finished_splits(place, old)
     _check_room(place, sets, has_begun)
+    new = None
+    if has_begun:
+        new = read_key(path) if begun is None else begun.adopt(path)
+        if new is None:
+            _give_up(place)
     with disk_errors(place.rotation):
         place.rotation.mkdir(mode=0o700, exist_ok=True)
-    new = read_key(path) if has_begun else make_key(path)
+    if new is None:
+        new = make_key(path)
     for name, sealed in sets.items():
         with progress_bar(name, len(sealed)) as on_progress:
             _seal_again(place, name, sealed, old, new, on_progress)
@@ -136,8 +163,29 @@ def _build(place: Place, make_key: MakeKey, new_id: str | None, progress_bar: Pr
     return Rotation(old.id, new.id, rows, [name for name in names if name not in sets])
 
 
-def _new_sets(place: Place) -> Path:
+def new_sets_path(place: Place) -> Path:
+    """Return the folder of the new epoch's sets until they take their place."""
     return place.folder / "sealed-new"
+
+
+def _new_key_in_swap(place: Place, rotation: Rotation) -> Path:
+    """Return where the new key is while the swap goes on: it may have taken its place already."""
+    for path in (new_key_path(place), place.key_path):
+        if path.exists() and read_key_id(path) == rotation.new:
+            return path
+    raise CipherwardError(
+        f"the new key {rotation.new} of the interrupted rotation is gone from {place.folder}",
+        "restore it from a backup",
+    )
+
+
+def _give_up(place: Place) -> None:
+    """Remove a new epoch that was never put in place. The key goes last: while it is there, the rest is its own."""
+    for path in (new_sets_path(place), place.rotation):
+        with disk_errors(path), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+    with disk_errors(new_key_path(place)):
+        new_key_path(place).unlink()
 
 
 def _has_begun(place: Place, new_id: str | None) -> bool:
@@ -151,7 +199,7 @@ def _has_begun(place: Place, new_id: str | None) -> bool:
     if new_id not in (None, begun_id):
         raise CipherwardError(
             f"a rotation of {place.folder} to key {begun_id} was interrupted",
-            f"finish it without --key; or give it up: remove {path} and {_new_sets(place)}",
+            f"finish it without --key; or give it up: remove {path} and {new_sets_path(place)}",
         )
     return True
 
@@ -174,7 +222,7 @@ def _check_no_archive(place: Place, old: str, new: str | None) -> None:
 
 def _check_room(place: Place, sets: dict[str, SealedDataset], has_begun: bool) -> None:
     """Raise if another rotation's sets are in the way, or the disk has no room for the new ones."""
-    folder = _new_sets(place)
+    folder = new_sets_path(place)
     if not has_begun and folder.exists():
         raise CipherwardError(f"{folder} is left from another rotation", "remove it and rotate again")
     missing = [s for s in sets.values() if not (folder / s.folder.name / "manifest.json").exists()]
@@ -216,7 +264,7 @@ def _seal_again(
     order = new.permutation(f"rotation/{name}/{old_set.digest}", len(old_set))
     rows = np.asarray(record["rows"], np.int64)[order].tolist()
     rows_file = place.rotation / f"rows-{name}.json"
-    folder = _new_sets(place) / name
+    folder = new_sets_path(place) / name
     if (folder / "manifest.json").exists():
         _check_sealed_again(folder, new, old_set, rows_file, rows)
         return
@@ -270,7 +318,7 @@ def _check_sealed_again(
 def _swap(place: Place, rotation: Rotation) -> None:
     """Put the new epoch in the old one's place. Each move happens once, however often the swap is restarted."""
     archived_key, archived_sets, archived_private = archive_paths(place, rotation.old)
-    sealed, new_sets, new_key = place.folder / "sealed", _new_sets(place), new_key_path(place)
+    sealed, new_sets, new_key = place.folder / "sealed", new_sets_path(place), new_key_path(place)
     move_once(sealed, archived_sets)
     with disk_errors(archived_private):
         archived_private.mkdir(mode=0o700, exist_ok=True)
