@@ -30,6 +30,7 @@ from crypto.files import disk_errors
 from crypto.passphrase_strength import require_strong
 
 _NAMED_BY = "CIPHERWARD_PASSPHRASE_FILE names it"
+_RESAVE = "save it again as text in UTF-8"
 _IDENTITY_PREFIX = "AGE-SECRET-KEY-"
 
 
@@ -127,7 +128,10 @@ def private_text(path: Path, what: str, hint: str = "") -> str:
             os.close(handle)
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", hint) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        # The error itself would show a byte of the secret, and where it stands.
+        raise CipherwardError(f"the {what} {path} is not text in UTF-8", _RESAVE) from None
+    except OSError as error:
         raise CipherwardError(
             f"cannot read the {what} {path}: {type(error).__name__}", "name a file that you may read"
         ) from None
@@ -198,7 +202,7 @@ def _from_environment() -> str | None:
 
 
 def _require_text(text: str | None, what: str) -> str:
-    """Return a passphrase that is there and not empty; raise CipherwardError otherwise."""
+    """Return a passphrase that is there, not empty and text; raise CipherwardError otherwise."""
     if text is None:
         raise CipherwardError(
             f"{what} needs a passphrase and none was given",
@@ -206,6 +210,14 @@ def _require_text(text: str | None, what: str) -> str:
         )
     if not text:
         raise CipherwardError(f"the passphrase given for {what} is empty", "set the variable, or unset it")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Bytes of the environment that are not text. The error itself would show one, and where it stands.
+        raise CipherwardError(
+            f"the passphrase given for {what} is not text in UTF-8",
+            "set CIPHERWARD_PASSPHRASE in UTF-8, or CIPHERWARD_PASSPHRASE_FILE to a file in UTF-8",
+        ) from None
     return text
 
 
@@ -221,6 +233,11 @@ def _prompt(prompt: str) -> str:
         except (getpass.GetPassWarning, EOFError):
             raise CipherwardError(
                 "this terminal cannot hide a passphrase, or gave none", "set CIPHERWARD_PASSPHRASE_FILE"
+            ) from None
+        except UnicodeDecodeError:
+            raise CipherwardError(
+                "what was typed is not text in this terminal's encoding",
+                "set the terminal and LANG to UTF-8, or set CIPHERWARD_PASSPHRASE_FILE",
             ) from None
         finally:
             waiting_for_user.clear()

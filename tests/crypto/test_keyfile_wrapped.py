@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import getpass
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -223,3 +224,34 @@ def test_wrong_recipients_are_named_and_a_secret_one_is_not_shown(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError):
         write_key(tmp_path / "a.key", key, ["age1nobody"], PASSPHRASE)
+
+
+def test_a_passphrase_that_is_not_text_is_one_line_that_shows_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.key"
+    path.write_text(wrapped(SecretKey.generate(), SCRYPT_BLOCK))
+    path.chmod(0o600)
+    words = tmp_path / "words.txt"
+    words.write_bytes(b"pa\xdfwort der Klinik")
+    words.chmod(0o600)
+
+    def type_latin1(_: str) -> str:
+        return words.read_bytes().decode("ascii")
+
+    def check_refused(what: str) -> None:
+        with pytest.raises(CipherwardError) as for_a_new_key:
+            new_passphrase()
+        for error in (refusal(path), for_a_new_key.value):
+            assert what in error.message and error.__cause__ is None and error.__suppress_context__
+            assert not any(part in str(error) for part in ("wort", "xdf", "dcdf", "position", "may read"))
+
+    monkeypatch.setenv("CIPHERWARD_PASSPHRASE_FILE", str(words))
+    check_refused(f"the passphrase file {words} is not text in UTF-8")
+    monkeypatch.setenv("CIPHERWARD_PASSPHRASE", os.fsdecode(words.read_bytes()))
+    check_refused("is not text in UTF-8")
+    for name in ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_PASSPHRASE_FILE"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(getpass, "getpass", type_latin1)
+    check_refused("is not text in this terminal's encoding")

@@ -31,6 +31,20 @@ NAMES = ("St. Mary's Hospital", "hospital-0")
         ("hospital-0 hospital-0", "Repeats like"),
         ("cipherward-secret-key", "names that a thief"),
         ("a" * 5000, "Repeats like"),
+        # Separators of any kind are no strength.
+        ("p.a.s.s.w.o.r.d.1.2.3", "common"),
+        ("q+w+e+r+t+y+u+i+o+p", "common"),
+        ("1.2.3.4.5.6.7.8.9", "common"),
+        ("s.e.c.r.e.t.k.e.y", "names that a thief"),
+        ("h.o.s.p.i.t.a.l.-.0", "names that a thief"),
+        ("pxaxsxsxwxoxrxd", "common"),
+        ("pXaXsXsXwXoXrXd", "common"),
+        ("paxssxwoxrdx", "common"),
+        ("pxaysxsywxoyrxdy", "common"),
+        ("p.a-s.s+w.o-r.d+1.2-3", "common"),
+        ("p..a..s..s..w..o..r..d", "common"),
+        ("p\u200ba\u200bs\u200bs\u200bw\u200bo\u200br\u200bd", "common"),
+        ("ｐａｓｓｗｏｒｄ１２３４", "common"),
     ],
 )
 def test_a_passphrase_that_is_easy_to_guess_is_refused_with_its_reason(text: str, reason: str) -> None:
@@ -42,7 +56,18 @@ def test_a_passphrase_that_is_easy_to_guess_is_refused_with_its_reason(text: str
 
 
 @pytest.mark.parametrize(
-    "text", [PASSPHRASE, "wool ferry ladder moth", "x7#Kq!fw2Lpd", "wool ferry ladder moth " * 400]
+    "text",
+    [
+        PASSPHRASE,
+        "wool ferry ladder moth",
+        "x7#Kq!fw2Lpd",
+        "wool ferry ladder moth " * 400,
+        "wool.ferry.ladder.moth",
+        "wool+ferry+ladder+moth",
+        "wool1ferry2ladder3moth",
+        "woolxferryxladderxmoth",
+        "lnzzzxfgzygl",  # drawn letters, of which one came four times
+    ],
 )
 def test_a_strong_passphrase_is_accepted_however_long(text: str) -> None:
     require_strong(text, NAMES)
