@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -149,6 +150,10 @@ def parse_value(text: str, where: str, hint: str) -> Any:
         raise CipherwardError(f"{where}: {shown!r} is {reason}", hint) from None
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def dump_yaml(values: Mapping[str, Any], allow_unicode: bool = False) -> str:
     """Return settings as a YAML text, in their order, by libyaml where PyYAML was built with it.
 
@@ -159,18 +164,25 @@ def dump_yaml(values: Mapping[str, Any], allow_unicode: bool = False) -> str:
     return text
 
 
-def read_yaml(path: Path, what: str) -> dict[str, Any]:
+def read_yaml(
+    path: Path, what: str, check: Callable[[os.stat_result], None] | None = None
+) -> dict[str, Any]:
     """Read the mapping in a YAML file.
 
     Args:
         path: the file.
         what: what it holds, such as "plan"; the messages name it.
+        check: looks at the status of the opened file before it is read, and raises CipherwardError to refuse it.
 
     Raises:
         CipherwardError: if the file cannot be read or holds no mapping.
     """
     try:
-        values = load_yaml(Path(path).read_text(encoding="utf-8"))
+        # A file that is checked may be a pipe, and opening one waits for its writer.
+        with open(path, encoding="utf-8", opener=None if check is None else _open_at_once) as file:
+            if check is not None:
+                check(os.fstat(file.fileno()))
+            values = load_yaml(file.read())
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", "name a YAML file that exists") from None
     except (OSError, UnicodeDecodeError) as error:

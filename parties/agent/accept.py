@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from coordinator.exchange.plan import Plan, require_rounds
 from coordinator.exchange.privacy import sums_securely
@@ -44,6 +46,7 @@ def propose(
     budget_epsilon: float | None = None,
     log: Callable[[str], None] = lambda _: None,
     budget_delta: float | None = None,
+    budget_unit: Literal["patient", "image"] | None = None,
 ) -> Policy:
     """Return the policy that accepts a plan in this hospital. Nothing is written.
 
@@ -56,11 +59,13 @@ def propose(
             present policy, and if it has none, the plan's.
         log: gets the line that says how many tensors of the encoder the weights file gave.
         budget_delta: the delta of `budget_epsilon`. By default that of the present policy, and if it has none, 1e-5.
+        budget_unit: whom the budget protects. By default as in the present policy, and if it has none, as the plan
+            says.
 
     Raises:
         CipherwardError: if the sets were not sealed as the plan says, if weights that the hospital needs are not
             here or do not fit the plan's model, if the hospital keeps stems of another study of that name, or if the
-            training would exceed the hospital's privacy budget.
+            training would exceed the hospital's privacy budget or protects a smaller unit.
     """
     require_rounds(plan)
     sets = {split: place.sealed(split) for split in ("train", "val", "test")}
@@ -74,7 +79,7 @@ def propose(
         if sealed.classes != sets["train"].classes:
             raise CipherwardError(f"the classes of {split} are not those of train", "seal the sets again")
     train = sets["train"]
-    budget = choose_budget(place, plan, budget_epsilon, budget_delta)
+    budget = choose_budget(place, plan, budget_epsilon, budget_delta, budget_unit)
     own_weights = _find_weights(place, plan, weights)
     if own_weights is not None:
         from coordinator.model.vit import build_model  # torch takes seconds to load
@@ -189,7 +194,11 @@ def _describe_budget(policy: Policy) -> str:
     """Return this hospital's own privacy budget in words."""
     if not policy.budget_epsilon:
         return "none of this hospital's own"
-    return f"epsilon {policy.budget_epsilon:g} at delta {policy.budget_delta:g} over all studies of this hospital"
+    budget = policy.budget
+    return (
+        f"epsilon {budget.epsilon:g} at delta {budget.delta:g} over all studies of this hospital, "
+        f"for each {budget.unit}"
+    )
 
 
 def _span(least: int, most: int) -> str:
@@ -219,7 +228,7 @@ def accept(
     with contextlib.suppress(CipherwardError):
         present = read_policy(place)
         is_same_study = present.digest == policy.digest and present.weights_file == policy.weights_file
-        budget = {"budget_epsilon": policy.budget_epsilon, "budget_delta": policy.budget_delta}
+        budget = {f"budget_{name}": value for name, value in asdict(policy.budget).items()}
         is_same_budget = present == present.model_copy(update=budget)
         if is_same_study and present.plan_sha256 == policy.plan_sha256 and is_same_budget:
             return False

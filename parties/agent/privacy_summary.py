@@ -54,7 +54,8 @@ def summarise(place: Place) -> Summary:
     else:
         lines.append("no private training was charged")
     if policy is not None and policy.budget_epsilon:
-        lines.append(f"budget: epsilon {policy.budget_epsilon:g} at delta {policy.budget_delta:g}")
+        budget = policy.budget
+        lines.append(f"budget: epsilon {budget.epsilon:g} at delta {budget.delta:g} for each {budget.unit}")
     else:
         lines.append(without)
     for study, rounds in _unprotected(place).items():

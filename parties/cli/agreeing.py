@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Column, Table
@@ -40,6 +40,10 @@ def accept(
             help="The delta of --privacy-budget. Default: as before, or 1e-5, whatever the plan says.",
         ),
     ] = None,
+    privacy_unit: Annotated[
+        Literal["patient", "image"] | None,
+        typer.Option(help="Whom --privacy-budget protects. Default: as before, or as the plan says."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Accept without a question.")] = False,
 ) -> None:
     """Show what taking part in a study means, and accept it. The hospital's client obeys nothing else.
@@ -61,7 +65,9 @@ def accept(
         return yes or _ask(place.settings.party)
 
     with folder_lock(place.folder):
-        policy = propose(place, load_plan(plan), weights, privacy_budget, talk.print, privacy_delta)
+        policy = propose(
+            place, load_plan(plan), weights, privacy_budget, talk.print, privacy_delta, privacy_unit
+        )
         is_new = accept_policy(place, policy, confirm)
     result.print(f"{place.policy_file}: {policy.study} accepted{'' if is_new else ' already'}")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.privacy import Privacy
@@ -26,6 +26,7 @@ from crypto.files import sha256_file
 from crypto.scheme import describe
 from crypto.sets.dataset import SealedDataset
 from crypto.spec import SchemeSpec, spec_without_nonce
+from parties.training.privacy_ledger import STATE_IMAGES, Budget
 
 #: Settings that only the coordinator's own work depends on: who is waited for, what is kept, attacked and measured.
 COORDINATOR_ONLY = frozenset(
@@ -51,7 +52,7 @@ IGNORED = frozenset(
     }
 )
 #: Settings of a policy that bound what a hospital answers. Changing them does not make it another study.
-LIMITS = ("trainings", "evaluations", "test_reads", "budget_epsilon", "budget_delta")
+LIMITS = ("trainings", "evaluations", "test_reads", "budget_epsilon", "budget_delta", "budget_unit")
 #: Settings of a policy that are no part of its digest: another place of a file, another setting of the coordinator's
 #: work or a newer manifest start no count of answers anew, and make no stem another's.
 _UNNAMED = frozenset({*LIMITS, "weights_file", "plan_sha256", "manifest_sha256"})
@@ -130,15 +131,38 @@ class Policy(Settings):
     augment: str
     mixup: float
 
-    # How updates are protected. The budget is the hospital's own, over all its trainings; 0: it has none.
+    # How updates are protected. The budget is the hospital's own, over all its trainings; 0: it has none. Its unit
+    # says whom it protects; "" without a budget.
     privacy: Privacy
     budget_epsilon: float = Field(ge=0, allow_inf_nan=False)
     budget_delta: float = Field(ge=0, lt=1, allow_inf_nan=False)
+    budget_unit: Literal["", "patient", "image"]
 
     # How many different messages are answered in all; a message that is sent again is not counted again.
     trainings: int = Field(ge=0)
     evaluations: int = Field(ge=0)
     test_reads: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _check_unit(self) -> Policy:
+        # Here, so that no message is answered under such a policy, whoever wrote it.
+        if bool(self.budget_unit) != bool(self.budget_epsilon):
+            raise CipherwardError(
+                f"a policy says budget_epsilon {self.budget_epsilon:g} and budget_unit {self.budget_unit!r}",
+                "a budget has a unit, patient or image; without a budget the unit is empty",
+            )
+        if self.privacy.is_on and self.privacy.unit == "image" and self.budget_unit == "patient":
+            raise CipherwardError(
+                f"this hospital's own privacy budget of epsilon {self.budget_epsilon:g} is for each patient, and the "
+                f"plan {self.study} protects single images: no bound of a patient follows from that",
+                f"ask for a plan with privacy.unit patient; or {STATE_IMAGES}",
+            )
+        return self
+
+    @property
+    def budget(self) -> Budget:
+        """The hospital's own privacy budget."""
+        return Budget(self.budget_epsilon, self.budget_delta, self.budget_unit)
 
     @property
     def digest(self) -> str:
@@ -188,12 +212,17 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
+def bound_as_budget(privacy: Privacy) -> Budget:
+    """Return a plan's bound as a hospital's budget, in the plan's unit; no budget without a bound."""
+    return Budget(*privacy.bound, privacy.unit) if privacy.is_on else Budget(0.0, 0.0, "")
+
+
 def make_policy(
     plan: Plan,
     classes: Sequence[str],
     images: int,
     weights_file: Path | None = None,
-    budget: tuple[float, float] | None = None,
+    budget: Budget | None = None,
 ) -> Policy:
     """Return the policy that accepts exactly this plan.
 
@@ -202,10 +231,11 @@ def make_policy(
         classes: the hospital's classes.
         images: the number of its training images.
         weights_file: the hospital's own copy of the plan's public weights.
-        budget: the hospital's own (epsilon, delta) over all its trainings. None: that of the plan.
+        budget: the hospital's own over all its trainings. None: the plan's bound.
 
     Raises:
-        CipherwardError: if the plan is not one of a federation, or has a setting that policies do not know.
+        CipherwardError: if the plan is not one of a federation, has a setting that policies do not know, or protects
+            images where the budget is for patients.
     """
     if plan.train != "federated":
         raise CipherwardError(
@@ -214,7 +244,7 @@ def make_policy(
         )
     steps = plan.steps_per_round(images)
     if budget is None:
-        budget = plan.privacy.bound if plan.privacy.is_on else (0.0, 0.0)
+        budget = bound_as_budget(plan.privacy)
     values: dict[str, Any] = {
         name: getattr(plan, name) for name in Policy.model_fields if name in type(plan).model_fields
     }
@@ -234,8 +264,9 @@ def make_policy(
         "trainings": _SPARE * plan.rounds,
         "evaluations": _SPARE * plan.rounds,
         "test_reads": 1,
-        "budget_epsilon": budget[0],
-        "budget_delta": budget[1],
+        "budget_epsilon": budget.epsilon,
+        "budget_delta": budget.delta,
+        "budget_unit": budget.unit,
     }
     policy = build(Policy, values, "the plan")
     if difference := find_difference(policy, plan):

@@ -11,7 +11,9 @@ import contextlib
 import dataclasses
 import functools
 import os
+import stat
 from pathlib import Path
+from typing import Any
 
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.settings import build, dump_yaml, read_yaml
@@ -28,7 +30,7 @@ def read_policy(place: Place) -> Policy:
     """Read the hospital's policy.
 
     Raises:
-        CipherwardError: if there is none, if it is wrong, and if other users of the machine can write it.
+        CipherwardError: if there is none, if it is wrong, and if other users of the machine own it or can write it.
     """
     path = place.policy_file
     if not path.exists():
@@ -40,15 +42,34 @@ def read_policy(place: Place) -> Policy:
 
 
 def _read(path: Path) -> Policy:
-    if path.stat().st_mode & 0o022:
-        raise CipherwardError(
-            f"other users of this machine can change {path}", f"check it, then: chmod 600 {path}"
-        )
     try:
-        return build(Policy, read_yaml(path, "policy"), str(path))
+        return build(Policy, read_policy_values(path), str(path))
     except CipherwardError as error:
         # The hint quotes the wrong value, which may be the hospital's budget.
         raise CipherwardError(error.message, error.hint, error.message) from None
+
+
+def read_policy_values(path: Path) -> dict[str, Any]:
+    """Return the settings in a policy's file, which may be of an earlier version.
+
+    Raises:
+        CipherwardError: if it cannot be read, or another user owns it or can write it.
+    """
+
+    def require_own(status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise CipherwardError(f"the policy {path} is not a regular file", "accept the plan again")
+        if status.st_uid != os.geteuid():
+            raise CipherwardError(
+                f"the policy {path} belongs to another user (uid {status.st_uid}), who can change it",
+                f"check it, and copy it in place: install -m 600 {path} COPY, mv COPY {path}",
+            )
+        if status.st_mode & 0o022:
+            raise CipherwardError(
+                f"other users of this machine can change {path}", f"check it, then: chmod 600 {path}"
+            )
+
+    return read_yaml(path, "policy", require_own)
 
 
 def save_policy(place: Place, policy: Policy) -> None:

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from crypto.errors import CipherwardError
 from crypto.files import append_line, cut_torn_line, disk_errors, hold_file, read_every_line
@@ -26,6 +26,11 @@ from parties.sealing.place import Place
 from parties.training.privacy_accounting import Mechanism, total_epsilon
 
 FILE = "privacy.jsonl"
+#: How a hospital gets on whose budget is for patients, where trainings protect images.
+STATE_IMAGES = (
+    "the hospital alone can state a budget for each image, which is weaker: cipherward-party accept PLAN HOSPITAL "
+    "--privacy-budget EPSILON --privacy-unit image; 0 gives the budget up"
+)
 #: Bounds are compared up to float rounding.
 _ROUNDING = 1e-9
 
@@ -64,10 +69,34 @@ class Charge:
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that all trainings of a hospital may tell together: its own (epsilon, delta). 0: no budget."""
+    """The most that all trainings of a hospital may tell together: its own (epsilon, delta). 0: no budget.
+
+    Attributes:
+        epsilon: the bound.
+        delta: the probability that it does not hold.
+        unit: whom it protects: each patient, or each image. "" without a budget.
+    """
 
     epsilon: float
     delta: float
+    unit: Literal["", "patient", "image"] = "image"
+
+    def require_unit(self, units: Iterable[str], what: str) -> None:
+        """Raise CipherwardError if the budget protects patients, and a training protects single images alone.
+
+        No bound of a patient follows from one of an image without the number of the patient's images, and charges do
+        not say that. A charge for patients counts in a budget for images.
+
+        Args:
+            units: the unit of every training that was charged or is asked for.
+            what: what is asked for.
+        """
+        if self.epsilon and self.unit == "patient" and "image" in units:
+            raise CipherwardError(
+                f"{what}: this hospital's own budget of epsilon {self.epsilon:g} is for each patient, and its ledger "
+                "holds trainings that protect single images: no bound of a patient follows from them",
+                STATE_IMAGES,
+            )
 
     def require(self, mechanisms: Sequence[Mechanism], what: str) -> None:
         """Raise CipherwardError if these steps together exceed the budget. what: what is asked for."""
@@ -101,6 +130,11 @@ class PrivacyLedger:
 
     def __init__(self, place: Place) -> None:
         self.path: Path = place.private / FILE
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether anything was ever charged. A damaged ledger counts."""
+        return self.path.exists() and self.path.stat().st_size > 0
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -197,6 +231,7 @@ class PrivacyLedger:
             if all(c.policy != charge.policy for c in earlier):
                 asked.append(Mechanism(charge.noise_multiplier, charge.sample_rate, rest_of_run))
             what = f"round {charge.round} of the study {charge.study}"
+            budget.require_unit([c.unit for c in [*earlier, charge]], what)
             budget.require([c.mechanism for c in earlier] + [m for m in asked if m.steps], what)
             if bound is not None:
                 of_study = [c.mechanism for c in earlier if c.policy == charge.policy]
