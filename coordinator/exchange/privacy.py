@@ -17,6 +17,9 @@ from crypto.errors import CipherwardError
 
 #: How epsilon and noise are computed: numerical composition of privacy loss random variables (Gopi et al. 2021).
 ACCOUNTANT = "PRV"
+#: The least epsilon of a plan, or of a hospital's budget. At 0.1 the noise of 1,000 steps takes up to a minute and
+#: 2 GB to compute, and both grow with 1 / epsilon. No training learns anything under so much noise.
+LEAST_EPSILON = 0.1
 #: What leaves a hospital, or may be read off it, and is not covered by epsilon.
 OUTSIDE = (
     "evaluations: each hospital's figures and tables on its validation and test images",
@@ -64,6 +67,11 @@ class Privacy(Settings):
             raise CipherwardError(
                 f"privacy: epsilon {self.epsilon:g} is no bound that a training can keep",
                 "set privacy.epsilon above 0, such as 8; or leave the block out",
+            )
+        if self.epsilon < LEAST_EPSILON:
+            raise CipherwardError(
+                f"privacy: epsilon {self.epsilon:g} is below {LEAST_EPSILON:g}, the least that noise is computed for",
+                f"set privacy.epsilon to {LEAST_EPSILON:g} or more, such as 8",
             )
         if self.delta is None or not 0 < self.delta < 1:
             raise CipherwardError(

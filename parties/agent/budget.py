@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from coordinator.exchange.plan import Plan
+from coordinator.exchange.privacy import LEAST_EPSILON
 from crypto.errors import CipherwardError
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
@@ -41,7 +42,7 @@ def choose_budget(
 
     Raises:
         CipherwardError: if the present policy, which may hold a budget, is gone or cannot be read and the hospital
-            states none, or if a delta or a unit comes without an epsilon.
+            states none, if a delta or a unit comes without an epsilon, or if the epsilon is too small.
     """
     if not epsilon and (delta is not None or unit is not None):
         name = "delta" if unit is None else "unit"
@@ -51,6 +52,11 @@ def choose_budget(
         return present if present.epsilon else bound_as_budget(plan.privacy)
     if epsilon == 0:
         return NO_BUDGET
+    if not LEAST_EPSILON <= epsilon < float("inf"):
+        raise CipherwardError(
+            f"a privacy budget of epsilon {epsilon:g} cannot be kept: the least is {LEAST_EPSILON:g}",
+            f"--privacy-budget {LEAST_EPSILON:g} or more; 0 for none",
+        )
     # The delta is never the plan's: whom the budget protects states it.
     return Budget(epsilon, delta or present.delta or _DELTA, unit or present.unit or plan.privacy.unit)
 

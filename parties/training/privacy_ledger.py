@@ -103,7 +103,7 @@ class Budget:
         if not self.epsilon:
             return
         total = total_epsilon(mechanisms, self.delta, self.epsilon)
-        if total > self.epsilon * (1 + _ROUNDING):
+        if not total <= self.epsilon * (1 + _ROUNDING):  # no number is no bound
             raise CipherwardError(
                 f"{what} would bring this hospital to epsilon {total:.3g} at delta {self.delta:g}, and its own "
                 f"budget is epsilon {self.epsilon:g}",
@@ -116,7 +116,7 @@ class Budget:
 def _require_bound(mechanisms: Sequence[Mechanism], bound: Budget, what: str) -> None:
     """Raise CipherwardError if these steps of one study exceed what its plan promises. what: what is asked for."""
     total = total_epsilon(mechanisms, bound.delta, bound.epsilon)
-    if total > bound.epsilon * (1 + _ROUNDING):
+    if not total <= bound.epsilon * (1 + _ROUNDING):
         raise CipherwardError(
             f"{what} would bring this study to epsilon {total:.3g} at delta {bound.delta:g}, and its plan promises "
             f"epsilon {bound.epsilon:g} over all rounds",

@@ -153,6 +153,12 @@ def test_a_delta_or_a_unit_needs_an_epsilon(place: Place) -> None:
             propose(place, private("image"), **words)
 
 
+@pytest.mark.parametrize("epsilon", [1e-9, 0.09, float("inf"), float("nan"), -1.0])
+def test_a_budget_that_cannot_be_computed_is_refused_at_once(place: Place, epsilon: float) -> None:
+    with pytest.raises(CipherwardError, match=r"cannot be kept: the least is 0\.1"):
+        propose(place, private("image"), budget_epsilon=epsilon)
+
+
 def test_a_policy_of_another_user_is_not_obeyed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     accept(place, private("image"))
     own = os.geteuid()
