@@ -130,7 +130,7 @@ def private_text(path: Path, what: str, hint: str = "") -> str:
         raise CipherwardError(f"no {what} at {path}", hint) from None
     except UnicodeDecodeError:
         # The error itself would show a byte of the secret, and where it stands.
-        raise CipherwardError(f"the {what} {path} is not text in UTF-8", _RESAVE) from None
+        raise CipherwardError(f"cannot read the {what} {path}: it is not text in UTF-8", _RESAVE) from None
     except OSError as error:
         raise CipherwardError(
             f"cannot read the {what} {path}: {type(error).__name__}", "name a file that you may read"

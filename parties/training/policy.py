@@ -150,12 +150,14 @@ class Policy(Settings):
             raise CipherwardError(
                 f"a policy says budget_epsilon {self.budget_epsilon:g} and budget_unit {self.budget_unit!r}",
                 "a budget has a unit, patient or image; without a budget the unit is empty",
+                "the budget_epsilon and the budget_unit of this hospital's policy do not go together",
             )
         if self.privacy.is_on and self.privacy.unit == "image" and self.budget_unit == "patient":
             raise CipherwardError(
                 f"this hospital's own privacy budget of epsilon {self.budget_epsilon:g} is for each patient, and the "
                 f"plan {self.study} protects single images: no bound of a patient follows from that",
                 f"ask for a plan with privacy.unit patient; or {STATE_IMAGES}",
+                f"this hospital's own budget is for patients, and the plan {self.study} protects single images",
             )
         return self
 

@@ -46,7 +46,7 @@ def _read(path: Path) -> Policy:
         return build(Policy, read_policy_values(path), str(path))
     except CipherwardError as error:
         # The hint quotes the wrong value, which may be the hospital's budget.
-        raise CipherwardError(error.message, error.hint, error.message) from None
+        raise CipherwardError(error.message, error.hint, error.outside or error.message) from None
 
 
 def read_policy_values(path: Path) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class Budget:
                 f"{what}: this hospital's own budget of epsilon {self.epsilon:g} is for each patient, and its ledger "
                 "holds trainings that protect single images: no bound of a patient follows from them",
                 STATE_IMAGES,
+                f"{what}: this hospital's own budget is for patients, and a training protects single images alone",
             )
 
     def require(self, mechanisms: Sequence[Mechanism], what: str) -> None:

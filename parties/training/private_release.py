@@ -92,8 +92,8 @@ def _charge(request: Request, private: PrivateRound, ledger: PrivacyLedger, name
         sample_rate=mechanism.sample_rate,
         steps=mechanism.steps,
     )
-    budget, bound = Budget(policy.budget_epsilon, policy.budget_delta), Budget(*policy.privacy.bound)
-    ledger.charge(charge, budget, (policy.rounds - 1) * mechanism.steps, bound)
+    bound = Budget(*policy.privacy.bound, policy.privacy.unit)
+    ledger.charge(charge, policy.budget, (policy.rounds - 1) * mechanism.steps, bound)
 
 
 def _read_words(path: Path) -> AnyArray | None:

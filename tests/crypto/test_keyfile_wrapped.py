@@ -247,7 +247,7 @@ def test_a_passphrase_that_is_not_text_is_one_line_that_shows_nothing_of_it(
             assert not any(part in str(error) for part in ("wort", "xdf", "dcdf", "position", "may read"))
 
     monkeypatch.setenv("CIPHERWARD_PASSPHRASE_FILE", str(words))
-    check_refused(f"the passphrase file {words} is not text in UTF-8")
+    check_refused(f"cannot read the passphrase file {words}: it is not text in UTF-8")
     monkeypatch.setenv("CIPHERWARD_PASSPHRASE", os.fsdecode(words.read_bytes()))
     check_refused("is not text in UTF-8")
     for name in ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_PASSPHRASE_FILE"):

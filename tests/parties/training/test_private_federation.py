@@ -298,14 +298,17 @@ def test_a_budget_does_not_leave_where_a_plan_has_no_privacy_or_the_policy_is_da
 ) -> None:
     place, p = places[0], plan()
     agree(places, p)
-    save_policy(place, read_policy(place).model_copy(update={"budget_epsilon": 7.25}))
+    stated = {"budget_epsilon": 7.25, "budget_unit": "patient"}
+    save_policy(place, read_policy(place).model_copy(update=stated))
     assert not re.search(r"\d", refused(place, p)) and "7.25" in last_refusal(place)
-    digest = read_policy(place).manifest_sha256
-    place.policy_file.write_text(place.policy_file.read_text().replace("7.25", "-7.25"))
-    config = ConfigRecord({"plan": p.model_dump_json(), "manifest": digest, "server-round": 1})
-    content = RecordDict({"config": config, "arrays": ArrayRecord({"model": Array(first_weights(p))})})
-    [reply] = make_grid([place]).send_and_receive([Message(content, FIRST_NODE, "train")])
-    assert "budget_epsilon" in reply.error.reason and "7.25" not in reply.error.reason
+    digest, text = read_policy(place).manifest_sha256, place.policy_file.read_text()
+    for damaged in (text.replace("7.25", "-7.25"), text.replace("budget_unit: patient", "budget_unit: ''")):
+        assert damaged != text
+        place.policy_file.write_text(damaged)
+        config = ConfigRecord({"plan": p.model_dump_json(), "manifest": digest, "server-round": 1})
+        content = RecordDict({"config": config, "arrays": ArrayRecord({"model": Array(first_weights(p))})})
+        [reply] = make_grid([place]).send_and_receive([Message(content, FIRST_NODE, "train")])
+        assert "budget_epsilon" in reply.error.reason and "7.25" not in reply.error.reason
 
 
 # ---- releases ------------------------------------------------------------------------------------
