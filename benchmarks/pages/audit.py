@@ -187,6 +187,11 @@ def is_uncertain(pool: Record) -> bool:
     return 3 * int(pool.get("uncertain", 0)) > int(pool["draws"])
 
 
+def tried_pools(row: Record) -> list[Record]:
+    """Return the pools of a row at which the attack tried something in at least one draw."""
+    return [pool for pool in row["pools"] if pool["draws"] > pool.get("idle", 0)]
+
+
 def shown_pool(row: Record) -> Record | None:
     """Return the figures at the smallest pool that breaks a row, else at the largest one; None if not run."""
     run: list[Record] = [pool for pool in row["pools"] if pool["draws"]]

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.pages.audit import data_name
+from benchmarks.pages.audit import data_name, tried_pools
 from benchmarks.pages.comparison import DATA_NAMES
 from benchmarks.pages.entries import Entry, audited_rows, of_kind, suite_of
 from benchmarks.pages.kinds import scheme_name
@@ -108,7 +108,7 @@ def _resistance(entries: Sequence[Entry], scheme: str) -> float:
     row = hardest_row(entries, scheme)
     if row is None:
         return 0.0
-    least = min(pool["pool"] for pool in row["pools"] if pool["draws"])
+    least = min((pool["pool"] for pool in tried_pools(row)), default=0)
     return 1.0 if row["smallest_pool"] == least else float(row["smallest_pool"] or math.inf)
 
 

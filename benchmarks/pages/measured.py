@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.pages.audit import CONTROLS, data_name, shown_pool
+from benchmarks.pages.audit import CONTROLS, data_name, shown_pool, tried_pools
 from benchmarks.pages.entries import Entry, of_kind
 from coordinator.report.measured import (
     Measured,
@@ -53,7 +53,7 @@ def _breaks(result: Record) -> tuple[MeasuredBreak, ...]:
             images=data_name(row),
             key_scope=row["scope"],
             attack=row["attack"],
-            tried=tuple(pool["pool"] for pool in row["pools"] if pool["draws"]),
+            tried=tuple(pool["pool"] for pool in tried_pools(row)),
             smallest_pool=row["smallest_pool"],
             pool=shown["pool"],
             broken=shown["broken"],

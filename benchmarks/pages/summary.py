@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.pages.audit import CONTROLS, data_name, is_uncertain, shown_pool
+from benchmarks.pages.audit import CONTROLS, data_name, is_uncertain, shown_pool, tried_pools
 from benchmarks.pages.comparison import DATA_NAMES, NETWORK_NAMES, find_cell, sized_name
 from benchmarks.pages.entries import Entry, audited_rows, of_kind
 from benchmarks.pages.markdown import number, percent, table
@@ -257,7 +257,7 @@ def audited_cells(row: Record) -> list[str]:
     """Return a row's scheme, claimed key space, smallest pool and seconds."""
     pool = shown_pool(row)
     assert pool is not None
-    smaller = [p for p in row["pools"] if p["draws"] and p["pool"] < pool["pool"]]
+    smaller = [p for p in tried_pools(row) if p["pool"] < pool["pool"]]
     if pool.get("idle") == pool["draws"]:
         smallest = "no attack was run"
     elif pool["pool"] != row["smallest_pool"]:

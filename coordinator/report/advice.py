@@ -246,7 +246,7 @@ def _other_scheme(report: Report, known: Measured) -> list[Action]:
         if b.scheme != report.scheme.name
         and b.images in own
         and b.smallest_pool is not None
-        and b.smallest_pool > min(b.tried)
+        and any(size < b.smallest_pool for size in b.tried)
         and b.smallest_pool > (own[b.images].smallest_pool or 0)
     ]
     if not others:

@@ -49,6 +49,9 @@ def test_a_table_of_eight_columns_or_uneven_rows_is_refused() -> None:
 def test_the_summary_softens_no_verdict_and_claims_nothing_that_was_not_run() -> None:
     assert cell_of(make_row({1: 5, 2: 5}, 1)) == "**1**"
     assert cell_of(make_row({50: 5, 100: 5}, 50)) == "**50** (smallest tried)"
+    untried = make_row({10: 0, 50: 5}, 50)
+    untried["pools"][0]["idle"] = 5
+    assert cell_of(untried) == "**50** (smallest tried)"
     assert cell_of(make_row({20: 3, 100: 5}, 100)) == "**100** (20: 3 of 5 draws)"
     assert cell_of(make_row({1: 0, 2: 5}, 2)) == "**2**"
     assert cell_of(make_row({1: 0, 2: 0}, None)) == "not broken up to 2"
