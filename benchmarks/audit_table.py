@@ -100,7 +100,7 @@ SHARED = (
     Row("pe", "cifar", block=4),
     Row("pe", "cifar", block=4, options=COLOURS),
     Row("le", "cifar", block=4),
-    Row("ele", "cifar", block=4, pools=(10, 20, 30, 40, 50, 100, 200)),
+    Row("ele", "cifar", block=4, pools=(10, 20, 24, 30, 40, 50, 100, 200)),
     Row("value_shuffle", "mri"),
     Row("value_shuffle", "cifar224"),
     Row("etc", "mri"),
