@@ -136,5 +136,9 @@ def test_a_folder_that_is_named_sealed_and_belongs_to_no_hospital_is_any_folder(
     require_stays(tmp_path / "sealed" / ".." / "x", "nothing")
     (tmp_path / "private").mkdir()
     require_stays(tmp_path / "sealed" / ".." / "x", "nothing")
-    with pytest.raises(CipherwardError, match="which may leave the hospital"):
-        require_stays(tmp_path / "sealed-0123456789abcdef" / "x", "it is plain")
+    require_stays(
+        tmp_path / "sealed-trial" / "hospital-a", "nothing"
+    )  # what rotations make is called otherwise
+    for name in ("sealed", "sealed-new", "sealed-0123456789abcdef"):
+        with pytest.raises(CipherwardError, match="which may leave the hospital"):
+            require_stays(tmp_path / name / "x", "it is plain")

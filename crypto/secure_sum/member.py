@@ -227,7 +227,7 @@ class Member:
         if earlier is not None and sorted(earlier) != names:
             raise CipherwardError(
                 "this round was summed before, over other hospitals; a second sum would give one update away",
-                "repeat it with the same hospitals",
+                "repeat it with the same hospitals, or give the study another name",
             )
         state.phase = "reveal"
         state.survivors = names

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from crypto.errors import CipherwardError
 from crypto.sets.dataset import MANIFEST
 
-#: The names of a hospital's folders of sealed sets; rotations add to the first (rotate.py).
 _SEALED = "sealed"
+#: The names of a hospital's folders of sealed sets: that of now, and those that rotations make (rotate.py).
+_NAMED = re.compile(r"sealed(-new|-[0-9a-f]{16})?")
 #: What stands beside it in a hospital's folder.
 _BESIDE = ("party.yaml", "secret.key", "private")
 
@@ -38,8 +40,7 @@ def _may_leave(folder: Path) -> bool:
     """Return whether a folder is a sealed set, or a hospital's folder of them."""
     if (folder / MANIFEST).is_file() and any(folder.glob("images-*.safetensors")):
         return True
-    is_named = folder.name == _SEALED or folder.name.startswith(f"{_SEALED}-")
-    if is_named and any((folder.parent / name).exists() for name in _BESIDE):
+    if _NAMED.fullmatch(folder.name) and any((folder.parent / name).exists() for name in _BESIDE):
         return True
     # Behind a link nothing stands beside it, but the sets are there.
     return folder.name == _SEALED and any(folder.glob(f"*/{MANIFEST}"))

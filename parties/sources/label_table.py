@@ -168,7 +168,9 @@ def _parse(text: str, delimiter: str, skipped: int, file: Path) -> Iterator[tupl
         if any("\n" in cell or "\r" in cell for cell in cells):
             last = skipped + reader.line_num
             raise CipherwardError(
-                f"{file}, line {line}: a cell holds a line break, up to line {last}", hint
+                f"{file}, line {line}: a cell holds a line break, up to line {last}",
+                "take the line breaks, or the column, out of the table; if no cell should hold one, a stray double "
+                "quote opens it",
             )
         yield line, cells
 

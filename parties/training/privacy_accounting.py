@@ -127,10 +127,10 @@ def total_epsilon(mechanisms: Iterable[Mechanism], delta: float, near: float) ->
         return 0.0
     error = _accountant_error(near)
     if error < _MOST_ERROR:
-        # Of a bound that is far beyond nobody needs to know the last digits, which would take the most memory.
+        # Of a bound that holds, or is far beyond, nobody needs the last digits, which would take the most memory.
         with contextlib.suppress(CipherwardError):
             rough = _epsilon(history, delta, _MOST_ERROR)
-            if rough - 2 * _MOST_ERROR > near:
+            if rough <= near or rough - 2 * _MOST_ERROR > near:
                 return rough
     return _epsilon(history, delta, error)
 

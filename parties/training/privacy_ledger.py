@@ -103,7 +103,11 @@ class Budget:
         """Raise CipherwardError if these steps together exceed the budget. what: what is asked for."""
         if not self.epsilon:
             return
-        total = total_epsilon(mechanisms, self.delta, self.epsilon)
+        try:
+            total = total_epsilon(mechanisms, self.delta, self.epsilon)
+        except CipherwardError as error:  # it names the steps of all studies, and the budget
+            outside = f"{what}: this hospital cannot compute what it would add to its own privacy budget"
+            raise CipherwardError(error.message, error.hint, outside) from None
         if not total <= self.epsilon * (1 + _ROUNDING):  # no number is no bound
             raise CipherwardError(
                 f"{what} would bring this hospital to epsilon {total:.3g} at delta {self.delta:g}, and its own "

@@ -56,7 +56,7 @@ def keep_provisional_stem(
             other.unlink(missing_ok=True)
 
 
-def commit_stem(place: Place, policy: Policy, request: str) -> None:
+def commit_stem(place: Place, policy: Policy, request: str, keeps_later: bool = False) -> None:
     """Move the stem of a request to the hospital's own stems. One that was committed already stays as it is.
 
     A move that a kill cut short is made again by the next call.
@@ -65,6 +65,7 @@ def commit_stem(place: Place, policy: Policy, request: str) -> None:
         place: the hospital.
         policy: what it accepted of the study.
         request: the digest of the request that the stem was trained for.
+        keeps_later: whether stems of later rounds stay, because an earlier round is repeated.
 
     Raises:
         CipherwardError: if a stem cannot be read or written.
@@ -74,7 +75,7 @@ def commit_stem(place: Place, policy: Policy, request: str) -> None:
     for path in sorted(_folder(place, policy).glob(f"*-{request[:32]}.safetensors")):
         stems, about = read_stem_file(path, policy)
         for round_, stem in stems.items():
-            write_own_stem(place, policy, stem, round_, int(about[_BEST]))
+            write_own_stem(place, policy, stem, round_, int(about[_BEST]), keeps_later)
         with disk_errors(path):
             path.unlink(missing_ok=True)
 

@@ -224,7 +224,7 @@ class SumStore:
         return self._step(about, answer)
 
     def reveal(
-        self, about: Mapping[str, object], commit: Callable[[str], None]
+        self, about: Mapping[str, object], commit: Callable[[str, bool], None]
     ) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
         """Return shares of self masks and of mask keys, by hospital.
 
@@ -233,12 +233,15 @@ class SumStore:
 
         Args:
             about: the message.
-            commit: gets the request whose update is in the sum, after the signatures were checked.
+            commit: gets the request whose update is in the sum, after the signatures were checked, and whether this
+                hospital masked an update of a later round before.
         """
 
         def answer(member: Member, request: str) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
             shown = member.reveal(read_bytes_map(about["signatures"], 64), self._rules)
-            commit(request)
+            rounds = self._read_masked().get(self._settings.study, {})
+            # A coordinator that lost its checkpoint repeats rounds: that must not take a later stem away.
+            commit(request, member.round_id.round < max(map(int, rounds), default=0))
             summed = {**self._read_summed(), str(member.round_id.round): member.survivors}
             self._write("summed.json", json.dumps(summed))
             return shown.self_masks, shown.mask_keys
@@ -371,7 +374,7 @@ def _refusals_written(place: Place, policy: Policy, step: str) -> Iterator[None]
 
 
 def _answer_step(
-    store: SumStore, about: Mapping[str, object], step: str, commit: Callable[[str], None]
+    store: SumStore, about: Mapping[str, object], step: str, commit: Callable[[str, bool], None]
 ) -> RecordDict:
     if step == "shares":
         return RecordDict({RECORD: write_record({"shares": store.share(about)})})

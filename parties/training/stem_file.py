@@ -85,7 +85,9 @@ def own_stem_digest(place: Place, policy: Policy, round_: int) -> bytes:
     return digest.digest()
 
 
-def write_own_stem(place: Place, policy: Policy, stem: Stem, round_: int, best: int) -> None:
+def write_own_stem(
+    place: Place, policy: Policy, stem: Stem, round_: int, best: int, keeps_later: bool = False
+) -> None:
     """Write a stem as the hospital's own of a round, beside the stems of the previous and of the best round.
 
     Args:
@@ -94,11 +96,14 @@ def write_own_stem(place: Place, policy: Policy, stem: Stem, round_: int, best: 
         stem: in plain coordinates.
         round_: the round that it was trained in.
         best: the best round so far.
+        keeps_later: whether stems of later rounds stay, because an earlier round is repeated.
     """
     stems = _read_own_stems(place, policy)
     previous = max((r for r in stems if r < round_), default=0)
     best = max((r for r in stems if r <= best), default=0)
     kept: dict[int, Stem] = {r: stems[r] for r in (previous, best) if r in stems}
+    if keeps_later:
+        kept |= {r: value for r, value in stems.items() if r > round_}
     write_stem_file(stem_path(place, policy), policy, kept | {round_: stem})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -269,3 +270,15 @@ def test_an_entry_that_nobody_wrote_is_not_believed(ledger: PrivacyLedger, line:
     ledger.path.write_text(json.dumps(line) + "\n")
     with pytest.raises(CipherwardError, match="cannot be believed"):
         ledger.charges()
+
+
+def test_what_cannot_be_computed_tells_the_coordinator_nothing_of_other_studies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> float:
+        raise CipherwardError("the bound of 1600 steps cannot be computed to within 0.0001", "")
+
+    monkeypatch.setattr("parties.training.privacy_ledger.total_epsilon", refuse)
+    with pytest.raises(CipherwardError, match="1600 steps") as error:
+        Budget(0.05, 1e-5, "image").require([], "the study s")
+    assert not re.search(r"\d", str(error.value.for_outside()))

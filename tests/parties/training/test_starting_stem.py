@@ -67,10 +67,12 @@ class Cloud:
         (answer,) = self.grid.send_and_receive([message])
         return str(answer.error.reason) if answer.has_error() else ""
 
-    def sum(self, weights: Float32Array, round_: int, of: Sequence[int] | None = None) -> SecureOutcome:
+    def sum(
+        self, weights: Float32Array, round_: int, of: Sequence[int] | None = None, best: int = 0
+    ) -> SecureOutcome:
         """Run an attempt at a round with these hospitals, by default with all."""
         members = range(len(self.places)) if of is None else of
-        messages = [self.message(weights, round_, hospital) for hospital in members]
+        messages = [self.message(weights, round_, hospital, **{"best-round": best}) for hospital in members]
         settings = SumSettings.of(self.manifest, self.plan.privacy)
         return attempt_secure_round(self.federation, settings, messages, weights, round_, False)
 
@@ -212,10 +214,10 @@ def test_a_hospital_that_is_killed_while_it_reveals_is_as_its_twin_after_the_rep
             is_alive.clear()
             raise RuntimeError("killed")
 
-    def commit(place: Place, policy: Policy, request: str) -> None:
+    def commit(place: Place, policy: Policy, request: str, keeps_later: bool) -> None:
         if where == "before the commit":
             kill()
-        commit_stem(place, policy, request)
+        commit_stem(place, policy, request, keeps_later)
         if where == "after the commit":
             kill()
 
@@ -293,6 +295,19 @@ def test_a_coordinator_that_lost_its_checkpoint_repeats_the_rounds_as_they_were(
     assert np.array_equal(again.weights, state.weights) and again.round == 3
     assert [stem_of(place, 3) for place in places] == stems
     assert all(row["aggregated"] for row in read_journal(tmp_path / "cloud"))
+
+
+def test_an_earlier_round_that_is_repeated_takes_no_later_stem_away(
+    sealed: list[Place], tmp_path: Path
+) -> None:
+    """Else a cloud could let one hospital alone start from an older stem than the others."""
+    cloud = Cloud(copy(sealed, tmp_path), plan(rounds=5))
+    for round_, best in ((1, 0), (2, 1), (3, 2), (4, 2)):
+        total(cloud.sum(cloud.model, round_, best=best))
+    stems = [stem_of(place, 4) for place in cloud.places]
+    total(cloud.sum(cloud.model, 3, best=2))
+    assert [stem_of(place, 4) for place in cloud.places] == stems
+    assert [stem_of(place, 3) for place in cloud.places] != stems
 
 
 def test_an_update_that_was_lost_and_trained_with_another_result_is_not_masked(
