@@ -104,10 +104,12 @@ def central_record(seed: int, figures: Mapping[str, Any]) -> dict[str, Any]:
 def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the accuracy of every kind of run over its seeds, and its differences from plain training by seed.
 
-    Plain training is central where that was run, and federated otherwise.
+    Plain training is central and federated, as far as each was run.
     """
-    base = CENTRAL if any(r["run"] == CENTRAL for r in records) else PLAIN
-    plain = {r["seed"]: r["test accuracy"] for r in records if r["run"] == base}
+    bases = {
+        base: {r["seed"]: r["test accuracy"] for r in records if r["run"] == base}
+        for base in (CENTRAL, PLAIN)
+    }
     lines = []
     for run in dict.fromkeys(r["run"] for r in records):
         accuracies = {r["seed"]: r["test accuracy"] for r in records if r["run"] == run}
@@ -116,9 +118,10 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "seeds": len(accuracies),
             "test accuracy": mean_and_spread(list(accuracies.values())),
         }
-        both = sorted(accuracies.keys() & plain.keys())
-        if run != base and both:
-            line[f"minus {base}"] = mean_and_spread([accuracies[s] - plain[s] for s in both])
+        for base, plain in bases.items():
+            both = sorted(accuracies.keys() & plain.keys())
+            if run not in (base, CENTRAL) and both:
+                line[f"minus {base}"] = mean_and_spread([accuracies[s] - plain[s] for s in both])
         lines.append(line)
     for name in ("nearest histogram", "linear on pixels"):
         values = [r[name] for r in records if name in r]

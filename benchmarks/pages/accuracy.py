@@ -92,8 +92,14 @@ def stem_accuracy(result: Record) -> list[str]:
         ]
         for record in result["records"]
     ]
+    kinds = {record["run"] for record in result["records"]}
+    unaltered = (
+        " Central training sees the images unaltered: a provider has no key to alter sealed ones."
+        if "central, plain images" in kinds and "augment" in result["protocol"]
+        else ""
+    )
     return [
-        f"Protocol: {result['protocol']}. Accuracies are shares of 1.",
+        f"Protocol: {result['protocol']}. Accuracies are shares of 1.{unaltered}",
         "",
         *table(headers, summary),
         *table(run_headers, runs),

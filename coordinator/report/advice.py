@@ -216,7 +216,8 @@ def _keep_pool(report: Report, known: Measured, exposed: bool) -> Action:
         source = known.sources.get("training", "")
         gain += (
             f" Accuracy on brain MRI without a pool: {known.training.federated} federated, {known.training.central} "
-            "for one model on all plain images."
+            "for one model on all plain images"
+            + (", which were not augmented." if "augment" in known.training.protocol else ".")
         )
     return Action("Let no sealed image leave the hospitals. Federate the training instead.", gain, source)
 

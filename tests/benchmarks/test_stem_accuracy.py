@@ -36,6 +36,12 @@ def test_runs_are_compared_seed_by_seed_with_plain_training(base: str) -> None:
     assert "| federated, stem private | 1 | 0.97 (0.8000–0.9900) |" in text and "| 0.9, 0.95 |" in text
 
 
-def test_with_both_the_comparison_is_with_central_training() -> None:
+def test_with_both_a_run_is_compared_with_each() -> None:
+    private = record("federated, stem private", 0, 0.97)
+    line = summarise([private, record(PLAIN, 0, 0.96), record(CENTRAL, 0, 0.95)])[0]
+    assert line[f"minus {CENTRAL}"].startswith("0.0200") and line[f"minus {PLAIN}"].startswith("0.0100")
+
+
+def test_central_training_is_compared_with_nothing() -> None:
     lines = summarise([record(run, 0, 0.9) for run in (PLAIN, CENTRAL)])
     assert lines[0][f"minus {CENTRAL}"].startswith("0.0000") and f"minus {PLAIN}" not in lines[1]
