@@ -83,9 +83,21 @@ class SumSettings:
         return {name: count / most for name, count in self.images.items()}
 
 
-def model_digest(words: AnyArray) -> str:
-    """Return the hex SHA-256 of a model as it travels: type, shape and bytes."""
-    about = f"{words.dtype.str} {words.shape}\0".encode()
+def settings_text(config: Mapping[str, object]) -> str:
+    """Return all settings of a training message as one text, but for the name of the attempt."""
+    return json.dumps({name: value for name, value in config.items() if name != ATTEMPT}, sort_keys=True)
+
+
+def model_digest(words: AnyArray, settings: str) -> str:
+    """Return the hex SHA-256 of what all members are sent: the model as it travels, and the settings.
+
+    The members sign it. A cloud that sends one of them another model, plan or setting gets no sum.
+
+    Args:
+        words: the model: its type, shape and bytes count.
+        settings: as `settings_text` returns them.
+    """
+    about = f"{words.dtype.str} {words.shape} {settings}\0".encode()
     return hashlib.sha256(about + np.ascontiguousarray(words).tobytes()).hexdigest()
 
 

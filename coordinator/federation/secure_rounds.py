@@ -25,6 +25,7 @@ from coordinator.exchange.secure_sum import (
     model_digest,
     read_bytes_map,
     read_record,
+    settings_text,
     vector_length,
     write_record,
 )
@@ -144,7 +145,8 @@ def attempt_secure_round(
         round_: the round, from 1.
         keeps_masked: keep the masked vectors, which the cloud sees anyway, for the record.
     """
-    round_id = RoundId(settings.study, round_, secrets.token_hex(16), model_digest(words))
+    asked = settings_text(messages[0].content["config"]) if messages else ""  # the same for all
+    round_id = RoundId(settings.study, round_, secrets.token_hex(16), model_digest(words, asked))
     collector = Collector(round_id, vector_length(words.size), settings.rules)
     exchange = _Exchange(federation, settings.rules, round_id, SecureOutcome())
     outcome = exchange.outcome

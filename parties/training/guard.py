@@ -27,6 +27,7 @@ from flwr.app import Array, Message
 
 from coordinator.exchange.manifest import StudyManifest
 from coordinator.exchange.plan import Plan
+from coordinator.exchange.secure_sum import settings_text
 from coordinator.exchange.settings import build
 from coordinator.exchange.statement import SPLITS
 from crypto.errors import CipherwardError
@@ -87,6 +88,7 @@ class Settings:
         proximal: the weight of FedProx's term.
         base: the digest of the coordinator's weights that are not sent, or None.
         attempt: the name of this attempt at a secure sum; "" without secure aggregation.
+        text: all settings of the message as one text, the plan's included, but for the name of the attempt.
     """
 
     split: str
@@ -95,6 +97,7 @@ class Settings:
     proximal: float
     base: str | None
     attempt: str = ""
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,8 @@ def _read_settings(
         require(attempt == "", "attempt", attempt, "none: no secure sum")
     arrays = message.content.array_records.get("arrays") or {}
     require(set(arrays) == {"model"}, "arrays", sorted(arrays), "one array of weights")
-    return Settings(str(split), int(number or 0), int(best), float(proximal), base, str(attempt))
+    text = settings_text(config)
+    return Settings(str(split), int(number or 0), int(best), float(proximal), base, str(attempt), text)
 
 
 def _require_manifest(place: Place, policy: Policy, config: dict[str, Any]) -> StudyManifest:

@@ -335,7 +335,9 @@ def begin_sum(
         steps = int(figures["steps"])
         store.store_update(request.name, update, float(figures.get("loss", 0.0)), steps)
     manifest = request.policy.manifest_sha256
-    round_id = RoundId(manifest, request.settings.round, request.settings.attempt, model_digest(received))
+    settings = request.settings
+    digest = model_digest(received, settings.text)
+    round_id = RoundId(manifest, settings.round, settings.attempt, digest)
     keys = store.begin(round_id, request.name)
     open_figures: dict[str, float | int] = {"num-examples": len(request.sealed), "steps": steps}
     if not plan.privacy.is_on:

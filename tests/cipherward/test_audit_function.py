@@ -158,6 +158,7 @@ def _each_in_its_own_order(images: Images, key: bytes) -> Images:
     )
 
 
+@pytest.mark.long
 def test_an_attack_on_each_image_alone_is_granted_a_move_for_each() -> None:
     attacks = {"attacks": ("as_is", "jigsaw")}
     result = audit(_each_in_its_own_order, IMAGES, **{**SMALL, **attacks})

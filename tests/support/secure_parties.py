@@ -18,6 +18,7 @@ from coordinator.exchange.secure_sum import (
     model_digest,
     read_bytes_map,
     read_record,
+    settings_text,
     write_record,
 )
 from crypto.secure_sum.member import Member
@@ -61,8 +62,9 @@ class SecureParties:
         def train(message: Message, context: Context) -> Message:
             party = self._note(context, "train")
             words, config = message.content["arrays"]["model"].numpy(), message.content["config"]
+            digest = model_digest(words, settings_text(config))
             round_id = RoundId(
-                self.manifest.digest, int(config["server-round"]), str(config[ATTEMPT]), model_digest(words)
+                self.manifest.digest, int(config["server-round"]), str(config[ATTEMPT]), digest
             )
             self.members[party] = Member.start(self.identities[party], round_id)
             update = np.full(words.size, (party + 1) / 100, np.float32)

@@ -360,6 +360,7 @@ for message in ('some other failure', 'operator torchvision::nms does not exist'
 """
 
 
+@pytest.mark.long
 def test_the_torchvision_fix_acts_on_its_own_failure_only() -> None:
     done = subprocess.run([sys.executable, "-c", BROKEN], check=True, capture_output=True, text=True)
     other, own = done.stdout.splitlines()

@@ -142,6 +142,7 @@ def test_a_block_is_set_as_a_whole_or_by_its_parts(tmp_path: Path) -> None:
 # ---- accepting -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_accepting_shows_the_bound_and_the_budget_and_keeps_both(places: list[Place]) -> None:
     accept(places, private_plan())
     policy = read_policy(places[0])
@@ -262,6 +263,7 @@ def last_refusal(place: Place) -> str:
     return (place.private / "refusals.jsonl").read_text().splitlines()[-1]
 
 
+@pytest.mark.long
 def test_the_number_of_patients_does_not_leave_in_a_refusal(places: list[Place]) -> None:
     place, p = places[0], private_plan(privacy={"epsilon": 8.0, "delta": 0.1, "unit": "patient"})
     record_patients(place, ["a"] * 9 + ["b"] * 3)

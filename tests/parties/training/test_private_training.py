@@ -250,6 +250,7 @@ def test_noise_comes_from_the_system_and_from_no_other_generator(monkeypatch: py
         pytest.param(0.3, 1e-5, 0.02, 500, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.long
 def test_the_noise_is_that_of_an_independent_accountant(
     epsilon: float, delta: float, rate: float, steps: int
 ) -> None:

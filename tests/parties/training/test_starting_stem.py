@@ -297,6 +297,17 @@ def test_a_coordinator_that_lost_its_checkpoint_repeats_the_rounds_as_they_were(
     assert all(row["aggregated"] for row in read_journal(tmp_path / "cloud"))
 
 
+def test_a_hospital_that_is_sent_other_settings_is_in_no_sum(cloud: Cloud) -> None:
+    """A larger batch of as many steps is within what its policy allows, and would change its update alone."""
+    messages = [cloud.message(cloud.model, 1, hospital) for hospital in range(3)]
+    other = cloud.plan.model_copy(update={"batch": cloud.plan.batch + 1})
+    messages[0].content["config"]["plan"] = other.model_dump_json()
+    settings = SumSettings.of(cloud.manifest, cloud.plan.privacy)
+    outcome = attempt_secure_round(cloud.federation, settings, messages, cloud.model, 1, False)
+    assert outcome.total is None
+    total(cloud.sum(cloud.model, 1))
+
+
 def test_an_earlier_round_that_is_repeated_takes_no_later_stem_away(
     sealed: list[Place], tmp_path: Path
 ) -> None:

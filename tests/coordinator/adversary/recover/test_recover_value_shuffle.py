@@ -127,6 +127,7 @@ def test_out_of_time_says_so_and_still_opens() -> None:
     assert sorted(key.parts["K2"]) == list(range(192)) and opened(pool, key).shape == pool.sealed.shape
 
 
+@pytest.mark.long
 def test_the_same_pool_gives_the_same_key() -> None:
     pool, _ = sealed_pool("value_shuffle", smooth(2, 32, 32, 3, seed=6), 8)
     first, second = run(pool), run(pool)
