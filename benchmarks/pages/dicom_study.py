@@ -34,7 +34,8 @@ def dicom_study(result: Record) -> list[str]:
         f"UIDs, private attributes; {found['shortest']} characters or more), as text and as plain digests, were "
         f"searched for in all {found['files']} files that the commands wrote ({found['bytes'] / 1e6:.0f} MB; "
         f"{found['files_that_may_leave']} of them may leave a hospital), in their names, and in everything that was "
-        f"printed: **{found['found']} found**. The same search finds them in the DICOM files themselves.",
+        f"printed: **{found['found']} found**. The same search finds them in the DICOM files themselves. Numbers of "
+        "fewer than 8 digits stand among sealed pixels by chance, and are looked for in the headers of those files.",
         "",
     ]
 

@@ -15,6 +15,7 @@ from pydicom.uid import UID
 
 from benchmarks import dicom_study
 from benchmarks.dicom_export import OTHER, SYNTAXES, Export, make_export, pydicom_files
+from benchmarks.dicom_study import found_in
 from benchmarks.identifying_values import Search, contents, identifying_values
 from benchmarks.pages import inputs
 from benchmarks.pages.entries import Entry
@@ -184,3 +185,17 @@ def test_a_folder_of_dicom_files_becomes_a_report(tmp_path: Path) -> None:
                   {"schema": dicom_study.SCHEMA, **figures})  # fmt: skip
     page = "\n".join(inputs.page([entry]))
     assert all(f"`{step['command']}`" in page for step in figures["steps"]) and "**0 found**" in page
+
+
+def test_a_short_number_among_sealed_pixels_is_chance_and_in_a_header_a_leak() -> None:
+    search = Search(["113040", "19560317", "Kestrel^Anna"])
+    shard, other = Path("sealed/train/images-00000.safetensors"), Path("sealed/train/manifest.json")
+
+    def content(header: bytes, pixels: bytes) -> bytes:
+        return len(header).to_bytes(8, "little") + header + pixels
+
+    dark = content(b"{}", b"\x13\n113040\x0e")
+    assert found_in(search, shard, dark) == set() and found_in(search, other, dark) == {"113040"}
+    assert found_in(search, shard, content(b'{"a": "113040"}', bytes(9))) == {"113040"}
+    assert found_in(search, shard, content(b"{}", b"\x13\n19560317\x0e")) == {"19560317"}
+    assert found_in(search, shard, content(b"{}", b"\x13Kestrel^Anna\x0e113040\x01")) == {"Kestrel^Anna"}
