@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from coordinator.exchange.audit.suite1 import draws_needed
 from coordinator.report.measured import Measured, MeasuredBreak, measured
 from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report
@@ -109,10 +110,15 @@ def _has_verdict(report: Report) -> bool:
 def _meaning_of_break(report: Report) -> list[str]:
     """Return what the attacks reached, each measure with the fewest images and the least knowledge that did."""
     verdict = report.verdict
-    rows = [row for row in rows_of(report) if row.broken and row.size == verdict.broken_at.get(row.attack)]
+    rows = [row for row in rows_of(report) if row.size >= verdict.broken_at.get(row.attack, row.size + 1)]
     by_need: dict[tuple[int, str], list[str]] = {}
     for letter, can in _CAN.items():
-        reaching = [row for row in rows if row.breaks_by(letter)]
+        # With more images, an attack that breaks the scheme may reach another measure, too, in enough draws.
+        reaching = [
+            row
+            for row in rows
+            if row.breaks_by(letter) and (row.counts or row.breaks_by(letter) >= draws_needed(row.draws))
+        ]
         if not reaching:
             continue
         size, tier = min((row.size, row.tier) for row in reaching)

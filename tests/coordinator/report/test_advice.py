@@ -159,6 +159,12 @@ def test_patients_are_told_each_measure_with_the_images_that_it_needs() -> None:
     )
 
 
+def test_what_one_attack_reaches_with_more_images_is_told_too() -> None:
+    told = meaning_of([make_finding(pool=1, r=64, opens=False), make_finding(pool=50, r=64, opens=True)])
+    assert "Whoever holds 1 sealed image of this study, without any key, finds each image" in told[0]
+    assert told[1].startswith("Whoever holds 50 sealed images") and "opens further images" in told[1]
+
+
 def test_what_an_attack_needs_beside_sealed_images_is_said() -> None:
     report = verdict_report(three_draws(make_finding("moment_matching", 10, tier="T2", r=64, v=64)))
     told = meaning(report.model_copy(update={"valid": True}))
