@@ -106,6 +106,21 @@ def test_seal_again_is_quick_and_changes_nothing(hospital: Path, here: Here) -> 
     assert {p: p.read_bytes() for p in sorted((hospital / "sealed").rglob("*")) if p.is_file()} == before
 
 
+def test_sealing_for_an_audit_needs_enough_images(images: Path, tmp_path: Path, here: Here) -> None:
+    # Otherwise the cloud would find out after all sets were sealed and sent, and a simulation after its training.
+    hospital, few = tmp_path / "hospital", tmp_path / "few"
+    for path in [path for i, path in enumerate(sorted(images.rglob("*.png"))) if i % 5 < 2]:
+        target = few / path.relative_to(images)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    assert here(PARTY, "keygen", hospital).returncode == 0
+    words = ["--images", few, "--image-size", 48, "--block", 8]
+    done = here(PARTY, "seal", hospital, *words, "--audit", 2)
+    check_refused(done, "too few to attack some and audit others", "at least 32 images")
+    assert not (hospital / "sealed").exists() and not (hospital / "party.yaml").exists()
+    assert here(PARTY, "seal", hospital, *words).returncode == 0
+
+
 def test_unseal_gives_the_images_back(hospital: Path, images: Path, tmp_path: Path, here: Here) -> None:
     words = ["--key", hospital / "secret.key", "--out", tmp_path / "plain"]
     done = here(PARTY, "unseal", hospital / "sealed" / "test", *words)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
+from coordinator.exchange.audit.suite1 import require_enough_to_audit
 from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
@@ -70,6 +71,9 @@ def seal(
         place.key()
     )  # reports a missing or unusable key, and settings that cannot work, before anything is saved
     sealings = [plan_sealing(place, name) for name in set_names(0 if audit and not named else audit)]
+    if audit:
+        count = len(place.plain("train"))
+        require_enough_to_audit(min(count, place.settings.audit_images or count), "a set of the audit")
     with folder_lock(place.folder):
         if audit and named:
             show_controls(place)

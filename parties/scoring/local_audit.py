@@ -30,7 +30,13 @@ from coordinator.exchange.audit import control_sets as controls
 from coordinator.exchange.audit.guesses import audit_rows
 from coordinator.exchange.audit.scores import Scores
 from coordinator.exchange.audit.scores_file import read_scores
-from coordinator.exchange.audit.suite1 import AUDIT_ROWS, DRAWS, GALLERY_IMAGES, MIN_SET_IMAGES, POOLS
+from coordinator.exchange.audit.suite1 import (
+    AUDIT_ROWS,
+    DRAWS,
+    GALLERY_IMAGES,
+    POOLS,
+    require_enough_to_audit,
+)
 from coordinator.exchange.records import write_record
 from coordinator.report.build import build_report
 from coordinator.report.page import render
@@ -192,11 +198,7 @@ def plan_audit(place: Place, draws: int) -> list[Sealing]:
 def _require_images(place: Place, settings: AuditSettings, log: Log) -> None:
     """Say which pools are larger than the images allow. Raise CipherwardError if there are too few for an audit."""
     count = len(place.plain("train"))
-    if count < MIN_SET_IMAGES:
-        raise CipherwardError(
-            f"{count} training images: too few to attack some and audit others",
-            f"an audit needs at least {MIN_SET_IMAGES} training images, and says little below 128",
-        )
+    require_enough_to_audit(count, "the split train")
     sealed = min(count, place.settings.audit_images)
     left = sealed - len(audit_rows(place.settings.seed, 0, sealed, settings.rows))
     if larger := [size for size in settings.pools if size > left]:

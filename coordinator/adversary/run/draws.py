@@ -28,10 +28,9 @@ from coordinator.exchange.audit.control_sets import (
     meets,
 )
 from coordinator.exchange.audit.guesses import Draw, audit_rows
-from coordinator.exchange.audit.suite1 import BLIND_CONTROLS, DRAWS, MIN_SET_IMAGES
+from coordinator.exchange.audit.suite1 import BLIND_CONTROLS, DRAWS, require_enough_to_audit
 from coordinator.exchange.pool import Pool
 from crypto.arrays import Images
-from crypto.errors import CipherwardError
 from crypto.scheme import load
 from crypto.sets.dataset import SealedDataset
 
@@ -146,11 +145,7 @@ def plan_draw(name: str, index: int, sets: Sequence[SealedDataset], settings: Se
     pool = Pool.of(sets)
     first = len(sets[0])
     rows = audit_rows(settings.seed, index, first, settings.rows)
-    if first < MIN_SET_IMAGES or len(rows) >= len(pool):
-        raise CipherwardError(
-            f"{sets[0].folder} holds {first} images: too few to attack some and audit others",
-            f"an audit needs at least {MIN_SET_IMAGES} images, and says little below 128",
-        )
+    require_enough_to_audit(first, str(sets[0].folder))
     other_rows = np.setdiff1d(np.arange(len(pool)), rows)
     shuffled = np.random.default_rng([settings.seed, index, 1]).permutation(other_rows)
     digests = [s.digest for s in sets]

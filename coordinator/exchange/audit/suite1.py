@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from crypto.errors import CipherwardError
+
 if TYPE_CHECKING:  # commands import the numbers when they start, and nothing else
     from coordinator.exchange.audit.rates import GalleryRate
     from coordinator.exchange.audit.scores import Figures, Finding
@@ -103,6 +105,20 @@ SSIM_STEP = 0.01
 PSNR_STEP = 1.0
 #: Steps of a rate that decides nothing: twentieths, that is .05.
 RATE_STEPS = 20
+
+
+def require_enough_to_audit(images: int, what: str) -> None:
+    """Raise CipherwardError if a set has too few images to attack some of them and audit others.
+
+    Args:
+        images: how many it has.
+        what: which set, in words that "holds N images" follows.
+    """
+    if images < MIN_SET_IMAGES:
+        raise CipherwardError(
+            f"{what} holds {images} images: too few to attack some and audit others",
+            f"an audit needs at least {MIN_SET_IMAGES} images, and says little below 128",
+        )
 
 
 def is_above_chance(rate: GalleryRate) -> bool:
