@@ -7,7 +7,6 @@ draw and no way to encrypt. Its code runs in this process, so that is a promise 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -21,6 +20,7 @@ from coordinator.adversary.opened import open_rows
 from coordinator.adversary.recover.unknown_scheme import Trial, choose, model_name, models_of, try_models
 from coordinator.adversary.registry import ATTACKS, AttackInfo
 from coordinator.adversary.run.cell import one_thread
+from coordinator.adversary.stopwatch import Stopwatch
 from coordinator.exchange.audit.control_sets import LARGEST_POOL_ONLY, PREFIX, meets
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Images
@@ -159,15 +159,14 @@ def _timed(
     run: Callable[[Knowledge], Result], knowledge: Knowledge, settings: Settings
 ) -> tuple[Result | None, float, str]:
     """Return the result of an attack on one thread, its seconds, and why it crashed. Its clock starts here."""
-    started = time.perf_counter()
+    stopwatch = Stopwatch()
     try:
-        with one_thread():
-            started = time.perf_counter()
+        with one_thread(), stopwatch:
             result = run(replace(knowledge, budget=Budget(settings.budget_s)))
-            return result, time.perf_counter() - started, ""
+        return result, stopwatch.seconds, ""
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())[:_ERROR_CHARACTERS]
-        return None, time.perf_counter() - started, text
+        return None, stopwatch.seconds, text
 
 
 def _knowledge(info: AttackInfo, draw: SealedDraw, size: int, settings: Settings) -> Knowledge:

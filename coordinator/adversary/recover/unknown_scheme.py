@@ -32,6 +32,7 @@ from coordinator.adversary.contract import Fit, Guess, Knowledge, Recovered
 from coordinator.adversary.opened import key_arrays, open_images
 from coordinator.adversary.recover.methods import METHODS
 from coordinator.adversary.recover.neighbour_agreement import neighbour_agreement
+from coordinator.adversary.stopwatch import Stopwatch
 from coordinator.adversary.time_budget import until
 from coordinator.exchange.pool import MemoryPool
 from crypto.errors import CipherwardError
@@ -102,17 +103,18 @@ def try_models(knowledge: Knowledge, models: Sequence[SchemeSpec]) -> list[Trial
     order = sorted(models, key=lambda model: model.name in _SLOW)
     trials: list[Trial] = []
     for done, model in enumerate(order):
-        started, error = time.monotonic(), ""
+        stopwatch, error = Stopwatch(), ""
         if model.name in _SLOW and any(trial.is_sound for trial in trials):
             guess, agreement = _sealed(knowledge, "not tried: another recovery is sound", idle=True), -1.0
         else:
-            deadline = started + knowledge.budget.left() / (len(order) - done)
+            deadline = time.monotonic() + knowledge.budget.left() / (len(order) - done)
             try:
-                guess, agreement = _try_model(knowledge, model, deadline)
+                with stopwatch:
+                    guess, agreement = _try_model(knowledge, model, deadline)
             except Exception as crash:
                 error = " ".join(f"{type(crash).__name__}: {crash}".split())[:_ERROR_CHARACTERS]
                 guess, agreement = _sealed(knowledge, f"crashed: {error}"), -1.0
-        trials.append(Trial(model, guess, agreement, time.monotonic() - started, error))
+        trials.append(Trial(model, guess, agreement, stopwatch.seconds, error))
     return trials
 
 

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import os
 import sys
-import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from coordinator.adversary.contract import Budget, Guess, Knowledge
 from coordinator.adversary.registry import AttackInfo
+from coordinator.adversary.stopwatch import Stopwatch
 from coordinator.adversary.training import observation
 from coordinator.exchange.audit.guesses import StoredGuess, save_guess
 from coordinator.exchange.pool import Pool
@@ -91,11 +91,10 @@ def run_cell(cell: Cell) -> StoredGuess:
     """
     pool = _open_pool(cell.sets)
     observed = None if cell.study is None else observe_study(cell.study)
-    started = time.perf_counter()
+    stopwatch = Stopwatch()
     try:
-        with one_thread():
-            # The clocks of the budget and of the seconds start with the attack.
-            started = time.perf_counter()
+        # The clocks of the budget and of the seconds start with the attack.
+        with one_thread(), stopwatch:
             knowledge = Knowledge(
                 pool,
                 cell.pool_rows,
@@ -106,10 +105,9 @@ def run_cell(cell: Cell) -> StoredGuess:
                 observed=observed,
             )
             guess = cell.info.attack(knowledge)
-            seconds = time.perf_counter() - started
         _check_guess(guess, cell, pool)
     except Exception as error:
-        return cell.failure(f"{type(error).__name__}: {error}", time.perf_counter() - started)
+        return cell.failure(f"{type(error).__name__}: {error}", stopwatch.seconds)
     digest = save_guess(cell.out / cell.file, guess.images, guess.key)
     return StoredGuess(
         cell.info.name,
@@ -118,7 +116,7 @@ def run_cell(cell: Cell) -> StoredGuess:
         len(cell.pool_rows),
         cell.file,
         digest,
-        seconds,
+        stopwatch.seconds,
         guess.note,
         idle=guess.idle,
         fit="; ".join(map(str, guess.fits)),
