@@ -84,7 +84,8 @@ def _unprotected(place: Place) -> dict[str, int]:
     private = {f"{p.study}-{p.digest[:16]}" for p in accepted_policies(place) if p.privacy.is_on}
     counts: Counter[str] = Counter()
     for answers in sorted((place.private / "answers").glob("*.jsonl")):
-        trainings = sum(row.get("split") == "train" for row in read_lines(answers))
+        rows = [row for row in read_lines(answers) if isinstance(row, dict)]
+        trainings = sum(row.get("split") == "train" for row in rows)
         if answers.stem not in private and trainings:
             counts[answers.stem.rpartition("-")[0]] += trainings
     return dict(counts)

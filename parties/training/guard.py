@@ -21,6 +21,7 @@ import json
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from flwr.app import Array, Message
@@ -31,7 +32,7 @@ from coordinator.exchange.secure_sum import settings_text
 from coordinator.exchange.settings import build
 from coordinator.exchange.statement import SPLITS
 from crypto.errors import CipherwardError
-from crypto.files import append_line, disk_errors, hold_file, read_lines
+from crypto.files import append_line, cut_torn_line, disk_errors, hold_file, read_every_line
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
 from parties.training.policy import (
@@ -289,16 +290,30 @@ def _charge(place: Place, request: Request) -> str:
     # The lock is waited for: a second message must be counted, and not refused.
     with open(folder / ".lock", "w") as lock:
         hold_file(lock, folder)
-        answered = {row["request"] for row in read_lines(path) if row["split"] == split}
+        cut_torn_line(path)  # it was not answered
+        answered, damaged = _answered(path, split)
         if name in answered:
             return name
-        if len(answered) >= limit:
-            difference = Difference(field, len(answered) + 1, limit, _MESSAGE)
+        if len(answered) + damaged >= limit:
+            difference = Difference(field, len(answered) + damaged + 1, limit, _MESSAGE)
             hint = f"if this hospital agrees to more, raise {field} in its {place.policy_file.name}"
             raise refuse(place, plan.study, difference, hint)
         row = {"time": _now(), "split": split, "round": number, "request": name}
         append_line(path, json.dumps(row))
     return name
+
+
+def _answered(path: Path, split: str) -> tuple[set[str], int]:
+    """Return the requests about a split that were answered, and the damaged lines, each of which may be one more."""
+    answered, damaged = set(), 0
+    for row in read_every_line(path):
+        match row:
+            case {"split": str(stated), "request": str(request)}:
+                if stated == split:
+                    answered.add(request)
+            case _:
+                damaged += 1
+    return answered, damaged
 
 
 def refuse(

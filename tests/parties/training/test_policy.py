@@ -409,6 +409,15 @@ def test_a_torn_line_of_the_count_does_not_stop_or_free_the_hospital(places: lis
     assert "accepted test_reads 1" in evaluate(make_grid(places), p, weights + np.float32(1), "test")
 
 
+def test_a_damaged_line_of_the_count_frees_no_answer(places: list[Place]) -> None:
+    p, weights = plan(), first_weights(plan())
+    assert evaluate(make_grid(places), p, weights, "test") == ""
+    [path] = (places[0].private / "answers").glob("t-*.jsonl")
+    for damaged in (path.read_text().replace('"split"', '"spl\x00t"'), path.read_text()[2:], "[]\n", "\n"):
+        path.write_text(damaged)
+        assert "accepted test_reads 1" in evaluate(make_grid(places), p, weights + np.float32(1), "test")
+
+
 def test_a_set_that_was_sealed_anew_with_other_settings_is_refused(
     places: list[Place], tmp_path: Path
 ) -> None:
