@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from coordinator.exchange.audit.suite1 import MARGIN, draws_needed
 from coordinator.report.records import JudgedFinding, Report
@@ -155,5 +156,5 @@ def _shows(report: Report, attack: str) -> bool:
 def _seconds(report: Report, attacks: Sequence[str]) -> float | None:
     """Return the median time of these attacks at the smallest pool size; None if the report holds no findings."""
     size = report.verdict.smallest_pool
-    spent = sorted(f.seconds for f in report.findings if f.attack in attacks and f.pool_size == size)
-    return spent[len(spent) // 2] if spent else None
+    spent = [f.seconds for f in report.findings if f.attack in attacks and f.pool_size == size]
+    return median(spent) if spent else None

@@ -6,6 +6,7 @@ Nothing here softens or strengthens a finding: the scheme is broken where the ru
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from coordinator.exchange.audit.scores import DrawScores, Role
 from coordinator.exchange.audit.suite1 import draws_needed, is_above_chance, readable_by
@@ -53,7 +54,7 @@ def judge(
     finished_at = {attack: tuple(finished_sizes(draws, attack)) for attack in attacks}
     smallest = min(broken_at.values(), default=None)
     first = [attack for attack, size in broken_at.items() if size == smallest]
-    seconds = sorted(f.seconds for f in findings if f.attack in first and f.pool_size == smallest)
+    seconds = [f.seconds for f in findings if f.attack in first and f.pool_size == smallest]
     rates = [draw.linkable for draw in draws]
     linkable_draws = sum(is_above_chance(rate) for rate in rates if rate is not None)
     verdict = Verdict(
@@ -65,7 +66,7 @@ def judge(
         finished_at=finished_at,
         pool_attacked=any(finished_at[f.attack] for f in findings if f.uses_pool),
         of_training=tuple(sorted({f.attack for f in findings if f.tier == "T5"})),
-        seconds=seconds[len(seconds) // 2] if seconds else None,
+        seconds=median(seconds) if seconds else None,
         draws=len(draws),
         draws_needed=draws_needed(len(draws)),
         linkable=None if not draws or None in rates else linkable_draws >= draws_needed(len(draws)),

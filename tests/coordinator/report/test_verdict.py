@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coordinator.exchange.audit.consistency import ContradictionError
 from coordinator.exchange.audit.scores import DrawScores, Finding
 from coordinator.exchange.audit.suite2 import SUITE, broken_by
+from coordinator.exchange.records import write_record
 from coordinator.report.page import render
 from coordinator.report.records import Verdict
+from coordinator.report.report_file import read_report
 from coordinator.report.rows import rows_of
 from coordinator.report.verdict import judge
 from coordinator.report.verdict_text import headline, reasons, summary_lines
@@ -64,6 +69,25 @@ def test_a_break_needs_two_of_three_draws_and_the_next_larger_pool() -> None:
     assert not audit({1: 1, 2: 1, 5: 1}).broken
     assert audit({100: 2}).smallest_pool == 100
     assert audit({1: 1}, draws=1).broken
+
+
+def test_the_time_of_an_even_number_of_draws_is_that_of_the_table(tmp_path: Path) -> None:
+    report = make_report(
+        make_draws(*([make_finding(opens=True, seconds=seconds)] for seconds in (1.0, 4.0)))
+    )
+    assert report.verdict.seconds == 2.5 and "in 2.5 s on one core" in headline(report).sentence
+    [row] = [row for row in rows_of(report) if row.attack == "pooled_key_recovery"]
+    assert row.seconds == 2.5
+    for seconds, is_sound in (
+        (2.5, True),
+        (4.0, True),
+        (1.0, False),
+    ):  # earlier versions stated the longer one
+        path = tmp_path / f"{seconds}.json"
+        stated = report.verdict.model_copy(update={"seconds": seconds})
+        write_record(path, report.model_copy(update={"verdict": stated}))
+        with contextlib.nullcontext() if is_sound else pytest.raises(ContradictionError, match="seconds"):
+            read_report(path)
 
 
 def test_broken_by_lists_the_smallest_pool_first() -> None:
