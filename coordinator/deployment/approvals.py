@@ -41,7 +41,7 @@ def carry(place: DeploymentFolder, path: Path) -> tuple[CodeApproval, bool]:
         raise CipherwardError(
             f"{approval.hospital} is no hospital of this federation", f"known: {', '.join(hospitals)}"
         )
-    own = bundle_digest(place.bundle.read_bytes())
+    own = bundle_digest(place.read_bundle())
     if approval.bundle_sha256 != own:
         raise CipherwardError(
             f"{approval.hospital} approved the app bundle {approval.bundle_sha256[:16]}, and this federation's is "
@@ -99,7 +99,7 @@ def read_approvals(folder: Path, bundle_sha256: str) -> dict[str, CodeApproval]:
 
 def missing_approvals(place: DeploymentFolder) -> list[str]:
     """Return the hospitals whose approval of the provisioned bundle is not here."""
-    approvals = read_approvals(place.approvals, bundle_digest(place.bundle.read_bytes()))
+    approvals = read_approvals(place.approvals, bundle_digest(place.read_bundle()))
     return [name for name in place.settings.hospitals if name not in approvals]
 
 

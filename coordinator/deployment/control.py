@@ -148,11 +148,20 @@ def connect(socket: Path, ca_certificate: Path, timeout_s: float = 30.0) -> Iter
         socket: the Unix socket.
         ca_certificate: the authority that signed the server's certificate.
         timeout_s: the longest that one answer may take, in seconds.
+
+    Raises:
+        CipherwardError: if the authority's certificate cannot be read.
     """
     import httpx
     from flwr.supercore.control.control_http_client import ControlHttpClient
 
-    context = ssl.create_default_context(cafile=str(ca_certificate))
+    try:
+        context = ssl.create_default_context(cafile=str(ca_certificate))
+    except OSError as error:
+        raise CipherwardError(
+            f"cannot use the CA certificate {ca_certificate}: {error.strerror}",
+            "restore it from your backup",
+        ) from None
     client = ControlHttpClient("https://localhost", verify=context)
     client._client.close()
     transport = httpx.HTTPTransport(uds=str(socket), verify=context)

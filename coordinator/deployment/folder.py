@@ -105,6 +105,16 @@ def read_federation(path: Path) -> FederationSettings:
     return settings
 
 
+def read_part(path: Path) -> bytes:
+    """Return the content of a file that `provision` wrote. Raise CipherwardError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CipherwardError(
+            f"cannot read {path}: {error.strerror}", "restore it from your backup, or provision again"
+        ) from None
+
+
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
@@ -202,6 +212,10 @@ class DeploymentFolder:
     def serving(self) -> Path:
         """Where `serve` listens while it runs."""
         return self.root / "serving.json"
+
+    def read_bundle(self) -> bytes:
+        """Return the app bundle. Raise CipherwardError if it cannot be read."""
+        return read_part(self.bundle)
 
     def kit(self, hospital: str) -> Path:
         """Return the file of a hospital's kit."""

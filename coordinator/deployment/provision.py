@@ -25,7 +25,13 @@ from coordinator.deployment.certificates import (
     write_private,
 )
 from coordinator.deployment.enrolment import read_roster
-from coordinator.deployment.folder import FILE, DeploymentFolder, FederationSettings, read_federation
+from coordinator.deployment.folder import (
+    FILE,
+    DeploymentFolder,
+    FederationSettings,
+    read_federation,
+    read_part,
+)
 from coordinator.exchange.kit import CA, PLAN, SCHEMA, STUDY, Kit, KitManifest, read_kit, write_kit
 from coordinator.exchange.manifest import StudyManifest, read_manifest
 from coordinator.exchange.plan import Plan, placed_text, read_plan
@@ -34,8 +40,11 @@ from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, write_bytes, write_text
 
-#: What the folder of a deployment holds before federation.yaml is written into it (folder.py).
-_PARTS = ("ca", "server", "state", "app", "kits", "plan.yaml", STUDY)
+#: What the folder of a deployment holds beside federation.yaml, which is written last (folder.py).
+_PARTS = (
+    *("ca", "server", "state", "app", "kits", "plan.yaml", STUDY),
+    *("roster.json", "approvals", "studies", "logs", "serving.json"),
+)
 
 Clock = Callable[[], datetime.datetime]
 
@@ -72,12 +81,7 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
     if study is not None:
         _check_manifest(read_manifest(study), settings, plan)
     place = DeploymentFolder(folder.resolve())
-    # A folder that a killed run began holds its lock and parts of a deployment, and nothing of a hospital's.
-    is_begun = (place.root / ".lock").exists() and all(
-        path.name in _PARTS for path in place.root.iterdir() if not path.name.startswith(".")
-    )
-    is_ours = (place.root / FILE).exists() or is_begun
-    if place.root.exists() and not is_ours and any(place.root.iterdir()):
+    if place.root.exists() and not _is_ours(place):
         raise CipherwardError(f"{folder} holds something else", "choose an empty folder")
     bundle = build_bundle()
     with disk_errors(place.root):
@@ -92,6 +96,10 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
             _write(path, data)
         if study is not None:
             _write(place.study, study.read_bytes())
+        else:
+            # One of an earlier plan would go into the kits, and nobody could join.
+            with disk_errors(place.study):
+                place.study.unlink(missing_ok=True)
         kits = write_kits(place, settings, clock())
         # Written last: a folder with it is whole.
         local = settings.model_copy(update={"plan": place.plan.name, "study": STUDY if study else ""})
@@ -128,9 +136,9 @@ def write_kits(
 
     is_new: replace kits in which nothing but the dates would change, too.
     """
-    files: dict[str, bytes] = {CA: place.ca_certificate.read_bytes(), PLAN: place.plan.read_bytes()}
+    files: dict[str, bytes] = {CA: read_part(place.ca_certificate), PLAN: read_part(place.plan)}
     if place.study.exists():
-        files[STUDY] = place.study.read_bytes()
+        files[STUDY] = read_part(place.study)
     end = min(now + datetime.timedelta(days=settings.days), read_expiry(place.ca_certificate))
     kits = {}
     with disk_errors(place.kit("x")):
@@ -143,7 +151,7 @@ def write_kits(
             federation=settings.name,
             hospital=hospital,
             address=settings.dial,
-            bundle_sha256=bundle_digest(place.bundle.read_bytes()),
+            bundle_sha256=bundle_digest(place.read_bundle()),
             versions=installed_versions(),
             created=now.isoformat(),
             expires=end.isoformat(),
@@ -154,6 +162,19 @@ def write_kits(
         if path.stem not in hospitals:
             path.unlink()
     return kits
+
+
+def _is_ours(place: DeploymentFolder) -> bool:
+    """Say whether a folder is empty or a deployment's, whole or not.
+
+    One that a killed run began holds its lock, and one that was restored from a backup its authority. Both hold parts
+    of a deployment alone, and nothing of a hospital's.
+    """
+    names = [path.name for path in place.root.iterdir()]
+    if not names or FILE in names:
+        return True
+    has_begun = ".lock" in names or place.ca_certificate.exists()
+    return has_begun and all(name in _PARTS or name.startswith(".") for name in names)
 
 
 def _check_manifest(manifest: StudyManifest, settings: FederationSettings, plan: Plan) -> None:
@@ -174,13 +195,21 @@ def _write_kit(
     path: Path, manifest: KitManifest, files: Mapping[str, bytes], now: datetime.datetime, is_new: bool
 ) -> Kit:
     """Write a hospital's kit, unless the one that it may have already says the same and is not about to expire."""
-    if path.exists() and not is_new:
-        old = read_kit(path)
+    old = _read_kit(path) if not is_new else None
+    if old is not None:
         dates = {"created": old.manifest.created, "expires": old.manifest.expires}
         same = manifest.model_copy(update={**dates, "files": old.manifest.files}) == old.manifest
         if same and dict(old.files) == dict(files) and (old.expires - now).days >= WARN_DAYS:
             return old
     return write_kit(path, manifest, files)
+
+
+def _read_kit(path: Path) -> Kit | None:
+    """Return the kit in a file of ours; None without one that is whole: it is written again."""
+    try:
+        return read_kit(path)
+    except CipherwardError:
+        return None
 
 
 def _provide_authority(
@@ -216,7 +245,7 @@ def _make_server(
         raise CipherwardError(
             f"the CA's private key is not at {ca_key}", "name the place where you keep it: renew --ca-key"
         ) from None
-    ca = Certified(place.ca_certificate.read_bytes(), key)
+    ca = Certified(read_part(place.ca_certificate), key)
     server = make_server(ca, settings.address, settings.days, now)
     # One file for both: a kill between two would leave a key that belongs to no certificate.
     write_private(place.server, server.certificate + server.key)

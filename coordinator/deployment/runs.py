@@ -161,7 +161,7 @@ def _submit(place: DeploymentFolder, study: Path, log: Log) -> int:
                 f"run {unfinished[-1].run_id} of another study is under way ({unfinished[-1].study})",
                 f"wait, or end it: cipherward-coordinator stop {place.root}",
             )
-        bundle = place.bundle.read_bytes()
+        bundle = place.read_bundle()
         run_id = control.start_run(bundle, bundle_digest(bundle), {"study-dir": str(study)})
     log(f"run {run_id} is submitted")
     return run_id

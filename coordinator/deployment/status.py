@@ -53,7 +53,7 @@ def read_status(place: DeploymentFolder) -> dict[str, Any]:
         "address": settings.dial,
         "server": server,
         "versions": installed_versions(),
-        "bundle_sha256": bundle_digest(place.bundle.read_bytes()),
+        "bundle_sha256": bundle_digest(place.read_bundle()),
         "certificate_expires": read_expiry(place.server).isoformat(),
         "database_bytes": place.database.stat().st_size if place.database.exists() else 0,
         "hospitals": [

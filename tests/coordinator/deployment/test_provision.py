@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from coordinator.deployment.approvals import missing_approvals
 from coordinator.deployment.bundle import build_bundle, bundle_digest
 from coordinator.deployment.certificates import check_server
+from coordinator.deployment.control import connect
 from coordinator.deployment.enrolment import enrol, read_public_keys, revoke
 from coordinator.deployment.folder import DeploymentFolder, read_federation
 from coordinator.deployment.provision import now_utc, provision, renew
 from coordinator.deployment.runs import prepare
-from coordinator.exchange.kit import CA, PLAN, read_kit
+from coordinator.deployment.status import read_status
+from coordinator.exchange.kit import CA, PLAN, STUDY, read_kit
 from coordinator.exchange.plan import load_plan, read_plan
 from coordinator.exchange.statement import plan_digest
 from crypto.errors import CipherwardError
@@ -61,6 +65,60 @@ def test_a_run_that_was_killed_is_completed(tmp_path: Path) -> None:
     provision(tmp_path / "federation-in.yaml", place.root)
     check_server(place.ca_certificate, place.server)
     assert read_kit(place.kit("hospital-0")).files[CA] == place.ca_certificate.read_bytes()
+
+
+def test_what_the_backup_must_hold_is_enough(tmp_path: Path) -> None:
+    """docs/deployment.md names four parts that cannot be made again; all else is."""
+    place = provisioned(tmp_path)
+    enrol(place, read_public_keys(write_keys(tmp_path / "keys", "hospital-0")[1]))
+    prepare(place, None)
+    place.approvals.mkdir()
+    restored = DeploymentFolder(tmp_path / "restored")
+    restored.root.mkdir()
+    for name in ("ca", "roster.json", "approvals", "studies"):
+        (place.root / name).rename(restored.root / name)
+    kept = {path: path.read_bytes() for path in restored.root.rglob("*") if path.is_file()}
+    assert set(provision(tmp_path / "federation-in.yaml", restored.root)) == {"hospital-0", "hospital-1"}
+    assert all(path.read_bytes() == data for path, data in kept.items())
+    check_server(restored.ca_certificate, restored.server)
+
+
+def test_a_damaged_kit_is_written_again(tmp_path: Path) -> None:
+    place = provisioned(tmp_path)
+    kit = place.kit("hospital-0")
+    before = read_kit(place.kit("hospital-1")).fingerprint
+    kit.write_bytes(b"")
+    provision(tmp_path / "federation-in.yaml", place.root)
+    assert read_kit(kit).manifest.hospital == "hospital-0"
+    assert read_kit(place.kit("hospital-1")).fingerprint == before
+
+
+def test_a_study_manifest_that_is_no_longer_named_leaves_the_kits(tmp_path: Path) -> None:
+    place = provisioned(tmp_path)
+    # As an earlier FEDERATION.yaml named it, for an earlier plan.
+    place.study.write_text("{}")
+    kits = provision(tmp_path / "federation-in.yaml", place.root)
+    assert not place.study.exists() and STUDY not in kits["hospital-0"].files
+
+
+def test_a_part_that_is_gone_is_one_clear_line(tmp_path: Path) -> None:
+    place = provisioned(tmp_path)
+    place.bundle.unlink()
+    uses: list[Callable[[], object]] = [
+        lambda: read_status(place),
+        lambda: missing_approvals(place),
+        lambda: renew(place.root),
+    ]
+    for use in uses:
+        with pytest.raises(CipherwardError, match=r"cannot read .*bundle\.fab: No such file") as error:
+            use()
+        assert error.value.hint.endswith("or provision again")
+    place.ca_certificate.unlink()
+    with (
+        pytest.raises(CipherwardError, match=r"cannot use the CA certificate .*ca\.crt: No such file"),
+        connect(tmp_path / "control.sock", place.ca_certificate),
+    ):
+        pass
 
 
 def test_an_authority_that_was_lost_is_not_replaced_in_silence(tmp_path: Path) -> None:
