@@ -30,6 +30,9 @@ CA_DAYS = 3650
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 #: A certificate is valid from a little before it was made: clocks differ.
 _CLOCK_SKEW = datetime.timedelta(minutes=10)
+#: What helps before the end of the server's certificate, and of the authority's, which `renew` cannot replace.
+RENEW = "run: cipherward-coordinator renew"
+NEW_AUTHORITY = "provision a new folder, and send every hospital its new kit"
 #: Days before its end from which on a certificate is called due. Chosen by hand.
 WARN_DAYS = 30
 
@@ -70,8 +73,7 @@ def make_server(ca: Certified, addresses: Sequence[str], days: int, now: datetim
     authority, signer = _read_ca(ca)
     if authority.not_valid_after_utc <= now:
         raise CipherwardError(
-            f"the CA certificate expired on {authority.not_valid_after_utc.date()}",
-            "provision a new folder, and send every hospital its new kit",
+            f"the CA certificate expired on {authority.not_valid_after_utc.date()}", NEW_AUTHORITY
         )
     key = ec.generate_private_key(ec.SECP256R1())
     names = [_general_name(text) for text in dict.fromkeys((*addresses, *_LOCAL_NAMES))]
@@ -102,14 +104,26 @@ def read_names(path: Path) -> set[str]:
     return {str(name.value) for name in names}
 
 
-def describe_expiry(path: Path, what: str, now: datetime.datetime) -> str:
+def describe_expiry(path: Path, what: str, now: datetime.datetime, remedy: str = RENEW) -> str:
     """Return a sentence that a certificate has expired or is about to, or "" while it has more than 30 days."""
     end = read_expiry(path)
     if end <= now:
-        return f"{what} expired on {end.date()}: no hospital can connect; run: cipherward-coordinator renew"
+        return f"{what} expired on {end.date()}: no hospital can connect; {remedy}"
     if (days := (end - now).days) < WARN_DAYS:
-        return f"{what} expires in {days} days, on {end.date()}; run: cipherward-coordinator renew"
+        return f"{what} expires in {days} days, on {end.date()}; {remedy}"
     return ""
+
+
+def describe_expiries(ca_certificate: Path, server_certificate: Path, now: datetime.datetime) -> list[str]:
+    """Return what `describe_expiry` says of a server's certificate and of its authority's, if anything."""
+    return [
+        text
+        for text in (
+            describe_expiry(server_certificate, "the server's certificate", now),
+            describe_expiry(ca_certificate, "the CA certificate", now, NEW_AUTHORITY),
+        )
+        if text
+    ]
 
 
 def check_server(ca_certificate: Path, server_certificate: Path) -> None:

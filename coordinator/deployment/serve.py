@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from coordinator.deployment.certificates import check_server, describe_expiry
+from coordinator.deployment.certificates import check_server, describe_expiries
 from coordinator.deployment.control import Control, connect
 from coordinator.deployment.enrolment import read_roster, reconcile
 from coordinator.deployment.folder import DeploymentFolder, FederationSettings
@@ -39,6 +39,8 @@ _SECRET_PREFIXES = ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_IDENTITY")
 _START_S, _STOP_S, _LOOK_S, _PAUSE_S, _MAX_PAUSE_S = 60.0, 8.0, 0.3, 0.5, 30.0
 #: Seconds after which a program that is started again counts as healthy. Chosen by hand.
 _HEALTHY_S = 60.0
+#: Seconds between two looks at the free disk, and at the certificates' ends.
+_DISK_EVERY_S, _EXPIRY_EVERY_S = 600.0, 86_400.0
 #: Free bytes below which a warning is given, and the size from which on a log is set aside at the start.
 LOW_DISK, _LOG_BYTES = 2 << 30, 64 << 20
 
@@ -220,14 +222,11 @@ def serve(folder: Path, log: Log, on_ready: Log) -> None:
     place = DeploymentFolder.open(folder)
     settings = place.settings
     check_server(place.ca_certificate, place.server)
-    for path, what in (
-        (place.server, "the server's certificate"),
-        (place.ca_certificate, "the CA certificate"),
-    ):
-        if problem := describe_expiry(path, what, now_utc()):
-            if " expired on " in problem:
-                raise CipherwardError(problem.partition("; ")[0], "cipherward-coordinator renew")
-            log(f"warning: {problem}")
+    for problem in describe_expiries(place.ca_certificate, place.server, now_utc()):
+        if " expired on " in problem:
+            what, _, remedy = problem.partition("; ")
+            raise CipherwardError(what, remedy)
+        log(f"warning: {problem}")
     with disk_errors(place.state):
         place.state.mkdir(exist_ok=True, mode=0o700)
     with _signals() as stop, folder_lock(place.state):
@@ -252,11 +251,15 @@ def serve(folder: Path, log: Log, on_ready: Log) -> None:
 
 def _watch(server: _Server) -> None:
     """Start the programs again whenever one ends, until a signal comes."""
-    pause, started, looks = _PAUSE_S, time.monotonic(), 0
+    pause, started = _PAUSE_S, time.monotonic()
+    next_disk, next_expiry = started + _DISK_EVERY_S, started + _EXPIRY_EVERY_S
     while not server.stop.wait(_LOOK_S):
-        looks += 1
-        if looks % round(600 / _LOOK_S) == 0:
+        if time.monotonic() > next_disk:
+            next_disk += _DISK_EVERY_S
             _warn_of_disk(server.place, server.log)
+        if time.monotonic() > next_expiry:
+            next_expiry += _EXPIRY_EVERY_S
+            _warn_of_expiry(server.place, server.log)
         if not (event := server.ended()):
             continue
         if time.monotonic() - started > _HEALTHY_S:
@@ -292,9 +295,23 @@ def _active(place: DeploymentFolder) -> list[str]:
     return [name for name, entry in read_roster(place).items() if not entry.is_revoked]
 
 
+def _warn_of_expiry(place: DeploymentFolder, log: Log) -> None:
+    """Say so if a certificate is about to expire: a server may run for longer than one is valid."""
+    try:
+        problems = describe_expiries(place.ca_certificate, place.server, now_utc())
+    except CipherwardError as error:  # it ends no server that runs
+        problems = [error.message]
+    for problem in problems:
+        log(f"warning: {problem}")
+
+
 def _warn_of_disk(place: DeploymentFolder, log: Log) -> None:
     """Say so if the disk is nearly full."""
-    free = shutil.disk_usage(place.root).free
+    try:
+        free = shutil.disk_usage(place.root).free
+    except OSError as error:  # it ends no server that runs
+        log(f"warning: the disk of {place.root} cannot be read: {error.strerror}")
+        return
     if free < LOW_DISK:
         log(f"warning: {free / 1e9:.1f} GB are free on the disk of {place.root}; a full disk ends the run")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from coordinator.deployment.approvals import missing_approvals
 from coordinator.deployment.bundle import bundle_digest
-from coordinator.deployment.certificates import describe_expiry, read_expiry
+from coordinator.deployment.certificates import describe_expiries, read_expiry
 from coordinator.deployment.control import Node, Run
 from coordinator.deployment.enrolment import Enrolled, node_key_pem, read_roster
 from coordinator.deployment.folder import DeploymentFolder
@@ -41,10 +41,7 @@ def read_status(place: DeploymentFolder) -> dict[str, Any]:
     by_key = {node.public_key: node for node in nodes}
     roster = read_roster(place)
     missing = missing_approvals(place)
-    warnings = [
-        describe_expiry(place.server, "the server's certificate", now),
-        describe_expiry(place.ca_certificate, "the CA certificate", now),
-    ]
+    warnings = describe_expiries(place.ca_certificate, place.server, now)
     free = shutil.disk_usage(place.root).free
     if free < LOW_DISK:
         warnings.append(f"{free / 1e9:.1f} GB are free on the disk")
@@ -61,7 +58,7 @@ def read_status(place: DeploymentFolder) -> dict[str, Any]:
             for name in settings.hospitals
         ],
         "run": None if last is None else _run(place, last),
-        "warnings": [text for text in warnings if text],
+        "warnings": warnings,
     }
 
 

@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.deployment import serve
 from coordinator.deployment.certificates import (
+    CA_DAYS,
+    NEW_AUTHORITY,
+    RENEW,
     Certified,
     check_server,
+    describe_expiries,
     describe_expiry,
     make_ca,
     make_server,
@@ -20,7 +25,9 @@ from coordinator.deployment.certificates import (
     read_names,
     write_private,
 )
+from coordinator.deployment.provision import now_utc
 from crypto.errors import CipherwardError
+from tests.support.deployment import provisioned
 
 NOW = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 DAY = datetime.timedelta(days=1)
@@ -103,6 +110,29 @@ def test_names_and_expiry_are_read_back(tmp_path: Path, ca: Certified) -> None:
     assert describe_expiry(path, "it", NOW) == ""
     assert describe_expiry(path, "it", NOW + 2 * DAY).startswith("it expires in 29 days")
     assert describe_expiry(path, "it", NOW + 31 * DAY).startswith("it expired on")
+
+
+def test_a_server_that_runs_tells_what_is_about_to_expire_and_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, stop, lines = provisioned(tmp_path, days="20"), threading.Event(), list[str]()
+    monkeypatch.setattr(serve, "_LOOK_S", 0.001)
+    monkeypatch.setattr(serve, "_EXPIRY_EVERY_S", 0.0)
+
+    def log(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 2:
+            place.server.unlink()
+        if len(lines) == 3:
+            stop.set()
+
+    serve._watch(serve._Server(place, place.settings, tmp_path, log, stop))
+    assert "the server's certificate expires in " in lines[0] and lines[0].endswith(RENEW)
+    assert "cannot read the certificate" in lines[2]
+    # No renewal makes a new authority.
+    later = now_utc() + CA_DAYS * DAY
+    (warning,) = describe_expiries(place.ca_certificate, place.ca_certificate, later)[1:]
+    assert "renew" not in warning and warning.endswith(NEW_AUTHORITY)
 
 
 def test_a_server_s_certificate_never_outlives_its_authority(tmp_path: Path, ca: Certified) -> None:
