@@ -27,8 +27,9 @@ from coordinator.exchange.plan import FILE, Plan, placed_text, read_plan
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, read_json, read_lines, write_bytes, write_text
 
-#: Seconds between two looks at the run; and the longest wait for a server that has ended. Chosen by hand.
-_LOOK_S, _SERVER_AWAY_S = 1.0, 600.0
+#: Seconds between two looks at the run; the longest wait for a server that has ended; and for one that this command
+#: never saw: it may be starting, but most likely nobody started it. Chosen by hand.
+_LOOK_S, _SERVER_AWAY_S, _SERVER_UNSEEN_S = 1.0, 600.0, 60.0
 #: How often a run is submitted again without a further round in between. Chosen by hand.
 _MAX_RESTARTS = 5
 #: What the ServerApp says if too few hospitals are there (coordinator/federation/participants.py).
@@ -128,8 +129,10 @@ def run_study(
             f"carry it ({_carry(place)})"
         )
     progress = _Progress(rows=len(read_lines(study / "cloud" / "rounds.jsonl")))
+    patience_s = _SERVER_UNSEEN_S
     while not result.exists():
-        run_id = _submit(place, study, log)
+        run_id = _submit(place, study, log, patience_s)
+        patience_s = _SERVER_AWAY_S
         run = _follow(place, study, run_id, progress, log, on_round)
         if result.exists():
             break
@@ -148,9 +151,9 @@ def stop_runs(place: DeploymentFolder) -> list[int]:
     return unfinished
 
 
-def _submit(place: DeploymentFolder, study: Path, log: Log) -> int:
+def _submit(place: DeploymentFolder, study: Path, log: Log, patience_s: float) -> int:
     """Return the id of this study's run: one that is under way, or else a new one."""
-    with _connect_patiently(place) as control:
+    with _connect_patiently(place, log, patience_s) as control:
         unfinished = [run for run in control.runs() if not run.is_finished]
         for run in unfinished:
             if run.study == str(study):
@@ -168,21 +171,29 @@ def _submit(place: DeploymentFolder, study: Path, log: Log) -> int:
 
 
 @contextlib.contextmanager
-def _connect_patiently(place: DeploymentFolder) -> Iterator[Control]:
-    """Connect to the server; wait for one that has ended to come back.
+def _connect_patiently(place: DeploymentFolder, log: Log, patience_s: float) -> Iterator[Control]:
+    """Connect to the server; wait for one that has ended to come back, and say so.
+
+    Args:
+        place: the deployment's folder.
+        log: takes the line that says what is waited for.
+        patience_s: the longest wait, in seconds.
 
     Raises:
         CipherwardError: if it does not come back.
     """
-    deadline = time.monotonic() + _SERVER_AWAY_S
+    deadline, has_said = time.monotonic() + patience_s, False
     while True:
         with contextlib.ExitStack() as stack:
             try:
                 control = stack.enter_context(connect_to(place))
                 control.runs()
-            except CipherwardError:
+            except CipherwardError as error:
                 if time.monotonic() > deadline:
                     raise
+                if not has_said:
+                    has_said = True
+                    log(f"{error.message}; waiting for it, at most {patience_s:.0f} s ({error.hint})")
             else:
                 yield control
                 return

@@ -196,6 +196,22 @@ def test_a_run_that_is_lost_without_end_is_given_up(place: DeploymentFolder, ser
         run(place)
 
 
+def test_without_a_server_the_command_says_so_and_ends_soon(
+    place: DeploymentFolder, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_SERVER_UNSEEN_S", 0.2)
+    server.away, lines = 1 << 60, list[str]()
+    with pytest.raises(CipherwardError, match="no server"):
+        run_study(place, None, lines.append, lambda row: None)
+    assert [line for line in lines if line.startswith("no server; waiting for it, at most 0 s")] == lines[
+        -1:
+    ]
+    # One that is just starting is waited for.
+    monkeypatch.setattr(runs, "_SERVER_UNSEEN_S", 60.0)
+    server.away, server.endings = 3, [server.complete]
+    assert run(place)[0] == {"best_round": 3}
+
+
 def test_a_stopped_run_is_not_submitted_again(place: DeploymentFolder, server: FakeServer) -> None:
     server.endings = [lambda: "finished:stopped"]
     with pytest.raises(CipherwardError, match="run 1 was stopped"):
