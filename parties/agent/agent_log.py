@@ -88,10 +88,36 @@ class AgentLog:
             line = {"n": number + 1, "time": stamp, "event": event, **values, "previous": previous}
             line["hash"] = _hash(line)
             _write_whole(handle, (b"\n" if is_torn else b"") + _text(line) + b"\n", size, self.path)
-            write_json(self.head_path, {"n": line["n"], "hash": line["hash"]})
+            self._write_head(handle, size, line)
         finally:
             os.close(handle)
         return number + 1
+
+    def _write_head(self, handle: int, size: int, line: dict[str, Any]) -> None:
+        """Note a new line as the last one, or take it back: an answer that is logged must have left.
+
+        Args:
+            handle: the open log.
+            size: its bytes before the line.
+            line: the line.
+
+        Raises:
+            CipherwardError: if it cannot be noted.
+        """
+        head = {"n": line["n"], "hash": line["hash"]}
+        try:
+            write_json(self.head_path, head)
+        except CipherwardError:
+            # It may be noted, and only not known to be on the disk.
+            if not self._is_noted(head):
+                os.ftruncate(handle, size)
+            raise
+
+    def _is_noted(self, head: dict[str, Any]) -> bool:
+        try:
+            return bool(read_json(self.head_path, "head of the log") == head)
+        except CipherwardError:
+            return False
 
     def _read_end(self, handle: int, size: int) -> tuple[int, str, bool]:
         """Return number and hash of the last whole line, and whether the file ends within a line."""

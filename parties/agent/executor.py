@@ -212,11 +212,14 @@ class Executor:
             # Its hint names files of this hospital, and stays here.
             text = _NO_LOG if number is None else error.for_outside().message
             answer = Answer(error="CipherwardError", text=text)
+        except OSError as error:
+            if isinstance(error, UNREACHABLE):
+                _log_unanswered(log, fields, number, started)
+                raise
+            # This machine has no memory or no process for the client now: it costs this message.
+            answer = Answer(error=type(error).__name__, text=error.strerror or "")
         except BaseException:
-            with contextlib.suppress(CipherwardError):
-                log.append(
-                    "unanswered", **fields, received=number, seconds=round(time.monotonic() - started, 3)
-                )
+            _log_unanswered(log, fields, number, started)
             raise
         seconds = time.monotonic() - started
         outcome = "refused" if answer.field else "error" if answer.error else "answered"
@@ -344,7 +347,7 @@ class Executor:
         if warm.pid is None:
             try:
                 warm.start(self.tick)
-            except CipherwardError as error:
+            except (CipherwardError, OSError) as error:  # the next message tries again
                 self.announce(MessageFacts("client"), "error", 0.0, str(error))
 
 
@@ -381,6 +384,12 @@ def _is_final(error: Exception) -> bool:
     connection to the SuperLink. An agent must outlive that: it drops the task.
     """
     return isinstance(error, httpx.HTTPStatusError) and error.response.status_code not in _RETRIED
+
+
+def _log_unanswered(log: AgentLog, fields: Mapping[str, Any], number: int | None, started: float) -> None:
+    """Log that a message gets no answer. It is ended by what is raised: a full disk changes nothing."""
+    with contextlib.suppress(CipherwardError):
+        log.append("unanswered", **fields, received=number, seconds=round(time.monotonic() - started, 3))
 
 
 def _sha256(data: bytes) -> str:

@@ -55,6 +55,8 @@ _UNSIGNED = (
     "the coordinator sent no signature of this hospital with its app bundle. If you approved it, "
     "send the coordinator approval.json"
 )
+#: What is shown while this machine does not let the SuperNode start.
+_NOT_STARTED = "the SuperNode cannot be started"
 #: Seconds without a connection after which the clock is looked at; and between two such looks. Chosen by hand.
 _CLOCK_S, _CLOCK_AGAIN_S = 6.0, 60.0
 #: Seconds between two looks at the list of approvals, for the SuperNode's own check.
@@ -254,8 +256,7 @@ class _Agent:
         """Do one look: at the SuperNode, and for a task."""
         from parties.agent.executor import UNREACHABLE
 
-        if self.node.ensure():
-            self._connect()
+        self._ensure_node()
         self._read_log()
         self._check_clock()
         if self.node.is_stuck:
@@ -274,6 +275,21 @@ class _Agent:
             self.last_work = now
         elif not self.is_leaving:
             time.sleep(min(_LOOK_S, max(_FIRST_LOOK_S, _LOOK_SHARE * (now - self.last_work))))
+
+    def _ensure_node(self) -> None:
+        """Start the SuperNode if it does not run. What a full disk or the system refuses now may work later."""
+        try:
+            if self.node.ensure():
+                if self.node.error.startswith(_NOT_STARTED):
+                    self.node.error = ""
+                self._connect()
+        except (CipherwardError, OSError) as error:
+            text = error.message if isinstance(error, CipherwardError) else f"{error.strerror or error}"
+            text = f"{_NOT_STARTED}: {text}"
+            if text != self.node.error:
+                self.node.error = text
+                self.log(f"{_clock()} {text}")
+                self._write_state()
 
     def _read_log(self) -> None:
         """Show changes of the connection, and tell the SuperNode which approvals hold."""

@@ -147,13 +147,19 @@ class SuperNode:
         return self.pid is not None and self.connection == "unreachable" and is_silent
 
     def ensure(self) -> bool:
-        """Start it if it does not run and if its pause is over. Return whether it was started now."""
+        """Start it if it does not run and if its pause is over. Return whether it was started now.
+
+        Raises:
+            CipherwardError: if one of its files cannot be written. The next try comes after a pause.
+            OSError: if the system starts no process.
+        """
         if self._process is not None:
             if self._process.poll() is None:
                 return False
             self._forget()
         if time.monotonic() < self._next_start:
             return False
+        self._next_start = time.monotonic() + _MOST_PAUSE_S
         self._start()
         return True
 
@@ -178,7 +184,9 @@ class SuperNode:
         work = self.folder / "work"
         with disk_errors(work):
             work.mkdir(exist_ok=True)
-        with disk_errors(self.log_file), open(self.log_file, "ab") as sink:
+        with disk_errors(self.log_file):
+            sink = open(self.log_file, "ab")  # noqa: SIM115 - disk_errors is for opening it only
+        with sink:
             self._process = subprocess.Popen(
                 words,
                 stdin=subprocess.DEVNULL,

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from crypto.errors import CipherwardError
+from crypto.files import write_json
+from parties.agent import agent_log
 from parties.agent.agent_log import START, AgentLog
 from tests.support.agents import make_place
 from tests.support.command_runs import Here
@@ -123,6 +125,30 @@ def test_a_full_disk_leaves_the_log_as_it_was(log: AgentLog, monkeypatch: pytest
         monkeypatch.setattr(os, "write", write)
         assert log.path.read_bytes() == before
         assert log.verify().lines == 4
+
+
+def test_a_line_whose_end_cannot_be_noted_is_taken_back(
+    log: AgentLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller answers nothing then: a line `answered` would tell of what never left."""
+    before = log.path.read_bytes()
+
+    def full(_path: Path, _value: object) -> None:
+        raise CipherwardError("the disk is full", "")
+
+    def noted(path: Path, value: object) -> None:
+        write_json(path, value)
+        raise CipherwardError("the folder cannot be made durable", "")
+
+    monkeypatch.setattr(agent_log, "write_json", full)
+    with pytest.raises(CipherwardError, match="disk is full"):
+        log.append("answered")
+    assert log.path.read_bytes() == before and log.verify().lines == 4
+    # A line that is noted already stays: without it, it would look as if somebody had removed it.
+    monkeypatch.setattr(agent_log, "write_json", noted)
+    with pytest.raises(CipherwardError, match="made durable"):
+        log.append("answered")
+    assert log.verify().lines == 5
 
 
 def test_long_texts_are_cut(log: AgentLog) -> None:

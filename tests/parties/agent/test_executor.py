@@ -306,6 +306,24 @@ def test_a_full_disk_does_not_end_the_agent(bench: _Bench, monkeypatch: pytest.M
     assert bench.executor.step()
 
 
+def test_a_machine_that_can_start_no_process_costs_the_message_and_not_the_agent(
+    bench: _Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    approve(bench.place, bench.bundle, 30)
+
+    def no_process(*_words: object) -> Answer:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    answer = bench.warm.answer
+    monkeypatch.setattr(bench.warm, "answer", no_process)
+    assert bench.executor.step()
+    assert bench.events == ["received", "error"]
+    assert bench.announced == [("error", "Resource temporarily unavailable")]
+    assert "BlockingIOError" in bench.client.replies[0].error.reason
+    monkeypatch.setattr(bench.warm, "answer", answer)
+    assert bench.executor.step() and bench.events[-1] == "answered"
+
+
 def test_an_agent_that_leaves_says_that_a_message_was_not_answered(
     bench: _Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import hashlib
 import os
 import socket
@@ -263,6 +264,50 @@ def test_a_full_disk_under_its_state_does_not_end_an_agent(monkeypatch: pytest.M
     agent.last_message, agent.counts, agent.log = "", {"answered": 0, "refused": 0, "error": 0}, said.append
     agent.announce(MessageFacts("train", round=1), "error", 1.0, "no log")
     assert said[0].endswith("round 1: train: error in 1.0 s: no log") and "the disk is full" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full: cannot write"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "Resource temporarily"),
+    ],
+)
+def test_a_supernode_that_cannot_be_started_again_does_not_end_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, text: str
+) -> None:
+    started: list[str] = []
+
+    def popen(*_words: object, **_options: object) -> SimpleNamespace:
+        if error.errno == errno.EAGAIN and len(started) < 2:
+            started.append("refused")
+            raise error
+        return SimpleNamespace(poll=lambda: None, pid=os.getpid())
+
+    def full(*words: object) -> int:
+        if len(started) < 2:
+            started.append("refused")
+            raise error
+        return opening(*words)  # type: ignore[arg-type]
+
+    opening = os.open
+    lines: list[str] = []
+    agent = object.__new__(join_module._Agent)
+    agent.node = SuperNode(tmp_path, "127.0.0.1:1", tmp_path / "ca", tmp_path / "key", tmp_path, {})
+    agent.log = lines.append
+    monkeypatch.setattr(agent, "_write_state", lambda: None)
+    monkeypatch.setattr(agent, "_connect", lambda: lines.append("connected"))
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    if error.errno == errno.ENOSPC:
+        monkeypatch.setattr(os, "open", full)
+    for _ in range(5):
+        agent._ensure_node()
+        # A pause comes before the next try.
+        agent._ensure_node()
+        agent.node._next_start = 0.0
+    assert started == ["refused"] * 2 and lines[1:] == ["connected"]
+    assert "the SuperNode cannot be started: " in lines[0] and text in lines[0]
+    assert not agent.node.error
 
 
 def test_the_supernode_trusts_this_hospital_s_key_alone_unless_the_hospital_says_otherwise(
