@@ -160,7 +160,7 @@ def _attempt_round(
     store: ReplyStore,
 ) -> dict[str, Any]:
     """Try the next round once, advance `state` if the quorum is reached, and return the line for the journal."""
-    started = time.time()
+    started = time.monotonic()
     number, plan = state.round + 1, federation.plan
     federation.gather()
     # Hospitals that keep their own stems keep the stem of the best round too, for the test.
@@ -180,13 +180,13 @@ def _attempt_round(
     if row["aggregated"]:
         weights = _aggregate(strategy, number, replies)
         row["train"] = _as_floats(metrics)
-        row["train_seconds"] = time.time() - started
+        row["train_seconds"] = time.monotonic() - started
         try:
             val = evaluate(strategy, federation, weights, number, "val")
         except CipherwardError as error:
             refused = federation.by_name(federation.refusals()) | row["refused"]
             failed = {**row, "refused": refused, "aggregated": False, "error": error.message}
-            failed["seconds"] = time.time() - started
+            failed["seconds"] = time.monotonic() - started
             append_line(cloud / "rounds.jsonl", json.dumps(failed))
             raise
         row["val"] = val["mean"]
@@ -198,7 +198,7 @@ def _attempt_round(
             state.best, state.best_round, state.best_val = weights, number, val["mean"]["accuracy"]
     # Last, so that it names who was refused while the round was made: a hospital that came after the quorum.
     row["refused"] = federation.by_name(federation.refusals()) | row["refused"]
-    row["seconds"] = time.time() - started
+    row["seconds"] = time.monotonic() - started
     return row
 
 

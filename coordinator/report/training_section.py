@@ -7,6 +7,7 @@ from typing import Any
 
 from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.audit.scores import Scores
+from coordinator.exchange.journal import finished_rounds
 from coordinator.exchange.manifest import FILE as MANIFEST
 from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import FILE, Plan, load_plan
@@ -76,7 +77,7 @@ def _training_of(study: Path) -> Training:
     parties = result["test"]["parties"]
     refused = result["test"].get("refused", {})
     tested = {party["party"] for party in parties}
-    rows = _rows(study / "cloud" / "rounds.jsonl")
+    rows = finished_rounds(read_lines(study / "cloud" / "rounds.jsonl"))
     attack_path = study / "cloud" / UPDATE_ATTACK
     images = int(sum(party["num-examples"] for party in parties))
     hits = round(sum(party["num-examples"] * party["accuracy"] for party in parties))
@@ -159,12 +160,6 @@ def _sums(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
         "least": min(len(row["parties"]) for row in summed),
         "clipped_share": float(max(row["summed"]["clipped_share"] for row in summed)),
     }
-
-
-def _rows(journal: Path) -> list[dict[str, Any]]:
-    """Return the lines of a journal of the rounds whose updates were aggregated."""
-    # A round that was interrupted before its checkpoint is there twice: the later line counts.
-    return list({row["round"]: row for row in read_lines(journal) if row["aggregated"]}.values())
 
 
 def _rounds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

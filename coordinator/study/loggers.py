@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from coordinator.exchange.journal import finished_rounds
 from coordinator.exchange.plan import FILE, load_plan
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, read_lines
@@ -30,7 +31,7 @@ _LAST = "seconds"
 _COUNTS = {"hospitals/answered": "parties", "hospitals/absent": "absent", "hospitals/refused": "refused"}
 
 
-def read_rounds(study: Path) -> list[Mapping[str, Any]]:
+def read_rounds(study: Path) -> list[dict[str, Any]]:
     """Return the finished rounds of a study, or of the folder that holds its rounds.jsonl.
 
     Raises:
@@ -39,9 +40,7 @@ def read_rounds(study: Path) -> list[Mapping[str, Any]]:
     places = (study / "cloud" / "rounds.jsonl", study / "rounds.jsonl")
     journal = next((path for path in places if path.is_file()), places[0])
     rows = read_lines(journal) if journal.is_file() else []
-    rounds: list[Mapping[str, Any]] = [
-        row for row in rows if isinstance(row, dict) and row.get("aggregated")
-    ]
+    rounds = finished_rounds(row for row in rows if isinstance(row, dict) and row.get("aggregated"))
     if not rounds:
         raise CipherwardError(f"no finished round in {journal}", "name the folder of a study that trained")
     return rounds

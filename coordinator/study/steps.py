@@ -7,6 +7,7 @@ hospitals share Ray's worker processes, so it isolates paths, not memory.
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 
 from coordinator.adversary.run.compilation import COMPILING
 from coordinator.exchange.audit.guesses import read_draws, require_whole
+from coordinator.exchange.journal import finished_rounds
 from coordinator.exchange.plan import FILE
 from coordinator.exchange.time_left import Countdown
 from coordinator.study.agreement import agree_on_study
@@ -24,7 +26,7 @@ from coordinator.study.processes.run import run_processes
 from coordinator.study.round_table import missing_words
 from coordinator.study.study import Study, run_command
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, read_lines, write_text
+from crypto.files import disk_errors, drop_temporaries, read_lines, write_atomic, write_text
 
 
 class Skipped(str):
@@ -118,7 +120,7 @@ def train(study: Study) -> str | None:
     earlier = read_lines(journal)
     study.talk.rounds(earlier)
     shown = len(earlier)
-    countdown = Countdown(plan.rounds, shown)
+    countdown = Countdown(plan.rounds, len(finished_rounds(earlier)))
 
     def watch() -> None:
         nonlocal shown
@@ -242,11 +244,12 @@ def _hand_over(folder: Path, copy: Path) -> None:
     """Copy a sealed set into the cloud's folder, its manifest last."""
     if (copy / "manifest.json").exists():
         return
-    copy.mkdir(parents=True, exist_ok=True)
-    files = sorted(folder.iterdir(), key=lambda p: p.name == "manifest.json")
-    for file in files:
-        with disk_errors(copy / file.name):
-            shutil.copyfile(file, copy / file.name)
+    with disk_errors(copy):
+        copy.mkdir(parents=True, exist_ok=True)
+    drop_temporaries(copy)
+    for file in sorted(folder.iterdir(), key=lambda p: p.name == "manifest.json"):
+        # Each one whole: a copy with half a manifest would be taken for a set that was handed over.
+        write_atomic(copy / file.name, functools.partial(shutil.copyfile, file))
 
 
 def score(study: Study) -> str | None:

@@ -6,16 +6,20 @@ python -m tests.support.process_grid PROGRAM FOLDER      prints JSON
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]  # it has no types
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
+from coordinator.study.processes import grid as grid_module
+from coordinator.study.processes.frames import receive_frame, send_frame
 from coordinator.study.processes.grid import ProcessGrid
 from coordinator.study.processes.nursery import Hospital, Nursery
 
@@ -94,6 +98,39 @@ def faults(folder: Path) -> Any:
     return {"bad": bad, "hung": hung, "well": well}
 
 
+class Liars:
+    """In place of a nursery: hospitals that answer with bytes that are no message."""
+
+    def start(self, _hospital: Hospital) -> tuple[int, socket.socket]:
+        ours, theirs = socket.socketpair()
+        threading.Thread(target=self._lie, args=(theirs,), daemon=True).start()
+        return 1, ours
+
+    def _lie(self, channel: socket.socket) -> None:
+        with channel:
+            receive_frame(channel)
+            send_frame(channel, b"\xff no message")
+
+    def end(self, _pid: int) -> str:
+        return "its process was ended by SIGKILL"
+
+
+def unreadable(folder: Path) -> Any:
+    """Ask hospitals whose replies nobody can read, twice, by one thread; and send a message that is too long."""
+    room = Room(folder, 2, 1)
+    room.nursery.close()
+    room.grid._nursery = cast(Nursery, Liars())
+    replies = [room.ask([{}, {}], ttl=5.0) for _ in range(2)]
+
+    def too_long(_message: Message) -> bytes:
+        raise ValueError("it is longer than 2 GiB")
+
+    setattr(grid_module, "pack_message", too_long)  # noqa: B010 - its type is another
+    replies.append(room.ask([{}], ttl=5.0))
+    room.grid.close()
+    return [answer["error"] for answers in replies for answer in answers]
+
+
 def streamed(folder: Path) -> Any:
     """Pull the first reply while the second hospital still works, and close while it does."""
     room = Room(folder, 2, 1)
@@ -121,6 +158,7 @@ PROGRAMS: dict[str, Callable[[Path], Any]] = {
     "turns": turns,
     "faults": faults,
     "streamed": streamed,
+    "unreadable": unreadable,
     "wait": wait,
 }
 

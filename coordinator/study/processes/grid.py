@@ -163,10 +163,10 @@ class ProcessGrid(Grid):  # type: ignore[misc]  # flwr is not typed for mypy her
                     with self._nursery_lock:
                         pid, channel = self._nursery.start(self._hospitals[node])
                 self._answer(job, self._exchange(job, channel))
-            except (FrameError, OSError, ValueError) as error:
+            except Exception as error:  # whatever a hospital's process sends, its place must not be lost
                 how = self._end(pid, channel) if channel is not None else str(error)
                 channel = None
-                self._fail(job, _TOO_LONG if str(error) in _LATE else how)
+                self._fail(job, _say_why(error, how))
 
     def _take(self, node: int) -> _Job | None:
         """Wait for a message of this hospital, or of one that nobody serves; None if the grid is closed.
@@ -232,6 +232,15 @@ class ProcessGrid(Grid):  # type: ignore[misc]  # flwr is not typed for mypy her
         channel.close()
         with self._nursery_lock:
             return self._nursery.end(pid)
+
+
+def _say_why(error: Exception, how: str) -> str:
+    """Return why a message has no reply, in words. how: how the hospital's process ended."""
+    if str(error) in _LATE:
+        return _TOO_LONG
+    if isinstance(error, FrameError | OSError):
+        return how
+    return str(error) if isinstance(error, ValueError) else f"it cannot be read ({type(error).__name__})"
 
 
 def _pack(message: Message) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,16 @@ def test_a_party_under_another_one_s_name_is_refused() -> None:
     expected = r"2 of 3 .*p0 \(node-101\): its introduction is not signed by the identity of p0"
     with pytest.raises(CipherwardError, match=expected):
         federation_of(make_grid(app=app), plan()).gather()
+
+
+def test_a_clock_that_is_set_back_in_a_round_makes_no_negative_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    run(make_grid(), plan(rounds=1), tmp_path)
+    (row,) = read_journal(tmp_path)
+    assert 0 <= row["train_seconds"] <= row["seconds"] < 3600
 
 
 def test_a_damaged_checkpoint_is_an_error(tmp_path: Path) -> None:

@@ -58,6 +58,18 @@ def test_a_round_s_numbers_have_names_and_hospitals_are_counted(study: Path) -> 
     }
 
 
+def test_a_round_that_was_made_twice_counts_once_by_its_later_line(study: Path) -> None:
+    """A kill between journal and checkpoint, and a checkpoint that was removed to train anew, repeat rounds."""
+    journal = study / "cloud" / "rounds.jsonl"
+    again = [row(2) | {"seconds": 7.0}, row(3), row(1) | {"seconds": 8.0}, row(2) | {"seconds": 9.0}]
+    for count, seconds in ((1, [2.5, 7.0]), (2, [2.5, 7.0, 2.5]), (3, [8.0]), (4, [8.0, 9.0])):
+        with open(journal, "a", encoding="utf-8") as file:
+            file.write(json.dumps(again[count - 1]) + "\n")
+        rounds = read_rounds(study)
+        assert [r["round"] for r in rounds] == list(range(1, len(seconds) + 1))
+        assert [r["seconds"] for r in rounds] == seconds
+
+
 def test_a_study_without_rounds_is_named(tmp_path: Path) -> None:
     with pytest.raises(CipherwardError, match="no finished round"):
         read_rounds(tmp_path)

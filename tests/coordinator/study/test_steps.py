@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -98,6 +100,32 @@ def test_a_plan_without_rounds_says_so_and_not_that_its_result_is_there(
     simulate(PLAN, tmp_path / "t", "train", lines.append)
     assert lines[-1] == "train: there already" and not commands
     assert isinstance(train(Study(PLAN.model_copy(update={"rounds": 0}), tmp_path, Talk(print))), Skipped)
+
+
+def test_a_copy_for_the_cloud_that_was_cut_short_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, copy, write = tmp_path / "train", tmp_path / "copy", shutil.copyfile
+    folder.mkdir()
+    for name in ("images-00000.safetensors", "manifest.json"):
+        (folder / name).write_text(f"{name} whole")
+
+    def full(source: Path, target: Path) -> None:
+        Path(target).touch()
+        if source.name == "manifest.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(CipherwardError, match="disk is full"):
+        steps._hand_over(folder, copy)
+    assert not (copy / "manifest.json").exists()
+    monkeypatch.setattr(shutil, "copyfile", write)
+    (copy / ".images-00000.safetensors.1.tmp").touch()  # as a kill leaves it
+    steps._hand_over(folder, copy)
+    assert {path.name: path.read_text() for path in copy.iterdir()} == {
+        name: f"{name} whole" for name in ("images-00000.safetensors", "manifest.json")
+    }
 
 
 def test_commands_that_train_refuse_a_plan_without_rounds(tmp_path: Path) -> None:

@@ -59,6 +59,13 @@ def test_a_hospital_that_fails_loses_its_message_alone(tmp_path: Path) -> None:
     assert max(times[0], times[4]) < min(times[1], times[2], times[3])
 
 
+def test_a_reply_that_cannot_be_read_costs_its_message_and_no_place(tmp_path: Path) -> None:
+    *unread, too_long = run("unreadable", tmp_path)
+    assert unread == ["no reply: it cannot be read (DecodeError)"] * 4
+    # Why a message was not sent is said, not how the process ended that waits for it.
+    assert "longer than the 2 GiB" in too_long
+
+
 def test_replies_come_one_by_one(tmp_path: Path) -> None:
     assert run("streamed", tmp_path) == [0]
 
