@@ -7,8 +7,9 @@ outcome before the answer leaves. If the log cannot be written, nothing is answe
 sizes and times. It never holds contents, and never a patient's name.
 
 A write that a kill cut short leaves a torn line. It stays where it is, the next line goes below it, and `verify`
-names it. The last hash is also in private/agent-head.json, which tells when lines at the end were removed. Whoever
-can write both files can cut both: note the head elsewhere (`cipherward-party log verify` takes it with --head).
+names it. The last hash is also in private/agent-head.json, which tells when lines at the end were removed: nothing is
+appended to such a log, because the next line would put its own hash there. Whoever can write both files can cut both:
+note the head elsewhere (`cipherward-party log verify` takes it with --head).
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ class AgentLog:
             The line's number.
 
         Raises:
-            CipherwardError: if the log cannot be written, for example because the disk is full. What was there
-                before stays whole.
+            CipherwardError: if the log cannot be written, for example because the disk is full, or if lines at its
+                end are missing. What was there before stays as it was.
         """
         values = {k: v[:_MAX_TEXT] if isinstance(v, str) else v for k, v in fields.items() if v is not None}
         if len(values) > _MAX_FIELDS:
@@ -84,6 +85,7 @@ class AgentLog:
             hold_file(handle, self.path.parent)
             size = os.fstat(handle).st_size
             number, previous, is_torn = self._read_end(handle, size)
+            self._require_noted_end(number, previous)
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             line = {"n": number + 1, "time": stamp, "event": event, **values, "previous": previous}
             line["hash"] = _hash(line)
@@ -132,6 +134,30 @@ class AgentLog:
                 "keep the file, and move it away before the agent goes on",
             )
         return 0, START, bool(tail) and not tail.endswith(b"\n")
+
+    def _require_noted_end(self, number: int, previous: str) -> None:
+        """Raise CipherwardError if the second file names a line that is not here, or no line at all.
+
+        A kill between the two files leaves it a line behind; earlier versions left it further behind on a full disk.
+
+        Args:
+            number: the number of the last whole line; 0 in an empty log.
+            previous: its hash.
+        """
+        is_there = self.head_path.exists()
+        noted = read_json(self.head_path, "head of the log") if is_there else {"n": 0, "hash": START}
+        n = noted.get("n") if isinstance(noted, dict) else None
+        if type(n) is not int or n > number or (n == number and noted.get("hash") != previous):
+            what = f"names line {n}, which is not its last one"
+        elif not is_there and number > 1:
+            what = "is missing"
+        else:
+            return
+        raise CipherwardError(
+            f"nothing is added to the log {self.path}: it has {number} lines, and {self.head_path.name} {what}",
+            "lines at its end were removed, or one of the two files is from a backup. Compare them with your backup; "
+            "to begin a new log, move both files away",
+        )
 
     def read(self) -> list[dict[str, Any]]:
         """Return all whole lines, oldest first."""

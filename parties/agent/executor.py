@@ -183,8 +183,11 @@ class Executor:
         """Answer one task's message, whatever happens to the app."""
         started = time.monotonic()
         try:
-            limit = self.limit_s or self.deadline_s + _PAST_DEADLINE_S
-            message, context, run, fab = pull_task_input(Pulling(client, self.tick, self.is_dropped, limit))
+            message, context, run, fab = pull_task_input(
+                Pulling(
+                    client, self.tick, self.is_dropped, self.limit_s or self.deadline_s + _PAST_DEADLINE_S
+                )
+            )
             facts, code = read_facts(message), hashlib.sha256(fab.content).hexdigest()
             content = (
                 recorddict_to_proto(message.content).SerializeToString() if message.has_content() else b""
@@ -202,6 +205,7 @@ class Executor:
         log = AgentLog(self.place)
         fields = facts.fields() | {"message": message.metadata.message_id, "code": code}
         number: int | None = None
+        why = ""  # what is shown here, and told to nobody else
         try:
             number = log.append("received", **fields, bytes_in=len(content), sha256_in=_sha256(content))
             require_approved(self.place, code)
@@ -210,7 +214,7 @@ class Executor:
             answer = Answer(error="CipherwardError", text=str(error), field=error.field)
         except CipherwardError as error:
             # Its hint names files of this hospital, and stays here.
-            text = _NO_LOG if number is None else error.for_outside().message
+            text, why = (_NO_LOG, str(error)) if number is None else (error.for_outside().message, "")
             answer = Answer(error="CipherwardError", text=text)
         except OSError as error:
             if isinstance(error, UNREACHABLE):
@@ -235,16 +239,16 @@ class Executor:
                 field=answer.field or None,
                 error=answer.error or None,
             )
-        except CipherwardError:
+        except CipherwardError as error:
             # What is not in the log does not leave.
-            outcome, answer = "error", Answer(error="CipherwardError", text=_NO_LOG)
+            outcome, answer, why = "error", Answer(error="CipherwardError", text=_NO_LOG), str(error)
         try:
             self._send(client, message, context, answer)
         except UNREACHABLE:
             with contextlib.suppress(CipherwardError):
                 log.append("unsent", **fields, received=number)
             raise
-        self.announce(facts, outcome, seconds, answer.text or answer.error)
+        self.announce(facts, outcome, seconds, why or answer.text or answer.error)
         self._prepare_next(code)
 
     def _run(

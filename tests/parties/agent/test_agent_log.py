@@ -86,6 +86,41 @@ def test_lines_removed_at_the_end_are_found_by_the_second_file_and_by_a_noted_he
         log.verify()
 
 
+@pytest.mark.parametrize(
+    ("lines", "head"),
+    [(0, None), (3, None), (4, "another"), (4, "gone"), (4, "torn"), (0, "torn")],
+    ids=["emptied", "cut", "another-log", "no-head", "torn-head", "all-torn"],
+)
+def test_nothing_is_added_to_a_log_that_lost_lines(log: AgentLog, lines: int, head: str | None) -> None:
+    """The next line would note its own hash as the last one, and nobody could see the loss any more."""
+    whole = log.path.read_text().splitlines(keepends=True)
+    log.path.write_text("".join(whole[:lines]))
+    if head == "another":
+        log.head_path.write_text(json.dumps({"n": 4, "hash": "1" * 64}))
+    elif head == "gone":
+        log.head_path.unlink()
+    elif head == "torn":
+        log.head_path.write_text('{"n": 4')
+    with pytest.raises(CipherwardError) as error:
+        log.append("answered")
+    assert error.value.hint
+    assert log.path.read_text() == "".join(whole[:lines])
+    with pytest.raises(CipherwardError):
+        log.verify()
+    # The hint says how to go on: with both files out of the way a new log begins.
+    log.path.unlink()
+    log.head_path.unlink(missing_ok=True)
+    assert log.append("answered") == 1 and log.verify().lines == 1
+
+
+def test_a_log_of_one_line_whose_head_a_kill_prevented_goes_on(tmp_path: Path) -> None:
+    log = AgentLog(make_place(tmp_path))
+    log.append("joined")
+    log.head_path.unlink()
+    log.append("left")
+    assert log.verify().lines == 2
+
+
 @pytest.mark.parametrize("cut", [1, 20, 100])
 def test_a_line_that_a_kill_cut_short_stays_and_the_log_goes_on(log: AgentLog, cut: int) -> None:
     data = log.path.read_bytes()

@@ -306,6 +306,17 @@ def test_a_full_disk_does_not_end_the_agent(bench: _Bench, monkeypatch: pytest.M
     assert bench.executor.step()
 
 
+def test_a_log_that_lost_lines_is_said_here_and_nothing_leaves(bench: _Bench) -> None:
+    approve(bench.place, bench.bundle, 30)
+    assert bench.executor.step()
+    AgentLog(bench.place).path.write_bytes(b"")
+    assert bench.executor.step()
+    outcome, text = bench.announced[-1]
+    assert outcome == "error" and "agent-head.json names line 3" in text
+    assert "this hospital cannot write its log" in bench.client.replies[-1].error.reason
+    assert "agent-head" not in bench.client.replies[-1].error.reason
+
+
 def test_a_machine_that_can_start_no_process_costs_the_message_and_not_the_agent(
     bench: _Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
