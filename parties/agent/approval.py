@@ -146,7 +146,7 @@ def withdraw(place: Place, sha256: str) -> Approval:
     agent, and trusts the bundle's signature in no further run.
 
     Raises:
-        CipherwardError: if none or several begin so.
+        CipherwardError: if none or several begin so, or if it is withdrawn and cannot be logged.
     """
     folder = _bundles(place)
     with disk_errors(folder):
@@ -159,9 +159,13 @@ def withdraw(place: Place, sha256: str) -> Approval:
                 f"{len(matches)} approved bundles have a digest that begins with {sha256[:64]!r}",
                 "see: cipherward-party agent approvals",
             )
-        AgentLog(place).append("withdrawn", code=matches[0].sha256, app=matches[0].app)
         _write(place, [a for a in approvals if a.sha256 != matches[0].sha256])
         remove_signed(place, matches[0].sha256)
+        # The log comes last here: one that cannot be written must keep no code running.
+        try:
+            AgentLog(place).append("withdrawn", code=matches[0].sha256, app=matches[0].app)
+        except CipherwardError as error:
+            raise CipherwardError(f"the approval is withdrawn, but {error.message}", error.hint) from None
     return matches[0]
 
 

@@ -79,6 +79,16 @@ def test_a_number_of_days_must_make_sense(place: Place, bundle: Bundle, days: in
     assert not approvals_path(place).exists()
 
 
+def test_a_log_that_cannot_be_written_keeps_no_approval(place: Place, bundle: Bundle) -> None:
+    approve(place, bundle, 30)
+    AgentLog(place).path.write_bytes(b"")
+    with pytest.raises(CipherwardError, match="the approval is withdrawn, but nothing is added to the log"):
+        withdraw(place, bundle.sha256)
+    with pytest.raises(NotApprovedError):
+        require_approved(place, bundle.sha256)
+    assert not (place.folder / APPROVAL_FILE).exists()
+
+
 def test_withdrawing_ends_an_approval_at_once(place: Place, bundle: Bundle) -> None:
     approve(place, bundle, 30)
     with pytest.raises(CipherwardError, match="0 approved bundles"):
