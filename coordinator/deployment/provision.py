@@ -46,6 +46,9 @@ _PARTS = (
     *("roster.json", "approvals", "studies", "logs", "serving.json"),
 )
 
+#: Bytes of the secret that the SuperLink shares with the process that starts ServerApps.
+_SECRET_BYTES = 32
+
 Clock = Callable[[], datetime.datetime]
 
 
@@ -90,8 +93,7 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
     with folder_lock(place.root):
         _provide_authority(place, settings, clock())
         _provide_server(place, settings, clock())
-        if not place.secret.exists():
-            write_private(place.secret, secrets.token_bytes(32))
+        provide_secret(place)
         for path, data in ((place.plan, placed_text(plan_file, plan)), (place.bundle, bundle)):
             _write(path, data)
         if study is not None:
@@ -105,6 +107,14 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
         local = settings.model_copy(update={"plan": place.plan.name, "study": STUDY if study else ""})
         write_text(place.root / FILE, yaml.safe_dump(local.model_dump(mode="json"), sort_keys=False))
     return kits
+
+
+def provide_secret(place: DeploymentFolder) -> None:
+    """Make the secret that the server's two programs share, unless there is a whole one. Nobody else knows it."""
+    with disk_errors(place.secret):
+        is_whole = place.secret.exists() and place.secret.stat().st_size == _SECRET_BYTES
+    if not is_whole:
+        write_private(place.secret, secrets.token_bytes(_SECRET_BYTES))
 
 
 def renew(folder: Path, ca_key: Path | None = None, clock: Clock = now_utc) -> dict[str, Kit]:

@@ -24,7 +24,7 @@ from coordinator.deployment.certificates import check_server, describe_expiries
 from coordinator.deployment.control import Control, connect
 from coordinator.deployment.enrolment import read_roster, reconcile
 from coordinator.deployment.folder import DeploymentFolder, FederationSettings
-from coordinator.deployment.provision import now_utc
+from coordinator.deployment.provision import now_utc, provide_secret
 from coordinator.deployment.superlink import SuperLinkSettings, open_port
 from coordinator.exchange.console import Log
 from coordinator.exchange.end_with_us import MARK, ending_with_us
@@ -180,10 +180,11 @@ class _Server:
             self.stop.wait(0.1)
 
     def ended(self) -> str:
-        """Return which program has ended, and how, or ""."""
+        """Return which program has ended, how, and where its own words are, or ""."""
         for name, process in (("SuperLink", self.link), ("SuperExec", self.executor)):
             if process is not None and process.poll() is not None:
-                return f"Flower's {name} ended ({process.returncode})"
+                log = self.place.log(name.lower())
+                return f"Flower's {name} ended ({process.returncode}; see {log})"
         return ""
 
     def end(self) -> None:
@@ -233,6 +234,7 @@ def serve(folder: Path, log: Log, on_ready: Log) -> None:
         for host, port in ((settings.interface, settings.port), ("127.0.0.1", settings.local_port)):
             open_port(host, port).close()
         _warn_of_disk(place, log)
+        provide_secret(place)  # all of state/ can be made again
         with ending_with_us() as temporary:
             server = _Server(place, settings, temporary, log, stop)
             try:

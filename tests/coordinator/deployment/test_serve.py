@@ -253,6 +253,24 @@ def test_whatever_ends_it_nothing_is_left_and_it_starts_again(tmp_path: Path, nu
         end(again)
 
 
+@pytest.mark.parametrize("damage", ["lost", "emptied"])
+def test_a_server_whose_state_was_lost_starts_and_knows_its_hospitals(tmp_path: Path, damage: str) -> None:
+    place = provisioned(tmp_path)
+    private, public = write_keys(tmp_path, "hospital-0")
+    enrol(place, read_public_keys(public))
+    if damage == "lost":
+        shutil.rmtree(place.state)
+    else:
+        place.secret.write_bytes(b"")
+    server = start(place)
+    try:
+        assert activate(place, private) == 200
+        assert place.secret.stat().st_size == 32 and place.secret.stat().st_mode & 0o777 == 0o600
+    finally:
+        end(server)
+    assert "SuperExec ended" not in (place.root / "serve.err").read_text()
+
+
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     import socket
 
