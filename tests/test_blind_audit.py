@@ -226,6 +226,24 @@ def test_noise_on_whatever_is_no_named_control_is_found(hospital: Path, here: He
     assert "not broken" not in text.lower()
 
 
+def test_a_pool_size_at_which_the_hospital_cannot_look_is_refused(hospital: Path, here: Here) -> None:
+    """Noise at a size that no pool has: no blind control is attacked there, and the report would say "up to"."""
+    guesses = hospital.parent / "guesses"
+    withhold(guesses, hospital, lambda name: not name.startswith("control-"))
+    draws, about = read_draws(guesses)
+    about.pop("schema")
+    lies = [
+        replace(
+            draw, guesses=[replace(g, pool_size=10**6) if g.pool_size == 10 else g for g in draw.guesses]
+        )
+        for draw in draws
+    ]
+    write_draws(guesses, lies, about)
+    done = here(PARTY, "score", hospital, guesses, *ROWS)
+    assert done.returncode == 1 and "with 1,000,000 sealed images, of 10" in done.stderr
+    assert not (hospital / "scores.json").exists()
+
+
 @pytest.mark.slow
 def test_noise_on_exactly_the_audited_sets_is_found(hospital: Path, here: Here) -> None:
     """A cloud that knew the map would fail nevertheless: what breaks the controls breaks what is drawn alike."""

@@ -47,6 +47,7 @@ def doubts_of_origin(scores: Scores) -> list[str]:
             f"the hospital's own run breaks none of the {len(blind)} blind controls, so they held no success that "
             "the cloud could withhold"
         )
+    doubts += _unbelieved_by_hospital(scores)
     if blind:
         names = [
             draw.set_name.removeprefix(PREFIX) for draw in scores.draws if draw.set_name.startswith(PREFIX)
@@ -56,6 +57,29 @@ def doubts_of_origin(scores: Scores) -> list[str]:
             "ciphertexts: they show that its attacks ran and what the score makes of noise; what it withheld, only "
             "the blind controls show"
         )
+    return doubts
+
+
+def _unbelieved_by_hospital(scores: Scores) -> list[str]:
+    """Return where the hospital's own run says that an attack is uncertain, and the cloud's guesses do not.
+
+    Confidence is the word of whoever ran the attack. That of the blind controls, which are drawn alike, is the
+    hospital's own.
+    """
+    doubts = []
+    own = [finding for draw in scores.draws for finding in draw.hospital_run if not finding.error]
+    for cell in dict.fromkeys((f.attack, f.pool_size) for f in own):
+        mine = [f for f in own if (f.attack, f.pool_size) == cell]
+        cloud = [f for draw in scores.audited for f in draw.findings if (f.attack, f.pool_size) == cell]
+        believed = [
+            f for f in cloud if f.is_complete and not f.uncertain and not broken_by(f, scores.suite)
+        ]
+        if believed and all((f.uncertain or f.idle) and not broken_by(f, scores.suite) for f in mine):
+            words = "did not attack" if all(f.idle for f in mine) else "is uncertain"
+            doubts.append(
+                f"{mine[0].cell} {words} in the hospital's own run on the blind controls, and the cloud states "
+                f"otherwise in {len(believed)} of {len(cloud)} draws: that nothing broke there says nothing"
+            )
     return doubts
 
 

@@ -6,12 +6,8 @@ ran out of time or is uncertain about what it found, no other attack that ran at
 
 from __future__ import annotations
 
-from coordinator.exchange.audit.suite1 import ATTACKS
+from coordinator.exchange.audit.suite1 import ATTACKS, ON_POOLS
 from coordinator.report.records import Report
-
-#: The required attacks that use a pool. Where one was left out, nothing is known of pools by the suite. Those on one
-#: image are doubts if they were left out.
-_ON_POOLS = ("pooled_key_recovery",)
 
 
 def unfinished_attacks(report: Report) -> list[str]:
@@ -22,7 +18,9 @@ def unfinished_attacks(report: Report) -> list[str]:
     unfinished = []
     for attack in ATTACKS:
         mine = [finding for finding in report.findings if finding.attack == attack]
-        is_required = bool(mine) or attack in _ON_POOLS
+        is_required = (
+            bool(mine) or attack in ON_POOLS
+        )  # those on one image are doubts if they were left out
         is_idle = bool(mine) and all(finding.idle for finding in mine)
         if is_required and not is_idle and not report.verdict.finished_at.get(attack):
             unfinished.append(attack)
@@ -36,7 +34,7 @@ def attacked_up_to(report: Report) -> int:
     at every size it is 0.
     """
     verdict, largest = report.verdict, [report.verdict.largest_pool]
-    for attack in _ON_POOLS:
+    for attack in ON_POOLS:
         finished, uncertain = verdict.finished_at.get(attack, ()), verdict.uncertain_at.get(attack, ())
         if finished:
             largest.append(max((size for size in finished if size not in uncertain), default=0))

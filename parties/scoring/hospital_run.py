@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from coordinator.exchange.audit.guesses import Draw, read_draws
-from coordinator.exchange.audit.suite1 import ATTACKS
+from coordinator.exchange.audit.suite1 import ATTACKS, ON_POOLS
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors
 from parties.scoring.attack_process import AttackOptions, run_attacks
 from parties.scoring.ledger import Submission
+from parties.scoring.stated_pools import require_same_sizes
 from parties.sealing.audit_sets import is_audit_set, role_of
 from parties.sealing.place import Place
 
@@ -46,9 +47,7 @@ def attack_blind_controls(
     """
     audited = [draw for draw, name in submission.draws if is_audit_set(name)]
     attacks = [a for a in ATTACKS if any(guess.attack == a for draw in audited for guess in draw.guesses)]
-    pools = sorted(
-        {g.pool_size for draw in audited for g in draw.guesses if g.uses_pool and g.attack in ATTACKS}
-    )
+    pools = sorted({g.pool_size for draw in audited for g in draw.guesses if g.attack in ON_POOLS})
     controls = [
         (draw, name)
         for draw, name in submission.draws
@@ -71,6 +70,8 @@ def attack_blind_controls(
     )
     run_attacks([place.sealed_folder(name) for _, name in controls], folder, options, log)
     draws, _ = read_draws(folder)
+    for own in draws:
+        require_same_sizes(own, pools, folder)
     return {name: (_own_draw(draws, draw, folder), folder) for draw, name in controls}
 
 

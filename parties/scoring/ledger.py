@@ -34,6 +34,7 @@ from crypto.files import append_line, json_text, read_json, read_lines, sha256_f
 from crypto.sets.dataset import SealedDataset
 from crypto.spec import SchemeSpec
 from parties.scoring.key_share import require_well_formed
+from parties.scoring.stated_pools import require_possible_pools
 from parties.scoring.truth import countable_rows
 from parties.sealing.audit_sets import is_audit_set, read_map
 from parties.sealing.place import Place
@@ -96,6 +97,9 @@ def read_submission(place: Place, guesses: Path, rows: int) -> Submission:
             sealed = place.sealed(name)
             _require_suite_draw(draw, sealed, index, seed, stated_rows)
             _require_rows(draw, sealed, index, seed, rows)
+            require_possible_pools(
+                draw, name, {d: len(place.sealed(names[d])) for d in draw.digests if d in names}
+            )
     _require_all_audit_sets(place, [(draw, name) for draw, name in mine if is_audit_set(name)], names)
     if len({draw.digests[0] for draw, _ in mine}) < len(mine):
         raise CipherwardError("two draws of the guesses are about one sealed set", "attack each set once")

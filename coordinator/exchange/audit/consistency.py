@@ -282,6 +282,9 @@ def _check_findings(findings: Sequence[Finding], draw: DrawScores, where: str, p
     require(len(set(cells)) == len(cells), where, place, "one attack twice at one pool size")
     for index, finding in enumerate(findings):
         spot, figures = f"{place}.{index}", finding.figures
+        size = finding.pool_size
+        problem = f"{size} sealed images, but the pool holds {draw.pool_images}"
+        require(1 <= size <= draw.pool_images, where, f"{spot}.pool_size", problem)
         check_confidence(finding, where, spot)
         has_both = bool(finding.error) and figures is not None
         require(not has_both, where, f"{spot}.error", "an attack that crashed has figures")

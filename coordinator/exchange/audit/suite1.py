@@ -21,6 +21,8 @@ SUITE = "suite/1"
 
 #: Attacks that every audit runs.
 ATTACKS = ("as_is", "leading_bit", "pooled_key_recovery")
+#: Those of them that use a pool. Where one was left out, nothing is known of pools by the suite.
+ON_POOLS = ("pooled_key_recovery",)
 #: Every attack that there is, in the suite or not: a hospital refuses another name before it seals anything. The
 #: registry itself is the cloud's.
 ATTACK_NAMES = (

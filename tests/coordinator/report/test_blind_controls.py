@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -149,6 +150,21 @@ def test_who_ran_the_attacks_decides_what_no_break_is_called() -> None:
     unrecorded = build_report(make_scores(draws, attacked_by=None), "s")
     assert headline(unrecorded).sentence == "No break was reported, up to 100 sealed images."
     assert simulated.signer is not None and simulated.signer.identity == HOSPITAL.public.line
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"uncertain": True}, "is uncertain"), ({"idle": True}, "did not attack")]
+)
+def test_a_cloud_s_confidence_is_held_against_the_hospital_s_own_run(
+    changes: dict[str, Any], words: str
+) -> None:
+    own = [*SINGLE, make_finding(pool=10), make_finding(pool=100, **changes)]
+    draws = [draw(i, "throwaway", findings(breaks=False)) for i in range(3)]
+    draws += [draw(i, "blind_control", findings(breaks=False), own) for i in (3, 4)]
+    report = build_report(make_scores(draws, attacked_by="cloud"), "s")
+    doubts = [doubt for doubt in report.doubts if "the cloud states otherwise" in doubt]
+    assert len(doubts) == 1 and doubts[0].startswith(f"pooled_key_recovery at 100 {words}")
+    assert not any("the cloud states otherwise" in d for d in audit(False, False, False).doubts)
 
 
 def test_an_attack_on_a_training_is_judged_on_the_hospital_s_own_key_alone() -> None:

@@ -203,3 +203,10 @@ def test_reports_as_they_are_written_agree(tmp_path: Path, reach: float, noise: 
         report = make_report(reach, TRAINED, noise=noise, draws=draws)
         write_record(tmp_path / "report.json", report)
         assert read_report(tmp_path / "report.json") == report
+
+
+@pytest.mark.parametrize("size", [0, 1601])
+def test_a_pool_that_holds_more_than_the_sets_is_refused(scores_path: Path, size: int) -> None:
+    edited(scores_path, lambda value: finding(value).update(pool_size=size))
+    with pytest.raises(ContradictionError, match=rf"{SPOT}.pool_size: {size} sealed images"):
+        read_scores(scores_path)

@@ -223,6 +223,49 @@ def outside_the_folder(draws: list[Draw]) -> list[Draw]:
     return [dataclasses.replace(draws[0], guesses=[guess]), *draws[1:]]
 
 
+def with_key_recovery(**changes: Any) -> ChangeDraws:
+    """Change what the cloud states of each key recovery of the first draw."""
+
+    def change(draws: list[Draw]) -> list[Draw]:
+        guesses = [
+            dataclasses.replace(g, **changes) if g.attack == "pooled_key_recovery" else g
+            for g in draws[0].guesses
+        ][-1:]
+        return [dataclasses.replace(draws[0], guesses=guesses), *draws[1:]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            with_key_recovery(pool_size=1_000_000),
+            r"pooled_key_recovery with 1,000,000 sealed images, of \d",
+        ),
+        (with_key_recovery(pool_size=0), "pooled_key_recovery with 0 sealed images"),
+        (with_key_recovery(uses_pool=False), "pooled_key_recovery with what it does not need"),
+        (with_key_recovery(tier="T5"), "pooled_key_recovery with what it does not need"),
+        (with_key_recovery(attack="<b>", uses_pool=True), "an attack or a tier that no attack has"),
+        (with_key_recovery(attack="a\u202eb"), "an attack or a tier that no attack has"),
+        (with_key_recovery(attack="mine", tier="T9"), "an attack or a tier that no attack has"),
+        (replaced(images=1_000_000), "1,000,000 images, and its sets hold 80"),
+        (replaced(pool_rows=np.arange(10**6, 10**6 + 9)), "a pool of images that its sets do not hold"),
+        (replaced(pool_rows=np.zeros(9, np.int64)), "a pool of images that its sets do not hold"),
+        (lambda d: replaced(pool_rows=d[0].rows)(d), "a pool that holds images to be guessed"),
+    ],
+)
+def test_pools_that_the_sets_cannot_have_are_refused(
+    copy: Attacked, change: ChangeDraws, message: str
+) -> None:
+    """A size that no pool has would be one at which the hospital cannot look, and part of the verdict."""
+    place, guesses = copy
+    forge(guesses, change)
+    with pytest.raises(CipherwardError, match=message):
+        score(place, guesses, 32, 64)
+    assert not (place.private / "score-ledger.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
