@@ -255,6 +255,16 @@ def test_noise_on_exactly_the_audited_sets_is_found(hospital: Path, here: Here) 
     assert status == 1 and "which are drawn alike" in text and not report["valid"]
 
 
+def test_pictures_that_attacks_recovered_are_for_their_owner_alone(hospital: Path, here: Here) -> None:
+    """The page itself says: treat it as patient data."""
+    guesses = hospital.parent / "guesses"
+    assert guesses.stat().st_mode & 0o077 == 0
+    score_and_report(here, hospital)
+    page = hospital.parent / "report" / "report.html"
+    assert "contains pictures of patients" in page.read_text()
+    assert page.stat().st_mode & 0o777 == 0o600
+
+
 def test_guesses_that_leave_a_set_out_use_up_nothing(hospital: Path, here: Here) -> None:
     names = map_of(hospital).names
     sets = [hospital / "sealed" / name for name in names[1:]]

@@ -265,7 +265,8 @@ def report(
         # A page of an earlier report must not stand beside this record, wherever this is killed.
         (out / "report.html").unlink(missing_ok=True)
     write_record(out / "report.json", record)
-    write_text(out / "report.html", page)
+    # Guesses may show patients' images, also where no attack reached the rule's thresholds.
+    write_text(out / "report.html", page, 0o600 if public_plain is None else 0o666)
     for line in summary_lines(record):
         result.print(line)
     result.print(str(out / "report.html"))

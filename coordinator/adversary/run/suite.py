@@ -107,7 +107,7 @@ def run_suite(
             "a sealed set is named twice", "its rows would be in the pool and among the rows to guess"
         )
     with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)  # guesses may show patients' images
     with folder_lock(out):
         return _run(sets, out, settings, log, workers, prepare)
 
