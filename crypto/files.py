@@ -19,7 +19,7 @@ from crypto.errors import CipherwardError
 
 _CHUNK = 1 << 20
 #: No page and no record of this program is larger.
-_MOST_OUTPUT_BYTES = 1 << 28
+MOST_OUTPUT_BYTES = 1 << 28
 
 
 @contextlib.contextmanager
@@ -181,7 +181,7 @@ def require_replaceable(path: Path, mark: str) -> None:
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             is_regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            data = file.read(_MOST_OUTPUT_BYTES) if is_regular else b"?"
+            data = file.read(MOST_OUTPUT_BYTES) if is_regular else b"?"
     except OSError:
         data = b"?"  # a folder, or a file of somebody else
     if data and mark.encode() not in data:
@@ -238,24 +238,38 @@ def _open_at_once(path: str, flags: int) -> int:
 def parse_json(text: str | bytes) -> Any:
     """Return what a JSON text from outside holds: as `json.loads`, but every fault of the text is a ValueError.
 
+    A name that stands twice in one object is a fault: programs differ in which of the values they read, so a signed
+    file could say one thing to us and another to whoever looks at it.
+
     Raises:
-        ValueError: If the text is not JSON, or nested too deeply.
+        ValueError: If the text is not JSON, nested too deeply, or names something twice.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def read_json(path: Path, what: str) -> Any:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the members of a JSON object; raise ValueError if two have one name."""
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            raise ValueError(f"{name!r:.60} stands twice in one object")
+        members[name] = value
+    return members
+
+
+def read_json(path: Path, what: str, most_bytes: int = MOST_OUTPUT_BYTES) -> Any:
     """Return the JSON in `path`.
 
     Args:
         path: The file.
         what: What it is, for the error message.
+        most_bytes: Bytes that it may have: a parsed file takes many times its size in memory.
 
     Raises:
-        CipherwardError: If the file is missing, no regular file, or not JSON.
+        CipherwardError: If the file is missing, no regular file, too large, or not JSON.
     """
     try:
         # Without O_NONBLOCK, opening a pipe waits until somebody writes to it: a sealed set comes from others.
@@ -264,12 +278,18 @@ def read_json(path: Path, what: str) -> Any:
                 raise CipherwardError(
                     f"the {what} {path} is not a regular file", "fetch it again, or name another"
                 )
+            if os.fstat(file.fileno()).st_size > most_bytes:
+                raise CipherwardError(
+                    f"the {what} {path} has more than the {most_bytes / 1e6:.0f} MB of any that a command writes",
+                    "fetch it again, or name another",
+                )
             return parse_json(file.read())
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", "name the file or folder that holds it") from None
     except (OSError, ValueError) as error:
+        why = f"{type(error).__name__}: {error}" if type(error) is ValueError else type(error).__name__
         raise CipherwardError(
-            f"cannot read the {what} {path}: {type(error).__name__}", "fetch it again, or name another"
+            f"cannot read the {what} {path}: {why}", "fetch it again, or name another"
         ) from None
 
 

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from coordinator.exchange.records import Record, parse_record
 from crypto.errors import CipherwardError
+from crypto.files import parse_json
 
 SCHEMA = "cipherward.code-approval/1"
 #: The largest file, in bytes; ours has some 400.
@@ -98,7 +99,7 @@ def read_approval(path: Path) -> CodeApproval:
         CipherwardError: if it cannot be read, is damaged, or is not signed by the key that it names.
     """
     try:
-        value = json.loads(_read_short(path))
+        value = parse_json(_read_short(path))
     except (ValueError, RecursionError) as error:
         raise CipherwardError(f"cannot read the approval {path}: {type(error).__name__}", _AGAIN) from None
     approval = parse_record(CodeApproval, value, str(path))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import io
-import json
 import stat
 import zipfile
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ from pydantic import Field
 from coordinator.exchange.records import Record, parse_record
 from crypto.archive import DAMAGE, read_members
 from crypto.errors import CipherwardError
-from crypto.files import json_text, write_bytes
+from crypto.files import json_text, parse_json, write_bytes
 
 SCHEMA = "cipherward.kit/1"
 MANIFEST, CA, PLAN, STUDY = "manifest.json", "ca.crt", "plan.yaml", "study.json"
@@ -170,7 +169,7 @@ def read_kit(path: Path) -> Kit:
 def _parse_manifest(data: bytes, path: Path) -> KitManifest:
     """Return the manifest in these bytes. Raise CipherwardError if they hold none, or impossible times."""
     try:
-        value = json.loads(data)
+        value = parse_json(data)
     except (ValueError, RecursionError):
         raise CipherwardError(f"the manifest of {path} is damaged", _AGAIN) from None
     manifest = parse_record(KitManifest, value, f"the manifest of {path}")

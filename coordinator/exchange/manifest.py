@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import Field
 
 from coordinator.exchange.plan import Plan
-from coordinator.exchange.records import Record, parse_record, write_record
+from coordinator.exchange.records import MOST_RECORD_BYTES, Record, parse_record, write_record
 from coordinator.exchange.settings import build
 from coordinator.exchange.statement import SPLITS, Statement, canonical, plan_digest, plan_settings
 from crypto.errors import CipherwardError
@@ -242,7 +242,7 @@ def read_manifest(path: Path) -> StudyManifest:
     Raises:
         CipherwardError: if it is missing, damaged, or contradicts itself.
     """
-    return parse_manifest(read_json(path, "study manifest"), str(path))
+    return parse_manifest(read_json(path, "study manifest", MOST_RECORD_BYTES), str(path))
 
 
 def write_manifest(path: Path, manifest: StudyManifest) -> None:

@@ -24,6 +24,10 @@ from crypto.errors import CipherwardError
 from crypto.files import read_json, write_json
 from crypto.spec import SchemeSpec
 
+#: A record that another party wrote has fewer bytes. Chosen by hand: the largest scores of a test have 0.2 MB, and a
+#: crafted file of this size takes about 2 GB of memory before it is refused.
+MOST_RECORD_BYTES = 1 << 25
+
 
 class Record(BaseModel):
     """An immutable JSON object with strictly typed fields."""
@@ -108,7 +112,7 @@ def read_record(kind: type[AnyRecord], path: Path, schema: str, what: str) -> An
     Raises:
         CipherwardError: If the file is missing, is of another schema, or is damaged; the message names the field.
     """
-    value = read_json(path, what)
+    value = read_json(path, what, MOST_RECORD_BYTES)
     if not isinstance(value, dict) or value.get("schema") != schema:
         raise CipherwardError(f"{path} is not a {schema} file")
     return parse_record(kind, value, str(path))

@@ -26,6 +26,7 @@ from coordinator.exchange.manifest import StudyManifest
 from coordinator.exchange.privacy import Privacy
 from crypto.arrays import AnyArray, Float32Array, Float64Array, UInt32Array
 from crypto.errors import CipherwardError
+from crypto.files import parse_json
 from crypto.secure_sum.fixed_point import FixedPoint
 from crypto.secure_sum.transcript import Rules
 
@@ -159,7 +160,7 @@ def read_record(content: RecordDict, fields: frozenset[str]) -> dict[str, Any]:
         text = content.config_records[RECORD][TEXT]
         if not isinstance(text, str) or len(text) > _MAX_TEXT:
             raise TypeError
-        value = json.loads(text)
+        value = parse_json(text)
         if not isinstance(value, dict) or value.keys() != fields:
             raise TypeError
     except (KeyError, TypeError, ValueError, RecursionError):

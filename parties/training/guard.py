@@ -32,7 +32,7 @@ from coordinator.exchange.secure_sum import settings_text
 from coordinator.exchange.settings import build
 from coordinator.exchange.statement import SPLITS
 from crypto.errors import CipherwardError
-from crypto.files import append_line, cut_torn_line, disk_errors, hold_file, read_every_line
+from crypto.files import append_line, cut_torn_line, disk_errors, hold_file, parse_json, read_every_line
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
 from parties.training.policy import (
@@ -178,7 +178,7 @@ def admit(place: Place, message: Message, kind: Literal["train", "evaluate"]) ->
 def _read_plan(place: Place, policy: Policy, message: Message) -> Plan:
     """Return the plan of a message. One that cannot be read is refused, and written down."""
     try:
-        values = json.loads(str(message.content.config_records["config"]["plan"]))
+        values = parse_json(str(message.content.config_records["config"]["plan"]))
         if not isinstance(values, dict):
             raise TypeError
         return build(Plan, values, "the coordinator's plan")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.exchange.audit.scores_file import read_scores
 from crypto.errors import CipherwardError
 from crypto.files import cut_torn_line, read_every_line, read_json, require_replaceable, write_text
 from crypto.sets.dataset import SealedDataset
@@ -30,6 +31,23 @@ def test_json_is_read_or_its_fault_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(CipherwardError, match=fault):
             read_json(tmp_path / name, "note")
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '[{"b": {"x": 0, "\\u0078": 1}}]'])
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path, text: str) -> None:
+    """Another program reads the other value: a signed file would say two things."""
+    (tmp_path / "twice.json").write_text(text)
+    with pytest.raises(CipherwardError, match=r"ValueError: '[ax]' stands twice in one object"):
+        read_json(tmp_path / "twice.json", "note")
+
+
+def test_a_file_larger_than_any_of_ours_is_refused_unread(tmp_path: Path) -> None:
+    with open(tmp_path / "scores.json", "wb") as file:
+        file.truncate(1 << 30)  # no block of the disk: whoever read it would meet a gigabyte of NUL
+    with pytest.raises(CipherwardError, match=r"scores\.json has more than the 34 MB of any"):
+        read_scores(tmp_path / "scores.json")
+    with pytest.raises(CipherwardError, match=r"scores\.json has more than the 268 MB of any"):
+        read_json(tmp_path / "scores.json", "note")
 
 
 def test_the_folder_of_a_hospital_or_of_sets_names_the_sets_in_it(tmp_path: Path) -> None:
