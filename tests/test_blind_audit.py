@@ -265,6 +265,17 @@ def test_pictures_that_attacks_recovered_are_for_their_owner_alone(hospital: Pat
     assert page.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_hospital_s_own_report_refuses_scores_without_its_signature(hospital: Path, here: Here) -> None:
+    guesses, path = hospital.parent / "guesses", hospital / "scores.json"
+    assert here(PARTY, "score", hospital, guesses, *ROWS).returncode == 0
+    value = json.loads(path.read_text())
+    del value["identity"], value["signature"]
+    write_json(path, value)
+    done = here(PARTY, "report", hospital, path, "--guesses", guesses)
+    assert done.returncode == 1 and "is unsigned, but must be signed by hospital" in done.stderr
+    assert not (hospital / "private" / "report.html").exists()
+
+
 def test_guesses_that_leave_a_set_out_use_up_nothing(hospital: Path, here: Here) -> None:
     names = map_of(hospital).names
     sets = [hospital / "sealed" / name for name in names[1:]]

@@ -21,7 +21,6 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors, require_replaceable, write_text
 
 if TYPE_CHECKING:
-    from coordinator.exchange.audit.scores import Scores
     from coordinator.report.records import Training
     from crypto.sets.dataset import SealedDataset
 
@@ -229,6 +228,7 @@ def report(
     from coordinator.report.page import PAGE_MARK, render
     from coordinator.report.pictures import gather, with_public_plain
     from coordinator.report.records import SCHEMA as REPORT_MARK
+    from coordinator.report.roster import require_on_roster
     from coordinator.report.training_section import require_same_study, training_of
     from coordinator.report.verdict_text import require_valid, summary_lines
     from crypto.identity import PublicIdentity
@@ -249,7 +249,7 @@ def report(
     if signed_by is not None:
         require_signer(numbers, PublicIdentity.parse(_read_line(signed_by)), str(scores))
     if study is not None:
-        _require_on_roster(numbers, study, str(scores))
+        require_on_roster(numbers, study, str(scores))
     training = training_of(study)
     if study is not None and training is not None:
         require_same_study(numbers, study)
@@ -302,26 +302,6 @@ def _print_comparison(first: Path, second: Path) -> None:
     result.print(f"the same in both: {same or 'nothing'}")
     for line in cautions(*reports):
         result.print(line)
-
-
-def _require_on_roster(scores: Scores, study: Path, where: str) -> None:
-    """Check that signed scores are of a hospital of the study, by the identity in its manifest, if it has one.
-
-    Raises:
-        CipherwardError: If another identity signed them, or one of no hospital of the study.
-    """
-    from coordinator.exchange.audit.signature import require_signer
-    from coordinator.exchange.manifest import FILE, read_manifest
-
-    if scores.signature is None or not (study / FILE).exists():
-        return  # the report says that unsigned scores are unsigned
-    roster = read_manifest(study / FILE).roster
-    if scores.party not in roster:
-        raise CipherwardError(
-            f"{where} is of {scores.party}, which is no hospital of the study manifest in {study}",
-            f"the hospitals of the study: {', '.join(roster)}",
-        )
-    require_signer(scores, roster[scores.party], where)
 
 
 def _read_line(path: Path) -> str:

@@ -150,6 +150,7 @@ def report(
     from coordinator.exchange.audit.signature import require_signer
     from coordinator.report.build import build_report
     from coordinator.report.page import PAGE_MARK, render
+    from coordinator.report.roster import require_on_roster
     from coordinator.report.training_section import require_same_study, training_of
     from parties.agent.identity_file import identity_path, read_identity
     from parties.scoring.pictures import private_pictures
@@ -161,8 +162,10 @@ def report(
     require_stays(target, "the report shows plain images")
     require_replaceable(target, PAGE_MARK)
     numbers = read_scores(scores)
-    if numbers.signature is not None and identity_path(place).exists():
+    if identity_path(place).exists():
         require_signer(numbers, read_identity(place).public, str(scores))
+    if study is not None:
+        require_on_roster(numbers, study, str(scores))
     training = training_of(study)
     if study is not None and training is not None:
         require_same_study(numbers, study)

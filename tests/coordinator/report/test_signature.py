@@ -21,6 +21,7 @@ from coordinator.exchange.records import write_record
 from coordinator.report.build import build_report
 from coordinator.report.consistency import check_report
 from coordinator.report.page import render
+from coordinator.report.roster import require_on_roster
 from coordinator.report.verdict_text import summary_lines
 from crypto.errors import CipherwardError
 from crypto.files import write_json
@@ -129,8 +130,37 @@ def test_a_report_of_a_study_refuses_scores_that_none_of_its_hospitals_signed(tm
 
     assert "signed by another identity than p0's" in refusal("p0", Identity.generate("p0"))
     assert "no hospital of the study manifest" in refusal("p7", Identity.generate("p7"))
+    write_record(
+        tmp_path / "unsigned.json",
+        make_scores().model_copy(update={"party": "p0", "identity": None, "signature": None}),
+    )
+    words = ["report", str(tmp_path / "unsigned.json"), "--study", str(tmp_path)]
+    error = CliRunner().invoke(app, [*words, "--guesses", "absent", "--sealed", "absent"]).exception
+    assert isinstance(error, CipherwardError) and "is unsigned, but must be signed by p0" in error.message
     # The right signer gets past it, to the guesses that are not there.
     assert "absent" in refusal("p0", identity_of("p0"))
+
+
+def test_scores_of_an_earlier_key_are_none_of_a_study(tmp_path: Path) -> None:
+    """The same hospital signed them: of the sealed sets that it had before."""
+    plan = Plan(study="s", seed=0, source="phantom", counts=(90, 90, 90), parties=2, image_size=32, block=8)
+    manifest = manifest_of(plan)
+    write_manifest(tmp_path / "study.json", manifest)
+    now = manifest.statements["p0"].key_id
+
+    def scores_under(key_id: str, **changes: Any) -> Scores:
+        scores = make_scores()
+        own = scores.draws[0].model_copy(update={"key_id": key_id, **changes})
+        edited = {"party": "p0", "draws": (own, *scores.draws[1:]), "identity": None, "signature": None}
+        return sign_scores(scores.model_copy(update=edited), identity_of("p0"))
+
+    for own in ({"set_name": "train"}, {"set_name": "set-00000000", "role": "own_key"}):
+        require_on_roster(scores_under(now, **own), tmp_path, "scores.json")
+        with pytest.raises(
+            CipherwardError, match="is of images under key an-earlier-one, and p0 states key"
+        ):
+            require_on_roster(scores_under("an-earlier-one", **own), tmp_path, "scores.json")
+    require_on_roster(scores_under("a-throwaway-one", role="throwaway"), tmp_path, "scores.json")
 
 
 def test_a_file_read_again_has_the_same_digest(tmp_path: Path) -> None:
