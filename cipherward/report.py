@@ -28,7 +28,7 @@ from coordinator.report.records import (
 )
 from coordinator.report.verdict import judge
 from crypto.arrays import Images
-from crypto.scheme import load
+from crypto.scheme import load, without_nonce
 from crypto.spec import SchemeSpec
 
 _RECOVERY = "pooled_key_recovery"
@@ -174,6 +174,8 @@ def _facts(subject: Subject, settings: Settings, kept: str | None) -> SchemeFact
         formula_bits=formula,
         effective_bits=effective,
     )
+    if settings.family:
+        facts = facts.model_copy(update={"options": dict(without_nonce(spec).options)})
     return facts if kept is None else facts.model_copy(update={"kept": kept})
 
 

@@ -29,7 +29,7 @@ from coordinator.report.records import (
 from coordinator.report.verdict import judge
 from crypto.cores import cores
 from crypto.errors import CipherwardError
-from crypto.scheme import load
+from crypto.scheme import load, without_nonce
 from crypto.sets.dataset import equal_except_nonce
 from crypto.spec import SchemeSpec
 
@@ -121,6 +121,7 @@ def _scheme_facts(spec: SchemeSpec) -> SchemeFacts:
         effective_bits=scheme.effective_bits(),
         noise_sigma=scheme.noise_sigma,
         is_invertible=scheme.is_invertible,
+        options=dict(without_nonce(spec).options),
     )
 
 

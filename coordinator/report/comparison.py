@@ -59,10 +59,12 @@ def _facts(report: Report) -> dict[str, str]:
     else:
         to_break = _no_break(report)
     height, width, channels = report.pool.shape
+    options = "options not recorded" if scheme.options is None else scheme.options_text or "no options"
     return {
         "study": report.study,
         "created": report.created,
-        "scheme": f"{scheme.name}, version {scheme.version}, blocks of {scheme.block}, key scope {scheme.key_scope}",
+        "scheme": f"{scheme.name}, version {scheme.version}, blocks of {scheme.block}, "
+        f"key scope {scheme.key_scope}, {options}",
         "rule": report.suite,
         "verdict": headline(report).sentence,
         "images to break": to_break,

@@ -113,6 +113,8 @@ class SchemeFacts(Record):
         noise_sigma: Standard deviation in gray levels of the noise that no shared key takes off; 0 where there is
             none.
         is_invertible: Whether the key opens its ciphertexts.
+        options: The scheme's options: a verdict is about them, too. None in reports of earlier versions, and for a
+            scheme from outside this program.
     """
 
     name: str
@@ -125,6 +127,12 @@ class SchemeFacts(Record):
     kept: str | None = None
     noise_sigma: float = 0.0
     is_invertible: bool = True
+    options: dict[str, str | int | float | bool] | None = None
+
+    @property
+    def options_text(self) -> str:
+        """The options in words: mask=independent; "" without any, or where they are not recorded."""
+        return ", ".join(f"{name}={value}" for name, value in sorted((self.options or {}).items()))
 
 
 class PoolFacts(Record):

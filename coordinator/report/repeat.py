@@ -130,6 +130,8 @@ def _audit_command(report: Report, *more: str, budget: list[str] | None = None, 
     height, width, channels = scheme.image_shape
     words = ["cipherward-party", "audit", "IMAGES", "--scheme", scheme.name, "--block", str(scheme.block)]
     words += ["--key-scope", scheme.key_scope]
+    for name, value in sorted((scheme.options or {}).items()):
+        words += ["--option", f"{name}={value}"]
     if height == width:
         words += ["--image-size", str(height)]
     words += ["--gray" if channels == 1 else "--rgb", "--draws", str(max(1, report.verdict.draws))]

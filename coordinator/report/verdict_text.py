@@ -329,6 +329,8 @@ def summary_lines(report: Report) -> list[str]:
         ]
         bound = inversion_bound(report, rows_of(report))
         lines += [f"  {bound}"] if bound else []
+    if report.scheme.options_text:
+        lines.append(f"  This is about {report.scheme.name} with {report.scheme.options_text}.")
     lines.append(f"  {attacked_by(report)}")
     if report.signer is not None:
         lines.append(f"  Scores signed by {report.scorer}, fingerprint {report.signer.fingerprint}.")
