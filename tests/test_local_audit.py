@@ -77,7 +77,8 @@ def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
     said = facts(done.stdout)
     assert done.returncode == (0 if said["valid"] else 1), done.stderr
     assert said["broken"] and said["broken_at"]["pooled_key_recovery"] <= 10
-    assert said["attacked_by"] == "hospital"
+    assert said["attacked_by"] == "hospital" and said["linkable"] in (True, False)
+    assert isinstance(said["broken_in_too_few_draws"], list)
     work = Path(said["report"]).parent
     # What the attacks opened of the hospital's folder: sealed sets, and the folder of their guesses.
     lines = log.read_text().splitlines()

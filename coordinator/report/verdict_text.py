@@ -132,17 +132,21 @@ def reasons(report: Report, rows: Sequence[Row]) -> list[str]:
     sentences += _further_breaks(report)
     if not verdict.broken:
         sentences += _bounds_in_words(report, rows)
-    # A break in too few draws is no verdict, but no reader should miss it.
+    return [*sentences, *early_breaks(report, rows)]
+
+
+def early_breaks(report: Report, rows: Sequence[Row]) -> list[str]:
+    """Return a sentence on draws that were broken, too few to count: no verdict, but no reader should miss it."""
     early: dict[str, Row] = {}
     for row in rows:
-        if row.broken and not row.is_untried and row.size < verdict.broken_at.get(row.attack, row.size + 1):
+        if (
+            row.broken
+            and not row.is_untried
+            and row.size < report.verdict.broken_at.get(row.attack, row.size + 1)
+        ):
             early.setdefault(row.attack, row)
-    if early:
-        words = [
-            f"{row.attack} at {images(row.size)} ({row.broken} of {row.draws})" for row in early.values()
-        ]
-        sentences.append(f"Some draws were broken, but too few to count as a break: {listed(words)}.")
-    return sentences
+    words = [f"{row.attack} at {images(row.size)} ({row.broken} of {row.draws})" for row in early.values()]
+    return [f"Some draws were broken, but too few to count as a break: {listed(words)}."] if words else []
 
 
 def _further_breaks(report: Report) -> list[str]:
@@ -324,10 +328,12 @@ def summary_lines(report: Report) -> list[str]:
         lines.append(verdict.sentence)
     else:
         lines.append(f"verdict: {verdict.sentence}")
-        lines += [
-            f"  {line}" for line in (*_further_breaks(report), second_look(report), linkability(report))
-        ]
-        bound = inversion_bound(report, rows_of(report))
+        rows = rows_of(report)
+        lines += [f"  {line}" for line in (*_further_breaks(report), *early_breaks(report, rows))]
+        if verdict.state == "open":
+            lines += [f"  {line}" for line in _bounds_in_words(report, rows)]
+        lines += [f"  {line}" for line in (second_look(report), linkability(report))]
+        bound = inversion_bound(report, rows)
         lines += [f"  {bound}"] if bound else []
     if report.scheme.options_text:
         lines.append(f"  This is about {report.scheme.name} with {report.scheme.options_text}.")

@@ -173,7 +173,8 @@ def _check_images(place: Place, changes: dict[str, Any]) -> None:
 
 def _facts(audit: LocalAudit, seconds: float) -> dict[str, Any]:
     """Return what --json prints."""
-    from coordinator.report.verdict_text import headline
+    from coordinator.report.rows import rows_of
+    from coordinator.report.verdict_text import early_breaks, headline
 
     report, shown = audit.report, headline(audit.report)
     return {
@@ -184,6 +185,8 @@ def _facts(audit: LocalAudit, seconds: float) -> dict[str, Any]:
         "broken_at": report.verdict.broken_at,
         "readable": report.verdict.readable,
         "readable_at": report.verdict.readable_at,
+        "broken_in_too_few_draws": early_breaks(report, rows_of(report)),
+        "linkable": report.verdict.linkable,
         "largest_pool": report.verdict.largest_pool,
         "attacked_by": report.attacked_by,
         "confined": audit.confined,

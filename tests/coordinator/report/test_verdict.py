@@ -152,6 +152,17 @@ def test_attacks_on_a_training_are_judged_by_its_own_key() -> None:
     assert not verdict_of(make_draws([make_finding(opens=True)], as_is, as_is)).broken
 
 
+def test_the_terminal_says_what_the_page_says_of_draws_that_were_broken_and_of_bounds() -> None:
+    broken, withstood = make_finding(pool=50, opens=True), make_finding(pool=50)
+    report = make_report(with_as_is([broken], [withstood], [withstood]))
+    lines = summary_lines(report)
+    early = "Some draws were broken, but too few to count as a break: pooled_key_recovery at 50 images (1 of 3)."
+    assert not report.verdict.broken and f"  {early}" in lines and early in reasons(report, rows_of(report))
+    assert any(line.startswith("  95 % upper bounds") for line in lines)
+    whole = summary_lines(make_report(with_as_is(*[[broken]] * 3)))
+    assert not any("too few" in line or "upper bounds, " in line for line in whole)
+
+
 def test_an_attack_that_did_nothing_withstood_nothing() -> None:
     note = "no recovery from ciphertexts alone for orthogonal"
     lone = make_finding("as_is", 1, uses_pool=False)
