@@ -164,8 +164,8 @@ def _meaning_of_no_break(report: Report) -> list[str]:
     bounds = upper_bounds(report, rows_of(report))
     bound = (
         [
-            f"Even so, up to {percent(bounds[0])} of the images may be matched with their originals: that is the "
-            "95 % bound."
+            f"Even so, by the 95 % bound up to {percent(bounds[0])} of the attacks' guesses may name their "
+            f"originals, and up to {percent(bounds[1])} may show more of an image than is seen without an attack."
         ]
         if bounds
         else []
@@ -234,7 +234,8 @@ def _limit_pool(report: Report) -> Action:
         return Action("Audit again until the attacks on a pool run to their end.", NOT_MEASURED)
     return Action(
         f"If sealed images must leave, let at most {images(largest)} leave under one key.",
-        f"Up to {images(largest)} were attacked in this report. What more of them reveal: not measured.",
+        f"Up to {images(largest)} were attacked in this report. What more of them reveal: not measured."
+        + (" A single one is found by whoever has a copy of its image." if report.verdict.linkable else ""),
     )
 
 
@@ -325,6 +326,7 @@ def _protect_updates(report: Report, known: Measured) -> Action:
     """Return what protects updates: they leak apart from the sealed images."""
     training = report.training
     on = training.privacy if training is not None else None
+    sums = training.sums if training is not None else None
     words = []
     if known.inversions:
         worst = max(known.inversions, key=lambda inversion: inversion.share)
@@ -347,6 +349,11 @@ def _protect_updates(report: Report, known: Measured) -> Action:
     sources = [known.sources[name] for name in cited if name in known.sources]
     do = "Protect the updates of a federation by secure aggregation and differential privacy. Sealing does not."
     if on is not None:
-        do = f"Keep differential privacy on (here ε ≤ {on.epsilon:g} for each {on.unit}), and add secure aggregation."
+        bound = f"ε ≤ {on.epsilon:g} for each {on.unit}"
+        if on.unit == "image":
+            bound += ", which bounds no patient who has several"
+        do = f"Keep differential privacy on (here {bound}), and {'keep' if sums else 'add'} secure aggregation."
+    elif sums is not None:
+        do = "Keep secure aggregation on, and add differential privacy: images can be confirmed in a sum."
     text = "; ".join(words)
     return Action(do, f"{text[0].upper()}{text[1:]}.", "; ".join(sources))

@@ -91,7 +91,7 @@ def _training_of(study: Path) -> Training:
         "augment": plan.augment,
         "engine": result.get("engine") or None,
         "privacy": _privacy(plan),
-        "sums": _sums(rows),
+        "sums": _sums(rows, plan),
         "kept_updates": plan.keep_updates,
         "update_attack": read_json(attack_path, "attack on updates") if attack_path.exists() else None,
         "classes": result["classes"],
@@ -150,14 +150,22 @@ def _privacy(plan: Plan) -> dict[str, Any] | None:
     }
 
 
-def _sums(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return what the journal says of secure aggregation; None if no round was summed."""
+def _sums(rows: list[dict[str, Any]], plan: Plan) -> dict[str, Any] | None:
+    """Return what the journal says of secure aggregation; None if no round was summed.
+
+    The coordinator writes the journal, and hospitals sum only where the plan that they accepted says so.
+    """
     summed = [row for row in rows if row.get("summed") is not None]
     if not summed:
         return None
+    least = min(len(row["parties"]) for row in summed)
+    needed = plan.privacy.least_sum(plan.parties) if plan.sums_securely else 0
+    if not needed or least < needed:
+        asked = f"sums of {needed} hospitals or more" if needed else "no secure sums"
+        raise ValueError(f"rounds.jsonl tells of sums of {least} hospitals, and the plan asks for {asked}")
     return {
         "rounds": len(summed),
-        "least": min(len(row["parties"]) for row in summed),
+        "least": least,
         "clipped_share": float(max(row["summed"]["clipped_share"] for row in summed)),
     }
 

@@ -14,12 +14,12 @@ from coordinator.exchange.audit.scores import Finding
 from coordinator.report.advice import actions, meaning
 from coordinator.report.measured import measured
 from coordinator.report.page import render
-from coordinator.report.records import Report
+from coordinator.report.records import PromisedPrivacy, Report, SummedUpdates
 from coordinator.report.repeat import mends, repeat_commands
 from coordinator.report.verdict_text import headline, require_valid
 from crypto.errors import CipherwardError
 from tests.support.paths import ROOT
-from tests.support.reports import make_pictures, make_report
+from tests.support.reports import TRAINED, make_pictures, make_report
 from tests.support.verdicts import make_draw, make_finding, three_draws
 from tests.support.verdicts import make_report as verdict_report
 
@@ -43,6 +43,49 @@ def test_what_was_not_broken_is_no_promise_to_patients() -> None:
     assert "95 % bound" in text
     cloud = make_report(reach=0.0).model_copy(update={"attacked_by": "cloud"})
     assert "could have kept one back" in " ".join(meaning(cloud))
+
+
+def test_bounds_of_guesses_are_no_bounds_of_links() -> None:
+    """Ciphertexts that name their images are matched without any guess."""
+    report = make_report(reach=0.0)
+    assert report.verdict.linkable
+    text = " ".join(meaning(report))
+    assert (
+        "of the attacks' guesses may name their originals" in text and "may show more of an image" in text
+    )
+    assert "images may be matched" not in text and "can find it among the sealed ones" in text
+    [limit] = [action for action in actions(report) if "let at most" in action.do]
+    assert limit.gain.endswith("A single one is found by whoever has a copy of its image.")
+
+
+@pytest.mark.parametrize(
+    ("unit", "summed", "words"),
+    [
+        ("patient", False, "(here ε ≤ 8 for each patient), and add secure aggregation."),
+        ("patient", True, "(here ε ≤ 8 for each patient), and keep secure aggregation."),
+        ("image", True, "for each image, which bounds no patient who has several), and keep secure"),
+        ("", True, "Keep secure aggregation on, and add differential privacy"),
+        ("", False, "Protect the updates of a federation by secure aggregation and differential privacy."),
+    ],
+)
+def test_the_advice_on_updates_knows_what_the_training_had(unit: str, summed: bool, words: str) -> None:
+    promised = PromisedPrivacy(
+        epsilon=8, delta=1e-4, unit=unit, accountant="PRV", max_grad_norm=1, outside=()
+    )
+    sums = SummedUpdates(rounds=8, least=3, clipped_share=0.0)
+    changes = {"privacy": promised if unit else None, "sums": sums if summed else None}
+    report = make_report(training=TRAINED.model_copy(update=changes))
+    assert words in actions(report)[-1].do
+
+
+def test_a_page_claims_nothing_of_what_is_not_in_the_report() -> None:
+    page = unescape(re.sub(r"<[^>]*>", "", render(make_report(), None)))
+    assert "no training is part of this report" in page and "trained no model" not in page
+    assert "Who runs an audit on images of their own can repeat it" in page
+    assert "A hospital scores guesses about a sealed set once." not in page
+    cloud = make_report().model_copy(update={"attacked_by": "cloud"})
+    assert "A hospital scores guesses about a sealed set once." in render(cloud, None)
+    assert "Every number on this page is in report.json" not in page
 
 
 def test_an_attack_that_was_uncertain_at_every_size_gives_no_bound() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -17,16 +17,17 @@ from coordinator.report.records import SummedUpdates, Training
 from coordinator.report.training_section import require_same_study, training_of
 from crypto.errors import CipherwardError
 from crypto.files import write_json
-from tests.support.reports import make_report
+from tests.support.reports import TRAINED, make_report
 from tests.support.verdicts import make_finding, make_scores, with_as_is
 
+Stem = Literal["learn", "private", "plain"]
 FIGURES = {"accuracy": 0.5, "auc": 0.5, "loss": 1.0}
 
 
-def section_of(folder: Path, test: dict[str, Any], row: dict[str, Any]) -> Training:
+def section_of(folder: Path, test: dict[str, Any], row: dict[str, Any], stem: Stem = "learn") -> Training:
     """Return the section of a study of three hospitals with this test and this one round."""
     (folder / "cloud").mkdir(parents=True)
-    write_plan(Plan(study="s", parties=3, counts=(9, 9, 9), image_size=32, block=8), folder)
+    write_plan(Plan(study="s", parties=3, counts=(9, 9, 9), image_size=32, block=8, stem=stem), folder)
     tested = [{"party": "hospital-0", "num-examples": 4, **FIGURES}]
     training = {
         "classes": ["a", "b"],
@@ -63,13 +64,45 @@ def test_trainings_of_earlier_versions_have_neither(tmp_path: Path) -> None:
 def test_sums_and_what_updates_give_away_are_said_or_said_to_be_unmeasured(tmp_path: Path) -> None:
     summed = {"clipped_share": 0.25, "error": "", "seconds": {}}
     parties = ["hospital-0", "hospital-1", "hospital-2"]
-    section = section_of(tmp_path, {}, {"summed": summed, "parties": parties})
+    section = section_of(tmp_path, {}, {"summed": summed, "parties": parties}, "private")
     assert section.sums == SummedUpdates(rounds=1, least=3, clipped_share=0.25)
     assert section.kept_updates == 0 and section.update_attack is None
     page = page_of(section)
     assert "Secure aggregation of the updates: on, in 1 of 1 round." in page
     assert "at least 3 hospitals" in page and "at most 25.00 % before" in page
     assert "What the updates give away: not measured. The study kept no updates" in page
+
+
+def test_sums_that_the_plan_does_not_ask_for_are_not_believed(tmp_path: Path) -> None:
+    """The coordinator writes the journal: it could claim a protection that no hospital gave."""
+    summed = {"clipped_share": 0.0, "error": "", "seconds": {}}
+    every = ["hospital-0", "hospital-1", "hospital-2"]
+    cases: list[tuple[Stem, list[str], str]] = [
+        ("learn", every, "no secure sums"),
+        ("private", every[:2], "sums of 3 hospitals"),
+    ]
+    for stem, parties, asked in cases:
+        row = {"summed": summed, "parties": parties}
+        with pytest.raises(CipherwardError, match=f"and the plan asks for {asked}"):
+            section_of(tmp_path / stem, {}, row, stem)
+
+
+def test_a_training_that_was_summed_in_part_does_not_read_as_if_it_were_whole() -> None:
+    sums = SummedUpdates(rounds=7, least=3, clipped_share=0.0)
+    part = page_of(TRAINED.model_copy(update={"sums": sums, "stem": "private"}))
+    assert "on, in 7 of 8 rounds. In these the cloud learnt sums" in part
+    assert "in the others it saw every update of every hospital" in part
+    assert "Here the cloud learnt only sums" not in part
+    whole = page_of(
+        TRAINED.model_copy(update={"sums": sums.model_copy(update={"rounds": 8}), "stem": "private"})
+    )
+    assert "in the others" not in whole and "Here the cloud learnt only sums of 3" in whole
+
+
+def test_the_page_says_that_no_hospital_signed_the_training(tmp_path: Path) -> None:
+    page = page_of(section_of(tmp_path, {}, {}))
+    assert "The coordinator recorded this section: no hospital signed it." in page
+    assert "over the scores" in page and ", not over the training." in page
 
 
 def test_a_training_without_sums_says_that_the_cloud_saw_every_update(tmp_path: Path) -> None:
