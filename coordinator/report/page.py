@@ -31,6 +31,7 @@ from coordinator.report.rows import Row, rows_of
 from coordinator.report.verdict_text import attacked_by, headline, linkability, reasons, second_look
 from coordinator.report.wording import images, percent, power, score, seconds, size
 from crypto.arrays import Images, UInt8Array
+from crypto.printable import visible
 
 #: Images with a shorter longest side, in pixels, are enlarged pixel by pixel.
 _SMALL = 100
@@ -244,12 +245,22 @@ def _class_shares(draws: Sequence[ReportDraw]) -> dict[str, float] | None:
     }
 
 
+def _visible(value: object) -> object:
+    """Return what the template is given, and in texts that others wrote no character that hides or turns others.
+
+    The cloud names attacks and writes notes, and hospitals name themselves. HTML's own characters are escaped after
+    this; markup is ours.
+    """
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 @cache
 def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )

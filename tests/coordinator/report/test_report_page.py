@@ -178,6 +178,18 @@ def test_hostile_names_are_text() -> None:
 
 
 @pytest.mark.usefixtures("without_charts")
+@pytest.mark.usefixtures("without_charts")
+def test_characters_that_hide_or_turn_others_are_escapes() -> None:
+    """A note of the cloud could show "no break" where the text says otherwise."""
+    report = make_report()
+    note, name = "kaerb on \u202e\u2066\x1b[31m\n", "s\u200btudy\ufeff\U000e0041"
+    page = render(report.model_copy(update={"doubts": (note,), "study": name}), make_pictures())
+    assert not any(c in page for c in "\u202e\u2066\x1b\u200b\ufeff\U000e0041")
+    text = Page(page).text
+    assert r"kaerb on \u202e\u2066\x1b[31m\n" in text and r"s\u200btudy\ufeff\U000e0041" in text
+    assert "日本 ü\u200c" in render(report.model_copy(update={"study": "日本 ü\u200c"}), None)
+
+
 def test_plain_pictures_are_first_and_marked_unless_public() -> None:
     report = make_report()
     stays = "must stay in the hospital"
