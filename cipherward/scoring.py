@@ -211,6 +211,7 @@ def finding_of(attempt: Attempt, figures: Figures | None) -> Finding:
         idle=guess.idle if guess else False,
         fit="; ".join(filter(None, fits)),
         uncertain=is_refuted or (guess.is_uncertain if guess else False),
-        confidence=guess.confidence if guess else None,
+        # What it believes is refuted: a report in which an uncertain attack is confident contradicts itself.
+        confidence=guess.confidence if guess and not is_refuted else None,
         figures=figures,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cipherward.attacking import Attempt
 from cipherward.scoring import finding_of
-from coordinator.adversary.contract import Guess
+from coordinator.adversary.contract import Fit, Guess
 from coordinator.adversary.registry import ATTACKS
+from coordinator.exchange.audit.consistency import check_confidence
 from crypto.scheme import describe
 from tests.support.verdicts import make_finding
 
@@ -29,6 +32,17 @@ def test_a_recovery_that_believes_what_it_found_and_is_wrong_is_uncertain(is_sou
     finding = finding_of(attempt(is_sound=is_sound), wrong.figures)
     assert finding.uncertain is is_sound and ("not these images" in finding.fit) is is_sound
     assert not finding_of(attempt(is_sound=is_sound), right.figures).uncertain
+
+
+def test_a_refuted_recovery_is_not_confident() -> None:
+    """A report in which an uncertain attack is confident contradicts itself, and cannot be read again."""
+    sure = replace(GUESS, fits=(Fit(0.9, 0.5, "how well it fits"),))
+    wrong, right = make_finding(NAME, 10), make_finding(NAME, 10, v=64, r=64)
+    believing = replace(attempt(is_sound=True), guess=sure)
+    refuted = finding_of(believing, wrong.figures)
+    assert refuted.uncertain and refuted.confidence is None
+    check_confidence(refuted, "report.json", "findings.0")
+    assert finding_of(believing, right.figures).confidence == sure.confidence
 
 
 def test_a_pool_is_unfinished_if_another_recovery_was_and_the_chosen_one_breaks_nothing() -> None:
