@@ -84,6 +84,8 @@ def build_report(scores: Scores, study: str, training: Training | None = None) -
         verdict=verdict,
         attacked_by=scores.attacked_by,
         signer=signer,
+        scored_at=scores.scored_at,
+        scored_with=scores.scored_with,
     )
 
 

@@ -63,6 +63,7 @@ def _facts(report: Report) -> dict[str, str]:
     return {
         "study": report.study,
         "created": report.created,
+        "scored": report.scored_at or "not recorded",
         "scheme": f"{scheme.name}, version {scheme.version}, blocks of {scheme.block}, "
         f"key scope {scheme.key_scope}, {options}",
         "rule": report.suite,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from coordinator.exchange.audit.rates import LinkableRate, Rate
-from coordinator.exchange.audit.scores import AttackedBy, ClassRates, Finding, Role, Summary
+from coordinator.exchange.audit.scores import UTC_TIME, AttackedBy, ClassRates, Finding, Role, Summary
 from coordinator.exchange.records import Record
 from coordinator.exchange.update_attack import UpdateAttack
 
@@ -325,7 +325,7 @@ class Report(Record):
     """The whole of report.json.
 
     Attributes:
-        created: UTC time, ISO 8601.
+        created: UTC time at which this file was written, ISO 8601.
         suite: The rule that the verdict follows: "suite/1" or "suite/2".
         budget_s: Seconds that an attack had at one pool size.
         versions: Versions of Python and the packages that figures depend on.
@@ -336,6 +336,9 @@ class Report(Record):
         doubts: Where the audit falls short of what the suite asks for.
         attacked_by: Who ran the attacks; None where that was not recorded.
         signer: Who signed the scores; None where they are unsigned.
+        scored_at: UTC time at which the hospital scored, ISO 8601, as its signature covers it; None where the scores
+            do not say.
+        scored_with: The version of this program that scored.
         defects: What is wrong with the scheme whatever an attack finds, one sentence each: it ignores its key, or
             leaves images plain. Each of them counts as a break.
     """
@@ -361,6 +364,8 @@ class Report(Record):
     verdict: Verdict
     attacked_by: AttackedBy | None = None
     signer: Signer | None = None
+    scored_at: str | None = Field(default=None, pattern=UTC_TIME)
+    scored_with: str | None = None
     defects: tuple[str, ...] = ()
 
     @property

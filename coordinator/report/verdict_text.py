@@ -339,7 +339,8 @@ def summary_lines(report: Report) -> list[str]:
         lines.append(f"  This is about {report.scheme.name} with {report.scheme.options_text}.")
     lines.append(f"  {attacked_by(report)}")
     if report.signer is not None:
-        lines.append(f"  Scores signed by {report.scorer}, fingerprint {report.signer.fingerprint}.")
+        when = f", of {report.scored_at[:10]}" if report.scored_at else ""
+        lines.append(f"  Scores signed by {report.scorer}, fingerprint {report.signer.fingerprint}{when}.")
     return [*lines, *(f"  caveat: {doubt}" for doubt in report.doubts)]
 
 

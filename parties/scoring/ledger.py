@@ -45,6 +45,8 @@ Log = Callable[[str], None]
 
 #: Seconds that a stated budget is below: 30 years.
 _LONGEST_BUDGET = 1e9
+#: Seconds since 1970 that a ledger's time is below: the year 9999.
+_LATEST = 253_370_764_800
 #: Rows that a guesses file can name are below this; a draw has at most half of its set's.
 _MOST_ROWS = 1 << 31
 
@@ -294,6 +296,24 @@ def has_scored_own_key(place: Place, key_id: str) -> bool:
 def ledger_path(place: Place) -> Path:
     """Return the file of the hospital's ledger."""
     return place.private / "score-ledger.jsonl"
+
+
+def scored_at(place: Place, submission: Submission) -> str | None:
+    """Return when the ledger noted a submission, UTC in ISO 8601; None if a line of an earlier version has no time.
+
+    It is the time of the first answer. The same question asked again has the same one, byte for byte.
+    """
+    digests = {draw.digests[0] for draw, _ in submission.draws}
+    latest = 0
+    for entry in read_lines(ledger_path(place)):
+        if not isinstance(entry, dict) or entry.get("guesses") != submission.sha256:
+            continue
+        moment = entry.get("time")
+        if entry.get("set") in digests:
+            if not isinstance(moment, int) or not 0 < moment < _LATEST:
+                return None
+            latest = max(latest, moment)
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(latest)) if latest else None
 
 
 def _new_entries(place: Place, submission: Submission, rows: int, gallery: int) -> list[dict[str, object]]:

@@ -31,6 +31,7 @@ from coordinator.exchange.audit.scores import (
 from coordinator.exchange.audit.suite1 import PICTURED, SSIM_STEP
 from coordinator.exchange.audit.suite2 import SUITE
 from coordinator.exchange.time_left import Countdown
+from coordinator.exchange.versions import installed_versions
 from crypto.arrays import Float64Array, Parts
 from crypto.files import folder_lock
 from crypto.identity import Identity
@@ -40,7 +41,7 @@ from parties.agent.identity_file import ensure_identity
 from parties.scoring.figures import MeasuredPictures, compute_figures, degenerate_figures, is_degenerate
 from parties.scoring.hospital_run import attack_blind_controls
 from parties.scoring.key_share import key_of_form
-from parties.scoring.ledger import accept, read_submission, require_same_question
+from parties.scoring.ledger import accept, read_submission, require_same_question, scored_at
 from parties.scoring.measures import summarise
 from parties.scoring.second_look import SecondTruth, second_truth
 from parties.scoring.signing import sign_scores
@@ -114,6 +115,8 @@ def score(
         budget_s=submission.budget_s,
         draws=tuple(draws),
         attacked_by=attacked_by,
+        scored_at=scored_at(place, submission),
+        scored_with=installed_versions()["cipherward"] or None,
     )
     return sign_scores(scores, identity)
 

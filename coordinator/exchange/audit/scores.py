@@ -33,6 +33,8 @@ from coordinator.exchange.audit.rates import (
 from coordinator.exchange.records import Record, SpecField
 
 SCHEMA = "cipherward.scores/1"
+#: A time as files state it.
+UTC_TIME = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
 #: Who ran the attacks: the hospital that scored (`cipherward-party audit`), a cloud, a simulation, which is both, or
 #: the audit as a library (cipherward/), where whoever encrypts also attacks and scores.
 AttackedBy = Literal["hospital", "cloud", "simulation", "library"]
@@ -344,6 +346,9 @@ class Scores(Record):
         budget_s: Seconds that an attack had at one pool size, as the cloud states it.
         draws: The scored draws, controls included.
         attacked_by: Who ran the attacks; None where that was not recorded.
+        scored_at: UTC time of the line in the hospital's ledger, ISO 8601, so that the same question asked again has
+            the same answer; None in scores of earlier versions, as the next.
+        scored_with: The version of this program that scored.
         identity: The public identity of the hospital that signed, as one line; None in unsigned scores.
         signature: Its signature, base64, over all other fields (exchange/audit/signature.py).
     """
@@ -356,6 +361,8 @@ class Scores(Record):
     budget_s: float | None = None
     draws: tuple[DrawScores, ...]
     attacked_by: AttackedBy | None = None
+    scored_at: str | None = Field(default=None, pattern=UTC_TIME)
+    scored_with: str | None = None
     identity: str | None = None
     signature: str | None = None
 

@@ -18,7 +18,7 @@ from coordinator.report.page import png, render
 from coordinator.report.pictures import Pictures
 from coordinator.report.records import Control, Report
 from coordinator.report.report_file import parse_report
-from coordinator.report.verdict_text import headline
+from coordinator.report.verdict_text import headline, summary_lines
 from tests.support.html_page import Page, verdict_panel
 from tests.support.reports import BARE, TRAINED, make_pictures, make_report
 
@@ -178,6 +178,22 @@ def test_hostile_names_are_text() -> None:
 
 
 @pytest.mark.usefixtures("without_charts")
+@pytest.mark.usefixtures("without_charts")
+def test_a_page_says_when_and_where_what_was_done() -> None:
+    report = make_report()
+    assert "not recorded: the scores may be older than this file." in Page(render(report, None)).text
+    scored = {"scored_at": "2025-03-01T12:00:00Z", "scored_with": "0.1.0", "attacked_by": "cloud"}
+    cloud = report.model_copy(update={**scored, "budget_s": 60.0})
+    text = Page(render(cloud, None)).text
+    assert (
+        "2025-03-01 12:00:00 UTC, with cipherward 0.1.0. Attacks that were found later are not in" in text
+    )
+    assert "2026-01-15 08:30:00 UTC: when this file was written" in text
+    assert "that wrote this file, not the one that attacked: 2 cores" in text
+    assert "as the cloud states; so are the times of attacks" in text
+    assert any(line.endswith(", of 2025-03-01.") for line in summary_lines(cloud))
+
+
 @pytest.mark.usefixtures("without_charts")
 def test_characters_that_hide_or_turn_others_are_escapes() -> None:
     """A note of the cloud could show "no break" where the text says otherwise."""

@@ -45,4 +45,4 @@ def test_a_report_that_does_not_know_the_options_says_so() -> None:
     facts = report.scheme.model_copy(update={"options": None})
     page = Page(render(report.model_copy(update={"scheme": facts}), None)).text
     assert "its options are not recorded" in page and "are not in this report" in page
-    assert "not recorded" not in Page(render(report_of("block_pixel_shuffle"), None)).text
+    assert "options are not recorded" not in Page(render(report_of("block_pixel_shuffle"), None)).text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 import struct
 import tracemalloc
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from coordinator.adversary.run import suite
 from coordinator.exchange.audit.guesses import Draw, read_draws, write_draws
 from coordinator.exchange.audit.scores_file import read_scores
+from coordinator.exchange.audit.signature import check_signature
 from coordinator.exchange.records import write_record
 from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
@@ -99,6 +101,24 @@ def test_honest_guesses_are_scored_once_and_say_little(copy: Attacked) -> None:
         assert figures is not None
         for summary in (figures.ssim, figures.psnr, figures.derangement_ssim):
             assert summary is not None and round(summary.median, 3) == summary.median
+
+
+def test_scores_say_when_they_were_made_and_say_the_same_when_asked_again(
+    copy: Attacked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a time, the scores of years ago make a report of today."""
+    place, guesses = copy
+    monkeypatch.setattr("parties.scoring.ledger.time.time", lambda: 1_700_000_000.5)
+    first = score(place, guesses, 32, 64)
+    assert first.scored_at == "2023-11-14T22:13:20Z" and first.scored_with
+    assert check_signature(first.model_copy(update={"scored_at": first.scored_at})) is not None
+    with pytest.raises(CipherwardError, match="was changed after"):
+        check_signature(first.model_copy(update={"scored_at": "2026-01-01T00:00:00Z"}))
+    monkeypatch.setattr("parties.scoring.ledger.time.time", lambda: 1_800_000_000.0)
+    assert score(place, guesses, 32, 64) == first
+    ledger = place.private / "score-ledger.jsonl"
+    ledger.write_text(re.sub(r'"time": \d+', '"time": "then"', ledger.read_text()))
+    assert score(place, guesses, 32, 64).scored_at is None
 
 
 def test_a_set_is_scored_once(copy: Attacked, tmp_path: Path) -> None:
