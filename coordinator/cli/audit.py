@@ -210,6 +210,13 @@ def report(
     allow_invalid: Annotated[
         bool, typer.Option(help="Exit with status 0 even if a control failed.")
     ] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write no report: check that this report.json is what the scores make, and who signed them.",
+            show_default="none",
+        ),
+    ] = None,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -234,9 +241,16 @@ def report(
     from crypto.identity import PublicIdentity
 
     if compare is not None:
-        if scores is not None or guesses is not None or sealed is not None:
+        if scores is not None or guesses is not None or sealed is not None or check is not None:
             raise CipherwardError("--compare makes no report", "give it two report.json and nothing else")
         _print_comparison(*compare)
+        return
+    if check is not None:
+        if scores is None or guesses is not None or sealed is not None:
+            raise CipherwardError(
+                "--check makes no report", "cipherward-coordinator report SCORES --check REPORT.json"
+            )
+        _check_report(check, scores, signed_by, study)
         return
     if scores is None or guesses is None or sealed is None:
         raise CipherwardError(
@@ -272,6 +286,36 @@ def report(
     result.print(str(out / "report.html"))
     if not allow_invalid:
         require_valid(record)
+
+
+def _check_report(path: Path, scores: Path, signed_by: Path | None, study: Path | None) -> None:
+    """Check a report.json against signed scores, and print its verdict, who signed, and what no signature covers."""
+    from coordinator.exchange.audit.scores_file import read_scores
+    from coordinator.exchange.audit.signature import require_signer
+    from coordinator.report.check import require_made_of, unsigned_parts
+    from coordinator.report.report_file import read_report
+    from coordinator.report.roster import require_on_roster
+    from coordinator.report.verdict_text import headline
+    from coordinator.report.wording import listed
+    from crypto.identity import PublicIdentity
+
+    record, numbers = read_report(path), read_scores(scores)
+    if signed_by is not None:
+        require_signer(numbers, PublicIdentity.parse(_read_line(signed_by)), str(scores))
+    if study is not None:
+        require_on_roster(numbers, study, str(scores))
+    require_made_of(record, numbers, str(path), str(scores))
+    result.print(f"{path} is what {scores} makes: {headline(record).sentence}")
+    if record.signer is None:
+        result.print(
+            "unsigned: nothing shows who wrote the scores, or whether they were changed afterwards"
+        )
+    else:
+        known = (
+            "the expected identity" if signed_by or study else "compare the fingerprint with the hospital"
+        )
+        result.print(f"signed by {record.scorer}, fingerprint {record.signer.fingerprint}: {known}")
+    result.print(f"no signature covers {listed(unsigned_parts(record))}")
 
 
 def _print_comparison(first: Path, second: Path) -> None:

@@ -47,6 +47,9 @@ def cautions(first: Report, second: Report) -> list[str]:
         lines.append(
             "Others ran the attacks: a cloud can withhold a success, a hospital's own audit cannot."
         )
+    lines.append(
+        "A report.json has no signature of its own: check each against its scores (report SCORES --check REPORT)."
+    )
     return [*lines, "Whether both are about the same images is not in the reports."]
 
 
@@ -80,7 +83,7 @@ def _facts(report: Report) -> dict[str, str]:
         "draws": str(verdict.draws),
         "pool": f"{images(report.pool.images)}, {height}×{width}×{channels}, hospitals: {report.pool.parties}",
         "caveats": str(len(report.doubts)),
-        "signed by": report.signer.fingerprint if report.signer else "unsigned",
+        "scores signed by": report.signer.fingerprint if report.signer else "unsigned",
     }
 
 
