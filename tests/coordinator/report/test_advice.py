@@ -107,6 +107,7 @@ def test_actions_cite_measured_figures_or_say_that_there_are_none() -> None:
     texts = [f"{action.do} {action.gain}" for action in actions(make_report())]
     assert texts[0].startswith("Let no sealed image leave the hospitals.")
     assert "In this report 5 sealed images were enough." in texts[0]
+    assert "as a share of 1, mean ± standard deviation and range over seeds: 0." in texts[0]
     shared = {b.scheme: b for b in measured().breaks if b.key_scope == "consortium" and "MRI" in b.images}
     best = shared["block_pixel"]
     assert any(f"broken with {best.smallest_pool} images instead of" in text for text in texts)
