@@ -263,6 +263,17 @@ def test_pictures_that_attacks_recovered_are_for_their_owner_alone(hospital: Pat
     page = hospital.parent / "report" / "report.html"
     assert "contains pictures of patients" in page.read_text()
     assert page.stat().st_mode & 0o777 == 0o600
+    # A cloud that calls the images public would have neither.
+    words = ["--guesses", guesses, "--sealed", hospital / "sealed", "--out", page.parent]
+    done = here(
+        COORDINATOR,
+        "report",
+        hospital / "scores.json",
+        *words,
+        "--public-plain",
+        hospital / "any.safetensors",
+    )
+    assert done.returncode == 1 and "the images of hospital are of no public source" in done.stderr
 
 
 def test_a_hospital_s_own_report_refuses_scores_without_its_signature(hospital: Path, here: Here) -> None:

@@ -233,7 +233,7 @@ def report(
     from coordinator.exchange.records import write_record
     from coordinator.report.build import build_report
     from coordinator.report.page import PAGE_MARK, render
-    from coordinator.report.pictures import gather, with_public_plain
+    from coordinator.report.pictures import gather, require_public, with_public_plain
     from coordinator.report.records import SCHEMA as REPORT_MARK
     from coordinator.report.roster import require_on_roster
     from coordinator.report.training_section import require_same_study, training_of
@@ -271,6 +271,7 @@ def report(
     record = build_report(numbers, name, training)
     pictures = gather(guesses, record, numbers, _find_set(sealed, numbers.audited[0].set_digest))
     if public_plain is not None:
+        require_public(numbers, str(scores))
         pictures = with_public_plain(pictures, public_plain)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)

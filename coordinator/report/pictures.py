@@ -84,6 +84,20 @@ def gather(guesses: Path, report: Report, scores: Scores, sealed: SealedDataset)
     return Pictures(columns)
 
 
+def require_public(scores: Scores, where: str) -> None:
+    """Check before plain images are shown as public that the hospital that scored calls them so.
+
+    Raises:
+        CipherwardError: If it says otherwise: the page would not say that it is patient data. Scores of earlier
+            versions do not say.
+    """
+    if scores.images_public is False:
+        raise CipherwardError(
+            f"by {where} the images of {scores.party} are of no public source",
+            "leave --public-plain out; the hospital sees its own images in cipherward-party report",
+        )
+
+
 def with_public_plain(pictures: Pictures, path: Path) -> Pictures:
     """Return the same pictures, with the plain images of a public source in the first column.
 

@@ -117,6 +117,7 @@ def score(
         attacked_by=attacked_by,
         scored_at=scored_at(place, submission),
         scored_with=installed_versions()["cipherward"] or None,
+        images_public=place.plain("train").public,
     )
     return sign_scores(scores, identity)
 

@@ -349,6 +349,8 @@ class Scores(Record):
         scored_at: UTC time of the line in the hospital's ledger, ISO 8601, so that the same question asked again has
             the same answer; None in scores of earlier versions, as the next.
         scored_with: The version of this program that scored.
+        images_public: Whether the hospital's images are of a public source: only then may a report show them, and be
+            read by everybody; None in scores of earlier versions.
         identity: The public identity of the hospital that signed, as one line; None in unsigned scores.
         signature: Its signature, base64, over all other fields (exchange/audit/signature.py).
     """
@@ -363,6 +365,7 @@ class Scores(Record):
     attacked_by: AttackedBy | None = None
     scored_at: str | None = Field(default=None, pattern=UTC_TIME)
     scored_with: str | None = None
+    images_public: bool | None = None
     identity: str | None = None
     signature: str | None = None
 
