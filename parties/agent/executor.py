@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +47,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from crypto.errors import CipherwardError
+from crypto.without_folders import without_folders
 from parties.agent.agent_log import AgentLog
 from parties.agent.approval import NotApprovedError, require_approved
 from parties.agent.message_facts import MessageFacts, read_facts
@@ -74,13 +73,6 @@ _PROTECTED = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 #: What the coordinator is told if the log cannot be written; where the log is stays here.
 _NO_LOG = "this hospital cannot write its log, and answers nothing that is not in it"
-
-#: Where an absolute path may begin, and how many of its characters are looked at, at most.
-_PATH_BEGINS, _MOST_PATH = re.compile(r"(?<![\w/:.…~])/(?=[^\s/])"), 4096
-#: Folders below one that was taken out.
-_BELOW = re.compile(r"…/(?:[^\s/:;,'\"()]+/)+(?=[^\s/])")
-#: The folders of an absolute path, or of one in this user's home. Not those of a URL.
-_FOLDERS = re.compile(r"(?<![\w/:.…])~?/(?:[^\s/:;,'\"()]+/)*(?=[^\s/])")
 
 #: What `step` may raise because the SuperNode is gone or does not answer.
 UNREACHABLE = (httpx.HTTPError, ConnectionError)
@@ -363,22 +355,7 @@ def _kind(facts: MessageFacts) -> tuple[str | None, str, str | None]:
 def _without_folders(text: str, place: Place) -> str:
     """Return an error's text as it may leave: it tells what to mend, and no folder of this hospital's machine."""
     inside = text.replace(f"{place.folder}/", "").replace(str(place.folder), place.settings.party)
-    known = _without_known_folders(inside)
-    return _BELOW.sub("…/", _FOLDERS.sub("…/", known.replace(str(Path.home()), "~")))
-
-
-def _without_known_folders(text: str) -> str:
-    """Return a text without the folders in it that this machine has, whatever their names hold."""
-    parts, done = [], 0
-    for match in _PATH_BEGINS.finditer(text):
-        start = match.start()
-        if start < done:
-            continue
-        ends = [i + 1 for i in range(start + 1, min(len(text), start + _MOST_PATH)) if text[i] == "/"]
-        if existing := [end for end in ends if os.path.isdir(text[start:end])]:  # noqa: PTH112 - it raises nothing
-            parts += [text[done:start], "…/"]
-            done = existing[-1]
-    return "".join([*parts, text[done:]])
+    return without_folders(inside)
 
 
 def _is_final(error: Exception) -> bool:

@@ -29,6 +29,7 @@ from coordinator.exchange.pool import Pool
 from crypto.arrays import Images, Rows
 from crypto.errors import CipherwardError
 from crypto.sets.dataset import SealedDataset
+from crypto.without_folders import without_folders
 
 #: Environment variables that set a numeric library's number of threads. A library reads them when it is loaded.
 ONE_THREAD = dict.fromkeys(
@@ -69,7 +70,7 @@ class Cell:
     file: str
 
     def failure(self, message: str, seconds: float) -> StoredGuess:
-        """Return the finding for a cell that gave no guess."""
+        """Return the finding for a cell that gave no guess: its message leaves with the scores, without folders."""
         return StoredGuess(
             self.info.name,
             self.info.tier.name,
@@ -79,7 +80,7 @@ class Cell:
             "",
             seconds,
             "",
-            error=" ".join(message.split())[:_ERROR_CHARACTERS],
+            error=without_folders(" ".join(message.split()))[:_ERROR_CHARACTERS],
         )
 
 

@@ -108,6 +108,22 @@ def test_a_killed_run_goes_on(
     assert guess_files(tmp_path / "g") == guess_files(tmp_path / "straight")
 
 
+def test_a_crash_tells_no_folder_of_the_machine(
+    sets: list[SealedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hospital attacks its blind controls itself, and the scores with this text go to the cloud."""
+    folder = tmp_path / "Dr Meier, ward 7"
+    folder.mkdir()
+
+    def crashes(knowledge: Knowledge) -> Guess:
+        return open(folder / "absent.bin")  # type: ignore[return-value] # it raises
+
+    replace_attack(monkeypatch, "as_is", crashes)
+    draws = suite.run_suite(sets[:1], tmp_path / "g", SETTINGS)
+    error = draws[0].guesses[0].error
+    assert error.startswith("FileNotFoundError:") and error.endswith("…/absent.bin'")
+
+
 def test_a_crash_is_a_finding_not_the_end(
     sets: list[SealedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
