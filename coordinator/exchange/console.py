@@ -39,7 +39,7 @@ class Show(Protocol):
 
 
 class SafeConsole(Console):
-    """A console that prints each text as one line without control characters. Tables are printed as they are.
+    """A console that prints each text as one line without control characters. Tables are never cut.
 
     In files and pipes a text stays one line, however long: programs read line by line. On a terminal it is broken
     between words. With `soft_wrap` what follows is indented there, so that it does not look like another text.
@@ -53,6 +53,8 @@ class SafeConsole(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """Print texts with their control characters escaped, and other objects as they are."""
         self.last_printed = time.monotonic()
+        for thing in objects:
+            _fold(thing)
         if not self.is_terminal and all(isinstance(o, str) for o in objects):
             options.setdefault("soft_wrap", True)
         super().print(*(self._line(o) if isinstance(o, str) else o for o in objects), **options)
@@ -71,6 +73,16 @@ class SafeConsole(Console):
     def print_json(self, json: str | None = None, **options: Any) -> None:
         """Print JSON in ASCII: other characters as JSON's own escapes, control characters among them."""
         super().print_json(json, **{**options, "ensure_ascii": True})
+
+
+def _fold(thing: Any) -> None:
+    """Let long words of a table go on in the next line: the end of a digest or of a name must not be missing."""
+    tables = sys.modules.get("rich.table")  # --help is printed without it
+    if tables is None or not isinstance(thing, tables.Table):
+        return
+    for column in thing.columns:
+        if not column.no_wrap:
+            column.overflow = "fold"
 
 
 #: Characters of one printed text, at most. A quarantined name and its reason are far shorter.

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from rich.table import Column, Table
 from typer.testing import CliRunner
 
 from coordinator.cli import deployment
@@ -103,6 +104,22 @@ def test_a_long_result_is_broken_between_words_on_a_terminal_and_nowhere_else() 
         assert len(lines) == (4 if is_terminal else 1)
         assert all(line.startswith("    ") for line in lines[1:])
         assert all(len(line) <= 50 for line in lines if path not in line and is_terminal)
+
+
+def test_a_narrow_table_shows_all_of_every_word() -> None:
+    digest, name = "41e0bdda017cedf8" * 4, "block_pixel_shuffle"
+    for is_terminal in (False, True):
+        out = io.StringIO()
+        table = Table("", "this hospital would accept", Column("breaks", max_width=8))
+        table.add_row("the whole plan", f"SHA-256 {digest}", name)
+        SafeConsole(
+            file=out, force_terminal=is_terminal, highlight=False, color_system=None, width=50
+        ).print(table)
+        rows = [[cell.strip() for cell in line.split("│")[2:4]] for line in out.getvalue().splitlines()]
+        accepted, breaks = ("".join(row[i] for row in rows if len(row) == 2) for i in (0, 1))
+        assert accepted.endswith(digest)
+        assert breaks.endswith(name)
+        assert "…" not in out.getvalue()
 
 
 def test_an_error_is_escaped_wherever_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
