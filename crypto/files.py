@@ -18,6 +18,8 @@ from blake3 import blake3
 from crypto.errors import CipherwardError
 
 _CHUNK = 1 << 20
+#: Files of a folder that a hint names, at most.
+_SHOWN = 5
 #: No page and no record of this program is larger.
 MOST_OUTPUT_BYTES = 1 << 28
 
@@ -260,12 +262,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def read_json(path: Path, what: str, most_bytes: int = MOST_OUTPUT_BYTES) -> Any:
+def folder_hint(folder: Path, ending: str) -> str:
+    """Return the hint for a folder that was named in the place of a file: which files in it could be meant.
+
+    Args:
+        folder: The folder.
+        ending: How the names of such files end.
+    """
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(ending))
+    shown = f"it holds {', '.join(names[:_SHOWN])}{', …' if names[_SHOWN:] else ''}; name one of them"
+    return f"it is a folder: {shown if names else 'name the file'}"
+
+
+def read_json(path: Path, what: str, made_by: str = "", most_bytes: int = MOST_OUTPUT_BYTES) -> Any:
     """Return the JSON in `path`.
 
     Args:
         path: The file.
         what: What it is, for the error message.
+        made_by: The command that makes such a file, for the hint where it is missing.
         most_bytes: Bytes that it may have: a parsed file takes many times its size in memory.
 
     Raises:
@@ -285,11 +302,16 @@ def read_json(path: Path, what: str, most_bytes: int = MOST_OUTPUT_BYTES) -> Any
                 )
             return parse_json(file.read())
     except FileNotFoundError:
-        raise CipherwardError(f"no {what} at {path}", "name the file or folder that holds it") from None
+        hint = "name the file or folder that holds it"
+        raise CipherwardError(
+            f"no {what} at {path}", f"{hint}; {made_by} makes it" if made_by else hint
+        ) from None
     except (OSError, ValueError) as error:
         why = f"{type(error).__name__}: {error}" if type(error) is ValueError else type(error).__name__
+        is_folder = isinstance(error, IsADirectoryError)
         raise CipherwardError(
-            f"cannot read the {what} {path}: {why}", "fetch it again, or name another"
+            f"cannot read the {what} {path}: {why}",
+            folder_hint(path, ".json") if is_folder else "fetch it again, or name another",
         ) from None
 
 

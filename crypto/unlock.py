@@ -26,7 +26,7 @@ import pyrage
 
 from crypto.asking import waiting_for_user
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors
+from crypto.files import disk_errors, folder_hint
 from crypto.passphrase_strength import require_strong
 
 _NAMED_BY = "CIPHERWARD_PASSPHRASE_FILE names it"
@@ -139,6 +139,9 @@ def private_text(path: Path, what: str, hint: str = "") -> str:
 
 def _require_private(status: os.stat_result, path: Path, what: str) -> None:
     """Raise CipherwardError if an open file is no regular file, another user's, or readable by others."""
+    if stat.S_ISDIR(status.st_mode):
+        ending = ".key" if what == "key file" else ".txt"
+        raise CipherwardError(f"the {what} {path} is not a regular file", folder_hint(path, ending))
     if not stat.S_ISREG(status.st_mode):
         raise CipherwardError(
             f"the {what} {path} is not a regular file",

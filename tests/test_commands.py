@@ -206,6 +206,23 @@ def test_keys_are_never_overwritten_and_are_shared_by_copy(tmp_path: Path, here:
     assert done.stdout == first and stat.S_IMODE((tmp_path / "b" / "secret.key").stat().st_mode) == 0o600
 
 
+def test_another_folder_than_a_hospital_s_is_told_with_the_right_one(
+    hospital: Path, tmp_path: Path, here: Here
+) -> None:
+    missing, keyed = tmp_path / "hospitl", tmp_path / "keyed"
+    check_refused(
+        here(PARTY, "privacy", missing), "there is no such folder", "name the hospital's folder; to make"
+    )
+    here(PARTY, "keygen", keyed)
+    check_refused(here(PARTY, "privacy", keyed), "no party.yaml in", "seal the hospital's images first")
+    for inner in ("sealed", "sealed/train"):
+        check_refused(
+            here(PARTY, "log", hospital / inner),
+            "no party.yaml in",
+            f"hospital's folder, which is {hospital}",
+        )
+
+
 def test_seal_refuses_bad_input(images: Path, tmp_path: Path, here: Here) -> None:
     fresh = tmp_path / "h"
     check_refused(here(PARTY, "seal", fresh), "no party.yaml in", "--images")

@@ -242,7 +242,10 @@ def read_manifest(path: Path) -> StudyManifest:
     Raises:
         CipherwardError: if it is missing, damaged, or contradicts itself.
     """
-    return parse_manifest(read_json(path, "study manifest", MOST_RECORD_BYTES), str(path))
+    value = read_json(
+        path, "study manifest", "cipherward-coordinator manifest", most_bytes=MOST_RECORD_BYTES
+    )
+    return parse_manifest(value, str(path))
 
 
 def write_manifest(path: Path, manifest: StudyManifest) -> None:

@@ -100,7 +100,7 @@ def parse_record(kind: type[AnyRecord], value: object, where: str) -> AnyRecord:
         raise CipherwardError(f"{where} is damaged: it is nested too deeply") from None
 
 
-def read_record(kind: type[AnyRecord], path: Path, schema: str, what: str) -> AnyRecord:
+def read_record(kind: type[AnyRecord], path: Path, schema: str, what: str, made_by: str = "") -> AnyRecord:
     """Read a file that holds one record.
 
     Args:
@@ -108,13 +108,17 @@ def read_record(kind: type[AnyRecord], path: Path, schema: str, what: str) -> An
         path: The JSON file.
         schema: The value that its field `schema` must have.
         what: What to call the file where it is missing, such as "scores".
+        made_by: The command that makes such a file, for the hint where it is missing.
 
     Raises:
         CipherwardError: If the file is missing, is of another schema, or is damaged; the message names the field.
     """
-    value = read_json(path, what, MOST_RECORD_BYTES)
+    value = read_json(path, what, made_by, most_bytes=MOST_RECORD_BYTES)
     if not isinstance(value, dict) or value.get("schema") != schema:
-        raise CipherwardError(f"{path} is not a {schema} file")
+        raise CipherwardError(
+            f"{path} is not a {schema} file",
+            f"name the {what}{f', which {made_by} makes' if made_by else ''}",
+        )
     return parse_record(kind, value, str(path))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from crypto.errors import CipherwardError, similar_to
+from crypto.files import folder_hint
 
 
 class Settings(BaseModel):
@@ -50,11 +51,12 @@ def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise _explain(error.errors()[0], kind, where) from None
+        raise _explain(error.errors(), kind, where) from None
 
 
-def _explain(first: ErrorDetails, kind: type[Settings], where: str) -> CipherwardError:
-    """Return the error for one of pydantic's findings. kind: the class of the settings."""
+def _explain(findings: Sequence[ErrorDetails], kind: type[Settings], where: str) -> CipherwardError:
+    """Return the error for the first of pydantic's findings. kind: the class of the settings."""
+    first = findings[0]
     known = ", ".join(kind.model_fields)
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -62,7 +64,13 @@ def _explain(first: ErrorDetails, kind: type[Settings], where: str) -> Cipherwar
             f"{where}: unknown key {key!r}", f"{similar_to(key, _all_names(kind))}known: {known}"
         )
     if first["type"] == "missing":
-        return CipherwardError(f"{where}: key {key!r} is missing", f"known: {known}")
+        others = [
+            str(f["loc"][0]) for f in findings if f["type"] == "extra_forbidden" and len(f["loc"]) == 1
+        ]
+        of_another = f"; or it is another kind of file, with keys unknown here: {', '.join(others)}"
+        return CipherwardError(
+            f"{where}: key {key!r} is missing", f"add a line `{key}: VALUE`{of_another if others else ''}"
+        )
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, CipherwardError):
         return cause
@@ -188,7 +196,9 @@ def read_yaml(
     except (OSError, UnicodeDecodeError) as error:
         raise CipherwardError(
             f"cannot read the {what} {path}: {type(error).__name__}",
-            "name a YAML file that you may read",
+            folder_hint(path, ".yaml")
+            if isinstance(error, IsADirectoryError)
+            else "name a YAML file that you may read",
         ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)

@@ -191,7 +191,7 @@ def read_statement(path: Path) -> Statement:
     Raises:
         CipherwardError: if it is missing, damaged, or not signed by the identity that it names.
     """
-    statement = read_record(Statement, path, SCHEMA, "statement")
+    statement = read_record(Statement, path, SCHEMA, "statement", "cipherward-party declare")
     statement.verify()
     return statement
 

@@ -16,7 +16,7 @@ def read_report(path: Path) -> Report:
         CipherwardError: If it is missing, not a report or damaged, or if a figure contradicts the others; the message
             names the field.
     """
-    return _checked(read_record(Report, path, SCHEMA, "report"), str(path))
+    return _checked(read_record(Report, path, SCHEMA, "report", "cipherward-coordinator report"), str(path))
 
 
 def parse_report(value: object, where: str = "report.json") -> Report:

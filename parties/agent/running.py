@@ -85,7 +85,10 @@ def leave(place: Place, wait_s: float = _LEAVE_S) -> int:
     """
     state = read_state(place)
     if state is None:
-        raise CipherwardError(f"no agent of {place.settings.party} is running", "")
+        raise CipherwardError(
+            f"no agent of {place.settings.party} is running",
+            "cipherward-party join KIT HOSPITAL starts one",
+        )
     process = _find_process(state)
     if process is None:
         raise CipherwardError(

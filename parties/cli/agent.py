@@ -296,6 +296,8 @@ def log(
         return
     for line in lines:
         result.print(_sentence(line))
+    if not (lines or journal.count_lines()):
+        talk.print("the log is empty: no agent of this hospital has run")
     if left_out := journal.count_lines() - len(lines):
         talk.print(
             f"{left_out} line{'' if left_out == 1 else 's'} of {journal.path} cut short or damaged, and not shown: "

@@ -52,6 +52,25 @@ COMMENTS = {
 }
 
 
+def _no_settings(folder: Path) -> CipherwardError:
+    """Return the error for a folder that is none of a hospital that sealed images."""
+    above = next((outer for outer in folder.parents[:2] if (outer / SETTINGS_FILE).is_file()), None)
+    if above is not None:
+        return CipherwardError(
+            f"no {SETTINGS_FILE} in {folder}", f"name the hospital's folder, which is {above}"
+        )
+    seal = f"cipherward-party seal {folder} --images YOUR_IMAGES"
+    if (folder / "secret.key").is_file():
+        return CipherwardError(
+            f"no {SETTINGS_FILE} in {folder}", f"seal the hospital's images first: {seal}"
+        )
+    what = f"no {SETTINGS_FILE} in {folder}"
+    return CipherwardError(
+        what if folder.exists() else f"{what}: there is no such folder",
+        f"name the hospital's folder; to make a new one: cipherward-party keygen {folder}, then {seal}",
+    )
+
+
 class PlaceSettings(Settings):
     """The content of `party.yaml`. `share` is (index, parties) if several hospitals split one folder.
 
@@ -97,10 +116,7 @@ class Place:
         """Read party.yaml. Raises CipherwardError if there is none, or if it is wrong."""
         folder = Path(folder).resolve()
         if not (folder / SETTINGS_FILE).is_file():
-            raise CipherwardError(
-                f"no {SETTINGS_FILE} in {folder}",
-                f"make one with: cipherward-party seal {folder} --images YOUR_IMAGES",
-            )
+            raise _no_settings(folder)
         values = read_yaml(folder / SETTINGS_FILE, "party file")
         return cls(folder, build(PlaceSettings, values, str(folder / SETTINGS_FILE)))
 

@@ -31,7 +31,8 @@ def read_images(place: Place, paths: Sequence[Path]) -> Images:
     settings = place.settings
     for path in paths:
         if not path.is_file():
-            raise CipherwardError(f"no image at {path}", "name image files")
+            is_folder = "it is a folder: name the image files in it" if path.is_dir() else ""
+            raise CipherwardError(f"no image at {path}", is_folder or "name image files")
     size, channels = settings.image_size, settings.channels
     return np.stack([read_picture(path, size, channels, place.reading) for path in paths])
 

@@ -11,6 +11,7 @@ from coordinator.exchange.audit.scores_file import read_scores
 from crypto.errors import CipherwardError
 from crypto.files import cut_torn_line, read_every_line, read_json, require_replaceable, write_text
 from crypto.sets.dataset import SealedDataset
+from crypto.unlock import private_text
 
 
 def test_a_pipe_in_the_place_of_a_manifest_is_named_at_once(tmp_path: Path) -> None:
@@ -48,6 +49,21 @@ def test_a_file_larger_than_any_of_ours_is_refused_unread(tmp_path: Path) -> Non
         read_scores(tmp_path / "scores.json")
     with pytest.raises(CipherwardError, match=r"scores\.json has more than the 268 MB of any"):
         read_json(tmp_path / "scores.json", "note")
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_with_the_files_in_it(tmp_path: Path) -> None:
+    for name in ("scores.json", "secret.key", "notes.txt"):
+        (tmp_path / name).write_text("{}")
+    for read, name in (
+        (lambda: read_json(tmp_path, "scores"), "scores.json"),
+        (lambda: private_text(tmp_path, "key file"), "secret.key"),
+    ):
+        with pytest.raises(CipherwardError) as error:
+            read()
+        assert error.value.hint == f"it is a folder: it holds {name}; name one of them"
+    with pytest.raises(CipherwardError) as error:
+        read_json(tmp_path / "none.json", "scores", "cipherward-party score")
+    assert error.value.hint == "name the file or folder that holds it; cipherward-party score makes it"
 
 
 def test_the_folder_of_a_hospital_or_of_sets_names_the_sets_in_it(tmp_path: Path) -> None:

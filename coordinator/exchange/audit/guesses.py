@@ -283,9 +283,12 @@ def read_draws(folder: Path) -> tuple[list[Draw], dict[str, Any]]:
     Raises:
         CipherwardError: if the file is missing, damaged or of another format.
     """
-    value = read_json(Path(folder) / FILE, "guesses")
+    value = read_json(Path(folder) / FILE, "guesses", "cipherward-coordinator attack")
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-        raise CipherwardError(f"{folder / FILE} is not a {SCHEMA} file")
+        raise CipherwardError(
+            f"{folder / FILE} is not a {SCHEMA} file",
+            "name a folder of guesses, which cipherward-coordinator attack makes",
+        )
     try:
         for name in ("seed", "rows"):
             if name in value and (type(value[name]) is not int or not 0 <= value[name] < _MOST_COUNT):

@@ -17,7 +17,7 @@ def read_scores(path: Path) -> Scores:
         CipherwardError: If it is missing, not a scores file or damaged, if it was changed after it was signed, or
             if a figure contradicts its counts; the message names the field.
     """
-    scores = read_record(Scores, path, SCHEMA, "scores")
+    scores = read_record(Scores, path, SCHEMA, "scores", "cipherward-party score")
     check_scores(scores, str(path))  # first: it names the field
     check_signature(scores, str(path))
     return scores

@@ -55,6 +55,15 @@ def test_an_error_says_what_is_wrong_with_a_plan(tmp_path: Path) -> None:
     assert "unknown scheme 'caesar'" in error and all(name in error for name in SCHEMES)
     assert "blocks of 8 do not divide an image of 33×33" in refusal(tmp_path, image_size=33)
     assert "key 'study' is missing" in refusal(tmp_path, study=None)
+    assert refusal(tmp_path, study=None).endswith("| add a line `study: VALUE`")
+    assert "another kind of file, with keys unknown here: sections" in refusal(
+        tmp_path, study=None, sections=[]
+    )
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans" / "demo.yaml").touch()
+    with pytest.raises(CipherwardError) as raised:
+        read_plan(tmp_path / "plans")
+    assert raised.value.hint == "it is a folder: it holds demo.yaml; name one of them"
     assert "a quorum of 4 is more than the 3 parties" in refusal(tmp_path, quorum=4)
     assert "pools: sizes must rise" in refusal(tmp_path, pools=[5, 2])
     assert "counts: the phantom needs" in refusal(tmp_path, counts=[9, 9, 1])

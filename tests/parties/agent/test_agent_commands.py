@@ -141,7 +141,8 @@ def test_what_is_no_kit_and_no_bundle_is_one_line(party: _Terminal, place: Place
 def test_without_an_agent_leave_and_status_say_so(party: _Terminal, place: Place) -> None:
     status, _, err = party("leave", place.folder)
     assert status == 1
-    assert "no agent of hospital-0 is running" in err
+    assert "no agent of hospital-0 is running" in err and "join KIT HOSPITAL starts one" in err
+    assert party("log", place.folder) == (0, "", "the log is empty: no agent of this hospital has run ")
     assert party("agent", "status", place.folder)[1] == "no agent of hospital-0 is running\n"
     assert json.loads(party("agent", "status", place.folder, "--json")[1]) == {
         "running": False,
