@@ -206,6 +206,30 @@ def test_keys_are_never_overwritten_and_are_shared_by_copy(tmp_path: Path, here:
     assert done.stdout == first and stat.S_IMODE((tmp_path / "b" / "secret.key").stat().st_mode) == 0o600
 
 
+def test_no_key_is_made_among_images(images: Path, tmp_path: Path, here: Here) -> None:
+    flat, beside = tmp_path / "flat", tmp_path / "beside"
+    shutil.copytree(next(folder for folder in images.iterdir() if folder.is_dir()), flat)
+    for folder in (images, flat):
+        check_refused(
+            here(PARTY, "keygen", folder), "is a folder of images", "cipherward-party keygen hospital"
+        )
+        assert not (folder / "secret.key").exists()
+    shutil.copytree(images, beside / "images")
+    assert here(PARTY, "keygen", beside).returncode == 0
+
+
+def test_patients_that_were_taken_for_classes_are_told(images: Path, tmp_path: Path, here: Here) -> None:
+    some_class = next(folder for folder in images.iterdir() if folder.is_dir())
+    for number, path in enumerate(sorted(some_class.iterdir())):
+        folder = tmp_path / "glioma" / f"patient-{number // 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    done = here(PARTY, "audit", tmp_path / "glioma", "--image-size", "32")
+    check_refused(
+        done, "12 folders were taken for classes, of 24 images in all", "one folder for each class"
+    )
+
+
 def test_another_folder_than_a_hospital_s_is_told_with_the_right_one(
     hospital: Path, tmp_path: Path, here: Here
 ) -> None:

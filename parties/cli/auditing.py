@@ -129,9 +129,9 @@ def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
         return Place.open(target)
     if (target / "secret.key").is_file():  # plain images do not belong beside a key
         raise CipherwardError(
-            f"{target} is a hospital's folder that sealed no images yet",
+            f"{target} is a hospital's folder that sealed no images yet: it holds secret.key",
             f"name your images: cipherward-party audit IMAGES; or seal first: cipherward-party seal {target} "
-            "--images IMAGES",
+            "--images IMAGES; if the key was made among images, move it into a folder of its own",
         )
     images = absolute(target)
     if not images.exists():

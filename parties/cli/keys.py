@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from parties.sealing.place import Place
     from parties.sealing.rotate import Rotation
 
+#: Files and folders of a new hospital's folder that are looked at, at most.
+_LOOKED_AT = 1000
 Hospital = Annotated[Path, typer.Argument(help="The hospital's folder.", show_default=False)]
 Passphrase = Annotated[bool, typer.Option("--passphrase", help="Protect the new key with a passphrase.")]
 Recipients = Annotated[
@@ -38,6 +41,7 @@ def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipi
     for text in recipient or ():
         parse_recipient(text)  # reports a bad recipient before anything is made
     require_stays(hospital, OPENS)
+    _require_no_images(hospital)
     key = SecretKey.generate()
     with disk_errors(hospital):
         hospital.mkdir(parents=True, exist_ok=True)
@@ -48,6 +52,26 @@ def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipi
             "it is not protected; keygen --passphrase or keygen --recipient age1… makes a protected key"
         )
     result.print(key.id)
+
+
+def _require_no_images(hospital: Path) -> None:
+    """Raise CipherwardError if the folder for a new key is one of images: they lie in it, or in two folders of it.
+
+    Who copies images takes a key along that lies among them, and `audit` takes their folder for a hospital's. One
+    folder of images beside the key is no mistake.
+    """
+    from parties.sources.walk import PICTURE_ENDINGS
+
+    where: set[Path] = set()
+    inside = itertools.chain.from_iterable(hospital.glob(level) for level in ("*", "*/*", "*/*/*"))
+    for path in itertools.islice(inside, _LOOKED_AT):
+        if path.suffix.lower() in PICTURE_ENDINGS:
+            where.add(hospital / path.relative_to(hospital).parts[0])
+        if len(where) > 1 or path in where:
+            raise CipherwardError(
+                f"{hospital} is a folder of images, and a key does not belong among them",
+                "name another folder for the key and the sealed sets, for example: cipherward-party keygen hospital",
+            )
 
 
 def identity(file: Annotated[Path, typer.Argument(help="The identity file to make.")]) -> None:

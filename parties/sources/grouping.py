@@ -18,6 +18,9 @@ VAL_SHARES = (0.875, 0.125, 0.0)
 # favours small splits, and Webster (0.5), which leaves val without a patient where a class has five.
 _ROUNDING = 0.3
 
+#: Where so many classes have fewer images than so many each, they are more likely patients. Chosen by hand.
+_MANY_CLASSES, _FEW_IMAGES = 5, 10
+
 
 def divide(items: Sequence[Item], seed: int, shares: tuple[float, float, float]) -> list[str]:
     """Return a split for each image.
@@ -81,6 +84,12 @@ def why_too_few(items: Sequence[Item], split: str) -> tuple[str, str]:
         split: The split.
     """
     few = f"too few images for a {split} split"
+    images = Counter(item.label for item in items)
+    if len(images) >= _MANY_CLASSES and sum(images.values()) < _FEW_IMAGES * len(images):
+        return (
+            f"{few}: {len(images)} folders were taken for classes, of {sum(images.values())} images in all",
+            "name the folder that holds one folder for each class; in a class folder, folders are patients",
+        )
     patients = {item.path: item.group for item in items if item.group and not item.split}
     count = max(Counter(patients.values()).values(), default=0)
     if count < 2 or 2 * count <= len({item.path for item in items}):
