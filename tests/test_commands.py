@@ -251,6 +251,9 @@ def test_seal_refuses_bad_input(images: Path, tmp_path: Path, here: Here) -> Non
     fresh = tmp_path / "h"
     check_refused(here(PARTY, "seal", fresh), "no party.yaml in", "--images")
     check_refused(here(PARTY, "seal", fresh, "--images", images), "no key in", "cipherward-party keygen")
+    check_refused(
+        here(PARTY, "seal", fresh, "--images", images), "no key in", f"install -m 600 FILE {fresh}"
+    )
     here(PARTY, "keygen", fresh)
     words = ["--images", images]
     check_refused(

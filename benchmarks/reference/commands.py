@@ -58,12 +58,18 @@ def _section(program: str, words: str, command: click.Command) -> list[str]:
         p for p in command.params if p.param_type_name == "option" and not getattr(p, "hidden", False)
     ]
     if arguments:
-        rows = [[f"`{_cell(p.make_metavar(context).strip('[]'))}`", _meaning(p)] for p in arguments]
+        rows = [[f"`{_cell(_argument(p, context))}`", _meaning(p)] for p in arguments]
         lines += table(["argument", "meaning"], rows)
     if options:
         rows = [[_names(p), _value(p, context), _default(p, context), _meaning(p)] for p in options]
         lines += table(_HEADERS, rows)
     return lines
+
+
+def _argument(argument: click.Parameter, context: click.Context) -> str:
+    """Return an argument as the usage names it, without the brackets around one that can be left out."""
+    metavar = argument.make_metavar(context)
+    return re.sub(r"^\[([^\[\]]*)\](\.\.\.)?$", r"\1\2", metavar)
 
 
 def _names(option: click.Parameter) -> str:
@@ -95,6 +101,8 @@ def _default(option: click.Parameter, context: click.Context) -> str:
     value = option.get_default(context)
     if option.required:
         return "required"
+    if told := _told_default(option):
+        return _cell(_markdown(told[1]))
     shown = getattr(option, "show_default", None)
     if isinstance(shown, str):
         return _cell(_markdown(shown))
@@ -105,8 +113,21 @@ def _default(option: click.Parameter, context: click.Context) -> str:
     return f"`{_cell(str(value))}`"
 
 
+def _told_default(option: click.Parameter) -> re.Match[str] | None:
+    """Return where the help of an option says its default, such as: Default: one a core."""
+    return re.search(
+        r" Default: (.*?)\.(?= [A-Z]|$)", " ".join((getattr(option, "help", None) or "").split())
+    )
+
+
 def _meaning(parameter: click.Parameter) -> str:
-    return _cell(_markdown(getattr(parameter, "help", None) or ""))
+    """Return the help of an argument or option, without what the other columns say."""
+    text = " ".join((getattr(parameter, "help", None) or "").split())
+    if parameter.param_type_name == "option":
+        if told := _told_default(parameter):
+            text = text[: told.start()] + text[told.end() :]
+        text = text.removesuffix(" Can be repeated.")
+    return _cell(_markdown(text))
 
 
 def _first_sentence(command: click.Command) -> str:

@@ -143,7 +143,9 @@ def report(
         Path | None,
         typer.Option(help="The study's folder, for the figures of its training.", show_default="none"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Default: HOSPITAL/private/report.html.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write. Default: HOSPITAL/private/report.html.")
+    ] = None,
 ) -> None:
     """Write the report that shows the hospital's plain images beside the guesses. It stays in the hospital."""
     from coordinator.exchange.audit.scores_file import read_scores

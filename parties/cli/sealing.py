@@ -107,7 +107,9 @@ def _place_with(hospital: Path, changes: dict[str, Any]) -> Place:
         settings["source"] = "npz" if is_npz(changes["images"]) else "folder"
     if not (hospital / "secret.key").exists():
         raise CipherwardError(
-            f"no key in {hospital}", f"make one first: cipherward-party keygen {hospital}"
+            f"no key in {hospital}",
+            f"make one first: cipherward-party keygen {hospital}; or copy the one that another hospital shared: "
+            f"install -m 600 FILE {hospital / 'secret.key'}",
         )
     return Place.from_settings(hospital, settings)
 

@@ -150,6 +150,7 @@ def test_the_commands_and_that_none_shows_a_key(
     # The terminal folds long paths, so spaces do not count.
     expected = f"made {b / 'secret.key'}, wrapped for 1 recipient"
     assert out == first and "".join(expected.split()) in "".join(output.split())
+    assert "install -m 600 FILE HOSPITAL/secret.key" in output and "rotate HOSPITAL --key FILE" in output
     assert is_wrapped(b / "secret.key") and read_key(b / "secret.key") == read_key(a / "secret.key")
     # On from there: the receiver wraps it for two more, and hands it out unwrapped only when told to.
     third = write_identity(tmp_path / "third.txt")
