@@ -7,7 +7,7 @@ draw and no way to encrypt. Its code runs in this process, so that is a promise 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -17,9 +17,17 @@ from cipherward.draws import SealedDraw
 from cipherward.settings import Settings
 from coordinator.adversary.contract import Budget, Guess, Knowledge, Tier
 from coordinator.adversary.opened import open_rows
-from coordinator.adversary.recover.unknown_scheme import Trial, choose, model_name, models_of, try_models
+from coordinator.adversary.recover.unknown_scheme import (
+    SLOW,
+    Trial,
+    choose,
+    model_name,
+    models_of,
+    try_models,
+)
 from coordinator.adversary.registry import ATTACKS, AttackInfo
 from coordinator.adversary.run.cell import one_thread
+from coordinator.adversary.run.compilation import load_compiled
 from coordinator.adversary.stopwatch import Stopwatch
 from coordinator.exchange.audit.control_sets import LARGEST_POOL_ONLY, PREFIX, meets
 from coordinator.exchange.pool import MemoryPool
@@ -106,6 +114,8 @@ def _run_attack(name: str, draw: SealedDraw, size: int, settings: Settings) -> l
             raise TypeError(f"the guess is {guess.images.dtype} {guess.images.shape}, not uint8 {expected}")
         return guess
 
+    if name == RECOVERY:
+        _load_functions(name, [draw.spec])
     guess, seconds, error = _timed(attack, knowledge, settings)
     tier = info.tier if guess is None else info.tier_used(knowledge)
     return [Attempt(name, info, draw.spec, size, guess, seconds, tier.name, error)]
@@ -127,6 +137,7 @@ def _try_recoveries(name: str, draw: SealedDraw, size: int, settings: Settings) 
         return [
             Attempt(name, info, draw.spec, size, open_rows(knowledge, None, note, idle=True), 0.0, tier)
         ]
+    _load_functions(name, models)
     trials, seconds, error = _timed(lambda given: try_models(given, models), knowledge, settings)
     if trials is None:
         return [Attempt(name, info, draw.spec, size, None, seconds, tier, error)]
@@ -144,6 +155,17 @@ def _try_recoveries(name: str, draw: SealedDraw, size: int, settings: Settings) 
         is_sound=chosen.is_sound,
     )
     return [first, *(attempt(model_name(trial.model), trial, trial.seconds) for trial in trials)]
+
+
+def _load_functions(name: str, models: Sequence[SchemeSpec]) -> None:
+    """Let Numba compile or load what key recoveries call, so that their seconds are those of the attack.
+
+    Not of the slow ones: they are rarely tried, and compiling is a small part of their time.
+    """
+    with one_thread():
+        for model in models:
+            if model.name not in SLOW:
+                load_compiled(name, model)
 
 
 def _unfinished(trials: list[Trial], chosen: Trial) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -14,13 +15,16 @@ import numpy as np
 import pytest
 
 from cipherward import result as result_module
+from cipherward.attacking import RECOVERY
 from cipherward.audit import AuditResult, audit
 from cipherward.function import FunctionUnderAudit
+from coordinator.adversary.contract import Ciphertexts
 from coordinator.adversary.recover import unknown_scheme
 from coordinator.adversary.recover.methods import METHODS
+from coordinator.adversary.run import compilation
 from coordinator.report.report_file import read_report
 from coordinator.report.verdict_text import headline
-from crypto.arrays import AnyArray, Images
+from crypto.arrays import AnyArray, Images, Rows
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
 from crypto.key import SecretKey
@@ -53,6 +57,27 @@ def fixed_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def weak() -> AuditResult:
     return audit(made_up.mosaic, IMAGES, known_pairs=8, chosen_plaintext=True, **SMALL)
+
+
+def test_an_attack_s_seconds_hold_no_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recovery whose first call in a process takes long, as where Numba compiles, is as quick as its later ones."""
+    calls: list[int] = []
+
+    def recover(pool: Ciphertexts, pool_rows: Rows, time_left: Callable[[], bool]) -> None:
+        if not calls:
+            time.sleep(1.0)
+        calls.append(len(pool_rows))
+
+    monkeypatch.setattr(compilation, "LOADED", set())
+    monkeypatch.setattr(unknown_scheme, "MODELS", (("etc", {}),))
+    monkeypatch.setitem(METHODS, "etc", replace(METHODS["etc"], recover=recover))
+    for family in ("", "etc"):
+        calls.clear()
+        compilation.LOADED.clear()
+        done = audit(made_up.mosaic, IMAGES, **{**SMALL, "draws": 1, "attacks": (RECOVERY,)}, family=family)
+        seconds = [found.seconds for found in done.report.findings if found.attack == RECOVERY]
+        assert seconds and max(seconds) < 0.9
+        assert len(calls) > len(seconds)
 
 
 @pytest.mark.usefixtures("fixed_keys")

@@ -53,7 +53,7 @@ MODELS: tuple[tuple[str, Mapping[str, Any]], ...] = (
 #: Schemes whose recovery takes up to a minute on ciphertexts of another scheme. They are tried only if none of the
 #: others is sound: on ciphertexts of these three, none of the others was (phantoms at 64 and CIFAR-10 at 32 pixels,
 #: 10 and 100 images).
-_SLOW = ("block_pixel", "pe", "ele")
+SLOW = ("block_pixel", "pe", "ele")
 #: Schemes that know no blocks: one side of a block is enough to try them.
 _WITHOUT_BLOCKS = ("pe",)
 #: Characters of an error that a trial keeps.
@@ -100,11 +100,11 @@ def try_models(knowledge: Knowledge, models: Sequence[SchemeSpec]) -> list[Trial
         knowledge: What the adversary holds. Of the pool's scheme, the shape of the images is used and nothing else.
         models: What the ciphertexts are taken for; see `models_of`.
     """
-    order = sorted(models, key=lambda model: model.name in _SLOW)
+    order = sorted(models, key=lambda model: model.name in SLOW)
     trials: list[Trial] = []
     for done, model in enumerate(order):
         stopwatch, error = Stopwatch(), ""
-        if model.name in _SLOW and any(trial.is_sound for trial in trials):
+        if model.name in SLOW and any(trial.is_sound for trial in trials):
             guess, agreement = _sealed(knowledge, "not tried: another recovery is sound", idle=True), -1.0
         else:
             deadline = time.monotonic() + knowledge.budget.left() / (len(order) - done)
