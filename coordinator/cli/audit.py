@@ -41,7 +41,8 @@ def attack(
     public: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of public plain images, for the attacks of tier T2.", show_default="none"
+            help="Folder of public plain images, for the attacks that need some (tier T2 in `--list`).",
+            show_default="none",
         ),
     ] = None,
     pools: Annotated[

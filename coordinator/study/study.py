@@ -12,6 +12,7 @@ runs/demo/
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -138,6 +139,10 @@ def hospital_log_file(out: Path, index: int) -> Path:
     return party_folder(out, index) / "hospital.log"
 
 
+#: A row of a table, which says nothing without the others: it begins with a line of its frame.
+_TABLE_ROW = re.compile("\\s*[\u2500-\u257f]")
+
+
 def run_command(module: str, words: Sequence[str], log_file: Path, on_line: Log) -> None:
     """Run one of our command lines in a process of its own.
 
@@ -145,7 +150,7 @@ def run_command(module: str, words: Sequence[str], log_file: Path, on_line: Log)
         module: the module with the program's `main`.
         words: the command and its arguments.
         log_file: gets everything that the command prints.
-        on_line: gets each line that the command prints on stderr, except for errors and hints.
+        on_line: gets each line that the command prints on stderr, except for errors, hints and rows of tables.
 
     Raises:
         CipherwardError: the command's own last error, if it fails.
@@ -173,7 +178,7 @@ def run_command(module: str, words: Sequence[str], log_file: Path, on_line: Log)
                     errors.append(line.split(": error: ", 1)[1].strip())
                 elif line.startswith("hint: "):
                     hints.append(line.removeprefix("hint: ").strip())
-                elif line.strip():
+                elif line.strip() and not _TABLE_ROW.match(line):
                     on_line(line.strip())
             status = running.wait()
         finally:

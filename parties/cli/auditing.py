@@ -63,7 +63,9 @@ def audit(
     public: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of public plain images, for the attacks of tier T2.", show_default="none"
+            help="Folder of public plain images, for the attacks that need some "
+            "(tier T2 in `cipherward-coordinator attack --list`).",
+            show_default="none",
         ),
     ] = None,
     budget: Annotated[str, typer.Option(help="Time that an attack may take at one pool size.")] = "10m",

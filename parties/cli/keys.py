@@ -110,10 +110,11 @@ def share_key(
         count = len(recipient or [])
         talk.print(f"made {to}, wrapped for {count} recipient{'s' if count > 1 else ''}; the key's id:")
     result.print(secret.id)
-    talk.print(
-        "in the other hospital, instead of keygen: install -m 600 FILE HOSPITAL/secret.key; where images are sealed "
-        "already: cipherward-party rotate HOSPITAL --key FILE"
-    )
+    if not unprotected:
+        talk.print(
+            "in the other hospital, instead of keygen: install -m 600 FILE HOSPITAL/secret.key; where images are "
+            "sealed already: cipherward-party rotate HOSPITAL --key FILE"
+        )
 
 
 def rotate(

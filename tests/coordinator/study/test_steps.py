@@ -44,6 +44,16 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return commands
 
 
+def test_rows_of_tables_are_logged_and_no_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import sys\ndef main():\n    print('one\\n┏━━┓\\n│ lr │\\n┗━━┛\\ntwo', file=sys.stderr)\n"
+    (tmp_path / "talks.py").write_text(script, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    lines: list[str] = []
+    study_module.run_command("talks", ["accept"], tmp_path / "log", lines.append)
+    assert lines == ["one", "two"]
+    assert "│ lr │" in (tmp_path / "log").read_text(encoding="utf-8")
+
+
 def test_hospitals_share_a_key_and_the_first_seals_the_audit(
     commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
