@@ -206,6 +206,16 @@ def test_keys_are_never_overwritten_and_are_shared_by_copy(tmp_path: Path, here:
     assert done.stdout == first and stat.S_IMODE((tmp_path / "b" / "secret.key").stat().st_mode) == 0o600
 
 
+def test_a_wrong_option_is_not_laid_on_a_file(images: Path, tmp_path: Path, here: Here) -> None:
+    for words, key in (
+        (("check", images), "fit"),
+        (("audit", images, "--out", tmp_path / "a"), "key_scope"),
+    ):
+        done = here(PARTY, *words, f"--{key.replace('_', '-')}", "strech")
+        check_refused(done, f"the hospital's settings: {key}: Input should be", "it is 'strech'")
+        assert "party.yaml" not in done.stderr
+
+
 def test_no_key_is_made_among_images(images: Path, tmp_path: Path, here: Here) -> None:
     flat, beside = tmp_path / "flat", tmp_path / "beside"
     shutil.copytree(next(folder for folder in images.iterdir() if folder.is_dir()), flat)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+
+import pytest
 
 from benchmarks import results
 from benchmarks.pages.entries import read_entries
@@ -44,6 +47,47 @@ def test_the_tables_of_results_in_readme_and_explanation_are_generated() -> None
         text = path.read_text()
         assert all(text.count(marker) == 1 for marker in results.MARKERS)
         assert results.insert_table(text, read_entries(DOCS / "results")) == text
+
+
+#: What commands of README.md and docs/ write into the checkout where they are run as they stand.
+OUTPUTS = (
+    "identity.txt",
+    "for-them.key",
+    "theirs/secret.key",
+    "hospital/private/report.html",
+    "hospital-0/secret.key",
+    "hospital-0.kit",
+    "my-images/level/patient-000/0.png",
+    "my-images-audit/secret.key",
+    "my-audit/report.html",
+    "audit-le/audits/x/private/report.html",
+    "north/ca.pem",
+    "guesses/guesses.json",
+    "report/report.html",
+    "study.json",
+)
+
+
+def test_git_ignores_what_the_documents_commands_write() -> None:
+    """A key, an identity or a report with plain images is not committed by `git add -A`."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout of git")
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *OUTPUTS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert set(OUTPUTS) == set(done.stdout.splitlines())
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert tracked.stdout == ""
 
 
 def test_architecture_names_every_folder_of_modules() -> None:

@@ -124,7 +124,8 @@ class Place:
     def from_settings(cls, folder: Path, settings: Mapping[str, Any]) -> Place:
         """Return a place with these settings. `save` writes them to disk."""
         folder = Path(folder).resolve()
-        return cls(folder, build(PlaceSettings, settings, str(folder / SETTINGS_FILE)))
+        # Not the name of party.yaml: the fault is in what was stated now, such as an option.
+        return cls(folder, build(PlaceSettings, settings, "the hospital's settings"))
 
     def save(self) -> None:
         """Write party.yaml. An existing one is replaced."""
