@@ -27,7 +27,7 @@ from coordinator.adversary.recover.unknown_scheme import (
 )
 from coordinator.adversary.registry import ATTACKS, AttackInfo
 from coordinator.adversary.run.cell import one_thread
-from coordinator.adversary.run.compilation import load_compiled
+from coordinator.adversary.run.small_run import load_compiled
 from coordinator.adversary.stopwatch import Stopwatch
 from coordinator.exchange.audit.control_sets import LARGEST_POOL_ONLY, PREFIX, meets
 from coordinator.exchange.pool import MemoryPool

@@ -20,32 +20,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from coordinator.adversary.contract import Budget, Knowledge, Tier
+from coordinator.adversary.contract import Tier
 from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run.process import start_process
+from coordinator.adversary.run.small_run import run_small, variant_of
 from coordinator.exchange.audit.control_sets import meets
-from coordinator.exchange.pool import MemoryPool
-from crypto.arrays import Images
 from crypto.errors import CipherwardError
 from crypto.files import write_json
-from crypto.key import SecretKey
-from crypto.scheme import describe, load
 from crypto.sets.dataset import SealedDataset
 from crypto.spec import SchemeSpec
 
 #: Begins the line that is logged before the attacks' functions are compiled.
 COMPILING = "compiling the attacks' functions"
-
-#: Invented images: two to guess, and a pool of 28. Chosen by hand; with them every needed function was compiled.
-_IMAGES = 30
-#: Blocks on each side of an invented image. Chosen by hand, as above.
-_SIDE_BLOCKS = 4
-#: Seconds that an attack may take. The slowest, key recovery for ele, took 14 s including compilation.
-_BUDGET_S = 120.0
-#: The variants whose functions this process has loaded.
-LOADED: set[str] = set()
 
 _PACKAGES = Path(__file__).parents[3]
 
@@ -73,12 +59,12 @@ def compile_attacks(
     sources = source_digest()
     compiled = _read_note(note, sources)
     jobs = {
-        _variant(attack, dataset.spec): (attack, dataset.spec.to_json())
+        variant_of(attack, dataset.spec): (attack, dataset.spec.to_json())
         for dataset in sets
         for attack in attacks
         if meets(attack, dataset.folder.name)
         and _is_compiled_ahead(attack)
-        and _variant(attack, dataset.spec) not in compiled
+        and variant_of(attack, dataset.spec) not in compiled
     }
     if not jobs:
         return
@@ -97,16 +83,6 @@ def _is_compiled_ahead(attack: str) -> bool:
     """Return whether an attack is worth a trial run: it trains no network, and needs no training to look at."""
     info = ATTACKS[attack]
     return info.tier <= Tier.T2 and not info.by_name and not info.study
-
-
-def _variant(attack: str, spec: SchemeSpec) -> str:
-    """Return a name for what decides on the types of an attack's arrays."""
-    return f"{attack} {spec.name} {spec.image_shape[2]} {json.dumps(_options(spec), sort_keys=True)}"
-
-
-def _options(spec: SchemeSpec) -> dict[str, Any]:
-    """Return the scheme's options without the nonce, which is another in every set."""
-    return {name: value for name, value in spec.options.items() if name != "nonce"}
 
 
 def source_digest() -> str:
@@ -132,36 +108,4 @@ def _run_once(jobs: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """Run each attack once on a small pool of a scheme, given as JSON. What it returns or raises is dropped."""
     for attack, value in jobs:
         with contextlib.suppress(Exception):
-            _run_small(attack, SchemeSpec.from_json(value))
-
-
-def load_compiled(attack: str, spec: SchemeSpec) -> None:
-    """Compile the functions that an attack calls on a scheme, or load them from Numba's cache, once in a process.
-
-    Loading alone takes seconds. Where attacks are timed in the process that calls this, their seconds are then their
-    own.
-    """
-    if (variant := _variant(attack, spec)) not in LOADED:
-        LOADED.add(variant)
-        with contextlib.suppress(Exception):
-            _run_small(attack, spec)
-
-
-def _run_small(attack: str, spec: SchemeSpec) -> None:
-    """Run an attack on a small pool of a scheme, and drop what it returns."""
-    side, channels = _SIDE_BLOCKS * spec.block, spec.image_shape[2]
-    small = describe(spec.name, (side, side, channels), spec.block, spec.key_scope, _options(spec))
-    images = _invent_images(side, channels)
-    pool = MemoryPool(small, load(small).cipher(SecretKey.generate()).encrypt(images))
-    rows = np.arange(_IMAGES)
-    labels = np.zeros(_IMAGES, np.int64)
-    ATTACKS[attack].attack(Knowledge(pool, rows[2:], rows[:2], Budget(_BUDGET_S), images, labels=labels))
-
-
-def _invent_images(side: int, channels: int) -> Images:
-    """Return random surfaces, uint8 [n, side, side, channels], which are textured and continuous like pictures."""
-    steps = np.random.default_rng(0).normal(size=(_IMAGES, side, side, channels))
-    surfaces = steps.cumsum(1).cumsum(2)
-    low, high = surfaces.min((1, 2, 3), keepdims=True), surfaces.max((1, 2, 3), keepdims=True)
-    images: Images = (255 * (surfaces - low) / (high - low)).astype(np.uint8)
-    return images
+            run_small(attack, SchemeSpec.from_json(value))

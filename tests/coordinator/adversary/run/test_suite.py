@@ -15,6 +15,7 @@ from coordinator.adversary.contract import Fit, Guess, Knowledge
 from coordinator.adversary.registry import ATTACKS
 from coordinator.adversary.run import cell as cells
 from coordinator.adversary.run import draws, suite
+from coordinator.adversary.stopwatch import Stopwatch
 from coordinator.exchange.audit.guesses import load_guess, read_draws
 from coordinator.exchange.pool import MemoryPool, Pool
 from crypto.errors import CipherwardError
@@ -52,6 +53,22 @@ def test_draws_rows_and_pools_are_fixed_beforehand(sets: list[SealedDataset], tm
     again = suite.plan_draw("draw-0", 0, sets[:2], SETTINGS)
     assert np.array_equal(again.rows, draws[0].rows) and np.array_equal(again.pool_rows, draws[0].pool_rows)
     assert read_draws(tmp_path / "g")[1]["seed"] == 4
+
+
+def test_functions_are_loaded_before_the_clock_of_an_attack_starts(
+    sets: list[SealedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+
+    class Watched(Stopwatch):
+        def __enter__(self) -> Stopwatch:
+            order.append("clock")
+            return super().__enter__()
+
+    monkeypatch.setattr(cells, "load_compiled", lambda attack, spec: order.append(f"load {attack}"))
+    monkeypatch.setattr(cells, "Stopwatch", Watched)
+    suite.run_suite(sets[2:], tmp_path / "g", SETTINGS)
+    assert order == ["clock", *["load pooled_key_recovery", "clock"] * 3]
 
 
 def test_the_first_set_is_the_one_audited(sets: list[SealedDataset]) -> None:

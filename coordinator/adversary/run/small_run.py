@@ -1,0 +1,71 @@
+"""Run an attack once on a small pool of invented images, so that Numba compiles or loads what it calls.
+
+Loading compiled functions from Numba's cache takes the better part of a second in every process, and compiling takes
+seconds more. Where that is done before an attack starts, the attack's seconds are its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import numpy as np
+
+from coordinator.adversary.contract import Budget, Knowledge
+from coordinator.adversary.registry import ATTACKS
+from coordinator.exchange.pool import MemoryPool
+from crypto.arrays import Images
+from crypto.key import SecretKey
+from crypto.scheme import describe, load
+from crypto.spec import SchemeSpec
+
+#: Invented images: two to guess, and a pool of 28. Chosen by hand; with them every needed function was compiled.
+_IMAGES = 30
+#: Blocks on each side of an invented image. Chosen by hand, as above.
+_SIDE_BLOCKS = 4
+#: Seconds that an attack may take. The slowest, key recovery for ele, took 14 s including compilation.
+_BUDGET_S = 120.0
+#: The variants whose functions this process has loaded.
+LOADED: set[str] = set()
+
+
+def load_compiled(attack: str, spec: SchemeSpec) -> None:
+    """Compile the functions that an attack calls on a scheme, or load them from Numba's cache, once in a process.
+
+    What the attack returns or raises is dropped.
+    """
+    if (variant := variant_of(attack, spec)) not in LOADED:
+        LOADED.add(variant)
+        with contextlib.suppress(Exception):
+            run_small(attack, spec)
+
+
+def variant_of(attack: str, spec: SchemeSpec) -> str:
+    """Return a name for what decides on the types of an attack's arrays."""
+    return f"{attack} {spec.name} {spec.image_shape[2]} {json.dumps(_options(spec), sort_keys=True)}"
+
+
+def _options(spec: SchemeSpec) -> dict[str, Any]:
+    """Return the scheme's options without the nonce, which is another in every set."""
+    return {name: value for name, value in spec.options.items() if name != "nonce"}
+
+
+def run_small(attack: str, spec: SchemeSpec) -> None:
+    """Run an attack on a small pool of a scheme, and drop what it returns."""
+    side, channels = _SIDE_BLOCKS * spec.block, spec.image_shape[2]
+    small = describe(spec.name, (side, side, channels), spec.block, spec.key_scope, _options(spec))
+    images = _invent_images(side, channels)
+    pool = MemoryPool(small, load(small).cipher(SecretKey.generate()).encrypt(images))
+    rows = np.arange(_IMAGES)
+    labels = np.zeros(_IMAGES, np.int64)
+    ATTACKS[attack].attack(Knowledge(pool, rows[2:], rows[:2], Budget(_BUDGET_S), images, labels=labels))
+
+
+def _invent_images(side: int, channels: int) -> Images:
+    """Return random surfaces, uint8 [n, side, side, channels], which are textured and continuous like pictures."""
+    steps = np.random.default_rng(0).normal(size=(_IMAGES, side, side, channels))
+    surfaces = steps.cumsum(1).cumsum(2)
+    low, high = surfaces.min((1, 2, 3), keepdims=True), surfaces.max((1, 2, 3), keepdims=True)
+    images: Images = (255 * (surfaces - low) / (high - low)).astype(np.uint8)
+    return images
