@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -167,10 +168,11 @@ def test_a_picture_that_changes_while_plain_images_are_read_is_refused(
     tmp_path: Path, sealed: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = plan_sealing(sealed, "train").source.names[-1]  # several threads read the first ones
-    read = Folder.read
+    read, writing = Folder.read, threading.Lock()
 
     def read_later(self: Folder, row: int) -> UInt8Array:
-        overwrite(tmp_path / "images" / name)
+        with writing:  # a thread must not overwrite what another one has half written
+            overwrite(tmp_path / "images" / name)
         return read(self, row)
 
     monkeypatch.setattr(Folder, "read", read_later)
