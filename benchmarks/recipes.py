@@ -37,10 +37,11 @@ from coordinator.report.build import machine
 from crypto.arrays import AnyArray, Int64Array, Rows
 from crypto.cipher import Cipher
 from crypto.errors import unknown
-from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_json
+from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_bytes, write_json
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
 from crypto.scheme import load
+from crypto.tensor_file import torch_tensor_bytes
 from parties.training.baseline import train_plain
 
 SCHEMA = "cipherward.recipes/1"
@@ -68,6 +69,8 @@ _LONG: dict[str, Any] = {
     "model_args": {},
     "augment": "flip_shift",
 }
+#: A training that begins with the weights of another one: its rate begins anew, then falls to zero again.
+_AFTER: dict[str, Any] = {"rounds": 1, "local_epochs": 24, "batch": 8, "lr": 2e-4, "mixup": 0.2}
 _FAST_POSITIONS: dict[str, Any] = {"position_lr_scale": 10.0}
 _SLOW: dict[str, Any] = {"lr": 1e-4, "stem_lr_scale": 4.0}
 #: What each recipe changes, by name.
@@ -110,6 +113,16 @@ RECIPES: dict[str, dict[str, Any]] = {
         "batch": 8,
         "lr": 2e-4,
         "mixup": 0.2,
+    },
+    "learn: after 48 epochs: 24 more": {
+        **_LONG,
+        **_AFTER,
+        "augment": "flip_shift",
+    },
+    "learn: after 48 epochs: 24 more + affine views": {
+        **_LONG,
+        **_AFTER,
+        "augment": "flip_affine",
     },
     "learn: 3 rounds of 12 epochs + all blocks + affine views": {
         **_ALONE,
@@ -178,6 +191,13 @@ BEGUN: dict[str, Carried] = {
     for name in RECIPES
     for what in get_args(Carried)
     if name.startswith(f"learn: recovered {what}")
+}
+#: The recipes that begin with the best weights of another recipe of the same seed, which has to be kept. The head is
+#: new, as in a study whose plan names the model of an earlier one as its weights.
+AFTER: dict[str, str] = {
+    name: "learn: 2 rounds of 24 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 0.2"
+    for name in RECIPES
+    if name.startswith("learn: after 48 epochs")
 }
 
 
@@ -251,6 +271,7 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
     splits = read(data, "mri", plan.image_size, (0, 0, 1))
     cipher = _cipher(plan, out)
     started = _kept(name, seed, out).with_suffix(".started")
+    classes = 1 + int(splits["train"].labels.max())
     recovered: dict[str, Any] = {}
     if name in BEGUN and cipher is not None:
         carried = out / f"carried-{BEGUN[name]}-{seed}.safetensors"
@@ -259,11 +280,14 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
         key = read_key(out / "secret.key")
         recovered["recovered"] = write_recovered_weights(plan, sealed, key, BEGUN[name], carried)
         plan = plan.model_copy(update={"weights": str(carried)})
+    if name in AFTER:
+        earlier = _write_earlier(AFTER[name], seed, data, classes, out)
+        plan = plan.model_copy(update={"weights": str(earlier)})
     _, val, seconds = train_plain(
         plan,
         deal(splits["train"], seed, plan.parties, cipher),
         _seal(splits["val"], cipher),
-        1 + int(splits["train"].labels.max()),
+        classes,
         started,
         lambda line: print(" ", line, flush=True),
     )
@@ -279,6 +303,16 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
         "seconds": seconds,
         **recovered,
     }
+
+
+def _write_earlier(name: str, seed: int, data: Path, classes: int, out: Path) -> Path:
+    """Write the best weights of a kept recipe by timm's names, and return their file."""
+    path = out / f"earlier-{seed}.safetensors"
+    model = build_model(plan_of(name, seed, data), classes, plain=True)
+    with safe_open(str(_kept(name, seed, out)), framework="numpy") as file:
+        unpack(model, file.get_tensor("best"))
+    write_bytes(path, torch_tensor_bytes(dict(model.state_dict()), {}))
+    return path
 
 
 def read_test(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:

@@ -19,6 +19,9 @@ stem `private` computes the same. A difference of less than three points between
 Lines with `recovered` begin with the public weights in the coordinates of the key, as far as the line says: the
 places of the blocks, the order of the pixels, or both. Nobody gave that key away: key recovery found it in {found}.
 They say what `learn` loses, and that it loses it to nobody who attacks first.
+Lines with `after 48 epochs` begin with the best model of the line of 2 rounds of 24 epochs, of the same seed, as a
+study does whose plan names the model of an earlier one as its weights: the head is new, and the rate begins anew.
+Their minutes are those of the further epochs alone.
 `filters as means`, a patch embedding that begins by reading the mean of each block, had a setting that was not kept.
 """
 
