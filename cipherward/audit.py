@@ -115,13 +115,14 @@ def audit(
         require_dtype(sealed, specs[0], f"encrypt in draw {index + 1}")
         require_gray_levels(sealed, plain[members], f"encrypt in draw {index + 1}")
         draws.append(_draw(chosen, specs, index, plain[members], classes[members], sealed, function, key))
+    defects = [*_plain_defects(draws), *examined.defects]
     name = chosen.name or function.name
     subject = Subject(
         name,
         "a Python function",
         specs[0],
         8 * examined.used_key_bytes,
-        examined.defects,
+        tuple(defects),
         has_decrypt=decrypt is not None,
         weakness=examined.weakness,
     )
@@ -181,15 +182,31 @@ def audit_ciphertexts(
     specs = chosen.specs(plain.shape[1:], is_real=sets[0].dtype == np.float32)
     require_dtype(sets[0], specs[0], "the set of ciphertexts")
     draws = [_draw(chosen, specs, index, plain, classes, sealed) for index, sealed in enumerate(sets)]
-    textured = np.flatnonzero(plain.reshape(len(plain), -1).std(1) > 0)
+    textured = _textured(plain)
     defects = [
-        *plain_defects(plain[textured], sets[0][textured]),
+        *_plain_defects(draws),
         *(d.replace("fresh keys", "sets") for d in key_defects([sealed[textured] for sealed in sets])),
     ]
     subject = Subject(
         chosen.name or "ciphertexts", "ciphertexts", specs[0], 0, tuple(defects), has_decrypt=False
     )
     return _audit_draws(subject, draws, chosen)
+
+
+def _textured(plain: Images) -> Int64Array:
+    """Return which images are not of one value, int64 [m]: others may be their own ciphertexts."""
+    return np.flatnonzero(plain.reshape(len(plain), -1).std(1) > 0)
+
+
+def _plain_defects(draws: Sequence[SealedDraw]) -> list[str]:
+    """Return a sentence if ciphertexts are the plain images themselves. All are compared; the worst draw is told."""
+    plain = [_textured(draw.plain) for draw in draws]
+    same = [
+        (draw.plain[rows] == draw.sealed[rows]).all((1, 2, 3)).sum()
+        for draw, rows in zip(draws, plain, strict=True)
+    ]
+    worst = int(np.argmax(same))
+    return plain_defects(draws[worst].plain[plain[worst]], draws[worst].sealed[plain[worst]])
 
 
 def _audit_draws(subject: Subject, draws: Sequence[SealedDraw], settings: Settings) -> AuditResult:
