@@ -9,14 +9,21 @@ import numpy as np
 
 from cipherward.function import require_no_bytes_as_reals
 from cipherward.settings import Settings
+from coordinator.exchange.audit.suite1 import TEXTURE
 from crypto.arrays import AnyArray, Images, Int64Array
 from crypto.errors import CipherwardError
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
+from parties.scoring.measures import is_flat
 
 #: How many times less than the images' real ciphertexts may spread, and how far from zero gray levels may lie. Both
 #: only tell scales apart: orthogonal blocks spread as the images do.
 _SPREAD, _FAR = 10.0, 1020.0
+#: Values that are looked at for levels, the values of a byte, and the part of their range within which two are one.
+#: Levels of bytes are .004 of it apart, and float32 rounds to 10^-7.
+_SAMPLED, _BYTES, _SAME_LEVEL = 1 << 20, 256, 1e-5
+#: Of so many ciphertexts one may be flat. Guesses of which one in four is flat get no figures (docs/suite.md).
+_FLAT_PART = 8
 
 
 def as_settings(values: dict[str, Any]) -> Settings:
@@ -100,6 +107,56 @@ def require_gray_levels(sealed: AnyArray, plain: Images, where: str) -> None:
         f"{where} gave real numbers from {low:.4g} to {high:.4g}, mostly within {spread:.2g} of {middle:.4g}, and "
         "the suite measures in gray levels, 0 to 255",
         "bring ciphertexts to the scale of the images: 255 * x for images in [0, 1], 127.5 * (x + 1) for [-1, 1]",
+    )
+
+
+def require_form(sealed: AnyArray, plain: Images, where: str, *, is_family: bool) -> None:
+    """Raise CipherwardError if ciphertexts have a form in which attacks or measures would pass them by.
+
+    Args:
+        sealed: Ciphertexts, uint8 or float32.
+        plain: Their images, uint8.
+        where: What gave them.
+        is_family: Whether they are those of a scheme of this program: its own recovery takes them as they are.
+    """
+    if sealed.dtype == np.float32 and not is_family:
+        _require_many_levels(sealed, where)
+    _require_contrast(sealed, plain, where)
+
+
+def _require_many_levels(sealed: AnyArray, where: str) -> None:
+    """Raise CipherwardError if real ciphertexts take so few values that they are bytes on a scale of their own."""
+    levels = [_levels(sealed[..., channel]) for channel in range(sealed.shape[3])]
+    if 0 in levels:
+        return
+    raise CipherwardError(
+        f"{where}: the float32 values of a channel are {max(levels)} levels, up to rounding, so they are bytes on "
+        "another scale",
+        "hand over the bytes, .round().astype(numpy.uint8) of gray levels from 0 to 255: most attacks are on bytes",
+    )
+
+
+def _levels(values: AnyArray) -> int:
+    """Return how many values there are, up to rounding; 0 if they are more than bytes have."""
+    flat = values.ravel()
+    sample = np.sort(flat[:: max(1, flat.size // _SAMPLED)].astype(np.float64))
+    # What rounding makes of one level lies close together. Real numbers fill their range.
+    close = _SAME_LEVEL * (sample[-1] - sample[0])
+    ends = np.append(np.flatnonzero(np.diff(sample) > close), len(sample) - 1)
+    widths = sample[ends] - sample[np.append(0, ends[:-1] + 1)]
+    return len(ends) if len(ends) <= _BYTES and widths.max() <= close else 0
+
+
+def _require_contrast(sealed: AnyArray, plain: Images, where: str) -> None:
+    """Raise CipherwardError if many ciphertexts count as flat, which says nothing: guesses of them get no figures."""
+    pictures = sealed if sealed.dtype == np.uint8 else np.rint(sealed).clip(0, 255).astype(np.uint8)
+    flat = is_flat(pictures)[~is_flat(plain)]
+    if flat.sum() * _FLAT_PART <= len(flat):
+        return
+    raise CipherwardError(
+        f"{where}: {int(flat.sum())} of {len(flat)} ciphertexts differ from one gray by {TEXTURE:.0f} gray levels or "
+        "less, where nothing is measured, though somebody may see the picture in them",
+        "spread ciphertexts over the gray levels from 0 to 255, as the images are",
     )
 
 

@@ -26,6 +26,7 @@ from cipherward.arguments import (
     as_labels,
     as_settings,
     require_dtype,
+    require_form,
     require_gray_levels,
 )
 from cipherward.controls import control_draws, public_of_controls
@@ -114,6 +115,7 @@ def audit(
             specs = chosen.specs(plain.shape[1:], is_real=sealed.dtype == np.float32)
         require_dtype(sealed, specs[0], f"encrypt in draw {index + 1}")
         require_gray_levels(sealed, plain[members], f"encrypt in draw {index + 1}")
+        require_form(sealed, plain[members], f"encrypt in draw {index + 1}", is_family=bool(chosen.family))
         draws.append(_draw(chosen, specs, index, plain[members], classes[members], sealed, function, key))
     defects = [*_plain_defects(draws), *examined.defects]
     name = chosen.name or function.name
@@ -181,6 +183,8 @@ def audit_ciphertexts(
         raise CipherwardError("the sets of ciphertexts differ in dtype", "hand over sets of one scheme")
     specs = chosen.specs(plain.shape[1:], is_real=sets[0].dtype == np.float32)
     require_dtype(sets[0], specs[0], "the set of ciphertexts")
+    for number, sealed in enumerate(sets, 1):
+        require_form(sealed, plain, f"set {number} of ciphertexts", is_family=bool(chosen.family))
     draws = [_draw(chosen, specs, index, plain, classes, sealed) for index, sealed in enumerate(sets)]
     textured = _textured(plain)
     defects = [

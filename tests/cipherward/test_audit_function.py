@@ -364,9 +364,11 @@ def test_pairs_of_real_ciphertexts_are_tried_as_orthogonal_blocks() -> None:
     def orthogonal(images: Images, key: bytes) -> AnyArray:
         return np.asarray(load(spec).cipher(SecretKey(key)).encrypt(images))
 
+    # Another fraction for each pixel: bytes and one fraction would be bytes.
+    fractions = np.linspace(0, 0.9, IMAGES[0].size, dtype=np.float32).reshape(IMAGES.shape[1:])
     for encrypt, is_break in (
         (orthogonal, True),
-        (lambda i, k: made_up.stream(i, k) + np.float32(0.5), False),
+        (lambda i, k: made_up.stream(i, k) + fractions, False),
     ):
         result = audit(encrypt, IMAGES, known_pairs=10, chosen_plaintext=True, **{**ONE_ATTACK, "draws": 1})
         assert [finding.is_break for finding in result.pairs] == [is_break, is_break]

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cipherward.audit import audit
+from cipherward.audit import audit, audit_ciphertexts
 from cipherward.function import FunctionUnderAudit
 from coordinator.adversary.recover import unknown_scheme
-from crypto.arrays import Images
+from crypto.arrays import AnyArray, Images
+from crypto.errors import CipherwardError
+from crypto.key import SecretKey
+from crypto.scheme import describe, load
 from tests.support import made_up_schemes as made_up
 from tests.support.pictures import smooth
 
 IMAGES = smooth(90, 32, 32)
 AS_IS: dict[str, Any] = {"sizes": (10,), "draws": 1, "rows": 32, "block": 8, "attacks": ("as_is",)}
+OF_SETS = {name: value for name, value in AS_IS.items() if name != "draws"}
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +65,65 @@ def test_a_scheme_may_give_an_image_and_its_negative_one_ciphertext() -> None:
         for number in range(8):  # under some of these keys, an image and its negative have one ciphertext
             keys = [bytes([number]) * 32, bytes([number + 100]) * 32]
             assert not any("key" in defect for defect in function.examine(IMAGES, keys).defects)
+
+
+def on_a_scale_of_its_own(by: float, level: float) -> Callable[[Images, bytes], AnyArray]:
+    """Return a scheme on bytes whose ciphertexts are real numbers on a scale of their own."""
+    return lambda images, key: (made_up.mosaic(images, key).astype(np.float32) - level) * np.float32(by)
+
+
+def by_channel(images: Images, key: bytes) -> AnyArray:
+    """Return colour images with another scale for each channel, as normalisation by channel leaves them."""
+    colour = np.repeat(made_up.mosaic(images, key), 3, axis=3).astype(np.float32)
+    return colour * np.array([0.9, 1.1, 1.3], np.float32) - np.array([1.1, 2.2, 3.3], np.float32)
+
+
+def normalised(images: Images, key: bytes) -> AnyArray:
+    """Shuffle images on [-1, 1], and bring the ciphertexts back to gray levels."""
+    sealed = (made_up.mosaic(images, key).astype(np.float32) / 255 - np.float32(0.5)) / np.float32(0.5)
+    return np.float32(127.5) * (sealed + 1)
+
+
+@pytest.mark.parametrize(
+    "encrypt",
+    [
+        normalised,
+        on_a_scale_of_its_own(1, 127.5),
+        on_a_scale_of_its_own(1, 128),
+        on_a_scale_of_its_own(-1.7, 0),
+    ],
+)
+def test_bytes_on_a_scale_of_their_own_are_no_real_numbers(
+    encrypt: Callable[[Images, bytes], AnyArray],
+) -> None:
+    with pytest.raises(CipherwardError, match="levels, up to rounding, so they are bytes on another scale"):
+        audit(encrypt, IMAGES, **AS_IS)
+    with pytest.raises(CipherwardError, match="levels, up to rounding"):
+        audit_ciphertexts([encrypt(IMAGES, bytes([key]) * 32) for key in (1, 2)], IMAGES, **OF_SETS)
+
+
+def test_every_channel_may_have_a_scale_of_its_own() -> None:
+    with pytest.raises(CipherwardError, match="levels, up to rounding"):
+        audit_ciphertexts(by_channel(IMAGES, bytes(32)), np.repeat(IMAGES, 3, axis=3), **OF_SETS)
+
+
+def test_real_ciphertexts_of_blocks_are_audited_as_such() -> None:
+    cipher = load(describe("orthogonal", IMAGES.shape[1:], 8)).cipher(SecretKey(bytes(32)))
+    assert audit_ciphertexts(np.asarray(cipher.encrypt(IMAGES)), IMAGES, **OF_SETS).report.draws
+
+
+def faint(images: Images, key: bytes) -> Images:
+    """Leave the picture as it is, in four gray levels of one brightness for each image."""
+    return np.stack([(image >> 6) + np.uint8(_drawn(image, key) // 2) for image in images])
+
+
+def test_a_picture_too_faint_to_be_measured_is_no_ciphertext() -> None:
+    noise = np.random.default_rng(0).random(IMAGES.shape, np.float32) / 3
+    for noisy in (0, noise):
+        sealed = [faint(IMAGES, bytes([key])) + noisy for key in (1, 2)]
+        with pytest.raises(
+            CipherwardError, match="ciphertexts differ from one gray by 2 gray levels or less"
+        ):
+            audit_ciphertexts(sealed, IMAGES, **OF_SETS)
+    with pytest.raises(CipherwardError, match="though somebody may see the picture"):
+        audit(faint, IMAGES, **AS_IS)
