@@ -37,6 +37,8 @@ from crypto.spec import SchemeSpec
 
 Result = TypeVar("Result")
 RECOVERY = "pooled_key_recovery"
+#: The ciphertext as it is, and the same looked at image by image: nobody said that one key turned them all alike.
+AS_IS, AS_IS_EACH = "as_is", "as_is_each"
 #: Characters of an error that a finding keeps.
 _ERROR_CHARACTERS = 300
 
@@ -88,6 +90,8 @@ def attack_draw(draw: SealedDraw, settings: Settings) -> Iterator[Attempt]:
             attempts = run(name, draw, size, settings)
             settings.log(f"{draw.name} {draw.set_name}: {attempts[0]}")
             yield from attempts
+            if name == AS_IS and not settings.family:
+                yield from (replace(attempt, name=AS_IS_EACH) for attempt in attempts)
 
 
 def _sizes(info: AttackInfo, draw: SealedDraw, settings: Settings, *, tries_models: bool) -> list[int]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cipherward.attacking import AS_IS, AS_IS_EACH
 from cipherward.links import strongest_link
 from cipherward.scoring import ScoredDraw
 from cipherward.settings import Settings
@@ -124,12 +125,21 @@ def _without_failures(draws: Sequence[DrawScores], settings: Settings) -> list[D
 
 
 def _failed_recoveries(draws: Sequence[DrawScores], settings: Settings) -> dict[str, list[Finding]]:
-    """Return the findings of each single key recovery that broke no draw."""
+    """Return the findings of each attack beside those of the settings that broke no draw, by the attack's name."""
     own: dict[str, list[Finding]] = {}
     for finding in (finding for draw in draws for finding in draw.findings):
         if finding.attack not in settings.attacks:
             own.setdefault(finding.attack, []).append(finding)
-    return {name: own[name] for name in sorted(own) if not any(broken_by(f, SUITE) for f in own[name])}
+    failed = {name: own[name] for name in sorted(own) if not any(broken_by(f, SUITE) for f in own[name])}
+    # What is seen without moving each image by itself is told once.
+    if AS_IS_EACH in own and _broken_draws(draws, AS_IS_EACH) <= _broken_draws(draws, AS_IS):
+        failed[AS_IS_EACH] = own[AS_IS_EACH]
+    return failed
+
+
+def _broken_draws(draws: Sequence[DrawScores], attack: str) -> set[str]:
+    """Return the names of the draws that an attack breaks."""
+    return {draw.draw for draw in draws if any(broken_by(f, SUITE) for f in draw.of(attack))}
 
 
 def _recoveries_in_words(draws: Sequence[DrawScores], settings: Settings) -> list[str]:
@@ -142,6 +152,8 @@ def _recoveries_in_words(draws: Sequence[DrawScores], settings: Settings) -> lis
     }
     crashed, late, untried, failed = fates.values()
     for name, findings in _failed_recoveries(draws, settings).items():
+        if name == AS_IS_EACH:
+            continue  # no key recovery
         if errors := [finding.error for finding in findings if finding.error]:
             crashed.append(f"{name} ({errors[0]})")
         elif any("truncated" in finding.note for finding in findings):

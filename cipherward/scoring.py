@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cipherward.attacking import Attempt, attack_draw
+from cipherward.attacking import AS_IS_EACH, Attempt, attack_draw
 from cipherward.draws import SealedDraw, truth_of
 from cipherward.links import links_of
 from cipherward.settings import Settings
@@ -19,7 +19,7 @@ from coordinator.exchange.audit.suite2 import SUITE, breaking_measures
 from crypto.arrays import Float64Array, Images, Rows
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
-from crypto.symmetry import EVERY_MOVE, Orbit
+from crypto.symmetry import EVERY_MOVE, SECOND_LOOK, Orbit
 from parties.scoring.figures import MeasuredPictures, compute_figures, degenerate_figures, is_degenerate
 from parties.scoring.measures import ssims, summarise
 from parties.scoring.second_look import SecondTruth, second_truth
@@ -74,21 +74,26 @@ class Scorer:
         """Take a draw, the settings, and the scheme of the report."""
         self._draw, self._settings = draw, settings
         self._orbit = orbit_of(draw, settings, audited)
-        self._measures: dict[tuple[int, bool], _Measure] = {}
+        self._measures: dict[tuple[int, str], _Measure] = {}
 
-    def measure(self, spec: SchemeSpec, *, each_alone: bool = False) -> _Measure:
+    def measure(self, spec: SchemeSpec, attack: str = "") -> _Measure:
         """Return what guesses are measured against that are told one of the draw's schemes.
 
         Args:
             spec: The scheme that the attack was told.
-            each_alone: Whether the attack opens every image by itself, and so in a turn and sign of its own.
+            attack: The attack's name. Some open every image by itself, and so in a turn and sign of its own.
         """
-        if (spec.block, each_alone) not in self._measures:
-            truth = self.measure(spec).truth.each_alone() if each_alone else self._truth(spec)
-            self._measures[spec.block, each_alone] = _Measure(
+        which = attack if attack in (*OPENS_EACH_ALONE, AS_IS_EACH) else ""
+        if (spec.block, which) not in self._measures:
+            truth = self.measure(spec).truth if which else self._truth(spec)
+            if which == AS_IS_EACH:
+                # What anybody can do with a picture in view. Colours in another order are left to the attacks.
+                truth = truth.with_orbit(SECOND_LOOK)
+            truth = truth.each_alone() if which else truth
+            self._measures[spec.block, which] = _Measure(
                 truth, baseline_ssims(truth), second_truth(truth), MeasuredPictures()
             )
-        return self._measures[spec.block, each_alone]
+        return self._measures[spec.block, which]
 
     def _truth(self, spec: SchemeSpec) -> Truth:
         return truth_of(self._draw, spec, self._settings, self._orbit)
@@ -98,7 +103,7 @@ class Scorer:
         if attempt.guess is None:
             return None
         spec = attempt.spec
-        measure = self.measure(spec, each_alone=attempt.name in OPENS_EACH_ALONE)
+        measure = self.measure(spec, attempt.name)
         images = attempt.guess.images[measure.truth.pick]
         if is_degenerate(images, measure.truth):
             return degenerate_figures(measure.truth, measure.second)

@@ -127,3 +127,28 @@ def test_a_picture_too_faint_to_be_measured_is_no_ciphertext() -> None:
             audit_ciphertexts(sealed, IMAGES, **OF_SETS)
     with pytest.raises(CipherwardError, match="though somebody may see the picture"):
         audit(faint, IMAGES, **AS_IS)
+
+
+def _each(image: Images, number: int) -> Images:
+    """Return an image mirrored, turned and in the negative, as the bits of a number say."""
+    moved = np.rot90(image[:, ::-1] if number & 1 else image, number >> 1 & 3)
+    return 255 - moved if number & 8 else moved
+
+
+def turned_each(images: Images, key: bytes) -> Images:
+    """Turn, mirror or invert every picture, as key and image decide."""
+    return np.stack([_each(image, _drawn(image, key)) for image in images])
+
+
+def test_pictures_that_are_each_turned_or_inverted_are_broken_by_looking_at_them() -> None:
+    result = audit(turned_each, IMAGES, **AS_IS)
+    assert result.valid, result
+    assert result.report.verdict.broken_at == {"as_is_each": 1} and "as_is_each breaks" in result.verdict
+
+
+def test_a_look_at_each_image_is_told_only_where_it_shows_more() -> None:
+    for encrypt, is_broken in ((made_up.identity, True), (made_up.stream, False)):
+        result = audit(encrypt, IMAGES, **AS_IS)
+        assert result.valid and result.broken is is_broken
+        assert "as_is_each" not in str(result)
+        assert not any(finding.attack == "as_is_each" for finding in result.report.findings)
