@@ -10,6 +10,7 @@ from cipherward.attacking import AS_IS, AS_IS_EACH
 from cipherward.links import strongest_link
 from cipherward.scoring import ScoredDraw
 from cipherward.settings import Settings
+from coordinator.adversary.recover.unknown_scheme import NOTHING
 from coordinator.exchange.audit.rates import LinkableRate
 from coordinator.exchange.audit.scores import AttackedBy, DrawScores, Finding
 from coordinator.exchange.audit.suite2 import SUITE, broken_by
@@ -148,9 +149,10 @@ def _recoveries_in_words(draws: Sequence[DrawScores], settings: Settings) -> lis
         "crashed, which says nothing about the scheme": [],
         "ran out of time": [],
         "were not tried, because another was sound": [],
+        "found nothing in the pools to begin with": [],
         "ran to the end and broke no draw": [],
     }
-    crashed, late, untried, failed = fates.values()
+    crashed, late, untried, empty, failed = fates.values()
     for name, findings in _failed_recoveries(draws, settings).items():
         if name == AS_IS_EACH:
             continue  # no key recovery
@@ -159,7 +161,9 @@ def _recoveries_in_words(draws: Sequence[DrawScores], settings: Settings) -> lis
         elif any("truncated" in finding.note for finding in findings):
             late.append(name)
         else:
-            (untried if all(finding.idle for finding in findings) else failed).append(name)
+            is_idle = all(finding.idle for finding in findings)
+            has_nothing = any(NOTHING in finding.note for finding in findings)
+            ((empty if has_nothing else untried) if is_idle else failed).append(name)
     return [f"key recoveries that {fate}: {', '.join(names)}" for fate, names in fates.items() if names]
 
 

@@ -152,3 +152,17 @@ def test_a_look_at_each_image_is_told_only_where_it_shows_more() -> None:
         assert result.valid and result.broken is is_broken
         assert "as_is_each" not in str(result)
         assert not any(finding.attack == "as_is_each" for finding in result.report.findings)
+
+
+def test_a_scheme_with_too_many_blocks_for_its_attack_is_not_called_unbroken() -> None:
+    images = smooth(70, 66, 66)
+    spec = describe("block_pixel", images.shape[1:], 2)
+
+    def encrypt(images: Images, key: bytes) -> AnyArray:
+        return np.asarray(load(spec).cipher(SecretKey(key)).encrypt(images))
+
+    settings = {**AS_IS, "attacks": ("as_is", "pooled_key_recovery"), "block": 2, "family": "block_pixel"}
+    result = audit(encrypt, images, **settings)
+    assert result.valid and not result.broken and result.uncertain
+    assert result.verdict.startswith("Attack uncertain: what pooled_key_recovery at 10 images found")
+    assert "not sought: 1089 blocks of 4 values" in str(result)

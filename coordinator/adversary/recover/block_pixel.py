@@ -41,6 +41,7 @@ from coordinator.adversary.recover.block_pixel_refinement import (
     turn_and_reorder,
 )
 from coordinator.adversary.recover.neighbour_agreement import neighbour_agreement
+from coordinator.adversary.recover.not_sought import unmoved
 from coordinator.adversary.recover.pool_reading import random_rows
 from coordinator.adversary.time_budget import TimeLeft
 from coordinator.adversary.values.colour_block_layout import lay_out_values
@@ -65,6 +66,11 @@ _JUDGED_IMAGES = 50
 _FIT = "the share of touching blocks that are among the four nearest of each other by their values"
 
 
+def is_too_large(spec: SchemeSpec) -> bool:
+    """Return whether nothing is sought, because the blocks are too many or have too many values."""
+    return spec.blocks > MOST_BLOCKS or spec.block**2 * spec.image_shape[2] > MOST_VALUES
+
+
 def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovered | None:
     """Recover K1, K2 and mask.
 
@@ -74,12 +80,15 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         time_left: Asked between steps. When it returns False, the best key so far is returned.
 
     Returns:
-        The key, or None if no value varies, n is below LEAST_IMAGES, or the blocks are too many or too large.
+        The key, or None if no value varies or n is below LEAST_IMAGES.
     """
     spec = pool.spec
     size = spec.block**2 * spec.image_shape[2]
-    if len(pool_rows) < LEAST_IMAGES or spec.blocks > MOST_BLOCKS or size > MOST_VALUES:
+    if len(pool_rows) < LEAST_IMAGES:
         return None
+    if is_too_large(spec):
+        note = f"not sought: {spec.blocks} blocks of {size} values, at most {MOST_BLOCKS} of {MOST_VALUES}"
+        return unmoved(spec.image_shape, spec.block, note)
     rows = random_rows(pool_rows, _IMAGES)
     notes = [f"from {len(rows)} of {len(pool_rows)} images"] if len(rows) < len(pool_rows) else []
     sealed = to_blocks(pool.images(rows), spec.block)  # [n, N, S, c]

@@ -36,6 +36,7 @@ from coordinator.adversary.puzzle.distances import (
 )
 from coordinator.adversary.puzzle.grid_layout import grid_symmetries, lay_out
 from coordinator.adversary.puzzle.seams import block_sides, inner_seam_cost, seam_costs
+from coordinator.adversary.recover.not_sought import NOT_SOUGHT
 from coordinator.adversary.recover.pool_reading import image_chunks, random_order
 from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
@@ -115,6 +116,7 @@ def recover_block_order(
     fits: tuple[Fit, ...] = ()
     if count > MOST_BLOCKS:
         all_notes.append(f"block order not sought: {count} blocks, at most {MOST_BLOCKS}")
+        fits = (NOT_SOUGHT,)
     else:
         limit = min(_SEAM_IMAGES, max(_LEAST_SEAM_IMAGES, _SEAM_WORK // count**2))
         rows = evenly_spaced(pool_rows, limit)

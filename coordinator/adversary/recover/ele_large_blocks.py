@@ -67,6 +67,8 @@ def lay_out_large_blocks(
         nibbles: The nibbles of every block, as they are put together.
         time_left: Asked between steps.
     """
+    if block_pixel.is_too_large(coarse.spec):
+        return None
     solved = block_pixel.recover(coarse, rows, time_left)
     if solved is None:
         return None

@@ -17,13 +17,13 @@ from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
 from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, places_of
 from coordinator.adversary.puzzle.seams import block_sides
 from coordinator.adversary.puzzle.solver import Solution, solve
+from coordinator.adversary.recover.not_sought import unmoved
 from coordinator.adversary.recover.pool_reading import CHUNK, image_chunks, random_rows
 from coordinator.adversary.time_budget import TimeLeft
 from coordinator.adversary.values.ycbcr_planes import identify_planes
 from crypto.arrays import BoolArray, Float32Array, Int64Array, Rows
 from crypto.kernels.blocks import block_pixels
 from crypto.kernels.executors import apply
-from crypto.kernels.table import Table
 from crypto.scheme import load
 from crypto.schemes.etc import Etc
 from crypto.symmetry import ORDER_INVERSES, TURN_INVERSES, TURN_PRODUCTS, turned
@@ -56,7 +56,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     count = shape[0] * shape[1]
     if count > MOST_BLOCKS:
         note = f"not sought: {count} blocks, at most {MOST_BLOCKS}"
-        return Recovered(Table(scheme.sealed_shape, (block, block)), {}, (note,))
+        return unmoved(scheme.sealed_shape, block, note)
     notes: list[str] = []
     limit = int(np.clip(_HELD_VALUES // (4 * count * block * channels), *_IMAGES))
     rows = pool_rows

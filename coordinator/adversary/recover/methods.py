@@ -31,11 +31,14 @@ class Method:
         recover: The recovery from a pool of ciphertexts.
         is_puzzle: Whether the scheme moves whole blocks, so that one image alone is a jigsaw puzzle.
         least_images: With fewer images than this nothing is tried.
+        none_is_failure: Whether the recovery failed where it returns no key. Others return none of a pool that holds
+            nothing to begin with, as where all images are of one gray, and that is no failure.
     """
 
     recover: Recovery
     is_puzzle: bool = False
     least_images: int = 1
+    none_is_failure: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -46,7 +49,7 @@ METHODS: dict[str, Method] = {
     "sub_block_etc": Method(sub_block_etc.recover, is_puzzle=True),
     "le": Method(le.recover),
     "ele": Method(ele.recover, least_images=ele.LEAST_IMAGES),
-    "pe": Method(pe.recover),
+    "pe": Method(pe.recover, none_is_failure=True),
     "patch_shuffle": Method(patch_shuffle.recover, is_puzzle=True),
     "plain": Method(block_pixel_shuffle.recover, is_puzzle=True),
     "noise": Method(block_pixel_shuffle.recover, is_puzzle=True),

@@ -10,6 +10,7 @@ from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
 from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, assemble, places_of, seam_fit
 from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.recover.block_pixel_shuffle import MOST_BLOCKS
+from coordinator.adversary.recover.not_sought import unmoved
 from coordinator.adversary.time_budget import TimeLeft
 from crypto.arrays import Rows
 from crypto.kernels.blocks import block_pixels
@@ -33,7 +34,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     block, (height, width, _) = spec.block, spec.image_shape
     if spec.blocks > MOST_BLOCKS:
         note = f"not sought: {spec.blocks} patches, at most {MOST_BLOCKS}"
-        return Recovered(Table(spec.image_shape, (block, block)), {}, (note,))
+        return unmoved(spec.image_shape, block, note)
     sides = block_sides(images, block_pixels(height, width, block), block)
     across, down = seam_costs(iter(sides), spec.blocks, time_left)
     grid = assemble(across, down, spec.grid, time_left)

@@ -20,7 +20,8 @@ def attack(knowledge: Knowledge) -> Guess:
     """Open the rows to guess with the key recovered from the pool's rows.
 
     `Guess.key` is None if every block is constant or every image has a key of its own. The guess is idle if the pool
-    has fewer images than the recovery needs: that says nothing about the scheme's strength.
+    has fewer images than the recovery needs, or holds nothing that identifies a key. That says nothing about the
+    scheme's strength.
     """
     spec = knowledge.pool.spec
     method = METHODS.get(spec.name)
@@ -34,5 +35,6 @@ def attack(knowledge: Knowledge) -> Guess:
         note = f"nothing is tried with fewer than {method.least_images} images"
         return open_rows(knowledge, None, note, idle=True)
     recovered = method.recover(knowledge.pool, pool_rows, knowledge.budget.time_left)
-    note = "nothing identifiable" if recovered is None else "; ".join(recovered.notes)
-    return open_rows(knowledge, recovered, note)
+    if recovered is None:
+        return open_rows(knowledge, None, "nothing identifiable", idle=not method.none_is_failure)
+    return open_rows(knowledge, recovered, "; ".join(recovered.notes))

@@ -26,6 +26,7 @@ from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.puzzle.solver import Solution, solve
 from coordinator.adversary.puzzle.swap_search import total_cost
 from coordinator.adversary.recover.etc import MOST_BLOCKS, key_parts
+from coordinator.adversary.recover.not_sought import unmoved
 from coordinator.adversary.recover.pool_reading import image_chunks, random_order
 from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
@@ -61,7 +62,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     spec, count = pool.spec, pool.spec.blocks
     if count > MOST_BLOCKS:
         note = f"not sought: {count} main blocks, at most {MOST_BLOCKS}"
-        return Recovered(Table(spec.image_shape, (spec.block, spec.block)), {}, (note,))
+        return unmoved(spec.image_shape, spec.block, note)
     sample = _varied_main_blocks(pool, pool_rows)
     if not len(sample):
         return None

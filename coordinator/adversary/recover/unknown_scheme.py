@@ -58,6 +58,8 @@ SLOW = ("block_pixel", "pe", "ele")
 _WITHOUT_BLOCKS = ("pe",)
 #: Characters of an error that a trial keeps.
 _ERROR_CHARACTERS = 300
+#: What a recovery says that found nothing to begin with, such as a pool of images of one gray.
+NOTHING = "nothing identifiable"
 #: Images that are opened to compare the recoveries. Chosen by hand.
 _COMPARED = 16
 #: Least correlation of neighbouring pixels of a picture. Right pictures had .79 to .91 (phantoms at 64 pixels and
@@ -72,7 +74,8 @@ class Trial:
 
     Attributes:
         model: The scheme that the ciphertexts were taken for.
-        guess: Its guess. It is idle if the recovery was not tried, because another is sound already.
+        guess: Its guess. It is idle if the recovery was not tried, because another is sound already, or found nothing
+            in the pool to begin with.
         agreement: How much neighbouring pixels of what it opens agree; -1 if it opens nothing.
         seconds: How long it took.
         error: Why it crashed. Ciphertexts of another scheme may have what a recovery never meets; but a recovery that
@@ -159,10 +162,11 @@ def _try_model(knowledge: Knowledge, model: SchemeSpec, deadline: float) -> tupl
     """Return the guess of one recovery, and how much neighbouring pixels of it agree."""
     pool_rows = np.asarray(knowledge.pool_rows, np.int64)
     pool = MemoryPool(model, knowledge.pool.images(pool_rows))
-    recovered = METHODS[model.name].recover(pool, np.arange(len(pool_rows)), until(deadline))
+    method = METHODS[model.name]
+    recovered = method.recover(pool, np.arange(len(pool_rows)), until(deadline))
     late = ["truncated: out of time"] if time.monotonic() >= deadline else []
     if recovered is None:
-        return _sealed(knowledge, "; ".join(["nothing identifiable", *late])), -1.0
+        return _sealed(knowledge, "; ".join([NOTHING, *late]), idle=not method.none_is_failure), -1.0
     return _opened(knowledge, recovered, late)
 
 

@@ -16,6 +16,7 @@ fixed_values), the turn, order and shift that leave most in place are chosen. Ot
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -39,6 +40,7 @@ from coordinator.adversary.puzzle.plane_alignment import align_planes
 from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.puzzle.swap_search import total_cost
 from coordinator.adversary.recover.fixed_entries import most_in_place
+from coordinator.adversary.recover.not_sought import NOT_SOUGHT
 from coordinator.adversary.recover.pool_reading import image_chunks, random_order
 from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
@@ -85,9 +87,11 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     if not len(blocks) or (block > 1 and has_only_flat_blocks(blocks[..., 0], channels)):
         return None
     notes: list[str] = []
+    fits: tuple[Fit, ...] = ()
     place, colour = np.divmod(np.arange(block**2 * channels), channels)
     if len(place) > MOST_VALUES:
         notes.append(f"value order not sought: {len(place)} values, at most {MOST_VALUES}")
+        fits = (NOT_SOUGHT,)
     else:
         place, colour = _lay_out_values(blocks, block, channels, time_left)
         has_planes_to_turn = channels > 1 and block > 1 and 1 < spec.blocks <= MOST_BLOCKS
@@ -98,7 +102,8 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         place, colour = improve_by_fit(blocks[..., 0], place, colour, block, channels, time_left)
         if has_planes_to_turn and time_left() and not np.array_equal(first, place * channels + colour):
             place = _turn_planes(pool, pool_rows, place, colour, time_left)
-    return recover_block_order(pool, pool_rows, place, colour, time_left, notes=notes)
+    recovered = recover_block_order(pool, pool_rows, place, colour, time_left, notes=notes)
+    return replace(recovered, fits=(*fits, *recovered.fits))
 
 
 def recover_block_order(
@@ -127,6 +132,7 @@ def recover_block_order(
     fits: tuple[Fit, ...] = ()
     if spec.blocks > MOST_BLOCKS:
         all_notes.append(f"block order not sought: {spec.blocks} blocks, at most {MOST_BLOCKS}")
+        fits = (NOT_SOUGHT,)
     else:
         limit = int(np.clip(_SEAM_WORK // spec.blocks**2, *_SEAM_IMAGES))
         rows = evenly_spaced(pool_rows, limit)

@@ -317,3 +317,48 @@ def test_the_suite_is_imported_without_torch() -> None:
     code = "import sys, coordinator.adversary.run.suite; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# ---- what says nothing about a scheme -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["block_pixel_shuffle", "value_shuffle", "etc", "le", "block_pixel", "sub_block_etc"]
+)
+def test_a_pool_of_one_gray_says_nothing_about_a_scheme(name: str) -> None:
+    pool = sealed_pool(np.full((6, 32, 32, 1), 40, np.uint8), 8, name)[0]
+    guess = run(pool)
+    assert guess.note == "nothing identifiable" and guess.idle and guess.key is None
+
+
+def test_neighbours_that_are_no_more_alike_than_any_two_values_are_a_failure() -> None:
+    """With no key as the result, pe has compared them: of images of one gray it opens the key."""
+    noise = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 1), np.uint8)
+    guess = run(sealed_pool(noise, 8, "pe")[0])
+    assert guess.note == "nothing identifiable" and not guess.idle and guess.key is None
+    assert run(sealed_pool(np.full((6, 32, 32, 1), 40, np.uint8), 8, "pe")[0]).key is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "block"),
+    [
+        ("block_pixel_shuffle", (114, 112, 1), 2),
+        ("value_shuffle", (57, 56, 1), 1),
+        ("value_shuffle", (128, 64, 1), 64),
+        ("etc", (57, 56, 1), 1),
+        ("block_pixel", (66, 64, 1), 2),
+        ("block_pixel", (32, 32, 3), 32),
+        ("sub_block_etc", (114, 112, 1), 2),
+        ("patch_shuffle", (57, 56, 1), 1),
+    ],
+)
+def test_what_is_too_large_to_be_sought_is_no_failure(
+    name: str, shape: tuple[int, int, int], block: int
+) -> None:
+    """It was reported as withstood: block_pixel with blocks of 4 on images of 224, for one."""
+    options = {"sub_block": 2} if name == "sub_block_etc" else {}
+    spec = describe(name, shape, block, options=options)
+    images = np.random.default_rng(0).integers(0, 256, (6, *shape), np.uint8)
+    guess = run(MemoryPool(spec, images))
+    assert guess.is_uncertain and not guess.idle
+    assert "not sought" in guess.note or name == "patch_shuffle"  # each image alone: notes are of all rows
