@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,9 +141,10 @@ def turned_each(images: Images, key: bytes) -> Images:
     return np.stack([_each(image, _drawn(image, key)) for image in images])
 
 
-def test_pictures_that_are_each_turned_or_inverted_are_broken_by_looking_at_them() -> None:
+def test_pictures_that_are_each_turned_or_inverted_are_broken_by_looking_at_them(tmp_path: Path) -> None:
     result = audit(turned_each, IMAGES, **AS_IS)
     assert result.valid, result
+    assert "as_is_each" in result.write(tmp_path / "report").read_text()
     assert result.report.verdict.broken_at == {"as_is_each": 1} and "as_is_each breaks" in result.verdict
 
 

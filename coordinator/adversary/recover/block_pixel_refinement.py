@@ -101,7 +101,7 @@ def refine_beside_neighbours(blocks: Blocks, grid: Int64Array, time_left: TimeLe
     """Return the blocks with the sign, colour order, turn and cells that suit their neighbours in the grid."""
     count, channels, _ = blocks.cell.shape
     zero = np.zeros(count, np.int64)
-    if channels == 3:
+    if channels == 3 and count > 1:  # a single block has nothing beside it that its colours could suit
         walked = sides_to_walks(block_side_values(blocks, (grid.shape[0], grid.shape[1])), channels)
         _, _, order = refine_states(walked, typical_likelihoods(walked), grid, zero, zero > 0, zero)
         blocks = turn_and_reorder(blocks, zero, order)

@@ -15,7 +15,7 @@ from crypto.arrays import Images
 from crypto.kernels.executors import apply
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
-from tests.support.pictures import coloured_texture, fields, recovered, sealed_pool, share
+from tests.support.pictures import coloured_texture, fields, recovered, sealed_pool, share, smooth
 
 
 def within(limit: int) -> TimeLeft:
@@ -115,6 +115,11 @@ def test_small_blocks_in_colour_are_opened_exactly(levels: tuple[int, ...], empt
 def test_pictures_that_never_change_identify_nothing() -> None:
     pool, _ = sealed_pool("block_pixel", np.full((20, 16, 16, 1), 90, np.uint8), 4)
     assert recover(pool, np.arange(20), always) is None
+
+
+def test_a_single_block_in_colour_is_laid_out() -> None:
+    pool, _ = sealed_pool("block_pixel", smooth(12, 8, 8, 3), 8)
+    assert_is_key(recovered(recover, pool, 12), pool.spec)
 
 
 def test_one_image_identifies_nothing(plain: Images) -> None:
