@@ -226,7 +226,8 @@ def key_share(parts: Parts, key: Mapping[str, AnyArray], truth: Truth) -> KeySha
     """
     if not _is_comparable(truth.spec) or not {"K1", "K2"} <= set(key):
         return None
-    if len(parts["K2"]) != len(key["K2"]):
+    # Recoveries of other schemes have orders of the same names, such as one for each block.
+    if any(np.shape(parts[name]) != np.shape(key[name]) for name in ("K1", "K2")):
         return None
     down, across = truth.plain.shape[1] // truth.block, truth.plain.shape[2] // truth.block
     true, recovered = np.asarray(parts["K1"]), np.asarray(key["K1"])

@@ -168,3 +168,14 @@ def test_a_scheme_with_too_many_blocks_for_its_attack_is_not_called_unbroken() -
     assert result.valid and not result.broken and result.uncertain
     assert result.verdict.startswith("Attack uncertain: what pooled_key_recovery at 10 images found")
     assert "not sought: 1089 blocks of 4 values" in str(result)
+
+
+def test_recoveries_that_run_out_of_time_are_named_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """block_pixel has an order for each of 16 blocks here, and the control's key one order of 16 pixels."""
+    monkeypatch.setattr(unknown_scheme, "MODELS", (("block_pixel", {}),))
+    settings = {**AS_IS, "attacks": ("as_is", "pooled_key_recovery"), "budget_s": 1e-4}
+    result = audit(made_up.stream, IMAGES, **settings)
+    assert not result.valid and result.verdict.startswith("INVALID")
+    assert not any(f.is_complete for f in result.report.findings if f.attack == "pooled_key_recovery")
