@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from coordinator.exchange.audit.suite1 import require_enough_to_audit
 from coordinator.exchange.end_with_us import MARK, ending_with_us
 from coordinator.exchange.plan import FILE, Plan, read_plan, write_plan
 from coordinator.exchange.temporary import require_ray
@@ -23,6 +24,10 @@ from coordinator.study.steps import STEPS, Skipped
 from coordinator.study.study import Engine, Log, OnRounds, Study, Talk, ignore, ignore_rounds
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, parse_json, read_json, write_json
+from crypto.sets.dataset import SealedDataset
+
+#: The steps that need an audit's sets.
+_ATTACKING = ("attack", "score", "report")
 
 
 def simulate(
@@ -131,6 +136,13 @@ def _check_plan(study: Study) -> None:
         )
 
 
+def _require_enough_images(study: Study) -> None:
+    """Raise CipherwardError if the first hospital, whose sets are audited, has too few images."""
+    folder = study.hospital(0) / "sealed"
+    for path in [folder / "train", *sorted(folder.glob("audit-*"))]:
+        require_enough_to_audit(len(SealedDataset.open(path)), str(path))
+
+
 def _run_steps(study: Study, until: str) -> None:
     """Run the steps in order, and write down the seconds of those that did something."""
     path = study.out / "logs" / "seconds.json"
@@ -148,3 +160,5 @@ def _run_steps(study: Study, until: str) -> None:
             study.talk.log(f"{name}: {summary}, {seconds[name]:.1f} s")
         if name == until:
             break
+        if name == "seal" and until in _ATTACKING:
+            _require_enough_images(study)

@@ -71,7 +71,7 @@ def seal(
         place.key()
     )  # reports a missing or unusable key, and settings that cannot work, before anything is saved
     sealings = [plan_sealing(place, name) for name in set_names(0 if audit and not named else audit)]
-    if audit:
+    if audit and not named:  # a simulation that goes on to attack checks it by itself
         count = len(place.plain("train"))
         require_enough_to_audit(min(count, place.settings.audit_images or count), "a set of the audit")
     with folder_lock(place.folder):

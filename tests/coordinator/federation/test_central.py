@@ -412,6 +412,10 @@ def test_a_whole_study_trains_centrally(tmp_path: Path, monkeypatch: pytest.Monk
     simulate(whole_study(), tmp_path / "run", "baseline", lambda line: None)
     assert commands == ["keygen", "seal", "share-key", "seal", "train", "baseline"]
     check_result(tmp_path / "run")
+    # Its 20 images of a hospital are too few to attack, which is said before a training.
+    with pytest.raises(CipherwardError, match="holds 20 images: too few to attack"):
+        simulate(whole_study(), tmp_path / "another", "report", lambda line: None)
+    assert commands[6:] == ["keygen", "seal", "share-key", "seal"]
 
 
 @pytest.mark.slow
