@@ -156,6 +156,7 @@ def test_a_look_at_each_image_is_told_only_where_it_shows_more() -> None:
         assert not any(finding.attack == "as_is_each" for finding in result.report.findings)
 
 
+@pytest.mark.long
 def test_a_scheme_with_too_many_blocks_for_its_attack_is_not_called_unbroken() -> None:
     images = smooth(70, 66, 66)
     spec = describe("block_pixel", images.shape[1:], 2)
