@@ -85,6 +85,14 @@ def test_classical_scaling_keeps_flat_distances() -> None:
     assert np.allclose(np.linalg.norm(scaled[:, None] - scaled, axis=-1), distances)
 
 
+@pytest.mark.parametrize("size", [16, 64])
+def test_points_that_are_all_equally_far_are_scaled(size: int) -> None:
+    for length in np.geomspace(0.1, 1e5, 40):
+        points = classical_scaling(length * (1 - np.eye(size)))
+        assert points.shape == (size, 2)
+        assert np.allclose((points**2).sum(0), length**2 / 2)
+
+
 def test_lay_out_without_time_still_places_everything() -> None:
     values, _ = grid_distances(4, 4, 0.05, 2)
     assert sorted(lay_out(values, 4, 4, time_left=lambda: False)) == list(range(16))
