@@ -11,6 +11,7 @@ from coordinator.adversary.recover import unknown_scheme
 from tests.support.pictures import smooth
 
 
+@pytest.mark.long
 def test_a_told_scheme_is_measured_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "SETTINGS", {**library.SETTINGS, "rows": 32, "block": 4})
     monkeypatch.setattr(unknown_scheme, "MODELS", ())

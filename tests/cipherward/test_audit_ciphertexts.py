@@ -40,6 +40,7 @@ def write(folder: Path, images: AnyArray) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_folders_arrays_and_files_have_the_same_verdict(tmp_path: Path) -> None:
     plain = write(tmp_path / "plain", PLAIN)
     folders: list[Stack] = [write(tmp_path / f"key-{i}", sealed) for i, sealed in enumerate(SEALED)]
@@ -174,6 +175,7 @@ def test_the_draws_are_the_sets() -> None:
         audit_ciphertexts(SEALED, PLAIN, **{**SMALL, "draws": 3})
 
 
+@pytest.mark.long
 def test_real_numbers_are_taken_for_keyed_orthogonal_blocks() -> None:
     public: Images = smooth(60, 32, 32, seed=9)
     spec = describe("orthogonal", PLAIN.shape[1:], 8)

@@ -101,6 +101,7 @@ def test_a_weak_scheme_is_broken_and_its_report_says_by_what(tmp_path: Path) -> 
     assert "a scheme from outside this program" in html and "data:image/png" in html
 
 
+@pytest.mark.long
 def test_a_strong_scheme_is_not_broken() -> None:
     sealed: dict[tuple[bytes, bytes], Images] = {}
 
@@ -159,6 +160,7 @@ def test_few_keys_are_a_break() -> None:
     )
 
 
+@pytest.mark.long
 def test_bytes_of_the_key_that_do_nothing_are_a_break_if_few_are_left() -> None:
     result = audit(lambda i, k: made_up.stream(i, k[:2] * 16), IMAGES, **ONE_ATTACK)
     assert result.broken and result.defects[0].startswith("30 of the 32 bytes of a key do nothing")
@@ -190,6 +192,7 @@ def _crash(*_: object) -> None:
     raise MemoryError("planted")
 
 
+@pytest.mark.long
 def test_a_recovery_that_crashes_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     methods = METHODS
     monkeypatch.setitem(methods, "etc", replace(methods["etc"], recover=_crash))

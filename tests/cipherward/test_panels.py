@@ -96,6 +96,7 @@ def test_a_panel_that_was_not_audited_is_named() -> None:
     assert "the same on every panel" in result.verdict
 
 
+@pytest.mark.long
 def test_a_function_is_audited_on_each_panel(tmp_path: Path) -> None:
     gray = smooth(90, 32, 32)
     colour = np.repeat(gray, 3, axis=3) // np.array([1, 2, 3], np.uint8)

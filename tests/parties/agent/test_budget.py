@@ -53,6 +53,7 @@ def accept(place: Place, p: Plan, **words: Any) -> Budget:
     return read_policy(place).budget
 
 
+@pytest.mark.long
 def test_a_budget_for_patients_is_not_spent_on_images(place: Place) -> None:
     assert accept(place, private("patient")) == Budget(8.0, 1e-3, "patient")
     table = dict(explain(read_policy(place)))

@@ -81,6 +81,7 @@ def test_a_key_that_was_begun_in_clear_is_wrapped_as_asked(
 
 
 @pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.long
 def test_a_passphrase_is_asked_for_judged_and_used(
     place: Place, party: Party, phase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

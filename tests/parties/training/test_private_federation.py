@@ -158,6 +158,7 @@ def test_accepting_shows_the_bound_and_the_budget_and_keeps_both(places: list[Pl
     assert table["privacy budget"].startswith("epsilon 8 at delta 0.001 over all studies")
 
 
+@pytest.mark.long
 def test_the_client_obeys_no_weaker_bound(places: list[Place]) -> None:
     agree(places, private_plan())
     weights = first_weights(plan())
