@@ -217,6 +217,7 @@ def test_an_honest_cloud_is_believed_as_far_as_it_can_be(sealed: Path, hospital:
     assert (hospital / "scores.json").read_bytes() == before
 
 
+@pytest.mark.long
 def test_noise_on_whatever_is_no_named_control_is_found(hospital: Path, here: Here) -> None:
     """The old forgery: honest work where the folder's name says control, noise everywhere else."""
     withhold(hospital.parent / "guesses", hospital, lambda name: not name.startswith("control-"))
@@ -255,6 +256,7 @@ def test_noise_on_exactly_the_audited_sets_is_found(hospital: Path, here: Here) 
     assert status == 1 and "which are drawn alike" in text and not report["valid"]
 
 
+@pytest.mark.long
 def test_pictures_that_attacks_recovered_are_for_their_owner_alone(hospital: Path, here: Here) -> None:
     """The page itself says: treat it as patient data."""
     guesses = hospital.parent / "guesses"
@@ -276,6 +278,7 @@ def test_pictures_that_attacks_recovered_are_for_their_owner_alone(hospital: Pat
     assert done.returncode == 1 and "the images of hospital are of no public source" in done.stderr
 
 
+@pytest.mark.long
 def test_a_hospital_s_own_report_refuses_scores_without_its_signature(hospital: Path, here: Here) -> None:
     guesses, path = hospital.parent / "guesses", hospital / "scores.json"
     assert here(PARTY, "score", hospital, guesses, *ROWS).returncode == 0

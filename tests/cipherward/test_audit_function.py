@@ -419,6 +419,7 @@ def test_numpy_s_numbers_are_numbers() -> None:
     assert audit(made_up.identity, IMAGES, **{**ONE_ATTACK, **numbers}).report.seed == 3
 
 
+@pytest.mark.long
 def test_a_folder_keeps_the_report_of_one_audit(tmp_path: Path) -> None:
     first, second = (audit(made_up.identity, IMAGES, name=name, **ONE_ATTACK) for name in ("one", "two"))
     page = first.write(tmp_path / "report")

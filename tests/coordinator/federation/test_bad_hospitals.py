@@ -390,6 +390,7 @@ def test_a_hospital_that_lost_the_question_is_asked_again(
     assert rows[0]["parties"] == ["p0", "p1", "p2"] and rows[-1]["parties"] == ["p0", "p1", "p2", "p3"]
 
 
+@pytest.mark.long
 def test_a_hospital_is_taken_in_by_rounds_that_last_longer_than_a_deadline(tmp_path: Path) -> None:
     """Flower drops an answer once its question has expired, and answers are looked for between two rounds."""
 
