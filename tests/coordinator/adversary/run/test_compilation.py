@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from coordinator.adversary.run import compilation
+from coordinator.adversary.contract import Knowledge
+from coordinator.adversary.run import compilation, small_run
 from coordinator.adversary.run.compilation import COMPILING, compile_attacks
+from crypto.scheme import describe
 from crypto.sets.dataset import SealedDataset
 from tests.support.audits import MakeSealed, phantoms
 from tests.support.paths import ROOT
@@ -21,6 +24,13 @@ from tests.support.paths import ROOT
 def sealed(make_sealed: MakeSealed) -> SealedDataset:
     """Return a sealed set of 40 images."""
     return make_sealed("train", *phantoms(40, size=32))
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack of the registry, as far as a small run needs it."""
+
+    attack: Callable[[Knowledge], object]
 
 
 class Trial:
@@ -109,3 +119,19 @@ def test_key_recovery_compiles_nothing_afterwards(
     # The same question with an empty cache has another answer, so it is a question.
     assert events("empty") > 0
     assert events("cache") == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"sub_block": 4}])
+def test_functions_are_loaded_with_small_blocks(
+    options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Key recovery for `le` takes 40 s with blocks of 16 in colour, and every process would spend it.
+    specs = []
+    attacks = {"pooled_key_recovery": lambda knowledge: specs.append(knowledge.pool.spec)}
+    monkeypatch.setattr(small_run, "LOADED", set())
+    monkeypatch.setattr(small_run, "ATTACKS", {name: Attack(run) for name, run in attacks.items()})
+    spec = describe("sub_block_etc" if options else "le", (224, 224, 3), 16, "consortium", options)
+    for _ in range(2):
+        small_run.load_compiled("pooled_key_recovery", spec)
+    [small] = specs
+    assert small.name == spec.name and small.block == (16 if options else 8)
