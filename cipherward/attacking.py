@@ -18,16 +18,15 @@ from cipherward.settings import Settings
 from coordinator.adversary.contract import Budget, Guess, Knowledge, Tier
 from coordinator.adversary.opened import open_rows
 from coordinator.adversary.recover.unknown_scheme import (
-    SLOW,
+    Candidate,
     Trial,
+    candidates_of,
     choose,
-    model_name,
-    models_of,
-    try_models,
+    try_candidates,
 )
 from coordinator.adversary.registry import ATTACKS, AttackInfo
 from coordinator.adversary.run.cell import one_thread
-from coordinator.adversary.run.small_run import load_compiled
+from coordinator.adversary.run.small_run import load_compiled, load_recovery
 from coordinator.adversary.stopwatch import Stopwatch
 from coordinator.exchange.audit.control_sets import LARGEST_POOL_ONLY, PREFIX, meets
 from coordinator.exchange.pool import MemoryPool
@@ -119,7 +118,8 @@ def _run_attack(name: str, draw: SealedDraw, size: int, settings: Settings) -> l
         return guess
 
     if name == RECOVERY:
-        _load_functions(name, [draw.spec])
+        with one_thread():
+            load_compiled(name, draw.spec)
     guess, seconds, error = _timed(attack, knowledge, settings)
     tier = info.tier if guess is None else info.tier_used(knowledge)
     return [Attempt(name, info, draw.spec, size, guess, seconds, tier.name, error)]
@@ -131,52 +131,54 @@ def _try_recoveries(name: str, draw: SealedDraw, size: int, settings: Settings) 
     The first attempt is the one that an adversary without any truth would choose, under the name of the suite's
     attack. Behind it, each recovery has its own.
     """
-    info, models = ATTACKS[name], models_of(draw.specs)
+    info, candidates = ATTACKS[name], candidates_of(draw.specs)
     knowledge = _knowledge(info, draw, size, settings)
     tier = info.tier_used(knowledge).name
-    if not models:
+    if not candidates:
         note = (
             f"no key recovery of the suite takes ciphertexts of {draw.sealed.dtype} {draw.spec.image_shape}"
         )
         return [
             Attempt(name, info, draw.spec, size, open_rows(knowledge, None, note, idle=True), 0.0, tier)
         ]
-    _load_functions(name, models)
-    trials, seconds, error = _timed(lambda given: try_models(given, models), knowledge, settings)
+    _load_recoveries(name, candidates)
+    trials, seconds, error = _timed(lambda given: try_candidates(given, candidates), knowledge, settings)
     if trials is None:
         return [Attempt(name, info, draw.spec, size, None, seconds, tier, error)]
     told = {spec.block: spec for spec in draw.specs}
 
     def attempt(label: str, trial: Trial, took: float) -> Attempt:
-        spec, guess = told.get(trial.model.block, draw.spec), None if trial.error else trial.guess
+        spec, guess = told.get(trial.candidate.spec.block, draw.spec), None if trial.error else trial.guess
         return Attempt(label, info, spec, size, guess, took, tier, trial.error)
 
     chosen = choose(trials)
     first = replace(
         attempt(name, chosen, seconds),
-        choice=f"chosen: {model_name(chosen.model)}",
+        choice=f"chosen: {chosen.candidate.name}",
         unfinished=_unfinished(trials, chosen),
         is_sound=chosen.is_sound,
     )
-    return [first, *(attempt(model_name(trial.model), trial, trial.seconds) for trial in trials)]
+    return [first, *(attempt(trial.candidate.name, trial, trial.seconds) for trial in trials)]
 
 
-def _load_functions(name: str, models: Sequence[SchemeSpec]) -> None:
+def _load_recoveries(name: str, candidates: Sequence[Candidate]) -> None:
     """Let Numba compile or load what key recoveries call, so that their seconds are those of the attack.
 
     Not of the slow ones: they are rarely tried, and compiling is a small part of their time.
     """
     with one_thread():
-        for model in models:
-            if model.name not in SLOW:
-                load_compiled(name, model)
+        for candidate in candidates:
+            if candidate.is_textbook:
+                load_recovery(candidate.name, candidate.recover)
+            elif not candidate.is_slow:
+                load_compiled(name, candidate.spec)
 
 
 def _unfinished(trials: list[Trial], chosen: Trial) -> str:
     """Return which of the other recoveries did not come to an end, in words; empty if all did."""
     others = [trial for trial in trials if trial is not chosen]
-    late = [model_name(trial.model) for trial in others if "truncated" in trial.guess.note]
-    crashed = [model_name(trial.model) for trial in others if trial.error]
+    late = [trial.candidate.name for trial in others if "truncated" in trial.guess.note]
+    crashed = [trial.candidate.name for trial in others if trial.error]
     words = [f"out of time in {', '.join(late)}"] if late else []
     return "; ".join(words + ([f"a crash in {', '.join(crashed)}"] if crashed else []))
 

@@ -16,9 +16,10 @@ from cipherward.attacking import Attempt
 from cipherward.draws import SealedDraw
 from cipherward.scoring import Scorer
 from cipherward.settings import Settings
-from coordinator.adversary.contract import Knowledge
+from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.opened import open_images, open_rows
 from coordinator.adversary.pairs import chosen_plaintext, known_pairs
+from coordinator.adversary.recover.neighbour_agreement import colour_agreement
 from coordinator.adversary.recover.unknown_scheme import models_of
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit.suite1 import draws_needed
@@ -105,13 +106,36 @@ def _attack_draw(
             words = [f"as {model.name}, blocks of {model.block}", note]
             guess, spec = open_rows(knowledge, key, "; ".join(filter(None, words))), told
             break
+    if guess is None and not settings.family:
+        guess = _try_keystream(name, draw, settings)
     if guess is None:
         # The ciphertext as it is may name its image: that is no merit of pairs, and the suite's verdict tells it.
-        return pairs, "no scheme of this program gives these pairs", False
+        return pairs, "no scheme of this program gives these pairs, and no keystream", False
     attempt = Attempt(name, ATTACKS[name], spec, pairs, guess, 0.0, ATTACKS[name].tier.name)
     figures = Scorer(draw, settings, audited).figures(attempt)
     assert figures is not None
     return pairs, guess.note, bool(breaking_measures(figures, SUITE))
+
+
+def _try_keystream(name: str, draw: SealedDraw, settings: Settings) -> Guess | None:
+    """Return the guess of one keystream for all images if pairs have one, or two images of the attack's choice.
+
+    Of two keystreams, as one pair has them, the one is taken whose opened pictures agree more.
+    """
+    if name == KNOWN:
+        plain, sealed = draw.known(settings.known_pairs)
+    else:
+        assert draw.oracle is not None
+        plain = np.random.default_rng(0).integers(0, 256, (2, *draw.plain.shape[1:]), np.uint8)
+        sealed = draw.oracle(plain)
+    if sealed.dtype != np.uint8 or sealed.shape != plain.shape or not len(plain):
+        return None
+    knowledge = Knowledge(MemoryPool(draw.spec, draw.sealed), draw.pool_rows, draw.rows)
+    guesses = [
+        open_rows(knowledge, key, "as one keystream for all images")
+        for key in known_pairs.solve_keystream(plain, sealed)
+    ]
+    return max(guesses, key=lambda guess: colour_agreement(guess.images), default=None)
 
 
 def _models(specs: Sequence[SchemeSpec]) -> list[SchemeSpec]:

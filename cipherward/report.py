@@ -235,7 +235,7 @@ def _doubts(
     if not settings.family:
         recovered = any(not f.idle for draw in draws for f in draw.of(_RECOVERY))
         tried = (
-            "key recoveries of other schemes were tried"
+            "key recoveries of other schemes and of ciphers of textbooks were tried"
             if recovered
             else "no key recovery was tried either"
         )

@@ -1,7 +1,7 @@
 """From a recovered key to an attack's guess: open the sealed images with it and report it.
 
-A key is a table, as most schemes have it, the matrix of `orthogonal`, or places and matrices. Every attack that
-recovers a key opens its rows here.
+A key is a table, as most schemes have it, the matrix of `orthogonal`, places and matrices, or a keystream. Every
+attack that recovers a key opens its rows here.
 """
 
 from __future__ import annotations
@@ -12,14 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from coordinator.adversary.contract import Fit, Guess, Knowledge, Recovered
-from crypto.arrays import AnyArray, Float32Array, Images, Int64Array
+from crypto.arrays import AnyArray, Float32Array, Images, Int64Array, UInt8Array
 from crypto.cipher import MatrixCipher
 from crypto.kernels.executors import apply
 from crypto.projection_cipher import ProjectionCipher
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
 
-__all__ = ["Key", "RecoveredMatrix", "RecoveredProjection", "key_arrays", "open_images", "open_rows"]
+__all__ = [
+    "Key",
+    "RecoveredMatrix",
+    "RecoveredProjection",
+    "RecoveredStream",
+    "key_arrays",
+    "open_images",
+    "open_rows",
+]
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,21 @@ class RecoveredProjection:
     fits: tuple[Fit, ...] = ()
 
 
+@dataclass(frozen=True)
+class RecoveredStream:
+    """A keystream that was added to every image, modulo 256. One that was XORed is a table.
+
+    Attributes:
+        stream: uint8 [h, w, c].
+        fits: how well it explains what was measured.
+    """
+
+    stream: UInt8Array
+    fits: tuple[Fit, ...] = ()
+
+
 #: A key in any of the forms that open images.
-Key = Recovered | RecoveredMatrix | RecoveredProjection
+Key = Recovered | RecoveredMatrix | RecoveredProjection | RecoveredStream
 
 
 def open_rows(knowledge: Knowledge, key: Key | None, note: str, idle: bool = False) -> Guess:
@@ -81,6 +102,8 @@ def open_images(spec: SchemeSpec, sealed: AnyArray, key: Key | None) -> Images:
     if isinstance(key, RecoveredProjection):
         cipher = ProjectionCipher(spec.image_shape, spec.block, key.matrices.astype(np.float64), key.order)
         return cipher.decrypt(np.asarray(sealed, np.float32) - np.float32(key.offset))
+    if isinstance(key, RecoveredStream):
+        return load(spec).picture(np.asarray(sealed, np.uint8) - key.stream)
     return load(spec).picture(sealed if key is None else apply(key.table, sealed))
 
 
@@ -94,6 +117,8 @@ def key_arrays(key: Key) -> Mapping[str, AnyArray]:
         return {"matrix": key.matrix}
     if isinstance(key, RecoveredProjection):
         return {"matrices": key.matrices, "places": key.order, "offset": np.array([key.offset], np.float32)}
+    if isinstance(key, RecoveredStream):
+        return {"stream": key.stream}
     gather, mask = key.table.flattened()
     # The flat mask replaces a part of that name, because the flat mask is what opens.
     parts = {name: part for name, part in key.parts.items() if name != "mask"}

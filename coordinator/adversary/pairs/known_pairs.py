@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from coordinator.adversary.contract import Guess, Knowledge, Recovered
-from coordinator.adversary.opened import Key, RecoveredMatrix, open_rows
+from coordinator.adversary.opened import Key, RecoveredMatrix, RecoveredStream, open_rows
 from coordinator.adversary.pairs.projections import solve_projection
 from coordinator.adversary.pairs.turned_blocks import solve_turned_blocks
 from coordinator.adversary.pairs.unit_signatures import (
@@ -64,6 +64,25 @@ def attack(knowledge: Knowledge) -> Guess:
         return open_rows(knowledge, None, "needs known pairs", idle=True)
     key, note = solve(knowledge.pool.spec, *knowledge.known)
     return open_rows(knowledge, key, note, idle=load(knowledge.pool.spec).row_keys)
+
+
+def solve_keystream(plain: Images, sealed: Images) -> list[Key]:
+    """Recover the one keystream of all images, XORed or added modulo 256: every one that gives these pairs.
+
+    One pair always has two, and nothing confirms that either is right. Two pairs have one, or none.
+
+    Args:
+        plain: uint8 [m, h, w, c].
+        sealed: uint8 [m, h, w, c], the same images under the key.
+    """
+    keys: list[Key] = []
+    xored, added = plain ^ sealed, sealed - plain
+    if (xored == xored[0]).all():
+        values = np.arange(xored[0].size)
+        keys.append(Recovered(Table.flat(plain.shape[1:], values, xored[0].ravel()), {}, ()))
+    if (added == added[0]).all():
+        keys.append(RecoveredStream(added[0]))
+    return keys
 
 
 def solve(spec: SchemeSpec, plain: Images, sealed: AnyArray) -> Solution:

@@ -19,6 +19,15 @@ def neighbour_agreement(images: Images) -> float:
     return float(min(np.median(across), np.median(down)))
 
 
+def colour_agreement(images: Images) -> float:
+    """Return `neighbour_agreement` of the colours, each a picture of its own.
+
+    In pictures of one hue, as of stained tissue, all values of a colour are alike wherever the pixels stand.
+    """
+    height, width = images.shape[1:3]
+    return neighbour_agreement(images.transpose(0, 3, 1, 2).reshape(-1, height, width, 1))
+
+
 def _correlations(a: Float64Array, b: Float64Array) -> Float64Array:
     """Return Pearson's r of each pair of images [n, h, w, c], float64 [n]; 0 where either is constant."""
     a, b = (x.reshape(len(x), -1) - x.reshape(len(x), -1).mean(1, keepdims=True) for x in (a, b))

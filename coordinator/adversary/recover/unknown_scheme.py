@@ -1,8 +1,9 @@
-"""Ciphertexts of a scheme that nobody named (T1): every key recovery of this folder is tried on them.
+"""Ciphertexts of a scheme that nobody named (T1): every key recovery is tried on them.
 
-A recovery takes ciphertexts for those of its own scheme. Where the unknown scheme is of the same form, its key opens
-them; where it is not, what it opens is no picture. An adversary who must choose can see which is which without any
-truth, in two things:
+A recovery takes ciphertexts for those of its own scheme, or for those of a textbook's cipher that is no scheme here
+(textbook/): one keystream for all images, one order of rows and one of columns, one permutation of all pixels. Where
+the unknown scheme is of the same form, the key opens them; where it is not, what it opens is no picture. An adversary
+who must choose can see which is which without any truth, in two things:
 
 - the fits of the recovery: how well what it found explains what it measured (`contract.Fit`);
 - how much neighbouring pixels of the opened pictures agree: the median correlation of a pixel with its neighbour.
@@ -13,7 +14,7 @@ pictures agree most is chosen nevertheless, and its poor fit makes the guess unc
 The choice can be wrong: `block_pixel` explains almost anything on pictures of few blocks, and what it opens is
 smoother than a true picture. So the guess of every recovery is kept beside the chosen one.
 
-A scheme of another form than those of methods.py withstands this for want of an attack, not by its strength. Whoever
+A scheme of another form than these withstands this for want of an attack, not by its strength. Whoever
 reports such a guess says so.
 
 Source: ours.
@@ -22,19 +23,21 @@ Source: ours.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from coordinator.adversary.contract import Fit, Guess, Knowledge, Recovered
-from coordinator.adversary.opened import key_arrays, open_images
+from coordinator.adversary.contract import Ciphertexts, Fit, Guess, Knowledge, Recovered
+from coordinator.adversary.opened import Key, key_arrays, open_images
 from coordinator.adversary.recover.methods import METHODS
 from coordinator.adversary.recover.neighbour_agreement import neighbour_agreement
 from coordinator.adversary.stopwatch import Stopwatch
-from coordinator.adversary.time_budget import until
+from coordinator.adversary.textbook import keystream, line_order, pixel_order
+from coordinator.adversary.time_budget import TimeLeft, until
 from coordinator.exchange.pool import MemoryPool
+from crypto.arrays import Rows
 from crypto.errors import CipherwardError
 from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
@@ -50,10 +53,16 @@ MODELS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("pe", {"colour_shuffle": True}),
     ("ele", {}),
 )
-#: Schemes whose recovery takes up to a minute on ciphertexts of another scheme. They are tried only if none of the
-#: others is sound: on ciphertexts of these three, none of the others was (phantoms at 64 and CIFAR-10 at 32 pixels,
-#: 10 and 100 images).
-SLOW = ("block_pixel", "pe", "ele")
+#: Ciphers of textbooks that are no schemes here, and how their keys are recovered. They know no blocks.
+TEXTBOOK: Mapping[str, Callable[[Ciphertexts, Rows, TimeLeft], Key | None]] = {
+    "keystream": keystream.recover,
+    "line_order": line_order.recover,
+    "pixel_order": pixel_order.recover,
+}
+#: Those whose recovery takes up to a minute on ciphertexts of another scheme. They are tried only if none of the
+#: others is sound: on ciphertexts of the three schemes, none of the others was (phantoms at 64 and CIFAR-10 at 32
+#: pixels, 10 and 100 images). The quickest comes first.
+SLOW = ("pixel_order", "block_pixel", "pe", "ele")
 #: Schemes that know no blocks: one side of a block is enough to try them.
 _WITHOUT_BLOCKS = ("pe",)
 #: Characters of an error that a trial keeps.
@@ -69,11 +78,37 @@ AGREEMENT_LEAST = 0.5
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """One thing that ciphertexts can be taken for.
+
+    Attributes:
+        name: Of its recovery in reports, such as etc_recovery/8 for blocks of 8 pixels.
+        spec: The scheme that the recovery is told; for a textbook's cipher, one with the images' shape.
+        recover: Its recovery.
+        slowness: 0, or its place in `SLOW`, counted from 1.
+        is_textbook: Whether it is a cipher of a textbook, and no scheme here.
+        none_is_failure: See `Method`.
+    """
+
+    name: str
+    spec: SchemeSpec
+    recover: Callable[[Ciphertexts, Rows, TimeLeft], Key | None]
+    slowness: int = 0
+    is_textbook: bool = False
+    none_is_failure: bool = False
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it is tried only if no other is sound."""
+        return self.slowness > 0
+
+
+@dataclass(frozen=True)
 class Trial:
     """What one recovery made of the ciphertexts.
 
     Attributes:
-        model: The scheme that the ciphertexts were taken for.
+        candidate: What the ciphertexts were taken for.
         guess: Its guess. It is idle if the recovery was not tried, because another is sound already, or found nothing
             in the pool to begin with.
         agreement: How much neighbouring pixels of what it opens agree; -1 if it opens nothing.
@@ -82,7 +117,7 @@ class Trial:
             crashed did not fail at them, and nobody may say so.
     """
 
-    model: SchemeSpec
+    candidate: Candidate
     guess: Guess
     agreement: float
     seconds: float
@@ -94,36 +129,66 @@ class Trial:
         return self.guess.key is not None and not self.guess.is_uncertain
 
 
-def try_models(knowledge: Knowledge, models: Sequence[SchemeSpec]) -> list[Trial]:
+def try_candidates(knowledge: Knowledge, candidates: Sequence[Candidate]) -> list[Trial]:
     """Try key recoveries on the pool, and open the rows to guess with what each of them finds.
 
     Each has an equal share of the time that is left when its turn comes.
 
     Args:
         knowledge: What the adversary holds. Of the pool's scheme, the shape of the images is used and nothing else.
-        models: What the ciphertexts are taken for; see `models_of`.
+        candidates: What the ciphertexts are taken for; see `candidates_of`.
     """
-    order = sorted(models, key=lambda model: model.name in SLOW)
+    order = sorted(candidates, key=lambda candidate: candidate.slowness)
     trials: list[Trial] = []
-    for done, model in enumerate(order):
+    for done, candidate in enumerate(order):
         stopwatch, error = Stopwatch(), ""
-        if model.name in SLOW and any(trial.is_sound for trial in trials):
+        if candidate.is_slow and any(trial.is_sound for trial in trials):
             guess, agreement = _sealed(knowledge, "not tried: another recovery is sound", idle=True), -1.0
         else:
             deadline = time.monotonic() + knowledge.budget.left() / (len(order) - done)
             try:
                 with stopwatch:
-                    guess, agreement = _try_model(knowledge, model, deadline)
+                    guess, agreement = _try_candidate(knowledge, candidate, deadline)
             except Exception as crash:
                 error = " ".join(f"{type(crash).__name__}: {crash}".split())[:_ERROR_CHARACTERS]
                 guess, agreement = _sealed(knowledge, f"crashed: {error}"), -1.0
-        trials.append(Trial(model, guess, agreement, stopwatch.seconds, error))
+        trials.append(Trial(candidate, guess, agreement, stopwatch.seconds, error))
     return trials
 
 
 def choose(trials: Sequence[Trial]) -> Trial:
     """Return the trial that an adversary without any truth believes: the sound one whose pictures agree most."""
     return max(trials, key=lambda trial: (trial.is_sound, trial.agreement))
+
+
+def candidates_of(specs: Sequence[SchemeSpec]) -> list[Candidate]:
+    """Return all that ciphertexts can be taken for: the schemes of `models_of`, then the ciphers of textbooks.
+
+    Real numbers are taken for nothing.
+
+    Args:
+        specs: The shape of the images, and each side of a block to try.
+    """
+    if load(specs[0]).sealed_dtype != np.uint8:
+        return []
+    schemes = [
+        Candidate(
+            model_name(model),
+            model,
+            METHODS[model.name].recover,
+            slowness=_slowness(model.name),
+            none_is_failure=METHODS[model.name].none_is_failure,
+        )
+        for model in models_of(specs)
+    ]
+    return schemes + [
+        Candidate(f"{name}_recovery", specs[0], recover, slowness=_slowness(name), is_textbook=True)
+        for name, recover in TEXTBOOK.items()
+    ]
+
+
+def _slowness(name: str) -> int:
+    return SLOW.index(name) + 1 if name in SLOW else 0
 
 
 def models_of(specs: Sequence[SchemeSpec]) -> list[SchemeSpec]:
@@ -158,28 +223,25 @@ def model_name(model: SchemeSpec) -> str:
     return f"{model.name}{colours}_recovery{block}"
 
 
-def _try_model(knowledge: Knowledge, model: SchemeSpec, deadline: float) -> tuple[Guess, float]:
+def _try_candidate(knowledge: Knowledge, candidate: Candidate, deadline: float) -> tuple[Guess, float]:
     """Return the guess of one recovery, and how much neighbouring pixels of it agree."""
     pool_rows = np.asarray(knowledge.pool_rows, np.int64)
-    pool = MemoryPool(model, knowledge.pool.images(pool_rows))
-    method = METHODS[model.name]
-    recovered = method.recover(pool, np.arange(len(pool_rows)), until(deadline))
+    pool = MemoryPool(candidate.spec, knowledge.pool.images(pool_rows))
+    recovered = candidate.recover(pool, np.arange(len(pool_rows)), until(deadline))
     late = ["truncated: out of time"] if time.monotonic() >= deadline else []
     if recovered is None:
-        return _sealed(knowledge, "; ".join([NOTHING, *late]), idle=not method.none_is_failure), -1.0
+        return _sealed(knowledge, "; ".join([NOTHING, *late]), idle=not candidate.none_is_failure), -1.0
     return _opened(knowledge, recovered, late)
 
 
-def _opened(knowledge: Knowledge, recovered: Recovered, late: Sequence[str]) -> tuple[Guess, float]:
+def _opened(knowledge: Knowledge, recovered: Key, late: Sequence[str]) -> tuple[Guess, float]:
     """Return the guess that a recovered key makes, and how much neighbouring pixels of it agree."""
     rows = np.asarray(knowledge.rows, np.int64)
     images = open_images(knowledge.pool.spec, knowledge.pool.images(rows), recovered)
     agreement = neighbour_agreement(images[:_COMPARED])
     fit = Fit(agreement, AGREEMENT_LEAST, "the correlation of neighbouring pixels")
-    notes = [
-        *recovered.notes,
-        *(n for n in late if not any("truncated" in note for note in recovered.notes)),
-    ]
+    said = recovered.notes if isinstance(recovered, Recovered) else ()
+    notes = [*said, *(n for n in late if not any("truncated" in note for note in said))]
     return Guess(images, key_arrays(recovered), "; ".join(notes), fits=(*recovered.fits, fit)), agreement
 
 

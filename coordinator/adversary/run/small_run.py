@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.registry import ATTACKS
+from coordinator.adversary.time_budget import TimeLeft, always
 from coordinator.exchange.pool import MemoryPool
-from crypto.arrays import Images
+from crypto.arrays import Images, Rows
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
@@ -42,6 +44,15 @@ def load_compiled(attack: str, spec: SchemeSpec) -> None:
         LOADED.add(variant)
         with contextlib.suppress(Exception):
             run_small(attack, spec, spec.block if "sub_block" in spec.options else _LOADING_BLOCK)
+
+
+def load_recovery(name: str, recover: Callable[[MemoryPool, Rows, TimeLeft], object]) -> None:
+    """Do the same for a recovery that is no scheme's: it runs on a few images of noise, once in a process."""
+    if name not in LOADED:
+        LOADED.add(name)
+        noise = np.random.default_rng(0).integers(0, 256, (_IMAGES, 8, 8, 1), np.uint8)
+        with contextlib.suppress(Exception):
+            recover(MemoryPool(describe("plain", (8, 8, 1), 8), noise), np.arange(_IMAGES), always)
 
 
 def variant_of(attack: str, spec: SchemeSpec) -> str:

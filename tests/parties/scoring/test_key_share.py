@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 
+from coordinator.exchange.audit.guesses import StoredGuess
 from coordinator.exchange.audit.scores import KeyShare
-from crypto.arrays import Parts
+from crypto.arrays import AnyArray, Parts
+from crypto.errors import CipherwardError
 from crypto.scheme import describe
-from parties.scoring.key_share import key_share
+from parties.scoring.key_share import can_open, key_share, open_sealed, require_well_formed
 from parties.scoring.truth import Truth
 from tests.support.truth import make_truth
 
@@ -61,3 +64,24 @@ def test_keys_that_cannot_be_compared_have_no_share() -> None:
     # The symmetries of value_shuffle leave no entry to compare.
     other = dataclasses.replace(truth, spec=describe("value_shuffle", (32, 32, 1), 8))
     assert key_share(PARTS, PARTS, other) is None
+
+
+def test_a_stream_opens_what_it_was_added_to() -> None:
+    spec = describe("plain", (4, 4, 3), 4)
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    stream = np.random.default_rng(1).integers(0, 256, (4, 4, 3), np.uint8)
+    assert can_open({"stream": stream})
+    assert np.array_equal(open_sealed({"stream": stream}, images + stream, spec), images)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4, 3), np.int64), np.zeros(48, np.uint8)],
+)
+def test_a_stream_of_another_shape_or_type_is_malformed(stream: AnyArray) -> None:
+    spec = describe("plain", (4, 4, 3), 4)
+    guess = StoredGuess("pooled_key_recovery", "T1", True, 2, "guess.st", "", 0.0, "")
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    require_well_formed(guess, images, {"stream": np.zeros((4, 4, 3), np.uint8)}, spec, 2)
+    with pytest.raises(CipherwardError, match="malformed"):
+        require_well_formed(guess, images, {"stream": stream}, spec, 2)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from coordinator.adversary.contract import Guess, Knowledge, Recovered
+from coordinator.adversary.opened import open_images
 from coordinator.adversary.pairs import chosen_plaintext, known_pairs
+from coordinator.adversary.pairs.known_pairs import solve_keystream
 from coordinator.adversary.pairs.unit_signatures import pair_up, rows_as_ids
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Images
@@ -18,6 +21,7 @@ from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
 from parties.scoring.key_share import open_sealed
 from tests.support.pictures import key_of, sealed_pool, smooth
+from tests.support.textbook_ciphers import added, lines_moved, noise, pixels_moved, pool_of, xored
 
 KEY = SecretKey(bytes([7]) * 32)
 
@@ -272,3 +276,21 @@ def test_rows_as_ids_name_equal_rows() -> None:
     source = np.array([[1, 2], [3, 4], [1, 2]], np.int32)
     first, second = rows_as_ids(source, np.array([[3, 4], [5, 6]], np.int32))
     assert first[0] == first[2] != first[1] == second[0] != second[1] and second[1] not in first
+
+
+@pytest.mark.parametrize("seal", [xored, added])
+def test_pairs_give_one_keystream_for_all_images(seal: Callable[[Images, int], Images]) -> None:
+    plain = noise((4, 6, 7, 3))
+    pool = pool_of(seal(plain, 3))
+    for pairs, keys in ((1, 2), (3, 1)):  # one pair does not tell XOR from addition
+        found = solve_keystream(plain[:pairs], pool.sealed[:pairs])
+        opened = [np.array_equal(open_images(pool.spec, pool.sealed, key), plain) for key in found]
+        assert len(found) == keys and sum(opened) == 1
+
+
+@pytest.mark.parametrize(
+    "seal", [lines_moved, pixels_moved, lambda images, seed: noise(images.shape, seed)]
+)
+def test_pairs_of_no_keystream_give_none(seal: Callable[[Images, int], Images]) -> None:
+    plain = noise((3, 6, 7, 3))
+    assert solve_keystream(plain, seal(plain, 3)) == []

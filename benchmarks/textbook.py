@@ -1,0 +1,265 @@
+"""How many images break ciphers of textbooks that are no schemes of this program, by kind of picture.
+
+    python -m benchmarks.textbook --data FOLDER [--kinds "cifar 32"] [--ciphers lines] [--hours 2] [--json FILE]
+
+FOLDER is described in picture_sources.py. The ciphers are: one keystream for all images, XORed or added modulo 256;
+one order of the rows and one of the columns; one order of all pixels. Every draw is a random pool of one kind of
+picture under a key of its own. Finished cells are kept in --out, so that a stopped run continues.
+
+What is measured in a cell is that of picture_kinds.py: exact, opens (K), names (R), shows (V). Colours that are up to
+their negative, turns and mirror images are granted, shifts are not. In addition, 10 pools of noise, as a nonce
+for each image makes it, are given to each attack at each pool size: how many it believes to have opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
+from benchmarks.picture_kinds import (
+    GALLERY,
+    NAMED_FROM,
+    OPENS_FROM,
+    OUTSIDE,
+    SHOWN_FROM,
+    best_move,
+    share_named,
+    share_right,
+)
+from benchmarks.picture_sources import KINDS, read_kind
+from coordinator.adversary.contract import Ciphertexts
+from coordinator.adversary.opened import Key, open_images
+from coordinator.adversary.recover.unknown_scheme import TEXTBOOK
+from coordinator.adversary.time_budget import TimeLeft, until
+from coordinator.exchange.audit.suite1 import MARGIN
+from coordinator.exchange.pool import MemoryPool
+from coordinator.report.build import machine
+from crypto.arrays import Images, Int64Array, Rows
+from crypto.files import append_line, read_lines
+from crypto.scheme import describe
+from crypto.symmetry import Orbit
+from parties.scoring.measures import ssims
+
+SCHEMA = "cipherward.textbook/1"
+POOLS = (1, 2, 5, 10, 30, 100)
+PICTURES = ("cifar 32", "pneumonia 28", "tissue 32", "phantoms 64", "mri 224", "cifar 224", "tissue 224")
+SEED = 11
+#: Pools of noise that each attack is tried on, at each pool size.
+NOISE_POOLS = 10
+NOISE = "noise 32"
+_BUDGET_SECONDS = 300.0
+_ORBIT = Orbit(turns=True, negatives=True)
+
+
+def _stream(seed: bytes, shape: tuple[int, ...]) -> Images:
+    """Return uniform bytes that a seed decides."""
+    size = int(np.prod(shape))
+    return np.frombuffer(hashlib.shake_256(seed).digest(size), np.uint8).reshape(shape)
+
+
+def _order(seed: bytes, count: int) -> Int64Array:
+    """Return a uniform order that a seed decides."""
+    return np.argsort(np.frombuffer(hashlib.shake_256(seed).digest(8 * count), np.uint64), kind="stable")
+
+
+def xor(images: Images, key: bytes) -> Images:
+    """XOR one keystream to all images uint8 [n, h, w, c]."""
+    sealed: Images = images ^ _stream(key, images.shape[1:])
+    return sealed
+
+
+def add(images: Images, key: bytes) -> Images:
+    """Add one keystream to all images, modulo 256."""
+    sealed: Images = images + _stream(key, images.shape[1:])
+    return sealed
+
+
+def lines(images: Images, key: bytes) -> Images:
+    """Put the rows of all images in one order, and the columns in another."""
+    rows, columns = _order(key + b"r", images.shape[1]), _order(key + b"c", images.shape[2])
+    return images[:, rows][:, :, columns]
+
+
+def pixels(images: Images, key: bytes) -> Images:
+    """Put the pixels of all images in one order."""
+    n, height, width, channels = images.shape
+    return images.reshape(n, -1, channels)[:, _order(key, height * width)].reshape(images.shape)
+
+
+#: The ciphers: what it is, how it seals, and the attack on it.
+CIPHERS: Mapping[str, tuple[str, Callable[[Images, bytes], Images], str]] = {
+    "xor": ("one keystream, XORed", xor, "keystream"),
+    "add": ("one keystream, added modulo 256", add, "keystream"),
+    "lines": ("one order of rows, one of columns", lines, "line_order"),
+    "pixels": ("one order of all pixels", pixels, "pixel_order"),
+}
+
+
+def measure(cipher: str, kind: str, images: Images, size: int, draw: int) -> dict[str, Any]:
+    """Attack one pool and return what was opened."""
+    chosen = np.random.default_rng([SEED, size, draw]).permutation(len(images))
+    plain, others = images[chosen[: size + OUTSIDE]], images[chosen[size + OUTSIDE :]]
+    _, seal, attack = CIPHERS[cipher]
+    sealed = seal(plain, f"{cipher} {kind} {size} {draw}".encode())
+    key, figures = _attack(TEXTBOOK[attack], sealed, size)
+    figures = {"cipher": cipher, "kind": kind, "pool": size, "draw": draw, **figures}
+    if key is None:
+        return {**figures, "right": 0.0, "ssim": 0.0, "named": 0.0, "shown": 0.0}
+    opened = open_images(describe("plain", plain.shape[1:], 1), sealed, key)
+    varied = np.ptp(plain[:size], axis=0) > 0 if size > 1 else np.ones(plain.shape[1:], bool)
+    move = best_move(opened, plain, _ORBIT, 1, varied)
+    moved, outside = move.apply(opened, 1), plain[size:]
+    gallery = np.concatenate([outside, others[: GALLERY - OUTSIDE]])
+    mean = np.broadcast_to(gallery.mean(0).round().astype(np.uint8), outside.shape)
+    baselines = (sealed[size:], mean, np.roll(moved[size:], 1, 0))
+    found = ssims(moved[size:], outside)
+    best = np.nanmax([ssims(guess, outside) for guess in baselines], axis=0)
+    return {
+        **figures,
+        "right": share_right(opened[:size], plain[:size], move, 1, varied),
+        "ssim": float(np.nanmedian(found)),
+        "named": share_named(moved[size:], gallery),
+        "shown": float((found >= best + MARGIN).mean()),
+    }
+
+
+def measure_noise(attack: str, size: int, draw: int) -> dict[str, Any]:
+    """Attack a pool of noise and return whether the attack believes in what it opens."""
+    seed = f"noise {size} {draw}".encode()
+    _, figures = _attack(TEXTBOOK[attack], _stream(seed, (size, 32, 32, 1)), size)
+    return {"cipher": attack, "kind": NOISE, "pool": size, "draw": draw, **figures}
+
+
+def _attack(
+    recover: Callable[[Ciphertexts, Rows, TimeLeft], Key | None], sealed: Images, size: int
+) -> tuple[Key | None, dict[str, Any]]:
+    pool = MemoryPool(describe("plain", sealed.shape[1:], 1), sealed)
+    started, began = time.monotonic(), time.process_time()
+    key = recover(pool, np.arange(size), until(started + _BUDGET_SECONDS))
+    return key, {
+        "seconds": time.monotonic() - started,
+        "cpu_seconds": time.process_time() - began,
+        "has_key": key is not None,
+        "uncertain": key is None or any(fit.is_poor for fit in key.fits),
+        "fits": [] if key is None else [fit.value for fit in key.fits],
+    }
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure the missing cells until the time is over."""
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + 3600 * args.hours
+    done = {(c["cipher"], c["kind"], c["pool"], c["draw"]) for c in read_lines(args.out)}
+    for attack in TEXTBOOK:  # one small pool each first, so that no cell holds the compiling
+        _attack(TEXTBOOK[attack], _stream(b"first", (12, 16, 16, 1)), 12)
+    noise = [(attack, NOISE, n, d) for attack in TEXTBOOK for n in POOLS for d in range(NOISE_POOLS)]
+    cells = [
+        (cipher, kind, n, d)
+        for kind in split_list(args.kinds)
+        for n in POOLS
+        for cipher in split_list(args.ciphers)
+        for d in range(args.draws)
+    ]
+    for name, kind, size, draw in cells + noise:
+        if (name, kind, size, draw) in done:
+            continue
+        if time.monotonic() > deadline:
+            return
+        cell = (
+            measure_noise(name, size, draw)
+            if kind == NOISE
+            else measure(name, kind, read_kind(args.data, kind), size, draw)
+        )
+        append_line(args.out, json.dumps(cell))
+        if kind != NOISE:
+            print(name, kind, size, draw, round(cell["named"], 2), round(cell["ssim"], 2), flush=True)
+
+
+def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of every cipher, kind of picture and pool size over its draws, and those of noise."""
+    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for cell in cells:
+        groups.setdefault((cell["cipher"], cell["kind"], cell["pool"]), []).append(cell)
+    rows = [
+        _summarise(*name, group) for name, group in sorted(groups.items(), key=_place) if name[1] != NOISE
+    ]
+    noise = [
+        {"attack": attack, "pool": size, "draws": len(group), "believed": _believed(group)}
+        for (attack, kind, size), group in sorted(groups.items(), key=_place)
+        if kind == NOISE
+    ]
+    return {"rows": rows, "noise": noise}
+
+
+def _place(item: tuple[tuple[str, str, int], Any]) -> tuple[int, int, int]:
+    cipher, kind, size = item[0]
+    names, kinds = [*CIPHERS, *TEXTBOOK], [*PICTURES, *KINDS, NOISE]
+    return names.index(cipher), kinds.index(kind), size
+
+
+def _believed(group: list[dict[str, Any]]) -> int:
+    return sum(not cell["uncertain"] for cell in group)
+
+
+def _summarise(cipher: str, kind: str, size: int, group: list[dict[str, Any]]) -> dict[str, Any]:
+    opens = [c["has_key"] and c["ssim"] >= OPENS_FROM for c in group]
+    names = [c["has_key"] and c["named"] >= NAMED_FROM for c in group]
+    broken = [k or r for k, r in zip(opens, names, strict=True)]
+    return {
+        "cipher": cipher,
+        "kind": kind,
+        "pool": size,
+        "draws": len(group),
+        "broken": sum(broken),
+        "opens": sum(opens),
+        "shows": sum(c["has_key"] and c["shown"] >= SHOWN_FROM for c in group),
+        "exact": sum(c["right"] == 1.0 for c in group),
+        "not_tried": sum(not c["has_key"] for c in group),
+        "uncertain": sum(c["uncertain"] and not b for c, b in zip(group, broken, strict=True)),
+        "right": float(np.median([c["right"] for c in group])),
+        "ssim": float(np.median([c["ssim"] for c in group])),
+        "named": float(np.median([c["named"] for c in group])),
+        "seconds": float(np.median([c["seconds"] for c in group])),
+        "cpu_seconds": float(np.median([c["cpu_seconds"] for c in group])),
+    }
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = make_parser(__doc__)
+    add_data(parser)
+    parser.add_argument("--kinds", default=",".join(PICTURES))
+    parser.add_argument("--ciphers", default=",".join(CIPHERS))
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--hours", type=float, default=1.0)
+    parser.add_argument("--out", type=Path, default=Path("runs/textbook/cells.jsonl"))
+    add_json(parser)
+    args = parser.parse_args()
+    run(args)
+    result = summarise(read_lines(args.out))
+    shown = Table("cipher", "pictures", "images", "broken", "exact", "median SSIM", "seconds")
+    for row in result["rows"]:
+        broken = f"{row['broken']} of {row['draws']}"
+        figures = (row["pool"], broken, row["exact"], f"{row['ssim']:.2f}", f"{row['seconds']:.1f}")
+        shown.add_row(row["cipher"], row["kind"], *map(str, figures))
+    Console().print(shown)
+    kinds = {kind: KINDS[kind] for kind in dict.fromkeys(row["kind"] for row in result["rows"])}
+    ciphers = {name: words for name, (words, _, _) in CIPHERS.items()}
+    write_figures(
+        args.json,
+        {"schema": SCHEMA, "machine": machine(), "kinds": kinds, "ciphers": ciphers, **result},
+    )
+
+
+if __name__ == "__main__":
+    main()

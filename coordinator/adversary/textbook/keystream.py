@@ -1,0 +1,101 @@
+"""One keystream for all images (T1): every image is XORed with it, or it is added modulo 256.
+
+Textbook: the two-time pad. A keystream that seals one image is a one-time pad; from the second image on, the
+differences of ciphertexts are those of images. Here the stream is sought directly (keystream_search.py), because
+neighbouring values of pictures are alike.
+
+Under XOR, each colour is found up to its negative; the colours are brought together by their correlation. The fit is
+measured on images that were held back: a stream that was fitted to noise smooths the images that it was fitted to,
+and no others.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
+from coordinator.adversary.opened import Key, RecoveredStream
+from coordinator.adversary.recover.neighbour_agreement import colour_agreement
+from coordinator.adversary.recover.pool_reading import random_order
+from coordinator.adversary.textbook.keystream_search import search_stream
+from coordinator.adversary.time_budget import TimeLeft, always
+from crypto.arrays import Images, Rows, UInt8Array
+from crypto.kernels.table import Table
+
+#: Places of all images together that a stream is sought in, and the fewest and most images: a bound on time.
+_PLACES, _FEWEST_IMAGES, _MOST_IMAGES = 1_200_000, 24, 100
+#: Images that are held back to measure the fit, and the most of the pool that they may be.
+_HELD_BACK, _HELD_BACK_SHARE = 8, 0.5
+#: Side of the middle of the picture in which XOR and addition are compared. Chosen by hand.
+_MIDDLE = 48
+#: Images whose neighbouring values agree this much as they are were not sealed by a keystream.
+_AS_IT_IS = 0.5
+#: Least agreement of the images that were held back. Pictures have .7 and more; noise has less than .1.
+_LEAST_FIT = 0.5
+_FIT = "the correlation of neighbouring pixels in images that the keystream was not sought in"
+_WAYS = {True: "the keystream is XORed", False: "the keystream is added modulo 256"}
+
+
+def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Key | None:
+    """Recover the keystream.
+
+    Args:
+        pool: Sealed images, uint8.
+        pool_rows: int64 [n], the rows that may be used.
+        time_left: Asked between the passes of a search.
+
+    Returns:
+        The key; None from one image, which has a one-time pad, or if neighbouring values agree as they are.
+    """
+    height, width, channels = shape = pool.spec.image_shape
+    most = int(np.clip(_PLACES // (height * width), _FEWEST_IMAGES, _MOST_IMAGES))
+    images = pool.images(np.sort(random_order(pool_rows)[:most]))
+    if len(images) < 2 or colour_agreement(images) >= _AS_IT_IS:
+        return None
+    held_back = min(_HELD_BACK, int(len(images) * _HELD_BACK_SHARE))
+    seen, unseen = images[held_back:], images[:held_back]
+    is_xor = _is_xor(seen, unseen)
+    checked = _search(seen, is_xor=is_xor, time_left=time_left)
+    fit = Fit(_agreement(unseen, checked, is_xor=is_xor), _LEAST_FIT, f"{_FIT}; {_WAYS[is_xor]}")
+    stream = _search(images, is_xor=is_xor, time_left=time_left) if time_left() else checked
+    if not is_xor:
+        return RecoveredStream(stream, (fit,))
+    table = Table.flat(shape, np.arange(height * width * channels), stream.ravel())
+    return Recovered(table, {}, (), (fit,))
+
+
+def open_values(images: Images, stream: UInt8Array, *, is_xor: bool) -> Images:
+    """Return images uint8 [n, h, w, c] opened under a stream uint8 [h, w, c]."""
+    return images ^ stream if is_xor else images - stream
+
+
+def _agreement(images: Images, stream: UInt8Array, *, is_xor: bool) -> float:
+    return colour_agreement(open_values(images, stream, is_xor=is_xor))
+
+
+def _is_xor(seen: Images, unseen: Images) -> bool:
+    """Return which way of sealing opens the middle of images better that were held back."""
+    height, width = seen.shape[1:3]
+    top, left = max(0, (height - _MIDDLE) // 2), max(0, (width - _MIDDLE) // 2)
+    middle = (slice(None), slice(top, top + _MIDDLE), slice(left, left + _MIDDLE))
+    agreements = {
+        is_xor: _agreement(
+            unseen[middle], _search(seen[middle], is_xor=is_xor, time_left=always), is_xor=is_xor
+        )
+        for is_xor in (True, False)
+    }
+    return agreements[True] >= agreements[False]
+
+
+def _search(images: Images, *, is_xor: bool, time_left: TimeLeft) -> UInt8Array:
+    """Return the stream of images uint8 [n, h, w, c], uint8 [h, w, c], its colours brought together."""
+    colours = [
+        search_stream(images[..., c].transpose(1, 2, 0), is_xor=is_xor, time_left=time_left)
+        for c in range(images.shape[3])
+    ]
+    opened = open_values(images, np.stack(colours, 2), is_xor=is_xor).astype(np.float64)
+    opened -= opened.mean((1, 2), keepdims=True)
+    for c in range(1, len(colours)):
+        if is_xor and (opened[..., 0] * opened[..., c]).sum() < 0:
+            colours[c] ^= np.uint8(255)
+    return np.stack(colours, 2)

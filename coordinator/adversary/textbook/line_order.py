@@ -1,0 +1,82 @@
+"""One order of the rows and one of the columns for all images (T1, T0 with one image).
+
+Textbook: scrambling by lines. Two rows that were neighbours are alike wherever they stand, and the order of the
+columns changes nothing about that. So each of the two orders is a shortest path (path_order.py) by the distances of
+whole lines, over all images.
+
+Both orders are found up to their direction, so the picture up to its mirror images. Lines that are equal in all
+images, such as black borders, come together in any order, and at one end: the picture may be shifted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
+from coordinator.adversary.puzzle.distances import position_distances
+from coordinator.adversary.recover.neighbour_agreement import colour_agreement
+from coordinator.adversary.recover.pool_reading import random_rows
+from coordinator.adversary.textbook.path_order import path_length, shortest_path
+from coordinator.adversary.time_budget import TimeLeft
+from crypto.arrays import Float64Array, Images, Int64Array, Rows
+from crypto.kernels.table import Table
+
+#: Most images used. 5 give the whole order; more make it no better.
+_IMAGES = 32
+#: Most values of a line that are compared, drawn over the images.
+_COMPARED = 20_000
+#: Images whose neighbouring values agree this much as they are have their lines in order.
+_AS_IT_IS = 0.5
+#: A found path must be this much shorter than the lines' mean distance. Right ones were at most .7 of it, those of
+#: noise at least .97.
+_LEAST_FIT, _MEAN_OF_NOISE = 0.15, 1.0
+_FIT = "how much less neighbouring lines differ than any two"
+
+
+def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovered | None:
+    """Recover the orders of rows and columns.
+
+    Args:
+        pool: Sealed images, uint8.
+        pool_rows: int64 [n], the rows that may be used.
+        time_left: Asked between the two orders.
+
+    Returns:
+        The key; None if neighbouring values agree as they are, or no line differs from another.
+    """
+    images = pool.images(random_rows(pool_rows, _IMAGES))
+    if colour_agreement(images) >= _AS_IT_IS:
+        return None
+    _, width, _ = shape = pool.spec.image_shape
+    orders, fits = [], []
+    for axis in (1, 2):
+        distances = line_distances(images, axis)
+        if not distances.any():
+            return None
+        path = shortest_path(distances) if time_left() else np.arange(len(distances))
+        orders.append(path)
+        fits.append(Fit(_gain(distances, path), _LEAST_FIT, f"{_FIT}, {('rows', 'columns')[axis - 1]}"))
+    gather = (orders[0][:, None] * width + orders[1]).ravel()
+    return Recovered(Table.flat(shape, gather), {"rows": orders[0], "columns": orders[1]}, (), tuple(fits))
+
+
+def line_distances(images: Images, axis: int) -> Float64Array:
+    """Return the mean saturating distance of every two lines, float64 [lines, lines].
+
+    Args:
+        images: uint8 [n, h, w, c].
+        axis: 1 for rows, 2 for columns.
+    """
+    lines = np.moveaxis(images, axis, 0).reshape(images.shape[axis], -1)
+    if lines.shape[1] > _COMPARED:
+        lines = lines[:, np.random.default_rng(0).choice(lines.shape[1], _COMPARED, replace=False)]
+    return position_distances(np.ascontiguousarray(lines.T)[..., None])
+
+
+def _gain(distances: Float64Array, path: Int64Array) -> float:
+    """Return how much less neighbours on the path differ than any two lines, as a share; 1 if they are alike."""
+    count = len(path)
+    if count < 2:
+        return 1.0
+    mean = distances.sum() / (count * (count - 1))
+    return float(1.0 - path_length(distances, path) / (count - 1) / max(mean, 1e-12))

@@ -1,0 +1,78 @@
+"""Ciphers of textbooks that are no schemes of this program fall to the audit as a library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cipherward.audit import audit
+from coordinator.adversary.recover import unknown_scheme
+from crypto.arrays import Images
+from crypto.scheme import describe
+from tests.support.pictures import smooth
+from tests.support.textbook_ciphers import added, lines_moved, pixels_moved, xored
+
+IMAGES = smooth(110, 32, 32)
+SETTINGS: dict[str, Any] = {
+    "draws": 1,
+    "rows": 32,
+    "block": 8,
+    "budget_s": 60.0,
+    "attacks": ("as_is", "pooled_key_recovery"),
+}
+
+
+@pytest.fixture(autouse=True)
+def quick_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try the quick key recoveries of schemes only."""
+    quick = tuple(model for model in unknown_scheme.MODELS if model[0] in ("value_shuffle", "etc"))
+    monkeypatch.setattr(unknown_scheme, "MODELS", quick)
+
+
+def keyed(cipher: Callable[[Images, int], Images]) -> Callable[[Images, bytes], Images]:
+    """Return a cipher as the audit takes it."""
+    return lambda images, key: cipher(images, int.from_bytes(key))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("cipher", "recovery", "images"),
+    [
+        (xored, "keystream_recovery", 10),
+        (added, "keystream_recovery", 40),
+        (lines_moved, "line_order_recovery", 2),
+        (pixels_moved, "pixel_order_recovery", 60),
+    ],
+)
+def test_a_cipher_of_a_textbook_is_broken_by_the_attack_on_it(
+    cipher: Callable[[Images, int], Images], recovery: str, images: int
+) -> None:
+    result = audit(keyed(cipher), IMAGES, sizes=(images,), known_pairs=20, **SETTINGS)
+    assert result.valid and result.broken
+    broken_at = result.report.verdict.broken_at
+    assert broken_at["pooled_key_recovery"] == broken_at[recovery] == images
+    chosen = [f.fit for f in result.report.findings if f.attack == "pooled_key_recovery"]
+    assert all(fit.startswith(f"chosen: {recovery}; fit ") for fit in chosen)
+    assert all(finding.is_break for finding in result.pairs)
+
+
+@pytest.mark.parametrize("cipher", [xored, added])
+def test_pairs_and_chosen_images_give_a_keystream(cipher: Callable[[Images, int], Images]) -> None:
+    attacks = {**SETTINGS, "attacks": ("as_is",)}
+    result = audit(keyed(cipher), IMAGES, sizes=(1,), known_pairs=1, chosen_plaintext=True, **attacks)
+    assert [finding.is_break for finding in result.pairs] == [True, True]
+    assert all("one keystream for all images" in str(finding) for finding in result.pairs)
+
+
+@pytest.mark.long
+def test_a_slow_recovery_is_tried_only_if_no_other_is_sound() -> None:
+    candidates = unknown_scheme.candidates_of([describe("plain", IMAGES.shape[1:], 8)])
+    assert [c.name for c in candidates if c.is_slow] == ["pixel_order_recovery"]
+    result = audit(keyed(lines_moved), IMAGES, sizes=(4,), **SETTINGS)
+    assert "not tried, because another was sound: pixel_order_recovery" in str(result)
+
+
+def test_real_ciphertexts_are_taken_for_no_cipher() -> None:
+    assert unknown_scheme.candidates_of([describe("orthogonal", IMAGES.shape[1:], 8)]) == []

@@ -1,0 +1,76 @@
+"""Rows and columns that were put in another order are put back, from one image or a few."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from coordinator.adversary.opened import open_images
+from coordinator.adversary.textbook import line_order
+from coordinator.adversary.textbook.line_order import line_distances
+from coordinator.adversary.textbook.path_order import path_length, shortest_path
+from coordinator.adversary.time_budget import always
+from crypto.arrays import Float64Array, Images
+from tests.support.pictures import smooth
+from tests.support.textbook_ciphers import likeness, lines_moved, noise, pool_of
+
+
+@pytest.mark.parametrize(("images", "least"), [(1, 0.9), (4, 0.999)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_orders_open_images_that_were_not_in_the_pool(images: int, least: float, channels: int) -> None:
+    plain = smooth(images + 8, 24, 32, channels)
+    pool = pool_of(lines_moved(plain, 3))
+    key = line_order.recover(pool, np.arange(images), always)
+    assert key is not None and not any(fit.is_poor for fit in key.fits)
+    opened = open_images(pool.spec, pool.sealed[images:], key)
+    assert likeness(opened, plain[images:]) > least > 0.8 > likeness(pool.sealed[images:], plain[images:])
+
+
+@pytest.mark.parametrize("images", [1, 10])
+def test_noise_fits_poorly(images: int) -> None:
+    key = line_order.recover(pool_of(noise((images, 24, 24, 1))), np.arange(images), always)
+    assert key is not None and all(fit.is_poor for fit in key.fits)
+
+
+@pytest.mark.parametrize("sealed", [smooth(6, 16, 16), np.full((3, 8, 8, 1), 7, np.uint8)])
+def test_pictures_as_they_are_and_images_of_one_gray_have_no_order_to_find(sealed: Images) -> None:
+    assert line_order.recover(pool_of(sealed), np.arange(len(sealed)), always) is None
+
+
+def test_lines_are_as_far_apart_as_their_values_over_all_images() -> None:
+    images = noise((3, 4, 5, 2))
+    for axis in (1, 2):
+        lines = np.moveaxis(images, axis, 0).reshape(images.shape[axis], -1).astype(float)
+        apart = np.abs(lines[:, None] - lines)
+        assert np.allclose(line_distances(images, axis), (apart / (apart + 8)).mean(2), atol=1e-6)
+
+
+def _distances(points: Float64Array) -> Float64Array:
+    distances: Float64Array = np.hypot(*(points[:, None] - points).transpose(2, 0, 1))
+    return distances
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_order_of_a_few_things_is_shorter(seed: int) -> None:
+    distances = _distances(np.random.default_rng(seed).normal(size=(7, 2)))
+    least = min(path_length(distances, np.array(order)) for order in itertools.permutations(range(7)))
+    path = shortest_path(distances)
+    assert np.array_equal(np.sort(path), np.arange(7))
+    assert path_length(distances, path) == pytest.approx(least)
+
+
+def test_things_in_a_row_are_found_in_their_row() -> None:
+    place = np.random.default_rng(0).permutation(60)
+    path = shortest_path(_distances(np.stack([place, np.zeros(60)], 1)))
+    assert (np.abs(np.diff(place[path])) == 1).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_fewer_than_three_things_are_in_order(count: int) -> None:
+    assert np.array_equal(shortest_path(np.zeros((count, count))), np.arange(count))
+
+
+def test_things_that_are_all_alike_are_a_path_too() -> None:
+    assert np.array_equal(np.sort(shortest_path(np.zeros((6, 6)))), np.arange(6))

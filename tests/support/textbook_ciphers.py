@@ -1,0 +1,60 @@
+"""Ciphers of textbooks that are no schemes of this program, and how near an opened picture is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from coordinator.exchange.pool import MemoryPool
+from crypto.arrays import Images
+from crypto.scheme import describe
+from crypto.symmetry import TURNS, turned
+
+
+def xored(images: Images, seed: int) -> Images:
+    """Return images XORed with one keystream."""
+    sealed: Images = images ^ np.random.default_rng(seed).integers(0, 256, images.shape[1:], np.uint8)
+    return sealed
+
+
+def added(images: Images, seed: int) -> Images:
+    """Return images with one keystream added, modulo 256."""
+    sealed: Images = images + np.random.default_rng(seed).integers(0, 256, images.shape[1:], np.uint8)
+    return sealed
+
+
+def lines_moved(images: Images, seed: int) -> Images:
+    """Return images with their rows in another order, and their columns in another."""
+    rng = np.random.default_rng(seed)
+    rows, columns = rng.permutation(images.shape[1]), rng.permutation(images.shape[2])
+    return images[:, rows][:, :, columns]
+
+
+def pixels_moved(images: Images, seed: int) -> Images:
+    """Return images with all pixels in another order."""
+    n, height, width, channels = images.shape
+    order = np.random.default_rng(seed).permutation(height * width)
+    return images.reshape(n, -1, channels)[:, order].reshape(images.shape)
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> Images:
+    """Return images in which nothing is to be found."""
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def pool_of(sealed: Images) -> MemoryPool:
+    """Return ciphertexts of no scheme as a pool. The blocks are of one pixel, and mean nothing."""
+    return MemoryPool(describe("plain", sealed.shape[1:], 1), sealed)
+
+
+def likeness(opened: Images, plain: Images) -> float:
+    """Return the median correlation of opened colour planes with their own, in the best turn and sign of all."""
+    best = -1.0
+    for turn in range(TURNS):
+        state = turned(opened, turn)
+        if state.shape == plain.shape:
+            planes = [np.moveaxis(x, 3, 1).reshape(len(x) * x.shape[3], -1) for x in (state, plain)]
+            one, other = (x.astype(float) for x in planes)
+            one, other = one - one.mean(1, keepdims=True), other - other.mean(1, keepdims=True)
+            spread = np.sqrt((one**2).sum(1) * (other**2).sum(1))
+            best = max(best, abs(float(np.median((one * other).sum(1) / np.maximum(spread, 1e-9)))))
+    return best
