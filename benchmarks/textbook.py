@@ -6,9 +6,10 @@ FOLDER is described in picture_sources.py. The ciphers are: one keystream for al
 one order of the rows and one of the columns; one order of all pixels. Every draw is a random pool of one kind of
 picture under a key of its own. Finished cells are kept in --out, so that a stopped run continues.
 
-What is measured in a cell is that of picture_kinds.py: exact, opens (K), names (R), shows (V). Colours that are up to
-their negative, turns and mirror images are granted, shifts are not. In addition, 10 pools of noise, as a nonce
-for each image makes it, are given to each attack at each pool size: how many it believes to have opened.
+What is measured in a cell is that of picture_kinds.py: exact, opens (K), names (R), shows (V). The negative, turns,
+mirror images and shifts by up to three times four pixels are granted, as the library grants them. In addition, each
+attack is given 10 pools of noise at each pool size, as a nonce for each image makes it: how many it believes to have
+opened.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ SEED = 11
 NOISE_POOLS = 10
 NOISE = "noise 32"
 _BUDGET_SECONDS = 300.0
-_ORBIT = Orbit(turns=True, negatives=True)
+#: What is granted, with blocks of this side.
+_ORBIT, _BLOCK = Orbit(turns=True, negatives=True, shifts=True), 4
 
 
 def _stream(seed: bytes, shape: tuple[int, ...]) -> Images:
@@ -115,10 +117,10 @@ def measure(cipher: str, kind: str, images: Images, size: int, draw: int) -> dic
     figures = {"cipher": cipher, "kind": kind, "pool": size, "draw": draw, **figures}
     if key is None:
         return {**figures, "right": 0.0, "ssim": 0.0, "named": 0.0, "shown": 0.0}
-    opened = open_images(describe("plain", plain.shape[1:], 1), sealed, key)
+    opened = open_images(describe("plain", plain.shape[1:], _BLOCK), sealed, key)
     varied = np.ptp(plain[:size], axis=0) > 0 if size > 1 else np.ones(plain.shape[1:], bool)
-    move = best_move(opened, plain, _ORBIT, 1, varied)
-    moved, outside = move.apply(opened, 1), plain[size:]
+    move = best_move(opened, plain, _ORBIT, _BLOCK, varied)
+    moved, outside = move.apply(opened, _BLOCK), plain[size:]
     gallery = np.concatenate([outside, others[: GALLERY - OUTSIDE]])
     mean = np.broadcast_to(gallery.mean(0).round().astype(np.uint8), outside.shape)
     baselines = (sealed[size:], mean, np.roll(moved[size:], 1, 0))
@@ -126,7 +128,7 @@ def measure(cipher: str, kind: str, images: Images, size: int, draw: int) -> dic
     best = np.nanmax([ssims(guess, outside) for guess in baselines], axis=0)
     return {
         **figures,
-        "right": share_right(opened[:size], plain[:size], move, 1, varied),
+        "right": share_right(opened[:size], plain[:size], move, _BLOCK, varied),
         "ssim": float(np.nanmedian(found)),
         "named": share_named(moved[size:], gallery),
         "shown": float((found >= best + MARGIN).mean()),

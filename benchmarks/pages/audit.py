@@ -13,6 +13,7 @@ from benchmarks.pages.library import library
 from benchmarks.pages.markdown import number, table, value_range
 from benchmarks.pages.noise import noise_bound
 from benchmarks.pages.projections import projection_fit, projections
+from benchmarks.pages.textbook import textbook
 from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import headline, linkability, second_look
 from coordinator.report.wording import listed
@@ -45,6 +46,7 @@ def page(entries: Sequence[Entry]) -> list[str]:
         "audit-table": audit_table,
         "audit": audit,
         "picture-kinds": picture_kinds,
+        "textbook": textbook,
         "noise-bound": noise_bound,
         "jpeg": sealed_jpegs,
         "projections": projections,

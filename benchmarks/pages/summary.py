@@ -100,6 +100,7 @@ TOPICS = {
             "audit-table",
             "audit",
             "picture-kinds",
+            "textbook",
             "key-recovery",
             "pool-size",
             "false-alarms",

@@ -181,8 +181,10 @@ def candidates_of(specs: Sequence[SchemeSpec]) -> list[Candidate]:
         )
         for model in models_of(specs)
     ]
+    # Guesses may be shifted by whole blocks: by small ones, where no block means anything.
+    finest = min(specs, key=lambda spec: spec.block)
     return schemes + [
-        Candidate(f"{name}_recovery", specs[0], recover, slowness=_slowness(name), is_textbook=True)
+        Candidate(f"{name}_recovery", finest, recover, slowness=_slowness(name), is_textbook=True)
         for name, recover in TEXTBOOK.items()
     ]
 

@@ -4,8 +4,10 @@ Textbook: scrambling by lines. Two rows that were neighbours are alike wherever 
 columns changes nothing about that. So each of the two orders is a shortest path (path_order.py) by the distances of
 whole lines, over all images.
 
-Both orders are found up to their direction, so the picture up to its mirror images. Lines that are equal in all
-images, such as black borders, come together in any order, and at one end: the picture may be shifted.
+Both orders are found up to their direction, so the picture up to its mirror images. Where the first and the last line
+are as alike as neighbours are, as two black borders are, the path is a ring, and the shortest path cuts it anywhere.
+It is cut anew in the middle of the flattest lines. How wide each border is nobody can know from the ciphertexts, so
+the picture may be shifted by half the difference of the two.
 """
 
 from __future__ import annotations
@@ -27,6 +29,10 @@ _IMAGES = 32
 _COMPARED = 20_000
 #: Images whose neighbouring values agree this much as they are have their lines in order.
 _AS_IT_IS = 0.5
+#: A path is joined to a ring if there are flat lines, and its ends differ at most so much more than any neighbours.
+_RING = 1.25
+#: Lines are flat whose contrast is at most this share of the largest. Lines of pictures without borders had more.
+_FLAT = 0.1
 #: A found path must be this much shorter than the lines' mean distance. Right ones were at most .7 of it, those of
 #: noise at least .97.
 _LEAST_FIT, _MEAN_OF_NOISE = 0.15, 1.0
@@ -53,7 +59,9 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         distances = line_distances(images, axis)
         if not distances.any():
             return None
-        path = shortest_path(distances) if time_left() else np.arange(len(distances))
+        path = np.arange(len(distances))
+        if time_left():
+            path = cut_ring(distances, shortest_path(distances), _contrasts(images, axis))
         orders.append(path)
         fits.append(Fit(_gain(distances, path), _LEAST_FIT, f"{_FIT}, {('rows', 'columns')[axis - 1]}"))
     gather = (orders[0][:, None] * width + orders[1]).ravel()
@@ -71,6 +79,39 @@ def line_distances(images: Images, axis: int) -> Float64Array:
     if lines.shape[1] > _COMPARED:
         lines = lines[:, np.random.default_rng(0).choice(lines.shape[1], _COMPARED, replace=False)]
     return position_distances(np.ascontiguousarray(lines.T)[..., None])
+
+
+def cut_ring(distances: Float64Array, path: Int64Array, contrasts: Float64Array) -> Int64Array:
+    """Return the path, begun anew in the middle of its flat lines if it has some and both of its ends are alike.
+
+    Args:
+        distances: float64 [lines, lines].
+        path: int64 [lines].
+        contrasts: float64 [lines], how much the values of a line vary.
+    """
+    count = len(path)
+    if count < 3 or distances[path[0], path[-1]] > _RING * distances[path[:-1], path[1:]].max():
+        return path
+    flat = contrasts[path] <= _FLAT * contrasts.max()
+    if not flat.any() or flat.all():
+        return path
+    # The longest run of flat lines on the ring.
+    begin = int(np.argmin(flat))
+    turned = np.roll(flat, -begin)
+    first, longest, start = 0, 0, 0
+    for place in range(count + 1):
+        if place == count or not turned[place]:
+            if place - start > longest:
+                first, longest = start, place - start
+            start = place + 1
+    return np.roll(path, -((begin + first + (longest + 1) // 2) % count))
+
+
+def _contrasts(images: Images, axis: int) -> Float64Array:
+    """Return how much the values of each line vary within images, float64 [lines]."""
+    lines = np.moveaxis(images, axis, 0).reshape(images.shape[axis], len(images), -1)
+    deviations: Float64Array = lines.std(2).mean(1)
+    return deviations
 
 
 def _gain(distances: Float64Array, path: Int64Array) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.adversary.opened import open_images
 from coordinator.adversary.textbook import line_order
-from coordinator.adversary.textbook.line_order import line_distances
+from coordinator.adversary.textbook.line_order import cut_ring, line_distances
 from coordinator.adversary.textbook.path_order import path_length, shortest_path
 from coordinator.adversary.time_budget import always
 from crypto.arrays import Float64Array, Images
@@ -74,3 +74,30 @@ def test_fewer_than_three_things_are_in_order(count: int) -> None:
 
 def test_things_that_are_all_alike_are_a_path_too() -> None:
     assert np.array_equal(np.sort(shortest_path(np.zeros((6, 6)))), np.arange(6))
+
+
+def test_a_picture_with_black_borders_is_put_in_the_middle() -> None:
+    plain = np.zeros((8, 40, 40, 1), np.uint8)
+    plain[:, 6:34, 6:34] = smooth(8, 28, 28)
+    pool = pool_of(lines_moved(plain, 3))
+    key = line_order.recover(pool, np.arange(8), always)
+    assert key is not None
+    opened = open_images(pool.spec, pool.sealed, key)
+    # An odd number of flat lines has no middle, so one line more or less is no fault.
+    shifted = (np.roll(opened, shift, (1, 2)) for shift in itertools.product((-1, 0, 1), (-1, 0, 1)))
+    assert max(likeness(each, plain) for each in shifted) > 0.999
+
+
+@pytest.mark.parametrize("start", range(6))
+def test_a_ring_is_cut_in_the_middle_of_its_flattest_lines(start: int) -> None:
+    count = 12
+    place = np.arange(count)
+    apart = np.abs(place[:, None] - place)
+    ring = np.minimum(apart, count - apart).astype(float)
+    contrasts = np.array([0, 0, 1, 5, 9, 9, 9, 9, 5, 1, 0, 0.0])
+    cut = cut_ring(ring, np.roll(place, start), contrasts)
+    assert np.array_equal(cut, np.arange(count))
+    # In a row, the two ends are not alike, and nothing is cut.
+    assert np.array_equal(cut_ring(apart.astype(float), place, contrasts), place)
+    assert np.array_equal(cut_ring(np.zeros((2, 2)), np.arange(2), np.zeros(2)), np.arange(2))
+    assert np.array_equal(cut_ring(ring, place, np.ones(count)), place)
