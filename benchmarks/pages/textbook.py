@@ -13,8 +13,8 @@ Record = Mapping[str, Any]
 _LEAD = (
     "Ciphers that are no schemes of this program, and the attacks of the audit as a library "
     "([docs/library.md](../library.md)) on them. Measured as by kind of picture above; turns, mirror images, the "
-    "negative and shifts are granted. *Broken*: the smallest pool at which two thirds of the draws are broken by K or "
-    "R. *Most images*: the figures at the largest pool, medians. A dash: at no pool that was tried."
+    "negative and shifts are granted. *Broken*: the smallest pool at which two thirds of the draws are broken by K "
+    "or R. *Most images*: the figures at the largest pool, medians. A dash: at no pool that was tried."
 )
 
 

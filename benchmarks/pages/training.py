@@ -242,7 +242,9 @@ def gan(result: Record) -> list[str]:
 
 
 def _why_pictures_fade(best: Record, last: Record) -> list[str]:
-    """Return why the pictures of `gan` lose their contrast, with the losses of two epochs."""
+    """Return why the pictures of `gan` lose their contrast, with the losses of two epochs; nothing if they do not."""
+    if best["epoch"] == last["epoch"]:
+        return []
     return [
         "Why the pictures fade: the published discriminator has no biases, so that its logit scales with a picture's "
         "contrast, and flat mid-gray has a likelihood of 1/2 whatever its weights. A generator that is found out "
