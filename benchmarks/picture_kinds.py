@@ -111,7 +111,7 @@ def _rows() -> Iterator[Row]:
         if is_small:
             yield Row("ele", kind, 4, tuple(n for n in (50, *large) if n != 300))
         elif is_compared:
-            yield Row("ele", kind, block, (1, 2, 5, 10, 20, 50, 100))
+            yield Row("ele", kind, block, (1, 2, 5, 10, 20, 50, 100, *large[2:]))
         yield Row("block_pixel", kind, block, tuple(n for n in (20, *large) if n != 500))
         for scheme in ("orthogonal", "noisy_orthogonal"):
             yield Row(scheme, kind, block, (10, 50), attack="moment_matching")

@@ -92,7 +92,7 @@ _DARK_VALUES = (
 )
 _LARGE_NIBBLES = (
     "Values of blocks of this size are laid out roughly, by their high nibbles: the pictures are blurred, and named. "
-    "No mask confirms such a block. Larger pools have too few draws here, or none."
+    "No mask confirms such a block, and 500 images make them hardly less blurred."
 )
 #: Why a scheme misses its target on a kind of picture ("" for all schemes, or all kinds), and what was tried.
 TRIED: dict[tuple[str, str], str] = {
