@@ -107,7 +107,8 @@ def _attack_draw(
             guess, spec = open_rows(knowledge, key, "; ".join(filter(None, words))), told
             break
     if guess is None and not settings.family:
-        guess = _try_keystream(name, draw, settings)
+        guess, used = _try_keystream(name, draw, settings)
+        pairs = max(pairs, used)
     if guess is None:
         # The ciphertext as it is may name its image: that is no merit of pairs, and the suite's verdict tells it.
         return pairs, "no scheme of this program gives these pairs, and no keystream", False
@@ -117,8 +118,10 @@ def _attack_draw(
     return pairs, guess.note, bool(breaking_measures(figures, SUITE))
 
 
-def _try_keystream(name: str, draw: SealedDraw, settings: Settings) -> Guess | None:
-    """Return the guess of one keystream for all images if pairs have one, or two images of the attack's choice.
+def _try_keystream(name: str, draw: SealedDraw, settings: Settings) -> tuple[Guess | None, int]:
+    """Return the guess of one keystream for all images, None if the pairs have none, and how many pairs were used.
+
+    Where images are chosen, two are.
 
     Of two keystreams, as one pair has them, the one is taken whose opened pictures agree more.
     """
@@ -129,13 +132,13 @@ def _try_keystream(name: str, draw: SealedDraw, settings: Settings) -> Guess | N
         plain = np.random.default_rng(0).integers(0, 256, (2, *draw.plain.shape[1:]), np.uint8)
         sealed = draw.oracle(plain)
     if sealed.dtype != np.uint8 or sealed.shape != plain.shape or not len(plain):
-        return None
+        return None, 0
     knowledge = Knowledge(MemoryPool(draw.spec, draw.sealed), draw.pool_rows, draw.rows)
     guesses = [
         open_rows(knowledge, key, "as one keystream for all images")
         for key in known_pairs.solve_keystream(plain, sealed)
     ]
-    return max(guesses, key=lambda guess: colour_agreement(guess.images), default=None)
+    return max(guesses, key=lambda guess: colour_agreement(guess.images), default=None), len(plain)
 
 
 def _models(specs: Sequence[SchemeSpec]) -> list[SchemeSpec]:

@@ -69,7 +69,8 @@ def attack(knowledge: Knowledge) -> Guess:
 def solve_keystream(plain: Images, sealed: Images) -> list[Key]:
     """Recover the one keystream of all images, XORed or added modulo 256: every one that gives these pairs.
 
-    One pair always has two, and nothing confirms that either is right. Two pairs have one, or none.
+    One pair always has two, and nothing confirms that either is right. Pairs of different images have one or none,
+    but for a stream of 0 and 128 alone, where XOR is addition.
 
     Args:
         plain: uint8 [m, h, w, c].

@@ -20,12 +20,15 @@ def neighbour_agreement(images: Images) -> float:
 
 
 def colour_agreement(images: Images) -> float:
-    """Return `neighbour_agreement` of the colours, each a picture of its own.
+    """Return `neighbour_agreement` of the colours, each a picture of its own; 0 without any that varies.
 
-    In pictures of one hue, as of stained tissue, all values of a colour are alike wherever the pixels stand.
+    In pictures of one hue, as of stained tissue, all values of a colour are alike wherever the pixels stand. Empty
+    planes tell nothing, and are left out.
     """
     height, width = images.shape[1:3]
-    return neighbour_agreement(images.transpose(0, 3, 1, 2).reshape(-1, height, width, 1))
+    planes = images.transpose(0, 3, 1, 2).reshape(-1, height, width, 1)
+    varied = planes[np.ptp(planes, axis=(1, 2, 3)) > 0]
+    return neighbour_agreement(varied) if len(varied) and min(height, width) > 1 else 0.0
 
 
 def _correlations(a: Float64Array, b: Float64Array) -> Float64Array:

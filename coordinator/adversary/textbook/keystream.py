@@ -28,8 +28,14 @@ _PLACES, _FEWEST_IMAGES, _MOST_IMAGES = 1_200_000, 24, 100
 _HELD_BACK, _HELD_BACK_SHARE = 8, 0.5
 #: Side of the middle of the picture in which XOR and addition are compared. Chosen by hand.
 _MIDDLE = 48
-#: Images whose neighbouring values agree this much as they are were not sealed by a keystream.
-_AS_IT_IS = 0.5
+#: Fewer images that a stream is added to than this are opened to the difference of two images, which is smooth, too:
+#: the fit must be nearly 1 there.
+_FEW_ADDED, _LEAST_FIT_OF_FEW = 5, 0.95
+#: Images of which it is measured how much neighbouring values agree as they are. If that is so much, they must agree
+#: more by the gain when they are opened, for a keystream to be there.
+_LOOKED_AT, _AS_IT_IS, _GAIN = 16, 0.5, 0.1
+#: Smallest side of a picture in pixels: smaller ones are smooth by chance.
+_LEAST_SIDE = 4
 #: Least agreement of the images that were held back. Pictures have .7 and more; noise has less than .1.
 _LEAST_FIT = 0.5
 _FIT = "the correlation of neighbouring pixels in images that the keystream was not sought in"
@@ -45,18 +51,23 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Key | No
         time_left: Asked between the passes of a search.
 
     Returns:
-        The key; None from one image, which has a one-time pad, or if neighbouring values agree as they are.
+        The key; None from one image, which has a one-time pad, from pictures of a few pixels, or if neighbouring
+        values agree as much as they are.
     """
     height, width, channels = shape = pool.spec.image_shape
     most = int(np.clip(_PLACES // (height * width), _FEWEST_IMAGES, _MOST_IMAGES))
     images = pool.images(np.sort(random_order(pool_rows)[:most]))
-    if len(images) < 2 or colour_agreement(images) >= _AS_IT_IS:
+    if len(images) < 2 or min(height, width) < _LEAST_SIDE:
         return None
     held_back = min(_HELD_BACK, int(len(images) * _HELD_BACK_SHARE))
     seen, unseen = images[held_back:], images[:held_back]
-    is_xor = _is_xor(seen, unseen)
+    is_xor, agreement = _way(seen, unseen)
+    as_it_is = colour_agreement(images[:_LOOKED_AT])
+    if as_it_is >= _AS_IT_IS and agreement < as_it_is + _GAIN:
+        return None
     checked = _search(seen, is_xor=is_xor, time_left=time_left)
-    fit = Fit(_agreement(unseen, checked, is_xor=is_xor), _LEAST_FIT, f"{_FIT}; {_WAYS[is_xor]}")
+    least = _LEAST_FIT if is_xor or len(seen) >= _FEW_ADDED else _LEAST_FIT_OF_FEW
+    fit = Fit(_agreement(unseen, checked, is_xor=is_xor), least, f"{_FIT}; {_WAYS[is_xor]}")
     stream = _search(images, is_xor=is_xor, time_left=time_left) if time_left() else checked
     if not is_xor:
         return RecoveredStream(stream, (fit,))
@@ -73,8 +84,8 @@ def _agreement(images: Images, stream: UInt8Array, *, is_xor: bool) -> float:
     return colour_agreement(open_values(images, stream, is_xor=is_xor))
 
 
-def _is_xor(seen: Images, unseen: Images) -> bool:
-    """Return which way of sealing opens the middle of images better that were held back."""
+def _way(seen: Images, unseen: Images) -> tuple[bool, float]:
+    """Return which way of sealing opens the middle of images better that were held back, and how smooth it is."""
     height, width = seen.shape[1:3]
     top, left = max(0, (height - _MIDDLE) // 2), max(0, (width - _MIDDLE) // 2)
     middle = (slice(None), slice(top, top + _MIDDLE), slice(left, left + _MIDDLE))
@@ -84,7 +95,8 @@ def _is_xor(seen: Images, unseen: Images) -> bool:
         )
         for is_xor in (True, False)
     }
-    return agreements[True] >= agreements[False]
+    is_xor = agreements[True] >= agreements[False]
+    return is_xor, agreements[is_xor]
 
 
 def _search(images: Images, *, is_xor: bool, time_left: TimeLeft) -> UInt8Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from coordinator.adversary.time_budget import TimeLeft, always
 from crypto.arrays import Float64Array, Int64Array
 
 #: Most rounds of improvement: a bound. 8 were the most that 224 lines needed.
@@ -20,16 +21,17 @@ _MOVED = 8
 _LEAST_GAIN = 1e-9
 
 
-def shortest_path(distances: Float64Array) -> Int64Array:
+def shortest_path(distances: Float64Array, time_left: TimeLeft = always) -> Int64Array:
     """Return a short path through all things, int64 [n].
 
     Args:
         distances: float64 [n, n], symmetric.
+        time_left: Asked between rounds of improvement.
     """
     if len(distances) < 3:
         return np.arange(len(distances))
     starts = (_along_eigenvector(distances), _through_shortest(distances))
-    paths = [_improve(distances, start.copy()) for start in starts]
+    paths = [_improve(distances, start.copy(), time_left) for start in starts]
     return min(paths, key=lambda path: path_length(distances, path))
 
 
@@ -129,12 +131,11 @@ def _move_parts(distances: Float64Array, path: Int64Array) -> bool:
     return is_better
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator] # numba has no types
-def _improve(distances: Float64Array, path: Int64Array) -> Int64Array:
+def _improve(distances: Float64Array, path: Int64Array, time_left: TimeLeft) -> Int64Array:
     """Return the path improved until neither reversing nor moving a part makes it shorter."""
     for _ in range(_ROUNDS):
         is_better = _reverse_parts(distances, path)
-        is_better = _move_parts(distances, path) or is_better
-        if not is_better:
+        is_better = (time_left() and _move_parts(distances, path)) or is_better
+        if not is_better or not time_left():
             break
     return path

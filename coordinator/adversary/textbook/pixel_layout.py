@@ -21,7 +21,7 @@ from itertools import combinations
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import dijkstra
-from scipy.sparse.linalg import ArpackError, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from coordinator.adversary.puzzle.distances import position_distances
 from coordinator.adversary.puzzle.grid_layout import grid_kernel, snap_to_grid
@@ -34,8 +34,9 @@ from crypto.arrays import Float64Array, Int64Array, UInt8Array
 _LANDMARKS = 150
 #: Coordinates of which any two are a plane.
 _COORDINATES = 3
-#: Just off zero, where the Laplacian's least eigenvalues are sought.
-_OFF_ZERO = 1e-5
+#: Vectors, restarts and tolerance of the search for eigenvectors: a bound on time. It multiplies by the Laplacian
+#: alone: to factorise that of a graph whose edges go anywhere, as noise has it, takes minutes and gigabytes.
+_VECTORS, _RESTARTS, _TOLERANCE = 64, 60, 1e-4
 #: Turns in a right angle that are compared.
 _ANGLES = 64
 #: Most pixels of a picture whose points are assigned to the grid at the least sum, and that are swapped: both take
@@ -120,14 +121,22 @@ def _by_eigenvectors(graph: PixelGraph) -> Float64Array | None:
         return None
     edges = (graph.lengths[inside][:, inside] > 0).astype(np.float64)
     degrees = np.asarray(edges.sum(1)).ravel()
-    laplacian = (sparse.diags(degrees) - edges).tocsc()
-    start = np.random.default_rng(0).normal(size=len(inside))
-    try:
-        values, vectors = eigsh(laplacian, k=_COORDINATES + 1, sigma=-_OFF_ZERO, v0=start)
-    except (ArpackError, RuntimeError):  # not converged, or singular in rounding
-        return None
     points = np.zeros((len(graph.piece), _COORDINATES))
-    points[inside] = vectors[:, np.argsort(values)[1:]]
+    if len(inside) <= MOST_ASSIGNED:
+        laplacian = np.diag(degrees) - edges.toarray()
+        points[inside] = np.linalg.eigh(laplacian)[1][:, 1 : _COORDINATES + 1]
+        return points
+    # The largest eigenvalues of this are the least of the Laplacian.
+    turned = (edges + sparse.diags(2 * degrees.max() - degrees)).tocsr()
+    options = {"v0": np.random.default_rng(0).normal(size=len(inside)), "which": "LA"}
+    size = {"ncv": min(_VECTORS, len(inside)), "maxiter": _RESTARTS, "tol": _TOLERANCE}
+    try:
+        values, vectors = eigsh(turned, k=_COORDINATES + 1, **options, **size)
+    except ArpackNoConvergence as rest:
+        values, vectors = rest.eigenvalues, rest.eigenvectors
+    if len(values) < _COORDINATES + 1:
+        return None
+    points[inside] = vectors[:, np.argsort(-values)[1:]]
     return points
 
 

@@ -80,3 +80,28 @@ def test_without_time_a_stream_of_the_right_shape_comes_back() -> None:
     pool = pool_of(xored(smooth(8, 16, 16), 5))
     key = keystream.recover(pool, np.arange(8), lambda: False)
     assert key is not None and open_images(pool.spec, pool.sealed, key).shape == pool.sealed.shape
+
+
+@pytest.mark.parametrize("seal", ["xor", "add"])
+def test_a_smooth_stream_is_found_though_its_ciphertexts_look_smooth(seal: str) -> None:
+    row, column = np.mgrid[:32, :32]
+    cover = ((np.sin(column / 9.0) + np.cos(row / 7.0)) * 60 + 120).astype(np.uint8)[..., None]
+    plain = smooth(72, 32, 32)
+    pool = pool_of(plain ^ cover if seal == "xor" else plain + cover)
+    key = keystream.recover(pool, np.arange(60), always)
+    assert key is not None and not key.fits[0].is_poor
+    opened, seen_as_it_is = open_images(pool.spec, pool.sealed[60:], key), pool.sealed[60:]
+    assert likeness(opened, plain[60:]) > max(0.5, likeness(seen_as_it_is, plain[60:]))
+
+
+def test_an_empty_plane_is_left_out_of_the_fit() -> None:
+    plain = np.zeros((40, 24, 24, 3), np.uint8)
+    plain[..., :1] = smooth(40, 24, 24)
+    key = keystream.recover(pool_of(xored(plain, 5)), np.arange(40), always)
+    assert key is not None and not key.fits[0].is_poor and "XORed" in key.fits[0].of
+
+
+def test_few_images_that_a_stream_was_added_to_are_doubted() -> None:
+    """Their difference is smooth, too."""
+    key = keystream.recover(pool_of(added(smooth(4, 24, 24), 5)), np.arange(4), always)
+    assert key is not None and ("added" not in key.fits[0].of or key.fits[0].is_poor)

@@ -101,3 +101,23 @@ def test_a_ring_is_cut_in_the_middle_of_its_flattest_lines(start: int) -> None:
     assert np.array_equal(cut_ring(apart.astype(float), place, contrasts), place)
     assert np.array_equal(cut_ring(np.zeros((2, 2)), np.arange(2), np.zeros(2)), np.arange(2))
     assert np.array_equal(cut_ring(ring, place, np.ones(count)), place)
+
+
+def test_an_axis_without_differences_leaves_the_other() -> None:
+    plain = np.repeat(smooth(12, 1, 24)[:, :1], 20, axis=1)
+    pool = pool_of(plain[:, :, np.random.default_rng(0).permutation(24)])
+    key = line_order.recover(pool, np.arange(12), always)
+    assert key is not None and np.array_equal(key.parts["rows"], np.arange(20)) and len(key.fits) == 1
+    assert (np.abs(np.diff(np.random.default_rng(0).permutation(24)[key.parts["columns"]])) == 1).all()
+
+
+def test_stripes_that_were_moved_are_found_though_most_neighbours_agree() -> None:
+    plain = smooth(12, 30, 30)
+    order = np.random.default_rng(1).permutation(6).repeat(5) * 5 + np.tile(np.arange(5), 6)
+    pool = pool_of(plain[:, order][:, :, order])
+    key = line_order.recover(pool, np.arange(12), always)
+    assert key is not None and likeness(open_images(pool.spec, pool.sealed, key), plain) > 0.999
+
+
+def test_without_time_nothing_comes_back() -> None:
+    assert line_order.recover(pool_of(noise((4, 16, 16, 1))), np.arange(4), lambda: False) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 from scipy import sparse
 
 from coordinator.adversary.opened import open_images
@@ -77,3 +78,16 @@ def test_a_grid_is_laid_out_as_it_is() -> None:
     values = np.stack([20 * row, 20 * column, 10 * (row + column), 10 * (row - column + side)], 1)
     layout = lay_out_pixels(graph, values.astype(np.uint8), side, side, always)
     assert layout is not None and layout.fit > 0.98
+
+
+@pytest.mark.parametrize("shape", [(10, 1, 1, 1), (10, 1, 9, 1), (10, 4, 4, 1), (10, 5, 7, 3)])
+def test_pictures_of_a_few_pixels_are_not_believed(shape: tuple[int, ...]) -> None:
+    assert pixel_order.recover(pool_of(noise(shape)), np.arange(10), always) is None
+
+
+def test_noise_is_laid_out_without_factorising_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Laplacian of a graph whose edges go anywhere takes minutes and gigabytes to factorise."""
+    monkeypatch.setattr(scipy.sparse.linalg, "splu", None)
+    monkeypatch.setattr("scipy.sparse.linalg._eigen.arpack.arpack.splu", None)
+    key = pixel_order.recover(pool_of(noise((20, 40, 40, 1))), np.arange(20), always)
+    assert key is not None and key.fits[0].is_poor
