@@ -53,10 +53,9 @@ def search_stream(values: UInt8Array, *, is_xor: bool, time_left: TimeLeft = alw
     if is_xor:
         for bit in range(7, -1, -1):
             # The other value of the highest bit gives the negative.
-            middle = [
-                _grow_bit(values, stream, bit, first, _COSTS) for first in (0, 1)[: 1 if bit == 7 else 2]
-            ]
-            stream = min(middle, key=lambda grown: grown[1])[0]
+            tried = (0,) if bit == 7 else (0, 1)
+            streams = [_grow_bit(values, stream, bit, first, _COSTS) for first in tried]
+            stream = min(streams, key=lambda grown: grown[1])[0]
             if not time_left():
                 return stream
     else:
