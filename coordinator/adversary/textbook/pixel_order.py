@@ -4,8 +4,8 @@ Textbook: a permutation changes no statistics between images. Two pixels that we
 image, wherever they stand now. From enough images each pixel has its neighbours (pixel_graph.py), and they are laid
 out in the plane (pixel_layout.py).
 
-Larger pictures need fewer images, because their neighbours are more alike: CIFAR-10 enlarged to 224×224 falls to 5,
-stained tissue of that size to 20, and both to 30 to 100 at 32×32. Pictures of one kind with black borders (scans of
+Larger pictures need fewer images, because their neighbours are more alike: CIFAR-10 enlarged to 224×224 falls to 10,
+stained tissue of that size to 30, and to 30 and 100 at 32×32. Pictures of one kind with black borders (scans of
 heads) withstand this: all pixels of the border are alike, and those of the rim too. The fit says so.
 """
 
