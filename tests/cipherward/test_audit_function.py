@@ -58,6 +58,7 @@ def weak() -> AuditResult:
     return audit(made_up.mosaic, IMAGES, known_pairs=8, chosen_plaintext=True, **SMALL)
 
 
+@pytest.mark.long
 def test_an_attack_s_seconds_hold_no_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first call of a recovery in a process, in which Numba compiles or loads, is not on the audit's pools."""
     calls: list[int] = []
@@ -133,6 +134,7 @@ def test_a_strong_scheme_is_not_broken() -> None:
     assert "no attack was written for AES" in str(result)
 
 
+@pytest.mark.long
 def test_plain_images_are_broken_from_one_and_the_verdict_says_why() -> None:
     result = audit(made_up.identity, IMAGES, **SMALL)
     assert result.valid and result.broken and result.broken_from == 1

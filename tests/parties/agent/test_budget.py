@@ -71,6 +71,7 @@ def test_a_budget_for_patients_is_not_spent_on_images(place: Place) -> None:
     assert stated == Budget(20.0, 1e-3, "image")
 
 
+@pytest.mark.long
 def test_patients_count_in_a_budget_for_images(place: Place) -> None:
     assert accept(place, private("image")).unit == "image"
     assert accept(place, private("patient", "t2"), budget_epsilon=30.0).unit == "image"

@@ -174,6 +174,7 @@ def test_the_client_obeys_no_weaker_bound(places: list[Place]) -> None:
         )
 
 
+@pytest.mark.long
 def test_a_budget_outlives_a_study_and_only_the_hospital_raises_it(places: list[Place]) -> None:
     place = places[0]
     agree(places, private_plan())
