@@ -13,7 +13,7 @@ import numpy as np
 from coordinator.adversary.time_budget import TimeLeft, always
 from crypto.arrays import Float64Array, Int64Array
 
-#: Most rounds of improvement: a bound. 8 were the most that 224 lines needed.
+#: Most rounds of improvement: a bound. Set once by hand; no measurement is recorded.
 _ROUNDS = 200
 #: Most things that are moved together. Chosen by hand.
 _MOVED = 8

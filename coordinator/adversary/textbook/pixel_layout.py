@@ -30,7 +30,7 @@ from coordinator.adversary.textbook.pixel_graph import PixelGraph
 from coordinator.adversary.time_budget import TimeLeft
 from crypto.arrays import Float64Array, Int64Array, UInt8Array
 
-#: Landmarks of the ways through the graph. Chosen by hand: 100 did as well as 200.
+#: Landmarks of the ways through the graph. Set once by hand; no measurement is recorded.
 _LANDMARKS = 150
 #: Coordinates of which any two are a plane.
 _COORDINATES = 3

@@ -36,7 +36,7 @@ _LOOKED_AT, _AS_IT_IS = 16, 0.75
 _LEAST_PIXELS = 64
 #: Least share of neighbours on the grid that are near in the graph, of layouts that were assigned to the grid, and of
 #: those that were snapped by rank. Assigned ones that named their images had .9 and more, wrong ones at most .77;
-#: ranked ones had .57 and more, wrong ones at most .39 (CIFAR-10, tissue, MRI).
+#: ranked ones had .55 and more, wrong ones at most .39 (CIFAR-10, tissue, MRI).
 _LEAST_FIT, _LEAST_FIT_BY_RANK = 0.85, 0.55
 _FIT = "the share of neighbouring pixels that are near each other by their values"
 
