@@ -10,7 +10,8 @@ its own, of V values by n images. It needs no plain image, only the scheme and s
 3. the rough blocks are solved as a puzzle of turned blocks (puzzle/solver.py): a first order of the blocks;
 4. values across blocks show which blocks touch, without any layout (puzzle/adjacency.py): K1;
 5. every block is compared with its neighbours, turned, and its values are laid out anew (values/block_layout.py): the
-   signs of the blocks, and K2.
+   signs of the blocks, and K2;
+6. insides and order of the blocks are refined in rounds, each by the other (block_pixel_rounds.py).
 
 Small blocks are laid out by correlations instead (block_pixel_layouts.py), from more images. Where what that found
 fits poorly, both ways are gone, and the key that opens pictures whose neighbouring pixels agree more is returned.
@@ -40,13 +41,18 @@ from coordinator.adversary.recover.block_pixel_refinement import (
     refine_beside_neighbours,
     turn_and_reorder,
 )
+from coordinator.adversary.recover.block_pixel_rounds import refine_in_rounds
 from coordinator.adversary.recover.neighbour_agreement import neighbour_agreement
 from coordinator.adversary.recover.not_sought import unmoved
 from coordinator.adversary.recover.pool_reading import random_rows
 from coordinator.adversary.time_budget import TimeLeft
-from coordinator.adversary.values.colour_block_layout import lay_out_values
+from coordinator.adversary.values.colour_block_layout import (
+    lay_out_values,
+    opposed_components,
+    split_components,
+)
 from coordinator.adversary.values.value_distances import relative_signs, value_distances
-from crypto.arrays import BoolArray, Int64Array, Rows, UInt8Array
+from crypto.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Rows, UInt8Array
 from crypto.kernels.blocks import to_blocks
 from crypto.kernels.executors import apply
 from crypto.scheme import load
@@ -103,7 +109,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         small = recover_small_blocks(pool, pool_rows, time_left)
         if small is not None and not any(fit.is_poor for fit in small.fits):
             return small
-    by_distances = _recover_by_distances(spec, values, tuple(notes), time_left)
+    by_distances = _recover_by_distances(pool, rows, values, tuple(notes), time_left)
     if small is None:
         return by_distances
     opened = pool.images(rows[:_JUDGED_IMAGES])
@@ -111,9 +117,10 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
 
 
 def _recover_by_distances(
-    spec: SchemeSpec, values: UInt8Array, notes: tuple[str, ...], time_left: TimeLeft
+    pool: Ciphertexts, rows: Rows, values: UInt8Array, notes: tuple[str, ...], time_left: TimeLeft
 ) -> Recovered:
-    """Recover the key by steps 1 to 5, from values uint8 [N, V, n]."""
+    """Recover the key by steps 1 to 6, from values uint8 [N, V, n] of the images in these rows."""
+    spec = pool.spec
     algorithm = load(spec).algorithm
     assert isinstance(algorithm, BlockPixel)
     fits: tuple[Fit, ...] = ()
@@ -122,11 +129,12 @@ def _recover_by_distances(
     blocks = turn_and_reorder(blocks, solved.turn, solved.order)
     distances = block_distances(blocks.values, spec.block * spec.image_shape[2], time_left)
     grid = order_blocks(distances, solved.grid, time_left)
-    if grid.size > 1:
-        fits = (Fit(adjacency_fit(distances, grid), _LEAST_FIT, _FIT),)
     blocks = refine_beside_neighbours(blocks, grid, time_left)
+    parts = refine_in_rounds(pool, rows, key_parts(blocks, grid), time_left).parts
+    if grid.size > 1:
+        laid_out = np.argsort(parts["K1"]).reshape(grid.shape)
+        fits = (Fit(adjacency_fit(distances, laid_out), _LEAST_FIT, _FIT),)
     late = () if time_left() else ("truncated: out of time",)
-    parts = key_parts(blocks, grid)
     return Recovered(algorithm.table(parts).inverse(), parts, (*notes, *late), fits)
 
 
@@ -149,14 +157,41 @@ def lay_out_each(values: UInt8Array, channels: int, time_left: TimeLeft) -> Bloc
             break
         equal, opposite = value_distances(values[i])
         flip[i] = relative_signs(equal, opposite)
+        components = _components(values[i], flip[i], (equal, opposite), size) if channels > 1 else None
         if np.where(flip[i, :, None], 255 - values[i], values[i]).mean() > 127.5:
             flip[i] ^= True
         values[i] ^= np.where(flip[i, :, None], np.uint8(255), np.uint8(0))
-        distances = np.where(flip[i][:, None] == flip[i], equal, opposite).astype(np.float64)
-        distances /= max(float(np.median(distances)), 1e-9)
-        member[i], cell[i] = lay_out_values(distances, round(size**0.5))
+        distances = _in_sign(flip[i], equal, opposite)
+        member[i], cell[i] = lay_out_values(distances, round(size**0.5), components)
         apart[i] = distances[member[i][:, :, None], member[i][:, None, :]]
     return Blocks(values, flip, member, cell, apart)
+
+
+def _components(
+    values: UInt8Array, flip: BoolArray, distances: tuple[Float32Array, Float32Array], size: int
+) -> Int64Array | None:
+    """Return the values of each component of a block, int64 [c, size], and set their signs right, in place.
+
+    None if the components are too similar to be told apart. Then their signs agree.
+
+    Args:
+        values: uint8 [V, n], as sealed.
+        flip: bool [V], the values that are negated, in signs that agree within a component.
+        distances: (equal, opposite), from `value_distances`.
+        size: Values of a component.
+    """
+    components = split_components(_in_sign(flip, *distances), size)
+    if components is not None:
+        signed = np.where(flip[components][..., None], 255 - values[components], values[components])
+        flip[components] ^= opposed_components(signed)[:, None]
+    return components
+
+
+def _in_sign(flip: BoolArray, equal: Float32Array, opposite: Float32Array) -> Float64Array:
+    """Return the distances of values of which some are negated, float64 [V, V], in parts of their median."""
+    distances = np.where(flip[:, None] == flip, equal, opposite).astype(np.float64)
+    distances /= max(float(np.median(distances)), 1e-9)
+    return distances
 
 
 def solve_puzzle(blocks: Blocks, shape: tuple[int, int], time_left: TimeLeft) -> Solution:

@@ -20,21 +20,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
-from coordinator.adversary.recover import etc
-from coordinator.adversary.recover.half_opened import HalfOpened
+from coordinator.adversary.recover.block_pixel_rounds import (
+    Insides,
+    refine_in_rounds,
+    set_upright,
+    upright_parts,
+    upright_places,
+)
 from coordinator.adversary.recover.pool_reading import random_rows
 from coordinator.adversary.time_budget import TimeLeft
 from coordinator.adversary.values.constant_planes import constant_planes
 from coordinator.adversary.values.layout_fit import LAYOUT_FIT, LEAST_LAYOUT_FIT, LayoutSearch
 from coordinator.adversary.values.nibble_statistics import consistent_signs, correlations
 from coordinator.adversary.values.value_layout import place_values
-from crypto.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Rows, UInt8Array
-from crypto.kernels.blocks import from_blocks, to_blocks
-from crypto.kernels.executors import apply
-from crypto.kernels.table import Table
-from crypto.scheme import describe, load
+from crypto.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Rows
+from crypto.kernels.blocks import to_blocks
+from crypto.scheme import load
 from crypto.schemes.block_pixel import BlockPixel
-from crypto.schemes.etc import Etc
 from crypto.spec import SchemeSpec
 
 #: Most values of a block that are laid out so: a search over 192 takes seconds a block.
@@ -66,6 +68,11 @@ class _Layouts:
     fit: Float64Array
 
     @property
+    def insides(self) -> Insides:
+        """The same without the tables."""
+        return Insides(self.places, self.flip, self.varies)
+
+    @property
     def median_fit(self) -> float:
         """The median fit of the blocks that vary; 1 if there is none."""
         known = self.fit[~np.isnan(self.fit)]
@@ -88,70 +95,25 @@ def recover_small_blocks(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft
     assert isinstance(algorithm, BlockPixel)
     rows = random_rows(pool_rows, _IMAGES)
     notes = [f"from {len(rows)} of {len(pool_rows)} images"] if len(rows) < len(pool_rows) else []
-    left = describe("etc", spec.image_shape, spec.block)
     layouts = _lay_out_each(pool, rows, time_left)
-    solution = _set_upright(pool, left, rows, layouts, time_left)
+    solution = set_upright(pool, rows, layouts.insides, time_left)
     if solution is None:
         return None
     # The upright blocks show together how alike the values of a block are, and each is laid out by that again.
-    again = _lay_out_alike(layouts, _places(left, solution, layouts), spec, time_left)
-    better = _set_upright(pool, left, rows, again, time_left) if time_left() else None
+    upright = upright_places(spec, solution, layouts.insides)
+    again = _lay_out_alike(layouts, upright, spec, time_left)
+    better = set_upright(pool, rows, again.insides, time_left) if time_left() else None
     if better is not None and _seam_fit(better) >= _seam_fit(solution):
         layouts, solution = again, better
-    parts = {
-        "K1": solution.parts["K1"],
-        "K2": _places(left, solution, layouts),
-        # Values that never vary stay dark, whatever the sign of their block.
-        "mask": layouts.flip ^ (solution.parts["negative"][:, None].astype(bool) & layouts.varies),
-    }
+    refined = refine_in_rounds(pool, rows, upright_parts(spec, solution, layouts.insides), time_left)
     fits = (Fit(layouts.median_fit, LEAST_LAYOUT_FIT, f"{LAYOUT_FIT}, median over the blocks"),)
     notes += [] if time_left() else ["truncated: out of time"]
-    return Recovered(algorithm.table(parts).inverse(), parts, tuple(notes), (*fits, *solution.fits))
-
-
-def _set_upright(
-    pool: Ciphertexts, left: SchemeSpec, rows: Rows, layouts: _Layouts, time_left: TimeLeft
-) -> Recovered | None:
-    """Return the key of the encryption-then-compression that is left, or None if nothing can be recovered of it."""
-    solution = etc.recover(_half_opened(pool, left, layouts), rows, time_left)
-    return solution if solution is not None and solution.parts else None
+    table = algorithm.table(refined.parts).inverse()
+    return Recovered(table, refined.parts, tuple(notes), (*fits, *(refined.fits or solution.fits)))
 
 
 def _seam_fit(solution: Recovered) -> float:
     return min((fit.value for fit in solution.fits), default=1.0)
-
-
-def _places(left: SchemeSpec, solution: Recovered, layouts: _Layouts) -> Int64Array:
-    """Return the plain value that each position of a block is, with all blocks upright: int64 [N, V]."""
-    puzzle = load(left).algorithm
-    assert isinstance(puzzle, Etc)
-    inner = puzzle.table(solution.parts).inner  # [N, V]
-    assert inner is not None
-    return np.take_along_axis(inner, layouts.places, 1)
-
-
-def _half_opened(pool: Ciphertexts, left: SchemeSpec, layouts: _Layouts) -> HalfOpened:
-    """Return the pool with the values of every block put back, and colour planes that never vary in mid-gray."""
-    shape, block = left.image_shape, left.block
-    mask = np.where(layouts.flip, 255, 0).astype(np.uint8)
-    opening = Table(shape, (block, block), None, layouts.places, mask).inverse()
-    planes = [constant_planes(each, block * block, shape[2]) for each in layouts.varies]
-    if not any(planes):
-        return HalfOpened(pool, left, opening)
-    # A constant plane, dark in all blocks, would otherwise say that all blocks have one sign.
-    of_planes = ~layouts.varies & (np.array(planes) > 0)[:, None]
-    unsigned = apply(
-        Table(shape, (block, block), None, layouts.places).inverse(), _as_image(of_planes, left)[None]
-    )[0]
-    return HalfOpened(pool, left, opening, unsigned.astype(bool))
-
-
-def _as_image(by_block: BoolArray, spec: SchemeSpec) -> UInt8Array:
-    """Return values by block and place, bool [N, V], as an image uint8 [h, w, c] of 0 and 1."""
-    height, width, channels = spec.image_shape
-    blocks = by_block.astype(np.uint8).reshape(1, len(by_block), spec.block**2, channels)
-    image: UInt8Array = from_blocks(blocks, height, width)[0]
-    return image
 
 
 def _lay_out_each(pool: Ciphertexts, rows: Rows, time_left: TimeLeft) -> _Layouts:

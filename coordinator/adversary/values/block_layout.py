@@ -25,7 +25,7 @@ from coordinator.adversary.puzzle.grid_layout import (
     snap_to_grid,
 )
 from coordinator.adversary.puzzle.qap import assignment_cost, swap_descent
-from coordinator.adversary.values.value_distances import LOG_DIFFERENCES
+from coordinator.adversary.values.value_distances import LOG_DIFFERENCES, mean_distances
 from crypto.arrays import Float32Array, Float64Array, Int64Array, UInt8Array
 
 #: Neighbours in the graph of values: the first number that gives a connected graph.
@@ -74,19 +74,6 @@ def nearest_distances(first: UInt8Array, second: UInt8Array) -> Float32Array:
     """
     distances: Float32Array = _nearest(first, second, LOG_DIFFERENCES) / np.float32(max(1, first.shape[1]))
     return distances
-
-
-@numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator] # numba has no types
-def _mean_distances(first: UInt8Array, second: UInt8Array, table: Float32Array) -> Float64Array:
-    """Return the mean table entry of every first and second value, float64 [V, W]."""
-    out = np.empty((len(first), len(second)))
-    for k in range(len(first)):
-        for other in range(len(second)):
-            total = np.float32(0.0)
-            for s in range(first.shape[1]):
-                total += table[abs(np.int32(first[k, s]) - np.int32(second[other, s]))]
-            out[k, other] = total / max(1, first.shape[1])
-    return out
 
 
 def lay_out_block(distances: Float64Array, side: int) -> Int64Array:
@@ -179,7 +166,7 @@ def neighbour_costs(values: UInt8Array, neighbours: list[UInt8Array | None], sid
     if not strips:
         return np.zeros((len(values), side * side))
     strip_row, strip_column = np.concatenate(rows), np.concatenate(columns)
-    distances = _mean_distances(values, np.ascontiguousarray(np.concatenate(strips)), LOG_DIFFERENCES)
+    distances = mean_distances(values, np.ascontiguousarray(np.concatenate(strips)), LOG_DIFFERENCES)
     squared = (row[:, None] - strip_row) ** 2 + (column[:, None] - strip_column) ** 2  # [cells, strip]
     scaled = distances / max(float(np.median(distances)), 1e-9)
     costs: Float64Array = scaled @ np.exp(-squared / (2.0 * _SEAM_VARIANCE)).T

@@ -7,12 +7,14 @@ as in gray pictures stored as colour, the three values of a pixel are each other
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from scipy.sparse.csgraph import connected_components
 
 from coordinator.adversary.puzzle.grid_layout import grid_kernel, grid_symmetries
 from coordinator.adversary.values.block_layout import lay_out_block
-from crypto.arrays import Float64Array, Int64Array
+from crypto.arrays import BoolArray, Float64Array, Int64Array, UInt8Array
 
 #: Neighbours in the graph of values, from the fewest on, until it falls into equal parts or into too few.
 #: Set once by hand; no measurement is recorded.
@@ -22,12 +24,15 @@ _GRAPH_NEIGHBOURS = (3, 4, 5, 6, 8, 10)
 _REACH = 1.0
 
 
-def lay_out_values(distances: Float64Array, side: int) -> tuple[Int64Array, Int64Array]:
+def lay_out_values(
+    distances: Float64Array, side: int, member: Int64Array | None = None
+) -> tuple[Int64Array, Int64Array]:
     """Divide the values of one block by component and lay them out.
 
     Args:
         distances: float64 [V, V], symmetric.
         side: The block side in pixels.
+        member: The values of each component if they could be divided (`split_components`), int64 [c, side²].
 
     Returns:
         (member, cell), int64 [c, side²] each. member[m] lists the values of component m, cell[m] the cell of
@@ -37,7 +42,6 @@ def lay_out_values(distances: Float64Array, side: int) -> tuple[Int64Array, Int6
     size = side * side
     if len(distances) == size:
         return np.arange(size)[None], lay_out_block(distances, side)[None]
-    member = split_components(distances, size)
     if member is None:
         member = group_triples(distances)
         pixels = distances[member[:, :, None], member[:, None, :]].mean(0)
@@ -66,6 +70,23 @@ def split_components(distances: Float64Array, size: int) -> Int64Array | None:
         if parts < len(near) // size:
             break
     return None
+
+
+def opposed_components(values: UInt8Array) -> BoolArray:
+    """Return which components are negated against the first one, bool [c]: by whether they rise and fall together.
+
+    How near values are does not tell: in stained tissue green is nearer to the negative of red than to red. In one
+    block of many pictures, all three are bright together or dark together.
+
+    Args:
+        values: uint8 [c, size, n], the values of each component over n images.
+    """
+    levels = values.mean(1)
+    levels -= levels.mean(1, keepdims=True)
+    together = levels @ levels.T
+    signs = [np.array((1, *others)) for others in itertools.product((1, -1), repeat=len(values) - 1)]
+    best: BoolArray = max(signs, key=lambda sign: float(sign @ together @ sign)) < 0
+    return best
 
 
 def group_triples(distances: Float64Array) -> Int64Array:

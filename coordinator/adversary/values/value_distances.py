@@ -36,6 +36,25 @@ def _pair_sums(values: UInt8Array, table: Float32Array) -> Float32Array:
     return out
 
 
+@numba.njit(cache=True, nogil=True, fastmath=True)  # type: ignore[untyped-decorator] # numba has no types
+def mean_distances(first: UInt8Array, second: UInt8Array, table: Float32Array) -> Float64Array:
+    """Return the mean entry of a table at the differences of every first and second value, float64 [V, W].
+
+    Args:
+        first: uint8 [V, n].
+        second: uint8 [W, n].
+        table: float32 [256], by the absolute difference.
+    """
+    out = np.empty((len(first), len(second)))
+    for k in range(len(first)):
+        for other in range(len(second)):
+            total = np.float32(0.0)
+            for s in range(first.shape[1]):
+                total += table[abs(np.int32(first[k, s]) - np.int32(second[other, s]))]
+            out[k, other] = total / max(1, first.shape[1])
+    return out
+
+
 def value_distances(values: UInt8Array) -> tuple[Float32Array, Float32Array]:
     """Return (equal, opposite), float32 [V, V] each, 0 on the diagonals, for values uint8 [V, n].
 
