@@ -55,7 +55,8 @@ class PublicIdentity:
             )
         if len(self.key) != PUBLIC_KEY_BYTES:
             raise CipherwardError(
-                f"the identity key of {self.name} has {len(self.key)} bytes, not {PUBLIC_KEY_BYTES}", ""
+                f"the identity key of {self.name} has {len(self.key)} bytes, not {PUBLIC_KEY_BYTES}",
+                f"ask {self.name} for its identity.pub again",
             )
 
     @classmethod

@@ -155,7 +155,10 @@ def _read(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CipherwardError(f"cannot read the {what} {path}: {error.strerror}", "") from None
+        raise CipherwardError(
+            f"cannot read the {what} {path}: {error.strerror}",
+            "restore it from your backup, and let the user who runs this command read it",
+        ) from None
 
 
 def _load(data: bytes, where: str) -> x509.Certificate:

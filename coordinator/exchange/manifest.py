@@ -32,6 +32,7 @@ from crypto.spec import spec_without_nonce
 #: The manifest's file name in a study's folder.
 FILE = "study.json"
 SCHEMA = "cipherward.study/1"
+_MAKE_AGAIN = "make the manifest again from the hospitals' statements: cipherward-coordinator manifest"
 
 
 class StudyManifest(Record):
@@ -91,10 +92,14 @@ class StudyManifest(Record):
         plan = self.read_plan()
         statements = [self.statements[name] for name in self.hospitals]
         if self.study != plan.study:
-            raise CipherwardError(f"the manifest of {self.study!r} holds the plan of {plan.study!r}")
+            raise CipherwardError(
+                f"the manifest of {self.study!r} holds the plan of {plan.study!r}", _MAKE_AGAIN
+            )
         for name, statement in zip(self.hospitals, statements, strict=True):
             if statement.hospital != name:
-                raise CipherwardError(f"the statement of {statement.hospital} stands under the name {name}")
+                raise CipherwardError(
+                    f"the statement of {statement.hospital} stands under the name {name}", _MAKE_AGAIN
+                )
             statement.verify()
         if len(statements) != plan.parties:
             raise CipherwardError(

@@ -228,7 +228,10 @@ class AgentLog:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise CipherwardError(f"cannot read {self.path}: {type(error).__name__}", "") from None
+            raise CipherwardError(
+                f"cannot read {self.path}: {type(error).__name__}",
+                "let the user who runs this command read it; if it is damaged, restore it from your backup",
+            ) from None
         return lines[:-1] if lines[-1] == b"" else lines
 
 

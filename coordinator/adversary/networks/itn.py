@@ -151,7 +151,9 @@ def train(
     check_size(spec)
     size = config.batch_size
     if len(public) < size:
-        raise CipherwardError(f"{len(public)} plain images make no batch of {size}")
+        raise CipherwardError(
+            f"{len(public)} plain images make no batch of {size}", f"give at least {size} public images"
+        )
     with device.seeded_torch(config.seed):
         network = device.move_to_device(UNet(spec.image_shape[2], width)).train()
     optimiser = torch.optim.SGD(

@@ -133,7 +133,8 @@ def check_batch(config: TrainingConfig, sealed: AnyArray, public: Images) -> Non
     """Raise CipherwardError if there are fewer ciphertexts or public images than a batch holds."""
     if min(len(sealed), len(public)) < config.batch_size:
         raise CipherwardError(
-            f"{len(sealed)} ciphertexts and {len(public)} plain images make no batch of {config.batch_size}"
+            f"{len(sealed)} ciphertexts and {len(public)} plain images make no batch of {config.batch_size}",
+            f"give at least {config.batch_size} of each, or choose a smaller batch",
         )
 
 

@@ -19,6 +19,8 @@ from crypto.arrays import AnyArray, Float32Array
 from crypto.errors import CipherwardError
 from crypto.files import read_json
 
+_TRAIN_AGAIN = "restore the study's folder from a copy, or train again into another one"
+
 
 @dataclass(frozen=True)
 class Update:
@@ -83,12 +85,14 @@ def observe(cloud: Path) -> Observed:
     try:
         classes = len(training["classes"])
     except (KeyError, TypeError):
-        raise CipherwardError(f"{cloud / 'training.json'} names no classes") from None
+        raise CipherwardError(f"{cloud / 'training.json'} names no classes", _TRAIN_AGAIN) from None
     path = cloud / "model.safetensors"
     try:
         weights = load_file(str(path))
     except (SafetensorError, OSError) as error:
-        raise CipherwardError(f"the model {path} cannot be read: {type(error).__name__}") from None
+        raise CipherwardError(
+            f"the model {path} cannot be read: {type(error).__name__}", _TRAIN_AGAIN
+        ) from None
     summed = read_summed(cloud)
     updates = [
         Update(round_, party, before, after, images, tuple(summed.get(round_, {}).values()))
