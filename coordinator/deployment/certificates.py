@@ -23,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_atomic
+from crypto.plural import counted
 
 #: Years that the CA lasts. Hospitals get a new CA certificate by a new kit, so it should outlast a study.
 CA_DAYS = 3650
@@ -110,7 +111,7 @@ def describe_expiry(path: Path, what: str, now: datetime.datetime, remedy: str =
     if end <= now:
         return f"{what} expired on {end.date()}: no hospital can connect; {remedy}"
     if (days := (end - now).days) < WARN_DAYS:
-        return f"{what} expires in {days} days, on {end.date()}; {remedy}"
+        return f"{what} expires in {counted(days, 'day')}, on {end.date()}; {remedy}"
     return ""
 
 

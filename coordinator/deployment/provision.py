@@ -39,6 +39,7 @@ from coordinator.exchange.statement import plan_digest
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, write_bytes, write_text
+from crypto.plural import counted
 
 #: What the folder of a deployment holds beside federation.yaml, which is written last (folder.py).
 _PARTS = (
@@ -73,7 +74,7 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
     plan = read_plan(plan_file, needs_images=False)
     if plan.parties != len(settings.hospitals):
         raise CipherwardError(
-            f"{file} names {len(settings.hospitals)} hospitals, and the plan is for {plan.parties}",
+            f"{file} names {counted(len(settings.hospitals), 'hospital')}, and the plan is for {plan.parties}",
             "give the plan's `parties` and `hospitals` the same number",
         )
     if plan.train != "federated":

@@ -26,6 +26,7 @@ from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import FILE, Plan, placed_text, read_plan
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, read_json, read_lines, write_bytes, write_text
+from crypto.plural import counted
 
 #: Seconds between two looks at the run; the longest wait for a server that has ended; and for one that this command
 #: never saw: it may be starting, but most likely nobody started it. Chosen by hand.
@@ -72,7 +73,7 @@ def prepare(
     hospitals = place.settings.hospitals
     if plan.parties != len(hospitals):
         raise CipherwardError(
-            f"the plan is for {plan.parties} hospitals, and this federation has {len(hospitals)}",
+            f"the plan is for {counted(plan.parties, 'hospital')}, and this federation has {len(hospitals)}",
             "change one of the two, and provision again",
         )
     study = place.study_folder(plan.study)
@@ -277,7 +278,7 @@ def _require_restart(place: DeploymentFolder, run: Run | None, log_file: Path, p
     if progress.restarts >= _MAX_RESTARTS:
         details = run.details if run is not None else "the server does not know it"
         raise CipherwardError(
-            f"the run was lost {progress.restarts + 1} times without a further round: {details[:300]}",
+            f"the run was lost {counted(progress.restarts + 1, 'time')} without a further round: {details[:300]}",
             f"see {log_file}",
         )
     progress.restarts += 1

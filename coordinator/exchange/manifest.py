@@ -27,6 +27,7 @@ from coordinator.exchange.statement import SPLITS, Statement, canonical, plan_di
 from crypto.errors import CipherwardError
 from crypto.files import read_json
 from crypto.identity import PublicIdentity
+from crypto.plural import counted
 from crypto.spec import spec_without_nonce
 
 #: The manifest's file name in a study's folder.
@@ -103,7 +104,7 @@ class StudyManifest(Record):
             statement.verify()
         if len(statements) != plan.parties:
             raise CipherwardError(
-                f"the plan is for {plan.parties} hospitals, and {len(statements)} stated something: "
+                f"the plan is for {counted(plan.parties, 'hospital')}, and {len(statements)} stated something: "
                 f"{', '.join(self.hospitals)}",
                 "name one statement of each hospital (cipherward-party declare)",
             )
@@ -200,7 +201,7 @@ def _require_counts(statements: Sequence[Statement], plan: Plan) -> None:
         if total > limit:
             most = max(statements, key=lambda statement: statement.sets.of(split).images)
             raise CipherwardError(
-                f"the hospitals state {total} images in {split}, and the plan counts {limit} in all",
+                f"the hospitals state {counted(total, 'image')} in {split}, and the plan counts {limit} in all",
                 f"{most.hospital} states {most.sets.of(split).images}, the most",
             )
 

@@ -11,6 +11,7 @@ import typer
 from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors
+from crypto.plural import counted
 
 if TYPE_CHECKING:
     from parties.sealing.place import Place
@@ -174,7 +175,7 @@ def _describe_rotation(place: Place, rotation: Rotation) -> list[str]:
 
     archived_key, archived_sets, _ = archive_paths(place, rotation.old)
     lines = [
-        f"{name}: {rotation.rows[name]} images sealed again, in another order"
+        f"{name}: {counted(rotation.rows[name], 'image')} sealed again, in another order"
         for name in SPLITS
         if name in rotation.rows
     ]

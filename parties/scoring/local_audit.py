@@ -45,6 +45,7 @@ from coordinator.report.report_file import read_report
 from coordinator.report.wording import size
 from crypto.errors import CipherwardError
 from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_text
+from crypto.plural import counted
 from parties.agent.identity_file import ensure_identity
 from parties.scoring.attack_process import AttackOptions, run_attacks
 from parties.scoring.blind_sets import are_named, name_guesses, prepare_blind_sets
@@ -203,8 +204,8 @@ def _require_images(place: Place, settings: AuditSettings, log: Log) -> None:
     left = sealed - len(audit_rows(place.settings.seed, 0, sealed, settings.rows))
     if larger := [size for size in settings.pools if size > left]:
         log(
-            f"pools of {', '.join(map(str, larger))} images are not tried: of {count} training images, "
-            f"{left} are beside those that are audited"
+            f"pools of {', '.join(map(str, larger))} images are not tried: of {counted(count, 'training image')}, "
+            f"{counted(left, 'is', 'are')} beside those that are audited"
         )
 
 
@@ -226,7 +227,9 @@ def _seal(place: Place, sealings: Sequence[Sealing], log: Log, progress_bar: Pro
     # The attacks get copies of most sets (blind_sets.py).
     copies = sum(sealing.bytes for sealing in sealings)
     need, free = disk_needed(place, missing) + copies, shutil.disk_usage(place.folder).free
-    log(f"sealing {len(missing)} sets, {need / 1e6:.0f} MB of disk with the copies that are attacked")
+    log(
+        f"sealing {counted(len(missing), 'set')}, {need / 1e6:.0f} MB of disk with the copies that are attacked"
+    )
     if need > free:
         raise CipherwardError(
             f"the sealed sets and their copies need {size(need)} and {size(free)} are free",

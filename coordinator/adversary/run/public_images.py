@@ -11,6 +11,7 @@ from PIL import Image
 from coordinator.exchange.image_file import PUBLIC_FORMATS, open_image
 from crypto.arrays import Images
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
@@ -46,7 +47,9 @@ def read_public(
         except Exception:  # decoders raise anything at malformed files
             left_out += 1
     if left_out:
-        log(f"{folder}: {left_out} files left out: their content is not a readable PNG, JPEG or BMP image")
+        log(
+            f"{folder}: {counted(left_out, 'file')} left out, whose content is not a readable PNG, JPEG or BMP image"
+        )
     if not images:
         raise CipherwardError(f"no public image in {folder}", f"it should hold {', '.join(SUFFIXES)} files")
     return np.stack(images)

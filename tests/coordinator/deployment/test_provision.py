@@ -176,7 +176,7 @@ def test_a_plan_of_real_hospitals_names_no_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hospitals": "[hospital-0]"}, "names 1 hospitals, and the plan is for 2"),
+        ({"hospitals": "[hospital-0]"}, "names 1 hospital, and the plan is for 2"),
         ({"hospitals": "[a, A]"}, "two hospitals have the same name"),
         ({"hospitals": "[a, ../b]"}, "is no name of a hospital"),
         ({"address": "['fl example org']"}, "neither a host name nor an IP address"),

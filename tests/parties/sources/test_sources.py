@@ -99,7 +99,7 @@ def test_bad_files_and_folders(folder: Path, tmp_path: Path) -> None:
         Folder(tmp_path / "absent", 16, 1, 0, "train")
     empty = tmp_path / "empty"
     (empty / "only").mkdir(parents=True)
-    with pytest.raises(CipherwardError, match="holds 1 class folders; at least two") as error:
+    with pytest.raises(CipherwardError, match="holds 1 class folder; at least two") as error:
         Folder(empty, 16, 1, 0, "train")
     assert "one folder for each class" in error.value.hint
     with pytest.raises(CipherwardError, match="unknown source 'tape'"):
