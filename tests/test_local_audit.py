@@ -182,6 +182,30 @@ def test_settings_that_cannot_work_write_nothing(images: Path, tmp_path: Path, h
     assert not list(out.rglob("guesses.json"))
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--scheme", "le", "--option", "maks=independent"), "unknown option of le 'maks'"),
+        (("--scheme", "le", "--option", "mask=9"), "le: mask cannot be 9"),
+        (("--public", "absent"), "no public image in absent"),
+    ],
+)
+def test_wrong_options_are_named_before_an_image_is_read(
+    words: tuple[str, ...], error: str, tmp_path: Path, here: Here
+) -> None:
+    """A folder that holds no classes is not looked at yet, in an audit of images and in that of a hospital."""
+    (tmp_path / "scans").mkdir()
+    hospital = Place.from_settings(tmp_path / "hospital", {"party": "h", "images": str(tmp_path / "scans")})
+    hospital.save()
+    for target in (tmp_path / "scans", hospital.folder):
+        done = here(PARTY, "audit", target, *SMALL[:4], *words)
+
+        assert done.returncode == 1
+        assert error in done.stderr
+        assert "hint: " in done.stderr
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["hospital", "party.yaml", "scans"]
+
+
 def test_an_audit_refuses_what_seal_refuses_and_says_what_it_leaves_out(
     images: Path, tmp_path: Path, here: Here
 ) -> None:

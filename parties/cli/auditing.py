@@ -86,6 +86,7 @@ def audit(
         if name not in ATTACK_NAMES:
             raise unknown("attack", name, ATTACK_NAMES)
 
+    from coordinator.exchange.image_file import no_public_image, public_files
     from coordinator.report.verdict_text import require_valid, summary_lines
     from parties.scoring.local_audit import AuditSettings, run_local_audit
 
@@ -100,6 +101,9 @@ def audit(
     )
     started = time.monotonic()
     changes = chosen.settings()
+    # The attacks come after all sets are sealed, which is too late to hear of a wrong path.
+    if public is not None and not public_files(public):
+        raise no_public_image(public)
     home = _home_of(target, out, changes)
     done = run_local_audit(home, settings, changes, talk.print, progress, jobs)
     seconds = time.monotonic() - started
@@ -128,7 +132,9 @@ def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
                 "--out is for an audit of images alone",
                 f"the audit of a hospital is kept in {target / 'audits'}",
             )
-        return Place.open(target)
+        place = Place.open(target)
+        _require_settings(place, changes)
+        return place
     if (target / "secret.key").is_file():  # plain images do not belong beside a key
         raise CipherwardError(
             f"{target} is a hospital's folder that sealed no images yet: it holds secret.key",
@@ -151,17 +157,28 @@ def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
             raise CipherwardError(
                 f"{folder} holds audits of other images: {place.settings.images}", "choose another --out"
             )
+        _require_settings(place, changes)
         _check_images(place, changes)
         return place
     place = Place.from_settings(folder, settings)
     # Settings that cannot work are reported before anything is written.
-    trial = Place.from_settings(folder, {**place.settings.model_dump(), **changes})
+    trial = _require_settings(place, changes)
     for split in SPLITS:
         trial.plain(split)
     plan_sealing(trial, "train")
     _check_images(place, changes)
     place.save()
     return place
+
+
+def _require_settings(place: Place, changes: dict[str, Any]) -> Place:
+    """Return the place with changed settings. Raise CipherwardError if they cannot work, before an image is read."""
+    from parties.sealing.place import Place
+    from parties.sealing.seal import describe_settings
+
+    trial = Place.from_settings(place.folder, {**place.settings.model_dump(), **changes})
+    describe_settings(trial)
+    return trial
 
 
 def _check_images(place: Place, changes: dict[str, Any]) -> None:

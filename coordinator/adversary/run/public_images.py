@@ -8,12 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from coordinator.exchange.image_file import PUBLIC_FORMATS, open_image
+from coordinator.exchange.image_file import PUBLIC_FORMATS, no_public_image, open_image, public_files
 from crypto.arrays import Images
-from crypto.errors import CipherwardError
 from crypto.plural import counted
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 def read_public(
@@ -37,7 +34,7 @@ def read_public(
     """
     height, width, channels = shape
     images, left_out = [], 0
-    for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES):
+    for path in public_files(folder):
         try:
             with open_image(path, PUBLIC_FORMATS) as picture:
                 plain = picture.convert("L" if channels == 1 else "RGB")
@@ -51,5 +48,5 @@ def read_public(
             f"{folder}: {counted(left_out, 'file')} left out, whose content is not a readable PNG, JPEG or BMP image"
         )
     if not images:
-        raise CipherwardError(f"no public image in {folder}", f"it should hold {', '.join(SUFFIXES)} files")
+        raise no_public_image(folder)
     return np.stack(images)
