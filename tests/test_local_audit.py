@@ -15,10 +15,13 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from coordinator.adversary.run import suite
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
+from parties.agent.identity_file import ensure_identity
+from parties.cli.app import app
 from parties.scoring.local_audit import LEDGER_KIND, AuditSettings, _require_images, audit_place, plan_audit
 from parties.scoring.score import score
 from parties.sealing.place import Place
@@ -60,6 +63,22 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def facts(stdout: str) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(stdout)
     return value
+
+
+class _StoppedError(Exception):
+    """The audit would begin now."""
+
+    def __init__(self, home: Place) -> None:
+        self.home = home
+
+
+def _stop(home: Place, *_: object) -> None:
+    raise _StoppedError(home)
+
+
+def identity_line(home: Place) -> str:
+    """Return the public identity that a hospital would sign with."""
+    return ensure_identity(home).public.line
 
 
 def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
@@ -180,6 +199,53 @@ def test_settings_that_cannot_work_write_nothing(images: Path, tmp_path: Path, h
     done = here(PARTY, "audit", images, "--out", out, *SMALL[:4], "--attacks", "magic", *SMALL[4:])
     assert done.returncode == 1 and "unknown attack 'magic'" in done.stderr
     assert not list(out.rglob("guesses.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "party"),
+    [
+        ((), "hospital"),
+        (("--name", "north"), "north"),
+        (("--labels", "labels.csv", "--hospital-name", "Süd 1"), "Sud-1"),
+    ],
+)
+def test_an_audit_of_images_has_no_name_of_their_folder(
+    words: tuple[str, ...], party: str, images: Path, tmp_path: Path
+) -> None:
+    """The report leaves, and a folder may be named after a patient or a user."""
+    folder = tmp_path / "Jane Doe 1970"
+    shutil.copytree(images, folder)
+    paths = sorted(p for p in folder.rglob("*.png"))
+    rows = [f"{p.relative_to(folder)},{p.parent.name},Süd 1" for p in paths]
+    (folder / "labels.csv").write_text("\n".join(["path,label,hospital", *rows]), encoding="utf-8")
+    placed = [folder / word if word == "labels.csv" else word for word in words]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setattr("parties.scoring.local_audit.run_local_audit", _stop)
+        result = CliRunner().invoke(app, ["audit", str(folder), *map(str, (*placed, *SMALL))])
+
+    assert isinstance(result.exception, _StoppedError), result.output
+    assert result.exception.home.settings.party == party
+    assert "Doe" not in identity_line(result.exception.home)
+
+
+def test_a_name_that_an_audit_cannot_have_is_refused(images: Path, tmp_path: Path, here: Here) -> None:
+    """A hospital has a name already, and one folder holds audits under one name."""
+    hospital = Place.from_settings(tmp_path / "hospital", {"party": "h", "images": str(images)})
+    hospital.save()
+    audits = Place.from_settings(tmp_path / "audits", {"party": "north", "images": str(images)})
+    audits.save()
+    for words, error in (
+        ((images, "--name", "Jane Doe"), "'Jane Doe' is no name of a hospital"),
+        ((hospital.folder, "--name", "north"), "--name is for an audit of images alone"),
+        ((images, "--out", audits.folder, "--name", "south"), "holds audits under the name north"),
+    ):
+        done = here(PARTY, "audit", *words, *SMALL)
+
+        assert done.returncode == 1
+        assert error in done.stderr
+        assert "hint: " in done.stderr
 
 
 @pytest.mark.parametrize(
