@@ -43,7 +43,9 @@ def enrol(hospital: Hospital) -> None:
     place = Place.open(hospital)
     with folder_lock(place.folder):
         enrolment = make_keys(place)
-    talk.print(f"wrote {enrolment.path}: give it to the coordinator")
+    talk.print(
+        f"wrote {enrolment.path}: give the coordinator this file alone; private/ and the key beside it stay here"
+    )
     talk.print(
         "compare this fingerprint with the other hospitals yourself, by telephone or in person: whoever carries a "
         "public key can replace it"
@@ -74,7 +76,7 @@ def approve(
     _confirm(f"Does {place.settings.party} let this code run beside its images and its key?", yes)
     approval = record(place, candidate, days)
     talk.print(
-        f"give the coordinator {place.folder / 'approval.json'}: it carries the signature to your SuperNode"
+        f"give the coordinator {place.folder / 'approval.json'} alone: it carries the signature to your SuperNode"
     )
     result.print(f"{approval.sha256} approved until {approval.expires:%Y-%m-%d}")
 
