@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -140,6 +140,11 @@ def check_server(ca_certificate: Path, server_certificate: Path) -> None:
         ) from None
 
 
+def is_private_key(data: bytes) -> bool:
+    """Return whether a file's bytes are a private key of the kind that an authority has, without a password."""
+    return _parse_key(data) is not None
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Write a file that only its owner may read, atomically."""
 
@@ -150,6 +155,14 @@ def write_private(path: Path, data: bytes) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomic(path, fill)
+
+
+def _parse_key(data: bytes) -> ec.EllipticCurvePrivateKey | None:
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
 
 
 def _read(path: Path, what: str) -> bytes:
@@ -172,11 +185,8 @@ def _load(data: bytes, where: str) -> x509.Certificate:
 def _read_ca(ca: Certified) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """Return an authority's certificate and key. Raise CipherwardError if they are no pair."""
     certificate = _load(ca.certificate, "the CA certificate")
-    try:
-        key = serialization.load_pem_private_key(ca.key, password=None)
-    except (ValueError, TypeError):
-        key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+    key = _parse_key(ca.key)
+    if key is None or key.public_key() != certificate.public_key():
         raise CipherwardError(
             "the CA's private key does not belong to its certificate", "name the right one: --ca-key"
         )
