@@ -38,6 +38,9 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
     table, unused = read_rows(file)
     hospital = normalized(selection.hospital)
     rows = _select_hospital(table, hospital, file)
+    require_usable_names(selection.classes, "the list of classes")
+    for label, line in {row.label: row.line for row in reversed(rows)}.items():  # the first line of each
+        require_usable_names([label], f"{file}, line {line}")
     classes = list(selection.classes) or sorted({row.label for row in rows})
     require_usable_names(classes, str(file))
     _refuse_one_number_twice(classes, file)
