@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from coordinator.adversary.run import suite
+from coordinator.exchange.audit.scores import Scores
+from coordinator.report.build import build_report
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
 from parties.agent.identity_file import ensure_identity
@@ -137,6 +140,7 @@ def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
     again = here(PARTY, "audit", images, "--out", out, *SMALL)
     assert "done already" in again.stderr and "run by the hospital itself" in again.stdout
     assert {p: p.stat().st_mtime_ns for p in work.rglob("*.json")} == before
+    require_report_of_its_scores(work, lambda: here(PARTY, "audit", images, "--out", out, *SMALL))
     # Pictures that changed and kept their sizes are no longer what was audited.
     kept = {path: path.read_bytes() for path in images.rglob("*.png")}
     for path, content in kept.items():
@@ -149,6 +153,38 @@ def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
     shutil.copytree(images, tmp_path / "others")
     done = here(PARTY, "audit", tmp_path / "others", "--out", out, *SMALL)
     assert done.returncode == 1 and "holds audits of other images" in done.stderr
+
+
+def require_report_of_its_scores(work: Path, audit: Callable[[], subprocess.CompletedProcess[str]]) -> None:
+    """Check that a finished audit shows no report that was not made of its own scores, signed here."""
+    report, scores = work / "report.json", work / "scores.json"
+    kept = {path: path.read_bytes() for path in (report, scores)}
+    # The report of an audit in which an attack had not run: consistent by itself, and of other scores.
+    value = json.loads(kept[scores])
+    for draw in value["draws"]:
+        draw["findings"] = [f for f in draw["findings"] if f["attack"] != "pooled_key_recovery"]
+    unsigned = {name: field for name, field in value.items() if name not in ("identity", "signature")}
+    fewer = build_report(
+        Scores.model_validate_json(json.dumps(unsigned)), json.loads(kept[report])["study"]
+    )
+    assert not fewer.verdict.broken
+    changes: list[tuple[Path, bytes | None, str]] = [
+        (report, json.dumps(fewer.to_json()).encode(), "was not made of the scores beside it"),
+        (scores, None, "no scores at"),
+        (scores, json.dumps(unsigned).encode(), "is unsigned"),
+    ]
+    for path, content, message in changes:
+        path.unlink() if content is None else path.write_bytes(content)
+        done = audit()
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "run the same command again" in done.stderr
+        for each, original in kept.items():
+            each.write_bytes(original)
+    # What the error says helps: the report is made again from the scores.
+    report.unlink()
+    again = audit()
+    assert json.loads(report.read_bytes())["findings"] == json.loads(kept[report])["findings"], again.stderr
 
 
 def test_an_audit_of_a_hospital_opens_no_key_and_burns_no_set(tmp_path: Path, here: Here) -> None:
