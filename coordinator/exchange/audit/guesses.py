@@ -23,6 +23,7 @@ from coordinator.exchange.audit.suite1 import MAX_SET_PART, MIN_GUESSED_ROWS, SP
 from crypto.arrays import AnyArray, Images, Rows
 from crypto.errors import CipherwardError
 from crypto.files import read_json, sha256_file, write_bytes, write_json
+from crypto.plural import agreeing, counted
 from crypto.spec import SchemeSpec
 from crypto.tensor_file import tensor_bytes
 
@@ -261,7 +262,8 @@ def require_whole(folder: Path, draws: Sequence[Draw]) -> None:
     ]
     if bad:
         raise CipherwardError(
-            f"{len(bad)} of {len(stored)} frozen guesses in {folder} are missing or altered, such as {bad[0]}",
+            f"{len(bad)} of {counted(len(stored), 'frozen guess', 'frozen guesses')} in {folder} "
+            f"{agreeing(len(bad), 'is', 'are')} missing or altered, such as {bad[0]}",
             _ATTACK_AGAIN,
         )
 
