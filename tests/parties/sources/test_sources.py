@@ -92,8 +92,9 @@ def test_bad_files_and_folders(folder: Path, tmp_path: Path) -> None:
     source = Folder(folder, 16, 1, 0, "train")
     victim = folder / source.names[3]
     victim.write_bytes(victim.read_bytes()[:60])
-    with pytest.raises(CipherwardError, match=f"cannot decode {victim}"):
+    with pytest.raises(CipherwardError, match=f"cannot decode {victim}") as damaged:
         source.read(3)
+    assert "leave it out" in damaged.value.hint
     source.read(4)
     with pytest.raises(CipherwardError, match="no image folder at"):
         Folder(tmp_path / "absent", 16, 1, 0, "train")
