@@ -230,9 +230,8 @@ def _seal(place: Place, sealings: Sequence[Sealing], log: Log, progress_bar: Pro
     # The attacks get copies of most sets (blind_sets.py).
     copies = sum(sealing.bytes for sealing in sealings)
     need, free = disk_needed(place, missing) + copies, shutil.disk_usage(place.folder).free
-    log(
-        f"sealing {counted(len(missing), 'set')}, {need / 1e6:.0f} MB of disk with the copies that are attacked"
-    )
+    sets = counted(len(missing), "set")
+    log(f"sealing {sets}, {need / 1e6:.0f} MB of disk with the copies that are attacked")
     if need > free:
         raise CipherwardError(
             f"the sealed sets and their copies need {size(need)} and {size(free)} are free",
