@@ -12,6 +12,7 @@ from cipherward.settings import Settings
 from coordinator.exchange.audit.suite1 import TEXTURE
 from crypto.arrays import AnyArray, Images, Int64Array
 from crypto.errors import CipherwardError
+from crypto.plural import agreeing, counted
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
 from parties.scoring.measures import is_flat
@@ -154,7 +155,8 @@ def _require_contrast(sealed: AnyArray, plain: Images, where: str) -> None:
     if flat.sum() * _FLAT_PART <= len(flat):
         return
     raise CipherwardError(
-        f"{where}: {int(flat.sum())} of {len(flat)} ciphertexts differ from one gray by {TEXTURE:.0f} gray levels or "
+        f"{where}: {int(flat.sum())} of {counted(len(flat), 'ciphertext')} "
+        f"{agreeing(int(flat.sum()), 'differs', 'differ')} from one gray by {TEXTURE:.0f} gray levels or "
         "less, where nothing is measured, though somebody may see the picture in them",
         "spread ciphertexts over the gray levels from 0 to 255, as the images are",
     )
@@ -170,7 +172,7 @@ def as_labels(labels: Sequence[int] | Int64Array | None, images: int) -> Int64Ar
         classes = np.empty(0)
     if classes.shape != (images,) or not np.issubdtype(classes.dtype, np.integer):
         raise CipherwardError(
-            f"the labels are {classes.dtype} {list(classes.shape)}, for {images} images",
+            f"the labels are {classes.dtype} {list(classes.shape)}, for {counted(images, 'image')}",
             "one whole number an image",
         )
     return classes.astype(np.int64)

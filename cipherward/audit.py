@@ -42,6 +42,7 @@ from coordinator.exchange.audit.control_sets import TARGETED
 from crypto.arrays import AnyArray, Images, Int64Array
 from crypto.errors import CipherwardError
 from crypto.key import KEY_BYTES as SEED_BYTES
+from crypto.plural import counted
 from crypto.spec import SchemeSpec
 
 __all__ = ["AuditResult", "audit", "audit_ciphertexts"]
@@ -108,7 +109,7 @@ def audit(
         started = time.perf_counter()
         sealed = function.sealed(plain[members], key)
         chosen.log(
-            f"draw-{index}: {len(members)} images encrypted in {time.perf_counter() - started:.2f} s"
+            f"draw-{index}: {counted(len(members), 'image')} encrypted in {time.perf_counter() - started:.2f} s"
         )
         if not index:
             function.require_deterministic(plain[members], key, sealed)

@@ -17,6 +17,7 @@ from coordinator.exchange.audit.suite1 import MIN_SCORED_ROWS, MIN_SET_IMAGES
 from crypto.arrays import AnyArray, Images, Int64Array, Rows
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
+from crypto.plural import agreeing, counted
 from crypto.spec import SchemeSpec
 from crypto.symmetry import Orbit
 from parties.scoring.truth import Truth, assemble_truth, distinct_rows, other_rows
@@ -90,7 +91,7 @@ def require_enough(settings: Settings, images: int) -> None:
     """Raise CipherwardError if so many images are too few for the audit's rows and pools."""
     if images < MIN_SET_IMAGES:
         raise CipherwardError(
-            f"{images} images are too few to attack some and score others",
+            f"{counted(images, 'image is', 'images are')} too few to attack some and score others",
             f"an audit needs at least {MIN_SET_IMAGES}, and says little below 128",
         )
     in_draw = min(images, settings.images_of_draw)
@@ -98,7 +99,8 @@ def require_enough(settings: Settings, images: int) -> None:
     needed = max(*settings.sizes, settings.known_pairs)
     if needed > len(pool):
         raise CipherwardError(
-            f"pools of {needed} images were asked for; beside the {len(rows)} that are guessed {len(pool)} are left",
+            f"pools of {needed} images were asked for; beside the {len(rows)} that are guessed "
+            f"{counted(len(pool), 'is', 'are')} left",
             f"hand over {max(2 * needed, needed + len(rows))} images, or name sizes and pairs up to {len(pool)}",
         )
 
@@ -119,7 +121,8 @@ def truth_of(draw: SealedDraw, spec: SchemeSpec, settings: Settings, orbit: Orbi
     pick = distinct_rows(plain, settings.rows)
     if len(pick) < 2 * MIN_SCORED_ROWS:
         raise CipherwardError(
-            f"{len(pick)} of {len(draw.rows)} images of {draw.set_name} count: the others nearly repeat one of them",
+            f"{len(pick)} of {counted(len(draw.rows), 'image')} of {draw.set_name} "
+            f"{agreeing(len(pick), 'counts', 'count')}: the others nearly repeat one of them",
             f"hand over more images that differ: at least {2 * MIN_SCORED_ROWS} of those that are guessed must",
         )
     others = other_rows(settings.seed, len(draw.plain), draw.rows, settings.gallery - len(pick))

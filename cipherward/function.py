@@ -16,6 +16,7 @@ import numpy as np
 
 from crypto.arrays import AnyArray, Images
 from crypto.errors import CipherwardError
+from crypto.plural import agreeing, counted
 from crypto.scheme import MIN_KEY_SPACE_BITS
 
 #: `encrypt(images, key)` and `decrypt(ciphertexts, key)`.
@@ -179,8 +180,9 @@ class FunctionUnderAudit:
         weakness, unused = "", 0 if result or is_plain else self._unused_key_bytes(some, keys[0], sealed[0])
         if unused:
             weakness = (
-                f"{unused} of the {self.key_bytes} bytes of a key do nothing: changed alone, each gives the same "
-                f"ciphertexts of {len(some)} images"
+                f"{unused} of the {self.key_bytes} bytes of a key {agreeing(unused, 'does', 'do')} nothing: "
+                "changed alone, each gives the same "
+                f"ciphertexts of {counted(len(some), 'image')}"
             )
         if unused and 8 * (self.key_bytes - unused) < MIN_KEY_SPACE_BITS:
             result.append(weakness)
@@ -194,7 +196,14 @@ class FunctionUnderAudit:
 def plain_defects(plain: Images, sealed: AnyArray) -> list[str]:
     """Return a sentence if ciphertexts are the plain images themselves."""
     same = sum(np.array_equal(a, b) for a, b in zip(plain, sealed, strict=True))
-    return [f"{same} of {len(plain)} ciphertexts are the plain images, unchanged"] if same else []
+    return (
+        [
+            f"{same} of {counted(len(plain), 'ciphertext')} "
+            f"{agreeing(same, 'is the plain image', 'are the plain images')}, unchanged"
+        ]
+        if same
+        else []
+    )
 
 
 def key_defects(sealed: Sequence[AnyArray]) -> list[str]:
@@ -246,7 +255,8 @@ def _require_ciphertexts(result: object, given: AnyArray) -> None:
     if not np.isfinite(result).all():
         count = int((~np.isfinite(result)).sum())
         raise CipherwardError(
-            f"encrypt returned {count} values that are NaN or infinite", "ciphertexts are finite numbers"
+            f"encrypt returned {counted(count, 'value that is', 'values that are')} NaN or infinite",
+            "ciphertexts are finite numbers",
         )
 
 

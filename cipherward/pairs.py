@@ -27,6 +27,7 @@ from coordinator.exchange.audit.suite2 import SUITE, breaking_measures
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import AnyArray, Images
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
 
@@ -59,8 +60,9 @@ class PairsFinding:
     def __str__(self) -> str:
         word = "broken" if self.is_break else "not broken"
         note = f" ({self.note})" if self.note else ""
+        draws = counted(self.draws, "draw")
         return (
-            f"{self.attack}: {word} with {self.pairs} pairs, in {self.broken} of {self.draws} draws{note}"
+            f"{self.attack}: {word} with {counted(self.pairs, 'pair')}, in {self.broken} of {draws}{note}"
         )
 
 

@@ -30,6 +30,7 @@ from coordinator.report.records import (
 )
 from coordinator.report.verdict import judge
 from crypto.arrays import Images
+from crypto.plural import counted
 from crypto.scheme import load, without_nonce
 from crypto.spec import SchemeSpec
 
@@ -265,7 +266,10 @@ def _uncertain(draws: Sequence[DrawScores]) -> list[str]:
     for attack in dict.fromkeys(f.attack for draw in draws for f in draw.findings):
         sizes = [f.pool_size for draw in draws for f in draw.of(attack) if f.uncertain]
         if sizes:
-            where = [f"{size} in {sizes.count(size)} of {len(draws)} draws" for size in sorted(set(sizes))]
+            where = [
+                f"{size} in {sizes.count(size)} of {counted(len(draws), 'draw')}"
+                for size in sorted(set(sizes))
+            ]
             sentences.append(
                 f"{attack} is uncertain, what it found fits poorly or is not these images: at {', '.join(where)}"
             )

@@ -14,6 +14,7 @@ from coordinator.report.records import Report
 from coordinator.report.verdict_text import headline, summary_lines, uncertain_attacks
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, write_text
+from crypto.plural import counted
 
 REPORT, PAGE = "report.json", "report.html"
 
@@ -72,7 +73,7 @@ class AuditResult:
         draws = report.verdict.draws
         height, width, channels = report.scheme.image_shape
         first = (
-            f"{report.scheme.name}, {report.suite}, {draws} draw{'' if draws == 1 else 's'} of key and pool, "
+            f"{report.scheme.name}, {report.suite}, {counted(draws, 'draw')} of key and pool, "
             f"images of {height}×{width}×{channels}"
         )
         failed = [

@@ -276,7 +276,13 @@ def folder_hint(folder: Path, ending: str) -> str:
     return f"it is a folder: {shown if names else 'name the file'}"
 
 
-def read_json(path: Path, what: str, made_by: str = "", most_bytes: int = MOST_OUTPUT_BYTES) -> Any:
+def read_json(
+    path: Path,
+    what: str,
+    made_by: str = "",
+    most_bytes: int = MOST_OUTPUT_BYTES,
+    remedy: str = "fetch it again, or name another",
+) -> Any:
     """Return the JSON in `path`.
 
     Args:
@@ -284,6 +290,7 @@ def read_json(path: Path, what: str, made_by: str = "", most_bytes: int = MOST_O
         what: What it is, for the error message.
         made_by: The command that makes such a file, for the hint where it is missing.
         most_bytes: Bytes that it may have: a parsed file takes many times its size in memory.
+        remedy: What to do if it is damaged, for the hint.
 
     Raises:
         CipherwardError: If the file is missing, no regular file, too large, or not JSON.
@@ -292,13 +299,11 @@ def read_json(path: Path, what: str, made_by: str = "", most_bytes: int = MOST_O
         # Without O_NONBLOCK, opening a pipe waits until somebody writes to it: a sealed set comes from others.
         with open(path, encoding="utf-8", opener=_open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise CipherwardError(
-                    f"the {what} {path} is not a regular file", "fetch it again, or name another"
-                )
+                raise CipherwardError(f"the {what} {path} is not a regular file", remedy)
             if os.fstat(file.fileno()).st_size > most_bytes:
                 raise CipherwardError(
                     f"the {what} {path} has more than the {most_bytes / 1e6:.0f} MB of any that a command writes",
-                    "fetch it again, or name another",
+                    remedy,
                 )
             return parse_json(file.read())
     except FileNotFoundError:
@@ -307,12 +312,27 @@ def read_json(path: Path, what: str, made_by: str = "", most_bytes: int = MOST_O
             f"no {what} at {path}", f"{hint}; {made_by} makes it" if made_by else hint
         ) from None
     except (OSError, ValueError) as error:
-        why = f"{type(error).__name__}: {error}" if type(error) is ValueError else type(error).__name__
+        why = _why_unreadable(error)
         is_folder = isinstance(error, IsADirectoryError)
         raise CipherwardError(
             f"cannot read the {what} {path}: {why}",
-            folder_hint(path, ".json") if is_folder else "fetch it again, or name another",
+            folder_hint(path, ".json") if is_folder else remedy,
         ) from None
+
+
+def _why_unreadable(error: OSError | ValueError) -> str:
+    """Return why a JSON file cannot be read, in words."""
+    if isinstance(error, json.JSONDecodeError):
+        return (
+            f"line {error.lineno} is no JSON, or the file was cut short"
+            if error.doc.strip()
+            else "it is empty"
+        )
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not text in UTF-8"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return str(error)
 
 
 def read_lines(path: Path) -> list[Any]:

@@ -35,6 +35,15 @@ def _signed_bytes(purpose: str, statement: bytes) -> bytes:
     return b"cipherward signature 1\0" + len(word).to_bytes(4, "big") + word + statement
 
 
+def require_hospital_name(name: str) -> None:
+    """Raise CipherwardError unless a hospital can have this name: it goes into file names and signed lines."""
+    if not _NAME.fullmatch(name):
+        raise CipherwardError(
+            f"{name!r} is no name of a hospital",
+            "use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit",
+        )
+
+
 @dataclass(frozen=True)
 class PublicIdentity:
     """The public half of an identity.
@@ -48,14 +57,11 @@ class PublicIdentity:
     key: bytes
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise CipherwardError(
-                f"{self.name!r} is no name of a hospital",
-                "use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit",
-            )
+        require_hospital_name(self.name)
         if len(self.key) != PUBLIC_KEY_BYTES:
             raise CipherwardError(
-                f"the identity key of {self.name} has {len(self.key)} bytes, not {PUBLIC_KEY_BYTES}", ""
+                f"the identity key of {self.name} has {len(self.key)} bytes, not {PUBLIC_KEY_BYTES}",
+                f"ask {self.name} for its identity.pub again",
             )
 
     @classmethod

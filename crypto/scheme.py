@@ -413,12 +413,16 @@ def load(spec: SchemeSpec) -> Scheme:
     if _has_nonce(spec) and not re.fullmatch(r"[0-9a-f]{32}", str(nonce)):
         what = "a key" if _has_row_keys(spec) else "noise"
         raise CipherwardError(
-            f"{spec.name} with {what} for every image needs a nonce, or two sealings would share their masks"
+            f"{spec.name} with {what} for every image needs a nonce, or two sealings would share their masks",
+            "draw one for each sealing: with_fresh_nonce",
         )
     allowed = _allowed_options(algorithm_class)
     if options.keys() != allowed.keys():
         odd = sorted(options.keys() ^ allowed.keys())
-        raise CipherwardError(f"{spec.name} has the options {sorted(allowed)}; {odd} do not fit")
+        raise CipherwardError(
+            f"{spec.name} has the options {sorted(allowed)}; {odd} do not fit",
+            "give each of its options once, and no other",
+        )
     for option, value in options.items():
         _require_allowed(spec.name, option, value, allowed[option])
     return Scheme(spec, algorithm_class(spec))

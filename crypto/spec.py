@@ -105,7 +105,10 @@ class SchemeSpec:
                 options=dict(value["options"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CipherwardError(f"not a scheme description: {error!r}") from None
+            raise CipherwardError(
+                f"not a scheme description: {error!r}",
+                "restore the file that holds it from a copy, or make it again",
+            ) from None
 
 
 def spec_without_nonce(spec: SchemeSpec) -> dict[str, Any]:

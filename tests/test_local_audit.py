@@ -9,16 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from coordinator.adversary.run import suite
+from coordinator.exchange.audit.scores import Scores
+from coordinator.report.build import build_report
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
+from parties.agent.identity_file import ensure_identity
+from parties.cli.app import app
 from parties.scoring.local_audit import LEDGER_KIND, AuditSettings, _require_images, audit_place, plan_audit
 from parties.scoring.score import score
 from parties.sealing.place import Place
@@ -60,6 +66,22 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def facts(stdout: str) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(stdout)
     return value
+
+
+class _StoppedError(Exception):
+    """The audit would begin now."""
+
+    def __init__(self, home: Place) -> None:
+        self.home = home
+
+
+def _stop(home: Place, *_: object) -> None:
+    raise _StoppedError(home)
+
+
+def identity_line(home: Place) -> str:
+    """Return the public identity that a hospital would sign with."""
+    return ensure_identity(home).public.line
 
 
 def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
@@ -118,6 +140,7 @@ def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
     again = here(PARTY, "audit", images, "--out", out, *SMALL)
     assert "done already" in again.stderr and "run by the hospital itself" in again.stdout
     assert {p: p.stat().st_mtime_ns for p in work.rglob("*.json")} == before
+    require_report_of_its_scores(work, lambda: here(PARTY, "audit", images, "--out", out, *SMALL))
     # Pictures that changed and kept their sizes are no longer what was audited.
     kept = {path: path.read_bytes() for path in images.rglob("*.png")}
     for path, content in kept.items():
@@ -130,6 +153,38 @@ def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
     shutil.copytree(images, tmp_path / "others")
     done = here(PARTY, "audit", tmp_path / "others", "--out", out, *SMALL)
     assert done.returncode == 1 and "holds audits of other images" in done.stderr
+
+
+def require_report_of_its_scores(work: Path, audit: Callable[[], subprocess.CompletedProcess[str]]) -> None:
+    """Check that a finished audit shows no report that was not made of its own scores, signed here."""
+    report, scores = work / "report.json", work / "scores.json"
+    kept = {path: path.read_bytes() for path in (report, scores)}
+    # The report of an audit in which an attack had not run: consistent by itself, and of other scores.
+    value = json.loads(kept[scores])
+    for draw in value["draws"]:
+        draw["findings"] = [f for f in draw["findings"] if f["attack"] != "pooled_key_recovery"]
+    unsigned = {name: field for name, field in value.items() if name not in ("identity", "signature")}
+    fewer = build_report(
+        Scores.model_validate_json(json.dumps(unsigned)), json.loads(kept[report])["study"]
+    )
+    assert not fewer.verdict.broken
+    changes: list[tuple[Path, bytes | None, str]] = [
+        (report, json.dumps(fewer.to_json()).encode(), "was not made of the scores beside it"),
+        (scores, None, "no scores at"),
+        (scores, json.dumps(unsigned).encode(), "is unsigned"),
+    ]
+    for path, content, message in changes:
+        path.unlink() if content is None else path.write_bytes(content)
+        done = audit()
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "run the same command again" in done.stderr
+        for each, original in kept.items():
+            each.write_bytes(original)
+    # What the error says helps: the report is made again from the scores.
+    report.unlink()
+    again = audit()
+    assert json.loads(report.read_bytes())["findings"] == json.loads(kept[report])["findings"], again.stderr
 
 
 def test_an_audit_of_a_hospital_opens_no_key_and_burns_no_set(tmp_path: Path, here: Here) -> None:
@@ -180,6 +235,77 @@ def test_settings_that_cannot_work_write_nothing(images: Path, tmp_path: Path, h
     done = here(PARTY, "audit", images, "--out", out, *SMALL[:4], "--attacks", "magic", *SMALL[4:])
     assert done.returncode == 1 and "unknown attack 'magic'" in done.stderr
     assert not list(out.rglob("guesses.json"))
+
+
+@pytest.mark.parametrize(
+    ("words", "party"),
+    [
+        ((), "hospital"),
+        (("--name", "north"), "north"),
+        (("--labels", "labels.csv", "--hospital-name", "Süd 1"), "Sud-1"),
+    ],
+)
+def test_an_audit_of_images_has_no_name_of_their_folder(
+    words: tuple[str, ...], party: str, images: Path, tmp_path: Path
+) -> None:
+    """The report leaves, and a folder may be named after a patient or a user."""
+    folder = tmp_path / "Jane Doe 1970"
+    shutil.copytree(images, folder)
+    paths = sorted(p for p in folder.rglob("*.png"))
+    rows = [f"{p.relative_to(folder)},{p.parent.name},Süd 1" for p in paths]
+    (folder / "labels.csv").write_text("\n".join(["path,label,hospital", *rows]), encoding="utf-8")
+    placed = [folder / word if word == "labels.csv" else word for word in words]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setattr("parties.scoring.local_audit.run_local_audit", _stop)
+        result = CliRunner().invoke(app, ["audit", str(folder), *map(str, (*placed, *SMALL))])
+
+    assert isinstance(result.exception, _StoppedError), result.output
+    assert result.exception.home.settings.party == party
+    assert "Doe" not in identity_line(result.exception.home)
+
+
+def test_a_name_that_an_audit_cannot_have_is_refused(images: Path, tmp_path: Path, here: Here) -> None:
+    """A hospital has a name already, and one folder holds audits under one name."""
+    hospital = Place.from_settings(tmp_path / "hospital", {"party": "h", "images": str(images)})
+    hospital.save()
+    audits = Place.from_settings(tmp_path / "audits", {"party": "north", "images": str(images)})
+    audits.save()
+    for words, error in (
+        ((images, "--name", "Jane Doe"), "'Jane Doe' is no name of a hospital"),
+        ((hospital.folder, "--name", "north"), "--name is for an audit of images alone"),
+        ((images, "--out", audits.folder, "--name", "south"), "holds audits under the name north"),
+    ):
+        done = here(PARTY, "audit", *words, *SMALL)
+
+        assert done.returncode == 1
+        assert error in done.stderr
+        assert "hint: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--scheme", "le", "--option", "maks=independent"), "unknown option of le 'maks'"),
+        (("--scheme", "le", "--option", "mask=9"), "le: mask cannot be 9"),
+        (("--public", "absent"), "no public image in absent"),
+    ],
+)
+def test_wrong_options_are_named_before_an_image_is_read(
+    words: tuple[str, ...], error: str, tmp_path: Path, here: Here
+) -> None:
+    """A folder that holds no classes is not looked at yet, in an audit of images and in that of a hospital."""
+    (tmp_path / "scans").mkdir()
+    hospital = Place.from_settings(tmp_path / "hospital", {"party": "h", "images": str(tmp_path / "scans")})
+    hospital.save()
+    for target in (tmp_path / "scans", hospital.folder):
+        done = here(PARTY, "audit", target, *SMALL[:4], *words)
+
+        assert done.returncode == 1
+        assert error in done.stderr
+        assert "hint: " in done.stderr
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["hospital", "party.yaml", "scans"]
 
 
 def test_an_audit_refuses_what_seal_refuses_and_says_what_it_leaves_out(

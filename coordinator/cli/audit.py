@@ -19,6 +19,7 @@ from crypto.arrays import Images
 from crypto.cores import cores
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, require_replaceable, write_text
+from crypto.plural import counted
 
 if TYPE_CHECKING:
     from coordinator.report.records import Training
@@ -125,7 +126,7 @@ def attack(
     count = sum(len(draw.guesses) for draw in draws)
     if study is not None:
         _attack_updates(study, settings.public, settings.budget_s)
-    result.print(f"{out}: {count} guesses about {len(draws)} draws, frozen")
+    result.print(f"{out}: {counted(count, 'guess', 'guesses')} about {counted(len(draws), 'draw')}, frozen")
 
 
 def _attack_updates(study: Path, public: Images | None, budget_s: float) -> None:
@@ -136,7 +137,9 @@ def _attack_updates(study: Path, public: Images | None, budget_s: float) -> None
     found = attack_kept_updates(study, study_digest(study), public, budget_s)
     if found is not None:
         chance = f"; chance alone would confirm about {found.by_chance:.2g}" if found.by_chance else ""
-        talk.print(f"{found.updates} kept updates: {found.confirmed} images confirmed{chance}")
+        talk.print(
+            f"{counted(found.updates, 'kept update')}: {counted(found.confirmed, 'image')} confirmed{chance}"
+        )
 
 
 def _parse_numbers(text: str) -> list[int]:

@@ -11,6 +11,7 @@ import typer
 from coordinator.exchange.console import live_line, result, talk
 from crypto.errors import CipherwardError, unknown
 from crypto.files import require_replaceable
+from crypto.plural import counted
 
 if TYPE_CHECKING:
     from coordinator.exchange.plan import Plan
@@ -170,7 +171,7 @@ def manifest(
         talk.print(f"{name}: {public.fingerprint}", soft_wrap=True)
     if not is_new:
         talk.print(f"{out} was there and is replaced: all hospitals agree to the new one")
-    result.print(f"{out}: study manifest {study.digest} of {len(study.hospitals)} hospitals")
+    result.print(f"{out}: study manifest {study.digest} of {counted(len(study.hospitals), 'hospital')}")
 
 
 def export(
@@ -205,10 +206,10 @@ def export(
     rounds = read_rounds(study)
     if tensorboard is not None:
         write_tensorboard(rounds, tensorboard)
-        result.print(f"{tensorboard}: {len(rounds)} rounds")
+        result.print(f"{tensorboard}: {counted(len(rounds), 'round')}")
     if mlflow is not None:
         count = write_mlflow(rounds, mlflow, study_name(study))
-        result.print(f"{without_login(mlflow)}: {count} new rounds of {len(rounds)}")
+        result.print(f"{without_login(mlflow)}: {counted(count, 'new round')} of {len(rounds)}")
 
 
 def env() -> None:

@@ -30,7 +30,10 @@ def build_bundle(app: Path = APP) -> bytes:
     try:
         bundle: bytes = build_fab_from_files(app_files(app))[0]
     except Exception as error:  # click's and Flower's own, of several kinds
-        raise CipherwardError(f"cannot build the app bundle of {app}: {error}", "") from None
+        raise CipherwardError(
+            f"cannot build the app bundle of {app}: {error}",
+            "undo the changes to its pyproject.toml and its code, or name a fresh checkout",
+        ) from None
     return bundle
 
 

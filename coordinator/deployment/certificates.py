@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_atomic
+from crypto.plural import counted
 
 #: Years that the CA lasts. Hospitals get a new CA certificate by a new kit, so it should outlast a study.
 CA_DAYS = 3650
@@ -110,7 +111,7 @@ def describe_expiry(path: Path, what: str, now: datetime.datetime, remedy: str =
     if end <= now:
         return f"{what} expired on {end.date()}: no hospital can connect; {remedy}"
     if (days := (end - now).days) < WARN_DAYS:
-        return f"{what} expires in {days} days, on {end.date()}; {remedy}"
+        return f"{what} expires in {counted(days, 'day')}, on {end.date()}; {remedy}"
     return ""
 
 
@@ -139,6 +140,11 @@ def check_server(ca_certificate: Path, server_certificate: Path) -> None:
         ) from None
 
 
+def is_private_key(data: bytes) -> bool:
+    """Return whether a file's bytes are a private key of the kind that an authority has, without a password."""
+    return _parse_key(data) is not None
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Write a file that only its owner may read, atomically."""
 
@@ -151,11 +157,22 @@ def write_private(path: Path, data: bytes) -> None:
     write_atomic(path, fill)
 
 
+def _parse_key(data: bytes) -> ec.EllipticCurvePrivateKey | None:
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
+
+
 def _read(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CipherwardError(f"cannot read the {what} {path}: {error.strerror}", "") from None
+        raise CipherwardError(
+            f"cannot read the {what} {path}: {error.strerror}",
+            "restore it from your backup, and let the user who runs this command read it",
+        ) from None
 
 
 def _load(data: bytes, where: str) -> x509.Certificate:
@@ -168,11 +185,8 @@ def _load(data: bytes, where: str) -> x509.Certificate:
 def _read_ca(ca: Certified) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     """Return an authority's certificate and key. Raise CipherwardError if they are no pair."""
     certificate = _load(ca.certificate, "the CA certificate")
-    try:
-        key = serialization.load_pem_private_key(ca.key, password=None)
-    except (ValueError, TypeError):
-        key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+    key = _parse_key(ca.key)
+    if key is None or key.public_key() != certificate.public_key():
         raise CipherwardError(
             "the CA's private key does not belong to its certificate", "name the right one: --ca-key"
         )

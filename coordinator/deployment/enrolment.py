@@ -30,6 +30,10 @@ from crypto.identity import PublicIdentity
 #: The largest file of public keys, in bytes. Two lines have some three hundred.
 _MAX_BYTES = 4096
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
+_RESTORE_ROSTER = (
+    "restore it from your backup; or remove it, let every hospital enrol again, and revoke again whom you "
+    "revoked"
+)
 _SEND_AGAIN = "the hospital's file has two lines: its identity, and its SuperNode's public key"
 
 
@@ -123,9 +127,11 @@ def read_roster(place: DeploymentFolder) -> dict[str, Enrolled]:
     """
     if not place.roster.exists():
         return {}
-    value = read_json(place.roster, "roster")
+    value = read_json(place.roster, "roster", remedy=_RESTORE_ROSTER)
     if not isinstance(value, dict):
-        raise CipherwardError(f"{place.roster} is damaged", "restore it from your backup")
+        raise CipherwardError(
+            f"the roster {place.roster} is damaged: it is no JSON object", _RESTORE_ROSTER
+        )
     return {name: parse_record(Enrolled, entry, str(place.roster)) for name, entry in value.items()}
 
 

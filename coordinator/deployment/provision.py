@@ -15,9 +15,11 @@ import yaml
 
 from coordinator.deployment.bundle import build_bundle, bundle_digest
 from coordinator.deployment.certificates import (
+    NEW_AUTHORITY,
     WARN_DAYS,
     Certified,
     check_server,
+    is_private_key,
     make_ca,
     make_server,
     read_expiry,
@@ -39,6 +41,7 @@ from coordinator.exchange.statement import plan_digest
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, write_bytes, write_text
+from crypto.plural import counted
 
 #: What the folder of a deployment holds beside federation.yaml, which is written last (folder.py).
 _PARTS = (
@@ -73,7 +76,7 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
     plan = read_plan(plan_file, needs_images=False)
     if plan.parties != len(settings.hospitals):
         raise CipherwardError(
-            f"{file} names {len(settings.hospitals)} hospitals, and the plan is for {plan.parties}",
+            f"{file} names {counted(len(settings.hospitals), 'hospital')}, and the plan is for {plan.parties}",
             "give the plan's `parties` and `hospitals` the same number",
         )
     if plan.train != "federated":
@@ -133,7 +136,8 @@ def renew(folder: Path, ca_key: Path | None = None, clock: Clock = now_utc) -> d
     place = DeploymentFolder.open(folder)
     settings = place.settings
     with folder_lock(place.root):
-        _make_server(place, settings, ca_key or place.ca_key, clock())
+        remedy = f"name the place where you keep it: cipherward-coordinator renew {folder} --ca-key FILE"
+        _make_server(place, settings, ca_key or place.ca_key, clock(), remedy)
         return write_kits(place, settings, clock(), is_new=True)
 
 
@@ -242,19 +246,30 @@ def _provide_server(place: DeploymentFolder, settings: FederationSettings, now: 
         check_server(place.ca_certificate, place.server)
         if read_expiry(place.server) > now and read_names(place.server) >= set(settings.address):
             return
-    _make_server(place, settings, place.ca_key, now)
+    # `renew` knows the addresses of before only, so that it is no remedy where they changed.
+    remedy = "the server needs a new certificate: put the key back there, and run this command again"
+    _make_server(place, settings, place.ca_key, now, remedy)
 
 
 def _make_server(
-    place: DeploymentFolder, settings: FederationSettings, ca_key: Path, now: datetime.datetime
+    place: DeploymentFolder,
+    settings: FederationSettings,
+    ca_key: Path,
+    now: datetime.datetime,
+    remedy: str,
 ) -> None:
-    """Write a new key and certificate of the server."""
+    """Write a new key and certificate of the server. remedy: what to do if the authority's key is not there."""
+    hint = f"{remedy}; if the key is lost: {NEW_AUTHORITY}"
     try:
         key = ca_key.read_bytes()
-    except OSError:
+    except FileNotFoundError:
+        raise CipherwardError(f"the CA's private key is not at {ca_key}", hint) from None
+    except OSError as error:
         raise CipherwardError(
-            f"the CA's private key is not at {ca_key}", "name the place where you keep it: renew --ca-key"
+            f"cannot read the CA's private key {ca_key}: {error.strerror}", hint
         ) from None
+    if not is_private_key(key):
+        raise CipherwardError(f"the CA's private key {ca_key} is damaged, or no such key", hint)
     ca = Certified(read_part(place.ca_certificate), key)
     server = make_server(ca, settings.address, settings.days, now)
     # One file for both: a kill between two would leave a key that belongs to no certificate.

@@ -8,7 +8,6 @@ ends it: it would come again.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +23,10 @@ from coordinator.deployment.running import connect_to
 from coordinator.exchange.console import Log
 from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import FILE, Plan, placed_text, read_plan
+from coordinator.exchange.training_result import read_training
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, read_json, read_lines, write_bytes, write_text
+from crypto.files import disk_errors, read_lines, write_bytes, write_text
+from crypto.plural import counted
 
 #: Seconds between two looks at the run; the longest wait for a server that has ended; and for one that this command
 #: never saw: it may be starting, but most likely nobody started it. Chosen by hand.
@@ -72,7 +73,7 @@ def prepare(
     hospitals = place.settings.hospitals
     if plan.parties != len(hospitals):
         raise CipherwardError(
-            f"the plan is for {plan.parties} hospitals, and this federation has {len(hospitals)}",
+            f"the plan is for {counted(plan.parties, 'hospital')}, and this federation has {len(hospitals)}",
             "change one of the two, and provision again",
         )
     study = place.study_folder(plan.study)
@@ -97,7 +98,7 @@ def prepare(
 
 def _require_same_manifest(result: Path, digest: str) -> None:
     """Raise CipherwardError if a finished study was trained under another study manifest than this one."""
-    if result.exists() and read_json(result, "result of the training").get("manifest_sha256") != digest:
+    if result.exists() and read_training(result.parent).get("manifest_sha256") != digest:
         raise CipherwardError(
             f"{result} is of a training under another study manifest: with other keys, sets or hospitals",
             "give the new study another name in its plan, or remove the folder's cloud/ to train anew",
@@ -138,8 +139,7 @@ def run_study(
             break
         _require_restart(place, run, place.log(f"run-{run_id}"), progress)
         log(f"run {run_id} ended as {run.status if run else 'unknown'}: it is submitted again")
-    training: dict[str, Any] = json.loads(result.read_text())
-    return training
+    return read_training(result.parent)
 
 
 def stop_runs(place: DeploymentFolder) -> list[int]:
@@ -277,7 +277,7 @@ def _require_restart(place: DeploymentFolder, run: Run | None, log_file: Path, p
     if progress.restarts >= _MAX_RESTARTS:
         details = run.details if run is not None else "the server does not know it"
         raise CipherwardError(
-            f"the run was lost {progress.restarts + 1} times without a further round: {details[:300]}",
+            f"the run was lost {counted(progress.restarts + 1, 'time')} without a further round: {details[:300]}",
             f"see {log_file}",
         )
     progress.restarts += 1

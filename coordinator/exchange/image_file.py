@@ -18,6 +18,8 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile
 
+from crypto.errors import CipherwardError
+
 #: What marks each format that is read: alternatives, each of (offset, bytes) pairs that must all be there. A JPEG
 #: file with several pictures (MPO) begins like others. The first bytes of a DICOM file are free; "DICM" follows them.
 SIGNATURES: dict[str, tuple[tuple[tuple[int, bytes], ...], ...]] = {
@@ -44,6 +46,8 @@ PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 HOSPITAL_FORMATS = ("DICOM", "NIfTI", *PICTURE_FORMATS)
 #: The formats of public images.
 PUBLIC_FORMATS = ("PNG", "JPEG", "BMP")
+#: How the names of their files end.
+PUBLIC_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 #: Pixels that one image may have. It is the bound from which Pillow warns of a decompression bomb: 0.25 GiB as RGB.
 #: A chest radiograph has 20 million.
 MAX_PIXELS = (1 << 28) // 3
@@ -154,3 +158,15 @@ def require_few_pixels(width: int, height: int) -> None:
     """
     if width * height > MAX_PIXELS:
         raise UnreadableFormatError(f"{width}×{height} pixels are more than {MAX_PIXELS:,}")
+
+
+def public_files(folder: Path) -> list[Path]:
+    """Return the files below a folder of public images that are named as images, sorted."""
+    return sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in PUBLIC_SUFFIXES)
+
+
+def no_public_image(folder: Path) -> CipherwardError:
+    """Return the error for a folder in which no public image is found, or none that can be read."""
+    return CipherwardError(
+        f"no public image in {folder}", f"it should hold {', '.join(PUBLIC_SUFFIXES)} files"
+    )

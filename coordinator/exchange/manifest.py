@@ -27,11 +27,13 @@ from coordinator.exchange.statement import SPLITS, Statement, canonical, plan_di
 from crypto.errors import CipherwardError
 from crypto.files import read_json
 from crypto.identity import PublicIdentity
+from crypto.plural import counted
 from crypto.spec import spec_without_nonce
 
 #: The manifest's file name in a study's folder.
 FILE = "study.json"
 SCHEMA = "cipherward.study/1"
+_MAKE_AGAIN = "make the manifest again from the hospitals' statements: cipherward-coordinator manifest"
 
 
 class StudyManifest(Record):
@@ -91,14 +93,18 @@ class StudyManifest(Record):
         plan = self.read_plan()
         statements = [self.statements[name] for name in self.hospitals]
         if self.study != plan.study:
-            raise CipherwardError(f"the manifest of {self.study!r} holds the plan of {plan.study!r}")
+            raise CipherwardError(
+                f"the manifest of {self.study!r} holds the plan of {plan.study!r}", _MAKE_AGAIN
+            )
         for name, statement in zip(self.hospitals, statements, strict=True):
             if statement.hospital != name:
-                raise CipherwardError(f"the statement of {statement.hospital} stands under the name {name}")
+                raise CipherwardError(
+                    f"the statement of {statement.hospital} stands under the name {name}", _MAKE_AGAIN
+                )
             statement.verify()
         if len(statements) != plan.parties:
             raise CipherwardError(
-                f"the plan is for {plan.parties} hospitals, and {len(statements)} stated something: "
+                f"the plan is for {counted(plan.parties, 'hospital')}, and {len(statements)} stated something: "
                 f"{', '.join(self.hospitals)}",
                 "name one statement of each hospital (cipherward-party declare)",
             )
@@ -195,7 +201,7 @@ def _require_counts(statements: Sequence[Statement], plan: Plan) -> None:
         if total > limit:
             most = max(statements, key=lambda statement: statement.sets.of(split).images)
             raise CipherwardError(
-                f"the hospitals state {total} images in {split}, and the plan counts {limit} in all",
+                f"the hospitals state {counted(total, 'image')} in {split}, and the plan counts {limit} in all",
                 f"{most.hospital} states {most.sets.of(split).images}, the most",
             )
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from crypto.arrays import AnyArray, Int64Array, Rows
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 from crypto.sets.dataset import SealedDataset, equal_except_nonce
 from crypto.spec import SchemeSpec
 
@@ -86,7 +87,8 @@ def _labels(part: SealedDataset, classes: Sequence[str]) -> Int64Array:
     labels = part.labels
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(part.classes):
         raise CipherwardError(
-            f"{part.folder} has a label outside its {len(part.classes)} classes", "seal the images again"
+            f"{part.folder} has a label outside its {counted(len(part.classes), 'class', 'classes')}",
+            "seal the images again",
         )
     index_of = np.array([classes.index(name) for name in part.classes], np.int64)
     numbers: Int64Array = index_of[labels]

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from coordinator.exchange.settings import Settings
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 
 #: How epsilon and noise are computed: numerical composition of privacy loss random variables (Gopi et al. 2021).
 ACCOUNTANT = "PRV"
@@ -177,7 +178,7 @@ def require_summable(privacy: Privacy, train: str, strategy: str, parties: int, 
     elif strategy not in MEAN_STRATEGIES:
         reason = f"strategy {strategy}: it needs each update, and secure aggregation gives the sum alone"
     elif parties < (privacy.min_sum or 3):
-        reason = f"{parties} hospitals: a sum of so few gives an update away"
+        reason = f"{counted(parties, 'hospital')}: a sum of so few gives an update away"
     elif 0 < quorum < least:
         reason = (
             f"a quorum of {quorum}: a sum holds the updates of at least {least} of {parties} hospitals here "

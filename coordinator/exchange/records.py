@@ -27,6 +27,7 @@ from crypto.spec import SchemeSpec
 #: A record that another party wrote has fewer bytes. Chosen by hand: the largest scores of a test have 0.2 MB, and a
 #: crafted file of this size takes about 2 GB of memory before it is refused.
 MOST_RECORD_BYTES = 1 << 25
+_RESTORE = "restore it from a copy, or make it again with this version"
 
 
 class Record(BaseModel):
@@ -95,9 +96,9 @@ def parse_record(kind: type[AnyRecord], value: object, where: str) -> AnyRecord:
     try:
         return kind.model_validate(_frozen(value))
     except ValidationError as error:
-        raise CipherwardError(f"{where} is damaged: {_first_problem(error)}") from None
+        raise CipherwardError(f"{where} is damaged: {_first_problem(error)}", _RESTORE) from None
     except RecursionError:
-        raise CipherwardError(f"{where} is damaged: it is nested too deeply") from None
+        raise CipherwardError(f"{where} is damaged: it is nested too deeply", _RESTORE) from None
 
 
 def read_record(kind: type[AnyRecord], path: Path, schema: str, what: str, made_by: str = "") -> AnyRecord:

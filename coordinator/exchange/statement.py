@@ -131,7 +131,10 @@ class Statement(Record):
                 class has no valid name or two classes have one.
         """
         if self.schema_id != SCHEMA:
-            raise CipherwardError(f"{self.hospital!r} states something else than {SCHEMA}")
+            raise CipherwardError(
+                f"{self.hospital!r} states something else than {SCHEMA}",
+                "let it make its statement with the version that you use: cipherward-party declare",
+            )
         public = self.public
         if public.name != self.hospital or public.line != self.identity:
             raise CipherwardError(
@@ -140,7 +143,10 @@ class Statement(Record):
             )
         public.verify(PURPOSE, self._signed(), _decode(self.signature))
         if not all(is_clean(name) for name in self.classes) or len(set(self.classes)) < len(self.classes):
-            raise CipherwardError(f"{self.hospital} states impossible names of classes")
+            raise CipherwardError(
+                f"{self.hospital} states impossible names of classes",
+                "give every class a printable name of its own, seal again, then run: cipherward-party declare",
+            )
 
     def _signed(self) -> bytes:
         """Return the bytes that the signature covers."""

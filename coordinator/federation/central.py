@@ -30,6 +30,7 @@ from coordinator.model.vit import build_model, pack, save_model, unpack
 from crypto.arrays import AnyArray, Float32Array, Int64Array, Rows
 from crypto.errors import CipherwardError
 from crypto.files import append_line, disk_errors, folder_lock, write_json
+from crypto.plural import counted
 from crypto.sets.dataset import SealedDataset, equal_except_nonce
 
 SPLITS = ("train", "val", "test")
@@ -120,7 +121,8 @@ def _check_labels(sealed: SealedDataset) -> None:
     wrong = labels[(labels < 0) | (labels >= len(sealed.classes))]
     if len(wrong):
         raise CipherwardError(
-            f"{sealed.folder} holds the label {wrong[0]}, and its {len(sealed.classes)} classes are "
+            f"{sealed.folder} holds the label {wrong[0]}, and its "
+            f"{counted(len(sealed.classes), 'class is', 'classes are')} "
             f"0 to {len(sealed.classes) - 1}",
             "ask that hospital to seal the split again",
         )

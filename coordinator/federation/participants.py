@@ -27,6 +27,7 @@ from coordinator.federation.admission import Party, find_conflicts
 from coordinator.federation.reply_pulls import ReplyPulls
 from coordinator.federation.screening import join_errors, parse_introduction
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 
 #: Seconds between two looks for replies, at first and at most. Looking costs the cores that a simulation trains on.
 _POLL_S, _MAX_POLL_S = 0.05, 0.5
@@ -138,7 +139,8 @@ class Federation:
         if connected != self._announced:
             self._announced = connected
             print(
-                f"{connected} of {self.plan.parties} hospitals here; {self.plan.replies_needed} are needed, and the "
+                f"{connected} of {counted(self.plan.parties, 'hospital')} here; "
+                f"{counted(self.plan.replies_needed, 'is', 'are')} needed, and the "
                 f"others are waited for, at most {max(0.0, seconds_left):.0f} s more (the plan's deadline_s)",
                 flush=True,
             )

@@ -291,4 +291,7 @@ def load_state(
             tensors = {**{k: v for k, v in state.items() if k not in names}, **tensors}
         model.load_state_dict(dict(tensors))
     except RuntimeError as error:
-        raise CipherwardError(f"{path} holds another model: {str(error).splitlines()[0]}") from None
+        raise CipherwardError(
+            f"{path} holds another model: {str(error).splitlines()[0]}",
+            "name the weights of the model that the plan names",
+        ) from None

@@ -15,6 +15,7 @@ from coordinator.report.records import Report
 from coordinator.report.rows import rows_of
 from coordinator.report.verdict_text import OWN_RUN, headline, uncertain_attacks, upper_bounds
 from coordinator.report.wording import images, listed, percent, score
+from crypto.plural import counted
 from crypto.scheme import always_has_row_keys
 
 NOT_MEASURED = "Not measured."
@@ -127,7 +128,7 @@ def _meaning_of_break(report: Report) -> list[str]:
         often = (
             ""
             if most.breaks_by(letter) == most.draws
-            else f" (in {most.breaks_by(letter)} of {most.draws} draws)"
+            else f" (in {most.breaks_by(letter)} of {counted(most.draws, 'draw')})"
         )
         by_need.setdefault((size, tier), []).append(can + often)
     # Without a letter, a break is one that the second look alone found.
@@ -262,14 +263,14 @@ def _other_scheme(report: Report, known: Measured) -> list[Action]:
         return []
     best = max(others, key=lambda b: (b.smallest_pool or 0) / (own[b.images].smallest_pool or 1))
     base = own[best.images].smallest_pool
-    earlier = [f"{images(size)} in {n} of {best.draws} draws" for size, n in best.broken_earlier]
+    earlier = [f"{images(size)} in {n} of {counted(best.draws, 'draw')}" for size, n in best.broken_earlier]
     also = f" Fewer were enough at times: {listed(earlier)}." if earlier else ""
     return [
         Action(
             f"If sealed images must leave: the scheme {best.scheme} takes more of them to break. It delays a break "
             "and does not prevent it.",
             f"On {best.images}: broken with {images(best.smallest_pool or 0)} instead of {base}, in {best.broken} of "
-            f"{best.draws} draws.{also}",
+            f"{counted(best.draws, 'draw')}.{also}",
             known.sources.get("breaks", ""),
         )
     ]
@@ -290,12 +291,12 @@ def _key_per_image(report: Report, known: Measured) -> list[Action]:
     words = []
     for item in broken:
         words.append(
-            f"none on {item.images}, where a single image was broken in {item.broken} of {item.draws} "
-            f"draw{'' if item.draws == 1 else 's'}"
+            f"none on {item.images}, where a single image was broken in {item.broken} of "
+            f"{counted(item.draws, 'draw')}"
         )
     for item in withstood:
         words.append(
-            f"on {item.images} no single image was broken, in {item.draws} draw{'' if item.draws == 1 else 's'}"
+            f"on {item.images} no single image was broken, in {counted(item.draws, 'draw')}"
             + (f", {item.uncertain} of them uncertain" if item.uncertain else "")
         )
     gain = f"Measured gain: {'; '.join(words)}." if words else NOT_MEASURED
@@ -312,7 +313,8 @@ def _key_per_image(report: Report, known: Measured) -> list[Action]:
 def _protected(known: Measured) -> str:
     """Return what is left to attacks on updates under each protection, in words."""
     left = {
-        item.protection: f"SSIM {score(item.ssim)} and {item.confirmed} of {item.members} known images confirmed"
+        item.protection: f"SSIM {score(item.ssim)} and {item.confirmed} of "
+        f"{counted(item.members, 'known image')} confirmed"
         for item in known.protections
     }
     names = [name for name in ("nothing", "secure aggregation", "DP, ε = 8") if name in left]

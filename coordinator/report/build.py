@@ -67,6 +67,8 @@ def build_report(scores: Scores, study: str, training: Training | None = None) -
         seed=scores.seed,
         suite=scores.suite,
         budget_s=scores.budget_s,
+        rows_asked=scores.rows_asked,
+        gallery_asked=scores.gallery_asked,
         versions=versions(),
         machine=Machine(**machine()),
         scheme=_scheme_facts(spec),
@@ -105,9 +107,15 @@ def _signer_of(scores: Scores) -> Signer | None:
 def _common_spec(draws: list[DrawScores]) -> SchemeSpec:
     """Return the scheme that all audited draws are of."""
     if not draws:
-        raise CipherwardError("the scores hold controls only, no draw of the scheme")
+        raise CipherwardError(
+            "the scores hold controls only, no draw of the scheme",
+            "attack the whole folder of sealed sets, and score the guesses: cipherward-party score",
+        )
     if not all(equal_except_nonce(draw.spec, draws[0].spec) for draw in draws):
-        raise CipherwardError("the draws are of different schemes: one verdict cannot cover them")
+        raise CipherwardError(
+            "the draws are of different schemes: one verdict cannot cover them",
+            "attack and score the sets of each scheme in a folder of their own",
+        )
     return draws[0].spec
 
 

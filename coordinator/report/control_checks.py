@@ -11,6 +11,7 @@ from coordinator.exchange.audit.suite1 import is_above_chance, readable_by
 from coordinator.exchange.audit.suite2 import broken_by
 from coordinator.report.blind_controls import BLIND, check_blind
 from coordinator.report.records import Control, Controls
+from crypto.plural import agreeing, counted
 
 #: Median SSIM that the true key must reach where a scheme's own round trip is not exact.
 _INEXACT_SSIM = 0.95
@@ -96,13 +97,14 @@ def _check_true_key(draws: Sequence[DrawScores]) -> Control:
     if opened:
         worst = min(ssim for ssim, _ in opened)
         messages.append(
-            f"the true key opens the scored rows of {len(opened)} sealed sets, least median SSIM {worst:.3f}"
+            f"the true key opens the scored rows of {counted(len(opened), 'sealed set')}, least median SSIM "
+            f"{worst:.3f}"
         )
     if resealed:
         exact = sum(draw.true_key_exact for draw in resealed)
         messages.append(
             f"no key opens {resealed[0].spec.name}: the true key seals the plain rows to their ciphertexts again in "
-            f"{exact} of {len(resealed)} sealed sets"
+            f"{exact} of {counted(len(resealed), 'sealed set')}"
         )
     return Control(
         ok=all(draw.true_key_exact for draw in draws)
@@ -187,7 +189,9 @@ def _check_plain(draw: DrawScores, suite: str) -> Control:
     rate = draw.linkable
     if rate is not None and not is_above_chance(rate):
         ok = False
-        messages.append(f"only {rate.hits} of {rate.n} images are linkable")
+        messages.append(
+            f"only {rate.hits} of {counted(rate.n, 'image')} {agreeing(rate.hits, 'is', 'are')} linkable"
+        )
     return Control(ok=ok, message="; ".join(messages) or "no attack that is known to break it was run")
 
 
@@ -230,7 +234,8 @@ def _check_derangement(draws: Sequence[DrawScores]) -> Control:
     most = max(rate.rate for *_, rate in rates)
     return Control(
         ok=True,
-        message=f"{len(rates)} sets of guesses name the images of other rows in {100 * most:.1f} % of cases at most",
+        message=f"{counted(len(rates), 'set of guesses names', 'sets of guesses name')} the images of other rows "
+        f"in {100 * most:.1f} % of cases at most",
     )
 
 

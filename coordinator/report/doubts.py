@@ -10,6 +10,7 @@ from coordinator.exchange.audit.scores import DrawScores, Finding, Scores
 from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, MIN_SCORED_ROWS, ROWS, readable_by
 from coordinator.exchange.audit.suite2 import broken_by
 from coordinator.report.verdict import finished_sizes
+from crypto.plural import agreeing, counted
 from crypto.scheme import load
 
 #: What a finding is called whose attack says so itself; usually its fit has the words already.
@@ -78,7 +79,8 @@ def _unbelieved_by_hospital(scores: Scores) -> list[str]:
             words = "did not attack" if all(f.idle for f in mine) else "is uncertain"
             doubts.append(
                 f"{mine[0].cell} {words} in the hospital's own run on the blind controls, and the cloud states "
-                f"otherwise in {len(believed)} of {len(cloud)} draws: that nothing broke there says nothing"
+                f"otherwise in {len(believed)} of {counted(len(cloud), 'draw')}: that nothing broke there says "
+                "nothing"
             )
     return doubts
 
@@ -104,16 +106,17 @@ def _missing_attacks(draws: Sequence[DrawScores], suite: str) -> list[str]:
 def _small_numbers(draws: Sequence[DrawScores]) -> list[str]:
     doubts = []
     if len(draws) < DRAWS:
-        doubts.append(
-            f"{len(draws)} draw{'' if len(draws) == 1 else 's'} of key and pool instead of {DRAWS}"
-        )
+        doubts.append(f"{counted(len(draws), 'draw')} of key and pool instead of {DRAWS}")
     rows = min((draw.rows for draw in draws), default=0)
     if rows < ROWS:
-        doubts.append(f"{rows} scored rows a draw instead of {ROWS}")
+        doubts.append(f"{counted(rows, 'scored row')} a draw instead of {ROWS}")
     measured = [f.figures for draw in draws for f in draw.findings if f.figures is not None]
     textured = min((figures.visible.n for figures in measured), default=rows)
     if textured < MIN_SCORED_ROWS <= rows:
-        doubts.append(f"{textured} of the scored rows of a draw have texture: K and V do not count there")
+        doubts.append(
+            f"{textured} of the scored rows of a draw {agreeing(textured, 'has', 'have')} texture: K and V do "
+            "not count there"
+        )
     gallery = min((draw.gallery for draw in draws), default=0)
     if gallery < GALLERY:
         doubts.append(f"a gallery of {gallery} images instead of {GALLERY}")
@@ -124,7 +127,7 @@ def _idle_attacks(findings: Sequence[Finding]) -> list[str]:
     times = Counter((f.attack, f.note) for f in findings if f.idle)
     runs = Counter(f.attack for f in findings)
     return [
-        f"{attack} did not attack, {n} of {runs[attack]} times: {note or 'it does not say why'}"
+        f"{attack} did not attack, {n} of {counted(runs[attack], 'time')}: {note or 'it does not say why'}"
         for (attack, note), n in times.items()
     ]
 

@@ -31,6 +31,7 @@ from coordinator.report.rows import Row, rows_of
 from coordinator.report.verdict_text import attacked_by, headline, linkability, reasons, second_look
 from coordinator.report.wording import images, percent, power, score, seconds, size
 from crypto.arrays import Images, UInt8Array
+from crypto.plural import counted
 from crypto.printable import visible
 
 #: Images with a shorter longest side, in pixels, are enlarged pixel by pixel.
@@ -264,6 +265,6 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (score, percent, seconds, size, power, images):
+    for function in (score, percent, seconds, size, power, images, counted):
         environment.filters[function.__name__] = function
     return environment.get_template("page.html")

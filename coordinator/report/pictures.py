@@ -61,7 +61,10 @@ def gather(guesses: Path, report: Report, scores: Scores, sealed: SealedDataset)
     """
     draw, scored = pictured_draw(guesses, scores)
     if sealed.digest != draw.digests[0]:
-        raise CipherwardError(f"{sealed.folder} is not the sealed set that {guesses} is about")
+        raise CipherwardError(
+            f"{sealed.folder} is not the sealed set that {guesses} is about",
+            "name the folder of sealed sets that was attacked: --sealed",
+        )
     rows = np.array(scored.pictured, np.int64)
     columns: dict[str, Images] = {"sealed": load(draw.spec).picture(sealed.rows(draw.rows[rows]))}
     findings = [finding for finding in report.findings if finding.draw == draw.name]
@@ -107,7 +110,10 @@ def with_public_plain(pictures: Pictures, path: Path) -> Pictures:
     try:
         plain = load_file(str(path))["plain"]
     except Exception as error:  # crafted files make the library raise anything
-        raise CipherwardError(f"no plain pictures in {path}: {type(error).__name__}") from None
+        raise CipherwardError(
+            f"no plain pictures in {path}: {type(error).__name__}",
+            "name the file that `score` wrote beside these scores",
+        ) from None
     shapes = {column.shape for column in pictures.columns.values()}
     if plain.dtype != np.uint8 or plain.shape not in shapes:
         raise CipherwardError(

@@ -328,6 +328,9 @@ class Report(Record):
         created: UTC time at which this file was written, ISO 8601.
         suite: The rule that the verdict follows: "suite/1" or "suite/2".
         budget_s: Seconds that an attack had at one pool size.
+        rows_asked: How many audit images were asked for, half of which are scored; None where the scores do not say,
+            as the next.
+        gallery_asked: How many plain images a guess could name at most.
         versions: Versions of Python and the packages that figures depend on.
         key_ids: Of the audited draws; an id tells keys apart and reveals none.
         scorer: The hospital that scored.
@@ -349,6 +352,8 @@ class Report(Record):
     seed: int
     suite: str
     budget_s: float | None = None
+    rows_asked: int | None = Field(default=None, ge=1)
+    gallery_asked: int | None = Field(default=None, ge=1)
     versions: dict[str, str]
     machine: Machine
     scheme: SchemeFacts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from coordinator.exchange.audit.suite1 import AUDIT_ROWS
+from coordinator.exchange.audit.suite1 import AUDIT_ROWS, GALLERY_IMAGES
 from coordinator.report.blind_controls import BLIND
 from coordinator.report.records import Report
 
@@ -33,7 +33,7 @@ def repeat_commands(report: Report) -> list[str]:
         return [_library_call(report)]
     if report.attacked_by == "simulation":
         return [f"cipherward-coordinator simulate PLAN --set seed={report.seed}"]
-    return [_attack_command(report), *_after_attack()]
+    return [_attack_command(report), *_after_attack(report)]
 
 
 def _pools(report: Report, least: int = 0) -> list[int]:
@@ -84,22 +84,24 @@ def _mend(report: Report, name: str) -> Mend:
         need = (
             "Score with the key that sealed these sets. Check the sets first: a damaged file does not open."
         )
-        return Mend(name, need, ("cipherward-party verify SEALED", *_repeat_scoring(by_hospital, fresh)))
+        return Mend(name, need, ("cipherward-party verify SEALED", *_repeat_scoring(report, fresh)))
     if name == BLIND:
         if is_missing:
             need = "Score again in the hospital: it attacks the blind controls itself."
-            return Mend(name, need, _repeat_scoring(by_hospital, fresh))
+            return Mend(name, need, _repeat_scoring(report, fresh))
         need = "Do not rely on this cloud's results. Attack in the hospital, where nothing can be withheld."
         return Mend(name, need, (fresh,))
     if is_missing or "did not meet it" in report.controls[name].message:
         need = "Attack the whole folder of sealed sets, with the control sets in it, and score again."
-        return Mend(name, need, (fresh,) if by_hospital else (_attack_command(report), *_after_attack()))
+        return Mend(
+            name, need, (fresh,) if by_hospital else (_attack_command(report), *_after_attack(report))
+        )
     if name in _POSITIVE:
         need, longer, least = _LONGER, _budget(report, 2), 0
         if _is_small(report):
             need, longer, least = _LARGER, _budget(report), _ENOUGH
         command = _audit_command(report, "--out", "NEW_FOLDER", budget=longer, least=least)
-        again = (_attack_command(report, budget=longer, least=least), *_after_attack())
+        again = (_attack_command(report, budget=longer, least=least), *_after_attack(report))
         return Mend(name, need, (command,) if by_hospital else again)
     need = "Repeat the audit in a new folder. If it fails again, the scoring is at fault: report that as a bug."
     return Mend(name, need, (fresh,))
@@ -112,14 +114,14 @@ _LARGER = (
 )
 
 
-def _repeat_scoring(by_hospital: bool, fresh: str) -> tuple[str, ...]:
-    return (fresh,) if by_hospital else _after_attack()
+def _repeat_scoring(report: Report, fresh: str) -> tuple[str, ...]:
+    return (fresh,) if report.attacked_by == "hospital" else _after_attack(report)
 
 
-def _after_attack() -> tuple[str, ...]:
+def _after_attack(report: Report) -> tuple[str, ...]:
     """Return the commands that follow an attack in the cloud."""
     return (
-        "cipherward-party score HOSPITAL GUESSES",
+        shlex.join(["cipherward-party", "score", "HOSPITAL", "GUESSES", *_rows(report), *_gallery(report)]),
         "cipherward-coordinator report HOSPITAL/scores.json --guesses GUESSES --sealed SEALED --out REPORT",
     )
 
@@ -135,18 +137,39 @@ def _audit_command(report: Report, *more: str, budget: list[str] | None = None, 
     if height == width:
         words += ["--image-size", str(height)]
     words += ["--gray" if channels == 1 else "--rgb", "--draws", str(max(1, report.verdict.draws))]
-    # Half of the audit rows are scored.
-    rows = 2 * max((draw.rows for draw in report.draws), default=AUDIT_ROWS // 2)
-    if rows != AUDIT_ROWS:
-        words += ["--rows", str(rows)]
+    words += [*_rows(report), *_gallery(report), *_public(report)]
     words += [*_pools_and_attacks(report, least), *(_budget(report) if budget is None else budget), *more]
     return shlex.join(words)
 
 
 def _attack_command(report: Report, budget: list[str] | None = None, least: int = 0) -> str:
     words = ["cipherward-coordinator", "attack", "SEALED", "--out", "GUESSES", "--seed", str(report.seed)]
+    words += [*_rows(report), *_public(report)]
     words += [*_pools_and_attacks(report, least), *(_budget(report) if budget is None else budget)]
     return shlex.join(words)
+
+
+def _rows(report: Report) -> list[str]:
+    """Return the option for the number of audit images, where it is not the default."""
+    rows = report.rows_asked
+    if rows is None:  # half of the audit rows are scored
+        rows = 2 * max((draw.rows for draw in report.draws), default=AUDIT_ROWS // 2)
+    return [] if rows == AUDIT_ROWS else ["--rows", str(rows)]
+
+
+def _gallery(report: Report) -> list[str]:
+    """Return the option for the size of the gallery, where it is not the default.
+
+    The draws do not say what was asked for: where a hospital has few images, a gallery is smaller than that.
+    """
+    asked = report.gallery_asked
+    return [] if asked in (None, GALLERY_IMAGES) else ["--gallery", str(asked)]
+
+
+def _public(report: Report) -> list[str]:
+    """Return the option for public images, where an attack that needs some has run."""
+    has_some = any(finding.tier == "T2" and not finding.idle for finding in report.findings)
+    return ["--public", "PUBLIC"] if has_some else []
 
 
 def _pools_and_attacks(report: Report, least: int = 0) -> list[str]:

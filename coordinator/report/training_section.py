@@ -14,6 +14,7 @@ from coordinator.exchange.plan import FILE, Plan, load_plan
 from coordinator.exchange.privacy import ACCOUNTANT, OUTSIDE
 from coordinator.exchange.records import parse_record
 from coordinator.exchange.statement import plan_digest
+from coordinator.exchange.training_result import read_training
 from coordinator.exchange.update_attack import FILE as UPDATE_ATTACK
 from coordinator.report.records import Training
 from crypto.errors import CipherwardError
@@ -56,8 +57,7 @@ def require_same_study(scores: Scores, study: Path) -> None:
     if not (study / MANIFEST).exists():
         return
     manifest = read_manifest(study / MANIFEST)
-    trained = read_json(study / "cloud" / "training.json", "training result")
-    stated = trained.get("manifest_sha256") if isinstance(trained, dict) else None
+    stated = read_training(study / "cloud").get("manifest_sha256")
     if stated and stated != manifest.digest:
         raise CipherwardError(
             f"the training in {study} is of another study manifest than {study / MANIFEST}",
@@ -72,12 +72,14 @@ def require_same_study(scores: Scores, study: Path) -> None:
 
 def _training_of(study: Path) -> Training:
     plan = load_plan(study / FILE)
-    result = read_json(study / "cloud" / "training.json", "training result")
+    result = read_training(study / "cloud")
     baseline = _baseline(study / "baseline.json", plan)
     parties = result["test"]["parties"]
     refused = result["test"].get("refused", {})
     tested = {party["party"] for party in parties}
     rows = finished_rounds(read_lines(study / "cloud" / "rounds.jsonl"))
+    if result["best_round"] not in {row["round"] for row in rows}:
+        raise ValueError(f"rounds.jsonl does not tell of round {result['best_round']}, the best")
     attack_path = study / "cloud" / UPDATE_ATTACK
     images = int(sum(party["num-examples"] for party in parties))
     hits = round(sum(party["num-examples"] * party["accuracy"] for party in parties))

@@ -19,6 +19,7 @@ from coordinator.report.repeat import mends
 from coordinator.report.rows import Row, rows_of
 from coordinator.report.wording import images, listed, percent, score
 from crypto.errors import CipherwardError
+from crypto.plural import agreeing, counted
 from crypto.scheme import kept_by
 
 #: Who ran the attacks on images of their own: they withhold nothing from themselves.
@@ -171,7 +172,7 @@ def _break_of(row: Row) -> str:
         where = (
             ""
             if opened == row.draws
-            else f", at least .90 as the rule asks in {opened} of {row.draws} draws"
+            else f", at least .90 as the rule asks in {opened} of {counted(row.draws, 'draw')}"
         )
         words.append(f"the recovered key opens other images at median SSIM {score(key_ssim)} (K{where})")
     look_r, look_v = _by_look(row, "R"), _by_look(row, "V")
@@ -183,14 +184,14 @@ def _break_of(row: Row) -> str:
         )
     if row.breaks_by("V") and visible:
         words.append(f"{percent(visible.rate)} show more of the plain image than any baseline (V{look_v})")
-    sentence = f"{row.attack}, {row.broken} of {row.draws} draws: {listed(words)}."
+    sentence = f"{row.attack}, {row.broken} of {counted(row.draws, 'draw')}: {listed(words)}."
     if key_ssim is not None and not opened:
         sentence += (
             " K failed in every draw: the recovered key opens other images at median SSIM "
             f"{score(key_ssim)}, below .90."
         )
     elif key_ssim is not None and 2 * opened < row.draws:
-        sentence += f" K mostly failed: in {row.draws - opened} of {row.draws} draws."
+        sentence += f" K mostly failed: in {row.draws - opened} of {counted(row.draws, 'draw')}."
     return sentence
 
 
@@ -248,11 +249,18 @@ def linkability(report: Report) -> str:
         )
     hits, n = sum(rate.hits for rate in rates), sum(rate.n for rate in rates)
     gallery = min(rate.gallery for rate in rates)
-    counts = f"{hits} of {n} ciphertexts name their own image among {gallery:,} by {kept} alone"
+    counts = (
+        f"{hits} of {counted(n, 'ciphertext')} {agreeing(hits, 'names its', 'name their')} own image among "
+        f"{gallery:,} by {kept} alone"
+    )
     ambiguous = sum(rate.ambiguous for rate in rates)
     several = ""
     if ambiguous:
-        which = "The others fit" if ambiguous == n - hits else f"{ambiguous} of the others fit"
+        which = (
+            "The others fit"
+            if ambiguous == n - hits
+            else f"{ambiguous} of the others {agreeing(ambiguous, 'fits', 'fit')}"
+        )
         several = f" {which} more than one image of the gallery, so that none is named."
     if report.verdict.linkable:
         return f"Linkable: {counts}. This needs no key.{several}"

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from crypto.plural import agreeing
+
 
 def score(value: float | None, digits: int = 3) -> str:
     """Return a figure such as 0.983; a dash for None."""
@@ -58,7 +60,7 @@ def power(bits: float) -> Markup:
 
 def images(n: int, kind: str = "") -> str:
     """Return a count of images: 1 sealed image, 1,200 images."""
-    return f"{n:,} {kind}{' ' if kind else ''}image{'' if n == 1 else 's'}"
+    return f"{n:,} {kind}{' ' if kind else ''}{agreeing(n, 'image', 'images')}"
 
 
 def listed(names: Sequence[str]) -> str:

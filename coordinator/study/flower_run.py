@@ -206,7 +206,10 @@ def _submit(flower: _Flower, parties: int, run_config: Mapping[str, str], app: P
     answer, printed = flower.ask(*words)
     if not answer.get("success"):
         reason = answer.get("error-message") or printed
-        raise CipherwardError(f"flwr run was refused: {' '.join(str(reason).split())[:300]}")
+        raise CipherwardError(
+            f"flwr run was refused: {' '.join(str(reason).split())[:300]}",
+            "train without Ray: leave out --engine ray; or mend what Flower names, and run the command again",
+        )
     return str(answer["run-id"])
 
 

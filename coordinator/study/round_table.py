@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from crypto.plural import counted
 from crypto.printable import printable
 
 if TYPE_CHECKING:
@@ -78,5 +79,5 @@ def round_table(rows: Sequence[Mapping[str, Any]], hospitals: Sequence[str]) -> 
         took_part = marks[name].count(TOOK_PART)
         table.add_row(Text(printable(name)), f"{took_part} of {len(marks[name])}", Text(marks[name]))
     if others := len(hospitals) - len(shown):
-        table.add_row(Text(f"{others} others missed no more"), "", "")
+        table.add_row(Text(f"{counted(others, 'other')} missed no more"), "", "")
     return table

@@ -143,10 +143,21 @@ def _require_enough_images(study: Study) -> None:
         require_enough_to_audit(len(SealedDataset.open(path)), str(path))
 
 
+def _read_seconds(path: Path) -> dict[str, float]:
+    """Return the seconds of the steps of earlier runs."""
+    if not path.exists():
+        return {}
+    remedy = "remove it, and run the same command again: only the times of earlier steps are lost"
+    value = read_json(path, "step times", remedy=remedy)
+    if not isinstance(value, dict):
+        raise CipherwardError(f"the step times {path} are damaged: it is no JSON object", remedy)
+    return value
+
+
 def _run_steps(study: Study, until: str) -> None:
     """Run the steps in order, and write down the seconds of those that did something."""
     path = study.out / "logs" / "seconds.json"
-    seconds: dict[str, float] = dict(read_json(path, "step times")) if path.exists() else {}
+    seconds = _read_seconds(path)
     for name, step in STEPS.items():
         started = time.monotonic()
         summary = step(study)

@@ -27,6 +27,7 @@ from coordinator.study.round_table import missing_words
 from coordinator.study.study import Study, run_command
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, drop_temporaries, read_lines, write_atomic, write_text
+from crypto.plural import counted
 
 
 class Skipped(str):
@@ -55,7 +56,11 @@ def seal(study: Study) -> str | None:
             )
     agreed = agree_on_study(study)
     sets = len(list((study.out / "parties").glob("*/sealed/*/manifest.json")))
-    return f"{study.plan.parties} hospitals sealed {sets} sets" if missing or agreed else None
+    return (
+        f"{counted(study.plan.parties, 'hospital')} sealed {counted(sets, 'set')}"
+        if missing or agreed
+        else None
+    )
 
 
 def _count_lines(path: Path) -> int:
@@ -114,7 +119,7 @@ def train(study: Study) -> str | None:
         return None
     if plan.train == "central":
         _train_centrally(study)
-        return f"{_rounds(plan.rounds)} by the provider"
+        return f"{counted(plan.rounds, 'round')} by the provider"
     study.talk.status("the hospitals train")
     journal = study.cloud / "rounds.jsonl"
     earlier = read_lines(journal)
@@ -142,7 +147,7 @@ def train(study: Study) -> str | None:
     study.talk.rounds([])
     if not result.exists():
         raise CipherwardError("the training completed without a result", f"see {log_file}")
-    return f"{_rounds(plan.rounds)} with {plan.parties} hospitals, engine {study.engine.name}"
+    return f"{counted(plan.rounds, 'round')} with {counted(plan.parties, 'hospital')}, engine {study.engine.name}"
 
 
 def _work_after(done: int, rounds: int, progress: str) -> str:
@@ -150,10 +155,6 @@ def _work_after(done: int, rounds: int, progress: str) -> str:
     if done >= rounds:
         return "the model is evaluated on the hospitals' test images"
     return f"rounds done: {progress}"
-
-
-def _rounds(count: int) -> str:
-    return "1 round" if count == 1 else f"{count} rounds"
 
 
 def _train_centrally(study: Study) -> None:
@@ -206,7 +207,7 @@ def attack(study: Study) -> str | None:
         require_whole(study.guesses, read_draws(study.guesses)[0])
         return None
     sets = _attacked_sets(study)
-    study.talk.status(f"the cloud attacks {len(sets)} sealed sets")
+    study.talk.status(f"the cloud attacks {counted(len(sets), 'sealed set')}")
     plan = study.plan
     words = ["attack", *map(str, sets), "--out", str(study.guesses), "--seed", str(plan.seed)]
     words += ["--attacks", ",".join(plan.attacks), "--pools", ",".join(map(str, plan.pools))]
@@ -221,7 +222,9 @@ def attack(study: Study) -> str | None:
     draws, _ = read_draws(study.guesses)
     guesses = [guess for draw in draws for guess in draw.guesses]
     failed = sum(bool(guess.error) for guess in guesses)
-    summary = f"{len(guesses)} guesses about {len(draws)} draws of key and pool"
+    summary = (
+        f"{counted(len(guesses), 'guess', 'guesses')} about {counted(len(draws), 'draw')} of key and pool"
+    )
     return f"{summary}, {failed} of them failed" if failed else summary
 
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from crypto.arrays import UInt32Array
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 from crypto.secure_sum.masks import add_pairwise, agree, commitment, expand
 from crypto.secure_sum.member import Revelation
 from crypto.secure_sum.sharing import SHARE_BYTES, combine
@@ -189,7 +190,7 @@ class Collector:
     def _require(self, count: int, what: str) -> None:
         if count < self.rules.threshold:
             raise CipherwardError(
-                f"{count} hospitals {what}; secure aggregation needs {self.rules.threshold} of "
+                f"{counted(count, 'hospital')} {what}; secure aggregation needs {self.rules.threshold} of "
                 f"{len(self.rules.roster)}",
                 "the round is repeated with fresh keys; nothing was revealed",
             )

@@ -24,6 +24,7 @@ from crypto.arrays import UInt32Array
 from crypto.errors import CipherwardError
 from crypto.files import parse_json
 from crypto.identity import Identity
+from crypto.plural import agreeing, counted
 from crypto.secure_sum.masks import SEED_BYTES, add_pairwise, agree, commitment, expand
 from crypto.secure_sum.sharing import SHARE_BYTES, split
 from crypto.secure_sum.transcript import (
@@ -223,7 +224,7 @@ class Member:
             )
         if self.name not in names:
             raise CipherwardError("the coordinator says that this hospital's vector did not arrive", "")
-        self._require(len(names), rules, "are counted")
+        self._require(len(names), rules, agreeing(len(names), "is counted", "are counted"))
         if earlier is not None and sorted(earlier) != names:
             raise CipherwardError(
                 "this round was summed before, over other hospitals; a second sum would give one update away",
@@ -278,7 +279,8 @@ class Member:
     def _require(count: int, rules: Rules, what: str) -> None:
         if count < rules.threshold:
             raise CipherwardError(
-                f"{count} hospitals {what}; at least {rules.threshold} of {len(rules.roster)} must", ""
+                f"{counted(count, 'hospital')} {what}; at least {rules.threshold} of {len(rules.roster)} must",
+                "",
             )
 
     def _channel(self, other: RoundKeys, transcript: bytes) -> ChaCha20Poly1305:

@@ -15,6 +15,7 @@ from typing import Any
 
 from crypto.errors import CipherwardError
 from crypto.identity import Identity, PublicIdentity
+from crypto.plural import counted
 from crypto.secure_sum.masks import is_degenerate
 
 _KEYS_PURPOSE = "secure sum: round keys"
@@ -151,7 +152,8 @@ def check_members(keys: Mapping[str, RoundKeys], rules: Rules) -> RoundId:
     """
     if len(keys) < rules.threshold:
         raise CipherwardError(
-            f"{len(keys)} hospitals take part in the round; at least {rules.threshold} of {len(rules.roster)} must",
+            f"{counted(len(keys), 'hospital takes', 'hospitals take')} part in the round; at least "
+            f"{rules.threshold} of {len(rules.roster)} must",
             "",
         )
     for name, entry in keys.items():

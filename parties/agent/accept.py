@@ -15,6 +15,7 @@ from typing import Literal
 from coordinator.exchange.plan import Plan, require_rounds
 from coordinator.exchange.privacy import sums_securely
 from crypto.errors import CipherwardError
+from crypto.plural import agreeing, counted
 from parties.agent.budget import choose_budget, require_budget
 from parties.sealing.place import Place
 from parties.training.policy import LIMITS, Policy, find_set_difference, make_policy
@@ -126,7 +127,9 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
     share = _SHARES.get(policy.share, policy.share).format(
         rank=policy.lora_rank,
         layers=", ".join(policy.lora_layers),
-        blocks=f"the last {policy.lora_blocks} blocks" if policy.lora_blocks else "all blocks",
+        blocks=f"the last {agreeing(policy.lora_blocks, 'block', f'{policy.lora_blocks} blocks')}"
+        if policy.lora_blocks
+        else "all blocks",
     )
     proximal = f", proximal term {policy.proximal_mu}" if policy.strategy == "fedprox" else ""
     args = ", ".join(f"{k} {v}" for k, v in policy.model_args.items())
@@ -145,8 +148,9 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
     augments = policy.stem == "learn" and policy.augment != "none"
     stem = "learn, augmented" if augments else policy.stem
     rows = [
-        ("study", f"{policy.study}, {policy.parties} hospitals"),
-        ("images", f"sealed: {policy.image_size}×{policy.image_size}, {kind}; {len(policy.classes)} classes"),
+        ("study", f"{policy.study}, {counted(policy.parties, 'hospital')}"),
+        ("images", f"sealed: {policy.image_size}×{policy.image_size}, {kind}; "
+                   f"{counted(len(policy.classes), 'class', 'classes')}"),
         ("encryption", f"{policy.scheme}, blocks of {policy.block}{', ' + options if options else ''}"),
         ("key", _SCOPES.get(policy.key_scope, policy.key_scope)),
         ("first layer", _STEMS.get(stem, stem) + ("; frozen" if policy.stem_frozen else "")),
@@ -154,16 +158,19 @@ def explain(policy: Policy) -> list[tuple[str, str]]:
         ("model", f"{policy.model}{' with ' + args if args else ''}"),
         ("public weights", weights),
         ("their SHA-256", policy.weights_sha256 or "not needed in this hospital"),
-        ("training", f"{policy.rounds} rounds, {policy.strategy}{proximal}"),
-        ("a round", f"{_span(policy.least_local_epochs, policy.most_local_epochs)} passes over the images, "
-                    f"{_span(policy.least_local_steps, policy.most_local_steps)} steps, batches of at least "
+        ("training", f"{counted(policy.rounds, 'round')}, {policy.strategy}{proximal}"),
+        ("a round", f"{_span(policy.least_local_epochs, policy.most_local_epochs)} "
+                    f"{agreeing(policy.most_local_epochs, 'pass', 'passes')} over the images, "
+                    f"{_span(policy.least_local_steps, policy.most_local_steps)} "
+                    f"{agreeing(policy.most_local_steps, 'step', 'steps')}, batches of at least "
                     f"{policy.least_batch}"),
         ("optimizer", f"{policy.optimizer}, {policy.precision}"),
         ("augmentation", policy.augment),
         ("updates", _describe_updates(policy)),
         ("privacy", str(policy.privacy)),
         ("privacy budget", _describe_budget(policy)),
-        ("answers", f"at most {policy.trainings} trainings, {policy.evaluations} evaluations on val, and "
+        ("answers", f"at most {counted(policy.trainings, 'training')}, "
+                    f"{counted(policy.evaluations, 'evaluation')} on val, and "
                     f"{policy.test_reads} on test"),
         ("the whole plan", f"SHA-256 {policy.plan_sha256}"),
         ("also fixed", ", ".join(f"{name} {getattr(policy, name)}" for name in (*rest, "seed", "compile"))),

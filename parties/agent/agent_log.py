@@ -26,6 +26,7 @@ from typing import Any
 
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, hold_file, read_json, write_json
+from crypto.plural import counted
 from parties.sealing.place import Place
 
 LOG_FILE = "agent.jsonl"
@@ -154,7 +155,8 @@ class AgentLog:
         else:
             return
         raise CipherwardError(
-            f"nothing is added to the log {self.path}: it has {number} lines, and {self.head_path.name} {what}",
+            f"nothing is added to the log {self.path}: it has {counted(number, 'line')}, and "
+            f"{self.head_path.name} {what}",
             "lines at its end were removed, or one of the two files is from a backup. Compare them with your backup; "
             "to begin a new log, move both files away",
         )
@@ -213,8 +215,8 @@ class AgentLog:
             if not isinstance(noted, dict) or noted.get("hash") not in hashes:
                 count = noted.get("n") if isinstance(noted, dict) else "?"
                 raise CipherwardError(
-                    f"the log has {lines} lines, and {self.head_path.name} names line {count}, which is not among "
-                    "them",
+                    f"the log has {counted(lines, 'line')}, and {self.head_path.name} names line {count}, which "
+                    "is not among them",
                     hint,
                 )
         elif lines:
@@ -228,7 +230,10 @@ class AgentLog:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise CipherwardError(f"cannot read {self.path}: {type(error).__name__}", "") from None
+            raise CipherwardError(
+                f"cannot read {self.path}: {type(error).__name__}",
+                "let the user who runs this command read it; if it is damaged, restore it from your backup",
+            ) from None
         return lines[:-1] if lines[-1] == b"" else lines
 
 

@@ -119,7 +119,9 @@ def approve(place: Place, bundle: Bundle, days: int) -> Approval:
         CipherwardError: if the number of days is no number that makes sense, or if a file cannot be written.
     """
     if not 1 <= days <= MOST_DAYS:
-        raise CipherwardError(f"--days {days} is not from 1 to {MOST_DAYS}", "")
+        raise CipherwardError(
+            f"--days {days} is not from 1 to {MOST_DAYS}", "approve again when an approval has expired"
+        )
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     expires = now + datetime.timedelta(days=days)
     approval = Approval(sha256=bundle.sha256, app=bundle.app, approved=now, expires=expires)

@@ -69,7 +69,10 @@ def read_bundle(path: Path) -> Bundle:
     except FileNotFoundError:
         raise CipherwardError(f"no app bundle at {path}", "name the coordinator's .fab file") from None
     except OSError as error:
-        raise CipherwardError(f"cannot read {path}: {type(error).__name__}", "") from None
+        raise CipherwardError(
+            f"cannot read {path}: {type(error).__name__}",
+            "name the coordinator's .fab file, and let the user who runs this command read it",
+        ) from None
 
 
 def parse_bundle(data: bytes, where: str) -> Bundle:

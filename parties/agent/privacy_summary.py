@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from crypto.errors import CipherwardError
 from crypto.files import read_lines
+from crypto.plural import counted
 from parties.sealing.place import Place
 from parties.training.policy import Policy
 from parties.training.policy_file import accepted_policies, read_policy
@@ -49,7 +50,7 @@ def summarise(place: Place) -> Summary:
         # Of several units the weakest: an image.
         unit = "image" if any(c.unit == "image" for c in charges) else "patient"
         lines.append(
-            f"epsilon {total:.3g} at delta {delta:g} for each {unit}, over {len(charges)} charged rounds"
+            f"epsilon {total:.3g} at delta {delta:g} for each {unit}, over {counted(len(charges), 'charged round')}"
         )
     else:
         lines.append("no private training was charged")
@@ -60,7 +61,8 @@ def summarise(place: Place) -> Summary:
         lines.append(without)
     for study, rounds in _unprotected(place).items():
         lines.append(
-            f"not covered: {rounds} trainings of {study} without differential privacy; no bound holds for them"
+            f"not covered: {counted(rounds, 'training')} of {study} without differential privacy, for which no "
+            "bound holds"
         )
     lines.append("not covered: evaluations on val and test, and the seconds that an answer takes")
     return Summary(_rows(charges), lines)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import blake3
 import numpy as np
 
+from crypto.plural import counted
 from parties.checking.blank import warn_of_blank
 from parties.checking.report import Finding, Report, Statements, same_under_two_classes
 from parties.sources.npz import Npz
@@ -90,7 +91,8 @@ def check_npz(
     if report.exact:
         report.warnings.append(
             Finding(
-                f"{len(report.exact)} pictures are in two splits, such as {' and '.join(report.exact[0])}",
+                f"{counted(len(report.exact), 'picture is', 'pictures are')} in two splits, such as "
+                f"{' and '.join(report.exact[0])}",
                 "the figures of the test set say too much; nearly equal pictures are not looked for in such a file",
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from crypto.plural import agreeing, counted
 from parties.checking.glance import Look, look
 from parties.checking.report import Finding, Report
 from parties.checking.seen import Seen
@@ -36,7 +37,8 @@ def warn_of_blank(report: Report, looked: int, example: str) -> None:
     """Add a warning of the pictures of one gray value, of those that were looked at."""
     report.warnings.append(
         Finding(
-            f"{report.blank} of {looked} pictures have one gray value, such as {example}",
+            f"{report.blank} of {counted(looked, 'picture')} {agreeing(report.blank, 'has', 'have')} one gray "
+            f"value, such as {example}",
             f"{_LOOK}; empty slices and empty masks may stay",
         )
     )

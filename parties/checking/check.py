@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from crypto.arrays import Int64Array
+from crypto.plural import agreeing, counted
 from parties.checking.blank import find_blank
 from parties.checking.confounds import measure
 from parties.checking.copies import Copies, exact_copies, near_copies
@@ -132,7 +133,8 @@ def _find_in_counts(report: Report, folder: Folder, statements: Statements) -> N
     report.crossing = len(folder.crossing)
     if report.crossing:
         text = (
-            f"{report.crossing} patients have images in two splits, so the test figures would say too much"
+            f"{counted(report.crossing, 'patient has', 'patients have')} images in two splits, so the test "
+            "figures would say too much"
         )
         if statements.allow_leak:
             report.warnings.append(Finding(text, "it is allowed by allow_leak"))
@@ -149,7 +151,11 @@ def _find_untested(report: Report, folder: Folder) -> None:
         if report.counts["test"][name] or not report.counts["train"][name]:
             continue
         groups = [item.group for item in folder.catalog.items if item.label == label]
-        few = f": its {len(groups)} images are of {len(set(groups))} patients" if all(groups) else ""
+        few = (
+            f": its {counted(len(groups), 'image is', 'images are')} of {counted(len(set(groups)), 'patient')}"
+            if all(groups)
+            else ""
+        )
         report.warnings.append(
             Finding(
                 f"no test image of the class {name}{few}",
@@ -211,7 +217,8 @@ def _find_in_pixels(report: Report, statements: Statements) -> None:
     if clear:
         report.errors.append(
             Finding(
-                f"{len(clear)} images are transparent, such as {clear[0]}, and no background is stated",
+                f"{counted(len(clear), 'image is', 'images are')} transparent, such as {clear[0]}, and no "
+                "background is stated",
                 "state the gray value behind them: --background 0 (black) to 255 (white)",
             )
         )
@@ -219,38 +226,51 @@ def _find_in_pixels(report: Report, statements: Statements) -> None:
     if report.colour > COLOUR_REFUSED * looked and statements.channels is None:
         report.errors.append(
             Finding(
-                f"{report.colour} of {looked} images are in colour and would become gray",
+                f"{report.colour} of {counted(looked, 'image')} {agreeing(report.colour, 'is', 'are')} in colour "
+                "and would become gray",
                 "--rgb keeps the colour; --gray says that you know",
             )
         )
     elif report.colour and statements.channels != 3:
         said = ", as stated" if statements.channels else ""
         report.warnings.append(
-            Finding(f"{report.colour} of {looked} images are in colour and become gray{said}")
+            Finding(
+                f"{report.colour} of {counted(looked, 'image')} "
+                f"{agreeing(report.colour, 'is in colour and becomes', 'are in colour and become')} gray{said}"
+            )
         )
     elif not report.colour and looked and statements.channels == 3:
         report.warnings.append(
             Finding(
-                f"none of {looked} images is in colour; they are sealed with three equal channels, as stated"
+                f"none of {counted(looked, 'image')} is in colour; they are sealed with three equal channels, as "
+                "stated"
             )
         )
 
 
 def _count_copies(exact: int, near: int) -> str:
     """Return how many files, and how many pictures, are in two splits; what there is none of is not named."""
-    parts = [f"{exact} files are in two splits"] if exact else []
-    return ", and ".join(parts + ([f"{near} pictures are nearly the same in two splits"] if near else []))
+    parts = [f"{counted(exact, 'file is', 'files are')} in two splits"] if exact else []
+    return ", and ".join(
+        parts
+        + ([f"{counted(near, 'picture is', 'pictures are')} nearly the same in two splits"] if near else [])
+    )
 
 
 def _warn(report: Report, folder: Folder, is_sample: bool) -> None:
     """Add what should be looked into."""
     add = report.warnings.append
     if report.refused and not is_sample:
-        add(Finding(f"{sum(report.refused.values())} images cannot be used; the reasons are listed"))
+        add(
+            Finding(
+                f"{counted(sum(report.refused.values()), 'image')} cannot be used; the reasons are listed"
+            )
+        )
     if folder.reading.fit == "stretch" and report.stretch > 1.02:
         add(
             Finding(
-                f"{report.not_square} of {report.looked[0]} images are not square; stretching changes their aspect"
+                f"{report.not_square} of {counted(report.looked[0], 'image')} "
+                f"{agreeing(report.not_square, 'is', 'are')} not square; stretching changes their aspect"
                 f" ratio by up to {report.stretch:.2f}",
                 "--fit pad keeps the ratio and adds a border; --fit crop keeps the middle",
             )
@@ -280,7 +300,8 @@ def _warn(report: Report, folder: Folder, is_sample: bool) -> None:
     if folder.catalog.may_show_names:
         add(
             Finding(
-                f"{folder.catalog.may_show_names} DICOM files are of a kind whose pixels often hold names, and do not"
+                f"{counted(folder.catalog.may_show_names, 'DICOM file is', 'DICOM files are')} of a kind whose "
+                f"pixels often hold names, and {agreeing(folder.catalog.may_show_names, 'does', 'do')} not"
                 " say whether they do",
                 "look at them; nothing that is written in the pixels is removed",
             )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from crypto.plural import counted
 from parties.checking.confounds import Confound
 
 
@@ -107,6 +108,6 @@ class Statements:
 def same_under_two_classes(pairs: Sequence[tuple[str, str]]) -> Finding:
     """Return the finding about pictures that are under two classes."""
     return Finding(
-        f"{len(pairs)} pictures are under two classes, such as {' and '.join(pairs[0])}",
+        f"{counted(len(pairs), 'picture is', 'pictures are')} under two classes, such as {' and '.join(pairs[0])}",
         "one of the labels is wrong, or the picture does not show the class; correct the label, or remove both",
     )

@@ -14,6 +14,7 @@ from coordinator.exchange.command import Command, Program, example_of
 from coordinator.exchange.console import parse_seconds, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
+from crypto.plural import agreeing, counted
 from parties.cli.examples import EXAMPLES
 from parties.cli.keys import Hospital
 
@@ -42,7 +43,9 @@ def enrol(hospital: Hospital) -> None:
     place = Place.open(hospital)
     with folder_lock(place.folder):
         enrolment = make_keys(place)
-    talk.print(f"wrote {enrolment.path}: give it to the coordinator")
+    talk.print(
+        f"wrote {enrolment.path}: give the coordinator this file alone; private/ and the key beside it stay here"
+    )
     talk.print(
         "compare this fingerprint with the other hospitals yourself, by telephone or in person: whoever carries a "
         "public key can replace it"
@@ -73,7 +76,7 @@ def approve(
     _confirm(f"Does {place.settings.party} let this code run beside its images and its key?", yes)
     approval = record(place, candidate, days)
     talk.print(
-        f"give the coordinator {place.folder / 'approval.json'}: it carries the signature to your SuperNode"
+        f"give the coordinator {place.folder / 'approval.json'} alone: it carries the signature to your SuperNode"
     )
     result.print(f"{approval.sha256} approved until {approval.expires:%Y-%m-%d}")
 
@@ -129,7 +132,7 @@ def _compare(place: Place, bundle: Bundle) -> tuple[str, list[FileChange]]:
 
 def _show(bundle: Bundle, known: str, changes: list[FileChange]) -> None:
     """Print the difference, file by file."""
-    talk.print(f"{bundle.app}, {len(bundle.files)} files, SHA-256 {bundle.sha256}")
+    talk.print(f"{bundle.app}, {counted(len(bundle.files), 'file')}, SHA-256 {bundle.sha256}")
     if not changes:
         talk.print(f"all files are as in {known}")
         return
@@ -142,7 +145,10 @@ def _show(bundle: Bundle, known: str, changes: list[FileChange]) -> None:
         # Names of files come from outside: nothing in them may steer a terminal.
         table.add_row("".join(c if c.isprintable() else repr(c)[1:-1] for c in change.path), change.kind)
     talk.print(table)
-    talk.print(f"{len(changes)} of {len(bundle.files)} files differ from {known}")
+    talk.print(
+        f"{len(changes)} of {counted(len(bundle.files), 'file')} {agreeing(len(changes), 'differs', 'differ')} "
+        f"from {known}"
+    )
 
 
 def _confirm(question: str, yes: bool) -> None:
@@ -288,7 +294,7 @@ def log(
             return
         for number in report.torn:
             talk.print(f"line {number} was cut short when it was written")
-        result.print(f"{report.lines} lines, unbroken; head {report.head}")
+        result.print(f"{counted(report.lines, 'line')}, unbroken; head {report.head}")
         return
     lines = journal.read()
     if as_json:
@@ -300,7 +306,7 @@ def log(
         talk.print("the log is empty: no agent of this hospital has run")
     if left_out := journal.count_lines() - len(lines):
         talk.print(
-            f"{left_out} line{'' if left_out == 1 else 's'} of {journal.path} cut short or damaged, and not shown: "
+            f"{counted(left_out, 'line')} of {journal.path} cut short or damaged, and not shown: "
             "cipherward-party log verify HOSPITAL says which"
         )
 

@@ -100,6 +100,7 @@ def declare(
         f"{statement.hospital} states for the study {statement.study}: images: {counts}; its classes, its"
     )
     talk.print(f"scheme, its key's id {statement.key_id} and its identity {statement.public.fingerprint}")
+    talk.print("send the coordinator this file alone: the hospital's folder holds secrets")
     result.print(str(path))
 
 

@@ -27,11 +27,16 @@ from coordinator.exchange.console import (
     talk,
 )
 from crypto.errors import CipherwardError, unknown
+from crypto.identity import require_hospital_name
 from parties.cli.image_options import SealingOptions, absolute, hospital_name, is_npz, with_options
 
 if TYPE_CHECKING:
     from parties.scoring.local_audit import LocalAudit
     from parties.sealing.place import Place
+
+
+#: The name of an audit of images alone. That of their folder may be a patient's or a user's, and the report leaves.
+NEUTRAL_NAME = "hospital"
 
 
 @with_options("allow_leak")
@@ -47,6 +52,13 @@ def audit(
     out: Annotated[
         Path | None, typer.Option(help="Folder for an audit of IMAGES. Default: NAME-audit, here.")
     ] = None,
+    name: Annotated[
+        str,
+        typer.Option(
+            help="Name of the hospital in the report of an audit of IMAGES.",
+            show_default=f"--hospital-name, or {NEUTRAL_NAME}",
+        ),
+    ] = "",
     *,
     chosen: SealingOptions,
     draws: Annotated[int, typer.Option(min=1, max=99, help="Draws of key and pool.")] = DRAWS,
@@ -81,11 +93,14 @@ def audit(
 
     The exit status is 0 whatever the verdict, and 1 if a control failed: then there is no verdict.
     """
-    names = tuple(name for name in attacks.split(",") if name)
-    for name in names:
-        if name not in ATTACK_NAMES:
-            raise unknown("attack", name, ATTACK_NAMES)
+    names = tuple(attack for attack in attacks.split(",") if attack)
+    for attack in names:
+        if attack not in ATTACK_NAMES:
+            raise unknown("attack", attack, ATTACK_NAMES)
+    if name:
+        require_hospital_name(name)
 
+    from coordinator.exchange.image_file import no_public_image, public_files
     from coordinator.report.verdict_text import require_valid, summary_lines
     from parties.scoring.local_audit import AuditSettings, run_local_audit
 
@@ -100,7 +115,10 @@ def audit(
     )
     started = time.monotonic()
     changes = chosen.settings()
-    home = _home_of(target, out, changes)
+    # The attacks come after all sets are sealed, which is too late to hear of a wrong path.
+    if public is not None and not public_files(public):
+        raise no_public_image(public)
+    home = _home_of(target, out, name, changes)
     done = run_local_audit(home, settings, changes, talk.print, progress, jobs)
     seconds = time.monotonic() - started
     if done.confined is False:
@@ -115,7 +133,7 @@ def audit(
     require_valid(done.report)
 
 
-def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
+def _home_of(target: Path, out: Path | None, name: str, changes: dict[str, Any]) -> Place:
     """Return the hospital that an audit belongs to. For images alone, one is made that holds nothing but audits."""
     from parties.sealing.leaving import require_stays
     from parties.sealing.place import SETTINGS_FILE, Place
@@ -128,7 +146,14 @@ def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
                 "--out is for an audit of images alone",
                 f"the audit of a hospital is kept in {target / 'audits'}",
             )
-        return Place.open(target)
+        if name:
+            raise CipherwardError(
+                "--name is for an audit of images alone",
+                f"a hospital's name is in {target / SETTINGS_FILE}",
+            )
+        place = Place.open(target)
+        _require_settings(place, changes)
+        return place
     if (target / "secret.key").is_file():  # plain images do not belong beside a key
         raise CipherwardError(
             f"{target} is a hospital's folder that sealed no images yet: it holds secret.key",
@@ -143,25 +168,41 @@ def _home_of(target: Path, out: Path | None, changes: dict[str, Any]) -> Place:
     folder = out or Path(f"{images.stem}-audit")
     require_stays(folder, "an audit holds keys, guesses and plain images")
     kind = "npz" if is_npz(str(images)) else "folder"
-    name = hospital_name(images.stem)
-    settings = {"party": name, "source": kind, "images": str(images)}
+    stated = name or hospital_name(changes.get("hospital", ""))
+    settings = {"party": stated, "source": kind, "images": str(images)}
     if (folder / SETTINGS_FILE).exists():
         place = Place.open(folder)
         if place.settings.images != str(images):
             raise CipherwardError(
                 f"{folder} holds audits of other images: {place.settings.images}", "choose another --out"
             )
+        if name not in ("", place.settings.party):
+            raise CipherwardError(
+                f"{folder} holds audits under the name {place.settings.party}",
+                "choose another --out, or leave --name out",
+            )
+        _require_settings(place, changes)
         _check_images(place, changes)
         return place
     place = Place.from_settings(folder, settings)
     # Settings that cannot work are reported before anything is written.
-    trial = Place.from_settings(folder, {**place.settings.model_dump(), **changes})
+    trial = _require_settings(place, changes)
     for split in SPLITS:
         trial.plain(split)
     plan_sealing(trial, "train")
     _check_images(place, changes)
     place.save()
     return place
+
+
+def _require_settings(place: Place, changes: dict[str, Any]) -> Place:
+    """Return the place with changed settings. Raise CipherwardError if they cannot work, before an image is read."""
+    from parties.sealing.place import Place
+    from parties.sealing.seal import describe_settings
+
+    trial = Place.from_settings(place.folder, {**place.settings.model_dump(), **changes})
+    describe_settings(trial)
+    return trial
 
 
 def _check_images(place: Place, changes: dict[str, Any]) -> None:

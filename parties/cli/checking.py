@@ -11,6 +11,7 @@ from rich.table import Column, Table
 
 from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 from crypto.printable import printable
 from parties.cli.image_options import ImageOptions, absolute, is_npz, with_options
 
@@ -93,9 +94,9 @@ def _print_report(report: Report) -> None:
     result.print(table)
     for title, counts in (("format", report.formats), ("mode", report.modes), ("size", report.sizes)):
         shown = list(counts.items())
-        rest = f", and {len(shown) - 6} others" if len(shown) > 6 else ""
+        rest = f", and {counted(len(shown) - 6, 'other')}" if len(shown) > 6 else ""
         result.print(f"{title}: " + ", ".join(f"{count} × {name}" for name, count in shown[:6]) + rest)
-    result.print(f"colour: {report.colour} of {report.looked[1]} images")
+    result.print(f"colour: {report.colour} of {counted(report.looked[1], 'image')}")
     for confound in report.confounds:
         result.print(
             f"{confound.what} → class: balanced accuracy {confound.score:.2f}"
@@ -107,7 +108,7 @@ def _print_report(report: Report) -> None:
     for name, reason in names[:_SHOWN]:
         result.print(printable(f"  cannot use {name}: {reason}"))
     if len(names) > _SHOWN:
-        result.print(f"  and {len(names) - _SHOWN} others; --json lists all")
+        result.print(f"  and {counted(len(names) - _SHOWN, 'other')}; --json lists all")
     result.print("seal would refuse these images" if report.errors else "seal would take these images")
 
 
@@ -116,7 +117,8 @@ def summary_lines(report: Report) -> list[str]:
     refused = sum(report.refused.values())
     ignored = sum(report.ignored.values())
     lines = [
-        f"{report.found} files: {report.files} of images ({report.images} images), {ignored} ignored,"
+        f"{counted(report.found, 'file')}: {report.files} of images ({counted(report.images, 'image')}), "
+        f"{ignored} ignored,"
         f" {report.found - report.files - ignored} refused unread"
     ]
     lines += [f"  ignored: {count} × {reason}" for reason, count in report.ignored.items()]
@@ -174,7 +176,8 @@ def _check_folder(place: Place, statements: Statements) -> None:
         if not line.startswith("refused: "):
             talk.print(line)
     talk.print(
-        f"a quick look: {report.looked[1]} pictures of {report.images} images, copies by file only; "
+        f"a quick look: {counted(report.looked[1], 'picture')} of {counted(report.images, 'image')}, copies by "
+        "file only; "
         "cipherward-party check compares all pictures, and finds more of what predicts the class"
     )
     for finding in report.errors[1:]:
@@ -189,7 +192,8 @@ def _check_folder(place: Place, statements: Statements) -> None:
         for name, reason in refused[:_SHOWN]:
             talk.print(f"  cannot use {name}: {reason}")
         talk.print(
-            f"{len(refused)} files are refused; they are listed in {place.private / 'quarantine.txt'}"
+            f"{counted(len(refused), 'file is', 'files are')} refused, and listed in "
+            f"{place.private / 'quarantine.txt'}"
         )
 
 

@@ -11,6 +11,7 @@ import typer
 from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors
+from crypto.plural import counted
 
 if TYPE_CHECKING:
     from parties.sealing.place import Place
@@ -47,11 +48,21 @@ def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipi
         hospital.mkdir(parents=True, exist_ok=True)
     write_new_key(hospital / "secret.key", key, passphrase, recipient)
     talk.print(f"made {hospital / 'secret.key'}; keep a copy where only you can read it")
+    if recipient and (hospital / "identity.txt").exists():
+        talk.print(_warn_of_folder(hospital))
     if not (passphrase or recipient):
         talk.print(
             "it is not protected; keygen --passphrase or keygen --recipient age1… makes a protected key"
         )
     result.print(key.id)
+
+
+def _warn_of_folder(hospital: Path) -> str:
+    """Return the warning that a wrapped key and what opens it are in one folder."""
+    return (
+        f"whoever copies {hospital} has its key and the identity that may open it; keep the identity elsewhere, "
+        "and name it in CIPHERWARD_IDENTITY"
+    )
 
 
 def _require_no_images(hospital: Path) -> None:
@@ -81,7 +92,10 @@ def identity(file: Annotated[Path, typer.Argument(help="The identity file to mak
 
     require_stays(file, "the identity opens wrapped keys")
     public = write_identity(file)
-    talk.print(f"made {file}; keep it apart from the keys that it opens. Its recipient, which is public:")
+    talk.print(f"made {file}: it is secret, for it opens every key that is wrapped for its recipient")
+    if (file.parent / "secret.key").exists():
+        talk.print(_warn_of_folder(file.parent))
+    talk.print(f"hand out its recipient alone, never {file.name}:")
     result.print(public)
 
 
@@ -107,8 +121,7 @@ def share_key(
             f"made {to}, not wrapped: anyone who holds it can open every image sealed with key {secret.id}"
         )
     else:
-        count = len(recipient or [])
-        talk.print(f"made {to}, wrapped for {count} recipient{'s' if count > 1 else ''}; the key's id:")
+        talk.print(f"made {to}, wrapped for {counted(len(recipient or []), 'recipient')}; the key's id:")
     result.print(secret.id)
     if not unprotected:
         talk.print(
@@ -174,7 +187,7 @@ def _describe_rotation(place: Place, rotation: Rotation) -> list[str]:
 
     archived_key, archived_sets, _ = archive_paths(place, rotation.old)
     lines = [
-        f"{name}: {rotation.rows[name]} images sealed again, in another order"
+        f"{name}: {counted(rotation.rows[name], 'image')} sealed again, in another order"
         for name in SPLITS
         if name in rotation.rows
     ]

@@ -11,6 +11,7 @@ from coordinator.exchange.audit.suite1 import AUDIT_ROWS, GALLERY_IMAGES, MIN_AU
 from coordinator.exchange.console import narrate, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import require_replaceable, write_json, write_text
+from crypto.plural import counted
 from parties.cli.keys import Hospital
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def classify(
     place = Place.open(hospital)
     if query is not None:
         sealed = seal_query(place, images, query)
-        result.print(f"{query}: {len(sealed)} images sealed with key {sealed.key_id}")
+        result.print(f"{query}: {counted(len(sealed), 'image')} sealed with key {sealed.key_id}")
         return
     assert model is not None
     answers = ask(place, images, model, None if plan is None else read_plan(plan, needs_images=False))

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from coordinator.exchange.console import result, talk
+from crypto.plural import counted
 from parties.cli.keys import Hospital
 
 
@@ -39,7 +40,9 @@ def patients(
     with folder_lock(place.folder):
         stated = patients_of_source(place) if table is None else read_patient_table(place, table)
         count = record_patients(place, stated)
-    result.print(f"{patients_file(place)}: {len(stated)} training images of {count} patients")
+    result.print(
+        f"{patients_file(place)}: {counted(len(stated), 'training image')} of {counted(count, 'patient')}"
+    )
 
 
 def privacy(hospital: Hospital) -> None:

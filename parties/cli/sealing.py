@@ -14,6 +14,7 @@ from coordinator.exchange.audit.suite1 import require_enough_to_audit
 from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
+from crypto.plural import counted
 from parties.cli.checking import check_before_sealing
 from parties.cli.image_options import SealingOptions, absolute, hospital_name, is_npz, with_options
 from parties.cli.keys import Hospital
@@ -133,24 +134,27 @@ def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
             split_images[1] += len(sealed.dataset)
         action = "sealed" if sealed.fresh else "sealed already"
         talk.print(
-            f"{sealing.name}: {len(sealed.dataset)} images {action} with key {sealed.dataset.key_id}"
+            f"{sealing.name}: {counted(len(sealed.dataset), 'image')} {action} with key {sealed.dataset.key_id}"
         )
         for name in sealed.quarantined[:_SHOWN]:
             talk.print(f"  cannot decode {name}: left out")
         if len(sealed.quarantined) > _SHOWN:
-            talk.print(f"  and {len(sealed.quarantined) - _SHOWN} others: left out")
+            talk.print(f"  and {counted(len(sealed.quarantined) - _SHOWN, 'other')}: left out")
     if any(is_audit_set(sealing.name) for sealing in sealings):
         blind = disguise_controls(place)
         talk.print(
-            f"{len(blind)} sets whose names tell nothing are for an audit that a cloud runs; "
+            f"{counted(len(blind), 'set whose name tells nothing is', 'sets whose names tell nothing are')} for "
+            "an audit that a cloud runs; "
             f"{map_path(place)} says which is which, and stays here"
         )
     if split_images[0] != split_images[1]:
         missing = split_images[0] - split_images[1]
-        talk.print(f"{split_images[0]} images: {split_images[1]} sealed, {missing} left out")
+        talk.print(f"{counted(split_images[0], 'image')}: {split_images[1]} sealed, {missing} left out")
     if left_out:
-        talk.print(f"{left_out} images left out; they are listed in {place.private / 'quarantine.txt'}")
-    result.print(f"{place.folder / 'sealed'}: {image_count} images in {len(sealings)} sets")
+        talk.print(f"{counted(left_out, 'image')} left out, listed in {place.private / 'quarantine.txt'}")
+    result.print(
+        f"{place.folder / 'sealed'}: {counted(image_count, 'image')} in {counted(len(sealings), 'set')}"
+    )
 
 
 def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
@@ -161,7 +165,9 @@ def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
     missing = [s for s in sealings if not (place.sealed_folder(s.name) / "manifest.json").exists()]
     need = disk_needed(place, missing) + disk_of_copies(place, sealings)
     free = shutil.disk_usage(place.folder).free
-    talk.print(f"{len(missing)} sets to seal, {need / 1e6:.0f} MB of disk ({free / 1e9:.1f} GB are free)")
+    talk.print(
+        f"{counted(len(missing), 'set')} to seal, {need / 1e6:.0f} MB of disk ({free / 1e9:.1f} GB are free)"
+    )
     if need > free:
         raise CipherwardError(
             f"the sealed sets need {size(need)} and {size(free)} are free", "free some space"
@@ -208,7 +214,7 @@ def unseal(
     dataset = SealedDataset.open(sealed)
     with progress("unseal", len(dataset)) as on_progress:
         count = unseal_set(dataset, read_key(key), out, on_progress)
-    result.print(f"{out}: {count} images")
+    result.print(f"{out}: {counted(count, 'image')}")
 
 
 def inspect(sealed: SealedSet, as_json: AsJson = False) -> None:
@@ -245,4 +251,4 @@ def verify(sealed: SealedSet, key: KeyFile) -> None:
     dataset = SealedDataset.open(sealed)
     dataset.verify(read_key(key))
     require_recorded(dataset)
-    result.print(f"{sealed}: {len(dataset)} images, intact")
+    result.print(f"{sealed}: {counted(len(dataset), 'image')}, intact")

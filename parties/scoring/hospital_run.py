@@ -15,6 +15,7 @@ from coordinator.exchange.audit.guesses import Draw, read_draws
 from coordinator.exchange.audit.suite1 import ATTACKS, ON_POOLS
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors
+from crypto.plural import counted
 from parties.scoring.attack_process import AttackOptions, run_attacks
 from parties.scoring.ledger import Submission
 from parties.scoring.stated_pools import require_same_sizes
@@ -55,7 +56,7 @@ def attack_blind_controls(
     ]
     if not controls or not attacks:
         return {}
-    log(f"the hospital attacks {len(controls)} blind controls, too")
+    log(f"the hospital attacks {counted(len(controls), 'blind control')}, too")
     folder = place.folder / FOLDER / submission.sha256[:16]
     with disk_errors(folder):
         (place.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)

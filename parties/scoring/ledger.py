@@ -31,6 +31,7 @@ from coordinator.exchange.audit.guesses import (
 )
 from crypto.errors import CipherwardError
 from crypto.files import append_line, json_text, read_json, read_lines, sha256_file
+from crypto.plural import counted
 from crypto.sets.dataset import SealedDataset
 from crypto.spec import SchemeSpec
 from parties.scoring.key_share import require_well_formed
@@ -134,7 +135,8 @@ def _require_all_audit_sets(
     absent = set(sets.names) - {name for _, name in draws}
     if absent:
         raise CipherwardError(
-            f"the guesses leave out {len(absent)} of the {len(sets.names)} sets that were sealed for this audit",
+            f"the guesses leave out {len(absent)} of the "
+            f"{counted(len(sets.names), 'set that was', 'sets that were')} sealed for this audit",
             "have all of sealed/set-* attacked",
         )
     for draw, name in draws:

@@ -30,6 +30,7 @@ from coordinator.exchange.audit import control_sets as controls
 from coordinator.exchange.audit.guesses import audit_rows
 from coordinator.exchange.audit.scores import Scores
 from coordinator.exchange.audit.scores_file import read_scores
+from coordinator.exchange.audit.signature import require_signer
 from coordinator.exchange.audit.suite1 import (
     AUDIT_ROWS,
     DRAWS,
@@ -45,6 +46,8 @@ from coordinator.report.report_file import read_report
 from coordinator.report.wording import size
 from crypto.errors import CipherwardError
 from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_text
+from crypto.identity import PublicIdentity
+from crypto.plural import counted
 from parties.agent.identity_file import ensure_identity
 from parties.scoring.attack_process import AttackOptions, run_attacks
 from parties.scoring.blind_sets import are_named, name_guesses, prepare_blind_sets
@@ -157,9 +160,10 @@ def run_local_audit(
     with folder_lock(place.folder):
         if (place.folder / "report.json").exists():
             _require_same_images(place, sealings)
+            report = _read_own_report(place, identity.public)
             log("this audit is done already: the same images and settings")
             _destroy_keys(place)
-            return LocalAudit(place.folder, read_report(place.folder / "report.json"), None)
+            return LocalAudit(place.folder, report, None)
         place.save()
         confined = None
         scores_file = place.folder / "scores.json"
@@ -178,7 +182,7 @@ def run_local_audit(
                 identity=identity,
             )
             write_record(scores_file, scores)
-        scores = read_scores(scores_file)
+        scores = _read_own_scores(place, identity.public)
         _note(home, place, scores)
         report = _report(place, scores)
         _destroy_keys(place)
@@ -203,8 +207,8 @@ def _require_images(place: Place, settings: AuditSettings, log: Log) -> None:
     left = sealed - len(audit_rows(place.settings.seed, 0, sealed, settings.rows))
     if larger := [size for size in settings.pools if size > left]:
         log(
-            f"pools of {', '.join(map(str, larger))} images are not tried: of {count} training images, "
-            f"{left} are beside those that are audited"
+            f"pools of {', '.join(map(str, larger))} images are not tried: of {counted(count, 'training image')}, "
+            f"{counted(left, 'is', 'are')} beside those that are audited"
         )
 
 
@@ -226,7 +230,8 @@ def _seal(place: Place, sealings: Sequence[Sealing], log: Log, progress_bar: Pro
     # The attacks get copies of most sets (blind_sets.py).
     copies = sum(sealing.bytes for sealing in sealings)
     need, free = disk_needed(place, missing) + copies, shutil.disk_usage(place.folder).free
-    log(f"sealing {len(missing)} sets, {need / 1e6:.0f} MB of disk with the copies that are attacked")
+    sets = counted(len(missing), "set")
+    log(f"sealing {sets}, {need / 1e6:.0f} MB of disk with the copies that are attacked")
     if need > free:
         raise CipherwardError(
             f"the sealed sets and their copies need {size(need)} and {size(free)} are free",
@@ -267,6 +272,44 @@ def _attack(place: Place, settings: AuditSettings, log: Log, jobs: int | None) -
     is_confined = run_attacks(sets.folders, guesses, options, log)
     name_guesses(place, guesses, sets)
     return is_confined
+
+
+def _read_own_scores(place: Place, identity: PublicIdentity) -> Scores:
+    """Return the scores of an audit. Raise CipherwardError unless this hospital signed them."""
+    path = place.folder / "scores.json"
+    remedy = f"restore it from a copy; or move {place.folder} away, and run the same command again"
+    try:
+        scores = read_scores(path)
+        require_signer(scores, identity, str(path))
+    except CipherwardError as error:
+        # Whoever made scores is asked for them elsewhere. Here it is this hospital.
+        raise CipherwardError(error.message, remedy) from None
+    return scores
+
+
+def _read_own_report(place: Place, identity: PublicIdentity) -> Report:
+    """Return the report of a finished audit.
+
+    A report is consistent by itself: without this, one of another audit that lies here would be the verdict of
+    this one.
+
+    Raises:
+        CipherwardError: If it was not made of the scores beside it, or if these are not this hospital's.
+    """
+    path = place.folder / "report.json"
+    report, scores = read_report(path), _read_own_scores(place, identity)
+    expected = build_report(scores, place.settings.party)
+    # Its words may be those of an earlier version. That the verdict follows from the findings was checked.
+    facts = ("suite", "scorer", "seed", "budget_s", "key_ids", "draws", "findings", "attacked_by", "signer")
+    differing = [name for name in facts if getattr(report, name) != getattr(expected, name)]
+    if report.failed_controls != expected.failed_controls:
+        differing.append("controls")
+    if differing:
+        raise CipherwardError(
+            f"{path} was not made of the scores beside it: other {', '.join(differing)}",
+            "remove it, and run the same command again: it is made again from the scores",
+        )
+    return report
 
 
 def _note(home: Place, place: Place, scores: Scores) -> None:

@@ -113,6 +113,8 @@ def score(
         guesses_sha256=submission.sha256,
         seed=submission.seed,
         budget_s=submission.budget_s,
+        rows_asked=rows,
+        gallery_asked=gallery,
         draws=tuple(draws),
         attacked_by=attacked_by,
         scored_at=scored_at(place, submission),

@@ -14,6 +14,7 @@ import numpy as np
 from coordinator.exchange.audit.guesses import Draw
 from coordinator.exchange.audit.suite1 import ATTACKS, ON_POOLS
 from crypto.errors import CipherwardError
+from crypto.plural import agreeing, counted
 from crypto.scheme import load
 
 #: The names of attacks and of tiers: they are printed and drawn in reports.
@@ -55,7 +56,8 @@ def require_same_sizes(own: Draw, sizes: Sequence[int], folder: object) -> None:
         missed = sorted(size for size in set(sizes) - tried if size <= most)
         if tried and missed:
             raise CipherwardError(
-                f"the hospital's own run of {attack} is not of the {missed[0]} images that the cloud states",
+                f"the hospital's own run of {attack} is not of the {counted(missed[0], 'image')} that the cloud "
+                "states",
                 f"remove {folder}, and score again",
             )
 
@@ -66,7 +68,8 @@ def _pool_problem(draw: Draw, images_of: Mapping[str, int]) -> str:
     others = len(draw.digests) - len(known)
     # Of other hospitals' sets nothing is known here but that each holds an image.
     if draw.images < sum(known) + others or (not others and draw.images != sum(known)):
-        return f"{draw.images:,} images, and its sets hold {'more' if others else f'{sum(known):,}'}"
+        held = "more" if others else f"{sum(known):,}"
+        return f"{draw.images:,} {agreeing(draw.images, 'image', 'images')}, and its sets hold {held}"
     pool = draw.pool_rows
     if len(np.unique(pool)) < len(pool) or not np.all((pool >= 0) & (pool < draw.images)):
         return "a pool of images that its sets do not hold"
@@ -87,5 +90,6 @@ def _guess_problem(draw: Draw) -> str:
         if guess.uses_pool and load(draw.spec).is_each_alone:
             most = 1
         if not 1 <= guess.pool_size <= most:
-            return f"{guess.attack} with {guess.pool_size:,} sealed images, of {most:,}"
+            noun = agreeing(guess.pool_size, "image", "images")
+            return f"{guess.attack} with {guess.pool_size:,} sealed {noun}, of {most:,}"
     return ""

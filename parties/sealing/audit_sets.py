@@ -32,6 +32,7 @@ from crypto.arrays import Rows
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, read_json
 from crypto.key import KEY_BYTES, SecretKey
+from crypto.plural import counted
 from crypto.unlock import create_private
 from parties.sealing.place import Place
 
@@ -136,7 +137,7 @@ def ensure_map(
     existing = len(sets.roles) - BLIND_CONTROLS
     if existing != draws:
         raise CipherwardError(
-            f"the audit's sets of {place.settings.party} were made for {existing} draws, not {draws}",
+            f"the audit's sets of {place.settings.party} were made for {counted(existing, 'draw')}, not {draws}",
             f"name --audit {existing}; or remove {map_path(place)} and sealed/{BLIND_PREFIX}* to make others",
         )
     for control in sets.controls.values():  # from now on they are sealed there, and nowhere else

@@ -13,6 +13,7 @@ from typing import Any
 
 from crypto.errors import CipherwardError
 from crypto.files import read_json
+from crypto.plural import counted
 from crypto.printable import printable
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
@@ -60,7 +61,7 @@ def require_unwritten(source: Source, before: FileStates) -> None:
     if now == before:
         return
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    others = f" and {len(changed) - 1} others" if len(changed) > 1 else ""
+    others = f" and {counted(len(changed) - 1, 'other')}" if len(changed) > 1 else ""
     raise CipherwardError(f"images changed while they were sealed: {printable(changed[0])}{others}", hint)
 
 

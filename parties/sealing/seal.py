@@ -101,6 +101,18 @@ class Sealing:
         return sealed_bytes(self.spec, len(self.source))
 
 
+def describe_settings(place: Place) -> SchemeSpec:
+    """Return the spec under which a hospital's settings seal its images. No image is read.
+
+    Raises:
+        CipherwardError: If the scheme, its options, block, key scope and image size do not go together.
+    """
+    s = place.settings
+    return describe(
+        s.scheme, (s.image_size, s.image_size, s.channels), s.block, s.key_scope, s.scheme_options
+    )
+
+
 def plan_sealing(place: Place, name: str) -> Sealing:
     """Return what has to be sealed under a set's name.
 
@@ -112,9 +124,8 @@ def plan_sealing(place: Place, name: str) -> Sealing:
         CipherwardError: If no set has this name, or its images or settings cannot be used.
     """
     s = place.settings
-    shape = (s.image_size, s.image_size, s.channels)
     if name in SPLITS:
-        spec = describe(s.scheme, shape, s.block, s.key_scope, s.scheme_options)
+        spec = describe_settings(place)
         return Sealing(name, place.plain(name), place.key_path, spec, False, place.key_path)
     if name in controls.SETS:
         return _plan_control(place, name)
@@ -124,7 +135,7 @@ def plan_sealing(place: Place, name: str) -> Sealing:
         # Each draw has other images in another order: both key and pool are drawn anew.
         source = place.plain("train")
         order = np.random.default_rng([s.seed, 3, int(match[1])]).permutation(len(source))
-        spec = describe(s.scheme, shape, s.block, s.key_scope, s.scheme_options)
+        spec = describe_settings(place)
         rows = order[: s.audit_images] if s.audit_images else order
         return Sealing(name, Share(source, rows), place.private / f"{name}.key", spec, True, place.key_path)
     raise CipherwardError(
@@ -139,9 +150,7 @@ def _plan_audit_set(place: Place, name: str) -> Sealing:
     is_own = audit_sets.role_of(place, name) == "own_key"
     source = place.plain("train")
     order = audit_sets.order_of_images(place, name, len(source))
-    spec = describe(
-        s.scheme, (s.image_size, s.image_size, s.channels), s.block, s.key_scope, s.scheme_options
-    )
+    spec = describe_settings(place)
     key_path = place.key_path if is_own else place.private / f"{name}.key"
     rows = order[: s.audit_images] if s.audit_images else order
     return Sealing(name, Share(source, rows), key_path, spec, not is_own, place.key_path)

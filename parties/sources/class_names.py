@@ -14,6 +14,9 @@ from crypto.printable import printable
 
 #: Characters and UTF-8 bytes of a class name, at most. File systems take 255 bytes.
 MAX_CHARACTERS, MAX_BYTES = 100, 200
+#: Letters, symbols and joiners that fonts show as nothing, though they are no spaces: the fillers of Hangul, the
+#: blank of Braille, and the joiners and marks that only change what stands beside them.
+_BLANK = "\u115f\u1160\u3164\uffa0\u2800\u200c\u200d\u034f\u17b4\u17b5\ufe0e\ufe0f"
 
 
 def normalized(name: str) -> str:
@@ -36,7 +39,9 @@ def require_usable_names(names: Iterable[str], where: str) -> None:
         if fault := _fault(name):
             raise CipherwardError(
                 f"{where}: class name {name!r} cannot be a folder's name: it {fault}",
-                "rename the class: letters, digits, spaces, - and _ are safe",
+                "give each class a name, and no comma too many"
+                if not name
+                else "rename the class: letters, digits, spaces, - and _ are safe",
             )
         same[unicodedata.normalize("NFKC", name).casefold()].append(name)
     for twins in same.values():
@@ -55,13 +60,15 @@ def require_usable_names(names: Iterable[str], where: str) -> None:
 def _fault(name: str) -> str:
     """Return what is wrong with a name; empty if nothing is."""
     if not name or name.startswith("."):
-        return "is empty or begins with a dot"
+        return "begins with a dot" if name else "is empty"
     if "/" in name or "\\" in name:
         return "holds a slash or backslash, which separates folders"
     if any("\ud800" <= letter <= "\udfff" for letter in name):
         return "is not UTF-8"
     if printable(name) != name or "\0" in name:
         return "holds a control character"
+    if name.strip() and all(letter in _BLANK or letter.isspace() for letter in name):
+        return "shows nothing"
     if name != name.strip() or name.endswith("."):
         return "begins or ends with a space, or ends with a dot"
     if len(name) > MAX_CHARACTERS or len(name.encode(errors="surrogateescape")) > MAX_BYTES:

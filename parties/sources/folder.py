@@ -16,6 +16,7 @@ import numpy as np
 
 from crypto.arrays import Int64Array, UInt8Array
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 from parties.sources.catalog import (
     EVERYTHING,
     SPLITS,
@@ -79,7 +80,8 @@ class Folder:
             lines.append("the images are split 70/10/20 into train, val and test")
         elif "val" not in {item.split for item in items}:
             lines.append(
-                f"there is no val split: {self.splits.count('val')} training images are taken for it"
+                "there is no val split: "
+                f"{counted(self.splits.count('val'), 'training image is', 'training images are')} taken for it"
             )
         return lines
 

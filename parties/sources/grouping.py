@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from crypto.arrays import Int64Array
+from crypto.plural import counted
 from parties.sources.catalog import SPLITS, Item, group_numbers, repeated_groups
 
 SHARES = (0.7, 0.1, 0.2)  # of a class's images, for train, val and test
@@ -87,7 +88,8 @@ def why_too_few(items: Sequence[Item], split: str) -> tuple[str, str]:
     images = Counter(item.label for item in items)
     if len(images) >= _MANY_CLASSES and sum(images.values()) < _FEW_IMAGES * len(images):
         return (
-            f"{few}: {len(images)} folders were taken for classes, of {sum(images.values())} images in all",
+            f"{few}: {len(images)} folders were taken for classes, of {counted(sum(images.values()), 'image')} "
+            "in all",
             "name the folder that holds one folder for each class; in a class folder, folders are patients",
         )
     patients = {item.path: item.group for item in items if item.group and not item.split}

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from coordinator.exchange.image_file import UnreadableFormatError, open_regular
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 from parties.sources.class_names import normalized
 from parties.sources.layout import SPLIT_NAMES
 from parties.sources.same_patient import one_spelling
@@ -207,11 +208,11 @@ def _find_columns(
 def _values(file: Path, line: int, cells: list[str], table: _Table, hint: str) -> dict[str, str]:
     """Return the cells of a line by column, the path in its usual form; those of missing columns are empty."""
     if len(cells) <= max(table.places.values()):
-        raise CipherwardError(f"{file}, line {line}: it has {len(cells)} cells", hint)
+        raise CipherwardError(f"{file}, line {line}: it has {counted(len(cells), 'cell')}", hint)
     width = len(table.header)
     if any(map(str.strip, cells[width:])):  # a separator in a label would cut the label
         raise CipherwardError(
-            f"{file}, line {line}: it has {len(cells)} cells, and the header names {width}",
+            f"{file}, line {line}: it has {counted(len(cells), 'cell')}, and the header names {width}",
             "put a cell that holds the separator between double quotes",
         )
     value = {

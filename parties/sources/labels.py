@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from crypto.errors import CipherwardError
+from crypto.plural import agreeing, counted
 from parties.sources.catalog import NO_PATIENT, Catalog, Item, Selection
 from parties.sources.class_names import normalized, require_usable_names
 from parties.sources.label_table import HINT, FileFinder, Row, read_rows
@@ -37,6 +38,9 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
     table, unused = read_rows(file)
     hospital = normalized(selection.hospital)
     rows = _select_hospital(table, hospital, file)
+    require_usable_names(selection.classes, "the list of classes")
+    for label, line in {row.label: row.line for row in reversed(rows)}.items():  # the first line of each
+        require_usable_names([label], f"{file}, line {line}")
     classes = list(selection.classes) or sorted({row.label for row in rows})
     require_usable_names(classes, str(file))
     _refuse_one_number_twice(classes, file)
@@ -46,7 +50,9 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
             "correct the label, or state the consortium's classes with --classes",
         )
     if len(classes) < 2:
-        raise CipherwardError(f"{file} names {len(classes)} class; at least two are needed", HINT)
+        raise CipherwardError(
+            f"{file} names {counted(len(classes), 'class', 'classes')}; at least two are needed", HINT
+        )
     tree = walk(root)
     paths = _match_files(rows, tree.files, file)
     reading = Reading(allow_burned_in=selection.allow_burned_in)
@@ -74,20 +80,26 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
         *_why_not_named(root, file, tree.files, set(paths), table, hospital),
     ]
     items.sort(key=lambda item: (item.path.split("/"), item.part))
-    notes = [f"{len(rows)} images are named in {file.name}"]
+    notes = [f"{counted(len(rows), 'image is', 'images are')} named in {file.name}"]
     if unused:
         notes.append(f"columns of {file.name} that are not used: {', '.join(unused[:20])}")
     patients = {row.patient for row in rows if row.patient}
     if patients and (alone := sum(not row.patient for row in rows)):
         tagged = sum(not row.patient and groups[path].startswith(("tag ", "label ")) for row, path in used)
-        told = f"{tagged} are grouped by DICOM tags, each other one" if tagged else "each"
-        notes.append(f"{alone} of {len(rows)} rows name no patient: {told} is taken for one of its own")
+        told = f"{counted(tagged, 'is', 'are')} grouped by DICOM tags, each other one" if tagged else "each"
+        notes.append(
+            f"{alone} of {counted(len(rows), 'row')} {agreeing(alone, 'names', 'name')} no patient: {told} is "
+            "taken for one of its own"
+        )
     if (nowhere := sum(not row.hospital for row in rows)) and nowhere < len(rows):
-        notes.append(f"{nowhere} of {len(rows)} rows name no hospital")
+        notes.append(
+            f"{nowhere} of {counted(len(rows), 'row')} {agreeing(nowhere, 'names', 'name')} no hospital"
+        )
     shared = patients & {row.patient for row in table if row.hospital != hospital}
     if shared and hospital:
         notes.append(
-            f"{len(shared)} patients are in rows of other hospitals too: what one hospital trains on, another may"
+            f"{counted(len(shared), 'patient is', 'patients are')} in rows of other hospitals too: what one "
+            "hospital trains on, another may"
             " test on"
         )
     return Catalog(root, classes, items, ignored, refused, notes, silent)
@@ -129,7 +141,8 @@ def _select_hospital(rows: list[Row], hospital: str, file: Path) -> list[Row]:
         rows, count = [row for row in rows if row.hospital == hospital], len(rows)
         if rows and nowhere:  # nobody's images would be left out by every hospital
             raise CipherwardError(
-                f"{file}: {len(nowhere)} of {count} rows have no hospital, such as line {nowhere[0].line}",
+                f"{file}: {len(nowhere)} of {counted(count, 'row')} {agreeing(len(nowhere), 'has', 'have')} no "
+                f"hospital, such as line {nowhere[0].line}",
                 "fill in all; they are left out otherwise",
             )
         if not rows:
@@ -148,7 +161,9 @@ def _select_hospital(rows: list[Row], hospital: str, file: Path) -> list[Row]:
     with_split = sum(bool(row.split) for row in rows)
     if 0 < with_split < len(rows):
         raise CipherwardError(
-            f"{file}: {len(rows) - with_split} of {len(rows)} rows have no split", "fill in all, or none"
+            f"{file}: {len(rows) - with_split} of {counted(len(rows), 'row')} "
+            f"{agreeing(len(rows) - with_split, 'has', 'have')} no split",
+            "fill in all, or none",
         )
     if with_split and not {"train", "test"} <= {row.split for row in rows}:
         raise CipherwardError(
@@ -179,7 +194,8 @@ def _match_files(rows: list[Row], files: list[str], file: Path) -> list[str]:
     paths = [file_of(row.path) for row in rows]
     if missing := [row.path for row, path in zip(rows, paths, strict=True) if not path]:
         raise CipherwardError(
-            f"{file} names {len(missing)} images that are not in the folder: {', '.join(missing[:3])}",
+            f"{file} names {counted(len(missing), 'image that is', 'images that are')} not in the folder: "
+            f"{', '.join(missing[:3])}",
             "add them, or remove their rows; paths are relative to the folder of images",
         )
     named: dict[str, Row] = {}

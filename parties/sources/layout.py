@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 from parties.sources.catalog import Catalog, Item, Selection
 from parties.sources.class_names import normalized, require_usable_names
 from parties.sources.found import Found
@@ -109,9 +110,12 @@ def _check_links(found: Found, top: str, folders: list[tuple[str, str, str]]) ->
                 "remove the link: each class and each split needs a folder of its own",
             )
     if links := found.tree.links:
-        found.notes.append(
-            f"{len(links)} links to folders that are read already are not followed, such as {links[0]}"
+        what = counted(
+            len(links),
+            "link to a folder that is read already is",
+            "links to folders that are read already are",
         )
+        found.notes.append(f"{what} not followed, such as {links[0]}")
 
 
 def _unwrap(found: Found) -> str:
@@ -263,8 +267,8 @@ def _too_few_classes(found: Found, top: str, names: list[str]) -> CipherwardErro
         )
     flat = len(found.direct_images(top))
     return CipherwardError(
-        f"{found.path(top)} holds {len(names)} class folders; at least two are needed"
-        + (f" ({flat} images are in no class folder)" if flat else ""),
+        f"{found.path(top)} holds {counted(len(names), 'class folder')}; at least two are needed"
+        + (f" ({counted(flat, 'image is', 'images are')} in no class folder)" if flat else ""),
         f"{_HINT}, such as {found.path(top)}/tumor and {found.path(top)}/healthy"
         + (", or name a label file: --labels FILE.csv" if flat else ""),
     )

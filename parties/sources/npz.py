@@ -29,6 +29,7 @@ from coordinator.exchange.image_file import UnreadableFormatError, open_regular,
 from crypto.archive import require_bounded_method
 from crypto.arrays import AnyArray, Int64Array, UInt8Array
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 from parties.sources.catalog import FileStates, file_state
 from parties.sources.class_names import require_usable_names
 from parties.sources.picture import read_error
@@ -142,7 +143,8 @@ class Npz:
             raise CipherwardError(f"{self.path}: {self._array} is {dtype} {shape}{order}", _SHAPES)
         if shape[0] != len(self.labels):
             raise CipherwardError(
-                f"{self.path}: {shape[0]} images in {self._array}, {len(self.labels)} labels in {self.split}_labels",
+                f"{self.path}: {counted(shape[0], 'image')} in {self._array}, "
+                f"{counted(len(self.labels), 'label')} in {self.split}_labels",
                 "each image needs one label, in the same order",
             )
         try:

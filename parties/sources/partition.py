@@ -6,6 +6,7 @@ import numpy as np
 
 from crypto.arrays import Int64Array, Rows
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 
 
 def iid(labels: Int64Array, parties: int, seed: int) -> list[Rows]:
@@ -48,7 +49,7 @@ def dirichlet(labels: Int64Array, parties: int, seed: int, alpha: float, least: 
         if min(len(part) for part in dealt) >= least:
             return dealt
     raise CipherwardError(
-        f"no partition of {len(labels)} images gives each of {parties} parties one at alpha {alpha}",
+        f"no partition of {counted(len(labels), 'image')} gives each of {parties} parties one at alpha {alpha}",
         "use fewer parties, more images or a larger alpha",
     )
 
@@ -77,7 +78,7 @@ def deal(
         return [np.flatnonzero(np.isin(inverse, part)) for part in whole]
     if len(labels) < parties:
         raise CipherwardError(
-            f"{len(labels)} images cannot be dealt to {parties} parties",
+            f"{counted(len(labels), 'image')} cannot be dealt to {parties} parties",
             "use fewer parties, or more images",
         )
     return iid(labels, parties, seed) if partition == "iid" else dirichlet(labels, parties, seed, alpha)

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from crypto.errors import CipherwardError, similar_to
+from crypto.plural import agreeing, counted
 from parties.sources.catalog import NO_PATIENT, Selection
 from parties.sources.found import Found
 from parties.sources.same_patient import name_patients, one_spelling
@@ -92,23 +93,30 @@ class Grouper:
             )
         if self.named and self.pattern is None:
             lines.append(
-                f"{len(self.named)} folders inside the class folders are taken for patients (--groups none if not)"
+                f"{counted(len(self.named), 'folder')} inside the class folders "
+                f"{agreeing(len(self.named), 'is taken for a patient', 'are taken for patients')} "
+                "(--groups none if not)"
             )
         if self.mixed:
             lines.append(
-                f"{self.mixed} of these folders hold files of several PatientIDs; each folder is taken for one"
-                " patient (--groups tags if not)"
+                f"{self.mixed} of these folders {agreeing(self.mixed, 'holds', 'hold')} files of several "
+                "PatientIDs; each folder is taken for one patient (--groups tags if not)"
             )
         if self.pattern is not None:
             lines.append(
-                f"the pattern names {len(self.named)} patients; {self.unmatched} images do not match it"
+                f"the pattern names {counted(len(self.named), 'patient')}; "
+                f"{counted(self.unmatched, 'image does', 'images do')} not match it"
             )
-        if self.tagged > self.alone:
-            lines.append(f"{self.tagged - self.alone} DICOM files name a patient, and are grouped by it")
+        if (count := self.tagged - self.alone) > 0:
+            lines.append(
+                f"{counted(count, 'DICOM file names', 'DICOM files name')} a patient, and "
+                f"{agreeing(count, 'is', 'are')} grouped by it"
+            )
         if self.alone:
             lines.append(
-                f"{self.alone} DICOM files name no patient, and are grouped by study or series: a patient with"
-                " several may be in two splits"
+                f"{counted(self.alone, 'DICOM file names', 'DICOM files name')} no patient, and "
+                f"{agreeing(self.alone, 'is', 'are')} grouped by study or series: a patient with several may be in "
+                "two splits"
             )
         return lines
 

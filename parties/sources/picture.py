@@ -47,7 +47,7 @@ class UndecodableImageError(CipherwardError):
     """
 
     def __init__(self, message: str, reason: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message, "export it again, restore it from a copy, or leave it out")
         self.reason = reason
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from crypto.arrays import Int64Array
 from crypto.errors import CipherwardError
 from crypto.files import read_json, write_json
+from crypto.plural import agreeing, counted
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
 from parties.sources.folder import Folder
@@ -76,7 +77,8 @@ def read_patient_table(place: Place, table: Path) -> list[str]:
             missing = sum(name not in patient_of for name in names)
             several = sum(Path(other).name == Path(name).name for other in everything)
             raise CipherwardError(
-                f"{table} does not say whose the image {name} is, and {missing} of {len(names)} are missing",
+                f"{table} does not say whose the image {name} is, and {missing} of {len(names)} "
+                f"{agreeing(missing, 'is', 'are')} missing",
                 f"{several} images have the file name {Path(name).name}: name each by its path below the folder"
                 if several > 1
                 else f"add a line for every training image, under the columns {', '.join(COLUMNS)}",
@@ -132,7 +134,8 @@ def patients_of_source(place: Place) -> list[str]:
         )
     if unnamed := sum(not whole.items[row].names_patient for row in rows):
         raise CipherwardError(
-            f"{unnamed} of {len(rows)} training images of {place.settings.party} name no patient: a DICOM study, a "
+            f"{unnamed} of {counted(len(rows), 'training image')} of {place.settings.party} "
+            f"{agreeing(unnamed, 'names', 'name')} no patient: a DICOM study, a "
             "series or a volume is not one, and an image without any would count as a patient of its own",
             "name a table with a patient for each: cipherward-party patients HOSPITAL TABLE.csv",
         )

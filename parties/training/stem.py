@@ -102,7 +102,10 @@ def key_coordinates(spec: SchemeSpec, key: SecretKey) -> Coordinates:
         raise unknown("scheme whose stem can be carried", spec.name, COORDINATES)
     scheme = load(spec)
     if scheme.row_keys:
-        raise CipherwardError("a stem cannot be carried if every image has its own key")
+        raise CipherwardError(
+            "a stem cannot be carried if every image has its own key",
+            "set stem: learn in the plan, or key_scope: consortium or party",
+        )
     return COORDINATES[spec.name](spec, scheme.parts(key))
 
 

@@ -252,7 +252,7 @@ def not_a_number(images: Images, key: bytes) -> AnyArray:
         (changed, "encrypt changes the images that it is given", "images.copy()"),
         (unstable, "encrypt is not deterministic", "derive all randomness from the key"),
         (broken, "encrypt raised ZeroDivisionError: division by zero", "encrypt(images, key)"),
-        (not_a_number, "1 values that are NaN or infinite", "finite"),
+        (not_a_number, "1 value that is NaN or infinite", "finite"),
         (lambda images, key: images[:, ::2], "encrypt returned uint8 [90, 16, 32, 1]", "plain shape"),
         (lambda images, key: images.astype(np.float64), "encrypt returned float64", "round to bytes"),
         (lambda images, key: images.tolist(), "encrypt returned list, not a NumPy array", "one ciphertext"),

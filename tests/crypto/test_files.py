@@ -24,10 +24,14 @@ def test_json_is_read_or_its_fault_is_named(tmp_path: Path) -> None:
     (tmp_path / "whole.json").write_text('{"a": "é"}', encoding="utf-8")
     assert read_json(tmp_path / "whole.json", "note") == {"a": "é"}
     (tmp_path / "half.json").write_bytes(b'{"a": "\xc3')
+    (tmp_path / "cut.json").write_text('{"a": ')
+    (tmp_path / "empty.json").write_text("")
     (tmp_path / "folder.json").mkdir()
     for name, fault in (
-        ("half.json", "cannot read the note"),
-        ("folder.json", "IsADirectoryError"),
+        ("half.json", "cannot read the note .*: it is not text in UTF-8"),
+        ("cut.json", "cannot read the note .*: line 1 is no JSON, or the file was cut short"),
+        ("empty.json", "cannot read the note .*: it is empty"),
+        ("folder.json", "cannot read the note .*: Is a directory"),
         ("none.json", "no note at"),
     ):
         with pytest.raises(CipherwardError, match=fault):
@@ -38,7 +42,7 @@ def test_json_is_read_or_its_fault_is_named(tmp_path: Path) -> None:
 def test_a_name_that_stands_twice_is_refused(tmp_path: Path, text: str) -> None:
     """Another program reads the other value: a signed file would say two things."""
     (tmp_path / "twice.json").write_text(text)
-    with pytest.raises(CipherwardError, match=r"ValueError: '[ax]' stands twice in one object"):
+    with pytest.raises(CipherwardError, match=r"twice\.json: '[ax]' stands twice in one object"):
         read_json(tmp_path / "twice.json", "note")
 
 

@@ -34,6 +34,7 @@ from coordinator.model.model_input import to_model_input
 from crypto.arrays import AnyArray, Images, Int64Array
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
+from crypto.plural import counted
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
 
@@ -151,7 +152,10 @@ def train(
     check_size(spec)
     size = config.batch_size
     if len(public) < size:
-        raise CipherwardError(f"{len(public)} plain images make no batch of {size}")
+        raise CipherwardError(
+            f"{counted(len(public), 'plain image makes', 'plain images make')} no batch of {size}",
+            f"give at least {size} public images",
+        )
     with device.seeded_torch(config.seed):
         network = device.move_to_device(UNet(spec.image_shape[2], width)).train()
     optimiser = torch.optim.SGD(

@@ -26,6 +26,7 @@ from coordinator.adversary.time_budget import Budget
 from crypto.arrays import AnyArray, Images, Int64Array
 from crypto.errors import CipherwardError
 from crypto.files import write_atomic
+from crypto.plural import counted
 from crypto.scheme import load
 from crypto.spec import SchemeSpec
 
@@ -81,9 +82,9 @@ class Progress:
     def note(self) -> str:
         """What a reader of the guess must know of the training. Empty after all epochs."""
         if self.diverged:
-            return f"the training diverged after {self.steps} steps"
+            return f"the training diverged after {counted(self.steps, 'step')}"
         if self.epochs < self.total_epochs:
-            return f"truncated: {self.epochs} of {self.total_epochs} epochs, {self.steps} steps"
+            return f"truncated: {self.epochs} of {counted(self.total_epochs, 'epoch')}, {counted(self.steps, 'step')}"
         return ""
 
 
@@ -133,7 +134,9 @@ def check_batch(config: TrainingConfig, sealed: AnyArray, public: Images) -> Non
     """Raise CipherwardError if there are fewer ciphertexts or public images than a batch holds."""
     if min(len(sealed), len(public)) < config.batch_size:
         raise CipherwardError(
-            f"{len(sealed)} ciphertexts and {len(public)} plain images make no batch of {config.batch_size}"
+            f"{counted(len(sealed), 'ciphertext')} and {counted(len(public), 'plain image')} make no batch of "
+            f"{config.batch_size}",
+            f"give at least {config.batch_size} of each, or choose a smaller batch",
         )
 
 

@@ -23,7 +23,10 @@ def layout_of(spec: SchemeSpec) -> UnitLayout:
     """
     layout = load(spec).unit_layout
     if layout is None:
-        raise CipherwardError(f"{spec.name} is no table of units")
+        raise CipherwardError(
+            f"{spec.name} is no table of units",
+            "choose another attack: cipherward-coordinator attack --list says which schemes each one is for",
+        )
     return layout
 
 

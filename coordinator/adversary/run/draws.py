@@ -31,6 +31,7 @@ from coordinator.exchange.audit.guesses import Draw, audit_rows
 from coordinator.exchange.audit.suite1 import BLIND_CONTROLS, DRAWS, require_enough_to_audit
 from coordinator.exchange.pool import Pool
 from crypto.arrays import Images
+from crypto.plural import counted
 from crypto.scheme import load
 from crypto.sets.dataset import SealedDataset
 
@@ -117,8 +118,7 @@ def audit_gaps(sets: Sequence[SealedDataset], attacks: Sequence[str]) -> list[st
     hidden = [name for name in MAY_BE_HIDDEN if is_blind and name not in names]
     found = max(0, len(groups) - BLIND_CONTROLS - len(hidden)) if is_blind else len(groups)
     if found < DRAWS:
-        draws = "1 draw" if found == 1 else f"{found} draws"
-        gaps.append(f"{draws} of key and pool instead of {DRAWS}: the verdict will say so")
+        gaps.append(f"{counted(found, 'draw')} of key and pool instead of {DRAWS}: the verdict will say so")
     needed = [*GENERAL, *(name for name, run in TARGETED.items() if set(run) & set(attacks))]
     if missing := [name for name in needed if name not in names and name not in hidden]:
         gaps.append(f"no {', '.join(missing)}: without every control the report will be invalid")

@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from coordinator.exchange.image_file import PUBLIC_FORMATS, open_image
+from coordinator.exchange.image_file import PUBLIC_FORMATS, no_public_image, open_image, public_files
 from crypto.arrays import Images
-from crypto.errors import CipherwardError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+from crypto.plural import counted
 
 
 def read_public(
@@ -36,7 +34,7 @@ def read_public(
     """
     height, width, channels = shape
     images, left_out = [], 0
-    for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES):
+    for path in public_files(folder):
         try:
             with open_image(path, PUBLIC_FORMATS) as picture:
                 plain = picture.convert("L" if channels == 1 else "RGB")
@@ -46,7 +44,9 @@ def read_public(
         except Exception:  # decoders raise anything at malformed files
             left_out += 1
     if left_out:
-        log(f"{folder}: {left_out} files left out: their content is not a readable PNG, JPEG or BMP image")
+        log(
+            f"{folder}: {counted(left_out, 'file')} left out, whose content is not a readable PNG, JPEG or BMP image"
+        )
     if not images:
-        raise CipherwardError(f"no public image in {folder}", f"it should hold {', '.join(SUFFIXES)} files")
+        raise no_public_image(folder)
     return np.stack(images)

@@ -46,6 +46,7 @@ from coordinator.exchange.audit.suite2 import SUITE
 from coordinator.exchange.time_left import Countdown
 from crypto.errors import CipherwardError, unknown
 from crypto.files import append_line, disk_errors, folder_lock, read_lines, sha256_file
+from crypto.plural import counted
 from crypto.sets.dataset import SealedDataset
 
 __all__ = ["Settings", "Workers", "find_sets", "plan_draw", "run_suite"]
@@ -140,7 +141,9 @@ def _run(
     groups, public_control = group_by_key(sets, settings.attacks), find_public_control(sets)
     numbers = settings.draw_numbers or range(len(groups))
     if len(numbers) != len(groups):
-        raise CipherwardError(f"{len(numbers)} numbers for {len(groups)} draws", "name one for each key")
+        raise CipherwardError(
+            f"{counted(len(numbers), 'number')} for {counted(len(groups), 'draw')}", "name one for each key"
+        )
     planned = [plan_draw(f"draw-{i}", i, group, settings) for i, group in zip(numbers, groups, strict=True)]
     training_keys = training_key_ids(settings.study)
     _check_training(training_keys, planned, groups, settings)

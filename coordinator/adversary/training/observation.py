@@ -14,10 +14,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from coordinator.exchange.plan import FILE, Plan, load_plan
+from coordinator.exchange.training_result import read_training
 from coordinator.federation.recording import read_summed, read_updates
 from crypto.arrays import AnyArray, Float32Array
 from crypto.errors import CipherwardError
-from crypto.files import read_json
+
+_TRAIN_AGAIN = "restore the study's folder from a copy, or train again into another one"
 
 
 @dataclass(frozen=True)
@@ -79,16 +81,18 @@ def observe(cloud: Path) -> Observed:
     plan_path = cloud / FILE
     # The public weights that the plan names may be elsewhere. Attacks then continue without them.
     plan = load_plan(plan_path if plan_path.is_file() else cloud.resolve().parent / FILE)
-    training = read_json(cloud / "training.json", "finished training")
+    training = read_training(cloud)
     try:
         classes = len(training["classes"])
     except (KeyError, TypeError):
-        raise CipherwardError(f"{cloud / 'training.json'} names no classes") from None
+        raise CipherwardError(f"{cloud / 'training.json'} names no classes", _TRAIN_AGAIN) from None
     path = cloud / "model.safetensors"
     try:
         weights = load_file(str(path))
     except (SafetensorError, OSError) as error:
-        raise CipherwardError(f"the model {path} cannot be read: {type(error).__name__}") from None
+        raise CipherwardError(
+            f"the model {path} cannot be read: {type(error).__name__}", _TRAIN_AGAIN
+        ) from None
     summed = read_summed(cloud)
     updates = [
         Update(round_, party, before, after, images, tuple(summed.get(round_, {}).values()))

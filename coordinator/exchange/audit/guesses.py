@@ -23,11 +23,13 @@ from coordinator.exchange.audit.suite1 import MAX_SET_PART, MIN_GUESSED_ROWS, SP
 from crypto.arrays import AnyArray, Images, Rows
 from crypto.errors import CipherwardError
 from crypto.files import read_json, sha256_file, write_bytes, write_json
+from crypto.plural import agreeing, counted
 from crypto.spec import SchemeSpec
 from crypto.tensor_file import tensor_bytes
 
 SCHEMA = "cipherward.guesses/1"
 FILE = "guesses.json"
+_ATTACK_AGAIN = "restore the guesses from a copy, or attack again into another folder"
 #: Guesses about one draw that a scorer accepts at most, to bound what crafted guesses can ask of it (docs/suite.md).
 #: Chosen by hand; the attacks of the suite make 9.
 MOST_GUESSES = 64
@@ -227,7 +229,7 @@ def load_guess(
     """
     path = folder / guess.file
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise CipherwardError(f"{folder / FILE} names a file outside its folder")
+        raise CipherwardError(f"{folder / FILE} names a file outside its folder", _ATTACK_AGAIN)
     if most_bytes is not None and path.is_file() and path.stat().st_size > most_bytes:
         raise CipherwardError(
             f"the guess {path} is larger than the {most_bytes:,} bytes that a guess can have",
@@ -241,10 +243,12 @@ def load_guess(
     try:
         tensors = load_file(str(path))
     except Exception as error:  # crafted files make the library raise anything
-        raise CipherwardError(f"the guess {path} cannot be read: {type(error).__name__}") from None
+        raise CipherwardError(
+            f"the guess {path} cannot be read: {type(error).__name__}", _ATTACK_AGAIN
+        ) from None
     key = {name.removeprefix("key."): v for name, v in tensors.items() if name.startswith("key.")}
     if "images" not in tensors:
-        raise CipherwardError(f"the guess {path} holds no images")
+        raise CipherwardError(f"the guess {path} holds no images", _ATTACK_AGAIN)
     return tensors["images"], key or None
 
 
@@ -258,8 +262,9 @@ def require_whole(folder: Path, draws: Sequence[Draw]) -> None:
     ]
     if bad:
         raise CipherwardError(
-            f"{len(bad)} of {len(stored)} frozen guesses in {folder} are missing or altered, such as {bad[0]}",
-            "restore them from a copy, or attack again into another folder",
+            f"{len(bad)} of {counted(len(stored), 'frozen guess', 'frozen guesses')} in {folder} "
+            f"{agreeing(len(bad), 'is', 'are')} missing or altered, such as {bad[0]}",
+            _ATTACK_AGAIN,
         )
 
 
@@ -295,4 +300,4 @@ def read_draws(folder: Path) -> tuple[list[Draw], dict[str, Any]]:
                 raise TypeError(f"{name} cannot be {value[name]!r:.60}")
         return [Draw.from_json(d) for d in value.pop("draws")], value
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CipherwardError(f"{folder / FILE} is damaged: {error!r}") from None
+        raise CipherwardError(f"{folder / FILE} is damaged: {error!r}", _ATTACK_AGAIN) from None

@@ -344,6 +344,9 @@ class Scores(Record):
         guesses_sha256: Digest of guesses.json, which was frozen before the scoring.
         seed: The seed of rows and pools.
         budget_s: Seconds that an attack had at one pool size, as the cloud states it.
+        rows_asked: How many audit images the hospital asked for, half of which are scored; a draw may have fewer.
+            None in scores of earlier versions, as the next.
+        gallery_asked: How many plain images a guess could name at most.
         draws: The scored draws, controls included.
         attacked_by: Who ran the attacks; None where that was not recorded.
         scored_at: UTC time of the line in the hospital's ledger, ISO 8601, so that the same question asked again has
@@ -361,6 +364,8 @@ class Scores(Record):
     guesses_sha256: str = ""
     seed: int
     budget_s: float | None = None
+    rows_asked: int | None = Field(default=None, ge=1)
+    gallery_asked: int | None = Field(default=None, ge=1)
     draws: tuple[DrawScores, ...]
     attacked_by: AttackedBy | None = None
     scored_at: str | None = Field(default=None, pattern=UTC_TIME)

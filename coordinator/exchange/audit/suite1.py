@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 
 if TYPE_CHECKING:  # commands import the numbers when they start, and nothing else
     from coordinator.exchange.audit.rates import GalleryRate
@@ -118,7 +119,7 @@ def require_enough_to_audit(images: int, what: str) -> None:
     """
     if images < MIN_SET_IMAGES:
         raise CipherwardError(
-            f"{what} holds {images} images: too few to attack some and audit others",
+            f"{what} holds {counted(images, 'image')}: too few to attack some and audit others",
             f"an audit needs at least {MIN_SET_IMAGES} images, and says little below 128",
         )
 

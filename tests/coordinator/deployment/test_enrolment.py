@@ -140,3 +140,20 @@ def test_a_damaged_roster_is_named(place: DeploymentFolder) -> None:
         place.roster.write_text(text)
         with pytest.raises(CipherwardError, match=r"roster"):
             read_roster(place)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [("", "it is empty"), ('{"a": ', "line 1 is no JSON"), ("[]", "it is no JSON object")],
+)
+def test_a_roster_that_was_emptied_or_cut_says_what_to_do(tmp_path: Path, content: str, why: str) -> None:
+    place = provisioned(tmp_path)
+    place.roster.write_text(content)
+
+    with pytest.raises(CipherwardError) as error:
+        read_roster(place)
+
+    assert str(place.roster) in error.value.message
+    assert why in error.value.message
+    assert "restore it from your backup" in error.value.hint
+    assert "revoke again" in error.value.hint

@@ -176,7 +176,7 @@ def test_a_plan_of_real_hospitals_names_no_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hospitals": "[hospital-0]"}, "names 1 hospitals, and the plan is for 2"),
+        ({"hospitals": "[hospital-0]"}, "names 1 hospital, and the plan is for 2"),
         ({"hospitals": "[a, A]"}, "two hospitals have the same name"),
         ({"hospitals": "[a, ../b]"}, "is no name of a hospital"),
         ({"address": "['fl example org']"}, "neither a host name nor an IP address"),
@@ -252,3 +252,36 @@ def test_a_relative_weights_path_means_the_same_file_in_every_working_directory(
     kit = read_kit(place.kit("hospital-0"))
     assert plan_digest(load_plan(place.plan)) == plan_digest(load_plan(plan))
     assert b"vit.safetensors" in kit.files["plan.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("missing", "is not at"),
+        ("empty", "is damaged, or no such key"),
+        ("folder", "cannot read the CA's private key"),
+    ],
+)
+def test_an_authority_s_key_that_is_not_there_says_what_to_do(
+    tmp_path: Path, damage: str, message: str
+) -> None:
+    """`renew` asks where it is. `provision` for other addresses asks for it back: `renew` knows the old ones only."""
+    place = provisioned(tmp_path)
+    place.ca_key.unlink()
+    if damage == "empty":
+        place.ca_key.write_bytes(b"")
+    elif damage == "folder":
+        place.ca_key.mkdir()
+    before = place.server.read_bytes()
+
+    with pytest.raises(CipherwardError, match=message) as renewing:
+        renew(place.root)
+    assert "--ca-key FILE" in renewing.value.hint
+    assert "if the key is lost" in renewing.value.hint
+    file = tmp_path / "federation-in.yaml"
+    file.write_text(file.read_text().replace("127.0.0.1", "127.0.0.2"))
+    with pytest.raises(CipherwardError, match=message) as providing:
+        provision(file, place.root)
+    assert "put the key back there" in providing.value.hint
+    assert str(place.ca_key) in providing.value.message
+    assert place.server.read_bytes() == before

@@ -71,6 +71,32 @@ def test_every_variant_is_one_closed_file(name: str) -> None:
     assert sum(tag == "caption" for tag, _ in page.tags) == sum(tag == "table" for tag, _ in page.tags)
 
 
+@pytest.mark.parametrize("name", ["broken", "bare training"])
+def test_every_row_of_a_table_has_a_header_that_a_screen_reader_says(name: str) -> None:
+    """All rows below a table's head begin with their header; pictures are named by their texts instead."""
+    tables = re.findall(
+        r"<table class=\"(?!pictures).*?</table>|<table>.*?</table>", page_of(name), re.DOTALL
+    )
+    bodies = [re.findall(r"<tbody>(.*?)</tbody>", table, re.DOTALL) for table in tables]
+    rows = [row for parts in bodies for part in parts for row in re.findall(r"<tr[^>]*>\s*(<[^>]*>)", part)]
+
+    assert len(tables) > 3
+    assert rows
+    assert {row.split(" colspan")[0].rstrip(">") for row in rows} <= {
+        '<th scope="row"',
+        '<th scope="rowgroup"',
+    }
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_one_thing_is_named_in_the_singular(name: str) -> None:
+    """No page says "1 draws"."""
+    nouns = "draws|images|rows|rounds|classes|hospitals|updates|sets|ciphertexts|caveats|times"
+    text = " ".join(Page(page_of(name)).text.split())
+
+    assert not re.findall(rf"(?<![\d.,–-])1 (?:scored |sealed |kept )?(?:{nouns})\b", text)
+
+
 @pytest.mark.parametrize("name", ["broken"])
 def test_the_same_report_gives_the_same_bytes(name: str) -> None:
     assert render(*VARIANTS[name]) == page_of(name)

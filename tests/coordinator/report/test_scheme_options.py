@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from coordinator.exchange.audit.suite1 import AUDIT_ROWS, GALLERY_IMAGES
 from coordinator.report.build import build_report
 from coordinator.report.comparison import compare
 from coordinator.report.page import render
@@ -46,3 +47,26 @@ def test_a_report_that_does_not_know_the_options_says_so() -> None:
     page = Page(render(report.model_copy(update={"scheme": facts}), None)).text
     assert "its options are not recorded" in page and "are not in this report" in page
     assert "options are not recorded" not in Page(render(report_of("block_pixel_shuffle"), None)).text
+
+
+def test_the_commands_that_repeat_an_audit_have_its_rows_and_its_gallery() -> None:
+    """A default is left out; what scores of earlier versions do not say is not made up."""
+    report = report_of("le").model_copy(update={"attacked_by": "hospital"})
+    asked = report.model_copy(update={"rows_asked": 96, "gallery_asked": 300})
+    default = report.model_copy(update={"rows_asked": AUDIT_ROWS, "gallery_asked": GALLERY_IMAGES})
+
+    assert " --rows 96 --gallery 300 " in repeat_commands(asked)[0]
+    assert "--gallery" not in repeat_commands(report)[0]
+    assert not {"--rows", "--gallery"} & set(repeat_commands(default)[0].split())
+    attack, score, _ = repeat_commands(asked.model_copy(update={"attacked_by": "cloud"}))
+    assert " --rows 96 " in attack and "--gallery" not in attack
+    assert score.endswith(" --rows 96 --gallery 300")
+
+
+def test_the_command_that_repeats_an_audit_asks_for_public_images_if_an_attack_had_some() -> None:
+    found = make_finding("sia_gan", 10).model_copy(update={"tier": "T2"})
+    for finding, is_named in ((found, True), (found.model_copy(update={"idle": True}), False)):
+        draws = [make_draw([make_finding("as_is", 1), finding], f"draw-{i}", "le") for i in range(3)]
+        report = build_report(make_scores(draws), "s").model_copy(update={"attacked_by": "hospital"})
+
+        assert ("--public PUBLIC" in repeat_commands(report)[0]) is is_named

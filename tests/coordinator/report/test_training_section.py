@@ -143,7 +143,6 @@ def page_of(section: Training) -> str:
     ("name", "content"),
     [
         ("cloud/training.json", "{}"),
-        ("cloud/training.json", "[]"),
         ("cloud/training.json", '{"test": {"parties": [], "mean": {"auc": 0.5}}}'),
         ("baseline.json", '{"plain": 3}'),
         ("baseline.json", "[]"),
@@ -185,3 +184,27 @@ def test_a_training_of_another_study_is_not_told_of(tmp_path: Path) -> None:
     write_plan(same.model_copy(update={"scheme": "value_shuffle"}), tmp_path)
     with pytest.raises(CipherwardError, match="the scores are of block_pixel_shuffle, and the plan in"):
         require_same_study(scores, tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", '{"best_round": 1, ', "[]"])
+def test_a_finished_training_that_was_emptied_or_cut_says_what_to_do(tmp_path: Path, content: str) -> None:
+    section_of(tmp_path, {}, {})
+    path = tmp_path / "cloud" / "training.json"
+    path.write_text(content)
+
+    with pytest.raises(CipherwardError, match="finished training") as error:
+        training_of(tmp_path)
+
+    assert str(path) in error.value.message
+    assert "Error" not in error.value.message  # no name of Python's
+    assert "remove it and run the same command again" in error.value.hint
+
+
+def test_rounds_that_were_emptied_are_not_left_out_in_silence(tmp_path: Path) -> None:
+    section_of(tmp_path, {}, {})
+    (tmp_path / "cloud" / "rounds.jsonl").write_text("")
+
+    with pytest.raises(CipherwardError, match=r"rounds\.jsonl does not tell of round 1") as error:
+        training_of(tmp_path)
+
+    assert "from a copy" in error.value.hint

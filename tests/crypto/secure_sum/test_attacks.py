@@ -204,7 +204,7 @@ def test_own_vector_left_out_strangers_and_small_sums_are_not_signed() -> None:
         (["h01", "h02", "h03", "h04"], "did not arrive"),
         (["h00", "h01", "h02", "h03", "h77"], "cannot be counted"),
         (["h00", "h01", "h02"], "3 hospitals are counted"),
-        (["h00", "h00", "h00", "h00"], "1 hospitals are counted"),
+        (["h00", "h00", "h00", "h00"], "1 hospital is counted"),
     ):
         with pytest.raises(CipherwardError, match=message):
             member.confirm(survivors, identity, federation.rules)

@@ -80,7 +80,7 @@ def test_approve_shows_the_difference_and_asks(party: _Terminal, place: Place, t
     other.write_bytes(write_stub_app(tmp_path / "app", "another word"))
     _, _, err = party("approve", other, place.folder)
     assert '+"""another word"""' in err
-    assert "1 of 4 files differ from the bundle" in err
+    assert "1 of 4 files differs from the bundle" in err
     _, _, err = party("approve", bundle, place.folder, "--yes")
     assert f"all files are as in the bundle {digest[:16]}" in err
 

@@ -240,7 +240,7 @@ def test_patients_and_copies_across_splits(tmp_path: Path, party: Party) -> None
     status, err = seal(party, tmp_path / "h", root)
     assert (
         status == 1
-        and "1 patients have images in two splits" in err
+        and "1 patient has images in two splits" in err
         and not (tmp_path / "h" / "sealed").exists()
     )
     status, err = seal(party, tmp_path / "h", root, "--allow-leak")

@@ -135,3 +135,24 @@ def test_a_rotation_without_any_identity_here_is_refused(
     error = CliRunner().invoke(app, ["rotate", str(place.folder), "--recipient", stranger]).exception
     assert isinstance(error, CipherwardError) and "there is no identity file" in error.message
     assert files_of(place.folder) == before
+
+
+def test_commands_say_which_file_is_secret_and_which_is_to_hand_out(tmp_path: Path) -> None:
+    """A folder with the public half holds the secret one, too."""
+    hospital, run = tmp_path / "hospital", CliRunner()
+    recipient = run.invoke(app, ["identity", str(tmp_path / "identity.txt")])
+    assert "identity.txt: it is secret" in " ".join(recipient.output.split())
+    assert "whoever copies" not in recipient.output
+    age = recipient.output.split()[-1]
+
+    made = run.invoke(app, ["keygen", str(hospital), "--recipient", age])
+    assert "whoever copies" not in made.output
+    beside = run.invoke(app, ["identity", str(hospital / "identity.txt")])
+    assert "whoever copies" in beside.output
+    (hospital / "secret.key").unlink()
+    again = run.invoke(app, ["keygen", str(hospital), "--recipient", age])
+    assert "whoever copies" in again.output
+
+    Place.from_settings(hospital, {"party": "h"}).save()
+    enrolled = run.invoke(app, ["enrol", str(hospital)])
+    assert "this file alone; private/ and the key beside it stay here" in " ".join(enrolled.output.split())

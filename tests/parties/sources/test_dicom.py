@@ -554,7 +554,7 @@ def test_patients_of_the_tags_stay_in_one_split_and_their_digest_is_keyed(
                 WindowWidth=9,
             )
     status, out, _ = party("check", pre)
-    assert status == 1 and "patients have images in two splits" in " ".join(out.split())
+    assert status == 1 and "1 patient has images in two splits" in " ".join(out.split())
 
 
 def test_a_study_stands_for_a_patient_in_splits_and_is_not_called_one(tmp_path: Path) -> None:

@@ -65,13 +65,20 @@ BAD = {
     "file,label,class\nscan00.png,a,b": "could both be the label",
     "file,label\nscan00.png,a|b\nscan01.png,c": "several labels an image",
     "file,label\nscan00.png,a\nscan00.png,b": "is named two labels",
-    "file,label\nscan00.png,a\nabsent.png,b": "names 1 images that are not in the folder: absent.png",
+    "file,label\nscan00.png,a\nabsent.png,b": "names 1 image that is not in the folder: absent.png",
     "file,label\nscan00.png,a\n../x.png,b": "is no path inside the folder",
-    "file,label\nscan00.png,a\nscan01.png,a/b": "slash or backslash",
+    "file,label\nscan00.png,a\nscan01.png,a/b": "l.csv, line 3: class name 'a/b' cannot be a folder's name: it "
+    "holds a slash or backslash",
+    "file,label\nscan00.png,a\nscan01.png,a\u2028b": "l.csv, line 3: class name 'a\\u2028b' cannot",
+    "file,label\nscan00.png,a\nscan01.png,\u200b\nscan02.png,\u200b": "l.csv, line 3: class name '\\u200b' cannot",
+    "file,label\nscan00.png,a\nscan01.png,\u3164": "it shows nothing",
+    "file,label\nscan00.png,a\nscan01.png,\u2800 \u2800": "it shows nothing",
+    "file,label\nscan00.png,a\nscan01.png,   ": "l.csv, line 3: scan01.png has no label (an empty cell)",
+    'file,label\nscan00.png,a\nscan01.png,"b\nc"': "l.csv, line 3: a cell holds a line break, up to line 4",
     "file,label\nscan00.png,a\nscan01.png,a": "at least two are needed",
-    "file,label,split\nscan00.png,a,train\nscan01.png,b,": "1 of 2 rows have no split",
+    "file,label,split\nscan00.png,a,train\nscan01.png,b,": "1 of 2 rows has no split",
     "file,label,split\nscan00.png,a,fold1\nscan01.png,b,train": "'fold1' is no split",
-    "file,label\nscan00.png": "line 2: it has 1 cells",
+    "file,label\nscan00.png": "line 2: it has 1 cell",
     "": "is empty",
     "file label\nscan00.png a\nscan01.png b": "cells are separated by commas, semicolons or tabs",
     "file,label\nscan00.png,1\nscan01.png,0\nscan02.png,1.0": "'1' and '1.0' are one number in two spellings",
@@ -85,6 +92,27 @@ def test_bad_label_files_are_named(images: Path, tmp_path: Path, text: str) -> N
     (tmp_path / "l.csv").write_text(text)
     with pytest.raises(CipherwardError, match=re.escape(BAD[text])):
         read_labels(images, Selection(labels=str(tmp_path / "l.csv")))
+
+
+@pytest.mark.parametrize(
+    ("classes", "fault"),
+    [
+        (("a", "", "b"), "class name '' cannot be a folder's name: it is empty"),
+        (("a", "\u2800", "b"), "it shows nothing"),
+    ],
+)
+def test_a_blank_name_in_the_list_of_classes_is_no_fault_of_the_label_file(
+    images: Path, tmp_path: Path, classes: tuple[str, ...], fault: str
+) -> None:
+    rows = [f"scan{i:02d}.png,{'ab'[i % 2]}" for i in range(24)]
+    labels = table(tmp_path / "l.csv", "path,label", rows).labels
+
+    with pytest.raises(CipherwardError) as error:
+        read_labels(images, Selection(labels=labels, classes=classes))
+
+    assert error.value.message.startswith("the list of classes: ")
+    assert fault in error.value.message
+    assert error.value.hint
 
 
 def test_settings_that_would_have_no_effect_are_refused(images: Path, tmp_path: Path) -> None:

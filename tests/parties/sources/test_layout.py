@@ -211,7 +211,7 @@ AMBIGUOUS = {
     "a\udcff b": "it is not UTF-8",
     "images masks": "images and masks seem to be images and their masks",
     "Images labels": "seem to be images and their masks",
-    "only": "holds 1 class folders",
+    "only": "holds 1 class folder",
 }
 
 
@@ -303,7 +303,7 @@ def test_links_to_nothing_and_pipes_are_ignored_with_their_reason(tmp_path: Path
     catalog = read_layout(root, Selection())
     assert catalog.files == 4 and catalog.found == 7
     assert count_reasons(catalog.ignored) == {"a link to nothing": 2, "not a regular file": 1}
-    assert "1 links to folders that are read already are not followed, such as b/up" in catalog.notes
+    assert "1 link to a folder that is read already is not followed, such as b/up" in catalog.notes
     picture(tmp_path / "there.png")
     (root / "a" / "linked.png").symlink_to(tmp_path / "there.png")
     assert read_layout(root, Selection()).files == 5

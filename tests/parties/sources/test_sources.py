@@ -92,14 +92,15 @@ def test_bad_files_and_folders(folder: Path, tmp_path: Path) -> None:
     source = Folder(folder, 16, 1, 0, "train")
     victim = folder / source.names[3]
     victim.write_bytes(victim.read_bytes()[:60])
-    with pytest.raises(CipherwardError, match=f"cannot decode {victim}"):
+    with pytest.raises(CipherwardError, match=f"cannot decode {victim}") as damaged:
         source.read(3)
+    assert "leave it out" in damaged.value.hint
     source.read(4)
     with pytest.raises(CipherwardError, match="no image folder at"):
         Folder(tmp_path / "absent", 16, 1, 0, "train")
     empty = tmp_path / "empty"
     (empty / "only").mkdir(parents=True)
-    with pytest.raises(CipherwardError, match="holds 1 class folders; at least two") as error:
+    with pytest.raises(CipherwardError, match="holds 1 class folder; at least two") as error:
         Folder(empty, 16, 1, 0, "train")
     assert "one folder for each class" in error.value.hint
     with pytest.raises(CipherwardError, match="unknown source 'tape'"):

@@ -91,7 +91,7 @@ def test_the_attacks_guess_by_the_trained_generators(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(gan, "train", diverge)
     late = gan.attack(make_knowledge(64, 64, 24))
     assert (late.images == guess.images).all() and not late.idle
-    assert late.note == "the training diverged after 1 steps; epoch 1 of 1 chosen by its patches"
+    assert late.note == "the training diverged after 1 step; epoch 1 of 1 chosen by its patches"
 
     def train_small(
         sealed: AnyArray, public: Images, labels: Int64Array | None, spec: SchemeSpec, budget: Budget

@@ -102,7 +102,7 @@ def test_a_diverging_training_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     training = SmallTraining()
     monkeypatch.setattr(training, "step", lambda rows: {"loss": float("nan")})
     progress = training.run(tmp_path / "kept")
-    assert progress.diverged and progress.note == "the training diverged after 1 steps"
+    assert progress.diverged and progress.note == "the training diverged after 1 step"
     assert not (tmp_path / "kept").exists()
 
 

@@ -238,7 +238,7 @@ def test_a_set_of_one_image_joins_a_pool_but_is_not_audited(
 ) -> None:
     images, labels = small_phantoms(40)
     large, one = make_sealed("a", images, labels), make_sealed("b", images[:1], labels[:1])
-    with pytest.raises(CipherwardError, match="holds 1 images: too few"):
+    with pytest.raises(CipherwardError, match="holds 1 image: too few"):
         suite.run_suite([one], tmp_path / "g", SETTINGS)
     assert suite.run_suite([large, one], tmp_path / "g", SETTINGS)[0].images == 41
 
@@ -261,7 +261,7 @@ def test_labels_that_name_no_class_and_shards_without_them(
 ) -> None:
     dataset = make_sealed("a", *small_phantoms(12))
     monkeypatch.setattr(dataset, "classes", ["only"])
-    with pytest.raises(CipherwardError, match="a label outside its 1 classes"):
+    with pytest.raises(CipherwardError, match="a label outside its 1 class"):
         Pool([dataset])
     shard = dataset.folder / "images-00000.safetensors"
     shard.write_bytes(shard.read_bytes().replace(b'"labels"', b'"lapels"'))

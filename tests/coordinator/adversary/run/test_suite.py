@@ -90,9 +90,7 @@ def test_a_second_run_keeps_frozen_guesses_and_another_is_refused(
         suite.run_suite(sets, tmp_path / "g", other)
     # Frozen guesses of which one is lost are not "there already": no scorer would take them.
     next((tmp_path / "g").rglob("as_is-*.safetensors")).unlink()
-    with pytest.raises(
-        CipherwardError, match=r"1 of 8 frozen guesses in .* are missing or altered"
-    ) as lost:
+    with pytest.raises(CipherwardError, match=r"1 of 8 frozen guesses in .* is missing or altered") as lost:
         suite.run_suite(sets, tmp_path / "g", SETTINGS)
     assert "attack again into another folder" in lost.value.hint
 
