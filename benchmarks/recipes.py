@@ -8,8 +8,7 @@ a plan of three hospitals that train by federated averaging, or of one place tha
 `learn` recipes train on images that block_pixel_shuffle sealed, `plain` ones on plain images: under stem `private`
 the federation computes the same up to float rounding. A `learn` recipe with `augment` seals the altered images in
 memory, as a hospital that has its key does. A recipe of BEGUN begins with weights that whoever trains carried by a
-key recovered from the sealed training images (benchmarks/recovered_weights.py). A recipe with `public images first`
-needs cifar10_jpeg.npz in the folder, too (benchmarks/public_start.py). The test images are read by --test
+key recovered from the sealed training images (benchmarks/recovered_weights.py). The test images are read by --test
 only, for the recipes that val chose. Finished recipes are kept in --out with their weights, and a stopped one
 continues from its last round.
 """
@@ -26,7 +25,6 @@ from typing import Any, get_args
 import numpy as np
 from safetensors import safe_open
 
-from benchmarks import public_start
 from benchmarks.command_line import add_folder, add_json, make_parser, run_on_folder, split_list
 from benchmarks.recovered_weights import POOL, Carried, write_recovered_weights
 from benchmarks.table1_data import read
@@ -116,14 +114,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lr": 2e-4,
         "mixup": 0.2,
     },
-    "learn: public images first + 2 rounds of 6 epochs": _SHORT,
-    "learn: public images first + 2 rounds of 12 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 "
-    "+ mixup 0.2": {
-        **_LONG,
-        "batch": 8,
-        "lr": 2e-4,
-        "mixup": 0.2,
-    },
     "learn: after 48 epochs: 24 more": {
         **_LONG,
         **_AFTER,
@@ -202,9 +192,6 @@ BEGUN: dict[str, Carried] = {
     for what in get_args(Carried)
     if name.startswith(f"learn: recovered {what}")
 }
-#: The recipes that begin with a model trained on public images under the same key (benchmarks/public_start.py). One
-#: such model, of seed 0, is what all seeds of them begin with.
-PUBLIC = "learn: public images first"
 #: The recipes that begin with the best weights of another recipe of the same seed, which has to be kept. The head is
 #: new, as in a study whose plan names the model of an earlier one as its weights.
 AFTER: dict[str, str] = {
@@ -216,14 +203,11 @@ AFTER: dict[str, str] = {
 
 def plan_of(name: str, seed: int, data: Path) -> Plan:
     """Return the plan of a recipe."""
-    return _plan(RECIPES[name], "learn" if name.startswith("learn") else "plain", seed, data)
-
-
-def _plan(settings: dict[str, Any], stem: str, seed: int, data: Path) -> Plan:
-    values = {**_BASE, **settings, "study": "recipes", "seed": seed, "counts": (9, 9, 9)}
-    values |= {"scheme": "block_pixel_shuffle", "stem": stem}
+    is_learnt = name.startswith("learn")
+    values = {**_BASE, **RECIPES[name], "study": "recipes", "seed": seed, "counts": (9, 9, 9)}
+    values |= {"scheme": "block_pixel_shuffle", "stem": "learn" if is_learnt else "plain"}
     values["weights"] = str(data / "vit_tiny_patch16_224.safetensors")
-    return build(Plan, values, "recipe")
+    return build(Plan, values, name)
 
 
 @dataclass(frozen=True, repr=False)  # the cipher is as secret as its key
@@ -288,19 +272,14 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
     cipher = _cipher(plan, out)
     started = _kept(name, seed, out).with_suffix(".started")
     classes = 1 + int(splits["train"].labels.max())
-    begun: dict[str, Any] = {}
+    recovered: dict[str, Any] = {}
     if name in BEGUN and cipher is not None:
         carried = out / f"carried-{BEGUN[name]}-{seed}.safetensors"
         rows = np.random.default_rng(seed).permutation(len(splits["train"].labels))[:POOL]
         sealed = cipher.encrypt(splits["train"].images[rows])
         key = read_key(out / "secret.key")
-        begun["recovered"] = write_recovered_weights(plan, sealed, key, BEGUN[name], carried)
+        recovered["recovered"] = write_recovered_weights(plan, sealed, key, BEGUN[name], carried)
         plan = plan.model_copy(update={"weights": str(carried)})
-    if name.startswith(PUBLIC) and cipher is not None:
-        first = _plan(public_start.SETTINGS, "learn", 0, data)
-        weights, made = public_start.public_weights(first, cipher, data, out, _print)
-        begun["public"] = made
-        plan = plan.model_copy(update={"weights": str(weights)})
     if name in AFTER:
         earlier = _write_earlier(AFTER[name], seed, data, classes, out)
         plan = plan.model_copy(update={"weights": str(earlier)})
@@ -310,7 +289,7 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
         _seal(splits["val"], cipher),
         classes,
         started,
-        _print,
+        lambda line: print(" ", line, flush=True),
     )
     started.replace(_kept(name, seed, out))
     return {
@@ -322,12 +301,8 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
         "best": max(val),
         "images": [len(splits[s].labels) for s in ("train", "val")],
         "seconds": seconds,
-        **begun,
+        **recovered,
     }
-
-
-def _print(line: str) -> None:
-    print(" ", line, flush=True)
 
 
 def _write_earlier(name: str, seed: int, data: Path, classes: int, out: Path) -> Path:

@@ -43,10 +43,9 @@ def recipes(result: Record) -> list[str]:
     base = result["base"]
     settings = ", ".join(f"{name} {value}" for name, value in base.items() if name != "model_args")
     images = result["recipes"][0]["images"]
-    flips, public = _flips(result), _public(result)
+    flips = _flips(result)
     return [
         LEAD.format(found=_found(result)),
-        *([public, ""] if public else []),
         *([flips, ""] if flips else []),
         *table(headers, body),
         f"- All: {settings}, {', '.join(f'{k} {v}' for k, v in base['model_args'].items())}; "
@@ -79,21 +78,6 @@ def _found(result: Record) -> str:
     return (
         f"{max(line['images'] for line in found)} of the training's ciphertexts, in at most {seconds:.1f} s, with "
         f"{'every place' if right == 1 else f'{percent(right)} % of the places'} right"
-    )
-
-
-def _public(result: Record) -> str:
-    """Say what the lines with public images began with; "" without such."""
-    made = [line["public"] for line in result["recipes"] if "public" in line]
-    if not made:
-        return ""
-    first = made[0]
-    return (
-        f"Lines with `public images first` begin with one model that was trained for {first['epochs']} epochs on "
-        f"{first['images'][0]} images of {first['data']}, sealed under the same key ({percent(first['val'][-1])} % "
-        f"right on {first['images'][1]} others, {first['seconds'] / 60:.0f} minutes). Everybody knows public images: "
-        "under one key for all images their ciphertexts are known pairs, which give the key away. This scheme's key "
-        "falls to one ciphertext without them."
     )
 
 
