@@ -3,7 +3,8 @@
     python -m benchmarks.textbook --data FOLDER [--kinds "cifar 32"] [--ciphers lines] [--hours 2] [--json FILE]
 
 FOLDER is described in picture_sources.py. The ciphers are: one keystream for all images, XORed or added modulo 256;
-one order of the rows and one of the columns; one order of all pixels. Every draw is a random pool of one kind of
+one substitution of gray levels, for all colours or for each; one order of the rows and one of the columns; one order
+of all pixels. Every draw is a random pool of one kind of
 picture under a key of its own. Finished cells are kept in --out, so that a stopped run continues.
 
 What is measured in a cell is that of picture_kinds.py: exact, opens (K), names (R), shows (V). The negative, turns,
@@ -86,6 +87,19 @@ def add(images: Images, key: bytes) -> Images:
     return sealed
 
 
+def table(images: Images, key: bytes) -> Images:
+    """Replace every value by that of one table."""
+    sealed: Images = _order(key, 256).astype(np.uint8)[images]
+    return sealed
+
+
+def tables(images: Images, key: bytes) -> Images:
+    """Replace every value by that of a table of its colour."""
+    own = np.stack([_order(key + bytes([c]), 256) for c in range(images.shape[3])]).astype(np.uint8)
+    sealed: Images = own[np.arange(len(own)), images]
+    return sealed
+
+
 def lines(images: Images, key: bytes) -> Images:
     """Put the rows of all images in one order, and the columns in another."""
     rows, columns = _order(key + b"r", images.shape[1]), _order(key + b"c", images.shape[2])
@@ -102,6 +116,8 @@ def pixels(images: Images, key: bytes) -> Images:
 CIPHERS: Mapping[str, tuple[str, Callable[[Images, bytes], Images], str]] = {
     "xor": ("one keystream, XORed", xor, "keystream"),
     "add": ("one keystream, added modulo 256", add, "keystream"),
+    "table": ("one substitution of gray levels", table, "substitution"),
+    "tables": ("a substitution of levels for each colour", tables, "substitution"),
     "lines": ("one order of rows, one of columns", lines, "line_order"),
     "pixels": ("one order of all pixels", pixels, "pixel_order"),
 }

@@ -32,6 +32,7 @@ from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
 
 KNOWN, CHOSEN = "known_pairs", "chosen_plaintext"
+_NOTHING = "no scheme of this program, no keystream and no substitution of gray levels"
 
 
 @dataclass(frozen=True)
@@ -109,23 +110,22 @@ def _attack_draw(
             guess, spec = open_rows(knowledge, key, "; ".join(filter(None, words))), told
             break
     if guess is None and not settings.family:
-        guess, used = _try_keystream(name, draw, settings)
+        guess, used = _try_textbook(name, draw, settings)
         pairs = max(pairs, used)
     if guess is None:
         # The ciphertext as it is may name its image: that is no merit of pairs, and the suite's verdict tells it.
-        return pairs, "no scheme of this program gives these pairs, and no keystream", False
+        return pairs, f"{_NOTHING} gives these pairs", False
     attempt = Attempt(name, ATTACKS[name], spec, pairs, guess, 0.0, ATTACKS[name].tier.name)
     figures = Scorer(draw, settings, audited).figures(attempt)
     assert figures is not None
     return pairs, guess.note, bool(breaking_measures(figures, SUITE))
 
 
-def _try_keystream(name: str, draw: SealedDraw, settings: Settings) -> tuple[Guess | None, int]:
-    """Return the guess of one keystream for all images, None if the pairs have none, and how many pairs were used.
+def _try_textbook(name: str, draw: SealedDraw, settings: Settings) -> tuple[Guess | None, int]:
+    """Return the guess of one keystream or substitution for all images, and how many pairs were used.
 
-    Where images are chosen, two are.
-
-    Of two keystreams, as one pair has them, the one is taken whose opened pictures agree more.
+    None if the pairs have neither. Where images are chosen, two are. Of two keys, as one pair has them, the one is
+    taken whose opened pictures agree more.
     """
     if name == KNOWN:
         plain, sealed = draw.known(settings.known_pairs)
@@ -140,6 +140,8 @@ def _try_keystream(name: str, draw: SealedDraw, settings: Settings) -> tuple[Gue
         open_rows(knowledge, key, "as one keystream for all images")
         for key in known_pairs.solve_keystream(plain, sealed)
     ]
+    if (levels := known_pairs.solve_substitution(plain, sealed)) is not None:
+        guesses.append(open_rows(knowledge, levels, "as one substitution of gray levels for all images"))
     return max(guesses, key=lambda guess: colour_agreement(guess.images), default=None), len(plain)
 
 

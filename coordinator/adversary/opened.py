@@ -1,7 +1,7 @@
 """From a recovered key to an attack's guess: open the sealed images with it and report it.
 
-A key is a table, as most schemes have it, the matrix of `orthogonal`, places and matrices, or a keystream. Every
-attack that recovers a key opens its rows here.
+A key is a table, as most schemes have it, the matrix of `orthogonal`, places and matrices, a keystream, or a
+substitution of levels. Every attack that recovers a key opens its rows here.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from crypto.spec import SchemeSpec
 
 __all__ = [
     "Key",
+    "RecoveredLevels",
     "RecoveredMatrix",
     "RecoveredProjection",
     "RecoveredStream",
     "key_arrays",
     "open_images",
+    "open_levels",
     "open_rows",
 ]
 
@@ -73,8 +75,21 @@ class RecoveredStream:
     fits: tuple[Fit, ...] = ()
 
 
+@dataclass(frozen=True)
+class RecoveredLevels:
+    """A substitution of gray levels that sealed every image.
+
+    Attributes:
+        levels: uint8 [c, 256], the plain level of each sealed one, by colour.
+        fits: how well it explains what was measured.
+    """
+
+    levels: UInt8Array
+    fits: tuple[Fit, ...] = ()
+
+
 #: A key in any of the forms that open images.
-Key = Recovered | RecoveredMatrix | RecoveredProjection | RecoveredStream
+Key = Recovered | RecoveredMatrix | RecoveredProjection | RecoveredStream | RecoveredLevels
 
 
 def open_rows(knowledge: Knowledge, key: Key | None, note: str, idle: bool = False) -> Guess:
@@ -104,7 +119,15 @@ def open_images(spec: SchemeSpec, sealed: AnyArray, key: Key | None) -> Images:
         return cipher.decrypt(np.asarray(sealed, np.float32) - np.float32(key.offset))
     if isinstance(key, RecoveredStream):
         return load(spec).picture(np.asarray(sealed, np.uint8) - key.stream)
+    if isinstance(key, RecoveredLevels):
+        return load(spec).picture(open_levels(np.asarray(sealed, np.uint8), key.levels))
     return load(spec).picture(sealed if key is None else apply(key.table, sealed))
+
+
+def open_levels(sealed: Images, levels: UInt8Array) -> Images:
+    """Return sealed images uint8 [r, h, w, c] with every level replaced, by tables uint8 [c, 256]."""
+    opened: Images = levels[np.arange(len(levels)), sealed]
+    return opened
 
 
 def key_arrays(key: Key) -> Mapping[str, AnyArray]:
@@ -119,6 +142,8 @@ def key_arrays(key: Key) -> Mapping[str, AnyArray]:
         return {"matrices": key.matrices, "places": key.order, "offset": np.array([key.offset], np.float32)}
     if isinstance(key, RecoveredStream):
         return {"stream": key.stream}
+    if isinstance(key, RecoveredLevels):
+        return {"levels": key.levels}
     gather, mask = key.table.flattened()
     # The flat mask replaces a part of that name, because the flat mask is what opens.
     parts = {name: part for name, part in key.parts.items() if name != "mask"}

@@ -41,13 +41,17 @@ def open_sealed(key: Parts, sealed: AnyArray, spec: SchemeSpec) -> Images:
         return np.asarray(cipher.decrypt(np.asarray(sealed, np.float32) - np.float32(key["offset"][0])))
     if "stream" in key:
         return load(spec).picture(np.asarray(sealed, np.uint8) - key["stream"])
+    if "levels" in key:
+        return load(spec).picture(
+            key["levels"][np.arange(len(key["levels"])), np.asarray(sealed, np.uint8)]
+        )
     table = Table.flat(sealed.shape[1:], key["gather"], key.get("mask"))
     return load(spec).picture(apply(table, sealed))
 
 
 def can_open(key: Parts | None) -> bool:
     """Return whether a recovered key is of a form that opens images."""
-    return key is not None and bool({"gather", "matrix", "matrices", "stream"} & set(key))
+    return key is not None and bool({"gather", "matrix", "matrices", "stream", "levels"} & set(key))
 
 
 def require_well_formed(
@@ -95,9 +99,9 @@ def _is_key_part(name: str, value: AnyArray, spec: SchemeSpec) -> bool:
     height, width, channels = load(spec).sealed_shape
     pixels, values = height * width, height * width * channels
     block_values = spec.block**2 * channels
-    if name in ("mask", "stream"):
-        size = (values,) if name == "mask" else (height, width, channels)
-        return value.dtype == np.uint8 and value.shape == size
+    bytes_of = {"mask": (values,), "stream": (height, width, channels), "levels": (channels, 256)}
+    if name in bytes_of:
+        return value.dtype == np.uint8 and value.shape == bytes_of[name]
     if name == "matrix":
         has_type = value.dtype == np.float32 and value.shape == (block_values, block_values)
         return has_type and bool(np.isfinite(value).all())
@@ -157,7 +161,9 @@ def assembled_grid(key: Parts, cipher: Cipher, truth: Truth, move: Move) -> Grid
         The measures of `grid_measures`. None if the scheme leaves blocks in their places, if its steps are no table,
         or if the picture has other blocks than the ciphertext.
     """
-    if {"matrix", "matrices", "stream"} & set(key) or truth.sealed.shape[1:] != truth.plain.shape[1:]:
+    if {"matrix", "matrices", "stream", "levels"} & set(key) or truth.sealed.shape[1:] != truth.plain.shape[
+        1:
+    ]:
         return None
     height, width, channels = truth.plain.shape[1:]
     down, across = height // truth.block, width // truth.block

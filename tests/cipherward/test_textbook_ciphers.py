@@ -12,7 +12,7 @@ from coordinator.adversary.recover import unknown_scheme
 from crypto.arrays import Images
 from crypto.scheme import describe
 from tests.support.pictures import smooth
-from tests.support.textbook_ciphers import added, lines_moved, pixels_moved, xored
+from tests.support.textbook_ciphers import added, lines_moved, pixels_moved, substituted, xored
 
 IMAGES = smooth(110, 32, 32)
 SETTINGS: dict[str, Any] = {
@@ -42,6 +42,7 @@ def keyed(cipher: Callable[[Images, int], Images]) -> Callable[[Images, bytes], 
     [
         (xored, "keystream_recovery", 10),
         (added, "keystream_recovery", 40),
+        (substituted, "substitution_recovery", 3),
         (lines_moved, "line_order_recovery", 2),
         (pixels_moved, "pixel_order_recovery", 60),
     ],
@@ -64,6 +65,13 @@ def test_pairs_and_chosen_images_give_a_keystream(cipher: Callable[[Images, int]
     result = audit(keyed(cipher), IMAGES, sizes=(1,), known_pairs=1, chosen_plaintext=True, **attacks)
     assert [finding.is_break for finding in result.pairs] == [True, True]
     assert all("one keystream for all images" in str(finding) for finding in result.pairs)
+
+
+def test_pairs_and_chosen_images_give_a_substitution() -> None:
+    attacks = {**SETTINGS, "attacks": ("as_is",)}
+    result = audit(keyed(substituted), IMAGES, sizes=(1,), known_pairs=8, chosen_plaintext=True, **attacks)
+    assert [finding.is_break for finding in result.pairs] == [True, True]
+    assert all("one substitution of gray levels" in str(finding) for finding in result.pairs)
 
 
 @pytest.mark.long

@@ -22,6 +22,14 @@ def added(images: Images, seed: int) -> Images:
     return sealed
 
 
+def substituted(images: Images, seed: int, *, is_own: bool = False) -> Images:
+    """Return images with every value replaced by that of one table; with `is_own`, of a table of its colour."""
+    rng, channels = np.random.default_rng(seed), images.shape[3]
+    tables = np.stack([rng.permutation(256).astype(np.uint8) for _ in range(channels if is_own else 1)])
+    sealed: Images = np.repeat(tables, channels // len(tables), 0)[np.arange(channels), images]
+    return sealed
+
+
 def lines_moved(images: Images, seed: int) -> Images:
     """Return images with their rows in another order, and their columns in another."""
     rng = np.random.default_rng(seed)

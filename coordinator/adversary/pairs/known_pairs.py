@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from coordinator.adversary.contract import Guess, Knowledge, Recovered
-from coordinator.adversary.opened import Key, RecoveredMatrix, RecoveredStream, open_rows
+from coordinator.adversary.opened import Key, RecoveredLevels, RecoveredMatrix, RecoveredStream, open_rows
 from coordinator.adversary.pairs.projections import solve_projection
 from coordinator.adversary.pairs.turned_blocks import solve_turned_blocks
 from coordinator.adversary.pairs.unit_signatures import (
@@ -46,6 +46,8 @@ _RANK = 1e-4
 _ORTHOGONAL = (0.9, 1.1)
 #: Images whose blocks are multiplied at a time, which bounds memory.
 _CHUNK = 16
+#: Gray levels of a byte.
+_LEVELS = 256
 _NOT_ONE_KEY = "the pairs are not of one key"
 
 #: A key from pairs, or None, and what stayed open or why there is no key.
@@ -84,6 +86,32 @@ def solve_keystream(plain: Images, sealed: Images) -> list[Key]:
     if (added == added[0]).all():
         keys.append(RecoveredStream(added[0]))
     return keys
+
+
+def solve_substitution(plain: Images, sealed: Images) -> RecoveredLevels | None:
+    """Recover the substitution of gray levels of each colour that gives these pairs; None if there is none.
+
+    Levels that no pair has are left in mid-gray. Where all colours agree, they share what each of them has.
+
+    Args:
+        plain: uint8 [m, h, w, c].
+        sealed: uint8 [m, h, w, c], the same images under the key.
+    """
+    channels = plain.shape[3]
+    counts = np.zeros((channels, _LEVELS, _LEVELS), bool)  # by colour, sealed and plain level
+    for c in range(channels):
+        counts[c, sealed[..., c].ravel(), plain[..., c].ravel()] = True
+    together: BoolArray = counts.any(0)
+    if _is_substitution(together):
+        counts = np.broadcast_to(together, counts.shape)
+    elif not all(_is_substitution(each) for each in counts):
+        return None
+    return RecoveredLevels(np.where(counts.any(2), counts.argmax(2), _LEVELS // 2).astype(np.uint8))
+
+
+def _is_substitution(has: BoolArray) -> bool:
+    """Return whether no sealed level stands for two plain ones, nor the other way round: bool [sealed, plain]."""
+    return bool((has.sum(0) <= 1).all() and (has.sum(1) <= 1).all())
 
 
 def solve(spec: SchemeSpec, plain: Images, sealed: AnyArray) -> Solution:

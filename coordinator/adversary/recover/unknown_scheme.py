@@ -1,9 +1,9 @@
 """Ciphertexts of a scheme that nobody named (T1): every key recovery is tried on them.
 
 A recovery takes ciphertexts for those of its own scheme, or for those of a textbook's cipher that is no scheme here
-(textbook/): one keystream for all images, one order of rows and one of columns, one permutation of all pixels. Where
-the unknown scheme is of the same form, the key opens them; where it is not, what it opens is no picture. An adversary
-who must choose can see which is which without any truth, in two things:
+(textbook/): one keystream for all images, one substitution of gray levels, one order of rows and one of columns, one
+permutation of all pixels. Where the unknown scheme is of the same form, the key opens them; where it is not, what it
+opens is no picture. An adversary who must choose can see which is which without any truth, in two things:
 
 - the fits of the recovery: how well what it found explains what it measured (`contract.Fit`);
 - how much neighbouring pixels of the opened pictures agree: the median correlation of a pixel with its neighbour.
@@ -34,7 +34,7 @@ from coordinator.adversary.opened import Key, key_arrays, open_images
 from coordinator.adversary.recover.methods import METHODS
 from coordinator.adversary.recover.neighbour_agreement import neighbour_agreement
 from coordinator.adversary.stopwatch import Stopwatch
-from coordinator.adversary.textbook import keystream, line_order, pixel_order
+from coordinator.adversary.textbook import keystream, line_order, pixel_order, substitution
 from coordinator.adversary.time_budget import TimeLeft, until
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Rows
@@ -56,6 +56,7 @@ MODELS: tuple[tuple[str, Mapping[str, Any]], ...] = (
 #: Ciphers of textbooks that are no schemes here, and how their keys are recovered. They know no blocks.
 TEXTBOOK: Mapping[str, Callable[[Ciphertexts, Rows, TimeLeft], Key | None]] = {
     "keystream": keystream.recover,
+    "substitution": substitution.recover,
     "line_order": line_order.recover,
     "pixel_order": pixel_order.recover,
 }

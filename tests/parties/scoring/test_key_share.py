@@ -74,6 +74,28 @@ def test_a_stream_opens_what_it_was_added_to() -> None:
     assert np.array_equal(open_sealed({"stream": stream}, images + stream, spec), images)
 
 
+def test_levels_open_what_they_replaced() -> None:
+    spec = describe("plain", (4, 4, 3), 4)
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    tables = np.stack([np.random.default_rng(c).permutation(256) for c in range(3)]).astype(np.uint8)
+    sealed = tables[np.arange(3), images]
+    levels = np.argsort(tables, axis=1).astype(np.uint8)
+    assert can_open({"levels": levels})
+    assert np.array_equal(open_sealed({"levels": levels}, sealed, spec), images)
+
+
+@pytest.mark.parametrize(
+    "levels", [np.zeros((1, 256), np.uint8), np.zeros((3, 256), np.int64), np.zeros((3, 255), np.uint8)]
+)
+def test_levels_of_another_shape_or_type_are_malformed(levels: AnyArray) -> None:
+    spec = describe("plain", (4, 4, 3), 4)
+    guess = StoredGuess("pooled_key_recovery", "T1", True, 2, "guess.st", "", 0.0, "")
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    require_well_formed(guess, images, {"levels": np.zeros((3, 256), np.uint8)}, spec, 2)
+    with pytest.raises(CipherwardError, match="malformed"):
+        require_well_formed(guess, images, {"levels": levels}, spec, 2)
+
+
 @pytest.mark.parametrize(
     "stream",
     [np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4, 3), np.int64), np.zeros(48, np.uint8)],

@@ -11,7 +11,7 @@ import pytest
 from coordinator.adversary.contract import Guess, Knowledge, Recovered
 from coordinator.adversary.opened import open_images
 from coordinator.adversary.pairs import chosen_plaintext, known_pairs
-from coordinator.adversary.pairs.known_pairs import solve_keystream
+from coordinator.adversary.pairs.known_pairs import solve_keystream, solve_substitution
 from coordinator.adversary.pairs.unit_signatures import pair_up, rows_as_ids
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Images
@@ -21,7 +21,15 @@ from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
 from parties.scoring.key_share import open_sealed
 from tests.support.pictures import key_of, sealed_pool, smooth
-from tests.support.textbook_ciphers import added, lines_moved, noise, pixels_moved, pool_of, xored
+from tests.support.textbook_ciphers import (
+    added,
+    lines_moved,
+    noise,
+    pixels_moved,
+    pool_of,
+    substituted,
+    xored,
+)
 
 KEY = SecretKey(bytes([7]) * 32)
 
@@ -294,3 +302,32 @@ def test_pairs_give_one_keystream_for_all_images(seal: Callable[[Images, int], I
 def test_pairs_of_no_keystream_give_none(seal: Callable[[Images, int], Images]) -> None:
     plain = noise((3, 6, 7, 3))
     assert solve_keystream(plain, seal(plain, 3)) == []
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_pairs_give_the_substitution_of_all_images(is_own: bool) -> None:
+    plain = smooth(12, 32, 32, 3)
+    sealed = substituted(plain, 5, is_own=is_own)
+    found = solve_substitution(plain[:6], sealed[:6])
+    assert found is not None
+    opened = open_images(pool_of(sealed).spec, sealed, found)
+    assert np.array_equal(opened[:6], plain[:6])
+    assert (opened[6:] == plain[6:]).mean() > 0.95
+
+
+def test_colours_that_share_a_substitution_share_what_pairs_show_of_it() -> None:
+    ramps = np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)
+    found = solve_substitution(ramps, substituted(ramps, 5))
+    assert found is not None
+    assert (found.levels == found.levels[0]).all() and len(np.unique(found.levels[0])) >= 192
+
+
+@pytest.mark.parametrize("seal", [xored, added, pixels_moved])
+def test_pairs_of_no_substitution_give_none(seal: Callable[[Images, int], Images]) -> None:
+    plain = smooth(4, 32, 32)
+    assert solve_substitution(plain, seal(plain, 3)) is None
+
+
+def test_levels_that_become_one_are_no_substitution() -> None:
+    plain = smooth(4, 32, 32)
+    assert solve_substitution(plain, plain // 2) is None
