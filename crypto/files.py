@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def write_atomic(path: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a neighbour of `path`, make it durable, then rename it over `path`."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     with disk_errors(path):
         try:
             fill(temporary)
@@ -73,6 +74,43 @@ def write_atomic(path: Path, fill: Callable[[Path], None]) -> None:
             os.close(folder)
 
 
+def temporary_of(path: Path, ending: str = "") -> Path:
+    """Return a free neighbour of `path` to write to before it becomes `path`. `drop_temporaries` finds it.
+
+    Nobody can guess its name: in a folder that others may write, a link of that name to a file of ours would be
+    followed, and that file overwritten.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{ending}.tmp")
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """Open the file of a lock, for `hold_file`. It is made on first use, and its content is never touched.
+
+    Raises:
+        CipherwardError: If it cannot be made, or something else has its name. A link would be followed to a file of
+            somebody else's choice, and a pipe be waited for.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with disk_errors(path):
+        try:
+            handle = os.open(path, flags, 0o666)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
+                raise
+            raise _no_lock(path) from None  # a link, or a socket
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise _no_lock(path)
+    return open(handle, "wb")
+
+
+def _no_lock(path: Path) -> CipherwardError:
+    return CipherwardError(
+        f"{path} is not a regular file, and no command of this program made it",
+        "look who can write into that folder, and remove it",
+    )
+
+
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone; the kernel releases it when the process ends in any way.
@@ -80,9 +118,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     Raises:
         CipherwardError: If another process holds it, or if its file system cannot lock files.
     """
-    with disk_errors(folder / ".lock"):
-        lock = open(folder / ".lock", "w")  # noqa: SIM115 - disk_errors is for opening it only
-    with lock as handle:
+    with open_lock(folder / ".lock") as handle:
         try:
             hold_file(handle, folder, wait=False)
         except BlockingIOError:
@@ -169,6 +205,25 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
             file.write(text)
 
     write_atomic(path, fill)
+
+
+def read_regular(path: Path, most_bytes: int = MOST_OUTPUT_BYTES) -> bytes:
+    """Return the bytes of a regular file. A pipe in its place would be waited for, and a device fill the memory.
+
+    Raises:
+        CipherwardError: If it is no regular file, or larger than any that is meant.
+        OSError: If the system refuses to open or read it.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise CipherwardError(f"{path} is not a regular file", "copy it into a file, and name that")
+        if status.st_size > most_bytes:
+            raise CipherwardError(
+                f"{path} has {status.st_size / 1e6:.0f} MB; no such file has more than {most_bytes / 1e6:.0f} MB",
+                "is it the right one?",
+            )
+        return file.read()
 
 
 def require_replaceable(path: Path, mark: str) -> None:
