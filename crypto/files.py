@@ -377,11 +377,11 @@ def read_lines(path: Path) -> list[Any]:
         CipherwardError: If a line is JSON that no command writes, such as one that is nested too deeply.
     """
     entries = []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(parse_json(line))
-        except json.JSONDecodeError:
+            entries.append(parse_json(line.decode("utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError):
             continue
         except ValueError as error:
             raise CipherwardError(
