@@ -100,6 +100,7 @@ def test_a_second_run_keeps_frozen_guesses_and_another_is_refused(
 def test_a_killed_run_goes_on(
     sets: list[SealedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cells, "load_compiled", lambda *_: None)  # or it is the first call in a process
     calls: list[int] = []
     real = ATTACKS["pooled_key_recovery"].attack
 
