@@ -44,11 +44,17 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from None
         if error.errno == errno.ENAMETOOLONG:
             raise CipherwardError(f"{path.name[:40]}… is too long a name", "choose a shorter one") from None
+        if error.errno == errno.EEXIST and path.is_symlink() and not path.exists():
+            raise CipherwardError(f"{path} is a link that leads nowhere", "choose another name") from None
         if error.errno == errno.EEXIST:
             raise CipherwardError(f"{path} is a file, not a folder", "choose another name") from None
         if error.errno == errno.EISDIR:
             raise CipherwardError(f"{path} is a folder, not a file", "choose another name") from None
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if error.errno == errno.ENOTDIR:
+            # What lies inside a folder may be written under its name: the file may be `path` itself.
+            file = next((p for p in (*reversed(path.parents), path) if p.exists() and not p.is_dir()), path)
+            raise CipherwardError(f"{file} is a file, not a folder", "choose another name") from None
+        if error.errno == errno.ENOENT:
             raise CipherwardError(f"no such folder: {path.parent}", "make it, or choose another") from None
         raise CipherwardError(
             f"cannot write {path}: {error.strerror or error}", "mend that, and run the same command again"
