@@ -164,7 +164,7 @@ def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
     talk.print(f"{len(missing)} sets to seal, {need / 1e6:.0f} MB of disk ({free / 1e9:.1f} GB are free)")
     if need > free:
         raise CipherwardError(
-            f"the sealed sets need {size(need)} and {size(free)} are free", "free some space"
+            f"the sealed sets need {size(need)} and {size(free)} are free", f"free {size(need - free)} more"
         )
 
 
