@@ -12,7 +12,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from blake3 import blake3
 
@@ -23,6 +23,8 @@ _CHUNK = 1 << 20
 _SHOWN = 5
 #: No page and no record of this program is larger.
 MOST_OUTPUT_BYTES = 1 << 28
+#: Nor is any journal, which grows with every round or guess.
+MOST_JOURNAL_BYTES = 1 << 34
 
 
 @contextlib.contextmanager
@@ -96,21 +98,34 @@ def open_lock(path: Path) -> IO[bytes]:
         CipherwardError: If it cannot be made, or something else has its name. A link would be followed to a file of
             somebody else's choice, and a pipe be waited for.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return open(_open_own(path, os.O_RDWR | os.O_NOFOLLOW), "wb")
+
+
+def open_log(path: Path, mode: int = 0o666) -> BinaryIO:
+    """Open a file for appending. It is made on first use. mode: who may read it then, before the umask.
+
+    Raises:
+        CipherwardError: As `open_lock` does: what a command prints would be written into the file behind a link.
+    """
+    return open(_open_own(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, mode), "ab")
+
+
+def _open_own(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Open a regular file for writing, and make it if it is missing. Return its descriptor."""
     with disk_errors(path):
         try:
-            handle = os.open(path, flags, 0o666)
+            handle = os.open(path, flags | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, mode)
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
                 raise
-            raise _no_lock(path) from None  # a link, or a socket
+            raise _not_own(path) from None  # a link, a pipe that nobody reads, or a socket
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
-            raise _no_lock(path)
-    return open(handle, "wb")
+            raise _not_own(path)
+    return handle
 
 
-def _no_lock(path: Path) -> CipherwardError:
+def _not_own(path: Path) -> CipherwardError:
     return CipherwardError(
         f"{path} is not a regular file, and no command of this program made it",
         "look who can write into that folder, and remove it",
@@ -255,8 +270,12 @@ def require_replaceable(path: Path, mark: str) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Append one line to a journal and make it durable; a line that a kill cut short is ended first."""
-    is_torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-    with disk_errors(path), open(path, "a", encoding="utf-8") as handle:
+    content = read_regular(path, MOST_JOURNAL_BYTES) if path.exists() else b""
+    is_torn = content and not content.endswith(b"\n")
+    with (
+        disk_errors(path),
+        open(_open_own(path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as handle,
+    ):
         handle.write(("\n" if is_torn else "") + line + "\n")
         handle.flush()
         os.fsync(handle.fileno())
@@ -280,7 +299,7 @@ def read_every_line(path: Path) -> list[Any]:
 
     The end of a line that a kill cut short has no newline, and is left out, unless it is a whole value.
     """
-    *lines, tail = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    *lines, tail = read_regular(path, MOST_JOURNAL_BYTES).split(b"\n") if path.exists() else [b""]
     values = [_parse_line(line) for line in lines]
     last = _parse_line(tail)
     return values if last is None else [*values, last]
@@ -383,7 +402,7 @@ def read_lines(path: Path) -> list[Any]:
         CipherwardError: If a line is JSON that no command writes, such as one that is nested too deeply.
     """
     entries = []
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    lines = read_regular(path, MOST_JOURNAL_BYTES).split(b"\n") if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
             entries.append(parse_json(line.decode("utf-8")))

@@ -13,9 +13,18 @@ from coordinator.cli.audit import _read_line
 from coordinator.deployment.certificates import read_expiry
 from coordinator.deployment.enrolment import read_public_keys
 from coordinator.deployment.folder import read_part
-from coordinator.exchange.plan import read_plan
+from coordinator.exchange.plan import Plan, read_plan
+from coordinator.study.study import Study, Talk, hospital_log_file, run_command
 from crypto.errors import CipherwardError
-from crypto.files import folder_lock, write_atomic, write_text
+from crypto.files import (
+    append_line,
+    folder_lock,
+    open_log,
+    read_every_line,
+    read_lines,
+    write_atomic,
+    write_text,
+)
 
 
 def _other_users_file(folder: Path) -> Path:
@@ -92,3 +101,34 @@ def test_settings_of_a_size_that_none_have_are_refused_unread(tmp_path: Path) ->
         file.truncate(1 << 30)
     with pytest.raises(CipherwardError, match="has 1074 MB; none has more than 17 MB"):
         read_plan(tmp_path / "plan.yaml")
+
+
+def test_a_log_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    """What a study's programs print was written into the file behind the link, and its mode was changed."""
+    victim = _other_users_file(tmp_path)
+    victim.chmod(0o644)
+    (tmp_path / "link.log").symlink_to(victim)
+    os.mkfifo(tmp_path / "pipe.log")
+    for name in ("link.log", "pipe.log"):
+        with pytest.raises(CipherwardError, match=f"{name} is not a regular file"):
+            run_command("parties.cli.app", ["schemes", "--help"], tmp_path / name, print)
+    hospital_log_file(tmp_path, 0).parent.mkdir(parents=True)
+    hospital_log_file(tmp_path, 0).symlink_to(victim)
+    with pytest.raises(CipherwardError, match=r"hospital\.log is not a regular file"):
+        Study(Plan(study="s", counts=[9, 9, 9]), tmp_path, Talk(print)).hospital_log(0)
+    assert victim.read_text() == "years of work" and victim.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_pipe_in_the_place_of_a_journal_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rounds.jsonl")
+    for use in (read_lines, read_every_line, lambda path: append_line(path, "{}")):
+        with pytest.raises(CipherwardError, match=r"rounds\.jsonl is not a regular file"):
+            use(tmp_path / "rounds.jsonl")
+
+
+def test_a_log_goes_on_where_it_ended(tmp_path: Path) -> None:
+    for line in (b"first\n", b"second\n"):
+        with open_log(tmp_path / "a.log", 0o600) as file:
+            file.write(line)
+    assert (tmp_path / "a.log").read_bytes() == b"first\nsecond\n"
+    assert (tmp_path / "a.log").stat().st_mode & 0o777 == 0o600
