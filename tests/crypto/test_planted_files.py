@@ -115,7 +115,7 @@ def test_a_log_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
     hospital_log_file(tmp_path, 0).parent.mkdir(parents=True)
     hospital_log_file(tmp_path, 0).symlink_to(victim)
     with pytest.raises(CipherwardError, match=r"hospital\.log is not a regular file"):
-        Study(Plan(study="s", counts=[9, 9, 9]), tmp_path, Talk(print)).hospital_log(0)
+        Study(Plan(study="s", counts=(9, 9, 9)), tmp_path, Talk(print)).hospital_log(0)
     assert victim.read_text() == "years of work" and victim.stat().st_mode & 0o777 == 0o644
 
 
