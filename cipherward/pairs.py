@@ -32,7 +32,9 @@ from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
 
 KNOWN, CHOSEN = "known_pairs", "chosen_plaintext"
-_NOTHING = "no scheme of this program, no keystream and no substitution of gray levels"
+_NOTHING = (
+    "no scheme of this program gives these pairs, and neither a keystream nor a substitution of levels"
+)
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def _attack_draw(
         pairs = max(pairs, used)
     if guess is None:
         # The ciphertext as it is may name its image: that is no merit of pairs, and the suite's verdict tells it.
-        return pairs, f"{_NOTHING} gives these pairs", False
+        return pairs, _NOTHING, False
     attempt = Attempt(name, ATTACKS[name], spec, pairs, guess, 0.0, ATTACKS[name].tier.name)
     figures = Scorer(draw, settings, audited).figures(attempt)
     assert figures is not None

@@ -8,10 +8,11 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from blake3 import blake3
 
@@ -22,6 +23,8 @@ _CHUNK = 1 << 20
 _SHOWN = 5
 #: No page and no record of this program is larger.
 MOST_OUTPUT_BYTES = 1 << 28
+#: Nor is any journal, which grows with every round or guess.
+MOST_JOURNAL_BYTES = 1 << 34
 
 
 @contextlib.contextmanager
@@ -43,11 +46,17 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from None
         if error.errno == errno.ENAMETOOLONG:
             raise CipherwardError(f"{path.name[:40]}… is too long a name", "choose a shorter one") from None
+        if error.errno == errno.EEXIST and path.is_symlink() and not path.exists():
+            raise CipherwardError(f"{path} is a link that leads nowhere", "choose another name") from None
         if error.errno == errno.EEXIST:
             raise CipherwardError(f"{path} is a file, not a folder", "choose another name") from None
         if error.errno == errno.EISDIR:
             raise CipherwardError(f"{path} is a folder, not a file", "choose another name") from None
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if error.errno == errno.ENOTDIR:
+            # What lies inside a folder may be written under its name: the file may be `path` itself.
+            file = next((p for p in (*reversed(path.parents), path) if p.exists() and not p.is_dir()), path)
+            raise CipherwardError(f"{file} is a file, not a folder", "choose another name") from None
+        if error.errno == errno.ENOENT:
             raise CipherwardError(f"no such folder: {path.parent}", "make it, or choose another") from None
         raise CipherwardError(
             f"cannot write {path}: {error.strerror or error}", "mend that, and run the same command again"
@@ -57,7 +66,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def write_atomic(path: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a neighbour of `path`, make it durable, then rename it over `path`."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_of(path)
     with disk_errors(path):
         try:
             fill(temporary)
@@ -73,6 +82,56 @@ def write_atomic(path: Path, fill: Callable[[Path], None]) -> None:
             os.close(folder)
 
 
+def temporary_of(path: Path, ending: str = "") -> Path:
+    """Return a free neighbour of `path` to write to before it becomes `path`. `drop_temporaries` finds it.
+
+    Nobody can guess its name: in a folder that others may write, a link of that name to a file of ours would be
+    followed, and that file overwritten.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{ending}.tmp")
+
+
+def open_lock(path: Path) -> IO[bytes]:
+    """Open the file of a lock, for `hold_file`. It is made on first use, and its content is never touched.
+
+    Raises:
+        CipherwardError: If it cannot be made, or something else has its name. A link would be followed to a file of
+            somebody else's choice, and a pipe be waited for.
+    """
+    return open(_open_own(path, os.O_RDWR | os.O_NOFOLLOW), "wb")
+
+
+def open_log(path: Path, mode: int = 0o666) -> BinaryIO:
+    """Open a file for appending. It is made on first use. mode: who may read it then, before the umask.
+
+    Raises:
+        CipherwardError: As `open_lock` does: what a command prints would be written into the file behind a link.
+    """
+    return open(_open_own(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, mode), "ab")
+
+
+def _open_own(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Open a regular file for writing, and make it if it is missing. Return its descriptor."""
+    with disk_errors(path):
+        try:
+            handle = os.open(path, flags | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EMLINK, errno.ENXIO):
+                raise
+            raise _not_own(path) from None  # a link, a pipe that nobody reads, or a socket
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise _not_own(path)
+    return handle
+
+
+def _not_own(path: Path) -> CipherwardError:
+    return CipherwardError(
+        f"{path} is not a regular file, and no command of this program made it",
+        "look who can write into that folder, and remove it",
+    )
+
+
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone; the kernel releases it when the process ends in any way.
@@ -80,9 +139,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     Raises:
         CipherwardError: If another process holds it, or if its file system cannot lock files.
     """
-    with disk_errors(folder / ".lock"):
-        lock = open(folder / ".lock", "w")  # noqa: SIM115 - disk_errors is for opening it only
-    with lock as handle:
+    with open_lock(folder / ".lock") as handle:
         try:
             hold_file(handle, folder, wait=False)
         except BlockingIOError:
@@ -171,6 +228,25 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     write_atomic(path, fill)
 
 
+def read_regular(path: Path, most_bytes: int = MOST_OUTPUT_BYTES) -> bytes:
+    """Return the bytes of a regular file. A pipe in its place would be waited for, and a device fill the memory.
+
+    Raises:
+        CipherwardError: If it is no regular file, or larger than any that is meant.
+        OSError: If the system refuses to open or read it.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise CipherwardError(f"{path} is not a regular file", "copy it into a file, and name that")
+        if status.st_size > most_bytes:
+            raise CipherwardError(
+                f"{path} has {status.st_size / 1e6:.0f} MB; no such file has more than {most_bytes / 1e6:.0f} MB",
+                "is it the right one?",
+            )
+        return file.read()
+
+
 def require_replaceable(path: Path, mark: str) -> None:
     """Raise CipherwardError unless `path` is free for a command's output: a name like a key's must cost no key.
 
@@ -194,8 +270,12 @@ def require_replaceable(path: Path, mark: str) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Append one line to a journal and make it durable; a line that a kill cut short is ended first."""
-    is_torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-    with disk_errors(path), open(path, "a", encoding="utf-8") as handle:
+    content = read_regular(path, MOST_JOURNAL_BYTES) if path.exists() else b""
+    is_torn = content and not content.endswith(b"\n")
+    with (
+        disk_errors(path),
+        open(_open_own(path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as handle,
+    ):
         handle.write(("\n" if is_torn else "") + line + "\n")
         handle.flush()
         os.fsync(handle.fileno())
@@ -219,7 +299,7 @@ def read_every_line(path: Path) -> list[Any]:
 
     The end of a line that a kill cut short has no newline, and is left out, unless it is a whole value.
     """
-    *lines, tail = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    *lines, tail = read_regular(path, MOST_JOURNAL_BYTES).split(b"\n") if path.exists() else [b""]
     values = [_parse_line(line) for line in lines]
     last = _parse_line(tail)
     return values if last is None else [*values, last]
@@ -342,11 +422,11 @@ def read_lines(path: Path) -> list[Any]:
         CipherwardError: If a line is JSON that no command writes, such as one that is nested too deeply.
     """
     entries = []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = read_regular(path, MOST_JOURNAL_BYTES).split(b"\n") if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(parse_json(line))
-        except json.JSONDecodeError:
+            entries.append(parse_json(line.decode("utf-8")))
+        except (json.JSONDecodeError, UnicodeDecodeError):
             continue
         except ValueError as error:
             raise CipherwardError(

@@ -18,7 +18,7 @@ from coordinator.exchange.console import (
 from crypto.arrays import Images
 from crypto.cores import cores
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, require_replaceable, write_text
+from crypto.files import disk_errors, read_regular, require_replaceable, write_text
 from crypto.plural import counted
 
 if TYPE_CHECKING:
@@ -356,7 +356,7 @@ def _print_comparison(first: Path, second: Path) -> None:
 def _read_line(path: Path) -> str:
     """Return the text of a file that holds one line."""
     try:
-        return path.read_text(errors="replace")
+        return read_regular(path).decode(errors="replace")
     except OSError as error:
         raise CipherwardError(
             f"cannot read {path}: {error.strerror}", "name the hospital's identity.pub"

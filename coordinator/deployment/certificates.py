@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, write_atomic
+from crypto.files import disk_errors, read_regular, write_atomic
 from crypto.plural import counted
 
 #: Years that the CA lasts. Hospitals get a new CA certificate by a new kit, so it should outlast a study.
@@ -167,7 +167,7 @@ def _parse_key(data: bytes) -> ec.EllipticCurvePrivateKey | None:
 
 def _read(path: Path, what: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise CipherwardError(
             f"cannot read the {what} {path}: {error.strerror}",

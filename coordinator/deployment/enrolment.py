@@ -24,7 +24,7 @@ from coordinator.deployment.folder import DeploymentFolder
 from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.records import Record, parse_record
 from crypto.errors import CipherwardError
-from crypto.files import folder_lock, read_json, write_json
+from crypto.files import folder_lock, read_json, read_regular, write_json
 from crypto.identity import PublicIdentity
 
 #: The largest file of public keys, in bytes. Two lines have some three hundred.
@@ -76,8 +76,7 @@ def read_public_keys(path: Path) -> PublicKeys:
         CipherwardError: if it cannot be read, if it holds something else, and above all if it holds a private key.
     """
     try:
-        with open(path, "rb") as handle:
-            data = handle.read(_MAX_BYTES + 1)
+        data = read_regular(path)
         text = data.decode("ascii")
     except FileNotFoundError:
         raise CipherwardError(f"no public keys at {path}", "name the file that the hospital sent") from None

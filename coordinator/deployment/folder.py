@@ -25,6 +25,7 @@ from pydantic import Field, field_validator
 
 from coordinator.exchange.settings import Settings, build, read_yaml
 from crypto.errors import CipherwardError
+from crypto.files import read_regular
 
 FILE = "federation.yaml"
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -108,7 +109,7 @@ def read_federation(path: Path) -> FederationSettings:
 def read_part(path: Path) -> bytes:
     """Return the content of a file that `provision` wrote. Raise CipherwardError if it cannot be read."""
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise CipherwardError(
             f"cannot read {path}: {error.strerror}", "restore it from your backup, or provision again"

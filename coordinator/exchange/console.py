@@ -15,6 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import typer
@@ -108,6 +109,7 @@ def run(app: typer.Typer, name: str) -> None:
         app: the commands.
         name: the program's name, as it stands in messages.
     """
+    _open_standard_streams()
     _use_utf8()
     # The umask decides whether other users may read what is outside private/. None of them may ever write it.
     os.umask(os.umask(0o077) | 0o022)
@@ -139,7 +141,36 @@ def run(app: typer.Typer, name: str) -> None:
         raise
     except OSError as error:
         _end_if_full(name, error)
+        _end_if_homeless(name, error)
         raise
+
+
+def _open_standard_streams() -> None:
+    """Open the null device in the place of a standard stream that the caller closed.
+
+    Without it the next file that is opened gets the stream's number, and what a process of ours or a library prints
+    would be written into that file. Python has None for such a stream.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
+def _end_if_homeless(name: str, error: OSError) -> None:
+    """End with one clear line if the working directory was removed: every relative path leads nowhere."""
+    if error.errno != errno.ENOENT or error.filename is not None:
+        return
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        print(f"{name}: error: the working directory was removed", file=sys.stderr)
+        print("hint: go to one that exists, such as with: cd ~", file=sys.stderr)
+        sys.exit(1)
 
 
 def _end_if_full(name: str, error: OSError) -> None:

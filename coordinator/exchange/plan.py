@@ -297,7 +297,8 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None, *, needs_imag
         needs_images: whether the images are read on this machine. A coordinator of real hospitals has none.
 
     Raises:
-        CipherwardError: as `load_plan` does, and if the weights file is missing or no images are named.
+        CipherwardError: as `load_plan` does, if the weights file is missing, if the source needs images and none are
+            named, or if it would not read those that are.
     """
     plan = load_plan(path, overrides)
     if plan.weights and not Path(plan.weights).is_file():
@@ -305,6 +306,12 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None, *, needs_imag
     if needs_images and plan.source != "phantom" and not plan.images:
         raise CipherwardError(
             f"{path}: the {plan.source} source needs images", "name them with --images PATH"
+        )
+    if needs_images and plan.source == "phantom" and (unread := plan.images or plan.labels):
+        # Who named them would take a study of drawn images for one of their own.
+        raise CipherwardError(
+            f"{path}: the phantom source draws its images, and would not read {unread}",
+            "--set source=folder reads a folder of images (npz: a .npz file); or name none",
         )
     return plan
 

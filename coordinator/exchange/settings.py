@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ _QUOTED = re.compile(r"'([^']*)'")
 #: How deep the values of a YAML file may be nested. Settings are nested three deep at most.
 _YAML_DEPTH = 50
 _TOO_DEEP = "nested too deep"
+#: Bytes of a file of settings, at most. The longest of ours, with a thousand classes, has a thousandth.
+_MOST_BYTES = 1 << 24
 #: Characters of a wrong value that a message shows.
 _SHOWN = 40
 #: What PyYAML raises beside its own errors for a value that is not of the type it looks like: 2026-13-45, `!!bool x`,
@@ -186,10 +189,21 @@ def read_yaml(
         CipherwardError: if the file cannot be read or holds no mapping.
     """
     try:
-        # A file that is checked may be a pipe, and opening one waits for its writer.
-        with open(path, encoding="utf-8", opener=None if check is None else _open_at_once) as file:
+        # Opening a pipe would wait for its writer, and a device would fill the memory.
+        with open(path, encoding="utf-8", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
             if check is not None:
-                check(os.fstat(file.fileno()))
+                check(status)
+            if not stat.S_ISREG(status.st_mode):
+                raise CipherwardError(
+                    f"the {what} {path} is not a regular file", "write it into a file, and name that"
+                )
+            if status.st_size > _MOST_BYTES:
+                raise CipherwardError(
+                    f"the {what} {path} has {status.st_size / 1e6:.0f} MB; none has more than "
+                    f"{_MOST_BYTES / 1e6:.0f} MB",
+                    "name a YAML file of settings",
+                )
             values = load_yaml(file.read())
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", "name a YAML file that exists") from None

@@ -29,6 +29,7 @@ from coordinator.exchange.end_with_us import MARK, end_processes, ending_with_us
 from coordinator.exchange.quiet import QUIET, without_proxies
 from crypto.cores import cores
 from crypto.errors import CipherwardError
+from crypto.files import open_log
 
 APP = Path(__file__).resolve().parents[2]
 #: Training opens no key, so Flower's processes do not get the variables that would open one.
@@ -151,7 +152,7 @@ def run_flower(
             from the log, if there is one.
     """
     logged = log_file.stat().st_size if log_file.exists() else 0
-    with ending_with_us() as folder, open(log_file, "ab") as sink:
+    with ending_with_us() as folder, open_log(log_file) as sink:
         flower = _Flower(folder, _free_port(), log_file, sink)
         flower.prepare()
         with _superlink(flower):

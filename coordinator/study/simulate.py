@@ -24,6 +24,7 @@ from coordinator.study.steps import STEPS, Skipped
 from coordinator.study.study import Engine, Log, OnRounds, Study, Talk, ignore, ignore_rounds
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, parse_json, read_json, write_json
+from crypto.ownership import is_shared
 from crypto.sets.dataset import SealedDataset
 
 #: The steps that need an audit's sets.
@@ -71,6 +72,10 @@ def simulate(
     with disk_errors(study.out):
         study.cloud.mkdir(parents=True, exist_ok=True)
         (study.out / "logs").mkdir(exist_ok=True)
+        if is_shared(study.out.stat()):
+            log(
+                f"warning: other users of this machine can swap the files in {study.out}: chmod go-w {study.out}"
+            )
     try:
         with _ending_cleanly(), folder_lock(study.out), _marking_children():
             _check_plan(study)

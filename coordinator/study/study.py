@@ -11,6 +11,7 @@ runs/demo/
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -24,7 +25,7 @@ from coordinator.exchange.console import BEATS
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.quiet import QUIET, without_proxies
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors
+from crypto.files import disk_errors, open_log
 
 Log = Callable[[str], None]
 #: Takes all lines of the journal that there are.
@@ -116,8 +117,8 @@ class Study:
             folder.mkdir(parents=True, exist_ok=True)
             # On one machine nobody takes a set out of this folder but the study: other users need no access.
             folder.chmod(0o700)
-            log_file.touch(mode=0o600)
-            log_file.chmod(0o600)
+            with open_log(log_file, 0o600) as log:
+                os.fchmod(log.fileno(), 0o600)
         return log_file
 
     def run_hospital(self, index: int, words: Sequence[str]) -> None:
@@ -161,7 +162,7 @@ def run_command(module: str, words: Sequence[str], log_file: Path, on_line: Log)
     # What it prints is read here, not by a terminal: the terminal's encoding does not matter.
     environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"
     errors, hints = [], []
-    with open(log_file, "a", encoding="utf-8", errors="backslashreplace") as sink:
+    with io.TextIOWrapper(open_log(log_file), encoding="utf-8", errors="backslashreplace") as sink:
         running = subprocess.Popen(
             program,
             stdout=sink,

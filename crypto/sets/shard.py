@@ -25,7 +25,7 @@ from blake3 import blake3
 
 from crypto.arrays import AnyArray, Int64Array
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, move_atomic
+from crypto.files import disk_errors, move_atomic, temporary_of
 
 #: Longest header that is read: a damaged length field must not fill the memory.
 _HEADER_LIMIT = 1 << 20
@@ -80,9 +80,9 @@ class Draft:
 def begin_shard(path: Path, labels: Int64Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Draft:
     """Return a draft for images [r, *shape] with labels int64 [r]. The caller finishes or drops it."""
     head = _head(labels, shape, dtype)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.draft.tmp")
+    temporary = temporary_of(path, ".draft")
     with disk_errors(path):
-        file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+        file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     return Draft(path, temporary, file, len(labels), shape, dtype, len(head), blake3(head))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # it has no types
 
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, hold_file, parse_json, write_json
+from crypto.files import disk_errors, hold_file, open_lock, parse_json, write_json
 from parties.sealing.place import Place
 
 #: Seconds that an agent may take to end, its SuperNode's farewell included.
@@ -41,9 +41,7 @@ def hold(place: Place) -> Iterator[None]:
         CipherwardError: if another one runs.
     """
     folder = agent_folder(place)
-    with disk_errors(folder / "lock"):
-        lock = open(folder / "lock", "a")  # noqa: SIM115 - disk_errors is for opening it only
-    with lock:
+    with open_lock(folder / "lock") as lock:
         try:
             hold_file(lock, folder, wait=False)
         except BlockingIOError:

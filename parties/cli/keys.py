@@ -35,6 +35,7 @@ Unprotected = Annotated[bool, typer.Option("--unprotected", help="Write the key 
 def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipients = None) -> None:
     """Make the hospital's secret key (mode 0600). An existing key is never overwritten."""
     from crypto.key import SecretKey
+    from crypto.ownership import require_own_folder
     from crypto.unlock import recipient as parse_recipient
     from parties.sealing.leaving import require_stays
     from parties.sealing.new_key import OPENS, write_new_key
@@ -46,6 +47,7 @@ def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipi
     key = SecretKey.generate()
     with disk_errors(hospital):
         hospital.mkdir(parents=True, exist_ok=True)
+        require_own_folder(hospital)
     write_new_key(hospital / "secret.key", key, passphrase, recipient)
     talk.print(f"made {hospital / 'secret.key'}; keep a copy where only you can read it")
     if recipient and (hospital / "identity.txt").exists():

@@ -170,7 +170,7 @@ def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
     )
     if need > free:
         raise CipherwardError(
-            f"the sealed sets need {size(need)} and {size(free)} are free", "free some space"
+            f"the sealed sets need {size(need)} and {size(free)} are free", f"free {size(need - free)} more"
         )
 
 

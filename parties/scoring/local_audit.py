@@ -235,7 +235,7 @@ def _seal(place: Place, sealings: Sequence[Sealing], log: Log, progress_bar: Pro
     if need > free:
         raise CipherwardError(
             f"the sealed sets and their copies need {size(need)} and {size(free)} are free",
-            "free some space",
+            f"free {size(need - free)} more",
         )
     left_out = sum(_seal_one(place, sealing, progress_bar) for sealing in sealings)
     if left_out:

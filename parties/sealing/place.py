@@ -28,6 +28,7 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_text
 from crypto.key import SecretKey
 from crypto.keyfile import read_key
+from crypto.ownership import require_own_file, require_own_folder
 from crypto.sets.dataset import SealedDataset
 from parties.sources.catalog import Selection
 from parties.sources.reading import Reading
@@ -117,7 +118,9 @@ class Place:
         folder = Path(folder).resolve()
         if not (folder / SETTINGS_FILE).is_file():
             raise _no_settings(folder)
-        values = read_yaml(folder / SETTINGS_FILE, "party file")
+        require_own_folder(folder)
+        settings_file = folder / SETTINGS_FILE
+        values = read_yaml(settings_file, "party file", functools.partial(require_own_file, settings_file))
         return cls(folder, build(PlaceSettings, values, str(folder / SETTINGS_FILE)))
 
     @classmethod
@@ -131,6 +134,7 @@ class Place:
         """Write party.yaml. An existing one is replaced."""
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            require_own_folder(self.folder)
         text = dump_yaml(self.settings.model_dump(mode="json"))
         lines = []
         for line in text.splitlines():

@@ -18,7 +18,6 @@ usable key is in place (`Place.key` says why), so that no command works on half 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from coordinator.exchange.audit.control_sets import MAY_BE_HIDDEN
+from coordinator.report.wording import size
 from crypto.arrays import Int64Array, Rows, UInt8Array
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, drop_temporaries, folder_lock, read_json, write_json
@@ -228,10 +228,8 @@ def _check_room(place: Place, sets: dict[str, SealedDataset], has_begun: bool) -
     missing = [s for s in sets.values() if not (folder / s.folder.name / "manifest.json").exists()]
     need = sum(int(shard["bytes"]) for s in missing for shard in s.manifest["shards"])
     if need > (free := shutil.disk_usage(place.folder).free):
-        # Rounded apart, so that the two never read the same.
         raise CipherwardError(
-            f"the new sets need {math.ceil(need / 1e6)} MB and {math.floor(free / 1e6)} MB are free",
-            "free some space",
+            f"the new sets need {size(need)} and {size(free)} are free", f"free {size(need - free)} more"
         )
 
 

@@ -32,7 +32,15 @@ from coordinator.exchange.secure_sum import settings_text
 from coordinator.exchange.settings import build
 from coordinator.exchange.statement import SPLITS
 from crypto.errors import CipherwardError
-from crypto.files import append_line, cut_torn_line, disk_errors, hold_file, parse_json, read_every_line
+from crypto.files import (
+    append_line,
+    cut_torn_line,
+    disk_errors,
+    hold_file,
+    open_lock,
+    parse_json,
+    read_every_line,
+)
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
 from parties.training.policy import (
@@ -288,7 +296,7 @@ def _charge(place: Place, request: Request) -> str:
         folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{policy.study}-{policy.digest[:16]}.jsonl"
     # The lock is waited for: a second message must be counted, and not refused.
-    with open(folder / ".lock", "w") as lock:
+    with open_lock(folder / ".lock") as lock:
         hold_file(lock, folder)
         cut_torn_line(path)  # it was not answered
         answered, damaged = _answered(path, split)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crypto.errors import CipherwardError
-from crypto.files import append_line, cut_torn_line, disk_errors, hold_file, read_every_line
+from crypto.files import append_line, cut_torn_line, hold_file, open_lock, read_every_line
 from parties.sealing.place import Place
 from parties.training.privacy_accounting import Mechanism, total_epsilon
 
@@ -145,9 +145,7 @@ class PrivacyLedger:
     def _lock(self) -> Iterator[None]:
         # Waited for: two studies may charge at once, and neither must be lost.
         lock_path = self.path.with_name(".privacy.lock")
-        with disk_errors(lock_path):
-            lock = open(lock_path, "w")  # noqa: SIM115 - disk_errors is for opening it only
-        with lock:
+        with open_lock(lock_path) as lock:
             hold_file(lock, self.path.parent)
             yield
 

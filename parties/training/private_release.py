@@ -19,7 +19,7 @@ import numpy as np
 
 from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, hold_file, write_bytes
+from crypto.files import disk_errors, hold_file, open_lock, write_bytes
 from parties.sealing.place import Place
 from parties.training.guard import Request, refuse
 from parties.training.patients import read_units
@@ -47,11 +47,10 @@ def release_once(place: Place, request: Request, train: Callable[[PrivateRound],
     folder = place.private / "released" / f"{policy.study}-{policy.digest[:16]}"
     with disk_errors(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115 - disk_errors is for opening it only
     path = folder / f"{round_:05d}-{request.name[:32]}.npy"
     ledger, name = PrivacyLedger(place), f"{policy.digest[:16]}-{request.name}"
     # Waited for: a second run that asks the same gets the same reply, and not a second one under the same charge.
-    with lock:
+    with open_lock(folder / ".lock") as lock:
         hold_file(lock, folder)
         words = _read_words(path)
         if words is None:

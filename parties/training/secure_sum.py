@@ -43,7 +43,7 @@ from coordinator.exchange.secure_sum import (
 from coordinator.exchange.wire import apply_reply, decode
 from crypto.arrays import AnyArray, Float32Array, UInt32Array
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, hold_file, read_json, write_atomic
+from crypto.files import disk_errors, hold_file, open_lock, read_json, write_atomic
 from crypto.identity import Identity
 from crypto.secure_sum.member import Member
 from crypto.secure_sum.transcript import RoundId, RoundKeys
@@ -78,8 +78,7 @@ class SumStore:
         """Hold the state for this process; others wait."""
         with disk_errors(self._folder):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle = open(self._folder / ".lock", "w")  # noqa: SIM115 - closed below, after the lock's use
-        with handle:
+        with open_lock(self._folder / ".lock") as handle:
             hold_file(handle, self._folder)
             yield
 

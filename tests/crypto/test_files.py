@@ -9,7 +9,14 @@ import pytest
 
 from coordinator.exchange.audit.scores_file import read_scores
 from crypto.errors import CipherwardError
-from crypto.files import cut_torn_line, read_every_line, read_json, require_replaceable, write_text
+from crypto.files import (
+    cut_torn_line,
+    disk_errors,
+    read_every_line,
+    read_json,
+    require_replaceable,
+    write_text,
+)
 from crypto.sets.dataset import SealedDataset
 from crypto.unlock import private_text
 
@@ -119,3 +126,17 @@ def test_every_line_of_a_journal_is_read_and_a_torn_end_is_cut(tmp_path: Path) -
     path.write_bytes(b'{"a": 1}')
     cut_torn_line(path)
     assert read_every_line(path) == [{"a": 1}] and path.read_bytes() == b'{"a": 1}'
+
+
+def test_a_file_or_a_dead_link_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    """A folder that exists was said to be missing, and its user told to make it."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for path, made, message in (
+        (tmp_path / "file", tmp_path / "file" / "cloud", "file is a file, not a folder"),
+        (tmp_path / "file" / "a" / "b", tmp_path / "file" / "a" / "b", "file is a file, not a folder"),
+        (tmp_path / "link", tmp_path / "link", "link is a link that leads nowhere"),
+    ):
+        with pytest.raises(CipherwardError) as refused, disk_errors(path):
+            made.mkdir(parents=True, exist_ok=True)
+        assert str(refused.value.message) == f"{tmp_path}/{message}"

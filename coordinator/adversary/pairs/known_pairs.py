@@ -101,7 +101,7 @@ def solve_substitution(plain: Images, sealed: Images) -> RecoveredLevels | None:
     counts = np.zeros((channels, _LEVELS, _LEVELS), bool)  # by colour, sealed and plain level
     for c in range(channels):
         counts[c, sealed[..., c].ravel(), plain[..., c].ravel()] = True
-    together: BoolArray = counts.any(0)
+    together: BoolArray = np.asarray(counts.any(0))
     if _is_substitution(together):
         counts = np.broadcast_to(together, counts.shape)
     elif not all(_is_substitution(each) for each in counts):

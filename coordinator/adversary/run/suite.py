@@ -45,7 +45,7 @@ from coordinator.exchange.audit.guesses import (
 from coordinator.exchange.audit.suite2 import SUITE
 from coordinator.exchange.time_left import Countdown
 from crypto.errors import CipherwardError, unknown
-from crypto.files import append_line, disk_errors, folder_lock, read_lines, sha256_file
+from crypto.files import append_line, disk_errors, folder_lock, read_lines, sha256_file, write_text
 from crypto.plural import counted
 from crypto.sets.dataset import SealedDataset
 
@@ -251,10 +251,16 @@ def _summary(cell: Cell, guess: StoredGuess) -> str:
 
 def _resume(journal: Path, identity: str, out: Path) -> dict[str, StoredGuess]:
     """Return the guesses of an interrupted run of the same audit whose files are whole. Failed cells run again."""
-    if not journal.exists():
-        append_line(journal, identity)
+    lines = read_lines(journal)
+    if not lines:  # there is none; or a full disk or a power cut left nothing of it
+        write_text(journal, f"{identity}\n")
         return {}
-    first, *entries = read_lines(journal) or [None]
+    first, *entries = lines
+    if isinstance(first, dict):
+        raise CipherwardError(
+            f"{journal} is damaged: its first line, which says whose guesses these are, is missing",
+            f"remove {out}, and run the same command again",
+        )
     if first != json.loads(identity):
         raise CipherwardError(
             f"{out} holds another, unfinished audit", "choose another --out, or remove it"

@@ -12,6 +12,7 @@ from pathlib import Path
 from coordinator.exchange.quiet import QUIET, without_proxies
 from coordinator.study.flower_run import SECRET_PREFIXES, own_error
 from crypto.errors import CipherwardError
+from crypto.files import open_log
 
 _PROGRAM = "from coordinator.study.processes.federate import main; main()"
 #: Seconds between two looks at the program.
@@ -40,7 +41,7 @@ def run_processes(
     } | QUIET
     words = [sys.executable, "-c", _PROGRAM, str(study), "--workers", str(workers)]
     deadline = time.monotonic() + timeout_s
-    with open(log_file, "ab") as sink:
+    with open_log(log_file) as sink:
         # All results are on disk, each written whole, so it can be killed. Its own children die with it.
         running = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment

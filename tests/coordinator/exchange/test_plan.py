@@ -69,6 +69,13 @@ def test_an_error_says_what_is_wrong_with_a_plan(tmp_path: Path) -> None:
     assert "counts: the phantom needs" in refusal(tmp_path, counts=[9, 9, 1])
     assert "no weights file at" in refusal(tmp_path, weights="/nowhere/w.safetensors")
     assert "the folder source needs images" in refusal(tmp_path, source="folder")
+    unread = refusal(
+        tmp_path, images="/my/images"
+    )  # a study of drawn images would be taken for one of these
+    assert (
+        "the phantom source draws its images, and would not read /my/images | --set source=folder" in unread
+    )
+    assert "would not read /my/labels.csv" in refusal(tmp_path, labels="/my/labels.csv")
     assert "rounds: " in refusal(tmp_path, rounds="many")
     assert "lr: " in refusal(tmp_path, lr=-1)
 

@@ -98,6 +98,7 @@ def test_a_second_run_keeps_frozen_guesses_and_another_is_refused(
 def test_a_killed_run_goes_on(
     sets: list[SealedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cells, "load_compiled", lambda *_: None)  # or it is the first call in a process
     calls: list[int] = []
     real = ATTACKS["pooled_key_recovery"].attack
 
@@ -121,6 +122,24 @@ def test_a_killed_run_goes_on(
     monkeypatch.undo()
     suite.run_suite(sets, tmp_path / "straight", SETTINGS)
     assert guess_files(tmp_path / "g") == guess_files(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("left", [b"", b'["cipherward.gue', b"\0" * 400, b"\xff\xfe\xc3"])
+def test_a_journal_of_which_nothing_is_left_is_begun_anew(
+    sets: list[SealedDataset], tmp_path: Path, left: bytes
+) -> None:
+    """A full disk or a power cut leaves it so; the folder was said to hold another audit."""
+    (tmp_path / "progress.jsonl").write_bytes(left)
+    suite.run_suite(sets, tmp_path, replace(SETTINGS, attacks=["as_is"]))
+    assert (tmp_path / "guesses.json").exists() and not (tmp_path / "progress.jsonl").exists()
+
+
+def test_a_journal_whose_first_line_is_lost_is_named(sets: list[SealedDataset], tmp_path: Path) -> None:
+    (tmp_path / "progress.jsonl").write_text(
+        '["cipherward.gue\n{"place": "draw-0/as_is-0001.safetensors"}\n'
+    )
+    with pytest.raises(CipherwardError, match=r"progress\.jsonl is damaged: its first line"):
+        suite.run_suite(sets, tmp_path, replace(SETTINGS, attacks=["as_is"]))
 
 
 def test_a_crash_tells_no_folder_of_the_machine(
