@@ -7,7 +7,9 @@ graph orders the levels (spectral seriation: Atkins, Boman, Hendrickson 1998), a
 ranks at once, in rounds, by those that they neighbour.
 
 The order is found up to the negative. Ranks are spread over the gray scale evenly: where pictures use all levels,
-that is exact. The fit is measured on images that were held back, or on the half of a single one.
+that is exact. Two fits say whether to believe it: how much neighbouring pixels agree in images that were held back,
+or in the half of a single one; and whether the gray scale holds together. Where pictures have few edges between two
+parts of it, as made scans of a bright skull and a dark brain have, the parts may be the wrong way round.
 """
 
 from __future__ import annotations
@@ -40,6 +42,15 @@ _LEAST_SIDE = 8
 #: Least agreement of what was held back.
 _LEAST_FIT = 0.5
 _FIT = "the correlation of neighbouring pixels in images that the table was not sought in"
+#: Levels that are looked at on either side of a place of the gray scale, and the share at either end that is not.
+#: Set once by hand; no measurement is recorded.
+_REACH, _END = 12, 1 / 32
+#: Least of how much levels neighbour each other at the weakest place of the gray scale, of what is usual. Measured on
+#: 160 pools of eight kinds of pictures: of the pools of 5 and more that opened at an SSIM of .9 or more two were below
+#: this; of the 20 of phantoms, none of which opened, three quarters were.
+_LEAST_LINK = 0.25
+_LINK = 0.25
+_LINK = "how much levels neighbour each other at the weakest place of the gray scale, of what is usual"
 
 
 def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> RecoveredLevels | None:
@@ -69,7 +80,9 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     agreement = agreements[is_own]
     if agreement < as_it_is + _GAIN:
         return None
-    return RecoveredLevels(_tables(images, is_own), (Fit(agreement, _LEAST_FIT, _FIT),))
+    link = min(_weakest_link(neighbour_counts(part)) for part in _parts(images, is_own))
+    fits = (Fit(agreement, _LEAST_FIT, _FIT), Fit(link, _LEAST_LINK, _LINK))
+    return RecoveredLevels(_tables(images, is_own), fits)
 
 
 def _halves(images: Images) -> tuple[Images, Images]:
@@ -87,9 +100,7 @@ def _tables(images: Images, is_own: bool) -> UInt8Array:
     The tables make the images dark; own ones have the signs under which colours rise and fall together.
     """
     channels = images.shape[3]
-    planes = np.moveaxis(images, 3, 0)  # [c, n, h, w]
-    parts = list(planes) if is_own else [planes.reshape(-1, *images.shape[1:3])]
-    tables = np.stack([_table(neighbour_counts(part)) for part in parts])
+    tables = np.stack([_table(neighbour_counts(part)) for part in _parts(images, is_own)])
     tables = np.repeat(tables, channels // len(tables), 0)
     opened = open_levels(images, tables).astype(np.float64)
     centred = opened - opened.mean((1, 2), keepdims=True)
@@ -100,6 +111,12 @@ def _tables(images: Images, is_own: bool) -> UInt8Array:
     if opened.mean() > 127.5:
         tables = 255 - tables
     return tables
+
+
+def _parts(images: Images, is_own: bool) -> list[UInt8Array]:
+    """Return the gray pictures that share a table, uint8 [n, h, w] each: all colours, or each by itself."""
+    planes = np.moveaxis(images, 3, 0)  # [c, n, h, w]
+    return list(planes) if is_own else [planes.reshape(-1, *images.shape[1:3])]
 
 
 def neighbour_counts(planes: UInt8Array) -> Int64Array:
@@ -120,15 +137,42 @@ def _table(counts: Int64Array) -> UInt8Array:
     Args:
         counts: int64 [256, 256], from `neighbour_counts`.
     """
-    graph = counts.astype(np.float64)
-    np.fill_diagonal(graph, 0.0)
-    used = np.flatnonzero(graph.any(0))
+    used, graph = _graph(counts)
     table = np.full(LEVELS, LEVELS // 2, np.uint8)
     if len(used) < 2:
         return table
-    ranks = order_levels(graph[np.ix_(used, used)])
+    ranks = order_levels(graph)
     table[used] = np.round(ranks * (LEVELS - 1) / (len(used) - 1)).astype(np.uint8)
     return table
+
+
+def _graph(counts: Int64Array) -> tuple[Int64Array, Float64Array]:
+    """Return the levels that have neighbours, int64 [L], and how often two of them are, float64 [L, L]."""
+    graph = counts.astype(np.float64)
+    np.fill_diagonal(graph, 0.0)
+    used = np.flatnonzero(graph.any(0))
+    return used, graph[np.ix_(used, used)]
+
+
+def _weakest_link(counts: Int64Array) -> float:
+    """Return how much levels on either side of the weakest place of the gray scale are neighbours.
+
+    It is a part of what is usual over all places; 0 if there are few levels.
+
+    Args:
+        counts: int64 [256, 256], from `neighbour_counts`.
+    """
+    used, graph = _graph(counts)
+    end = max(4, int(len(used) * _END))
+    if len(used) < 3 * end:
+        return 0.0
+    order = np.argsort(order_levels(graph))
+    graph = graph[np.ix_(order, order)]
+    links = []
+    for place in range(end, len(used) - end):
+        before, after = slice(max(0, place - _REACH), place), slice(place, place + _REACH)
+        links.append(graph[before, after].sum() / np.sqrt(graph[before].sum() * graph[after].sum()))
+    return float(np.min(links) / max(np.median(links), 1e-9))
 
 
 def order_levels(graph: Float64Array) -> Int64Array:
