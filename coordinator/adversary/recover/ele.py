@@ -25,7 +25,11 @@ from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
 from coordinator.adversary.puzzle.assembly import LEAST_SEAM_FIT, SEAM_FIT, assemble, places_of, seam_fit
 from coordinator.adversary.puzzle.seams import block_sides, seam_costs
 from coordinator.adversary.recover import etc
-from coordinator.adversary.recover.ele_large_blocks import find_nibbles, lay_out_large_blocks
+from coordinator.adversary.recover.ele_large_blocks import (
+    MOST_LARGE_NIBBLES,
+    find_nibbles,
+    lay_out_large_blocks,
+)
 from coordinator.adversary.recover.half_opened import HalfOpened
 from coordinator.adversary.recover.le import (
     MOST_NIBBLES,
@@ -78,7 +82,9 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     block, is_tied = pool.spec.block, pool.spec.options["mask"] == "tied"
     if len(pool_rows) < LEAST_IMAGES:
         return None
-    rows = evenly_spaced(pool_rows, max(LEAST_IMAGES, MOST_NIBBLES // (2 * height * width * channels)))
+    is_large = block**2 * channels > MOST_SEARCHED
+    most = (MOST_LARGE_NIBBLES if is_large else MOST_NIBBLES) // (2 * height * width * channels)
+    rows = evenly_spaced(pool_rows, max(LEAST_IMAGES, most))
     notes = [f"from {len(rows)} of {len(pool_rows)} images"] if len(rows) < len(pool_rows) else []
     signed = signed_nibbles(pool.images(rows), block)
     signed = signed.reshape(len(rows), -1, signed.shape[-1])  # [n, N, 2V]
@@ -89,7 +95,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         notes.append(f"{unidentified} of {len(nibbles)} blocks tell nothing")
     inside = _sealing_table(shape, block, nibbles, None).inverse()
     large = None
-    if block**2 * channels > MOST_SEARCHED:
+    if is_large:
         coarse = HalfOpened(pool, describe("block_pixel", shape, block), inside, is_coarse=True)
         large = lay_out_large_blocks(coarse, rows, signed, nibbles, time_left)
     if large is not None:

@@ -7,8 +7,9 @@ others are noise to a search for places.
 
 Which nibbles are high, and their relative signs, depend on no layout. High nibbles alone are values in steps of 16,
 in an order and with a mask of their own in every block. That is block_pixel, whose recovery (block_pixel.py) lays
-values out by robust distances, beside those of the neighbouring blocks. The low nibbles are matched last, by the
-correlations of neighbouring values in all blocks of this very pool.
+values out by robust distances, beside those of the neighbouring blocks. The low nibbles are matched then, by the
+correlations of neighbouring values in all blocks of this very pool. Whole values are finer than steps of 16, and are
+assigned to their cells once more by what surrounds each (values/surroundings.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from coordinator.adversary.contract import Recovered
 from coordinator.adversary.recover import block_pixel
 from coordinator.adversary.recover.half_opened import HalfOpened
+from coordinator.adversary.sampling import evenly_spaced
 from coordinator.adversary.time_budget import TimeLeft
 from coordinator.adversary.values.constant_planes import with_dark_constants
 from coordinator.adversary.values.nibble_identification import rematch_low_nibbles
@@ -28,7 +30,15 @@ from coordinator.adversary.values.nibble_statistics import (
     is_beyond_noise,
 )
 from coordinator.adversary.values.nibbles import Nibbles
-from crypto.arrays import Float32Array, Rows
+from coordinator.adversary.values.surroundings import assign_by_surroundings
+from crypto.arrays import Float32Array, Int64Array, Rows
+from crypto.kernels.blocks import from_blocks
+from crypto.spec import SchemeSpec
+
+#: Nibbles of all images together that are used: 400 MB of float32. Set once by hand; no measurement is recorded.
+MOST_LARGE_NIBBLES = 100_000_000
+#: Images by which whole values are assigned. Set once by hand; no measurement is recorded.
+_ASSIGNED_IMAGES = 100
 
 
 def find_nibbles(signed: Float32Array) -> Nibbles | None:
@@ -79,7 +89,8 @@ def lay_out_large_blocks(
             nibbles, solved.parts["K2"], solved.parts["mask"].astype(bool), strict=True
         )
     ]
-    return solved, _match_low_nibbles(laid_out, signed, time_left)
+    matched = _match_low_nibbles(laid_out, signed, time_left)
+    return solved, _assign_whole_values(matched, signed, solved.parts["K1"], coarse.spec, time_left)
 
 
 def _match_low_nibbles(nibbles: list[Nibbles], signed: Float32Array, time_left: TimeLeft) -> list[Nibbles]:
@@ -97,3 +108,29 @@ def _match_low_nibbles(nibbles: list[Nibbles], signed: Float32Array, time_left: 
             rematched = rematch_low_nibbles(block, signed[:, k], template)
             matched[k] = with_dark_constants(rematched, signed[0, k], varies)
     return matched
+
+
+def _assign_whole_values(
+    nibbles: list[Nibbles], signed: Float32Array, order: Int64Array, spec: SchemeSpec, time_left: TimeLeft
+) -> list[Nibbles]:
+    """Return the nibbles of every block, with all values assigned to the cells that suit what surrounds them.
+
+    Args:
+        nibbles: The nibbles of every sealed block, by plain value.
+        signed: float32 [n, N, 2V], the signed nibbles of all blocks.
+        order: int64 [N], the place of each sealed block.
+        spec: The shape of the images and the side of a block.
+        time_left: Asked between passes.
+    """
+    height, width, channels = spec.image_shape
+    sample = evenly_spaced(np.arange(len(signed)), _ASSIGNED_IMAGES)
+    values = np.stack([each.to_values(signed[sample, k]) for k, each in enumerate(nibbles)], 1)  # [n, N, V]
+    bytes_ = np.clip(np.round(values + 127.5), 0, 255).astype(np.uint8)
+    pictures = from_blocks(
+        bytes_[:, np.argsort(order)].reshape(len(sample), len(nibbles), -1, channels), height, width
+    )
+    places = np.tile(np.arange(values.shape[2]).reshape(-1, channels), (len(nibbles), 1, 1))  # [N, S, c]
+    for c in range(channels):
+        picture = np.ascontiguousarray(pictures[..., c].transpose(1, 2, 0))
+        places[..., c] = assign_by_surroundings(picture, spec.block, time_left)[order] * channels + c
+    return [each.permuted(places[k].ravel()) for k, each in enumerate(nibbles)]
