@@ -29,8 +29,9 @@ from coordinator.report.records import Report, ReportDraw, Training, WrongKeys
 from coordinator.report.repeat import mends, repeat_commands
 from coordinator.report.rows import Row, rows_of
 from coordinator.report.verdict_text import attacked_by, headline, linkability, reasons, second_look
-from coordinator.report.wording import images, percent, power, score, seconds, size
+from coordinator.report.wording import images, percent, power, score, seconds
 from crypto.arrays import Images, UInt8Array
+from crypto.byte_size import size
 from crypto.plural import counted
 from crypto.printable import visible
 

@@ -39,18 +39,6 @@ def seconds(value: float | None) -> str:
     return f"{rounded // 3600} h {rounded % 3600 // 60:02} min"
 
 
-def size(value: float | None) -> str:
-    """Return bytes in powers of 1000: 12.3 MB."""
-    if value is None:
-        return "–"
-    scaled, units = value, ["B", "kB", "MB", "GB", "TB"]
-    while scaled >= 999.5 and len(units) > 1:
-        scaled /= 1000
-        units.pop(0)
-    digits = 0 if units[0] == "B" or scaled >= 99.95 else 1
-    return f"{scaled:.{digits}f} {units[0]}"
-
-
 def power(bits: float) -> Markup:
     """Return 2 to the power of `bits`, as a superscript that still copies as 2^1511."""
     return Markup('<span class="power">2<span class="hidden">^</span><sup>{}</sup></span>').format(

@@ -159,7 +159,7 @@ def _seal_all(place: Place, sealings: Sequence[Sealing]) -> None:
 
 def _check_disk(place: Place, sealings: Sequence[Sealing]) -> None:
     """Print how much disk the missing sets need. Raises CipherwardError if that much is not free."""
-    from coordinator.report.wording import size
+    from crypto.byte_size import size
     from parties.sealing.seal import disk_needed, disk_of_copies
 
     missing = [s for s in sealings if not (place.sealed_folder(s.name) / "manifest.json").exists()]

@@ -43,7 +43,7 @@ from coordinator.report.build import build_report
 from coordinator.report.page import render
 from coordinator.report.records import Report
 from coordinator.report.report_file import read_report
-from coordinator.report.wording import size
+from crypto.byte_size import size
 from crypto.errors import CipherwardError
 from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_text
 from crypto.identity import PublicIdentity

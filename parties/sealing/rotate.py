@@ -29,8 +29,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from coordinator.exchange.audit.control_sets import MAY_BE_HIDDEN
-from coordinator.report.wording import size
 from crypto.arrays import Int64Array, Rows, UInt8Array
+from crypto.byte_size import size
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, drop_temporaries, folder_lock, read_json, write_json
 from crypto.key import SecretKey
