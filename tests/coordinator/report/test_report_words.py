@@ -20,14 +20,6 @@ def test_seconds(value: float | None, said: str) -> None:
     assert words.seconds(value) == said
 
 
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [(0, "0 B"), (999, "999 B"), (12_340_000, "12.3 MB"), (999_960, "1.0 MB"), (4e15, "4000 TB")],
-)
-def test_sizes(value: float, said: str) -> None:
-    assert words.size(value) == said
-
-
 def test_small_words() -> None:
     assert words.percent(0.982) == "98.2 %"
     assert words.percent(1.0) == "100 %"
