@@ -63,11 +63,6 @@ _ENDS = (
     "each other: low nibbles are taken for high ones."
 )
 _SIDES = "Sides that are all 0 or all 255 fit many others. Larger pools add sides that are not."
-_LARGE = (
-    "Blocks of more than 64 values are laid out roughly, by distances: the pictures are blurred. Layouts by "
-    "correlations were tried on single blocks: they come no nearer on MRI, and lose colours on tissue. The search "
-    "that places small blocks exactly takes time as the cube of their values."
-)
 _SCANS = "Many blocks are partly black in every image, and black values have no place. Both ways to lay out fail."
 _NOT_THE_BORDER = (
     "Not found. Blocks stay in their places under this scheme, so that the black border does not explain it. Few "
@@ -84,16 +79,6 @@ _DARK_NIBBLES = (
     "correlate with none, and half of those that are taken for high ones are low ones. No mask confirms a block that "
     "is mostly black; bright blocks are confirmed. Larger pools were not measured."
 )
-_DARK_VALUES = (
-    "All signs of the blocks looked at were right. The darker a block is, the fewer of its values are in their "
-    "places: black values have none, and those beside them are nearly alike. Layouts by correlations are right in "
-    "bright blocks, where those by distances are not, but no better in dark ones; the pool's key is taken whole from "
-    "one of the two."
-)
-_LARGE_NIBBLES = (
-    "Values of blocks of this size are laid out roughly, by their high nibbles: the pictures are blurred, and named. "
-    "No mask confirms such a block, and 500 images make them hardly less blurred."
-)
 #: Why a scheme misses its target on a kind of picture ("" for all schemes, or all kinds), and what was tried.
 TRIED: dict[tuple[str, str], str] = {
     ("pe", "tissue 224"): _STATES,
@@ -102,15 +87,11 @@ TRIED: dict[tuple[str, str], str] = {
     ("pe", "near gray 32"): _ALIKE,
     ("block_pixel_shuffle", "mri 64"): _DARK_BLOCKS,
     ("value_shuffle", "mri 64"): _DARK_BLOCKS,
-    ("ele", "mri 224"): _LARGE_NIBBLES,
     ("ele", "mri 64"): _DARK_NIBBLES,
-    ("block_pixel", "mri 64"): _DARK_VALUES,
     ("pe", "phantoms 64"): _NOT_THE_BORDER,
     ("etc", "saturated 32"): _SIDES,
     ("le", "saturated 32"): _ENDS,
     ("ele", "saturated 32"): _ENDS,
-    ("block_pixel", "mri 224"): _LARGE,
-    ("block_pixel", "tissue 224"): _LARGE,
     ("block_pixel", "phantoms 64"): _SCANS,
     ("", "tissue 32 coarse"): _COARSE,
     ("", "near gray 32"): _ALIKE,
