@@ -68,7 +68,7 @@ class Refined:
 
 
 def refine_in_rounds(pool: Ciphertexts, rows: Rows, parts: Parts, time_left: TimeLeft) -> Refined:
-    """Return a key of block_pixel that opens the pool at least as well, by steps 1 and 2.
+    """Return a key of block_pixel that brings neighbouring pixels nearer, by steps 1 and 2, or the same one.
 
     Args:
         pool: Sealed images under one key.
@@ -79,12 +79,11 @@ def refine_in_rounds(pool: Ciphertexts, rows: Rows, parts: Parts, time_left: Tim
     algorithm = load(pool.spec).algorithm
     assert isinstance(algorithm, BlockPixel)
     sealed = pool.images(evenly_spaced(rows, _IMAGES))
-    varies = (
-        to_blocks(np.ptp(pool.images(rows), axis=0)[None], pool.spec.block)[0].reshape(parts["K2"].shape)
-        > 0
-    )
-    best = Refined(_assigned(sealed, pool.spec, parts, time_left), ())
-    apart = _step_size(apply(algorithm.table(best.parts).inverse(), sealed))
+    ranges = to_blocks(np.ptp(pool.images(rows), axis=0)[None], pool.spec.block)[0]
+    varies = ranges.reshape(parts["K2"].shape) > 0
+    candidates = (_assigned(sealed, pool.spec, parts, time_left), parts)
+    steps = [_step_size(apply(algorithm.table(each).inverse(), sealed)) for each in candidates]
+    best, apart = Refined(candidates[int(np.argmin(steps))], ()), min(steps)
     for _ in range(_ROUNDS):
         known = Insides(best.parts["K2"], best.parts["mask"].astype(bool), varies)
         solution = set_upright(pool, rows, known, time_left) if time_left() else None

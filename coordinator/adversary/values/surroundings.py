@@ -45,7 +45,7 @@ def assign_by_surroundings(picture: UInt8Array, block: int, time_left: TimeLeft 
     Args:
         picture: uint8 [h, w, n], one component of n opened pictures, whose blocks are in their places.
         block: The block side in pixels.
-        time_left: Asked before every pass. When it returns False, what was found so far is returned.
+        time_left: Asked before every block. When it returns False, what was found so far is returned.
 
     Returns:
         For each block in reading order, the cell where the values of each of its cells belong: a permutation.
@@ -54,11 +54,13 @@ def assign_by_surroundings(picture: UInt8Array, block: int, time_left: TimeLeft 
     grid = (height // block, width // block)
     moved = np.tile(np.arange(block * block), (grid[0] * grid[1], 1))
     for spread, reach, most in _PASSES:
-        if spread > _WIDEST * block > 0.5 or not time_left():
+        if spread > _WIDEST * block > 0.5:
             continue
         sample = evenly_spaced(np.arange(images), most)
         seen = _laid_out(picture[:, :, sample], moved, block)
         for at in range(len(moved)):
+            if not time_left():
+                return moved
             corner = (block * (at // grid[1]), block * (at % grid[1]))
             own = tuple(slice(start, start + block) for start in corner)
             values = seen[own].reshape(block * block, -1)

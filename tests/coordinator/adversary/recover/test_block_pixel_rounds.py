@@ -13,6 +13,7 @@ from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Images, Parts
 from crypto.scheme import load
 from tests.support.pictures import fields, sealed_pool, share, smooth
+from tests.support.textbook_ciphers import noise
 
 
 def opened(pool: MemoryPool, parts: Parts) -> Images:
@@ -87,3 +88,15 @@ def test_out_of_time_a_whole_key_comes_back(limit: int) -> None:
     )
     assert sorted(refined.parts["K1"]) == list(range(4))
     assert (np.sort(refined.parts["K2"], axis=1) == np.arange(64)).all()
+
+
+@pytest.mark.parametrize("plain", [noise((20, 16, 16, 1)), fields(20, 16, 16, seed=3)])
+def test_neighbouring_pixels_never_come_apart(plain: Images) -> None:
+    pool, parts = sealed_pool("block_pixel", plain, 8)
+
+    def steps(key: Parts) -> float:
+        images = opened(pool, key).astype(float)
+        return float(np.mean([np.log1p(abs(np.diff(images, axis=axis))).mean() for axis in (1, 2)]))
+
+    for start in (parts, rough_parts(parts, 1, seed=1)):
+        assert steps(refine_in_rounds(pool, np.arange(20), start, always).parts) <= steps(start) + 1e-9
