@@ -77,6 +77,7 @@ def test_patients_count_in_a_budget_for_images(place: Place) -> None:
     assert accept(place, private("patient", "t2"), budget_epsilon=30.0).unit == "image"
 
 
+@pytest.mark.long
 def test_what_was_spent_on_images_bounds_no_patient(place: Place) -> None:
     ledger = PrivacyLedger(place)
     ledger.charge(CHARGE, Budget(0.0, 0.0), 0)

@@ -191,6 +191,7 @@ def test_a_budget_outlives_a_study_and_only_the_hospital_raises_it(places: list[
     assert propose(place, plan(study="third"), budget_epsilon=0.0).budget_epsilon == 0.0
 
 
+@pytest.mark.long
 def test_a_budget_can_be_raised_within_a_study_and_keeps_the_other_limits(places: list[Place]) -> None:
     place = places[0]
     manifest = agree(places, private_plan())
