@@ -52,6 +52,7 @@ from coordinator.adversary.values.colour_block_layout import (
     split_components,
 )
 from coordinator.adversary.values.value_distances import relative_signs, value_distances
+from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Rows, UInt8Array
 from crypto.kernels.blocks import to_blocks
 from crypto.kernels.executors import apply
@@ -97,7 +98,8 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         return unmoved(spec.image_shape, spec.block, note)
     rows = random_rows(pool_rows, _IMAGES)
     notes = [f"from {len(rows)} of {len(pool_rows)} images"] if len(rows) < len(pool_rows) else []
-    sealed = to_blocks(pool.images(rows), spec.block)  # [n, N, S, c]
+    read = MemoryPool(spec, pool.images(rows))
+    sealed = to_blocks(read.sealed, spec.block)  # [n, N, S, c]
     values = np.ascontiguousarray(sealed.reshape(*sealed.shape[:2], -1).transpose(1, 2, 0))
     folded = np.minimum(sealed, 255 - sealed).reshape(*sealed.shape[:2], -1)  # no mask changes this
     if not np.ptp(values, axis=2).any() or (
@@ -106,20 +108,20 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         return None
     small = None
     if spec.block > 1 and size <= MOST_SMALL_VALUES and len(pool_rows) >= LEAST_SMALL_IMAGES:
-        small = recover_small_blocks(pool, pool_rows, time_left)
+        small = recover_small_blocks(pool, pool_rows, read, time_left)
         if small is not None and not any(fit.is_poor for fit in small.fits):
             return small
-    by_distances = _recover_by_distances(pool, rows, values, tuple(notes), time_left)
+    by_distances = _recover_by_distances(read, values, tuple(notes), time_left)
     if small is None:
         return by_distances
-    opened = pool.images(rows[:_JUDGED_IMAGES])
+    opened = read.sealed[:_JUDGED_IMAGES]
     return max(small, by_distances, key=lambda key: neighbour_agreement(apply(key.table, opened)))
 
 
 def _recover_by_distances(
-    pool: Ciphertexts, rows: Rows, values: UInt8Array, notes: tuple[str, ...], time_left: TimeLeft
+    pool: MemoryPool, values: UInt8Array, notes: tuple[str, ...], time_left: TimeLeft
 ) -> Recovered:
-    """Recover the key by steps 1 to 6, from values uint8 [N, V, n] of the images in these rows."""
+    """Recover the key by steps 1 to 6, from images and their values uint8 [N, V, n]."""
     spec = pool.spec
     algorithm = load(spec).algorithm
     assert isinstance(algorithm, BlockPixel)
@@ -130,7 +132,7 @@ def _recover_by_distances(
     distances = block_distances(blocks.values, spec.block * spec.image_shape[2], time_left)
     grid = order_blocks(distances, solved.grid, time_left)
     blocks = refine_beside_neighbours(blocks, grid, time_left)
-    parts = refine_in_rounds(pool, rows, key_parts(blocks, grid), time_left).parts
+    parts = refine_in_rounds(pool, key_parts(blocks, grid), time_left).parts
     if grid.size > 1:
         laid_out = np.argsort(parts["K1"]).reshape(grid.shape)
         fits = (Fit(adjacency_fit(distances, laid_out), _LEAST_FIT, _FIT),)

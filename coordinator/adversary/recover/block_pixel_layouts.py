@@ -33,6 +33,7 @@ from coordinator.adversary.values.constant_planes import constant_planes
 from coordinator.adversary.values.layout_fit import LAYOUT_FIT, LEAST_LAYOUT_FIT, LayoutSearch
 from coordinator.adversary.values.nibble_statistics import consistent_signs, correlations
 from coordinator.adversary.values.value_layout import place_values
+from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import BoolArray, Float32Array, Float64Array, Int64Array, Rows
 from crypto.kernels.blocks import to_blocks
 from crypto.scheme import load
@@ -79,12 +80,15 @@ class _Layouts:
         return float(np.median(known)) if len(known) else 1.0
 
 
-def recover_small_blocks(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovered | None:
+def recover_small_blocks(
+    pool: Ciphertexts, pool_rows: Rows, read: MemoryPool, time_left: TimeLeft
+) -> Recovered | None:
     """Recover K1, K2 and mask.
 
     Args:
         pool: Sealed images under one key.
         pool_rows: int64 [n], the rows that may be used.
+        read: Images of these rows that were read, by which the key is refined.
         time_left: Asked between blocks.
 
     Returns:
@@ -105,7 +109,7 @@ def recover_small_blocks(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft
     better = set_upright(pool, rows, again.insides, time_left) if time_left() else None
     if better is not None and _seam_fit(better) >= _seam_fit(solution):
         layouts, solution = again, better
-    refined = refine_in_rounds(pool, rows, upright_parts(spec, solution, layouts.insides), time_left)
+    refined = refine_in_rounds(read, upright_parts(spec, solution, layouts.insides), time_left)
     fits = (Fit(layouts.median_fit, LEAST_LAYOUT_FIT, f"{LAYOUT_FIT}, median over the blocks"),)
     notes += [] if time_left() else ["truncated: out of time"]
     table = algorithm.table(refined.parts).inverse()

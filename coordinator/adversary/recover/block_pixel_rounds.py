@@ -67,17 +67,17 @@ class Refined:
     fits: tuple[Fit, ...]
 
 
-def refine_in_rounds(pool: Ciphertexts, rows: Rows, parts: Parts, time_left: TimeLeft) -> Refined:
+def refine_in_rounds(pool: Ciphertexts, parts: Parts, time_left: TimeLeft) -> Refined:
     """Return a key of block_pixel that brings neighbouring pixels nearer, by steps 1 and 2, or the same one.
 
     Args:
-        pool: Sealed images under one key.
-        rows: int64 [n], the rows that may be used.
+        pool: Sealed images under one key, all of which are read, and more than once.
         parts: K1, K2 and mask, as found so far.
         time_left: Asked between steps. When it returns False, the best key so far is returned.
     """
     algorithm = load(pool.spec).algorithm
     assert isinstance(algorithm, BlockPixel)
+    rows = np.arange(len(pool))
     sealed = pool.images(evenly_spaced(rows, _IMAGES))
     ranges = to_blocks(np.ptp(pool.images(rows), axis=0)[None], pool.spec.block)[0]
     varies = ranges.reshape(parts["K2"].shape) > 0

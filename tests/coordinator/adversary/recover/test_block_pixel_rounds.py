@@ -45,7 +45,7 @@ def test_values_that_changed_places_are_put_back(channels: int) -> None:
     pool, parts = sealed_pool("block_pixel", plain, 8)
     rough = rough_parts(parts, channels, seed=1)
     before = opened_share(pool, rough, plain)
-    refined = refine_in_rounds(pool, np.arange(60), rough, always)
+    refined = refine_in_rounds(pool, rough, always)
     assert before < 0.6
     assert opened_share(pool, refined.parts, plain) > before + 0.25
 
@@ -56,7 +56,7 @@ def test_blocks_in_a_wrong_place_are_put_back() -> None:
     order = np.arange(16)
     order[[0, 3, 9]] = order[[3, 9, 0]]
     wrong = {**rough_parts(parts, 1, seed=1), "K1": order[parts["K1"]]}
-    refined = refine_in_rounds(pool, np.arange(60), wrong, always)
+    refined = refine_in_rounds(pool, wrong, always)
     assert opened_share(pool, wrong, plain) < 0.6
     assert opened_share(pool, refined.parts, plain) > 0.9
     assert refined.fits and not refined.fits[0].is_poor
@@ -65,7 +65,7 @@ def test_blocks_in_a_wrong_place_are_put_back() -> None:
 def test_a_right_key_stays_right() -> None:
     plain = smooth(60, 32, 32, seed=3)
     pool, parts = sealed_pool("block_pixel", plain, 8)
-    refined = refine_in_rounds(pool, np.arange(60), parts, always)
+    refined = refine_in_rounds(pool, parts, always)
     assert opened_share(pool, refined.parts, plain) > 0.99
 
 
@@ -73,7 +73,7 @@ def test_an_empty_plane_keeps_its_values() -> None:
     plain = fields(60, 32, 32, 3, seed=3)
     plain[..., 1] = 0
     pool, parts = sealed_pool("block_pixel", plain, 8)
-    refined = refine_in_rounds(pool, np.arange(60), rough_parts(parts, 3, seed=1), always)
+    refined = refine_in_rounds(pool, rough_parts(parts, 3, seed=1), always)
     assert not opened(pool, refined.parts)[..., 1].any()
     assert opened_share(pool, refined.parts, plain) > 0.85
 
@@ -83,9 +83,7 @@ def test_out_of_time_a_whole_key_comes_back(limit: int) -> None:
     plain = fields(20, 16, 16, seed=3)
     pool, parts = sealed_pool("block_pixel", plain, 8)
     asked = count()
-    refined = refine_in_rounds(
-        pool, np.arange(20), rough_parts(parts, 1, seed=1), lambda: next(asked) < limit
-    )
+    refined = refine_in_rounds(pool, rough_parts(parts, 1, seed=1), lambda: next(asked) < limit)
     assert sorted(refined.parts["K1"]) == list(range(4))
     assert (np.sort(refined.parts["K2"], axis=1) == np.arange(64)).all()
 
@@ -99,4 +97,4 @@ def test_neighbouring_pixels_never_come_apart(plain: Images) -> None:
         return float(np.mean([np.log1p(abs(np.diff(images, axis=axis))).mean() for axis in (1, 2)]))
 
     for start in (parts, rough_parts(parts, 1, seed=1)):
-        assert steps(refine_in_rounds(pool, np.arange(20), start, always).parts) <= steps(start) + 1e-9
+        assert steps(refine_in_rounds(pool, start, always).parts) <= steps(start) + 1e-9
