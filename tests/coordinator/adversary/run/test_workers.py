@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.decode import as_is
 from coordinator.adversary.registry import ATTACKS
-from coordinator.adversary.run import suite
+from coordinator.adversary.run import cell, suite
 from coordinator.adversary.run.cell import Refused, answer, run_cell
 from coordinator.adversary.run.draws import plan_cells
 from coordinator.adversary.run.workers import run_cells
@@ -144,6 +144,8 @@ def test_a_kill_leaves_no_worker_and_what_was_finished(
 
     with pytest.MonkeyPatch.context() as patch:
         replace_attack(patch, "pooled_key_recovery", again)
+        # In a fresh process the attack would be called once more, on invented images.
+        patch.setattr(cell, "load_compiled", lambda *_: None)
         settings = replace(SETTINGS, attacks=["as_is", "pooled_key_recovery"])
         suite.run_suite([sealed], tmp_path / "g", settings)
     assert pool_sizes == [5, 10] and guess_files(tmp_path / "g").items() >= finished.items()
