@@ -78,6 +78,7 @@ def test_a_pool_opens_images_outside_it(plain: Images, from_120: Recovered) -> N
     assert result.notes == ()
 
 
+@pytest.mark.long
 def test_more_images_open_more(plain: Images, from_120: Recovered) -> None:
     pool, _ = sealed_pool("block_pixel", plain, 8)
     results = (recovered(recover, pool, 8), from_120)
@@ -127,6 +128,7 @@ def test_one_image_identifies_nothing(plain: Images) -> None:
     assert recover(pool, np.arange(1), always) is None
 
 
+@pytest.mark.long
 def test_noise_opens_nothing() -> None:
     noise = np.random.default_rng(3).integers(0, 256, (30, 24, 24, 1), dtype=np.uint8)
     pool, _ = sealed_pool("block_pixel", noise, 4)
