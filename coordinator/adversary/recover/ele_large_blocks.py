@@ -120,7 +120,7 @@ def _assign_whole_values(
         signed: float32 [n, N, 2V], the signed nibbles of all blocks.
         order: int64 [N], the place of each sealed block.
         spec: The shape of the images and the side of a block.
-        time_left: Asked between passes.
+        time_left: Asked before every block.
     """
     height, width, channels = spec.image_shape
     sample = evenly_spaced(np.arange(len(signed)), _ASSIGNED_IMAGES)

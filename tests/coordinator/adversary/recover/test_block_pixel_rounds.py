@@ -88,8 +88,9 @@ def test_out_of_time_a_whole_key_comes_back(limit: int) -> None:
     assert (np.sort(refined.parts["K2"], axis=1) == np.arange(64)).all()
 
 
-@pytest.mark.parametrize("plain", [noise((20, 16, 16, 1)), fields(20, 16, 16, seed=3)])
+@pytest.mark.parametrize("plain", [noise((20, 16, 16, 1)), fields(4, 16, 16, seed=3)])
 def test_neighbouring_pixels_never_come_apart(plain: Images) -> None:
+    """Four images tell little: by them alone, the values of a right key would be moved to wrong cells."""
     pool, parts = sealed_pool("block_pixel", plain, 8)
 
     def steps(key: Parts) -> float:
@@ -97,4 +98,4 @@ def test_neighbouring_pixels_never_come_apart(plain: Images) -> None:
         return float(np.mean([np.log1p(abs(np.diff(images, axis=axis))).mean() for axis in (1, 2)]))
 
     for start in (parts, rough_parts(parts, 1, seed=1)):
-        assert steps(refine_in_rounds(pool, start, always).parts) <= steps(start) + 1e-9
+        assert steps(refine_in_rounds(pool, start, always).parts) <= steps(start) + 1e-6
