@@ -15,7 +15,8 @@ ELE with its own, PE with a 1×1 convolution, EtC with none (Qi et al. 2022, Tab
 block_pixel_shuffle, value_shuffle or orthogonal before a convolutional network; they take LE's, one map for all
 blocks, and block_pixel takes ELE's, one for each block. A ViT takes none: its patch embedding is one.
 `block_pixel_shuffle private` first carries the ViT's stem into the key's coordinates (parties/training/stem.py);
-the other networks have no such cell.
+the other networks have no such cell. Nor have they cells of the schemes that seal a ViT's patches (sub_block_etc,
+patch_shuffle, neuracrypt) or add noise (noisy_orthogonal, block_projection).
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ from benchmarks.table1_data import CHANNELS, SPLITS, read
 from benchmarks.table1_inputs import Inputs, digest_of, inputs_at, inputs_of, pair_of, same
 from benchmarks.table1_protocol import (
     PAIRS,
-    PRIVATE,
+    VIT_ROWS,
     Protocol,
     Section,
     cells_of,
     plan_of,
     read_protocol,
+    scheme_options_of,
     settings_of,
 )
 from coordinator.exchange.audit.rates import rate_of
@@ -53,11 +55,13 @@ from coordinator.model.metrics import measure
 from coordinator.model.training import PlainImages, predict_probabilities, train_locally, use_all_cores
 from coordinator.model.vit import build_model, pack, unpack
 from coordinator.report.build import machine
+from crypto.cipher import Cipher
 from crypto.errors import CipherwardError, unknown
-from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_json
+from crypto.files import append_line, disk_errors, folder_lock, read_json, read_lines, write_json
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
 from crypto.scheme import load
+from crypto.spec import SchemeSpec
 from parties.training.baseline import histogram_accuracy
 from parties.training.stem import carry, key_coordinates
 
@@ -92,11 +96,9 @@ def train_cell(
     plan, now = plan_of(section, row, seed, folder), inputs(section, row)
     place = cell_folder(out, section, row, seed)
     key = prepare_folder(place, now)
-    scheme = load(plan.describe())
-    cipher = scheme.cipher(key)
-    plain = read(folder, section.data, plan.image_size, section.counts)
-    sealed = {split: PlainImages(cipher.encrypt(part.images), part.labels) for split, part in plain.items()}
-    classes = 1 + int(plain["train"].labels.max())
+    scheme = load(spec_at(place, plan))
+    sealed = seal(scheme.cipher(key), read(folder, section.data, plan.image_size, section.counts))
+    classes = 1 + int(sealed["train"].labels.max())
     model = build_model(plan, classes)
     if plan.stem == "private":
         carry(model, key_coordinates(scheme.spec, key))
@@ -141,6 +143,25 @@ def prepare_folder(place: Path, now: dict[str, str | None]) -> SecretKey:
     if inputs_at(place) is None:
         write_json(place / "inputs.json", now)
     return read_key(key_path)
+
+
+def spec_at(place: Path, plan: Plan) -> SchemeSpec:
+    """Return the scheme of a cell, with the nonce that it began with, so that it goes on with the same bytes."""
+    path = place / "scheme.json"
+    if path.exists():
+        return SchemeSpec.from_json(read_json(path, "scheme of a cell"))
+    spec = plan.describe()
+    write_json(path, spec.to_json())
+    return spec
+
+
+def seal(cipher: Cipher, plain: dict[str, PlainImages]) -> dict[str, PlainImages]:
+    """Seal all splits as one set, so that under a key or noise for every row no two images share theirs."""
+    sealed, first = {}, 0
+    for split, part in plain.items():
+        sealed[split] = PlainImages(cipher.encrypt(part.images, first), part.labels)
+        first += len(part.labels)
+    return sealed
 
 
 def train_epoch(
@@ -231,13 +252,14 @@ def result_of(protocol: Protocol, out: Path, inputs: Inputs) -> dict[str, Any]:
                 **section.model_dump(mode="json"),
                 "rows": list(PAIRS),  # in the table's order: a JSON object has no order
                 "pairs": {row: pair_of(section, row) for row in PAIRS},
+                "options": {row: scheme_options_of(row, section.plan["block"]) for row in PAIRS},
                 "cells": list(done.values()),
                 "begun": [
                     {"row": r, "seed": s, "epochs": e}
                     for (r, s), e in reached.items()
                     if (r, s) not in done
                 ],
-                "none": [] if section.network == "vit" else [PRIVATE],
+                "none": [] if section.network == "vit" else list(VIT_ROWS),
             }
         )
     return {"schema": SCHEMA, "protocol": protocol.protocol, "machine": machine(), "sections": sections}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,14 @@ PAIRS = {
     "value_shuffle": "block",
     "block_pixel": "blocks",
     "orthogonal": "block",
+    "noisy_orthogonal": "none",
+    "sub_block_etc": "none",
+    "block_projection": "none",
+    "patch_shuffle": "none",
+    "neuracrypt": "none",
 }
+#: Rows that only a ViT has: other networks have no stem to carry; no paper has an adaptation network for the rest.
+VIT_ROWS = (PRIVATE, "noisy_orthogonal", "sub_block_etc", "block_projection", "patch_shuffle", "neuracrypt")
 #: The rows that a section of several seeds repeats.
 SEEDED = ("plain", "block_pixel_shuffle", PRIVATE)
 #: The settings that may differ between the rows of a section.
@@ -84,7 +92,7 @@ def read_protocol(path: Path) -> Protocol:
 
 def cells_of(section: Section) -> list[tuple[str, int]]:
     """Return (row, seed) of the section's cells: all rows of the first seed before any of the next."""
-    rows = [row for row in PAIRS if row != PRIVATE or section.network == "vit"]
+    rows = [row for row in PAIRS if row not in VIT_ROWS or section.network == "vit"]
     return [(row, seed) for seed in range(section.seeds) for row in rows if not seed or row in SEEDED]
 
 
@@ -99,6 +107,7 @@ def plan_of(section: Section, row: str, seed: int, folder: Path | None = None) -
         **settings_of_row(section, row),
     }
     values |= {"scheme": scheme, "channels": CHANNELS[section.data], "train": "central"}
+    values["scheme_options"] = scheme_options_of(row, values["block"])
     if private:
         values |= {"train": "federated", "stem": "private"}
     if section.network != "vit" and (adapt := PAIRS[row]) != "none":
@@ -107,6 +116,12 @@ def plan_of(section: Section, row: str, seed: int, folder: Path | None = None) -
     name = values.pop("weights", "")
     values["weights"] = str(folder / name) if name and folder else ""
     return build(Plan, values, f"{section.data} × {section.network} × {row}")
+
+
+def scheme_options_of(row: str, block: int) -> dict[str, Any]:
+    """Return the options of a row's scheme that are not its defaults."""
+    # Sub-blocks of 4, the default, divide a patch of 4 into one: nothing would be shuffled inside.
+    return {"sub_block": 2} if row == "sub_block_etc" and block < 16 else {}
 
 
 def settings_of_row(section: Section, row: str) -> dict[str, Any]:
@@ -118,4 +133,6 @@ def settings_of(section: Section, row: str) -> str:
     """Return a digest of what a row is trained with: all settings, except `minutes` and the number of seeds."""
     own = section.model_copy(update={"plan": settings_of_row(section, row)})
     text = own.model_dump_json(exclude={"minutes", "seeds", "row_plans"})
+    if options := scheme_options_of(row, own.plan["block"]):
+        text += json.dumps(options, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -45,14 +45,14 @@ def security(row: str, sections: Sequence[Record], audited: Sequence[Record]) ->
     scheme = row.split(maxsplit=1)[0]
     if scheme == "plain":
         return "not sealed"
-    shapes = list(
-        dict.fromkeys(
-            (s["data"], s["plan"]["image_size"], s["plan"]["block"]) for s in sections if s["cells"]
-        )
-    )
+    shapes = {
+        (s["data"], s["plan"]["image_size"], s["plan"]["block"]): options_of(s, row)
+        for s in sections
+        if s["cells"]
+    }
     texts = []
-    for data, size, block in shapes:
-        verdict = verdict_of(audited, scheme, "consortium", AUDITED.get((data, size)), block)
+    for (data, size, block), options in shapes.items():
+        verdict = verdict_of(audited, scheme, "consortium", AUDITED.get((data, size)), block, options)
         texts.append(f"{verdict or 'not audited'} (at {size}×{size}, blocks of {block})")
     return "; ".join(texts) or "not audited"
 
@@ -71,6 +71,12 @@ _PUBLISHED = {
     "pneumonia": "- Published for plain images of 28×28: ResNet-18 reaches 85.4 %, AUC 0.944 (Yang et al. 2023, "
     "MedMNIST v2).",
 }
+
+
+def options_of(section: Record, row: str) -> Record:
+    """Return the options of a row's scheme that are not its defaults."""
+    options: Record = section.get("options", {}).get(row, {})
+    return options
 
 
 def find_cell(section: Record, row: str, seed: int = 0) -> Record | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.picture_targets import LEAST_DRAWS
+from crypto.scheme import SCHEMES
 
 # Runs without a schema are recognised by a name that only they write.
 _MARKS = {
@@ -163,10 +164,23 @@ def _attacked(row: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return {**row, "pools": pools, "largest_pool": max(pool["pool"] for pool in pools)}
 
 
+def own_options(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of an audited row that are not its scheme's defaults."""
+    defaults = {
+        option: values[0] for option, values in getattr(SCHEMES.get(row["scheme"]), "options", {}).items()
+    }
+    return {option: value for option, value in row["options"].items() if value != defaults.get(option)}
+
+
 def verdict_of(
-    audited: Sequence[Mapping[str, Any]], scheme: str, scope: str, data: str | None, block: int
+    audited: Sequence[Mapping[str, Any]],
+    scheme: str,
+    scope: str,
+    data: str | None,
+    block: int,
+    options: Mapping[str, Any] | None = None,
 ) -> Verdict | None:
-    """Return what the attacks on sealed images do to a scheme with its default options; None if none tried.
+    """Return what the attacks on sealed images do to a scheme; None if none tried.
 
     Args:
         audited: the result of `audited_images`.
@@ -174,12 +188,13 @@ def verdict_of(
         scope: consortium, or image.
         data: the audit's name of the images.
         block: the block side in pixels.
+        options: the scheme's options that are not its defaults; None means none.
     """
     meant = [
         row
         for row in audited
         if (row["scheme"], row["scope"], row["data"], row["block"]) == (scheme, scope, data, block)
-        and not row["options"]
+        and own_options(row) == dict(options or {})
         and row["largest_pool"]
     ]
     rows = [row for row in map(_attacked, meant) if row is not None]

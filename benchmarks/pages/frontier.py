@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.command_line import ROOT
-from benchmarks.pages.comparison import AUDITED, sized_name
+from benchmarks.pages.comparison import AUDITED, options_of, sized_name
 from benchmarks.pages.entries import Entry, Verdict, audited_images, of_kind, verdict_of
 from benchmarks.pages.markdown import percent, table
 from coordinator.exchange.plan import Plan, read_plan
@@ -114,9 +114,8 @@ def choices_of(entries: Sequence[Entry]) -> list[Choice]:
             for row in section["rows"]:
                 cells = [c for c in section["cells"] if c["row"] == row and "diverged" not in c]
                 if row != "plain" and cells:
-                    choices.append(
-                        _choice(_sealed(section, row), section["plan"]["block"], _tests(cells), audited)
-                    )
+                    block, options = section["plan"]["block"], options_of(section, row)
+                    choices.append(_choice(_sealed(section, row), block, _tests(cells), audited, options))
     for entry in of_kind(entries, "image-keys"):
         choices += _with_image_keys(entry.result, audited)
     choices += _federated(entries, audited)
@@ -206,10 +205,19 @@ def _choice(
     block: int,
     tests: Sequence[Record],
     audited: Sequence[Record],
+    options: Record | None = None,
 ) -> Choice:
-    """Return a choice with the mean accuracy of its trainings. sealed: a Choice's first six fields."""
+    """Return a choice with the mean accuracy of its trainings.
+
+    Args:
+        sealed: A Choice's first six fields.
+        block: The block side in pixels.
+        tests: The figures on the test images, training by training.
+        audited: The result of `audited_images`.
+        options: The scheme's options that are not its defaults.
+    """
     data, size, scheme, scope, *_ = sealed
-    verdict = verdict_of(audited, scheme, scope, AUDITED.get((data, size)), block)
+    verdict = verdict_of(audited, scheme, scope, AUDITED.get((data, size)), block, options)
     return Choice(
         *sealed,
         sum(test["rate"] for test in tests) / len(tests),

@@ -130,3 +130,20 @@ def test_a_difference_is_within_if_its_whole_interval_is() -> None:
         seeds(section(-0.004, 0.0035))
     )
     assert "0.0100" in seeds(section(0.0))[4]  # the standard deviation of .90, .91, .92
+
+
+def test_options_that_are_the_defaults_are_the_same_scheme_and_others_are_not() -> None:
+    row = {
+        "scheme": "sub_block_etc",
+        "scope": "consortium",
+        "data": "cifar",
+        "block": 8,
+        "smallest_pool": 5,
+    }
+    row |= {"largest_pool": 5, "pools": [{"pool": 5, "draws": 5}]}
+    whole, halved = {**row, "options": {"sub_block": 4}}, {**row, "options": {"sub_block": 2}}
+    wanted = ("sub_block_etc", "consortium", "cifar", 8)
+    assert str(verdict_of([whole], *wanted)) == "broken by 5 or fewer"
+    assert verdict_of([whole], *wanted, {"sub_block": 2}) is None
+    assert verdict_of([halved], *wanted) is None
+    assert str(verdict_of([halved], *wanted, {"sub_block": 2})) == "broken by 5 or fewer"

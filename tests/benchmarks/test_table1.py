@@ -9,14 +9,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from benchmarks import table1, table1_protocol
 from benchmarks.pages.comparison import accuracy, comparison
 from coordinator.federation.rounds import State
+from coordinator.model.training import PlainImages
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
+from crypto.scheme import load
 from tests.support.paths import ROOT
 from tests.support.table1 import CONV, SECTION, SHORT, VIT, kill_after, run_table1
 
@@ -84,6 +87,29 @@ def test_a_killed_cell_continues_to_the_same_figures(
     assert saves == [1, 2, 3]  # a finished cell is not trained again
 
 
+def test_a_cell_keeps_its_nonce_and_no_two_images_share_their_noise(tmp_path: Path) -> None:
+    section = table1_protocol.Section.model_validate(SECTION)
+    plan = table1_protocol.plan_of(section, "noisy_orthogonal", 0)
+    spec = table1.spec_at(tmp_path, plan)
+    assert table1.spec_at(tmp_path, plan) == spec != plan.describe()
+    gray = PlainImages(np.full((2, 32, 32, 1), 127, np.uint8), np.zeros(2, np.int64))
+    sealed = table1.seal(load(spec).cipher(SecretKey.generate()), {"train": gray, "val": gray})
+    images = np.concatenate([part.images for part in sealed.values()])
+    assert len(np.unique(images.reshape(4, -1), axis=0)) == 4
+
+
+def test_a_row_of_other_options_has_other_settings() -> None:
+    fine = table1_protocol.Section.model_validate(SECTION)
+    coarse = table1_protocol.Section.model_validate(
+        {**SECTION, "plan": {**VIT, "image_size": 224, "block": 16}}
+    )
+    options = [
+        dict(table1_protocol.plan_of(s, "sub_block_etc", 0).describe().options) for s in (fine, coarse)
+    ]
+    assert options == [{"sub_block": 2}, {"sub_block": 4}]
+    assert len({table1_protocol.settings_of(fine, row) for row in table1_protocol.PAIRS}) == 2
+
+
 def test_too_little_time_begins_no_cell_and_an_unfinished_cell_is_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,7 +149,8 @@ def test_every_row_runs_and_a_carried_stem_computes_the_same_as_plain_images(
     cells = {(c["row"], c["seed"]): c for c in vit["cells"]}
     rows = list(table1_protocol.PAIRS)
     assert len(cells) == len(rows) + len(table1_protocol.SEEDED)
-    assert len(conv["cells"]) == len(rows) - 1 and conv["none"] == [table1_protocol.PRIVATE]
+    assert conv["none"] == list(table1_protocol.VIT_ROWS)
+    assert {c["row"] for c in conv["cells"]} == {*rows} - {*table1_protocol.VIT_ROWS}
     for seed in (0, 1):
         plain, carried = cells["plain", seed], cells[table1_protocol.PRIVATE, seed]
         # Close scores may change places by rounding.

@@ -15,12 +15,12 @@ from coordinator.federation.rounds import State
 
 VIT: dict[str, Any] = {
     "image_size": 32,
-    "block": 8,
+    "block": 4,
     "model": "vit_tiny_patch16_224",
     "rounds": 3,
     "batch": 8,
     "lr": 0.01,
-    "model_args": {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2},
+    "model_args": {"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
     "optimizer": "sgd",
 }
 CONV: dict[str, Any] = {**VIT, "model": "shake_pyramidnet", "model_args": {"depth": 8, "alpha": 6}}
