@@ -4,8 +4,9 @@
 
 FOLDER is described in picture_sources.py. The ciphers are: one keystream for all images, XORed or added modulo 256;
 one substitution of gray levels, for all colours or for each; one order of the rows and one of the columns; one order
-of all pixels. Every draw is a random pool of one kind of
-picture under a key of its own. Finished cells are kept in --out, so that a stopped run continues.
+of all pixels; an order of all pixels and a keystream; and both, with every value chained to the ciphertext before it,
+as ciphers by chaotic maps have them. Every draw is a random pool of one kind of picture under a key of its own.
+Finished cells are kept in --out, so that a stopped run continues.
 
 What is measured in a cell is that of picture_kinds.py: exact, opens (K), names (R), shows (V). The negative, turns,
 mirror images and shifts by up to three times four pixels are granted, as the library grants them. In addition, each
@@ -112,6 +113,28 @@ def pixels(images: Images, key: bytes) -> Images:
     return images.reshape(n, -1, channels)[:, _order(key, height * width)].reshape(images.shape)
 
 
+def pixels_xor(images: Images, key: bytes) -> Images:
+    """Put the pixels of all images in one order, and XOR one keystream."""
+    return xor(pixels(images, key + b"o"), key)
+
+
+def pixels_add(images: Images, key: bytes) -> Images:
+    """Put the pixels of all images in one order, and add one keystream, modulo 256."""
+    return add(pixels(images, key + b"o"), key)
+
+
+def chained(images: Images, key: bytes) -> Images:
+    """Put the pixels in one order, XOR one keystream, and XOR every value to the ciphertext before it."""
+    values = pixels_xor(images, key).reshape(len(images), -1)
+    return np.bitwise_xor.accumulate(values, axis=1).reshape(images.shape)
+
+
+def chained_add(images: Images, key: bytes) -> Images:
+    """Put the pixels in one order, add one keystream, and add to every value that of the ciphertext before it."""
+    values = pixels_add(images, key).reshape(len(images), -1)
+    return np.add.accumulate(values, axis=1, dtype=np.uint8).reshape(images.shape)
+
+
 #: The ciphers: what it is, how it seals, and the attack on it.
 CIPHERS: Mapping[str, tuple[str, Callable[[Images, bytes], Images], str]] = {
     "xor": ("one keystream, XORed", xor, "keystream"),
@@ -120,6 +143,14 @@ CIPHERS: Mapping[str, tuple[str, Callable[[Images, bytes], Images], str]] = {
     "tables": ("a substitution of levels for each colour", tables, "substitution"),
     "lines": ("one order of rows, one of columns", lines, "line_order"),
     "pixels": ("one order of all pixels", pixels, "pixel_order"),
+    "pixels_xor": ("one order of all pixels, one keystream, XORed", pixels_xor, "order_and_keystream"),
+    "pixels_add": ("one order of all pixels, one keystream, added", pixels_add, "order_and_keystream"),
+    "chained": ("the same, XORed, and values XORed to the ciphertext before them", chained, "chained"),
+    "chained_add": (
+        "the same, added, and values added to the ciphertext before them",
+        chained_add,
+        "chained",
+    ),
 }
 
 

@@ -17,8 +17,9 @@ from cipherward.draws import SealedDraw
 from cipherward.scoring import Scorer
 from cipherward.settings import Settings
 from coordinator.adversary.contract import Guess, Knowledge
-from coordinator.adversary.opened import open_images, open_rows
+from coordinator.adversary.opened import Key, open_images, open_rows
 from coordinator.adversary.pairs import chosen_plaintext, known_pairs
+from coordinator.adversary.pairs.moved_and_chained import solve_chained, solve_moved_keystream
 from coordinator.adversary.recover.neighbour_agreement import colour_agreement
 from coordinator.adversary.recover.unknown_scheme import models_of
 from coordinator.adversary.registry import ATTACKS
@@ -32,9 +33,10 @@ from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
 
 KNOWN, CHOSEN = "known_pairs", "chosen_plaintext"
-_NOTHING = (
-    "no scheme of this program gives these pairs, and neither a keystream nor a substitution of levels"
-)
+_NOTHING = "no scheme of this program gives these pairs, and no keystream, substitution of levels or order of pixels"
+_STREAM = "as one keystream for all images"
+#: How many random images are encrypted to find a cipher of a textbook: 2 give a keystream, 8 an order of pixels.
+_CHOSEN = (2, 8)
 
 
 @dataclass(frozen=True)
@@ -124,26 +126,41 @@ def _attack_draw(
 
 
 def _try_textbook(name: str, draw: SealedDraw, settings: Settings) -> tuple[Guess | None, int]:
-    """Return the guess of one keystream or substitution for all images, and how many pairs were used.
+    """Return the guess of a cipher of a textbook, and how many pairs were used.
 
-    None if the pairs have neither. Where images are chosen, two are. Of two keys, as one pair has them, the one is
-    taken whose opened pictures agree more.
+    None if the pairs are of none. Where images are chosen, two are, and more if those tell nothing. Of two keys, as
+    one pair has them, the one is taken whose opened pictures agree more.
     """
     if name == KNOWN:
-        plain, sealed = draw.known(settings.known_pairs)
-    else:
-        assert draw.oracle is not None
-        plain = np.random.default_rng(0).integers(0, 256, (2, *draw.plain.shape[1:]), np.uint8)
-        sealed = draw.oracle(plain)
+        return _solve_textbook(draw, *draw.known(settings.known_pairs))
+    assert draw.oracle is not None
+    guess, used = None, 0
+    for count in _CHOSEN:
+        plain = np.random.default_rng(0).integers(0, 256, (count, *draw.plain.shape[1:]), np.uint8)
+        guess, used = _solve_textbook(draw, plain, draw.oracle(plain))
+        if guess is not None:
+            break
+    return guess, used
+
+
+def _solve_textbook(draw: SealedDraw, plain: Images, sealed: AnyArray) -> tuple[Guess | None, int]:
+    """Return the guess of the textbook's cipher that these pairs are of, or None, and how many pairs were used."""
     if sealed.dtype != np.uint8 or sealed.shape != plain.shape or not len(plain):
         return None, 0
     knowledge = Knowledge(MemoryPool(draw.spec, draw.sealed), draw.pool_rows, draw.rows)
-    guesses = [
-        open_rows(knowledge, key, "as one keystream for all images")
-        for key in known_pairs.solve_keystream(plain, sealed)
-    ]
+    keys: list[tuple[Key, str]] = [(key, _STREAM) for key in known_pairs.solve_keystream(plain, sealed)]
     if (levels := known_pairs.solve_substitution(plain, sealed)) is not None:
-        guesses.append(open_rows(knowledge, levels, "as one substitution of gray levels for all images"))
+        keys.append((levels, "as one substitution of gray levels for all images"))
+    if not keys:
+        keys = [
+            (key, f"as one order of pixels and {_STREAM[3:]}")
+            for key in solve_moved_keystream(plain, sealed)
+        ]
+    if not keys:
+        keys = [
+            (key, "as values chained to the ciphertext before them") for key in solve_chained(plain, sealed)
+        ]
+    guesses = [open_rows(knowledge, key, words) for key, words in keys]
     return max(guesses, key=lambda guess: colour_agreement(guess.images), default=None), len(plain)
 
 

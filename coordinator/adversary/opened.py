@@ -1,7 +1,8 @@
 """From a recovered key to an attack's guess: open the sealed images with it and report it.
 
-A key is a table, as most schemes have it, the matrix of `orthogonal`, places and matrices, a keystream, or a
-substitution of levels. Every attack that recovers a key opens its rows here.
+A key is a table, as most schemes have it, the matrix of `orthogonal`, places and matrices, a keystream, a
+substitution of levels, or one of these over which values were chained. Every attack that recovers a key opens its
+rows here.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from coordinator.adversary.contract import Fit, Guess, Knowledge, Recovered
 from crypto.arrays import AnyArray, Float32Array, Images, Int64Array, UInt8Array
 from crypto.cipher import MatrixCipher
+from crypto.kernels.chaining import Chaining
 from crypto.kernels.executors import apply
 from crypto.projection_cipher import ProjectionCipher
 from crypto.scheme import load
@@ -21,6 +23,7 @@ from crypto.spec import SchemeSpec
 
 __all__ = [
     "Key",
+    "RecoveredChained",
     "RecoveredLevels",
     "RecoveredMatrix",
     "RecoveredProjection",
@@ -29,6 +32,7 @@ __all__ = [
     "open_images",
     "open_levels",
     "open_rows",
+    "open_stream",
 ]
 
 
@@ -64,15 +68,17 @@ class RecoveredProjection:
 
 @dataclass(frozen=True)
 class RecoveredStream:
-    """A keystream that was added to every image, modulo 256. One that was XORed is a table.
+    """A keystream that was added to every image modulo 256, once its pixels were moved. A XORed one is a table.
 
     Attributes:
-        stream: uint8 [h, w, c].
+        stream: uint8 [h, w, c], in the order of the plain image.
         fits: how well it explains what was measured.
+        order: int64 [P]: pixel i of the plain image is pixel order[i] of the sealed one. None keeps them.
     """
 
     stream: UInt8Array
     fits: tuple[Fit, ...] = ()
+    order: Int64Array | None = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,28 @@ class RecoveredLevels:
     fits: tuple[Fit, ...] = ()
 
 
+@dataclass(frozen=True)
+class RecoveredChained:
+    """A key over which every value was chained to the ciphertext before it.
+
+    Attributes:
+        chaining: how; it is undone first.
+        key: the key of what was chained.
+    """
+
+    chaining: Chaining
+    key: Recovered | RecoveredStream | RecoveredLevels
+
+    @property
+    def fits(self) -> tuple[Fit, ...]:
+        """Return how well the key explains what was measured."""
+        return self.key.fits
+
+
 #: A key in any of the forms that open images.
-Key = Recovered | RecoveredMatrix | RecoveredProjection | RecoveredStream | RecoveredLevels
+Key = (
+    Recovered | RecoveredMatrix | RecoveredProjection | RecoveredStream | RecoveredLevels | RecoveredChained
+)
 
 
 def open_rows(knowledge: Knowledge, key: Key | None, note: str, idle: bool = False) -> Guess:
@@ -109,6 +135,8 @@ def open_rows(knowledge: Knowledge, key: Key | None, note: str, idle: bool = Fal
 
 def open_images(spec: SchemeSpec, sealed: AnyArray, key: Key | None) -> Images:
     """Return sealed images [r, *sealed_shape], opened with a key, as pictures uint8 [r, *image_shape]."""
+    if isinstance(key, RecoveredChained):
+        return open_images(spec, key.chaining.undo(np.asarray(sealed, np.uint8)), key.key)
     if isinstance(key, RecoveredMatrix):
         # A pool of another scheme than `orthogonal` holds bytes.
         return MatrixCipher(spec.image_shape, spec.block, key.matrix).decrypt(
@@ -118,10 +146,17 @@ def open_images(spec: SchemeSpec, sealed: AnyArray, key: Key | None) -> Images:
         cipher = ProjectionCipher(spec.image_shape, spec.block, key.matrices.astype(np.float64), key.order)
         return cipher.decrypt(np.asarray(sealed, np.float32) - np.float32(key.offset))
     if isinstance(key, RecoveredStream):
-        return load(spec).picture(np.asarray(sealed, np.uint8) - key.stream)
+        return load(spec).picture(open_stream(np.asarray(sealed, np.uint8), key.stream, key.order))
     if isinstance(key, RecoveredLevels):
         return load(spec).picture(open_levels(np.asarray(sealed, np.uint8), key.levels))
     return load(spec).picture(sealed if key is None else apply(key.table, sealed))
+
+
+def open_stream(sealed: Images, stream: UInt8Array, order: Int64Array | None = None) -> Images:
+    """Return sealed images uint8 [r, h, w, c] whose pixels are moved back, and a stream subtracted."""
+    if order is not None:
+        sealed = sealed.reshape(len(sealed), len(order), -1)[:, order].reshape(sealed.shape)
+    return sealed - stream
 
 
 def open_levels(sealed: Images, levels: UInt8Array) -> Images:
@@ -136,12 +171,15 @@ def key_arrays(key: Key) -> Mapping[str, AnyArray]:
     A table is reported as the flat table that opens any image (`gather`, and `mask` if values are inverted) and as
     the scheme's own parts.
     """
+    if isinstance(key, RecoveredChained):
+        chain = np.array([key.chaining.is_xor, key.chaining.step], np.int64)
+        return {**key_arrays(key.key), "chain": chain}
     if isinstance(key, RecoveredMatrix):
         return {"matrix": key.matrix}
     if isinstance(key, RecoveredProjection):
         return {"matrices": key.matrices, "places": key.order, "offset": np.array([key.offset], np.float32)}
     if isinstance(key, RecoveredStream):
-        return {"stream": key.stream}
+        return {"stream": key.stream, **({} if key.order is None else {"gather": key.order})}
     if isinstance(key, RecoveredLevels):
         return {"levels": key.levels}
     gather, mask = key.table.flattened()

@@ -14,6 +14,7 @@ from coordinator.exchange.audit.scores import Grid, KeyShare
 from crypto.arrays import AnyArray, Images, Int64Array, Parts
 from crypto.cipher import Cipher, MatrixCipher
 from crypto.errors import CipherwardError
+from crypto.kernels.chaining import Chaining
 from crypto.kernels.executors import apply
 from crypto.kernels.table import Table
 from crypto.projection_cipher import ProjectionCipher
@@ -29,6 +30,9 @@ _PROBE_IMAGES = 4
 
 def open_sealed(key: Parts, sealed: AnyArray, spec: SchemeSpec) -> Images:
     """Open sealed images with a recovered key; return them as uint8 [n, h, w, c]."""
+    if "chain" in key:
+        is_xor, step = key["chain"].tolist()
+        sealed = Chaining(bool(is_xor), step).undo(np.asarray(sealed, np.uint8))
     if "matrix" in key:
         # Moment matching gives a matrix for any scheme, and most schemes seal to bytes.
         values = np.asarray(sealed, np.float32)
@@ -40,13 +44,21 @@ def open_sealed(key: Parts, sealed: AnyArray, spec: SchemeSpec) -> Images:
         )
         return np.asarray(cipher.decrypt(np.asarray(sealed, np.float32) - np.float32(key["offset"][0])))
     if "stream" in key:
-        return load(spec).picture(np.asarray(sealed, np.uint8) - key["stream"])
+        return load(spec).picture(_without_stream(np.asarray(sealed, np.uint8), key))
     if "levels" in key:
         return load(spec).picture(
             key["levels"][np.arange(len(key["levels"])), np.asarray(sealed, np.uint8)]
         )
     table = Table.flat(sealed.shape[1:], key["gather"], key.get("mask"))
     return load(spec).picture(apply(table, sealed))
+
+
+def _without_stream(sealed: Images, key: Parts) -> Images:
+    """Return sealed images with their pixels moved back, if the key moves them, and its stream subtracted."""
+    if "gather" in key:
+        order = key["gather"]
+        sealed = sealed.reshape(len(sealed), len(order), -1)[:, order].reshape(sealed.shape)
+    return sealed - key["stream"]
 
 
 def can_open(key: Parts | None) -> bool:
@@ -110,6 +122,15 @@ def _is_key_part(name: str, value: AnyArray, spec: SchemeSpec) -> bool:
         return value.dtype == np.float32 and value.shape == size and bool(np.isfinite(value).all())
     if name == "offset":
         return value.dtype == np.float32 and value.shape == (1,) and bool(np.isfinite(value).all())
+    if name == "chain":
+        return value.dtype == np.int64 and value.tolist() in [[x, s] for x in (0, 1) for s in (1, channels)]
+    return _is_order(name, value, spec)
+
+
+def _is_order(name: str, value: AnyArray, spec: SchemeSpec) -> bool:
+    """Return whether an array can be the order with this name. Parts that are no orders may be anything."""
+    height, width, channels = load(spec).sealed_shape
+    pixels, values = height * width, height * width * channels
     if name == "gather":
         return _is_permutation(value) and len(value) in (pixels, values, 2 * values)
     if name == "places" or (name == "K1" and _is_comparable(spec)):
@@ -161,9 +182,9 @@ def assembled_grid(key: Parts, cipher: Cipher, truth: Truth, move: Move) -> Grid
         The measures of `grid_measures`. None if the scheme leaves blocks in their places, if its steps are no table,
         or if the picture has other blocks than the ciphertext.
     """
-    if {"matrix", "matrices", "stream", "levels"} & set(key) or truth.sealed.shape[1:] != truth.plain.shape[
+    if {"matrix", "matrices", "stream", "levels", "chain"} & set(key) or truth.sealed.shape[
         1:
-    ]:
+    ] != truth.plain.shape[1:]:
         return None
     height, width, channels = truth.plain.shape[1:]
     down, across = height // truth.block, width // truth.block

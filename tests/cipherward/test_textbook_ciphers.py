@@ -8,11 +8,20 @@ from typing import Any
 import pytest
 
 from cipherward.audit import audit
+from cipherward.result import AuditResult
 from coordinator.adversary.recover import unknown_scheme
 from crypto.arrays import Images
 from crypto.scheme import describe
 from tests.support.pictures import smooth
-from tests.support.textbook_ciphers import added, lines_moved, pixels_moved, substituted, xored
+from tests.support.textbook_ciphers import (
+    added,
+    chained,
+    lines_moved,
+    moved_and_xored,
+    pixels_moved,
+    substituted,
+    xored,
+)
 
 IMAGES = smooth(110, 32, 32)
 SETTINGS: dict[str, Any] = {
@@ -36,6 +45,11 @@ def keyed(cipher: Callable[[Images, int], Images]) -> Callable[[Images, bytes], 
     return lambda images, key: cipher(images, int.from_bytes(key))
 
 
+def chained_by_a_map(images: Images, seed: int) -> Images:
+    """Return images with pixels in another order, a keystream, and every value chained to the one before it."""
+    return chained(moved_and_xored(images, seed))
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("cipher", "recovery", "images"),
@@ -50,7 +64,26 @@ def keyed(cipher: Callable[[Images, int], Images]) -> Callable[[Images, bytes], 
 def test_a_cipher_of_a_textbook_is_broken_by_the_attack_on_it(
     cipher: Callable[[Images, int], Images], recovery: str, images: int
 ) -> None:
-    result = audit(keyed(cipher), IMAGES, sizes=(images,), known_pairs=20, **SETTINGS)
+    check_is_broken_by(
+        recovery, images, audit(keyed(cipher), IMAGES, sizes=(images,), known_pairs=20, **SETTINGS)
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("cipher", "recovery"),
+    [(moved_and_xored, "order_and_keystream_recovery"), (chained_by_a_map, "chained_recovery")],
+)
+def test_a_cipher_by_a_chaotic_map_is_broken_by_the_attack_on_it(
+    cipher: Callable[[Images, int], Images], recovery: str
+) -> None:
+    images = smooth(110, 24, 24)  # both searches take seconds with more pixels
+    result = audit(keyed(cipher), images, sizes=(60,), known_pairs=20, **SETTINGS)
+    check_is_broken_by(recovery, 60, result)
+
+
+def check_is_broken_by(recovery: str, images: int, result: AuditResult) -> None:
+    """Check that an audit is valid, and that a recovery, its choice, and pairs break the cipher."""
     assert result.valid and result.broken
     broken_at = result.report.verdict.broken_at
     assert broken_at["pooled_key_recovery"] == broken_at[recovery] == images
@@ -77,9 +110,16 @@ def test_pairs_and_chosen_images_give_a_substitution() -> None:
 @pytest.mark.long
 def test_a_slow_recovery_is_tried_only_if_no_other_is_sound() -> None:
     candidates = unknown_scheme.candidates_of([describe("plain", IMAGES.shape[1:], 8)])
-    assert [c.name for c in candidates if c.is_slow] == ["pixel_order_recovery"]
+    assert [c.name for c in candidates if c.is_slow] == [
+        "pixel_order_recovery",
+        "order_and_keystream_recovery",
+        "chained_recovery",
+    ]
     result = audit(keyed(lines_moved), IMAGES, sizes=(4,), **SETTINGS)
-    assert "not tried, because another was sound: pixel_order_recovery" in str(result)
+    assert (
+        "not tried, because another was sound: chained_recovery, order_and_keystream_recovery, pixel_order_recovery"
+        in str(result)
+    )
 
 
 def test_real_ciphertexts_are_taken_for_no_cipher() -> None:

@@ -44,6 +44,25 @@ def pixels_moved(images: Images, seed: int) -> Images:
     return images.reshape(n, -1, channels)[:, order].reshape(images.shape)
 
 
+def moved_and_xored(images: Images, seed: int) -> Images:
+    """Return images with all pixels in another order, XORed with one keystream."""
+    return xored(pixels_moved(images, seed), seed + 1)
+
+
+def moved_and_added(images: Images, seed: int) -> Images:
+    """Return images with all pixels in another order, and one keystream added."""
+    return added(pixels_moved(images, seed), seed + 1)
+
+
+def chained(images: Images, *, is_xor: bool = True, step: int = 1) -> Images:
+    """Return images whose values are combined with the ciphertext `step` values before, one after the other."""
+    sealed = images.reshape(len(images), -1).copy()
+    for i in range(step, sealed.shape[1]):
+        before = sealed[:, i - step]
+        sealed[:, i] = sealed[:, i] ^ before if is_xor else sealed[:, i] + before
+    return sealed.reshape(images.shape)
+
+
 def noise(shape: tuple[int, ...], seed: int = 0) -> Images:
     """Return images in which nothing is to be found."""
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)

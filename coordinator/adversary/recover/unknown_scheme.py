@@ -2,8 +2,9 @@
 
 A recovery takes ciphertexts for those of its own scheme, or for those of a textbook's cipher that is no scheme here
 (textbook/): one keystream for all images, one substitution of gray levels, one order of rows and one of columns, one
-permutation of all pixels. Where the unknown scheme is of the same form, the key opens them; where it is not, what it
-opens is no picture. An adversary who must choose can see which is which without any truth, in two things:
+order of all pixels, such an order and a keystream, and any of these over which values were chained. Where the unknown
+scheme is of the same form, the key opens them; where it is not, what it opens is no picture. An adversary who must
+choose can see which is which without any truth, in two things:
 
 - the fits of the recovery: how well what it found explains what it measured (`contract.Fit`);
 - how much neighbouring pixels of the opened pictures agree: the median correlation of a pixel with its neighbour.
@@ -34,7 +35,14 @@ from coordinator.adversary.opened import Key, key_arrays, open_images
 from coordinator.adversary.recover.methods import METHODS
 from coordinator.adversary.recover.neighbour_agreement import neighbour_agreement
 from coordinator.adversary.stopwatch import Stopwatch
-from coordinator.adversary.textbook import keystream, line_order, pixel_order, substitution
+from coordinator.adversary.textbook import (
+    chained,
+    keystream,
+    line_order,
+    order_and_keystream,
+    pixel_order,
+    substitution,
+)
 from coordinator.adversary.time_budget import TimeLeft, until
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Rows
@@ -59,11 +67,13 @@ TEXTBOOK: Mapping[str, Callable[[Ciphertexts, Rows, TimeLeft], Key | None]] = {
     "substitution": substitution.recover,
     "line_order": line_order.recover,
     "pixel_order": pixel_order.recover,
+    "order_and_keystream": order_and_keystream.recover,
+    "chained": chained.recover,
 }
 #: Those whose recovery takes up to a minute on ciphertexts of another scheme. They are tried only if none of the
 #: others is sound: on ciphertexts of the three schemes, none of the others was (phantoms at 64 and CIFAR-10 at 32
 #: pixels, 10 and 100 images). The quickest comes first.
-SLOW = ("pixel_order", "block_pixel", "pe", "ele")
+SLOW = ("pixel_order", "block_pixel", "pe", "ele", "order_and_keystream", "chained")
 #: Schemes that know no blocks: one side of a block is enough to try them.
 _WITHOUT_BLOCKS = ("pe",)
 #: Characters of an error that a trial keeps.

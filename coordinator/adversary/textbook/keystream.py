@@ -65,10 +65,10 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Key | No
     as_it_is = colour_agreement(images[:_LOOKED_AT])
     if as_it_is >= _AS_IT_IS and agreement < as_it_is + _GAIN:
         return None
-    checked = _search(seen, is_xor=is_xor, time_left=time_left)
+    checked = find_stream(seen, is_xor=is_xor, time_left=time_left)
     least = _LEAST_FIT if is_xor or len(seen) >= _FEW_ADDED else _LEAST_FIT_OF_FEW
     fit = Fit(_agreement(unseen, checked, is_xor=is_xor), least, f"{_FIT}; {_WAYS[is_xor]}")
-    stream = _search(images, is_xor=is_xor, time_left=time_left) if time_left() else checked
+    stream = find_stream(images, is_xor=is_xor, time_left=time_left) if time_left() else checked
     if not is_xor:
         return RecoveredStream(stream, (fit,))
     table = Table.flat(shape, np.arange(height * width * channels), stream.ravel())
@@ -91,7 +91,7 @@ def _way(seen: Images, unseen: Images) -> tuple[bool, float]:
     middle = (slice(None), slice(top, top + _MIDDLE), slice(left, left + _MIDDLE))
     agreements = {
         is_xor: _agreement(
-            unseen[middle], _search(seen[middle], is_xor=is_xor, time_left=always), is_xor=is_xor
+            unseen[middle], find_stream(seen[middle], is_xor=is_xor, time_left=always), is_xor=is_xor
         )
         for is_xor in (True, False)
     }
@@ -99,8 +99,14 @@ def _way(seen: Images, unseen: Images) -> tuple[bool, float]:
     return is_xor, agreements[is_xor]
 
 
-def _search(images: Images, *, is_xor: bool, time_left: TimeLeft) -> UInt8Array:
-    """Return the stream of images uint8 [n, h, w, c], uint8 [h, w, c], its colours brought together."""
+def find_stream(images: Images, *, is_xor: bool, time_left: TimeLeft) -> UInt8Array:
+    """Return the stream of images uint8 [n, h, w, c], uint8 [h, w, c], its colours brought together.
+
+    Args:
+        images: The ciphertexts, their pixels in order.
+        is_xor: Whether the stream is XORed. Else it is added modulo 256.
+        time_left: Asked between the passes of a search.
+    """
     colours = [
         search_stream(images[..., c].transpose(1, 2, 0), is_xor=is_xor, time_left=time_left)
         for c in range(images.shape[3])

@@ -9,6 +9,7 @@ Rough distances choose a few candidates for each pixel, so that pictures of 224Ã
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numba
@@ -62,7 +63,16 @@ def join_pixels(values: UInt8Array, time_left: TimeLeft) -> PixelGraph | None:
     candidates = _candidates(values, time_left)
     if candidates is None:
         return None
-    distances = _log_distances(values, candidates, LOG_DIFFERENCES.astype(np.float32))
+    return join_nearest(candidates, _log_distances(values, candidates, LOG_DIFFERENCES.astype(np.float32)))
+
+
+def join_nearest(candidates: Int64Array, distances: Float32Array) -> PixelGraph | None:
+    """Return the graph of pixels that are joined to their nearest candidates; None if it falls to pieces.
+
+    Args:
+        candidates: int64 [P, k], others of each pixel, its nearest among them.
+        distances: float32 [P, k], how far each of them is.
+    """
     order = np.argsort(distances, axis=1, kind="stable")[:, :_COMPARED]
     nearest = np.take_along_axis(candidates, order, 1)
     near = np.take_along_axis(distances, order, 1)
@@ -90,6 +100,19 @@ def _candidates(values: UInt8Array, time_left: TimeLeft) -> Int64Array | None:
     rough = values[:, chosen].astype(np.float32)
     rough -= rough.mean(0)
     squares = (rough * rough).sum(1)
+    return nearest_others(count, lambda strip: squares - 2 * (rough[strip] @ rough.T), time_left)
+
+
+def nearest_others(
+    count: int, distances_of: Callable[[Int64Array], Float32Array], time_left: TimeLeft
+) -> Int64Array | None:
+    """Return the nearest others of every pixel by rough distances, int64 [P, candidates]; None out of time.
+
+    Args:
+        count: P, the number of pixels.
+        distances_of: Returns the distances of some pixels int64 [p] to all, float32 [p, P], which are overwritten.
+        time_left: Asked between strips of pixels.
+    """
     kept = min(_CANDIDATES, count - 1)
     nearest = np.empty((count, kept), np.int64)
     step = max(1, _MOST_DISTANCES // count)
@@ -97,7 +120,7 @@ def _candidates(values: UInt8Array, time_left: TimeLeft) -> Int64Array | None:
         if not time_left():
             return None
         strip = np.arange(first, min(first + step, count))
-        distances = squares - 2 * (rough[strip] @ rough.T)
+        distances = distances_of(strip)
         distances[np.arange(len(strip)), strip] = np.inf
         nearest[strip] = np.argpartition(distances, kept - 1, axis=1)[:, :kept]
     return nearest

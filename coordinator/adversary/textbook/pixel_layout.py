@@ -14,7 +14,7 @@ pixels (puzzle/qap.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -60,13 +60,17 @@ class PixelLayout:
 
 
 def lay_out_pixels(
-    graph: PixelGraph, values: UInt8Array, height: int, width: int, time_left: TimeLeft
+    graph: PixelGraph,
+    distances: Callable[[], Float64Array],
+    height: int,
+    width: int,
+    time_left: TimeLeft,
 ) -> PixelLayout | None:
     """Return the layout that agrees best with the graph, up to the symmetries of a rectangle; None without any.
 
     Args:
         graph: The graph of pixels.
-        values: uint8 [P, d], the values of every pixel over images and colours.
+        distances: Returns how unlike every two pixels are, float64 [P, P]. It is asked of small pictures alone.
         height: Rows of the picture.
         width: Columns of the picture.
         time_left: Asked between layouts.
@@ -81,7 +85,7 @@ def lay_out_pixels(
     if height * width > MOST_ASSIGNED or not time_left():
         return best
     assigned = np.argsort(snap_to_grid(points, height, width)).reshape(height, width)
-    swapped = _swap(assigned, values, height, width)
+    swapped = _swap(assigned, distances(), height, width)
     return max(best, PixelLayout(swapped, _share_near(graph, swapped)), key=lambda layout: layout.fit)
 
 
@@ -171,10 +175,14 @@ def _share_near(graph: PixelGraph, grid: Int64Array) -> float:
     return float(np.asarray(graph.near[one, other]).mean())
 
 
-def _swap(grid: Int64Array, values: UInt8Array, height: int, width: int) -> Int64Array:
+def value_distances(values: UInt8Array) -> Float64Array:
+    """Return how unlike the values uint8 [P, d] of every two pixels are, float64 [P, P]."""
+    return position_distances(np.ascontiguousarray(values.T)[..., None])
+
+
+def _swap(grid: Int64Array, distances: Float64Array, height: int, width: int) -> Int64Array:
     """Return the grid improved by swaps of two pixels, first under a wide kernel, then under a narrow one."""
-    distances = position_distances(np.ascontiguousarray(values.T)[..., None])
-    distances /= max(float(np.median(distances)), 1e-9)
+    distances = distances / max(float(np.median(distances)), 1e-9)
     cells = np.argsort(grid.ravel())
     for reach in _REACHES:
         cells = swap_descent(distances, grid_kernel(height, width, reach), cells, sweeps=_SWEEPS)

@@ -18,9 +18,9 @@ from coordinator.adversary.recover.neighbour_agreement import colour_agreement
 from coordinator.adversary.recover.not_sought import unmoved
 from coordinator.adversary.recover.pool_reading import random_order
 from coordinator.adversary.textbook.pixel_graph import join_pixels
-from coordinator.adversary.textbook.pixel_layout import MOST_ASSIGNED, lay_out_pixels
+from coordinator.adversary.textbook.pixel_layout import MOST_ASSIGNED, lay_out_pixels, value_distances
 from coordinator.adversary.time_budget import TimeLeft
-from crypto.arrays import Rows
+from crypto.arrays import Images, Rows, UInt8Array
 from crypto.kernels.table import Table
 
 #: Fewer images than this tell too little about a pixel.
@@ -60,14 +60,23 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         return None
     if height * width > _MOST_PIXELS:
         return unmoved(shape, 1, f"not sought: {height * width} pixels, at most {_MOST_PIXELS}")
-    values = images.transpose(1, 2, 0, 3).reshape(height * width, -1)
-    if values.shape[1] > _VALUES:
-        values = values[:, np.sort(np.random.default_rng(0).permutation(values.shape[1])[:_VALUES])]
-    values = np.ascontiguousarray(values)
+    values = pixel_values(images)
     graph = join_pixels(values, time_left)
-    layout = None if graph is None else lay_out_pixels(graph, values, height, width, time_left)
+    layout = (
+        None
+        if graph is None
+        else lay_out_pixels(graph, lambda: value_distances(values), height, width, time_left)
+    )
     if layout is None:
         return None
     least = _LEAST_FIT if height * width <= MOST_ASSIGNED else _LEAST_FIT_BY_RANK
     fit = Fit(layout.fit, least, _FIT)
     return Recovered(Table.flat(shape, layout.grid.ravel()), {}, (), (fit,))
+
+
+def pixel_values(images: Images) -> UInt8Array:
+    """Return a draw of the values of every pixel over images uint8 [n, h, w, c] and colours, uint8 [P, d]."""
+    values = images.transpose(1, 2, 0, 3).reshape(images.shape[1] * images.shape[2], -1)
+    if values.shape[1] > _VALUES:
+        values = values[:, np.sort(np.random.default_rng(0).permutation(values.shape[1])[:_VALUES])]
+    return np.ascontiguousarray(values)

@@ -12,7 +12,7 @@ from scipy.sparse.linalg import eigsh
 from coordinator.adversary.opened import open_images
 from coordinator.adversary.textbook import pixel_layout, pixel_order
 from coordinator.adversary.textbook.pixel_graph import PixelGraph, join_pixels
-from coordinator.adversary.textbook.pixel_layout import lay_out_pixels
+from coordinator.adversary.textbook.pixel_layout import lay_out_pixels, value_distances
 from coordinator.adversary.time_budget import always
 from crypto.arrays import Images
 from tests.support.pictures import smooth
@@ -78,7 +78,7 @@ def test_a_grid_is_laid_out_as_it_is() -> None:
     lengths = sparse.csr_matrix((apart == 1).astype(float))
     graph = PixelGraph(lengths, sparse.csr_matrix(apart <= 1), np.ones(side**2, bool))
     values = np.stack([20 * row, 20 * column, 10 * (row + column), 10 * (row - column + side)], 1)
-    layout = lay_out_pixels(graph, values.astype(np.uint8), side, side, always)
+    layout = lay_out_pixels(graph, lambda: value_distances(values.astype(np.uint8)), side, side, always)
     assert layout is not None and layout.fit > 0.98
 
 

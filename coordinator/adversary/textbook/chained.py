@@ -1,0 +1,107 @@
+"""Values that were chained to the ciphertext before them (T1), over one of the other ciphers of textbooks.
+
+Diffusion by chaining is the second half of most ciphers by chaotic maps: each value is combined with the ciphertext
+before it, so that one changed pixel changes all that follow. It takes no key to undo it. The adversary does not know
+how it was done; but undone in the right way, places have something in common over images (streamed_pixels.py), and as
+they are next to nothing.
+
+What was chained is then attacked as if it had been sealed alone: a keystream, an order of pixels, both of them. If
+levels were substituted before they were chained, nothing is found: unlike levels stand for like ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
+from coordinator.adversary.opened import Key, RecoveredChained, RecoveredStream
+from coordinator.adversary.recover.neighbour_agreement import colour_agreement
+from coordinator.adversary.recover.pool_reading import random_order
+from coordinator.adversary.textbook import keystream, order_and_keystream, pixel_order
+from coordinator.adversary.textbook.order_and_keystream import LEAST_IN_COMMON, by_pixel
+from coordinator.adversary.textbook.streamed_pixels import in_common
+from coordinator.adversary.time_budget import TimeLeft
+from coordinator.exchange.pool import MemoryPool
+from crypto.arrays import Images, Rows
+from crypto.kernels.chaining import Chaining, chainings
+from crypto.kernels.table import Table
+
+#: Fewer images than this tell too little of what places have in common.
+LEAST_IMAGES = 4
+#: Most images that are compared to find the way of chaining.
+_COMPARED = 40
+#: Most images whose key is sought: a bound on memory.
+_IMAGES = 300
+#: What places may have in common at most for anything to be chained, and how many times as much they must have when
+#: it is undone. Chained pictures had at most .035, and 14 times as much when it was undone; others had .05 and more.
+_MOST_AS_IT_IS, _GAIN = 0.05, 4.0
+#: From this agreement on, undone images are pictures: nothing else was done to them.
+_PICTURES = 0.75
+_FIT = "the correlation of neighbouring pixels when the chaining is undone"
+#: What may have been chained, the quickest recovery first.
+_INNER: Sequence[Callable[[Ciphertexts, Rows, TimeLeft], Key | None]] = (
+    keystream.recover,
+    pixel_order.recover,
+    order_and_keystream.recover,
+)
+
+
+def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> RecoveredChained | None:
+    """Recover how values were chained, and the key of what was chained.
+
+    Args:
+        pool: Sealed images, uint8.
+        pool_rows: int64 [n], the rows that may be used.
+        time_left: Asked between recoveries.
+
+    Returns:
+        The key; the first whose fits are sound, else the one of most confidence. None if n is below LEAST_IMAGES,
+        nothing was chained, or nothing is recovered from what was.
+    """
+    rows = random_order(pool_rows)
+    if len(rows) < LEAST_IMAGES or not time_left():
+        return None
+    chaining = find_chaining(pool.images(np.sort(rows[:_COMPARED])))
+    if chaining is None:
+        return None
+    undone = chaining.undo(pool.images(np.sort(rows[:_IMAGES])))
+    agreement = colour_agreement(undone[:_COMPARED])
+    if agreement >= _PICTURES:
+        shape = pool.spec.image_shape
+        fit = Fit(agreement, _PICTURES, _FIT)
+        return RecoveredChained(chaining, Recovered(Table(shape, shape[:2]), {}, (), (fit,)))
+    found: list[Recovered | RecoveredStream] = []
+    for recover_inner in _INNER:
+        if not time_left():
+            break
+        key = recover_inner(MemoryPool(pool.spec, undone), np.arange(len(undone)), time_left)
+        if isinstance(key, (Recovered, RecoveredStream)):
+            found.append(key)
+            if not any(fit.is_poor for fit in key.fits):
+                break
+    return RecoveredChained(chaining, max(found, key=_confidence)) if found else None
+
+
+def find_chaining(images: Images) -> Chaining | None:
+    """Return how images uint8 [n, h, w, c] were chained; None if their places have something in common already.
+
+    None, too, if they have nothing in common in whatever way the chaining is undone.
+    """
+    as_it_is = _in_common(images)
+    if as_it_is >= _MOST_AS_IT_IS:
+        return None
+    common = {way: _in_common(way.undo(images)) for way in chainings(images.shape[3])}
+    best = max(common, key=lambda way: common[way])
+    return best if common[best] >= max(LEAST_IN_COMMON, _GAIN * as_it_is) else None
+
+
+def _in_common(images: Images) -> float:
+    """Return how much places have in common, whether under a keystream that is XORed or under one that is added."""
+    values = by_pixel(images)
+    return max(in_common(values, is_xor=is_xor) for is_xor in (True, False))
+
+
+def _confidence(key: Recovered | RecoveredStream) -> float:
+    return min((fit.confidence for fit in key.fits), default=0.0)

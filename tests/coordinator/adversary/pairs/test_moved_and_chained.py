@@ -1,0 +1,55 @@
+"""Pairs give the order, the keystream and the chaining of ciphers by chaotic maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from coordinator.adversary.opened import open_images
+from coordinator.adversary.pairs.moved_and_chained import solve_chained, solve_moved_keystream
+from crypto.arrays import Images
+from crypto.kernels.chaining import chainings
+from tests.support.pictures import smooth
+from tests.support.textbook_ciphers import (
+    chained,
+    lines_moved,
+    moved_and_added,
+    moved_and_xored,
+    noise,
+    pool_of,
+    substituted,
+    xored,
+)
+
+
+@pytest.mark.parametrize("seal", [moved_and_xored, moved_and_added])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_random_pairs_give_the_order_and_the_stream_exactly(
+    seal: Callable[[Images, int], Images], channels: int
+) -> None:
+    plain = noise((8 + 4, 12, 14, channels))
+    pool = pool_of(seal(plain, 3))
+    [key] = solve_moved_keystream(plain[:8], pool.sealed[:8])
+    assert np.array_equal(open_images(pool.spec, pool.sealed, key), plain)
+
+
+def test_one_pair_and_pairs_of_another_cipher_give_no_order() -> None:
+    plain = smooth(6, 12, 12)
+    assert solve_moved_keystream(plain[:1], moved_and_xored(plain[:1], 3)) == []
+    assert solve_moved_keystream(plain, substituted(plain, 3)) == []
+    assert list(solve_chained(plain, lines_moved(substituted(plain, 3), 3))) == []
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("inner", [xored, moved_and_xored, substituted])
+def test_pairs_give_the_chaining_and_what_was_chained(
+    inner: Callable[[Images, int], Images], channels: int
+) -> None:
+    plain = noise((20 + 4, 12, 14, channels))
+    for way in chainings(channels):
+        pool = pool_of(chained(inner(plain, 3), is_xor=way.is_xor, step=way.step))
+        keys = list(solve_chained(plain[:20], pool.sealed[:20]))
+        assert [key.chaining for key in keys] == [way]
+        assert np.array_equal(open_images(pool.spec, pool.sealed, keys[0]), plain)
