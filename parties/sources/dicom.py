@@ -31,6 +31,7 @@ from parties.sources.codestream import require_declared_size
 from parties.sources.dicom_tables import read_palette
 from parties.sources.dicom_values import PixelTags
 from parties.sources.reading import Reading, UnusablePixelsError
+from parties.sources.same_patient import ISSUER, one_spelling
 
 #: What is decoded: UID of the transfer syntax → (name, pydicom's plugin; empty for pydicom itself).
 TRANSFER_SYNTAXES = {
@@ -94,7 +95,8 @@ class Header:
         width: Of a frame, in pixels.
         height: Of a frame, in pixels.
         mode: `gray` or `colour`, and the bits a channel.
-        group: Keyed digest of the patient, or else the study or the series; empty if the file names none.
+        group: Keyed digest of the patient, with its issuer's behind ISSUER, or else of the study or the series; empty
+            if the file names none.
         aspect: The height of a pixel of the first frame as a share of its width.
         may_show_names: True if the kind of image often has names in its pixels, and the file says nothing about it.
     """
@@ -234,12 +236,16 @@ class _DataSet:
         return self.number("BitsStored", self.number("BitsAllocated", 8))
 
     def group(self) -> str:
-        """Return a keyed digest of the patient, or else NO_PATIENT and that of the study or the series."""
-        for names in (("PatientID", "IssuerOfPatientID"), ("StudyInstanceUID",), ("SeriesInstanceUID",)):
-            if self.text(names[0]):
-                value = "\0".join([names[0], *map(self.text, names)])
-                digest = blake3.blake3(value.encode(errors="replace"), key=_digest_key).hexdigest(16)
-                return digest if names[0] == "PatientID" else NO_PATIENT + digest
+        """Return keyed digests of the patient and the issuer, or else NO_PATIENT and one of the study or the series.
+
+        Two machines often spell one PatientID in two ways: with zeros before it, or in capitals.
+        """
+        if patient := one_spelling(self.text("PatientID")):
+            issuer = one_spelling(self.text("IssuerOfPatientID"))
+            return _digest("PatientID", patient) + (ISSUER + _digest("Issuer", issuer) if issuer else "")
+        for name in ("StudyInstanceUID", "SeriesInstanceUID"):
+            if self.text(name):
+                return NO_PATIENT + _digest(name, self.text(name))
         return ""
 
     def check(self, reading: Reading) -> None:
@@ -330,6 +336,11 @@ class _DataSet:
         self.file.seek(self.pixels_at)
         pixels, _ = get_decoder(self.syntax).as_array(self.file, index=index, **{**stated, **options})
         return pixels
+
+
+def _digest(name: str, value: str) -> str:
+    """Return a digest of a tag's value under the process's key."""
+    return blake3.blake3(f"{name}\0{value}".encode(errors="replace"), key=_digest_key).hexdigest(16)
 
 
 def _inflate(file: BinaryIO) -> BinaryIO:

@@ -18,7 +18,7 @@ from parties.sources.label_table import HINT, FileFinder, Row, read_rows
 from parties.sources.layout import require_folder
 from parties.sources.picture import UndecodableImageError
 from parties.sources.reading import Reading
-from parties.sources.same_patient import name_patients, plain_number
+from parties.sources.same_patient import join_issuers, name_patients, plain_number
 from parties.sources.walk import Parts, ignored_reason, look, walk
 
 
@@ -108,7 +108,8 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
 def _groups(rows: list[tuple[Row, str]], held: dict[str, Parts]) -> dict[str, str]:
     """Return the patient of each file: as its row says, or else its tags and the rows of files with equal tags."""
     names = {path: ["label file " + row.patient] if row.patient else [] for row, path in rows}
-    hints = {path: "tag " + parts.group for path, parts in held.items() if parts.group}
+    tag_of = join_issuers(parts.group for parts in held.values())
+    hints = {path: "tag " + tag_of[parts.group] for path, parts in held.items() if parts.group}
     groups = name_patients(names, hints)
     for path, parts in held.items():
         if not groups[path] and (parts.count > 1 or parts.kind == "NIfTI"):

@@ -10,7 +10,7 @@ from crypto.errors import CipherwardError, similar_to
 from crypto.plural import agreeing, counted
 from parties.sources.catalog import NO_PATIENT, Selection
 from parties.sources.found import Found
-from parties.sources.same_patient import name_patients, one_spelling
+from parties.sources.same_patient import join_issuers, name_patients, one_spelling
 
 #: What `groups` may be instead of a pattern.
 WAYS = ("folder", "tags", "none")
@@ -46,9 +46,10 @@ class Grouper:
         names: dict[str, list[str]] = {}
         hints: dict[str, str] = {}
         tags_in = defaultdict[str, set[str]](set)
+        tag_of = join_issuers(parts.group for parts in self.found.parts.values())
         for folder in folders:
             for image in self.found.images(folder):
-                tag = self.found.parts[image].group
+                tag = tag_of[self.found.parts[image].group]
                 names[image] = self._names(image[len(folder) + 1 :])
                 if tag and NO_PATIENT not in tag and self.pattern is None:
                     if names[image]:
