@@ -18,7 +18,7 @@ import os
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import blake3
 import numpy as np
@@ -28,6 +28,7 @@ from crypto.arrays import AnyArray, UInt8Array
 from parties.sources import frame_decoders
 from parties.sources.catalog import NO_PATIENT
 from parties.sources.codestream import require_declared_size
+from parties.sources.dicom_frames import require_no_more_bytes, require_no_more_frames
 from parties.sources.dicom_tables import read_palette
 from parties.sources.dicom_values import PixelTags
 from parties.sources.reading import Reading, UnusablePixelsError
@@ -130,6 +131,7 @@ def read_header(file: BinaryIO, reading: Reading) -> Header:
     with _errors():
         data = _DataSet(file)
         data.check(reading)
+        data.check_length()
         mode = f"{'gray' if data.is_gray else 'colour'} {data.bits} bits"
         silent = not data.text("BurnedInAnnotation") and data.text("Modality") in OFTEN_BURNED_IN
         return Header(
@@ -222,6 +224,9 @@ class _DataSet:
         # values, or without. pydicom notices it in the tags, but takes the pixels from the wrong place.
         self.is_explicit = head[4:6] in (b"OB", b"OW", b"OF", b"OD", b"UN")
         self.pixels_at = start + (12 if self.is_explicit else 8)
+        stated = self.file.read(4) if self.is_explicit else head[4:]
+        order: Literal["little", "big"] = "little" if self.syntax.is_little_endian else "big"
+        self.pixel_bytes = min(int.from_bytes(stated, order), self.length - self.pixels_at)
         self.has_floats = head[:4] not in (
             b"\xe0\x7f\x10\0",
             b"\x7f\xe0\0\x10",
@@ -279,6 +284,17 @@ class _DataSet:
             raise UnusablePixelsError(
                 f"it names {self.frames} frames of {self.width}×{self.height} pixels and holds fewer bytes"
             )
+
+    def check_length(self) -> None:
+        """Raise UnusablePixelsError if the file holds more pixels than it names, of which some would be left out."""
+        if self.syntax.is_encapsulated:
+            is_rle = self.syntax == frame_decoders.RLE
+            require_no_more_frames(self.file, self.pixels_at, self.frames, one_fragment_a_frame=is_rle)
+            return
+        bits = self.number("SamplesPerPixel", 1) * self.number("BitsAllocated", 8)  # of a pixel
+        named = self.pixels_at - (-self.frames * self.width * self.height * bits // 8)
+        row = max(self.width, self.height) * bits // 8
+        require_no_more_bytes(self.file, self.pixels_at + self.pixel_bytes, named, row)
 
     def show(self, index: int, reading: Reading) -> UInt8Array:
         """Return a frame as uint8 [h, w] or [h, w, 3]."""
