@@ -17,6 +17,7 @@ from crypto.plural import counted
 from parties.sources.class_names import normalized
 from parties.sources.layout import SPLIT_NAMES
 from parties.sources.same_patient import one_spelling
+from parties.sources.walk import PICTURE_ENDINGS, VOLUME_ENDINGS, without_ending
 
 #: What each column may be called, in lower case.
 COLUMNS = {
@@ -253,7 +254,7 @@ def _is_missing(cell: str) -> bool:
 
 
 class FileFinder:
-    """Finds the file that a row names. An ending may be left out if one file has the name.
+    """Finds the file that a row names. An ending may be left out if one image has the name.
 
     Accents are compared in one form: macOS names files in another one than the programs that write tables.
     """
@@ -263,13 +264,25 @@ class FileFinder:
         self.forms, self.stems, self.names = (defaultdict[str, list[str]](list) for _ in range(3))
         for name in files:
             self.forms[normalized(name)].append(name)
-            self.stems[normalized(str(PurePosixPath(name).with_suffix("")))].append(name)
+            self.stems[normalized(without_ending(name))].append(name)
             self.names[normalized(PurePosixPath(name).name)].append(name)
 
     def __call__(self, path: str) -> str:
         """Return the file of a path; empty if there is none, or there are several."""
+        found = self.candidates(path)
+        return found[0] if len(found) == 1 else ""
+
+    def candidates(self, path: str) -> list[str]:
+        """Return the files that a path may mean; those with an image's ending alone where others share the name."""
         if path in self.files:
-            return path
+            return [path]
         path = normalized(path)
-        alike = [self.forms, self.stems, *(() if "/" in path else (self.names,))]
-        return next((found[path][0] for found in alike if len(found.get(path, ())) == 1), "")
+        several: list[str] = []
+        for alike in (self.forms, self.stems, *(() if "/" in path else (self.names,))):
+            found = alike.get(path, [])
+            # A scan often has a file of its own beside it, such as scan.json.
+            images = [name for name in found if name.lower().endswith((*PICTURE_ENDINGS, *VOLUME_ENDINGS))]
+            if len(found := images or found) == 1:
+                return found
+            several = several or found
+        return several

@@ -193,6 +193,12 @@ def _match_files(rows: list[Row], files: list[str], file: Path) -> list[str]:
     """Return the file of each row."""
     file_of = FileFinder(files)
     paths = [file_of(row.path) for row in rows]
+    for row, path in zip(rows, paths, strict=True):
+        if not path and len(several := file_of.candidates(row.path)) > 1:
+            raise CipherwardError(
+                f"{file}, line {row.line}: {row.path} may be {several[0]} or {several[1]}",
+                "write the whole path, with the file's ending",
+            )
     if missing := [row.path for row, path in zip(rows, paths, strict=True) if not path]:
         raise CipherwardError(
             f"{file} names {counted(len(missing), 'image that is', 'images that are')} not in the folder: "

@@ -78,6 +78,13 @@ class Parts:
     may_show_names: bool = False
 
 
+def without_ending(name: str) -> str:
+    """Return a file's path without its ending. `.nii.gz` is one ending."""
+    if name.lower().endswith(".nii.gz"):
+        return name[: -len(".nii.gz")]
+    return str(PurePosixPath(name).with_suffix(""))
+
+
 def _leftover(name: str, is_folder: bool) -> str:
     """Return why a file or folder is ignored for its name; empty if it is not."""
     if name.casefold() in (_LEFTOVER_FOLDERS if is_folder else _LEFTOVER_FILES) or name.startswith("._"):

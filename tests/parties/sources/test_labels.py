@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from crypto.errors import CipherwardError
@@ -243,3 +245,18 @@ def test_a_name_with_an_accent_is_found_in_either_form(images: Path, tmp_path: P
         (images / f"scan{i:02d}.png").rename(images / f"e\u0301{i}.png")  # as macOS writes it
     rows = [f"{f'é{i}' if i < 4 else f'scan{i:02d}'}{'.png' * (i % 2)},{'ab'[i % 2]}" for i in range(24)]
     assert len(read_labels(images, table(tmp_path / "l.csv", "path,label", rows)).items) == 24
+
+
+def test_an_ending_is_left_out_beside_files_of_the_same_name(images: Path, tmp_path: Path) -> None:
+    """Scans often have a table of their settings beside them: the row named that, and the image was left out."""
+    for i in range(24):
+        (images / f"scan{i:02d}.json").write_text("{}")
+    volume = nibabel.Nifti1Image(np.zeros((8, 8, 3), np.uint8), np.eye(4))  # type: ignore[no-untyped-call]
+    nibabel.save(volume, images / "brain.nii.gz")
+    (images / "brain.json").write_text("{}")
+    rows = [*(f"scan{i:02d},{'ab'[i % 2]}" for i in range(24)), "brain,a"]
+    catalog = read_labels(images, table(tmp_path / "l.csv", "path,label", rows))
+    assert len(catalog.items) == 24 + 3 and catalog.refused == []
+    picture(images / "scan04.bmp")
+    with pytest.raises(CipherwardError, match=r"line 6: scan04 may be scan04\.bmp or scan04\.png"):
+        read_labels(images, table(tmp_path / "l.csv", "path,label", rows))
