@@ -215,7 +215,8 @@ def _check_classes(
         by_split.setdefault(split, {})[name] = folder
     reference = next((s for s in ("train", "") if s in by_split), "")
     names = sorted(by_split.get(reference, {}))
-    place = found.path(top) if not reference else found.path(folders[0][2]).parent
+    first = next((folder for split, _, folder in folders if split == reference), top)
+    place = found.path(first).parent if reference else found.path(top)
     require_usable_names([name for split, name, _ in folders if split == reference], str(place))
     if selection.classes:
         require_usable_names(selection.classes, "the list of classes")
@@ -228,11 +229,11 @@ def _check_classes(
         names = list(selection.classes)
     if len(names) < 2:
         raise _too_few_classes(found, top, names)
-    for inner in by_split.values():
+    for split, inner in by_split.items():
         if not selection.classes and sorted(inner) != names:
-            other = found.path(next(iter(inner.values()))).parent
             raise CipherwardError(
-                f"{other} and {place} have other classes: {', '.join(sorted(inner))} against {', '.join(names)}",
+                f"{found.path(top)}: {split} and {reference} have other classes: {', '.join(sorted(inner))} against "
+                f"{', '.join(names)}",
                 "every split needs the same class folders, otherwise labels do not mean the same",
             )
         for folder in inner.values():
