@@ -294,6 +294,34 @@ def test_a_mask_beside_its_image_is_no_image(tmp_path: Path, ending: str) -> Non
         read(root)
 
 
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("1.png", "1_mask_2.png"),  # several masks of one image
+        ("1.png", "1_mask2.png"),
+        ("1.png", "mask_1.png"),
+        ("image_1.png", "mask_1.png"),
+        ("p1_t1.png", "p1_seg.png"),  # one mask of several sequences
+        ("p1.nii.gz", "p1_seg.nii.gz"),
+        ("p1/1.png", "p1/masks/1.png"),
+    ],
+)
+def test_masks_are_found_under_their_usual_names(tmp_path: Path, image: str, mask: str) -> None:
+    root = fill(tmp_path, "a", "b")
+    for name in (image, mask):
+        picture(root / "b" / f"{name}.png")
+        (root / "b" / f"{name}.png").rename(root / "b" / name)
+    with pytest.raises(CipherwardError, match=r"seems to (be the mask of|hold masks)"):
+        read(root, groups="none")
+
+
+def test_images_whose_names_are_like_those_of_masks_are_images(tmp_path: Path) -> None:
+    root = fill(tmp_path, "a", "b")
+    for name in ("label_7.png", "mask.png", "p1_2.png", "p2_gt.png", "seg/1.png"):
+        picture(root / "b" / name)
+    assert len(read(root, groups="none").items) == 9
+
+
 def test_links_to_nothing_and_pipes_are_ignored_with_their_reason(tmp_path: Path) -> None:
     root = fill(tmp_path / "images", "a", "b")
     (root / "a" / "gone.png").symlink_to("nothing.png")
