@@ -300,6 +300,40 @@ def test_volumes_of_the_second_version_and_in_several_members_are_read(tmp_path:
         read_picture(tmp_path / "fewer.nii.gz", 8, 1, Reading("0,255"), 4)
 
 
+def test_a_compressed_volume_with_a_damaged_byte_is_refused(tmp_path: Path) -> None:
+    """The checksum is behind the voxels, and reading stopped before it: one picture in eight was another one."""
+    data = np.random.default_rng(0).integers(-1000, 1000, (32, 32, 5)).astype(np.int16)
+    whole = gzip.compress(volume(tmp_path / "v.nii", data, np.eye(4)).read_bytes())
+    how = Reading("-1000,1000")
+    for i in range(30):
+        content = bytearray(whole)
+        content[400 + (len(whole) - 408) * i // 30] ^= 1 << i % 8
+        (tmp_path / f"{i}.nii.gz").write_bytes(content)
+        with pytest.raises(UndecodableImageError):
+            read_picture(tmp_path / f"{i}.nii.gz", 32, 1, how, 0)
+    (tmp_path / "cut.nii.gz").write_bytes(whole[:-6])
+    with pytest.raises(UndecodableImageError, match="cut off"):
+        read_picture(tmp_path / "cut.nii.gz", 32, 1, how, 0)
+    (tmp_path / "more.nii.gz").write_bytes(whole + b"what follows is no member")
+    assert read_picture(tmp_path / "more.nii.gz", 32, 1, how, 0).any()
+
+
+def test_a_volume_that_holds_more_voxels_than_it_names_is_refused(tmp_path: Path) -> None:
+    """A series whose header names three dimensions, or a header with fewer slices."""
+    data = np.random.default_rng(0).integers(0, 256, (8, 64, 40)).astype(np.int16)
+    content = bytearray(volume(tmp_path / "v.nii", data, np.eye(4)).read_bytes())
+    for name, slices, is_refused in (("whole", 40, False), ("fewer", 35, True), ("filled", 40, False)):
+        struct.pack_into("<h", content, 46, slices)
+        filled = bytes(content) + bytes(512 * (name == "filled"))
+        for path, stored in ((f"{name}.nii", filled), (f"{name}.nii.gz", gzip.compress(filled))):
+            (tmp_path / path).write_bytes(stored)
+            if is_refused:
+                with pytest.raises(UndecodableImageError, match="more voxels than its header names"):
+                    read_picture(tmp_path / path, 8, 1, Reading("0,255"), 0)
+            else:
+                assert read_picture(tmp_path / path, 8, 1, Reading("0,255"), 39).any()
+
+
 @pytest.mark.parametrize(
     ("at", "form", "value", "message"),
     [
