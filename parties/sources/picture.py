@@ -36,6 +36,8 @@ _ORIENTATION_MARKS = (b"Exif\0", b"http://ns.adobe.com/xap/")
 # Tags of TIFF 6.0 and their values.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT, _DEPTH = 258, 262, 284, 339, 32997
 _WHITE_IS_ZERO, _UNSIGNED, _SIGNED, _A_PLANE_EACH = 0, 1, 2, 2
+# Of a PNG file of 2 or 4 bits, in Pillow's words: from one gray value to the next.
+_GRAY_STEPS = {"L;2": 85, "L;4": 17}
 _TRANSPARENT = "it is transparent; state what is behind it: --background 0 (black) to 255"
 
 
@@ -177,7 +179,12 @@ def _show(picture: ImageFile.ImageFile, reading: Reading) -> Image.Image:
         # Pillow leaves the second plane out, and the whole picture is transparent.
         raise UnusablePixelsError("gray and transparency in planes of their own; convert it")
     is_deep = _is_deep(picture)
+    steps = {_GRAY_STEPS.get(str(part[3]), 1) for part in picture.tile}
     picture.load()
+    clear = picture.info.get("transparency")
+    if picture.format == "PNG" and isinstance(clear, int) and len(steps) == 1:
+        # Pillow spreads the 4 or 16 gray values of such a file over 256, and not the one that is transparent.
+        picture.info["transparency"] = clear * steps.pop()
     # Looking for an orientation is Python code, which only one thread can run at a time: skip it if possible.
     if picture.format not in ("JPEG", "PNG") or not _ORIENTATION_KEYS.isdisjoint(picture.info):
         ImageOps.exif_transpose(picture, in_place=True)
