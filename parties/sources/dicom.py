@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -64,8 +65,11 @@ _GRAY, _COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_4
 _NO_PICTURES = ("SEG", "RTDOSE", "RWV", "REG")
 #: Kinds of image whose pixels often hold names; the tag that says so is often left out.
 OFTEN_BURNED_IN = ("US", "SC", "OT", "ES", "XC", "GM", "IVUS")
+#: SOP classes of such images: ultrasound, and secondary captures. A dose sheet or a screenshot of a CT is a secondary
+#: capture, and its modality is often that of the images it was made from.
+_OFTEN_BURNED_IN_CLASSES = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.([36](\.1)?|7(\.[1-4])?)")
 _TAGS = (
-    "BurnedInAnnotation", "Modality", "PatientID", "IssuerOfPatientID", "PatientName",
+    "BurnedInAnnotation", "Modality", "SOPClassUID", "PatientID", "IssuerOfPatientID", "PatientName",
     "StudyInstanceUID", "SeriesInstanceUID", "SamplesPerPixel", "PhotometricInterpretation",
     "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
@@ -133,7 +137,7 @@ def read_header(file: BinaryIO, reading: Reading) -> Header:
         data.check(reading)
         data.check_length()
         mode = f"{'gray' if data.is_gray else 'colour'} {data.bits} bits"
-        silent = not data.text("BurnedInAnnotation") and data.text("Modality") in OFTEN_BURNED_IN
+        silent = not data.text("BurnedInAnnotation") and data.is_often_burned_in
         return Header(
             data.frames, data.width, data.height, mode, data.group(), data.values.aspect(0), silent
         )
@@ -239,6 +243,13 @@ class _DataSet:
     def bits(self) -> int:
         """Bits of a channel."""
         return self.number("BitsStored", self.number("BitsAllocated", 8))
+
+    @property
+    def is_often_burned_in(self) -> bool:
+        """Whether the kind of image often has names in its pixels."""
+        return self.text("Modality") in OFTEN_BURNED_IN or bool(
+            _OFTEN_BURNED_IN_CLASSES.fullmatch(self.text("SOPClassUID"))
+        )
 
     def group(self) -> str:
         """Return keyed digests of the patient and the issuer, or else NO_PATIENT and one of the study or the series.

@@ -316,6 +316,22 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
         look(tmp_path, "bare.dcm", Reading())
 
 
+def test_images_that_often_show_names_are_told_by_modality_and_by_class(tmp_path: Path) -> None:
+    """A dose sheet among the images of a CT is a secondary capture of the modality CT."""
+    ct, capture, ultrasound = (f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "7.2", "6.1"))
+    cases = [
+        ({"Modality": "CT", "SOPClassUID": ct}, False),
+        ({"Modality": "US", "SOPClassUID": ct}, True),
+        ({"Modality": "CT", "SOPClassUID": capture}, True),
+        ({"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, True),
+        ({"Modality": "", "SOPClassUID": ultrasound}, True),
+        ({"Modality": "CT", "SOPClassUID": capture, "BurnedInAnnotation": "NO"}, False),
+    ]
+    for i, (tags, expected) in enumerate(cases):
+        dicom_file(tmp_path / f"{i}.dcm", RAMP, **tags)
+        assert look(tmp_path, f"{i}.dcm", Reading()).may_show_names is expected, tags
+
+
 def test_bombs_are_refused_before_anything_is_allocated(tmp_path: Path) -> None:
     small = np.zeros((4, 4), np.uint8)
     bombs = [
