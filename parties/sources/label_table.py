@@ -33,6 +33,9 @@ COLUMNS = {
 # What tables hold where a cell is missing, in lower case; and what pandas and R write, which others use as a word.
 _MISSING = ("", "nan", "-nan", "null", "n/a", "#n/a", "#na", "<na>", "?", "-")
 _MISSING_AS_WRITTEN = ("NA", "None")
+# What spreadsheets write where a formula fails, in several languages (#REF!, #NOMBRE?, #NV, Err:502), and LibreOffice
+# where a column is too narrow (###).
+_FAILED = re.compile(r"#.*[!?]|#+|#N/?[ADV]|Err:\d+")
 #: Bytes of a label file, at most.
 MAX_BYTES = 1 << 28
 #: What `cipherward-party patients` reads of a table.
@@ -157,7 +160,9 @@ def _parse(text: str, delimiter: str, skipped: int, file: Path) -> Iterator[tupl
         skipped: Lines before the text.
         file: Its name, for messages.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    stream = io.StringIO(text, newline="")
+    # A space before a quote would make the quotes a part of the cell, and its commas separators.
+    reader = csv.reader(stream, delimiter=delimiter, strict=True, skipinitialspace=True)
     hint = 'a double quote opens a cell that the next one closes: write "" for one inside a quoted cell, or remove it'
     while True:
         line = skipped + reader.line_num + 1
@@ -250,7 +255,7 @@ def _read_row(file: Path, line: int, value: dict[str, str]) -> Row:
 
 def _is_missing(cell: str) -> bool:
     """Return whether a cell says that its value is missing."""
-    return cell.casefold() in _MISSING or cell in _MISSING_AS_WRITTEN
+    return cell.casefold() in _MISSING or cell in _MISSING_AS_WRITTEN or bool(_FAILED.fullmatch(cell))
 
 
 class FileFinder:
