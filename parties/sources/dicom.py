@@ -28,7 +28,7 @@ from coordinator.exchange.image_file import UnreadableFormatError, require_few_p
 from crypto.arrays import AnyArray, UInt8Array
 from parties.sources import frame_decoders
 from parties.sources.catalog import NO_PATIENT
-from parties.sources.codestream import require_declared_size
+from parties.sources.codestream import require_declared_form, require_declared_size
 from parties.sources.dicom_frames import require_no_more_bytes, require_no_more_frames
 from parties.sources.dicom_tables import read_palette
 from parties.sources.dicom_values import PixelTags
@@ -328,6 +328,9 @@ class _DataSet:
             self.file.seek(self.pixels_at)
             code = get_frame(self.file, index, number_of_frames=self.frames)
             require_declared_size(code, self.width, self.height)
+            if self.syntax in frame_decoders.JPEG_2000:
+                is_ybr = self.text("PhotometricInterpretation") in ("YBR_FULL", "YBR_FULL_422")
+                require_declared_form(code, bool(self.number("PixelRepresentation")), is_ybr)
         if plugin == frame_decoders.NAME:
             frame_decoders.register(self.syntax)
         options: dict[str, Any] = {"decoding_plugin": plugin} if plugin else {}
