@@ -70,11 +70,14 @@ class Grouper:
     def _names(self, path: str) -> list[str]:
         """Return what the path of an image below its class folder names."""
         if self.pattern is not None:
-            if match := self.pattern.search(path):
-                stated = match[1] if match.re.groups and match[1] is not None else match[0]
+            match = self.pattern.search(path)
+            stated = "" if not match else match[1] if match.re.groups and match[1] is not None else match[0]
+            if patient := one_spelling(stated):
                 self.named.add(stated)
-                return ["pattern " + one_spelling(stated)]
-            self.unmatched += 1
+                return ["pattern " + patient]
+            self.unmatched += (
+                1  # also where it finds nothing but a place: that would be one patient for all
+            )
         steps = path.split("/")
         if self.depth is None or len(steps) < self.depth + 2:
             return []

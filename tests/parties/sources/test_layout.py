@@ -116,6 +116,21 @@ def test_groups_can_be_stated(tmp_path: Path) -> None:
     assert {item.group for item in read(tmp_path / "x").items} == {"folder 1", "folder 2"}
 
 
+def test_a_pattern_that_finds_nothing_but_a_place_names_no_patient(tmp_path: Path) -> None:
+    """A star finds the empty text everywhere: images without a number were all of one patient."""
+    for name in "ab":
+        for i in range(12):
+            picture(tmp_path / name / (f"{i // 2}_{i}.png" if i < 8 else f"x{i}.png"), seed=i, size=(8, 8))
+    catalog = read(tmp_path, groups=r"^(\d*)")
+    assert Counter(item.group for item in catalog.items) == {
+        "": 8,
+        **{f"pattern {i}": 4 for i in range(4)},
+    }
+    assert "the pattern names 4 patients; 8 images do not match it" in catalog.notes
+    with pytest.raises(CipherwardError, match="matches the path of no image"):
+        read_layout(tmp_path, Selection(groups=r"y*$"))
+
+
 def crossing(root: Path) -> list[str]:
     """Return the patients that have images in two splits."""
     return Folder(root, 8, 1, 0, "train").crossing
