@@ -270,6 +270,8 @@ class _DataSet:
             raise UnusablePixelsError("a segmentation, a dose or a map, not an image")
         if not self.has_pixels or not self.width or not self.height:
             raise UnusablePixelsError("it holds no pixels, such as a report or a plan")
+        if missing := self._missing_tags():
+            raise UnusablePixelsError(f"its data set lacks {' and '.join(missing)}")
         if self.text("PhotometricInterpretation") not in (*_GRAY, *_COLOUR, "PALETTE COLOR"):
             raise UnusablePixelsError("its colours are in a form that is not read")
         if self.text("BurnedInAnnotation").upper() == "YES" and not reading.allow_burned_in:
@@ -295,6 +297,15 @@ class _DataSet:
             raise UnusablePixelsError(
                 f"it names {self.frames} frames of {self.width}×{self.height} pixels and holds fewer bytes"
             )
+
+    def _missing_tags(self) -> list[str]:
+        """Return the tags without which nobody knows how its pixels lie."""
+        needed = ["SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"]
+        if not self.has_floats:
+            needed += ["BitsStored", "PixelRepresentation"]
+        if self.number("SamplesPerPixel", 1) > 1:
+            needed.append("PlanarConfiguration")
+        return [name for name in needed if self.tags.get(name) in (None, "")]
 
     def check_length(self) -> None:
         """Raise UnusablePixelsError if the file holds more pixels than it names, of which some would be left out."""

@@ -298,6 +298,10 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
         ("seg", {"Modality": "SEG"}, "segmentation"),
         ("form", {"PhotometricInterpretation": "CMYK"}, "colours are in a form"),
         ("cut", {"PixelData": b"12"}, "cut off|fewer bytes"),
+        ("sign", {"PixelRepresentation": None}, "its data set lacks PixelRepresentation"),
+        ("bits", {"BitsStored": None, "SamplesPerPixel": None}, "lacks SamplesPerPixel and BitsStored"),
+        ("colour", {"PhotometricInterpretation": None}, "lacks PhotometricInterpretation"),
+        ("planes", {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "lacks PlanarConfiguration"),
     ]
     for name, tags, message in cases:
         with pytest.raises(UndecodableImageError, match=message):
