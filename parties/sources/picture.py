@@ -165,7 +165,7 @@ def _require_one(parts: int, part: int, kind: str) -> None:
     """Raise UnusablePixelsError if a file that was taken for one picture, for its name, holds several."""
     if part < 0 and parts > 1:
         raise UnusablePixelsError(
-            f"a {kind} file of {parts} pictures where one is expected; in a folder, give it its own ending"
+            f"a {kind} file of {parts} pictures where one is expected; save each in a file of its own"
         )
 
 
