@@ -31,7 +31,7 @@ from parties.sources.catalog import NO_PATIENT
 from parties.sources.codestream import require_declared_form, require_declared_size
 from parties.sources.dicom_frames import require_no_more_bytes, require_no_more_frames
 from parties.sources.dicom_tables import read_palette
-from parties.sources.dicom_values import PixelTags
+from parties.sources.dicom_values import OVERLAY_POSITIONS, PixelTags
 from parties.sources.reading import Reading, UnusablePixelsError
 from parties.sources.same_patient import ISSUER, one_spelling
 
@@ -217,7 +217,7 @@ class _DataSet:
             is_implicit_VR=self.syntax.is_implicit_VR,
             is_little_endian=self.syntax.is_little_endian,
             stop_when=lambda tag, _vr, _n: tag in (0x7FE00008, 0x7FE00009, 0x7FE00010),
-            specific_tags=[Tag(name) for name in _TAGS],
+            specific_tags=[*(Tag(name) for name in _TAGS), *OVERLAY_POSITIONS],
         )
         self.values = PixelTags(self.tags)
         self.number, self.text = self.values.number, self.values.text
@@ -283,6 +283,8 @@ class _DataSet:
         samples, bits = self.number("SamplesPerPixel", 1), self.number("BitsAllocated", 8)
         if samples not in (1, 3) or bits not in (1, 8, 16, 32, 64):
             raise UnusablePixelsError(f"{samples} channels of {bits} bits are not read")
+        if (samples == 3) is not (self.text("PhotometricInterpretation") in _COLOUR):
+            raise UnusablePixelsError("its pixels have other channels than its form of colours has")
         stored = self.number("BitsStored", bits)
         if not self.has_floats and self.number("HighBit", stored - 1) != stored - 1:
             raise UnusablePixelsError(
@@ -345,6 +347,8 @@ class _DataSet:
         if plugin == frame_decoders.NAME:
             frame_decoders.register(self.syntax)
         options: dict[str, Any] = {"decoding_plugin": plugin} if plugin else {}
+        if is_one_channel := self.number("SamplesPerPixel", 1) == 1:
+            options["correct_unused_bits"] = False  # pydicom cuts them off, whatever is in them
         if self.is_inflated:
             options["transfer_syntax_uid"] = self.syntax
         self.file.seek(0)
@@ -362,7 +366,7 @@ class _DataSet:
             ) from None
         if pixels.shape[:2] != (self.height, self.width):
             raise UnusablePixelsError("its pixels are of another size than it says")
-        return pixels
+        return self.values.clear_unused_bits(pixels) if is_one_channel else pixels
 
     def _decode_mixed(self, index: int, options: dict[str, Any]) -> AnyArray:
         """Return a frame's pixels where their element is in the other form than the transfer syntax says."""
