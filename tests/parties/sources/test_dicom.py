@@ -318,6 +318,13 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "bare.dcm").write_bytes(whole[132:])
     with pytest.raises(UndecodableImageError, match="no DICM"):
         look(tmp_path, "bare.dcm", Reading())
+    for name, implicit in (("IM1", True), ("IM2", False)):  # as old archives write and name them
+        ds = Dataset()
+        ds.SOPClassUID, ds.Modality, ds.PixelData = UID("1.2"), "CT", bytes(10)
+        ds["PixelData"].VR = "OW"
+        pydicom.dcmwrite(tmp_path / name, ds, implicit_vr=implicit, little_endian=True)
+        with pytest.raises(UndecodableImageError, match="a data set without file header"):
+            look(tmp_path, name, Reading())
 
 
 def test_images_that_often_show_names_are_told_by_modality_and_by_class(tmp_path: Path) -> None:
