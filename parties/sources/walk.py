@@ -47,7 +47,11 @@ UNREAD_ENDINGS = (
 )  # fmt: skip
 # Written by file managers and archivers, not by people.
 _LEFTOVER_FILES = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")
-_LEFTOVER_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
+_LEFTOVER_FOLDERS = (
+    *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
+    # of file servers: previews, deleted files and earlier states (Synology, QNAP, NetApp)
+    *("@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "~snapshot"),
+)
 LEFTOVER, HIDDEN = "left by an archive or a file manager", "hidden"
 DANGLING, IRREGULAR = "a link to nothing", "not a regular file"
 

@@ -172,6 +172,8 @@ def test_leftovers_and_other_files_are_ignored_each_with_a_reason(tmp_path: Path
         "__MACOSX/a/._0.png": "left by an archive or a file manager",
         "a/._0.png": "left by an archive or a file manager",
         "a/Thumbs.db": "left by an archive or a file manager",
+        "#recycle/old/1.png": "left by an archive or a file manager",
+        "~snapshot/nightly/a/1.png": "left by an archive or a file manager",
         ".DS_Store": "left by an archive or a file manager",
         ".git/config": "hidden",
         "a/notes.txt": "not an image (.txt)",
@@ -189,7 +191,7 @@ def test_leftovers_and_other_files_are_ignored_each_with_a_reason(tmp_path: Path
     catalog = read(tmp_path)
     assert dict(catalog.ignored) == others | {"cover.png": "outside of the class folders"}
     assert catalog.refused == [("a/empty.dcm", "the file is empty")] and catalog.classes == ["a", "b"]
-    assert count_reasons(catalog.ignored)["left by an archive or a file manager"] == 4
+    assert count_reasons(catalog.ignored)["left by an archive or a file manager"] == 6
 
 
 def test_formats_are_read_whatever_the_ending(tmp_path: Path) -> None:
