@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from openjpeg.utils import encode_array
 from PIL import Image
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless
+from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from crypto.arrays import AnyArray
 from parties.sources.picture import UndecodableImageError, read_picture
@@ -56,3 +57,19 @@ def test_colours_are_not_transformed_twice(tmp_path: Path) -> None:
         assert np.abs(read_picture(path, 64, 3, Reading(), 0).astype(int) - RGB).max() <= 2, (form, in_code)
     with pytest.raises(UndecodableImageError, match="compressed colours are transformed"):
         read_picture(jpeg2000(tmp_path / "x.dcm", ycc, tags, use_mct=True), 64, 3, Reading(), 0)
+
+
+def test_a_panic_of_a_decoder_is_one_clear_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """At a segment that goes on beyond its pixels the decoder of RLE panics, which no handler of errors catches."""
+    segment = bytes([129, 7]) * 2  # 256 pixels
+    for name, segments in (("whole", (segment, segment)), ("long", (segment + bytes([254, 9]), segment))):
+        offsets = (2, 64, 64 + len(segments[0]), *[0] * 13)
+        ds = dicom_data(np.zeros((16, 16), np.uint16))
+        ds.file_meta.TransferSyntaxUID = RLELossless
+        ds.PixelData = encapsulate([struct.pack("<16I", *offsets) + b"".join(segments)])
+        ds["PixelData"].is_undefined_length = True
+        ds.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+    assert read_picture(tmp_path / "whole.dcm", 16, 1, Reading("full"), 0).any()
+    with pytest.raises(UndecodableImageError, match="cut off, or cannot be decoded"):
+        read_picture(tmp_path / "long.dcm", 16, 1, Reading("full"), 0)
+    assert capfd.readouterr().err == ""
