@@ -43,6 +43,12 @@ def find_in_facts(report: Report, splits: Sequence[Npz], statements: Statements)
                     " in the array classes",
                 )
             )
+    test = next(part for part in splits if part.split == "test")
+    tested = np.bincount(test.labels, minlength=len(test.classes))
+    for name, trained, count in zip(train.classes, counts, tested, strict=True):
+        if trained and not count and not statements.is_share:
+            hint = "the test says nothing about it; add images of the class to the test"
+            report.warnings.append(Finding(f"no test image of the class {name}", hint))
 
 
 def check_npz(

@@ -43,7 +43,7 @@ def require_usable_names(names: Iterable[str], where: str) -> None:
                 if not name
                 else "rename the class: letters, digits, spaces, - and _ are safe",
             )
-        same[unicodedata.normalize("NFKC", name).casefold()].append(name)
+        same[" ".join(_folded(name).split())].append(name)
     for twins in same.values():
         if len(twins) > 1:
             shown = " and ".join(repr(name) for name in twins[:3])
@@ -51,10 +51,16 @@ def require_usable_names(names: Iterable[str], where: str) -> None:
                 raise CipherwardError(
                     f"{where}: {len(twins)} classes are named {twins[0]!r}", "each class needs its own name"
                 )
+            is_one = len(set(map(_folded, twins))) < len(twins)
             raise CipherwardError(
-                f"{where}: {shown} are one name to many file systems",
+                f"{where}: {shown} {'are one name to many file systems' if is_one else 'differ by spaces alone'}",
                 "rename one of them, or join the classes",
             )
+
+
+def _folded(name: str) -> str:
+    """Return a name as file systems compare it that do not tell capitals or forms of one letter apart."""
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def _fault(name: str) -> str:

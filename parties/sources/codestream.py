@@ -9,6 +9,8 @@ from parties.sources.reading import UnusablePixelsError
 _FRAME_MARKERS = frozenset(
     (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7)
 )
+#: The beginning of a JPEG 2000 code, and of the marker that holds its size (ITU-T T.800 A.4.1, A.5.1).
+_J2K_START = b"\xff\x4f\xff\x51"
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
 
 
@@ -18,7 +20,7 @@ def stated_size(code: bytes) -> tuple[int, int]:
     Raises:
         UnusablePixelsError: If it is none of them, or ends before it states a size.
     """
-    start = code.find(b"\xff\x4f\xff\x51", 0, 1 << 16)  # after the boxes of a JP2 file, if there are any
+    start = code.find(_J2K_START, 0, 1 << 16)  # after the boxes of a JP2 file, if there are any
     if start >= 0 and (start == 0 or code.startswith(b"\0\0\0\x0cjP  ")):
         fields = code[start + 8 : start + 24]
         if len(fields) == 16:
@@ -53,6 +55,33 @@ def stated_precision(code: bytes) -> int:
     """
     at = _frame_header(code)
     return code[at + 4]
+
+
+def require_declared_form(code: bytes, is_signed: bool, is_ybr: bool) -> None:
+    """Check that a JPEG 2000 code does not contradict its file: its decoder believes the code, and the rest the file.
+
+    A code of unsigned numbers in a file of signed ones is common, and their bits say what is meant.
+
+    Args:
+        code: The code of a frame. Another one than JPEG 2000 is not looked at.
+        is_signed: Whether the file says that its pixels are signed.
+        is_ybr: Whether the file says that its colours are YBR_FULL, which no transform within the code undoes.
+
+    Raises:
+        UnusablePixelsError: If the numbers are signed in the code alone, or the colours would be transformed twice.
+    """
+    at = code.find(_J2K_START, 0, 1 << 16)
+    if at < 0 or len(code) < at + 43:
+        return
+    if code[at + 42] & 0x80 and not is_signed:
+        raise UnusablePixelsError("its compressed pixels are signed, and its tags say that they are not")
+    at += 2
+    while is_ybr and at + 12 <= len(code) and code[at : at + 2] != b"\xff\x90":  # up to the first tile
+        if code[at : at + 2] == b"\xff\x52" and code[at + 8] == 1:
+            raise UnusablePixelsError(
+                "its compressed colours are transformed, and its tags say that they are YBR_FULL"
+            )
+        at += 2 + int.from_bytes(code[at + 2 : at + 4], "big")
 
 
 def require_declared_size(code: bytes, width: int, height: int) -> None:

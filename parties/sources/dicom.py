@@ -15,10 +15,11 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import warnings
 import zlib
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import blake3
 import numpy as np
@@ -27,10 +28,12 @@ from coordinator.exchange.image_file import UnreadableFormatError, require_few_p
 from crypto.arrays import AnyArray, UInt8Array
 from parties.sources import frame_decoders
 from parties.sources.catalog import NO_PATIENT
-from parties.sources.codestream import require_declared_size
+from parties.sources.codestream import require_declared_form, require_declared_size
+from parties.sources.dicom_frames import require_no_more_bytes, require_no_more_frames
 from parties.sources.dicom_tables import read_palette
-from parties.sources.dicom_values import PixelTags
+from parties.sources.dicom_values import OVERLAY_POSITIONS, PixelTags
 from parties.sources.reading import Reading, UnusablePixelsError
+from parties.sources.same_patient import ISSUER, one_spelling
 
 #: What is decoded: UID of the transfer syntax → (name, pydicom's plugin; empty for pydicom itself).
 TRANSFER_SYNTAXES = {
@@ -62,8 +65,11 @@ _GRAY, _COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_4
 _NO_PICTURES = ("SEG", "RTDOSE", "RWV", "REG")
 #: Kinds of image whose pixels often hold names; the tag that says so is often left out.
 OFTEN_BURNED_IN = ("US", "SC", "OT", "ES", "XC", "GM", "IVUS")
+#: SOP classes of such images: ultrasound, and secondary captures. A dose sheet or a screenshot of a CT is a secondary
+#: capture, and its modality is often that of the images it was made from.
+_OFTEN_BURNED_IN_CLASSES = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.([36](\.1)?|7(\.[1-4])?)")
 _TAGS = (
-    "BurnedInAnnotation", "Modality", "PatientID", "IssuerOfPatientID", "PatientName",
+    "BurnedInAnnotation", "Modality", "SOPClassUID", "PatientID", "IssuerOfPatientID", "PatientName",
     "StudyInstanceUID", "SeriesInstanceUID", "SamplesPerPixel", "PhotometricInterpretation",
     "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
@@ -94,7 +100,8 @@ class Header:
         width: Of a frame, in pixels.
         height: Of a frame, in pixels.
         mode: `gray` or `colour`, and the bits a channel.
-        group: Keyed digest of the patient, or else the study or the series; empty if the file names none.
+        group: Keyed digest of the patient, with its issuer's behind ISSUER, or else of the study or the series; empty
+            if the file names none.
         aspect: The height of a pixel of the first frame as a share of its width.
         may_show_names: True if the kind of image often has names in its pixels, and the file says nothing about it.
     """
@@ -128,8 +135,9 @@ def read_header(file: BinaryIO, reading: Reading) -> Header:
     with _errors():
         data = _DataSet(file)
         data.check(reading)
+        data.check_length()
         mode = f"{'gray' if data.is_gray else 'colour'} {data.bits} bits"
-        silent = not data.text("BurnedInAnnotation") and data.text("Modality") in OFTEN_BURNED_IN
+        silent = not data.text("BurnedInAnnotation") and data.is_often_burned_in
         return Header(
             data.frames, data.width, data.height, mode, data.group(), data.values.aspect(0), silent
         )
@@ -209,7 +217,7 @@ class _DataSet:
             is_implicit_VR=self.syntax.is_implicit_VR,
             is_little_endian=self.syntax.is_little_endian,
             stop_when=lambda tag, _vr, _n: tag in (0x7FE00008, 0x7FE00009, 0x7FE00010),
-            specific_tags=[Tag(name) for name in _TAGS],
+            specific_tags=[*(Tag(name) for name in _TAGS), *OVERLAY_POSITIONS],
         )
         self.values = PixelTags(self.tags)
         self.number, self.text = self.values.number, self.values.text
@@ -220,6 +228,9 @@ class _DataSet:
         # values, or without. pydicom notices it in the tags, but takes the pixels from the wrong place.
         self.is_explicit = head[4:6] in (b"OB", b"OW", b"OF", b"OD", b"UN")
         self.pixels_at = start + (12 if self.is_explicit else 8)
+        stated = self.file.read(4) if self.is_explicit else head[4:]
+        order: Literal["little", "big"] = "little" if self.syntax.is_little_endian else "big"
+        self.pixel_bytes = min(int.from_bytes(stated, order), self.length - self.pixels_at)
         self.has_floats = head[:4] not in (
             b"\xe0\x7f\x10\0",
             b"\x7f\xe0\0\x10",
@@ -233,13 +244,24 @@ class _DataSet:
         """Bits of a channel."""
         return self.number("BitsStored", self.number("BitsAllocated", 8))
 
+    @property
+    def is_often_burned_in(self) -> bool:
+        """Whether the kind of image often has names in its pixels."""
+        return self.text("Modality") in OFTEN_BURNED_IN or bool(
+            _OFTEN_BURNED_IN_CLASSES.fullmatch(self.text("SOPClassUID"))
+        )
+
     def group(self) -> str:
-        """Return a keyed digest of the patient, or else NO_PATIENT and that of the study or the series."""
-        for names in (("PatientID", "IssuerOfPatientID"), ("StudyInstanceUID",), ("SeriesInstanceUID",)):
-            if self.text(names[0]):
-                value = "\0".join([names[0], *map(self.text, names)])
-                digest = blake3.blake3(value.encode(errors="replace"), key=_digest_key).hexdigest(16)
-                return digest if names[0] == "PatientID" else NO_PATIENT + digest
+        """Return keyed digests of the patient and the issuer, or else NO_PATIENT and one of the study or the series.
+
+        Two machines often spell one PatientID in two ways: with zeros before it, or in capitals.
+        """
+        if patient := one_spelling(self.text("PatientID")):
+            issuer = one_spelling(self.text("IssuerOfPatientID"))
+            return _digest("PatientID", patient) + (ISSUER + _digest("Issuer", issuer) if issuer else "")
+        for name in ("StudyInstanceUID", "SeriesInstanceUID"):
+            if self.text(name):
+                return NO_PATIENT + _digest(name, self.text(name))
         return ""
 
     def check(self, reading: Reading) -> None:
@@ -248,6 +270,8 @@ class _DataSet:
             raise UnusablePixelsError("a segmentation, a dose or a map, not an image")
         if not self.has_pixels or not self.width or not self.height:
             raise UnusablePixelsError("it holds no pixels, such as a report or a plan")
+        if missing := self._missing_tags():
+            raise UnusablePixelsError(f"its data set lacks {' and '.join(missing)}")
         if self.text("PhotometricInterpretation") not in (*_GRAY, *_COLOUR, "PALETTE COLOR"):
             raise UnusablePixelsError("its colours are in a form that is not read")
         if self.text("BurnedInAnnotation").upper() == "YES" and not reading.allow_burned_in:
@@ -259,6 +283,8 @@ class _DataSet:
         samples, bits = self.number("SamplesPerPixel", 1), self.number("BitsAllocated", 8)
         if samples not in (1, 3) or bits not in (1, 8, 16, 32, 64):
             raise UnusablePixelsError(f"{samples} channels of {bits} bits are not read")
+        if (samples == 3) is not (self.text("PhotometricInterpretation") in _COLOUR):
+            raise UnusablePixelsError("its pixels have other channels than its form of colours has")
         stored = self.number("BitsStored", bits)
         if not self.has_floats and self.number("HighBit", stored - 1) != stored - 1:
             raise UnusablePixelsError(
@@ -273,6 +299,26 @@ class _DataSet:
             raise UnusablePixelsError(
                 f"it names {self.frames} frames of {self.width}×{self.height} pixels and holds fewer bytes"
             )
+
+    def _missing_tags(self) -> list[str]:
+        """Return the tags without which nobody knows how its pixels lie."""
+        needed = ["SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"]
+        if not self.has_floats:
+            needed += ["BitsStored", "PixelRepresentation"]
+        if self.number("SamplesPerPixel", 1) > 1:
+            needed.append("PlanarConfiguration")
+        return [name for name in needed if self.tags.get(name) in (None, "")]
+
+    def check_length(self) -> None:
+        """Raise UnusablePixelsError if the file holds more pixels than it names, of which some would be left out."""
+        if self.syntax.is_encapsulated:
+            is_rle = self.syntax == frame_decoders.RLE
+            require_no_more_frames(self.file, self.pixels_at, self.frames, one_fragment_a_frame=is_rle)
+            return
+        bits = self.number("SamplesPerPixel", 1) * self.number("BitsAllocated", 8)  # of a pixel
+        named = self.pixels_at - (-self.frames * self.width * self.height * bits // 8)
+        row = max(self.width, self.height) * bits // 8
+        require_no_more_bytes(self.file, self.pixels_at + self.pixel_bytes, named, row)
 
     def show(self, index: int, reading: Reading) -> UInt8Array:
         """Return a frame as uint8 [h, w] or [h, w, 3]."""
@@ -295,9 +341,14 @@ class _DataSet:
             self.file.seek(self.pixels_at)
             code = get_frame(self.file, index, number_of_frames=self.frames)
             require_declared_size(code, self.width, self.height)
+            if self.syntax in frame_decoders.JPEG_2000:
+                is_ybr = self.text("PhotometricInterpretation") in ("YBR_FULL", "YBR_FULL_422")
+                require_declared_form(code, bool(self.number("PixelRepresentation")), is_ybr)
         if plugin == frame_decoders.NAME:
             frame_decoders.register(self.syntax)
         options: dict[str, Any] = {"decoding_plugin": plugin} if plugin else {}
+        if is_one_channel := self.number("SamplesPerPixel", 1) == 1:
+            options["correct_unused_bits"] = False  # pydicom cuts them off, whatever is in them
         if self.is_inflated:
             options["transfer_syntax_uid"] = self.syntax
         self.file.seek(0)
@@ -315,7 +366,7 @@ class _DataSet:
             ) from None
         if pixels.shape[:2] != (self.height, self.width):
             raise UnusablePixelsError("its pixels are of another size than it says")
-        return pixels
+        return self.values.clear_unused_bits(pixels) if is_one_channel else pixels
 
     def _decode_mixed(self, index: int, options: dict[str, Any]) -> AnyArray:
         """Return a frame's pixels where their element is in the other form than the transfer syntax says."""
@@ -330,6 +381,11 @@ class _DataSet:
         self.file.seek(self.pixels_at)
         pixels, _ = get_decoder(self.syntax).as_array(self.file, index=index, **{**stated, **options})
         return pixels
+
+
+def _digest(name: str, value: str) -> str:
+    """Return a digest of a tag's value under the process's key."""
+    return blake3.blake3(f"{name}\0{value}".encode(errors="replace"), key=_digest_key).hexdigest(16)
 
 
 def _inflate(file: BinaryIO) -> BinaryIO:

@@ -28,6 +28,8 @@ from parties.sources.reading import (
 #: What says how large pixels are, from one row to the next and from one column to the next. The first counts (DICOM
 #: PS3.3 10.7.1).
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio")
+#: OverlayBitPosition of each overlay (DICOM PS3.3 C.9.2): above 0, the overlay is in a bit of the pixels.
+OVERLAY_POSITIONS = tuple(0x60000102 + (number << 17) for number in range(16))
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,32 @@ class PixelTags:
         ends = [number(name) for name in (first, limit) if self.tags.get(name) not in (None, "")]
         padding = np.asarray((pixels >= min(ends)) & (pixels <= max(ends)))
         return padding if nothing is None else padding | nothing
+
+    def clear_unused_bits(self, pixels: AnyArray) -> AnyArray:
+        """Return whole numbers [h, w] without what stands in the bits above those that are stored. Padding stays.
+
+        Overlays may stand there, and nothing where the sign of a negative number is not repeated.
+
+        Raises:
+            UnusablePixelsError: If anything else does: the numbers have more bits than the file says, and cutting
+                these off would make dark pixels of the brightest.
+        """
+        stored, allocated = self.number("BitsStored", 8), 8 * pixels.dtype.itemsize
+        if pixels.dtype.kind == "f" or stored >= allocated:
+            return pixels
+        padding = self.padding(pixels)
+        shown = pixels if padding is None else pixels[~padding]
+        low, high = self.stored_range()
+        least, most = (int(shown.min()), int(shown.max())) if shown.size else (low, high)
+        if low <= least and most <= high:
+            return pixels
+        is_sign_left_out = low < 0 <= least and most < 2**stored
+        has_overlays = any(self.tags[tag].value for tag in OVERLAY_POSITIONS if tag in self.tags)
+        if not is_sign_left_out and not has_overlays:
+            raise UnusablePixelsError("its pixels have more bits than it says (BitsStored)")
+        shift = allocated - stored
+        cleared = (pixels << shift) >> shift
+        return cleared if padding is None else np.where(padding, pixels, cleared)
 
     def real(self, name: str) -> float:
         """Return a tag's number."""

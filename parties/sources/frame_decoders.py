@@ -27,6 +27,8 @@ DECODER_DEPENDENCIES = dict.fromkeys(
     (*JPEG_2000, RLE, *JPEG), ("pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm")
 )
 _lock = threading.Lock()
+#: What the decoder of RLE writes when it panics; what it was called by may follow.
+_PANIC = b"panicked at"
 #: What the JPEG library of GDCM writes about a damaged code, and all that it writes about codes.
 _DAMAGE = (b"premature end", b"Premature end", b"bad Huffman code", b"found marker")
 _WARNINGS = (*_DAMAGE, b"JPEG", b"DCT coefficient")
@@ -52,20 +54,34 @@ def decode_frame(code: bytes, runner: Any) -> bytearray:
     if runner.transfer_syntax in JPEG:
         return _decode_jpeg(code, runner)
     if runner.transfer_syntax == RLE:
-        from rle.utils import decode_pixel_data as decode_rle
-
-        decode: Any = decode_rle
-        pixels: bytearray = decode(code, version=2, **runner.options)
-        runner.set_option("planar_configuration", 1)
-        return pixels
+        return _decode_rle(code, runner)
     from openjpeg.utils import decode_pixel_data
 
-    decode = decode_pixel_data
-    pixels = decode(code, version=2)
+    decode: Any = decode_pixel_data
+    pixels: bytearray = decode(code, version=2)
     if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):
         runner.set_option("photometric_interpretation", "RGB")  # openjpeg undoes the transform
     bits = int(runner.get_option("j2k_precision", runner.bits_stored))
     runner.set_option("bits_allocated", 8 if bits <= 8 else 16 if bits <= 16 else 32)
+    return pixels
+
+
+def _decode_rle(code: bytes, runner: Any) -> bytearray:
+    """Return the pixels of an RLE frame. Raises ValueError if the code is damaged.
+
+    The decoder panics at some damaged codes: it writes to the terminal, and what it raises is no Exception.
+    """
+    from rle.utils import decode_pixel_data
+
+    decode: Any = decode_pixel_data
+    try:
+        with _lock, _capture_warnings():
+            pixels: bytearray = decode(code, version=2, **runner.options)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError("the code is damaged") from None
+    runner.set_option("planar_configuration", 1)
     return pixels
 
 
@@ -110,7 +126,7 @@ def _decode_jpeg(code: bytes, runner: Any) -> bytearray:
 
 @contextlib.contextmanager
 def _capture_warnings() -> Iterator[list[bytes]]:
-    """Collect what GDCM's JPEG library writes to the terminal; what others write meanwhile is passed on.
+    """Collect what GDCM's JPEG library or the decoder of RLE writes to the terminal; what others write is passed on.
 
     The library says only there that a code is damaged, and goes on with gray pixels. It holds Python's lock while
     it decodes, so that nothing of ours is written then.
@@ -130,8 +146,9 @@ def _capture_warnings() -> Iterator[list[bytes]]:
             os.dup2(terminal, 2)
             os.close(terminal)
         file.seek(0)
-        for line in file.read().splitlines(keepends=True):
-            if any(word in line for word in _WARNINGS):
+        written = file.read()
+        for line in written.splitlines(keepends=True):
+            if _PANIC in written or any(word in line for word in _WARNINGS):
                 lines.append(line)
             else:
                 with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ from crypto.plural import counted
 from parties.sources.class_names import normalized
 from parties.sources.layout import SPLIT_NAMES
 from parties.sources.same_patient import one_spelling
+from parties.sources.walk import PICTURE_ENDINGS, VOLUME_ENDINGS, without_ending
 
 #: What each column may be called, in lower case.
 COLUMNS = {
@@ -32,6 +33,9 @@ COLUMNS = {
 # What tables hold where a cell is missing, in lower case; and what pandas and R write, which others use as a word.
 _MISSING = ("", "nan", "-nan", "null", "n/a", "#n/a", "#na", "<na>", "?", "-")
 _MISSING_AS_WRITTEN = ("NA", "None")
+# What spreadsheets write where a formula fails, in several languages (#REF!, #NOMBRE?, #NV, Err:502), and LibreOffice
+# where a column is too narrow (###).
+_FAILED = re.compile(r"#.*[!?]|#+|#N/?[ADV]|Err:\d+")
 #: Bytes of a label file, at most.
 MAX_BYTES = 1 << 28
 #: What `cipherward-party patients` reads of a table.
@@ -156,7 +160,9 @@ def _parse(text: str, delimiter: str, skipped: int, file: Path) -> Iterator[tupl
         skipped: Lines before the text.
         file: Its name, for messages.
     """
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    stream = io.StringIO(text, newline="")
+    # A space before a quote would make the quotes a part of the cell, and its commas separators.
+    reader = csv.reader(stream, delimiter=delimiter, strict=True, skipinitialspace=True)
     hint = 'a double quote opens a cell that the next one closes: write "" for one inside a quoted cell, or remove it'
     while True:
         line = skipped + reader.line_num + 1
@@ -249,11 +255,11 @@ def _read_row(file: Path, line: int, value: dict[str, str]) -> Row:
 
 def _is_missing(cell: str) -> bool:
     """Return whether a cell says that its value is missing."""
-    return cell.casefold() in _MISSING or cell in _MISSING_AS_WRITTEN
+    return cell.casefold() in _MISSING or cell in _MISSING_AS_WRITTEN or bool(_FAILED.fullmatch(cell))
 
 
 class FileFinder:
-    """Finds the file that a row names. An ending may be left out if one file has the name.
+    """Finds the file that a row names. An ending may be left out if one image has the name.
 
     Accents are compared in one form: macOS names files in another one than the programs that write tables.
     """
@@ -263,13 +269,25 @@ class FileFinder:
         self.forms, self.stems, self.names = (defaultdict[str, list[str]](list) for _ in range(3))
         for name in files:
             self.forms[normalized(name)].append(name)
-            self.stems[normalized(str(PurePosixPath(name).with_suffix("")))].append(name)
+            self.stems[normalized(without_ending(name))].append(name)
             self.names[normalized(PurePosixPath(name).name)].append(name)
 
     def __call__(self, path: str) -> str:
         """Return the file of a path; empty if there is none, or there are several."""
+        found = self.candidates(path)
+        return found[0] if len(found) == 1 else ""
+
+    def candidates(self, path: str) -> list[str]:
+        """Return the files that a path may mean; those with an image's ending alone where others share the name."""
         if path in self.files:
-            return path
+            return [path]
         path = normalized(path)
-        alike = [self.forms, self.stems, *(() if "/" in path else (self.names,))]
-        return next((found[path][0] for found in alike if len(found.get(path, ())) == 1), "")
+        several: list[str] = []
+        for alike in (self.forms, self.stems, *(() if "/" in path else (self.names,))):
+            found = alike.get(path, [])
+            # A scan often has a file of its own beside it, such as scan.json.
+            images = [name for name in found if name.lower().endswith((*PICTURE_ENDINGS, *VOLUME_ENDINGS))]
+            if len(found := images or found) == 1:
+                return found
+            several = several or found
+        return several

@@ -18,7 +18,7 @@ from parties.sources.label_table import HINT, FileFinder, Row, read_rows
 from parties.sources.layout import require_folder
 from parties.sources.picture import UndecodableImageError
 from parties.sources.reading import Reading
-from parties.sources.same_patient import name_patients, plain_number
+from parties.sources.same_patient import join_issuers, name_patients, plain_number
 from parties.sources.walk import Parts, ignored_reason, look, walk
 
 
@@ -108,7 +108,8 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
 def _groups(rows: list[tuple[Row, str]], held: dict[str, Parts]) -> dict[str, str]:
     """Return the patient of each file: as its row says, or else its tags and the rows of files with equal tags."""
     names = {path: ["label file " + row.patient] if row.patient else [] for row, path in rows}
-    hints = {path: "tag " + parts.group for path, parts in held.items() if parts.group}
+    tag_of = join_issuers(parts.group for parts in held.values())
+    hints = {path: "tag " + tag_of[parts.group] for path, parts in held.items() if parts.group}
     groups = name_patients(names, hints)
     for path, parts in held.items():
         if not groups[path] and (parts.count > 1 or parts.kind == "NIfTI"):
@@ -192,6 +193,12 @@ def _match_files(rows: list[Row], files: list[str], file: Path) -> list[str]:
     """Return the file of each row."""
     file_of = FileFinder(files)
     paths = [file_of(row.path) for row in rows]
+    for row, path in zip(rows, paths, strict=True):
+        if not path and len(several := file_of.candidates(row.path)) > 1:
+            raise CipherwardError(
+                f"{file}, line {row.line}: {row.path} may be {several[0]} or {several[1]}",
+                "write the whole path, with the file's ending",
+            )
     if missing := [row.path for row, path in zip(rows, paths, strict=True) if not path]:
         raise CipherwardError(
             f"{file} names {counted(len(missing), 'image that is', 'images that are')} not in the folder: "

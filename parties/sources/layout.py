@@ -22,7 +22,7 @@ from parties.sources.class_names import normalized, require_usable_names
 from parties.sources.found import Found
 from parties.sources.patients import Grouper
 from parties.sources.reading import Reading
-from parties.sources.walk import ARCHIVE_ENDINGS, walk
+from parties.sources.walk import ARCHIVE_ENDINGS, walk, without_ending
 
 #: The names of split folders, in lower case.
 SPLIT_NAMES = {
@@ -43,8 +43,11 @@ _NO_IMAGES = frozenset(
         "ground_truth",
     )
 )
-# Files that are masks of the image beside them: its name, and one of these.
-_MASK_ENDINGS = ("_mask", "-mask", " mask", "_seg", "_segmentation", "_gt", "_label", "_annotation")
+# Words at the beginning or the end of a mask's name, in lower case; a number may follow the last: `0001_mask_2`.
+_MASK_WORDS = frozenset(
+    ("mask", "masks", "seg", "segmentation", "gt", "label", "labels", "annotation", "annotations")
+)
+_WORD_BREAK = re.compile(r"[ _.-]+")
 _FOLD = re.compile(r"(cv|fold|part|batch|chunk|shard)[ _-]?\d+")
 # What the folder of the images themselves is called beside a folder of masks, in lower case.
 _IMAGES = frozenset(
@@ -215,7 +218,8 @@ def _check_classes(
         by_split.setdefault(split, {})[name] = folder
     reference = next((s for s in ("train", "") if s in by_split), "")
     names = sorted(by_split.get(reference, {}))
-    place = found.path(top) if not reference else found.path(folders[0][2]).parent
+    first = next((folder for split, _, folder in folders if split == reference), top)
+    place = found.path(first).parent if reference else found.path(top)
     require_usable_names([name for split, name, _ in folders if split == reference], str(place))
     if selection.classes:
         require_usable_names(selection.classes, "the list of classes")
@@ -228,11 +232,11 @@ def _check_classes(
         names = list(selection.classes)
     if len(names) < 2:
         raise _too_few_classes(found, top, names)
-    for inner in by_split.values():
+    for split, inner in by_split.items():
         if not selection.classes and sorted(inner) != names:
-            other = found.path(next(iter(inner.values()))).parent
             raise CipherwardError(
-                f"{other} and {place} have other classes: {', '.join(sorted(inner))} against {', '.join(names)}",
+                f"{found.path(top)}: {split} and {reference} have other classes: {', '.join(sorted(inner))} against "
+                f"{', '.join(names)}",
                 "every split needs the same class folders, otherwise labels do not mean the same",
             )
         for folder in inner.values():
@@ -275,19 +279,39 @@ def _too_few_classes(found: Found, top: str, names: list[str]) -> CipherwardErro
 
 
 def _refuse_masks(found: Found, folder: str) -> None:
-    """Raise CipherwardError if a class folder holds a folder of masks."""
-    for name in found.children(folder):
-        if name.casefold() in _NO_IMAGES and found.images(f"{folder}/{name}"):
-            raise CipherwardError(
-                f"{found.path(folder)}/{name} seems to hold masks or annotations beside the images",
-                "move it away: what is left in a class folder is sealed as images of the class",
-            )
-    stems = {str(PurePosixPath(name).with_suffix("")): name for name in found.images(folder)}
-    for stem, name in stems.items():
-        for ending in _MASK_ENDINGS:
-            image = stem[: -len(ending)]
-            if stem.casefold().endswith(ending) and image in stems:
+    """Raise CipherwardError if a class folder holds masks: in a folder of their own, or beside their images."""
+    hint = "what is left in a class folder is sealed as images of the class"
+    for name in found.images(folder):
+        for step in name[len(folder) + 1 :].split("/")[:-1]:
+            if step.casefold() in _NO_IMAGES:
+                masks = found.root / name[: name.index(f"/{step}/", len(folder)) + 1 + len(step)]
                 raise CipherwardError(
-                    f"{found.root / name} seems to be the mask of {PurePosixPath(stems[image]).name}",
-                    "move the masks away: what is left in a class folder is sealed as images of the class",
+                    f"{masks} seems to hold masks or annotations beside the images", f"move it away: {hint}"
                 )
+    named = dict[tuple[str, ...], str]()  # the words that masks of an image may have: the image
+    masks_of: list[tuple[str, tuple[str, ...]]] = []
+    for name in found.images(folder):
+        place, _, file = without_ending(name).rpartition("/")
+        words = tuple(_WORD_BREAK.split(file.casefold().strip()))
+        if image := _without_mask_word(words):
+            masks_of.append((name, (place, *image)))
+            continue
+        named.setdefault((place, *words), name)
+        for end in range(1, len(words)):  # patient_t1 and patient_t2, of which patient_seg is a mask
+            named.setdefault((place, *words[:end]), name)
+        if words[0] in _IMAGES:  # image_1, of which mask_1 is one
+            named.setdefault((place, *words[1:]), name)
+    for name, image in masks_of:
+        if image in named:
+            raise CipherwardError(
+                f"{found.root / name} seems to be the mask of {PurePosixPath(named[image]).name}",
+                f"move the masks away: {hint}",
+            )
+
+
+def _without_mask_word(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words of a mask's name that name its image; empty if it is no mask's name."""
+    kept = words[:-1] if len(words) > 2 and words[-1].isdigit() else words
+    if kept[-1].rstrip("0123456789") in _MASK_WORDS:
+        return kept[:-1]
+    return words[1:] if words[0] in _MASK_WORDS else ()

@@ -32,6 +32,8 @@ from parties.sources.reading import (
 MAX_VOXELS = 1 << 29
 #: Bytes of a header, at most: NIfTI-2 has 540, NIfTI-1 348.
 _HEADER_BYTES = 540
+#: Bytes behind the voxels that may be left by a program that fills up.
+_FILLED_BYTES = 4096
 _NIFTI_1, _NIFTI_2 = b"n+1\0", b"n+2\0\r\n\x1a\n"
 
 
@@ -159,10 +161,16 @@ def _read_volume(source: _File, *_identity: int) -> AnyArray:
     if not header.sizeof_hdr <= offset <= 1 << 24:  # no number is in no range
         raise UnusablePixelsError("its NIfTI header is damaged (vox_offset)")
     start = int(offset)
+    # What is shorter than a slice may be left by a program that fills up.
+    rest = max(_FILLED_BYTES, int(shape[0]) * int(shape[1]) * dtype.itemsize)
     file.seek(0)
-    raw = file.read(start + length) if file.read(2) != b"\x1f\x8b" else b""
+    is_compressed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    data = _inflate(file, start + length) if not raw else file.read(start + length)
+    if is_compressed:
+        data = _inflate(file, start + length, rest)
+    else:
+        data = file.read(start + length)
+        _require_no_more(os.fstat(file.fileno()).st_size - start - length, rest)
     if len(data) < start + length:
         raise UnusablePixelsError("it is cut off")
     volume: AnyArray = np.frombuffer(data, dtype, offset=start, count=length // dtype.itemsize).reshape(
@@ -175,8 +183,14 @@ def _read_volume(source: _File, *_identity: int) -> AnyArray:
     return np.asarray(turn(volume, _orientation(header)))
 
 
-def _inflate(file: BinaryIO, length: int) -> bytes:
-    """Return the first `length` bytes of a gzip file, and not more. It may have several members."""
+def _inflate(file: BinaryIO, length: int, rest: int) -> bytes:
+    """Return the first `length` bytes of a gzip file, and not more. It may have several members.
+
+    The last member is read to its end, where its checksum is: otherwise damaged voxels are taken for good ones.
+
+    Raises:
+        UnusablePixelsError: If `rest` bytes or more follow in the last member, or it has no end.
+    """
     inflater, parts, missing = zlib.decompressobj(zlib.MAX_WBITS | 16), [], length
     pending = b""
     while missing:
@@ -189,4 +203,17 @@ def _inflate(file: BinaryIO, length: int) -> bytes:
         pending = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
         parts.append(part)
         missing -= len(part)
+    more = 0
+    while not missing and not inflater.eof:
+        if not (chunk := pending or file.read(1 << 20)):
+            raise UnusablePixelsError("it is cut off")
+        more += len(inflater.decompress(chunk, rest))
+        pending = inflater.unconsumed_tail
+        _require_no_more(more, rest)
     return b"".join(parts)
+
+
+def _require_no_more(more: int, rest: int) -> None:
+    """Raise UnusablePixelsError if `rest` bytes or more follow the voxels: volumes or slices would be left out."""
+    if more >= rest:
+        raise UnusablePixelsError("it holds more voxels than its header names")

@@ -10,7 +10,7 @@ from crypto.errors import CipherwardError, similar_to
 from crypto.plural import agreeing, counted
 from parties.sources.catalog import NO_PATIENT, Selection
 from parties.sources.found import Found
-from parties.sources.same_patient import name_patients, one_spelling
+from parties.sources.same_patient import join_issuers, name_patients, one_spelling
 
 #: What `groups` may be instead of a pattern.
 WAYS = ("folder", "tags", "none")
@@ -46,9 +46,10 @@ class Grouper:
         names: dict[str, list[str]] = {}
         hints: dict[str, str] = {}
         tags_in = defaultdict[str, set[str]](set)
+        tag_of = join_issuers(parts.group for parts in self.found.parts.values())
         for folder in folders:
             for image in self.found.images(folder):
-                tag = self.found.parts[image].group
+                tag = tag_of[self.found.parts[image].group]
                 names[image] = self._names(image[len(folder) + 1 :])
                 if tag and NO_PATIENT not in tag and self.pattern is None:
                     if names[image]:
@@ -69,11 +70,14 @@ class Grouper:
     def _names(self, path: str) -> list[str]:
         """Return what the path of an image below its class folder names."""
         if self.pattern is not None:
-            if match := self.pattern.search(path):
-                stated = match[1] if match.re.groups and match[1] is not None else match[0]
+            match = self.pattern.search(path)
+            stated = "" if not match else match[1] if match.re.groups and match[1] is not None else match[0]
+            if patient := one_spelling(stated):
                 self.named.add(stated)
-                return ["pattern " + one_spelling(stated)]
-            self.unmatched += 1
+                return ["pattern " + patient]
+            self.unmatched += (
+                1  # also where it finds nothing but a place: that would be one patient for all
+            )
         steps = path.split("/")
         if self.depth is None or len(steps) < self.depth + 2:
             return []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,11 @@ _ORIENTATION_KEYS = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.
 _ORIENTATION_MARKS = (b"Exif\0", b"http://ns.adobe.com/xap/")
 # Tags of TIFF 6.0 and their values.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT, _DEPTH = 258, 262, 284, 339, 32997
+_DESCRIPTION, _COLOUR_MAP, _EXTRA_CHANNELS, _UNSPECIFIED = 270, 320, 338, 0
 _WHITE_IS_ZERO, _UNSIGNED, _SIGNED, _A_PLANE_EACH = 0, 1, 2, 2
+# Of a PNG file of 2 or 4 bits, in Pillow's words: from one gray value to the next.
+_GRAY_STEPS = {"L;2": 85, "L;4": 17}
+_IMAGEJ_STACK = re.compile(r"ImageJ=.*?^images=(\d{1,9})\s*$", re.DOTALL | re.MULTILINE)
 _TRANSPARENT = "it is transparent; state what is behind it: --background 0 (black) to 255"
 
 
@@ -163,7 +168,7 @@ def _require_one(parts: int, part: int, kind: str) -> None:
     """Raise UnusablePixelsError if a file that was taken for one picture, for its name, holds several."""
     if part < 0 and parts > 1:
         raise UnusablePixelsError(
-            f"a {kind} file of {parts} pictures where one is expected; in a folder, give it its own ending"
+            f"a {kind} file of {parts} pictures where one is expected; save each in a file of its own"
         )
 
 
@@ -171,13 +176,15 @@ def _show(picture: ImageFile.ImageFile, reading: Reading) -> Image.Image:
     """Decode a picture and return it upright, with 8 bits a channel and without transparency."""
     if picture.format in ("TIFF", "WEBP", "PNG") and (count := getattr(picture, "n_frames", 1)) > 1:
         raise UnusablePixelsError(f"{count} pictures in one file; save each in a file of its own")
-    if _tiff_numbers(picture, _DEPTH, 1)[0] > 1:
-        raise UnusablePixelsError("a volume of several planes in one file; save each in a file of its own")
-    if _tiff_numbers(picture, _PLANES, 1)[0] == _A_PLANE_EACH and picture.mode in ("LA", "La"):
-        # Pillow leaves the second plane out, and the whole picture is transparent.
-        raise UnusablePixelsError("gray and transparency in planes of their own; convert it")
+    if picture.format == "TIFF":
+        _refuse_partly_read(picture)
     is_deep = _is_deep(picture)
+    steps = {_GRAY_STEPS.get(str(part[3]), 1) for part in picture.tile}
     picture.load()
+    clear = picture.info.get("transparency")
+    if picture.format == "PNG" and isinstance(clear, int) and len(steps) == 1:
+        # Pillow spreads the 4 or 16 gray values of such a file over 256, and not the one that is transparent.
+        picture.info["transparency"] = clear * steps.pop()
     # Looking for an orientation is Python code, which only one thread can run at a time: skip it if possible.
     if picture.format not in ("JPEG", "PNG") or not _ORIENTATION_KEYS.isdisjoint(picture.info):
         ImageOps.exif_transpose(picture, in_place=True)
@@ -188,6 +195,29 @@ def _show(picture: ImageFile.ImageFile, reading: Reading) -> Image.Image:
             "more than 8 bits a channel, with colour or transparency; convert it to 8 bits"
         )
     return _cover(picture, reading)
+
+
+def _refuse_partly_read(picture: ImageFile.ImageFile) -> None:
+    """Raise UnusablePixelsError if Pillow would leave something of a TIFF file out, or take its palette for black.
+
+    ImageJ lists the first picture of a large stack alone, and names their number in the description.
+    """
+    description = str(getattr(picture, "tag_v2", {}).get(_DESCRIPTION, ""))
+    stack = _IMAGEJ_STACK.match(description)
+    if _tiff_numbers(picture, _DEPTH, 1)[0] > 1 or (stack and int(stack[1]) > 1):
+        raise UnusablePixelsError("a volume of several planes in one file; save each in a file of its own")
+    if _tiff_numbers(picture, _PLANES, 1)[0] == _A_PLANE_EACH and picture.mode in ("LA", "La"):
+        # Pillow leaves the second plane out, and the whole picture is transparent.
+        raise UnusablePixelsError("gray and transparency in planes of their own; convert it")
+    others = _tiff_numbers(picture, _EXTRA_CHANNELS, 1).count(_UNSPECIFIED)
+    if others > (1 if picture.mode == "RGB" else 0):  # one beside colours is a channel for transparency
+        raise UnusablePixelsError(
+            "channels beside gray or colour, which would be left out; save it without them"
+        )
+    if picture.mode == "P" and 0 < max(_tiff_numbers(picture, _COLOUR_MAP, 0)) < 256:
+        raise UnusablePixelsError(
+            "its palette holds colours of 8 bits, where a TIFF file has 16; convert it"
+        )
 
 
 def _show_deep(picture: ImageFile.ImageFile, is_deep: bool, reading: Reading) -> UInt8Array:

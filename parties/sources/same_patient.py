@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from parties.sources.class_names import normalized
+#: Stands between the digests of a PatientID and of its issuer.
+ISSUER = ":"
 
 
 def plain_number(cell: str) -> str:
@@ -20,9 +22,21 @@ def plain_number(cell: str) -> str:
 def one_spelling(patient: str) -> str:
     """Return a patient's name in the spelling that is compared: 7, 007 and 7.0 are one patient, so are p1 and P1.
 
-    Two patients taken for one cost images in a split. One patient taken for two is in train and in test.
+    Digits of full width are digits, and spaces of any kind and number are one space. Two patients taken for one cost
+    images in a split. One patient taken for two is in train and in test.
     """
-    return normalized(plain_number(patient.strip()).casefold())
+    plain = " ".join(unicodedata.normalize("NFKC", patient).split())
+    return unicodedata.normalize("NFC", plain_number(plain).casefold())
+
+
+def join_issuers(tags: Iterable[str]) -> dict[str, str]:
+    """Return the patient that each digest of DICOM tags stands for.
+
+    One PatientID of two issuers is of two patients. Where a file has the PatientID and no issuer, it may be of
+    either: then the PatientID alone is one patient.
+    """
+    known = set(tags)
+    return {tag: alone if (alone := tag.partition(ISSUER)[0]) in known else tag for tag in known}
 
 
 def name_patients(names: Mapping[str, Sequence[str]], hints: Mapping[str, str]) -> dict[str, str]:

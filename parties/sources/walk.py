@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import stat
 import zlib
 from dataclasses import dataclass, field
@@ -46,9 +47,17 @@ UNREAD_ENDINGS = (
 )  # fmt: skip
 # Written by file managers and archivers, not by people.
 _LEFTOVER_FILES = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")
-_LEFTOVER_FOLDERS = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found")
+_LEFTOVER_FOLDERS = (
+    *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
+    # of file servers: previews, deleted files and earlier states (Synology, QNAP, NetApp)
+    *("@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "~snapshot"),
+)
 LEFTOVER, HIDDEN = "left by an archive or a file manager", "hidden"
 DANGLING, IRREGULAR = "a link to nothing", "not a regular file"
+
+
+# How a DICOM data set without the file header begins: a tag of group 8, and a type or a small length.
+_BARE_DATA_SET = re.compile(rb"\x08\0[\0-\x20]\0([A-Z]{2}|.[\0\x01]\0\0)", re.DOTALL)
 
 
 @dataclass
@@ -76,6 +85,13 @@ class Parts:
     count: int = 1
     group: str = ""
     may_show_names: bool = False
+
+
+def without_ending(name: str) -> str:
+    """Return a file's path without its ending. `.nii.gz` is one ending."""
+    if name.lower().endswith(".nii.gz"):
+        return name[: -len(".nii.gz")]
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 def _leftover(name: str, is_folder: bool) -> str:
@@ -155,7 +171,7 @@ _PICTURE = Parts()
 
 @functools.lru_cache(maxsize=1 << 18)  # three splits list the same files
 def _look_inside(place: str, _size: int, _time: int, reading: Reading) -> Parts:
-    path = Path(place)
+    path, start = Path(place), b""
     with decoding_errors(path):
         name = path.name.lower()
         try:
@@ -167,8 +183,9 @@ def _look_inside(place: str, _size: int, _time: int, reading: Reading) -> Parts:
         except UnreadableFormatError as error:
             if name.endswith(PICTURE_ENDINGS):
                 return _PICTURE
-            if name.endswith(VOLUME_ENDINGS):
-                raise _no_volume(path, str(error)) from None
+            is_bare = _BARE_DATA_SET.match(start) is not None
+            if is_bare or name.endswith(VOLUME_ENDINGS):
+                raise _no_volume(path, str(error), is_bare) from None
             raise _IgnoredError(_why_ignored(path.name, str(error))) from None
         if kind not in ("DICOM", "NIfTI"):
             return _PICTURE
@@ -209,12 +226,9 @@ def ignored_reason(error: CipherwardError) -> str:
     return error.message if isinstance(error, _IgnoredError) else ""
 
 
-def _no_volume(path: Path, reason: str) -> UndecodableImageError:
-    if (
-        path.name.lower().endswith((".dcm", ".dicom", ".ima"))
-        and "empty" not in reason
-        and "LFS" not in reason
-    ):
+def _no_volume(path: Path, reason: str, is_bare: bool) -> UndecodableImageError:
+    is_dicom = path.name.lower().endswith((".dcm", ".dicom", ".ima"))
+    if is_bare or (is_dicom and "empty" not in reason and "LFS" not in reason):
         reason = (
             "no DICM after 128 bytes: not a DICOM file, or a data set without file header; export it again"
         )

@@ -381,6 +381,8 @@ def test_a_medmnist_file_is_checked(tmp_path: Path, party: Party) -> None:
     assert len(report["exact"]) == 2 and "2 pictures are in two splits" in report["warnings"][0]["message"]
     _, report = checked(party, write("two.npz", 1, shared=1, test_labels=(np.arange(12) + 1) % 2))
     assert len(report["two_classes"]) == 1 and "under two classes" in report["warnings"][1]["message"]
+    status, report = checked(party, write("untested.npz", 1, test_labels=np.zeros(12, int)))
+    assert status == 0 and [w["message"] for w in report["warnings"]] == ["no test image of the class 1"]
     flat = np.full((12, 32, 32), 9, np.uint8)
     status, report = checked(party, write("flat.npz", 1, val_images=flat, val_labels=np.arange(12) % 2))
     assert status == 0 and report["blank"] == 12

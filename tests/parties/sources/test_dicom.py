@@ -298,6 +298,10 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
         ("seg", {"Modality": "SEG"}, "segmentation"),
         ("form", {"PhotometricInterpretation": "CMYK"}, "colours are in a form"),
         ("cut", {"PixelData": b"12"}, "cut off|fewer bytes"),
+        ("sign", {"PixelRepresentation": None}, "its data set lacks PixelRepresentation"),
+        ("bits", {"BitsStored": None, "SamplesPerPixel": None}, "lacks SamplesPerPixel and BitsStored"),
+        ("colour", {"PhotometricInterpretation": None}, "lacks PhotometricInterpretation"),
+        ("planes", {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "lacks PlanarConfiguration"),
     ]
     for name, tags, message in cases:
         with pytest.raises(UndecodableImageError, match=message):
@@ -314,6 +318,29 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "bare.dcm").write_bytes(whole[132:])
     with pytest.raises(UndecodableImageError, match="no DICM"):
         look(tmp_path, "bare.dcm", Reading())
+    for name, implicit in (("IM1", True), ("IM2", False)):  # as old archives write and name them
+        ds = Dataset()
+        ds.SOPClassUID, ds.Modality, ds.PixelData = UID("1.2"), "CT", bytes(10)
+        ds["PixelData"].VR = "OW"
+        pydicom.dcmwrite(tmp_path / name, ds, implicit_vr=implicit, little_endian=True)
+        with pytest.raises(UndecodableImageError, match="a data set without file header"):
+            look(tmp_path, name, Reading())
+
+
+def test_images_that_often_show_names_are_told_by_modality_and_by_class(tmp_path: Path) -> None:
+    """A dose sheet among the images of a CT is a secondary capture of the modality CT."""
+    ct, capture, ultrasound = (f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "7.2", "6.1"))
+    cases = [
+        ({"Modality": "CT", "SOPClassUID": ct}, False),
+        ({"Modality": "US", "SOPClassUID": ct}, True),
+        ({"Modality": "CT", "SOPClassUID": capture}, True),
+        ({"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, True),
+        ({"Modality": "", "SOPClassUID": ultrasound}, True),
+        ({"Modality": "CT", "SOPClassUID": capture, "BurnedInAnnotation": "NO"}, False),
+    ]
+    for i, (tags, expected) in enumerate(cases):
+        dicom_file(tmp_path / f"{i}.dcm", RAMP, **tags)
+        assert look(tmp_path, f"{i}.dcm", Reading()).may_show_names is expected, tags
 
 
 def test_bombs_are_refused_before_anything_is_allocated(tmp_path: Path) -> None:

@@ -209,3 +209,48 @@ def test_pixels_that_are_not_square_keep_their_shape(tmp_path: Path, tag: str) -
 def test_sizes_of_pixels_that_say_nothing_are_square(tmp_path: Path, value: list[str]) -> None:
     path = dicom_file(tmp_path / "x.dcm", box(), PixelSpacing=value)
     assert np.array_equal(show(path, fit="pad"), box())
+
+
+def test_bits_above_the_stored_ones_hold_overlays_or_a_sign(tmp_path: Path) -> None:
+    """Numbers of more bits than the file says lost these: the brightest pixels became dark."""
+    values = np.arange(256).reshape(16, 16) * 16  # up to 4,080
+    expected = np.rint(values * 255 / 4095)
+    overlay = values.astype(np.uint16)
+    overlay[3:6] |= 0x9000
+    how, stored = Reading("full"), {"BitsStored": 12, "HighBit": 11}
+
+    def shown(pixels: AnyArray, position: int = -1, **tags: Any) -> UInt8Array:
+        ds = dicom_data(pixels, **stored, **tags)
+        if position >= 0:
+            ds.add_new(0x60020102, "US", position)
+        ds.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+        return read_picture(tmp_path / "x.dcm", 16, 1, how, 0)[..., 0]
+
+    assert np.array_equal(shown(overlay, position=12), expected)
+    signed = values - 2048
+    assert np.array_equal(shown(signed.astype(np.int16)), expected)
+    assert np.array_equal(shown((signed & 0xFFF).astype(np.uint16), PixelRepresentation=1), expected)
+    padded = signed.astype(np.int16)
+    padded[0] = -32768
+    black = shown(padded, PixelPaddingValue=-32768)
+    assert not black[0].any() and np.array_equal(black[1:], expected[1:])
+    for pixels, position in (
+        (overlay, -1),
+        (overlay, 0),  # an overlay that stands elsewhere
+        ((values * 2).astype(np.uint16), -1),
+        ((signed * 2).astype(np.int16), -1),
+        (padded, -1),
+    ):
+        with pytest.raises(UndecodableImageError, match="more bits than it says"):
+            shown(pixels, position)
+
+
+@pytest.mark.parametrize(("form", "samples"), [("MONOCHROME2", 3), ("RGB", 1), ("PALETTE COLOR", 3)])
+def test_channels_that_do_not_fit_the_form_of_colours_are_refused(
+    tmp_path: Path, form: str, samples: int
+) -> None:
+    pixels = np.zeros((16, 16 * samples), np.uint8)
+    tags = {"Columns": 16, "SamplesPerPixel": samples, "PlanarConfiguration": 0}
+    path = dicom_file(tmp_path / "x.dcm", pixels, PhotometricInterpretation=form, **tags)
+    with pytest.raises(UndecodableImageError, match="other channels than its form of colours has"):
+        read_picture(path, 16, 1, Reading(), 0)

@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from crypto.errors import CipherwardError
@@ -83,6 +85,8 @@ BAD = {
     "file label\nscan00.png a\nscan01.png b": "cells are separated by commas, semicolons or tabs",
     "file,label\nscan00.png,1\nscan01.png,0\nscan02.png,1.0": "'1' and '1.0' are one number in two spellings",
     "file,label\nscan00.png,a, grade 4\nscan01.png,b": "line 2: it has 3 cells, and the header names 2",
+    "file,label\nscan00.png,low grade\nscan01.png,b\nscan02.png,low  grade": "'low  grade' and 'low grade' differ by "
+    "spaces alone",
     "file,label\nscan0\x000.png,a\nscan01.png,b": "is not UTF-8 text",
 }
 
@@ -141,7 +145,9 @@ def test_a_line_for_excel_is_skipped_and_lines_are_still_counted(images: Path, t
         read_labels(images, selection)
 
 
-@pytest.mark.parametrize("cell", ["", "NaN", "null", "#N/A", "NA", "None", "?", "-"])
+@pytest.mark.parametrize(
+    "cell", ["", "NaN", "null", "#N/A", "NA", "None", "?", "-", "#REF!", "#NOM?", "#NV", "###", "Err:502"]
+)
 def test_a_missing_label_is_no_class(images: Path, tmp_path: Path, cell: str) -> None:
     rows = [f"scan{i:02d}.png,{cell if i == 7 else 'ab'[i % 2]}" for i in range(24)]
     with pytest.raises(CipherwardError, match=r"line 9: scan07\.png has no label"):
@@ -167,6 +173,13 @@ def test_hospitals_that_differ_by_case_and_patients_of_two_hospitals(images: Pat
     notes = read_labels(images, Selection(labels=selection.labels, hospital="north")).notes
     assert any("6 patients are in rows of other hospitals too" in note for note in notes)
     assert not any("other hospitals" in note for note in read_labels(images, selection).notes)
+
+
+def test_a_space_before_a_quote_is_none_of_the_cell(images: Path, tmp_path: Path) -> None:
+    rows = [f'"scan{i:02d}.png", "{("left, upper", "right")[i % 2]}", "P{i // 2}"' for i in range(24)]
+    catalog = read_labels(images, table(tmp_path / "l.csv", '"path", "label", "patient"', rows))
+    assert catalog.classes == ["left, upper", "right"]
+    assert catalog.items[0].group == "label file p0"
 
 
 def test_a_stray_quote_hides_no_rows(images: Path, tmp_path: Path) -> None:
@@ -243,3 +256,18 @@ def test_a_name_with_an_accent_is_found_in_either_form(images: Path, tmp_path: P
         (images / f"scan{i:02d}.png").rename(images / f"e\u0301{i}.png")  # as macOS writes it
     rows = [f"{f'é{i}' if i < 4 else f'scan{i:02d}'}{'.png' * (i % 2)},{'ab'[i % 2]}" for i in range(24)]
     assert len(read_labels(images, table(tmp_path / "l.csv", "path,label", rows)).items) == 24
+
+
+def test_an_ending_is_left_out_beside_files_of_the_same_name(images: Path, tmp_path: Path) -> None:
+    """Scans often have a table of their settings beside them: the row named that, and the image was left out."""
+    for i in range(24):
+        (images / f"scan{i:02d}.json").write_text("{}")
+    volume = nibabel.Nifti1Image(np.zeros((8, 8, 3), np.uint8), np.eye(4))  # type: ignore[no-untyped-call]
+    nibabel.save(volume, images / "brain.nii.gz")
+    (images / "brain.json").write_text("{}")
+    rows = [*(f"scan{i:02d},{'ab'[i % 2]}" for i in range(24)), "brain,a"]
+    catalog = read_labels(images, table(tmp_path / "l.csv", "path,label", rows))
+    assert len(catalog.items) == 24 + 3 and catalog.refused == []
+    picture(images / "scan04.bmp")
+    with pytest.raises(CipherwardError, match=r"line 6: scan04 may be scan04\.bmp or scan04\.png"):
+        read_labels(images, table(tmp_path / "l.csv", "path,label", rows))

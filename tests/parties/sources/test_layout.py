@@ -116,6 +116,21 @@ def test_groups_can_be_stated(tmp_path: Path) -> None:
     assert {item.group for item in read(tmp_path / "x").items} == {"folder 1", "folder 2"}
 
 
+def test_a_pattern_that_finds_nothing_but_a_place_names_no_patient(tmp_path: Path) -> None:
+    """A star finds the empty text everywhere: images without a number were all of one patient."""
+    for name in "ab":
+        for i in range(12):
+            picture(tmp_path / name / (f"{i // 2}_{i}.png" if i < 8 else f"x{i}.png"), seed=i, size=(8, 8))
+    catalog = read(tmp_path, groups=r"^(\d*)")
+    assert Counter(item.group for item in catalog.items) == {
+        "": 8,
+        **{f"pattern {i}": 4 for i in range(4)},
+    }
+    assert "the pattern names 4 patients; 8 images do not match it" in catalog.notes
+    with pytest.raises(CipherwardError, match="matches the path of no image"):
+        read_layout(tmp_path, Selection(groups=r"y*$"))
+
+
 def crossing(root: Path) -> list[str]:
     """Return the patients that have images in two splits."""
     return Folder(root, 8, 1, 0, "train").crossing
@@ -157,6 +172,8 @@ def test_leftovers_and_other_files_are_ignored_each_with_a_reason(tmp_path: Path
         "__MACOSX/a/._0.png": "left by an archive or a file manager",
         "a/._0.png": "left by an archive or a file manager",
         "a/Thumbs.db": "left by an archive or a file manager",
+        "#recycle/old/1.png": "left by an archive or a file manager",
+        "~snapshot/nightly/a/1.png": "left by an archive or a file manager",
         ".DS_Store": "left by an archive or a file manager",
         ".git/config": "hidden",
         "a/notes.txt": "not an image (.txt)",
@@ -174,7 +191,7 @@ def test_leftovers_and_other_files_are_ignored_each_with_a_reason(tmp_path: Path
     catalog = read(tmp_path)
     assert dict(catalog.ignored) == others | {"cover.png": "outside of the class folders"}
     assert catalog.refused == [("a/empty.dcm", "the file is empty")] and catalog.classes == ["a", "b"]
-    assert count_reasons(catalog.ignored)["left by an archive or a file manager"] == 4
+    assert count_reasons(catalog.ignored)["left by an archive or a file manager"] == 6
 
 
 def test_formats_are_read_whatever_the_ending(tmp_path: Path) -> None:
@@ -292,6 +309,34 @@ def test_a_mask_beside_its_image_is_no_image(tmp_path: Path, ending: str) -> Non
     picture(root / "b" / f"1{ending}.png")
     with pytest.raises(CipherwardError, match=f"1{ending}.png seems to be the mask of 1.png"):
         read(root)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [
+        ("1.png", "1_mask_2.png"),  # several masks of one image
+        ("1.png", "1_mask2.png"),
+        ("1.png", "mask_1.png"),
+        ("image_1.png", "mask_1.png"),
+        ("p1_t1.png", "p1_seg.png"),  # one mask of several sequences
+        ("p1.nii.gz", "p1_seg.nii.gz"),
+        ("p1/1.png", "p1/masks/1.png"),
+    ],
+)
+def test_masks_are_found_under_their_usual_names(tmp_path: Path, image: str, mask: str) -> None:
+    root = fill(tmp_path, "a", "b")
+    for name in (image, mask):
+        picture(root / "b" / f"{name}.png")
+        (root / "b" / f"{name}.png").rename(root / "b" / name)
+    with pytest.raises(CipherwardError, match=r"seems to (be the mask of|hold masks)"):
+        read(root, groups="none")
+
+
+def test_images_whose_names_are_like_those_of_masks_are_images(tmp_path: Path) -> None:
+    root = fill(tmp_path, "a", "b")
+    for name in ("label_7.png", "mask.png", "p1_2.png", "p2_gt.png", "seg/1.png"):
+        picture(root / "b" / name)
+    assert len(read(root, groups="none").items) == 9
 
 
 def test_links_to_nothing_and_pipes_are_ignored_with_their_reason(tmp_path: Path) -> None:

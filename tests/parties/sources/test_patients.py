@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +65,32 @@ def test_a_folder_and_a_patient_id_join_their_images(tmp_path: Path) -> None:
     where = splits_of_folders(root)
     assert [len(splits) for splits in where.values()] == [1] * 20
     assert all(where[f"{name}{i}"] == where[f"{name}{i + 1}"] for name in "ab" for i in range(0, 10, 2))
+
+
+def test_a_patient_id_in_other_spellings_is_one_patient(tmp_path: Path) -> None:
+    """Two machines write one PatientID in two ways."""
+
+    def spelled(p: int, v: int) -> dict[str, str]:
+        return {"PatientID": (f"p 00{p}", f"P  00{p}", f" P 00{p} ", f"P 00{p}")[v]}
+
+    where = splits_of_folders(visits(tmp_path / "x", spelled), groups="tags")
+    assert [len(splits) for splits in where.values()] == [1] * 20
+    numbers = visits(tmp_path / "y", lambda p, v: {"PatientID": f"{p + 1:0{1 + v}d}"})
+    assert [len(splits) for splits in splits_of_folders(numbers, groups="tags").values()] == [1] * 20
+
+
+def test_a_patient_id_without_its_issuer_is_of_each_patient_that_has_it(tmp_path: Path) -> None:
+    def issued(p: int, v: int) -> dict[str, str]:
+        return {"PatientID": f"P{p // 2}", "IssuerOfPatientID": "" if p < 4 and v == 0 else f"H{p % 2}"}
+
+    groups = defaultdict[str, set[str]](set)
+    for item in read_layout(visits(tmp_path / "x", issued), Selection(groups="tags")).items:
+        groups[item.path.split("/")[1]].add(item.group)
+    assert all(len(found) == 1 for found in groups.values())
+    assert groups["a0"] == groups["a1"] and groups["a2"] == groups["a3"]  # a file leaves the issuer out
+    assert (
+        len(set.union(*groups.values())) == 18
+    )  # the others are two patients where two issuers gave one number
 
 
 def test_one_patient_id_for_all_files_is_named(tmp_path: Path, party: Party) -> None:

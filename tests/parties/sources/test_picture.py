@@ -204,23 +204,39 @@ def test_pillow_reads_a_jpeg_that_the_fast_decoder_does_not_know(
     assert np.array_equal(read_picture(tmp_path / "a.jpg", 20, 1), expected)
 
 
-@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-def test_png_files_of_sixteen_bits_are_refused(tmp_path: Path, kind: int, channels: int) -> None:
+def png(depth: int, kind: int, rows: bytes, **chunks: bytes) -> bytes:
+    """Return a PNG file of 8×8 pixels."""
+
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, depth, kind, 0, 0, 0))
+    others = b"".join(chunk(name.encode(), data) for name, data in chunks.items())
+    return b"\x89PNG\r\n\x1a\n" + head + others + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_png_files_of_sixteen_bits_are_refused(tmp_path: Path, kind: int, channels: int) -> None:
     for depth, message in ((8, None), (16, "more than 8 bits")):
         rows = b"".join(b"\0" + bytes(range(8 * channels * depth // 8)) for _ in range(8))
-        head = struct.pack(">IIBBBBB", 8, 8, depth, kind, 0, 0, 0)
-        file = (
-            b"\x89PNG\r\n\x1a\n"
-            + chunk(b"IHDR", head)
-            + chunk(b"IDAT", zlib.compress(rows))
-            + chunk(b"IEND", b"")
-        )
-        (tmp_path / "p.png").write_bytes(file)
+        (tmp_path / "p.png").write_bytes(png(depth, kind, rows))
         if message:
             with pytest.raises(UndecodableImageError, match=message):
                 read_picture(tmp_path / "p.png", 8, 3)
         else:
             assert read_picture(tmp_path / "p.png", 8, 3, Reading(background=0)).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_the_transparent_gray_value_of_a_png_file_is_one_of_its_own_bits(
+    tmp_path: Path, depth: int
+) -> None:
+    """Pillow spreads few gray values over 256, and compares them with one that it does not spread."""
+    values = (np.arange(64) % 2**depth).astype(np.uint8).reshape(8, 8)
+    bits = np.unpackbits(values[..., None], axis=2)[..., 8 - depth :].reshape(8, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=1))
+    (tmp_path / "p.png").write_bytes(png(depth, 0, rows, tRNS=struct.pack(">H", 1)))
+    with pytest.raises(UndecodableImageError, match="--background"):
+        read_picture(tmp_path / "p.png", 8, 1)
+    shown = read_picture(tmp_path / "p.png", 8, 1, Reading(background=100))[..., 0]
+    assert np.array_equal(shown, np.where(values == 1, 100, values.astype(int) * 255 // (2**depth - 1)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
@@ -197,6 +198,61 @@ def test_gray_and_transparency_in_planes_of_a_tiff_file_are_refused(tmp_path: Pa
         read_picture(path, 20, 1, Reading(background=0))
 
 
+def chunky_tiff(path: Path, data: UInt8Array, form: int, **tags: Sequence[int]) -> Path:
+    """Write a TIFF file of channels pixel by pixel [h, w, c], of a photometric form, with further tags, t338=[0]."""
+    height, width, channels = data.shape
+    lists = {256: [width], 257: [height], 258: [8] * channels, 259: [1], 262: [form], 273: [0]}
+    lists |= {277: [channels], 278: [height], 279: [data.nbytes]}
+    lists |= {int(name[1:]): list(numbers) for name, numbers in tags.items()}
+    at, entries, rest = 8 + 2 + 12 * len(lists) + 4, b"", b""
+    lists[273] = [at + sum(2 * len(numbers) for numbers in lists.values() if len(numbers) > 2)]
+    for tag, numbers in sorted(lists.items()):
+        values = struct.pack(f"<{len(numbers)}H", *numbers)
+        if len(values) > 4:
+            values, rest = struct.pack("<I", at + len(rest)), rest + values
+        entries += struct.pack("<HHI4s", tag, 3, len(numbers), values)
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(lists))
+    path.write_bytes(head + entries + bytes(4) + rest + data.tobytes())
+    return path
+
+
+def test_channels_and_pictures_that_would_be_left_out_of_a_tiff_file_are_refused(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (20, 20, 5)).astype(np.uint8)
+    for channels, form, extra, is_read in (
+        (3, 2, [], True),
+        (4, 2, [0], True),
+        (5, 2, [0, 0], False),
+        (1, 1, [], True),
+        (2, 1, [0], False),
+    ):
+        path = chunky_tiff(
+            tmp_path / "c.tif", values[..., :channels], form, **({"t338": extra} if extra else {})
+        )
+        if is_read:
+            shown = read_picture(path, 20, 3)
+            assert np.array_equal(shown, np.broadcast_to(values[..., : 1 if form == 1 else 3], shown.shape))
+            continue
+        with pytest.raises(UndecodableImageError, match="channels beside gray or colour"):
+            read_picture(path, 20, 3)
+    for count in (1, 3):  # ImageJ lists the first of a large stack alone
+        text = f"ImageJ=1.54f\nimages={count}\nslices={count}\nloop=false\n"
+        Image.fromarray(values[..., 0]).save(tmp_path / f"{count}.tif", tiffinfo={270: text})
+    assert read_picture(tmp_path / "1.tif", 20, 1).any()
+    with pytest.raises(UndecodableImageError, match="a volume of several planes"):
+        read_picture(tmp_path / "3.tif", 20, 1)
+
+
+def test_a_palette_of_8_bits_in_a_tiff_file_is_refused(tmp_path: Path) -> None:
+    """Its colours have 16 bits: those of 8 became black."""
+    index = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    colours = [*range(256), *range(255, -1, -1), *[7] * 256]
+    deep = chunky_tiff(tmp_path / "16.tif", index, 3, t320=[257 * colour for colour in colours])
+    expected = np.stack([index[..., 0], 255 - index[..., 0], np.full((16, 16), 7)], 2)
+    assert np.array_equal(read_picture(deep, 16, 3), expected)
+    with pytest.raises(UndecodableImageError, match="its palette holds colours of 8 bits"):
+        read_picture(chunky_tiff(tmp_path / "8.tif", index, 3, t320=colours), 16, 3)
+
+
 def test_a_transparent_value_of_a_deep_picture_needs_a_background(tmp_path: Path) -> None:
     deep = DEEP.copy()
     deep[:5] = 65535
@@ -298,6 +354,40 @@ def test_volumes_of_the_second_version_and_in_several_members_are_read(tmp_path:
     (tmp_path / "fewer.nii.gz").write_bytes(b"".join(map(gzip.compress, parts[:3])))
     with pytest.raises(UndecodableImageError, match="cut off"):
         read_picture(tmp_path / "fewer.nii.gz", 8, 1, Reading("0,255"), 4)
+
+
+def test_a_compressed_volume_with_a_damaged_byte_is_refused(tmp_path: Path) -> None:
+    """The checksum is behind the voxels, and reading stopped before it: one picture in eight was another one."""
+    data = np.random.default_rng(0).integers(-1000, 1000, (32, 32, 5)).astype(np.int16)
+    whole = gzip.compress(volume(tmp_path / "v.nii", data, np.eye(4)).read_bytes())
+    how = Reading("-1000,1000")
+    for i in range(30):
+        content = bytearray(whole)
+        content[400 + (len(whole) - 408) * i // 30] ^= 1 << i % 8
+        (tmp_path / f"{i}.nii.gz").write_bytes(content)
+        with pytest.raises(UndecodableImageError):
+            read_picture(tmp_path / f"{i}.nii.gz", 32, 1, how, 0)
+    (tmp_path / "cut.nii.gz").write_bytes(whole[:-6])
+    with pytest.raises(UndecodableImageError, match="cut off"):
+        read_picture(tmp_path / "cut.nii.gz", 32, 1, how, 0)
+    (tmp_path / "more.nii.gz").write_bytes(whole + b"what follows is no member")
+    assert read_picture(tmp_path / "more.nii.gz", 32, 1, how, 0).any()
+
+
+def test_a_volume_that_holds_more_voxels_than_it_names_is_refused(tmp_path: Path) -> None:
+    """A series whose header names three dimensions, or a header with fewer slices."""
+    data = np.random.default_rng(0).integers(0, 256, (8, 64, 40)).astype(np.int16)
+    content = bytearray(volume(tmp_path / "v.nii", data, np.eye(4)).read_bytes())
+    for name, slices, is_refused in (("whole", 40, False), ("fewer", 35, True), ("filled", 40, False)):
+        struct.pack_into("<h", content, 46, slices)
+        filled = bytes(content) + bytes(512 * (name == "filled"))
+        for path, stored in ((f"{name}.nii", filled), (f"{name}.nii.gz", gzip.compress(filled))):
+            (tmp_path / path).write_bytes(stored)
+            if is_refused:
+                with pytest.raises(UndecodableImageError, match="more voxels than its header names"):
+                    read_picture(tmp_path / path, 8, 1, Reading("0,255"), 0)
+            else:
+                assert read_picture(tmp_path / path, 8, 1, Reading("0,255"), 39).any()
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,14 @@ def test_splits_with_other_classes_are_refused(tmp_path: Path) -> None:
     for split, names in (("train", "abc"), ("val", "bc"), ("test", "abc")):
         for name in names:
             picture(tmp_path / split / name / "0.png")
-    with pytest.raises(CipherwardError, match="have other classes: b, c against a, b, c"):
+    message = "val and train have other classes: b, c against a, b, c"
+    with pytest.raises(CipherwardError, match=message):
         Folder(tmp_path, 16, 1, 0, "val")
+    for split, names in (("train", "abc"), ("val", "bc"), ("test", "abc")):
+        for name in names:
+            picture(tmp_path / "below" / name / split / "0.png")
+    with pytest.raises(CipherwardError, match=f"below: {message}"):
+        Folder(tmp_path / "below", 16, 1, 0, "val")
 
 
 def test_sizes_are_brought_to_one(tmp_path: Path) -> None:
