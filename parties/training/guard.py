@@ -40,6 +40,8 @@ from crypto.files import (
     open_lock,
     parse_json,
     read_every_line,
+    read_json,
+    write_json,
 )
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
@@ -67,6 +69,7 @@ _SETTINGS = {
 _NAMES = frozenset({"plan", "manifest"})
 _ATTEMPT = re.compile(r"[0-9a-f]{32}")
 _MESSAGE = "the coordinator's message"
+_COUNT = "restore private/answers from your backup; or remove it, if you know that no line of that journal is gone"
 _HINT = "nothing was opened or sent; ask the coordinator, or accept another plan: cipherward-party accept"
 _AGAIN = (
     "nothing was opened or sent; the coordinator sends its study.json, and this hospital agrees to it: "
@@ -273,7 +276,8 @@ def _charge(place: Place, request: Request) -> str:
     """Count a request before it is answered, and return its digest. One that was counted already is free.
 
     Raises:
-        CipherwardError: if the hospital answered as many different requests as it accepted.
+        CipherwardError: if the hospital answered as many different requests as it accepted, or if nobody knows how
+            many it answered.
     """
     policy, plan, settings = request.policy, request.plan, request.settings
     split, number = settings.split, settings.round
@@ -295,11 +299,12 @@ def _charge(place: Place, request: Request) -> str:
     with disk_errors(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{policy.study}-{policy.digest[:16]}.jsonl"
+    count_path = path.with_suffix(".count")
     # The lock is waited for: a second message must be counted, and not refused.
     with open_lock(folder / ".lock") as lock:
         hold_file(lock, folder)
         cut_torn_line(path)  # it was not answered
-        answered, damaged = _answered(path, split)
+        answered, damaged = _answered(path, count_path, split)
         if name in answered:
             return name
         if len(answered) + damaged >= limit:
@@ -308,13 +313,26 @@ def _charge(place: Place, request: Request) -> str:
             raise refuse(place, plan.study, difference, hint)
         row = {"time": _now(), "split": split, "round": number, "request": name}
         append_line(path, json.dumps(row))
+        write_json(count_path, len(read_every_line(path)))
     return name
 
 
-def _answered(path: Path, split: str) -> tuple[set[str], int]:
-    """Return the requests about a split that were answered, and the damaged lines, each of which may be one more."""
-    answered, damaged = set(), 0
-    for row in read_every_line(path):
+def _answered(path: Path, count_path: Path, split: str) -> tuple[set[str], int]:
+    """Return the requests about a split that were answered, and how many lines are damaged or gone.
+
+    Each of these may have been one more.
+
+    Args:
+        path: the journal.
+        count_path: says how many lines it had. Those of an earlier version have none beside them.
+        split: the split.
+    """
+    rows = read_every_line(path)
+    noted = read_json(count_path, "count of answers", remedy=_COUNT) if count_path.exists() else 0
+    if type(noted) is not int:
+        raise CipherwardError(f"the count of answers {count_path} is damaged", _COUNT)
+    answered, damaged = set(), max(0, noted - len(rows))
+    for row in rows:
         match row:
             case {"split": str(stated), "request": str(request)}:
                 if stated == split:

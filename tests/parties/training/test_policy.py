@@ -409,6 +409,21 @@ def test_a_torn_line_of_the_count_does_not_stop_or_free_the_hospital(places: lis
     assert "accepted test_reads 1" in evaluate(make_grid(places), p, weights + np.float32(1), "test")
 
 
+def test_a_line_of_the_count_that_was_cut_off_frees_no_answer(places: list[Place]) -> None:
+    p, weights = plan(), first_weights(plan())
+    assert evaluate(make_grid(places), p, weights, "test") == ""
+    [path] = (places[0].private / "answers").glob("t-*.jsonl")
+    path.write_text("")
+    assert "accepted test_reads 1" in evaluate(make_grid(places), p, weights + np.float32(1), "test")
+    path.unlink()
+    assert "accepted test_reads 1" in evaluate(make_grid(places), p, weights + np.float32(1), "test")
+    path.with_suffix(".count").write_text("{")
+    assert "count of answers" in evaluate(make_grid(places), p, weights + np.float32(1), "test")
+    # An earlier version kept no count.
+    path.with_suffix(".count").unlink()
+    assert evaluate(make_grid(places), p, weights + np.float32(1), "test") == ""
+
+
 def test_a_damaged_line_of_the_count_frees_no_answer(places: list[Place]) -> None:
     p, weights = plan(), first_weights(plan())
     assert evaluate(make_grid(places), p, weights, "test") == ""
