@@ -26,7 +26,7 @@ from coordinator.deployment.certificates import (
     read_names,
     write_private,
 )
-from coordinator.deployment.enrolment import read_roster
+from coordinator.deployment.enrolment import provide_roster, read_roster
 from coordinator.deployment.folder import (
     FILE,
     DeploymentFolder,
@@ -94,6 +94,7 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
         place.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         place.root.chmod(0o700)
     with folder_lock(place.root):
+        provide_roster(place)  # before an authority is made for a federation that lost more than that
         _provide_authority(place, settings, clock())
         _provide_server(place, settings, clock())
         provide_secret(place)
