@@ -41,6 +41,7 @@ from coordinator.exchange.statement import plan_digest
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, write_bytes, write_text
+from crypto.ownership import read_private
 from crypto.plural import counted
 
 #: What the folder of a deployment holds beside federation.yaml, which is written last (folder.py).
@@ -262,7 +263,11 @@ def _make_server(
     """Write a new key and certificate of the server. remedy: what to do if the authority's key is not there."""
     hint = f"{remedy}; if the key is lost: {NEW_AUTHORITY}"
     try:
-        key = ca_key.read_bytes()
+        key = read_private(ca_key, "CA's private key")
+    except CipherwardError as error:
+        # A medium may know no modes.
+        copy = f"or copy it to a file of mode 0600, and name that: install -m 600 {ca_key} COPY"
+        raise CipherwardError(error.message, f"{error.hint}; {copy}") from None
     except FileNotFoundError:
         raise CipherwardError(f"the CA's private key is not at {ca_key}", hint) from None
     except OSError as error:
