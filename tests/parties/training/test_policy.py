@@ -21,7 +21,7 @@ from coordinator.model.vit import build_model, pack
 from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
 from crypto.spec import spec_without_nonce
-from parties.agent.identity_file import ensure_identity, identity_path
+from parties.agent.identity_file import ensure_identity, identity_path, public_identity_path
 from parties.sealing.place import Place
 from parties.training import guard
 from parties.training.policy import (
@@ -543,6 +543,7 @@ def test_a_hospital_whose_identity_was_lost_says_so_itself(places: list[Place]) 
     digest = manifest_of_node(grid)
     identity_path(places[0]).unlink()
     assert "no identity at" in ask_hello(grid, manifest=digest)[1]
+    public_identity_path(places[0]).unlink()
     ensure_identity(places[0])
     error = ask_hello(grid, manifest=digest)[1]
     assert "the identity of hospital-0 is not the one that it stated" in error
