@@ -37,6 +37,7 @@ from coordinator.deployment.folder import (
 from coordinator.exchange.kit import CA, PLAN, SCHEMA, STUDY, Kit, KitManifest, read_kit, write_kit
 from coordinator.exchange.manifest import StudyManifest, read_manifest
 from coordinator.exchange.plan import Plan, placed_text, read_plan
+from coordinator.exchange.settings import mark_whole
 from coordinator.exchange.statement import plan_digest
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
@@ -110,7 +111,8 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
         kits = write_kits(place, settings, clock())
         # Written last: a folder with it is whole.
         local = settings.model_copy(update={"plan": place.plan.name, "study": STUDY if study else ""})
-        write_text(place.root / FILE, yaml.safe_dump(local.model_dump(mode="json"), sort_keys=False))
+        text = yaml.safe_dump(local.model_dump(mode="json"), sort_keys=False)
+        write_text(place.root / FILE, mark_whole(text))
     return kits
 
 

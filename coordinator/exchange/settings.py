@@ -35,6 +35,10 @@ _TOO_DEEP = "nested too deep"
 _MOST_BYTES = 1 << 24
 #: Characters of a wrong value that a message shows.
 _SHOWN = 40
+#: First and last line of a file of settings that a command writes. Half of a YAML file is YAML, too, and the settings
+#: that it lost would have their defaults in silence. Files without the first line are read as they are, and whoever
+#: edits one may append to it.
+_BEGIN, _END = "# settings, whole down to the line: # end", "# end"
 #: What PyYAML raises beside its own errors for a value that is not of the type it looks like: 2026-13-45, `!!bool x`,
 #: a whole number of thousands of digits.
 _VALUE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
@@ -175,6 +179,21 @@ def dump_yaml(values: Mapping[str, Any], allow_unicode: bool = False) -> str:
     return text
 
 
+def mark_whole(text: str) -> str:
+    """Return the text of a file of settings between two comments that tell when its end was cut."""
+    return f"{_BEGIN}\n{text}{_END}\n"
+
+
+def _require_whole(text: str, path: Path, what: str) -> None:
+    """Raise CipherwardError if a text that a command wrote has lost its end."""
+    lines = text.splitlines()
+    if _BEGIN in lines and _END not in lines:
+        raise CipherwardError(
+            f"the {what} {path} was cut short: its line `{_END}` is missing",
+            "restore it from your backup; or, if all settings are there, put that line back",
+        )
+
+
 def read_yaml(
     path: Path, what: str, check: Callable[[os.stat_result], None] | None = None
 ) -> dict[str, Any]:
@@ -204,7 +223,9 @@ def read_yaml(
                     f"{_MOST_BYTES / 1e6:.0f} MB",
                     "name a YAML file of settings",
                 )
-            values = load_yaml(file.read())
+            text = file.read()
+            _require_whole(text, path, what)
+            values = load_yaml(text)
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", "name a YAML file that exists") from None
     except (OSError, UnicodeDecodeError) as error:
