@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from flwr.app import Array, Message
 
 from coordinator.exchange.manifest import StudyManifest
@@ -31,6 +32,7 @@ from coordinator.exchange.plan import Plan
 from coordinator.exchange.secure_sum import settings_text
 from coordinator.exchange.settings import build
 from coordinator.exchange.statement import SPLITS
+from coordinator.exchange.wire import DTYPES, decode
 from crypto.errors import CipherwardError
 from crypto.files import (
     append_line,
@@ -182,6 +184,7 @@ def admit(place: Place, message: Message, kind: Literal["train", "evaluate"]) ->
     if kind == "train" and (difference := find_step_difference(policy, plan, len(sealed))):
         raise refuse(place, plan.study, difference)
     words = message.content.array_records["arrays"]["model"]
+    _require_weights(place, plan, words)
     request = Request(policy.adopt(plan), policy, sealed, settings, words)
     return dataclasses.replace(request, name=_charge(place, request))
 
@@ -243,6 +246,46 @@ def _read_settings(
     require(set(arrays) == {"model"}, "arrays", sorted(arrays), "one array of weights")
     text = settings_text(config)
     return Settings(str(split), int(number or 0), int(best), float(proximal), base, str(attempt), text)
+
+
+def _require_weights(place: Place, plan: Plan, words: Array) -> None:
+    """Refuse what can be no weights of the plan's wire, before the message counts or costs any privacy.
+
+    NumPy would cast another type in silence, and a number that is not finite makes all that is trained from it none.
+    """
+    expected = DTYPES[plan.wire]
+    try:
+        values = words.numpy()
+    except Exception as error:  # a crafted array makes NumPy and Flower raise anything
+        stated = f"an array that cannot be read ({type(error).__name__})"
+    else:
+        if values.dtype != expected or values.ndim != 1:
+            stated = f"{values.dtype} of shape {values.shape}"
+        elif not np.isfinite(decode(values, plan.wire)).all():
+            stated = "values that are not finite"
+        else:
+            return
+    accepted = f"finite weights in one vector of {expected}"
+    raise refuse(place, plan.study, Difference("arrays", stated, accepted, _MESSAGE))
+
+
+def require_length(place: Place, request: Request, weights: int) -> None:
+    """Refuse weights that are not as many as the plan's model has.
+
+    Args:
+        place: the hospital.
+        request: an admitted request.
+        weights: how many weights of the model travel.
+
+    Raises:
+        CipherwardError: if it has more or fewer. It is written down, too.
+    """
+    stated = len(request.words.numpy())
+    if stated != weights:
+        difference = Difference(
+            "arrays", f"{stated} weights", f"{weights}, as the plan's model has", _MESSAGE
+        )
+        raise refuse(place, request.plan.study, difference)
 
 
 def _require_manifest(place: Place, policy: Policy, config: dict[str, Any]) -> StudyManifest:
