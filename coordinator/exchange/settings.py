@@ -31,6 +31,9 @@ _QUOTED = re.compile(r"'([^']*)'")
 #: How deep the values of a YAML file may be nested. Settings are nested three deep at most.
 _YAML_DEPTH = 50
 _TOO_DEEP = "nested too deep"
+#: How many values a YAML file may hold, each alias counted as what it stands for. Half a kilobyte of aliases of
+#: aliases stands for a billion, and merge keys (`<<`) write them all out. A thousand classes are a thousand.
+_MOST_VALUES = 1_000_000
 #: Bytes of a file of settings, at most. The longest of ours, with a thousand classes, has a thousandth.
 _MOST_BYTES = 1 << 24
 #: Characters of a wrong value that a message shows.
@@ -108,7 +111,8 @@ def load_yaml(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: If the text is no YAML, if a value is not of the type it looks like, if a list or a mapping
-            holds itself, and if they are nested too deep: libyaml would end the process.
+            holds itself, if there are too many values, and if they are nested too deep, where libyaml would end the
+            process.
     """
     try:
         return _load_shallow(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -132,17 +136,32 @@ class _MarkingLoader(yaml.SafeLoader):
 
 def _load_shallow(text: str, loader: Any) -> Any:
     """Return what a YAML text holds. Raise yaml.YAMLError as `load_yaml` does."""
-    open_anchors: list[str | None] = []
+    #: Of each collection that is open: its anchor, and how many values it holds so far, those of aliases written out.
+    open_collections: list[tuple[str | None, int]] = [(None, 0)]
+    values_of: dict[str, int] = {}
     for event in yaml.parse(text, Loader=loader):
         mark: Any = event.start_mark  # libyaml has marks of its own
         if isinstance(event, yaml.CollectionStartEvent):
-            open_anchors.append(event.anchor)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            open_anchors.pop()
-        elif isinstance(event, yaml.AliasEvent) and event.anchor in open_anchors:
-            raise yaml.MarkedYAMLError(problem="a value that holds itself", problem_mark=mark)
-        if len(open_anchors) > _YAML_DEPTH:
-            raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=mark)
+            open_collections.append((event.anchor, 0))
+            if len(open_collections) > _YAML_DEPTH + 1:
+                raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=mark)
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, values = open_collections.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if any(event.anchor == anchor for anchor, _ in open_collections):
+                raise yaml.MarkedYAMLError(problem="a value that holds itself", problem_mark=mark)
+            anchor, values = None, values_of.get(str(event.anchor), 0)
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, values = event.anchor, 0
+        else:
+            continue
+        if anchor is not None:
+            values_of[anchor] = values
+        around, others = open_collections[-1]
+        open_collections[-1] = around, others + values + 1
+        if others + values + 1 > _MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem="too many values", problem_mark=mark)
     return yaml.load(text, Loader=loader)  # a SafeLoader, in Python or in C
 
 

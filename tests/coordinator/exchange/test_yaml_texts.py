@@ -73,6 +73,21 @@ def test_a_text_that_is_nested_too_deep_is_refused_in_one_line(text: str, tmp_pa
         read_yaml(path, "settings")
 
 
+@pytest.mark.parametrize("kind", ["{{<<: [{}]}}", "[{}]", "{{a: {{b: [{}]}}}}"])
+def test_aliases_that_stand_for_billions_of_values_are_refused_at_once(kind: str, tmp_path: Path) -> None:
+    """A plan comes from the coordinator: half a kilobyte of it filled the memory of a hospital that looked at it."""
+    lines = ["m0: &m0 {k: 1}"]
+    for i in range(1, 20):
+        lines.append(f"m{i}: &m{i} " + kind.format(",".join([f"*m{i - 1}"] * 9)))
+    path = tmp_path / "plan.yaml"
+    path.write_text("\n".join(lines))
+    with pytest.raises(CipherwardError, match=r"is not YAML \(line [67]\)"):
+        read_yaml(path, "plan")
+    # As many as a file can need are read.
+    path.write_text("\n".join(lines[:4]))
+    assert len(read_yaml(path, "plan")) == 4
+
+
 @pytest.mark.parametrize("allow_unicode", [False, True])
 def test_what_is_written_is_read_as_the_same(allow_unicode: bool) -> None:
     values = {
