@@ -152,6 +152,9 @@ def run_local_audit(
     require_protection(plan_sealing(place, "train"))
     _require_images(place, settings, log)
     identity = ensure_identity(home)
+    ScoreLedger(
+        home
+    ).entries()  # it is written at the end, after hours: a ledger that lost lines is reported now
     with disk_errors(place.folder):
         (home.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
         place.folder.mkdir(mode=0o700, exist_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from crypto.errors import CipherwardError
+from parties.scoring.local_audit import AuditSettings, run_local_audit
 from parties.scoring.score_ledger import ScoreLedger
 from parties.sealing.place import Place
 
@@ -80,6 +81,20 @@ def test_a_ledger_of_an_earlier_version_goes_on(ledger: ScoreLedger) -> None:
     assert names(ledger) == ["a", "b", "c"]
     ledger.path.write_text(ledger.path.read_text().replace('{"set": "b"}\n', ""))
     refuse(ledger, "a line is missing or damaged")
+
+
+def test_an_audit_of_the_hospital_s_own_asks_for_a_whole_ledger_before_its_work(tmp_path: Path) -> None:
+    home = Place.from_settings(
+        tmp_path / "h",
+        {"party": "h", "source": "phantom", "counts": [200, 4, 4], "image_size": 64, "block": 8},
+    )
+    home.save()
+    ledger = ScoreLedger(home)
+    ledger.append({"set": "a"})
+    ledger.path.write_text("")
+    with pytest.raises(CipherwardError, match="cannot be believed"):
+        run_local_audit(home, AuditSettings(rows=16, gallery=16, draws=1), {})
+    assert not (home.folder / "audits").exists()
 
 
 def test_a_kill_between_or_within_the_two_files_is_no_loss(ledger: ScoreLedger, tmp_path: Path) -> None:
