@@ -165,6 +165,34 @@ def _load_shallow(text: str, loader: Any) -> Any:
     return yaml.load(text, Loader=loader)  # a SafeLoader, in Python or in C
 
 
+def _require_names_once(text: str, path: Path) -> None:
+    """Raise CipherwardError if a YAML text, which was parsed before, has a setting twice.
+
+    YAML forbids it, and PyYAML takes the last one: a limit that a hospital wrote above it would be none.
+    """
+    #: Of each collection that is open: the names in it so far, None for a list; and whether a name comes next.
+    open_collections: list[tuple[set[str] | None, bool]] = []
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionEndEvent):
+            open_collections.pop()
+        if not isinstance(event, yaml.NodeEvent):
+            continue
+        names, is_name = open_collections[-1] if open_collections else (None, False)
+        if names is not None:
+            open_collections[-1] = names, not is_name
+            if is_name and isinstance(event, yaml.ScalarEvent) and event.value != "<<":
+                if event.value in names:
+                    mark: Any = event.start_mark
+                    raise CipherwardError(
+                        f"{path}: {event.value!r:.60} stands twice, again in line {mark.line + 1}",
+                        "keep the one that is meant",
+                    )
+                names.add(event.value)
+        if isinstance(event, yaml.CollectionStartEvent):
+            is_mapping = isinstance(event, yaml.MappingStartEvent)
+            open_collections.append((set() if is_mapping else None, is_mapping))
+
+
 def parse_value(text: str, where: str, hint: str) -> Any:
     """Return the value in a word of a command line, read as YAML.
 
@@ -245,6 +273,7 @@ def read_yaml(
             text = file.read()
             _require_whole(text, path, what)
             values = load_yaml(text)
+            _require_names_once(text, path)
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", "name a YAML file that exists") from None
     except (OSError, UnicodeDecodeError) as error:

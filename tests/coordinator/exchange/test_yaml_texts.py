@@ -88,6 +88,23 @@ def test_aliases_that_stand_for_billions_of_values_are_refused_at_once(kind: str
     assert len(read_yaml(path, "plan")) == 4
 
 
+def test_a_setting_that_stands_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    """PyYAML takes the last one: what a hospital wrote above it would be left out in silence."""
+    path = tmp_path / "policy.yaml"
+    for text, line in {
+        "evaluations: 0\ntrainings: 3\nevaluations: 99\n": 3,
+        "a: {b: 1, c: 2, b: 3}\n": 1,
+        "a:\n- {x: 1}\n- x: 1\n  y: [x, x]\n  x: 2\n": 5,
+        "a: 1\n'a': 2\n": 2,
+    }.items():
+        path.write_text(text)
+        with pytest.raises(CipherwardError, match=rf"stands twice, again in line {line}") as error:
+            read_yaml(path, "policy")
+        assert error.value.hint
+    path.write_text("a: {x: a, y: a}\nb: [{x: 1}, {x: 1}]\nx: &x {k: 1}\nc: {<<: *x, k: 2}\nd: *x\ne: x\n")
+    assert read_yaml(path, "policy")["c"] == {"k": 2}
+
+
 @pytest.mark.parametrize("allow_unicode", [False, True])
 def test_what_is_written_is_read_as_the_same(allow_unicode: bool) -> None:
     values = {
