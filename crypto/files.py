@@ -177,6 +177,25 @@ def hold_file(file: int | IO[Any], folder: Path, wait: bool = True, shared: bool
         ) from None
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[None]:
+    """Make a folder with its parents. Those that this made are removed again if the block fails and left them empty.
+
+    Raises:
+        CipherwardError: If it cannot be made.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:  # Ctrl-C while a passphrase is asked for, too
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write sorted, indented JSON, atomically."""
     write_text(path, json_text(value))

@@ -1,4 +1,4 @@
-"""Who else on this machine can change a file, or swap the files of a folder.
+"""Who else on this machine can change a file, or swap the files of a folder, or read a secret.
 
 The mode of a file says who may write into it. Whoever may write its folder can put another file in its place, or move
 it away, whatever its own mode is.
@@ -13,6 +13,10 @@ import stat
 from pathlib import Path
 
 from crypto.errors import CipherwardError
+from crypto.files import folder_hint
+
+#: Bytes that are read of a secret. A longer one is none of ours, and is found to be damaged.
+_MOST_SECRET_BYTES = 1 << 20
 
 
 def is_shared(status: os.stat_result) -> bool:
@@ -69,3 +73,46 @@ def require_own_file(path: Path, status: os.stat_result) -> None:
             f"other users of this machine can change {path} (mode {stat.S_IMODE(status.st_mode):04o})",
             f"check it, then: chmod go-w {path}",
         )
+
+
+def require_private(status: os.stat_result, path: Path, what: str) -> None:
+    """Refuse a file that holds a secret and may be read or waited for by others. status: of the opened file.
+
+    Raises:
+        CipherwardError: If it is no regular file, another user's, or readable by others.
+    """
+    if stat.S_ISDIR(status.st_mode):
+        ending = ".key" if what == "key file" else ".txt"
+        raise CipherwardError(f"the {what} {path} is not a regular file", folder_hint(path, ending))
+    if not stat.S_ISREG(status.st_mode):
+        raise CipherwardError(
+            f"the {what} {path} is not a regular file",
+            "a pipe such as <(…) can be read once, and by whoever is first: write it to a file of mode 0600, for "
+            "example in /dev/shm, name that, and remove it afterwards",
+        )
+    if status.st_uid != os.geteuid():
+        raise CipherwardError(
+            f"the {what} {path} belongs to another user (uid {status.st_uid}), who can read and change it",
+            f"chown it to yourself, or copy it: install -m 600 {path} YOUR_COPY",
+        )
+    if (mode := stat.S_IMODE(status.st_mode)) & 0o077:
+        raise CipherwardError(
+            f"the {what} {path} can be read by others (mode {mode:04o})", f"chmod 600 {path}"
+        )
+
+
+def read_private(path: Path, what: str) -> bytes:
+    """Return the bytes of a file that only its owner, this user, may read.
+
+    Raises:
+        CipherwardError: As `require_private` does.
+        OSError: If the system refuses to open or read it.
+    """
+    with open(path, "rb", opener=_open_at_once) as file:
+        require_private(os.fstat(file.fileno()), path, what)
+        return file.read(_MOST_SECRET_BYTES)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
+    return os.open(path, flags | os.O_NONBLOCK)

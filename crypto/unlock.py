@@ -14,7 +14,6 @@ import getpass
 import glob
 import os
 import secrets
-import stat
 import sys
 import time
 import warnings
@@ -26,7 +25,8 @@ import pyrage
 
 from crypto.asking import waiting_for_user
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, folder_hint
+from crypto.files import disk_errors
+from crypto.ownership import require_private
 from crypto.passphrase_strength import require_strong
 
 _NAMED_BY = "CIPHERWARD_PASSPHRASE_FILE names it"
@@ -121,7 +121,7 @@ def private_text(path: Path, what: str, hint: str = "") -> str:
         # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            _require_private(os.fstat(handle), path, what)
+            require_private(os.fstat(handle), path, what)
             with open(handle, closefd=False) as file:
                 return file.read()
         finally:
@@ -135,28 +135,6 @@ def private_text(path: Path, what: str, hint: str = "") -> str:
         raise CipherwardError(
             f"cannot read the {what} {path}: {type(error).__name__}", "name a file that you may read"
         ) from None
-
-
-def _require_private(status: os.stat_result, path: Path, what: str) -> None:
-    """Raise CipherwardError if an open file is no regular file, another user's, or readable by others."""
-    if stat.S_ISDIR(status.st_mode):
-        ending = ".key" if what == "key file" else ".txt"
-        raise CipherwardError(f"the {what} {path} is not a regular file", folder_hint(path, ending))
-    if not stat.S_ISREG(status.st_mode):
-        raise CipherwardError(
-            f"the {what} {path} is not a regular file",
-            "a pipe such as <(…) can be read once, and by whoever is first: write it to a file of mode 0600, for "
-            "example in /dev/shm, name that, and remove it afterwards",
-        )
-    if status.st_uid != os.geteuid():
-        raise CipherwardError(
-            f"the {what} {path} belongs to another user (uid {status.st_uid}), who can read and change it",
-            f"chown it to yourself, or copy it: install -m 600 {path} YOUR_COPY",
-        )
-    if (mode := stat.S_IMODE(status.st_mode)) & 0o077:
-        raise CipherwardError(
-            f"the {what} {path} can be read by others (mode {mode:04o})", f"chmod 600 {path}"
-        )
 
 
 def content_lines(text: str) -> list[str]:

@@ -338,6 +338,7 @@ def test_scores_that_are_edited_or_signed_by_another_are_refused(
     assert done.returncode == 1 and "was changed after hospital signed it" in done.stderr
     # Another hospital's identity under the same name.
     (hospital / "private" / "identity.pem").unlink()
+    (hospital / "identity.pub").unlink()
     assert here(PARTY, "score", hospital, hospital.parent / "guesses", *ROWS).returncode == 0
     (tmp_path / "true.pub").write_text(value["identity"] + "\n")
     done = here(

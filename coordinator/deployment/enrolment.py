@@ -31,7 +31,7 @@ from crypto.identity import PublicIdentity
 _MAX_BYTES = 4096
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _RESTORE_ROSTER = (
-    "restore it from your backup; or remove it, let every hospital enrol again, and revoke again whom you "
+    "restore it from your backup; or write {} into it, let every hospital enrol again, and revoke again whom you "
     "revoked"
 )
 _SEND_AGAIN = "the hospital's file has two lines: its identity, and its SuperNode's public key"
@@ -122,16 +122,38 @@ def read_roster(place: DeploymentFolder) -> dict[str, Enrolled]:
     """Return the roster: entries by the hospital's name, the revoked ones too.
 
     Raises:
-        CipherwardError: if the file is damaged.
+        CipherwardError: if the file is missing or damaged. Without it nobody would be enrolled, and nobody revoked:
+            a server would shut every hospital out, and a revoked key be taken again.
     """
     if not place.roster.exists():
-        return {}
+        raise CipherwardError(
+            f"the roster {place.roster} is missing",
+            f"{_RESTORE_ROSTER}; in a folder of an earlier version, `provision` makes one if nobody was enrolled",
+        )
     value = read_json(place.roster, "roster", remedy=_RESTORE_ROSTER)
     if not isinstance(value, dict):
         raise CipherwardError(
             f"the roster {place.roster} is damaged: it is no JSON object", _RESTORE_ROSTER
         )
     return {name: parse_record(Enrolled, entry, str(place.roster)) for name, entry in value.items()}
+
+
+def provide_roster(place: DeploymentFolder) -> None:
+    """Make an empty roster in a new folder, unless there is one.
+
+    Raises:
+        CipherwardError: if there is none, and what is in the folder shows that hospitals were enrolled.
+    """
+    if place.roster.exists():
+        return
+    used = [path for path in (place.approvals, place.studies) if path.is_dir() and any(path.iterdir())]
+    if used or place.database.exists():
+        raise CipherwardError(
+            f"the roster {place.roster} is missing, and this federation was in use: "
+            f"{(used or [place.database])[0]} is there",
+            _RESTORE_ROSTER,
+        )
+    write_json(place.roster, {})
 
 
 def enrol(place: DeploymentFolder, keys: PublicKeys) -> bool:

@@ -6,7 +6,7 @@ FOLDER/                     mode 0700
   server/server.pem         the server's certificate and private key
   app/bundle.fab            the app that hospitals approve, as it is sent to them
   kits/HOSPITAL.kit         what each hospital is sent
-  roster.json               who is enrolled
+  roster.json               who is enrolled; {} if nobody is
   approvals/HOSPITAL.json   the hospitals' signed approvals of the bundle, as `carry` took them
   state/                    Flower's database, home and shared secret
   studies/NAME/             plan.yaml, study.json and cloud/: what a run reads and writes
@@ -230,6 +230,11 @@ class DeploymentFolder:
         """Return the file that gets what a program prints."""
         return self.root / "logs" / f"{program}.log"
 
+    @property
+    def studies(self) -> Path:
+        """What runs read and write."""
+        return self.root / "studies"
+
     def study_folder(self, name: str) -> Path:
         """Return the folder of a study."""
-        return self.root / "studies" / name
+        return self.studies / name

@@ -26,7 +26,7 @@ from coordinator.deployment.certificates import (
     read_names,
     write_private,
 )
-from coordinator.deployment.enrolment import read_roster
+from coordinator.deployment.enrolment import provide_roster, read_roster
 from coordinator.deployment.folder import (
     FILE,
     DeploymentFolder,
@@ -37,10 +37,12 @@ from coordinator.deployment.folder import (
 from coordinator.exchange.kit import CA, PLAN, SCHEMA, STUDY, Kit, KitManifest, read_kit, write_kit
 from coordinator.exchange.manifest import StudyManifest, read_manifest
 from coordinator.exchange.plan import Plan, placed_text, read_plan
+from coordinator.exchange.settings import mark_whole
 from coordinator.exchange.statement import plan_digest
 from coordinator.exchange.versions import installed_versions
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, folder_lock, write_bytes, write_text
+from crypto.ownership import read_private
 from crypto.plural import counted
 
 #: What the folder of a deployment holds beside federation.yaml, which is written last (folder.py).
@@ -94,6 +96,7 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
         place.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         place.root.chmod(0o700)
     with folder_lock(place.root):
+        provide_roster(place)  # before an authority is made for a federation that lost more than that
         _provide_authority(place, settings, clock())
         _provide_server(place, settings, clock())
         provide_secret(place)
@@ -108,7 +111,8 @@ def provision(file: Path, folder: Path, clock: Clock = now_utc) -> dict[str, Kit
         kits = write_kits(place, settings, clock())
         # Written last: a folder with it is whole.
         local = settings.model_copy(update={"plan": place.plan.name, "study": STUDY if study else ""})
-        write_text(place.root / FILE, yaml.safe_dump(local.model_dump(mode="json"), sort_keys=False))
+        text = yaml.safe_dump(local.model_dump(mode="json"), sort_keys=False)
+        write_text(place.root / FILE, mark_whole(text))
     return kits
 
 
@@ -261,7 +265,11 @@ def _make_server(
     """Write a new key and certificate of the server. remedy: what to do if the authority's key is not there."""
     hint = f"{remedy}; if the key is lost: {NEW_AUTHORITY}"
     try:
-        key = ca_key.read_bytes()
+        key = read_private(ca_key, "CA's private key")
+    except CipherwardError as error:
+        # A medium may know no modes.
+        copy = f"or copy it to a file of mode 0600, and name that: install -m 600 {ca_key} COPY"
+        raise CipherwardError(error.message, f"{error.hint}; {copy}") from None
     except FileNotFoundError:
         raise CipherwardError(f"the CA's private key is not at {ca_key}", hint) from None
     except OSError as error:

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from coordinator.exchange.audit import suite1
 from coordinator.exchange.model_choice import check_model_args, check_model_name
 from coordinator.exchange.privacy import Privacy, require_compatible, require_summable, sums_securely
-from coordinator.exchange.settings import Settings, build, nest, read_yaml
+from coordinator.exchange.settings import Settings, build, mark_whole, nest, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import write_text
 from crypto.scheme import always_has_row_keys, carries_stem, describe, load, stem_carriers
@@ -368,11 +368,15 @@ def placed_text(path: Path, plan: Plan) -> bytes:
     weights = read_yaml(path, "plan").get("weights")
     if not weights or Path(str(weights)).is_absolute():
         return path.read_bytes()
-    return yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False).encode()
+    return _text(plan).encode()
 
 
 def write_plan(plan: Plan, folder: Path) -> Path:
     """Write the resolved plan to `folder`, where every process of the study finds it; return the file's path."""
     path = Path(folder) / FILE
-    write_text(path, yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False))
+    write_text(path, _text(plan))
     return path
+
+
+def _text(plan: Plan) -> str:
+    return mark_whole(yaml.safe_dump(plan.model_dump(mode="json"), sort_keys=False))

@@ -31,10 +31,17 @@ _QUOTED = re.compile(r"'([^']*)'")
 #: How deep the values of a YAML file may be nested. Settings are nested three deep at most.
 _YAML_DEPTH = 50
 _TOO_DEEP = "nested too deep"
+#: How many values a YAML file may hold, each alias counted as what it stands for. Half a kilobyte of aliases of
+#: aliases stands for a billion, and merge keys (`<<`) write them all out. A thousand classes are a thousand.
+_MOST_VALUES = 1_000_000
 #: Bytes of a file of settings, at most. The longest of ours, with a thousand classes, has a thousandth.
 _MOST_BYTES = 1 << 24
 #: Characters of a wrong value that a message shows.
 _SHOWN = 40
+#: First and last line of a file of settings that a command writes. Half of a YAML file is YAML, too, and the settings
+#: that it lost would have their defaults in silence. Files without the first line are read as they are, and whoever
+#: edits one may append to it.
+_BEGIN, _END = "# settings, whole down to the line: # end", "# end"
 #: What PyYAML raises beside its own errors for a value that is not of the type it looks like: 2026-13-45, `!!bool x`,
 #: a whole number of thousands of digits.
 _VALUE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
@@ -104,7 +111,8 @@ def load_yaml(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: If the text is no YAML, if a value is not of the type it looks like, if a list or a mapping
-            holds itself, and if they are nested too deep: libyaml would end the process.
+            holds itself, if there are too many values, and if they are nested too deep, where libyaml would end the
+            process.
     """
     try:
         return _load_shallow(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -128,18 +136,61 @@ class _MarkingLoader(yaml.SafeLoader):
 
 def _load_shallow(text: str, loader: Any) -> Any:
     """Return what a YAML text holds. Raise yaml.YAMLError as `load_yaml` does."""
-    open_anchors: list[str | None] = []
+    #: Of each collection that is open: its anchor, and how many values it holds so far, those of aliases written out.
+    open_collections: list[tuple[str | None, int]] = [(None, 0)]
+    values_of: dict[str, int] = {}
     for event in yaml.parse(text, Loader=loader):
         mark: Any = event.start_mark  # libyaml has marks of its own
         if isinstance(event, yaml.CollectionStartEvent):
-            open_anchors.append(event.anchor)
-        elif isinstance(event, yaml.CollectionEndEvent):
-            open_anchors.pop()
-        elif isinstance(event, yaml.AliasEvent) and event.anchor in open_anchors:
-            raise yaml.MarkedYAMLError(problem="a value that holds itself", problem_mark=mark)
-        if len(open_anchors) > _YAML_DEPTH:
-            raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=mark)
+            open_collections.append((event.anchor, 0))
+            if len(open_collections) > _YAML_DEPTH + 1:
+                raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=mark)
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, values = open_collections.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if any(event.anchor == anchor for anchor, _ in open_collections):
+                raise yaml.MarkedYAMLError(problem="a value that holds itself", problem_mark=mark)
+            anchor, values = None, values_of.get(str(event.anchor), 0)
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, values = event.anchor, 0
+        else:
+            continue
+        if anchor is not None:
+            values_of[anchor] = values
+        around, others = open_collections[-1]
+        open_collections[-1] = around, others + values + 1
+        if others + values + 1 > _MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem="too many values", problem_mark=mark)
     return yaml.load(text, Loader=loader)  # a SafeLoader, in Python or in C
+
+
+def _require_names_once(text: str, path: Path) -> None:
+    """Raise CipherwardError if a YAML text, which was parsed before, has a setting twice.
+
+    YAML forbids it, and PyYAML takes the last one: a limit that a hospital wrote above it would be none.
+    """
+    #: Of each collection that is open: the names in it so far, None for a list; and whether a name comes next.
+    open_collections: list[tuple[set[str] | None, bool]] = []
+    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        if isinstance(event, yaml.CollectionEndEvent):
+            open_collections.pop()
+        if not isinstance(event, yaml.NodeEvent):
+            continue
+        names, is_name = open_collections[-1] if open_collections else (None, False)
+        if names is not None:
+            open_collections[-1] = names, not is_name
+            if is_name and isinstance(event, yaml.ScalarEvent) and event.value != "<<":
+                if event.value in names:
+                    mark: Any = event.start_mark
+                    raise CipherwardError(
+                        f"{path}: {event.value!r:.60} stands twice, again in line {mark.line + 1}",
+                        "keep the one that is meant",
+                    )
+                names.add(event.value)
+        if isinstance(event, yaml.CollectionStartEvent):
+            is_mapping = isinstance(event, yaml.MappingStartEvent)
+            open_collections.append((set() if is_mapping else None, is_mapping))
 
 
 def parse_value(text: str, where: str, hint: str) -> Any:
@@ -175,6 +226,21 @@ def dump_yaml(values: Mapping[str, Any], allow_unicode: bool = False) -> str:
     return text
 
 
+def mark_whole(text: str) -> str:
+    """Return the text of a file of settings between two comments that tell when its end was cut."""
+    return f"{_BEGIN}\n{text}{_END}\n"
+
+
+def _require_whole(text: str, path: Path, what: str) -> None:
+    """Raise CipherwardError if a text that a command wrote has lost its end."""
+    lines = text.splitlines()
+    if _BEGIN in lines and _END not in lines:
+        raise CipherwardError(
+            f"the {what} {path} was cut short: its line `{_END}` is missing",
+            "restore it from your backup; or, if all settings are there, put that line back",
+        )
+
+
 def read_yaml(
     path: Path, what: str, check: Callable[[os.stat_result], None] | None = None
 ) -> dict[str, Any]:
@@ -204,7 +270,10 @@ def read_yaml(
                     f"{_MOST_BYTES / 1e6:.0f} MB",
                     "name a YAML file of settings",
                 )
-            values = load_yaml(file.read())
+            text = file.read()
+            _require_whole(text, path, what)
+            values = load_yaml(text)
+            _require_names_once(text, path)
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", "name a YAML file that exists") from None
     except (OSError, UnicodeDecodeError) as error:

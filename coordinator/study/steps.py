@@ -19,6 +19,7 @@ from coordinator.adversary.run.compilation import COMPILING
 from coordinator.exchange.audit.guesses import read_draws, require_whole
 from coordinator.exchange.journal import finished_rounds
 from coordinator.exchange.plan import FILE
+from coordinator.exchange.settings import mark_whole
 from coordinator.exchange.time_left import Countdown
 from coordinator.study.agreement import agree_on_study
 from coordinator.study.flower_run import run_flower
@@ -40,7 +41,7 @@ def seal(study: Study) -> str | None:
     for index in missing:
         study.talk.status(f"hospital-{index} seals its images")
         study.hospital_log(index)  # makes the hospital's folder, closed to other users
-        settings = yaml.safe_dump(_party_settings(study, index), sort_keys=False)
+        settings = mark_whole(yaml.safe_dump(_party_settings(study, index), sort_keys=False))
         write_text(study.hospital(index) / "party.yaml", settings)
         _provide_key(study, index)
         words = ["seal", str(study.hospital(index))]

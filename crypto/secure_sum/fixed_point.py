@@ -42,8 +42,12 @@ class FixedPoint:
 
     @property
     def scale(self) -> float:
-        """Integers per unit: a power of two, so that scaling itself rounds nothing."""
-        return 2.0 ** math.floor(math.log2((2 ** (MODULUS_BITS - 1) - 1) / (self.members * self.clip)))
+        """Integers per unit: a power of two, so that scaling itself rounds nothing.
+
+        Each member's largest number may be rounded up, by less than 1.
+        """
+        largest = max(1, 2 ** (MODULUS_BITS - 1) - 1 - self.members)
+        return 2.0 ** math.floor(math.log2(largest / (self.members * self.clip)))
 
     @property
     def resolution(self) -> float:

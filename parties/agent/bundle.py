@@ -11,7 +11,8 @@ import io
 import stat
 import tomllib
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -102,8 +103,25 @@ def parse_bundle(data: bytes, where: str) -> Bundle:
     for path in files:
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts or "\\" in path:
             raise CipherwardError(f"{where} holds a path that leads out of it: {path}", hint)
+    _require_one_place_each(files, where, hint)
     own = {path: content for path, content in files.items() if not path.startswith(_INFO)}
     return Bundle(hashlib.sha256(data).hexdigest(), name[:100], own, data)
+
+
+def _require_one_place_each(paths: Collection[str], where: str, hint: str) -> None:
+    """Raise CipherwardError if two files would be unpacked to one place.
+
+    What is shown of a/b.py would not be what runs if the bundle holds a/./b.py, too, or A/b.py and the disk does not
+    tell large letters from small ones.
+    """
+    for path in paths:
+        if str(PurePosixPath(path)) != path:
+            raise CipherwardError(f"{where} holds a path that is not written plainly: {path}", hint)
+    places = Counter(path.casefold() for path in paths)
+    for path in paths:
+        inside = (str(folder).casefold() for folder in PurePosixPath(path).parents)
+        if places[path.casefold()] > 1 or any(folder in places for folder in inside):
+            raise CipherwardError(f"{where} holds two files of one place: {path}", hint)
 
 
 def build_own_bundle(root: Path) -> Bundle:

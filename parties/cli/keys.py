@@ -10,7 +10,7 @@ import typer
 
 from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors
+from crypto.files import disk_errors, new_folder
 from crypto.plural import counted
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipi
     require_stays(hospital, OPENS)
     _require_no_images(hospital)
     key = SecretKey.generate()
-    with disk_errors(hospital):
-        hospital.mkdir(parents=True, exist_ok=True)
-        require_own_folder(hospital)
-    write_new_key(hospital / "secret.key", key, passphrase, recipient)
+    with new_folder(hospital):
+        with disk_errors(hospital):
+            require_own_folder(hospital)
+        write_new_key(hospital / "secret.key", key, passphrase, recipient)
     talk.print(f"made {hospital / 'secret.key'}; keep a copy where only you can read it")
     if recipient and (hospital / "identity.txt").exists():
         talk.print(_warn_of_folder(hospital))

@@ -2,15 +2,14 @@
 
 All of it is checked before anything is scored, so that refused guesses use up no set.
 
-The ledger, private/score-ledger.jsonl, remembers for each sealed set which guesses were scored against it, and with
-which rows, gallery and seed. The same question has the same answer, and every other question is refused: the answers
+The ledger (score_ledger.py) remembers for each sealed set which guesses were scored against it, and with which rows,
+gallery and seed. The same question has the same answer, and every other question is refused: the answers
 about 40 rows and about 41 would differ by one image's answer. A set is known by its digest, and by its content: key,
 scheme and plain images. So a copy of it, and the same images sealed once more under the same key, are the same set.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,11 +29,12 @@ from coordinator.exchange.audit.guesses import (
     read_draws,
 )
 from crypto.errors import CipherwardError
-from crypto.files import append_line, json_text, read_json, read_lines, sha256_file
+from crypto.files import json_text, read_json, sha256_file
 from crypto.plural import counted
 from crypto.sets.dataset import SealedDataset
 from crypto.spec import SchemeSpec
 from parties.scoring.key_share import require_well_formed
+from parties.scoring.score_ledger import ScoreLedger
 from parties.scoring.stated_pools import require_possible_pools
 from parties.scoring.truth import countable_rows
 from parties.sealing.audit_sets import is_audit_set, read_map
@@ -179,7 +179,7 @@ def accept(
                 images, key = load_guess(submission.folder, guess, most_guess_bytes(spec, len(draw.rows)))
                 require_well_formed(guess, images, key, spec, len(draw.rows))
     for entry in _new_entries(place, submission, rows, gallery):
-        append_line(ledger_path(place), json.dumps(entry))
+        ScoreLedger(place).append(entry)
 
 
 def require_same_question(place: Place, submission: Submission, rows: int, gallery: int) -> None:
@@ -291,13 +291,8 @@ def has_scored_own_key(place: Place, key_id: str) -> bool:
     train = place.sealed_folder("train")
     # Lines of earlier versions name no key; those about `train` are known by its digest.
     digest = SealedDataset.open(train).digest if (train / "manifest.json").exists() else None
-    entries = [entry for entry in read_lines(ledger_path(place)) if isinstance(entry, dict)]
+    entries = ScoreLedger(place).entries()
     return any(e.get("own_key") == key_id or (digest and e.get("set") == digest) for e in entries)
-
-
-def ledger_path(place: Place) -> Path:
-    """Return the file of the hospital's ledger."""
-    return place.private / "score-ledger.jsonl"
 
 
 def scored_at(place: Place, submission: Submission) -> str | None:
@@ -307,8 +302,8 @@ def scored_at(place: Place, submission: Submission) -> str | None:
     """
     digests = {draw.digests[0] for draw, _ in submission.draws}
     latest = 0
-    for entry in read_lines(ledger_path(place)):
-        if not isinstance(entry, dict) or entry.get("guesses") != submission.sha256:
+    for entry in ScoreLedger(place).entries():
+        if entry.get("guesses") != submission.sha256:
             continue
         moment = entry.get("time")
         if entry.get("set") in digests:
@@ -325,7 +320,7 @@ def _new_entries(place: Place, submission: Submission, rows: int, gallery: int) 
         CipherwardError: If a set was scored before against other guesses, or with other settings.
     """
     settings = {"rows": rows, "gallery": gallery, "seed": place.settings.seed}
-    recorded = [entry for entry in read_lines(ledger_path(place)) if isinstance(entry, dict)]
+    recorded = ScoreLedger(place).entries()
     entries = []
     for draw, name in submission.draws:
         digest, content = draw.digests[0], _content_of(place, draw, name)
@@ -336,7 +331,7 @@ def _new_entries(place: Place, submission: Submission, rows: int, gallery: int) 
             entry = {"set": digest, "content": content, "guesses": submission.sha256, **settings}
             if not plan_sealing(place, name).throwaway:
                 entry["own_key"] = draw.key_id
-            entries.append({**entry, "time": int(time.time())})
+            entries.append(entry)
     return entries
 
 

@@ -19,7 +19,6 @@ import contextlib
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -45,15 +44,15 @@ from coordinator.report.records import Report
 from coordinator.report.report_file import read_report
 from crypto.byte_size import size
 from crypto.errors import CipherwardError
-from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_text
+from crypto.files import disk_errors, folder_lock, write_text
 from crypto.identity import PublicIdentity
 from crypto.plural import counted
 from parties.agent.identity_file import ensure_identity
 from parties.scoring.attack_process import AttackOptions, run_attacks
 from parties.scoring.blind_sets import are_named, name_guesses, prepare_blind_sets
-from parties.scoring.ledger import ledger_path
 from parties.scoring.pictures import private_pictures
 from parties.scoring.score import score
+from parties.scoring.score_ledger import ScoreLedger
 from parties.sealing.place import Place
 from parties.sealing.row_list import is_unchanged, read_row_list
 from parties.sealing.seal import Sealing, disk_needed, plan_sealing, require_protection, seal
@@ -153,6 +152,9 @@ def run_local_audit(
     require_protection(plan_sealing(place, "train"))
     _require_images(place, settings, log)
     identity = ensure_identity(home)
+    ScoreLedger(
+        home
+    ).entries()  # it is written at the end, after hours: a ledger that lost lines is reported now
     with disk_errors(place.folder):
         (home.folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
         place.folder.mkdir(mode=0o700, exist_ok=True)
@@ -320,10 +322,10 @@ def _note(home: Place, place: Place, scores: Scores) -> None:
         "guesses": scores.guesses_sha256,
         "sets": [draw.set_digest for draw in scores.draws],
     }
+    ledger = ScoreLedger(home)
     with folder_lock(home.private):
-        known: Sequence[Any] = read_lines(ledger_path(home))
-        if not any(isinstance(e, dict) and entry.items() <= e.items() for e in known):
-            append_line(ledger_path(home), json.dumps({**entry, "time": int(time.time())}))
+        if not any(entry.items() <= known.items() for known in ledger.entries()):
+            ledger.append(entry)
 
 
 def _report(place: Place, scores: Scores) -> Report:

@@ -117,10 +117,15 @@ def ensure_map(
 
     Raises:
         CipherwardError: If there are sets of another number of draws: what is added later would be told by its time.
-            If the controls of an earlier audit lie in the open: their ciphertexts would tell what the copies are.
+            If there are sets and no map of them. If the controls of an earlier audit lie in the open: their
+            ciphertexts would tell what the copies are.
     """
     sets = read_map(place)
     if sets is None:
+        if left := sorted(
+            path.name for path in (place.folder / "sealed").glob("*") if is_audit_set(path.name)
+        ):
+            raise _lost_map(place, left[0])
         _drop_earlier_controls(place, disguised)
         roles: list[Role] = ["own_key" if own_key else "throwaway"]
         roles += ["throwaway" for _ in range(draws - 1)]
@@ -192,11 +197,21 @@ def role_of(place: Place, name: str) -> Role:
         CipherwardError: If the hospital's map does not name it.
     """
     sets = read_map(place)
+    if sets is None and (place.folder / "sealed" / name).exists():
+        raise _lost_map(place, name)
     if sets is None or name not in sets.roles:
         raise CipherwardError(
             f"{name} is no set of an audit of {place.settings.party}", "make some with: seal --audit 3"
         )
     return sets.roles[name]
+
+
+def _lost_map(place: Place, name: str) -> CipherwardError:
+    """Return the error for an audit's set of which nobody knows any more what it is."""
+    return CipherwardError(
+        f"{map_path(place)} is missing, and nothing else says what sealed/{name} is",
+        f"restore it from your backup; or remove sealed/{BLIND_PREFIX}* and seal others: seal --audit",
+    )
 
 
 def order_of_images(place: Place, name: str, count: int) -> Rows:

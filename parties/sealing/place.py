@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from coordinator.exchange.settings import Settings, build, dump_yaml, read_yaml
+from coordinator.exchange.settings import Settings, build, dump_yaml, mark_whole, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_text
 from crypto.key import SecretKey
@@ -141,7 +141,7 @@ class Place:
             if comment := COMMENTS.get(line.partition(":")[0]):
                 lines.append(f"# {comment}")
             lines.append(line)
-        write_text(self.folder / SETTINGS_FILE, "\n".join(lines) + "\n")
+        write_text(self.folder / SETTINGS_FILE, mark_whole("\n".join(lines) + "\n"))
 
     @property
     def reading(self) -> Reading:

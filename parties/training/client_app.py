@@ -38,7 +38,7 @@ from crypto.errors import CipherwardError
 from crypto.spec import spec_without_nonce
 from parties.agent.identity_file import read_identity
 from parties.sealing.place import Place, find_place
-from parties.training.guard import Request, admit, admit_introduction
+from parties.training.guard import Request, admit, admit_introduction, require_length
 from parties.training.policy_file import require_weights
 from parties.training.private_release import release_once
 from parties.training.private_training import PrivateRound, train_privately
@@ -129,6 +129,7 @@ def _load_model(place: Place, request: Request, stem_round: int) -> _Received:
             f"the encoder that this hospital starts from under share {plan.share} is not the coordinator's",
             f"copy the coordinator's {policy.weights or 'version of torch'} here, and accept the plan again",
         )
+    _require_length(place, request, model)
     weights = decode(request.words.numpy(), plan.wire)
     unpack(model, weights, shared_names(model, plan))
     if plan.stem == "learn":
@@ -138,6 +139,12 @@ def _load_model(place: Place, request: Request, stem_round: int) -> _Received:
     coordinates, stem = hospital_coordinates(place, sealed), copy_stem(model)
     carry(model, coordinates)
     return _Received(model, coordinates, weights, stem)
+
+
+def _require_length(place: Place, request: Request, model: nn.Module) -> None:
+    """Refuse a message with more or fewer weights than those of the plan's model that travel."""
+    state = model.state_dict()
+    require_length(place, request, sum(state[name].numel() for name in shared_names(model, request.plan)))
 
 
 def _place(context: Context) -> Place:
@@ -210,6 +217,7 @@ def _answer(place: Place, request: Request) -> tuple[AnyArray, dict[str, float |
     classes, sha256 = len(request.sealed.classes), request.policy.weights_sha256
     model, _ = build_base_model(request.plan.model_dump_json(), classes, sha256)
     require_private_layers(model, request.plan)
+    _require_length(place, request, model)  # before it costs any privacy
     words = release_once(place, request, lambda private: _train_round(place, request, private)[0])
     return words, {"steps": request.plan.steps_per_round(len(request.sealed))}
 

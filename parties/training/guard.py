@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from flwr.app import Array, Message
 
 from coordinator.exchange.manifest import StudyManifest
@@ -31,6 +32,7 @@ from coordinator.exchange.plan import Plan
 from coordinator.exchange.secure_sum import settings_text
 from coordinator.exchange.settings import build
 from coordinator.exchange.statement import SPLITS
+from coordinator.exchange.wire import DTYPES, decode
 from crypto.errors import CipherwardError
 from crypto.files import (
     append_line,
@@ -40,6 +42,8 @@ from crypto.files import (
     open_lock,
     parse_json,
     read_every_line,
+    read_json,
+    write_json,
 )
 from crypto.sets.dataset import SealedDataset
 from parties.sealing.place import Place
@@ -67,6 +71,7 @@ _SETTINGS = {
 _NAMES = frozenset({"plan", "manifest"})
 _ATTEMPT = re.compile(r"[0-9a-f]{32}")
 _MESSAGE = "the coordinator's message"
+_COUNT = "restore private/answers from your backup; or remove it, if you know that no line of that journal is gone"
 _HINT = "nothing was opened or sent; ask the coordinator, or accept another plan: cipherward-party accept"
 _AGAIN = (
     "nothing was opened or sent; the coordinator sends its study.json, and this hospital agrees to it: "
@@ -179,6 +184,7 @@ def admit(place: Place, message: Message, kind: Literal["train", "evaluate"]) ->
     if kind == "train" and (difference := find_step_difference(policy, plan, len(sealed))):
         raise refuse(place, plan.study, difference)
     words = message.content.array_records["arrays"]["model"]
+    _require_weights(place, plan, words)
     request = Request(policy.adopt(plan), policy, sealed, settings, words)
     return dataclasses.replace(request, name=_charge(place, request))
 
@@ -242,6 +248,46 @@ def _read_settings(
     return Settings(str(split), int(number or 0), int(best), float(proximal), base, str(attempt), text)
 
 
+def _require_weights(place: Place, plan: Plan, words: Array) -> None:
+    """Refuse what can be no weights of the plan's wire, before the message counts or costs any privacy.
+
+    NumPy would cast another type in silence, and a number that is not finite makes all that is trained from it none.
+    """
+    expected = DTYPES[plan.wire]
+    try:
+        values = words.numpy()
+    except Exception as error:  # a crafted array makes NumPy and Flower raise anything
+        stated = f"an array that cannot be read ({type(error).__name__})"
+    else:
+        if values.dtype != expected or values.ndim != 1:
+            stated = f"{values.dtype} of shape {values.shape}"
+        elif not np.isfinite(decode(values, plan.wire)).all():
+            stated = "values that are not finite"
+        else:
+            return
+    accepted = f"finite weights in one vector of {expected}"
+    raise refuse(place, plan.study, Difference("arrays", stated, accepted, _MESSAGE))
+
+
+def require_length(place: Place, request: Request, weights: int) -> None:
+    """Refuse weights that are not as many as the plan's model has.
+
+    Args:
+        place: the hospital.
+        request: an admitted request.
+        weights: how many weights of the model travel.
+
+    Raises:
+        CipherwardError: if it has more or fewer. It is written down, too.
+    """
+    stated = len(request.words.numpy())
+    if stated != weights:
+        difference = Difference(
+            "arrays", f"{stated} weights", f"{weights}, as the plan's model has", _MESSAGE
+        )
+        raise refuse(place, request.plan.study, difference)
+
+
 def _require_manifest(place: Place, policy: Policy, config: dict[str, Any]) -> StudyManifest:
     """Return the study manifest that the hospital agreed to, unless a message names another one or none."""
     manifest = read_agreed(place, policy)
@@ -273,7 +319,8 @@ def _charge(place: Place, request: Request) -> str:
     """Count a request before it is answered, and return its digest. One that was counted already is free.
 
     Raises:
-        CipherwardError: if the hospital answered as many different requests as it accepted.
+        CipherwardError: if the hospital answered as many different requests as it accepted, or if nobody knows how
+            many it answered.
     """
     policy, plan, settings = request.policy, request.plan, request.settings
     split, number = settings.split, settings.round
@@ -295,11 +342,12 @@ def _charge(place: Place, request: Request) -> str:
     with disk_errors(folder):
         folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{policy.study}-{policy.digest[:16]}.jsonl"
+    count_path = path.with_suffix(".count")
     # The lock is waited for: a second message must be counted, and not refused.
     with open_lock(folder / ".lock") as lock:
         hold_file(lock, folder)
         cut_torn_line(path)  # it was not answered
-        answered, damaged = _answered(path, split)
+        answered, damaged = _answered(path, count_path, split)
         if name in answered:
             return name
         if len(answered) + damaged >= limit:
@@ -308,13 +356,26 @@ def _charge(place: Place, request: Request) -> str:
             raise refuse(place, plan.study, difference, hint)
         row = {"time": _now(), "split": split, "round": number, "request": name}
         append_line(path, json.dumps(row))
+        write_json(count_path, len(read_every_line(path)))
     return name
 
 
-def _answered(path: Path, split: str) -> tuple[set[str], int]:
-    """Return the requests about a split that were answered, and the damaged lines, each of which may be one more."""
-    answered, damaged = set(), 0
-    for row in read_every_line(path):
+def _answered(path: Path, count_path: Path, split: str) -> tuple[set[str], int]:
+    """Return the requests about a split that were answered, and how many lines are damaged or gone.
+
+    Each of these may have been one more.
+
+    Args:
+        path: the journal.
+        count_path: says how many lines it had. Those of an earlier version have none beside them.
+        split: the split.
+    """
+    rows = read_every_line(path)
+    noted = read_json(count_path, "count of answers", remedy=_COUNT) if count_path.exists() else 0
+    if type(noted) is not int:
+        raise CipherwardError(f"the count of answers {count_path} is damaged", _COUNT)
+    answered, damaged = set(), max(0, noted - len(rows))
+    for row in rows:
         match row:
             case {"split": str(stated), "request": str(request)}:
                 if stated == split:

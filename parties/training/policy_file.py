@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.exchange.plan import Plan
-from coordinator.exchange.settings import build, dump_yaml, read_yaml
+from coordinator.exchange.settings import build, dump_yaml, mark_whole, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, sha256_file, write_atomic
 from parties.sealing.place import Place
@@ -74,7 +74,7 @@ def read_policy_values(path: Path) -> dict[str, Any]:
 
 def save_policy(place: Place, policy: Policy) -> None:
     """Write the policy as the one that the client obeys, and keep a copy; both atomically and with mode 0600."""
-    text = dump_yaml(policy.model_dump(mode="json"), allow_unicode=True)
+    text = mark_whole(dump_yaml(policy.model_dump(mode="json"), allow_unicode=True))
 
     def fill(draft: Path) -> None:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as handle:

@@ -1,13 +1,15 @@
 """The privacy ledger: what a hospital's trainings may have told of its images, over all studies.
 
-    private/privacy.jsonl   a line for every training that is charged, and one for every reply that is released
+    private/privacy.jsonl       a line for every training that is charged, and one for every reply that is released
+    private/privacy-head.json   its head, which tells when lines at the end were cut (parties/sealing/journal_head.py)
 
 A line is on the disk before training begins, so nothing is released that is not accounted for. If it cannot be
 written, nothing is trained. Charges add up over all studies, whatever images they were of: the same patient may be in
 each. Lines are numbered, and a line that is missing or damaged is an error. The last line may lack its end, because a
 kill or a full disk cut it short: its training never began, and it is cut off before the next line is written.
 
-The ledger protects against a coordinator, and not against the hospital itself: who deletes the file forgets.
+The ledger protects against a coordinator, and not against the hospital itself: who deletes both files, or restores an
+old copy of both, forgets.
 """
 
 from __future__ import annotations
@@ -22,10 +24,11 @@ from typing import Any, Literal
 
 from crypto.errors import CipherwardError
 from crypto.files import append_line, cut_torn_line, hold_file, open_lock, read_every_line
+from parties.sealing.journal_head import MARK, JournalHead, note_head
 from parties.sealing.place import Place
 from parties.training.privacy_accounting import Mechanism, total_epsilon
 
-FILE = "privacy.jsonl"
+FILE, HEAD_FILE = "privacy.jsonl", "privacy-head.json"
 #: How a hospital gets on whose budget is for patients, where trainings protect images.
 STATE_IMAGES = (
     "the hospital alone can state a budget for each image, which is weaker: cipherward-party accept PLAN HOSPITAL "
@@ -135,11 +138,12 @@ class PrivacyLedger:
 
     def __init__(self, place: Place) -> None:
         self.path: Path = place.private / FILE
+        self.head_path: Path = place.private / HEAD_FILE
 
     @property
     def is_begun(self) -> bool:
-        """Whether anything was ever charged. A damaged ledger counts."""
-        return self.path.exists() and self.path.stat().st_size > 0
+        """Whether anything was ever charged. A damaged ledger counts, and so does one that is gone."""
+        return self.head_path.exists() or (self.path.exists() and self.path.stat().st_size > 0)
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -152,7 +156,7 @@ class PrivacyLedger:
     def _read(self) -> list[dict[str, Any]]:
         """Return all entries. Raise CipherwardError if one is missing or damaged."""
         entries: list[dict[str, Any]] = []
-        is_open = False
+        is_open, head = False, JournalHead(self.head_path)
         try:
             for value in read_every_line(self.path):
                 is_open = not isinstance(value, dict)
@@ -171,12 +175,14 @@ class PrivacyLedger:
             )
             if not isinstance(request, str):
                 raise self._damaged(f"line {entry['number']} names no request")
+        if loss := head.find_loss(entries):
+            raise self._damaged(loss)
         return entries
 
     def _damaged(self, why: str) -> CipherwardError:
         return CipherwardError(
             f"the privacy ledger {self.path} cannot be believed: {why}",
-            "restore it from a backup; without it nobody knows what was spent",
+            f"restore it and {self.head_path.name} from a backup; without them nobody knows what was spent",
             "this hospital's privacy ledger cannot be believed",
         )
 
@@ -251,4 +257,6 @@ class PrivacyLedger:
     def _append(self, entries: Sequence[dict[str, Any]], entry: dict[str, Any]) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         cut_torn_line(self.path)
-        append_line(self.path, json.dumps({"number": len(entries), "time": now, **entry}))
+        line = {"number": len(entries), "time": now, **MARK, **entry}
+        append_line(self.path, json.dumps(line))
+        note_head(self.head_path, [*entries, line])

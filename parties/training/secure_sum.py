@@ -25,7 +25,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -56,6 +56,9 @@ from parties.training.provisional_stem import commit_stem
 from parties.training.study_file import read_agreed
 
 _HINT = "the coordinator repeats the round"
+_MASKED, _SUMMED = "masked.json", "summed.json"
+_RESTORE = "restore private/secure_sum from your backup; or give the study another name"
+_UNKNOWN = "this hospital does not know any more which updates it masked"
 _Answer = TypeVar("_Answer")
 
 
@@ -163,7 +166,7 @@ class SumStore:
                 f"the update of round {round_} was lost and trained again, and it is not the one that was masked",
                 "let the other hospitals go on without this one; or give the study another name",
             )
-        self._write("masked.json", json.dumps(studies))
+        self._write(_MASKED, json.dumps(studies))
 
     def begin(self, round_id: RoundId, request: str) -> RoundKeys:
         """Start an attempt with fresh keys, in the place of an earlier one, and return the signed keys.
@@ -176,10 +179,12 @@ class SumStore:
             CipherwardError: if an attempt of this name was begun before.
         """
         with self.lock():
-            names = self._read_names()
+            names, is_begun = self._read_names()
             if round_id.attempt in names:
                 raise CipherwardError("the coordinator repeats the name of an attempt", _HINT)
-            self._write("attempts.json", json.dumps([*names, round_id.attempt]))
+            if not is_begun:
+                self._begin_lists()
+            self._write("attempts.json", json.dumps({"names": [*names, round_id.attempt]}))
             member = Member.start(self._identity, round_id)
             keys = member.keys()
             self._write_member(member, request)
@@ -242,7 +247,7 @@ class SumStore:
             # A coordinator that lost its checkpoint repeats rounds: that must not take a later stem away.
             commit(request, member.round_id.round < max(map(int, rounds), default=0))
             summed = {**self._read_summed(), str(member.round_id.round): member.survivors}
-            self._write("summed.json", json.dumps(summed))
+            self._write(_SUMMED, json.dumps(summed))
             return shown.self_masks, shown.mask_keys
 
         return self._step(about, answer)
@@ -254,7 +259,11 @@ class SumStore:
             if not path.is_file():
                 raise CipherwardError("no round of secure aggregation is going on here", _HINT)
             kept = read_json(path, "secure sum")
-            member, request = Member.restore(kept["member"]), str(kept["request"])
+            match kept:
+                case {"member": str(text), "request": str(request)}:
+                    member = Member.restore(text)
+                case _:
+                    raise CipherwardError("the state of this secure sum is damaged", _HINT)
             own = member.round_id
             asked = (about["study"], about["round"], about["attempt"])
             if asked != (own.study, own.round, own.attempt) or own.study != self._settings.study:
@@ -268,20 +277,53 @@ class SumStore:
     def _write_member(self, member: Member, request: str) -> None:
         self._write("member.json", json.dumps({"member": member.export(), "request": request}))
 
-    def _read_names(self) -> list[str]:
-        """Return the names of all attempts so far."""
+    def _read_names(self) -> tuple[list[str], bool]:
+        """Return the names of all attempts so far, and whether the lists were begun with them.
+
+        An earlier version began a list with its first entry, so that a list that is gone looked like an empty one.
+        """
         path = self._folder / "attempts.json"
-        return [str(name) for name in read_json(path, "list of attempts")] if path.exists() else []
+        if not path.exists():
+            return [], False
+        match read_json(path, "list of attempts", remedy=_RESTORE):
+            case list(names):
+                return [str(name) for name in names], False
+            case {"names": list(names)}:
+                return [str(name) for name in names], True
+        raise CipherwardError(f"the list of attempts {path} is damaged", _RESTORE)
+
+    def _begin_lists(self) -> None:
+        """Write the lists that are not there yet. From now on, one that is gone is an error."""
+        for name in (_MASKED, _SUMMED):
+            if not (self._folder / name).exists():
+                self._write(name, "{}")
+
+    def _read_list(self, name: str) -> dict[str, Any]:
+        """Return what is noted of masked or summed updates; nothing before the first attempt.
+
+        Raises:
+            CipherwardError: if it is gone or damaged. Then another update of a round could be masked, and the
+                difference of two sums would give one away.
+        """
+        path = self._folder / name
+        if not path.exists():
+            if self._read_names()[1]:
+                raise CipherwardError(
+                    f"{path} is missing: nobody knows what this hospital masked", _RESTORE, _UNKNOWN
+                )
+            return {}
+        noted = read_json(path, "list of secure sums", remedy=_RESTORE)
+        if not isinstance(noted, dict):
+            raise CipherwardError(f"the list of secure sums {path} is damaged", _RESTORE, _UNKNOWN)
+        return noted
 
     def _read_summed(self) -> dict[str, list[str]]:
         """Return over whose updates a sum was unmasked, by round."""
-        path = self._folder / "summed.json"
-        return dict(read_json(path, "list of sums")) if path.exists() else {}
+        return self._read_list(_SUMMED)
 
     def _read_masked(self) -> dict[str, dict[str, dict[str, str]]]:
         """Return what is noted of masked updates, by manifest and round."""
-        path = self._folder / "masked.json"
-        return dict(read_json(path, "list of masked updates")) if path.exists() else {}
+        return self._read_list(_MASKED)
 
     def _read_update(self) -> tuple[str, UInt32Array, int] | None:
         """Return the stored update: request, vector and steps; None if there is none that can be read."""

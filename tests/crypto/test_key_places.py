@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.keyfile import copy_key, read_key, read_key_id, write_key
 from crypto.unlock import identities, new_passphrase, write_identity
+from parties.cli.app import app
 from tests.support.keys import PASSPHRASE, mode_of
 
 pytestmark = pytest.mark.usefixtures("no_secrets")
@@ -135,3 +137,19 @@ def test_a_new_secret_is_whole_and_private_whatever_the_umask(tmp_path: Path, ke
         os.umask(before)
     for name in ("a.key", "identity.txt"):
         assert mode_of(tmp_path / name) == 0o600
+
+
+@pytest.mark.parametrize("words", [["--passphrase"], ["--passphrase", "--recipient", "RECIPIENT"]])
+def test_a_refused_keygen_leaves_no_folder(
+    tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty folder reads like a hospital whose key was lost."""
+    monkeypatch.setenv("CIPHERWARD_PASSPHRASE", "abc")
+    public = write_identity(tmp_path / "identity.txt")
+    words = [public if word == "RECIPIENT" else word for word in words]
+    (tmp_path / "north").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for folder in (tmp_path / "new", tmp_path / "deep" / "er" / "new", tmp_path / "north"):
+        done = CliRunner().invoke(app, ["keygen", str(folder), *words])
+        assert isinstance(done.exception, CipherwardError)
+        assert sorted(tmp_path.rglob("*")) == before  # and what was there stays

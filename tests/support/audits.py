@@ -10,6 +10,8 @@ import numpy as np
 from crypto.arrays import Images, Int64Array
 from crypto.key import SecretKey
 from crypto.sets.dataset import SealedDataset
+from parties.scoring.score_ledger import ScoreLedger
+from parties.sealing.place import Place
 from parties.sources.phantom import Phantom
 
 
@@ -40,3 +42,10 @@ def phantoms(
 def guess_files(folder: Path) -> dict[str, bytes]:
     """Return the bytes of every guess in a folder, by its path there."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.safetensors"))}
+
+
+def forget_scores(place: Place) -> None:
+    """Make a hospital one that has not scored yet."""
+    ledger = ScoreLedger(place)
+    for path in (ledger.path, ledger.head_path):
+        path.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ from parties.agent.accept import accept as accept_policy
 from parties.agent.accept import propose
 from parties.agent.agree import agree as agree_to
 from parties.agent.declare import make_statement
-from parties.agent.identity_file import ensure_identity
+from parties.agent.identity_file import ensure_identity, identity_path, public_identity_path
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
 from parties.training.policy_file import read_policy
@@ -169,3 +169,9 @@ def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
     """Return the largest difference of a weight between two models."""
     pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
     return max(float((u - v).abs().max()) for u, v in pairs)
+
+
+def drop_identity(place: Place) -> None:
+    """Take a hospital's identity away, both halves: the next one that is needed is another."""
+    identity_path(place).unlink()
+    public_identity_path(place).unlink()

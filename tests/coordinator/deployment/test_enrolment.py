@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from coordinator.deployment.enrolment import (
     revoke,
 )
 from coordinator.deployment.folder import DeploymentFolder
+from coordinator.deployment.provision import provision, renew
 from crypto.errors import CipherwardError
 from crypto.identity import Identity
 from tests.support.deployment import provisioned, write_keys
@@ -30,7 +32,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> DeploymentFolder:
 
 @pytest.fixture
 def place(template: DeploymentFolder) -> DeploymentFolder:
-    template.roster.unlink(missing_ok=True)
+    template.roster.write_text("{}")
     return template
 
 
@@ -157,3 +159,41 @@ def test_a_roster_that_was_emptied_or_cut_says_what_to_do(tmp_path: Path, conten
     assert why in error.value.message
     assert "restore it from your backup" in error.value.hint
     assert "revoke again" in error.value.hint
+
+
+def test_a_roster_that_is_missing_is_not_one_of_nobody(tmp_path: Path) -> None:
+    """A server would remove every hospital, and take a revoked key again."""
+    place = provisioned(tmp_path)
+    assert read_roster(place) == {}
+    keys = read_public_keys(write_keys(tmp_path / "keys", "hospital-0")[1])
+    enrol(place, keys)
+    place.roster.unlink()
+    uses: list[Callable[[], object]] = [
+        lambda: read_roster(place),
+        lambda: enrol(place, keys),
+        lambda: revoke(place, "hospital-0"),
+        lambda: renew(place.root),
+    ]
+    for use in uses:
+        with pytest.raises(CipherwardError, match=r"roster\.json is missing") as error:
+            use()
+        assert "restore it from your backup" in error.value.hint and "revoke again" in error.value.hint
+    assert not place.roster.exists()
+
+
+@pytest.mark.parametrize(
+    "used", ["approvals/hospital-0.json", "studies/small/plan.yaml", "state/superlink.db"]
+)
+def test_provision_makes_no_roster_for_a_federation_that_had_one(tmp_path: Path, used: str) -> None:
+    place = provisioned(tmp_path)
+    place.roster.unlink()
+    provision(tmp_path / "federation-in.yaml", place.root)  # nobody can have been enrolled
+    assert read_roster(place) == {}
+    place.roster.unlink()
+    (place.root / used).parent.mkdir(parents=True, exist_ok=True)
+    (place.root / used).write_text("")
+    with pytest.raises(CipherwardError, match="was in use"):
+        provision(tmp_path / "federation-in.yaml", place.root)
+    assert not place.roster.exists()
+    place.roster.write_text("{}")  # as the hint says
+    provision(tmp_path / "federation-in.yaml", place.root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -269,7 +270,7 @@ def test_an_authority_s_key_that_is_not_there_says_what_to_do(
     place = provisioned(tmp_path)
     place.ca_key.unlink()
     if damage == "empty":
-        place.ca_key.write_bytes(b"")
+        place.ca_key.touch(mode=0o600)
     elif damage == "folder":
         place.ca_key.mkdir()
     before = place.server.read_bytes()
@@ -284,4 +285,41 @@ def test_an_authority_s_key_that_is_not_there_says_what_to_do(
         provision(file, place.root)
     assert "put the key back there" in providing.value.hint
     assert str(place.ca_key) in providing.value.message
+    assert place.server.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("pipe", "is not a regular file"),
+        ("link to a pipe", "is not a regular file"),
+        ("device", "is not a regular file"),
+        ("open to others", r"can be read by others \(mode 0644\)"),
+        ("dead link", "is not at"),
+    ],
+)
+def test_an_authority_s_key_is_looked_at_like_every_other_secret(
+    tmp_path: Path, damage: str, message: str
+) -> None:
+    place = provisioned(tmp_path)
+    before, path = place.server.read_bytes(), tmp_path / "offline.key"
+    place.ca_key.rename(path)
+    if damage == "open to others":
+        path.chmod(0o644)
+    elif damage == "device":
+        path.unlink()
+        path.symlink_to("/dev/zero")
+    elif damage == "dead link":
+        path.unlink()
+        path.symlink_to(tmp_path / "nothing")
+    else:
+        path.unlink()
+        os.mkfifo(tmp_path / "pipe")  # nobody writes to it: reading it would wait without end
+        if damage == "pipe":
+            (tmp_path / "pipe").rename(path)
+        else:
+            path.symlink_to(tmp_path / "pipe")
+    with pytest.raises(CipherwardError, match=message) as error:
+        renew(place.root, path)
+    assert error.value.hint
     assert place.server.read_bytes() == before

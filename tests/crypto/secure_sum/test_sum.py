@@ -93,6 +93,24 @@ def test_extreme_values_of_all_hospitals_do_not_wrap(members: int, clip: float, 
     assert np.allclose(point.decode(total, members), np.clip(values, -clip, clip), atol=point.resolution)
 
 
+@pytest.mark.parametrize("members", [3, 4, 5, 7, 10, 50])
+@pytest.mark.parametrize("bits", [20, 25, 29])
+def test_rounding_does_not_wrap_where_the_clip_fills_the_range(members: int, bits: int) -> None:
+    """At such a clip the members' largest numbers, rounded up, were one more than the range holds: its negative."""
+    exact = (2**31 - 1) / (members * 2**bits)
+    for clip in (np.nextafter(exact, 0), exact, np.nextafter(exact, 9)):
+        point = FixedPoint(float(clip), members)
+        for sign in (1, -1):
+            one, _ = point.encode(np.array([sign * clip]), 1.0)
+            total = one * np.uint32(members)
+            assert np.allclose(point.decode(total, members), sign * clip, atol=point.resolution)
+
+
+def test_more_hospitals_than_the_range_holds_are_refused() -> None:
+    with pytest.raises(CipherwardError, match="too few bits"):
+        FixedPoint(1.0, 2**32)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_never_enter_a_sum(bad: float) -> None:
     with pytest.raises(CipherwardError, match="not finite"):

@@ -29,7 +29,7 @@ from parties.sealing.seal import plan_sealing, seal
 from parties.training.policy_file import read_policy, save_policy
 from parties.training.study_file import read_agreed
 from tests.support.command_runs import Here
-from tests.support.hospitals import accept, plan, seal_hospitals
+from tests.support.hospitals import accept, drop_identity, plan, seal_hospitals
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def wrapped(text: str) -> str:
 def test_the_four_commands_lead_to_an_agreement(places: list[Place], tmp_path: Path, here: Here) -> None:
     fingerprints = []
     for place in places:
-        identity_path(place).unlink()
+        drop_identity(place)
         done = here("cipherward-party", "enrol", place.folder)
         assert done.returncode == 0 and "by telephone or in person" in wrapped(done.stderr)
         fingerprints.append(done.stdout.strip())
@@ -233,7 +233,7 @@ def test_who_comes_with_another_identity_than_before_is_marked(
     members = list_members(place, read_manifest(study))
     assert [m.standing for m in members] == [THIS, KNOWN]
     assert [m.images for m in members] == [(12, 4, 6), (12, 4, 6)] and members[0].weight == 0.5
-    identity_path(other).unlink()
+    drop_identity(other)
     study = make_manifest(tmp_path, places, plan())
     assert [m.standing for m in list_members(place, read_manifest(study))] == [THIS, CHANGED]
     done = here("cipherward-party", "agree", study, place.folder, "--yes")
@@ -261,7 +261,7 @@ def test_a_lost_or_exchanged_copy_of_the_manifest_is_an_error(
     place, study = places[0], make_manifest(tmp_path, places, plan())
     here("cipherward-party", "agree", study, place.folder, "--yes")
     [kept] = (place.private / "studies").iterdir()
-    identity_path(places[1]).unlink()
+    drop_identity(places[1])
     kept.write_bytes(make_manifest(tmp_path, places, plan()).read_bytes())
     with pytest.raises(CipherwardError, match="is not the study manifest that hospital-0 agreed to"):
         read_agreed(place, read_policy(place))

@@ -256,6 +256,18 @@ def test_what_is_no_bundle_is_named_and_not_unpacked(files: dict[str, str]) -> N
         parse_bundle(pack(files), "it")
 
 
+@pytest.mark.parametrize(
+    "other", ["a/./b.py", "a//b.py", "./a/b.py", "A/b.py", "a/B.py", "a", "a/b.py/c.py"]
+)
+def test_what_is_shown_of_a_file_is_what_is_unpacked_there(other: str) -> None:
+    """The second of two files of one place is the one that runs, and the first is the one that looks unchanged."""
+    files = {"pyproject.toml": PROJECT, "a/b.py": "shown"}
+    assert parse_bundle(pack(files), "it").files["a/b.py"] == b"shown"
+    for bad in ({**files, other: "runs"}, {"pyproject.toml": PROJECT, other: "", "a/b.py": ""}):
+        with pytest.raises(CipherwardError, match=r"not written plainly|two files of one place"):
+            parse_bundle(pack(bad), "it")
+
+
 def test_bytes_that_are_no_archive_are_no_bundle() -> None:
     with pytest.raises(CipherwardError, match="no app bundle"):
         parse_bundle(b"PK\x03\x04 and nothing", "it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,14 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 
 from crypto.errors import CipherwardError
 from crypto.identity import PublicIdentity
+from crypto.unlock import create_private
 from parties.agent.enrol import enrol, node_key_path
-from parties.agent.identity_file import identity_path
+from parties.agent.identity_file import (
+    ensure_identity,
+    identity_path,
+    public_identity_path,
+    read_identity,
+)
 from tests.support.agents import make_place
 
 
@@ -52,3 +59,27 @@ def test_a_damaged_or_open_key_is_refused_and_not_replaced(tmp_path: Path) -> No
     with pytest.raises(CipherwardError):
         enrol(place)
     assert path.read_text() == data
+
+
+def test_an_identity_that_was_lost_or_exchanged_is_not_replaced_in_silence(tmp_path: Path) -> None:
+    """Another one would sign the next scores, and every study would refuse them."""
+    place, other = make_place(tmp_path / "a"), make_place(tmp_path / "b")
+    public = enrol(place).identity
+    enrol(other)
+    path, kept = identity_path(place), identity_path(place).read_text()
+    path.unlink()
+    for use in (ensure_identity, read_identity, enrol):
+        with pytest.raises(CipherwardError, match="no identity at") as error:
+            use(place)
+        assert "restore it from your backup" in error.value.hint and "fingerprint" in error.value.hint
+    assert not path.exists() and PublicIdentity.parse(public_identity_path(place).read_text()) == public
+    create_private(path, identity_path(other).read_text(), "an identity")
+    for use in (ensure_identity, read_identity, enrol):
+        with pytest.raises(CipherwardError, match=r"is not the identity that .*identity\.pub is of"):
+            use(place)
+    path.write_text(kept)
+    renamed = replace(place, settings=place.settings.model_copy(update={"party": "renamed"}))
+    assert ensure_identity(renamed).public.key == public.key
+    path.unlink()
+    public_identity_path(place).unlink()  # as the hint says
+    assert enrol(place).identity.key != public.key

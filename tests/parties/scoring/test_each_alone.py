@@ -17,6 +17,7 @@ from parties.scoring.score import score
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
 from tests.support.attacks import replace_attack
+from tests.support.audits import forget_scores
 
 ATTACKS = ("jigsaw", "leading_bit")
 
@@ -46,7 +47,7 @@ def scored(place: Place, out: Path, monkeypatch: pytest.MonkeyPatch, shown: int)
     for attack in ATTACKS:
         replace_attack(monkeypatch, attack, guess)
     settings = suite.Settings(list(ATTACKS), [1], rows=32, seed=4, budget_s=60.0)
-    (place.private / "score-ledger.jsonl").unlink(missing_ok=True)
+    forget_scores(place)
     suite.run_suite([place.sealed("train")], out, settings)
     (draw,) = score(place, out, 32, 64).draws
     return {f.attack: f.figures for f in draw.findings if f.figures is not None}

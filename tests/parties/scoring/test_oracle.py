@@ -23,6 +23,7 @@ from parties.scoring.truth import distinct_rows
 from parties.sealing.place import Place
 from parties.sealing.seal import plain_rows, plan_sealing, seal
 from parties.sources.phantom import Phantom
+from tests.support.audits import forget_scores
 
 SIDE = 32  # pixels
 SCORED = 64  # audit rows, of which half are scored
@@ -109,7 +110,7 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
 def test_no_figure_tells_the_waves_of_one_image(
     hospital: Place, tmp_path: Path, make_others: Others
 ) -> None:
-    (hospital.private / "score-ledger.jsonl").unlink(missing_ok=True)
+    forget_scores(hospital)
     draw, target = craft_guesses(hospital, tmp_path, "train", SCORED, make_others)
     findings = score(hospital, tmp_path, SCORED, 100).draws[0].findings
     figures = [finding.figures for finding in findings if finding.figures is not None]

@@ -30,6 +30,7 @@ from crypto.sets.writer import seal_images
 from parties.scoring.score import score
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
+from tests.support.audits import forget_scores
 
 SETTINGS = suite.Settings(["as_is", "pooled_key_recovery"], [1, 5], rows=32, seed=4, budget_s=60.0)
 #: A hospital, and a folder of guesses about it.
@@ -58,7 +59,7 @@ def copy(attacked: Attacked, tmp_path: Path) -> Attacked:
     """Return a hospital that has not scored yet, and guesses that a test may forge."""
     place, guesses = attacked
     shutil.copytree(guesses, tmp_path / "guesses")
-    (place.private / "score-ledger.jsonl").unlink(missing_ok=True)
+    forget_scores(place)
     return place, tmp_path / "guesses"
 
 
@@ -116,8 +117,11 @@ def test_scores_say_when_they_were_made_and_say_the_same_when_asked_again(
         check_signature(first.model_copy(update={"scored_at": "2026-01-01T00:00:00Z"}))
     monkeypatch.setattr("parties.scoring.ledger.time.time", lambda: 1_800_000_000.0)
     assert score(place, guesses, 32, 64) == first
+    # Lines of an earlier version have neither a number nor a head beside them.
+    (place.private / "score-ledger-head.json").unlink()
     ledger = place.private / "score-ledger.jsonl"
-    ledger.write_text(re.sub(r'"time": \d+', '"time": "then"', ledger.read_text()))
+    older = re.sub(r'"number": \d+, "noted": true, ', "", ledger.read_text())
+    ledger.write_text(re.sub(r'"time": \d+', '"time": "then"', older))
     assert score(place, guesses, 32, 64).scored_at is None
 
 
@@ -171,6 +175,7 @@ def test_an_answer_without_recorded_settings_is_not_repeated(copy: Attacked) -> 
     """An earlier version wrote no rows: it may have been asked about any number."""
     place, guesses = copy
     score(place, guesses, 32, 64)
+    (place.private / "score-ledger-head.json").unlink()
     ledger = place.private / "score-ledger.jsonl"
     entries = [json.loads(line) for line in ledger.read_text().splitlines()]
     ledger.write_text(
@@ -192,7 +197,7 @@ def test_the_same_images_sealed_again_are_the_same_set(attacked: Attacked, tmp_p
     original, first = attacked
     place = Place(tmp_path / "hospital", original.settings)
     shutil.copytree(original.folder, place.folder)
-    (place.private / "score-ledger.jsonl").unlink(missing_ok=True)
+    forget_scores(place)
     score(place, first, 32, 64)
     before = place.sealed("audit-1").digest
     shutil.rmtree(place.sealed_folder("audit-1"))
@@ -220,7 +225,7 @@ def test_a_copied_sealed_set_is_the_same_set(attacked: Attacked, tmp_path: Path)
     original, first = attacked
     place = Place(tmp_path / "hospital", original.settings)
     shutil.copytree(original.folder, place.folder)
-    (place.private / "score-ledger.jsonl").unlink(missing_ok=True)
+    forget_scores(place)
     score(place, first, 32, 64)
     shutil.copytree(place.sealed_folder("audit-1"), place.sealed_folder("audit-7"))
     shutil.copytree(first, tmp_path / "guesses")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -16,12 +17,13 @@ from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import Plan
 from coordinator.exchange.privacy import Privacy
 from coordinator.exchange.statement import SPLITS
+from coordinator.exchange.wire import encode
 from coordinator.model.shares import shared_names
 from coordinator.model.vit import build_model, pack
 from crypto.arrays import Float32Array
 from crypto.errors import CipherwardError
 from crypto.spec import spec_without_nonce
-from parties.agent.identity_file import ensure_identity, identity_path
+from parties.agent.identity_file import ensure_identity, identity_path, public_identity_path
 from parties.sealing.place import Place
 from parties.training import guard
 from parties.training.policy import (
@@ -122,7 +124,8 @@ def ask(
     """Send a message to the first hospital. Return its reply, or None and the error's text."""
     agreed = {"manifest": manifest_of_node(grid)} | config
     record = ConfigRecord({"plan": plan_json, **{k: v for k, v in agreed.items() if v is not None}})
-    content = RecordDict({"config": record, "arrays": ArrayRecord({"model": Array(weights)})})
+    array = weights if isinstance(weights, Array) else Array(weights)
+    content = RecordDict({"config": record, "arrays": ArrayRecord({"model": array})})
     [sent] = grid.push_messages([Message(content, FIRST_NODE, kind)])
     [reply] = grid.pull_messages([sent])
     return (None, str(reply.error.reason)) if reply.has_error() else (reply, "")
@@ -356,6 +359,43 @@ def test_rounds_outside_the_accepted_ones_are_refused(places: list[Place], round
         assert "says server-round" in evaluate(grid, plan(), weights, "val", **{"server-round": round_})
 
 
+@pytest.mark.parametrize("wire", ["float32", "bfloat16"])
+def test_what_is_no_weights_of_the_plan_is_refused_and_not_counted(tmp_path: Path, wire: str) -> None:
+    """NumPy casts another type in silence, and a NaN makes all that is trained from it one."""
+    p = plan(wire=wire)
+    places = seal_hospitals(tmp_path, p)
+    weights = first_weights(p)
+    words = encode(weights, wire)
+    damaged = np.where(np.arange(len(weights)) == 7, np.float32(np.inf), weights)
+    crafted = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        crafted, {"descr": "<f4", "fortran_order": False, "shape": (2**38,)}
+    )
+    bad: list[Any] = [
+        *(encode(np.full_like(weights, value), wire) for value in (np.nan, np.inf, -np.inf)),
+        encode(damaged, wire),
+        *(words.astype(kind) for kind in (np.float64, np.float16, np.int32, np.complex64, ">f4", bool)),
+        *(words.reshape(1, -1), np.array(words[0])),
+        encode(weights, "bfloat16" if wire == "float32" else "float32"),
+        *(Array("float32", (4,), kind, data) for kind, data in {"numpy.ndarray": b"x", "y": b""}.items()),
+        Array("float32", (2**38,), "numpy.ndarray", crafted.getvalue()),
+    ]
+    for array in bad:
+        for error in (
+            train(make_grid(places), p, array),
+            evaluate(make_grid(places), p, array, "test"),
+        ):
+            assert "the coordinator's message says arrays" in error, array
+            assert "finite weights in one vector of" in error
+    assert not list((places[0].private / "answers").glob("*.jsonl"))
+    for array in (words[:-1], np.append(words, words[:1])):
+        assert (
+            "arrays" in train(make_grid(places), p, array)
+            and "as the plan's model has" in refusals(places[0])[-1]["accepted"]
+        )
+    assert train(make_grid(places), p, words) == ""
+
+
 def test_a_hospital_answers_as_often_as_it_accepted_and_not_more(places: list[Place]) -> None:
     p = plan()
     weights = first_weights(p)
@@ -407,6 +447,21 @@ def test_a_torn_line_of_the_count_does_not_stop_or_free_the_hospital(places: lis
     path.write_text(path.read_text() + '{"time": "2026')
     assert evaluate(make_grid(places), p, weights, "test") == ""
     assert "accepted test_reads 1" in evaluate(make_grid(places), p, weights + np.float32(1), "test")
+
+
+def test_a_line_of_the_count_that_was_cut_off_frees_no_answer(places: list[Place]) -> None:
+    p, weights = plan(), first_weights(plan())
+    assert evaluate(make_grid(places), p, weights, "test") == ""
+    [path] = (places[0].private / "answers").glob("t-*.jsonl")
+    path.write_text("")
+    assert "accepted test_reads 1" in evaluate(make_grid(places), p, weights + np.float32(1), "test")
+    path.unlink()
+    assert "accepted test_reads 1" in evaluate(make_grid(places), p, weights + np.float32(1), "test")
+    path.with_suffix(".count").write_text("{")
+    assert "count of answers" in evaluate(make_grid(places), p, weights + np.float32(1), "test")
+    # An earlier version kept no count.
+    path.with_suffix(".count").unlink()
+    assert evaluate(make_grid(places), p, weights + np.float32(1), "test") == ""
 
 
 def test_a_damaged_line_of_the_count_frees_no_answer(places: list[Place]) -> None:
@@ -528,6 +583,7 @@ def test_a_hospital_whose_identity_was_lost_says_so_itself(places: list[Place]) 
     digest = manifest_of_node(grid)
     identity_path(places[0]).unlink()
     assert "no identity at" in ask_hello(grid, manifest=digest)[1]
+    public_identity_path(places[0]).unlink()
     ensure_identity(places[0])
     error = ask_hello(grid, manifest=digest)[1]
     assert "the identity of hospital-0 is not the one that it stated" in error

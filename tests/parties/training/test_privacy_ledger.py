@@ -111,9 +111,10 @@ def test_a_torn_line_is_no_charge_and_hides_no_other(ledger: PrivacyLedger) -> N
 
 def test_a_torn_line_is_cut_off_before_the_next_one(ledger: PrivacyLedger) -> None:
     ledger.charge(ROUND, NO_BUDGET, 0)
-    whole = ledger.path.read_bytes()
+    whole, head = ledger.path.read_bytes(), ledger.head_path.read_bytes()
     for torn in (b'{"number": 1, "kind": "charge", "cha', b"\x00" * 40, b'{"number": 1, "time": "\xc3'):
         ledger.path.write_bytes(whole + torn)
+        ledger.head_path.write_bytes(head)
         assert [c.request for c in ledger.charges()] == ["first"]
         ledger.charge(replace(ROUND, request="second"), NO_BUDGET, 0)
         assert [json.loads(line)["number"] for line in lines(ledger)] == [0, 1]
@@ -172,6 +173,53 @@ def test_a_ledger_that_lost_a_line_is_not_believed(ledger: PrivacyLedger, spoil:
         ledger.charges()
     with pytest.raises(CipherwardError, match="cannot be believed"):
         ledger.charge(replace(ROUND, request="next"), NO_BUDGET, 0)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_ledger_whose_last_lines_were_cut_is_not_believed(
+    ledger: PrivacyLedger, place: Place, kept: int
+) -> None:
+    for i in range(3):
+        ledger.charge(replace(ROUND, request=str(i)), NO_BUDGET, 0)
+    ledger.path.write_text("".join(line + "\n" for line in lines(ledger)[:kept]))
+    assert ledger.is_begun
+    for read in (ledger.charges, lambda: ledger.charge(ROUND, NO_BUDGET, 0), lambda: summarise(place)):
+        with pytest.raises(CipherwardError, match=rf"it has {kept} entr.* says that it had 3") as error:
+            read()
+        assert "privacy-head.json" in error.value.hint
+        assert not re.search(r"\d", error.value.outside)
+    ledger.path.unlink()
+    assert ledger.is_begun
+    with pytest.raises(CipherwardError, match="cannot be believed"):
+        ledger.charges()
+
+
+@pytest.mark.parametrize("head", [None, "{", '{"entries": 3, "sha256": "00"}', '{"entries": 0}'])
+def test_a_ledger_whose_head_is_lost_or_another_s_is_not_believed(
+    ledger: PrivacyLedger, head: str | None
+) -> None:
+    for i in range(3):
+        ledger.charge(replace(ROUND, request=str(i)), NO_BUDGET, 0)
+    if head is None:
+        ledger.head_path.unlink()
+    else:
+        ledger.head_path.write_text(head)
+    with pytest.raises(CipherwardError, match=r"cannot be believed.*privacy-head\.json"):
+        ledger.charges()
+
+
+def test_ledgers_of_an_earlier_version_and_of_a_killed_charge_go_on(ledger: PrivacyLedger) -> None:
+    for i in range(2):
+        ledger.charge(replace(ROUND, request=str(i)), NO_BUDGET, 0)
+    whole = ledger.path.read_text()
+    ledger.path.write_text(whole.replace('"noted": true, ', ""))
+    ledger.head_path.unlink()
+    ledger.charge(replace(ROUND, request="2"), NO_BUDGET, 0)
+    noted = ledger.head_path.read_bytes()
+    ledger.charge(replace(ROUND, request="3"), NO_BUDGET, 0)
+    ledger.head_path.write_bytes(noted)  # the kill came between the two files
+    ledger.charge(replace(ROUND, request="4"), NO_BUDGET, 0)
+    assert [c.request for c in ledger.charges()] == ["0", "1", "2", "3", "4"]
 
 
 def test_on_a_full_disk_nothing_is_charged_as_if_it_were(

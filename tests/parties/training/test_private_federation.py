@@ -336,6 +336,10 @@ def test_a_message_that_comes_again_gets_the_stored_reply_and_costs_nothing(plac
     first = words_of(ask_to_train(grid, private_plan(), weights)[0])
     assert np.array_equal(words_of(ask_to_train(grid, private_plan(), weights)[0]), first)
     assert len(PrivacyLedger(place).charges()) == 1
+    # What cannot be trained from costs nothing either.
+    for bad in (weights[:-1], np.append(weights, weights[:1]), weights * np.float32(np.nan)):
+        assert "arrays" in ask_to_train(grid, private_plan(), bad)[1]
+    assert len(PrivacyLedger(place).charges()) == 1
     # The same round with other weights is another release.
     other = words_of(ask_to_train(grid, private_plan(), weights + 1e-3)[0])
     assert not np.array_equal(other, first) and len(PrivacyLedger(place).charges()) == 2

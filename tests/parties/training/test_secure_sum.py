@@ -226,6 +226,37 @@ def test_an_update_that_a_crash_damaged_is_as_if_it_were_not_there(
     assert store.stored_steps(request) is None
 
 
+@pytest.mark.parametrize("name", ["masked.json", "summed.json"])
+def test_a_list_of_what_was_masked_or_summed_that_is_gone_is_no_empty_one(
+    fresh: list[Place], tmp_path: Path, name: str
+) -> None:
+    """Another update of the round would be masked, or another sum of it unmasked."""
+    federate(fresh, plan(rounds=1), tmp_path / "cloud")
+    (path,) = fresh[0].private.glob(f"secure_sum/*/{name}")
+    store = open_store(fresh[0], read_policy(fresh[0]))
+    store.require_open(2, "another request")
+    whole = path.read_text()
+    for damage in (None, "[]", "{", "7"):
+        if damage is None:
+            path.unlink()
+        else:
+            path.write_text(damage)
+        with pytest.raises(CipherwardError) as error:
+            store.require_open(2, "another request")
+        assert name in error.value.message and "restore private/secure_sum" in error.value.hint
+    # An earlier version began its lists with their first entries.
+    attempts = path.with_name("attempts.json")
+    attempts.write_text(json.dumps(json.loads(attempts.read_text())["names"]))
+    path.unlink()
+    store.require_open(2, "another request")
+    path.write_text(whole)
+    state = path.with_name("member.json")
+    for damage in ("[]", "{}", '{"member": 1, "request": "x"}'):
+        state.write_text(damage)
+        with pytest.raises(CipherwardError, match="the state of this secure sum is damaged"):
+            store.confirm({"study": "", "round": 1, "attempt": "", "survivors": []})
+
+
 def test_after_a_sum_another_sum_of_the_round_needs_the_same_hospitals(
     fresh: list[Place], tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from parties.sealing import seal as sealing_module
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal, set_names
 from tests.support.attacks import replace_attack
+from tests.support.audits import forget_scores
 
 ALL_ATTACKS = (
     "as_is",
@@ -61,7 +62,7 @@ def audit(
     sets: Sequence[str] = ("train", *SETS),
 ) -> tuple[DrawScores, ...]:
     """Attack and score these sets; return the scored draws."""
-    (place.private / "score-ledger.jsonl").unlink(missing_ok=True)
+    forget_scores(place)
     suite.run_suite([place.sealed(name) for name in sets], out, settings)
     return score(place, out, 16, 64).draws
 
