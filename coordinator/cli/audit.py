@@ -47,7 +47,11 @@ def attack(
         ),
     ] = None,
     pools: Annotated[
-        str, typer.Option(help="Pool sizes, separated by commas.", show_default=POOLS_TEXT)
+        str,
+        typer.Option(
+            help="How many sealed images an attack is given: the numbers to try, separated by commas.",
+            show_default=POOLS_TEXT,
+        ),
     ] = "",
     study: Annotated[
         Path | None,
