@@ -140,7 +140,8 @@ def _idle_attacks(findings: Sequence[Finding]) -> list[str]:
 
 
 def _notes(draws: Sequence[DrawScores]) -> list[str]:
-    doubts = []
+    """Return crashes and uncertain findings, one sentence each, and what else attacks noted, one for all alike."""
+    doubts, noted = [], dict[tuple[str, str], dict[str, list[int]]]()
     for draw in draws:
         for finding in draw.findings:
             if finding.idle:
@@ -152,5 +153,14 @@ def _notes(draws: Sequence[DrawScores]) -> list[str]:
                 words = finding.fit if _UNCERTAIN in finding.fit else f"{_UNCERTAIN}: {finding.fit}"
                 doubts.append(f"{finding.cell} in {draw.draw}: {words}")
             if finding.note:
-                doubts.append(f"{finding.cell} in {draw.draw}: {finding.note}")
+                sizes_by_draw = noted.setdefault((finding.attack, finding.note), {})
+                sizes_by_draw.setdefault(draw.draw, []).append(finding.pool_size)
+    for (attack, note), sizes_by_draw in noted.items():
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for name, pool_sizes in sizes_by_draw.items():
+            alike.setdefault(tuple(pool_sizes), []).append(name)
+        doubts += [
+            f"{attack} at {listed([str(size) for size in sizes])} in {listed(names)}: {note}"
+            for sizes, names in alike.items()
+        ]
     return doubts
