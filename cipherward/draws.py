@@ -99,8 +99,8 @@ def require_enough(settings: Settings, images: int) -> None:
     needed = max(*settings.sizes, settings.known_pairs)
     if needed > len(pool):
         raise CipherwardError(
-            f"pools of {needed} images were asked for; beside the {len(rows)} that are guessed "
-            f"{counted(len(pool), 'is', 'are')} left",
+            f"a pool of {needed} images was asked for, and {counted(len(pool), 'is', 'are')} left for pools: "
+            f"{len(rows)} are set aside to be guessed",
             f"hand over {max(2 * needed, needed + len(rows))} images, or name sizes and pairs up to {len(pool)}",
         )
 

@@ -57,7 +57,8 @@ class SchemeSpec:
             fitting = max(self.block, round(h / self.block) * self.block)
             raise CipherwardError(
                 f"blocks of {self.block} do not divide an image of {h}×{w}",
-                f"choose an image size that is a multiple of {self.block}, such as {fitting}",
+                "choose a block that divides both sides, or an image size that is a multiple of "
+                f"{self.block}, such as {fitting}",
             )
 
     @property

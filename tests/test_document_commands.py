@@ -18,6 +18,7 @@ import typer
 from benchmarks.reference.commands import commands_of
 from benchmarks.reference.outputs import differences, kept_outputs, run_line, shell_lines, shown
 from benchmarks.reference.pages import FOLDER, PROGRAMS, make_pages
+from coordinator.adversary.run.compilation import COMPILING
 from docs.demo_images import write_images
 from tests.support.command_runs import run_here
 from tests.support.paths import ROOT
@@ -100,6 +101,12 @@ def test_the_outputs_that_the_tutorial_keeps_are_what_check_and_seal_print(
     text = " ".join(texts.popitem()[1].split())
     without = text.replace("copies by file only; ", "")
     assert without != text and differences(without, text) == ["+ copies by file only;"]
+
+
+def test_the_first_audit_in_a_checkout_prints_what_later_ones_do(tmp_path: Path) -> None:
+    """A newcomer's first audit compiles: that it says so is no difference to the output that the tutorial keeps."""
+    printed = f"sealing 10 sets\n{COMPILING}, once in a checkout: about 12 s\nscoring the guesses"
+    assert shown(printed, tmp_path) == "sealing 10 sets\nscoring the guesses"
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ PAPERS = {
 #: The schemes and the data sets in the README's table.
 README_SCHEMES = ("block_pixel_shuffle", "block_pixel", "le", "pe", "etc", "ele")
 README_DATA = ("mri", "cifar")
-#: Side of the smallest images whose accuracies the README shows: the leaderboard has all.
+#: Side of the images whose accuracies the README shows: the leaderboard has all.
 README_SIDE = 224
 _SHAPES = {
     "mri": (224, 224, 1),
@@ -200,28 +200,32 @@ def nearest_thumbnails(
     if not words:
         return []
     return [
-        "Without any network, the label of the nearest plain training image (32×32 thumbnails) is right for so many "
-        f"test images: {'; '.join(words)}. An accuracy that is no higher says little.",
+        "How many test images get the right label from the nearest plain training image (32×32 thumbnails), without "
+        f"any network: {'; '.join(words)}. An accuracy that is no higher says little.",
         "",
     ]
 
 
 def readme_table(entries: Sequence[Entry]) -> list[str]:
-    """Return the README's table: six schemes and what breaks them."""
+    """Return the README's table: six schemes, what breaks them, and a column of accuracies for each data set."""
     headers = [
         "scheme",
         "claimed key space",
         "images that break it",
         "seconds",
         "images attacked",
-        "accuracy on ciphertext (on plain images)",
+        *(f"accuracy, {sized_name(data, README_SIDE)}: ciphertext (plain)" for data in README_DATA),
     ]
     rows = []
     for scheme in README_SCHEMES:
         row = hardest_row(entries, scheme)
         if row is not None:
-            accuracy = accuracies(entries, scheme, README_DATA, README_SIDE)
-            rows.append([*audited_cells(row), data_name(row), accuracy])
+            trained = _comparison_cells(entries, scheme)
+            by_data = [
+                "; ".join(rates for name, side, rates in trained if (name, side) == (data, README_SIDE))
+                for data in README_DATA
+            ]
+            rows.append([*audited_cells(row), data_name(row), *(cell or "not run" for cell in by_data)])
     return [*table(headers, rows), *nearest_thumbnails(entries, README_DATA, README_SIDE)]
 
 
@@ -310,23 +314,30 @@ def _federated_accuracies(entries: Sequence[Entry], scheme: str, data: Sequence[
         name = _STUDIES.get(report["study"], "")
         if training and report["scheme"]["name"] == scheme and name in data:
             plain = training["plain"]["accuracy"]["rate"] if training["plain"] else None
-            texts.append(_accuracy_text(training["test"]["rate"], f"{DATA_NAMES[name]}, federated", plain))
+            texts.append(f"{DATA_NAMES[name]}, federated: {_rates_text(training['test']['rate'], plain)}")
     return texts
 
 
 def _comparison_accuracies(
     entries: Sequence[Entry], scheme: str, data: Sequence[str], least_side: int
 ) -> list[str]:
-    """Return the accuracies of the comparison's Vision Transformer, the means of the seeds that were trained."""
-    texts = []
+    """Return the accuracies of the comparison's Vision Transformer, each with its images."""
+    return [
+        f"{sized_name(name, side)}: {rates}"
+        for name, side, rates in _comparison_cells(entries, scheme)
+        if name in data and side >= least_side
+    ]
+
+
+def _comparison_cells(entries: Sequence[Entry], scheme: str) -> list[tuple[str, int, str]]:
+    """Return data set, side and accuracies of the comparison: the means of the seeds that were trained."""
+    cells = []
     for entry in of_kind(entries, "table1"):
         for section in entry.result["sections"]:
             rate, plain = (_mean_rate(section, row) for row in (scheme, "plain"))
-            side = section["plan"]["image_size"]
-            is_shown = section["network"] == "vit" and section["data"] in data and side >= least_side
-            if is_shown and rate is not None:
-                texts.append(_accuracy_text(rate, sized_name(section["data"], side), plain))
-    return texts
+            if section["network"] == "vit" and rate is not None:
+                cells.append((section["data"], section["plan"]["image_size"], _rates_text(rate, plain)))
+    return cells
 
 
 def _mean_rate(section: Record, row: str) -> float | None:
@@ -337,8 +348,8 @@ def _mean_rate(section: Record, row: str) -> float | None:
     return sum(float(cell["test"]["rate"]) for cell in cells) / len(cells)
 
 
-def _accuracy_text(rate: float, data: str, plain: float | None) -> str:
-    return f"{data}: {percent(rate)} %" + ("" if plain is None else f" ({percent(plain)} %)")
+def _rates_text(rate: float, plain: float | None) -> str:
+    return f"{percent(rate)} %" + ("" if plain is None else f" ({percent(plain)} %)")
 
 
 def not_run(entries: Sequence[Entry]) -> list[str]:

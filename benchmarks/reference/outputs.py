@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from coordinator.adversary.run.compilation import COMPILING
+
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 #: The block of one command's output.
@@ -25,8 +27,10 @@ _OUTPUT = re.compile(r"(<!-- output: (.+?) -->\n)(.*?)(<!-- /output -->)", re.DO
 _CHANGING = re.compile(
     r"\b(?=[a-f]*\d)[0-9a-f]{12,16}\b|\b[A-Z0-9]{4}(?:-[A-Z0-9]{4}){7}\b|\d+(?:[.,]\d+)*|[─-╿]+"
 )
+#: Lines of waiting. That functions are compiled is said once in a checkout, by the first audit in it.
 _BUSY = re.compile(
     r"^  .* \(\d+ s\)$|^\d+ s in this run$|^draw-\d+|^  \w+ at \d+(;|$)|^checking the guesses"
+    rf"|^{COMPILING}"
 )
 #: A line that an audit may have under some keys.
 _CAVEAT = re.compile(r"^  caveat: .*$", re.MULTILINE)

@@ -47,7 +47,11 @@ def attack(
         ),
     ] = None,
     pools: Annotated[
-        str, typer.Option(help="Pool sizes, separated by commas.", show_default=POOLS_TEXT)
+        str,
+        typer.Option(
+            help="How many sealed images an attack is given: the numbers to try, separated by commas.",
+            show_default=POOLS_TEXT,
+        ),
     ] = "",
     study: Annotated[
         Path | None,
@@ -376,7 +380,7 @@ def _find_set(path: Path, digest: str) -> SealedDataset:
 
 
 def _study_name(study: Path | None, guesses: Path, training: Training | None) -> str:
-    """Return the name of the study, or "audit" without one.
+    """Return the name of the study, or `NO_STUDY` without one.
 
     Raises:
         CipherwardError: if the attacks observed the training of another study.
@@ -384,10 +388,11 @@ def _study_name(study: Path | None, guesses: Path, training: Training | None) ->
     from coordinator.adversary.run.cell import study_digest
     from coordinator.exchange.audit.guesses import read_draws
     from coordinator.exchange.plan import FILE, load_plan
+    from coordinator.report.records import NO_STUDY
 
     observed = read_draws(guesses)[1].get("study")
     if study is None:
-        return "audit"
+        return NO_STUDY
     digests = {observed} if observed else set()
     if training is not None and training.update_attack is not None:
         digests.add(training.update_attack.study)

@@ -288,18 +288,21 @@ def _key_per_image(report: Report, known: Measured) -> list[Action]:
     withstood = [b for b in found if b.withstood]
     broken = [b for b in found if b.smallest_pool is not None]
     uncertain = [b for b in found if b not in withstood and b not in broken]
-    words = []
+    # Equal results on several kinds of images are one sentence: a list of the same words is not read.
+    alike: dict[tuple[int, int], list[str]] = {}
     for item in broken:
-        words.append(
-            f"none on {item.images}, where a single image was broken in {item.broken} of "
-            f"{counted(item.draws, 'draw')}"
-        )
+        alike.setdefault((item.broken, item.draws), []).append(item.images)
+    sentences = [
+        f"No gain was measured on {'; '.join(names)}: a single image was broken there in {count} of "
+        f"{counted(draws, 'draw')}{' each' if len(names) > 1 else ''}."
+        for (count, draws), names in alike.items()
+    ]
     for item in withstood:
-        words.append(
-            f"on {item.images} no single image was broken, in {counted(item.draws, 'draw')}"
-            + (f", {item.uncertain} of them uncertain" if item.uncertain else "")
+        sentences.append(
+            f"Measured on {item.images}: no single image was broken, in {counted(item.draws, 'draw')}"
+            + (f", {item.uncertain} of them uncertain." if item.uncertain else ".")
         )
-    gain = f"Measured gain: {'; '.join(words)}." if words else NOT_MEASURED
+    gain = " ".join(sentences) or NOT_MEASURED
     if uncertain:
         gain += (
             f" Nothing is known of {listed([b.images for b in uncertain])}: the attack is uncertain there."
@@ -307,7 +310,7 @@ def _key_per_image(report: Report, known: Measured) -> list[Action]:
     do = "Seal each image under a key of its own (key scope image), so that images cannot be attacked together."
     if broken and not withstood:
         do = "Do not count on a key for each image (key scope image)."
-    return [Action(do, gain, known.sources.get("breaks", "") if words or uncertain else "")]
+    return [Action(do, gain, known.sources.get("breaks", "") if sentences or uncertain else "")]
 
 
 def _protected(known: Measured) -> str:
@@ -319,10 +322,11 @@ def _protected(known: Measured) -> str:
     }
     names = [name for name in ("nothing", "secure aggregation", "DP, ε = 8") if name in left]
     if "nothing" not in names or len(names) < 2:
-        return "what it keeps from an attack on updates: not measured"
-    return "updates of one step on brain MRI: " + ", ".join(
+        return "What it keeps from an attack on updates: not measured."
+    shown = "; ".join(
         f"{left[name]} {'without protection' if name == 'nothing' else f'with {name}'}" for name in names
     )
+    return f"Updates of one step on brain MRI: {shown}."
 
 
 def _protect_updates(report: Report, known: Measured) -> Action:
@@ -330,24 +334,24 @@ def _protect_updates(report: Report, known: Measured) -> Action:
     training = report.training
     on = training.privacy if training is not None else None
     sums = training.sums if training is not None else None
-    words = []
+    sentences = []
     if known.inversions:
         worst = max(known.inversions, key=lambda inversion: inversion.share)
-        words.append(f"from unprotected updates ({worst.update}), {worst.found} images were recovered")
+        sentences.append(f"From unprotected updates ({worst.update}), {worst.found} images were recovered.")
     accuracy = {point.epsilon: point.accuracy for point in known.privacy}
     bounds = sorted(epsilon for epsilon in accuracy if epsilon is not None)
     if None in accuracy and bounds:
         costs = listed([f"{percent(accuracy[e])} at ε = {e:g}" for e in reversed(bounds)])
-        words.append(
-            "differential privacy costs accuracy. Where only the last layer is trained: "
+        sentences.append(
+            "Differential privacy costs accuracy. Where only the last layer is trained: "
             f"{percent(accuracy[None])} without, {costs}"
             + (
-                f" (all weights, without it, by another recipe: {known.training.federated})"
+                f" (all weights, without it, by another recipe: {known.training.federated})."
                 if known.training
-                else ""
+                else "."
             )
         )
-    words.append(_protected(known))
+    sentences.append(_protected(known))
     cited = ("inversions", "privacy", "protections")
     sources = [known.sources[name] for name in cited if name in known.sources]
     do = "Protect the updates of a federation by secure aggregation and differential privacy. Sealing does not."
@@ -358,5 +362,4 @@ def _protect_updates(report: Report, known: Measured) -> Action:
         do = f"Keep differential privacy on (here {bound}), and {'keep' if sums else 'add'} secure aggregation."
     elif sums is not None:
         do = "Keep secure aggregation on, and add differential privacy: images can be confirmed in a sum."
-    text = "; ".join(words)
-    return Action(do, f"{text[0].upper()}{text[1:]}.", "; ".join(sources))
+    return Action(do, " ".join(sentences), "; ".join(sources))

@@ -63,11 +63,12 @@ def missing_positive_controls(draws: Sequence[DrawScores]) -> list[str]:
     moment matching through more noise than the control's. An attack that tried nothing needs no control.
     """
     audited = [draw for draw in draws if not draw.is_control]
-    attacks = dict.fromkeys(finding.attack for draw in audited for finding in draw.findings)
+    tried = dict.fromkeys(
+        finding.attack for draw in audited for finding in draw.findings if not finding.idle
+    )
     doubts = [
-        f"no positive control was run for {attack}" for attack in attacks if not positive_control(attack)
+        f"no positive control was run for {attack}" for attack in tried if not positive_control(attack)
     ]
-    tried = {finding.attack for draw in audited for finding in draw.findings if not finding.idle}
     specs = {draw.set_name.removeprefix(PREFIX): draw.spec for draw in reversed(draws) if draw.is_control}
     spec = audited[0].spec if audited else None
     known, orthogonal = specs.get("known"), specs.get("orthogonal")

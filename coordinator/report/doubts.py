@@ -10,6 +10,7 @@ from coordinator.exchange.audit.scores import DrawScores, Finding, Scores
 from coordinator.exchange.audit.suite1 import ATTACKS, DRAWS, GALLERY, MIN_SCORED_ROWS, ROWS, readable_by
 from coordinator.exchange.audit.suite2 import broken_by
 from coordinator.report.verdict import finished_sizes
+from coordinator.report.wording import listed
 from crypto.plural import agreeing, counted
 from crypto.scheme import load
 
@@ -124,16 +125,23 @@ def _small_numbers(draws: Sequence[DrawScores]) -> list[str]:
 
 
 def _idle_attacks(findings: Sequence[Finding]) -> list[str]:
+    """Return which attacks tried nothing, one sentence for all that did so as often and for the same reason."""
     times = Counter((f.attack, f.note) for f in findings if f.idle)
     runs = Counter(f.attack for f in findings)
+    alike: dict[tuple[int, int, str], list[str]] = {}
+    for (attack, note), n in times.items():
+        alike.setdefault((n, runs[attack], note), []).append(attack)
     return [
-        f"{attack} did not attack, {n} of {counted(runs[attack], 'time')}: {note or 'it does not say why'}"
-        for (attack, note), n in times.items()
+        f"{listed(attacks)} did not attack, {n} of {counted(of, 'time')}"
+        f"{' each' if len(attacks) > 1 else ''}: "
+        f"{note or agreeing(len(attacks), 'it does not say why', 'they do not say why')}"
+        for (n, of, note), attacks in alike.items()
     ]
 
 
 def _notes(draws: Sequence[DrawScores]) -> list[str]:
-    doubts = []
+    """Return crashes and uncertain findings, one sentence each, and what else attacks noted, one for all alike."""
+    doubts, noted = [], dict[tuple[str, str], dict[str, list[int]]]()
     for draw in draws:
         for finding in draw.findings:
             if finding.idle:
@@ -145,5 +153,14 @@ def _notes(draws: Sequence[DrawScores]) -> list[str]:
                 words = finding.fit if _UNCERTAIN in finding.fit else f"{_UNCERTAIN}: {finding.fit}"
                 doubts.append(f"{finding.cell} in {draw.draw}: {words}")
             if finding.note:
-                doubts.append(f"{finding.cell} in {draw.draw}: {finding.note}")
+                sizes_by_draw = noted.setdefault((finding.attack, finding.note), {})
+                sizes_by_draw.setdefault(draw.draw, []).append(finding.pool_size)
+    for (attack, note), sizes_by_draw in noted.items():
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for name, pool_sizes in sizes_by_draw.items():
+            alike.setdefault(tuple(pool_sizes), []).append(name)
+        doubts += [
+            f"{attack} at {listed([str(size) for size in sizes])} in {listed(names)}: {note}"
+            for sizes, names in alike.items()
+        ]
     return doubts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 #: Each word, and what it means; in the order in which a reader meets them.
 GLOSSARY: tuple[tuple[str, str], ...] = (
     (
@@ -43,6 +45,52 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     ),
     ("control", "A case whose answer is known beforehand. It shows whether the audit itself works."),
     ("update", "What a hospital's training sends to the cloud instead of images."),
+    (
+        "confirmed",
+        "Whoever already has an image learns from an update that it took part in the training.",
+    ),
     ("stem", "The part of the model that meets the sealed image first."),
     ("test accuracy", "The share of images, unseen in training, whose class the model names correctly."),
 )
+
+#: What each attack does. The verdict names attacks, so a page says what those are that were run.
+ATTACKS: dict[str, str] = {
+    "as_is": "No attack: looks at the sealed image as it is.",
+    "as_is_each": "No attack: looks at each sealed image as it is, in the negative, turned or shifted.",
+    "leading_bit": "Chooses for each pixel between its value and its negative, by the leading bit.",
+    "edge_guided": "Chooses for each pixel between its value and its negative, by the edges around it.",
+    "minimum_difference": "Chooses for each pixel among its possible values the one closest to its neighbours.",
+    "brute_force": "Tries all keys that a small random seed can give.",
+    "jigsaw": "Puts the blocks of a single sealed image together, like a puzzle.",
+    "pooled_key_recovery": "Finds the key: one order of blocks and pixels, or one change of values, must make "
+    "pictures of all images of the pool.",
+    "moment_matching": "Finds the key by giving sealed images the statistics of public images of the same kind.",
+    "gan": "A network that was trained on public images draws the plain image (GAN).",
+    "sia_gan": "A network that was trained on public images draws the plain image (SIA-GAN).",
+    "itn": "A network that was trained on public images draws the plain image (ITN).",
+    "reidentify": "Says which of some known images a sealed image is of.",
+    "match_tokens": "Says which of some known images a sealed image is of, by matching the two sets as a whole.",
+    "learned_stem": "Finds the key with labelled sealed images and a public model.",
+    "weights": "Reads the key off the weights of a training.",
+    "updates": "Recovers or confirms images from the updates of a training.",
+    "known_pairs": "Finds the key from pairs of plain and sealed images.",
+    "chosen_plaintext": "Finds the key from sealed images of its own choice.",
+    "keystream_recovery": "Finds one keystream that was added to, or XORed with, all images.",
+    "substitution_recovery": "Finds one exchange of gray levels that all images share.",
+    "line_order_recovery": "Finds one order of rows and one of columns that all images share.",
+    "pixel_order_recovery": "Finds one order of all pixels that all images share.",
+}
+#: How the audit of a Python function names the key recovery of a scheme: etc_recovery/8 takes blocks of 8 pixels.
+_RECOVERY = "_recovery"
+_OTHER_RECOVERY = (
+    "The key recovery that was written for the scheme of that name, tried on these sealed images. A number behind "
+    "the name is the side of the blocks, in pixels."
+)
+
+
+def attack_words(attacks: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Return each attack that a page names with what it does; key recoveries of other schemes share one entry."""
+    names = list(dict.fromkeys(attacks))
+    others = [name for name in names if name not in ATTACKS and name.split("/")[0].endswith(_RECOVERY)]
+    known = tuple((name, ATTACKS[name]) for name in names if name in ATTACKS)
+    return known + (((f"{others[0]} and the like", _OTHER_RECOVERY),) if others else ())

@@ -22,10 +22,10 @@ from coordinator.exchange.audit.rates import Rate
 from coordinator.exchange.audit.suite2 import counts_looks
 from coordinator.report.advice import actions, meaning
 from coordinator.report.charts import key_curve, learning_curve, ssim_curve
-from coordinator.report.glossary import GLOSSARY
+from coordinator.report.glossary import GLOSSARY, attack_words
 from coordinator.report.inversion_bound import inversion_bound
 from coordinator.report.pictures import Pictures
-from coordinator.report.records import Report, ReportDraw, Training, WrongKeys
+from coordinator.report.records import NO_STUDY, Report, ReportDraw, Training, WrongKeys
 from coordinator.report.repeat import mends, repeat_commands
 from coordinator.report.rows import Row, rows_of
 from coordinator.report.verdict_text import attacked_by, headline, linkability, reasons, second_look
@@ -108,6 +108,7 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
     charts = [ssim_curve(report.findings, report.draws), key_curve(report.findings)]
     return _template().render(
         report=report,
+        subject=report.scheme.name + ("" if report.study == NO_STUDY else f", {report.study}"),
         state=verdict.state,
         sentence=verdict.sentence,
         meaning=meaning(report),
@@ -115,7 +116,7 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
         sources=list(dict.fromkeys(name for action in todo for name in action.sources)),
         mends=mends(report),
         repeat=repeat_commands(report),
-        glossary=GLOSSARY,
+        glossary=GLOSSARY + attack_words(row.attack for row in rows),
         reasons=reasons(report, rows),
         linkability=linkability(report),
         second_look=second_look(report),

@@ -10,6 +10,8 @@ from coordinator.exchange.records import Record
 from coordinator.exchange.update_attack import UpdateAttack
 
 SCHEMA = "cipherward.audit/1"
+#: The study's name in a report that was made without a study.
+NO_STUDY = "audit"
 
 
 class Control(Record):

@@ -61,13 +61,20 @@ def audit(
     ] = "",
     *,
     chosen: SealingOptions,
-    draws: Annotated[int, typer.Option(min=1, max=99, help="Draws of key and pool.")] = DRAWS,
+    draws: Annotated[
+        int,
+        typer.Option(min=1, max=99, help="Number of repetitions, each with another key and other images."),
+    ] = DRAWS,
     rows: Annotated[int, typer.Option(min=MIN_AUDIT_ROWS, help="Number of images to score.")] = AUDIT_ROWS,
     gallery: Annotated[
         int, typer.Option(min=MIN_GALLERY, help="Number of plain images that a guess can name.")
     ] = GALLERY_IMAGES,
     pools: Annotated[
-        str, typer.Option(help="Pool sizes, separated by commas.", show_default=POOLS_TEXT)
+        str,
+        typer.Option(
+            help="How many sealed images an attack is given: the numbers to try, separated by commas.",
+            show_default=POOLS_TEXT,
+        ),
     ] = "",
     attacks: Annotated[
         str, typer.Option(help="Attacks by name, separated by commas. Default: those of the suite.")

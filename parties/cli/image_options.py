@@ -94,13 +94,17 @@ Block = Annotated[
 KeyScope = Annotated[
     str | None,
     typer.Option(
-        help="Who shares a key: consortium, party, or image (a different key for each image).",
+        help="Who shares a key: consortium (all hospitals), party (each has its own), or image (each image has "
+        "its own).",
         show_default="consortium",
     ),
 ]
 SchemeOption = Annotated[
     list[str] | None,
-    typer.Option(help="An option of the scheme, NAME=VALUE. Can be repeated.", show_default="none"),
+    typer.Option(
+        help="An option of the scheme, NAME=VALUE: see docs/howto/keys.md. Can be repeated.",
+        show_default="none",
+    ),
 ]
 ImageSize = Annotated[
     int | None, typer.Option(help="Resize every image to this side length, in pixels.", show_default="224")

@@ -48,7 +48,9 @@ def seal(
     audit: Annotated[
         int,
         typer.Option(
-            min=0, max=99, help="Number of draws to seal for an audit (3 for the suite; 0 for none)."
+            min=0,
+            max=99,
+            help="Repetitions to seal for an audit that a cloud runs (3 for the suite; 0 for none).",
         ),
     ] = 0,
     named: Annotated[

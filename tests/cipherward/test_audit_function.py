@@ -289,7 +289,7 @@ def test_a_function_that_is_no_scheme_gets_one_line_and_a_hint(
         (
             IMAGES,
             {"sizes": (10, 100)},
-            "pools of 100 images were asked for; beside the 40 that are guessed",
+            "a pool of 100 images was asked for, and 50 are left for pools: 40 are set aside to be guessed",
         ),
         (IMAGES, {"sizes": ()}, "sizes [] are no pool sizes"),
         (IMAGES, {"sizes": (1.5,)}, "sizes cannot be 1.5"),

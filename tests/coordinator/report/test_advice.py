@@ -120,6 +120,18 @@ def test_actions_cite_measured_figures_or_say_that_there_are_none() -> None:
         assert action.source or "measured" in action.gain.lower() or "No protection" in action.gain
 
 
+def test_kinds_of_images_with_equal_results_are_one_sentence() -> None:
+    """The advice about a key for each image said the same words once for each kind of images."""
+    (gain,) = (action.gain for action in actions(make_report()) if "key for each image" in action.do)
+    scheme = make_report().scheme.name
+    kinds = [
+        b for b in measured().breaks if b.scheme == scheme and b.key_scope == "image" and not b.options
+    ]
+    broken = [b for b in kinds if b.smallest_pool is not None and not b.is_idle]
+    assert len(broken) > 1 and all(gain.count(b.images) >= 1 for b in broken)
+    assert gain.count("a single image was broken") == len({(b.broken, b.draws) for b in broken})
+
+
 def test_an_unknown_scheme_has_no_figures() -> None:
     report = make_report()
     odd = report.model_copy(update={"scheme": report.scheme.model_copy(update={"name": "unheard_of"})})

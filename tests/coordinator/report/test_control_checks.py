@@ -138,6 +138,14 @@ def test_attacks_without_a_positive_control_are_named() -> None:
 def test_an_attack_that_tried_nothing_needs_no_control() -> None:
     idle = three_draws(make_finding(idle=True), scheme="noisy_orthogonal")
     assert missing_positive_controls([*idle, *CONTROLS]) == []
+    # One that is never controlled is no exception: a library's audit has many recoveries that tried nothing.
+    unheard_of = three_draws(make_finding("unheard_of", idle=True))
+    assert missing_positive_controls([*unheard_of, *CONTROLS]) == []
+    half = [
+        *three_draws(make_finding("unheard_of", idle=True))[:2],
+        *three_draws(make_finding("unheard_of"))[2:],
+    ]
+    assert missing_positive_controls([*half, *CONTROLS]) == ["no positive control was run for unheard_of"]
 
 
 @pytest.mark.parametrize(("controlled", "is_doubted"), [(None, True), (32, False), (64, True)])

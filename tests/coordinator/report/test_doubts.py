@@ -41,6 +41,28 @@ def test_an_uncertain_attack_is_called_so_once(fit: str) -> None:
     assert doubt.count("attack uncertain") == 1 and "fit 0.63, below 0.70" in doubt
 
 
+def test_a_note_that_an_attack_makes_everywhere_is_one_sentence() -> None:
+    """The recovery of `le` notes at each pool size that it chose colours as usual: 21 caveats said one thing."""
+    whole = [make_finding(pool=size, note="as usual") for size in (1, 10, 100)]
+    draws = three_draws(*whole)[:2] + three_draws(make_finding(pool=5, note="as usual"))[2:]
+    assert [line for line in doubts_of(draws, "suite/2") if "as usual" in line] == [
+        "pooled_key_recovery at 1, 10 and 100 in draw-0 and draw-1: as usual",
+        "pooled_key_recovery at 5 in draw-2: as usual",
+    ]
+
+
+def test_attacks_that_tried_nothing_for_one_reason_are_one_sentence() -> None:
+    idle = [make_finding(name, idle=True, note="no way in") for name in ("one", "two", "three")]
+    draws = three_draws(
+        *idle, make_finding("four", idle=True, note="too late"), make_finding("five", idle=True)
+    )
+    assert [line for line in doubts_of(draws, "suite/2") if "did not attack" in line] == [
+        "one, two and three did not attack, 3 of 3 times each: no way in",
+        "four did not attack, 3 of 3 times: too late",
+        "five did not attack, 3 of 3 times: it does not say why",
+    ]
+
+
 def test_a_plan_with_few_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="audit_rows"):
         Plan(study="s", counts=(9, 9, 9), audit_rows=15)

@@ -37,6 +37,13 @@ def test_bad_specs_are_refused(change: dict[str, Any], message: str) -> None:
     assert error.value.hint
 
 
+def test_a_block_that_does_not_fit_may_be_what_is_wrong() -> None:
+    """The hint named other image sizes alone, also to somebody who mistyped the block."""
+    with pytest.raises(CipherwardError) as error:
+        describe("block_pixel_shuffle", (64, 64, 1), 7)
+    assert "choose a block that divides both sides" in error.value.hint and "such as 63" in error.value.hint
+
+
 @pytest.mark.parametrize("name", SCHEMES)
 def test_an_option_that_no_scheme_has_is_refused(name: str) -> None:
     with pytest.raises(CipherwardError, match="rounds"):
