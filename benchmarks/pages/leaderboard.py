@@ -119,7 +119,9 @@ def _broken(entries: Sequence[Entry], schemes: Sequence[str]) -> str:
     where = (
         "with their default options, under one key for all images, on all pictures that the suite audited"
     )
-    return f"Of {len(rows)} audited schemes, {broken} were broken {where}."
+    others = ", ".join(f"`{scheme}`" for scheme in schemes if hardest_row(entries, scheme) is None)
+    left = f" No attack sought a key of {others}, which is not among them." if others else ""
+    return f"Of {len(rows)} audited schemes, {broken} were broken {where}.{left}"
 
 
 def _schemes(entries: Sequence[Entry], schemes: Sequence[str], papers: Mapping[str, Record]) -> list[str]:

@@ -172,7 +172,7 @@ def _require_names_once(text: str, path: Path) -> None:
     """
     #: Of each collection that is open: the names in it so far, None for a list; and whether a name comes next.
     open_collections: list[tuple[set[str] | None, bool]] = []
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for event in _events(text):
         if isinstance(event, yaml.CollectionEndEvent):
             open_collections.pop()
         if not isinstance(event, yaml.NodeEvent):
@@ -191,6 +191,14 @@ def _require_names_once(text: str, path: Path) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             is_mapping = isinstance(event, yaml.MappingStartEvent)
             open_collections.append((set() if is_mapping else None, is_mapping))
+
+
+def _events(text: str) -> list[Any]:
+    """Return the events of a YAML text; in Python alone, if libyaml refuses what PyYAML reads (half a surrogate)."""
+    try:
+        return list(yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    except yaml.YAMLError:
+        return list(yaml.parse(text, Loader=yaml.SafeLoader))
 
 
 def parse_value(text: str, where: str, hint: str) -> Any:

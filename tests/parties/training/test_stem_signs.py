@@ -72,7 +72,8 @@ def search_columns(steps: Float64Array, starts: int = 400) -> Float64Array:
             signs, m = new_signs, inverse @ new_signs
         sizes = np.abs(steps @ m)
         m /= np.linalg.norm(m)
-        if sizes.std() < 0.02 * sizes.mean() and not any(abs(c @ m) > 0.99 for c in columns):
+        # The key's columns had .0003 to .0235 on two kinds of processors, other directions .5 and more.
+        if sizes.std() < 0.05 * sizes.mean() and not any(abs(c @ m) > 0.99 for c in columns):
             columns.append(m)
     return np.array(columns).reshape(-1, steps.shape[1])
 

@@ -120,7 +120,8 @@ def test_the_range_of_gray_values_replaces_missing_rank() -> None:
     error, unbounded_error = (
         np.abs(to_gray_levels(s.image).astype(int) - image[0]).mean() for s in (solved, unbounded)
     )
-    assert error < 1.0 and unbounded_error > 10.0
+    # On one kind of processors 11 gray levels and more are left, on another 6.
+    assert error < 1.0 and unbounded_error > 5.0
 
 
 def test_models_without_positions_are_not_solved() -> None:
