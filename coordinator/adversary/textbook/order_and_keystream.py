@@ -47,8 +47,9 @@ LEAST_IN_COMMON = 0.03
 #: So many times more must they have in common under addition than under XOR, for the stream to be taken as added.
 #: Added ones had 1.46 (phantoms) and 3 and more (other pictures), XORed ones at most 1.25.
 _ADDED_FROM = 1.35
-#: Times that the order is found again from opened values.
-_ROUNDS = 2
+#: Most times that the order is found again from opened values, and by how much the fit must grow for another time.
+#: CIFAR-10 of 224×224, 30 images: .846, .949, .952, at a minute each.
+_ROUNDS, _LEAST_GAIN = 2, 0.02
 _LOOKED_AT, _AS_IT_IS = 16, 0.75
 _LEAST_FIT = 0.5
 _FIT = "the correlation of neighbouring pixels in images that order and keystream were not sought in"
@@ -125,9 +126,11 @@ def _search(seen: Images, unseen: Images, *, is_xor: bool, time_left: TimeLeft) 
             break
         stream = find_stream(put_in_order(seen, order), is_xor=is_xor, time_left=time_left)
         fit = colour_agreement(open_values(put_in_order(unseen, order), stream, is_xor=is_xor))
-        if best is not None and fit <= best.fit:
+        gain = fit - (best.fit if best is not None else -1.0)
+        if gain > 0:
+            best = _Found(order, stream, fit)
+        if gain < _LEAST_GAIN:
             break
-        best = _Found(order, stream, fit)
         opened = open_values(put_in_order(seen, order), stream, is_xor=is_xor)
         again = _order_again(opened, time_left)
         order = None if again is None else order[again]

@@ -114,8 +114,11 @@ def _features(values: UInt8Array, *, is_xor: bool, rough: bool = False) -> Itera
 def _squares(one: AnyArray, other: AnyArray) -> Float32Array:
     """Return the squared size of what features [p, n] and [P, n] have in common, float32 [p, P], from 0 to 1."""
     products = one @ other.T.conj()
-    squares: Float32Array = products.real**2
+    squares: Float32Array
     if np.iscomplexobj(products):
+        squares = products.real**2
         squares += products.imag**2
+    else:
+        squares = np.square(products, out=products)
     squares /= np.float32(one.shape[1] ** 2)
     return squares
