@@ -20,7 +20,7 @@ from coordinator.adversary.opened import Key, RecoveredChained, RecoveredStream
 from coordinator.adversary.recover.neighbour_agreement import colour_agreement
 from coordinator.adversary.recover.pool_reading import random_order
 from coordinator.adversary.textbook import keystream, order_and_keystream, pixel_order
-from coordinator.adversary.textbook.order_and_keystream import LEAST_IN_COMMON, by_pixel
+from coordinator.adversary.textbook.order_and_keystream import LEAST_IN_COMMON, LEAST_PIXELS, by_pixel
 from coordinator.adversary.textbook.streamed_pixels import in_common
 from coordinator.adversary.time_budget import TimeLeft
 from coordinator.exchange.pool import MemoryPool
@@ -40,11 +40,12 @@ _MOST_AS_IT_IS, _GAIN = 0.05, 4.0
 #: From this agreement on, undone images are pictures: nothing else was done to them.
 _PICTURES = 0.75
 _FIT = "the correlation of neighbouring pixels when the chaining is undone"
-#: What may have been chained, the quickest recovery first.
+#: What may have been chained, in the order in which it is tried. An order without a keystream falls to the recovery
+#: of both, too, from 12 images on.
 _INNER: Sequence[Callable[[Ciphertexts, Rows, TimeLeft], Key | None]] = (
     keystream.recover,
-    pixel_order.recover,
     order_and_keystream.recover,
+    pixel_order.recover,
 )
 
 
@@ -57,11 +58,12 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         time_left: Asked between recoveries.
 
     Returns:
-        The key; the first whose fits are sound, else the one of most confidence. None if n is below LEAST_IMAGES,
-        nothing was chained, or nothing is recovered from what was.
+        The key; the first whose fits are sound, else the one of most confidence. None if n is below LEAST_IMAGES, the
+        pixels are few, nothing was chained, or nothing is recovered from what was.
     """
+    height, width, _ = shape = pool.spec.image_shape
     rows = random_order(pool_rows)
-    if len(rows) < LEAST_IMAGES or not time_left():
+    if len(rows) < LEAST_IMAGES or height * width < LEAST_PIXELS or not time_left():
         return None
     chaining = find_chaining(pool.images(np.sort(rows[:_COMPARED])))
     if chaining is None:
@@ -69,7 +71,6 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     undone = chaining.undo(pool.images(np.sort(rows[:_IMAGES])))
     agreement = colour_agreement(undone[:_COMPARED])
     if agreement >= _PICTURES:
-        shape = pool.spec.image_shape
         fit = Fit(agreement, _PICTURES, _FIT)
         return RecoveredChained(chaining, Recovered(Table(shape, shape[:2]), {}, (), (fit,)))
     found: list[Recovered | RecoveredStream] = []

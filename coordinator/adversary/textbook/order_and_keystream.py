@@ -38,7 +38,7 @@ LEAST_IMAGES = 12
 #: Images that are held back for the fit.
 _HELD_BACK = 6
 #: With more pixels than this nothing is sought: it takes minutes. Fewer are all among the nearest of each other.
-_MOST_PIXELS, _LEAST_PIXELS = 256**2, 64
+_MOST_PIXELS, LEAST_PIXELS = 256**2, 64
 #: Values of all images together that are read, and the fewest and most images: a bound on time.
 _VALUES, _FEWEST_IMAGES, _MOST_IMAGES = 3_000_000, 40, 200
 #: What places must have in common at least; see `in_common`. Of 12 and of 40 images, places of pictures under a
@@ -71,7 +71,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Key | No
     pixels = height * width
     most = int(np.clip(_VALUES // (pixels * channels), _FEWEST_IMAGES, _MOST_IMAGES))
     images = pool.images(np.sort(random_order(pool_rows)[:most]))
-    if len(images) < LEAST_IMAGES or pixels < _LEAST_PIXELS or not time_left():
+    if len(images) < LEAST_IMAGES or pixels < LEAST_PIXELS or not time_left():
         return None
     if colour_agreement(images[:_LOOKED_AT]) >= _AS_IT_IS:
         return None

@@ -14,6 +14,7 @@ from crypto.errors import CipherwardError
 from crypto.scheme import describe
 from parties.scoring.key_share import can_open, key_share, open_sealed, require_well_formed
 from parties.scoring.truth import Truth
+from tests.support.textbook_ciphers import chained
 from tests.support.truth import make_truth
 
 K1, K2 = np.random.default_rng(1).permutation(16), np.random.default_rng(2).permutation(16)
@@ -72,6 +73,37 @@ def test_a_stream_opens_what_it_was_added_to() -> None:
     stream = np.random.default_rng(1).integers(0, 256, (4, 4, 3), np.uint8)
     assert can_open({"stream": stream})
     assert np.array_equal(open_sealed({"stream": stream}, images + stream, spec), images)
+
+
+def test_a_stream_under_an_order_and_chaining_open_what_they_sealed() -> None:
+    spec = describe("plain", (4, 4, 3), 4)
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), np.uint8)
+    order = np.random.default_rng(1).permutation(16)
+    stream = np.random.default_rng(2).integers(0, 256, (4, 4, 3), np.uint8)
+    moved = np.empty_like(images).reshape(5, 16, 3)
+    moved[:, order] = (images + stream).reshape(5, 16, 3)
+    key = {"stream": stream, "gather": order}
+    assert np.array_equal(open_sealed(key, moved.reshape(images.shape), spec), images)
+    for is_xor, step in ((True, 1), (False, 3)):
+        sealed = chained(moved.reshape(images.shape), is_xor=is_xor, step=step)
+        both = {**key, "chain": np.array([is_xor, step], np.int64)}
+        assert can_open(both) and np.array_equal(open_sealed(both, sealed, spec), images)
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [np.array([1, 2]), np.array([2, 1]), np.array([1, 0]), np.array([1]), np.array([1, 1], np.uint8)],
+)
+def test_a_chaining_of_another_kind_is_malformed(chain: AnyArray) -> None:
+    spec = describe("plain", (4, 4, 3), 4)
+    guess = StoredGuess("pooled_key_recovery", "T1", True, 2, "guess.st", "", 0.0, "")
+    images, key = np.zeros((2, 4, 4, 3), np.uint8), {"stream": np.zeros((4, 4, 3), np.uint8)}
+    require_well_formed(guess, images, {**key, "chain": np.array([1, 3])}, spec, 2)
+    with pytest.raises(CipherwardError, match="malformed"):
+        require_well_formed(guess, images, {**key, "chain": chain}, spec, 2)
+    for order in (np.arange(8), np.zeros(16, np.int64)):  # of half of the pixels, and no order
+        with pytest.raises(CipherwardError, match="malformed"):
+            require_well_formed(guess, images, {**key, "gather": order}, spec, 2)
 
 
 def test_levels_open_what_they_replaced() -> None:
