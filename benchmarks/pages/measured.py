@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from statistics import mean, median
 from typing import Any
@@ -117,4 +118,12 @@ def _training(result: Record) -> MeasuredTraining | None:
     federated, central = accuracy.get("federated, stem plain"), accuracy.get("central, plain images")
     if federated is None or central is None:
         return None
-    return MeasuredTraining(protocol=result["protocol"], federated=federated, central=central)
+    return MeasuredTraining(
+        protocol=result["protocol"], federated=_in_percent(federated), central=_in_percent(central)
+    )
+
+
+def _in_percent(summary: str) -> str:
+    """Return "0.9650 ± 0.0033 (0.9617–0.9683)" as "96.5 ± 0.3 % (96.2–96.8 %)"."""
+    mean, deviation, low, high = (100 * float(number) for number in re.findall(r"\d+\.\d+", summary))
+    return f"{mean:.1f} ± {deviation:.1f} % ({low:.1f}–{high:.1f} %)"

@@ -222,7 +222,7 @@ def _keep_pool(report: Report, known: Measured, exposed: bool) -> Action:
     if known.training is not None:
         source = known.sources.get("training", "")
         gain += (
-            " Accuracy on brain MRI without a pool, as a share of 1, mean ± standard deviation and range over seeds: "
+            " Accuracy on brain MRI without a pool, mean ± standard deviation and range over seeds: "
             f"{known.training.federated} federated, {known.training.central} "
             "for one model on all plain images"
             + (", which were not augmented." if "augment" in known.training.protocol else ".")
