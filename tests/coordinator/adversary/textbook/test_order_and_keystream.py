@@ -109,6 +109,15 @@ def test_distances_are_those_of_the_definition(is_xor: bool) -> None:
             assert found[p, q] == pytest.approx(1 - np.sqrt(np.mean(squares)), abs=1e-3)
 
 
+@pytest.mark.filterwarnings("error")
+def test_pixels_that_are_equal_in_all_images_have_a_distance() -> None:
+    plain = smooth(48, 16, 16)
+    plain[:, :5] = 0
+    values = by_pixel(moved_and_added(plain, 3))
+    assert streamed_distances(values, is_xor=False).min() >= 0
+    join_streamed_pixels(values, is_xor=False, time_left=always)
+
+
 def test_large_pictures_are_joined_by_rough_distances_first(monkeypatch: pytest.MonkeyPatch) -> None:
     values = by_pixel(moved_and_xored(smooth(60, 14, 14), 3))
     whole = join_streamed_pixels(values, is_xor=True, time_left=always)
