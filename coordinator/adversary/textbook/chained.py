@@ -6,7 +6,7 @@ how it was done; but undone in the right way, places have something in common ov
 they are next to nothing.
 
 What was chained is then attacked as if it had been sealed alone: a keystream, an order of pixels, both of them. If
-levels were substituted before they were chained, nothing is found: unlike levels stand for like ones.
+levels were substituted before they were chained, nothing is opened: unlike levels stand for like ones.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
 def find_chaining(images: Images) -> Chaining | None:
     """Return how images uint8 [n, h, w, c] were chained; None if their places have something in common already.
 
-    None, too, if they have nothing in common in whatever way the chaining is undone. Pixels that are the same in every
-    ciphertext are left out: under a black border, chained values are, up to the first that differs.
+    None, too, if they have nothing in common in whatever way the chaining is undone. Pixels that are the same in
+    every ciphertext are left out: under a black border, chained values are, up to the first that differs.
     """
     varied = np.flatnonzero((images != images[0]).any((0, 3)))
     if len(varied) < LEAST_PIXELS:
