@@ -128,8 +128,8 @@ def _attack_draw(
 def _try_textbook(name: str, draw: SealedDraw, settings: Settings) -> tuple[Guess | None, int]:
     """Return the guess of a cipher of a textbook, and how many pairs were used.
 
-    None if the pairs are of none. Where images are chosen, two are, and more if those tell nothing. Of two keys, as
-    one pair has them, the one is taken whose opened pictures agree more.
+    None if the pairs are of none. Where images are chosen, two are, and more if those tell nothing, or leave the
+    order of pixels open. Of two keys, as one pair has them, the one is taken whose opened pictures agree more.
     """
     if name == KNOWN:
         return _solve_textbook(draw, *draw.known(settings.known_pairs))
@@ -138,7 +138,7 @@ def _try_textbook(name: str, draw: SealedDraw, settings: Settings) -> tuple[Gues
     for count in _CHOSEN:
         plain = np.random.default_rng(0).integers(0, 256, (count, *draw.plain.shape[1:]), np.uint8)
         guess, used = _solve_textbook(draw, plain, draw.oracle(plain))
-        if guess is not None:
+        if guess is not None and not guess.is_uncertain:
             break
     return guess, used
 

@@ -25,8 +25,8 @@ _LEAST = {"draws": 1, "rows": MIN_AUDIT_ROWS, "gallery": 2, "known_pairs": 0, "s
 BLOCKS = (16, 8, 4)
 #: Blocks that an image must have at least, or a side of a block is not tried.
 _FEWEST_BLOCKS = 4
-#: Seconds that an attack may take at one pool size. The suite's default is 600 for one key recovery; here eight of
-#: them share the time.
+#: Seconds that an attack may take at one pool size. The suite's default is 600 for one key recovery; here all that
+#: are tried on an unknown scheme share the time.
 BUDGET_S = 600.0
 #: Least side of an image, in pixels: that of the made pictures of the controls.
 LEAST_SIDE = 8

@@ -107,6 +107,16 @@ def test_pairs_and_chosen_images_give_a_substitution() -> None:
     assert all("one substitution of gray levels" in str(finding) for finding in result.pairs)
 
 
+@pytest.mark.parametrize("cipher", [moved_and_xored, chained_by_a_map])
+def test_more_images_are_chosen_where_two_leave_the_order_of_gray_pixels_open(
+    cipher: Callable[[Images, int], Images],
+) -> None:
+    attacks = {**SETTINGS, "attacks": ("as_is",)}
+    result = audit(keyed(cipher), smooth(110, 16, 16), sizes=(1,), chosen_plaintext=True, **attacks)
+    [finding] = result.pairs
+    assert finding.is_break and finding.pairs == 8
+
+
 @pytest.mark.long
 def test_a_slow_recovery_is_tried_only_if_no_other_is_sound() -> None:
     candidates = unknown_scheme.candidates_of([describe("plain", IMAGES.shape[1:], 8)])

@@ -6,7 +6,7 @@ how it was done; but undone in the right way, places have something in common ov
 they are next to nothing.
 
 What was chained is then attacked as if it had been sealed alone: a keystream, an order of pixels, both of them. If
-levels were substituted before they were chained, nothing is found: unlike levels stand for like ones.
+levels were substituted before they were chained, nothing is opened: unlike levels stand for like ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from coordinator.adversary.textbook.order_and_keystream import LEAST_IN_COMMON, 
 from coordinator.adversary.textbook.streamed_pixels import in_common
 from coordinator.adversary.time_budget import TimeLeft
 from coordinator.exchange.pool import MemoryPool
-from crypto.arrays import Images, Rows
+from crypto.arrays import Images, Int64Array, Rows
 from crypto.kernels.chaining import Chaining, chainings
 from crypto.kernels.table import Table
 
@@ -88,19 +88,23 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
 def find_chaining(images: Images) -> Chaining | None:
     """Return how images uint8 [n, h, w, c] were chained; None if their places have something in common already.
 
-    None, too, if they have nothing in common in whatever way the chaining is undone.
+    None, too, if they have nothing in common in whatever way the chaining is undone. Pixels that are the same in
+    every ciphertext are left out: under a black border, chained values are, up to the first that differs.
     """
-    as_it_is = _in_common(images)
+    varied = np.flatnonzero((images != images[0]).any((0, 3)))
+    if len(varied) < LEAST_PIXELS:
+        return None
+    as_it_is = _in_common(images, varied)
     if as_it_is >= _MOST_AS_IT_IS:
         return None
-    common = {way: _in_common(way.undo(images)) for way in chainings(images.shape[3])}
+    common = {way: _in_common(way.undo(images), varied) for way in chainings(images.shape[3])}
     best = max(common, key=lambda way: common[way])
     return best if common[best] >= max(LEAST_IN_COMMON, _GAIN * as_it_is) else None
 
 
-def _in_common(images: Images) -> float:
-    """Return how much places have in common, whether under a keystream that is XORed or under one that is added."""
-    values = by_pixel(images)
+def _in_common(images: Images, pixels: Int64Array) -> float:
+    """Return how much these pixels have in common, whether under a keystream that is XORed or one that is added."""
+    values = by_pixel(images)[pixels]
     return max(in_common(values, is_xor=is_xor) for is_xor in (True, False))
 
 

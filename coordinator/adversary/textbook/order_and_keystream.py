@@ -6,7 +6,8 @@ common over many images (streamed_pixels.py). So the pixels are laid out first, 
 stream is found as if nothing had been moved (keystream_search.py). Opened, the values tell the order better, and it
 is found again.
 
-The fit is measured on images that were held back from both searches.
+One fit is measured on images that were held back from both searches. The other says whether the order is one of a
+picture: a layout that is bent has neighbours that are alike, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from coordinator.adversary.recover.not_sought import unmoved
 from coordinator.adversary.recover.pool_reading import random_order
 from coordinator.adversary.textbook.keystream import find_stream, open_values
 from coordinator.adversary.textbook.pixel_graph import join_pixels
-from coordinator.adversary.textbook.pixel_layout import lay_out_pixels, value_distances
+from coordinator.adversary.textbook.pixel_layout import (
+    MOST_ASSIGNED,
+    PixelLayout,
+    lay_out_pixels,
+    value_distances,
+)
 from coordinator.adversary.textbook.pixel_order import pixel_values
 from coordinator.adversary.textbook.streamed_pixels import (
     in_common,
@@ -53,6 +59,13 @@ _ROUNDS, _LEAST_GAIN = 2, 0.02
 _LOOKED_AT, _AS_IT_IS = 16, 0.75
 _LEAST_FIT = 0.5
 _FIT = "the correlation of neighbouring pixels in images that order and keystream were not sought in"
+#: Least share of neighbours on the grid that are near in the graph, of layouts that were assigned to the grid, and of
+#: those that were snapped by rank. A bent order has neighbours that are alike, so the agreement above is high. Of 11
+#: pools of CIFAR-10, tissue and X-rays, all of .66 and more, those whose opened images correlated with their own at
+#: .3 and less had shares of .82 to .90, those at .7 and more at least .91, those between .85 to .94: X-rays at 100
+#: images are bent, and hardly doubted. By rank: as in pixel_order.py, not measured here.
+_LEAST_NEAR, _LEAST_NEAR_BY_RANK = 0.91, 0.55
+_NEAR = "the share of neighbouring pixels that are near each other over the images"
 _WAYS = {True: "the keystream is XORed", False: "the keystream is added modulo 256"}
 
 
@@ -84,10 +97,15 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Key | No
     found = _search(seen, unseen, is_xor=is_xor, time_left=time_left)
     if found is None:
         return None
-    fit = Fit(found.fit, _LEAST_FIT, f"{_FIT}; {_WAYS[is_xor]}")
+    least_near = _LEAST_NEAR if pixels <= MOST_ASSIGNED else _LEAST_NEAR_BY_RANK
+    fits = (
+        Fit(found.fit, _LEAST_FIT, f"{_FIT}; {_WAYS[is_xor]}"),
+        Fit(found.layout.fit, least_near, _NEAR),
+    )
+    order = found.layout.grid.ravel()
     if not is_xor:
-        return RecoveredStream(found.stream, (fit,), found.order)
-    return Recovered(Table.flat(shape, found.order, found.stream.ravel()), {}, (), (fit,))
+        return RecoveredStream(found.stream, fits, order)
+    return Recovered(Table.flat(shape, order, found.stream.ravel()), {}, (), fits)
 
 
 def way_of(images: Images) -> bool | None:
@@ -111,53 +129,50 @@ def put_in_order(images: Images, order: Int64Array) -> Images:
 
 @dataclass(frozen=True)
 class _Found:
-    """An order, int64 [P], the stream in that order, uint8 [h, w, c], and their fit."""
+    """A layout, the stream in its order, uint8 [h, w, c], and how well both open images that were held back."""
 
-    order: Int64Array
+    layout: PixelLayout
     stream: UInt8Array
     fit: float
 
 
 def _search(seen: Images, unseen: Images, *, is_xor: bool, time_left: TimeLeft) -> _Found | None:
     """Return the order and the stream under which images fit best that were held back; None if no order is found."""
-    best, order = None, _first_order(seen, is_xor=is_xor, time_left=time_left)
+    best, layout = None, _first_layout(seen, is_xor=is_xor, time_left=time_left)
     for _ in range(1 + _ROUNDS):
-        if order is None or (best is not None and not time_left()):
+        if layout is None or (best is not None and not time_left()):
             break
+        order = layout.grid.ravel()
         stream = find_stream(put_in_order(seen, order), is_xor=is_xor, time_left=time_left)
         fit = colour_agreement(open_values(put_in_order(unseen, order), stream, is_xor=is_xor))
         gain = fit - (best.fit if best is not None else -1.0)
         if gain > 0:
-            best = _Found(order, stream, fit)
+            best = _Found(layout, stream, fit)
         if gain < _LEAST_GAIN:
             break
         opened = open_values(put_in_order(seen, order), stream, is_xor=is_xor)
-        again = _order_again(opened, time_left)
-        order = None if again is None else order[again]
+        again = _layout_again(opened, time_left)
+        layout = None if again is None else PixelLayout(order[again.grid], again.fit)
     return best
 
 
-def _first_order(images: Images, *, is_xor: bool, time_left: TimeLeft) -> Int64Array | None:
-    """Return the order of the pixels by what they have in common, int64 [P]; None if they fall to pieces."""
+def _first_layout(images: Images, *, is_xor: bool, time_left: TimeLeft) -> PixelLayout | None:
+    """Return the layout of the pixels by what they have in common; None if they fall to pieces."""
     height, width = images.shape[1:3]
     values = by_pixel(images)
     graph = join_streamed_pixels(values, is_xor=is_xor, time_left=time_left)
     if graph is None:
         return None
-    layout = lay_out_pixels(
+    return lay_out_pixels(
         graph, lambda: streamed_distances(values, is_xor=is_xor), height, width, time_left
     )
-    return None if layout is None else layout.grid.ravel()
 
 
-def _order_again(opened: Images, time_left: TimeLeft) -> Int64Array | None:
-    """Return the order of the pixels of opened images by their values, int64 [P]; None if they fall to pieces."""
+def _layout_again(opened: Images, time_left: TimeLeft) -> PixelLayout | None:
+    """Return the layout of the pixels of opened images by their values; None if they fall to pieces."""
     height, width = opened.shape[1:3]
     values = pixel_values(opened)
     graph = join_pixels(values, time_left)
-    layout = (
-        None
-        if graph is None
-        else lay_out_pixels(graph, lambda: value_distances(values), height, width, time_left)
-    )
-    return None if layout is None else layout.grid.ravel()
+    if graph is None:
+        return None
+    return lay_out_pixels(graph, lambda: value_distances(values), height, width, time_left)

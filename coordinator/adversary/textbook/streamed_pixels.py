@@ -32,9 +32,9 @@ _CHUNK = 4096
 
 
 def in_common(values: UInt8Array, *, is_xor: bool) -> float:
-    """Return how much two places have in common over images, on average: 0 is what noise has, 1 is all.
+    """Return how much two places have in common over images, on average: 0 is what noise has, near 1 is all.
 
-    What is the same in every image has no part in it: the differences of smooth pictures are all near 0.
+    Two places that are each the same in every image have all in common.
 
     Args:
         values: uint8 [P, c, n], every pixel's values by colour over images.
@@ -80,7 +80,7 @@ def streamed_distances(values: UInt8Array, *, is_xor: bool) -> Float64Array:
         is_xor: See `in_common`.
     """
     squares = [_squares(feature, feature) for feature in _features(values, is_xor=is_xor)]
-    distances: Float64Array = 1.0 - np.sqrt(np.mean(squares, axis=0, dtype=np.float64))
+    distances: Float64Array = 1.0 - np.sqrt(np.minimum(np.mean(squares, axis=0, dtype=np.float64), 1))
     return distances
 
 
@@ -93,7 +93,8 @@ def _candidate_distances(values: UInt8Array, candidates: Int64Array, *, is_xor: 
             strip = slice(first, first + _CHUNK)
             products = np.einsum("pn,pkn->pk", feature[strip].conj(), feature[candidates[strip]])
             shared[strip] += np.abs(products / feature.shape[1]) ** 2
-    distances: Float32Array = 1.0 - np.sqrt(shared / np.float32(count))
+    # Of places that are equal in all images, rounding makes it a little more than 1.
+    distances: Float32Array = 1.0 - np.sqrt(np.minimum(shared / np.float32(count), 1))
     return distances
 
 

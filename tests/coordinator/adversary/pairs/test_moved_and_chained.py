@@ -33,6 +33,18 @@ def test_random_pairs_give_the_order_and_the_stream_exactly(
     pool = pool_of(seal(plain, 3))
     [key] = solve_moved_keystream(plain[:8], pool.sealed[:8])
     assert np.array_equal(open_images(pool.spec, pool.sealed, key), plain)
+    assert not any(fit.is_poor for fit in key.fits)
+
+
+@pytest.mark.parametrize("seal", [moved_and_xored, moved_and_added])
+def test_two_gray_pairs_leave_the_order_open_and_the_fit_says_so(
+    seal: Callable[[Images, int], Images],
+) -> None:
+    plain = noise((2, 16, 16, 1))
+    [key] = solve_moved_keystream(plain, seal(plain, 3))
+    assert key.fits[0].is_poor
+    [chain] = solve_chained(plain, chained(seal(plain, 3), is_xor=seal is moved_and_xored))
+    assert chain.fits[0].is_poor
 
 
 def test_one_pair_and_pairs_of_another_cipher_give_no_order() -> None:

@@ -44,6 +44,20 @@ def test_the_way_of_chaining_is_found_under_an_unknown_order_and_keystream(chann
         assert attack.find_chaining(chained(inner, is_xor=way.is_xor, step=way.step)) == way
 
 
+@pytest.mark.parametrize("inner", [lambda plain: plain, lambda plain: xored(plain, 5)])
+def test_a_black_border_does_not_hide_that_values_were_chained(inner: Callable[[Images], Images]) -> None:
+    plain = smooth(12, 32, 32)
+    plain[:, :10] = 0
+    assert attack.find_chaining(chained(inner(plain))) == Chaining(True, 1)
+
+
+@pytest.mark.parametrize(
+    "sealed", [np.full((12, 16, 16, 1), 7, np.uint8), noise((1, 16, 16, 3)).repeat(12, 0)]
+)
+def test_equal_ciphertexts_were_not_chained(sealed: Images) -> None:
+    assert attack.find_chaining(sealed) is None
+
+
 @pytest.mark.parametrize(
     "sealed",
     [

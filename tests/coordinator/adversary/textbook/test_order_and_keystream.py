@@ -9,8 +9,10 @@ import pytest
 
 from coordinator.adversary.contract import Recovered
 from coordinator.adversary.opened import RecoveredStream, open_images
-from coordinator.adversary.textbook import order_and_keystream
+from coordinator.adversary.textbook import order_and_keystream, pixel_layout
 from coordinator.adversary.textbook.order_and_keystream import by_pixel, put_in_order, way_of
+from coordinator.adversary.textbook.pixel_graph import PixelGraph
+from coordinator.adversary.textbook.pixel_layout import PixelLayout
 from coordinator.adversary.textbook.streamed_pixels import (
     in_common,
     join_streamed_pixels,
@@ -45,6 +47,25 @@ def test_they_open_images_that_were_not_in_the_pool(
     opened = open_images(pool.spec, pool.sealed[100:], key)
     assert likeness(opened, plain[100:]) > 0.8
     assert likeness(pool.sealed[100:], plain[100:]) < 0.3
+
+
+def test_an_order_that_bends_the_picture_is_doubted_though_neighbours_are_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = smooth(60, 16, 18)
+    columns = [*range(0, 18, 3), *range(16, 0, -3), *range(2, 18, 3)]  # folded twice
+    place = np.argsort(np.random.default_rng(3).permutation(16 * 18)).reshape(16, 18)
+    grids = iter([place[:, columns], np.arange(16 * 18).reshape(16, 18)])
+
+    def lay_out(graph: PixelGraph, *_: object) -> PixelLayout:
+        grid = next(grids)
+        return PixelLayout(grid, pixel_layout._share_near(graph, grid))
+
+    monkeypatch.setattr(order_and_keystream, "lay_out_pixels", lay_out)
+    key = order_and_keystream.recover(pool_of(moved_and_xored(plain, 3)), np.arange(60), always)
+    assert isinstance(key, Recovered)
+    agreement, near = key.fits
+    assert not agreement.is_poor and near.is_poor
 
 
 @pytest.mark.parametrize("sealed", [noise((60, 16, 16, 1)), noise((60, 16, 16, 3)), smooth(60, 16, 16)])
@@ -107,6 +128,15 @@ def test_distances_are_those_of_the_definition(is_xor: bool) -> None:
                 else:
                     squares.append(abs(np.exp(2j * np.pi * (one - other) / 256).mean()) ** 2)
             assert found[p, q] == pytest.approx(1 - np.sqrt(np.mean(squares)), abs=1e-3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_pixels_that_are_equal_in_all_images_have_a_distance() -> None:
+    plain = smooth(48, 16, 16)
+    plain[:, :5] = 0
+    values = by_pixel(moved_and_added(plain, 3))
+    assert streamed_distances(values, is_xor=False).min() >= 0
+    join_streamed_pixels(values, is_xor=False, time_left=always)
 
 
 def test_large_pictures_are_joined_by_rough_distances_first(monkeypatch: pytest.MonkeyPatch) -> None:
