@@ -48,7 +48,7 @@ def security(row: str, sections: Sequence[Record], audited: Sequence[Record]) ->
     shapes = {
         (s["data"], s["plan"]["image_size"], s["plan"]["block"]): options_of(s, row)
         for s in sections
-        if s["cells"]
+        if s["cells"] and row not in s.get("none", ())
     }
     texts = []
     for (data, size, block), options in shapes.items():

@@ -147,3 +147,14 @@ def test_options_that_are_the_defaults_are_the_same_scheme_and_others_are_not() 
     assert verdict_of([whole], *wanted, {"sub_block": 2}) is None
     assert verdict_of([halved], *wanted) is None
     assert str(verdict_of([halved], *wanted, {"sub_block": 2})) == "broken by 5 or fewer"
+
+
+def test_a_scheme_that_draws_for_every_image_is_audited_by_one_and_what_shows_of_itself_is_no_audit() -> (
+    None
+):
+    drawn = {**AUDIT, "scheme": "patch_shuffle", "scope": "image", "smallest_pool": 1}
+    drawn["pools"] = [{"pool": 1, "draws": 1}]
+    assert str(verdict_of([drawn], "patch_shuffle", "consortium", "cifar", 4)) == "broken by 1"
+    assert verdict_of([{**drawn, "scheme": "le"}], "le", "consortium", "cifar", 4) is None
+    shown = {**AUDIT, "scheme": "neuracrypt", "attack": "as_is", "smallest_pool": None}
+    assert verdict_of([shown], "neuracrypt", "consortium", "cifar", 4) is None
