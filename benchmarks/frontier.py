@@ -29,9 +29,9 @@ SCHEMA = "cipherward.frontier/1"
 JSON = KEPT.parent / "frontier.json"
 PNG = KEPT.parent / "frontier.png"
 
-# Okabe and Ito 2008; a scheme keeps its colour and marker in every panel.
+# Okabe and Ito 2008; a scheme keeps its colour and marker in every panel. Colours begin again, markers do not.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6f4fa0", "#a07000", "#56b4e9", "#444444")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", ">", "p", "d", "h", "8", "H")
 #: A stem that stays in the hospital has a marker of its own.
 _PRIVATE_MARKER = "<"
 _DASHES = ((0, (2, 2)), (0, (6, 2)), (0, (1, 1)))
@@ -113,19 +113,18 @@ def _draw_panel(
         nth = seen[place] = seen.get(place, -1) + 1
         x = place * side_by_side(nth, places.count(place))
         i = schemes.index(choice.scheme)
+        colour = _COLOURS[i % len(_COLOURS)]
         error = [[choice.rate - choice.low], [choice.high - choice.rate]]
-        axes.errorbar(
-            x, choice.rate, yerr=error, fmt="none", ecolor=_COLOURS[i % 8], elinewidth=0.9, alpha=0.6
-        )
+        axes.errorbar(x, choice.rate, yerr=error, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.6)
         hollow = choice in worse
         axes.plot(
             x,
             choice.rate,
-            marker=_PRIVATE_MARKER if choice.stem == "private" else _MARKERS[i % 8],
+            marker=_PRIVATE_MARKER if choice.stem == "private" else _MARKERS[i],
             ls="",
             ms=7 if choice.training == "central" else 10,  # federated: larger
-            color=_COLOURS[i % 8],
-            mfc="white" if hollow else _COLOURS[i % 8],
+            color=colour,
+            mfc="white" if hollow else colour,
             label=choice.name if choice.scope == "consortium" else None,
         )
         if choice.scope == "image":
@@ -133,7 +132,7 @@ def _draw_panel(
                 x, choice.rate, "o", ms=13, mfc="none", mec=_INK, mew=0.7, label="a key for each image"
             )
         if choice.broken and choice.bound:
-            arrow = {"arrowstyle": "->", "color": _COLOURS[i % 8], "lw": 0.9}
+            arrow = {"arrowstyle": "->", "color": colour, "lw": 0.9}
             axes.annotate("", xy=(x / 1.3, choice.rate), xytext=(x, choice.rate), arrowprops=arrow)
         if not choice.broken:
             tried = "from one image" if choice.pool == 1 else f"up to {choice.pool:,}"

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks import frontier as picture
 from benchmarks.frontier import JSON, draw, figures_of, side_by_side
 from benchmarks.pages.entries import Entry, read_entries
 from benchmarks.pages.frontier import Choice, choices_of, dominated, frontier, lines_of
 from benchmarks.results import KEPT
+from crypto.scheme import SCHEMES
 
 BASE = Choice("mri", 224, "le", "consortium", "learn", "central", 0.8, 0.7, 0.9, 1, 10, True)
 AUDIT: dict[str, Any] = {
@@ -158,3 +160,9 @@ def test_the_kept_figures_are_those_of_the_kept_runs() -> None:
     kept = read_entries(KEPT)
     now = json.loads(json.dumps(figures_of(choices_of(kept), lines_of(kept))))
     assert json.loads(JSON.read_text()) == now, "run: make frontier"
+
+
+def test_every_scheme_has_a_marker_of_its_own() -> None:
+    markers = picture._MARKERS
+    assert len(set(markers)) == len(markers) >= len(SCHEMES) - 3  # plain and two of noise have no point
+    assert picture._PRIVATE_MARKER not in markers
