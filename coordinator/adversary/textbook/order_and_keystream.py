@@ -51,7 +51,7 @@ _VALUES, _FEWEST_IMAGES, _MOST_IMAGES = 3_000_000, 40, 200
 #: keystream had .05 and more (CIFAR-10, tissue, X-rays, MRI, phantoms; order and keystream), noise at most .01.
 LEAST_IN_COMMON = 0.03
 #: So many times more must they have in common under addition than under XOR, for the stream to be taken as added.
-#: Added ones had 1.46 (phantoms) and 3 and more (other pictures), XORed ones at most 1.25.
+#: Added ones had 1.46 and more (phantoms; MRI 1.7, other pictures 3), XORed ones at most 1.25.
 _ADDED_FROM = 1.35
 #: Most times that the order is found again from opened values, and by how much the fit must grow for another time.
 #: CIFAR-10 of 224×224, 30 images: .846, .949, .952, at a minute each.
