@@ -112,16 +112,18 @@ def test_the_range_of_gray_values_replaces_missing_rank() -> None:
     # 10 of 16 patches are black; the model's width leaves 11 equations for 16 unknowns.
     narrow = {"patch_size": 8, "embed_dim": 12, "depth": 2, "num_heads": 2}
     model = build_model(plan(model_args=narrow), CLASSES)
-    image = PICTURES[:1].copy()
-    image[:, :, :20], image[:, 24:] = 0, 0
-    gradient = gradients_of(model, image, [1])
-    solved, unbounded = solve(model, gradient), solve(model, gradient, bounded=False)
-    assert solved.rank == 11
-    error, unbounded_error = (
-        np.abs(to_gray_levels(s.image).astype(int) - image[0]).mean() for s in (solved, unbounded)
-    )
-    # On one kind of processors 11 gray levels and more are left, on another 6.
-    assert error < 1.0 and unbounded_error > 5.0
+    errors = []
+    for i in range(6):
+        image = PICTURES[i : i + 1].copy()
+        image[:, :, :20], image[:, 24:] = 0, 0
+        gradient = gradients_of(model, image, [1])
+        solved, unbounded = solve(model, gradient), solve(model, gradient, bounded=False)
+        assert solved.rank == 11
+        errors.append(
+            [np.abs(to_gray_levels(s.image).astype(int) - image[0]).mean() for s in (solved, unbounded)]
+        )
+    # One picture alone had 6 without bounds on one kind of processors, and more than 10 on another.
+    assert np.max(errors, 0)[0] < 1.0 and np.mean(errors, 0)[1] > 10.0
 
 
 def test_models_without_positions_are_not_solved() -> None:
