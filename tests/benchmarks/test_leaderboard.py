@@ -112,3 +112,11 @@ def test_a_pool_that_did_not_break_is_not_called_one_that_did(row: dict[str, Any
         assert "Not run on any kind of picture: `etc`." in lines
     else:
         assert ["scans", cell, "**1**"] in rows_of(lines)
+
+
+def test_a_look_at_ciphertexts_is_no_row_of_the_suite(entries: list[Entry]) -> None:
+    rows = [row for entry in entries if entry.kind == "audit-table" for row in entry.result["rows"]]
+    looked_at = [row for row in rows if (row["scheme"], row["attack"]) == ("neuracrypt", "as_is")]
+    assert any(pool["draws"] for row in looked_at for pool in row["pools"])  # it was run
+    suite = "\n".join(leaderboard.page(entries)).partition("## Images that break a scheme, by the suite")[2]
+    assert "`sub_block_etc` |" in suite and "`neuracrypt` |" not in suite
