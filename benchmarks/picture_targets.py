@@ -40,6 +40,8 @@ TARGETS: dict[str, tuple[Target, ...]] = {
     "block_pixel": (Target(*_OPENS, 300),),
     "orthogonal": (Target(*_SHOWS, 10),),
     "noisy_orthogonal": (Target(*_SHOWS, 10),),
+    "block_projection": (Target("broken", "K or R", 10),),
+    "patch_shuffle": (Target("broken", "K or R", 10),),
 }
 
 _ALIKE = (

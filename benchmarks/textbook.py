@@ -4,9 +4,9 @@
 
 FOLDER is described in picture_sources.py. The ciphers are: one keystream for all images, XORed or added modulo 256;
 one substitution of gray levels, for all colours or for each; one order of the rows and one of the columns; one order
-of all pixels; an order of all pixels and a keystream; and both, with every value chained to the ciphertext before it,
-as ciphers by chaotic maps have them. Every draw is a random pool of one kind of picture under a key of its own.
-Finished cells are kept in --out, so that a stopped run continues.
+of all pixels; such an order and a keystream, or such an order and a substitution; and these, with every value chained
+to the ciphertext before it, as ciphers by chaotic maps have them. Every draw is a random pool of one kind of picture
+under a key of its own. Finished cells are kept in --out, so that a stopped run continues.
 
 What is measured in a cell is that of picture_kinds.py: exact, opens (K), names (R), shows (V). The negative, turns,
 mirror images and shifts by up to three times four pixels are granted, as the library grants them. In addition, each
@@ -135,6 +135,22 @@ def chained_add(images: Images, key: bytes) -> Images:
     return np.add.accumulate(values, axis=1, dtype=np.uint8).reshape(images.shape)
 
 
+def pixels_table(images: Images, key: bytes) -> Images:
+    """Put the pixels of all images in one order, and replace every value by that of one table."""
+    return table(pixels(images, key + b"o"), key)
+
+
+def pixels_tables(images: Images, key: bytes) -> Images:
+    """Put the pixels of all images in one order, and replace every value by that of a table of its colour."""
+    return tables(pixels(images, key + b"o"), key)
+
+
+def chained_table(images: Images, key: bytes) -> Images:
+    """Put the pixels in one order, replace values by one table, and XOR to each the ciphertext before it."""
+    values = pixels_table(images, key).reshape(len(images), -1)
+    return np.bitwise_xor.accumulate(values, axis=1).reshape(images.shape)
+
+
 #: The ciphers: what it is, how it seals, and the attack on it.
 CIPHERS: Mapping[str, tuple[str, Callable[[Images, bytes], Images], str]] = {
     "xor": ("one keystream, XORed", xor, "keystream"),
@@ -143,12 +159,27 @@ CIPHERS: Mapping[str, tuple[str, Callable[[Images, bytes], Images], str]] = {
     "tables": ("a substitution of levels for each colour", tables, "substitution"),
     "lines": ("one order of rows, one of columns", lines, "line_order"),
     "pixels": ("one order of all pixels", pixels, "pixel_order"),
+    "pixels_table": (
+        "one order of all pixels, one substitution of gray levels",
+        pixels_table,
+        "order_and_table",
+    ),
+    "pixels_tables": (
+        "one order of all pixels, a substitution of levels for each colour",
+        pixels_tables,
+        "order_and_table",
+    ),
     "pixels_xor": ("one order of all pixels, one keystream, XORed", pixels_xor, "order_and_keystream"),
     "pixels_add": ("one order of all pixels, one keystream, added", pixels_add, "order_and_keystream"),
     "chained": ("the same, XORed, and values XORed to the ciphertext before them", chained, "chained"),
     "chained_add": (
         "the same, added, and values added to the ciphertext before them",
         chained_add,
+        "chained",
+    ),
+    "chained_table": (
+        "one order of all pixels, one substitution, and values XORed to the ciphertext before them",
+        chained_table,
         "chained",
     ),
 }

@@ -19,7 +19,11 @@ from cipherward.settings import Settings
 from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.opened import Key, open_images, open_rows
 from coordinator.adversary.pairs import chosen_plaintext, known_pairs
-from coordinator.adversary.pairs.moved_and_chained import solve_chained, solve_moved_keystream
+from coordinator.adversary.pairs.moved_and_chained import (
+    solve_chained,
+    solve_moved_keystream,
+    solve_moved_substitution,
+)
 from coordinator.adversary.recover.neighbour_agreement import colour_agreement
 from coordinator.adversary.recover.unknown_scheme import models_of
 from coordinator.adversary.registry import ATTACKS
@@ -156,6 +160,8 @@ def _solve_textbook(draw: SealedDraw, plain: Images, sealed: AnyArray) -> tuple[
             (key, f"as one order of pixels and {_STREAM[3:]}")
             for key in solve_moved_keystream(plain, sealed)
         ]
+    if not keys and (moved := solve_moved_substitution(plain, sealed)) is not None:
+        keys = [(moved, "as one order of pixels and one substitution of gray levels for all images")]
     if not keys:
         keys = [
             (key, "as values chained to the ciphertext before them") for key in solve_chained(plain, sealed)

@@ -33,6 +33,7 @@ __all__ = [
     "open_levels",
     "open_rows",
     "open_stream",
+    "put_in_order",
 ]
 
 
@@ -83,15 +84,17 @@ class RecoveredStream:
 
 @dataclass(frozen=True)
 class RecoveredLevels:
-    """A substitution of gray levels that sealed every image.
+    """A substitution of gray levels that sealed every image, whose pixels may have been moved.
 
     Attributes:
         levels: uint8 [c, 256], the plain level of each sealed one, by colour.
         fits: how well it explains what was measured.
+        order: int64 [P]: pixel i of the plain image is pixel order[i] of the sealed one. None keeps them.
     """
 
     levels: UInt8Array
     fits: tuple[Fit, ...] = ()
+    order: Int64Array | None = None
 
 
 @dataclass(frozen=True)
@@ -148,21 +151,32 @@ def open_images(spec: SchemeSpec, sealed: AnyArray, key: Key | None) -> Images:
     if isinstance(key, RecoveredStream):
         return load(spec).picture(open_stream(np.asarray(sealed, np.uint8), key.stream, key.order))
     if isinstance(key, RecoveredLevels):
-        return load(spec).picture(open_levels(np.asarray(sealed, np.uint8), key.levels))
+        return load(spec).picture(open_levels(np.asarray(sealed, np.uint8), key.levels, key.order))
     return load(spec).picture(sealed if key is None else apply(key.table, sealed))
 
 
 def open_stream(sealed: Images, stream: UInt8Array, order: Int64Array | None = None) -> Images:
     """Return sealed images uint8 [r, h, w, c] whose pixels are moved back, and a stream subtracted."""
-    if order is not None:
-        sealed = sealed.reshape(len(sealed), len(order), -1)[:, order].reshape(sealed.shape)
-    return sealed - stream
+    return put_in_order(sealed, order) - stream
 
 
-def open_levels(sealed: Images, levels: UInt8Array) -> Images:
-    """Return sealed images uint8 [r, h, w, c] with every level replaced, by tables uint8 [c, 256]."""
-    opened: Images = levels[np.arange(len(levels)), sealed]
+def open_levels(sealed: Images, levels: UInt8Array, order: Int64Array | None = None) -> Images:
+    """Return sealed images uint8 [r, h, w, c] whose pixels are moved back, with every level replaced.
+
+    Args:
+        sealed: uint8 [r, h, w, c].
+        levels: uint8 [c, 256], by colour.
+        order: See `RecoveredLevels`.
+    """
+    opened: Images = levels[np.arange(len(levels)), put_in_order(sealed, order)]
     return opened
+
+
+def put_in_order(images: Images, order: Int64Array | None) -> Images:
+    """Return images uint8 [n, h, w, c] whose pixel i is pixel order[i] of the given ones; None keeps them."""
+    if order is None:
+        return images
+    return images.reshape(len(images), len(order), -1)[:, order].reshape(images.shape)
 
 
 def key_arrays(key: Key) -> Mapping[str, AnyArray]:
@@ -181,7 +195,7 @@ def key_arrays(key: Key) -> Mapping[str, AnyArray]:
     if isinstance(key, RecoveredStream):
         return {"stream": key.stream, **({} if key.order is None else {"gather": key.order})}
     if isinstance(key, RecoveredLevels):
-        return {"levels": key.levels}
+        return {"levels": key.levels, **({} if key.order is None else {"gather": key.order})}
     gather, mask = key.table.flattened()
     # The flat mask replaces a part of that name, because the flat mask is what opens.
     parts = {name: part for name, part in key.parts.items() if name != "mask"}

@@ -80,8 +80,10 @@ ATTACKS: dict[str, str] = {
     "line_order_recovery": "Finds one order of rows and one of columns that all images share.",
     "pixel_order_recovery": "Finds one order of all pixels that all images share.",
     "order_and_keystream_recovery": "Finds one order of all pixels and one keystream over it that all images share.",
-    "chained_recovery": "Undoes that values were chained to the ciphertext before them, and seeks a keystream and an "
-    "order of pixels in what is left.",
+    "order_and_table_recovery": "Finds one order of all pixels and one exchange of gray levels that all images "
+    "share.",
+    "chained_recovery": "Undoes that values were chained to the ciphertext before them, and seeks a keystream, an "
+    "exchange of gray levels and an order of pixels in what is left.",
 }
 #: How the audit of a Python function names the key recovery of a scheme: etc_recovery/8 takes blocks of 8 pixels.
 _RECOVERY = "_recovery"

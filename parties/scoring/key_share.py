@@ -44,21 +44,21 @@ def open_sealed(key: Parts, sealed: AnyArray, spec: SchemeSpec) -> Images:
         )
         return np.asarray(cipher.decrypt(np.asarray(sealed, np.float32) - np.float32(key["offset"][0])))
     if "stream" in key:
-        return load(spec).picture(_without_stream(np.asarray(sealed, np.uint8), key))
+        return load(spec).picture(_put_in_order(np.asarray(sealed, np.uint8), key) - key["stream"])
     if "levels" in key:
-        return load(spec).picture(
-            key["levels"][np.arange(len(key["levels"])), np.asarray(sealed, np.uint8)]
-        )
+        levels = key["levels"]
+        moved = _put_in_order(np.asarray(sealed, np.uint8), key)
+        return load(spec).picture(levels[np.arange(len(levels)), moved])
     table = Table.flat(sealed.shape[1:], key["gather"], key.get("mask"))
     return load(spec).picture(apply(table, sealed))
 
 
-def _without_stream(sealed: Images, key: Parts) -> Images:
-    """Return sealed images with their pixels moved back, if the key moves them, and its stream subtracted."""
-    if "gather" in key:
-        order = key["gather"]
-        sealed = sealed.reshape(len(sealed), len(order), -1)[:, order].reshape(sealed.shape)
-    return sealed - key["stream"]
+def _put_in_order(sealed: Images, key: Parts) -> Images:
+    """Return sealed images with their pixels moved back, if the key moves them."""
+    if "gather" not in key:
+        return sealed
+    order = key["gather"]
+    return sealed.reshape(len(sealed), len(order), -1)[:, order].reshape(sealed.shape)
 
 
 def can_open(key: Parts | None) -> bool:

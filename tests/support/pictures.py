@@ -37,6 +37,13 @@ def smooth(n: int, height: int, width: int, channels: int = 1, seed: int = 0, gr
     return out
 
 
+def grainy(n: int, height: int, width: int, channels: int = 1, seed: int = 0) -> Images:
+    """Return `smooth` pictures with the grain that photographs and scans have, uint8 [n, h, w, c]."""
+    plain = smooth(n, height, width, channels, seed)
+    grain = np.random.default_rng(seed).normal(0, 5, plain.shape)
+    return np.clip(np.round(plain + grain), 0, 255).astype(np.uint8)
+
+
 def fields(n: int, height: int, width: int, channels: int = 1, seed: int = 0) -> Images:
     """Return smooth fields, darker towards the border, uint8 [n, h, w, c]."""
     rng = np.random.default_rng(seed)

@@ -54,6 +54,11 @@ def moved_and_added(images: Images, seed: int) -> Images:
     return added(pixels_moved(images, seed), seed + 1)
 
 
+def moved_and_substituted(images: Images, seed: int, *, is_own: bool = False) -> Images:
+    """Return images with all pixels in another order, and every level replaced."""
+    return substituted(pixels_moved(images, seed), seed + 1, is_own=is_own)
+
+
 def chained(images: Images, *, is_xor: bool = True, step: int = 1) -> Images:
     """Return images whose values are combined with the ciphertext `step` values before, one after the other."""
     sealed = images.reshape(len(images), -1).copy()

@@ -2,7 +2,8 @@
 
 A recovery takes ciphertexts for those of its own scheme, or for those of a textbook's cipher that is no scheme here
 (textbook/): one keystream for all images, one substitution of gray levels, one order of rows and one of columns, one
-order of all pixels, such an order and a keystream, and any of these over which values were chained. Where the unknown
+order of all pixels, such an order and a keystream or a substitution, and any of these over which values were chained.
+Where the unknown
 scheme is of the same form, the key opens them; where it is not, what it opens is no picture. An adversary who must
 choose can see which is which without any truth, in two things:
 
@@ -40,6 +41,7 @@ from coordinator.adversary.textbook import (
     keystream,
     line_order,
     order_and_keystream,
+    order_and_table,
     pixel_order,
     substitution,
 )
@@ -68,12 +70,13 @@ TEXTBOOK: Mapping[str, Callable[[Ciphertexts, Rows, TimeLeft], Key | None]] = {
     "line_order": line_order.recover,
     "pixel_order": pixel_order.recover,
     "order_and_keystream": order_and_keystream.recover,
+    "order_and_table": order_and_table.recover,
     "chained": chained.recover,
 }
 #: Those whose recovery takes up to a minute on ciphertexts of another scheme. They are tried only if none of the
 #: others is sound: on ciphertexts of the three schemes, none of the others was (phantoms at 64 and CIFAR-10 at 32
 #: pixels, 10 and 100 images). The quickest comes first.
-SLOW = ("pixel_order", "block_pixel", "pe", "ele", "order_and_keystream", "chained")
+SLOW = ("pixel_order", "block_pixel", "pe", "ele", "order_and_keystream", "order_and_table", "chained")
 #: Schemes that know no blocks: one side of a block is enough to try them.
 _WITHOUT_BLOCKS = ("pe",)
 #: Characters of an error that a trial keeps.

@@ -2,11 +2,12 @@
 
 Diffusion by chaining is the second half of most ciphers by chaotic maps: each value is combined with the ciphertext
 before it, so that one changed pixel changes all that follow. It takes no key to undo it. The adversary does not know
-how it was done; but undone in the right way, places have something in common over images (streamed_pixels.py), and as
-they are next to nothing.
+how it was done; but undone in the right way, places have something in common over images (streamed_pixels.py), or, if
+levels were substituted first, levels are frequent in some images and rare in others (level_profiles.py). As they are
+chained, neither is so.
 
-What was chained is then attacked as if it had been sealed alone: a keystream, an order of pixels, both of them. If
-levels were substituted before they were chained, nothing is opened: unlike levels stand for like ones.
+What was chained is then attacked as if it had been sealed alone: a keystream, a substitution, an order of pixels, or
+such an order and one of the other two.
 """
 
 from __future__ import annotations
@@ -16,10 +17,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
-from coordinator.adversary.opened import Key, RecoveredChained, RecoveredStream
+from coordinator.adversary.opened import Key, RecoveredChained, RecoveredLevels, RecoveredStream
 from coordinator.adversary.recover.neighbour_agreement import colour_agreement
 from coordinator.adversary.recover.pool_reading import random_order
-from coordinator.adversary.textbook import keystream, order_and_keystream, pixel_order
+from coordinator.adversary.textbook import (
+    keystream,
+    order_and_keystream,
+    order_and_table,
+    pixel_order,
+    substitution,
+)
+from coordinator.adversary.textbook.level_profiles import over_chance
 from coordinator.adversary.textbook.order_and_keystream import LEAST_IN_COMMON, LEAST_PIXELS, by_pixel
 from coordinator.adversary.textbook.streamed_pixels import in_common
 from coordinator.adversary.time_budget import TimeLeft
@@ -38,6 +46,11 @@ _IMAGES = 300
 #: it is undone. Chained pictures of 28×28 and more (CIFAR-10, tissue, X-rays, phantoms) had at most .035, and 14
 #: times as much when it was undone; others had .05 and more. Smooth pictures of 16×16 had up to .1, and are missed.
 _MOST_AS_IT_IS, _GAIN = 0.05, 4.0
+#: How much the frequency of levels may vary over images at most for substituted values to be chained, and at least
+#: when it is undone, as multiples of chance. Pools of 6 to 30 pictures (CIFAR-10, tissue, X-rays, MRI) had at most
+#: 1.2, and 3.2 to 104 when it was undone, always most in the right way. Phantoms, all equally bright, had 0. Smooth
+#: pictures without any grain had up to 23 as they are, and are missed.
+_MOST_OVER_CHANCE, _LEAST_OVER_CHANCE = 2.0, 2.5
 #: From this agreement on, undone images are pictures: nothing else was done to them.
 _PICTURES = 0.75
 _FIT = "the correlation of neighbouring pixels when the chaining is undone"
@@ -45,7 +58,9 @@ _FIT = "the correlation of neighbouring pixels when the chaining is undone"
 #: of both, too, from 12 images on.
 _INNER: Sequence[Callable[[Ciphertexts, Rows, TimeLeft], Key | None]] = (
     keystream.recover,
+    substitution.recover,
     order_and_keystream.recover,
+    order_and_table.recover,
     pixel_order.recover,
 )
 
@@ -74,12 +89,12 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
     if agreement >= _PICTURES:
         fit = Fit(agreement, _PICTURES, _FIT)
         return RecoveredChained(chaining, Recovered(Table(shape, shape[:2]), {}, (), (fit,)))
-    found: list[Recovered | RecoveredStream] = []
+    found: list[Recovered | RecoveredStream | RecoveredLevels] = []
     for recover_inner in _INNER:
         if not time_left():
             break
         key = recover_inner(MemoryPool(pool.spec, undone), np.arange(len(undone)), time_left)
-        if isinstance(key, (Recovered, RecoveredStream)):
+        if isinstance(key, (Recovered, RecoveredStream, RecoveredLevels)):
             found.append(key)
             if not any(fit.is_poor for fit in key.fits):
                 break
@@ -87,11 +102,16 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
 
 
 def find_chaining(images: Images) -> Chaining | None:
-    """Return how images uint8 [n, h, w, c] were chained; None if their places have something in common already.
+    """Return how images uint8 [n, h, w, c] were chained; None if they were not, as far as can be seen.
 
-    None, too, if they have nothing in common in whatever way the chaining is undone. Pixels that are the same in
-    every ciphertext are left out: under a black border, chained values are, up to the first that differs.
+    Nothing was chained if places have something in common as they are, or nothing in whatever way it is undone, and
+    the same holds for how much the frequency of levels varies. Pixels that are the same in every ciphertext are left
+    out: under a black border, chained values are, up to the first that differs.
     """
+    return _chaining_by_places(images) or _chaining_by_levels(images)
+
+
+def _chaining_by_places(images: Images) -> Chaining | None:
     varied = np.flatnonzero((images != images[0]).any((0, 3)))
     if len(varied) < LEAST_PIXELS:
         return None
@@ -103,11 +123,19 @@ def find_chaining(images: Images) -> Chaining | None:
     return best if common[best] >= max(LEAST_IN_COMMON, _GAIN * as_it_is) else None
 
 
+def _chaining_by_levels(images: Images) -> Chaining | None:
+    if over_chance(images) >= _MOST_OVER_CHANCE:
+        return None
+    varying = {way: over_chance(way.undo(images)) for way in chainings(images.shape[3])}
+    best = max(varying, key=lambda way: varying[way])
+    return best if varying[best] >= _LEAST_OVER_CHANCE else None
+
+
 def _in_common(images: Images, pixels: Int64Array) -> float:
     """Return how much these pixels have in common, whether under a keystream that is XORed or one that is added."""
     values = by_pixel(images)[pixels]
     return max(in_common(values, is_xor=is_xor) for is_xor in (True, False))
 
 
-def _confidence(key: Recovered | RecoveredStream) -> float:
+def _confidence(key: Recovered | RecoveredStream | RecoveredLevels) -> float:
     return min((fit.confidence for fit in key.fits), default=0.0)

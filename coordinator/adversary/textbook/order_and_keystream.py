@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
-from coordinator.adversary.opened import Key, RecoveredStream
+from coordinator.adversary.opened import Key, RecoveredStream, put_in_order
 from coordinator.adversary.recover.neighbour_agreement import colour_agreement
 from coordinator.adversary.recover.not_sought import unmoved
 from coordinator.adversary.recover.pool_reading import random_order
@@ -36,7 +36,7 @@ from coordinator.adversary.textbook.streamed_pixels import (
     streamed_distances,
 )
 from coordinator.adversary.time_budget import TimeLeft
-from crypto.arrays import Images, Int64Array, Rows, UInt8Array
+from crypto.arrays import Images, Rows, UInt8Array
 from crypto.kernels.table import Table
 
 #: Fewer images than this tell too little about a pixel, and leave none to hold back.
@@ -44,7 +44,7 @@ LEAST_IMAGES = 12
 #: Images that are held back for the fit.
 _HELD_BACK = 6
 #: With more pixels than this nothing is sought: it takes minutes. Fewer are all among the nearest of each other.
-_MOST_PIXELS, LEAST_PIXELS = 256**2, 64
+MOST_PIXELS, LEAST_PIXELS = 256**2, 64
 #: Values of all images together that are read, and the fewest and most images: a bound on time.
 _VALUES, _FEWEST_IMAGES, _MOST_IMAGES = 3_000_000, 40, 200
 #: What places must have in common at least; see `in_common`. Of 12 and of 40 images, places of pictures under a
@@ -91,8 +91,8 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Key | No
     is_xor = way_of(images)
     if is_xor is None:
         return None
-    if pixels > _MOST_PIXELS:
-        return unmoved(shape, 1, f"not sought: {pixels} pixels, at most {_MOST_PIXELS}")
+    if pixels > MOST_PIXELS:
+        return unmoved(shape, 1, f"not sought: {pixels} pixels, at most {MOST_PIXELS}")
     unseen, seen = images[:_HELD_BACK], images[_HELD_BACK:]
     found = _search(seen, unseen, is_xor=is_xor, time_left=time_left)
     if found is None:
@@ -121,12 +121,6 @@ def by_pixel(images: Images) -> UInt8Array:
     return np.ascontiguousarray(images.reshape(n, height * width, colours).transpose(1, 2, 0))
 
 
-def put_in_order(images: Images, order: Int64Array) -> Images:
-    """Return images uint8 [n, h, w, c] whose pixel i is pixel order[i] of the given ones."""
-    n, _, _, colours = images.shape
-    return images.reshape(n, -1, colours)[:, order].reshape(images.shape)
-
-
 @dataclass(frozen=True)
 class _Found:
     """A layout, the stream in its order, uint8 [h, w, c], and how well both open images that were held back."""
@@ -151,7 +145,7 @@ def _search(seen: Images, unseen: Images, *, is_xor: bool, time_left: TimeLeft) 
         if gain < _LEAST_GAIN:
             break
         opened = open_values(put_in_order(seen, order), stream, is_xor=is_xor)
-        again = _layout_again(opened, time_left)
+        again = lay_out_opened(opened, time_left)
         layout = None if again is None else PixelLayout(order[again.grid], again.fit)
     return best
 
@@ -168,7 +162,7 @@ def _first_layout(images: Images, *, is_xor: bool, time_left: TimeLeft) -> Pixel
     )
 
 
-def _layout_again(opened: Images, time_left: TimeLeft) -> PixelLayout | None:
+def lay_out_opened(opened: Images, time_left: TimeLeft) -> PixelLayout | None:
     """Return the layout of the pixels of opened images by their values; None if they fall to pieces."""
     height, width = opened.shape[1:3]
     values = pixel_values(opened)

@@ -14,6 +14,8 @@ parts of it, as made scans of a bright skull and a dark brain have, the parts ma
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
@@ -72,7 +74,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         return None
     seen, unseen = _halves(images)
     agreements = {
-        is_own: colour_agreement(open_levels(unseen, _tables(seen, is_own)))
+        is_own: colour_agreement(open_levels(unseen, find_tables(seen, _table, is_own=is_own)))
         for is_own in ((False, True) if images.shape[3] > 1 else (False,))
     }
     is_own = agreements.get(True, -1.0) > agreements[False] + _OWN_GAIN
@@ -81,7 +83,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         return None
     link = min(_weakest_link(neighbour_counts(part)) for part in _parts(images, is_own))
     fits = (Fit(agreement, _LEAST_FIT, _FIT), Fit(link, _LEAST_LINK, _LINK))
-    return RecoveredLevels(_tables(images, is_own), fits)
+    return RecoveredLevels(find_tables(images, _table, is_own=is_own), fits)
 
 
 def _halves(images: Images) -> tuple[Images, Images]:
@@ -93,13 +95,18 @@ def _halves(images: Images) -> tuple[Images, Images]:
     return images[held_back:], images[:held_back]
 
 
-def _tables(images: Images, is_own: bool) -> UInt8Array:
+def find_tables(images: Images, find: Callable[[UInt8Array], UInt8Array], *, is_own: bool) -> UInt8Array:
     """Return the plain level of each sealed one by colour, uint8 [c, 256]: one table for all colours, or their own.
 
     The tables make the images dark; own ones have the signs under which colours rise and fall together.
+
+    Args:
+        images: uint8 [n, h, w, c].
+        find: From gray pictures uint8 [m, h, w] to their table uint8 [256], up to the negative.
+        is_own: Whether each colour has a table of its own.
     """
     channels = images.shape[3]
-    tables = np.stack([_table(neighbour_counts(part)) for part in _parts(images, is_own)])
+    tables = np.stack([find(part) for part in _parts(images, is_own)])
     tables = np.repeat(tables, channels // len(tables), 0)
     opened = open_levels(images, tables).astype(np.float64)
     centred = opened - opened.mean((1, 2), keepdims=True)
@@ -128,20 +135,20 @@ def neighbour_counts(planes: UInt8Array) -> Int64Array:
     return square + square.T
 
 
-def _table(counts: Int64Array) -> UInt8Array:
-    """Return the plain level of each sealed one, uint8 [256], up to the negative.
+def _table(planes: UInt8Array) -> UInt8Array:
+    """Return the plain level of each sealed one of gray pictures uint8 [n, h, w], uint8 [256], up to the negative."""
+    used, graph = _graph(neighbour_counts(planes))
+    return spread_levels(used, order_levels(graph) if len(used) > 1 else used[:0])
 
-    Levels that have no neighbours are left in mid-gray.
 
-    Args:
-        counts: int64 [256, 256], from `neighbour_counts`.
+def spread_levels(used: Int64Array, ranks: Int64Array) -> UInt8Array:
+    """Return a table uint8 [256] that spreads these levels over the gray scale by their ranks, int64 [L] each.
+
+    All other levels are left in mid-gray, and all of them if there are no ranks.
     """
-    used, graph = _graph(counts)
     table = np.full(LEVELS, LEVELS // 2, np.uint8)
-    if len(used) < 2:
-        return table
-    ranks = order_levels(graph)
-    table[used] = np.round(ranks * (LEVELS - 1) / (len(used) - 1)).astype(np.uint8)
+    if len(ranks):
+        table[used] = np.round(ranks * (LEVELS - 1) / (len(used) - 1)).astype(np.uint8)
     return table
 
 

@@ -13,11 +13,12 @@ from coordinator.adversary.time_budget import always
 from crypto.arrays import Images
 from crypto.kernels.chaining import Chaining, chainings
 from parties.scoring.key_share import open_sealed
-from tests.support.pictures import smooth
+from tests.support.pictures import grainy, smooth
 from tests.support.textbook_ciphers import (
     chained,
     likeness,
     moved_and_added,
+    moved_and_substituted,
     moved_and_xored,
     noise,
     pool_of,
@@ -41,6 +42,13 @@ def test_the_way_of_chaining_is_found_under_an_unknown_order_and_keystream(chann
     plain = smooth(30, 32, 32, channels)
     for way in chainings(channels):
         inner = (moved_and_xored if way.is_xor else moved_and_added)(plain, 3)
+        assert attack.find_chaining(chained(inner, is_xor=way.is_xor, step=way.step)) == way
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_way_of_chaining_is_found_over_substituted_levels(channels: int) -> None:
+    inner = moved_and_substituted(grainy(12, 32, 32, channels), 3)
+    for way in chainings(channels):
         assert attack.find_chaining(chained(inner, is_xor=way.is_xor, step=way.step)) == way
 
 
@@ -79,13 +87,22 @@ def test_what_was_not_chained_is_not_taken_for_chained(sealed: Images) -> None:
         (lambda plain: xored(plain, 5), 12, 24, 0.8),
         (lambda plain: moved_and_xored(plain, 5), 100, 16, 0.8),
         (lambda plain: moved_and_added(plain, 5), 100, 16, 0.8),
+        (lambda plain: substituted(plain, 5), 12, 40, 0.9),
+        (lambda plain: moved_and_substituted(plain, 5), 100, 16, 0.8),
     ],
-    ids=["nothing", "keystream", "order and keystream", "order and added keystream"],
+    ids=[
+        "nothing",
+        "keystream",
+        "order and keystream",
+        "order and added keystream",
+        "substitution",
+        "order and substitution",
+    ],
 )
 def test_what_was_chained_is_opened(
     inner: Callable[[Images], Images], images: int, side: int, least: float
 ) -> None:
-    plain = smooth(images + UNSEEN, side, side + 2)
+    plain = grainy(images + UNSEEN, side, side + 2)
     pool = pool_of(chained(inner(plain)))
     key = attack.recover(pool, np.arange(images), always)
     assert key is not None and key.chaining == Chaining(True, 1)

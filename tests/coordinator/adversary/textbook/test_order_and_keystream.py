@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from coordinator.adversary.contract import Recovered
-from coordinator.adversary.opened import RecoveredStream, open_images
+from coordinator.adversary.opened import RecoveredStream, open_images, put_in_order
 from coordinator.adversary.textbook import order_and_keystream, pixel_layout
-from coordinator.adversary.textbook.order_and_keystream import by_pixel, put_in_order, way_of
+from coordinator.adversary.textbook.order_and_keystream import by_pixel, way_of
 from coordinator.adversary.textbook.pixel_graph import PixelGraph
 from coordinator.adversary.textbook.pixel_layout import PixelLayout
 from coordinator.adversary.textbook.streamed_pixels import (
@@ -85,7 +85,7 @@ def test_without_time_nothing_comes_back() -> None:
 
 
 def test_what_is_not_sought_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order_and_keystream, "_MOST_PIXELS", 255)
+    monkeypatch.setattr(order_and_keystream, "MOST_PIXELS", 255)
     pool = pool_of(moved_and_xored(smooth(40, 16, 16), 3))
     key = order_and_keystream.recover(pool, np.arange(40), always)
     assert isinstance(key, Recovered) and key.fits[0].is_poor
