@@ -123,6 +123,8 @@ ROWS = (
     # Its order is drawn for every image, whatever the scope.
     Row("patch_shuffle", "mri", "image", "jigsaw", pools=(1,), draws=1),
     Row("patch_shuffle", "cifar", "image", "jigsaw", 4, (1,), 1),
+    Row("patch_shuffle", "cifar224", "image", "jigsaw", pools=(1,), draws=1),
+    Row("patch_shuffle", "pneumonia", "image", "jigsaw", 4, (1,), 1),
     Row("pe", "mri", "image", "leading_bit", pools=(1,), draws=1),
     Row("pe", "cifar", "image", "leading_bit", 4, (1,), 1),
     Row("noise", "mri"),

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from coordinator.adversary.contract import Ciphertexts, Fit
+from coordinator.adversary.contract import Ciphertexts, Fit, Recovered
 from coordinator.adversary.opened import RecoveredLevels, open_levels, put_in_order
 from coordinator.adversary.recover.neighbour_agreement import colour_agreement
+from coordinator.adversary.recover.not_sought import unmoved
 from coordinator.adversary.recover.pool_reading import random_order
 from coordinator.adversary.textbook import substitution
 from coordinator.adversary.textbook.level_profiles import order_by_profiles
@@ -47,7 +48,7 @@ _LEAST_NEAR, _LEAST_NEAR_BY_RANK = 0.85, 0.55
 _NEAR = "the share of neighbouring pixels that are near each other over the images"
 
 
-def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> RecoveredLevels | None:
+def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> RecoveredLevels | Recovered | None:
     """Recover order and substitution.
 
     Args:
@@ -56,18 +57,23 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         time_left: Asked between steps.
 
     Returns:
-        The key; None if n is below LEAST_IMAGES, the pixels are few, too many or in order, or levels are no more
-        frequent in some images than in others.
+        The key; None if n is below LEAST_IMAGES, the pixels are few or in order, or levels are no more frequent in
+        some images than in others.
     """
-    height, width, _ = pool.spec.image_shape
+    height, width, _ = shape = pool.spec.image_shape
+    pixels = height * width
     images = pool.images(np.sort(random_order(pool_rows)[:_IMAGES]))
-    if len(images) < LEAST_IMAGES or not LEAST_PIXELS <= height * width <= MOST_PIXELS or not time_left():
+    if len(images) < LEAST_IMAGES or pixels < LEAST_PIXELS or not time_left():
         return None
     if colour_agreement(images[:_LOOKED_AT]) >= _AS_IT_IS:
         return None
     unseen, seen = images[:_HELD_BACK], images[_HELD_BACK:]
     tables = _rough_tables(seen)
-    return None if tables is None else _search(pool.spec, seen, unseen, tables, time_left)
+    if tables is None:
+        return None
+    if pixels > MOST_PIXELS:
+        return unmoved(shape, 1, f"not sought: {pixels} pixels, at most {MOST_PIXELS}")
+    return _search(pool.spec, seen, unseen, tables, time_left)
 
 
 def _rough_tables(images: Images) -> UInt8Array | None:

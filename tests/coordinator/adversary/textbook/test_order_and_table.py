@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from coordinator.adversary.contract import Recovered
 from coordinator.adversary.opened import RecoveredLevels, key_arrays, open_images
 from coordinator.adversary.textbook import order_and_table, substitution
 from coordinator.adversary.textbook.level_profiles import order_by_profiles, over_chance
@@ -63,6 +64,15 @@ def test_few_images_and_pictures_of_a_few_pixels_are_not_tried(images: int, shap
 def test_without_time_nothing_comes_back() -> None:
     pool = pool_of(moved_and_substituted(smooth(20, 16, 16), 3))
     assert order_and_table.recover(pool, np.arange(20), lambda: False) is None
+
+
+def test_what_is_not_sought_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_and_table, "MOST_PIXELS", 255)
+    key = order_and_table.recover(
+        pool_of(moved_and_substituted(smooth(40, 16, 16), 3)), np.arange(40), always
+    )
+    assert isinstance(key, Recovered) and key.fits[0].is_poor
+    assert "256 pixels, at most 255" in key.notes[0]
 
 
 def test_an_order_that_opens_no_picture_is_doubted() -> None:
