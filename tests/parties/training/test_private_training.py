@@ -316,6 +316,7 @@ def test_a_delta_that_would_allow_one_patient_to_be_sent_is_refused(
     [
         ("resnet18", {}, "batch normalisation mixes the images"),
         ("beitv2_base_patch16_224", {"depth": 1}, "it keeps weights outside its layers"),
+        ("order_free_vit", {"depth": 1}, "attention gives no gradients of single images"),
     ],
 )
 def test_models_whose_gradients_are_nobody_s_are_refused(
