@@ -38,7 +38,8 @@ class KilledError(Exception):
 
 def _grow(party: int, weights: Float32Array) -> AnyArray:
     """Return a party's row of STEPS, larger where weights are large."""
-    return STEPS[party] * (1 + np.abs(weights) / 10)
+    moves: AnyArray = STEPS[party] * (1 + np.abs(weights) / 10)
+    return moves
 
 
 def parties(
