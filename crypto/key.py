@@ -22,6 +22,8 @@ from crypto.arrays import BoolArray, Float32Array, Float64Array, Int64Array, UIn
 
 KEY_BYTES = 32
 _DOMAIN = "cipherward/1"
+#: The largest float64 below 1.
+_BELOW_ONE = 1 - 2.0**-53
 
 
 def _hkdf(key: bytes, *context: str, length: int = KEY_BYTES) -> bytes:
@@ -114,7 +116,9 @@ class SecretKey:
         from scipy.special import ndtri
 
         words = self.keystream(f"{label}/normal", 8 * n).view("<u8")
-        normals: Float64Array = ndtri(((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53)
+        uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        # float64 rounds the largest of them up to 1, whose Gaussian is infinite.
+        normals: Float64Array = ndtri(np.minimum(uniform, _BELOW_ONE))
         return normals
 
     def uniforms(self, label: str, n: int) -> Float64Array:

@@ -414,7 +414,7 @@ def load(spec: SchemeSpec) -> Scheme:
         what = "a key" if _has_row_keys(spec) else "noise"
         raise CipherwardError(
             f"{spec.name} with {what} for every image needs a nonce, or two sealings would share their masks",
-            "draw one for each sealing: with_fresh_nonce",
+            "describe the scheme anew: crypto.scheme.renewed draws one for each sealing",
         )
     allowed = _allowed_options(algorithm_class)
     if options.keys() != allowed.keys():

@@ -27,28 +27,6 @@ def update_norm(after: Float32Array, before: Float32Array) -> float:
     return float(np.sqrt(squares))
 
 
-def clip_updates(
-    updates: Mapping[str, Float32Array], before: Float32Array, limit: float
-) -> tuple[dict[str, Float32Array], dict[str, float]]:
-    """Scale down the updates of a round that are far longer than the others.
-
-    Args:
-        updates: each party's trained weights, float32 [n].
-        before: the weights before the round, float32 [n].
-        limit: the plan's `max_update_norm`; 0 clips nothing.
-
-    Returns:
-        Each party's weights, the clipped ones moved towards `before`; and of each clipped update, how many times the
-        median its norm was.
-    """
-    norms = {party: update_norm(after, before) for party, after in updates.items()} if limit else {}
-    scales, clipped = find_scales(norms, limit)
-    result = dict(updates)
-    for party, scale in scales.items():
-        result[party] = scale_update(updates[party], before, scale)
-    return result, clipped
-
-
 def find_scales(norms: Mapping[str, float], limit: float) -> tuple[dict[str, float], dict[str, float]]:
     """Find the updates of a round that are far longer than the others.
 

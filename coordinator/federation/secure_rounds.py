@@ -35,7 +35,7 @@ from coordinator.federation.recording import record_sum
 from coordinator.federation.screening import read_shape
 from crypto.arrays import AnyArray, Float32Array, UInt32Array
 from crypto.errors import CipherwardError
-from crypto.secure_sum.collector import Collector
+from crypto.secure_sum.collector import Collector, weight_sum
 from crypto.secure_sum.member import Revelation
 from crypto.secure_sum.transcript import RoundId, RoundKeys, Rules
 
@@ -186,8 +186,8 @@ def attempt_secure_round(
         _refuse_accused(federation, collector)
         return outcome
     outcome.parties = survivors
-    weight_sum = sum(settings.weights[name] for name in survivors)
-    mean, outcome.loss, outcome.clipped_share = decode_mean(outcome.total, weight_sum, settings.point)
+    weights = weight_sum(settings.weights, survivors)
+    mean, outcome.loss, outcome.clipped_share = decode_mean(outcome.total, weights, settings.point)
     outcome.update = mean.astype(np.float32)
     return outcome
 

@@ -12,23 +12,66 @@ least 2 · malicious + 3 replies. Flower's Krum runs with fewer, so the plan req
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, Krum
+from flwr.serverapp.strategy.multikrum import select_multikrum
 from flwr.serverapp.strategy.strategy import Strategy
 from torch import nn
 
 from coordinator.exchange.plan import Plan
-from crypto.arrays import AnyArray
+from crypto.arrays import AnyArray, Float32Array
 from crypto.errors import CipherwardError
+
+
+class KrumOfUpdates(Krum):  # type: ignore[misc]  # flwr is not typed for mypy here
+    """Flower's Krum, with distances between updates and not between whole models.
+
+    Flower takes ‖x‖² + ‖y‖² − 2x·y in float32. The squared norm of a ViT's weights is in the thousands, and the
+    rounding of such numbers is larger than the distances after a round of small steps: any reply could then be the
+    nearest.
+    """
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Keep the weights that replies are compared with, and make the round's messages."""
+        self._before = arrays["model"].numpy()
+        messages: Iterable[Message] = super().configure_train(server_round, arrays, config, grid)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the weights and metrics of the reply whose update is nearest to its neighbours."""
+        whole = list(replies)
+        updates = [
+            RecordDict({"arrays": ArrayRecord({"model": Array(_vector(reply) - self._before)})})
+            for reply in whole
+        ]
+        [chosen] = select_multikrum(updates, self.num_malicious_nodes, self.num_nodes_to_select)
+        nearest = next(reply for reply, update in zip(whole, updates, strict=True) if update is chosen)
+        result: tuple[ArrayRecord | None, MetricRecord | None] = super().aggregate_train(
+            server_round, [nearest]
+        )
+        return result
+
+
+def _vector(reply: Message) -> Float32Array:
+    """Return the weights of a reply, float32 [parameters]."""
+    vector: Float32Array = next(iter(reply.content.array_records.values()))["model"].numpy()
+    return vector
+
 
 STRATEGIES = {
     "fedavg": FedAvg,
     "fedprox": FedProx,
     "fedadam": FedAdam,
     "fedmedian": FedMedian,
-    "krum": Krum,
+    "krum": KrumOfUpdates,
 }
 #: FedAdam's first and second moments: attributes that hold dictionaries by array name.
 _MOMENTS = ("m_t", "v_t")

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from coordinator.model.shares import head_prefixes
+from coordinator.model.shares import COUNTER, head_prefixes
 from coordinator.model.weight_names import to_timm_names
 from coordinator.model.weights_file import read_weights
 from crypto.errors import CipherwardError
@@ -28,8 +28,6 @@ _NOT_ENCODER = re.compile(
     r"(?:\w*head\w*|heads|classifier|\w+_classifier|fc|pooler|pre_logits|projector|predictor|prototypes)\."
     r"|decoder\w*(?:\.|$)|(?:mask_token|masked_embed|logit_scale|logit_bias)$"
 )
-#: A counter of batch normalisation, which older files lack.
-_COUNTER = "num_batches_tracked"
 #: Input channels of weights that were trained on colour images.
 _COLOURS = 3
 _ANOTHER = "set model and model_args to the network of this file, or name another file of weights"
@@ -226,7 +224,8 @@ def _require_fit(
             for key, value in wanted.items()
             if key in tensors and tensors[key].shape != value.shape
         ),
-        *(f"{key} is missing" for key in wanted if key not in tensors and not key.endswith(_COUNTER)),
+        # Older files lack the counters of batch normalisation.
+        *(f"{key} is missing" for key in wanted if key not in tensors and not key.endswith(COUNTER)),
         *(f"{key} is no tensor of the model" for key in tensors if key not in wanted),
     ]
     if problems:

@@ -84,6 +84,11 @@ def require_private_layers(model: nn.Module, plan: Plan) -> None:
                 "gradient belongs to one patient",
                 "choose a model with layer normalisation, such as timm's vit_* models",
             )
+        if isinstance(part, nn.MultiheadAttention):
+            raise CipherwardError(
+                f"privacy does not go with {plan.model}: torch's own attention gives no gradients of single images",
+                "choose one of timm's vit_* models",
+            )
     if any(True for _ in model.named_parameters(recurse=False)) and not is_vision_transformer(model):
         raise CipherwardError(
             f"privacy does not go with {plan.model}: it keeps weights outside its layers, and gradients of single "

@@ -25,6 +25,8 @@ from crypto.errors import CipherwardError
 
 #: Part of the name of every adapter weight.
 _ADAPTER_MARK = ".lora_"
+#: A counter of batch normalisation: how many batches it has seen. No output depends on it here.
+COUNTER = "num_batches_tracked"
 
 
 def in_stem(name: str) -> bool:
@@ -52,13 +54,19 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
 def shared_names(model: nn.Module, plan: Plan) -> list[str]:
     """Return the names of the weights that are sent, in state-dict order.
 
-    Under share `all` these are all weights. Under stem mode `private` the stem is never among them.
+    Under share `all` these are all weights. Under stem mode `private` the stem is never among them. The counters of
+    batch normalisation never are: they grow by one each step, and would outweigh the weights in the norm of an update
+    and in the distances of krum.
 
     Args:
         model: as build_model returns it for this plan.
         plan: gives `share` and `stem`.
     """
-    names = [name for name in model.state_dict() if plan.stem != "private" or not in_stem(name)]
+    names = [
+        name
+        for name in model.state_dict()
+        if not name.endswith(COUNTER) and (plan.stem != "private" or not in_stem(name))
+    ]
     if plan.share == "all":
         return names
     heads = head_prefixes(model)

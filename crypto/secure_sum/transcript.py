@@ -110,7 +110,8 @@ class RoundKeys:
             if not isinstance(values, Mapping):
                 raise TypeError
             round_id = RoundId(**values["round_id"])
-            if not isinstance(round_id.round, int) or isinstance(round_id.round, bool):
+            names = (round_id.study, round_id.attempt, round_id.model)
+            if type(round_id.round) is not int or not all(isinstance(name, str) for name in names):
                 raise TypeError
             data = {k: base64.b64decode(values[k], validate=True) for k in _BYTES}
             if {k: len(v) for k, v in data.items()} != _BYTES:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import stat
 import tomllib
+import unicodedata
 import zipfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -112,16 +113,21 @@ def _require_one_place_each(paths: Collection[str], where: str, hint: str) -> No
     """Raise CipherwardError if two files would be unpacked to one place.
 
     What is shown of a/b.py would not be what runs if the bundle holds a/./b.py, too, or A/b.py and the disk does not
-    tell large letters from small ones.
+    tell large letters from small ones, or an accented letter from a letter and its accent.
     """
     for path in paths:
         if str(PurePosixPath(path)) != path:
             raise CipherwardError(f"{where} holds a path that is not written plainly: {path}", hint)
-    places = Counter(path.casefold() for path in paths)
+    places = Counter(map(_fold, paths))
     for path in paths:
-        inside = (str(folder).casefold() for folder in PurePosixPath(path).parents)
-        if places[path.casefold()] > 1 or any(folder in places for folder in inside):
+        inside = (_fold(str(folder)) for folder in PurePosixPath(path).parents)
+        if places[_fold(path)] > 1 or any(folder in places for folder in inside):
             raise CipherwardError(f"{where} holds two files of one place: {path}", hint)
+
+
+def _fold(path: str) -> str:
+    """Return what all paths have in common that some disk takes for one."""
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", path).casefold())
 
 
 def build_own_bundle(root: Path) -> Bundle:

@@ -26,7 +26,7 @@ class MessageFacts:
     """Facts of one message from the coordinator.
 
     Attributes:
-        kind: train, evaluate or query.hello.
+        kind: train, evaluate, query.hello, or a step of a secure sum such as query.shares.
         study: the study that the message's plan names; None if there is none.
         round: the round; None if the message names none.
         split: the split of an evaluation.

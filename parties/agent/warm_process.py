@@ -30,7 +30,7 @@ from typing import Any
 #: late for a parent. Whatever is missing is left out.
 _PRELOAD = (
     *("coordinator.model.torchvision_fix", "coordinator.model.vit", "timm.models.vision_transformer"),
-    *("sklearn.metrics", "safetensors.torch", "numba", "cryptography.hazmat.primitives.asymmetric.ed25519"),
+    *("safetensors.torch", "numba", "cryptography.hazmat.primitives.asymmetric.ed25519"),
 )
 _PR_SET_PDEATHSIG = 1
 

@@ -347,7 +347,7 @@ def _charge(place: Place, request: Request) -> str:
     with open_lock(folder / ".lock") as lock:
         hold_file(lock, folder)
         cut_torn_line(path)  # it was not answered
-        answered, damaged = _answered(path, count_path, split)
+        answered, damaged, lines = _answered(path, count_path, split)
         if name in answered:
             return name
         if len(answered) + damaged >= limit:
@@ -356,14 +356,14 @@ def _charge(place: Place, request: Request) -> str:
             raise refuse(place, plan.study, difference, hint)
         row = {"time": _now(), "split": split, "round": number, "request": name}
         append_line(path, json.dumps(row))
-        write_json(count_path, len(read_every_line(path)))
+        write_json(count_path, lines + 1)  # those that are gone stay counted
     return name
 
 
-def _answered(path: Path, count_path: Path, split: str) -> tuple[set[str], int]:
-    """Return the requests about a split that were answered, and how many lines are damaged or gone.
+def _answered(path: Path, count_path: Path, split: str) -> tuple[set[str], int, int]:
+    """Return the answered requests about a split, how many lines are damaged or gone, and how many there were.
 
-    Each of these may have been one more.
+    Each of the damaged or gone may have been one more.
 
     Args:
         path: the journal.
@@ -382,7 +382,7 @@ def _answered(path: Path, count_path: Path, split: str) -> tuple[set[str], int]:
                     answered.add(request)
             case _:
                 damaged += 1
-    return answered, damaged
+    return answered, damaged, max(noted, len(rows))
 
 
 def refuse(

@@ -190,6 +190,24 @@ class PrivacyLedger:
         """Return every charge in order."""
         return [self._charge_of(entry) for entry in self._read() if entry["kind"] == "charge"]
 
+    def find_noise(self, policy: str, sample_rate: float, steps: int) -> float | None:
+        """Return the noise multiplier of an earlier round with such steps, or None.
+
+        Computing it takes seconds, and every message may come to a new process. The policy's digest, the rate and the
+        steps fix all that it depends on.
+
+        Args:
+            policy: the digest of the policy.
+            sample_rate: as in Mechanism.
+            steps: as in Mechanism.
+        """
+        alike = (
+            charge.noise_multiplier
+            for charge in self.charges()
+            if (charge.policy, charge.sample_rate, charge.steps) == (policy, sample_rate, steps)
+        )
+        return next(alike, None)
+
     def _charge_of(self, entry: dict[str, Any]) -> Charge:
         try:
             charge = Charge(**entry["charge"])

@@ -55,7 +55,9 @@ class PrivateRandom:
         for start in range(0, n, _CHUNK):
             size = min(_CHUNK, n - start)
             words = self._words(_SUMMANDS * size).reshape(_SUMMANDS, size)
-            uniform = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+            # 52 bits, to which float64 adds a half exactly. Of 53 bits the largest number would be rounded up to 1,
+            # whose Gaussian is infinite, and the training of a whole ViT draws billions of them.
+            uniform = ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
             result[start : start + size] = ndtri(uniform).sum(0) / math.sqrt(_SUMMANDS)
         return result
 

@@ -11,6 +11,7 @@ A private stem that was trained with the reply becomes the hospital's own only a
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,7 +56,9 @@ def release_once(place: Place, request: Request, train: Callable[[PrivateRound],
         words = _read_words(path)
         if words is None:
             with _refusals_written(place, request):
-                private = plan_round(request.plan, read_units(place, request.sealed, policy.privacy.unit))
+                units = read_units(place, request.sealed, policy.privacy.unit)
+                known_noise = functools.partial(ledger.find_noise, policy.digest)
+                private = plan_round(request.plan, units, known_noise)
                 _charge(request, private, ledger, name)
             words = train(private)
             _write_words(path, words)

@@ -10,6 +10,7 @@ states in its introduction, and not from the number of patients. Nothing that de
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -56,12 +57,18 @@ class PrivateRound:
     divisor: float
 
 
-def plan_round(plan: Plan, units: Int64Array) -> PrivateRound:
+def plan_round(
+    plan: Plan,
+    units: Int64Array,
+    known_noise: Callable[[float, int], float | None] = lambda _rate, _steps: None,
+) -> PrivateRound:
     """Return how a hospital trains in each round, with the noise that keeps the plan's bound over all rounds.
 
     Args:
         plan: its `privacy` is on.
         units: the unit of each training image, int64 [n].
+        known_noise: returns the noise multiplier for a sampling rate and the steps of a round, if an earlier round of
+            this plan had them.
 
     Raises:
         CipherwardError: if the plan's delta is not below 1 / units, or if Opacus is not installed.
@@ -76,7 +83,7 @@ def plan_round(plan: Plan, units: Int64Array) -> PrivateRound:
             f"privacy.delta {delta:g} is too large for this hospital; ask it for one that it accepts",
         )
     rate, steps = 1.0 / plan.steps_per_epoch(images), plan.steps_per_round(images)
-    noise = noise_multiplier(epsilon, delta, rate, steps * plan.rounds)
+    noise = known_noise(rate, steps) or noise_multiplier(epsilon, delta, rate, steps * plan.rounds)
     return PrivateRound(Mechanism(noise, rate, steps), units, images * rate)
 
 

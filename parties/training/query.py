@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,5 +88,7 @@ def seal_query(place: Place, paths: Sequence[Path], folder: Path) -> SealedDatas
     images, sealed, key = _prepare(place, paths)
     labels = np.zeros(len(images), np.int64)
     spec = renewed(sealed.spec)
-    query, _ = seal_images(folder, images.__getitem__, labels, [UNKNOWN_CLASS], key, spec, "a query")
+    # An interrupted query of other images must not be gone on with: its answers would be given to these.
+    source = f"a query {hashlib.sha256(images.tobytes()).hexdigest()}"
+    query, _ = seal_images(folder, images.__getitem__, labels, [UNKNOWN_CLASS], key, spec, source)
     return query

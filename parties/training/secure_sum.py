@@ -2,6 +2,7 @@
 
     private/secure_sum/STUDY-DIGEST/member.json    the live attempt, with its secrets; one at a time
                                     update.npz     the encoded update that it masks, and what it answers
+                                    attempts.json  the names of all attempts: none is begun twice
                                     masked.json    by manifest and round, which update was masked
                                     summed.json    by round, over whose updates a sum was unmasked
 

@@ -66,6 +66,13 @@ def test_contexts_never_collide() -> None:
     assert key.mac(b"ab", b"c") != key.mac(b"a", b"bc")
 
 
+@pytest.mark.parametrize("byte", [0x00, 0xFF])
+def test_normals_are_finite_whatever_is_drawn(byte: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SecretKey, "keystream", lambda self, label, n: np.full(n, byte, np.uint8))
+    normals = SecretKey(bytes(range(32))).normals("n", 4)
+    assert np.isfinite(normals).all() and (np.abs(normals) > 8).all()
+
+
 def test_generated_keys_differ() -> None:
     assert SecretKey.generate() != SecretKey.generate()
 

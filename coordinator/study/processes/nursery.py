@@ -33,7 +33,6 @@ PRELOADED = (
     "coordinator.model.torchvision_fix",
     "coordinator.model.vit",
     "coordinator.model.training",
-    "sklearn.metrics",
 )
 _REQUEST_BYTES = 1 << 16
 

@@ -15,7 +15,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 
 from coordinator.exchange.statement import SPLITS
-from coordinator.federation.clipping import clip_updates, update_norm
+from coordinator.federation.clipping import find_scales, scale_update, update_norm
 from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import evaluate, run_rounds
 from coordinator.federation.strategies import build_strategy
@@ -534,8 +534,12 @@ def test_updates_are_scaled_down_to_the_bound(
     norms: tuple[float, ...], expected: tuple[float, ...]
 ) -> None:
     before = np.ones(2, np.float32)
-    result, clipped = clip_updates(vectors(*norms), before, 3.0)
-    assert np.allclose([update_norm(after, before) for after in result.values()], expected)
+    updates = vectors(*norms)
+    lengths = {party: update_norm(after, before) for party, after in updates.items()}
+    scales, clipped = find_scales(lengths, 3.0)
+    scaled = {party: scale_update(updates[party], before, scale) for party, scale in scales.items()}
+    result = [update_norm(after, before) for after in (updates | scaled).values()]
+    assert np.allclose(result, expected) and scaled.keys() == clipped.keys()
     assert list(clipped) == [str(i) for i, (a, b) in enumerate(zip(norms, expected, strict=True)) if a != b]
 
 

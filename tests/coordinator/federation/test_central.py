@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -287,6 +288,23 @@ def test_a_query_is_answered_from_ciphertext(trained: Trained, tmp_path: Path, h
         for path, a in zip(files, answers, strict=True)
         for word in (str(path), a["class"], f"{a['probability']:.3f}")
     ]
+
+
+def test_an_interrupted_query_goes_on_with_its_own_images_only(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, _, files = trained
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("parties.training.query.seal_images", functools.partial(seal_images, inspect=die))
+        with pytest.raises(KeyboardInterrupt):
+            seal_query(place, files[:2], tmp_path / "query")
+    with pytest.raises(CipherwardError, match="unfinished sealing of other images"):
+        seal_query(place, files[2:4], tmp_path / "query")
+    assert len(seal_query(place, files[:2], tmp_path / "query")) == 2
 
 
 def test_impossible_queries_are_refused(trained: Trained, tmp_path: Path, here: Here) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from coordinator.model.model_input import to_model_input
 from coordinator.model.optimizer import learning_rate
 from coordinator.model.training import PlainImages, train_locally
 from coordinator.model.vit import build_model, pack
+from crypto.arrays import AnyArray, Float32Array
 from crypto.errors import CipherwardError
 from parties.training.baseline import concatenate, read_plain_images, train_plain
 from tests.support.fake_parties import federation_of, introduction
@@ -34,10 +36,21 @@ class KilledError(Exception):
     """Stands for a kill of the process."""
 
 
-def parties(wild: int | None = None, configs: list[dict[str, Any]] | None = None) -> ClientApp:
-    """Return parties that move the weights by their row of STEPS, further where weights are large.
+def _grow(party: int, weights: Float32Array) -> AnyArray:
+    """Return a party's row of STEPS, larger where weights are large."""
+    moves: AnyArray = STEPS[party] * (1 + np.abs(weights) / 10)
+    return moves
 
-    wild: the party that sends 1e6 instead. configs: gets the settings that the parties receive.
+
+def parties(
+    wild: int | None = None,
+    configs: list[dict[str, Any]] | None = None,
+    steps: Callable[[int, Float32Array], AnyArray] = _grow,
+) -> ClientApp:
+    """Return parties that move the weights by their steps.
+
+    wild: the party that sends 1e6 instead. configs: gets the settings that the parties receive. steps: gets a party
+    and the weights.
     """
     app = ClientApp()
 
@@ -55,7 +68,7 @@ def parties(wild: int | None = None, configs: list[dict[str, Any]] | None = None
         if configs is not None:
             configs.append(dict(message.content["config"]))
         weights = message.content["arrays"]["model"].numpy()
-        after = weights + STEPS[party] * (1 + np.abs(weights) / 10)
+        after = weights + steps(party, weights)
         if party == wild:
             after = np.full(3, 1e6)
         figures = {"num-examples": 10 * (party + 1), "loss": 1.0, "steps": 2, "seconds": 0.1}
@@ -110,6 +123,21 @@ def test_one_wild_reply_moves_the_mean_but_neither_median_nor_krum(tmp_path: Pat
     rows = np.vstack([honest, np.full(3, 1e6)])
     squares = ((rows[:, None] - rows[None]) ** 2).sum(-1)
     assert np.allclose(weights["krum"], rows[np.sort(squares, 1)[:, 1:3].sum(1).argmin()])
+
+
+def test_krum_tells_small_updates_of_large_weights_apart(tmp_path: Path) -> None:
+    # In float32, the squares of the weights would differ by more than the updates do.
+    start = np.array([4096, 2048, 1024], np.float32)
+    honest = {0: [0.5, 0, 0], 1: [0.5, 0.25, 0], 2: [0.25, 0.5, 0], 4: [0, 0.25, 0.5]}
+    steps = np.array([honest.get(party, [-1.0, -1.0, -1.0]) for party in range(5)])
+    app = parties(steps=lambda party, _: steps[party])
+    grid = LocalGrid(app, [{"partition-id": i} for i in range(5)])
+    weights = run_rounds(
+        federation_of(grid, unbounded(strategy="krum", malicious=1)), start, tmp_path
+    ).weights
+    squares = ((steps[:, None] - steps[None]) ** 2).sum(-1)
+    nearest = np.sort(squares, 1)[:, 1:3].sum(1).argmin()
+    assert np.array_equal(weights, start + steps[nearest].astype(np.float32))
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,21 @@ def test_share_all_trains_and_sends_everything() -> None:
     assert shared_names(model, p) == list(model.state_dict())
 
 
+def test_counters_of_batch_normalisation_stay_home_and_are_no_part_of_an_update(tmp_path: Path) -> None:
+    p = plan(model="resnet18_small", model_args={})
+    model = build_model(p, CLASSES)
+    names, counters = shared_names(model, p), {n for n in model.state_dict() if n.endswith("_tracked")}
+    assert counters and counters.isdisjoint(names) and counters | set(names) == set(model.state_dict())
+    sent = pack(model, names)
+    for name in counters:
+        model.state_dict()[name].fill_(1000)
+    assert np.array_equal(pack(model, names), sent)
+    # The saved model is whole, and can be opened.
+    save_model(model, p, list("abcd")[:CLASSES], tmp_path / "m.safetensors", key_ids={})
+    assert set(load_file(str(tmp_path / "m.safetensors"))) == set(model.state_dict())
+    assert open_model(tmp_path / "m.safetensors").model is not None
+
+
 def test_adapters_depend_on_the_seed_and_change_no_output_at_first() -> None:
     first, again, other = (build_model(plan(share="lora", seed=s), CLASSES) for s in (1, 1, 2))
     names = sorted(ADAPTERS)

@@ -312,6 +312,7 @@ def test_a_vector_of_another_shape_is_refused_by_name(vector: Any) -> None:
         lambda v: v | {"mask": 5},
         lambda v: v | {"round_id": {}},
         lambda v: v | {"round_id": v["round_id"] | {"round": "1"}},
+        lambda v: v | {"round_id": v["round_id"] | {"attempt": ["a"]}},
         lambda v: v | {"signature": base64.b64encode(bytes(63)).decode()},
     ],
 )

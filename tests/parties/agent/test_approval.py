@@ -268,6 +268,12 @@ def test_what_is_shown_of_a_file_is_what_is_unpacked_there(other: str) -> None:
             parse_bundle(pack(bad), "it")
 
 
+def test_two_spellings_of_an_accent_are_two_files_of_one_place() -> None:
+    files = {"pyproject.toml": PROJECT, "caf\u00e9.py": "shown", "cafe\u0301.py": "runs"}
+    with pytest.raises(CipherwardError, match="two files of one place"):
+        parse_bundle(pack(files), "it")
+
+
 def test_bytes_that_are_no_archive_are_no_bundle() -> None:
     with pytest.raises(CipherwardError, match="no app bundle"):
         parse_bundle(b"PK\x03\x04 and nothing", "it")

@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from coordinator.model.vit import create_model
+from coordinator.study.processes.nursery import PRELOADED
+from parties.agent import warm_process
 
 #: Libraries that load when a model is built, trained or compared, and not before.
 HEAVY = {
@@ -56,6 +58,11 @@ def test_the_client_app_loads_nothing_of_the_adversary_or_the_server(loaded: dic
 def test_accepting_a_plan_loads_no_torch(loaded: dict[str, set[str]]) -> None:
     modules = loaded["parties.agent.accept"]
     assert "parties.agent.budget" in modules and "torch" not in modules
+
+
+def test_parents_of_clients_preload_nothing_that_no_message_needs() -> None:
+    preloaded = {name.partition(".")[0] for name in (*PRELOADED, *warm_process._PRELOAD)}
+    assert preloaded.isdisjoint({"matplotlib", "pytorchcv", "skimage", "sklearn"})
 
 
 def test_building_a_model_loads_timm() -> None:

@@ -464,6 +464,20 @@ def test_a_line_of_the_count_that_was_cut_off_frees_no_answer(places: list[Place
     assert evaluate(make_grid(places), p, weights + np.float32(1), "test") == ""
 
 
+def test_lines_of_the_count_that_were_cut_off_stay_counted_after_the_next_answer(
+    places: list[Place],
+) -> None:
+    p = plan()
+    other = [first_weights(p) + np.float32(i / 1000) for i in range(5)]
+    for weights in other[:2]:
+        assert evaluate(make_grid(places), p, weights, "val") == ""
+    [path] = (places[0].private / "answers").glob("t-*.jsonl")
+    path.write_text("")
+    for weights in other[2:4]:
+        assert evaluate(make_grid(places), p, weights, "val") == ""
+    assert "accepted evaluations 4" in evaluate(make_grid(places), p, other[4], "val")
+
+
 def test_a_damaged_line_of_the_count_frees_no_answer(places: list[Place]) -> None:
     p, weights = plan(), first_weights(plan())
     assert evaluate(make_grid(places), p, weights, "test") == ""

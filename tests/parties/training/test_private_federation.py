@@ -38,6 +38,7 @@ from parties.sealing.seal import plan_sealing, seal
 from parties.training import privacy_ledger
 from parties.training.patients import patients_file, read_units, record_patients
 from parties.training.policy_file import read_policy, save_policy
+from parties.training.privacy_accounting import noise_multiplier
 from parties.training.privacy_ledger import PrivacyLedger
 from parties.training.private_noise import PrivateRandom
 from parties.training.stem_file import read_own_stem
@@ -351,6 +352,35 @@ def test_a_message_that_comes_again_gets_the_stored_reply_and_costs_nothing(plac
         reply is None and "round 1 of the study t would exceed this hospital's own privacy budget" in error
     )
     assert "its own budget is epsilon 8" in (place.private / "refusals.jsonl").read_text()
+
+
+def test_later_rounds_take_the_noise_that_was_charged_first(
+    places: list[Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each message comes to a new process, and computing the noise takes it seconds."""
+    agree(places, private_plan())
+    grid, weights, place = make_grid(places), first_weights(plan()), places[0]
+    asked = 0
+
+    def count(*args: Any) -> float:
+        nonlocal asked
+        asked += 1
+        return noise_multiplier(*args)
+
+    monkeypatch.setattr("parties.training.private_training.noise_multiplier", count)
+    for round_ in (1, 2):
+        assert ask_to_train(grid, private_plan(), weights + round_, round_)[0] is not None
+    first, second = PrivacyLedger(place).charges()
+    assert asked == 1 and first.mechanism == second.mechanism
+    # What another policy, rate or number of steps was charged with says nothing.
+    find = PrivacyLedger(place).find_noise
+    assert find(first.policy, first.sample_rate, first.steps) == first.noise_multiplier
+    for other in (
+        ("p" * 64, 0.25, 7),
+        (first.policy, 0.25, first.steps),
+        (first.policy, first.sample_rate, 7),
+    ):
+        assert find(*other) is None
 
 
 def test_a_training_that_was_killed_goes_on_under_its_charge(

@@ -157,6 +157,15 @@ def test_noise_has_its_deviation_and_four_summands_keep_it_gaussian() -> None:
     assert PrivateRandom().normal(0).shape == (0,)
 
 
+def test_noise_is_finite_whatever_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = []
+    for word in (0, 2**64 - 1):
+        monkeypatch.setattr(PrivateRandom, "_words", lambda self, n, word=word: np.full(n, word, np.uint64))
+        ends.append(PrivateRandom().normal(2))
+    # The ends are as likely as each other, and as far from 0.
+    assert np.isfinite(ends).all() and np.allclose(ends[0], -ends[1], rtol=1e-3)
+
+
 def test_a_step_s_noise_has_the_deviation_that_was_accounted_for() -> None:
     p = private_plan(privacy={"epsilon": 1, "delta": 1e-5, "unit": "image", "max_grad_norm": 0.25})
     model = Linear(20_000)
@@ -307,6 +316,7 @@ def test_a_delta_that_would_allow_one_patient_to_be_sent_is_refused(
     [
         ("resnet18", {}, "batch normalisation mixes the images"),
         ("beitv2_base_patch16_224", {"depth": 1}, "it keeps weights outside its layers"),
+        ("order_free_vit", {"depth": 1}, "attention gives no gradients of single images"),
     ],
 )
 def test_models_whose_gradients_are_nobody_s_are_refused(
