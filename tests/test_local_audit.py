@@ -284,6 +284,19 @@ def test_a_name_that_an_audit_cannot_have_is_refused(images: Path, tmp_path: Pat
         assert "hint: " in done.stderr
 
 
+def test_public_images_are_none_of_the_audited_ones(images: Path, tmp_path: Path, here: Here) -> None:
+    """An attack would be told what it has to find."""
+    audited = Place.from_settings(
+        tmp_path, {"party": "h", "source": "folder", "images": str(images), "image_size": 32, "channels": 1}
+    ).plain("train")
+    (tmp_path / "public").mkdir()
+    shutil.copy(images / next(iter(audited.states())), tmp_path / "public" / "other-name.png")
+    done = here(PARTY, "audit", images, "--out", tmp_path / "out", *SMALL, "--public", tmp_path / "public")
+    assert done.returncode == 1
+    assert "other-name.png is one of the audited ones" in done.stderr and "hint: " in done.stderr
+    assert not list(tmp_path.rglob("images-*.safetensors"))
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
