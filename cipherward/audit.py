@@ -211,8 +211,7 @@ def _require_different(sources: Sequence[Stack]) -> None:
     """Raise CipherwardError if one set is named twice: that would read as a scheme that ignores its key."""
     seen: dict[object, int] = {}
     for number, source in enumerate(sources, 1):
-        is_path = isinstance(source, str | os.PathLike)
-        which = os.path.realpath(source) if is_path else id(source)
+        which = os.path.realpath(source) if isinstance(source, str | os.PathLike) else id(source)
         if which in seen:
             raise CipherwardError(
                 f"sets {seen[which]} and {number} of ciphertexts are one set, named twice",

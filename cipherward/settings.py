@@ -13,7 +13,7 @@ import numpy as np
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit.suite1 import ATTACKS as SUITE_ATTACKS
 from coordinator.exchange.audit.suite1 import AUDIT_ROWS, DRAWS, GALLERY_IMAGES, MIN_AUDIT_ROWS, POOLS
-from crypto.arrays import Images
+from crypto.arrays import AnyArray, Images
 from crypto.errors import CipherwardError, unknown
 from crypto.plural import agreeing, counted
 from crypto.scheme import SCHEMES, describe
@@ -233,7 +233,7 @@ def require_public(attacks: Sequence[str], public: Images | None, plain: Images)
             "name one that does, such as attacks=('moment_matching',), or leave them out",
         )
     try:
-        images = np.asarray(public)
+        images: AnyArray = np.asarray(public)
     except ValueError:  # lists of several lengths
         images = np.empty(0)
     images = images[..., None] if images.ndim == 3 and shape[2] == 1 else images
