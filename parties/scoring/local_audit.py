@@ -167,7 +167,7 @@ def run_local_audit(
     with folder_lock(place.folder):
         if (place.folder / "report.json").exists():
             _require_same_images(place, sealings)
-            report = _read_own_report(place, identity.public)
+            report = _read_own_report(place, identity.public, log)
             log("this audit is done already: the same images and settings")
             _destroy_keys(place)
             return LocalAudit(place.folder, report, None)
@@ -316,11 +316,11 @@ def _read_own_scores(place: Place, identity: PublicIdentity) -> Scores:
     return scores
 
 
-def _read_own_report(place: Place, identity: PublicIdentity) -> Report:
-    """Return the report of a finished audit.
+def _read_own_report(place: Place, identity: PublicIdentity, log: Log) -> Report:
+    """Return the report of a finished audit, with the words that this version makes of its scores.
 
     A report is consistent by itself: without this, one of another audit that lies here would be the verdict of
-    this one.
+    this one. And no signature covers its words: caveats that were taken out of it would be missed by nobody.
 
     Raises:
         CipherwardError: If it was not made of the scores beside it, or if these are not this hospital's.
@@ -328,8 +328,22 @@ def _read_own_report(place: Place, identity: PublicIdentity) -> Report:
     path = place.folder / "report.json"
     report, scores = read_report(path), _read_own_scores(place, identity)
     expected = build_report(scores, place.settings.party)
-    # Its words may be those of an earlier version. That the verdict follows from the findings was checked.
-    facts = ("suite", "scorer", "seed", "budget_s", "key_ids", "draws", "findings", "attacked_by", "signer")
+    # That the verdict follows from the findings was checked.
+    facts = (
+        *(
+            "suite",
+            "scorer",
+            "seed",
+            "budget_s",
+            "scheme",
+            "key_ids",
+            "pool",
+            "training",
+            "draws",
+            "findings",
+        ),
+        *("attacked_by", "signer", "scored_at", "defects"),
+    )
     differing = [name for name in facts if getattr(report, name) != getattr(expected, name)]
     if report.failed_controls != expected.failed_controls:
         differing.append("controls")
@@ -338,7 +352,12 @@ def _read_own_report(place: Place, identity: PublicIdentity) -> Report:
             f"{path} was not made of the scores beside it: other {', '.join(differing)}",
             "remove it, and run the same command again: it is made again from the scores",
         )
-    return report
+    words = {name: getattr(expected, name) for name in ("doubts", "controls")}
+    if any(getattr(report, name) != made for name, made in words.items()):
+        # An earlier version may have worded them otherwise: no reason to refuse what it found.
+        log(f"{path} has other caveats or controls than the scores beside it make, which are shown here")
+        log("to write it anew, remove it, and run the same command again")
+    return report.model_copy(update=words)
 
 
 def _note(home: Place, place: Place, scores: Scores) -> None:
