@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -208,10 +209,12 @@ def audit_ciphertexts(
 
 
 def _require_different(sources: Sequence[Stack]) -> None:
-    """Raise CipherwardError if one set is named twice: that would read as a scheme that ignores its key."""
-    seen: dict[object, int] = {}
+    """Raise CipherwardError if one path is named twice: that would read as a scheme that ignores its key."""
+    seen: dict[Path, int] = {}
     for number, source in enumerate(sources, 1):
-        which = os.path.realpath(source) if isinstance(source, str | os.PathLike) else id(source)
+        if not isinstance(source, str | os.PathLike):
+            continue
+        which = Path(source).absolute()
         if which in seen:
             raise CipherwardError(
                 f"sets {seen[which]} and {number} of ciphertexts are one set, named twice",
