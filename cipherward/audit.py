@@ -51,8 +51,8 @@ __all__ = ["AuditResult", "audit", "audit_ciphertexts"]
 
 #: Keys that are compared besides those of the draws, so that one draw has another key to compare with.
 _FURTHER_KEYS = 1
-#: Bytes of a key, at most. Chosen by hand: each byte that does nothing takes three encryptions to find.
-_MOST_KEY_BYTES = 1 << 16
+#: Bytes of a key, at most. Chosen by hand: more than a keystream for a large picture has.
+_MOST_KEY_BYTES = 1 << 24
 
 
 def audit(
