@@ -12,10 +12,12 @@ for research. A hospital audits its own images with `cipherward-party audit`, wh
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,8 @@ __all__ = ["AuditResult", "audit", "audit_ciphertexts"]
 
 #: Keys that are compared besides those of the draws, so that one draw has another key to compare with.
 _FURTHER_KEYS = 1
+#: Bytes of a key, at most. Chosen by hand: more than a keystream for a large picture has.
+_MOST_KEY_BYTES = 1 << 24
 
 
 def audit(
@@ -92,6 +96,11 @@ def audit(
         raise CipherwardError(
             f"key_bytes={key_bytes!r:.60} makes no key", "name the bytes of a key, such as 32"
         )
+    if key_bytes > _MOST_KEY_BYTES:
+        raise CipherwardError(
+            f"key_bytes={key_bytes!r:.60} is a longer key than is audited",
+            f"at most {_MOST_KEY_BYTES:,}: draw more from a key as a seed",
+        )
     chosen = as_settings(settings)
     stack, _ = read_stack(images)
     plain, is_flat = as_images(stack)
@@ -99,7 +108,7 @@ def audit(
     function = FunctionUnderAudit(encrypt, decrypt, int(key_bytes), is_flat)
     require_enough(chosen, len(plain))
     chosen.specs(plain.shape[1:])  # settings that cannot work are named before anything is encrypted
-    chosen = replace(chosen, public=require_public(chosen.attacks, chosen.public, plain.shape[1:]))
+    chosen = replace(chosen, public=require_public(chosen.attacks, chosen.public, plain))
     keys = [function.new_key() for _ in range(chosen.draws)]
     examined = function.examine(plain, [*keys, *(function.new_key() for _ in range(_FURTHER_KEYS))])
     specs: list[SchemeSpec] = []
@@ -165,15 +174,16 @@ def audit_ciphertexts(
         )
     if settings.get("draws", len(sources)) != len(sources):
         raise CipherwardError(
-            f"draws={settings['draws']!r:.60} and {len(sources)} sets of ciphertexts do not go together",
+            f"draws={settings['draws']!r:.60} and {counted(len(sources), 'set')} of ciphertexts do not go together",
             "each set is one draw: leave draws out",
         )
+    _require_different(sources)
     chosen = as_settings({**settings, "draws": len(sources)})
     stack, names = read_stack(images)
     plain, _ = as_images(stack)
     classes = as_labels(labels, len(plain))
     require_enough(chosen, len(plain))
-    chosen = replace(chosen, public=require_public(chosen.attacks, chosen.public, plain.shape[1:]))
+    chosen = replace(chosen, public=require_public(chosen.attacks, chosen.public, plain))
     sets = []
     for number, source in enumerate(sources, 1):
         sealed, sealed_names = read_stack(source)
@@ -196,6 +206,21 @@ def audit_ciphertexts(
         chosen.name or "ciphertexts", "ciphertexts", specs[0], 0, tuple(defects), has_decrypt=False
     )
     return _audit_draws(subject, draws, chosen)
+
+
+def _require_different(sources: Sequence[Stack]) -> None:
+    """Raise CipherwardError if one path is named twice: that would read as a scheme that ignores its key."""
+    seen: dict[Path, int] = {}
+    for number, source in enumerate(sources, 1):
+        if not isinstance(source, str | os.PathLike):
+            continue
+        which = Path(source).absolute()
+        if which in seen:
+            raise CipherwardError(
+                f"sets {seen[which]} and {number} of ciphertexts are one set, named twice",
+                "name each once: each is to be under a key of its own",
+            )
+        seen[which] = number
 
 
 def _textured(plain: Images) -> Int64Array:

@@ -1,7 +1,8 @@
 """Whether ciphertexts of an unknown scheme name their own image without any key.
 
-Every scheme of this program declares what it leaves unchanged (crypto/schemes). Each of these invariants is compared
-on ciphertexts and plain images of the unknown scheme, and the one that names most images is reported.
+Every scheme of this program declares what it leaves unchanged (crypto/schemes), and a substitution of gray levels, as
+textbooks have it, leaves how often levels occur. Each of these invariants is compared on ciphertexts and plain images
+of the unknown scheme, and the one that names most images is reported.
 """
 
 from __future__ import annotations
@@ -9,10 +10,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from coordinator.adversary.recover.unknown_scheme import models_of
+from coordinator.exchange.audit.linking import matching
 from coordinator.exchange.audit.rates import LinkableRate
+from crypto.invariants import sorted_histograms
 from crypto.scheme import load
-from parties.scoring.truth import Truth, linkable_rate
+from parties.scoring.truth import Truth, linkable_rate, rate_of_links
+
+#: What a substitution of gray levels leaves of an image, in words.
+_SORTED = "the sorted histogram"
 
 
 def links_of(truth: Truth) -> dict[str, LinkableRate]:
@@ -23,7 +31,11 @@ def links_of(truth: Truth) -> dict[str, LinkableRate]:
     """
     specs = {load(spec).kept: spec for spec in (truth.spec, *models_of([truth.spec]))}
     rates = {kept: linkable_rate(dataclasses.replace(truth, spec=spec)) for kept, spec in specs.items()}
-    return {kept: rate for kept, rate in rates.items() if kept is not None and rate is not None}
+    links = {kept: rate for kept, rate in rates.items() if kept is not None and rate is not None}
+    if truth.sealed.dtype == np.uint8:
+        found = matching(sorted_histograms, lambda rows: truth.sealed[rows], truth.odd, truth.gallery)
+        links[_SORTED] = rate_of_links(found, truth)
+    return links
 
 
 def strongest_link(draws: Sequence[Mapping[str, LinkableRate]]) -> tuple[str, list[LinkableRate]]:

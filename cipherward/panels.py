@@ -12,14 +12,18 @@ of three kinds, and its worst cases: the panel that fell with the fewest images,
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cipherward.arguments import as_images, as_settings
 from cipherward.audit import audit
-from cipherward.folder import Stack
+from cipherward.draws import require_enough
+from cipherward.folder import Stack, read_stack
 from cipherward.function import Function
 from cipherward.result import AuditResult
 from coordinator.report.reach import attacked_up_to
@@ -185,10 +189,29 @@ def audit_panels(encrypt: Function, panels: Mapping[str, Stack], **settings: Any
         raise CipherwardError(
             "labels belong to one panel", "audit a panel with labels of its own: audit(…)"
         )
+    for name, images in panels.items():
+        with _naming(name):
+            _require_auditable(images, settings)
     results = {}
     for name, images in panels.items():
-        try:
+        with _naming(name):
             results[name] = audit(encrypt, images, **settings)
-        except CipherwardError as error:
-            raise CipherwardError(f"{name}: {error.message}", error.hint) from None
     return PanelResult(results)
+
+
+@contextlib.contextmanager
+def _naming(panel: str) -> Iterator[None]:
+    """Put a panel's name before the error that its audit raises."""
+    try:
+        yield
+    except CipherwardError as error:
+        raise CipherwardError(f"{panel}: {error.message}", error.hint) from None
+
+
+def _require_auditable(images: Stack, settings: Mapping[str, Any]) -> None:
+    """Raise CipherwardError if a panel's images cannot be audited: the panels before it may take hours."""
+    own = inspect.signature(audit).parameters
+    chosen = as_settings({name: value for name, value in settings.items() if name not in own})
+    plain, _ = as_images(read_stack(images)[0])
+    require_enough(chosen, len(plain))
+    chosen.specs(plain.shape[1:])

@@ -13,8 +13,9 @@ import numpy as np
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit.suite1 import ATTACKS as SUITE_ATTACKS
 from coordinator.exchange.audit.suite1 import AUDIT_ROWS, DRAWS, GALLERY_IMAGES, MIN_AUDIT_ROWS, POOLS
-from crypto.arrays import Images
+from crypto.arrays import AnyArray, Images
 from crypto.errors import CipherwardError, unknown
+from crypto.plural import agreeing, counted
 from crypto.scheme import SCHEMES, describe
 from crypto.spec import SchemeSpec
 
@@ -101,16 +102,26 @@ class Settings:
             raise CipherwardError(
                 f"claimed_bits={claimed!r:.60} is no key space", "log2 of the number of keys, such as 128"
             )
-        if self.log is None:
+        if not callable(self.log):
             raise CipherwardError(
-                "log=None cannot be called", "leave it out, or name a function such as print"
+                f"log={self.log!r:.60} cannot be called", "leave it out, or name a function such as print"
+            )
+        if not isinstance(self.chosen_plaintext, bool):
+            raise CipherwardError(
+                f"chosen_plaintext cannot be {self.chosen_plaintext!r:.60}", "True or False"
             )
         if not isinstance(self.name, str) or not self.name.isprintable():
             raise CipherwardError(f"name={self.name!r:.60} is no name", "one line of text")
+        self._check_scheme()
+        self._check_attacks()
+
+    def _check_scheme(self) -> None:
         if not isinstance(self.options, Mapping):
             raise CipherwardError(
                 f"options={self.options!r:.60} are no options", "name them: options={'sub_block': 4}"
             )
+        if not isinstance(self.family, str):
+            raise CipherwardError(f"family={self.family!r:.60} is no name", "name one scheme as a text")
         if self.family and self.family not in SCHEMES:
             raise unknown("scheme", self.family, SCHEMES)
         if not self.family and (self.options or self.key_scope != "consortium"):
@@ -122,7 +133,6 @@ class Settings:
                 f"{self.name} is the name of a scheme of this program",
                 f"name yours otherwise, or say family={self.name!r} if it is that scheme",
             )
-        self._check_attacks()
 
     def _check_attacks(self) -> None:
         if not all(isinstance(name, str) for name in self.attacks):
@@ -196,20 +206,19 @@ def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def require_public(
-    attacks: Sequence[str], public: Images | None, shape: tuple[int, int, int]
-) -> Images | None:
+def require_public(attacks: Sequence[str], public: Images | None, plain: Images) -> Images | None:
     """Return the public images as uint8 [m, h, w, c]; None without any.
 
     Args:
         attacks: Names of attacks.
         public: What the caller handed over.
-        shape: Of the images that are audited.
+        plain: The images that are audited, uint8 [n, h, w, c].
 
     Raises:
         CipherwardError: If one of these attacks lacks public images, or they are no images of that shape: the attack
-            would sit idle.
+            would sit idle. If some of them are audited: the attack would be told what it has to find.
     """
+    shape = plain.shape[1:]
     lacking = [name for name in attacks if ATTACKS[name].tier.name == "T2"]
     if public is None:
         if lacking:
@@ -223,11 +232,22 @@ def require_public(
             "public images were handed over, and no attack that is named uses them",
             "name one that does, such as attacks=('moment_matching',), or leave them out",
         )
-    images = np.asarray(public)
+    try:
+        images: AnyArray = np.asarray(public)
+    except ValueError:  # lists of several lengths
+        images = np.empty(0)
     images = images[..., None] if images.ndim == 3 and shape[2] == 1 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
         raise CipherwardError(
             f"the public images are {images.dtype} {list(images.shape)}, and the audited ones uint8 of {list(shape)}",
             "bring them to the same shape and to bytes",
+        )
+    # Images of one value, such as the last slices of a scan, are alike everywhere, and no guess about one counts.
+    audited = {image.tobytes() for image in plain if np.ptp(image)}
+    same = sum(image.tobytes() in audited for image in images)
+    if same:
+        raise CipherwardError(
+            f"{same} of {counted(len(images), 'public image')} {agreeing(same, 'is', 'are')} among the audited ones",
+            "hand over images that an adversary may have, and none of those that it attacks",
         )
     return np.ascontiguousarray(images)

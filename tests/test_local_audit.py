@@ -168,8 +168,10 @@ def require_report_of_its_scores(work: Path, audit: Callable[[], subprocess.Comp
         Scores.model_validate_json(json.dumps(unsigned)), json.loads(kept[report])["study"]
     )
     assert not fewer.verdict.broken
+    right = json.loads(kept[report])
     changes: list[tuple[Path, bytes | None, str]] = [
         (report, json.dumps(fewer.to_json()).encode(), "was not made of the scores beside it"),
+        (report, json.dumps({**right, "defects": ["none"]}).encode(), "scores beside it: other defects"),
         (scores, None, "no scores at"),
         (scores, json.dumps(unsigned).encode(), "is unsigned"),
     ]
@@ -181,6 +183,11 @@ def require_report_of_its_scores(work: Path, audit: Callable[[], subprocess.Comp
         assert "run the same command again" in done.stderr
         for each, original in kept.items():
             each.write_bytes(original)
+    # Caveats that were taken out of a report are shown all the same.
+    report.write_text(json.dumps({**right, "doubts": []}))
+    shortened = audit()
+    assert right["doubts"] and all(doubt in shortened.stdout for doubt in right["doubts"])
+    assert "has other caveats or controls than the scores beside it make" in shortened.stderr
     # What the error says helps: the report is made again from the scores.
     report.unlink()
     again = audit()
@@ -282,6 +289,19 @@ def test_a_name_that_an_audit_cannot_have_is_refused(images: Path, tmp_path: Pat
         assert done.returncode == 1
         assert error in done.stderr
         assert "hint: " in done.stderr
+
+
+def test_public_images_are_none_of_the_audited_ones(images: Path, tmp_path: Path, here: Here) -> None:
+    """An attack would be told what it has to find."""
+    audited = Place.from_settings(
+        tmp_path, {"party": "h", "source": "folder", "images": str(images), "image_size": 32, "channels": 1}
+    ).plain("train")
+    (tmp_path / "public").mkdir()
+    shutil.copy(images / next(iter(audited.states())), tmp_path / "public" / "other-name.png")
+    done = here(PARTY, "audit", images, "--out", tmp_path / "out", *SMALL, "--public", tmp_path / "public")
+    assert done.returncode == 1
+    assert "other-name.png is one of the audited ones" in done.stderr and "hint: " in done.stderr
+    assert not list(tmp_path.rglob("images-*.safetensors"))
 
 
 @pytest.mark.parametrize(

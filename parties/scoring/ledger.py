@@ -107,6 +107,10 @@ def read_submission(place: Place, guesses: Path, rows: int) -> Submission:
     if len({draw.digests[0] for draw, _ in mine}) < len(mine):
         raise CipherwardError("two draws of the guesses are about one sealed set", "attack each set once")
     numbers = {draw.name: index for index, draw in enumerate(draws)}
+    if len(numbers) < len(draws):
+        raise CipherwardError(
+            "two draws of the guesses have one name", "have them attacked again by the suite"
+        )
     digest, budget = sha256_file(guesses / FILE), _stated_budget(about)
     sets = read_map(place)
     controls_of = {} if sets is None else sets.controls

@@ -37,6 +37,7 @@ from coordinator.exchange.audit.suite1 import (
     POOLS,
     require_enough_to_audit,
 )
+from coordinator.exchange.image_file import public_files
 from coordinator.exchange.records import write_record
 from coordinator.report.build import build_report
 from coordinator.report.page import render
@@ -44,7 +45,7 @@ from coordinator.report.records import Report
 from coordinator.report.report_file import read_report
 from crypto.byte_size import size
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, folder_lock, write_text
+from crypto.files import disk_errors, folder_lock, sha256_file, write_text
 from crypto.identity import PublicIdentity
 from crypto.plural import counted
 from parties.agent.identity_file import ensure_identity
@@ -56,6 +57,8 @@ from parties.scoring.score_ledger import ScoreLedger
 from parties.sealing.place import Place
 from parties.sealing.row_list import is_unchanged, read_row_list
 from parties.sealing.seal import Sealing, disk_needed, plan_sealing, require_protection, seal
+from parties.sources.folder import Folder
+from parties.sources.source import Share, Source
 
 Log = Callable[[str], None]
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
@@ -151,6 +154,8 @@ def run_local_audit(
     # Settings that cannot work are reported before anything is written: to plan a throwaway key makes its folder.
     require_protection(plan_sealing(place, "train"))
     _require_images(place, settings, log)
+    if settings.public:
+        _require_no_audited(place.plain("train"), Path(settings.public))
     identity = ensure_identity(home)
     ScoreLedger(
         home
@@ -162,7 +167,7 @@ def run_local_audit(
     with folder_lock(place.folder):
         if (place.folder / "report.json").exists():
             _require_same_images(place, sealings)
-            report = _read_own_report(place, identity.public)
+            report = _read_own_report(place, identity.public, log)
             log("this audit is done already: the same images and settings")
             _destroy_keys(place)
             return LocalAudit(place.folder, report, None)
@@ -212,6 +217,28 @@ def _require_images(place: Place, settings: AuditSettings, log: Log) -> None:
             f"pools of {', '.join(map(str, larger))} images are not tried: of {counted(count, 'training image')}, "
             f"{counted(left, 'is', 'are')} beside those that are audited"
         )
+
+
+def _require_no_audited(source: Source, public: Path) -> None:
+    """Raise CipherwardError if a file of the audited images is among the public ones, byte for byte.
+
+    An attack would be told what it has to find. Copies that were written anew are not noticed.
+    """
+    folder = source.source if isinstance(source, Share) else source
+    if not isinstance(folder, Folder):
+        return
+    audited: dict[int, list[str]] = {}
+    for name in source.states():
+        audited.setdefault((folder.path / name).stat().st_size, []).append(name)
+    for path in public_files(public):
+        if not path.is_file():
+            continue  # left out when the public images are read
+        for name in audited.get(path.stat().st_size, ()):
+            if sha256_file(folder.path / name) == sha256_file(path):
+                raise CipherwardError(
+                    f"the public image {path} is one of the audited ones, {name}",
+                    "name a folder of images that an adversary may have, and none of those that it attacks",
+                )
 
 
 def _require_same_images(place: Place, sealings: Sequence[Sealing]) -> None:
@@ -289,11 +316,11 @@ def _read_own_scores(place: Place, identity: PublicIdentity) -> Scores:
     return scores
 
 
-def _read_own_report(place: Place, identity: PublicIdentity) -> Report:
-    """Return the report of a finished audit.
+def _read_own_report(place: Place, identity: PublicIdentity, log: Log) -> Report:
+    """Return the report of a finished audit, with the words that this version makes of its scores.
 
     A report is consistent by itself: without this, one of another audit that lies here would be the verdict of
-    this one.
+    this one. And no signature covers its words: caveats that were taken out of it would be missed by nobody.
 
     Raises:
         CipherwardError: If it was not made of the scores beside it, or if these are not this hospital's.
@@ -301,8 +328,22 @@ def _read_own_report(place: Place, identity: PublicIdentity) -> Report:
     path = place.folder / "report.json"
     report, scores = read_report(path), _read_own_scores(place, identity)
     expected = build_report(scores, place.settings.party)
-    # Its words may be those of an earlier version. That the verdict follows from the findings was checked.
-    facts = ("suite", "scorer", "seed", "budget_s", "key_ids", "draws", "findings", "attacked_by", "signer")
+    # That the verdict follows from the findings was checked.
+    facts = (
+        *(
+            "suite",
+            "scorer",
+            "seed",
+            "budget_s",
+            "scheme",
+            "key_ids",
+            "pool",
+            "training",
+            "draws",
+            "findings",
+        ),
+        *("attacked_by", "signer", "scored_at", "defects"),
+    )
     differing = [name for name in facts if getattr(report, name) != getattr(expected, name)]
     if report.failed_controls != expected.failed_controls:
         differing.append("controls")
@@ -311,7 +352,12 @@ def _read_own_report(place: Place, identity: PublicIdentity) -> Report:
             f"{path} was not made of the scores beside it: other {', '.join(differing)}",
             "remove it, and run the same command again: it is made again from the scores",
         )
-    return report
+    words = {name: getattr(expected, name) for name in ("doubts", "controls")}
+    if any(getattr(report, name) != made for name, made in words.items()):
+        # An earlier version may have worded them otherwise: no reason to refuse what it found.
+        log(f"{path} has other caveats or controls than the scores beside it make, which are shown here")
+        log("to write it anew, remove it, and run the same command again")
+    return report.model_copy(update=words)
 
 
 def _note(home: Place, place: Place, scores: Scores) -> None:

@@ -7,7 +7,7 @@ scheme leaves unchanged.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -337,8 +337,19 @@ def linkable_rate(truth: Truth) -> LinkableRate | None:
     """
     if load(truth.spec).kept is None:
         return None
+    return rate_of_links(
+        candidates(truth.spec, lambda rows: truth.sealed[rows], truth.odd, truth.gallery), truth
+    )
+
+
+def rate_of_links(found: Sequence[Int64Array | None], truth: Truth) -> LinkableRate:
+    """Return how many scored ciphertexts name their own image, and no other.
+
+    Args:
+        found: For every scored row, the gallery images that it could be.
+        truth: The hospital's side.
+    """
     odd = truth.odd
-    found = candidates(truth.spec, lambda rows: truth.sealed[rows], odd, truth.gallery)
     matches = [c for row, c in zip(odd, found, strict=True) if c is not None and row in c]
     hits = sum(len(match) == 1 for match in matches)
     return LinkableRate(

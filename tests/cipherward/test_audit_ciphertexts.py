@@ -170,6 +170,13 @@ def test_nobody_encrypts_chosen_images() -> None:
         audit_ciphertexts(SEALED, PLAIN, chosen_plaintext=True, **SMALL)
 
 
+def test_one_set_named_twice_is_no_scheme_that_ignores_its_key(tmp_path: Path) -> None:
+    np.save(tmp_path / "sealed.npy", SEALED[0])
+    twice: list[Stack] = [tmp_path / "sealed.npy", f"{tmp_path}/./sealed.npy"]
+    with pytest.raises(CipherwardError, match="sets 1 and 2 of ciphertexts are one set, named twice"):
+        audit_ciphertexts(twice, PLAIN, **SMALL)
+
+
 def test_the_draws_are_the_sets() -> None:
     with pytest.raises(CipherwardError, match="draws=3 and 2 sets of ciphertexts do not go together"):
         audit_ciphertexts(SEALED, PLAIN, **{**SMALL, "draws": 3})

@@ -331,6 +331,12 @@ def test_a_function_that_is_no_scheme_gets_one_line_and_a_hint(
         (IMAGES, {"public": IMAGES}, "no attack that is named uses them"),
         (IMAGES, {**MATCHING, "public": IMAGES[:, :16]}, "the public images are uint8 [90, 16, 32, 1]"),
         (IMAGES, {**MATCHING, "public": IMAGES.astype(float)}, "the public images are float64"),
+        (IMAGES, {**MATCHING, "public": [IMAGES[0], IMAGES[0, :3]]}, "the public images are float64"),
+        (IMAGES, {**MATCHING, "public": IMAGES[:5]}, "5 of 5 public images are among the audited ones"),
+        (IMAGES, {"log": "print"}, "log='print' cannot be called"),
+        (IMAGES, {"family": ["etc"]}, "family=['etc'] is no name"),
+        (IMAGES, {"chosen_plaintext": "no"}, "chosen_plaintext cannot be 'no'"),
+        (IMAGES, {"key_bytes": 10**15}, "is a longer key than is audited"),
         (np.repeat(IMAGES[:3], 30, 0), {}, "images of audit-1 count"),
     ],
 )

@@ -129,3 +129,18 @@ def test_faults_name_their_panel() -> None:
             audit_panels(negative_of_color, panels, **SMALL)  # type: ignore[arg-type]
     with pytest.raises(CipherwardError, match="labels"):
         audit_panels(negative_of_color, {"natural": smooth(90, 32, 32)}, labels=[0] * 90)
+
+
+def test_a_panel_that_cannot_be_audited_is_named_before_another_one_is() -> None:
+    """An audit of the first panel can take hours."""
+    encrypted: list[Images] = []
+    images = smooth(40, 32, 32)
+    for last, message in (
+        (images[:3], "natural: 3 images are too few"),
+        (images[:, :30], "natural: blocks of 8"),
+    ):
+        with pytest.raises(CipherwardError, match=message):
+            audit_panels(
+                lambda some, _: encrypted.append(some), {"gray scan": images, "natural": last}, **SMALL
+            )
+    assert not encrypted

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 
 from cipherward.attacking import Attempt
+from cipherward.links import links_of, strongest_link
 from cipherward.scoring import finding_of
 from coordinator.adversary.contract import Fit, Guess
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit.consistency import check_confidence
+from crypto.arrays import Images
 from crypto.scheme import describe
+from tests.support.pictures import smooth
+from tests.support.truth import make_truth
 from tests.support.verdicts import make_finding
 
 NAME = "pooled_key_recovery"
@@ -51,3 +55,21 @@ def test_a_pool_is_unfinished_if_another_recovery_was_and_the_chosen_one_breaks_
     finding = finding_of(late, wrong.figures)
     assert not finding.is_complete and "out of time in ele_recovery/8" in finding.note
     assert finding_of(late, right.figures).is_complete
+
+
+def substituted(images: Images, generator: np.random.Generator) -> Images:
+    """Return every image under a substitution of gray levels of its own."""
+    return np.stack([generator.permutation(256).astype(np.uint8)[image] for image in images])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_substitution_of_levels_leaves_a_link(channels: int) -> None:
+    """Every histogram is another, and so is the folded one: only how often levels occur is left."""
+    images, generator = smooth(60, 32, 32, channels), np.random.default_rng(0)
+    truth = make_truth(images[:40], images[40:], "plain")
+    links = links_of(replace(truth, sealed=substituted(truth.sealed, generator)))
+    kept, (rate,) = strongest_link([links])
+    assert kept == "the sorted histogram" and rate.hits == rate.n == 20
+    assert not any(link.hits for other, link in links.items() if other != kept)
+    noise = generator.integers(0, 256, truth.sealed.shape, np.uint8)
+    assert not any(link.hits for link in links_of(replace(truth, sealed=noise)).values())

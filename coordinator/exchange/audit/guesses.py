@@ -20,6 +20,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from coordinator.exchange.audit.suite1 import MAX_SET_PART, MIN_GUESSED_ROWS, SPARE_ROWS
+from coordinator.exchange.audit.suite2 import BELIEVED
 from crypto.arrays import AnyArray, Images, Rows
 from crypto.errors import CipherwardError
 from crypto.files import read_json, sha256_file, write_bytes, write_json
@@ -124,7 +125,7 @@ class Draw:
         fields["rows"] = _row_numbers(value, "rows")
         fields["pool_rows"] = _row_numbers(value, "seen")
         fields.pop("seen")
-        fields["guesses"] = [_check_types(StoredGuess(**g)) for g in value["guesses"]]
+        fields["guesses"] = [_check_beliefs(_check_types(StoredGuess(**g))) for g in value["guesses"]]
         draw = _check_types(cls(**fields))
         if not draw.digests or not all(isinstance(digest, str) for digest in draw.digests):
             raise TypeError("digests are not names of sealed sets")
@@ -152,7 +153,8 @@ def _check_types(record: _Typed) -> _Typed:
             # The one optional number is a confidence.
             is_valid = value is None or (type(value) in (int, float) and 0 <= value <= 1)
         elif kind is float:
-            is_valid = type(value) in (int, float) and math.isfinite(value)
+            # The one such number is a time.
+            is_valid = type(value) in (int, float) and 0 <= value < math.inf
         elif kind is int:
             is_valid = type(value) is int and 0 <= value < _MOST_COUNT
         else:
@@ -160,6 +162,19 @@ def _check_types(record: _Typed) -> _Typed:
         if not is_valid or (kind is str and not _is_text(value)):
             raise TypeError(f"{name} cannot be {value!r:.60}")
     return record
+
+
+def _check_beliefs(guess: StoredGuess) -> StoredGuess:
+    """Return the guess unchanged; raise ValueError if its confidence contradicts what else it says.
+
+    Scores of such a guess are refused by whoever reads them, and its set can be scored only once.
+    """
+    if guess.confidence is None:
+        return guess
+    if guess.error or (guess.confidence < BELIEVED) != guess.uncertain:
+        said = "crashed" if guess.error else f"is {'' if guess.uncertain else 'not '}uncertain"
+        raise ValueError(f"a confidence of {guess.confidence}, but the attack {said}")
+    return guess
 
 
 def _is_text(value: str) -> bool:

@@ -52,18 +52,38 @@ def candidates(
     """
     scheme = load(spec)
     scheme.require_kept()
+    return matching(scheme.invariants, sealed, rows, gallery, time_left, scheme.invariant_tolerance)
+
+
+def matching(
+    invariants: Callable[[AnyArray], AnyArray],
+    sealed: Callable[[Rows], AnyArray],
+    rows: Rows,
+    gallery: Images,
+    time_left: Callable[[], bool] = lambda: True,
+    tolerance: float = 0.0,
+) -> list[Int64Array | None]:
+    """Return for every row the gallery images whose invariants equal those of its ciphertext, as `candidates` does.
+
+    Args:
+        invariants: Images, plain or sealed, to rows [n, d] that can be compared.
+        sealed: rows → sealed images.
+        rows: int64 [r].
+        gallery: Plain images uint8 [m, *image_shape].
+        time_left: Whether there is time to go on.
+        tolerance: The largest difference that counts as none.
+    """
     matches: list[Int64Array | None] = [None] * len(rows)
     parts = []
     for i in range(0, len(gallery), _CHUNK):
         if not time_left():
             return matches
-        parts.append(scheme.invariants(gallery[i : i + _CHUNK]))
+        parts.append(invariants(gallery[i : i + _CHUNK]))
     known = np.concatenate(parts)
-    tolerance = scheme.invariant_tolerance
     for i in range(0, len(rows), _CHUNK):
         if not time_left():
             break
-        for k, values in enumerate(scheme.invariants(sealed(rows[i : i + _CHUNK])), i):
+        for k, values in enumerate(invariants(sealed(rows[i : i + _CHUNK])), i):
             near = np.flatnonzero(np.abs(known[:, 0] - values[0]) <= tolerance)
             matches[k] = near[(np.abs(known[near] - values) <= tolerance).all(1)]
     return matches

@@ -216,7 +216,7 @@ class Finding(Record):
     tier: str
     uses_pool: bool
     pool_size: int
-    seconds: float
+    seconds: float = Field(ge=0)
     note: str
     error: str
     idle: bool = False

@@ -99,6 +99,7 @@ FINDING = "draws.0.findings.2"
         (lambda v: v["draws"][0]["findings"][2]["key"].update(shift=[0, 1, 2]), f"{FINDING}.key.shift"),
         (lambda v: v["draws"][0]["findings"][2].update(more=1), f"{FINDING}.more: Extra inputs"),
         (lambda v: v["draws"][0]["findings"].append(7), "draws.0.findings.9: "),
+        (lambda v: v["draws"][0]["findings"][2].update(seconds=-1.0), f"{FINDING}.seconds: "),
         (lambda v: v["draws"][0].update(rows=None), "draws.0.rows: "),
         (lambda v: v["draws"][0].pop("set"), "draws.0.set: Field required"),
         (lambda v: v["draws"][0].update(pictured=["1"]), "draws.0.pictured.0: "),

@@ -314,6 +314,33 @@ def test_forged_lists_are_refused(copy: Attacked, change: ChangeDraws, message: 
         score(place, guesses, 32, 64)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            with_key_recovery(uncertain=True, confidence=0.9),
+            "a confidence of 0.9, but the attack is uncertain",
+        ),
+        (with_key_recovery(uncertain=False, confidence=0.1), "0.1, but the attack is not uncertain"),
+        (with_key_recovery(error="E", confidence=0.9), "a confidence of 0.9, but the attack crashed"),
+        (with_key_recovery(seconds=-1.0), "seconds cannot be -1.0"),
+        (
+            lambda d: [d[0], dataclasses.replace(d[1], name=d[0].name)],
+            "two draws of the guesses have one name",
+        ),
+    ],
+)
+def test_guesses_whose_scores_nobody_would_read_use_up_no_set(
+    copy: Attacked, change: ChangeDraws, message: str
+) -> None:
+    """Scores that contradict themselves are refused by every reader, and a set has no second ones."""
+    place, guesses = copy
+    forge(guesses, change)
+    with pytest.raises(CipherwardError, match=message):
+        score(place, guesses, 32, 64)
+    assert not (place.private / "score-ledger.jsonl").exists()
+
+
 def test_a_forged_scheme_is_refused(copy: Attacked) -> None:
     place, guesses = copy
     value = json.loads((guesses / "guesses.json").read_text())
