@@ -81,8 +81,8 @@ _DARK_NIBBLES = (
     "is mostly black; bright blocks are confirmed. Larger pools were not measured."
 )
 _NOISE = (
-    "The noise hides which place a block is of, until a pool averages it out: some blocks are opened in the places of "
-    "others. Larger pools break it on most kinds."
+    "The noise hides which place a block is of, until a pool averages it out: some blocks are opened in the places "
+    "of others. Larger pools break it on most kinds."
 )
 #: Why a scheme misses its target on a kind of picture ("" for all schemes, or all kinds), and what was tried.
 TRIED: dict[tuple[str, str], str] = {

@@ -64,8 +64,8 @@ _FIT = "the correlation of neighbouring pixels in images that order and keystrea
 #: pools of CIFAR-10, tissue and X-rays, all of .66 and more, those whose opened images correlated with their own at
 #: .3 and less had shares of .82 to .90, those at .7 and more at least .91, those between .85 to .94: X-rays at 100
 #: images are bent, and hardly doubted. By rank: as in pixel_order.py, not measured here.
-_LEAST_NEAR, _LEAST_NEAR_BY_RANK = 0.91, 0.55
-_NEAR = "the share of neighbouring pixels that are near each other over the images"
+LEAST_NEAR, LEAST_NEAR_BY_RANK = 0.91, 0.55
+NEAR = "the share of neighbouring pixels that are near each other over the images"
 _WAYS = {True: "the keystream is XORed", False: "the keystream is added modulo 256"}
 
 
@@ -97,10 +97,10 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Key | No
     found = _search(seen, unseen, is_xor=is_xor, time_left=time_left)
     if found is None:
         return None
-    least_near = _LEAST_NEAR if pixels <= MOST_ASSIGNED else _LEAST_NEAR_BY_RANK
+    least_near = LEAST_NEAR if pixels <= MOST_ASSIGNED else LEAST_NEAR_BY_RANK
     fits = (
         Fit(found.fit, _LEAST_FIT, f"{_FIT}; {_WAYS[is_xor]}"),
-        Fit(found.layout.fit, least_near, _NEAR),
+        Fit(found.layout.fit, least_near, NEAR),
     )
     order = found.layout.grid.ravel()
     if not is_xor:
