@@ -47,14 +47,14 @@ class Privacy(Settings):
         sum_clip: the largest magnitude of one value of an update that is summed.
     """
 
-    epsilon: float | None = Field(default=None, allow_inf_nan=False)
-    delta: float | None = Field(default=None, allow_inf_nan=False)
-    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    epsilon: float | None = None
+    delta: float | None = None
+    max_grad_norm: float = Field(default=1.0, gt=0)
     unit: Literal["patient", "image"] = "patient"
     public_class_counts: bool = False
     secure_aggregation: bool | None = None
     min_sum: int | None = Field(default=None, ge=3)
-    sum_clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    sum_clip: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> Privacy:
