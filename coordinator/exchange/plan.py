@@ -153,6 +153,8 @@ class Plan(Settings):
         require_compatible(self.privacy, self.train, self.precision, self.compile, self.class_weights)
         if self.sums_securely:
             require_summable(self.privacy, self.train, self.strategy, self.parties, self.quorum)
+        else:
+            self.privacy.require_sums()
         if not self.pools or list(self.pools) != sorted(set(self.pools)) or self.pools[0] < 1:
             raise ValueError("pools: sizes must rise, from 1 or more")
         if self.source == "phantom" and min(self.counts) < self.parties:

@@ -112,9 +112,11 @@ def test_a_setting_of_another_kind_says_what_it_is(tmp_path: Path) -> None:
         ("stem", "{a: 1}", "it is {'a': 1}"),
         ("counts", "[1, 2, 3, 4]", "it is [1, 2, 3, 4]"),
         ("privacy", "8", "it is 8"),
+        ("privacy.sum_clip", "1.0e-300", "it is 1e-300"),
+        ("privacy.max_grad_norm", "1.0e-42", "it is 1e-42"),
         ("privacy", "", "it is empty: give it a value, or leave the line out"),
     ):
-        (tmp_path / "plan.yaml").write_text(f"study: t\n{name}: {text}\n")
+        (tmp_path / "plan.yaml").write_text(f"study: t\n{name}: {text}\n")  # `privacy.x`: as --set takes it
         with pytest.raises(CipherwardError, match=f": {name}: ") as raised:
             read_plan(tmp_path / "plan.yaml")
         assert raised.value.hint == hint and "Privacy" not in raised.value.message
