@@ -53,6 +53,7 @@ _SCRYPT = _FORMAT + b"-> scrypt "
 #: Of 10^16 drawn keys, one has fewer distinct bytes than this; of typed ones, many have.
 _MIN_DISTINCT_BYTES = 16
 _RESTORE = "restore it from a backup"
+_NO_KEY = "restore it from a backup; if nothing was sealed yet, make one with: cipherward-party keygen"
 
 
 def write_key(
@@ -193,7 +194,7 @@ def read_key(path: Path, home: Path | None = None, owner: Path | None = None) ->
     Raises:
         CipherwardError: If the file is missing, damaged, readable by others, weak, or cannot be opened.
     """
-    text = private_text(path, "key file", "make one with: cipherward-party keygen")
+    text = private_text(path, "key file", _NO_KEY)
     lines = content_lines(text)
     if lines[:1] == [ARMOUR_BEGIN]:
         key = _unwrapped("\n".join(lines) + "\n", path, home or path.parent)

@@ -228,6 +228,18 @@ def test_no_key_is_made_among_images(images: Path, tmp_path: Path, here: Here) -
     assert here(PARTY, "keygen", beside).returncode == 0
 
 
+def test_no_key_is_made_where_the_one_is_lost_that_sealed(
+    hospital: Path, tmp_path: Path, here: Here
+) -> None:
+    """A new key was made in silence, and `verify` then called the sealed sets another key's."""
+    lost = tmp_path / "lost"
+    shutil.copytree(hospital, lost)
+    (lost / "secret.key").unlink()
+    check_refused(here(PARTY, "seal", lost), "no key file at", "restore it from a backup")
+    check_refused(here(PARTY, "keygen", lost), "is gone, which sealed the images", "from your backup")
+    assert not (lost / "secret.key").exists()
+
+
 def test_patients_that_were_taken_for_classes_are_told(images: Path, tmp_path: Path, here: Here) -> None:
     some_class = next(folder for folder in images.iterdir() if folder.is_dir())
     for number, path in enumerate(sorted(some_class.iterdir())):

@@ -248,13 +248,15 @@ def report(
     from coordinator.report.verdict_text import require_valid, summary_lines
     from crypto.identity import PublicIdentity
 
+    # What only a report has. That --signed-by is left out of a comparison must not look like a signature that fits.
+    of_a_report = (guesses, sealed, public_plain, None if out == Path() else out, allow_invalid or None)
     if compare is not None:
-        if scores is not None or guesses is not None or sealed is not None or check is not None:
+        if any(value is not None for value in (*of_a_report, scores, check, study, signed_by)):
             raise CipherwardError("--compare makes no report", "give it two report.json and nothing else")
         _print_comparison(*compare)
         return
     if check is not None:
-        if scores is None or guesses is not None or sealed is not None:
+        if scores is None or any(value is not None for value in of_a_report):
             raise CipherwardError(
                 "--check makes no report", "cipherward-coordinator report SCORES --check REPORT.json"
             )

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import typer
 from rich.console import Console
 
+from coordinator.exchange.audit.suite1 import MIN_BUDGET_S
 from coordinator.exchange.compile_cache import ensure_compile_cache
 from coordinator.exchange.quiet import bypass_proxies
 from coordinator.exchange.temporary import has_shared_memory
@@ -205,12 +206,12 @@ def parse_seconds(text: str, option: str = "--budget") -> float:
     number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
     try:
         time = float(number) * _UNITS[unit]
-        if not 0.01 <= time < float("inf"):
+        if not MIN_BUDGET_S <= time < float("inf"):
             raise ValueError
         return time
     except ValueError:
         raise CipherwardError(
-            f"{option} {text!r} is not a time of at least 0.01 s",
+            f"{option} {text!r} is not a time of at least {MIN_BUDGET_S:g} s",
             f"for example: {option} 90s, 10m, 1h, or 600",
         ) from None
 

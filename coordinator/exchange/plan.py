@@ -13,13 +13,19 @@ from pydantic import Field, field_validator, model_validator
 from coordinator.exchange.audit import suite1
 from coordinator.exchange.model_choice import check_model_args, check_model_name
 from coordinator.exchange.privacy import Privacy, require_compatible, require_summable, sums_securely
-from coordinator.exchange.settings import Settings, build, mark_whole, nest, read_yaml
+from coordinator.exchange.settings import MAX_ALPHA, MAX_SEED, Settings, build, mark_whole, nest, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import write_text
 from crypto.scheme import always_has_row_keys, carries_stem, describe, load, stem_carriers
 from crypto.spec import SchemeSpec
 
 FILE = "plan.yaml"
+#: Settings that say how files of images are found and read.
+_READING = ("groups", "class_list", "window", "fit", "background")
+#: Chosen by hand: a thousand hospitals would be many, and a study makes a folder for each.
+_MAX_PARTIES = 10_000
+#: As wide as the widest network may be (model_choice.py): an adapter of higher rank has nothing to add.
+_MAX_RANK = 16_384
 # A part of the name of each of timm's Vision Transformers. A model of another kind with such a name is refused later,
 # when it is built.
 _VIT_NAMES = ("vit", "deit", "aimv2", "beit3", "eva_large")
@@ -29,10 +35,10 @@ class Plan(Settings):
     """Every setting of a study. A user must fill in the paths only. docs/training.md explains the settings."""
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
     # the parties, and the images that each of them holds
-    parties: int = Field(default=3, ge=1)
+    parties: int = Field(default=3, ge=1, le=_MAX_PARTIES)
     source: str = "phantom"
     images: str = ""
     # How a simulated hospital finds and reads its images (docs/images.md). A real one has these in its party.yaml.
@@ -46,7 +52,7 @@ class Plan(Settings):
     image_size: int = Field(default=224, ge=8)
     channels: Literal[1, 3] = 1
     partition: Literal["iid", "dirichlet"] = "iid"
-    alpha: float = Field(default=0.5, gt=0)
+    alpha: float = Field(default=0.5, gt=0, le=MAX_ALPHA)
 
     # sealing
     scheme: str = "block_pixel_shuffle"
@@ -64,7 +70,7 @@ class Plan(Settings):
     positions: Literal["weights", "alike"] = "weights"
     # The part of the encoder that is trained and sent. The head always is; `stem` decides on the stem.
     share: Literal["all", "head", "lora"] = "all"
-    lora_rank: int = Field(default=4, ge=1)
+    lora_rank: int = Field(default=4, ge=1, le=_MAX_RANK)
     lora_alpha: float = Field(default=8.0, gt=0)
     # Adapters are in the last so many blocks of the encoder (0: in all), and there in these linear layers.
     lora_blocks: int = Field(default=0, ge=0)
@@ -80,7 +86,7 @@ class Plan(Settings):
     malicious: int = Field(default=0, ge=0)
     # The norm of one hospital's update is at most this many times the median of the round; 0: no bound. The longest
     # seen was 2.6 times among hospitals of one size, and 6.1 times from one with nine times the images (SGD).
-    max_update_norm: float = Field(default=20.0, ge=0, allow_inf_nan=False)
+    max_update_norm: float = Field(default=20.0, ge=0)
     wire: Literal["float32", "bfloat16"] = "float32"
     rounds: int = Field(default=5, ge=0)
     local_epochs: int = Field(default=1, ge=1)
@@ -92,8 +98,8 @@ class Plan(Settings):
     warmup_steps: int = Field(default=20, ge=0)
     # The rate of a weight is the schedule's, times what these say of its layer (coordinator/model/optimizer.py).
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    stem_lr_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    position_lr_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    stem_lr_scale: float = Field(default=1.0, gt=0)
+    position_lr_scale: float = Field(default=1.0, gt=0)
     frozen_rounds: int = Field(default=0, ge=0)
     clip: float = Field(default=1.0, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -101,7 +107,7 @@ class Plan(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     augment: Literal["none", "flip_shift", "flip_affine"] = "none"
-    mixup: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    mixup: float = Field(default=0.0, ge=0)
     quorum: int = Field(default=0, ge=0)
     deadline_s: float = Field(default=3600.0, gt=0)
     grace_s: float = Field(default=60.0, ge=0)
@@ -116,10 +122,10 @@ class Plan(Settings):
     # the audit
     attacks: tuple[str, ...] = Field(default=suite1.ATTACKS, min_length=1)
     pools: tuple[int, ...] = suite1.POOLS
-    draws: int = Field(default=suite1.DRAWS, ge=1)
+    draws: int = Field(default=suite1.DRAWS, ge=1, le=suite1.MAX_DRAWS)
     audit_rows: int = Field(default=suite1.AUDIT_ROWS, ge=suite1.MIN_AUDIT_ROWS)
     gallery: int = Field(default=suite1.GALLERY_IMAGES, ge=suite1.MIN_GALLERY)
-    budget_s: float = Field(default=600.0, gt=0)
+    budget_s: float = Field(default=600.0, ge=suite1.MIN_BUDGET_S)
 
     @field_validator("model")
     @classmethod
@@ -147,6 +153,8 @@ class Plan(Settings):
         require_compatible(self.privacy, self.train, self.precision, self.compile, self.class_weights)
         if self.sums_securely:
             require_summable(self.privacy, self.train, self.strategy, self.parties, self.quorum)
+        else:
+            self.privacy.require_sums()
         if not self.pools or list(self.pools) != sorted(set(self.pools)) or self.pools[0] < 1:
             raise ValueError("pools: sizes must rise, from 1 or more")
         if self.source == "phantom" and min(self.counts) < self.parties:
@@ -312,6 +320,12 @@ def read_plan(path: Path, overrides: dict[str, Any] | None = None, *, needs_imag
         raise CipherwardError(
             f"{path}: the phantom source draws its images, and would not read {unread}",
             "--set source=folder reads a folder of images (npz: a .npz file); or name none",
+        )
+    unused = [name for name in _READING if getattr(plan, name) != Plan.model_fields[name].get_default()]
+    if needs_images and plan.source == "phantom" and unused:
+        raise CipherwardError(
+            f"{path}: the phantom source draws its images, and {unused[0]} says how files are read",
+            f"leave {', '.join(unused)} out, or set source to folder",
         )
     return plan
 

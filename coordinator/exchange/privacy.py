@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from coordinator.exchange.settings import Settings
 from crypto.errors import CipherwardError
 from crypto.plural import counted
+from crypto.secure_sum.fixed_point import FixedPoint
 
 #: How epsilon and noise are computed: numerical composition of privacy loss random variables (Gopi et al. 2021).
 ACCOUNTANT = "PRV"
@@ -47,21 +48,24 @@ class Privacy(Settings):
         sum_clip: the largest magnitude of one value of an update that is summed.
     """
 
-    epsilon: float | None = Field(default=None, allow_inf_nan=False)
-    delta: float | None = Field(default=None, allow_inf_nan=False)
-    max_grad_norm: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    epsilon: float | None = None
+    delta: float | None = None
+    # Far below, float32 rounds to more than the norm, on which the bound rests; far above, noise is no number.
+    max_grad_norm: float = Field(default=1.0, ge=1e-6, le=1e6)
     unit: Literal["patient", "image"] = "patient"
     public_class_counts: bool = False
     secure_aggregation: bool | None = None
     min_sum: int | None = Field(default=None, ge=3)
-    sum_clip: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    sum_clip: float = Field(default=1.0, ge=1e-6)
 
     @model_validator(mode="after")
     def _check(self) -> Privacy:
         if self.epsilon is None:
-            if self.delta is not None:
+            # Whoever set one of these takes patients for protected.
+            if unused := self._changed("delta", "unit", "max_grad_norm", "public_class_counts"):
                 raise CipherwardError(
-                    "privacy: delta says nothing without epsilon", "set privacy.epsilon, or leave delta out"
+                    f"privacy: {unused[0]} says nothing without epsilon",
+                    f"set privacy.epsilon and privacy.delta, or leave {', '.join(unused)} out",
                 )
             return self
         if self.epsilon <= 0:
@@ -80,6 +84,22 @@ class Privacy(Settings):
                 "set privacy.delta above 0 and below 1 / the number of patients of each hospital, such as 1.0e-5",
             )
         return self
+
+    def _changed(self, *names: str) -> list[str]:
+        """Return those of the settings that have another value than their default."""
+        fields = type(self).model_fields
+        return [name for name in names if getattr(self, name) != fields[name].default]
+
+    def require_sums(self) -> None:
+        """Raise CipherwardError if a setting of secure aggregation is stated, for a plan that sums nothing securely.
+
+        A `min_sum` above the number of hospitals would otherwise switch off what it is to strengthen.
+        """
+        if unused := self._changed("min_sum", "sum_clip"):
+            raise CipherwardError(
+                f"privacy: {unused[0]} says nothing without secure aggregation, and this plan has none",
+                f"set privacy.secure_aggregation to true, which says what rules it out; or drop {', '.join(unused)}",
+            )
 
     @property
     def is_on(self) -> bool:
@@ -185,6 +205,9 @@ def require_summable(privacy: Privacy, train: str, strategy: str, parties: int, 
             "(privacy.min_sum, and more than two thirds)"
         )
     else:
+        FixedPoint(
+            privacy.sum_clip, parties
+        )  # it refuses a clip that leaves too few bits, before a round would
         return
     raise CipherwardError(
         f"privacy: secure_aggregation does not go with {reason}",

@@ -18,12 +18,16 @@ from crypto.files import folder_hint
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and unknown keys are refused."""
+    """Base of all settings: frozen, and unknown keys and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 T = TypeVar("T", bound=Settings)
+#: torch takes no seed of more than 64 bits.
+MAX_SEED = 10**18
+#: The shares of a Dirichlet partition are even long before this; far above, NumPy's are no numbers.
+MAX_ALPHA = 1e6
 #: If a value may have several types, pydantic ends the place of an error with the first of them.
 _TYPE_NAMES = ("bool", "int", "str")
 #: The values that a setting may have, as pydantic lists them: 'learn', 'private' or 'plain'.
@@ -88,11 +92,23 @@ def _explain(findings: Sequence[ErrorDetails], kind: type[Settings], where: str)
     if first["loc"] and first["loc"][-1] in _TYPE_NAMES:
         key = key.rpartition(".")[0]
         message = "Input should be true or false, a whole number, or a word"
+    if first["type"] == "model_type":
+        message = "Input should be a block of settings, each `key: value` in a line of its own"
     value = first["input"]
-    hint = f"it is {value!r}" if isinstance(value, bool | int | float | str) else ""
+    hint = _shown(value)
     if first["type"] == "literal_error" and isinstance(value, str):
         hint = similar_to(value, _QUOTED.findall(str(first.get("ctx", {}).get("expected", "")))) + hint
     return CipherwardError(f"{where}: {key + ': ' if key else ''}{message}", hint)
+
+
+def _shown(value: object) -> str:
+    """Return the hint that shows a wrong value. A line without a value gives None, no word of YAML."""
+    if value is None:
+        return "it is empty: give it a value, or leave the line out"
+    if isinstance(value, bool | int | float | str):
+        return f"it is {value!r}"
+    text = str(value)
+    return f"it is {text if len(text) <= _SHOWN else f'{text[:_SHOWN]}…'}"
 
 
 def _all_names(kind: type[BaseModel]) -> Iterator[str]:

@@ -36,6 +36,8 @@ _IMAGES = {
     "private": "sealed under a hospital's key, through its own stem",
     "plain": "plain",
 }
+#: What timm and torch raise for arguments that do not fit together: ArithmeticError where one is 0 or too large.
+_UNFIT = (RuntimeError, TypeError, ValueError, AssertionError, LookupError, ArithmeticError, AttributeError)
 #: Arguments of a network that follow from the images.
 _FROM_THE_IMAGES = frozenset({"num_classes", "in_chans", "img_size"})
 
@@ -144,7 +146,7 @@ def create_model(
     try:
         create: Callable[..., nn.Module] = NETWORKS.get(name, functools.partial(timm.create_model, name))
         model = create(**settings)
-    except (RuntimeError, TypeError, ValueError, AssertionError, KeyError) as error:
+    except _UNFIT as error:
         line = (str(error).splitlines() or [""])[0]
         raise CipherwardError(
             f"timm cannot build {name} for images of {settings['img_size']}: {line}",

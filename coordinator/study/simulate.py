@@ -134,6 +134,12 @@ def _how_far(study: Study) -> str:
 def _check_plan(study: Study) -> None:
     """Write the plan into a new study's folder; raise CipherwardError if the folder's study has another plan."""
     if not (study.out / FILE).exists():
+        # Whatever was sealed and trained there would be taken for the work of this plan.
+        if (study.out / "parties").exists():
+            raise CipherwardError(
+                f"{study.out} holds a study, and its {FILE} is gone",
+                f"restore {FILE} from your backup, choose another --out, or remove that folder",
+            )
         write_plan(study.plan, study.out)
     elif read_plan(study.out / FILE) != study.plan:
         raise CipherwardError(

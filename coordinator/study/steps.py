@@ -8,6 +8,7 @@ hospitals share Ray's worker processes, so it isolates paths, not memory.
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,19 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors, drop_temporaries, read_lines, write_atomic, write_text
 from crypto.plural import counted
 
+#: The plan's settings that stand for options of `cipherward-party seal`.
+_SETTINGS = {
+    "--classes": "class_list=[a,b,c]",
+    "--groups": "groups=…",
+    "--labels": "labels=FILE",
+    "--window": "window=…",
+    "--background": "background=0",
+    "--fit": "fit=…",
+    "--rgb": "channels=3",
+    "--gray": "channels=1",
+    "--image-size": "image_size=…",
+}
+
 
 class Skipped(str):
     """Why a step had nothing to do, where its result is not there either."""
@@ -46,9 +60,12 @@ def seal(study: Study) -> str | None:
         _provide_key(study, index)
         words = ["seal", str(study.hospital(index))]
         # The first hospital is the scorer: it also seals the audit's further draws and the controls.
-        study.run_hospital(
-            index, [*words, "--audit", str(study.plan.draws), "--named"] if index == 0 else words
-        )
+        try:
+            study.run_hospital(
+                index, [*words, "--audit", str(study.plan.draws), "--named"] if index == 0 else words
+            )
+        except CipherwardError as error:
+            raise CipherwardError(error.message, error.hint + _in_a_plan(error)) from None
         write_text(study.hospital(index) / "sealed.done", "")
         quarantine = study.hospital(index) / "private" / "quarantine.txt"
         if left_out := _count_lines(quarantine):
@@ -62,6 +79,13 @@ def seal(study: Study) -> str | None:
         if missing or agreed
         else None
     )
+
+
+def _in_a_plan(error: CipherwardError) -> str:
+    """Return what to add to the hint of a hospital's error: its options are no options of a study, but settings."""
+    text = f"{error.message} {error.hint}"
+    settings = [setting for option, setting in _SETTINGS.items() if re.search(rf"{option}\b", text)]
+    return f"; in a study: {', '.join(f'--set {setting}' for setting in settings)}" if settings else ""
 
 
 def _count_lines(path: Path) -> int:

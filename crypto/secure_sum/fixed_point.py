@@ -37,7 +37,7 @@ class FixedPoint:
         if self.members < 1 or self.scale < 2**8:
             raise CipherwardError(
                 f"{self.members} hospitals and a clip of {self.clip} leave too few bits for a number",
-                "lower the clip",
+                "set privacy.sum_clip lower",
             )
 
     @property

@@ -14,6 +14,7 @@ from coordinator.exchange.audit.suite1 import (
     AUDIT_ROWS,
     DRAWS,
     GALLERY_IMAGES,
+    MAX_DRAWS,
     MIN_AUDIT_ROWS,
     MIN_GALLERY,
     POOLS,
@@ -63,7 +64,9 @@ def audit(
     chosen: SealingOptions,
     draws: Annotated[
         int,
-        typer.Option(min=1, max=99, help="Number of repetitions, each with another key and other images."),
+        typer.Option(
+            min=1, max=MAX_DRAWS, help="Number of repetitions, each with another key and other images."
+        ),
     ] = DRAWS,
     rows: Annotated[int, typer.Option(min=MIN_AUDIT_ROWS, help="Number of images to score.")] = AUDIT_ROWS,
     gallery: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +45,7 @@ def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipi
         parse_recipient(text)  # reports a bad recipient before anything is made
     require_stays(hospital, OPENS)
     _require_no_images(hospital)
+    _require_nothing_sealed(hospital)
     key = SecretKey.generate()
     with new_folder(hospital):
         with disk_errors(hospital):
@@ -85,6 +87,17 @@ def _require_no_images(hospital: Path) -> None:
                 f"{hospital} is a folder of images, and a key does not belong among them",
                 "name another folder for the key and the sealed sets, for example: cipherward-party keygen hospital",
             )
+
+
+def _require_nothing_sealed(hospital: Path) -> None:
+    """Raise CipherwardError if the folder's key is gone that sealed its images: a new one would hide the loss."""
+    key = hospital / "secret.key"
+    sealed = next(hospital.glob("sealed/*/manifest.json"), None)
+    if sealed is not None and not os.path.lexists(key):  # one that is there is never overwritten
+        raise CipherwardError(
+            f"{key} is gone, which sealed the images in {sealed.parent}, and a new key opens none of them",
+            "restore it from your backup; or make a key in another folder, and seal there",
+        )
 
 
 def identity(file: Annotated[Path, typer.Argument(help="The identity file to make.")]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Column, Table
 
-from coordinator.exchange.audit.suite1 import require_enough_to_audit
+from coordinator.exchange.audit.suite1 import MAX_DRAWS, require_enough_to_audit
 from coordinator.exchange.console import progress, result, talk
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock
@@ -49,7 +49,7 @@ def seal(
         int,
         typer.Option(
             min=0,
-            max=99,
+            max=MAX_DRAWS,
             help="Repetitions to seal for an audit that a cloud runs (3 for the suite; 0 for none).",
         ),
     ] = 0,

@@ -21,9 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from coordinator.exchange.settings import Settings, build, dump_yaml, mark_whole, read_yaml
+from coordinator.exchange.settings import (
+    MAX_ALPHA,
+    MAX_SEED,
+    Settings,
+    build,
+    dump_yaml,
+    mark_whole,
+    read_yaml,
+)
 from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_text
 from crypto.key import SecretKey
@@ -94,15 +102,23 @@ class PlaceSettings(Settings):
     counts: tuple[int, int, int] = (0, 0, 0)
     image_size: int = Field(224, ge=8)
     channels: Literal[1, 3] = 1
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=MAX_SEED)
     share: tuple[int, int] | None = None
     partition: Literal["iid", "dirichlet"] = "iid"
-    alpha: float = Field(0.5, gt=0)
+    alpha: float = Field(0.5, gt=0, le=MAX_ALPHA)
     audit_images: int = Field(0, ge=0)
     scheme: str = "block_pixel_shuffle"
     block: int = Field(16, ge=1)
     key_scope: Literal["consortium", "party", "image"] = "consortium"
     scheme_options: dict[str, bool | int | str] = Field(default_factory=dict)
+
+    @field_validator("share")
+    @classmethod
+    def _check_share(cls, share: tuple[int, int] | None) -> tuple[int, int] | None:
+        if share is not None and not 0 <= share[0] < share[1]:
+            # A negative index would seal another hospital's share in silence.
+            raise ValueError("is [hospital, hospitals], and hospitals are counted from 0")
+        return share
 
 
 @dataclass(frozen=True, eq=False)  # settings hold a dict, so a place is hashed by identity

@@ -134,8 +134,8 @@ class Policy(Settings):
     # How updates are protected. The budget is the hospital's own, over all its trainings; 0: it has none. Its unit
     # says whom it protects; "" without a budget.
     privacy: Privacy
-    budget_epsilon: float = Field(ge=0, allow_inf_nan=False)
-    budget_delta: float = Field(ge=0, lt=1, allow_inf_nan=False)
+    budget_epsilon: float = Field(ge=0)
+    budget_delta: float = Field(ge=0, lt=1)
     budget_unit: Literal["", "patient", "image"]
 
     # How many different messages are answered in all; a message that is sent again is not counted again.

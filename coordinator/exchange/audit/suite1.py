@@ -50,6 +50,8 @@ POOLS = (1, 2, 5, 10, 20, 50, 100)
 POOLS_TEXT = ",".join(map(str, POOLS))
 #: Draws of key and pool that an audit should have.
 DRAWS = 3
+#: The most that can be asked for: each is a sealed set of its own, under a key of its own.
+MAX_DRAWS = 99
 #: Blind controls of an audit that a cloud runs: further draws, which the hospital attacks as well. Chosen by hand: a
 #: cloud that withholds its successes on two of five draws at random meets a control in 7 of 10 cases.
 BLIND_CONTROLS = 2
@@ -62,6 +64,8 @@ ROWS = 64
 #: Plain images that a gallery should have, and must have.
 GALLERY = 200
 MIN_GALLERY = 8
+#: Seconds that an attack may take at one pool size, at least.
+MIN_BUDGET_S = 0.01
 #: Images that a sealed set needs to be audited: half of fewer images gives no figures.
 MIN_SET_IMAGES = 32
 #: Rows that must be scored: fewer would be a look at single images.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from pathlib import Path
 
@@ -76,8 +77,74 @@ def test_an_error_says_what_is_wrong_with_a_plan(tmp_path: Path) -> None:
         "the phantom source draws its images, and would not read /my/images | --set source=folder" in unread
     )
     assert "would not read /my/labels.csv" in refusal(tmp_path, labels="/my/labels.csv")
+    unused = refusal(tmp_path, window="auto", background=0)
+    assert "window says how files are read | leave window, background out" in unused
     assert "rounds: " in refusal(tmp_path, rounds="many")
     assert "lr: " in refusal(tmp_path, lr=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", 2**64),  # torch takes no such seed
+        *(("parties", 10**9), ("draws", 100), ("lora_rank", 10**12)),
+        *(("alpha", 1e300), ("budget_s", 1e-5)),
+        *((name, math.inf) for name in ("lr", "clip", "budget_s", "deadline_s", "alpha", "weight_decay")),
+    ],
+)
+def test_numbers_that_nothing_can_work_with_are_refused_by_name(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    """Each ended in a crash or in an error that did not name it, most of them after the images were sealed."""
+    error = refusal(tmp_path, **{name: value})
+    assert f": {name}: " in error and error.endswith(f"| it is {value!r}")
+
+
+def test_a_number_of_model_args_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    error = refusal(tmp_path, model_args={"drop_rate": math.nan})
+    assert ": model_args.drop_rate: " in error and error.endswith("| it is nan")
+
+
+def test_a_setting_of_another_kind_says_what_it_is(tmp_path: Path) -> None:
+    for name, text, hint in (
+        ("rounds", "", "it is empty: give it a value, or leave the line out"),
+        ("rounds", "[1, 2]", "it is [1, 2]"),
+        ("stem", "{a: 1}", "it is {'a': 1}"),
+        ("counts", "[1, 2, 3, 4]", "it is [1, 2, 3, 4]"),
+        ("privacy", "8", "it is 8"),
+        ("privacy.sum_clip", "1.0e-300", "it is 1e-300"),
+        ("privacy.max_grad_norm", "1.0e-42", "it is 1e-42"),
+        ("privacy", "", "it is empty: give it a value, or leave the line out"),
+    ):
+        (tmp_path / "plan.yaml").write_text(f"study: t\n{name}: {text}\n")  # `privacy.x`: as --set takes it
+        with pytest.raises(CipherwardError, match=f": {name}: ") as raised:
+            read_plan(tmp_path / "plan.yaml")
+        assert raised.value.hint == hint and "Privacy" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_heads", 0),
+        ("patch_size", 0),
+        ("drop_path_rate", 10**400),
+        ("init_values", 10**400),
+    ],
+)
+def test_arguments_that_break_a_network_are_one_line(name: str, value: int) -> None:
+    small = {"patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2}
+    p = Plan(study="t", counts=(9, 9, 9), image_size=32, block=8, model_args={**small, name: value})
+    with pytest.raises(CipherwardError, match="cannot build vit_tiny_patch16_224"):
+        build_model(p, 2)
+
+
+@pytest.mark.parametrize("share", [(0, 0), (5, 2), (2, 2), (-1, 2)])
+def test_a_share_that_no_hospital_has_is_refused(tmp_path: Path, share: tuple[int, int]) -> None:
+    """Of those, -1 was taken for the last hospital."""
+    with pytest.raises(CipherwardError, match=r"share: .*hospitals are counted from 0"):
+        Place.from_settings(tmp_path, {"party": "p", "share": share})
+    with pytest.raises(CipherwardError, match="seed: "):
+        Place.from_settings(tmp_path, {"party": "p", "seed": -1})
 
 
 @pytest.mark.parametrize(

@@ -97,3 +97,23 @@ def test_the_scores_of_somebody_else_are_refused(folder: Path) -> None:
 def test_a_check_needs_scores_and_nothing_else(folder: Path) -> None:
     with pytest.raises(CipherwardError, match="--check makes no report"):
         check(folder, "--guesses", "guesses")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--signed-by", "identity.pub"),
+        ("--study", "s"),
+        ("--out", "o"),
+        ("--public-plain", "p"),
+        ("s.json",),
+    ],
+)
+def test_what_a_comparison_would_leave_out_is_refused(folder: Path, words: tuple[str, ...]) -> None:
+    """No signature was looked at, and the reports were called alike."""
+    report = str(folder / "report.json")
+    with pytest.raises(CipherwardError, match="--compare makes no report"):
+        CliRunner().invoke(app, ["report", *words, "--compare", report, report], catch_exceptions=False)
+    if words[0] in ("--out", "--public-plain"):
+        with pytest.raises(CipherwardError, match="--check makes no report"):
+            check(folder, *words)

@@ -93,6 +93,21 @@ def test_a_command_that_fails_hands_on_its_error_and_hint(tmp_path: Path) -> Non
     assert "no plan at" in (tmp_path / "log").read_text()
 
 
+def test_an_error_of_a_hospital_names_settings_that_a_study_takes(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`simulate` has no --background."""
+
+    def fail(*_: object) -> None:
+        raise CipherwardError("it is transparent: --background 0", "say how: --window auto, or --rgbx")
+
+    monkeypatch.setattr(Study, "run_hospital", fail)
+    monkeypatch.setattr(steps, "_provide_key", lambda *_: None)
+    with pytest.raises(CipherwardError) as error:
+        seal(Study(PLAN, tmp_path, Talk(print)))
+    assert error.value.hint.endswith("--rgbx; in a study: --set window=…, --set background=0")
+
+
 def test_a_plan_without_rounds_says_so_and_not_that_its_result_is_there(
     commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

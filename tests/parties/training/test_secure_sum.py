@@ -103,12 +103,38 @@ def test_private_and_plain_stems_of_three_are_summed_by_default_and_learn_is_not
         ({"quorum": 2}, "3 of 3"),
         ({"parties": 5, "quorum": 4}, "5 of 5"),
         ({"parties": 4, "privacy": {"secure_aggregation": True, "min_sum": 5}}, "4 hospitals"),
+        ({"privacy": {"sum_clip": 1e300}}, "too few bits"),
     ],
 )
 def test_plans_that_cannot_be_summed_are_refused(changes: Mapping[str, Any], message: str) -> None:
     on = {"privacy": {"secure_aggregation": True}}
     with pytest.raises(CipherwardError, match=message):
         plan(**{**on, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"privacy": {"min_sum": 4}},  # more than the three hospitals: it switched the sums off
+        {"privacy": {"secure_aggregation": False, "min_sum": 3}},
+        {"stem": "learn", "privacy": {"min_sum": 3}},
+        {"stem": "learn", "privacy": {"sum_clip": 2.0}},
+    ],
+)
+def test_settings_of_sums_are_refused_where_nothing_is_summed(changes: Mapping[str, Any]) -> None:
+    with pytest.raises(CipherwardError, match="says nothing without secure aggregation"):
+        plan(**changes)
+
+
+@pytest.mark.parametrize(
+    "privacy",
+    [{"unit": "image"}, {"max_grad_norm": 0.5}, {"public_class_counts": True}, {"delta": 1e-5}],
+)
+def test_settings_of_differential_privacy_are_refused_where_there_is_none(
+    privacy: Mapping[str, Any],
+) -> None:
+    with pytest.raises(CipherwardError, match="says nothing without epsilon"):
+        plan(privacy=privacy)
 
 
 def test_a_hospital_that_expects_sums_sends_no_update_to_a_message_without(fresh: list[Place]) -> None:
