@@ -105,4 +105,5 @@ def _graph(profiles: Float64Array) -> Float64Array:
     rows = np.arange(len(alike))[:, None]
     # A level that is like none is joined weakly, so that the graph is whole.
     graph[rows, nearest] = np.maximum(alike[rows, nearest], 1e-3)
-    return graph + graph.T
+    joined: Float64Array = graph + graph.T
+    return joined
