@@ -97,6 +97,7 @@ def score_and_report(here: Here, hospital: Path) -> tuple[int, str, dict[str, An
     return done.returncode, done.stdout + done.stderr, json.loads((out / "report.json").read_text())
 
 
+@pytest.mark.long
 def test_the_sets_of_an_audit_are_told_apart_by_nothing(sealed: Path) -> None:
     sets = map_of(sealed)
     assert sorted(sets.roles.values()) == ["blind_control", "blind_control", "own_key", "throwaway"]
@@ -290,6 +291,7 @@ def test_a_hospital_s_own_report_refuses_scores_without_its_signature(hospital: 
     assert not (hospital / "private" / "report.html").exists()
 
 
+@pytest.mark.long
 def test_guesses_that_leave_a_set_out_use_up_nothing(hospital: Path, here: Here) -> None:
     names = map_of(hospital).names
     sets = [hospital / "sealed" / name for name in names[1:]]

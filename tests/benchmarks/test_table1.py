@@ -134,6 +134,7 @@ def test_too_little_time_begins_no_cell_and_an_unfinished_cell_is_named(
     assert table1.expected(section, [{"seconds": 30.0}, {"seconds": 12.0}], 0) == 12.0
 
 
+@pytest.mark.long
 def test_every_row_runs_and_a_carried_stem_computes_the_same_as_plain_images(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,6 +55,7 @@ def test_folders_arrays_and_files_have_the_same_verdict(tmp_path: Path) -> None:
     assert [f.figures for f in of_file.findings] == [f.figures for f in of_array.findings]
 
 
+@pytest.mark.long
 def test_sets_that_are_plain_or_equal_are_broken_without_an_attack() -> None:
     quick = {**SMALL, "attacks": ("as_is",)}
     result = audit_ciphertexts([SEALED[0], SEALED[0].copy()], PLAIN, **quick)

@@ -142,6 +142,7 @@ def test_plain_images_are_broken_from_one_and_the_verdict_says_why() -> None:
     assert "ciphertexts are the plain images, unchanged" in result.verdict
 
 
+@pytest.mark.long
 def test_an_ignored_key_is_a_break_though_no_attack_succeeds() -> None:
     result = audit(made_up.keyless, IMAGES, **ONE_ATTACK)
     assert result.valid and result.broken and result.broken_from is None
@@ -369,6 +370,7 @@ def test_an_authenticated_decryption_may_raise_under_another_key() -> None:
         audit(encrypt, IMAGES, decrypt=lambda sealed, key: decrypt(sealed, key)[..., 0], **ONE_ATTACK)
 
 
+@pytest.mark.long
 def test_pairs_of_real_ciphertexts_are_tried_as_orthogonal_blocks() -> None:
     spec = describe("orthogonal", IMAGES.shape[1:], 8)
 
@@ -417,6 +419,7 @@ def test_a_function_that_cannot_take_chosen_images_fails_before_any_attack_runs(
     assert all("74 images encrypted in" in line for line in lines)
 
 
+@pytest.mark.long
 def test_numpy_s_numbers_are_numbers() -> None:
     numbers = {
         "seed": np.int64(3),

@@ -148,6 +148,7 @@ def test_pictures_that_are_each_turned_or_inverted_are_broken_by_looking_at_them
     assert result.report.verdict.broken_at == {"as_is_each": 1} and "as_is_each breaks" in result.verdict
 
 
+@pytest.mark.long
 def test_a_look_at_each_image_is_told_only_where_it_shows_more() -> None:
     for encrypt, is_broken in ((made_up.identity, True), (made_up.stream, False)):
         result = audit(encrypt, IMAGES, **AS_IS)
@@ -171,6 +172,7 @@ def test_a_scheme_with_too_many_blocks_for_its_attack_is_not_called_unbroken() -
     assert "not sought: 1089 blocks of 4 values" in str(result)
 
 
+@pytest.mark.long
 def test_recoveries_that_run_out_of_time_are_named_and_no_traceback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -25,6 +25,7 @@ from tests.support.rotation import check_rotated, decrypt, fresh_key, make_hospi
 from tests.support.watched_disk import Killed, Killer, Recorder
 
 
+@pytest.mark.long
 def test_the_same_command_finishes_a_rotation_killed_at_any_point(
     tmp_path: Path, watch: Callable[[Any], None]
 ) -> None:

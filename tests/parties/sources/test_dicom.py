@@ -514,6 +514,7 @@ def planted(tmp_path: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's, as it writes the planted files
+@pytest.mark.long
 def test_nothing_of_a_tag_is_written_or_printed(
     planted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

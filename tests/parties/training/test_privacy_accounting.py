@@ -48,6 +48,7 @@ def test_noise_that_cannot_be_computed_is_one_line(epsilon: float, delta: float)
         noise_multiplier(epsilon, delta, 0.5, 4)
 
 
+@pytest.mark.long
 def test_for_a_huge_epsilon_the_search_ends_with_noise_that_keeps_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -216,6 +216,7 @@ def test_without_opacus_there_is_one_clear_line(
 # ---- patients ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_patient_is_the_unit_only_if_the_hospital_says_who_is_who(places: list[Place]) -> None:
     place, p = places[0], private_plan(privacy={**PRIVACY, "unit": "patient"})
     with pytest.raises(CipherwardError, match="did not say which images are of one patient"):

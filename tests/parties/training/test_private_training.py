@@ -279,6 +279,7 @@ def test_the_noise_is_that_of_an_independent_accountant(
     assert total_epsilon([Mechanism(noise, rate, steps)], delta, epsilon) <= epsilon
 
 
+@pytest.mark.long
 def test_rounds_add_up_to_the_training_and_trainings_to_more() -> None:
     noise = noise_multiplier(2.0, 1e-5, 0.1, 40)
     rounds = [Mechanism(noise, 0.1, 10)] * 4

@@ -166,6 +166,7 @@ def test_texture_is_laid_out_by_its_own_distances() -> None:
     assert share(apply(key.table, pool.sealed), plain, signs=True) == 1.0
 
 
+@pytest.mark.long
 def test_large_blocks_are_paired_and_then_laid_out_as_whole_values() -> None:
     """Blocks of more values than are searched: no mask confirms them, and pictures open all the same."""
     plain = pictures(128, 48, seed=4)

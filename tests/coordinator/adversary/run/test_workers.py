@@ -49,6 +49,7 @@ def entries(folder: Path) -> list[dict[str, Any]]:
     return [{**g.__dict__, "seconds": 0} for d in draws for g in d.guesses]
 
 
+@pytest.mark.long
 def test_guesses_do_not_depend_on_the_number_of_processes(
     make_sealed: MakeSealed, sealed: SealedDataset, tmp_path: Path
 ) -> None:
@@ -64,6 +65,7 @@ def test_guesses_do_not_depend_on_the_number_of_processes(
     assert log[-1] == "the guesses are there already"
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_is_a_finding_and_another_takes_its_place(
     sealed: SealedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
