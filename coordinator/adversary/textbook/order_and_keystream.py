@@ -82,8 +82,7 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Key | No
     """
     height, width, channels = shape = pool.spec.image_shape
     pixels = height * width
-    most = int(np.clip(_VALUES // (pixels * channels), _FEWEST_IMAGES, _MOST_IMAGES))
-    images = pool.images(np.sort(random_order(pool_rows)[:most]))
+    images = pool.images(np.sort(random_order(pool_rows)[: most_images(pixels * channels)]))
     if len(images) < LEAST_IMAGES or pixels < LEAST_PIXELS or not time_left():
         return None
     if colour_agreement(images[:_LOOKED_AT]) >= _AS_IT_IS:
@@ -106,6 +105,11 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Key | No
     if not is_xor:
         return RecoveredStream(found.stream, fits, order)
     return Recovered(Table.flat(shape, order, found.stream.ravel()), {}, (), fits)
+
+
+def most_images(values: int) -> int:
+    """Return how many images of so many values are read at most: a bound on time."""
+    return int(np.clip(_VALUES // values, _FEWEST_IMAGES, _MOST_IMAGES))
 
 
 def way_of(images: Images) -> bool | None:

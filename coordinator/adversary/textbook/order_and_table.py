@@ -29,6 +29,7 @@ from coordinator.adversary.textbook.order_and_keystream import (
     MOST_PIXELS,
     NEAR,
     lay_out_opened,
+    most_images,
 )
 from coordinator.adversary.textbook.pixel_layout import MOST_ASSIGNED
 from coordinator.adversary.textbook.substitution import find_tables
@@ -37,8 +38,8 @@ from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Images, Rows, UInt8Array
 from crypto.spec import SchemeSpec
 
-#: Most images that are read, and how many of them are held back for the fit.
-_IMAGES, _HELD_BACK = 200, 6
+#: Images that are held back for the fit.
+_HELD_BACK = 6
 #: Most times that the order is found, and by how much the fit must grow for another time.
 _ROUNDS, _LEAST_GAIN = 3, 0.02
 #: Images of which it is measured how much neighbouring values agree as they are; see substitution.py.
@@ -64,9 +65,9 @@ def recover(pool: Ciphertexts, pool_rows: Rows, time_left: TimeLeft) -> Recovere
         The key; None if n is below LEAST_IMAGES, the pixels are few or in order, or levels are no more frequent in
         some images than in others.
     """
-    height, width, _ = shape = pool.spec.image_shape
+    height, width, channels = shape = pool.spec.image_shape
     pixels = height * width
-    images = pool.images(np.sort(random_order(pool_rows)[:_IMAGES]))
+    images = pool.images(np.sort(random_order(pool_rows)[: most_images(pixels * channels)]))
     if len(images) < LEAST_IMAGES or pixels < LEAST_PIXELS or not time_left():
         return None
     if colour_agreement(images[:_LOOKED_AT]) >= _AS_IT_IS:
