@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from crypto.errors import CipherwardError, similar_to
@@ -18,9 +18,17 @@ from crypto.files import folder_hint
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and unknown keys and numbers that are not finite are refused."""
+    """Base of all settings: frozen. Unknown keys, numbers that are not finite and impossible text are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _have_text_that_can_be_written(cls, value: object) -> object:
+        """Refuse a null character and half of a surrogate pair, which no name of a file and no UTF-8 can hold."""
+        if any("\0" in text or _SURROGATE.search(text) for text in _texts_in(value)):
+            raise ValueError("Input has a null character, or half of a character")
+        return value
 
 
 T = TypeVar("T", bound=Settings)
@@ -32,6 +40,7 @@ MAX_ALPHA = 1e6
 _TYPE_NAMES = ("bool", "int", "str")
 #: The values that a setting may have, as pydantic lists them: 'learn', 'private' or 'plain'.
 _QUOTED = re.compile(r"'([^']*)'")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 #: How deep the values of a YAML file may be nested. Settings are nested three deep at most.
 _YAML_DEPTH = 50
 _TOO_DEEP = "nested too deep"
@@ -49,6 +58,19 @@ _BEGIN, _END = "# settings, whole down to the line: # end", "# end"
 #: What PyYAML raises beside its own errors for a value that is not of the type it looks like: 2026-13-45, `!!bool x`,
 #: a whole number of thousands of digits.
 _VALUE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
+
+
+def _texts_in(value: object) -> Iterator[str]:
+    """Yield the text that a setting holds, in lists and blocks, too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts_in(key)
+            yield from _texts_in(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts_in(inner)
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:

@@ -105,6 +105,16 @@ def test_a_setting_that_stands_twice_is_named_with_its_line(tmp_path: Path) -> N
     assert read_yaml(path, "policy")["c"] == {"k": 2}
 
 
+@pytest.mark.parametrize(
+    "text", ['study: "a\\0b"', 'study: "\\ud800"', 'study: a\nmodel_args: {pos_embed: "a\\0"}']
+)
+def test_text_that_no_file_can_hold_is_refused_by_name(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(CipherwardError, match=r"(study|model_args): Input has a null character"):
+        read_plan(path)
+
+
 @pytest.mark.parametrize("allow_unicode", [False, True])
 def test_what_is_written_is_read_as_the_same(allow_unicode: bool) -> None:
     values = {
