@@ -238,10 +238,11 @@ def _is_deep(picture: ImageFile.ImageFile) -> bool:
     """Return whether a file has more than 8 bits a channel. Call it before the pixels are decoded.
 
     Pillow silently drops the lower eight bits of a PNG with 16 bits a channel. It takes the colours of a TIFF file
-    for 8 bits where each has a plane of its own, whatever the file says.
+    for 8 bits where each has a plane of its own, whatever the file says. A BMP file of 16 bits a pixel has 5 or 6 a
+    channel.
     """
     return (
-        any(";16" in str(part[3]) for part in picture.tile)
+        any(";16" in str(part[3]) for part in picture.tile if picture.format != "BMP")
         or max(_tiff_numbers(picture, _BITS_PER_SAMPLE, 1)) > 8
     )
 

@@ -296,11 +296,19 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
         ("burned", {"BurnedInAnnotation": "YES"}, "--allow-burned-in"),
         ("report", {"PixelData": None, "Rows": None}, "no pixels"),
         ("seg", {"Modality": "SEG"}, "segmentation"),
+        ("mask", {"SOPClassUID": UID("1.2.840.10008.5.1.4.1.1.66.4")}, "segmentation"),
+        (
+            "map",
+            {"SOPClassUID": UID("1.2.840.10008.5.1.4.1.1.30"), "Modality": "MR"},
+            "a map, not an image",
+        ),
         ("form", {"PhotometricInterpretation": "CMYK"}, "colours are in a form"),
         ("cut", {"PixelData": b"12"}, "cut off|fewer bytes"),
         ("sign", {"PixelRepresentation": None}, "its data set lacks PixelRepresentation"),
         ("bits", {"BitsStored": None, "SamplesPerPixel": None}, "lacks SamplesPerPixel and BitsStored"),
         ("colour", {"PhotometricInterpretation": None}, "lacks PhotometricInterpretation"),
+        ("rows", {"Rows": None}, "its data set lacks Rows"),
+        ("columns", {"Columns": 0}, "its data set lacks Columns"),
         ("planes", {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "lacks PlanarConfiguration"),
     ]
     for name, tags, message in cases:

@@ -227,6 +227,19 @@ def test_png_files_of_sixteen_bits_are_refused(tmp_path: Path, kind: int, channe
             assert read_picture(tmp_path / "p.png", 8, 3, Reading(background=0)).shape == (8, 8, 3)
 
 
+def test_bmp_files_of_sixteen_bits_a_pixel_have_few_bits_a_channel(tmp_path: Path) -> None:
+    """Those of five, six and five bits were said to have more than eight a channel."""
+    words = np.arange(64, dtype="<u2").reshape(8, 8) * 1023
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    head = struct.pack("<IiiHHIIiiII", 40, 8, -8, 1, 16, 3, 128, 0, 0, 0, 0)  # -8: from the top
+    (tmp_path / "x.bmp").write_bytes(
+        b"BM" + struct.pack("<IHHI", 194, 0, 0, 66) + head + masks + words.tobytes()
+    )
+    red, green, blue = words >> 11, words >> 5 & 63, words & 31
+    expected = np.stack([red * 255 // 31, green * 255 // 63, blue * 255 // 31], 2)
+    assert np.abs(read_picture(tmp_path / "x.bmp", 8, 3).astype(int) - expected).max() <= 1
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_the_transparent_gray_value_of_a_png_file_is_one_of_its_own_bits(
     tmp_path: Path, depth: int
