@@ -119,11 +119,13 @@ class PixelTags:
         return float(self.tags.get(name))
 
     def signed(self, name: str) -> int:
-        """Return a tag's number in the type of the pixels: files often store a negative one as unsigned."""
+        """Return a tag's number in the type of the pixels: files often store one in the other type."""
         value = self.tags.get(name)
         number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)
-        if self.number("PixelRepresentation") and number > 0x7FFF and self.number("BitsAllocated") == 16:
-            number -= 0x10000
+        if self.number("BitsAllocated") == 16:
+            number &= 0xFFFF
+            if self.number("PixelRepresentation") and number > 0x7FFF:
+                number -= 0x10000
         return number
 
     def lookup(self, sequence: str, name: str, index: int) -> Any:
