@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ _lock = threading.Lock()
 _PANIC = b"panicked at"
 #: What the JPEG library of GDCM writes about a damaged code, and all that it writes about codes.
 _DAMAGE = (b"premature end", b"Premature end", b"bad Huffman code", b"found marker")
-_WARNINGS = (*_DAMAGE, b"JPEG", b"DCT coefficient")
+_WARNINGS = re.compile(b"|".join((*_DAMAGE, b"JPEG", b"DCT coefficient")))
 
 
 def register(uid: str) -> None:
@@ -111,7 +112,7 @@ def _decode_rle(code: bytes, runner: Any) -> bytearray:
 
     decode: Any = decode_pixel_data
     try:
-        with _lock, _capture_warnings():
+        with capture_warnings(_WARNINGS):
             pixels: bytearray = decode(code, version=2, **runner.options)
     except BaseException as error:
         if type(error).__name__ != "PanicException":
@@ -151,7 +152,7 @@ def _decode_jpeg(code: bytes, runner: Any) -> bytearray:
         )
     )
     runner.set_option("bits_allocated", bits)
-    with _lock, _capture_warnings() as warned:
+    with capture_warnings(_WARNINGS) as warned:
         pixels = bytearray(image.GetBuffer().encode("utf-8", "surrogateescape"))
     if any(word in line for line in warned for word in _DAMAGE):
         raise ValueError("the code is damaged")
@@ -161,14 +162,18 @@ def _decode_jpeg(code: bytes, runner: Any) -> bytearray:
 
 
 @contextlib.contextmanager
-def _capture_warnings() -> Iterator[list[bytes]]:
-    """Collect what GDCM's JPEG library or the decoder of RLE writes to the terminal; what others write is passed on.
+def capture_warnings(pattern: re.Pattern[bytes]) -> Iterator[list[bytes]]:
+    """Collect what a library of C or the decoder of RLE writes to the terminal; what others write is passed on.
 
-    The library says only there that a code is damaged, and goes on with gray pixels. It holds Python's lock while
-    it decodes, so that nothing of ours is written then.
+    A library says only there that a code is damaged, and goes on with gray pixels. It holds Python's lock while
+    it decodes, so that nothing of ours is written then. There is one terminal, so one thread at a time captures.
+
+    Args:
+        pattern: What is in a line of the library.
     """
     lines: list[bytes] = []
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_lock)
         try:
             file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
             terminal = os.dup(2)
@@ -184,7 +189,7 @@ def _capture_warnings() -> Iterator[list[bytes]]:
         file.seek(0)
         written = file.read()
         for line in written.splitlines(keepends=True):
-            if _PANIC in written or any(word in line for word in _WARNINGS):
+            if _PANIC in written or pattern.search(line):
                 lines.append(line)
             else:
                 with contextlib.suppress(OSError):

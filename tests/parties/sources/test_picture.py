@@ -240,6 +240,24 @@ def test_bmp_files_of_sixteen_bits_a_pixel_have_few_bits_a_channel(tmp_path: Pat
     assert np.abs(read_picture(tmp_path / "x.bmp", 8, 3).astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("compression", ["group4", "tiff_adobe_deflate"])
+def test_damage_that_libtiff_tells_the_terminal_is_a_reason(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], compression: str
+) -> None:
+    """Damaged fax codes were read, and the terminal got lines that name no file."""
+    shape = Image.fromarray((np.indices((40, 40)).sum(0) % 7 > 2).astype(np.uint8) * 255).convert("1")
+    shape.save(tmp_path / "x.tif", compression=compression)
+    whole = (tmp_path / "x.tif").read_bytes()
+    expected = np.asarray(shape.convert("L"))
+    assert np.array_equal(read_picture(tmp_path / "x.tif", 40, 1)[..., 0], expected)
+    with Image.open(tmp_path / "x.tif") as opened:
+        start = opened.tag_v2[273][0] + 9  # in its first strip
+    (tmp_path / "x.tif").write_bytes(whole[:start] + b"UUU" + whole[start + 3 :])
+    with pytest.raises(UndecodableImageError, match="damaged"):
+        read_picture(tmp_path / "x.tif", 40, 1)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_the_transparent_gray_value_of_a_png_file_is_one_of_its_own_bits(
     tmp_path: Path, depth: int
