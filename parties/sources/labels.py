@@ -49,13 +49,7 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
         require_usable_names([label], f"{file}, line {line}")
     classes = list(selection.classes) or sorted({row.label for row in rows})
     require_usable_names(classes, str(file))
-    _refuse_one_number_twice(classes, file)
-    _refuse_several_labels(rows, file)
-    if unknown := sorted({row.label for row in rows} - set(classes)):
-        raise CipherwardError(
-            f"{file}: label {unknown[0]!r} is none of the classes that are stated: {', '.join(classes)}",
-            "correct the label, or state the consortium's classes with --classes",
-        )
+    _check_labels(rows, classes, file)
     if len(classes) < 2:
         raise CipherwardError(
             f"{file} names {counted(len(classes), 'class', 'classes')}; at least two are needed", HINT
@@ -124,8 +118,22 @@ def _groups(rows: list[tuple[Row, str]], held: dict[str, Parts]) -> dict[str, st
     return groups
 
 
+def _check_labels(rows: list[Row], classes: list[str], file: Path) -> None:
+    """Raise CipherwardError if labels mean one number in two spellings, several classes, or none that is stated."""
+    _refuse_one_number_twice(classes, file)
+    _refuse_several_labels(rows, file)
+    if unknown := sorted({row.label for row in rows} - set(classes)):
+        raise CipherwardError(
+            f"{file}: label {unknown[0]!r} is none of the classes that are stated: {', '.join(classes)}",
+            "correct the label, or state the consortium's classes with --classes",
+        )
+
+
 def _refuse_one_number_twice(classes: list[str], file: Path) -> None:
-    """Raise CipherwardError if two classes are one number: spreadsheets make 1.0, 1,0 or 1E+00 of a 1 in some rows."""
+    """Raise CipherwardError if two classes are one number: spreadsheets make 1.0, 1,0 or 1E+00 of a 1 in some rows.
+
+    Decimals have a comma in some languages.
+    """
     names: dict[str, str] = {}
     for name in classes:
         number = str((Decimal(name.replace(",", ".")) + 0).normalize()) if _NUMBER.fullmatch(name) else name
@@ -137,7 +145,7 @@ def _refuse_one_number_twice(classes: list[str], file: Path) -> None:
 
 
 def _refuse_several_labels(rows: list[Row], file: Path) -> None:
-    """Raise CipherwardError if a label is made of others: `edema; mass` beside `edema` and `mass` is no third class."""
+    """Raise CipherwardError if a label is made of others: `edema; mass` beside `edema` and `mass` is no class."""
     known = {row.label for row in rows}
     for row in rows:
         parts = [part.strip() for part in _BETWEEN_LABELS.split(row.label)]
