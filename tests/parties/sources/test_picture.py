@@ -250,8 +250,7 @@ def test_damage_that_libtiff_tells_the_terminal_is_a_reason(
     whole = (tmp_path / "x.tif").read_bytes()
     expected = np.asarray(shape.convert("L"))
     assert np.array_equal(read_picture(tmp_path / "x.tif", 40, 1)[..., 0], expected)
-    with Image.open(tmp_path / "x.tif") as opened:
-        start = opened.tag_v2[273][0] + 9  # in its first strip
+    start = 17  # in its first strip, which Pillow writes behind the eight bytes of the header
     (tmp_path / "x.tif").write_bytes(whole[:start] + b"UUU" + whole[start + 3 :])
     with pytest.raises(UndecodableImageError, match="damaged"):
         read_picture(tmp_path / "x.tif", 40, 1)
