@@ -303,6 +303,13 @@ class _DataSet:
             half = 2 if self.text("PhotometricInterpretation") == "YBR_FULL_422" else 3
             share = half / 3 if samples == 3 else 1.0
             bytes_a_frame = max(1, int(self.width * self.height * samples * share * bits) // 8)
+        groups = self.tags.get("PerFrameFunctionalGroupsSequence")
+        if (
+            groups and len(groups) < self.frames
+        ):  # the others would be shown with the file's own values, or none
+            raise UnusablePixelsError(
+                f"it says of {len(groups)} of its {self.frames} frames what they hold"
+            )
         if self.frames * bytes_a_frame > self.length:
             raise UnusablePixelsError(
                 f"it names {self.frames} frames of {self.width}×{self.height} pixels and holds fewer bytes"

@@ -123,6 +123,9 @@ def test_frames_have_their_own_values(tmp_path: Path) -> None:
         assert np.abs(read_picture(path, 16, 1, Reading(), i)[..., 0] - expected).max() <= 2
     with pytest.raises(UndecodableImageError, match="frame 3 of 3"):
         read_picture(path, 16, 1, Reading(), 3)
+    fewer = dicom_file(tmp_path / "f.dcm", frames, PerFrameFunctionalGroupsSequence=Sequence(groups[:2]))
+    with pytest.raises(UndecodableImageError, match="of 2 of its 3 frames"):  # the third had another slope
+        read_picture(fewer, 16, 1, Reading("0,9"), 2)
     # Under the name of a picture, frames would be lost without a word.
     path.rename(tmp_path / "mf.png")
     with pytest.raises(UndecodableImageError, match="3 pictures where one is expected"):
