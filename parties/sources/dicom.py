@@ -271,7 +271,7 @@ class _DataSet:
         """Raise UnusablePixelsError if the file holds no image that is read, before anything is allocated."""
         if self.text("Modality") in _NO_PICTURES or self.text("SOPClassUID") in _NO_PICTURE_CLASSES:
             raise UnusablePixelsError("a segmentation, a dose or a map, not an image")
-        if not self.has_pixels:
+        if not self.has_pixels or not (self.width or self.height):
             raise UnusablePixelsError("it holds no pixels, such as a report or a plan")
         if missing := self._missing_tags():
             raise UnusablePixelsError(f"its data set lacks {' and '.join(missing)}")
