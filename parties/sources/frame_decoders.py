@@ -88,7 +88,10 @@ def _decode_baseline(code: bytes, runner: Any) -> bytearray:
     """
     try:
         simplejpeg.decode_jpeg(code, "GRAY" if runner.samples_per_pixel == 1 else "RGB")
-    except ValueError as error:
+    except (
+        ValueError,
+        KeyError,
+    ) as error:  # also at what is rare: Pillow decides whether it can be decoded
         if any(word in str(error).encode() for word in _DAMAGE):
             raise ValueError("the code is damaged") from None
     with Image.open(io.BytesIO(code), formats=["JPEG"]) as picture:

@@ -94,13 +94,22 @@ def test_planes_of_colours_that_only_the_tags_name_are_no_planes(tmp_path: Path)
     assert np.abs(read_picture(path, 64, 3, Reading(), 0).astype(int) - RGB).max() <= 6
 
 
-def test_a_jpeg_that_ends_too_early_is_refused_though_its_end_is_marked(tmp_path: Path) -> None:
+def test_a_jpeg_that_ends_too_early_is_refused_though_its_end_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = jpeg(RGB[..., 0], b"")
     whole = compressed(tmp_path / "w.dcm", code, JPEGBaseline8Bit, RGB[..., 0], {})
     assert np.abs(read_picture(whole, 64, 1, Reading(), 0)[..., 0].astype(int) - RGB[..., 0]).max() <= 6
     cut = compressed(tmp_path / "c.dcm", code[:-99] + b"\xff\xd9", JPEGBaseline8Bit, RGB[..., 0], {})
     with pytest.raises(UndecodableImageError, match="cut off, or cannot be decoded"):
         read_picture(cut, 64, 1, Reading(), 0)
+
+    def unknown_sampling(*_: object) -> None:
+        raise KeyError(6)  # a chroma sampling that the decoder does not know
+
+    expected = read_picture(whole, 64, 1, Reading(), 0)
+    monkeypatch.setattr("simplejpeg.decode_jpeg", unknown_sampling)
+    assert np.array_equal(read_picture(whole, 64, 1, Reading(), 0), expected)
 
 
 def test_a_panic_of_a_decoder_is_one_clear_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
