@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 import blake3
-import numpy as np
 
 from coordinator.exchange.image_file import UnreadableFormatError, require_few_pixels
 from crypto.arrays import AnyArray, UInt8Array
@@ -41,7 +40,7 @@ TRANSFER_SYNTAXES = {
     "1.2.840.10008.1.2.1": ("Explicit VR Little Endian", ""),
     "1.2.840.10008.1.2.1.99": ("Deflated Explicit VR Little Endian", ""),
     "1.2.840.10008.1.2.2": ("Explicit VR Big Endian", ""),
-    "1.2.840.10008.1.2.4.50": ("JPEG Baseline, 8 bits", "pillow"),
+    "1.2.840.10008.1.2.4.50": ("JPEG Baseline, 8 bits", frame_decoders.NAME),
     "1.2.840.10008.1.2.4.51": ("JPEG Extended, 8 and 12 bits", frame_decoders.NAME),
     "1.2.840.10008.1.2.4.57": ("JPEG Lossless, any predictor", frame_decoders.NAME),
     "1.2.840.10008.1.2.4.70": ("JPEG Lossless, first-order prediction", frame_decoders.NAME),
@@ -60,9 +59,13 @@ _DIRECTORY = "1.2.840.10008.1.3.10"  # the SOP class of a DICOMDIR
 MAX_INFLATED = 1 << 29
 #: Bytes of an encapsulated frame's item that are its own: a tag and a length.
 _ITEM_BYTES = 8
-_GRAY, _COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_JPEG_2000_COLOUR = ("YBR_ICT", "YBR_RCT")  # its decoder undoes them, and no other one
+_GRAY, _COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", *_JPEG_2000_COLOUR)
 # Data sets with pixels that are no pictures: segmentations, doses and maps of values.
 _NO_PICTURES = ("SEG", "RTDOSE", "RWV", "REG")
+# The same by SOP class, as a map's or a mask's modality is often that of the images it was made from: parametric
+# maps, segmentations, segmentations of labels, and doses.
+_NO_PICTURE_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("30", "66.4", "66.7", "481.2"))
 #: Kinds of image whose pixels often hold names; the tag that says so is often left out.
 OFTEN_BURNED_IN = ("US", "SC", "OT", "ES", "XC", "GM", "IVUS")
 #: SOP classes of such images: ultrasound, and secondary captures. A dose sheet or a screenshot of a CT is a secondary
@@ -266,14 +269,19 @@ class _DataSet:
 
     def check(self, reading: Reading) -> None:
         """Raise UnusablePixelsError if the file holds no image that is read, before anything is allocated."""
-        if self.text("Modality") in _NO_PICTURES:
+        if self.text("Modality") in _NO_PICTURES or self.text("SOPClassUID") in _NO_PICTURE_CLASSES:
             raise UnusablePixelsError("a segmentation, a dose or a map, not an image")
-        if not self.has_pixels or not self.width or not self.height:
+        if not self.has_pixels or not (self.width or self.height):
             raise UnusablePixelsError("it holds no pixels, such as a report or a plan")
         if missing := self._missing_tags():
             raise UnusablePixelsError(f"its data set lacks {' and '.join(missing)}")
-        if self.text("PhotometricInterpretation") not in (*_GRAY, *_COLOUR, "PALETTE COLOR"):
+        form = self.text("PhotometricInterpretation")
+        if form not in (*_GRAY, *_COLOUR, "PALETTE COLOR"):
             raise UnusablePixelsError("its colours are in a form that is not read")
+        if form in _JPEG_2000_COLOUR and self.syntax not in frame_decoders.JPEG_2000:
+            raise UnusablePixelsError(
+                f"its colours are in a form of JPEG 2000 ({form}), and its pixels are not"
+            )
         if self.text("BurnedInAnnotation").upper() == "YES" and not reading.allow_burned_in:
             raise UnusablePixelsError(
                 "it says that names may be written into the pixels (BurnedInAnnotation); if they are not,"
@@ -295,6 +303,13 @@ class _DataSet:
             half = 2 if self.text("PhotometricInterpretation") == "YBR_FULL_422" else 3
             share = half / 3 if samples == 3 else 1.0
             bytes_a_frame = max(1, int(self.width * self.height * samples * share * bits) // 8)
+        groups = self.tags.get("PerFrameFunctionalGroupsSequence")
+        if (
+            groups and len(groups) < self.frames
+        ):  # the others would be shown with the file's own values, or none
+            raise UnusablePixelsError(
+                f"it says of {len(groups)} of its {self.frames} frames what they hold"
+            )
         if self.frames * bytes_a_frame > self.length:
             raise UnusablePixelsError(
                 f"it names {self.frames} frames of {self.width}×{self.height} pixels and holds fewer bytes"
@@ -302,12 +317,15 @@ class _DataSet:
 
     def _missing_tags(self) -> list[str]:
         """Return the tags without which nobody knows how its pixels lie."""
-        needed = ["SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"]
+        needed = ["Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"]
         if not self.has_floats:
             needed += ["BitsStored", "PixelRepresentation"]
         if self.number("SamplesPerPixel", 1) > 1:
             needed.append("PlanarConfiguration")
-        return [name for name in needed if self.tags.get(name) in (None, "")]
+        sizes = ("Rows", "Columns")  # of which 0 is none
+        return [
+            name for name in needed if self.tags.get(name) in (None, "", *([0] if name in sizes else []))
+        ]
 
     def check_length(self) -> None:
         """Raise UnusablePixelsError if the file holds more pixels than it names, of which some would be left out."""
@@ -327,7 +345,7 @@ class _DataSet:
             colours: UInt8Array = read_palette(self.tags, bool(self.syntax.is_little_endian)).apply(pixels)
             return colours
         if not self.is_gray:
-            return (pixels >> max(0, self.number("BitsStored", 8) - 8)).astype(np.uint8)
+            return self.values.show_colours(pixels)
         return self.values.show(pixels, index, reading)
 
     def decode(self, index: int) -> AnyArray:
@@ -347,8 +365,7 @@ class _DataSet:
         if plugin == frame_decoders.NAME:
             frame_decoders.register(self.syntax)
         options: dict[str, Any] = {"decoding_plugin": plugin} if plugin else {}
-        if is_one_channel := self.number("SamplesPerPixel", 1) == 1:
-            options["correct_unused_bits"] = False  # pydicom cuts them off, whatever is in them
+        options["correct_unused_bits"] = False  # pydicom cuts them off, whatever is in them
         if self.is_inflated:
             options["transfer_syntax_uid"] = self.syntax
         self.file.seek(0)
@@ -366,6 +383,7 @@ class _DataSet:
             ) from None
         if pixels.shape[:2] != (self.height, self.width):
             raise UnusablePixelsError("its pixels are of another size than it says")
+        is_one_channel = self.number("SamplesPerPixel", 1) == 1
         return self.values.clear_unused_bits(pixels) if is_one_channel else pixels
 
     def _decode_mixed(self, index: int, options: dict[str, Any]) -> AnyArray:

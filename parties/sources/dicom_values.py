@@ -31,6 +31,8 @@ _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing",
 #: OverlayBitPosition of each overlay (DICOM PS3.3 C.9.2): above 0, the overlay is in a bit of the pixels.
 OVERLAY_POSITIONS = tuple(0x60000102 + (number << 17) for number in range(16))
 
+_MORE_BITS = "its pixels have more bits than it says (BitsStored)"
+
 
 @dataclass(frozen=True)
 class PixelTags:
@@ -61,6 +63,18 @@ class PixelTags:
         if padding is not None:
             gray[padding] = 0
         return gray
+
+    def show_colours(self, pixels: AnyArray) -> UInt8Array:
+        """Return stored colours [h, w, 3] in 8 bits. They are unsigned, whatever the file says.
+
+        Raises:
+            UnusablePixelsError: If they have more bits than the file says: bright colours would become dark ones.
+        """
+        stored, colours = self.number("BitsStored", 8), pixels.view(f"u{pixels.dtype.itemsize}")
+        if int(colours.max()) >> stored:
+            raise UnusablePixelsError(_MORE_BITS)
+        spread = colours >> (stored - 8) if stored >= 8 else colours * (255 / (2**stored - 1))
+        return np.asarray(spread).astype(np.uint8)
 
     def padding(self, pixels: AnyArray) -> BoolArray | None:
         """Return which pixels are padding, bool [h, w]; None if there is none. What is no number is padding."""
@@ -95,7 +109,7 @@ class PixelTags:
         is_sign_left_out = low < 0 <= least and most < 2**stored
         has_overlays = any(self.tags[tag].value for tag in OVERLAY_POSITIONS if tag in self.tags)
         if not is_sign_left_out and not has_overlays:
-            raise UnusablePixelsError("its pixels have more bits than it says (BitsStored)")
+            raise UnusablePixelsError(_MORE_BITS)
         shift = allocated - stored
         cleared = (pixels << shift) >> shift
         return cleared if padding is None else np.where(padding, pixels, cleared)
@@ -105,11 +119,13 @@ class PixelTags:
         return float(self.tags.get(name))
 
     def signed(self, name: str) -> int:
-        """Return a tag's number in the type of the pixels: files often store a negative one as unsigned."""
+        """Return a tag's number in the type of the pixels: files often store one in the other type."""
         value = self.tags.get(name)
         number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)
-        if self.number("PixelRepresentation") and number > 0x7FFF and self.number("BitsAllocated") == 16:
-            number -= 0x10000
+        if self.number("BitsAllocated") == 16:
+            number &= 0xFFFF
+            if self.number("PixelRepresentation") and number > 0x7FFF:
+                number -= 0x10000
         return number
 
     def lookup(self, sequence: str, name: str, index: int) -> Any:

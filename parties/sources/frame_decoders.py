@@ -1,37 +1,45 @@
-"""Plugins for pydicom that call openjpeg (JPEG 2000), rle (RLE) and GDCM (lossless and 12-bit JPEG) directly.
+"""Plugins for pydicom that call openjpeg (JPEG 2000), rle (RLE), GDCM and Pillow (JPEG) directly.
 
 pydicom's own plugins for the first two ask for the package pylibjpeg, which only finds them. Its plugin for GDCM
-refuses JPEG of 12 bits, which GDCM has decoded since version 3.0, and lets GDCM write to the terminal.
+refuses JPEG of 12 bits, which GDCM has decoded since version 3.0, and lets GDCM write to the terminal. Its plugin for
+Pillow transforms the colours of some codes twice, and none of them says that colours lie pixel by pixel.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+import simplejpeg
+from PIL import Image
+
 from parties.sources.codestream import stated_precision
 
-#: Transfer syntaxes of the two decoders.
+#: Transfer syntaxes of the decoders.
 JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
 RLE = "1.2.840.10008.1.2.5"
+BASELINE_JPEG = "1.2.840.10008.1.2.4.50"
 #: JPEG Extended, and the two forms of lossless JPEG (ITU-T T.81, process 14).
 JPEG = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (51, 57, 70))
 #: The plugins' name in pydicom.
 NAME = "cipherward"
 #: pydicom asks for this; the decoders are dependencies of cipherward.
 DECODER_DEPENDENCIES = dict.fromkeys(
-    (*JPEG_2000, RLE, *JPEG), ("pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm")
+    (*JPEG_2000, RLE, BASELINE_JPEG, *JPEG),
+    ("pylibjpeg-openjpeg", "pylibjpeg-rle", "pillow", "python-gdcm"),
 )
 _lock = threading.Lock()
 #: What the decoder of RLE writes when it panics; what it was called by may follow.
 _PANIC = b"panicked at"
 #: What the JPEG library of GDCM writes about a damaged code, and all that it writes about codes.
 _DAMAGE = (b"premature end", b"Premature end", b"bad Huffman code", b"found marker")
-_WARNINGS = (*_DAMAGE, b"JPEG", b"DCT coefficient")
+_WARNINGS = re.compile(b"|".join((*_DAMAGE, b"JPEG", b"DCT coefficient")))
 
 
 def register(uid: str) -> None:
@@ -45,12 +53,14 @@ def register(uid: str) -> None:
 
 
 def is_available(uid: str) -> bool:
-    """Return whether a transfer syntax is one of the three decoders'."""
+    """Return whether a transfer syntax is one of the decoders'."""
     return uid in DECODER_DEPENDENCIES
 
 
 def decode_frame(code: bytes, runner: Any) -> bytearray:
     """Return a frame's pixels as bytes, and tell pydicom's runner how they are ordered."""
+    if runner.transfer_syntax == BASELINE_JPEG:
+        return _decode_baseline(code, runner)
     if runner.transfer_syntax in JPEG:
         return _decode_jpeg(code, runner)
     if runner.transfer_syntax == RLE:
@@ -59,11 +69,41 @@ def decode_frame(code: bytes, runner: Any) -> bytearray:
 
     decode: Any = decode_pixel_data
     pixels: bytearray = decode(code, version=2)
+    runner.set_option(
+        "planar_configuration", 0
+    )  # whatever the file says: the code alone orders its colours
     if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):
         runner.set_option("photometric_interpretation", "RGB")  # openjpeg undoes the transform
     bits = int(runner.get_option("j2k_precision", runner.bits_stored))
     runner.set_option("bits_allocated", 8 if bits <= 8 else 16 if bits <= 16 else 32)
     return pixels
+
+
+def _decode_baseline(code: bytes, runner: Any) -> bytearray:
+    """Return the pixels of a JPEG Baseline frame, as RGB where Adobe's marker says that they are transformed.
+
+    Raises:
+        ValueError: If the code is damaged. Pillow fills what is cut off with gray and says nothing; the other decoder
+            is the same library, and passes its warnings on.
+    """
+    try:
+        simplejpeg.decode_jpeg(code, "GRAY" if runner.samples_per_pixel == 1 else "RGB")
+    except (
+        ValueError,
+        KeyError,
+    ) as error:  # also at what is rare: Pillow decides whether it can be decoded
+        if any(word in str(error).encode() for word in _DAMAGE):
+            raise ValueError("the code is damaged") from None
+    with Image.open(io.BytesIO(code), formats=["JPEG"]) as picture:
+        if runner.samples_per_pixel > 1:
+            runner.set_option("planar_configuration", 0)
+            if picture.info.get("adobe_transform"):
+                runner.set_option(
+                    "photometric_interpretation", "RGB"
+                )  # Pillow undoes it, pydicom would once more
+            elif "adobe_transform" not in picture.info:
+                picture.draft("YCbCr", picture.size)
+        return bytearray(picture.tobytes())
 
 
 def _decode_rle(code: bytes, runner: Any) -> bytearray:
@@ -75,7 +115,7 @@ def _decode_rle(code: bytes, runner: Any) -> bytearray:
 
     decode: Any = decode_pixel_data
     try:
-        with _lock, _capture_warnings():
+        with capture_warnings(_WARNINGS):
             pixels: bytearray = decode(code, version=2, **runner.options)
     except BaseException as error:
         if type(error).__name__ != "PanicException":
@@ -115,7 +155,7 @@ def _decode_jpeg(code: bytes, runner: Any) -> bytearray:
         )
     )
     runner.set_option("bits_allocated", bits)
-    with _lock, _capture_warnings() as warned:
+    with capture_warnings(_WARNINGS) as warned:
         pixels = bytearray(image.GetBuffer().encode("utf-8", "surrogateescape"))
     if any(word in line for line in warned for word in _DAMAGE):
         raise ValueError("the code is damaged")
@@ -125,14 +165,18 @@ def _decode_jpeg(code: bytes, runner: Any) -> bytearray:
 
 
 @contextlib.contextmanager
-def _capture_warnings() -> Iterator[list[bytes]]:
-    """Collect what GDCM's JPEG library or the decoder of RLE writes to the terminal; what others write is passed on.
+def capture_warnings(pattern: re.Pattern[bytes]) -> Iterator[list[bytes]]:
+    """Collect what a library of C or the decoder of RLE writes to the terminal; what others write is passed on.
 
-    The library says only there that a code is damaged, and goes on with gray pixels. It holds Python's lock while
-    it decodes, so that nothing of ours is written then.
+    A library says only there that a code is damaged, and goes on with gray pixels. It holds Python's lock while
+    it decodes, so that nothing of ours is written then. There is one terminal, so one thread at a time captures.
+
+    Args:
+        pattern: What is in a line of the library.
     """
     lines: list[bytes] = []
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_lock)
         try:
             file = stack.enter_context(tempfile.TemporaryFile(buffering=0))
             terminal = os.dup(2)
@@ -148,7 +192,7 @@ def _capture_warnings() -> Iterator[list[bytes]]:
         file.seek(0)
         written = file.read()
         for line in written.splitlines(keepends=True):
-            if _PANIC in written or any(word in line for word in _WARNINGS):
+            if _PANIC in written or pattern.search(line):
                 lines.append(line)
             else:
                 with contextlib.suppress(OSError):

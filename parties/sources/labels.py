@@ -8,6 +8,8 @@ The layout of many competitions. Paths are relative to the folder of images; an 
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
 from pathlib import Path
 
 from crypto.errors import CipherwardError
@@ -18,8 +20,12 @@ from parties.sources.label_table import HINT, FileFinder, Row, read_rows
 from parties.sources.layout import require_folder
 from parties.sources.picture import UndecodableImageError
 from parties.sources.reading import Reading
-from parties.sources.same_patient import join_issuers, name_patients, plain_number
+from parties.sources.same_patient import join_issuers, name_patients
 from parties.sources.walk import Parts, ignored_reason, look, walk
+
+# A number, of no more digits than are compared (Decimal: 28).
+_NUMBER = re.compile(r"[+-]?([0-9]{1,19}([.,][0-9]{0,8})?|[.,][0-9]{1,8})([eE][+-]?[0-9]{1,4})?")
+_BETWEEN_LABELS = re.compile(r"[;,/+&]")
 
 
 def read_labels(root: Path, selection: Selection) -> Catalog:
@@ -43,12 +49,7 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
         require_usable_names([label], f"{file}, line {line}")
     classes = list(selection.classes) or sorted({row.label for row in rows})
     require_usable_names(classes, str(file))
-    _refuse_one_number_twice(classes, file)
-    if unknown := sorted({row.label for row in rows} - set(classes)):
-        raise CipherwardError(
-            f"{file}: label {unknown[0]!r} is none of the classes that are stated: {', '.join(classes)}",
-            "correct the label, or state the consortium's classes with --classes",
-        )
+    _check_labels(rows, classes, file)
     if len(classes) < 2:
         raise CipherwardError(
             f"{file} names {counted(len(classes), 'class', 'classes')}; at least two are needed", HINT
@@ -117,14 +118,41 @@ def _groups(rows: list[tuple[Row, str]], held: dict[str, Parts]) -> dict[str, st
     return groups
 
 
+def _check_labels(rows: list[Row], classes: list[str], file: Path) -> None:
+    """Raise CipherwardError if labels mean one number in two spellings, several classes, or none that is stated."""
+    _refuse_one_number_twice(classes, file)
+    _refuse_several_labels(rows, file)
+    if unknown := sorted({row.label for row in rows} - set(classes)):
+        raise CipherwardError(
+            f"{file}: label {unknown[0]!r} is none of the classes that are stated: {', '.join(classes)}",
+            "correct the label, or state the consortium's classes with --classes",
+        )
+
+
 def _refuse_one_number_twice(classes: list[str], file: Path) -> None:
-    """Raise CipherwardError if two classes are one number: spreadsheets make 1.0 of a 1 in some rows only."""
+    """Raise CipherwardError if two classes are one number: spreadsheets make 1.0, 1,0 or 1E+00 of a 1 in some rows.
+
+    Decimals have a comma in some languages.
+    """
     names: dict[str, str] = {}
     for name in classes:
-        if (twin := names.setdefault(plain_number(name), name)) != name:
+        number = str((Decimal(name.replace(",", ".")) + 0).normalize()) if _NUMBER.fullmatch(name) else name
+        if (twin := names.setdefault(number, name)) != name:
             raise CipherwardError(
                 f"{file}: the labels {twin!r} and {name!r} are one number in two spellings",
                 "write it in one way; class names in words are clearer",
+            )
+
+
+def _refuse_several_labels(rows: list[Row], file: Path) -> None:
+    """Raise CipherwardError if a label is made of others: `edema; mass` beside `edema` and `mass` is no class."""
+    known = {row.label for row in rows}
+    for row in rows:
+        parts = [part.strip() for part in _BETWEEN_LABELS.split(row.label)]
+        if len(parts) > 1 and known.issuperset(parts):
+            raise CipherwardError(
+                f"{file}, line {row.line}: several labels an image ({row.label})",
+                "choose one class an image: this model does not support multi-label tasks",
             )
 
 

@@ -20,7 +20,7 @@ from crypto.plural import counted
 from parties.sources.catalog import Catalog, Item, Selection
 from parties.sources.class_names import normalized, require_usable_names
 from parties.sources.found import Found
-from parties.sources.patients import Grouper
+from parties.sources.patients import FOLDER_PATTERN, Grouper
 from parties.sources.reading import Reading
 from parties.sources.walk import ARCHIVE_ENDINGS, walk, without_ending
 
@@ -86,7 +86,7 @@ def read_layout(root: Path, selection: Selection) -> Catalog:
     found = Found(root, walk(root), Reading(allow_burned_in=selection.allow_burned_in))
     found.look_at_all()
     top = _unwrap(found)
-    folders = _class_folders(found, top)  # (split, class name, folder)
+    folders = _class_folders(found, top, selection)  # (split, class name, folder)
     _check_links(found, top, folders)
     classes = _check_classes(found, top, folders, selection)
     items: list[Item] = []
@@ -138,7 +138,7 @@ def _unwrap(found: Found) -> str:
     return top
 
 
-def _class_folders(found: Found, top: str) -> list[tuple[str, str, str]]:
+def _class_folders(found: Found, top: str, selection: Selection) -> list[tuple[str, str, str]]:
     """Return (split, class name, folder) of every class folder; the split is empty if the folders do not say it."""
 
     def below(folder: str) -> list[tuple[str, str]]:
@@ -152,6 +152,8 @@ def _class_folders(found: Found, top: str) -> list[tuple[str, str, str]]:
     _refuse_alike(found, top)
     inside = {folder: below(folder) for _, folder in below(top)}
     if not any(n.casefold() in SPLIT_NAMES for names in inside.values() for n, _ in names):
+        if selection.groups == "folder":
+            _refuse_equal_inside(found, top)
         return [("", name, folder) for name, folder in below(top)]
     result = []
     for name, folder in below(top):
@@ -182,6 +184,29 @@ def _refuse_alike(found: Found, top: str) -> None:
         raise CipherwardError(
             f"{found.path(top)}: the folders {', '.join(folds[:5])} seem to be parts of one set, and not classes",
             "join them, or make train, val and test folders of them; class folders come next",
+        )
+
+
+def _refuse_equal_inside(found: Found, top: str) -> None:
+    """Raise CipherwardError if folders all hold the same folders of words: they may be splits or sites, not classes.
+
+    Patients' folders have numbers, or are others in each class. The inner ones, which may be the classes, would be
+    taken for patients.
+    """
+    inside = {
+        name: {n.casefold() for n in found.children(name) if found.images(f"{name}/{n}")}
+        for folder in found.children(top)
+        if found.images(name := f"{top}/{folder}".lstrip("/"))
+    }
+    words = set.intersection(*inside.values()) if inside else set[str]()
+    has_number = any(letter.isdigit() for word in words for letter in word)
+    is_equal = len(inside) > 1 and len(words) > 1 and set.union(*inside.values()) == words
+    if is_equal and not has_number and words.isdisjoint(_NO_IMAGES):
+        outer, inner = (", ".join(sorted(names)[:5]) for names in (inside, words))
+        raise CipherwardError(
+            f"{found.path(top)}: the folders {outer} all hold {inner}: either could be the classes",
+            "call splits train, val and test; if the outer folders are the classes, --groups none says that the "
+            f"inner ones are no patients, --groups {FOLDER_PATTERN} that they are",
         )
 
 
@@ -248,18 +273,24 @@ def _check_classes(
                     f"state the consortium's classes: --classes {','.join(names)}",
                 )
             _refuse_masks(found, folder)
-    _refuse_masks_as_class(place, names)
+    _refuse_masks_as_class(place, names, selection)
     return names
 
 
-def _refuse_masks_as_class(place: Path, names: list[str]) -> None:
-    """Raise CipherwardError if two folders are no classes: `images` and, beside it, `masks` or `labels`."""
+def _refuse_masks_as_class(place: Path, names: list[str], selection: Selection) -> None:
+    """Raise CipherwardError if folders are no classes: `masks`, or `images` and, beside it, `labels`."""
     images = [name for name in names if name.casefold() in _IMAGES]
     others = [name for name in names if name.casefold() in _NO_IMAGES | {"label", "labels"}]
     if images and others:
         raise CipherwardError(
             f"{place}: the folders {images[0]} and {others[0]} seem to be images and their masks, and not classes",
             f"{_HINT}, or name a label file: --labels FILE.csv",
+        )
+    masks = [name for name in names if name.casefold() in _NO_IMAGES - {"mask"}]  # people wear a mask
+    if masks and len(names) > 2 and masks[0] not in selection.classes:
+        raise CipherwardError(
+            f"{place}: the folder {masks[0]} seems to hold masks or annotations, and no class",
+            f"move it away; if it is a class, state the classes: --classes {','.join(names)}",
         )
 
 

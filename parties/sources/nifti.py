@@ -114,6 +114,11 @@ def _read_header(file: BinaryIO) -> Any:
         dtype = header.get_data_dtype()
     except Exception as error:  # nibabel quotes the header in its errors
         raise UnusablePixelsError(f"its NIfTI header is damaged ({type(error).__name__})") from None
+    if header["bitpix"] not in (
+        0,
+        8 * dtype.itemsize,
+    ):  # voxels of other bytes would be noise; some write 0
+        raise UnusablePixelsError("its NIfTI header is damaged (datatype and bitpix)")
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise UnusablePixelsError("its voxels are no gray values")
     if len(shape) == 4 and shape[3] == 1:

@@ -16,7 +16,7 @@ from parties.sources.same_patient import join_issuers, name_patients, one_spelli
 WAYS = ("folder", "tags", "none")
 WAYS_HINT = "--groups folder, tags, none, or a regular expression on the path below the class folder"
 #: A pattern that takes the folder in the class folder for the patient.
-_FOLDER_PATTERN = "'^([^/]+)/'"
+FOLDER_PATTERN = "'^([^/]+)/'"
 
 
 class Grouper:
@@ -152,7 +152,7 @@ def _patient_depth(found: Found, folders: Sequence[str]) -> int | None:
             return None
         raise CipherwardError(
             f"{found.path(singles[0])} is the only folder in its class folder: it could be a patient, or not",
-            f"--groups none if it is no patient; --groups {_FOLDER_PATTERN} if it is one",
+            f"--groups none if it is no patient; --groups {FOLDER_PATTERN} if it is one",
         )
 
 

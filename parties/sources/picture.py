@@ -29,6 +29,7 @@ from coordinator.exchange.image_file import (
 from crypto.arrays import AnyArray, UInt8Array
 from crypto.errors import CipherwardError
 from parties.sources import dicom, nifti
+from parties.sources.frame_decoders import capture_warnings
 from parties.sources.reading import DEFAULT, Reading, UnusablePixelsError, apply_window, to_square
 
 # Metadata that can hold an orientation: the keys that Pillow uses for JPEG and PNG, and the bytes in a JPEG file.
@@ -41,6 +42,8 @@ _WHITE_IS_ZERO, _UNSIGNED, _SIGNED, _A_PLANE_EACH = 0, 1, 2, 2
 # Of a PNG file of 2 or 4 bits, in Pillow's words: from one gray value to the next.
 _GRAY_STEPS = {"L;2": 85, "L;4": 17}
 _IMAGEJ_STACK = re.compile(r"ImageJ=.*?^images=(\d{1,9})\s*$", re.DOTALL | re.MULTILINE)
+#: An error of libtiff, such as "Fax4Decode: Bad code word at line 13 of strip 0 (x 11)."
+_LIBTIFF = re.compile(rb"^(\w+(Decode\w*|Setup\w*|Lib)|TIFF\w+|filename|tempfile\.tif): .*\.$")
 _TRANSPARENT = "it is transparent; state what is behind it: --background 0 (black) to 255"
 
 
@@ -180,7 +183,7 @@ def _show(picture: ImageFile.ImageFile, reading: Reading) -> Image.Image:
         _refuse_partly_read(picture)
     is_deep = _is_deep(picture)
     steps = {_GRAY_STEPS.get(str(part[3]), 1) for part in picture.tile}
-    picture.load()
+    _load(picture)
     clear = picture.info.get("transparency")
     if picture.format == "PNG" and isinstance(clear, int) and len(steps) == 1:
         # Pillow spreads the 4 or 16 gray values of such a file over 256, and not the one that is transparent.
@@ -195,6 +198,21 @@ def _show(picture: ImageFile.ImageFile, reading: Reading) -> Image.Image:
             "more than 8 bits a channel, with colour or transparency; convert it to 8 bits"
         )
     return _cover(picture, reading)
+
+
+def _load(picture: ImageFile.ImageFile) -> None:
+    """Decode a picture's pixels.
+
+    Raises:
+        UnusablePixelsError: If libtiff says that they are damaged, which it often does on the terminal only.
+    """
+    if all(part[0] != "libtiff" for part in picture.tile):
+        picture.load()
+        return
+    with capture_warnings(_LIBTIFF) as errors:
+        picture.load()
+    if errors:
+        raise UnusablePixelsError("its compressed pixels are damaged")
 
 
 def _refuse_partly_read(picture: ImageFile.ImageFile) -> None:
@@ -238,10 +256,11 @@ def _is_deep(picture: ImageFile.ImageFile) -> bool:
     """Return whether a file has more than 8 bits a channel. Call it before the pixels are decoded.
 
     Pillow silently drops the lower eight bits of a PNG with 16 bits a channel. It takes the colours of a TIFF file
-    for 8 bits where each has a plane of its own, whatever the file says.
+    for 8 bits where each has a plane of its own, whatever the file says. A BMP file of 16 bits a pixel has 5 or 6 a
+    channel.
     """
     return (
-        any(";16" in str(part[3]) for part in picture.tile)
+        any(";16" in str(part[3]) for part in picture.tile if picture.format != "BMP")
         or max(_tiff_numbers(picture, _BITS_PER_SAMPLE, 1)) > 8
     )
 

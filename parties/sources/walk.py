@@ -56,8 +56,12 @@ LEFTOVER, HIDDEN = "left by an archive or a file manager", "hidden"
 DANGLING, IRREGULAR = "a link to nothing", "not a regular file"
 
 
-# How a DICOM data set without the file header begins: a tag of group 8, and a type or a small length.
-_BARE_DATA_SET = re.compile(rb"\x08\0[\0-\x20]\0([A-Z]{2}|.[\0\x01]\0\0)", re.DOTALL)
+# How a DICOM data set without the file header begins: a tag of group 8, and a type or a small length; of a big-endian
+# one, the type. Or with a part of the header: without the 128 bytes that stand before DICM, or without these, too.
+_BARE_DATA_SET = re.compile(
+    rb"\x08\0[\0-\x20]\0([A-Z]{2}|.[\0\x01]\0\0)|\0\x08\0[\0-\x20][A-Z]{2}|(DICM)?\x02\0[\0-\x20]\0[A-Z]{2}",
+    re.DOTALL,
+)
 
 
 @dataclass

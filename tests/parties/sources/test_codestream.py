@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from openjpeg.utils import encode_array
 from PIL import Image
 from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import UID, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from crypto.arrays import AnyArray
 from parties.sources.picture import UndecodableImageError, read_picture
@@ -26,9 +27,14 @@ def jpeg2000(path: Path, pixels: AnyArray, tags: dict[str, Any], **how: Any) -> 
     """Write a DICOM file of pixels in JPEG 2000, with these tags whatever the code says, and return its path."""
     encode: Any = encode_array
     code = encode(np.ascontiguousarray(pixels), photometric_interpretation=1 + (pixels.ndim == 2), **how)
+    return compressed(path, bytes(code), JPEG2000Lossless, pixels, tags)
+
+
+def compressed(path: Path, code: bytes, syntax: UID, pixels: AnyArray, tags: dict[str, Any]) -> Path:
+    """Write a DICOM file of a code, with the size of pixels and these tags, and return its path."""
     ds = dicom_data(pixels if pixels.ndim == 2 else pixels[..., 0], **tags)
-    ds.file_meta.TransferSyntaxUID = JPEG2000Lossless
-    ds.PixelData = encapsulate([bytes(code)])
+    ds.file_meta.TransferSyntaxUID = syntax
+    ds.PixelData = encapsulate([code])
     ds["PixelData"].is_undefined_length = True
     ds.save_as(path, enforce_file_format=True)
     return path
@@ -57,6 +63,53 @@ def test_colours_are_not_transformed_twice(tmp_path: Path) -> None:
         assert np.abs(read_picture(path, 64, 3, Reading(), 0).astype(int) - RGB).max() <= 2, (form, in_code)
     with pytest.raises(UndecodableImageError, match="compressed colours are transformed"):
         read_picture(jpeg2000(tmp_path / "x.dcm", ycc, tags, use_mct=True), 64, 3, Reading(), 0)
+
+
+def jpeg(pixels: AnyArray, marker: bytes) -> bytes:
+    """Return a code of JPEG, with a marker instead of JFIF's."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=95, subsampling=0)
+    code = stream.getvalue()
+    return code[:2] + marker + code[code.index(b"\xff\xdb") :]
+
+
+@pytest.mark.parametrize("marker", [b"", b"\xff\xee\0\x0eAdobe\0d\0\0\0\0\1"], ids=["bare", "adobe"])
+def test_colours_of_a_jpeg_are_transformed_once_whatever_marker_it_has(
+    tmp_path: Path, marker: bytes
+) -> None:
+    """At Adobe's marker Pillow undoes the transform, and pydicom undid it once more."""
+    for form in ("YBR_FULL_422", "YBR_FULL"):
+        tags = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": form}
+        path = compressed(tmp_path / "c.dcm", jpeg(RGB, marker), JPEGBaseline8Bit, RGB, tags)
+        assert np.abs(read_picture(path, 64, 3, Reading(), 0).astype(int) - RGB).max() <= 6, form
+
+
+def test_planes_of_colours_that_only_the_tags_name_are_no_planes(tmp_path: Path) -> None:
+    """A compressed frame is decoded pixel by pixel. Cut into three planes, it was noise."""
+    tags = {"SamplesPerPixel": 3, "PlanarConfiguration": 1, "PhotometricInterpretation": "RGB"}
+    path = jpeg2000(tmp_path / "2000.dcm", RGB, tags, use_mct=True)
+    assert np.array_equal(read_picture(path, 64, 3, Reading(), 0), RGB)
+    tags["PhotometricInterpretation"] = "YBR_FULL_422"
+    path = compressed(tmp_path / "jpeg.dcm", jpeg(RGB, b""), JPEGBaseline8Bit, RGB, tags)
+    assert np.abs(read_picture(path, 64, 3, Reading(), 0).astype(int) - RGB).max() <= 6
+
+
+def test_a_jpeg_that_ends_too_early_is_refused_though_its_end_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = jpeg(RGB[..., 0], b"")
+    whole = compressed(tmp_path / "w.dcm", code, JPEGBaseline8Bit, RGB[..., 0], {})
+    assert np.abs(read_picture(whole, 64, 1, Reading(), 0)[..., 0].astype(int) - RGB[..., 0]).max() <= 6
+    cut = compressed(tmp_path / "c.dcm", code[:-99] + b"\xff\xd9", JPEGBaseline8Bit, RGB[..., 0], {})
+    with pytest.raises(UndecodableImageError, match="cut off, or cannot be decoded"):
+        read_picture(cut, 64, 1, Reading(), 0)
+
+    def unknown_sampling(*_: object) -> None:
+        raise KeyError(6)  # a chroma sampling that the decoder does not know
+
+    expected = read_picture(whole, 64, 1, Reading(), 0)
+    monkeypatch.setattr("simplejpeg.decode_jpeg", unknown_sampling)
+    assert np.array_equal(read_picture(whole, 64, 1, Reading(), 0), expected)
 
 
 def test_a_panic_of_a_decoder_is_one_clear_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -82,6 +82,11 @@ def test_rescale_monochrome1_and_padding(tmp_path: Path) -> None:
         picture = show(path, window="auto")
         assert (picture[0] == 0).all()  # black in both, and outside of the percentiles
         assert picture[1:].max() > 250 and np.ptp(picture[1:]) > 250
+    unsigned = padded.view(np.uint16)
+    ds = dicom_data(unsigned, RescaleIntercept=-32768)
+    ds.add_new(0x00280120, "SS", -2000)  # in the other type than the pixels
+    ds.save_as(tmp_path / "other.dcm", enforce_file_format=True)
+    assert not show(tmp_path / "other.dcm", window="-32768,-32767")[0].any()
 
 
 def test_voi_and_modality_luts(tmp_path: Path) -> None:
@@ -118,6 +123,9 @@ def test_frames_have_their_own_values(tmp_path: Path) -> None:
         assert np.abs(read_picture(path, 16, 1, Reading(), i)[..., 0] - expected).max() <= 2
     with pytest.raises(UndecodableImageError, match="frame 3 of 3"):
         read_picture(path, 16, 1, Reading(), 3)
+    fewer = dicom_file(tmp_path / "f.dcm", frames, PerFrameFunctionalGroupsSequence=Sequence(groups[:2]))
+    with pytest.raises(UndecodableImageError, match="of 2 of its 3 frames"):  # the third had another slope
+        read_picture(fewer, 16, 1, Reading("0,9"), 2)
     # Under the name of a picture, frames would be lost without a word.
     path.rename(tmp_path / "mf.png")
     with pytest.raises(UndecodableImageError, match="3 pictures where one is expected"):
@@ -296,11 +304,19 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
         ("burned", {"BurnedInAnnotation": "YES"}, "--allow-burned-in"),
         ("report", {"PixelData": None, "Rows": None}, "no pixels"),
         ("seg", {"Modality": "SEG"}, "segmentation"),
+        ("mask", {"SOPClassUID": UID("1.2.840.10008.5.1.4.1.1.66.4")}, "segmentation"),
+        (
+            "map",
+            {"SOPClassUID": UID("1.2.840.10008.5.1.4.1.1.30"), "Modality": "MR"},
+            "a map, not an image",
+        ),
         ("form", {"PhotometricInterpretation": "CMYK"}, "colours are in a form"),
         ("cut", {"PixelData": b"12"}, "cut off|fewer bytes"),
         ("sign", {"PixelRepresentation": None}, "its data set lacks PixelRepresentation"),
         ("bits", {"BitsStored": None, "SamplesPerPixel": None}, "lacks SamplesPerPixel and BitsStored"),
         ("colour", {"PhotometricInterpretation": None}, "lacks PhotometricInterpretation"),
+        ("rows", {"Rows": None}, "its data set lacks Rows"),
+        ("columns", {"Columns": 0}, "its data set lacks Columns"),
         ("planes", {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "lacks PlanarConfiguration"),
     ]
     for name, tags, message in cases:
@@ -318,6 +334,13 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "bare.dcm").write_bytes(whole[132:])
     with pytest.raises(UndecodableImageError, match="no DICM"):
         look(tmp_path, "bare.dcm", Reading())
+    for name, start in (
+        ("IM3", 128),
+        ("IM4", 132),
+    ):  # with the header's tags, and not what stands before them
+        (tmp_path / name).write_bytes(whole[start:])
+        with pytest.raises(UndecodableImageError, match="a data set without file header"):
+            look(tmp_path, name, Reading())
     for name, implicit in (("IM1", True), ("IM2", False)):  # as old archives write and name them
         ds = Dataset()
         ds.SOPClassUID, ds.Modality, ds.PixelData = UID("1.2"), "CT", bytes(10)
@@ -325,6 +348,9 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
         pydicom.dcmwrite(tmp_path / name, ds, implicit_vr=implicit, little_endian=True)
         with pytest.raises(UndecodableImageError, match="a data set without file header"):
             look(tmp_path, name, Reading())
+    pydicom.dcmwrite(tmp_path / "IM5", ds, implicit_vr=False, little_endian=False)
+    with pytest.raises(UndecodableImageError, match="a data set without file header"):
+        look(tmp_path, "IM5", Reading())
 
 
 def test_images_that_often_show_names_are_told_by_modality_and_by_class(tmp_path: Path) -> None:

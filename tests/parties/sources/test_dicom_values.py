@@ -254,3 +254,31 @@ def test_channels_that_do_not_fit_the_form_of_colours_are_refused(
     path = dicom_file(tmp_path / "x.dcm", pixels, PhotometricInterpretation=form, **tags)
     with pytest.raises(UndecodableImageError, match="other channels than its form of colours has"):
         read_picture(path, 16, 1, Reading(), 0)
+
+
+def colours(path: Path, pixels: AnyArray, **tags: Any) -> Path:
+    """Write colours [16, 16, 3] as a DICOM file, and return its path."""
+    form = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
+    return dicom_file(path, pixels[..., 0], **{**form, "PixelData": pixels.tobytes(), **tags})
+
+
+def test_colours_are_shown_with_the_bits_that_they_have(tmp_path: Path) -> None:
+    """Colours of six bits were dark, and bright colours of more bits than BitsStored says became dark ones."""
+    eight = np.arange(768, dtype=np.uint16).reshape(16, 16, 3) % 256
+    for bits in (4, 6, 8, 12, 16):
+        pixels = (eight * 257 >> 16 - bits).astype(np.uint8 if bits <= 8 else np.uint16)
+        path = colours(tmp_path / "c.dcm", pixels, BitsStored=bits, HighBit=bits - 1)
+        shown = read_picture(path, 16, 3, Reading(), 0).astype(int)
+        assert np.abs(shown - eight).max() <= 256 >> bits, bits
+    path = colours(tmp_path / "x.dcm", eight << 8, BitsStored=12, HighBit=11)
+    with pytest.raises(UndecodableImageError, match="more bits than it says"):
+        read_picture(path, 16, 3, Reading(), 0)
+
+
+@pytest.mark.parametrize("form", ["YBR_ICT", "YBR_RCT"])
+def test_a_form_of_colours_that_no_decoder_undoes_is_refused(tmp_path: Path, form: str) -> None:
+    """Such colours were shown as if they were red, green and blue."""
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    path = colours(tmp_path / "x.dcm", pixels, PhotometricInterpretation=form)
+    with pytest.raises(UndecodableImageError, match="in a form of JPEG 2000"):
+        read_picture(path, 16, 3, Reading(), 0)

@@ -84,6 +84,10 @@ BAD = {
     "": "is empty",
     "file label\nscan00.png a\nscan01.png b": "cells are separated by commas, semicolons or tabs",
     "file,label\nscan00.png,1\nscan01.png,0\nscan02.png,1.0": "'1' and '1.0' are one number in two spellings",
+    "file;label\nscan00.png;1\nscan01.png;0\nscan02.png;1,0": "'1' and '1,0' are one number in two spellings",
+    "file,label\nscan00.png,10\nscan01.png,1E+01": "'10' and '1E+01' are one number in two spellings",
+    "file,label\nscan00.png,1.5\nscan01.png,1.50": "'1.5' and '1.50' are one number in two spellings",
+    "file,label\nscan00.png,a\nscan01.png,b\nscan02.png,b; a": "line 4: several labels an image (b; a)",
     "file,label\nscan00.png,a, grade 4\nscan01.png,b": "line 2: it has 3 cells, and the header names 2",
     "file,label\nscan00.png,low grade\nscan01.png,b\nscan02.png,low  grade": "'low  grade' and 'low grade' differ by "
     "spaces alone",

@@ -61,6 +61,32 @@ def test_splits_below_the_classes_and_in_a_wrapper(tmp_path: Path) -> None:
     assert plain.classes == ["a", "b"] and {item.split for item in plain.items} == {""}
 
 
+@pytest.mark.parametrize("outer", [("treino", "teste"), ("internal", "external"), ("tr", "va", "te")])
+def test_folders_that_hold_the_same_words_may_be_splits_or_sites(
+    tmp_path: Path, outer: tuple[str, ...]
+) -> None:
+    """They were the classes, and the classes in them were patients."""
+    fill(tmp_path, *(f"{folder}/{name}" for folder in outer for name in ("glioma", "healthy", "Other")))
+    with pytest.raises(
+        CipherwardError, match="all hold glioma, healthy, other: either could be the classes"
+    ):
+        read(tmp_path)
+    for groups in ("none", "^([^/]+)/"):
+        assert read(tmp_path, groups=groups).classes == sorted(outer)
+    fill(tmp_path / "2", *(f"{name}/p{i}" for name in "ab" for i in range(3)))  # patients who are in both
+    assert read(tmp_path / "2").classes == ["a", "b"]
+
+
+def test_a_folder_of_masks_beside_the_classes_is_none_unless_it_is_stated(tmp_path: Path) -> None:
+    fill(tmp_path, "a", "b", "Masks")
+    with pytest.raises(
+        CipherwardError, match="the folder Masks seems to hold masks or annotations"
+    ) as error:
+        read(tmp_path)
+    assert "--classes Masks,a,b" in error.value.hint
+    assert read(tmp_path, classes=("a", "b", "Masks")).classes == ["a", "b", "Masks"]
+
+
 def test_without_val_it_is_taken_from_train_by_patient(tmp_path: Path) -> None:
     for name in "ab":
         fill(tmp_path, *(f"train/{name}/p{name}{i}" for i in range(10)), n=3)

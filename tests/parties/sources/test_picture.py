@@ -227,6 +227,36 @@ def test_png_files_of_sixteen_bits_are_refused(tmp_path: Path, kind: int, channe
             assert read_picture(tmp_path / "p.png", 8, 3, Reading(background=0)).shape == (8, 8, 3)
 
 
+def test_bmp_files_of_sixteen_bits_a_pixel_have_few_bits_a_channel(tmp_path: Path) -> None:
+    """Those of five, six and five bits were said to have more than eight a channel."""
+    words = np.arange(64, dtype="<u2").reshape(8, 8) * 1023
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    head = struct.pack("<IiiHHIIiiII", 40, 8, -8, 1, 16, 3, 128, 0, 0, 0, 0)  # -8: from the top
+    (tmp_path / "x.bmp").write_bytes(
+        b"BM" + struct.pack("<IHHI", 194, 0, 0, 66) + head + masks + words.tobytes()
+    )
+    red, green, blue = words >> 11, words >> 5 & 63, words & 31
+    expected = np.stack([red * 255 // 31, green * 255 // 63, blue * 255 // 31], 2)
+    assert np.abs(read_picture(tmp_path / "x.bmp", 8, 3).astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("compression", ["group4", "tiff_adobe_deflate"])
+def test_damage_that_libtiff_tells_the_terminal_is_a_reason(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], compression: str
+) -> None:
+    """Damaged fax codes were read, and the terminal got lines that name no file."""
+    shape = Image.fromarray((np.indices((40, 40)).sum(0) % 7 > 2).astype(np.uint8) * 255).convert("1")
+    shape.save(tmp_path / "x.tif", compression=compression)
+    whole = (tmp_path / "x.tif").read_bytes()
+    expected = np.asarray(shape.convert("L"))
+    assert np.array_equal(read_picture(tmp_path / "x.tif", 40, 1)[..., 0], expected)
+    start = 17  # in its first strip, which Pillow writes behind the eight bytes of the header
+    (tmp_path / "x.tif").write_bytes(whole[:start] + b"UUU" + whole[start + 3 :])
+    with pytest.raises(UndecodableImageError, match="damaged"):
+        read_picture(tmp_path / "x.tif", 40, 1)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_the_transparent_gray_value_of_a_png_file_is_one_of_its_own_bits(
     tmp_path: Path, depth: int

@@ -394,6 +394,7 @@ def test_a_volume_that_holds_more_voxels_than_it_names_is_refused(tmp_path: Path
     ("at", "form", "value", "message"),
     [
         (42, "<h", -8, r"damaged \(dimensions\)"),
+        (70, "<h", 2, r"damaged \(datatype and bitpix\)"),
         (108, "<f", float("nan"), r"damaged \(vox_offset\)"),
         (108, "<f", float("inf"), r"damaged \(vox_offset\)"),
     ],
