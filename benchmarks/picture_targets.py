@@ -28,8 +28,8 @@ class Target:
 
 
 _EXACT, _OPENS, _NAMES, _SHOWS = ("exact", "exact"), ("opens", "K"), ("names", "R"), ("shows", "V")
-#: The targets of each scheme. Schemes of which none was set should be broken by 10 images, and block_projection, whose
-#: noise has to be averaged out, by 100.
+#: The targets of each scheme. Schemes of which none was set should be broken by 10 images, and block_projection,
+#: whose noise has to be averaged out, by 100.
 TARGETS: dict[str, tuple[Target, ...]] = {
     "value_shuffle": (Target(*_EXACT, 10),),
     "le": (Target(*_EXACT, 10),),
