@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import simplejpeg
-from PIL import Image
 
+from coordinator.exchange.image_file import open_picture
 from parties.sources.codestream import stated_precision
 
 #: Transfer syntaxes of the decoders.
@@ -94,7 +94,7 @@ def _decode_baseline(code: bytes, runner: Any) -> bytearray:
     ) as error:  # also at what is rare: Pillow decides whether it can be decoded
         if any(word in str(error).encode() for word in _DAMAGE):
             raise ValueError("the code is damaged") from None
-    with Image.open(io.BytesIO(code), formats=["JPEG"]) as picture:
+    with open_picture(io.BytesIO(code), "JPEG") as picture:
         if runner.samples_per_pixel > 1:
             runner.set_option("planar_configuration", 0)
             if picture.info.get("adobe_transform"):
