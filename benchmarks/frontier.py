@@ -34,6 +34,8 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#6f4fa0", "#a07000", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", ">", "p", "d", "h", "8", "H")
 #: A stem that stays in the hospital has a marker of its own.
 _PRIVATE_MARKER = "<"
+#: Size of a marker and width of its edge, by how the model was trained.
+_SHAPES = {"central": (7.0, 1.0), "federated": (10.0, 1.0), "one hospital": (10.0, 2.4)}
 _DASHES = ((0, (2, 2)), (0, (6, 2)), (0, (1, 1)))
 #: How wide a row of points that share a pool size may be: its last place over its first.
 _WIDTH = 1.6
@@ -117,12 +119,14 @@ def _draw_panel(
         error = [[choice.rate - choice.low], [choice.high - choice.rate]]
         axes.errorbar(x, choice.rate, yerr=error, fmt="none", ecolor=colour, elinewidth=0.9, alpha=0.6)
         hollow = choice in worse
+        size, edge_width = _SHAPES[choice.training]
         axes.plot(
             x,
             choice.rate,
             marker=_PRIVATE_MARKER if choice.stem == "private" else _MARKERS[i],
             ls="",
-            ms=7 if choice.training == "central" else 10,  # federated: larger
+            ms=size,
+            mew=edge_width,
             color=colour,
             mfc="white" if hollow else colour,
             label=choice.name if choice.scope == "consortium" else None,

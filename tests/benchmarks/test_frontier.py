@@ -166,3 +166,6 @@ def test_every_scheme_has_a_marker_of_its_own() -> None:
     markers = picture._MARKERS
     assert len(set(markers)) == len(markers) >= len(SCHEMES) - 3  # plain and two of noise have no point
     assert picture._PRIVATE_MARKER not in markers
+    shapes = picture._SHAPES
+    assert len(set(shapes.values())) == len(shapes)
+    assert {choice.training for choice in choices_of(read_entries(KEPT))} <= set(shapes)
