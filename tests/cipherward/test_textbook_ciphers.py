@@ -123,6 +123,7 @@ def test_a_slow_recovery_is_tried_only_if_no_other_is_sound() -> None:
     assert [c.name for c in candidates if c.is_slow] == [
         "pixel_order_recovery",
         "order_and_keystream_recovery",
+        "order_and_table_recovery",
         "chained_recovery",
     ]
     result = audit(keyed(lines_moved), IMAGES, sizes=(4,), **SETTINGS)
