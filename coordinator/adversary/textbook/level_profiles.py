@@ -43,7 +43,7 @@ def order_by_profiles(planes: UInt8Array) -> UInt8Array:
 def over_chance(images: Images) -> float:
     """Return how much the frequency of levels varies over images, as a multiple of what chance allows.
 
-    Noise has about 1, as have the values of pictures under a keystream, and chained ones.
+    Noise has about 1; so have pictures with grain under a keystream, and chained ones. Smooth ones may have more.
 
     Args:
         images: uint8 [n, h, w, c]. Of colours with tables of their own, that which varies most counts.
