@@ -25,7 +25,7 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _have_text_that_can_be_written(cls, value: object) -> object:
-        """Refuse a null character, which no file's name can hold, and half of a surrogate pair, which no UTF-8 can."""
+        """Refuse a null character, which no file name holds, and half of a surrogate pair, which no UTF-8 holds."""
         if any("\0" in text or _SURROGATE.search(text) for text in _texts_in(value)):
             raise ValueError("Input has a null character, or half of a character")
         return value
