@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from coordinator.exchange.plan import Plan
+from coordinator.model.attention import fast_attention
 from coordinator.model.augmentation import alter
 from coordinator.model.model_input import to_model_input
 from coordinator.model.optimizer import build_optimizer, frozen_encoder, learning_rate, set_rate
@@ -146,7 +147,7 @@ def train_locally(
     torch.manual_seed(int(order.integers(2**31)))
     step, summed_loss = (round_ - 1) * steps_per_round, 0.0
     loss_of = _Loss(labels.to(device), image_weights(plan, labels).to(device), plan.label_smoothing)
-    with frozen_encoder(model, plan, round_):
+    with frozen_encoder(model, plan, round_), fast_attention(model, plan.precision, device):
         for _ in range(plan.local_epochs):
             for rows in np.array_split(order.permutation(count), plan.steps_per_epoch(count)):
                 set_rate(optimizer, learning_rate(plan, step, plan.rounds * steps_per_round))
