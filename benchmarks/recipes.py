@@ -8,9 +8,10 @@ a plan of three hospitals that train by federated averaging, or of one place tha
 `learn` recipes train on images that block_pixel_shuffle sealed, `plain` ones on plain images: under stem `private`
 the federation computes the same up to float rounding. A `learn` recipe with `augment` seals the altered images in
 memory, as a hospital that has its key does. A recipe of BEGUN begins with weights that whoever trains carried by a
-key recovered from the sealed training images (benchmarks/recovered_weights.py). The test images are read by --test
-only, for the recipes that val chose. Finished recipes are kept in --out with their weights, and a stopped one
-continues from its last round.
+key recovered from the sealed training images (benchmarks/recovered_weights.py). A recipe of TAUGHT learns what
+another recipe says of the plain images (benchmarks/distillation.py). The test images are read by --test only, for the
+recipes that val chose. Finished recipes are kept in --out with their weights, and a stopped one continues from its
+last round.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -26,6 +28,7 @@ import numpy as np
 from safetensors import safe_open
 
 from benchmarks.command_line import add_folder, add_json, make_parser, run_on_folder, split_list
+from benchmarks.distillation import Pairs, imitate
 from benchmarks.recovered_weights import POOL, Carried, write_recovered_weights
 from benchmarks.table1_data import read
 from coordinator.exchange.audit.rates import rate_of
@@ -34,15 +37,15 @@ from coordinator.exchange.settings import build
 from coordinator.model.training import AugmentableImages, PlainImages, predict_probabilities, use_all_cores
 from coordinator.model.vit import build_model, unpack
 from coordinator.report.build import machine
-from crypto.arrays import AnyArray, Int64Array, Rows
+from crypto.arrays import AnyArray, Float32Array, Int64Array, Rows
 from crypto.cipher import Cipher
-from crypto.errors import unknown
+from crypto.errors import CipherwardError, unknown
 from crypto.files import append_line, disk_errors, folder_lock, read_lines, write_bytes, write_json
 from crypto.key import SecretKey
 from crypto.keyfile import read_key, write_key
 from crypto.scheme import load
 from crypto.tensor_file import torch_tensor_bytes
-from parties.training.baseline import train_plain
+from parties.training.baseline import LocalTraining, train_plain
 
 SCHEMA = "cipherward.recipes/1"
 #: What all recipes share: half of the blocks, and bfloat16, make a step four times as fast on the CPU at hand.
@@ -159,6 +162,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "rounds": 10,
         "augment": "flip_shift",
     },
+    "learn: distilled + 2 rounds of 12 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 1": {
+        **_LONG,
+        "batch": 8,
+        "lr": 2e-4,
+        "mixup": 1.0,
+    },
     "plain: base": {},
     "plain: layers ×0.75 + rate 1e-3 + smoothing + mixup + flips + 12 rounds": {
         "layer_decay": 0.75,
@@ -198,6 +207,12 @@ AFTER: dict[str, str] = {
     name: "learn: 2 rounds of 24 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 0.2"
     for name in RECIPES
     if name.startswith("learn: after 48 epochs")
+}
+#: The recipes that learn the outputs of the best weights of another recipe, which has to be kept for seed 0.
+TAUGHT: dict[str, str] = {
+    name: "plain: all blocks + batch 8 + rate 1e-4 + 10 rounds + flips and shifts"
+    for name in RECIPES
+    if name.startswith("learn: distilled")
 }
 
 
@@ -251,6 +266,22 @@ def _kept(name: str, seed: int, out: Path) -> Path:
     return out / f"{'-'.join(name.replace(':', '').split())}-{seed}.safetensors"
 
 
+def _best_weights(name: str, seed: int, out: Path) -> Float32Array:
+    """Return the weights of a recipe's best round, float32 [parameters].
+
+    Raises:
+        CipherwardError: if they are not kept.
+    """
+    path = _kept(name, seed, out)
+    if not path.exists():
+        raise CipherwardError(
+            f"{name}, seed {seed}, has to be kept, and {path} is not there", "try that recipe first"
+        )
+    with safe_open(str(path), framework="numpy") as file:
+        weights: Float32Array = file.get_tensor("best")
+    return weights
+
+
 def _cipher(plan: Plan, out: Path) -> Cipher | None:
     """Return what seals the images of a recipe; None if it trains on plain ones."""
     if plan.stem != "learn":
@@ -283,13 +314,15 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
     if name in AFTER:
         earlier = _write_earlier(AFTER[name], seed, data, classes, out)
         plan = plan.model_copy(update={"weights": str(earlier)})
+    dealt = deal(splits["train"], seed, plan.parties, cipher)
     _, val, seconds = train_plain(
         plan,
-        deal(splits["train"], seed, plan.parties, cipher),
+        dealt,
         _seal(splits["val"], cipher),
         classes,
         started,
         lambda line: print(" ", line, flush=True),
+        _taught(name, plan, dealt, classes, data, out),
     )
     started.replace(_kept(name, seed, out))
     return {
@@ -302,15 +335,36 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
         "images": [len(splits[s].labels) for s in ("train", "val")],
         "seconds": seconds,
         **recovered,
+        **({"teacher": TAUGHT[name]} if name in TAUGHT else {}),
     }
+
+
+def _taught(
+    name: str,
+    plan: Plan,
+    dealt: Sequence[tuple[str, AugmentableImages]],
+    classes: int,
+    data: Path,
+    out: Path,
+) -> LocalTraining | None:
+    """Return what trains the students of a recipe of TAUGHT; None for other recipes."""
+    if name not in TAUGHT:
+        return None
+    teacher = build_model(plan_of(TAUGHT[name], 0, data), classes, plain=True)
+    unpack(teacher, _best_weights(TAUGHT[name], 0, out))
+    pairs = {
+        party: Pairs(images.plain, images.cipher.encrypt)
+        for party, images in dealt
+        if isinstance(images, _SealedImages)
+    }
+    return lambda model, party, round_: imitate(model, teacher, pairs[party], plan, round_, party)
 
 
 def _write_earlier(name: str, seed: int, data: Path, classes: int, out: Path) -> Path:
     """Write the best weights of a kept recipe by timm's names, and return their file."""
     path = out / f"earlier-{seed}.safetensors"
     model = build_model(plan_of(name, seed, data), classes, plain=True)
-    with safe_open(str(_kept(name, seed, out)), framework="numpy") as file:
-        unpack(model, file.get_tensor("best"))
+    unpack(model, _best_weights(name, seed, out))
     write_bytes(path, torch_tensor_bytes(dict(model.state_dict()), {}))
     return path
 
@@ -324,8 +378,7 @@ def read_test(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
     plan = plan_of(name, seed, data)
     splits, cipher = read(data, "mri", plan.image_size, (1, 0, 0)), _cipher(plan, out)
     model = build_model(plan, 1 + int(splits["test"].labels.max()), plain=True)
-    with safe_open(str(_kept(name, seed, out)), framework="numpy") as file:
-        unpack(model, file.get_tensor("best"))
+    unpack(model, _best_weights(name, seed, out))
 
     def rates(split: str) -> tuple[dict[str, Any], dict[str, Any]]:
         plain = splits[split]

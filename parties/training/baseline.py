@@ -18,7 +18,7 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ from parties.training.stem_file import load_final_model
 _THUMBNAIL_SIDE = 64
 #: Images that are in memory at a time while they are compared with those of a checkpoint.
 _DIGEST_ROWS = 256
+#: What trains a model in place, given the party's name and the round.
+LocalTraining = Callable[[nn.Module, str, int], None]
 
 
 def read_plain_images(place: Place, split: str) -> PlainImages:
@@ -86,6 +88,7 @@ def train_plain(
     classes: int,
     checkpoint: Path,
     log: Log = lambda _: None,
+    train: LocalTraining | None = None,
 ) -> tuple[nn.Module, list[float], float]:
     """Train by federated averaging on plain or sealed images, without Flower.
 
@@ -98,6 +101,7 @@ def train_plain(
         classes: the number of classes.
         checkpoint: the file that is read, and written after each round.
         log: takes one line for each round.
+        train: trains a party's model in place for one round, given model, party and round. None: as hospitals do.
 
     Returns:
         The model of the best round, the accuracy on val by round, and the seconds of training.
@@ -125,7 +129,10 @@ def train_plain(
         updates = []
         for name, data in parties:
             unpack(model, weights)
-            train_locally(model, data, plan, round_, name, plan.proximal)
+            if train is None:
+                train_locally(model, data, plan, round_, name, plan.proximal)
+            else:
+                train(model, name, round_)
             updates.append(pack(model))
         weights = average(updates, [len(data.labels) for _, data in parties])
         unpack(model, weights)
