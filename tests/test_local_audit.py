@@ -310,6 +310,7 @@ def test_public_images_are_none_of_the_audited_ones(images: Path, tmp_path: Path
         (("--scheme", "le", "--option", "maks=independent"), "unknown option of le 'maks'"),
         (("--scheme", "le", "--option", "mask=9"), "le: mask cannot be 9"),
         (("--public", "absent"), "no public image in absent"),
+        (("--attacks", "jigsaw", "--public", "absent"), "--public: jigsaw uses no public images"),
     ],
 )
 def test_wrong_options_are_named_before_an_image_is_read(

@@ -89,6 +89,7 @@ def attack(
 
     You can stop it at any time. The same command then continues with the guesses that are missing.
     """
+    from coordinator.adversary.registry import require_public_use
     from coordinator.adversary.run.compilation import compile_attacks
     from coordinator.adversary.run.draws import audit_gaps
     from coordinator.adversary.run.public_images import read_public
@@ -101,6 +102,8 @@ def attack(
         raise CipherwardError("no sealed set to attack", "name one: cipherward-coordinator attack SEALED")
     sets = find_sets(sealed)
     names = [name for name in attacks.split(",") if name]
+    if public is not None and names and study is None:
+        require_public_use(names)
     settings = Settings(
         attacks=names or _default_attacks(public is not None, study is not None),
         pools=parse_pool_sizes(pools) or list(POOLS),

@@ -109,6 +109,10 @@ def audit(
             raise unknown("attack", attack, ATTACK_NAMES)
     if name:
         require_hospital_name(name)
+    if public is not None and names:
+        from coordinator.adversary.registry import require_public_use
+
+        require_public_use(names)
 
     from coordinator.exchange.image_file import no_public_image, public_files
     from coordinator.report.verdict_text import require_valid, summary_lines

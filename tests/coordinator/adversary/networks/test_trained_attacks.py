@@ -146,6 +146,33 @@ def test_long_trainings_run_only_by_name(
     assert named == ["gan", "sia_gan", "itn"]
 
 
+def test_public_images_that_no_named_attack_uses_are_refused(
+    make_sealed: Callable[..., SealedDataset], tmp_path: Path
+) -> None:
+    from coordinator.cli import app as cli
+
+    sealed = make_sealed("train", waves(8, 16), np.zeros(8, np.int64))
+    command = [
+        "attack",
+        str(sealed.folder),
+        "--public",
+        "absent",
+        "--out",
+        str(tmp_path / "out"),
+        "--attacks",
+    ]
+    for names in ("jigsaw", "jigsaw,learned_stem"):
+        refused = CliRunner().invoke(cli.app, [*command, names])
+        assert isinstance(refused.exception, CipherwardError)
+        assert str(refused.exception).startswith(f"--public: {names.replace(',', ', ')} use")
+        assert "moment_matching" in refused.exception.hint
+    # They are read where an attack or a study may use them, and a wrong name is reported as such.
+    for more in (["jigsaw,moment_matching"], ["jigsaw", "--study", str(tmp_path)], ["jigsw"]):
+        other = CliRunner().invoke(cli.app, [*command, *more])
+        assert "use no public images" not in str(other.exception) and other.exit_code
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_the_gan_attack_opens_real_ciphertexts_of_le() -> None:
     """CIFAR-10, 150 steps: far above the mean image, as the attack hands them over; the ciphertext is far below it.
