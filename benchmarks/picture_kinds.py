@@ -17,10 +17,10 @@ Four things are measured in a cell, more simply than by suite/1:
 
 An image count breaks a scheme if K or R holds in two thirds of the draws. No attack sees the plain images of the
 pool, or the eight. Where no recovery from ciphertexts alone is known (`orthogonal`, `noisy_orthogonal`,
-`block_projection`), moment matching has public images: those of the same kind that are left over. Two schemes are
-missing: `patch_shuffle`, which orders every image anew, so that each has a move of its own (audit_table.py grants
-it), and `neuracrypt`, which nothing here reads without images whose ciphertexts are known to be in the pool
-(projections.py).
+`block_projection`), moment matching has public images: those of the same kind that are left over. `patch_shuffle`
+orders every image anew: each is a pool of its own, with a move of its own. K is not asked, and R grants every image
+of the gallery the move that suits it best. `neuracrypt` is missing: nothing here reads it without images whose
+ciphertexts are known to be in the pool (projections.py).
 
 A cell that takes longer than --most-seconds is kept, and its row gets no further draw at that pool size or a larger
 one. With --update, pools without a cell in the journal keep the figures of an earlier file of docs/results.
@@ -120,6 +120,7 @@ def _rows() -> Iterator[Row]:
         yield Row("block_pixel", kind, block, tuple(n for n in (20, *large) if n != 500))
         for scheme in ("orthogonal", "noisy_orthogonal"):
             yield Row(scheme, kind, block, (10, 50), attack="moment_matching")
+        yield Row("patch_shuffle", kind, block, (1,), attack="jigsaw")
         # Its noise hides the inner products that the attack begins with, until a pool averages it out.
         yield Row("block_projection", kind, block, (10, 20, *large[:2]), attack="moment_matching")
 
@@ -147,6 +148,14 @@ def share_right(
     return float((right if counted is None else right[:, counted]).mean())
 
 
+def moves_of(orbit: Orbit, shape: tuple[int, ...]) -> Iterator[Move]:
+    """Yield every element of an orbit of images of this shape, (h, w, c), whose shift is in reach."""
+    signs = (False, True) if orbit.negatives else (False,)
+    for base, is_negative in itertools.product(orbit.orientations(shape), signs):
+        for down, across in orbit.shifts_in_reach():
+            yield Move(base.turn, is_negative, base.order, down, across)
+
+
 def best_move(
     guess: Images, plain: Images, orbit: Orbit, block: int, counted: BoolArray | None = None
 ) -> Move:
@@ -168,13 +177,10 @@ def best_move(
         return rounded
 
     small, plain_small = means(guess), means(plain).astype(np.int16)
-    signs = (False, True) if orbit.negatives else (False,)
     moves: list[tuple[Any, ...]] = []
-    for base, is_negative in itertools.product(orbit.orientations(plain.shape[1:]), signs):
-        for down, across in orbit.shifts_in_reach():
-            move = Move(base.turn, is_negative, base.order, down, across)
-            apart = np.abs(move.apply(small, 1) - plain_small)[..., channels]
-            moves.append((float(apart.mean()), len(moves), move))
+    for move in moves_of(orbit, plain.shape[1:]):
+        apart = np.abs(move.apply(small, 1) - plain_small)[..., channels]
+        moves.append((float(apart.mean()), len(moves), move))
     closest: list[Move] = [move for _, _, move in sorted(moves)[:_CLOSE_MOVES]]
 
     def error_of(move: Move) -> float:
@@ -187,6 +193,19 @@ def best_move(
 
 def share_named(guesses: Images, gallery: Images) -> float:
     """Return the share of guesses that correlate most with their own image: the first of the gallery, in order."""
+    nearest = _correlations(guesses, gallery).argmax(1)
+    return float((nearest == np.arange(len(guesses))).mean())
+
+
+def share_named_by_moves(guesses: Images, gallery: Images, orbit: Orbit, block: int) -> float:
+    """Return the same share, if each image of the gallery meets each guess under the move that suits the two best."""
+    moves = moves_of(orbit, gallery.shape[1:])
+    best = np.stack([_correlations(move.apply(guesses, block), gallery) for move in moves]).max(0)
+    return float((best.argmax(1) == np.arange(len(guesses))).mean())
+
+
+def _correlations(guesses: Images, gallery: Images) -> Float64Array:
+    """Return the correlation of each guess with each image, float64 [guesses, images]."""
 
     def scaled(images: Images) -> Float64Array:
         flat = images.reshape(len(images), -1).astype(np.float64)
@@ -194,8 +213,16 @@ def share_named(guesses: Images, gallery: Images) -> float:
         unit: Float64Array = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
         return unit
 
-    nearest = (scaled(guesses) @ scaled(gallery).T).argmax(1)
-    return float((nearest == np.arange(len(guesses))).mean())
+    products: Float64Array = scaled(guesses) @ scaled(gallery).T
+    return products
+
+
+def _put(guess: Images, plain: Images, orbit: Orbit, block: int, counted: BoolArray, alone: bool) -> Images:
+    """Return guesses under the move that suits all images best, or each of them if each has a key of its own."""
+    if not alone:
+        return best_move(guess, plain, orbit, block, counted).apply(guess, block)
+    pairs = zip(np.split(guess, len(guess)), np.split(plain, len(plain)), strict=True)
+    return np.concatenate([best_move(g, p, orbit, block, counted).apply(g, block) for g, p in pairs])
 
 
 def measure(
@@ -218,33 +245,43 @@ def measure(
         Knowledge(pool, np.arange(size), shown, Budget(budget_seconds), public)
     )
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - began
-    count = len(inside)
+    # With a key for every image, the images outside the pool are attacked like those in it.
+    alone, orbit = scheme.row_keys, scheme.orbit
+    count = len(plain) if alone else len(inside)
     varied = np.ptp(plain[:size], axis=0) > 0 if size > 1 else np.ones(plain.shape[1:], bool)
-    move = best_move(guess.images, plain[shown], scheme.orbit, row.block, varied)
-    opened = move.apply(guess.images[count:], row.block)
-    outside = plain[size:]
+    whole = np.ones(plain.shape[1:], bool)
+    put = _put(guess.images, plain[shown], orbit, row.block, varied, alone)
+    opened, outside = put[len(inside) :], plain[size:]
     gallery = np.concatenate([outside, images[others[: GALLERY - OUTSIDE]]])
     opened_ssims = ssims(opened, outside)
     # Public images are not granted to a baseline that the attack does not use: the mean is that of the gallery.
     mean = np.broadcast_to(gallery.mean(0).round().astype(np.uint8), outside.shape)
-    as_it_is = best_move(pictures := scheme.picture(sealed[size:]), outside, scheme.orbit, row.block)
+    another = np.roll(opened, 1, 0)
     others_ssims = [
         ssims(guess_of_none, outside)
-        for guess_of_none in (as_it_is.apply(pictures, row.block), mean, np.roll(opened, 1, 0))
+        for guess_of_none in (
+            _put(scheme.picture(sealed[size:]), outside, orbit, row.block, whole, alone),
+            mean,
+            _put(another, outside, orbit, row.block, whole, alone) if alone else another,
+        )
     ]
+    named = (
+        share_named_by_moves(opened, gallery, orbit, row.block) if alone else share_named(opened, gallery)
+    )
     return {
         "row": row.name,
         "pool": size,
         "draw": draw,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "right": share_right(guess.images[:count], plain[inside], move, row.block, varied),
+        "right": float((put[:count] == plain[shown][:count])[:, varied].mean()),
         "ssim": float(np.nanmedian(opened_ssims)),
         "shown": float((opened_ssims >= np.nanmax(others_ssims, axis=0) + MARGIN).mean()),
-        "named": share_named(opened, gallery),
-        "has_key": guess.key is not None,
+        "named": named,
+        # None: there is no key for all images to be found.
+        "has_key": None if alone else guess.key is not None,
         "idle": guess.idle,
-        "uncertain": guess.is_uncertain or guess.key is None,
+        "uncertain": guess.is_uncertain or (guess.key is None and not alone),
         "fits": [str(fit) for fit in guess.fits],
         "note": guess.note,
     }
@@ -327,8 +364,9 @@ def _least(pools: Sequence[dict[str, Any]], figure: str) -> int | None:
 
 def _summarise_pool(size: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the figures of one pool size over its draws."""
-    opens = [c["has_key"] and c["ssim"] >= OPENS_FROM for c in cells]
-    names = [c["has_key"] and c["named"] >= NAMED_FROM for c in cells]
+    opens = [bool(c["has_key"]) and c["ssim"] >= OPENS_FROM for c in cells]
+    names = [c["has_key"] is not False and c["named"] >= NAMED_FROM for c in cells]
+    asks_key = any(c["has_key"] is not None for c in cells)
     broken = [k or r for k, r in zip(opens, names, strict=True)]
     # Journals from before these were measured have no such figure.
     shown = [c["shown"] for c in cells if "shown" in c]
@@ -338,7 +376,7 @@ def _summarise_pool(size: int, cells: Sequence[dict[str, Any]]) -> dict[str, Any
         "pool": size,
         "draws": len(cells),
         "exact": sum(c["right"] == 1.0 for c in cells),
-        "opens": sum(opens),
+        "opens": sum(opens) if asks_key else None,
         "names": sum(names),
         "shows": sum(s >= SHOWN_FROM for s in shown) if len(shown) == len(cells) else None,
         "broken": sum(broken),

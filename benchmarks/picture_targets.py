@@ -29,7 +29,7 @@ class Target:
 
 _EXACT, _OPENS, _NAMES, _SHOWS = ("exact", "exact"), ("opens", "K"), ("names", "R"), ("shows", "V")
 #: The targets of each scheme. Schemes of which none was set should be broken by 10 images, and block_projection,
-#: whose noise has to be averaged out, by 100.
+#: whose noise has to be averaged out, by 100. An image of patch_shuffle is alone with its order.
 TARGETS: dict[str, tuple[Target, ...]] = {
     "value_shuffle": (Target(*_EXACT, 10),),
     "le": (Target(*_EXACT, 10),),
@@ -42,6 +42,7 @@ TARGETS: dict[str, tuple[Target, ...]] = {
     "orthogonal": (Target(*_SHOWS, 10),),
     "noisy_orthogonal": (Target(*_SHOWS, 10),),
     "block_projection": (Target("broken", "K or R", 100),),
+    "patch_shuffle": (Target(*_NAMES, 1),),
 }
 
 _ALIKE = (

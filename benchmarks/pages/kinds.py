@@ -29,8 +29,8 @@ def picture_kinds(result: Record) -> list[str]:
             scheme_name(row) + _attack_name(row),
             row["kind"],
             _from_pool(row, "broken_at"),
-            _from_pool(row, "opened_at"),
-            _shown_from(row),
+            _from_pool(row, "opened_at", "opens"),
+            _from_pool(row, "shown_at", "shows"),
             _from_pool(row, "exact_at"),
             _tried(row),
         ]
@@ -68,8 +68,8 @@ _LEAD = (
     "are more alike their own image, by .10 in SSIM, than the ciphertext, the mean image and another guess are. "
     "*Exact*: every value of the opened images that varies in the pool is right, up to the scheme's orbit. These are "
     "simpler measures than those of suite/1. A dash: at no pool that was tried with at least three draws. A question "
-    "mark: not measured. Cells are kept from run to run: those of one table can be of versions of the attacks that "
-    "differ. "
+    "mark: not measured, or not asked. Cells are kept from run to run: those of one table can be of versions of the "
+    "attacks that differ. "
     "*Public images*: no recovery from ciphertexts alone is known; moment matching has public images of the same "
     "kind, and what it shows of `noisy_orthogonal` is filtered."
 )
@@ -86,12 +86,6 @@ def _tried(row: Record) -> str:
     if len(set(draws)) == 1:
         return f"{', '.join(sizes)} ({draws[0]})"
     return ", ".join(f"{size} ({n})" for size, n in zip(sizes, draws, strict=True))
-
-
-def _shown_from(row: Record) -> str:
-    if all(pool.get("shows") is None for pool in row["pools"]):
-        return "?"
-    return _from_pool(row, "shown_at")
 
 
 def _missed_targets(rows: Sequence[Record]) -> list[str]:
@@ -134,15 +128,19 @@ def _missed_targets(rows: Sequence[Record]) -> list[str]:
 def _instead(row: Record) -> str:
     """Return what a row reaches at the largest pool that was tried."""
     pool = max(row["pools"], key=lambda pool: int(pool["pool"]))
+    opened = "" if pool["opens"] is None else f"K {pool['opens']}, "
     shown = "" if pool.get("shows") is None else f", V {pool['shows']}"
     doubt = f"; attack uncertain in {pool['uncertain']}" if pool["uncertain"] else ""
     return (
-        f"at {pool['pool']}: K {pool['opens']}, R {pool['names']}{shown} of {pool['draws']}; SSIM "
+        f"at {pool['pool']}: {opened}R {pool['names']}{shown} of {pool['draws']}; SSIM "
         f"{pool['ssim']:.2f}; values right {pool['right']:.2f}{doubt}"
     )
 
 
-def _from_pool(row: Record, name: str) -> str:
+def _from_pool(row: Record, name: str, figure: str = "") -> str:
+    """Return the smallest pool that reaches a figure; a question mark if no pool has the figure."""
+    if figure and all(pool.get(figure) is None for pool in row["pools"]):
+        return "?"
     return "–" if row[name] is None else f"**{row[name]}**"
 
 

@@ -7,10 +7,18 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from benchmarks.pages.kinds import picture_kinds
-from benchmarks.picture_kinds import ROWS, best_move, measure, share_named, share_right, summarise
+from benchmarks.picture_kinds import (
+    ROWS,
+    best_move,
+    measure,
+    share_named,
+    share_named_by_moves,
+    share_right,
+    summarise,
+)
 from benchmarks.picture_sources import KINDS
 from benchmarks.picture_targets import TARGETS, missed_targets
-from crypto.scheme import SCHEMES
+from crypto.scheme import SCHEMES, describe, load
 from crypto.symmetry import EVERY_MOVE, Move, Orbit
 from tests.support.pictures import smooth
 
@@ -33,6 +41,35 @@ def test_a_guess_names_its_own_image() -> None:
     plain = smooth(12, 32, 32, 3, seed=4)
     assert share_named(plain[:4], plain) == 1.0
     assert share_named(plain[[1, 0, 2, 3]], plain) == 0.5
+
+
+def test_a_guess_names_its_own_image_if_every_image_is_moved_to_suit_it() -> None:
+    plain = smooth(12, 32, 32, 3, seed=4)
+    moved = np.stack(
+        [np.roll(image, (8 * (i % 3), 8 * (i % 2)), (0, 1)) for i, image in enumerate(plain[:4])]
+    )
+    orbit = load(describe("patch_shuffle", (32, 32, 3), 8)).orbit
+    assert share_named(moved, plain) < 1.0
+    assert share_named_by_moves(moved, plain, orbit, 8) == 1.0
+    # A guess that suits another image under some move names that one.
+    assert share_named_by_moves(moved[[1, 0, 2, 3]], plain, orbit, 8) == 0.5
+
+
+def test_images_with_a_key_each_are_opened_one_by_one() -> None:
+    row = next(row for row in ROWS if (row.scheme, row.kind) == ("patch_shuffle", "cifar 32"))
+    images = smooth(140, 32, 32, 3, seed=2)
+    cells = [measure(replace(row, block=8), images, 1, draw) for draw in range(3)]
+    assert all(cell["has_key"] is None and cell["right"] == cell["named"] == 1.0 for cell in cells)
+    (line,) = summarise([row], [{**cell, "row": row.name} for cell in cells])
+    assert (line["broken_at"], line["opened_at"], line["exact_at"]) == (1, None, 1)
+    assert line["pools"][0]["opens"] is None
+    page = "\n".join(picture_kinds({"kinds": {row.kind: "words"}, "rows": [line]}))
+    assert "| patch_shuffle | cifar 32 | **1** | ? | **1** | **1** | 1 (3) |" in page
+    assert "Every row reaches its target." in page
+    # A row that names its image in one draw of three misses its target.
+    line["pools"][0] |= {"names": 1, "broken": 1}
+    page = "\n".join(picture_kinds({"kinds": {row.kind: "words"}, "rows": [line]}))
+    assert "| patch_shuffle | cifar 32 | R by 1 | 1 of 3 at 1 | at 1: R 1, V 3 of 3;" in page
 
 
 def test_every_scheme_meets_every_kind_that_it_is_for() -> None:
