@@ -99,8 +99,9 @@ def _rows() -> Iterator[Row]:
         size = next(part for part in kind.split() if part.isdigit())
         # MRI at 64 has the blocks of the comparison's networks.
         block, is_small = (4, True) if kind == "mri 64" else (_BLOCKS[size], size in ("32", "28"))
-        # Seams of these tiles tell little: the larger pools say how many are enough.
-        quick = (1, 2, 5, 10, 20, 50, 100) if "coarse" in kind else (1, 2, 5, 10, 20)
+        # Seams of these tell little: the larger pools say how many are enough.
+        needs_more = kind in ("tissue 32 coarse", "mri 64")
+        quick = (1, 2, 5, 10, 20, 50, 100) if needs_more else (1, 2, 5, 10, 20)
         large = tuple(n for n in (100, 300, 500) if n <= _LARGEST_POOL.get(kind, 500))
         for scheme in ("block_pixel_shuffle", "value_shuffle", "etc", "pe"):
             yield Row(scheme, kind, block, quick)

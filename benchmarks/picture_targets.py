@@ -75,18 +75,22 @@ _DARK_BLOCKS = (
     "The pixel order is right, and every wrong block is a whole block in the place of another. These blocks are "
     "black in most images, at the border of the scan. In some pools two neighbours are exchanged; in others a row or "
     "column of the border lies on the other side. The seams of ten images tell such blocks apart too seldom: the "
-    "opened pictures hardly differ. Larger pools were not measured."
+    "opened pictures hardly differ."
 )
 _DARK_NIBBLES = (
     "A black value has the same high nibble in every image. In blocks that are black in most images, such nibbles "
     "correlate with none, and half of those that are taken for high ones are low ones. No mask confirms a block that "
-    "is mostly black; bright blocks are confirmed. Larger pools were not measured."
+    "is mostly black; bright blocks are confirmed. Larger pools open more of them, and not all."
 )
 _NOISE = (
     "The noise hides which place a block is of, until a pool averages it out: some blocks are opened in the places "
     "of others."
 )
-_UNKNOWN = "Not found. Larger pools were not measured."
+_ONE_IMAGE = (
+    "The sides of one image's patches are all there is, and a side of four pixels, or a dark one, fits many others. "
+    "The fit says so."
+)
+_UNKNOWN = "Not found."
 #: Why a scheme misses its target on a kind of picture ("" for all schemes, or all kinds), and what was tried.
 TRIED: dict[tuple[str, str], str] = {
     ("pe", "tissue 224"): _STATES,
@@ -102,6 +106,7 @@ TRIED: dict[tuple[str, str], str] = {
     ("ele", "saturated 32"): _ENDS,
     ("block_pixel", "phantoms 64"): _SCANS,
     ("block_projection", ""): _NOISE,
+    ("patch_shuffle", ""): _ONE_IMAGE,
     ("le", "phantoms 64"): _UNKNOWN,
     ("ele", "phantoms 64"): _UNKNOWN,
     ("", "tissue 32 coarse"): _COARSE,
