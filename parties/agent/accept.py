@@ -69,8 +69,9 @@ def propose(
 
     Raises:
         CipherwardError: if the sets were not sealed as the plan says, if the plan's model cannot be built or is too
-            large, if weights that the hospital needs are not here or do not fit the model, if the hospital keeps stems of another study of that name, or if the
-            training would exceed the hospital's privacy budget or protects a smaller unit.
+            large, if weights that the hospital needs are not here or do not fit the model, if the hospital keeps
+            stems of another study of that name, or if the training would exceed the hospital's privacy budget or
+            protects a smaller unit.
     """
     require_rounds(plan)
     sets = {split: place.sealed(split) for split in ("train", "val", "test")}
