@@ -14,6 +14,7 @@ import os
 import random
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -39,7 +40,8 @@ _STEADY_S = 60.0
 _SILENT_S = 40.0
 #: Seconds that a SuperNode may take to say farewell to the SuperLink.
 _FAREWELL_S = 8.0
-#: Bytes of a log at which the next agent begins a new one and keeps one old one.
+#: Bytes of a log at which it is set aside, in the place of the one that was set aside before. A coordinator that
+#: repeats itself must not fill the hospital's disk.
 _MAX_LOG_BYTES = 16 << 20
 #: Variables that open a hospital's key. The SuperNode opens none.
 _SECRET_PREFIXES = ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_IDENTITY")
@@ -226,6 +228,11 @@ class SuperNode:
 
     def read_log(self) -> None:
         """Read what it printed since the last call: whether it is connected, and its last error."""
+        self._read_new()
+        if rotate(self.log_file, self._log_position):
+            self._log_position = 0
+
+    def _read_new(self) -> None:
         try:
             with open(self.log_file, "rb") as file:
                 file.seek(self._log_position)
@@ -288,11 +295,30 @@ def explain(line: str) -> str | None:
     return None
 
 
-def rotate(path: Path) -> None:
-    """Set a large log aside, in the place of the one that was set aside before."""
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > _MAX_LOG_BYTES:
-            path.replace(path.with_suffix(path.suffix + ".1"))
+def rotate(path: Path, read: int | None = None) -> bool:
+    """Set a large log aside in the place of the one that was set aside before, and say whether it was.
+
+    It is copied and emptied: a program that runs appends to it, and goes on at its new beginning. On a full disk it
+    is emptied alone.
+
+    Args:
+        path: the log.
+        read: how many bytes of it were read; one with more is left as it is. None: nobody reads it.
+    """
+    try:
+        with open(path, "r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= _MAX_LOG_BYTES or read not in (None, size):
+                return False
+            with contextlib.suppress(OSError), open(path.with_suffix(path.suffix + ".1"), "wb") as kept:
+                shutil.copyfileobj(file, kept)
+            # What came during the copy was not read.
+            if read not in (None, os.fstat(file.fileno()).st_size):
+                return False
+            file.truncate(0)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def require_flower() -> None:

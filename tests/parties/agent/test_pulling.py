@@ -13,6 +13,7 @@ from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, p
 from flwr.supercore.logger import ConsoleHandler
 
 from coordinator.exchange.flower_pauses import QUOTED, one_line
+from parties.agent import supernode
 from parties.agent.pulling import Pulling
 from parties.agent.supernode import SuperNode
 
@@ -166,6 +167,29 @@ def test_an_error_with_lines_of_the_coordinator_passes_for_no_line_of_the_supern
         file.write(f"{QUOTED}[code: 2004] x\n")
     node.read_log()
     assert "does not accept this SuperNode key" in node.error
+
+
+def test_a_coordinator_that_repeats_itself_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of a SuperNode that runs for months is set aside, and no line of it goes by unread."""
+    monkeypatch.setattr(supernode, "_MAX_LOG_BYTES", 10_000)
+    node = SuperNode(tmp_path, "", tmp_path, tmp_path, tmp_path, {})
+    lines = 0
+    with open(node.log_file, "ab", buffering=0) as sink:  # as the SuperNode has it
+        for number in range(2000):
+            sink.write(f"INFO :      Receiving: train message (ID: {number:064x})\n".encode())
+            sink.write(b"ERROR :     FAB verification failed: the provided trusted entities\n")
+            lines += 1
+            if number % 7 == 0:
+                node.read_log()
+        sink.write(b"INFO :      half a li")
+        node.read_log()
+        sink.write(b"ne\n")
+        node.read_log()
+    assert [message for _, message in node.unverified] == [f"{number:064x}" for number in range(lines)]
+    kept = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert len(kept) == 2 and max(kept) < 20_000
 
 
 def test_a_long_name_of_a_round_hides_no_later_line(tmp_path: Path) -> None:
