@@ -52,6 +52,8 @@ MOST_MESSAGE = 2_000_000_000
 MOST_MESSAGE_NAME = "CIPHERWARD_MOST_MESSAGE"
 #: Characters of one value in a line of Flower's log, and of the line. The coordinator chooses some values.
 _MOST_VALUE, _MOST_LINE = 500, 4000
+#: Lines of one text in Flower's log, the last ones. A traceback has some tens.
+_MOST_LINES = 200
 #: What stands before a line that is not one of the SuperNode's own.
 QUOTED = "| "
 
@@ -270,7 +272,7 @@ def one_line(record: logging.LogRecord) -> bool:
         first, *rest = (str(record.msg) or " ").strip("\n").split("\n") or [""]
         own = isinstance(record.msg, str)
         lines = [_escaped(first, _MOST_LINE) if own else QUOTED + _escaped(first, _MOST_LINE)]
-        record.msg = "\n".join([*lines, *(QUOTED + _escaped(line, _MOST_LINE) for line in rest)])
+        record.msg = "\n".join([*lines, *([_quoted("\n".join(rest))] if rest else [])])
     if record.exc_info:
         record.exc_text = _quoted("".join(traceback.format_exception(*record.exc_info)))
     return True
@@ -281,9 +283,16 @@ def show_quoted(kind: type[BaseException], error: BaseException, trace: Any) -> 
     print(_quoted("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr)
 
 
+def show_of_thread(words: threading.ExceptHookArgs) -> None:
+    """Print an error that ends a thread, as `show_quoted` does: `threading.excepthook` for a SuperNode."""
+    if words.exc_type is not SystemExit and words.exc_value is not None:  # as Python does
+        show_quoted(words.exc_type, words.exc_value, words.exc_traceback)
+
+
 def _quoted(text: str) -> str:
     """Return a text of several lines, none of which passes for one of the SuperNode's own."""
-    return "\n".join(QUOTED + _escaped(line, _MOST_LINE) for line in text.rstrip("\n").split("\n"))
+    lines = text.rstrip("\n").split("\n")[-_MOST_LINES:]
+    return "\n".join(QUOTED + _escaped(line, _MOST_LINE) for line in lines)
 
 
 def _escaped(text: str, most: int = _MOST_VALUE) -> str:
@@ -325,9 +334,7 @@ if __name__ == "__main__":
 
     sys.argv[0] = "flower-supernode"
     sys.excepthook = show_quoted
-    threading.excepthook = lambda words: show_quoted(
-        words.exc_type, words.exc_value or words.exc_type(), words.exc_traceback
-    )
+    threading.excepthook = show_of_thread
     guard_answers()
     shorten_supernode(int(os.environ.get(MOST_MESSAGE_NAME, MOST_MESSAGE)))
     if "--trusted-entities" in sys.argv[:-1]:

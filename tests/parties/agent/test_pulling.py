@@ -200,6 +200,12 @@ def test_a_long_name_of_a_round_hides_no_later_line(tmp_path: Path) -> None:
     )
     assert one_line(record)
     assert len(ConsoleHandler().format(record)) < 5000
+    record = logging.LogRecord(
+        "flwr", logging.ERROR, "", 0, "Exit Code: 700\nx" + "\n" * 10**6 + "end", (), None
+    )
+    assert one_line(record)
+    text = ConsoleHandler().format(record)
+    assert len(text) < 5000 and text.endswith(f"{QUOTED}end")
     # A line of that length, whoever printed it.
     node.log_file.write_text(
         f"INFO : {'x' * (3 << 20)}\nINFO : Receiving: train message (ID: {MESSAGE})\n"
