@@ -91,9 +91,10 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> None:
 def _ask(server: _Server, path: str) -> PullMessagesResponse:
     client = ProtobufClient.from_server_address(f"127.0.0.1:{server.server_port}", True, None, ())
     try:
-        return client._unary_unary(
+        answer: PullMessagesResponse = client._unary_unary(
             path=path, rpc_method="x", request=PullMessagesRequest(), response_type=PullMessagesResponse
         )
+        return answer
     finally:
         client._client.close()
 
