@@ -94,11 +94,18 @@ def temporary_of(path: Path, ending: str = "") -> Path:
 def open_lock(path: Path) -> IO[bytes]:
     """Open the file of a lock, for `hold_file`. It is made on first use, and its content is never touched.
 
+    Nobody else can open it: whoever can read a file can hold its lock, and keep the owner out without end.
+
     Raises:
         CipherwardError: If it cannot be made, or something else has its name. A link would be followed to a file of
             somebody else's choice, and a pipe be waited for.
     """
-    return open(_open_own(path, os.O_RDWR | os.O_NOFOLLOW), "wb")
+    handle = _open_own(path, os.O_RDWR | os.O_NOFOLLOW, 0o600)
+    status = os.fstat(handle)
+    if status.st_uid == os.geteuid() and status.st_mode & 0o077:  # an earlier version made it
+        with contextlib.suppress(OSError):  # a disk without modes: it is locked all the same
+            os.fchmod(handle, 0o600)
+    return open(handle, "wb")
 
 
 def open_log(path: Path, mode: int = 0o666) -> BinaryIO:

@@ -133,7 +133,7 @@ def check_server(ca_certificate: Path, server_certificate: Path) -> None:
     server = _load(_read(server_certificate, "server certificate"), str(server_certificate))
     try:
         server.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         raise CipherwardError(
             f"{server_certificate} was not signed by {ca_certificate}",
             "restore both from your backup, or run: cipherward-coordinator renew",

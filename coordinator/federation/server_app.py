@@ -28,6 +28,9 @@ from coordinator.model.vit import build_model, pack, save_model, unpack
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock, write_json
 
+#: Bytes of a reply beside its weights, at most. An introduction has 1 MB at most, and so have shares.
+_MOST_FIGURES = 64 << 20
+
 app = ServerApp()
 
 
@@ -53,13 +56,15 @@ def run_federation(grid: Grid, study: Path, engine: str = "") -> None:
     """
     plan, cloud = read_plan(study / FILE, needs_images=False), study / "cloud"
     require_rounds(plan)
-    shorten_server_app(plan.deadline_s)
+    shorten_server_app(plan.deadline_s, _MOST_FIGURES)
     federation = Federation(grid, plan, read_study_manifest(study, plan))
     parties = federation.gather()
     classes = list(parties[0].about["classes"])
     model = build_model(plan, len(classes), log=lambda line: print(line, flush=True))
     require_private_layers(model, plan)
     names = shared_names(model, plan)
+    # Weights and masked vectors have 4 bytes a number at most. More would be held in memory, only to be refused.
+    shorten_server_app(plan.deadline_s, 2 * pack(model, names).nbytes + _MOST_FIGURES)
     federation.base = base_digest(model, plan)
     require_aggregatable(model, names, plan)
     started = time.perf_counter()

@@ -18,6 +18,7 @@ from torch import nn
 
 from coordinator.exchange.model_choice import check_model_args
 from coordinator.model.belonging import Belonging, read_belonging
+from coordinator.model.model_size import require_in_file
 from coordinator.model.training import PlainImages, predict_probabilities
 from coordinator.model.vit import create_model, load_state
 from crypto.arrays import AnyArray
@@ -70,6 +71,8 @@ def open_model(path: Path) -> ServedModel:
         ) from None
     check_model_args(args)
     settings = {"num_classes": len(belonging.classes), "in_chans": channels, "img_size": (height, width)}
+    # The file's own words could stand for any size, and building it takes the memory.
+    require_in_file(lambda: create_model(name, {**settings, **args}), path)
     model = create_model(name, {**settings, **args})
     load_state(model, load_file(str(path)), path)
     return ServedModel(model, belonging)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from coordinator.exchange.plan import Plan, require_rounds
 from coordinator.exchange.privacy import sums_securely
+from crypto.byte_size import size
 from crypto.errors import CipherwardError
 from crypto.plural import agreeing, counted
 from parties.agent.budget import choose_budget, require_budget
@@ -48,6 +49,7 @@ def propose(
     log: Callable[[str], None] = lambda _: None,
     budget_delta: float | None = None,
     budget_unit: Literal["patient", "image"] | None = None,
+    most_parameters: int | None = None,
 ) -> Policy:
     """Return the policy that accepts a plan in this hospital. Nothing is written.
 
@@ -58,15 +60,18 @@ def propose(
             hospital's folder. The plan's own path is never opened.
         budget_epsilon: the hospital's own privacy budget over all its trainings; 0: none. By default that of its
             present policy, and if it has none, the plan's.
-        log: gets the line that says how many tensors of the encoder the weights file gave.
+        log: gets the line that says how large the model is, and the one that says how many tensors of the encoder the
+            weights file gave.
         budget_delta: the delta of `budget_epsilon`. By default that of the present policy, and if it has none, 1e-5.
         budget_unit: whom the budget protects. By default as in the present policy, and if it has none, as the plan
             says.
+        most_parameters: the most parameters that the model may have. By default 400 million.
 
     Raises:
-        CipherwardError: if the sets were not sealed as the plan says, if weights that the hospital needs are not
-            here or do not fit the plan's model, if the hospital keeps stems of another study of that name, or if the
-            training would exceed the hospital's privacy budget or protects a smaller unit.
+        CipherwardError: if the sets were not sealed as the plan says, if the plan's model cannot be built or is too
+            large, if weights that the hospital needs are not here or do not fit the model, if the hospital keeps
+            stems of another study of that name, or if the training would exceed the hospital's privacy budget or
+            protects a smaller unit.
     """
     require_rounds(plan)
     sets = {split: place.sealed(split) for split in ("train", "val", "test")}
@@ -81,6 +86,7 @@ def propose(
             raise CipherwardError(f"the classes of {split} are not those of train", "seal the sets again")
     train = sets["train"]
     budget = choose_budget(place, plan, budget_epsilon, budget_delta, budget_unit)
+    _require_size(plan, len(train.classes), most_parameters, log)
     own_weights = _find_weights(place, plan, weights)
     if own_weights is not None:
         from coordinator.model.vit import build_model  # torch takes seconds to load
@@ -91,6 +97,23 @@ def propose(
     if plan.stem == "private" and not plan.stem_frozen:
         stem_path(place, policy)  # reports stems of another study with this name
     return policy
+
+
+def _require_size(plan: Plan, classes: int, most: int | None, log: Callable[[str], None]) -> None:
+    """Refuse a model that could use up this machine's memory. It is the coordinator's word until it is built."""
+    from coordinator.model.model_size import (
+        MOST_PARAMETERS,
+        count_parameters,
+    )  # torch takes seconds to load
+
+    count, most = count_parameters(plan, classes), MOST_PARAMETERS if most is None else most
+    about = f"{count:,} parameters: {size(4 * count)} of weights, and a training takes at least {size(16 * count)}"
+    if count > most:
+        raise CipherwardError(
+            f"the plan's model {plan.model} has {about}; this hospital accepts at most {most:,}",
+            f"ask for a smaller model; or, if this machine has the memory: --max-parameters {count}",
+        )
+    log(f"the model has {about} of memory")
 
 
 def _find_weights(place: Place, plan: Plan, weights: Path | None) -> Path | None:

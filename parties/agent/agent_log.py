@@ -19,13 +19,21 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, hold_file, read_json, write_json
+from crypto.files import (
+    MOST_JOURNAL_BYTES,
+    disk_errors,
+    hold_file,
+    read_json,
+    read_regular,
+    write_json,
+)
 from crypto.plural import counted
 from parties.sealing.place import Place
 
@@ -37,6 +45,7 @@ START = "0" * 64
 _TAIL = 1 << 16
 #: Characters of one text in a line, at most: a message must not fill the hospital's disk.
 _MAX_TEXT = 300
+_NOT_A_FILE = "move it away, and put the log back from your backup"
 #: Fields of a line, at most; `_TAIL` holds several such lines.
 _MAX_FIELDS = 32
 
@@ -81,8 +90,11 @@ class AgentLog:
         if len(values) > _MAX_FIELDS:
             raise ValueError("a line of the log has too many fields")
         with disk_errors(self.path):
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+            handle = os.open(self.path, flags, 0o600)
         try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise CipherwardError(f"the log {self.path} is not a regular file", _NOT_A_FILE)
             hold_file(handle, self.path.parent)
             size = os.fstat(handle).st_size
             number, previous, is_torn = self._read_end(handle, size)
@@ -204,7 +216,8 @@ class AgentLog:
         """
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # reading it says what is wrong
-                hold_file(stack.enter_context(open(self.path, "rb")), self.path.parent, shared=True)
+                file = stack.enter_context(open(self.path, "rb", opener=_open_at_once))
+                hold_file(file, self.path.parent, shared=True)
             noted = read_json(self.head_path, "head of the log") if self.head_path.exists() else None
             return self._raw_lines(), noted
 
@@ -226,7 +239,7 @@ class AgentLog:
 
     def _raw_lines(self) -> list[bytes]:
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            lines = read_regular(self.path, MOST_JOURNAL_BYTES).split(b"\n")
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -235,6 +248,11 @@ class AgentLog:
                 "let the user who runs this command read it; if it is damaged, restore it from your backup",
             ) from None
         return lines[:-1] if lines[-1] == b"" else lines
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:

@@ -52,6 +52,7 @@ from parties.agent.agent_log import AgentLog
 from parties.agent.approval import NotApprovedError, require_approved
 from parties.agent.message_facts import MessageFacts, read_facts
 from parties.agent.pulling import Pulling
+from parties.agent.supernode import rotate
 from parties.agent.warm_client import Answer, App, Mode, WarmClient
 from parties.sealing.place import Place
 
@@ -331,6 +332,8 @@ class Executor:
 
     def _prepare_next(self, code: str) -> None:
         """Import again what a message used up, before the next one comes."""
+        with contextlib.suppress(OSError):  # what the app printed is no reason to answer nothing
+            rotate(self.client_log)
         warm = self._clients.get(code)
         if warm is None:
             return

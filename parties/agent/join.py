@@ -24,6 +24,7 @@ import yaml
 
 from coordinator.exchange.console import Log
 from coordinator.exchange.end_with_us import MARK, ending_with_us
+from coordinator.exchange.flower_pauses import MOST_MESSAGE
 from coordinator.exchange.kit import CA, PLAN, STUDY, Kit
 from coordinator.exchange.manifest import parse_manifest
 from coordinator.exchange.plan import Plan
@@ -77,11 +78,13 @@ class Options:
             (`--trusted-entities`). The agent's own check is made in any case.
         threads: how many threads of PyTorch a message may have; None for one on each core. Hospitals that share a
             machine share its cores.
+        most_message: the largest message that the SuperNode takes, in bytes.
     """
 
     limit_s: float | None = None
     is_signature_asked: bool = True
     threads: int | None = None
+    most_message: int = MOST_MESSAGE
 
     @property
     def environment(self) -> dict[str, str]:
@@ -188,8 +191,9 @@ class _Agent:
         write_bytes(ca, kit.files[CA])
         mark = {MARK: str(run_folder)}
         self.node = SuperNode(
-            self.folder, kit.manifest.address, ca, node_key_path(place), place.folder, mark
-        )
+            self.folder, kit.manifest.address, ca, node_key_path(place), place.folder, mark,
+            most_message=options.most_message,
+        )  # fmt: skip
         self.next_trust = 0.0
         if options.is_signature_asked:
             trusted = self.folder / "trusted-entities.yaml"

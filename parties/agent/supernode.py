@@ -1,9 +1,9 @@
 """Flower's own SuperNode, started and watched: its options, its log, its restarts.
 
-Its fixed pauses are shortened (coordinator/exchange/flower_pauses.py). It runs with `--isolation process`: it fetches
-messages and sends replies, and starts no program. The agent's executor takes its tasks (executor.py). Its Flower
-home, port and secret are its own, so that several hospitals can run on one machine, and none of the user's own Flower
-settings apply.
+Its fixed pauses are shortened and what it takes is bounded (coordinator/exchange/flower_pauses.py). It runs with
+`--isolation process`: it fetches messages and sends replies, and starts no program. The agent's executor takes its
+tasks (executor.py). Its Flower home, port and secret are its own, so that several hospitals can run on one machine,
+and none of the user's own Flower settings apply.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import random
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -39,17 +40,18 @@ _STEADY_S = 60.0
 _SILENT_S = 40.0
 #: Seconds that a SuperNode may take to say farewell to the SuperLink.
 _FAREWELL_S = 8.0
-#: Bytes of a log at which the next agent begins a new one and keeps one old one.
+#: Bytes of a log at which it is set aside, in the place of the one that was set aside before. A coordinator that
+#: repeats itself must not fill the hospital's disk.
 _MAX_LOG_BYTES = 16 << 20
 #: Variables that open a hospital's key. The SuperNode opens none.
 _SECRET_PREFIXES = ("CIPHERWARD_PASSPHRASE", "CIPHERWARD_IDENTITY")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 #: How a line of its log begins, after which its own words must stand: the coordinator chooses parts of lines, such as
-#: the name of a round. `flower_pauses` escapes the line breaks in them.
+#: the name of a round. `flower_pauses` escapes the line breaks in them, and quotes what is no line of its own.
 _OWN = r"^(?:[A-Z]{4,8} *:\s*)?"
 _ONLINE = re.compile(_OWN + "SuperNode ID:")
-_LOST = re.compile(r"Connection attempt failed|Failed to send|Giving up reconnection")
-_BACK = "Connection successful"
+_LOST = re.compile(_OWN + r"(?:Connection attempt failed|Failed to send|Giving up reconnection)")
+_BACK = re.compile(_OWN + "Connection successful")
 #: What it says of a message that it will not receive: its run was stopped, or the connection broke.
 _DROPPED = re.compile(
     _OWN
@@ -58,6 +60,8 @@ _DROPPED = re.compile(
 #: What it says when a message comes, and when Flower's own check then refuses the app bundle.
 _RECEIVING = re.compile(_OWN + r"Receiving: ([\w.]{1,64}) message \(ID: ([0-9a-f]{16,128})\)")
 _UNVERIFIED = re.compile(_OWN + r"(?:FAB verification failed|The FAB could not be verified)")
+#: Bytes of the log that are read in one look.
+_LOOK_BYTES = 1 << 20
 #: Dropped messages that are remembered. Only the one that is pulled now is ever asked for.
 _MOST_DROPPED = 64
 
@@ -74,6 +78,7 @@ class SuperNode:
         party_dir: the hospital's folder.
         environment: variables that everything of this agent carries.
         trusted: the file of keys whose signatures Flower's own check asks of an app bundle; None without that check.
+        most_message: the largest message that it takes, in bytes.
     """
 
     folder: Path
@@ -83,6 +88,7 @@ class SuperNode:
     party_dir: Path
     environment: Mapping[str, str]
     trusted: Path | None = None
+    most_message: int = flower_pauses.MOST_MESSAGE
     port: int = 0
     secret: bytes = b""
     starts: int = 0
@@ -205,7 +211,11 @@ class SuperNode:
             for name, value in os.environ.items()
             if not name.startswith((*_SECRET_PREFIXES, "PYTHONPATH"))
         }
-        return {**inherited, **QUIET, **self.environment, "FLWR_HOME": str(self.folder / "flwr")}
+        own = {
+            "FLWR_HOME": str(self.folder / "flwr"),
+            flower_pauses.MOST_MESSAGE_NAME: str(self.most_message),
+        }
+        return {**inherited, **QUIET, **self.environment, **own}
 
     def _forget(self) -> None:
         """Note that it ended, and when it may start again: later each time, and not all hospitals at once."""
@@ -218,19 +228,26 @@ class SuperNode:
 
     def read_log(self) -> None:
         """Read what it printed since the last call: whether it is connected, and its last error."""
+        self._read_new()
+        if rotate(self.log_file, self._log_position):
+            self._log_position = 0
+
+    def _read_new(self) -> None:
         try:
             with open(self.log_file, "rb") as file:
                 file.seek(self._log_position)
-                data = file.read(1 << 20)
+                data = file.read(_LOOK_BYTES)
         except OSError:
             return
-        whole = data[: data.rfind(b"\n") + 1]
+        # A line that is longer than a look would be waited for without end, and with it all later ones.
+        is_endless = len(data) == _LOOK_BYTES and b"\n" not in data
+        whole = data if is_endless else data[: data.rfind(b"\n") + 1]
         self._log_position += len(whole)
         if whole:
             self._heard = time.monotonic()
-        for raw in whole.decode(errors="replace").splitlines():
+        for raw in whole.decode(errors="replace").split("\n"):
             line = printable(_COLOURS.sub("", raw).strip())
-            if _ONLINE.search(line) or _BACK in line:
+            if _ONLINE.search(line) or _BACK.search(line):
                 self.connection, self.error = "online", ""
             elif _LOST.search(line):
                 self.connection = "unreachable"
@@ -273,16 +290,35 @@ def explain(line: str) -> str | None:
             "the coordinator does not accept this SuperNode key: it is not enrolled, was revoked, or its last "
             "connection has not expired yet, which takes about a minute"
         )
-    if line.startswith("[code:"):
-        return line[:300]
+    if (text := line.removeprefix(flower_pauses.QUOTED)).startswith("[code:"):
+        return text[:300]
     return None
 
 
-def rotate(path: Path) -> None:
-    """Set a large log aside, in the place of the one that was set aside before."""
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > _MAX_LOG_BYTES:
-            path.replace(path.with_suffix(path.suffix + ".1"))
+def rotate(path: Path, read: int | None = None) -> bool:
+    """Set a large log aside in the place of the one that was set aside before, and say whether it was.
+
+    It is copied and emptied: a program that runs appends to it, and goes on at its new beginning. On a full disk it
+    is emptied alone.
+
+    Args:
+        path: the log.
+        read: how many bytes of it were read; one with more is left as it is. None: nobody reads it.
+    """
+    try:
+        with open(path, "r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= _MAX_LOG_BYTES or read not in (None, size):
+                return False
+            with contextlib.suppress(OSError), open(path.with_suffix(path.suffix + ".1"), "wb") as kept:
+                shutil.copyfileobj(file, kept)
+            # What came during the copy was not read.
+            if read not in (None, os.fstat(file.fileno()).st_size):
+                return False
+            file.truncate(0)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def require_flower() -> None:

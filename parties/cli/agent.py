@@ -188,6 +188,13 @@ def join(
             help="Threads of PyTorch for a message, where other work shares this machine. By default one a core.",
         ),
     ] = None,
+    max_message: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Megabytes of the largest message that is received. Weights take up to 4 bytes for each parameter.",
+        ),
+    ] = 2000,
 ) -> None:
     """Take part in a federation until Ctrl-C or `cipherward-party leave`. Rounds are shown as they happen.
 
@@ -200,7 +207,7 @@ def join(
     from parties.sealing.place import Place
 
     limit_s = parse_seconds(limit, "--limit") if limit else None
-    options = Options(limit_s, not agent_check_only, threads)
+    options = Options(limit_s, not agent_check_only, threads, max_message * 10**6)
 
     def log_line(text: str) -> None:
         talk.print(text, soft_wrap=True)  # a service's log has no width

@@ -44,6 +44,15 @@ def accept(
         Literal["patient", "image"] | None,
         typer.Option(help="Whom --privacy-budget protects. Default: as before, or as the plan says."),
     ] = None,
+    max_parameters: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The most parameters that the plan's model may have: a training takes 16 bytes of memory for each, "
+            "and more.",
+            show_default="400,000,000",
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Accept without a question.")] = False,
 ) -> None:
     """Show what taking part in a study means, and accept it. The hospital's client obeys nothing else.
@@ -66,8 +75,9 @@ def accept(
 
     with folder_lock(place.folder):
         policy = propose(
-            place, load_plan(plan), weights, privacy_budget, talk.print, privacy_delta, privacy_unit
-        )
+            place, load_plan(plan), weights, privacy_budget, talk.print, privacy_delta, privacy_unit,
+            max_parameters,
+        )  # fmt: skip
         is_new = accept_policy(place, policy, confirm)
     result.print(f"{place.policy_file}: {policy.study} accepted{'' if is_new else ' already'}")
 

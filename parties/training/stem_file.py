@@ -20,6 +20,7 @@ from torch import nn
 
 from coordinator.exchange.plan import Plan
 from coordinator.model.belonging import read_belonging
+from coordinator.model.model_size import require_in_file
 from coordinator.model.shares import shared_names
 from coordinator.model.vit import build_model, load_state
 from crypto.arrays import Float32Array
@@ -182,6 +183,10 @@ def load_final_model(plan: Plan, place: Place, classes: int, path: Path) -> nn.M
     belonging.require_match(sealed.spec, sealed.key_id, sealed.classes)
     # The file has its adapters merged, and lacks nothing except private stems.
     merged_plan = plan.model_copy(update={"weights": "", "share": "all"})
+    # The plan may never have been accepted here: it must not stand for more than the file holds.
+    require_in_file(
+        lambda: build_model(merged_plan, classes), path, lambda model: shared_names(model, merged_plan)
+    )
     model = build_model(merged_plan, classes)
     load_state(model, load_file(str(path)), path, shared_names(model, merged_plan))
     if plan.stem == "private":

@@ -14,6 +14,7 @@ import flwr
 import pytest
 from flwr.app import Message, Metadata, RecordDict
 from flwr.app.message import make_message
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.superlink.grid import http_grid
 from flwr.supernode import start_client_internal
@@ -122,6 +123,18 @@ def test_another_version_keeps_its_own_pauses(monkeypatch: pytest.MonkeyPatch) -
     shortened = http_grid.pull_objects
     assert isinstance(shortened, functools.partial) and shortened.keywords["initial_backoff"] < 0.1
     assert not isinstance(shortened.func, functools.partial)
+
+
+def test_a_server_app_holds_no_reply_that_is_larger_than_any_of_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_grid, "pull_objects", http_grid.pull_objects)
+    shorten_server_app(60.0, 3000)
+    assert set(http_grid.pull_objects(["a", "b", "c"], lambda _: bytes(1000))) == set("abc")
+    with pytest.raises(ObjectPullError, match="more than 3000 bytes"):
+        http_grid.pull_objects(["a", "b", "c", "d"], lambda _: bytes(1000))
+    shorten_server_app(60.0, 4000)  # once the model is known
+    assert len(http_grid.pull_objects(["a", "b", "c", "d"], lambda _: bytes(1000))) == 4
 
 
 def test_the_program_is_flower_s_supernode() -> None:

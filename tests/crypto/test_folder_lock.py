@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
+import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,6 +96,38 @@ def test_a_command_that_cannot_lock_ends_with_one_line_and_seals_nothing(
     done = here("cipherward-party", "seal", tmp_path / "h", *words)
     assert done.returncode == 1 and "cannot lock files" in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "h" / "sealed").exists()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_nobody_else_can_hold_a_lock(tmp_path: Path, umask: int) -> None:
+    """Who can open a file can lock it: the owner's commands would wait for another user without end."""
+    before = os.umask(umask)
+    try:
+        with folder_lock(tmp_path):
+            pass
+        assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == 0o600
+        (tmp_path / ".lock").chmod(0o644)  # as earlier versions made it
+        with folder_lock(tmp_path):
+            assert stat.S_IMODE((tmp_path / ".lock").stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
+def test_another_user_cannot_keep_the_owner_out() -> None:
+    # Under /tmp itself: pytest's own folders are closed to others.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with folder_lock(folder):
+            pass
+        # Whoever can open it can lock it.
+        done = subprocess.run(
+            ["/bin/cat", folder / ".lock"],
+            user=65534, group=65534, extra_groups=[], capture_output=True, text=True, check=False,
+            env={"LC_ALL": "C"},
+        )  # fmt: skip
+        assert done.returncode == 1 and "Permission denied" in done.stderr
 
 
 def test_a_lock_that_another_holds_is_no_missing_lock(tmp_path: Path) -> None:

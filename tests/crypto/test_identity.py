@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import pickle
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,8 +22,6 @@ RFC_PUBLIC = bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af02
 
 def rfc_pem() -> str:
     """Return the RFC's key as PKCS #8 PEM."""
-    import base64
-
     der = bytes.fromhex("302e020100300506032b657004220420") + RFC_SECRET
     return f"-----BEGIN PRIVATE KEY-----\n{base64.b64encode(der).decode()}\n-----END PRIVATE KEY-----\n"
 
@@ -87,3 +88,16 @@ def test_damaged_keys_are_refused() -> None:
     for text in ("", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", rfc_pem()[:40]):
         with pytest.raises(CipherwardError, match="damaged"):
             Identity.from_pem("north", text)
+
+
+def test_a_key_of_a_curve_that_nobody_knows_is_damaged() -> None:
+    """One wrong bit in the file can name such a curve."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    whole = key.private_bytes(
+        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    p256 = bytes.fromhex("2a8648ce3d030107")
+    assert p256 in whole
+    text = base64.encodebytes(whole.replace(p256, p256[:-1] + b"\x7f")).decode()
+    with pytest.raises(CipherwardError, match="damaged"):
+        Identity.from_pem("north", f"-----BEGIN PRIVATE KEY-----\n{text}-----END PRIVATE KEY-----\n")

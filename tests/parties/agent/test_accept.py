@@ -138,6 +138,24 @@ def test_a_plan_that_does_not_fit_is_refused_and_nothing_is_written(
     assert not place.policy_file.exists() and not (place.private / "policies").exists()
 
 
+def test_a_model_that_could_use_up_the_memory_is_accepted_knowingly_alone(
+    place: Place, tmp_path: Path, here: Here
+) -> None:
+    # Each argument is allowed, and together they are nine million million parameters.
+    args = {"patch_size": 8, "embed_dim": 16384, "num_heads": 2, "mlp_ratio": 64}
+    words = ["accept", file(tmp_path / "p", plan(model_args={**args, "depth": 3})), place.folder, "--yes"]
+    done = here("cipherward-party", *words)
+    assert done.returncode == 1 and not place.policy_file.exists(), done.stderr
+    shown = " ".join(done.stderr.split())
+    assert "at most 400,000,000" in shown and "a training takes at least 1.7 TB" in shown
+    # No file of weights is needed, so the model is not built: what the hint says is enough.
+    count = shown.partition("--max-parameters ")[2].split()[0]
+    done = here("cipherward-party", *words, "--max-parameters", str(int(count) - 1))
+    assert done.returncode == 1 and not place.policy_file.exists()
+    assert here("cipherward-party", *words, "--max-parameters", count).returncode == 0
+    assert read_policy(place).model_args["embed_dim"] == 16384
+
+
 def test_the_weights_are_the_hospital_s_own_file(place: Place, tmp_path: Path, here: Here) -> None:
     p = plan(stem="private", weights="/the/coordinator/s/w.safetensors")
     words = ["accept", file(tmp_path / "p", p), place.folder, "--yes"]

@@ -225,3 +225,18 @@ def test_damaged_lines_are_counted_and_numbers_of_another_kind_do_no_harm(
     done = here("cipherward-party", "log", log.path.parents[1])
     assert done.returncode == 0 and done.stdout.count("answered") == 5
     assert "1 line of" in " ".join(done.stderr.split())
+
+
+def test_a_pipe_in_the_place_of_the_log_is_neither_waited_for_nor_written(tmp_path: Path) -> None:
+    place = make_place(tmp_path)
+    log = AgentLog(place)
+    log.append("joined")
+    log.path.rename(tmp_path / "kept")
+    os.mkfifo(log.path, 0o600)
+    for act in (log.read, log.verify, log.count_lines, lambda: log.append("left")):
+        with pytest.raises(CipherwardError, match="not a regular file"):
+            act()
+    log.path.unlink()
+    (tmp_path / "kept").rename(log.path)
+    log.append("left")
+    assert log.verify().lines == 2

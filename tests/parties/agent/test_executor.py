@@ -150,6 +150,20 @@ def test_an_approved_bundle_answers_and_the_log_has_both_ends(bench: _Bench) -> 
     assert bench.warm.calls == [70.0]  # the round's deadline and 30 s
 
 
+def test_what_an_app_prints_does_not_fill_the_disk(bench: _Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parties.agent.supernode._MAX_LOG_BYTES", 1000)
+    approve(bench.place, bench.bundle, 30)
+    log = bench.executor.client_log
+    with open(log, "ab", buffering=0) as sink:  # as the client has it
+        for _ in range(50):
+            sink.write(b"a traceback of a refused message\n" * 10)
+            assert bench.executor.step()
+        sink.write(b"the last words\n")
+    assert log.read_bytes().endswith(b"the last words\n")
+    assert sum(path.stat().st_size for path in log.parent.glob(f"{log.name}*")) < 5000
+    assert len(bench.client.replies) == 50
+
+
 def test_unapproved_code_is_not_even_unpacked(bench: _Bench) -> None:
     bench.executor.step()
     (reply,) = bench.client.replies

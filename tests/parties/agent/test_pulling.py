@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError, pull_objects
 from flwr.supercore.logger import ConsoleHandler
 
-from coordinator.exchange.flower_pauses import one_line
+from coordinator.exchange.flower_pauses import QUOTED, one_line
+from parties.agent import supernode
 from parties.agent.pulling import Pulling
 from parties.agent.supernode import SuperNode
 
@@ -137,3 +139,78 @@ def test_what_the_coordinator_names_a_round_passes_for_no_line_of_the_supernode(
         file.write("ERROR :     FAB verification failed: the provided trusted entities\n")
     node.read_log()
     assert len(node.unverified) == 1
+
+
+def test_an_error_with_lines_of_the_coordinator_passes_for_no_line_of_the_supernode(tmp_path: Path) -> None:
+    """Flower prints errors as they came: alone, as the end of a longer text, and below a traceback."""
+    node = SuperNode(tmp_path, "", tmp_path, tmp_path, tmp_path, {})
+    own = ("FAB verification failed", "SuperNode ID: 7", f"Failed to receive message {MESSAGE}: x",
+           "Connection successful after 1 s")  # fmt: skip
+    for text in own:
+        try:
+            raise ValueError(f"{text}\nERROR :     {text}\r\n{text}")
+        except ValueError as error:
+            trace = sys.exc_info()
+            records = [
+                logging.LogRecord("flwr", logging.ERROR, "", 0, error, (), None),
+                logging.LogRecord("flwr", logging.ERROR, "", 0, f"Exit Code: 700\nnot connected\n{error}", (), None),
+                logging.LogRecord("flwr", logging.ERROR, "", 0, "it failed", (), trace),
+            ]  # fmt: skip
+        for record in records:
+            assert one_line(record)
+            with open(node.log_file, "a") as file:
+                file.write(ConsoleHandler().format(record) + "\n")
+    node.read_log()
+    assert (node.dropped, node.unverified, node.connection) == ([], [], "connecting")
+    # What the coordinator says when it refuses is still shown.
+    with open(node.log_file, "a") as file:
+        file.write(f"{QUOTED}[code: 2004] x\n")
+    node.read_log()
+    assert "does not accept this SuperNode key" in node.error
+
+
+def test_a_coordinator_that_repeats_itself_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of a SuperNode that runs for months is set aside, and no line of it goes by unread."""
+    monkeypatch.setattr(supernode, "_MAX_LOG_BYTES", 10_000)
+    node = SuperNode(tmp_path, "", tmp_path, tmp_path, tmp_path, {})
+    lines = 0
+    with open(node.log_file, "ab", buffering=0) as sink:  # as the SuperNode has it
+        for number in range(2000):
+            sink.write(f"INFO :      Receiving: train message (ID: {number:064x})\n".encode())
+            sink.write(b"ERROR :     FAB verification failed: the provided trusted entities\n")
+            lines += 1
+            if number % 7 == 0:
+                node.read_log()
+        sink.write(b"INFO :      half a li")
+        node.read_log()
+        sink.write(b"ne\n")
+        node.read_log()
+    assert [message for _, message in node.unverified] == [f"{number:064x}" for number in range(lines)]
+    kept = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert len(kept) == 2 and max(kept) < 20_000
+
+
+def test_a_long_name_of_a_round_hides_no_later_line(tmp_path: Path) -> None:
+    """A refusal by Flower's own check is logged by the agent, whatever was printed before it."""
+    node = SuperNode(tmp_path, "", tmp_path, tmp_path, tmp_path, {})
+    record = logging.LogRecord(
+        "flwr", logging.INFO, "", 0, "[RUN %s, ROUND %s]", (7, "x" * (3 << 20)), None
+    )
+    assert one_line(record)
+    assert len(ConsoleHandler().format(record)) < 5000
+    record = logging.LogRecord(
+        "flwr", logging.ERROR, "", 0, "Exit Code: 700\nx" + "\n" * 10**6 + "end", (), None
+    )
+    assert one_line(record)
+    text = ConsoleHandler().format(record)
+    assert len(text) < 5000 and text.endswith(f"{QUOTED}end")
+    # A line of that length, whoever printed it.
+    node.log_file.write_text(
+        f"INFO : {'x' * (3 << 20)}\nINFO : Receiving: train message (ID: {MESSAGE})\n"
+        "ERROR :     FAB verification failed: the provided trusted entities\n"
+    )
+    for _ in range(5):
+        node.read_log()
+    assert node.unverified == [("train", MESSAGE)]
