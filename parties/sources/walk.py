@@ -246,6 +246,6 @@ def _why_ignored(name: str, reason: str) -> str:
         return f"an archive, which is not unpacked ({ending})"
     if ending in UNREAD_ENDINGS:
         return f"a format that is not read ({ending})"
-    if "not a regular file" in reason:
+    if "not a regular file" in reason or "empty" in reason:
         return reason
     return f"not an image ({ending or 'no ending'})"

@@ -2,7 +2,7 @@
 
 Decoders fill what is missing with black or gray, and say nothing. What is filled in would be sealed as an image.
 
-Source: ITU-T T.81 (JPEG): B.2 (markers), G.1.2 (progressive scans). PNG, third edition: sections 7.2 and 8.1 (rows and
+Source: ITU-T T.81 (JPEG): B.2 (markers), G.1.2 (progressive scans). PNG, third edition: sections 7.2, 8.1 (rows and
 passes) and 10 (zlib).
 """
 

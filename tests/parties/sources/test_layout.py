@@ -207,6 +207,7 @@ def test_leftovers_and_other_files_are_ignored_each_with_a_reason(tmp_path: Path
         "b/film.gif": "a format that is not read (.gif)",
         "b/scan.TGA": "a format that is not read (.tga)",
         "b/volume.mnc": "a format that is not read (.mnc)",
+        "a/IM000001": "the file is empty",
         "b/README": "not an image (no ending)",
     }
     for name in others:
@@ -214,6 +215,7 @@ def test_leftovers_and_other_files_are_ignored_each_with_a_reason(tmp_path: Path
         (tmp_path / name).write_bytes(b"\0\5\x16\7")
     picture(tmp_path / "cover.png")
     (tmp_path / "a" / "empty.dcm").touch()
+    (tmp_path / "a" / "IM000001").write_bytes(b"")
     catalog = read(tmp_path)
     assert dict(catalog.ignored) == others | {"cover.png": "outside of the class folders"}
     assert catalog.refused == [("a/empty.dcm", "the file is empty")] and catalog.classes == ["a", "b"]
