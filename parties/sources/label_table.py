@@ -224,10 +224,11 @@ def _values(file: Path, line: int, cells: list[str], table: _Table, hint: str) -
     value = {
         column: cells[table.places[column]].strip() if column in table.places else "" for column in COLUMNS
     }
-    path = value["path"].replace("\\", "/").removeprefix("./")
-    if not path or path.startswith("/") or ".." in path.split("/"):
+    path = value["path"].replace("\\", "/")
+    steps = [step for step in path.split("/") if step not in ("", ".")]
+    if not steps or path.startswith("/") or ".." in steps:
         raise CipherwardError(f"{file}, line {line}: {path!r} is no path inside the folder of images", hint)
-    return value | {"path": path}
+    return value | {"path": "/".join(steps)}
 
 
 def _read_row(file: Path, line: int, value: dict[str, str]) -> Row:
@@ -237,6 +238,11 @@ def _read_row(file: Path, line: int, value: dict[str, str]) -> Row:
         raise CipherwardError(
             f"{file}, line {line}: {path} has no label ({value['label'] or 'an empty cell'})",
             "fill it in, or remove the row",
+        )
+    if '"' in value["label"]:
+        raise CipherwardError(
+            f"{file}, line {line}: the label {value['label']!r} holds a double quote",
+            "a stray quote makes another class; remove it",
         )
     if "|" in value["label"]:
         raise CipherwardError(

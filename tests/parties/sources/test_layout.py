@@ -257,6 +257,10 @@ AMBIGUOUS = {
     "images masks": "images and masks seem to be images and their masks",
     "Images labels": "seem to be images and their masks",
     "only": "holds 1 class folder",
+    "1 01 2": "'01' and '1' are one number in two spellings",
+    "1 1.0": "'1' and '1.0' are one number in two spellings",
+    "grade-1 grade-01": "'grade-01' and 'grade-1' are one number in two spellings",
+    "train/1 train/01 test/1 test/01": "one number in two spellings",
 }
 
 
@@ -274,7 +278,11 @@ def test_class_names_are_compared_as_file_systems_do() -> None:
     for name in ("", ".a", "a/b", " a", "a.", "x" * 101, "é" * 101):
         with pytest.raises(CipherwardError, match="cannot be a folder's name"):
             require_usable_names([name, "b"], "x")
+    for names in (["0", "00"], ["\uff11", "1"], ["1e1", "10"], ["T1", "t01"]):
+        with pytest.raises(CipherwardError, match=r"one name|one number"):
+            require_usable_names(names, "x")
     require_usable_names(["Größe 2-3_x", "notumor"], "x")
+    require_usable_names(["1", "10", "0", "01x", "1.05", "1.5", "T1.01", "T1.1"], "x")
 
 
 def test_a_zip_is_named(tmp_path: Path) -> None:
