@@ -20,7 +20,7 @@ from parties.sources.layout import require_folder
 from parties.sources.picture import UndecodableImageError
 from parties.sources.reading import Reading
 from parties.sources.same_patient import join_issuers, name_patients
-from parties.sources.walk import Parts, ignored_reason, look, walk
+from parties.sources.walk import Parts, ignored_reason, look, note_of_links, walk
 
 _BETWEEN_LABELS = re.compile(r"[;,/+&]")
 
@@ -79,6 +79,7 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
     ]
     items.sort(key=lambda item: (item.path.split("/"), item.part))
     notes = [f"{counted(len(rows), 'image is', 'images are')} named in {file.name}"]
+    notes += note_of_links(tree, held)
     if unused:
         notes.append(f"columns of {file.name} that are not used: {', '.join(unused[:20])}")
     patients = {row.patient for row in rows if row.patient}

@@ -12,6 +12,7 @@ from crypto.errors import CipherwardError
 from parties.sources.catalog import Catalog, Selection, count_reasons
 from parties.sources.class_names import require_usable_names
 from parties.sources.folder import Folder
+from parties.sources.labels import read_labels
 from parties.sources.layout import read_layout
 from parties.sources.source import share_of
 from tests.support.files import picture
@@ -388,6 +389,23 @@ def test_links_to_nothing_and_pipes_are_ignored_with_their_reason(tmp_path: Path
     picture(tmp_path / "there.png")
     (root / "a" / "linked.png").symlink_to(tmp_path / "there.png")
     assert read_layout(root, Selection()).files == 5
+
+
+def test_links_that_lead_out_of_the_folder_are_followed_and_told(tmp_path: Path) -> None:
+    """A link to a whole archive brought its images in without a word."""
+    root = fill(tmp_path / "images", "a", "b")
+    (root / "a" / "within.png").symlink_to(root / "b" / "0.png")
+    assert not any("out of the folder" in note for note in read_layout(root, Selection()).notes)
+    for i in range(3):
+        picture(tmp_path / "archive" / "p1" / f"{i}.png", seed=90 + i)
+    (root / "b" / "archive").symlink_to(tmp_path / "archive")
+    (root / "b" / "one.png").symlink_to(tmp_path / "archive" / "p1" / "0.png")
+    (root / "b" / "notes.txt").symlink_to("/dev/null")
+    note = "2 links lead out of the folder, such as b/archive: the images there are read, too"
+    assert note in read_layout(root, Selection()).notes
+    (tmp_path / "l.csv").write_text("path,label\na/0.png,a\nb/archive/p1/1.png,b\n")
+    notes = read_labels(root, Selection(labels=str(tmp_path / "l.csv"))).notes
+    assert note.replace("2 links lead", "1 link leads") in notes
 
 
 @pytest.mark.parametrize("classes", ["", "train/", "wrapper/"])
