@@ -36,6 +36,7 @@ _MISSING_AS_WRITTEN = ("NA", "None")
 # What spreadsheets write where a formula fails, in several languages (#REF!, #NOMBRE?, #NV, Err:502), and LibreOffice
 # where a column is too narrow (###).
 _FAILED = re.compile(r"#.*[!?]|#+|#N/?[ADV]|Err:\d+")
+_DRIVE = re.compile(r"[A-Za-z]:/")  # of Windows
 #: Bytes of a label file, at most.
 MAX_BYTES = 1 << 28
 #: What `cipherward-party patients` reads of a table.
@@ -226,8 +227,11 @@ def _values(file: Path, line: int, cells: list[str], table: _Table, hint: str) -
     }
     path = value["path"].replace("\\", "/")
     steps = [step for step in path.split("/") if step not in ("", ".")]
-    if not steps or path.startswith("/") or ".." in steps:
-        raise CipherwardError(f"{file}, line {line}: {path!r} is no path inside the folder of images", hint)
+    if not steps or path.startswith("/") or ".." in steps or _DRIVE.match(path):
+        raise CipherwardError(
+            f"{file}, line {line}: {path!r} is no path inside the folder of images",
+            "paths are relative to the folder of images, such as tumor/0001.png",
+        )
     return value | {"path": "/".join(steps)}
 
 

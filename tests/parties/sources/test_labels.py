@@ -91,6 +91,7 @@ BAD = {
     "file,label\nscan00.png,T1\nscan01.png,T2\nscan02.png,T01": "'T01' and 'T1' are one number in two spellings",
     'file,label\nscan00.png,a\nscan01.png,b\nscan02.png,a"': "line 4: the label 'a\"' holds a double quote",
     "file,label\nscan00.png,a\n/scan01.png,b": "is no path inside the folder",
+    "file,label\nscan00.png,a\nC:\\data\\scan01.png,b": "line 3: 'C:/data/scan01.png' is no path inside the folder",
     "file,label\nscan00.png,a\n.//scan00.png,a": "lines 2 and 3: scan00.png is named twice",
     "file,label\nscan00.png,a\nscan01.png,b\nscan02.png,b; a": "line 4: several labels an image (b; a)",
     "file,label\nscan00.png,a, grade 4\nscan01.png,b": "line 2: it has 3 cells, and the header names 2",
