@@ -13,7 +13,7 @@ from coordinator.exchange.image_file import HOSPITAL_FORMATS, open_allowed, open
 from crypto.arrays import Float64Array, UInt8Array
 from parties.sources import dicom, nifti
 from parties.sources.catalog import Item
-from parties.sources.picture import UndecodableImageError, decoding_errors, read_picture
+from parties.sources.picture import UndecodableImageError, decoding_errors, read_picture, require_whole
 from parties.sources.reading import Reading
 
 #: Side of the small picture, in pixels. JPEG files are decoded at about this size: a fraction of the time.
@@ -105,6 +105,7 @@ def _small_picture(path: Path, part: int, reading: Reading) -> UInt8Array:
             with open_picture(file, kind) as picture:
                 picture.draft(None, (SIDE, SIDE))
                 small = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
+                require_whole(picture, file)
                 return np.asarray(small)
     return read_picture(path, SIDE, 3, dataclasses.replace(reading, fit="stretch"), part)
 

@@ -5,9 +5,11 @@ crypto/sets/dataset.py refuses a part of these names in a manifest. Here they ar
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
+from decimal import Decimal
 
 from crypto.errors import CipherwardError
 from crypto.printable import printable
@@ -17,6 +19,11 @@ MAX_CHARACTERS, MAX_BYTES = 100, 200
 #: Letters, symbols and joiners that fonts show as nothing, though they are no spaces: the fillers of Hangul, the
 #: blank of Braille, and the joiners and marks that only change what stands beside them.
 _BLANK = "\u115f\u1160\u3164\uffa0\u2800\u200c\u200d\u034f\u17b4\u17b5\ufe0e\ufe0f"
+
+
+# A number, of no more digits than are compared (Decimal: 28).
+_NUMBER = re.compile(r"[+-]?([0-9]{1,19}([.,][0-9]{0,8})?|[.,][0-9]{1,8})([eE][+-]?[0-9]{1,4})?")
+_LEADING_ZEROS = re.compile(r"(?<![0-9.,])0+(?=[0-9])")
 
 
 def normalized(name: str) -> str:
@@ -32,8 +39,10 @@ def require_usable_names(names: Iterable[str], where: str) -> None:
         where: What holds them, for messages.
 
     Raises:
-        CipherwardError: If one cannot be a folder's name everywhere, or two are the same name to some file systems.
+        CipherwardError: If one cannot be a folder's name everywhere, or two are the same name to some file systems
+            or one number in two spellings.
     """
+    names = list(names)
     same: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         if fault := _fault(name):
@@ -55,6 +64,26 @@ def require_usable_names(names: Iterable[str], where: str) -> None:
             raise CipherwardError(
                 f"{where}: {shown} {'are one name to many file systems' if is_one else 'differ by spaces alone'}",
                 "rename one of them, or join the classes",
+            )
+    _refuse_one_number_twice(names, where)
+
+
+def _refuse_one_number_twice(names: Iterable[str], where: str) -> None:
+    """Raise CipherwardError if two names differ by the spelling of a number: `1`, `01` and `1.0`, or `T1` and `T01`.
+
+    Spreadsheets make 1.0, 1,0 or 1E+00 of a 1 in some rows, and decimals have a comma in some languages.
+    """
+    known: dict[str, str] = {}
+    for name in names:
+        plain = _folded(name)
+        if _NUMBER.fullmatch(plain):
+            plain = str((Decimal(plain.replace(",", ".")) + 0).normalize())
+        else:
+            plain = _LEADING_ZEROS.sub("", plain)
+        if (twin := known.setdefault(plain, name)) != name:
+            raise CipherwardError(
+                f"{where}: {twin!r} and {name!r} are one number in two spellings",
+                "join the classes, or write the number in one way; class names in words are clearer",
             )
 
 

@@ -30,7 +30,7 @@ from parties.sources.catalog import NO_PATIENT
 from parties.sources.codestream import require_declared_form, require_declared_size
 from parties.sources.dicom_frames import require_no_more_bytes, require_no_more_frames
 from parties.sources.dicom_tables import read_palette
-from parties.sources.dicom_values import OVERLAY_POSITIONS, PixelTags
+from parties.sources.dicom_values import OVERLAY_POSITIONS, PixelTags, value_of
 from parties.sources.reading import Reading, UnusablePixelsError
 from parties.sources.same_patient import ISSUER, one_spelling
 
@@ -74,7 +74,7 @@ _OFTEN_BURNED_IN_CLASSES = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.([36](\
 _TAGS = (
     "BurnedInAnnotation", "Modality", "SOPClassUID", "PatientID", "IssuerOfPatientID", "PatientName",
     "StudyInstanceUID", "SeriesInstanceUID", "SamplesPerPixel", "PhotometricInterpretation",
-    "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
+    "PresentationLUTShape", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
     "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingValue",
     "DoubleFloatPixelPaddingRangeLimit", "RescaleSlope",
@@ -141,9 +141,13 @@ def read_header(file: BinaryIO, reading: Reading) -> Header:
         data.check_length()
         mode = f"{'gray' if data.is_gray else 'colour'} {data.bits} bits"
         silent = not data.text("BurnedInAnnotation") and data.is_often_burned_in
-        return Header(
-            data.frames, data.width, data.height, mode, data.group(), data.values.aspect(0), silent
-        )
+        try:
+            aspect = data.values.aspect(0)
+        except UnusablePixelsError:
+            if reading.fit != "stretch":  # else it does not matter
+                raise
+            aspect = 1.0
+        return Header(data.frames, data.width, data.height, mode, data.group(), aspect, silent)
 
 
 def pixel_aspect(file: BinaryIO, index: int) -> float:
@@ -203,6 +207,10 @@ class _DataSet:
         if str(meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY:
             raise DirectoryError("an index of other files (DICOMDIR)")
         self.syntax = UID(str(meta.get("TransferSyntaxUID", "")))
+        if not self.syntax:
+            raise UnusablePixelsError(
+                "DICM is in it, and no file header behind it: not a DICOM file, or a damaged one"
+            )
         if self.syntax not in TRANSFER_SYNTAXES:
             # The value of a private syntax could be anything.
             name = self.syntax.name if self.syntax in UID_dictionary else "unknown or private"
@@ -275,6 +283,7 @@ class _DataSet:
             raise UnusablePixelsError("it holds no pixels, such as a report or a plan")
         if missing := self._missing_tags():
             raise UnusablePixelsError(f"its data set lacks {' and '.join(missing)}")
+        _ = self.is_gray and self.values.is_inverted
         form = self.text("PhotometricInterpretation")
         if form not in (*_GRAY, *_COLOUR, "PALETTE COLOR"):
             raise UnusablePixelsError("its colours are in a form that is not read")
@@ -324,7 +333,9 @@ class _DataSet:
             needed.append("PlanarConfiguration")
         sizes = ("Rows", "Columns")  # of which 0 is none
         return [
-            name for name in needed if self.tags.get(name) in (None, "", *([0] if name in sizes else []))
+            name
+            for name in needed
+            if value_of(self.tags, name) in (None, "", *([0] if name in sizes else []))
         ]
 
     def check_length(self) -> None:

@@ -47,22 +47,38 @@ class PixelTags:
 
     def number(self, name: str, default: int = 0) -> int:
         """Return a tag's whole number."""
-        value = self.tags.get(name)
+        value = value_of(self.tags, name)
         return default if value in (None, "") else int(value)
 
     def text(self, name: str) -> str:
         """Return a tag's text, without spaces around it."""
-        return str(self.tags.get(name) or "").strip()
+        return str(value_of(self.tags, name) or "").strip()
 
     def show(self, pixels: AnyArray, index: int, reading: Reading) -> UInt8Array:
         """Return stored pixels [h, w] of a frame as gray values, uint8 [h, w]. Padding is black."""
         padding, is_float = self.padding(pixels), pixels.dtype.kind == "f"
         gray = self.window(self.modality(pixels, index), padding, index, reading, is_float)
-        if self.text("PhotometricInterpretation") == "MONOCHROME1":
+        if self.is_inverted:
             gray = 255 - gray
         if padding is not None:
             gray[padding] = 0
         return gray
+
+    @property
+    def is_inverted(self) -> bool:
+        """Whether the lowest value of a gray image is white.
+
+        Raises:
+            UnusablePixelsError: If two tags contradict each other (DICOM PS3.3 C.8.11.3.1.2). Some programs obey one
+                of them and some the other, so that nobody knows what is meant.
+        """
+        is_inverted = self.text("PhotometricInterpretation") == "MONOCHROME1"
+        if self.text("PresentationLUTShape") == ("IDENTITY" if is_inverted else "INVERSE"):
+            raise UnusablePixelsError(
+                "one of its tags says that its lowest value is black, another that it is white "
+                "(PhotometricInterpretation, PresentationLUTShape)"
+            )
+        return is_inverted
 
     def show_colours(self, pixels: AnyArray) -> UInt8Array:
         """Return stored colours [h, w, 3] in 8 bits. They are unsigned, whatever the file says.
@@ -82,9 +98,9 @@ class PixelTags:
         number = self.real if kind else self.signed
         nothing = np.isnan(pixels) if kind else None
         first, limit = f"{kind}PixelPaddingValue", f"{kind}PixelPaddingRangeLimit"
-        if self.tags.get(first) in (None, ""):
+        if value_of(self.tags, first) in (None, ""):
             return nothing
-        ends = [number(name) for name in (first, limit) if self.tags.get(name) not in (None, "")]
+        ends = [number(name) for name in (first, limit) if value_of(self.tags, name) not in (None, "")]
         padding = np.asarray((pixels >= min(ends)) & (pixels <= max(ends)))
         return padding if nothing is None else padding | nothing
 
@@ -116,11 +132,11 @@ class PixelTags:
 
     def real(self, name: str) -> float:
         """Return a tag's number."""
-        return float(self.tags.get(name))
+        return float(value_of(self.tags, name))
 
     def signed(self, name: str) -> int:
         """Return a tag's number in the type of the pixels: files often store one in the other type."""
-        value = self.tags.get(name)
+        value = value_of(self.tags, name)
         number = int.from_bytes(value[:2], "little") if isinstance(value, bytes) else int(value)
         if self.number("BitsAllocated") == 16:
             number &= 0xFFFF
@@ -136,16 +152,22 @@ class PixelTags:
         )
         for group in (*per_frame[index : index + 1], *shared[:1]):
             for item in (group.get(sequence) or ())[:1]:
-                if item.get(name) not in (None, ""):
-                    return item.get(name)
-        return self.tags.get(name)
+                if (value := value_of(item, name)) not in (None, ""):
+                    return value
+        return value_of(self.tags, name)
 
     def aspect(self, index: int) -> float:
-        """Return the height of a frame's pixels as a share of their width; 1 where the file does not say it."""
+        """Return the height of a frame's pixels as a share of their width; 1 where the file does not say it.
+
+        Raises:
+            UnusablePixelsError: If it says it in a text that is no number.
+        """
         for name in _SPACINGS:
             try:
                 vertical, horizontal = self.lookup("PixelMeasuresSequence", name, index)
-            except (TypeError, ValueError, OverflowError):  # nothing, or a text that is no number
+            except UnusablePixelsError:
+                raise
+            except (TypeError, ValueError, OverflowError):  # nothing, or one number
                 continue
             return aspect_of(vertical, horizontal)
         return 1.0
@@ -234,6 +256,39 @@ class PixelTags:
         bits = self.number("BitsStored", 8)
         low = -(2 ** (bits - 1)) if self.number("PixelRepresentation") else 0
         return low, low + 2**bits - 1
+
+
+def value_of(tags: Any, name: str) -> Any:
+    """Return the value of a tag; None if it is missing.
+
+    Raises:
+        UnusablePixelsError: If it should be a number, or several, and is another text. The text names the tag, and
+            not its value.
+    """
+    from pydicom.datadict import dictionary_VR
+
+    try:
+        value = tags.get(name)
+    except (ValueError, TypeError, ArithmeticError):
+        raise UnusablePixelsError(f"its tag {name} is damaged") from None
+    if value is not None and not isinstance(value, (int, float)) and dictionary_VR(name) in ("DS", "IS"):
+        for part in [value] if isinstance(value, str) else value:
+            if isinstance(part, str) and part.strip() and not _is_number(part):
+                why = (
+                    "it has a comma, and numbers in DICOM have a decimal point"
+                    if "," in part
+                    else "it is a text"
+                )
+                raise UnusablePixelsError(f"its tag {name} is no number: {why}")
+    return value
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _first(value: Any) -> float | None:

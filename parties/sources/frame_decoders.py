@@ -16,10 +16,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import simplejpeg
-
 from coordinator.exchange.image_file import open_picture
 from parties.sources.codestream import stated_precision
+from parties.sources.whole_pictures import require_whole_jpeg
 
 #: Transfer syntaxes of the decoders.
 JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
@@ -83,17 +82,9 @@ def _decode_baseline(code: bytes, runner: Any) -> bytearray:
     """Return the pixels of a JPEG Baseline frame, as RGB where Adobe's marker says that they are transformed.
 
     Raises:
-        ValueError: If the code is damaged. Pillow fills what is cut off with gray and says nothing; the other decoder
-            is the same library, and passes its warnings on.
+        UnusablePixelsError: If the code is damaged or lacks a scan. Pillow fills what is cut off with gray.
     """
-    try:
-        simplejpeg.decode_jpeg(code, "GRAY" if runner.samples_per_pixel == 1 else "RGB")
-    except (
-        ValueError,
-        KeyError,
-    ) as error:  # also at what is rare: Pillow decides whether it can be decoded
-        if any(word in str(error).encode() for word in _DAMAGE):
-            raise ValueError("the code is damaged") from None
+    require_whole_jpeg(code)
     with open_picture(io.BytesIO(code), "JPEG") as picture:
         if runner.samples_per_pixel > 1:
             runner.set_option("planar_configuration", 0)

@@ -36,6 +36,7 @@ _MISSING_AS_WRITTEN = ("NA", "None")
 # What spreadsheets write where a formula fails, in several languages (#REF!, #NOMBRE?, #NV, Err:502), and LibreOffice
 # where a column is too narrow (###).
 _FAILED = re.compile(r"#.*[!?]|#+|#N/?[ADV]|Err:\d+")
+_DRIVE = re.compile(r"[A-Za-z]:/")  # of Windows
 #: Bytes of a label file, at most.
 MAX_BYTES = 1 << 28
 #: What `cipherward-party patients` reads of a table.
@@ -224,10 +225,14 @@ def _values(file: Path, line: int, cells: list[str], table: _Table, hint: str) -
     value = {
         column: cells[table.places[column]].strip() if column in table.places else "" for column in COLUMNS
     }
-    path = value["path"].replace("\\", "/").removeprefix("./")
-    if not path or path.startswith("/") or ".." in path.split("/"):
-        raise CipherwardError(f"{file}, line {line}: {path!r} is no path inside the folder of images", hint)
-    return value | {"path": path}
+    path = value["path"].replace("\\", "/")
+    steps = [step for step in path.split("/") if step not in ("", ".")]
+    if not steps or path.startswith("/") or ".." in steps or _DRIVE.match(path):
+        raise CipherwardError(
+            f"{file}, line {line}: {path!r} is no path inside the folder of images",
+            "paths are relative to the folder of images, such as tumor/0001.png",
+        )
+    return value | {"path": "/".join(steps)}
 
 
 def _read_row(file: Path, line: int, value: dict[str, str]) -> Row:
@@ -237,6 +242,11 @@ def _read_row(file: Path, line: int, value: dict[str, str]) -> Row:
         raise CipherwardError(
             f"{file}, line {line}: {path} has no label ({value['label'] or 'an empty cell'})",
             "fill it in, or remove the row",
+        )
+    if '"' in value["label"]:
+        raise CipherwardError(
+            f"{file}, line {line}: the label {value['label']!r} holds a double quote",
+            "a stray quote makes another class; remove it",
         )
     if "|" in value["label"]:
         raise CipherwardError(

@@ -9,7 +9,6 @@ The layout of many competitions. Paths are relative to the folder of images; an 
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from pathlib import Path
 
 from crypto.errors import CipherwardError
@@ -21,10 +20,8 @@ from parties.sources.layout import require_folder
 from parties.sources.picture import UndecodableImageError
 from parties.sources.reading import Reading
 from parties.sources.same_patient import join_issuers, name_patients
-from parties.sources.walk import Parts, ignored_reason, look, walk
+from parties.sources.walk import Parts, ignored_reason, look, note_of_links, walk
 
-# A number, of no more digits than are compared (Decimal: 28).
-_NUMBER = re.compile(r"[+-]?([0-9]{1,19}([.,][0-9]{0,8})?|[.,][0-9]{1,8})([eE][+-]?[0-9]{1,4})?")
 _BETWEEN_LABELS = re.compile(r"[;,/+&]")
 
 
@@ -82,6 +79,7 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
     ]
     items.sort(key=lambda item: (item.path.split("/"), item.part))
     notes = [f"{counted(len(rows), 'image is', 'images are')} named in {file.name}"]
+    notes += note_of_links(tree, held)
     if unused:
         notes.append(f"columns of {file.name} that are not used: {', '.join(unused[:20])}")
     patients = {row.patient for row in rows if row.patient}
@@ -119,29 +117,13 @@ def _groups(rows: list[tuple[Row, str]], held: dict[str, Parts]) -> dict[str, st
 
 
 def _check_labels(rows: list[Row], classes: list[str], file: Path) -> None:
-    """Raise CipherwardError if labels mean one number in two spellings, several classes, or none that is stated."""
-    _refuse_one_number_twice(classes, file)
+    """Raise CipherwardError if a label means several classes, or none that is stated."""
     _refuse_several_labels(rows, file)
     if unknown := sorted({row.label for row in rows} - set(classes)):
         raise CipherwardError(
             f"{file}: label {unknown[0]!r} is none of the classes that are stated: {', '.join(classes)}",
             "correct the label, or state the consortium's classes with --classes",
         )
-
-
-def _refuse_one_number_twice(classes: list[str], file: Path) -> None:
-    """Raise CipherwardError if two classes are one number: spreadsheets make 1.0, 1,0 or 1E+00 of a 1 in some rows.
-
-    Decimals have a comma in some languages.
-    """
-    names: dict[str, str] = {}
-    for name in classes:
-        number = str((Decimal(name.replace(",", ".")) + 0).normalize()) if _NUMBER.fullmatch(name) else name
-        if (twin := names.setdefault(number, name)) != name:
-            raise CipherwardError(
-                f"{file}: the labels {twin!r} and {name!r} are one number in two spellings",
-                "write it in one way; class names in words are clearer",
-            )
 
 
 def _refuse_several_labels(rows: list[Row], file: Path) -> None:

@@ -22,7 +22,7 @@ from parties.sources.class_names import normalized, require_usable_names
 from parties.sources.found import Found
 from parties.sources.patients import FOLDER_PATTERN, Grouper
 from parties.sources.reading import Reading
-from parties.sources.walk import ARCHIVE_ENDINGS, walk, without_ending
+from parties.sources.walk import ARCHIVE_ENDINGS, note_of_links, walk, without_ending
 
 #: The names of split folders, in lower case.
 SPLIT_NAMES = {
@@ -98,6 +98,7 @@ def read_layout(root: Path, selection: Selection) -> Catalog:
                 items.append(Item(image, classes.index(name), split, group, part))
     listed = {item.path for item in items}
     found.ignored += [(name, "outside of the class folders") for name in found.parts if name not in listed]
+    found.notes += note_of_links(found.tree, sorted(listed))
     found.notes += group_of.notes()
     silent = sum(parts.may_show_names for name, parts in found.parts.items() if name in listed)
     return Catalog(root, classes, items, found.ignored, found.refused, found.notes, silent)

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -31,6 +32,12 @@ from crypto.errors import CipherwardError
 from parties.sources import dicom, nifti
 from parties.sources.frame_decoders import capture_warnings
 from parties.sources.reading import DEFAULT, Reading, UnusablePixelsError, apply_window, to_square
+from parties.sources.whole_pictures import (
+    require_all_scans,
+    require_whole_jpeg,
+    require_whole_png,
+)
+from parties.sources.whole_tiff import require_whole_tiff
 
 # Metadata that can hold an orientation: the keys that Pillow uses for JPEG and PNG, and the bytes in a JPEG file.
 _ORIENTATION_KEYS = frozenset(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"))
@@ -44,6 +51,8 @@ _GRAY_STEPS = {"L;2": 85, "L;4": 17}
 _IMAGEJ_STACK = re.compile(r"ImageJ=.*?^images=(\d{1,9})\s*$", re.DOTALL | re.MULTILINE)
 #: An error of libtiff, such as "Fax4Decode: Bad code word at line 13 of strip 0 (x 11)."
 _LIBTIFF = re.compile(rb"^(\w+(Decode\w*|Setup\w*|Lib)|TIFF\w+|filename|tempfile\.tif): .*\.$")
+#: Bytes that may stand before the pixels of a JPEG file.
+_MAX_JPEG_HEADER = 1 << 26
 _TRANSPARENT = "it is transparent; state what is behind it: --background 0 (black) to 255"
 
 
@@ -137,8 +146,11 @@ def _decode_plain_jpeg(path: Path, size: int, channels: int) -> UInt8Array | Non
         fits = (height, width) == (size, size) and mode in ("Gray", "YCbCr")
         if not fits or any(mark in data for mark in _ORIENTATION_MARKS):
             return None
+        require_all_scans(data)
         is_gray = mode == "Gray" and channels == 1
         plain: UInt8Array = simplejpeg.decode_jpeg(data, "GRAY" if is_gray else "RGB")
+    except UnusablePixelsError:
+        raise
     except (ValueError, KeyError):
         return None  # damaged or rare: Pillow decides whether it can be decoded
     if (
@@ -163,7 +175,7 @@ def _decode(path: Path, size: int, channels: int, reading: Reading, part: int) -
             aspect = nifti.pixel_aspect(file) if needs_aspect else 1.0
         else:
             with open_picture(file, kind) as opened:
-                return to_square(_show(opened, reading), size, channels, reading)
+                return to_square(_show(opened, file, reading), size, channels, reading)
         return to_square(picture, size, channels, reading, aspect)
 
 
@@ -175,15 +187,25 @@ def _require_one(parts: int, part: int, kind: str) -> None:
         )
 
 
-def _show(picture: ImageFile.ImageFile, reading: Reading) -> Image.Image:
-    """Decode a picture and return it upright, with 8 bits a channel and without transparency."""
+def _show(picture: ImageFile.ImageFile, file: BinaryIO, reading: Reading) -> Image.Image:
+    """Decode a picture and return it upright, with 8 bits a channel and without transparency.
+
+    Args:
+        picture: The picture, whose pixels are not decoded yet.
+        file: Its file.
+        reading: How it is read.
+    """
     if picture.format in ("TIFF", "WEBP", "PNG") and (count := getattr(picture, "n_frames", 1)) > 1:
         raise UnusablePixelsError(f"{count} pictures in one file; save each in a file of its own")
     if picture.format == "TIFF":
         _refuse_partly_read(picture)
     is_deep = _is_deep(picture)
     steps = {_GRAY_STEPS.get(str(part[3]), 1) for part in picture.tile}
+    colours = _palette_size(picture)
     _load(picture)
+    require_whole(picture, file)
+    if picture.mode == "P" and int(np.max(np.asarray(picture))) >= colours:
+        raise UnusablePixelsError("its pixels name colours that are not in its palette")
     clear = picture.info.get("transparency")
     if picture.format == "PNG" and isinstance(clear, int) and len(steps) == 1:
         # Pillow spreads the 4 or 16 gray values of such a file over 256, and not the one that is transparent.
@@ -213,6 +235,31 @@ def _load(picture: ImageFile.ImageFile) -> None:
         picture.load()
     if errors:
         raise UnusablePixelsError("its compressed pixels are damaged")
+
+
+def require_whole(picture: ImageFile.ImageFile, file: BinaryIO) -> None:
+    """Check that a picture that Pillow decoded holds all pixels that its header names.
+
+    Raises:
+        UnusablePixelsError: If it does not: Pillow fills the picture with black or gray, and says nothing.
+    """
+    if picture.format in ("JPEG", "MPO"):
+        file.seek(0)
+        require_whole_jpeg(
+            file.read(_MAX_JPEG_HEADER + 4 * len(picture.getbands()) * picture.width * picture.height)
+        )
+    elif picture.format == "PNG":
+        require_whole_png(file)
+    elif picture.format == "TIFF":
+        require_whole_tiff(file, getattr(picture, "tag_v2", {}))
+
+
+def _palette_size(picture: Image.Image) -> int:
+    """Return how many colours a picture's palette has in its file. Call it before the pixels are decoded."""
+    if picture.palette is None:
+        return 0
+    kind, colours = picture.palette.getdata()
+    return len(colours) // len(kind.partition(";")[0])  # such as RGB, BGRX or, in planes, RGB;L
 
 
 def _refuse_partly_read(picture: ImageFile.ImageFile) -> None:

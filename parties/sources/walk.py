@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
@@ -21,6 +22,7 @@ from coordinator.exchange.image_file import (
     open_regular,
 )
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 from parties.sources import dicom, nifti
 from parties.sources.picture import UndecodableImageError, decoding_errors, read_error
 from parties.sources.reading import Reading
@@ -73,12 +75,14 @@ class Tree:
         files: Every file that is not ignored for its name.
         ignored: The other files, each with the reason.
         links: Links to folders that are listed already under another name. They are not followed.
+        outside: Links to files and folders outside of the folder. They are followed.
     """
 
     folders: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
+    outside: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ def walk(root: Path) -> Tree:
     Raises:
         CipherwardError: If a folder cannot be listed.
     """
-    tree, visited = Tree(), set[tuple[int, int]]()
+    tree, visited, inside = Tree(), set[tuple[int, int]](), root.resolve()
     reasons: dict[str, str] = {}  # of the ignored folders
 
     def stop(error: OSError) -> None:
@@ -143,6 +147,11 @@ def walk(root: Path) -> Tree:
         for name in subfolders:
             if reason := inherited or _leftover(name, True):
                 reasons[f"{prefix}{name}/"] = reason
+        for name in (*subfolders, *names):
+            place = Path(path, name)
+            # Path.resolve raises at a link to itself.
+            if place.is_symlink() and not Path(os.path.realpath(place)).is_relative_to(inside):
+                tree.outside.add(prefix + name)
         for name in names:
             if reason := inherited or _leftover(name, False) or _no_file(Path(path, name)):
                 tree.ignored.append((prefix + name, reason))
@@ -152,6 +161,22 @@ def walk(root: Path) -> Tree:
     tree.ignored.sort(key=lambda entry: entry[0].split("/"))
     tree.folders.sort(key=lambda name: name.split("/"))
     return tree
+
+
+def note_of_links(tree: Tree, images: Iterable[str]) -> list[str]:
+    """Return a line about the links by which images outside of the folder are read; none if there is no such link."""
+    if not tree.outside:
+        return []
+    used = set[str]()
+    for name in images:
+        steps = name.split("/")
+        used |= tree.outside.intersection("/".join(steps[:end]) for end in range(1, len(steps) + 1))
+    if not used:
+        return []
+    return [
+        f"{counted(len(used), 'link leads', 'links lead')} out of the folder, such as {min(used)}: "
+        "the images there are read, too"
+    ]
 
 
 def look(root: Path, name: str, reading: Reading) -> Parts:
@@ -246,6 +271,6 @@ def _why_ignored(name: str, reason: str) -> str:
         return f"an archive, which is not unpacked ({ending})"
     if ending in UNREAD_ENDINGS:
         return f"a format that is not read ({ending})"
-    if "not a regular file" in reason:
+    if "not a regular file" in reason or "empty" in reason:
         return reason
     return f"not an image ({ending or 'no ending'})"

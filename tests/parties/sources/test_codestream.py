@@ -112,6 +112,21 @@ def test_a_jpeg_that_ends_too_early_is_refused_though_its_end_is_marked(
     assert np.array_equal(read_picture(whole, 64, 1, Reading(), 0), expected)
 
 
+def test_a_progressive_jpeg_that_lacks_scans_is_refused(tmp_path: Path) -> None:
+    """It was read as a blurred picture, as no decoder warns of it."""
+    stream = io.BytesIO()
+    Image.fromarray(RGB[..., 0]).save(stream, "JPEG", quality=95, progressive=True)
+    code = stream.getvalue()
+    whole = compressed(tmp_path / "w.dcm", code, JPEGBaseline8Bit, RGB[..., 0], {})
+    assert np.abs(read_picture(whole, 64, 1, Reading(), 0)[..., 0].astype(int) - RGB[..., 0]).max() <= 6
+    last = code.rindex(b"\xff\xda")
+    end = code.rfind(b"\xff\xc4", code.rindex(b"\xff\xda", 0, last), last)  # its table, if it has one
+    cut = code[: end if end > 0 else last] + b"\xff\xd9"
+    path = compressed(tmp_path / "c.dcm", cut, JPEGBaseline8Bit, RGB[..., 0], {})
+    with pytest.raises(UndecodableImageError, match="cut off, or cannot be decoded"):
+        read_picture(path, 64, 1, Reading(), 0)
+
+
 def test_a_panic_of_a_decoder_is_one_clear_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """At a segment that goes on beyond its pixels the decoder of RLE panics, which no handler of errors catches."""
     segment = bytes([129, 7]) * 2  # 256 pixels

@@ -640,3 +640,12 @@ def test_a_table_names_a_file_s_patient_by_its_path(tmp_path: Path, party: Party
     assert status == 0, err
     status, out, err = party("patients", tmp_path / "h", tmp_path / "table.csv")
     assert status == 0 and "training images of" in " ".join((out + err).split()), err
+
+
+@pytest.mark.parametrize("rest", [b"", b"hello world" * 20, bytes(range(256)) * 4])
+def test_a_file_that_is_dicom_by_its_preamble_alone_is_said_to_be_none(tmp_path: Path, rest: bytes) -> None:
+    """Its transfer syntax was said to be unknown or private."""
+    for name in ("x.dcm", "x", "x.png"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM" + rest)
+        with pytest.raises(UndecodableImageError, match="not a DICOM file, or a damaged one"):
+            look(tmp_path, name, Reading())

@@ -14,6 +14,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from crypto.arrays import AnyArray, UInt8Array
 from parties.sources.picture import UndecodableImageError, read_picture
 from parties.sources.reading import Reading
+from parties.sources.walk import look
 from tests.support.dicom_files import dicom_data, dicom_file
 
 GRAY = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -282,3 +283,53 @@ def test_a_form_of_colours_that_no_decoder_undoes_is_refused(tmp_path: Path, for
     path = colours(tmp_path / "x.dcm", pixels, PhotometricInterpretation=form)
     with pytest.raises(UndecodableImageError, match="in a form of JPEG 2000"):
         read_picture(path, 16, 3, Reading(), 0)
+
+
+def test_tags_that_contradict_each_other_about_black_and_white_are_refused(tmp_path: Path) -> None:
+    """Some programs obey one of them and some the other: half of them see the negative."""
+    for photometric, agreeing, contrary in (
+        ("MONOCHROME1", "INVERSE", "IDENTITY"),
+        ("MONOCHROME2", "IDENTITY", "INVERSE"),
+    ):
+        expected = 255 - GRAY if photometric == "MONOCHROME1" else GRAY
+        for shape in ({}, {"PresentationLUTShape": agreeing}, {"PresentationLUTShape": ""}):
+            path = dicom_file(tmp_path / "x.dcm", GRAY, PhotometricInterpretation=photometric, **shape)
+            assert np.array_equal(show(path), expected)
+        tags = {"PhotometricInterpretation": photometric, "PresentationLUTShape": contrary}
+        path = dicom_file(tmp_path / "x.dcm", GRAY, **tags)
+        with pytest.raises(UndecodableImageError, match="PhotometricInterpretation, PresentationLUTShape"):
+            show(path)
+        with pytest.raises(UndecodableImageError, match="PresentationLUTShape"):
+            look(tmp_path, "x.dcm", Reading())
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "fault"),
+    [
+        ("WindowCenter", "40,5", "comma"),
+        ("WindowWidth", "400,0", "comma"),
+        ("RescaleSlope", "1,5", "comma"),
+        ("RescaleIntercept", "-1024,0", "comma"),
+        ("PixelSpacing", "0,5\\0,5", "comma"),
+        ("NumberOfFrames", "1,0", "comma"),
+        ("WindowCenter", "many", "text"),
+    ],
+)
+def test_a_number_in_another_spelling_is_named_by_its_tag(
+    tmp_path: Path, tag: str, value: str, fault: str
+) -> None:
+    """The data set was said to be damaged, and PixelSpacing with commas was left out."""
+    path, mark = tmp_path / "x.dcm", "-1234567"
+    dicom_file(
+        path, GRAY, **{"WindowCenter": 9, "WindowWidth": 9, tag: [mark] * 2 if "\\" in value else mark}
+    )
+    written = b"\\".join([mark.encode()] * (2 if "\\" in value else 1))
+    written += b" " * (len(written) % 2)
+    content = path.read_bytes()
+    assert content.count(written) == 1
+    path.write_bytes(content.replace(written, value.encode().ljust(len(written))))
+    with pytest.raises(UndecodableImageError, match=f"its tag {tag} is no number: .*{fault}") as error:
+        show(path, fit="pad")
+    assert value not in error.value.reason  # no value of a tag is in a message
+    if tag == "PixelSpacing":
+        assert show(path).shape == (16, 16)  # stretched: nothing asks for it

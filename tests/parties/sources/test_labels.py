@@ -87,6 +87,12 @@ BAD = {
     "file;label\nscan00.png;1\nscan01.png;0\nscan02.png;1,0": "'1' and '1,0' are one number in two spellings",
     "file,label\nscan00.png,10\nscan01.png,1E+01": "'10' and '1E+01' are one number in two spellings",
     "file,label\nscan00.png,1.5\nscan01.png,1.50": "'1.5' and '1.50' are one number in two spellings",
+    "file,label\nscan00.png,1\nscan01.png,0\nscan02.png,01": "'01' and '1' are one number in two spellings",
+    "file,label\nscan00.png,T1\nscan01.png,T2\nscan02.png,T01": "'T01' and 'T1' are one number in two spellings",
+    'file,label\nscan00.png,a\nscan01.png,b\nscan02.png,a"': "line 4: the label 'a\"' holds a double quote",
+    "file,label\nscan00.png,a\n/scan01.png,b": "is no path inside the folder",
+    "file,label\nscan00.png,a\nC:\\data\\scan01.png,b": "line 3: 'C:/data/scan01.png' is no path inside the folder",
+    "file,label\nscan00.png,a\n.//scan00.png,a": "lines 2 and 3: scan00.png is named twice",
     "file,label\nscan00.png,a\nscan01.png,b\nscan02.png,b; a": "line 4: several labels an image (b; a)",
     "file,label\nscan00.png,a, grade 4\nscan01.png,b": "line 2: it has 3 cells, and the header names 2",
     "file,label\nscan00.png,low grade\nscan01.png,b\nscan02.png,low  grade": "'low  grade' and 'low grade' differ by "
@@ -275,3 +281,10 @@ def test_an_ending_is_left_out_beside_files_of_the_same_name(images: Path, tmp_p
     picture(images / "scan04.bmp")
     with pytest.raises(CipherwardError, match=r"line 6: scan04 may be scan04\.bmp or scan04\.png"):
         read_labels(images, table(tmp_path / "l.csv", "path,label", rows))
+
+
+def test_steps_that_lead_nowhere_are_left_out_of_a_path(images: Path, tmp_path: Path) -> None:
+    """`.//scan00.png` was said to be outside of the folder, and `././scan00.png` not to be there."""
+    (tmp_path / "l.csv").write_text("path,label\n././scan00.png,a\n.//scan01.png,b\n.\\.\\scan02.png,b\n")
+    catalog = read_labels(images, Selection(labels=str(tmp_path / "l.csv")))
+    assert [item.path for item in catalog.items] == ["scan00.png", "scan01.png", "scan02.png"]

@@ -12,6 +12,7 @@ from crypto.errors import CipherwardError
 from parties.sources.catalog import Catalog, Selection, count_reasons
 from parties.sources.class_names import require_usable_names
 from parties.sources.folder import Folder
+from parties.sources.labels import read_labels
 from parties.sources.layout import read_layout
 from parties.sources.source import share_of
 from tests.support.files import picture
@@ -207,6 +208,7 @@ def test_leftovers_and_other_files_are_ignored_each_with_a_reason(tmp_path: Path
         "b/film.gif": "a format that is not read (.gif)",
         "b/scan.TGA": "a format that is not read (.tga)",
         "b/volume.mnc": "a format that is not read (.mnc)",
+        "a/IM000001": "the file is empty",
         "b/README": "not an image (no ending)",
     }
     for name in others:
@@ -214,6 +216,7 @@ def test_leftovers_and_other_files_are_ignored_each_with_a_reason(tmp_path: Path
         (tmp_path / name).write_bytes(b"\0\5\x16\7")
     picture(tmp_path / "cover.png")
     (tmp_path / "a" / "empty.dcm").touch()
+    (tmp_path / "a" / "IM000001").write_bytes(b"")
     catalog = read(tmp_path)
     assert dict(catalog.ignored) == others | {"cover.png": "outside of the class folders"}
     assert catalog.refused == [("a/empty.dcm", "the file is empty")] and catalog.classes == ["a", "b"]
@@ -255,6 +258,10 @@ AMBIGUOUS = {
     "images masks": "images and masks seem to be images and their masks",
     "Images labels": "seem to be images and their masks",
     "only": "holds 1 class folder",
+    "1 01 2": "'01' and '1' are one number in two spellings",
+    "1 1.0": "'1' and '1.0' are one number in two spellings",
+    "grade-1 grade-01": "'grade-01' and 'grade-1' are one number in two spellings",
+    "train/1 train/01 test/1 test/01": "one number in two spellings",
 }
 
 
@@ -272,7 +279,11 @@ def test_class_names_are_compared_as_file_systems_do() -> None:
     for name in ("", ".a", "a/b", " a", "a.", "x" * 101, "é" * 101):
         with pytest.raises(CipherwardError, match="cannot be a folder's name"):
             require_usable_names([name, "b"], "x")
+    for names in (["0", "00"], ["\uff11", "1"], ["1e1", "10"], ["T1", "t01"]):
+        with pytest.raises(CipherwardError, match=r"one name|one number"):
+            require_usable_names(names, "x")
     require_usable_names(["Größe 2-3_x", "notumor"], "x")
+    require_usable_names(["1", "10", "0", "01x", "1.05", "1.5", "T1.01", "T1.1"], "x")
 
 
 def test_a_zip_is_named(tmp_path: Path) -> None:
@@ -378,6 +389,23 @@ def test_links_to_nothing_and_pipes_are_ignored_with_their_reason(tmp_path: Path
     picture(tmp_path / "there.png")
     (root / "a" / "linked.png").symlink_to(tmp_path / "there.png")
     assert read_layout(root, Selection()).files == 5
+
+
+def test_links_that_lead_out_of_the_folder_are_followed_and_told(tmp_path: Path) -> None:
+    """A link to a whole archive brought its images in without a word."""
+    root = fill(tmp_path / "images", "a", "b")
+    (root / "a" / "within.png").symlink_to(root / "b" / "0.png")
+    assert not any("out of the folder" in note for note in read_layout(root, Selection()).notes)
+    for i in range(3):
+        picture(tmp_path / "archive" / "p1" / f"{i}.png", seed=90 + i)
+    (root / "b" / "archive").symlink_to(tmp_path / "archive")
+    (root / "b" / "one.png").symlink_to(tmp_path / "archive" / "p1" / "0.png")
+    (root / "b" / "notes.txt").symlink_to("/dev/null")
+    note = "2 links lead out of the folder, such as b/archive: the images there are read, too"
+    assert note in read_layout(root, Selection()).notes
+    (tmp_path / "l.csv").write_text("path,label\na/0.png,a\nb/archive/p1/1.png,b\n")
+    notes = read_labels(root, Selection(labels=str(tmp_path / "l.csv"))).notes
+    assert note.replace("2 links lead", "1 link leads") in notes
 
 
 @pytest.mark.parametrize("classes", ["", "train/", "wrapper/"])
