@@ -28,6 +28,7 @@ from coordinator.model.query import answer_query, open_model
 from coordinator.model.training import LabelledImages, PlainImages, predict_probabilities, train_locally
 from coordinator.study import steps, study
 from coordinator.study.simulate import simulate
+from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
@@ -402,6 +403,36 @@ def test_a_model_that_does_not_belong_is_refused_on_both_sides(
     with pytest.raises(CipherwardError, match=message):
         # A set with class names: those of a query are not known.
         answer_query(open_model(other), place.sealed("test"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda bias: bias * np.float32(np.nan), "outputs for these images are not finite"),
+        (lambda bias: bias.astype(np.int8), "the tensor head.bias is of type int8"),
+        (
+            lambda bias: np.zeros(len(bias) + 1, np.float32),
+            "holds another model: size mismatch for head.bias",
+        ),
+    ],
+)
+def test_a_model_whose_weights_cannot_answer_is_refused_on_both_sides(
+    trained: Trained, tmp_path: Path, here: Here, change: Callable[[AnyArray], AnyArray], message: str
+) -> None:
+    place, model, files = trained
+    tensors, damaged = load_file(str(model)), tmp_path / "m.safetensors"
+    with safe_open(str(model), framework="numpy") as file:
+        save_file({**tensors, "head.bias": change(tensors["head.bias"])}, damaged, file.metadata())
+    seal_query(place, files, tmp_path / "query")
+    answers = tmp_path / "answers.json"
+    for done in (
+        here("cipherward-party", "classify", place.folder, files[0], "--model", damaged),
+        here(
+            "cipherward-coordinator", "classify", tmp_path / "query", "--model", damaged, "--out", answers
+        ),
+    ):
+        assert done.returncode == 1 and not done.stdout and message in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr and not answers.exists()
 
 
 def whole_study() -> Plan:

@@ -154,6 +154,8 @@ def test_other_grids_and_channels_are_adapted_and_the_line_says_so(tmp_path: Pat
         ({}, {"norm.bias": torch.full((32,), float("inf"))}, "norm.bias holds 32 values that are NaN or infinite"),
         ({}, {"norm.bias": torch.ones(32, dtype=torch.int8)}, "norm.bias is of type int8"),
         ({}, {"blocks.0.mlp.fc1.weight": torch.zeros(128, 32)}, "blocks.0.mlp.fc1.weight holds only zeros"),
+        ({}, {"norm.bias": torch.ones(32).double() * 1e39}, "norm.bias holds values that are too large"),
+        ({}, {"patch_embed.proj.weight": torch.full((32, 3, 8, 8), 2e38)}, "weight holds values that are too large"),
         ({}, {"patch_embed.proj.weight": None}, "0 encoder tensors loaded"),
         ({}, {"a.patch_embed.proj.weight": torch.ones(2)}, "holds several encoders, under the prefixes '', 'a.'"),
     ],
