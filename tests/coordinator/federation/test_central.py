@@ -35,7 +35,7 @@ from crypto.keyfile import write_key
 from crypto.scheme import describe
 from crypto.sets.dataset import SealedDataset
 from crypto.sets.writer import seal_images
-from crypto.spec import SchemeSpec
+from crypto.spec import SchemeSpec, spec_without_nonce
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
 from parties.training.baseline import train_plain
@@ -308,6 +308,12 @@ def test_an_interrupted_query_goes_on_with_its_own_images_only(
     assert len(seal_query(place, files[:2], tmp_path / "query")) == 2
 
 
+def reading(model: Path, query: SealedDataset, target: Path) -> Path:
+    """Write a copy of a model that says that it was trained under a query's key and scheme."""
+    spec = json.dumps(spec_without_nonce(query.spec))
+    return with_metadata(model, target, {"spec": spec, "key_ids": json.dumps({"h": query.key_id})})
+
+
 def test_impossible_queries_are_refused(trained: Trained, tmp_path: Path, here: Here) -> None:
     place, model, files = trained
     with pytest.raises(CipherwardError, match="no image at"):
@@ -335,6 +341,19 @@ def test_impossible_queries_are_refused(trained: Trained, tmp_path: Path, here: 
     with pytest.raises(CipherwardError, match="no model can read a further image"):
         seal_query(row_keys, files, tmp_path / "q")
     assert not (tmp_path / "q").exists()
+    # Patches in an order of their own for each image are read in any order.
+    shuffled = Place.from_settings(
+        tmp_path / "shuffled",
+        {**place.settings.model_dump(), "scheme": "patch_shuffle", "block": 4},
+    )
+    shuffled.save()
+    write_key(shuffled.key_path, SecretKey.generate())
+    seal(shuffled, plan_sealing(shuffled, "train"))
+    query = seal_query(shuffled, files, tmp_path / "shuffled-query")
+    assert query.spec.options["nonce"] != shuffled.sealed("train").spec.options["nonce"]
+    assert len(
+        answer_query(open_model(reading(model, query, tmp_path / "m.safetensors")), query)["answers"]
+    ) == len(files)
     shutil.copytree(place.folder / "sealed", tmp_path / "other" / "sealed")
     write_key(tmp_path / "other" / "secret.key", SecretKey.generate())
     with pytest.raises(CipherwardError, match="did not seal"):
