@@ -176,6 +176,20 @@ def test_bytes_of_the_key_that_do_nothing_are_a_break_if_few_are_left() -> None:
     assert result.report.scheme.effective_bits == 128
 
 
+def test_a_key_as_long_as_a_picture_is_looked_at_with_one_image() -> None:
+    calls: list[int] = []
+
+    def encrypt(images: Images, key: bytes) -> Images:
+        calls.append(len(images))
+        return images ^ np.frombuffer(key, np.uint8)[: images[0].size].reshape(images.shape[1:])
+
+    size = IMAGES[0].size
+    function = FunctionUnderAudit(encrypt, None, size + 5, is_flat=False)
+    examined = function.examine(IMAGES, [function.new_key(), function.new_key()])
+    assert examined.used_key_bytes == size and examined.weakness.startswith("5 of the")
+    assert calls.count(1) > size and len(calls) - calls.count(1) < 100
+
+
 def _each_in_its_own_order(images: Images, key: bytes) -> Images:
     """Move the blocks of every image in an order of its own."""
     return np.concatenate(
