@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -323,6 +324,9 @@ def test_impossible_queries_are_refused(trained: Trained, tmp_path: Path, here: 
     (tmp_path / "bad.safetensors").write_bytes(b"x" * 99)
     with pytest.raises(CipherwardError, match="is not a model of Cipherward"):
         open_model(tmp_path / "bad.safetensors")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(CipherwardError, match="is not a regular file"):  # not waited for
+        open_model(tmp_path / "pipe.safetensors")
     spec = describe("pe", (SIDE, SIDE, 1), 8)
     data = striped_images(4, 0)
     seal_images(

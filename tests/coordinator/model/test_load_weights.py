@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -212,6 +213,8 @@ def data(content: bytes) -> Callable[[Path], None]:
         (no_tensors, "holds no tensors", "fetch"),
         (data(b"hello, this is a text"), "is not a safetensors file", "fetch"),
         (data(b"\x1f\x8b\x08\x00" + bytes(40)), "is a compressed file", "decompress"),
+        (os.mkfifo, "is not a regular file", "copy it into a file"),
+        (Path.mkdir, "is not a regular file", "copy it into a file"),
     ],
 )  # fmt: skip
 def test_a_file_that_holds_no_weights_has_a_line_of_its_own(
