@@ -99,10 +99,11 @@ class SchemeSpec:
             CipherwardError: If the object is no spec, or names settings that do not go together.
         """
         try:
+            height, width, channels = (_of_type(int, side) for side in value["image_shape"])
             return cls(
                 name=_of_type(str, value["name"]),
                 version=_of_type(int, value["version"]),
-                image_shape=tuple(_of_type(int, side) for side in value["image_shape"]),
+                image_shape=(height, width, channels),
                 block=_of_type(int, value["block"]),
                 key_scope=_of_type(str, value["key_scope"]),
                 options=dict(value["options"]),
