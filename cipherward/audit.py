@@ -32,14 +32,14 @@ from cipherward.arguments import (
     require_gray_levels,
 )
 from cipherward.controls import control_draws, public_of_controls
-from cipherward.draws import SealedDraw, draw_rows, images_of_draw, require_enough
+from cipherward.draws import SealedDraw, draw_rows, images_of_draw, require_distinct, require_enough
 from cipherward.folder import Stack, read_stack, require_pairs
 from cipherward.function import Function, FunctionUnderAudit, key_defects, plain_defects
 from cipherward.pairs import attack_with_pairs
 from cipherward.report import Subject, make_report, pictures_of
 from cipherward.result import AuditResult
 from cipherward.scoring import score_draw
-from cipherward.settings import KEY_BYTES, Settings, require_public
+from cipherward.settings import KEY_BYTES, Settings, require_own_name, require_public
 from coordinator.exchange.audit.control_sets import TARGETED
 from crypto.arrays import AnyArray, Images, Int64Array
 from crypto.errors import CipherwardError
@@ -106,15 +106,18 @@ def audit(
     plain, is_flat = as_images(stack)
     classes = as_labels(labels, len(plain))
     function = FunctionUnderAudit(encrypt, decrypt, int(key_bytes), is_flat)
+    name = chosen.name or function.name
+    require_own_name(name, chosen.family)
     require_enough(chosen, len(plain))
     chosen.specs(plain.shape[1:])  # settings that cannot work are named before anything is encrypted
     chosen = replace(chosen, public=require_public(chosen.attacks, chosen.public, plain))
+    sets = [images_of_draw(chosen, len(plain), index + 1) for index in range(chosen.draws)]
+    require_distinct(chosen, plain, sets)
     keys = [function.new_key() for _ in range(chosen.draws)]
     examined = function.examine(plain, [*keys, *(function.new_key() for _ in range(_FURTHER_KEYS))])
     specs: list[SchemeSpec] = []
     draws = []
-    for index, key in enumerate(keys):
-        members = images_of_draw(chosen, len(plain), index + 1)
+    for index, (members, key) in enumerate(zip(sets, keys, strict=True)):
         started = time.perf_counter()
         sealed = function.sealed(plain[members], key)
         chosen.log(
@@ -128,7 +131,6 @@ def audit(
         require_form(sealed, plain[members], f"encrypt in draw {index + 1}", is_family=bool(chosen.family))
         draws.append(_draw(chosen, specs, index, plain[members], classes[members], sealed, function, key))
     defects = [*_plain_defects(draws), *examined.defects]
-    name = chosen.name or function.name
     subject = Subject(
         name,
         "a Python function",
@@ -184,6 +186,7 @@ def audit_ciphertexts(
     classes = as_labels(labels, len(plain))
     require_enough(chosen, len(plain))
     chosen = replace(chosen, public=require_public(chosen.attacks, chosen.public, plain))
+    require_distinct(chosen, plain, [np.arange(len(plain))] * len(sources))
     sets = []
     for number, source in enumerate(sources, 1):
         sealed, sealed_names = read_stack(source)

@@ -63,7 +63,7 @@ def _place_settings(settings: Settings, spec: SchemeSpec) -> dict[str, object]:
         "block": spec.block,
         "seed": settings.seed,
         # Plans of controls look at the audited scheme only to see whether it is one that is known to be broken.
-        "scheme": settings.family or "block_pixel_shuffle",
+        "scheme": settings.family or "plain",
         "scheme_options": dict(settings.options),
     }
 

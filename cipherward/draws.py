@@ -6,7 +6,7 @@ ciphertexts are audited alike by this library and by the commands (tests/cipherw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +105,31 @@ def require_enough(settings: Settings, images: int) -> None:
         )
 
 
+def require_distinct(settings: Settings, plain: Images, sets: Sequence[Rows]) -> None:
+    """Raise CipherwardError if too few of the images that a draw guesses differ: earlier draws may take hours.
+
+    Args:
+        settings: Of the audit.
+        plain: uint8 [n, h, w, c].
+        sets: Which images each draw takes and in which order, int64 [m].
+    """
+    for index, members in enumerate(sets):
+        rows, _ = draw_rows(settings, len(members), index, 0)
+        _distinct(plain[members[rows]], settings, f"audit-{index + 1}")
+
+
+def _distinct(plain: Images, settings: Settings, name: str) -> Rows:
+    """Return which of a set's images that are guessed count, int64 [p]; raise CipherwardError if they are too few."""
+    pick = distinct_rows(plain, settings.rows)
+    if len(pick) < 2 * MIN_SCORED_ROWS:
+        raise CipherwardError(
+            f"{len(pick)} of {counted(len(plain), 'image')} of {name} "
+            f"{agreeing(len(pick), 'counts', 'count')}: the others nearly repeat one of them",
+            f"hand over more images that differ: at least {2 * MIN_SCORED_ROWS} of those that are guessed must",
+        )
+    return pick
+
+
 def truth_of(draw: SealedDraw, spec: SchemeSpec, settings: Settings, orbit: Orbit) -> Truth:
     """Return what guesses about a draw are scored against.
 
@@ -117,14 +142,7 @@ def truth_of(draw: SealedDraw, spec: SchemeSpec, settings: Settings, orbit: Orbi
     Raises:
         CipherwardError: If too few of the images differ.
     """
-    plain = draw.plain[draw.rows]
-    pick = distinct_rows(plain, settings.rows)
-    if len(pick) < 2 * MIN_SCORED_ROWS:
-        raise CipherwardError(
-            f"{len(pick)} of {counted(len(draw.rows), 'image')} of {draw.set_name} "
-            f"{agreeing(len(pick), 'counts', 'count')}: the others nearly repeat one of them",
-            f"hand over more images that differ: at least {2 * MIN_SCORED_ROWS} of those that are guessed must",
-        )
+    pick = _distinct(draw.plain[draw.rows], settings, draw.set_name)
     others = other_rows(settings.seed, len(draw.plain), draw.rows, settings.gallery - len(pick))
     members = np.concatenate([draw.rows[pick], others])
     return assemble_truth(

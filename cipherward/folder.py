@@ -20,6 +20,9 @@ SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg")
 #: Pillow's modes that become bytes of gray or RGB without a loss. More bits, and transparency, would be cut off.
 _EXACT = ("1", "L", "P", "RGB")
 
+#: Those of them that hold gray levels alone: black and white (1), and gray.
+_GRAY = ("1", "L")
+
 #: Images as an array, a .npy file or a folder of pictures.
 Stack = AnyArray | str | os.PathLike[str]
 
@@ -65,7 +68,10 @@ def read_stack(source: Stack) -> tuple[AnyArray, list[str] | None]:
 
 
 def _read_folder(folder: Path) -> tuple[AnyArray, list[str]]:
-    files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    # By stem: with their endings, scan.bmp stands before scan.left.bmp, and scan.png after scan.left.png.
+    files = sorted(
+        (p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: (p.stem, p.name)
+    )
     others = [p.name for p in files if p.suffix.lower() not in SUFFIXES]
     if others:
         raise CipherwardError(
@@ -99,7 +105,7 @@ def _read_picture(path: Path) -> AnyArray:
         with open_image(path, PUBLIC_FORMATS) as picture:
             if picture.mode not in _EXACT or "transparency" in picture.info:
                 raise ValueError(f"as bytes of gray or RGB it would lose something (mode {picture.mode})")
-            plain: Image.Image = picture if picture.mode == "L" else picture.convert("RGB")
+            plain: Image.Image = picture.convert("L" if picture.mode in _GRAY else "RGB")
             array = np.asarray(plain, np.uint8)
     except Exception as error:  # decoders raise anything at malformed files
         raise CipherwardError(

@@ -22,7 +22,7 @@ from typing import Any
 
 from cipherward.arguments import as_images, as_settings
 from cipherward.audit import audit
-from cipherward.draws import require_enough
+from cipherward.draws import images_of_draw, require_distinct, require_enough
 from cipherward.folder import Stack, read_stack
 from cipherward.function import Function
 from cipherward.result import AuditResult
@@ -215,3 +215,5 @@ def _require_auditable(images: Stack, settings: Mapping[str, Any]) -> None:
     plain, _ = as_images(read_stack(images)[0])
     require_enough(chosen, len(plain))
     chosen.specs(plain.shape[1:])
+    sets = [images_of_draw(chosen, len(plain), index + 1) for index in range(chosen.draws)]
+    require_distinct(chosen, plain, sets)

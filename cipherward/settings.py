@@ -13,6 +13,7 @@ import numpy as np
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit.suite1 import ATTACKS as SUITE_ATTACKS
 from coordinator.exchange.audit.suite1 import AUDIT_ROWS, DRAWS, GALLERY_IMAGES, MIN_AUDIT_ROWS, POOLS
+from coordinator.exchange.settings import MAX_SEED
 from crypto.arrays import AnyArray, Images
 from crypto.errors import CipherwardError, unknown
 from crypto.plural import agreeing, counted
@@ -92,6 +93,8 @@ class Settings:
             object.__setattr__(self, name, _whole(name, value))
             if getattr(self, name) < least:
                 raise CipherwardError(f"{name}={value} is too few", f"at least {least}")
+        if self.seed > MAX_SEED:
+            raise CipherwardError(f"seed={self.seed} is too large", f"at most {MAX_SEED}")
         if not (_is_number(self.budget_s) and 0 < self.budget_s < math.inf):
             raise CipherwardError(
                 f"budget_s={self.budget_s!r:.60} leaves no attack any time", "name seconds above 0"
@@ -128,11 +131,7 @@ class Settings:
             raise CipherwardError(
                 "options and key_scope are a family's, and none is named", "name it too: family='etc'"
             )
-        if self.name in SCHEMES and self.name != self.family:
-            raise CipherwardError(
-                f"{self.name} is the name of a scheme of this program",
-                f"name yours otherwise, or say family={self.name!r} if it is that scheme",
-            )
+        require_own_name(self.name, self.family)
 
     def _check_attacks(self) -> None:
         if not all(isinstance(name, str) for name in self.attacks):
@@ -194,6 +193,22 @@ class Settings:
                 "name the side of the scheme's blocks: block=N",
             )
         return fitting
+
+
+def require_own_name(name: str, family: str) -> None:
+    """Raise CipherwardError if a scheme has the name of one of this program, and is not of that family.
+
+    A report would be taken for one on the program's own scheme.
+
+    Args:
+        name: The scheme's name: the caller's, or that of the function.
+        family: The scheme of this program that it is a form of; empty where none is known.
+    """
+    if name in SCHEMES and name != family:
+        raise CipherwardError(
+            f"{name} is the name of a scheme of this program",
+            f"name yours otherwise (name='my-{name}'), or say family={name!r} if it is that scheme",
+        )
 
 
 def _whole(name: str, value: object) -> int:

@@ -254,6 +254,18 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     write_atomic(path, fill)
 
 
+def require_regular(path: Path) -> None:
+    """Raise CipherwardError if there is something at a path that is no regular file, such as a pipe or a folder.
+
+    A pipe would be waited for without end by whoever opens it.
+
+    Raises:
+        OSError: If there is nothing, or it cannot be looked at.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise CipherwardError(f"{path} is not a regular file", "copy it into a file, and name that")
+
+
 def read_regular(path: Path, most_bytes: int = MOST_OUTPUT_BYTES) -> bytes:
     """Return the bytes of a regular file. A pipe in its place would be waited for, and a device fill the memory.
 

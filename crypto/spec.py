@@ -7,9 +7,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from crypto.errors import CipherwardError, unknown
+
+_Value = TypeVar("_Value")
 
 KEY_SCOPES = ("consortium", "party", "image")
 #: Longest side of an image in pixels. A spec comes from others: what is counted from it stays a number.
@@ -97,12 +99,13 @@ class SchemeSpec:
             CipherwardError: If the object is no spec, or names settings that do not go together.
         """
         try:
+            height, width, channels = (_of_type(int, side) for side in value["image_shape"])
             return cls(
-                name=str(value["name"]),
-                version=int(value["version"]),
-                image_shape=tuple(value["image_shape"]),
-                block=int(value["block"]),
-                key_scope=str(value["key_scope"]),
+                name=_of_type(str, value["name"]),
+                version=_of_type(int, value["version"]),
+                image_shape=(height, width, channels),
+                block=_of_type(int, value["block"]),
+                key_scope=_of_type(str, value["key_scope"]),
                 options=dict(value["options"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -110,6 +113,13 @@ class SchemeSpec:
                 f"not a scheme description: {error!r}",
                 "restore the file that holds it from a copy, or make it again",
             ) from None
+
+
+def _of_type(kind: type[_Value], value: object) -> _Value:
+    """Return a value of JSON; raise TypeError if it is of another type: a cast would read another scheme from it."""
+    if type(value) is not kind:
+        raise TypeError(f"{value!r:.60} is no {kind.__name__}")
+    return value
 
 
 def spec_without_nonce(spec: SchemeSpec) -> dict[str, Any]:

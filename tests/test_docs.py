@@ -12,6 +12,7 @@ from benchmarks import results
 from benchmarks.pages.entries import read_entries
 from benchmarks.pages.markdown import MAX_COLUMNS
 from benchmarks.pages.summary import TOPICS
+from crypto.scheme import SCHEMES
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
@@ -66,6 +67,21 @@ OUTPUTS = (
     "report/report.html",
     "study.json",
 )
+
+
+def test_every_option_of_a_scheme_is_named_with_its_values() -> None:
+    table = (DOCS / "howto" / "keys.md").read_text().split("the default first |")[1].split("\n\n")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines()[2:]]
+    documented = {name: options for names, options in rows for name in re.findall(r"`(\w+)`", names)}
+    papers = (DOCS / "explanation" / "papers.md").read_text()
+    own = {name: scheme for name, scheme in SCHEMES.items() if not getattr(scheme, "is_control", False)}
+    assert set(documented) == set(own)
+    for name, scheme in own.items():
+        assert f"| `{name}` |" in papers, name
+        for option, values in getattr(scheme, "options", {}).items():
+            listed = ", ".join(str(value) for value in values).lower() if isinstance(values, tuple) else ""
+            expected = f"`{option}`: {listed}" if listed else f"`{option}`"
+            assert re.search(rf"{re.escape(expected)}(?![, ]*\w)", documented[name]), (name, option)
 
 
 def test_git_ignores_what_the_documents_commands_write() -> None:

@@ -58,8 +58,9 @@ KINDS_LEAD = """The smallest pool from which two thirds of the draws were broken
 at a median SSIM of .90, or half of them name their own image among 100, or among as many as the kind has besides the
 pool. These measures are simpler than those of suite/1. **≤ 5**: 5 was the smallest pool tried. *Not by 10*: 10 images
 did not break two thirds of the draws; *uncertain* means that the attack said itself that it failed, which is no
-strength of the scheme. *Not run*: nobody attacked such images, or the scheme is not meant for them. `orthogonal` and
-`noisy_orthogonal` are attacked with public images of the same kind, the others with ciphertexts alone.
+strength of the scheme. *Not run*: nobody attacked such images, or the scheme is not meant for them. `orthogonal`,
+`noisy_orthogonal` and `block_projection` are attacked with public images of the same kind (T2), the others with
+ciphertexts alone.
 """
 
 PANEL_LEAD = """The same measurements on the fixed panel of [audit_panels](library.md#several-kinds-of-pictures). Each

@@ -22,8 +22,8 @@ They say what `learn` loses, and that it loses it to nobody who attacks first.
 Lines with `after 48 epochs` begin with the best model of the line of 2 rounds of 24 epochs, of the same seed, as a
 study does whose plan names the model of an earlier one as its weights: the head is new, and the rate begins anew.
 Their minutes are those of the further epochs alone.
-Lines with `distilled` use no label: the student learns, from ciphertext, what a teacher says of the plain image, which
-the hospital has. The teacher is the best model of a `plain` line of the first seed, and costs its minutes too.
+Lines with `distilled` use no label: the student learns, from ciphertext, what a teacher says of the plain image,
+which the hospital has. The teacher is the best model of a `plain` line of the first seed, and costs its minutes too.
 `filters as means`, a patch embedding that begins by reading the mean of each block, had a setting that was not kept.
 """
 

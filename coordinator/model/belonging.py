@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from crypto.errors import CipherwardError
-from crypto.files import parse_json
+from crypto.files import parse_json, require_regular
 from crypto.spec import SchemeSpec, spec_without_nonce
 
 #: The only class of the images of a query, whose classes are not known.
@@ -92,6 +92,7 @@ def read_belonging(path: Path) -> Belonging:
             which does not say which keys it was trained under.
     """
     try:
+        require_regular(path)
         with safe_open(str(path), framework="numpy") as file:
             metadata = dict(file.metadata() or {})
         classes, stem = parse_json(metadata["classes"]), metadata["stem"]

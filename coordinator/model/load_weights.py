@@ -22,6 +22,7 @@ from coordinator.model.shares import COUNTER, head_prefixes
 from coordinator.model.weight_names import to_timm_names
 from coordinator.model.weights_file import read_weights
 from crypto.errors import CipherwardError
+from crypto.plural import counted
 
 #: Names of heads and of networks that only pretraining needs: they are left out, and the summary says how many.
 _NOT_ENCODER = re.compile(
@@ -30,6 +31,8 @@ _NOT_ENCODER = re.compile(
 )
 #: Input channels of weights that were trained on colour images.
 _COLOURS = 3
+#: Types of weights that can be trained as they are.
+PLAIN_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ANOTHER = "set model and model_args to the network of this file, or name another file of weights"
 
 
@@ -206,7 +209,7 @@ def _fit_channels(
             continue
         if channels != _COLOURS:
             raise CipherwardError(
-                f"{path} is for images of {channels} channels, and these have {images}",
+                f"{path} is for images of {counted(channels, 'channel')}, and these have {images}",
                 "name another file of weights",
             )
         notes.append(f"first filters fitted from {channels} channels to {images}")
@@ -235,12 +238,16 @@ def _require_fit(
         )
     for key, value in wanted.items():
         if key in tensors and value.is_floating_point():
-            _require_values(path, key, tensors[key])
+            _require_values(path, key, tensors[key], value.dtype)
 
 
-def _require_values(path: Path, key: str, value: torch.Tensor) -> None:
-    """Raise CipherwardError if a tensor's type is no plain float, or if all values of a matrix are zero."""
-    if value.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+def _require_values(path: Path, key: str, value: torch.Tensor, wanted: torch.dtype) -> None:
+    """Raise CipherwardError if a tensor cannot be a weight of this type.
+
+    Its own type is no plain float, all values of a matrix are zero, or a value is too large: one of float64, or a sum
+    of three colours' filters, may be finite in the file and infinite in the model.
+    """
+    if value.dtype not in PLAIN_FLOATS:
         kind = str(value.dtype).removeprefix("torch.")
         raise CipherwardError(
             f"{path}: the tensor {key} is of type {kind}: quantised weights cannot be trained",
@@ -249,6 +256,12 @@ def _require_values(path: Path, key: str, value: torch.Tensor) -> None:
     if value.ndim > 1 and key.endswith(".weight") and not bool(value.any()):
         raise CipherwardError(
             f"{path}: the tensor {key} holds only zeros", "the file is not whole: fetch it again"
+        )
+    if not bool(torch.isfinite(value.to(wanted)).all()):
+        kind = str(wanted).removeprefix("torch.")
+        raise CipherwardError(
+            f"{path}: the tensor {key} holds values that are too large for {kind}",
+            "these weights come from a training that diverged, or are damaged: take another file",
         )
 
 

@@ -82,8 +82,8 @@ def answer_query(served: ServedModel, sealed: SealedDataset) -> dict[str, Any]:
     """Return the content of answers.json: for every image of a sealed set its class, and all class probabilities.
 
     Raises:
-        CipherwardError: if scheme, key or classes of the images are not those of the model, and if a shard was
-            altered.
+        CipherwardError: if scheme, key or classes of the images are not those of the model, if a shard was altered,
+            and if the model's outputs are not finite.
     """
     served.belonging.require_match(sealed.spec, sealed.key_id, sealed.classes)
     sealed.check_digests()
@@ -92,8 +92,17 @@ def answer_query(served: ServedModel, sealed: SealedDataset) -> dict[str, Any]:
 
 
 def classify_images(model: nn.Module, images: AnyArray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return for each image its class, the probability of that class, and all probabilities in class order."""
+    """Return for each image its class, the probability of that class, and all probabilities in class order.
+
+    Raises:
+        CipherwardError: if an output is not finite. The first class would be the answer to every image.
+    """
     scores = predict_probabilities(model, PlainImages(images, np.zeros(len(images), np.int64)))
+    if not np.isfinite(scores).all():
+        raise CipherwardError(
+            "the model's outputs for these images are not finite numbers",
+            "its training diverged, or its file is damaged: fetch it again, or train with a lower lr",
+        )
     return [
         {
             "class": classes[int(row.argmax())],

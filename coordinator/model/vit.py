@@ -19,7 +19,7 @@ from torch import nn
 
 from coordinator.exchange.model_choice import check_model_args, check_model_name
 from coordinator.exchange.plan import Plan
-from coordinator.model.load_weights import load_weights
+from coordinator.model.load_weights import PLAIN_FLOATS, load_weights
 from coordinator.model.published_networks import NETWORKS
 from coordinator.model.shares import apply_share, in_stem, merge_adapters
 from crypto.arrays import Float32Array
@@ -285,15 +285,24 @@ def load_state(
         names: the weights that must be in `tensors`; all others keep their values. None: all weights must be.
 
     Raises:
-        CipherwardError: if the weights belong to another model.
+        CipherwardError: if the weights belong to another model, or a weight is of a type that PyTorch would cast in
+            silence, such as int8. The message names it.
     """
     state = model.state_dict()
+    for name, value in tensors.items():
+        if name in state and state[name].is_floating_point() and value.dtype not in PLAIN_FLOATS:
+            raise CipherwardError(
+                f"{path}: the tensor {name} is of type {str(value.dtype).removeprefix('torch.')}",
+                "name a model.safetensors as a study wrote it",
+            )
     try:
         if names is not None:
             tensors = {**{k: v for k, v in state.items() if k not in names}, **tensors}
         model.load_state_dict(dict(tensors))
     except RuntimeError as error:
+        # The first line names the class of the network alone.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise CipherwardError(
-            f"{path} holds another model: {str(error).splitlines()[0]}",
+            f"{path} holds another model: {lines[min(1, len(lines) - 1)][:200]}",
             "name the weights of the model that the plan names",
         ) from None

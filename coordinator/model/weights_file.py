@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crypto.errors import CipherwardError
-from crypto.files import parse_json
+from crypto.files import parse_json, require_regular
 
 if TYPE_CHECKING:
     import torch
@@ -96,6 +96,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def _require_safetensors(path: Path) -> None:
     """Raise CipherwardError if a file is no whole safetensors file, by its beginning and its size."""
     try:
+        require_regular(path)
         size = path.stat().st_size
         with open(path, "rb") as file:
             start = file.read(64)

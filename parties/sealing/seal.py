@@ -170,7 +170,7 @@ def _plan_control(place: Place, name: str) -> Sealing:
     # `plain` has one right answer. The public images come from the same source, but share no image with the controls.
     split = "val" if name == controls.PUBLIC else "test"
     source = MiddleCrop(Phantom(2 * side, s.channels, count, s.seed, split))
-    scheme, options = controls.scheme_of(name, s.scheme, s.scheme_options)
+    scheme, options = controls.scheme_of(name, s.scheme, s.scheme_options, s.block)
     scope = "image" if kind == "signs" else "consortium"
     spec = describe(scheme, (side, side, s.channels), block, scope, options)
     return Sealing(name, source, place.private / f"{name}.key", spec, True, place.key_path)

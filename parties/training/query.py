@@ -42,13 +42,14 @@ def _prepare(place: Place, paths: Sequence[Path]) -> tuple[Images, SealedDataset
     """Return the images of a query, the sealed set whose settings they get, and its key.
 
     Raises:
-        CipherwardError: if every row has its own key. No model can read a further image then, and row 0 of a query
-            under the set's nonce would be sealed by the key that sealed row 0 of the set.
+        CipherwardError: if the key scope gives every image a key of its own, or the scheme leaves nothing to read.
+            A scheme that puts each image's patches in an order of their own is read whatever the order, and each
+            query has a fresh nonce: no order of a set's row comes again.
     """
     images = read_images(place, paths)
     sealed, key = place.sealed("train"), place.key()
     sealed.require_key(key)
-    if load(sealed.spec).row_keys:
+    if sealed.spec.key_scope == "image" or (load(sealed.spec).row_keys and load(sealed.spec).is_control):
         raise CipherwardError(
             "every image has its own key, so no model can read a further image",
             "train under key_scope consortium or party",

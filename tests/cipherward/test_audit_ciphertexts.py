@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from cipherward.audit import audit_ciphertexts
-from cipherward.folder import Stack
+from cipherward.folder import Stack, read_stack, require_pairs
 from cipherward.function import key_defects
 from coordinator.adversary.recover import unknown_scheme
 from crypto.arrays import AnyArray, Images
@@ -164,6 +164,26 @@ def test_ciphertexts_that_do_not_fit_are_refused(
     with pytest.raises(CipherwardError) as refused:
         audit_ciphertexts(make(tmp_path / "sealed"), plain, **SMALL)
     assert message in refused.value.message and refused.value.hint
+
+
+@pytest.mark.parametrize("ending", ["bmp", "png"])
+def test_pictures_are_paired_by_name_whatever_their_endings(tmp_path: Path, ending: str) -> None:
+    names = ("scan", "scan.left", "scan-1")
+    for folder, last in (("plain", "png"), ("sealed", ending)):
+        (tmp_path / folder).mkdir()
+        for level, name in enumerate(names):
+            Image.new("L", (8, 8), level).save(tmp_path / folder / f"{name}.{last}")
+    plain, stems = read_stack(tmp_path / "plain")
+    sealed, sealed_stems = read_stack(tmp_path / "sealed")
+    assert stems == sealed_stems == sorted(names) and np.array_equal(plain, sealed)
+    require_pairs(stems, sealed_stems, "sealed")
+
+
+def test_a_picture_in_black_and_white_is_gray(tmp_path: Path) -> None:
+    Image.new("1", (8, 8), 1).save(tmp_path / "white.png")
+    Image.new("L", (8, 8), 7).save(tmp_path / "gray.png")
+    images, _ = read_stack(tmp_path)
+    assert images.shape == (2, 8, 8, 1) and images[:, 0, 0, 0].tolist() == [7, 255]
 
 
 def test_nobody_encrypts_chosen_images() -> None:

@@ -16,7 +16,10 @@ import pytest
 from cipherward import result as result_module
 from cipherward.attacking import RECOVERY
 from cipherward.audit import AuditResult, audit
+from cipherward.controls import control_draws
+from cipherward.draws import draw_rows, images_of_draw
 from cipherward.function import FunctionUnderAudit
+from cipherward.settings import Settings
 from coordinator.adversary.contract import Ciphertexts
 from coordinator.adversary.recover import unknown_scheme
 from coordinator.adversary.recover.methods import METHODS
@@ -173,6 +176,20 @@ def test_bytes_of_the_key_that_do_nothing_are_a_break_if_few_are_left() -> None:
     assert result.report.scheme.effective_bits == 128
 
 
+def test_a_key_as_long_as_a_picture_is_looked_at_with_one_image() -> None:
+    calls: list[int] = []
+
+    def encrypt(images: Images, key: bytes) -> Images:
+        calls.append(len(images))
+        return images ^ np.frombuffer(key, np.uint8)[: images[0].size].reshape(images.shape[1:])
+
+    size = IMAGES[0].size
+    function = FunctionUnderAudit(encrypt, None, size + 5, is_flat=False)
+    examined = function.examine(IMAGES, [function.new_key(), function.new_key()])
+    assert examined.used_key_bytes == size and examined.weakness.startswith("5 of the")
+    assert calls.count(1) > size and len(calls) - calls.count(1) < 100
+
+
 def _each_in_its_own_order(images: Images, key: bytes) -> Images:
     """Move the blocks of every image in an order of its own."""
     return np.concatenate(
@@ -303,6 +320,7 @@ def test_a_function_that_is_no_scheme_gets_one_line_and_a_hint(
         (IMAGES, {"attacks": ("moment_matching",)}, "moment_matching needs public plain images"),
         (IMAGES, {"family": "enigma"}, "unknown scheme 'enigma'"),
         (IMAGES, {"name": "etc"}, "etc is the name of a scheme of this program"),
+        (IMAGES, {"seed": 10**18 + 1}, "seed=1000000000000000001 is too large"),
         (IMAGES, {"colour": 1}, "there is no setting 'colour'"),
         (IMAGES, {"key_bytes": 0}, "key_bytes=0 makes no key"),
         (IMAGES, {"name": 5}, "name=5 is no name"),
@@ -347,6 +365,35 @@ def test_images_and_settings_that_cannot_work_are_refused(
     with pytest.raises(CipherwardError) as refused:
         audit(made_up.mosaic, images, **{**SMALL, **settings})
     assert message in refused.value.message and refused.value.hint
+
+
+def test_a_function_with_the_name_of_a_scheme_is_no_scheme_of_this_program() -> None:
+    def pe(images: Images, key: bytes) -> Images:
+        return made_up.mosaic(images, key)
+
+    with pytest.raises(CipherwardError, match="pe is the name of a scheme of this program") as error:
+        audit(pe, IMAGES, **ONE_ATTACK)
+    assert "name='my-pe'" in error.value.hint
+
+
+def test_images_that_repeat_in_a_later_draw_are_refused_before_any_is_encrypted() -> None:
+    settings, images = Settings(**ONE_ATTACK), smooth(148, 32, 32)
+    guessed = [
+        members[draw_rows(settings, len(members), index, 0)[0]]
+        for index, members in enumerate(images_of_draw(settings, 148, number) for number in (1, 2))
+    ]
+    images[np.setdiff1d(guessed[1], guessed[0])] = images[guessed[1][0]]
+    encrypted: list[Images] = []
+    with pytest.raises(CipherwardError, match="images of audit-2 count"):
+        audit(lambda some, _: encrypted.append(some), images, **ONE_ATTACK)
+    assert not encrypted
+
+
+def test_blocks_may_have_an_odd_side() -> None:
+    settings = Settings(**{**ONE_ATTACK, "block": 7})
+    controls = control_draws(settings, settings.specs((28, 28, 1)), 1)
+    [known] = [draw.spec for draw in controls if draw.set_name == "control-known"]
+    assert (known.name, known.block) == ("pe", 7)
 
 
 def test_an_authenticated_decryption_may_raise_under_another_key() -> None:

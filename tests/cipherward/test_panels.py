@@ -138,6 +138,7 @@ def test_a_panel_that_cannot_be_audited_is_named_before_another_one_is() -> None
     for last, message in (
         (images[:3], "natural: 3 images are too few"),
         (images[:, :30], "natural: blocks of 8"),
+        (np.repeat(images[:4], 10, 0), "natural: 4 of 20 images of audit-1 count"),
     ):
         with pytest.raises(CipherwardError, match=message):
             audit_panels(

@@ -25,6 +25,13 @@ GOOD: dict[str, Any] = describe("block_pixel_shuffle", (64, 64, 1), 8).to_json()
         {"block": 10**30},
         {"block": None},
         {"options": 3},
+        {"image_shape": "643"},
+        {"image_shape": [64, 64.9, 1]},
+        {"block": 8.9},
+        {"block": "8"},
+        {"block": True},
+        {"version": 3.9},
+        {"name": ["block_pixel_shuffle"]},
     ],
 )
 def test_impossible_numbers_are_one_line(changes: dict[str, Any]) -> None:

@@ -31,23 +31,30 @@ LARGEST_POOL_ONLY = ("control-permuted", *TARGETED)
 #: Schemes whose key the suite is known to recover. An audit whose key recovery fails on them measures nothing. If the
 #: audited scheme is one of them, it is its own control; otherwise the first one is.
 KNOWN_BROKEN = ("block_pixel_shuffle", "value_shuffle", "etc", "pe", "sub_block_etc")
+#: The control instead of the first one where the side of a block is odd, which that one cannot halve. It falls to one
+#: image too, and knows no blocks.
+_KNOWN_OF_ODD_BLOCKS = "pe"
 #: Most noise, in gray levels, with which `noisy_orthogonal` is its own control of moment matching. Measured on the
 #: control's images, gray and in colour, 3 pools of 1, 10 and 68 images: at 128, V holds in at least 16 % of the rows
 #: (all of them from 10 images on); at 256, in none of some pools.
 _MOST_NOISE = 128
 
 
-def scheme_of(name: str, scheme: str, options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def scheme_of(
+    name: str, scheme: str, options: Mapping[str, Any], block: int
+) -> tuple[str, Mapping[str, Any]]:
     """Return the scheme of a control set and its options.
 
     Args:
         name: The set's name.
         scheme: The audited scheme.
         options: Its options, as far as they are not the defaults.
+        block: The side of its blocks, in pixels.
     """
     kind = name.removeprefix(PREFIX)
     if kind == "known":
-        return (scheme, options) if scheme in KNOWN_BROKEN else (KNOWN_BROKEN[0], {})
+        other = _KNOWN_OF_ODD_BLOCKS if block % 2 else KNOWN_BROKEN[0]
+        return (scheme, options) if scheme in KNOWN_BROKEN else (other, {})
     if kind == "orthogonal" and scheme == "noisy_orthogonal" and options.get("sigma", 0) <= _MOST_NOISE:
         return scheme, options
     return {"signs": "pe", "public": "plain"}.get(kind, kind), {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,13 +29,14 @@ from coordinator.model.query import answer_query, open_model
 from coordinator.model.training import LabelledImages, PlainImages, predict_probabilities, train_locally
 from coordinator.study import steps, study
 from coordinator.study.simulate import simulate
+from crypto.arrays import AnyArray
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
 from crypto.scheme import describe
 from crypto.sets.dataset import SealedDataset
 from crypto.sets.writer import seal_images
-from crypto.spec import SchemeSpec
+from crypto.spec import SchemeSpec, spec_without_nonce
 from parties.sealing.place import Place
 from parties.sealing.seal import plan_sealing, seal
 from parties.training.baseline import train_plain
@@ -307,6 +309,12 @@ def test_an_interrupted_query_goes_on_with_its_own_images_only(
     assert len(seal_query(place, files[:2], tmp_path / "query")) == 2
 
 
+def reading(model: Path, query: SealedDataset, target: Path) -> Path:
+    """Write a copy of a model that says that it was trained under a query's key and scheme."""
+    spec = json.dumps(spec_without_nonce(query.spec))
+    return with_metadata(model, target, {"spec": spec, "key_ids": json.dumps({"h": query.key_id})})
+
+
 def test_impossible_queries_are_refused(trained: Trained, tmp_path: Path, here: Here) -> None:
     place, model, files = trained
     with pytest.raises(CipherwardError, match="no image at"):
@@ -316,6 +324,9 @@ def test_impossible_queries_are_refused(trained: Trained, tmp_path: Path, here: 
     (tmp_path / "bad.safetensors").write_bytes(b"x" * 99)
     with pytest.raises(CipherwardError, match="is not a model of Cipherward"):
         open_model(tmp_path / "bad.safetensors")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(CipherwardError, match="is not a regular file"):  # not waited for
+        open_model(tmp_path / "pipe.safetensors")
     spec = describe("pe", (SIDE, SIDE, 1), 8)
     data = striped_images(4, 0)
     seal_images(
@@ -334,6 +345,19 @@ def test_impossible_queries_are_refused(trained: Trained, tmp_path: Path, here: 
     with pytest.raises(CipherwardError, match="no model can read a further image"):
         seal_query(row_keys, files, tmp_path / "q")
     assert not (tmp_path / "q").exists()
+    # Patches in an order of their own for each image are read in any order.
+    shuffled = Place.from_settings(
+        tmp_path / "shuffled",
+        {**place.settings.model_dump(), "scheme": "patch_shuffle", "block": 4},
+    )
+    shuffled.save()
+    write_key(shuffled.key_path, SecretKey.generate())
+    seal(shuffled, plan_sealing(shuffled, "train"))
+    query = seal_query(shuffled, files, tmp_path / "shuffled-query")
+    assert query.spec.options["nonce"] != shuffled.sealed("train").spec.options["nonce"]
+    assert len(
+        answer_query(open_model(reading(model, query, tmp_path / "m.safetensors")), query)["answers"]
+    ) == len(files)
     shutil.copytree(place.folder / "sealed", tmp_path / "other" / "sealed")
     write_key(tmp_path / "other" / "secret.key", SecretKey.generate())
     with pytest.raises(CipherwardError, match="did not seal"):
@@ -402,6 +426,36 @@ def test_a_model_that_does_not_belong_is_refused_on_both_sides(
     with pytest.raises(CipherwardError, match=message):
         # A set with class names: those of a query are not known.
         answer_query(open_model(other), place.sealed("test"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda bias: bias * np.float32(np.nan), "outputs for these images are not finite"),
+        (lambda bias: bias.astype(np.int8), "the tensor head.bias is of type int8"),
+        (
+            lambda bias: np.zeros(len(bias) + 1, np.float32),
+            "holds another model: size mismatch for head.bias",
+        ),
+    ],
+)
+def test_a_model_whose_weights_cannot_answer_is_refused_on_both_sides(
+    trained: Trained, tmp_path: Path, here: Here, change: Callable[[AnyArray], AnyArray], message: str
+) -> None:
+    place, model, files = trained
+    tensors, damaged = load_file(str(model)), tmp_path / "m.safetensors"
+    with safe_open(str(model), framework="numpy") as file:
+        save_file({**tensors, "head.bias": change(tensors["head.bias"])}, damaged, file.metadata())
+    seal_query(place, files, tmp_path / "query")
+    answers = tmp_path / "answers.json"
+    for done in (
+        here("cipherward-party", "classify", place.folder, files[0], "--model", damaged),
+        here(
+            "cipherward-coordinator", "classify", tmp_path / "query", "--model", damaged, "--out", answers
+        ),
+    ):
+        assert done.returncode == 1 and not done.stdout and message in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr and not answers.exists()
 
 
 def whole_study() -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -154,6 +155,8 @@ def test_other_grids_and_channels_are_adapted_and_the_line_says_so(tmp_path: Pat
         ({}, {"norm.bias": torch.full((32,), float("inf"))}, "norm.bias holds 32 values that are NaN or infinite"),
         ({}, {"norm.bias": torch.ones(32, dtype=torch.int8)}, "norm.bias is of type int8"),
         ({}, {"blocks.0.mlp.fc1.weight": torch.zeros(128, 32)}, "blocks.0.mlp.fc1.weight holds only zeros"),
+        ({}, {"norm.bias": torch.ones(32).double() * 1e39}, "norm.bias holds values that are too large"),
+        ({}, {"patch_embed.proj.weight": torch.full((32, 3, 8, 8), 2e38)}, "weight holds values that are too large"),
         ({}, {"patch_embed.proj.weight": None}, "0 encoder tensors loaded"),
         ({}, {"a.patch_embed.proj.weight": torch.ones(2)}, "holds several encoders, under the prefixes '', 'a.'"),
     ],
@@ -210,6 +213,8 @@ def data(content: bytes) -> Callable[[Path], None]:
         (no_tensors, "holds no tensors", "fetch"),
         (data(b"hello, this is a text"), "is not a safetensors file", "fetch"),
         (data(b"\x1f\x8b\x08\x00" + bytes(40)), "is a compressed file", "decompress"),
+        (os.mkfifo, "is not a regular file", "copy it into a file"),
+        (Path.mkdir, "is not a regular file", "copy it into a file"),
     ],
 )  # fmt: skip
 def test_a_file_that_holds_no_weights_has_a_line_of_its_own(

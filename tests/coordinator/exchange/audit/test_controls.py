@@ -94,6 +94,21 @@ def test_every_control_has_its_required_result(hospital: Place, tmp_path: Path) 
     assert linked["control-noise"] == 0.0
 
 
+def test_a_scheme_with_odd_blocks_has_a_control_that_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealing_module, "CONTROL_IMAGES", 60)
+    settings = {"source": "phantom", "counts": [48, 4, 4], "image_size": 28, "block": 7, "scheme": "le"}
+    place = Place.from_settings(tmp_path / "h", {"party": "h", **settings})
+    place.save()
+    write_key(place.key_path, SecretKey.generate())
+    for name in (names := ("train", "control-known")):
+        seal(place, plan_sealing(place, name))
+    draws = audit(place, tmp_path / "g", settings_of("pooled_key_recovery"), names)
+    assert draws[1].spec.name == "pe" and draws[1].spec.block == 7
+    assert check_controls(draws, SUITE)["known"].ok
+
+
 @pytest.mark.parametrize(
     ("scheme", "options", "control", "attack"),
     [
