@@ -90,7 +90,7 @@ def imitate(
                 sealed = to_model_input(pairs.seal(plain))
                 # One draw mixes both: the sealed mixture of two images is the mixture of their ciphertexts.
                 both, _ = mix_pairs(torch.cat([sealed, to_model_input(plain)], 1), plan.mixup, mixing)
-                seen, shown = both.split([sealed.shape[1], both.shape[1] - sealed.shape[1]], 1)
+                seen, shown = both[:, : sealed.shape[1]], both[:, sealed.shape[1] :]
                 with half, torch.no_grad():
                     taught = teacher(shown)
                 with half:

@@ -10,9 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from coordinator.adversary.contract import Tier
 from coordinator.adversary.registry import ATTACKS
 from coordinator.cli import app as coordinator
-from coordinator.exchange.audit.suite1 import ATTACK_NAMES
+from coordinator.exchange.audit.suite1 import ATTACK_NAMES, PUBLIC_ATTACKS
 from coordinator.exchange.command import EXIT_STATUS
 from crypto.errors import CipherwardError
 from parties.cli import app as parties
@@ -166,6 +167,8 @@ def test_every_exit_status_is_what_a_command_ends_with(tmp_path: Path) -> None:
 
 def test_a_wrong_attack_is_refused_before_anything_is_sealed(tmp_path: Path) -> None:
     assert set(ATTACK_NAMES) == set(ATTACKS)
+    users = {name for name, info in ATTACKS.items() if info.tier is Tier.T2 and not info.study}
+    assert set(PUBLIC_ATTACKS) == users
     (tmp_path / "images").mkdir()
     done = CliRunner().invoke(
         parties.app,

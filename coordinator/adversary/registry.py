@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coordinator.adversary.contract import Attack, Guess, Knowledge, Tier
-from crypto.errors import CipherwardError
 from crypto.scheme import load
 
 
@@ -228,14 +226,3 @@ ATTACKS: dict[str, AttackInfo] = {
         ),
     )
 }
-
-
-def require_public_use(names: Sequence[str]) -> None:
-    """Raise CipherwardError if all these attacks are known and none uses public images, which would be left out."""
-    users = [name for name, info in ATTACKS.items() if info.tier is Tier.T2 and not info.study]
-    if all(name in ATTACKS and name not in users for name in names):
-        verb = "uses" if len(names) == 1 else "use"
-        raise CipherwardError(
-            f"--public: {', '.join(names)} {verb} no public images",
-            f"leave --public out, or name an attack that uses some: {', '.join(users)}",
-        )

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.exchange.audit.suite1 import AUDIT_ROWS, MIN_AUDIT_ROWS, POOLS, POOLS_TEXT
+from coordinator.exchange.audit.suite1 import (
+    AUDIT_ROWS,
+    MIN_AUDIT_ROWS,
+    POOLS,
+    POOLS_TEXT,
+    require_public_use,
+)
 from coordinator.exchange.console import (
     narrate,
     parse_pool_sizes,
@@ -89,7 +95,6 @@ def attack(
 
     You can stop it at any time. The same command then continues with the guesses that are missing.
     """
-    from coordinator.adversary.registry import require_public_use
     from coordinator.adversary.run.compilation import compile_attacks
     from coordinator.adversary.run.draws import audit_gaps
     from coordinator.adversary.run.public_images import read_public

@@ -19,6 +19,7 @@ from coordinator.exchange.audit.suite1 import (
     MIN_GALLERY,
     POOLS,
     POOLS_TEXT,
+    require_public_use,
 )
 from coordinator.exchange.console import (
     parse_pool_sizes,
@@ -110,8 +111,6 @@ def audit(
     if name:
         require_hospital_name(name)
     if public is not None and names:
-        from coordinator.adversary.registry import require_public_use
-
         require_public_use(names)
 
     from coordinator.exchange.image_file import no_public_image, public_files

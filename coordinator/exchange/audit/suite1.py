@@ -7,6 +7,7 @@ audit, over its draws and pool sizes, is `coordinator/report/verdict.py`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from crypto.errors import CipherwardError
@@ -44,6 +45,8 @@ ATTACK_NAMES = (
     "updates",
     "weights",
 )
+#: Those of them that use public images.
+PUBLIC_ATTACKS = ("gan", "itn", "match_tokens", "moment_matching", "reidentify", "sia_gan")
 #: Pool sizes: how many sealed images under one key an attack is given.
 POOLS = (1, 2, 5, 10, 20, 50, 100)
 #: The pool sizes as an option takes them.
@@ -112,6 +115,16 @@ SSIM_STEP = 0.01
 PSNR_STEP = 1.0
 #: Steps of a rate that decides nothing: twentieths, that is .05.
 RATE_STEPS = 20
+
+
+def require_public_use(names: Sequence[str]) -> None:
+    """Raise CipherwardError if all these attacks are known and none uses public images, which would be left out."""
+    if all(name in ATTACK_NAMES and name not in PUBLIC_ATTACKS for name in names):
+        verb = "uses" if len(names) == 1 else "use"
+        raise CipherwardError(
+            f"--public: {', '.join(names)} {verb} no public images",
+            f"leave --public out, or name an attack that uses some: {', '.join(PUBLIC_ATTACKS)}",
+        )
 
 
 def require_enough_to_audit(images: int, what: str) -> None:
