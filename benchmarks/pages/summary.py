@@ -122,6 +122,7 @@ TOPICS = {
             "sealing",
             "federation",
             "many-hospitals",
+            "attention",
             "score-speed",
             "time-to-verdict",
             "silence",
