@@ -151,8 +151,8 @@ class FunctionUnderAudit:
     def _unused_key_bytes(self, some: Images, key: bytes, sealed: AnyArray) -> int:
         """Return how many bytes of a key change no ciphertext of these images, each changed alone.
 
-        A key may have as many bytes as a picture. Of a long one, one image shows of most bytes that they do something,
-        and all images are encrypted for the others alone.
+        A key may have as many bytes as a picture. Of a long one, one image shows that most bytes do something. All
+        images are encrypted for the others alone.
         """
         is_long = len(key) > _LONG_KEY
         one = self.sealed(some[:1], key) if is_long else sealed

@@ -139,6 +139,7 @@ def test_the_sets_of_an_audit_are_told_apart_by_nothing(sealed: Path) -> None:
         assert tuple(source.labels[order]) not in orders
 
 
+@pytest.mark.long
 def test_hidden_controls_are_never_sealed_in_the_open(hospital: Path, here: Here) -> None:
     done = here(PARTY, "seal", hospital, "--audit", 2, "--named")
     assert done.returncode == 1 and "are hidden from the cloud that audits it" in done.stderr

@@ -78,6 +78,7 @@ def ward(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_hospital_seals_in_all_these_surroundings_at_once(ward: Path) -> None:
     changes = {name: value for variables in ENVIRONMENTS.values() for name, value in variables.items()}
     for words in (
@@ -94,6 +95,7 @@ def test_a_hospital_seals_in_all_these_surroundings_at_once(ward: Path) -> None:
     assert stat.S_IMODE((ward / "hôpital" / "secret.key").stat().st_mode) == 0o600
 
 
+@pytest.mark.long
 def test_no_other_user_may_write_what_a_command_wrote_whatever_the_umask(ward: Path) -> None:
     for words in (
         ["keygen", "site"],

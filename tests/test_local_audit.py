@@ -84,6 +84,7 @@ def identity_line(home: Place) -> str:
     return ensure_identity(home).public.line
 
 
+@pytest.mark.long
 def test_one_command_audits_images_and_its_attacks_open_sealed_sets_only(
     images: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +195,7 @@ def require_report_of_its_scores(work: Path, audit: Callable[[], subprocess.Comp
     assert json.loads(report.read_bytes())["findings"] == json.loads(kept[report])["findings"], again.stderr
 
 
+@pytest.mark.long
 def test_an_audit_of_a_hospital_opens_no_key_and_burns_no_set(tmp_path: Path, here: Here) -> None:
     settings = {"party": "h", "source": "phantom", "counts": [90, 4, 4], "image_size": 32, "block": 8}
     place = Place.from_settings(tmp_path / "hospital", settings)

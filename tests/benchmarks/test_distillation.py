@@ -41,6 +41,7 @@ def test_the_divergence_is_that_of_softened_distributions() -> None:
     assert float(divergence(torch.tensor(teacher), torch.tensor(teacher))) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.long
 def test_a_student_learns_from_ciphertext_what_its_teacher_says_of_the_plain_images() -> None:
     images, key = striped_images(96), cipher()
     p = plan(local_epochs=12, rounds=1, mixup=0.2)

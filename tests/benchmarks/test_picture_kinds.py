@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import numpy as np
+import pytest
 
 from benchmarks.pages.kinds import picture_kinds
 from benchmarks.picture_kinds import (
@@ -85,6 +86,7 @@ def test_every_scheme_meets_every_kind_that_it_is_for() -> None:
     assert max(size for row in ROWS if "tissue" in row.kind for size in row.pools) <= 100
 
 
+@pytest.mark.long
 def test_the_page_shows_the_smallest_pool_and_what_failed() -> None:
     row = replace(next(row for row in ROWS if row.scheme == "pe" and not row.options), pools=(20, 50))
     images = smooth(140, 32, 32, 3, seed=2)

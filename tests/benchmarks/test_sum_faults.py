@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.pages.training import sum_faults
 from benchmarks.sum_faults import strike_protocol
 from benchmarks.sum_round import Round, attempt, federation
 
 
+@pytest.mark.long
 def test_every_fault_of_the_protocol_is_survived() -> None:
     found = strike_protocol()
     assert len(found) > 35 and not [(name, record) for name, record in found if not record["survived"]]

@@ -40,6 +40,7 @@ def change_first_pixel(path: Path) -> None:
     np.savez(path, **arrays)
 
 
+@pytest.mark.long
 def test_a_cell_of_another_data_file_or_pairing_is_trained_again(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from tests.support.pictures import smooth
 IMAGES = smooth(140, 32, 32)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("cipher", "size"), [("xor", 12), ("lines", 4)])
 def test_a_broken_cipher_names_and_shows_its_images(cipher: str, size: int) -> None:
     cell = measure(cipher, "cifar 32", IMAGES, size, 0)

@@ -51,6 +51,7 @@ def test_the_steps_are_those_that_the_audit_announces() -> None:
     assert all(f'log("{begins}' in source or f'log(f"{begins}' in source for begins in STEPS.values())
 
 
+@pytest.mark.long
 def test_an_audit_that_fails_is_an_error_with_what_it_said(tmp_path: Path) -> None:
     with pytest.raises(CipherwardError, match="the audit of etc ended with 1") as caught:
         measure("etc", "gray", tmp_path / "absent", tmp_path / "out")

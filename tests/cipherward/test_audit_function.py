@@ -396,6 +396,7 @@ def test_blocks_may_have_an_odd_side() -> None:
     assert (known.name, known.block) == ("pe", 7)
 
 
+@pytest.mark.long
 def test_an_authenticated_decryption_may_raise_under_another_key() -> None:
     sealed: dict[bytes, tuple[bytes, Images]] = {}
 
@@ -435,6 +436,7 @@ def test_pairs_of_real_ciphertexts_are_tried_as_orthogonal_blocks() -> None:
         assert all(finding.pairs for finding in result.pairs)
 
 
+@pytest.mark.long
 def test_pairs_that_give_no_key_break_nothing_though_ciphertexts_name_their_image() -> None:
     def halved(images: Images, key: bytes) -> Images:
         pattern = np.random.default_rng(list(key)).integers(0, 128, images.shape[1:], np.uint8)
@@ -516,6 +518,7 @@ def test_keys_are_fresh_and_never_drawn_from_the_seed() -> None:
     assert len(set(keys)) == 2 and {len(key) for key in keys} == {20}
 
 
+@pytest.mark.long
 def test_a_function_may_take_images_without_channels() -> None:
     shapes = []
 

@@ -44,6 +44,7 @@ def some_stay_plain(images: Images, key: bytes) -> Images:
     return sealed
 
 
+@pytest.mark.long
 def test_images_that_stay_plain_are_found_wherever_they_stand() -> None:
     result = audit(some_stay_plain, IMAGES, **AS_IS)
     assert result.valid and result.broken
@@ -108,6 +109,7 @@ def test_every_channel_may_have_a_scale_of_its_own() -> None:
         audit_ciphertexts(by_channel(IMAGES, bytes(32)), np.repeat(IMAGES, 3, axis=3), **OF_SETS)
 
 
+@pytest.mark.long
 def test_real_ciphertexts_of_blocks_are_audited_as_such() -> None:
     cipher = load(describe("orthogonal", IMAGES.shape[1:], 8)).cipher(SecretKey(bytes(32)))
     assert audit_ciphertexts(np.asarray(cipher.encrypt(IMAGES)), IMAGES, **OF_SETS).report.draws
@@ -141,6 +143,7 @@ def turned_each(images: Images, key: bytes) -> Images:
     return np.stack([_each(image, _drawn(image, key)) for image in images])
 
 
+@pytest.mark.long
 def test_pictures_that_are_each_turned_or_inverted_are_broken_by_looking_at_them(tmp_path: Path) -> None:
     result = audit(turned_each, IMAGES, **AS_IS)
     assert result.valid, result

@@ -92,6 +92,7 @@ def check_is_broken_by(recovery: str, images: int, result: AuditResult) -> None:
     assert all(finding.is_break for finding in result.pairs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cipher", [xored, added])
 def test_pairs_and_chosen_images_give_a_keystream(cipher: Callable[[Images, int], Images]) -> None:
     attacks = {**SETTINGS, "attacks": ("as_is",)}
@@ -100,6 +101,7 @@ def test_pairs_and_chosen_images_give_a_keystream(cipher: Callable[[Images, int]
     assert all("one keystream for all images" in str(finding) for finding in result.pairs)
 
 
+@pytest.mark.long
 def test_pairs_and_chosen_images_give_a_substitution() -> None:
     attacks = {**SETTINGS, "attacks": ("as_is",)}
     result = audit(keyed(substituted), IMAGES, sizes=(1,), known_pairs=8, chosen_plaintext=True, **attacks)
@@ -107,6 +109,7 @@ def test_pairs_and_chosen_images_give_a_substitution() -> None:
     assert all("one substitution of gray levels" in str(finding) for finding in result.pairs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cipher", [moved_and_xored, chained_by_a_map])
 def test_more_images_are_chosen_where_two_leave_the_order_of_gray_pixels_open(
     cipher: Callable[[Images, int], Images],

@@ -273,6 +273,7 @@ def test_killed_at_every_write_sync_and_rename_nothing_is_lost(
     assert moment > 50
 
 
+@pytest.mark.long
 def test_the_disk_needed_is_what_is_still_to_be_written(run: RunSealing, fresh: MakeHospital) -> None:
     folder = fresh()
     place = Place.open(folder)

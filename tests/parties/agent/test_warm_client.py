@@ -145,6 +145,7 @@ def test_only_errors_that_are_written_for_others_are_quoted(client: WarmClient) 
     assert "more rounds" in own.text
 
 
+@pytest.mark.long
 def test_an_agent_that_leaves_ends_the_message(client: WarmClient) -> None:
     client.start()
     calls = 0

@@ -89,6 +89,7 @@ def run(place: Place, names: list[str], out: Path) -> BlindSets:
     return sets
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["block_pixel_shuffle", "orthogonal"])
 def test_guesses_get_the_real_names_back_and_can_be_scored(tmp_path: Path, scheme: str) -> None:
     place, names = make_place(tmp_path / "h", scheme=scheme)

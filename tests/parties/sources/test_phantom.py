@@ -103,6 +103,7 @@ def test_a_linear_model_on_pixels_does_not_find_the_class(train: Labelled, unsee
     assert model.score(unseen[0].reshape(400, -1) / 255.0 - 0.5, unseen[1]) <= 0.40
 
 
+@pytest.mark.long
 def test_histograms_do_not_tell_the_class(train: Labelled, unseen: Labelled) -> None:
     def histograms(images: AnyArray) -> AnyArray:
         return np.stack([np.bincount(image.reshape(-1), minlength=256) for image in images])

@@ -67,6 +67,7 @@ def step_of(model: nn.Module, units: Any, clip: float, **settings: Any) -> Float
 # ---- gradients -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", ["all", "head", "lora"])
 @pytest.mark.parametrize("images_a_pass", [1000, 5])
 def test_the_step_is_the_sum_of_each_patient_s_clipped_gradient(share: str, images_a_pass: int) -> None:
@@ -290,6 +291,7 @@ def test_rounds_add_up_to_the_training_and_trainings_to_more() -> None:
     assert total_epsilon([], 1e-5, 2.0) == 0.0
 
 
+@pytest.mark.long
 def test_a_round_s_noise_is_for_the_whole_training_and_follows_from_public_counts() -> None:
     p = private_plan(rounds=5, batch=8, local_epochs=2)
     by_image = plan_round(p, np.arange(24))

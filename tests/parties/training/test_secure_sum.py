@@ -57,6 +57,7 @@ def forget(places: list[Place]) -> None:
             shutil.rmtree(place.private / name, ignore_errors=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [
@@ -283,6 +284,7 @@ def test_a_list_of_what_was_masked_or_summed_that_is_gone_is_no_empty_one(
             store.confirm({"study": "", "round": 1, "attempt": "", "survivors": []})
 
 
+@pytest.mark.long
 def test_after_a_sum_another_sum_of_the_round_needs_the_same_hospitals(
     fresh: list[Place], tmp_path: Path
 ) -> None:

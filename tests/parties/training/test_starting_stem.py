@@ -124,6 +124,7 @@ def cloud(sealed: list[Place], tmp_path: Path) -> Cloud:
     return Cloud(copy(sealed, tmp_path), plan())
 
 
+@pytest.mark.long
 def test_a_summed_round_that_is_repeated_gives_the_same_sum_whatever_a_hospital_was_sent_between(
     cloud: Cloud,
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_round_has_one_update_of_a_hospital_under_every_stem(
     assert np.array_equal(total(cloud.sum(cloud.model, 2)), first)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("round_", [1, 2])
 def test_before_its_first_sum_a_round_cannot_be_steered_by_a_message_to_one_hospital(
     cloud: Cloud, tmp_path: Path, round_: int
@@ -199,6 +201,7 @@ def test_a_sum_that_failed_commits_no_stem_and_its_repetition_does(cloud: Cloud)
     assert all(stem_of(place, 1) for place in cloud.places)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "where", ["before the commit", "in the commit", "after the commit", "after the note"]
 )
@@ -244,6 +247,7 @@ def test_a_hospital_that_is_killed_while_it_reveals_is_as_its_twin_after_the_rep
         assert [stem_of(place, r) for r in (1, 2)] == [stem_of(twin, r) for r in (1, 2)]
 
 
+@pytest.mark.long
 def test_a_hospital_that_drops_out_of_a_round_starts_the_next_one_from_its_last_committed_stem(
     tmp_path: Path,
 ) -> None:
@@ -274,6 +278,7 @@ def test_a_hospital_that_drops_out_of_a_round_starts_the_next_one_from_its_last_
     assert stem_of(place, 2) and "round 1" in cloud.train_alone(cloud.lie, 1)
 
 
+@pytest.mark.long
 def test_a_hospital_that_was_away_cannot_be_asked_for_that_round_later(tmp_path: Path) -> None:
     p = plan(parties=5, quorum=4, counts=(40, 10, 10), deadline_s=5.0, privacy={"min_sum": 4})
     cloud = Cloud(seal_hospitals(tmp_path, p), p)
@@ -285,6 +290,7 @@ def test_a_hospital_that_was_away_cannot_be_asked_for_that_round_later(tmp_path:
     assert "round 1 is over" in cloud.train_alone(cloud.model, 1)
 
 
+@pytest.mark.long
 def test_a_coordinator_that_lost_its_checkpoint_repeats_the_rounds_as_they_were(
     sealed: list[Place], tmp_path: Path
 ) -> None:
@@ -309,6 +315,7 @@ def test_a_hospital_that_is_sent_other_settings_is_in_no_sum(cloud: Cloud) -> No
     total(cloud.sum(cloud.model, 1))
 
 
+@pytest.mark.long
 def test_an_earlier_round_that_is_repeated_takes_no_later_stem_away(
     sealed: list[Place], tmp_path: Path
 ) -> None:

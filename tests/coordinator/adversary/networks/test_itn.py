@@ -95,6 +95,7 @@ def test_the_loss_equals_numpy() -> None:
     assert progress.losses["squared_error"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.long
 def test_it_learns_64_images_in_their_own_range() -> None:
     """Unsealed, so that one way back fits all: a tenth of the first epoch's loss, and equally bright pictures."""
     spec, plain = describe("plain", (16, 16, 1), 8), waves(64, 16, 1)

@@ -169,6 +169,7 @@ def test_the_hinge_loss_equals_numpy() -> None:
     )
 
 
+@pytest.mark.long
 def test_the_generator_learns_64_images() -> None:
     """Trained on pairs, by mean squared error: a fifth of the first loss after 20 steps."""
     sealed, plain, spec = sealed_and_public(64, 8)

@@ -69,6 +69,7 @@ def test_ten_images_give_every_flip(height: int, width: int, channels: int, seed
     assert opened.mean() <= 127.5  # the darker of the two
 
 
+@pytest.mark.long
 def test_colours_are_put_in_order() -> None:
     plain = pictures(14, 32, 32, 3)
     pool, truth = sealed(plain, shuffle=True)

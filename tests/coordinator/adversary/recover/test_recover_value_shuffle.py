@@ -44,6 +44,7 @@ def test_the_key_is_recovered_up_to_the_orbit(
     assert (algorithm.cipher(key.parts).encrypt(apply(key.table, pool.sealed)) == pool.sealed).all()
 
 
+@pytest.mark.long
 def test_one_image_is_enough_where_it_is_textured() -> None:
     plain = smooth(1, 128, 128, 3, seed=2, gray=2.0)
     pool, truth = sealed_pool("value_shuffle", plain, 8)
@@ -52,6 +53,7 @@ def test_one_image_is_enough_where_it_is_textured() -> None:
     assert share(opened(pool, key), plain, signs=False) == 1.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("levels", "contrasts"), [((200, 110, 150), (0.25, 1.0, 0.6)), ((120, 110, 130), (1.0, 1.0, -1.0))]
 )

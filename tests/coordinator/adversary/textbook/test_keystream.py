@@ -16,6 +16,7 @@ from tests.support.textbook_ciphers import added, likeness, noise, pool_of, xore
 UNSEEN = 12
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("is_xor", "seen"), [(True, 10), (False, 40)])
 def test_the_keystream_opens_images_that_were_not_in_the_pool(
@@ -82,6 +83,7 @@ def test_without_time_a_stream_of_the_right_shape_comes_back() -> None:
     assert key is not None and open_images(pool.spec, pool.sealed, key).shape == pool.sealed.shape
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seal", ["xor", "add"])
 def test_a_smooth_stream_is_found_though_its_ciphertexts_look_smooth(seal: str) -> None:
     row, column = np.mgrid[:32, :32]

@@ -44,6 +44,7 @@ def test_more_correct_guesses_prove_more_and_a_coin_proves_nothing() -> None:
     assert epsilon_lower_bound(1000, 100, 100, 0.1) == 0.0  # such a delta allows that
 
 
+@pytest.mark.long
 def test_a_false_alarm_is_as_rare_as_promised() -> None:
     """Against the mechanism that is as bad as epsilon allows, its epsilon is exceeded in 5 % of audits at most."""
     random, epsilon, audits = np.random.default_rng(0), 1.0, 400

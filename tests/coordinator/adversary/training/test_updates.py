@@ -45,6 +45,7 @@ def one_core() -> None:
 # ---- the linear solve -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("scheme", ["block_pixel_shuffle", "orthogonal"])
 def test_stem_plain_gives_the_plain_image_of_a_single_step(scheme: str, channels: int) -> None:
@@ -99,6 +100,7 @@ def test_the_sum_of_hospitals_updates_confirms_members_but_not_of_which_hospital
     assert not other.is_confirmed
 
 
+@pytest.mark.long
 def test_a_reply_with_a_false_number_of_images_confirms_nothing() -> None:
     observed = trained(plan(), PICTURES[:4], LABELS[:4])
     [update] = observed.updates

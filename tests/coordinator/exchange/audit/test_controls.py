@@ -71,6 +71,7 @@ def settings_of(*attacks: str) -> suite.Settings:
     return suite.Settings(attacks, [20], 16, 4, 60.0)
 
 
+@pytest.mark.long
 def test_every_control_has_its_required_result(hospital: Place, tmp_path: Path) -> None:
     draws = audit(hospital, tmp_path / "g")
     controls = check_controls(draws, SUITE)
@@ -94,6 +95,7 @@ def test_every_control_has_its_required_result(hospital: Place, tmp_path: Path) 
     assert linked["control-noise"] == 0.0
 
 
+@pytest.mark.long
 def test_a_scheme_with_odd_blocks_has_a_control_that_takes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
