@@ -67,8 +67,8 @@ def audit(
     return score(place, out, 16, 64).draws
 
 
-def settings_of(*attacks: str) -> suite.Settings:
-    return suite.Settings(attacks, [20], 16, 4, 60.0)
+def settings_of(*attacks: str, pool: int = 20) -> suite.Settings:
+    return suite.Settings(attacks, [pool], 16, 4, 60.0)
 
 
 @pytest.mark.long
@@ -137,7 +137,8 @@ def test_the_audited_scheme_is_its_own_control_where_the_attack_breaks_it(
     names = ("train", f"control-{control}", *([PUBLIC] if control == "orthogonal" else []))
     for name in names:
         seal(place, plan_sealing(place, name))
-    draws = audit(place, tmp_path / "g", settings_of(attack), names)
+    # With 20 images, the noise leaves two directions of the pool alike now and then.
+    draws = audit(place, tmp_path / "g", settings_of(attack, pool=28), names)
     assert [draw.spec.name for draw in draws] == [scheme, scheme]
     assert all(draws[1].spec.options[name] == value for name, value in options.items())
     checked = check_controls(draws, SUITE)
