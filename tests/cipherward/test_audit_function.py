@@ -422,13 +422,13 @@ def test_an_authenticated_decryption_may_raise_under_another_key() -> None:
 def test_pairs_of_real_ciphertexts_are_tried_as_orthogonal_blocks() -> None:
     spec = describe("orthogonal", IMAGES.shape[1:], 8)
 
-    def orthogonal(images: Images, key: bytes) -> AnyArray:
+    def mixed_blocks(images: Images, key: bytes) -> AnyArray:
         return np.asarray(load(spec).cipher(SecretKey(key)).encrypt(images))
 
     # Another fraction for each pixel: bytes and one fraction would be bytes.
     fractions = np.linspace(0, 0.9, IMAGES[0].size, dtype=np.float32).reshape(IMAGES.shape[1:])
     for encrypt, is_break in (
-        (orthogonal, True),
+        (mixed_blocks, True),
         (lambda i, k: made_up.stream(i, k) + fractions, False),
     ):
         result = audit(encrypt, IMAGES, known_pairs=10, chosen_plaintext=True, **{**ONE_ATTACK, "draws": 1})
