@@ -18,6 +18,7 @@ import typer.testing
 import coordinator.cli.app
 import parties.cli.app
 from crypto.arrays import Images, Int64Array, UInt8Array
+from crypto.cores import cores
 from crypto.key import SecretKey
 from crypto.scheme import describe
 from crypto.sets.dataset import SealedDataset
@@ -66,6 +67,14 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give each of several processes one thread, as there is one for each core. They inherit the variable."""
     if config.getoption("numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Let one more process than there are cores run the fast tests: now and then each waits for a program or a file.
+
+    The long ones start servers, which answer in time only if they have a core.
+    """
+    return None if "not long" not in config.getoption("markexpr") else cores() + 1
 
 
 @pytest.hookimpl(wrapper=True)
