@@ -70,6 +70,8 @@ _LEAD = (
     "simpler measures than those of suite/1. A dash: at no pool that was tried with at least three draws. A question "
     "mark: not measured, or not asked. Cells are kept from run to run: those of one table can be of versions of the "
     "attacks that differ. "
+    "`patch_shuffle` orders every image anew: each image has a move of its own, and R grants the same to every image "
+    "of the 100. "
     "*Public images*: no recovery from ciphertexts alone is known; moment matching has public images of the same "
     "kind, and what it shows of `noisy_orthogonal` is filtered."
 )
