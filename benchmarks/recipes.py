@@ -4,14 +4,14 @@
         [--hours 1] [--out runs/recipes] [--json FILE]
 
 The folder of the data is $CIPHERWARD_DATA, or --folder: brain_mri/ and vit_tiny_patch16_224.safetensors. A recipe is
-a plan of three hospitals that train by federated averaging, or of one place that has all images, here in one process.
-`learn` recipes train on images that block_pixel_shuffle sealed, `plain` ones on plain images: under stem `private`
-the federation computes the same up to float rounding. A `learn` recipe with `augment` seals the altered images in
-memory, as a hospital that has its key does. A recipe of BEGUN begins with weights that whoever trains carried by a
-key recovered from the sealed training images (benchmarks/recovered_weights.py). A recipe of TAUGHT learns what
-another recipe says of the plain images (benchmarks/distillation.py). The test images are read by --test only, for the
-recipes that val chose. Finished recipes are kept in --out with their weights, and a stopped one continues from its
-last round.
+a plan of three hospitals that train by federated averaging, or of one place that has all images, here in one
+process. `learn` recipes train on images that block_pixel_shuffle sealed, `plain` ones on plain images: under stem
+`private` the federation computes the same up to float rounding. A `learn` recipe with `augment` seals the altered
+images in memory, as a hospital that has its key does. The recipes are those of benchmarks/recipe_list.py. A recipe
+of BEGUN begins with weights that whoever trains carried by a key recovered from the sealed training images
+(benchmarks/recovered_weights.py). A recipe of TAUGHT learns what another recipe says of the plain images
+(benchmarks/distillation.py). The test images are read by --test only, for the recipes that val chose. Finished
+recipes are kept in --out with their weights, and a stopped one continues from its last round.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
 
 from benchmarks.command_line import add_folder, add_json, make_parser, run_on_folder, split_list
 from benchmarks.distillation import Pairs, imitate
-from benchmarks.recovered_weights import POOL, Carried, write_recovered_weights
+from benchmarks.recipe_list import AFTER, BASE, BEGUN, FEATURES, RECIPES, TAUGHT, plan_of
+from benchmarks.recovered_weights import POOL, write_recovered_weights
 from benchmarks.table1_data import read
 from coordinator.exchange.audit.rates import rate_of
 from coordinator.exchange.plan import Plan
-from coordinator.exchange.settings import build
 from coordinator.model.training import AugmentableImages, PlainImages, predict_probabilities, use_all_cores
 from coordinator.model.vit import build_model, unpack
 from coordinator.report.build import machine
@@ -48,181 +48,6 @@ from crypto.tensor_file import torch_tensor_bytes
 from parties.training.baseline import LocalTraining, train_plain
 
 SCHEMA = "cipherward.recipes/1"
-#: What all recipes share: half of the blocks, and bfloat16, make a step four times as fast on the CPU at hand.
-_BASE: dict[str, Any] = {
-    "parties": 3,
-    "model": "vit_tiny_patch16_224",
-    "model_args": {"patch_drop_rate": 0.5},
-    "precision": "bfloat16",
-    "rounds": 6,
-    "batch": 16,
-    "optimizer": "adamw",
-    "lr": 4e-4,
-    "weight_decay": 0.05,
-    "warmup_steps": 20,
-}
-#: All images in one place, as the papers train.
-_ALONE: dict[str, Any] = {"parties": 1}
-#: AdamW starts afresh in every round: few rounds, of several epochs each.
-_SHORT: dict[str, Any] = {**_ALONE, "rounds": 2, "local_epochs": 6}
-_LONG: dict[str, Any] = {
-    **_ALONE,
-    "rounds": 2,
-    "local_epochs": 12,
-    "model_args": {},
-    "augment": "flip_shift",
-}
-#: A training that begins with the weights of another one: its rate begins anew, then falls to zero again.
-_AFTER: dict[str, Any] = {"rounds": 1, "local_epochs": 24, "batch": 8, "lr": 2e-4, "mixup": 0.2}
-_FAST_POSITIONS: dict[str, Any] = {"position_lr_scale": 10.0}
-_SLOW: dict[str, Any] = {"lr": 1e-4, "stem_lr_scale": 4.0}
-#: What each recipe changes, by name.
-RECIPES: dict[str, dict[str, Any]] = {
-    "learn: three hospitals": {},
-    "learn: three hospitals + encoder ×0.25": _SLOW,
-    "learn: base": _ALONE,
-    "learn: positions alike and ×10": {**_ALONE, **_FAST_POSITIONS, "positions": "alike"},
-    "learn: batch 8": {**_ALONE, "batch": 8},
-    "learn: 2 rounds of 6 epochs": _SHORT,
-    "learn: 2 rounds of 6 epochs + rate 8e-4": {**_SHORT, "lr": 8e-4},
-    "learn: 2 rounds of 6 epochs + stem ×3": {
-        **_SHORT,
-        "stem_lr_scale": 3.0,
-    },
-    "learn: 2 rounds of 12 epochs + all blocks + flips and shifts": {
-        **_LONG,
-    },
-    "learn: 2 rounds of 12 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4": {
-        **_LONG,
-        "batch": 8,
-        "lr": 2e-4,
-    },
-    "learn: 2 rounds of 12 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 0.2": {
-        **_LONG,
-        "batch": 8,
-        "lr": 2e-4,
-        "mixup": 0.2,
-    },
-    "learn: 2 rounds of 12 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 0.2 + 128 px": {
-        **_LONG,
-        "batch": 8,
-        "lr": 2e-4,
-        "mixup": 0.2,
-        "image_size": 128,
-    },
-    "learn: 2 rounds of 24 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 0.2": {
-        **_LONG,
-        "local_epochs": 24,
-        "batch": 8,
-        "lr": 2e-4,
-        "mixup": 0.2,
-    },
-    "learn: after 48 epochs: 24 more": {
-        **_LONG,
-        **_AFTER,
-        "augment": "flip_shift",
-    },
-    "learn: after 48 epochs: 24 more + affine views": {
-        **_LONG,
-        **_AFTER,
-        "augment": "flip_affine",
-    },
-    "learn: 3 rounds of 12 epochs + all blocks + affine views": {
-        **_ALONE,
-        "rounds": 3,
-        "local_epochs": 12,
-        "model_args": {},
-        "augment": "flip_affine",
-    },
-    "learn: 2 rounds of 20 epochs + flips and shifts": {
-        **_ALONE,
-        "rounds": 2,
-        "local_epochs": 20,
-        "augment": "flip_shift",
-    },
-    "learn: 1 round of 20 epochs + all blocks + mixup 0.2": {
-        **_ALONE,
-        "rounds": 1,
-        "local_epochs": 20,
-        "model_args": {},
-        "mixup": 0.2,
-    },
-    "learn: 2 rounds of 6 epochs + batch 8 + rate 2e-4": {
-        **_SHORT,
-        "lr": 2e-4,
-        "batch": 8,
-    },
-    "learn: recovered pixels + 2 rounds of 6 epochs": _SHORT,
-    "learn: recovered places + 2 rounds of 6 epochs": _SHORT,
-    "learn: recovered key + 2 rounds of 6 epochs": _SHORT,
-    "learn: recovered key + three hospitals + all blocks + batch 8 + rate 1e-4 + 10 rounds + flips and shifts": {
-        "model_args": {},
-        "batch": 8,
-        "lr": 1e-4,
-        "rounds": 10,
-        "augment": "flip_shift",
-    },
-    "learn: distilled + 2 rounds of 12 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 1": {
-        **_LONG,
-        "batch": 8,
-        "lr": 2e-4,
-        "mixup": 1.0,
-    },
-    "plain: base": {},
-    "plain: layers ×0.75 + rate 1e-3 + smoothing + mixup + flips + 12 rounds": {
-        "layer_decay": 0.75,
-        "lr": 1e-3,
-        "label_smoothing": 0.1,
-        "mixup": 0.2,
-        "augment": "flip_shift",
-        "rounds": 12,
-    },
-    "plain: all blocks + batch 8 + rate 1e-4 + 10 rounds + flips and shifts": {
-        "model_args": {},
-        "batch": 8,
-        "lr": 1e-4,
-        "rounds": 10,
-        "augment": "flip_shift",
-    },
-    "plain: all blocks + batch 8 + rate 1e-4 + 12 rounds + flips and shifts + mixup 0.2": {
-        "model_args": {},
-        "batch": 8,
-        "lr": 1e-4,
-        "rounds": 12,
-        "augment": "flip_shift",
-        "mixup": 0.2,
-    },
-    "plain: batch 8 + 15 rounds + flips and shifts": {"batch": 8, "rounds": 15, "augment": "flip_shift"},
-}
-#: The recipes that begin with weights carried by a recovered key, and what of them is carried.
-BEGUN: dict[str, Carried] = {
-    name: what
-    for name in RECIPES
-    for what in get_args(Carried)
-    if name.startswith(f"learn: recovered {what}")
-}
-#: The recipes that begin with the best weights of another recipe of the same seed, which has to be kept. The head is
-#: new, as in a study whose plan names the model of an earlier one as its weights.
-AFTER: dict[str, str] = {
-    name: "learn: 2 rounds of 24 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 0.2"
-    for name in RECIPES
-    if name.startswith("learn: after 48 epochs")
-}
-#: The recipes that learn the outputs of the best weights of another recipe, which has to be kept for seed 0.
-TAUGHT: dict[str, str] = {
-    name: "plain: all blocks + batch 8 + rate 1e-4 + 10 rounds + flips and shifts"
-    for name in RECIPES
-    if name.startswith("learn: distilled")
-}
-
-
-def plan_of(name: str, seed: int, data: Path) -> Plan:
-    """Return the plan of a recipe."""
-    is_learnt = name.startswith("learn")
-    values = {**_BASE, **RECIPES[name], "study": "recipes", "seed": seed, "counts": (9, 9, 9)}
-    values |= {"scheme": "block_pixel_shuffle", "stem": "learn" if is_learnt else "plain"}
-    values["weights"] = str(data / "vit_tiny_patch16_224.safetensors")
-    return build(Plan, values, name)
 
 
 @dataclass(frozen=True, repr=False)  # the cipher is as secret as its key
@@ -357,7 +182,9 @@ def _taught(
         for party, images in dealt
         if isinstance(images, _SealedImages)
     }
-    return lambda model, party, round_: imitate(model, teacher, pairs[party], plan, round_, party)
+    return lambda model, party, round_: imitate(
+        model, teacher, pairs[party], plan, round_, party, name in FEATURES
+    )
 
 
 def _write_earlier(name: str, seed: int, data: Path, classes: int, out: Path) -> Path:
@@ -420,7 +247,7 @@ def run(options: argparse.Namespace) -> None:
             known = read.get((line["recipe"], line["seed"]), {})
             lines.append({**line, "test": known.get("test"), "flipped": known.get("flipped")})
     if options.json:
-        write_json(options.json, {"schema": SCHEMA, "machine": machine(), "base": _BASE, "recipes": lines})
+        write_json(options.json, {"schema": SCHEMA, "machine": machine(), "base": BASE, "recipes": lines})
 
 
 def _done(journal: Path) -> set[tuple[str, int]]:

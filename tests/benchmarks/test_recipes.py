@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks import recipes
 from benchmarks.pages.recipes import recipes as page
-from benchmarks.recipes import RECIPES, deal, plan_of, run
+from benchmarks.recipe_list import RECIPES, plan_of
+from benchmarks.recipes import deal, run
 from coordinator.model.augmentation import flip_shift
 from coordinator.model.training import PlainImages
 from crypto.errors import CipherwardError
