@@ -28,7 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command_line import add_data, add_json, make_parser, write_figures
-from benchmarks.picture_kinds import GALLERY, NAMED_FROM, OPENS_FROM, OUTSIDE, best_move, share_named
+from benchmarks.picture_kinds import GALLERY, NAMED_FROM, OPENS_FROM, OUTSIDE
+from benchmarks.picture_measures import best_move, share_named
 from benchmarks.picture_sources import read_kind
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.recover.pooled_key_recovery import attack

@@ -30,11 +30,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command_line import add_data, add_json, make_parser, split_list, write_figures
+from benchmarks.picture_measures import put_in_place, share_named, share_named_by_moves
+from benchmarks.picture_rows import ROWS, Row
 from benchmarks.picture_sources import KINDS, read_kind
 from benchmarks.picture_targets import LEAST_DRAWS
 from coordinator.adversary.contract import Budget, Knowledge
@@ -50,11 +51,10 @@ from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.audit.suite1 import MARGIN
 from coordinator.exchange.pool import MemoryPool
 from coordinator.report.build import machine
-from crypto.arrays import BoolArray, Float64Array, Images
+from crypto.arrays import Images
 from crypto.files import append_line, read_lines
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
-from crypto.symmetry import Move, Orbit
 from parties.scoring.measures import ssims
 
 SCHEMA = "cipherward.picture-kinds/2"
@@ -62,168 +62,10 @@ COMPARED, OUTSIDE, GALLERY = 4, 8, 100
 OPENS_FROM, NAMED_FROM, SHOWN_FROM = 0.90, 0.5, 0.5
 BUDGET_SECONDS = 300.0
 SEED = 7
-#: Moves whose block means suit best, which are then compared value by value.
-_CLOSE_MOVES = 8
-
-
-@dataclass(frozen=True)
-class Row:
-    """One scheme on one kind of picture."""
-
-    scheme: str
-    kind: str
-    block: int
-    pools: tuple[int, ...]
-    options: dict[str, Any] = field(default_factory=dict)
-    attack: str = "pooled_key_recovery"
-
-    @property
-    def name(self) -> str:
-        """The row's name in the journal."""
-        return json.dumps([self.scheme, self.kind, self.block, self.options])
-
-
-COLOURS = {"colour_shuffle": True}
-_BLOCKS = {"224": 16, "64": 8, "32": 4, "28": 4}
-#: Block and sub-block of sub_block_etc by image side: at least four main blocks and four sub-blocks.
-_SUB_BLOCKS = {"224": (16, 4), "64": (8, 4), "32": (8, 4), "28": (4, 2)}
-_GRAY = ("mri 224", "mri 64", "pneumonia 28", "phantoms 64")
-#: Images of a kind where the largest pools would leave no gallery: there are 162 tiles of tissue, and 300 enlarged
-#: images of CIFAR-10.
-_LARGEST_POOL = {"tissue 224": 100, "tissue 32": 100, "tissue 32 coarse": 100, "cifar 224": 100}
-
-
-def _rows() -> Iterator[Row]:
-    """Yield a row for every scheme and every kind that it is meant for."""
-    for kind in KINDS:
-        size = next(part for part in kind.split() if part.isdigit())
-        # MRI at 64 has the blocks of the comparison's networks.
-        block, is_small = (4, True) if kind == "mri 64" else (_BLOCKS[size], size in ("32", "28"))
-        # Seams of these tell little: the larger pools say how many are enough.
-        needs_more = kind in ("tissue 32 coarse", "mri 64")
-        quick = (1, 2, 5, 10, 20, 50, 100) if needs_more else (1, 2, 5, 10, 20)
-        large = tuple(n for n in (100, 300, 500) if n <= _LARGEST_POOL.get(kind, 500))
-        for scheme in ("block_pixel_shuffle", "value_shuffle", "etc", "pe"):
-            yield Row(scheme, kind, block, quick)
-        if kind not in _GRAY:
-            yield Row("pe", kind, block, quick, COLOURS)
-        main, sub = _SUB_BLOCKS[size]
-        yield Row("sub_block_etc", kind, main, (5, 10, 20), {"sub_block": sub})
-        if kind == "cifar 32":  # as the comparison has it
-            yield Row("sub_block_etc", kind, 4, (5, 10, 20), {"sub_block": 2})
-        is_compared = kind in ("mri 224", "cifar 224")
-        yield Row("le", kind, block, quick)
-        if is_small:
-            yield Row("ele", kind, 4, tuple(n for n in (50, *large) if n != 300))
-        else:
-            smallest = (1, 2, 5, 10, 20) if is_compared else ()  # the comparison has networks for these
-            yield Row("ele", kind, block, (*smallest, 50, 100, *large[2:]))
-        yield Row("block_pixel", kind, block, tuple(n for n in (20, *large) if n != 500))
-        for scheme in ("orthogonal", "noisy_orthogonal"):
-            yield Row(scheme, kind, block, (10, 50), attack="moment_matching")
-        yield Row("patch_shuffle", kind, block, (1,), attack="jigsaw")
-        # Its noise hides the inner products that the attack begins with, until a pool averages it out.
-        yield Row("block_projection", kind, block, (10, 20, *large[:2]), attack="moment_matching")
-
-
-ROWS = tuple(_rows())
 #: Schemes whose cells take minutes. They come last.
 _SLOW = ("ele", "block_pixel")
 #: The pools that are measured before the others.
 _FIRST_POOLS = (100, 10, 5, 2)
-
-
-def share_right(
-    guess: Images, plain: Images, move: Move, block: int, counted: BoolArray | None = None
-) -> float:
-    """Return the share of values that are right under an element of the orbit, of those that count.
-
-    Args:
-        guess: uint8 [n, h, w, c].
-        plain: uint8 [n, h, w, c].
-        move: The element of the orbit.
-        block: The block side in pixels.
-        counted: bool [h, w, c], the values that count; all by default.
-    """
-    right = move.apply(guess, block) == plain
-    return float((right if counted is None else right[:, counted]).mean())
-
-
-def moves_of(orbit: Orbit, shape: tuple[int, ...]) -> Iterator[Move]:
-    """Yield every element of an orbit of images of this shape, (h, w, c), whose shift is in reach."""
-    signs = (False, True) if orbit.negatives else (False,)
-    for base, is_negative in itertools.product(orbit.orientations(shape), signs):
-        for down, across in orbit.shifts_in_reach():
-            yield Move(base.turn, is_negative, base.order, down, across)
-
-
-def best_move(
-    guess: Images, plain: Images, orbit: Orbit, block: int, counted: BoolArray | None = None
-) -> Move:
-    """Return the one element of an orbit that suits best: by block means first, then by values, those nearest.
-
-    Args:
-        guess: uint8 [n, h, w, c].
-        plain: uint8 [n, h, w, c].
-        orbit: The orbit.
-        block: The block side in pixels.
-        counted: bool [h, w, c], the values that count; all by default. Nobody can know the sign of an empty plane.
-    """
-    channels = np.ones(plain.shape[3], bool) if counted is None else counted.any((0, 1))
-
-    def means(images: Images) -> Images:
-        n, height, width, channels = images.shape
-        blocks = images.reshape(n, height // block, block, width // block, block, channels)
-        rounded: Images = blocks.mean((2, 4)).round().astype(np.uint8)
-        return rounded
-
-    small, plain_small = means(guess), means(plain).astype(np.int16)
-    moves: list[tuple[Any, ...]] = []
-    for move in moves_of(orbit, plain.shape[1:]):
-        apart = np.abs(move.apply(small, 1) - plain_small)[..., channels]
-        moves.append((float(apart.mean()), len(moves), move))
-    closest: list[Move] = [move for _, _, move in sorted(moves)[:_CLOSE_MOVES]]
-
-    def error_of(move: Move) -> float:
-        """Return how far values are apart. A right key leaves none, a rough one few; its exact values tell little."""
-        error = np.abs(move.apply(guess, block).astype(np.int16) - plain)
-        return float((error if counted is None else error[:, counted]).mean())
-
-    return min(closest, key=error_of)
-
-
-def share_named(guesses: Images, gallery: Images) -> float:
-    """Return the share of guesses that correlate most with their own image: the first of the gallery, in order."""
-    nearest = _correlations(guesses, gallery).argmax(1)
-    return float((nearest == np.arange(len(guesses))).mean())
-
-
-def share_named_by_moves(guesses: Images, gallery: Images, orbit: Orbit, block: int) -> float:
-    """Return the same share, if each image of the gallery meets each guess under the move that suits the two best."""
-    moves = moves_of(orbit, gallery.shape[1:])
-    best = np.stack([_correlations(move.apply(guesses, block), gallery) for move in moves]).max(0)
-    return float((best.argmax(1) == np.arange(len(guesses))).mean())
-
-
-def _correlations(guesses: Images, gallery: Images) -> Float64Array:
-    """Return the correlation of each guess with each image, float64 [guesses, images]."""
-
-    def scaled(images: Images) -> Float64Array:
-        flat = images.reshape(len(images), -1).astype(np.float64)
-        flat -= flat.mean(1, keepdims=True)
-        unit: Float64Array = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
-        return unit
-
-    products: Float64Array = scaled(guesses) @ scaled(gallery).T
-    return products
-
-
-def _put(guess: Images, plain: Images, orbit: Orbit, block: int, counted: BoolArray, alone: bool) -> Images:
-    """Return guesses under the move that suits all images best, or each of them if each has a key of its own."""
-    if not alone:
-        return best_move(guess, plain, orbit, block, counted).apply(guess, block)
-    pairs = zip(np.split(guess, len(guess)), np.split(plain, len(plain)), strict=True)
-    return np.concatenate([best_move(g, p, orbit, block, counted).apply(g, block) for g, p in pairs])
 
 
 def measure(
@@ -251,7 +93,7 @@ def measure(
     count = len(plain) if alone else len(inside)
     varied = np.ptp(plain[:size], axis=0) > 0 if size > 1 else np.ones(plain.shape[1:], bool)
     whole = np.ones(plain.shape[1:], bool)
-    put = _put(guess.images, plain[shown], orbit, row.block, varied, alone)
+    put = put_in_place(guess.images, plain[shown], orbit, row.block, varied, alone)
     opened, outside = put[len(inside) :], plain[size:]
     gallery = np.concatenate([outside, images[others[: GALLERY - OUTSIDE]]])
     opened_ssims = ssims(opened, outside)
@@ -261,9 +103,9 @@ def measure(
     others_ssims = [
         ssims(guess_of_none, outside)
         for guess_of_none in (
-            _put(scheme.picture(sealed[size:]), outside, orbit, row.block, whole, alone),
+            put_in_place(scheme.picture(sealed[size:]), outside, orbit, row.block, whole, alone),
             mean,
-            _put(another, outside, orbit, row.block, whole, alone) if alone else another,
+            put_in_place(another, outside, orbit, row.block, whole, alone) if alone else another,
         )
     ]
     named = (

@@ -35,10 +35,8 @@ from benchmarks.picture_kinds import (
     OPENS_FROM,
     OUTSIDE,
     SHOWN_FROM,
-    best_move,
-    share_named,
-    share_right,
 )
+from benchmarks.picture_measures import best_move, share_named, share_right
 from benchmarks.picture_sources import KINDS, read_kind
 from coordinator.adversary.contract import Ciphertexts
 from coordinator.adversary.opened import Key, open_images

@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks.pages.kinds import picture_kinds
-from benchmarks.picture_kinds import (
-    ROWS,
-    best_move,
-    measure,
-    share_named,
-    share_named_by_moves,
-    share_right,
-    summarise,
-)
+from benchmarks.picture_kinds import measure, summarise
+from benchmarks.picture_measures import best_move, share_named, share_named_by_moves, share_right
+from benchmarks.picture_rows import ROWS
 from benchmarks.picture_sources import KINDS
 from benchmarks.picture_targets import TARGETS, missed_targets
 from crypto.scheme import SCHEMES, describe, load
