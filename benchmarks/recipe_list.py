@@ -129,13 +129,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lr": 2e-4,
         "mixup": 1.0,
     },
-    "learn: distilled features + 2 rounds of 12 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + "
-    "mixup 0.2": {
-        **_LONG,
-        "batch": 8,
-        "lr": 2e-4,
-        "mixup": 0.2,
-    },
     "learn: distilled features + three hospitals + 8 rounds of 3 epochs + all blocks + flips and shifts + batch 8 + "
     "mixup 0.2": {
         "model_args": {},
