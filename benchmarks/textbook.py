@@ -4,9 +4,10 @@
 
 FOLDER is described in picture_sources.py. The ciphers are: one keystream for all images, XORed or added modulo 256;
 one substitution of gray levels, for all colours or for each; one order of the rows and one of the columns; one order
-of all pixels; such an order and a keystream, or such an order and a substitution; and these, with every value chained
-to the ciphertext before it, as ciphers by chaotic maps have them. Every draw is a random pool of one kind of picture
-under a key of its own. Finished cells are kept in --out, so that a stopped run continues.
+of all pixels; one for each bit plane; an order of all pixels and a keystream, or such an order and a substitution;
+and these, with every value chained to the ciphertext before it, as ciphers by chaotic maps have them. Every draw is
+a random pool of one kind of picture under a key of its own. Finished cells are kept in --out, so that a stopped run
+continues.
 
 What is measured in a cell is that of picture_kinds.py: exact, opens (K), names (R), shows (V). The negative, turns,
 mirror images and shifts by up to three times four pixels are granted, as the library grants them. In addition, each
@@ -149,6 +150,16 @@ def chained_table(images: Images, key: bytes) -> Images:
     return np.bitwise_xor.accumulate(values, axis=1).reshape(images.shape)
 
 
+def planes(images: Images, key: bytes) -> Images:
+    """Put the bits of every plane of all images in an order of the plane."""
+    flat = images.reshape(len(images), -1, images.shape[3])
+    sealed = np.zeros_like(flat)
+    for plane in range(8):
+        order = _order(key + bytes([plane]), flat.shape[1])
+        sealed |= flat[:, order] & np.uint8(1 << plane)
+    return sealed.reshape(images.shape)
+
+
 #: The ciphers: what it is, how it seals, and the attack on it.
 CIPHERS: Mapping[str, tuple[str, Callable[[Images, bytes], Images], str]] = {
     "xor": ("one keystream, XORed", xor, "keystream"),
@@ -157,6 +168,7 @@ CIPHERS: Mapping[str, tuple[str, Callable[[Images, bytes], Images], str]] = {
     "tables": ("a substitution of levels for each colour", tables, "substitution"),
     "lines": ("one order of rows, one of columns", lines, "line_order"),
     "pixels": ("one order of all pixels", pixels, "pixel_order"),
+    "planes": ("one order of the pixels for each bit plane", planes, "plane_orders"),
     "pixels_table": (
         "one order of all pixels, one substitution of gray levels",
         pixels_table,

@@ -19,6 +19,7 @@ from cipherward.settings import Settings
 from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.opened import Key, open_images, open_rows
 from coordinator.adversary.pairs import chosen_plaintext, known_pairs
+from coordinator.adversary.pairs.bit_order import solve_bits
 from coordinator.adversary.pairs.moved_and_chained import (
     solve_chained,
     solve_moved_keystream,
@@ -37,10 +38,13 @@ from crypto.scheme import describe, load
 from crypto.spec import SchemeSpec
 
 KNOWN, CHOSEN = "known_pairs", "chosen_plaintext"
-_NOTHING = "no scheme of this program gives these pairs, and no keystream, substitution of levels or order of pixels"
+_NOTHING = (
+    "no scheme of this program gives these pairs, and no keystream, substitution or order of pixels or bits"
+)
 _STREAM = "as one keystream for all images"
-#: How many random images are encrypted to find a cipher of a textbook: 2 give a keystream, 8 an order of pixels.
-_CHOSEN = (2, 8)
+#: How many random images are encrypted to find a cipher of a textbook: 2 give a keystream, 8 an order of pixels, 40
+#: one of bits.
+_CHOSEN = (2, 8, 40)
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,8 @@ def _solve_textbook(draw: SealedDraw, plain: Images, sealed: AnyArray) -> tuple[
         keys = [
             (key, "as values chained to the ciphertext before them") for key in solve_chained(plain, sealed)
         ]
+    if not keys and (bits := solve_bits(plain, sealed)) is not None:
+        keys = [(bits, f"as one order of all bits and {_STREAM[3:]}")]
     guesses = [open_rows(knowledge, key, words) for key, words in keys]
     return max(guesses, key=lambda guess: colour_agreement(guess.images), default=None), len(plain)
 

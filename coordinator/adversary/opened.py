@@ -1,8 +1,8 @@
 """From a recovered key to an attack's guess: open the sealed images with it and report it.
 
 A key is a table, as most schemes have it, the matrix of `orthogonal`, places and matrices, a keystream, a
-substitution of levels, or one of these over which values were chained. Every attack that recovers a key opens its
-rows here.
+substitution of levels, an order of bits, or one of these over which values were chained. Every attack that recovers
+a key opens its rows here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from coordinator.adversary.contract import Fit, Guess, Knowledge, Recovered
-from crypto.arrays import AnyArray, Float32Array, Images, Int64Array, UInt8Array
+from crypto.arrays import AnyArray, BoolArray, Float32Array, Images, Int64Array, UInt8Array
 from crypto.cipher import MatrixCipher
 from crypto.kernels.chaining import Chaining
 from crypto.kernels.executors import apply
@@ -23,12 +23,14 @@ from crypto.spec import SchemeSpec
 
 __all__ = [
     "Key",
+    "RecoveredBits",
     "RecoveredChained",
     "RecoveredLevels",
     "RecoveredMatrix",
     "RecoveredProjection",
     "RecoveredStream",
     "key_arrays",
+    "open_bits",
     "open_images",
     "open_levels",
     "open_rows",
@@ -98,6 +100,24 @@ class RecoveredLevels:
 
 
 @dataclass(frozen=True)
+class RecoveredBits:
+    """An order of all bits of an image, some of which may be flipped.
+
+    Bit k of value v is bit 8 v + k: values in the order of the array, the lowest bit first.
+
+    Attributes:
+        order: int64 [V, 8]: bit k of value v of the plain image is bit order[v, k] of the sealed one; -1 where that
+            is not known.
+        fits: how well it explains what was measured.
+        flips: bool [V, 8], the bits of the plain image that are flipped. None flips nothing.
+    """
+
+    order: Int64Array
+    fits: tuple[Fit, ...] = ()
+    flips: BoolArray | None = None
+
+
+@dataclass(frozen=True)
 class RecoveredChained:
     """A key over which every value was chained to the ciphertext before it.
 
@@ -117,7 +137,13 @@ class RecoveredChained:
 
 #: A key in any of the forms that open images.
 Key = (
-    Recovered | RecoveredMatrix | RecoveredProjection | RecoveredStream | RecoveredLevels | RecoveredChained
+    Recovered
+    | RecoveredMatrix
+    | RecoveredProjection
+    | RecoveredStream
+    | RecoveredLevels
+    | RecoveredBits
+    | RecoveredChained
 )
 
 
@@ -152,6 +178,8 @@ def open_images(spec: SchemeSpec, sealed: AnyArray, key: Key | None) -> Images:
         return load(spec).picture(open_stream(np.asarray(sealed, np.uint8), key.stream, key.order))
     if isinstance(key, RecoveredLevels):
         return load(spec).picture(open_levels(np.asarray(sealed, np.uint8), key.levels, key.order))
+    if isinstance(key, RecoveredBits):
+        return load(spec).picture(open_bits(np.asarray(sealed, np.uint8), key.order, key.flips))
     return load(spec).picture(sealed if key is None else apply(key.table, sealed))
 
 
@@ -170,6 +198,27 @@ def open_levels(sealed: Images, levels: UInt8Array, order: Int64Array | None = N
     """
     opened: Images = levels[np.arange(len(levels)), put_in_order(sealed, order)]
     return opened
+
+
+def open_bits(sealed: Images, order: Int64Array, flips: BoolArray | None = None) -> Images:
+    """Return sealed images uint8 [r, h, w, c] with all bits moved back.
+
+    What the bits that are not known can add to a value is taken in its middle.
+
+    Args:
+        sealed: uint8 [r, h, w, c].
+        order: See `RecoveredBits`.
+        flips: See `RecoveredBits`.
+    """
+    known = order >= 0
+    middles = (np.packbits(~known, axis=1, bitorder="little")[:, 0] // 2).astype(np.uint8)
+    opened = np.empty((len(sealed), len(order)), np.uint8)
+    for i, image in enumerate(sealed):  # one by one, because bits take eight times the memory
+        bits = np.unpackbits(image.ravel(), bitorder="little")[np.where(known, order, 0)]
+        if flips is not None:
+            bits = bits ^ flips
+        opened[i] = np.packbits(bits & known, axis=1, bitorder="little")[:, 0] + middles
+    return opened.reshape(sealed.shape)
 
 
 def put_in_order(images: Images, order: Int64Array | None) -> Images:
@@ -196,6 +245,8 @@ def key_arrays(key: Key) -> Mapping[str, AnyArray]:
         return {"stream": key.stream, **({} if key.order is None else {"gather": key.order})}
     if isinstance(key, RecoveredLevels):
         return {"levels": key.levels, **({} if key.order is None else {"gather": key.order})}
+    if isinstance(key, RecoveredBits):
+        return {"bits": key.order, **({} if key.flips is None else {"flips": key.flips})}
     gather, mask = key.table.flattened()
     # The flat mask replaces a part of that name, because the flat mask is what opens.
     parts = {name: part for name, part in key.parts.items() if name != "mask"}

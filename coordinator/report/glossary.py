@@ -82,6 +82,7 @@ ATTACKS: dict[str, str] = {
     "order_and_keystream_recovery": "Finds one order of all pixels and one keystream over it that all images share.",
     "order_and_table_recovery": "Finds one order of all pixels and one exchange of gray levels that all images "
     "share.",
+    "plane_orders_recovery": "Finds one order of the pixels for each bit plane that all images share.",
     "chained_recovery": "Undoes that values were chained to the ciphertext before them, and seeks a keystream, an "
     "exchange of gray levels and an order of pixels in what is left.",
 }

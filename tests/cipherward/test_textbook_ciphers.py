@@ -15,10 +15,12 @@ from crypto.scheme import describe
 from tests.support.pictures import smooth
 from tests.support.textbook_ciphers import (
     added,
+    bits_moved,
     chained,
     lines_moved,
     moved_and_xored,
     pixels_moved,
+    planes_moved,
     substituted,
     xored,
 )
@@ -72,7 +74,11 @@ def test_a_cipher_of_a_textbook_is_broken_by_the_attack_on_it(
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("cipher", "recovery"),
-    [(moved_and_xored, "order_and_keystream_recovery"), (chained_by_a_map, "chained_recovery")],
+    [
+        (moved_and_xored, "order_and_keystream_recovery"),
+        (chained_by_a_map, "chained_recovery"),
+        (planes_moved, "plane_orders_recovery"),
+    ],
 )
 def test_a_cipher_by_a_chaotic_map_is_broken_by_the_attack_on_it(
     cipher: Callable[[Images, int], Images], recovery: str
@@ -110,6 +116,15 @@ def test_pairs_and_chosen_images_give_a_substitution() -> None:
 
 
 @pytest.mark.long
+def test_chosen_images_give_an_order_of_all_bits() -> None:
+    attacks = {**SETTINGS, "attacks": ("as_is",)}
+    result = audit(keyed(bits_moved), smooth(110, 16, 16), sizes=(1,), chosen_plaintext=True, **attacks)
+    [finding] = result.pairs
+    assert finding.is_break and finding.pairs == 40
+    assert "one order of all bits" in str(finding) and not result.broken
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("cipher", [moved_and_xored, chained_by_a_map])
 def test_more_images_are_chosen_where_two_leave_the_order_of_gray_pixels_open(
     cipher: Callable[[Images, int], Images],
@@ -127,12 +142,13 @@ def test_a_slow_recovery_is_tried_only_if_no_other_is_sound() -> None:
         "pixel_order_recovery",
         "order_and_keystream_recovery",
         "order_and_table_recovery",
+        "plane_orders_recovery",
         "chained_recovery",
     ]
     result = audit(keyed(lines_moved), IMAGES, sizes=(4,), **SETTINGS)
     assert (
         "not tried, because another was sound: chained_recovery, order_and_keystream_recovery, "
-        "order_and_table_recovery, pixel_order_recovery" in str(result)
+        "order_and_table_recovery, pixel_order_recovery, plane_orders_recovery" in str(result)
     )
 
 

@@ -44,6 +44,25 @@ def pixels_moved(images: Images, seed: int) -> Images:
     return images.reshape(n, -1, channels)[:, order].reshape(images.shape)
 
 
+def planes_moved(images: Images, seed: int) -> Images:
+    """Return images with the bits of each plane in an order of the plane, the same for all colours."""
+    n, height, width, channels = images.shape
+    flat = images.reshape(n, -1, channels)
+    sealed = np.zeros_like(flat)
+    for plane, order in enumerate(
+        np.random.default_rng(seed).permuted([np.arange(height * width)] * 8, axis=1)
+    ):
+        sealed |= flat[:, order] & np.uint8(1 << plane)
+    return sealed.reshape(images.shape)
+
+
+def bits_moved(images: Images, seed: int) -> Images:
+    """Return images with all bits of an image in another order."""
+    bits = np.unpackbits(images.reshape(len(images), -1), axis=1)
+    order = np.random.default_rng(seed).permutation(bits.shape[1])
+    return np.packbits(bits[:, order], axis=1).reshape(images.shape)
+
+
 def moved_and_xored(images: Images, seed: int) -> Images:
     """Return images with all pixels in another order, XORed with one keystream."""
     return xored(pixels_moved(images, seed), seed + 1)

@@ -2,10 +2,10 @@
 
 A recovery takes ciphertexts for those of its own scheme, or for those of a textbook's cipher that is no scheme here
 (textbook/): one keystream for all images, one substitution of gray levels, one order of rows and one of columns, one
-order of all pixels, such an order and a keystream or a substitution, and any of these over which values were chained.
-Where the unknown
-scheme is of the same form, the key opens them; where it is not, what it opens is no picture. An adversary who must
-choose can see which is which without any truth, in two things:
+order of all pixels, such an order and a keystream or a substitution, an order for each bit plane, and any of these
+but the last over which values were chained. Where the unknown scheme is of the same form, the key opens them; where
+it is not, what it opens is no picture. An adversary who must choose can see which is which without any truth, in two
+things:
 
 - the fits of the recovery: how well what it found explains what it measured (`contract.Fit`);
 - how much neighbouring pixels of the opened pictures agree: the median correlation of a pixel with its neighbour.
@@ -43,6 +43,7 @@ from coordinator.adversary.textbook import (
     order_and_keystream,
     order_and_table,
     pixel_order,
+    plane_orders,
     substitution,
 )
 from coordinator.adversary.time_budget import TimeLeft, until
@@ -71,12 +72,22 @@ TEXTBOOK: Mapping[str, Callable[[Ciphertexts, Rows, TimeLeft], Key | None]] = {
     "pixel_order": pixel_order.recover,
     "order_and_keystream": order_and_keystream.recover,
     "order_and_table": order_and_table.recover,
+    "plane_orders": plane_orders.recover,
     "chained": chained.recover,
 }
 #: Those whose recovery takes up to a minute on ciphertexts of another scheme. They are tried only if none of the
 #: others is sound: on ciphertexts of the three schemes, none of the others was (phantoms at 64 and CIFAR-10 at 32
 #: pixels, 10 and 100 images). The quickest comes first.
-SLOW = ("pixel_order", "block_pixel", "pe", "ele", "order_and_keystream", "order_and_table", "chained")
+SLOW = (
+    "pixel_order",
+    "block_pixel",
+    "pe",
+    "ele",
+    "order_and_keystream",
+    "order_and_table",
+    "plane_orders",
+    "chained",
+)
 #: Schemes that know no blocks: one side of a block is enough to try them.
 _WITHOUT_BLOCKS = ("pe",)
 #: Characters of an error that a trial keeps.
