@@ -189,4 +189,6 @@ def test_the_service_runs_a_command_that_exists() -> None:
     (command,) = re.findall(r"^ExecStart=(.+)$", text, re.MULTILINE)
     assert command.split()[0].endswith("/cipherward-party")
     assert command.split()[1:] == ["join", "/srv/cipherward/%i.kit", "/srv/cipherward/%i"]
-    assert "KillMode=mixed" in text
+    settings = dict(re.findall(r"^(\w+)=(.+)$", text, re.MULTILINE))
+    assert settings["KillMode"] == "mixed"
+    assert settings["MemoryMax"] == "80%" and settings["OOMPolicy"] == "continue"
