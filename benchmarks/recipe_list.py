@@ -129,6 +129,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "lr": 2e-4,
         "mixup": 1.0,
     },
+    "learn: distilled features from its teacher + 2 rounds of 12 epochs + all blocks + flips and shifts + batch 8 + "
+    "rate 2e-4 + mixup 0.2": {
+        **_LONG,
+        "batch": 8,
+        "lr": 2e-4,
+        "mixup": 0.2,
+    },
     "learn: distilled features + three hospitals + 8 rounds of 3 epochs + all blocks + flips and shifts + batch 8 + "
     "mixup 0.2": {
         "model_args": {},
@@ -171,19 +178,19 @@ BEGUN: dict[str, Carried] = {
     for what in get_args(Carried)
     if name.startswith(f"learn: recovered {what}")
 }
-#: The recipes that begin with the best weights of another recipe of the same seed, which has to be kept. The head is
-#: new, as in a study whose plan names the model of an earlier one as its weights.
-AFTER: dict[str, str] = {
-    name: "learn: 2 rounds of 24 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 0.2"
-    for name in RECIPES
-    if name.startswith("learn: after 48 epochs")
-}
 #: The recipes that learn the outputs of the best weights of another recipe, which has to be kept for seed 0.
 TAUGHT: dict[str, str] = {
     name: "plain: all blocks + batch 8 + rate 1e-4 + 10 rounds + flips and shifts"
     for name in RECIPES
     if name.startswith("learn: distilled")
 }
+#: The recipes that begin with the best weights of another recipe, which has to be kept: of the same seed, or of the
+#: first one if that is their teacher. The head is new, as in a study whose plan names the model of an earlier one.
+AFTER: dict[str, str] = {
+    name: "learn: 2 rounds of 24 epochs + all blocks + flips and shifts + batch 8 + rate 2e-4 + mixup 0.2"
+    for name in RECIPES
+    if name.startswith("learn: after 48 epochs")
+} | {name: teacher for name, teacher in TAUGHT.items() if "from its teacher" in name}
 #: The recipes of TAUGHT whose student learns what each block of the teacher gives, and not its outputs alone.
 FEATURES = frozenset(name for name in TAUGHT if name.startswith("learn: distilled features"))
 

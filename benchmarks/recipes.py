@@ -137,7 +137,7 @@ def try_recipe(name: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
         recovered["recovered"] = write_recovered_weights(plan, sealed, key, BEGUN[name], carried)
         plan = plan.model_copy(update={"weights": str(carried)})
     if name in AFTER:
-        earlier = _write_earlier(AFTER[name], seed, data, classes, out)
+        earlier = _write_earlier(AFTER[name], 0 if name in TAUGHT else seed, data, classes, out)
         plan = plan.model_copy(update={"weights": str(earlier)})
     dealt = deal(splits["train"], seed, plan.parties, cipher)
     _, val, seconds = train_plain(

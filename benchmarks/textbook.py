@@ -4,10 +4,10 @@
 
 FOLDER is described in picture_sources.py. The ciphers are: one keystream for all images, XORed or added modulo 256;
 one substitution of gray levels, for all colours or for each; one order of the rows and one of the columns; one order
-of all pixels; one for each bit plane; an order of all pixels and a keystream, or such an order and a substitution;
-and these, with every value chained to the ciphertext before it, as ciphers by chaotic maps have them. Every draw is
-a random pool of one kind of picture under a key of its own. Finished cells are kept in --out, so that a stopped run
-continues.
+of all pixels; one for each bit plane; one of all bits, with a keystream or without; an order of all pixels and a
+keystream, or such an order and a substitution; and these, with every value chained to the ciphertext before it, as
+ciphers by chaotic maps have them. Every draw is a random pool of one kind of picture under a key of its own.
+Finished cells are kept in --out, so that a stopped run continues.
 
 What is measured in a cell is that of picture_kinds.py: exact, opens (K), names (R), shows (V). The negative, turns,
 mirror images and shifts by up to three times four pixels are granted, as the library grants them. In addition, each
@@ -54,11 +54,23 @@ from parties.scoring.measures import ssims
 
 SCHEMA = "cipherward.textbook/1"
 POOLS = (1, 2, 5, 10, 30, 100)
-PICTURES = ("cifar 32", "pneumonia 28", "tissue 32", "phantoms 64", "mri 224", "cifar 224", "tissue 224")
+PICTURES = (
+    "cifar 32",
+    "cifar 32 gray",
+    "pneumonia 28",
+    "tissue 32",
+    "phantoms 64",
+    "mri 224",
+    "cifar 224",
+    "tissue 224",
+)
 SEED = 11
 #: Pools of noise that each attack is tried on, at each pool size.
 NOISE_POOLS = 10
 NOISE = "noise 32"
+#: Pictures of many kinds without colours, as an order of all bits is sought in: none of KINDS is both.
+GRAY = "cifar 32 gray"
+_KINDS = {**KINDS, GRAY: "CIFAR-10, in gray"}
 _BUDGET_SECONDS = 300.0
 #: What is granted, with blocks of this side.
 _ORBIT, _BLOCK = Orbit(turns=True, negatives=True, shifts=True), 4
@@ -160,6 +172,17 @@ def planes(images: Images, key: bytes) -> Images:
     return sealed.reshape(images.shape)
 
 
+def bits(images: Images, key: bytes) -> Images:
+    """Put all bits of an image in one order, the same for all images."""
+    unpacked = np.unpackbits(images.reshape(len(images), -1), axis=1)
+    return np.packbits(unpacked[:, _order(key, unpacked.shape[1])], axis=1).reshape(images.shape)
+
+
+def bits_xor(images: Images, key: bytes) -> Images:
+    """Put all bits of an image in one order, and XOR one keystream."""
+    return xor(bits(images, key + b"o"), key)
+
+
 #: The ciphers: what it is, how it seals, and the attack on it.
 CIPHERS: Mapping[str, tuple[str, Callable[[Images, bytes], Images], str]] = {
     "xor": ("one keystream, XORed", xor, "keystream"),
@@ -169,6 +192,8 @@ CIPHERS: Mapping[str, tuple[str, Callable[[Images, bytes], Images], str]] = {
     "lines": ("one order of rows, one of columns", lines, "line_order"),
     "pixels": ("one order of all pixels", pixels, "pixel_order"),
     "planes": ("one order of the pixels for each bit plane", planes, "plane_orders"),
+    "bits": ("one order of all bits", bits, "bit_order"),
+    "bits_xor": ("one order of all bits, one keystream, XORed", bits_xor, "bit_order"),
     "pixels_table": (
         "one order of all pixels, one substitution of gray levels",
         pixels_table,
@@ -230,6 +255,16 @@ def measure_noise(attack: str, size: int, draw: int) -> dict[str, Any]:
     return {"cipher": attack, "kind": NOISE, "pool": size, "draw": draw, **figures}
 
 
+def _read(folder: Path, kind: str) -> Images:
+    """Return the images of a kind, uint8 [n, h, w, c]."""
+    if kind != GRAY:
+        return read_kind(folder, kind)
+    gray: Images = (
+        (read_kind(folder, "cifar 32") @ [0.299, 0.587, 0.114])[..., None].round().astype(np.uint8)
+    )
+    return gray
+
+
 def _attack(
     recover: Callable[[Ciphertexts, Rows, TimeLeft], Key | None], sealed: Images, size: int
 ) -> tuple[Key | None, dict[str, Any]]:
@@ -268,7 +303,7 @@ def run(args: argparse.Namespace) -> None:
         cell = (
             measure_noise(name, size, draw)
             if kind == NOISE
-            else measure(name, kind, read_kind(args.data, kind), size, draw)
+            else measure(name, kind, _read(args.data, kind), size, draw)
         )
         append_line(args.out, json.dumps(cell))
         if kind != NOISE:
@@ -293,7 +328,7 @@ def summarise(cells: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _place(item: tuple[tuple[str, str, int], Any]) -> tuple[int, int, int]:
     cipher, kind, size = item[0]
-    names, kinds = [*CIPHERS, *TEXTBOOK], [*PICTURES, *KINDS, NOISE]
+    names, kinds = [*CIPHERS, *TEXTBOOK], [*PICTURES, *_KINDS, NOISE]
     return names.index(cipher), kinds.index(kind), size
 
 
@@ -343,7 +378,7 @@ def main() -> None:
         figures = (row["pool"], broken, row["exact"], f"{row['ssim']:.2f}", f"{row['seconds']:.1f}")
         shown.add_row(row["cipher"], row["kind"], *map(str, figures))
     Console().print(shown)
-    kinds = {kind: KINDS[kind] for kind in dict.fromkeys(row["kind"] for row in result["rows"])}
+    kinds = {kind: _KINDS[kind] for kind in dict.fromkeys(row["kind"] for row in result["rows"])}
     ciphers = {name: words for name, (words, _, _) in CIPHERS.items()}
     write_figures(
         args.json,

@@ -83,6 +83,7 @@ ATTACKS: dict[str, str] = {
     "order_and_table_recovery": "Finds one order of all pixels and one exchange of gray levels that all images "
     "share.",
     "plane_orders_recovery": "Finds one order of the pixels for each bit plane that all images share.",
+    "bit_order_recovery": "Finds where one order of all bits, with a keystream or without, put the highest bits.",
     "chained_recovery": "Undoes that values were chained to the ciphertext before them, and seeks a keystream, an "
     "exchange of gray levels and an order of pixels in what is left.",
 }

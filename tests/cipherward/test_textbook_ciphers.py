@@ -16,6 +16,7 @@ from tests.support.pictures import smooth
 from tests.support.textbook_ciphers import (
     added,
     bits_moved,
+    bits_moved_and_xored,
     chained,
     lines_moved,
     moved_and_xored,
@@ -78,6 +79,7 @@ def test_a_cipher_of_a_textbook_is_broken_by_the_attack_on_it(
         (moved_and_xored, "order_and_keystream_recovery"),
         (chained_by_a_map, "chained_recovery"),
         (planes_moved, "plane_orders_recovery"),
+        (bits_moved_and_xored, "bit_order_recovery"),
     ],
 )
 def test_a_cipher_by_a_chaotic_map_is_broken_by_the_attack_on_it(
@@ -143,13 +145,22 @@ def test_a_slow_recovery_is_tried_only_if_no_other_is_sound() -> None:
         "order_and_keystream_recovery",
         "order_and_table_recovery",
         "plane_orders_recovery",
+        "bit_order_recovery",
         "chained_recovery",
     ]
     result = audit(keyed(lines_moved), IMAGES, sizes=(4,), **SETTINGS)
     assert (
-        "not tried, because another was sound: chained_recovery, order_and_keystream_recovery, "
+        "not tried, because another was sound: bit_order_recovery, chained_recovery, order_and_keystream_recovery, "
         "order_and_table_recovery, pixel_order_recovery, plane_orders_recovery" in str(result)
     )
+
+
+def test_an_order_of_bits_is_sought_in_gray_pictures_alone() -> None:
+    def names(channels: int) -> list[str]:
+        return [c.name for c in unknown_scheme.candidates_of([describe("plain", (32, 32, channels), 8)])]
+
+    assert set(names(1)) - set(names(3)) >= {"bit_order_recovery"}
+    assert "plane_orders_recovery" in names(3)
 
 
 def test_real_ciphertexts_are_taken_for_no_cipher() -> None:

@@ -63,6 +63,11 @@ def bits_moved(images: Images, seed: int) -> Images:
     return np.packbits(bits[:, order], axis=1).reshape(images.shape)
 
 
+def bits_moved_and_xored(images: Images, seed: int) -> Images:
+    """Return images with all bits in another order, XORed with one keystream."""
+    return xored(bits_moved(images, seed), seed + 1)
+
+
 def moved_and_xored(images: Images, seed: int) -> Images:
     """Return images with all pixels in another order, XORed with one keystream."""
     return xored(pixels_moved(images, seed), seed + 1)

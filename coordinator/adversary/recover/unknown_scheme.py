@@ -2,10 +2,10 @@
 
 A recovery takes ciphertexts for those of its own scheme, or for those of a textbook's cipher that is no scheme here
 (textbook/): one keystream for all images, one substitution of gray levels, one order of rows and one of columns, one
-order of all pixels, such an order and a keystream or a substitution, an order for each bit plane, and any of these
-but the last over which values were chained. Where the unknown scheme is of the same form, the key opens them; where
-it is not, what it opens is no picture. An adversary who must choose can see which is which without any truth, in two
-things:
+order of all pixels, such an order and a keystream or a substitution, an order for each bit plane or of all bits, and
+any of these but the last over which values were chained. Where the unknown scheme is of the same form, the key opens
+them; where it is not, what it opens is no picture. An adversary who must choose can see which is which without any
+truth, in two things:
 
 - the fits of the recovery: how well what it found explains what it measured (`contract.Fit`);
 - how much neighbouring pixels of the opened pictures agree: the median correlation of a pixel with its neighbour.
@@ -37,6 +37,7 @@ from coordinator.adversary.recover.methods import METHODS
 from coordinator.adversary.recover.neighbour_agreement import neighbour_agreement
 from coordinator.adversary.stopwatch import Stopwatch
 from coordinator.adversary.textbook import (
+    bit_order,
     chained,
     keystream,
     line_order,
@@ -73,8 +74,11 @@ TEXTBOOK: Mapping[str, Callable[[Ciphertexts, Rows, TimeLeft], Key | None]] = {
     "order_and_keystream": order_and_keystream.recover,
     "order_and_table": order_and_table.recover,
     "plane_orders": plane_orders.recover,
+    "bit_order": bit_order.recover,
     "chained": chained.recover,
 }
+#: Those that are tried on gray pictures alone.
+GRAY_ONLY = ("bit_order",)
 #: Those whose recovery takes up to a minute on ciphertexts of another scheme. They are tried only if none of the
 #: others is sound: on ciphertexts of the three schemes, none of the others was (phantoms at 64 and CIFAR-10 at 32
 #: pixels, 10 and 100 images). The quickest comes first.
@@ -86,6 +90,7 @@ SLOW = (
     "order_and_keystream",
     "order_and_table",
     "plane_orders",
+    "bit_order",
     "chained",
 )
 #: Schemes that know no blocks: one side of a block is enough to try them.
@@ -189,7 +194,7 @@ def choose(trials: Sequence[Trial]) -> Trial:
 def candidates_of(specs: Sequence[SchemeSpec]) -> list[Candidate]:
     """Return all that ciphertexts can be taken for: the schemes of `models_of`, then the ciphers of textbooks.
 
-    Real numbers are taken for nothing.
+    Real numbers are taken for nothing, and pictures in colour for nothing of GRAY_ONLY.
 
     Args:
         specs: The shape of the images, and each side of a block to try.
@@ -211,6 +216,7 @@ def candidates_of(specs: Sequence[SchemeSpec]) -> list[Candidate]:
     return schemes + [
         Candidate(f"{name}_recovery", finest, recover, slowness=_slowness(name), is_textbook=True)
         for name, recover in TEXTBOOK.items()
+        if finest.image_shape[2] == 1 or name not in GRAY_ONLY
     ]
 
 

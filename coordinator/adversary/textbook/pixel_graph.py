@@ -73,10 +73,7 @@ def join_nearest(candidates: Int64Array, distances: Float32Array) -> PixelGraph 
         candidates: int64 [P, k], others of each pixel, its nearest among them.
         distances: float32 [P, k], how far each of them is.
     """
-    order = np.argsort(distances, axis=1, kind="stable")[:, :_COMPARED]
-    nearest = np.take_along_axis(candidates, order, 1)
-    near = np.take_along_axis(distances, order, 1)
-    shared = _shared(nearest)
+    nearest, near, shared = _nearest(candidates, distances)
     typical = near[:, min(_TYPICAL, near.shape[1] - 1)] + 1e-6
     joined = min(_JOINED, near.shape[1])
     lengths = (
@@ -91,6 +88,29 @@ def join_nearest(candidates: Int64Array, distances: Float32Array) -> PixelGraph 
             every = np.ones(nearest.shape, np.bool_)
             return PixelGraph(graph, _symmetric(every, nearest, every), piece)
     return None
+
+
+def sheets(candidates: Int64Array, distances: Float32Array) -> Int64Array:
+    """Return which part of the graph each item belongs to, int64 [P], if only close neighbours are joined.
+
+    Args:
+        candidates: See `join_nearest`.
+        distances: See `join_nearest`.
+    """
+    nearest, near, shared = _nearest(candidates, distances)
+    joined = shared.shape[1]
+    graph = _symmetric(near[:, :joined] + 1e-4, nearest[:, :joined], shared >= _SHARED[0])
+    labels: Int64Array = connected_components(graph, directed=False)[1].astype(np.int64)
+    return labels
+
+
+def _nearest(
+    candidates: Int64Array, distances: Float32Array
+) -> tuple[Int64Array, Float32Array, Int64Array]:
+    """Return the nearest candidates of each pixel, their distances, and what it shares with each (`_shared`)."""
+    order = np.argsort(distances, axis=1, kind="stable")[:, :_COMPARED]
+    nearest = np.take_along_axis(candidates, order, 1)
+    return nearest, np.take_along_axis(distances, order, 1), _shared(nearest)
 
 
 def _candidates(values: UInt8Array, time_left: TimeLeft) -> Int64Array | None:

@@ -13,6 +13,7 @@ from crypto.arrays import Images
 from tests.support.pictures import smooth
 from tests.support.textbook_ciphers import (
     bits_moved,
+    bits_moved_and_xored,
     moved_and_added,
     moved_and_xored,
     noise,
@@ -22,11 +23,6 @@ from tests.support.textbook_ciphers import (
     substituted,
     xored,
 )
-
-
-def bits_moved_and_xored(images: Images, seed: int) -> Images:
-    """Return images with all bits in another order, XORed with one keystream."""
-    return xored(bits_moved(images, seed), seed + 1)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
