@@ -9,6 +9,7 @@ import pytest
 
 from coordinator.exchange.audit.scores import AttackedBy, DrawScores, Finding, Role
 from coordinator.report.build import build_report
+from coordinator.report.comparison import compare
 from coordinator.report.records import Report
 from coordinator.report.verdict_text import headline, reasons, summary_lines
 from tests.support.verdicts import (
