@@ -321,8 +321,7 @@ def _check_report(path: Path, scores: Path, signed_by: Path | None, study: Path 
     record, numbers = read_report(path), read_scores(scores)
     if signed_by is not None:
         require_signer(numbers, PublicIdentity.parse(_read_line(signed_by)), str(scores))
-    if study is not None:
-        require_on_roster(numbers, study, str(scores))
+    is_of_roster = study is not None and require_on_roster(numbers, study, str(scores))
     require_made_of(record, numbers, str(path), str(scores))
     result.print(f"{path} is what {scores} makes: {headline(record).sentence}")
     if record.signer is None:
@@ -331,7 +330,9 @@ def _check_report(path: Path, scores: Path, signed_by: Path | None, study: Path 
         )
     else:
         known = (
-            "the expected identity" if signed_by or study else "compare the fingerprint with the hospital"
+            "the expected identity"
+            if signed_by or is_of_roster
+            else "compare the fingerprint with the hospital"
         )
         result.print(f"signed by {record.scorer}, fingerprint {record.signer.fingerprint}: {known}")
     result.print(f"no signature covers {listed(unsigned_parts(record))}")

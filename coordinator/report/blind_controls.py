@@ -28,6 +28,9 @@ def check_blind(draws: Sequence[DrawScores], suite: str) -> Control:
     reported as unbroken by that attack: both are drawn alike. Pictures that the second look reads in the negative or
     turned are held to the same: the cloud's guesses show them too, or break the draw outright.
 
+    What an attack did not try counts for nothing, and asks for no verdict about it. So a cloud's word that an attack
+    tried nothing is held to the same run: on a blind control, and on all audited draws.
+
     Args:
         draws: All scored draws.
         suite: The rule, by its name.
@@ -64,6 +67,12 @@ def check_blind(draws: Sequence[DrawScores], suite: str) -> Control:
             message=f"{CLOUD_FAILED}: {', '.join(unreported)} breaks or reads them at the largest pool in the "
             "hospital's own run, and the cloud reports none of it of the audited draws, which are drawn alike",
         )
+    if untried := _falsely_untried(draws, blind):
+        return Control(
+            ok=False,
+            message=f"{CLOUD_FAILED}: it states that an attack tried nothing, and the hospital's own run attacked: "
+            f"{', '.join(untried)}",
+        )
     cells = list(dict.fromkeys(own.cell for _, own in successes))
     return Control(
         ok=True,
@@ -73,6 +82,27 @@ def check_blind(draws: Sequence[DrawScores], suite: str) -> Control:
     )
 
 
+def _falsely_untried(draws: Sequence[DrawScores], blind: Sequence[DrawScores]) -> list[str]:
+    """Return where the cloud states that an attack tried nothing, though the hospital's own run attacked to its end.
+
+    One audited draw may hold nothing to begin with. All of them do not, where each blind control, drawn alike, does.
+    """
+    tried = [(draw, own) for draw in blind for own in draw.hospital_run if own.is_complete]
+    false = [f"{own.cell} in {draw.draw}" for draw, own in tried if any(f.idle for f in _same(draw, own))]
+    audited = [draw for draw in draws if not draw.is_control]
+    for cell, own in {own.cell: own for _, own in tried}.items():
+        stated = [finding for draw in audited for finding in _same(draw, own)]
+        in_all = sum(other.cell == cell for _, other in tried) == len(blind)
+        if in_all and stated and all(finding.idle for finding in stated):
+            false.append(f"{cell} in every audited draw")
+    return false
+
+
+def _same(draw: DrawScores, own: Finding) -> list[Finding]:
+    """Return the cloud's findings of the attack and pool size of one of the hospital's own."""
+    return [finding for finding in draw.of(own.attack) if finding.pool_size == own.pool_size]
+
+
 def _succeeds(finding: Finding, suite: str) -> bool:
     """Return whether guesses break a draw, or can be read in the negative or turned."""
     return bool(broken_by(finding, suite) or readable_by(finding))
@@ -80,8 +110,8 @@ def _succeeds(finding: Finding, suite: str) -> bool:
 
 def _shows_as_much(draw: DrawScores, own: Finding, suite: str) -> bool:
     """Return whether the cloud's guesses break a draw where the hospital's do; or read it, where those only do so."""
-    same = [f for f in draw.of(own.attack) if f.pool_size == own.pool_size]
-    return any(broken_by(f, suite) if broken_by(own, suite) else _succeeds(f, suite) for f in same)
+    broken = bool(broken_by(own, suite))
+    return any(broken_by(f, suite) if broken else _succeeds(f, suite) for f in _same(draw, own))
 
 
 def _at_largest(draw: DrawScores, attack: str) -> Finding | None:

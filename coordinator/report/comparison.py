@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report
-from coordinator.report.verdict_text import attacked_by, headline, linkability, uncertain_attacks
+from coordinator.report.verdict_text import OWN_RUN, attacked_by, headline, linkability, uncertain_attacks
 from coordinator.report.wording import images, percent, score, seconds
 
 
@@ -98,7 +98,9 @@ def _no_break(report: Report) -> str:
         return "attack uncertain"
     if unfinished_attacks(report):
         return "no verdict: attacks not run to their end"
-    return f"not broken up to {images(attacked_up_to(report))}"
+    # Whoever else ran the attacks can have kept a break back: that is not "not broken".
+    words = "not broken" if report.attacked_by in OWN_RUN else "no break reported"
+    return f"{words} up to {images(attacked_up_to(report))}"
 
 
 def _attacks(report: Report) -> list[str]:

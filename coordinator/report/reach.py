@@ -39,3 +39,13 @@ def attacked_up_to(report: Report) -> int:
         if finished:
             largest.append(max((size for size in finished if size not in uncertain), default=0))
     return min(largest)
+
+
+def tried_up_to(report: Report) -> int:
+    """Return the largest pool size at which the required attacks on a pool ran to their end, certain or not.
+
+    Where all of them are idle or unfinished it is the largest size that any attack reached, as in `attacked_up_to`.
+    """
+    finished_at = report.verdict.finished_at
+    sizes = [max(finished_at[attack]) for attack in ON_POOLS if finished_at.get(attack)]
+    return min([report.verdict.largest_pool, *sizes])

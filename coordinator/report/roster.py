@@ -10,8 +10,10 @@ from coordinator.exchange.manifest import FILE, read_manifest
 from crypto.errors import CipherwardError
 
 
-def require_on_roster(scores: Scores, study: Path, where: str) -> None:
+def require_on_roster(scores: Scores, study: Path, where: str) -> bool:
     """Check that scores are of a hospital of the study, by the study's manifest, if it has one.
+
+    Returns whether it has one. Without a manifest nothing was compared, and no identity is the expected one.
 
     Unsigned scores are refused: a signature that was taken away would let every count be edited. So are scores of an
     earlier key of the hospital, whose images are not those of the study.
@@ -25,7 +27,9 @@ def require_on_roster(scores: Scores, study: Path, where: str) -> None:
         CipherwardError: If they are not; the message says why.
     """
     if not (study / FILE).exists():
-        return  # the report says that unsigned scores are unsigned
+        if not study.is_dir():
+            raise CipherwardError(f"no study at {study}", "name the study's folder, or leave --study out")
+        return False  # the report says that unsigned scores are unsigned
     manifest = read_manifest(study / FILE)
     if scores.party not in manifest.roster:
         raise CipherwardError(
@@ -41,6 +45,7 @@ def require_on_roster(scores: Scores, study: Path, where: str) -> None:
                 f"{study / FILE}",
                 "name the scores of this study: those of an earlier key are of other sealed sets",
             )
+    return True
 
 
 def _is_under_own_key(draw: DrawScores) -> bool:

@@ -13,7 +13,7 @@ from coordinator.exchange.audit.suite2 import counts_looks
 from coordinator.report.blind_controls import BLIND, CLOUD_FAILED
 from coordinator.report.breakers import ANY_LOOK, also_at_smallest, break_sentence, breakers_of, needs_look
 from coordinator.report.inversion_bound import inversion_bound
-from coordinator.report.reach import attacked_up_to, unfinished_attacks
+from coordinator.report.reach import attacked_up_to, tried_up_to, unfinished_attacks
 from coordinator.report.records import Report, Training, Verdict
 from coordinator.report.repeat import mends
 from coordinator.report.rows import Row, rows_of
@@ -81,7 +81,7 @@ def _no_break(report: Report) -> str:
     """
     uncertain = uncertain_attacks(report.verdict)
     if uncertain:
-        reach = images(report.verdict.largest_pool, "sealed")
+        reach = images(tried_up_to(report), "sealed")
         names = [f"{attack} at {images(max(sizes))}" for attack, sizes in uncertain.items()]
         return (
             f"Attack uncertain: what {listed(names)} found cannot be believed. That says nothing about "

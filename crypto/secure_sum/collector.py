@@ -7,7 +7,10 @@ leaves the round as it was: the caller goes on without that hospital.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Mapping
+import math
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -27,9 +30,10 @@ from crypto.secure_sum.transcript import (
     verify_survivors,
 )
 
-#: Tried choices of `threshold` shares if the first one does not fit: a hospital that sends wrong shares is outvoted
-#: as long as this many choices hold one without it.
-_MOST_CHOICES = 500
+#: Choices of `threshold` shares that are tried for one secret. A single hospital that sends wrong shares is outvoted
+#: by the first few; several are with high probability, while at least one choice in a hundred leaves all of them out.
+MOST_CHOICES = 500
+_Item = TypeVar("_Item")
 
 
 class Collector:
@@ -52,6 +56,8 @@ class Collector:
         self.complaints: dict[str, set[str]] = {}
         self.signatures: dict[str, bytes] = {}
         self.revelations: dict[str, Revelation] = {}
+        #: Whose shares gave the last secret that was signed: they are tried first for the next one.
+        self._agreeing: frozenset[int] = frozenset()
         self._phase = "keys"
 
     def add_keys(self, name: str, keys: RoundKeys) -> None:
@@ -173,10 +179,12 @@ class Collector:
     ) -> bytes:
         """Return the secret of a hospital from shares that others revealed: the one whose image it signed."""
         places = {member: i for i, member in enumerate(sorted(self.keys))}
-        numbered = [(places[by], share) for by, share in sorted(shares.items())]
-        choices = itertools.combinations(numbered, self.rules.threshold)
-        for choice in itertools.islice(choices, _MOST_CHOICES):
+        numbered = sorted((places[by], share) for by, share in shares.items())
+        numbered.sort(key=lambda pair: pair[0] not in self._agreeing)
+        choices = choose_shares(numbered, self.rules.threshold)
+        for choice in itertools.islice(choices, MOST_CHOICES):
             if image(secret := combine(choice)) == signed:
+                self._agreeing = frozenset(place for place, _ in choice)
                 return secret
         raise CipherwardError(
             f"the {len(shares)} revealed shares of {name}'s secret do not give what it signed",
@@ -194,6 +202,35 @@ class Collector:
                 f"{len(self.rules.roster)}",
                 "the round is repeated with fresh keys; nothing was revealed",
             )
+
+
+def choose_shares(shares: Sequence[_Item], threshold: int) -> Iterator[list[_Item]]:
+    """Yield choices of so many shares, beginning with the first ones, so that a few wrong shares are soon left out.
+
+    The first choices leave out each share once, so one wrong share spoils all but one of them. In the order of
+    `itertools.combinations` a wrong first share would be in every choice that there is time for. Then come all
+    choices if they are few, and random ones without end otherwise.
+
+    Args:
+        shares: any number of shares.
+        threshold: how many are needed. Nothing is yielded if there are fewer.
+    """
+    spare = len(shares) - threshold
+    if spare < 0:
+        return
+    for stop in range(len(shares), 0, -max(1, spare)):
+        start = max(0, stop - spare)
+        # The last group may be smaller; what is left out is made up from the end.
+        left_out = set(range(start, stop)) | set(range(len(shares) - (spare - (stop - start)), len(shares)))
+        yield [share for at, share in enumerate(shares) if at not in left_out]
+        if not spare:
+            return
+    if math.comb(len(shares), threshold) <= MOST_CHOICES:
+        yield from map(list, itertools.combinations(shares, threshold))
+        return
+    generator = secrets.SystemRandom()
+    while True:
+        yield generator.sample(shares, threshold)
 
 
 def _public(private: bytes) -> bytes:

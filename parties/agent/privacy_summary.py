@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 from crypto.errors import CipherwardError
-from crypto.files import read_lines
-from crypto.plural import counted
+from crypto.files import read_every_line, read_json
+from crypto.plural import agreeing, counted
 from parties.sealing.place import Place
 from parties.training.policy import Policy
 from parties.training.policy_file import accepted_policies, read_policy
@@ -16,6 +15,7 @@ from parties.training.privacy_ledger import Charge, PrivacyLedger
 
 #: The delta at which a total is stated if the hospital has no budget.
 _DELTA = 1e-5
+_RESTORE = "restore private/answers from your backup"
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,17 @@ def summarise(place: Place) -> Summary:
         lines.append(f"budget: epsilon {budget.epsilon:g} at delta {budget.delta:g} for each {budget.unit}")
     else:
         lines.append(without)
-    for study, rounds in _unprotected(place).items():
-        lines.append(
-            f"not covered: {counted(rounds, 'training')} of {study} without differential privacy, for which no "
-            "bound holds"
-        )
+    for study, (rounds, lost) in _unprotected(place).items():
+        if rounds:
+            lines.append(
+                f"not covered: {counted(rounds, 'training')} of {study} without differential privacy, for which no "
+                "bound holds"
+            )
+        if lost:
+            lines.append(
+                f"not covered: {counted(lost, 'answer')} of {study} whose {agreeing(lost, 'line is', 'lines are')} "
+                "damaged or gone, and which may have been such trainings"
+            )
     lines.append("not covered: evaluations on val and test, and the seconds that an answer takes")
     return Summary(_rows(charges), lines)
 
@@ -78,16 +84,30 @@ def _rows(charges: list[Charge]) -> list[tuple[str, ...]]:
     ]
 
 
-def _unprotected(place: Place) -> dict[str, int]:
-    """Return how many trainings without differential privacy were answered, by study.
+def _unprotected(place: Place) -> dict[str, tuple[int, int]]:
+    """Return, by study, how many trainings without differential privacy were answered, and how many lines are lost.
 
-    A training counts unless its policy says that it was private: policies of an earlier version say nothing.
+    A training counts unless its policy says that it was private: policies of an earlier version say nothing. A line
+    of the journal that is damaged or gone may have been one.
+
+    Raises:
+        CipherwardError: if the count of a journal's lines is damaged.
     """
     private = {f"{p.study}-{p.digest[:16]}" for p in accepted_policies(place) if p.privacy.is_on}
-    counts: Counter[str] = Counter()
-    for answers in sorted((place.private / "answers").glob("*.jsonl")):
-        rows = [row for row in read_lines(answers) if isinstance(row, dict)]
-        trainings = sum(row.get("split") == "train" for row in rows)
-        if answers.stem not in private and trainings:
-            counts[answers.stem.rpartition("-")[0]] += trainings
-    return dict(counts)
+    counts: dict[str, tuple[int, int]] = {}
+    folder = place.private / "answers"
+    # A journal that is gone has left its count (parties/training/guard.py).
+    journals = {*folder.glob("*.jsonl"), *(path.with_suffix(".jsonl") for path in folder.glob("*.count"))}
+    for journal in sorted(journals):
+        if journal.stem in private:
+            continue
+        lines, count = read_every_line(journal), journal.with_suffix(".count")
+        noted = read_json(count, "count of answers", remedy=_RESTORE) if count.exists() else 0
+        if type(noted) is not int:
+            raise CipherwardError(f"the count of answers {count} is damaged", _RESTORE)
+        rows = [line for line in lines if isinstance(line, dict)]
+        study = journal.stem.rpartition("-")[0]
+        trainings, lost = counts.get(study, (0, 0))
+        trainings += sum(row.get("split") == "train" for row in rows)
+        counts[study] = trainings, lost + max(noted, len(lines)) - len(rows)
+    return counts

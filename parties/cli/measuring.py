@@ -155,7 +155,7 @@ def report(
     from coordinator.report.page import PAGE_MARK, render
     from coordinator.report.roster import require_on_roster
     from coordinator.report.training_section import require_same_study, training_of
-    from parties.agent.identity_file import identity_path, read_identity
+    from parties.agent.identity_file import identity_path, public_identity_path, read_identity
     from parties.scoring.pictures import private_pictures
     from parties.sealing.leaving import require_stays
     from parties.sealing.place import Place
@@ -165,7 +165,8 @@ def report(
     require_stays(target, "the report shows plain images")
     require_replaceable(target, PAGE_MARK)
     numbers = read_scores(scores)
-    if identity_path(place).exists():
+    # One that is lost is an error: the scores of whoever took the hospital's name would be shown as its own.
+    if identity_path(place).exists() or public_identity_path(place).exists():
         require_signer(numbers, read_identity(place).public, str(scores))
     if study is not None:
         require_on_roster(numbers, study, str(scores))

@@ -304,7 +304,7 @@ def _attack(place: Place, settings: AuditSettings, log: Log, jobs: int | None) -
 
 
 def _read_own_scores(place: Place, identity: PublicIdentity) -> Scores:
-    """Return the scores of an audit. Raise CipherwardError unless this hospital signed them."""
+    """Return the scores of an audit. Raise CipherwardError unless this hospital signed them, of this audit's sets."""
     path = place.folder / "scores.json"
     remedy = f"restore it from a copy; or move {place.folder} away, and run the same command again"
     try:
@@ -313,6 +313,15 @@ def _read_own_scores(place: Place, identity: PublicIdentity) -> Scores:
     except CipherwardError as error:
         # Whoever made scores is asked for them elsewhere. Here it is this hospital.
         raise CipherwardError(error.message, remedy) from None
+    # The signature fits those of every audit of this hospital, and a backup may put one in another's place.
+    for draw in scores.draws:
+        if place.rows_file(draw.set_name).exists():
+            sealed = read_row_list(place, draw.set_name).get("digest")
+            if sealed != draw.set_digest:
+                raise CipherwardError(
+                    f"{path} is of another audit: its {draw.set_name} is not the set that was sealed here",
+                    remedy,
+                )
     return scores
 
 

@@ -78,17 +78,15 @@ def _pool_problem(draw: Draw, images_of: Mapping[str, int]) -> str:
 
 def _guess_problem(draw: Draw) -> str:
     """Return what is wrong with what the guesses are said to be; "" if nothing is."""
-    free = draw.images - len(draw.rows)
     for guess in draw.guesses:
         if not _ATTACK.fullmatch(guess.attack) or not _TIER.fullmatch(guess.tier):
             return "an attack or a tier that no attack has"
         on_pool = guess.attack in ON_POOLS
         if guess.attack in ATTACKS and (guess.uses_pool != on_pool or guess.tier not in ("T0", "T1")):
             return f"{guess.attack} with what it does not need"
-        most = len(draw.pool_rows) if guess.uses_pool else free
-        # Where every image has a key of its own, one image is all that an attack has of it.
-        if guess.uses_pool and load(draw.spec).is_each_alone:
-            most = 1
+        # Without a pool an attack has the one image that it opens: another size would be part of the verdict's "up
+        # to n". So it has where every image has a key of its own.
+        most = len(draw.pool_rows) if guess.uses_pool and not load(draw.spec).is_each_alone else 1
         if not 1 <= guess.pool_size <= most:
             noun = agreeing(guess.pool_size, "image", "images")
             return f"{guess.attack} with {guess.pool_size:,} sealed {noun}, of {most:,}"

@@ -44,7 +44,7 @@ from coordinator.exchange.secure_sum import (
 from coordinator.exchange.wire import apply_reply, decode
 from crypto.arrays import AnyArray, Float32Array, UInt32Array
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, hold_file, open_lock, read_json, write_atomic
+from crypto.files import disk_errors, drop_temporaries, hold_file, open_lock, read_json, write_atomic
 from crypto.identity import Identity
 from crypto.secure_sum.member import Member
 from crypto.secure_sum.transcript import RoundId, RoundKeys
@@ -84,6 +84,8 @@ class SumStore:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open_lock(self._folder / ".lock") as handle:
             hold_file(handle, self._folder)
+            # What a kill left of a file that was being written: it holds the secrets of a round that is over.
+            drop_temporaries(self._folder)
             yield
 
     def stored_steps(self, request: str) -> int | None:

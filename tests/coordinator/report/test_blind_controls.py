@@ -9,6 +9,7 @@ import pytest
 
 from coordinator.exchange.audit.scores import AttackedBy, DrawScores, Finding, Role
 from coordinator.report.build import build_report
+from coordinator.report.comparison import compare
 from coordinator.report.records import Report
 from coordinator.report.verdict_text import headline, reasons, summary_lines
 from tests.support.verdicts import (
@@ -132,6 +133,45 @@ def test_a_cloud_without_blind_controls_has_no_verdict() -> None:
     assert not report.valid and report.controls["blind"].message == "not run"
 
 
+def idle_audit(audited: bool, blind: bool, own: bool) -> Report:
+    """Return the report of an audit that nothing breaks, by whose findings say that key recovery tried nothing."""
+
+    def recovery(*, idle: bool) -> list[Finding]:
+        return [*SINGLE, make_finding(pool=10, idle=idle)]
+
+    draws = [draw(i, "throwaway", recovery(idle=audited)) for i in range(3)]
+    draws += [draw(i, "blind_control", recovery(idle=blind), recovery(idle=own)) for i in (3, 4)]
+    return build_report(make_scores(draws, (*CONTROLS, SIGNS), attacked_by="cloud"), "s")
+
+
+@pytest.mark.parametrize(
+    ("audited", "blind", "where"),
+    [
+        (True, True, "pooled_key_recovery at 10 in draw-3"),
+        (False, True, "pooled_key_recovery at 10 in draw-4"),
+        (True, False, "pooled_key_recovery at 10 in every audited draw"),
+    ],
+)
+def test_a_cloud_that_did_not_attack_cannot_say_that_there_was_nothing_to_try(
+    audited: bool, blind: bool, where: str
+) -> None:
+    """An attack that tried nothing is not missed, and the cloud's other attacks would say "no break"."""
+    report = idle_audit(audited, blind, own=False)
+    assert report.failed_controls == ["blind"] and where in report.controls["blind"].message
+    assert headline(report).sentence == "INVALID: the cloud failed blind controls."
+
+
+def test_where_the_hospitals_own_run_tries_nothing_either_the_cloud_is_honest() -> None:
+    assert idle_audit(audited=True, blind=True, own=True).valid
+    assert idle_audit(audited=False, blind=False, own=False).valid
+
+
+def test_one_audited_draw_may_hold_nothing_to_begin_with() -> None:
+    draws = [draw(i, "throwaway", [make_finding(pool=10, idle=i == 0)]) for i in range(3)]
+    draws += [draw(i, "blind_control", [make_finding(pool=10)], [make_finding(pool=10)]) for i in (3, 4)]
+    assert build_report(make_scores(draws, attacked_by="cloud"), "s").controls["blind"].ok
+
+
 def test_who_ran_the_attacks_decides_what_no_break_is_called() -> None:
     cloud = audit(audited=False, blind=False, own=False)
     assert (
@@ -144,6 +184,10 @@ def test_who_ran_the_attacks_decides_what_no_break_is_called() -> None:
     draws = [make_draw(findings(breaks=False), f"draw-{i}") for i in range(3)]
     own = build_report(make_scores(draws, attacked_by="hospital"), "s")
     assert headline(own).sentence == "Not broken by suite/1 up to 100 sealed images."
+    pair = next(fact for fact in compare(cloud, own) if fact.name == "images to break")
+    assert (
+        pair.first == "no break reported up to 100 images" and pair.second == "not broken up to 100 images"
+    )
     assert reasons(own, [])[0] == "The attacks were run by the hospital itself."
     simulated = build_report(make_scores(draws, attacked_by="simulation"), "s")
     assert headline(simulated).sentence.startswith("The cloud reported no break")

@@ -48,6 +48,15 @@ def test_a_report_is_checked_without_guesses_and_sealed_sets(folder: Path) -> No
     assert "compare the fingerprint with the hospital" in check(folder)
 
 
+def test_a_study_without_a_manifest_names_no_expected_identity(folder: Path) -> None:
+    """Whoever removes study.json must not turn any signature into the expected one."""
+    (folder / "study").mkdir()
+    text = check(folder, "--study", str(folder / "study"))
+    assert "the expected identity" not in text and "compare the fingerprint with the hospital" in text
+    with pytest.raises(CipherwardError, match="no study at"):
+        check(folder, "--study", str(folder / "absent"))
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

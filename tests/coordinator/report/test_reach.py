@@ -55,6 +55,13 @@ def test_an_uncertain_attack_is_uncertain_in_the_advice_and_in_a_comparison_too(
     assert "It is not known whether patients' images can be recovered." in words
 
 
+def test_an_uncertain_key_recovery_reaches_no_further_by_an_attack_on_larger_pools() -> None:
+    """A cloud may name any attack of its own, at any size, and nobody runs that again."""
+    report = report_of(make_finding(pool=20, uncertain=True, fit="fit 0.40, below 0.70"))
+    assert report.verdict.largest_pool == 100
+    assert "No break was found up to 20 sealed images." in headline(report).sentence
+
+
 def test_an_attack_that_knows_no_way_into_the_scheme_leaves_the_others_their_say() -> None:
     report = report_of(make_finding(pool=100, idle=True))
     assert headline(report).sentence == "Not broken by suite/1 up to 100 sealed images."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import dataclasses
+import itertools
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from crypto.arrays import UInt32Array
 from crypto.errors import CipherwardError
 from crypto.identity import Identity
-from crypto.secure_sum.collector import Collector
+from crypto.secure_sum.collector import MOST_CHOICES, Collector, choose_shares
 from crypto.secure_sum.member import Member, Revelation
 from crypto.secure_sum.sharing import combine, split
 from crypto.secure_sum.transcript import RoundKeys, Rules
@@ -258,7 +259,12 @@ def test_damaged_shares_are_told_and_end_the_attempt_only_if_they_are_needed(
         assert (collector.unmask() == 5).all()
 
 
-def test_wrong_shares_of_one_hospital_are_outvoted() -> None:
+@pytest.mark.parametrize("liar", ["h00", "h03", "h06"])
+def test_wrong_shares_of_one_hospital_are_outvoted_by_the_first_choices(
+    liar: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 5 of 7 are needed, so four choices leave each hospital out once. Hundreds take minutes among 20 hospitals.
+    monkeypatch.setattr("crypto.secure_sum.collector.MOST_CHOICES", 4)
     federation = Federation(7)
     everybody = sorted(federation.members)
     keys, rules = to_keys(federation), federation.rules
@@ -278,10 +284,27 @@ def test_wrong_shares_of_one_hospital_are_outvoted() -> None:
     signatures = collector.close_signatures()
     for n in everybody:
         shown = federation.members[n].reveal(signatures, rules)
-        if n == "h00":
+        if n == liar:
             shown = Revelation({v: bytes(32) for v in shown.self_masks}, {})
         collector.add_revelation(n, shown)
     assert (collector.unmask() == 7).all()
+
+
+@pytest.mark.parametrize(("count", "threshold"), [(3, 3), (5, 4), (7, 5), (20, 14), (50, 34), (4, 2)])
+def test_every_share_is_soon_left_out_of_a_choice(count: int, threshold: int) -> None:
+    shares, spare = list(range(count)), count - threshold
+    groups = -(-count // spare) if spare else 1
+    first = list(itertools.islice(choose_shares(shares, threshold), groups))
+    assert first[0] == shares[:threshold]
+    assert all(len(set(choice)) == threshold for choice in first)
+    if spare:
+        assert all(any(share not in choice for choice in first) for share in shares)
+    assert not list(choose_shares(shares[: threshold - 1], threshold))
+
+
+def test_a_few_wrong_shares_of_many_hospitals_are_left_out_before_the_choices_end() -> None:
+    choices = itertools.islice(choose_shares(range(20), 14), MOST_CHOICES)
+    assert any(not {0, 9} & set(choice) for choice in choices)
 
 
 @pytest.mark.parametrize(

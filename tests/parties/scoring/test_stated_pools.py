@@ -1,6 +1,8 @@
-"""The hospital's own run of the attacks must reach the pool sizes that a cloud states."""
+"""What a cloud states of pools: sizes that its sets have, and that the hospital's own run reaches."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from coordinator.exchange.audit.guesses import Draw, StoredGuess
 from crypto.errors import CipherwardError
 from crypto.scheme import describe
-from parties.scoring.stated_pools import require_same_sizes
+from parties.scoring.stated_pools import require_possible_pools, require_same_sizes
 
 
 def own_run(*sizes: int, key_scope: str = "consortium") -> Draw:
@@ -27,3 +29,16 @@ def test_a_size_that_the_hospital_did_not_try_does_not_stand_alone() -> None:
 def test_sizes_that_a_blind_control_does_not_have_are_left_out() -> None:
     require_same_sizes(own_run(1, 50), [1, 50, 100], "folder")
     require_same_sizes(own_run(1, key_scope="image"), [1, 50], "folder")
+
+
+@pytest.mark.parametrize("attack", ["as_is", "leading_bit", "reidentify", "mine"])
+def test_an_attack_on_one_image_was_given_one(attack: str) -> None:
+    """A larger size would be one that it was "not broken up to", by an attack that looks at single images."""
+
+    def stated(size: int) -> Draw:
+        guess = StoredGuess(attack, "T1", False, size, "f", "", 0.0, "")
+        return dataclasses.replace(own_run(), guesses=[guess])
+
+    require_possible_pools(stated(1), "train", {"d": 100})
+    with pytest.raises(CipherwardError, match=f"{attack} with 50 sealed images, of 1"):
+        require_possible_pools(stated(50), "train", {"d": 100})

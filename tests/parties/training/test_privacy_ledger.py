@@ -297,6 +297,29 @@ def test_the_summary_states_the_total_and_what_it_leaves_out(ledger: PrivacyLedg
     assert [row[:3] for row in summary.rows] == [("a", "1", "5"), ("b", "1", "5")]
 
 
+def test_the_summary_leaves_out_no_answer_whose_line_is_lost(place: Place) -> None:
+    """A training that is not counted would be one that no bound covers, and that nobody is told of."""
+    folder = place.private / "answers"
+    folder.mkdir()
+    (folder / "cut-0123456789abcdef.jsonl").write_text('{"split": "train"}\n{"split": "tra\n')
+    (folder / "cut-0123456789abcdef.count").write_text("4")
+    (folder / "gone-0123456789abcdef.count").write_text("1")
+    (folder / "whole-0123456789abcdef.jsonl").write_text('{"split": "train"}\n')
+    (folder / "whole-0123456789abcdef.count").write_text("1")
+    (folder / ".lock").touch()
+    lines = [line for line in summarise(place).lines if "answer" in line and "seconds" not in line]
+    assert [line.partition(" of ")[0] for line in lines] == [
+        "not covered: 3 answers",
+        "not covered: 1 answer",
+    ]
+    assert "3 answers of cut whose lines are damaged or gone" in lines[0]
+    assert "1 answer of gone whose line is damaged or gone" in lines[1]
+    assert sum("without differential privacy" in line for line in summarise(place).lines) == 2
+    (folder / "gone-0123456789abcdef.count").write_text('"1"')
+    with pytest.raises(CipherwardError, match=r"count of answers .* is damaged"):
+        summarise(place)
+
+
 def test_the_ledger_is_closed_to_other_users(ledger: PrivacyLedger, place: Place) -> None:
     ledger.charge(ROUND, NO_BUDGET, 0)
     assert (place.private / FILE).exists() and place.private.stat().st_mode & 0o077 == 0

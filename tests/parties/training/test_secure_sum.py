@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,18 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from safetensors.numpy import load_file
 
 from coordinator.exchange.plan import Plan
-from coordinator.exchange.secure_sum import RECORD, TEXT, write_record
+from coordinator.exchange.secure_sum import RECORD, TEXT, SumSettings, write_record
 from coordinator.federation.participants import Federation
 from coordinator.federation.recording import read_updates
 from coordinator.federation.rounds import run_rounds
 from coordinator.model.training import train_locally
 from crypto.errors import CipherwardError
+from crypto.files import temporary_of
+from crypto.identity import Identity
+from crypto.secure_sum.transcript import RoundId, Rules
 from parties.sealing.place import Place
 from parties.training.policy_file import read_policy
-from parties.training.secure_sum import open_store
+from parties.training.secure_sum import SumStore, open_store
 from tests.support import hospitals
 from tests.support.hospitals import agree, federate, make_grid, one_core, read_journal, seal_hospitals
 from tests.support.local_grid import FIRST_NODE, LocalGrid
@@ -50,8 +54,6 @@ def fresh(tmp_path: Path) -> list[Place]:
 
 def forget(places: list[Place]) -> None:
     """Let the hospitals forget stems, answers and sums of earlier trainings."""
-    import shutil
-
     for place in places:
         for name in ("stems", "answers", "secure_sum"):
             shutil.rmtree(place.private / name, ignore_errors=True)
@@ -93,6 +95,21 @@ def test_private_and_plain_stems_of_three_are_summed_by_default_and_learn_is_not
     assert plan().sums_securely and plan(stem="plain").sums_securely
     assert not plan(stem="learn").sums_securely and not plan(parties=2).sums_securely
     assert plan(stem="learn", privacy={"secure_aggregation": True}).sums_securely
+
+
+def test_what_a_kill_left_of_a_rounds_secrets_is_removed_by_the_next_message(tmp_path: Path) -> None:
+    names = ("h0", "h1", "h2")
+    identities = {name: Identity.generate(name) for name in names}
+    rules = Rules({name: identity.public for name, identity in identities.items()})
+    store = SumStore(
+        tmp_path / "sum", identities["h0"], SumSettings("ab", rules, dict.fromkeys(names, 9), 1.0)
+    )
+    store.begin(RoundId("ab", 1, "a" * 32, "cd"), "request")
+    live = tmp_path / "sum" / "member.json"
+    draft = temporary_of(live)
+    shutil.copy(live, draft)  # a kill between the two halves of an atomic write
+    with store.lock():
+        assert live.exists() and not draft.exists()
 
 
 @pytest.mark.parametrize(
