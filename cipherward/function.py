@@ -200,6 +200,11 @@ class FunctionUnderAudit:
             result.append(
                 "decrypt opens ciphertexts under any key: a fresh key that did not encrypt them opened them"
             )
+        bits = 8 * self.key_bytes
+        if bits < MIN_KEY_SPACE_BITS and not is_plain and not any("key" in d for d in result):
+            result.append(
+                f"a key has {bits} bits, so all keys can be tried (at least {MIN_KEY_SPACE_BITS} are needed)"
+            )
         return Examined(tuple(result), weakness, self.key_bytes - unused)
 
 

@@ -171,9 +171,23 @@ def test_bytes_of_the_key_that_do_nothing_are_a_break_if_few_are_left() -> None:
     result = audit(lambda i, k: made_up.stream(i, k[:2] * 16), IMAGES, **ONE_ATTACK)
     assert result.broken and result.defects[0].startswith("30 of the 32 bytes of a key do nothing")
     assert result.report.scheme.effective_bits == 16
-    result = audit(lambda i, k: made_up.stream(i, k[:16] * 2), IMAGES, **ONE_ATTACK)
+    result = audit(lambda i, k: made_up.stream(i, k[:16] * 2), IMAGES, claimed_bits=40, **ONE_ATTACK)
     assert not result.defects and "16 of the 32 bytes of a key do nothing" in str(result)
-    assert result.report.scheme.effective_bits == 128
+    assert "the claimed key space is 2^40: all keys can be tried" in str(result)
+    assert result.report.scheme.effective_bits == 40
+
+
+@pytest.mark.parametrize(("size", "is_short"), [(4, True), (9, True), (10, False)])
+def test_a_key_of_which_all_can_be_tried_is_a_break_though_every_byte_is_used(
+    size: int, is_short: bool
+) -> None:
+    function = FunctionUnderAudit(
+        lambda images, key: made_up.stream(images, hashlib.sha256(key).digest()), None, size, is_flat=False
+    )
+    examined = function.examine(IMAGES, [bytes(size), bytes([1] * size)])
+    assert examined.used_key_bytes == size and not examined.weakness
+    expected = f"a key has {8 * size} bits, so all keys can be tried (at least 80 are needed)"
+    assert examined.defects == ((expected,) if is_short else ())
 
 
 def test_a_key_as_long_as_a_picture_is_looked_at_with_one_image() -> None:
