@@ -432,6 +432,24 @@ def test_an_authenticated_decryption_may_raise_under_another_key() -> None:
         audit(encrypt, IMAGES, decrypt=lambda sealed, key: decrypt(sealed, key)[..., 0], **ONE_ATTACK)
 
 
+def test_a_decryption_that_loses_something_is_named_before_any_attack_runs() -> None:
+    """A failed control would say so hours later, and leave no verdict."""
+
+    def encrypt(images: Images, key: bytes) -> Images:
+        return images ^ np.resize(np.frombuffer(key, np.uint8), images.shape[1:])
+
+    def decrypt(ciphertexts: Images, key: bytes) -> Images:
+        opened = encrypt(ciphertexts, key)
+        opened[3:5] ^= 4
+        return opened
+
+    lines: list[str] = []
+    error = "decrypt does not open 2 of 74 ciphertexts in draw 1: pixels differ from the plain image by up to 4 gray"
+    with pytest.raises(CipherwardError, match=error):
+        audit(encrypt, IMAGES, decrypt=decrypt, log=lines.append, **ONE_ATTACK)
+    assert not any("as_is" in line for line in lines)
+
+
 @pytest.mark.long
 def test_pairs_of_real_ciphertexts_are_tried_as_orthogonal_blocks() -> None:
     spec = describe("orthogonal", IMAGES.shape[1:], 8)
