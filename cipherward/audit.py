@@ -34,7 +34,7 @@ from cipherward.arguments import (
 from cipherward.controls import control_draws, public_of_controls
 from cipherward.draws import SealedDraw, draw_rows, images_of_draw, require_distinct, require_enough
 from cipherward.folder import Stack, read_stack, require_pairs
-from cipherward.function import Function, FunctionUnderAudit, key_defects, plain_defects
+from cipherward.function import Function, FunctionUnderAudit, key_defects, plain_defects, require_opened
 from cipherward.pairs import attack_with_pairs
 from cipherward.report import Subject, make_report, pictures_of
 from cipherward.result import AuditResult
@@ -45,6 +45,7 @@ from crypto.arrays import AnyArray, Images, Int64Array
 from crypto.errors import CipherwardError
 from crypto.key import KEY_BYTES as SEED_BYTES
 from crypto.plural import counted
+from crypto.scheme import load
 from crypto.spec import SchemeSpec
 
 __all__ = ["AuditResult", "audit", "audit_ciphertexts"]
@@ -271,6 +272,8 @@ def _draw(
     """Return draw `index` of the audited scheme."""
     rows, pool_rows = draw_rows(settings, len(plain), index, max(*settings.sizes, settings.known_pairs))
     opened = None if function is None else function.opened(sealed, key)
+    if opened is not None:
+        require_opened(opened, plain, load(specs[0]).tolerance, f"draw {index + 1}")
     return SealedDraw(
         name=f"draw-{index}",
         set_name=f"audit-{index + 1}",

@@ -200,7 +200,33 @@ class FunctionUnderAudit:
             result.append(
                 "decrypt opens ciphertexts under any key: a fresh key that did not encrypt them opened them"
             )
+        bits = 8 * self.key_bytes
+        if bits < MIN_KEY_SPACE_BITS and not is_plain and not any("key" in d for d in result):
+            result.append(
+                f"a key has {bits} bits, so all keys can be tried (at least {MIN_KEY_SPACE_BITS} are needed)"
+            )
         return Examined(tuple(result), weakness, self.key_bytes - unused)
+
+
+def require_opened(opened: Images, plain: Images, tolerance: float, where: str) -> None:
+    """Raise CipherwardError unless decryption gave the plain images back.
+
+    The control "true key" asks the same of the scored rows, but hours later, and then there is no verdict.
+
+    Args:
+        opened: What `decrypt` returned, uint8 [n, h, w, c].
+        plain: The images, of that shape.
+        tolerance: The largest error, in gray levels.
+        where: The draw, for the message.
+    """
+    error = np.abs(opened.astype(np.int16) - plain).reshape(len(plain), -1).max(1)
+    lost = int((error > tolerance).sum())
+    if lost:
+        raise CipherwardError(
+            f"decrypt does not open {lost} of {counted(len(plain), 'ciphertext')} in {where}: pixels differ from the "
+            f"plain image by up to {counted(int(error.max()), 'gray level')}",
+            "mend it; or leave decrypt out, if what the scheme loses is meant",
+        )
 
 
 def plain_defects(plain: Images, sealed: AnyArray) -> list[str]:

@@ -31,7 +31,7 @@ from coordinator.report.records import (
 from coordinator.report.verdict import judge
 from crypto.arrays import Images
 from crypto.plural import counted
-from crypto.scheme import load, without_nonce
+from crypto.scheme import MIN_KEY_SPACE_BITS, load, without_nonce
 from crypto.spec import SchemeSpec
 
 _RECOVERY = "pooled_key_recovery"
@@ -251,6 +251,10 @@ def _doubts(
     doubts += left_out
     if subject.weakness and subject.weakness not in subject.defects:
         doubts.append(subject.weakness)
+    if settings.claimed_bits is not None and settings.claimed_bits < MIN_KEY_SPACE_BITS:
+        doubts.append(
+            f"the claimed key space is 2^{settings.claimed_bits:.4g}: all keys can be tried, and that was not done"
+        )
     if not subject.has_decrypt:
         doubts.append("without decrypt, nothing shows that the true key opens the ciphertexts")
     doubts += _uncertain(draws)

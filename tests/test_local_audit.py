@@ -275,6 +275,24 @@ def test_an_audit_of_images_has_no_name_of_their_folder(
     assert "Doe" not in identity_line(result.exception.home)
 
 
+def test_an_interrupted_audit_says_that_its_throwaway_keys_stay(
+    images: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They open sets of plain images, and nobody would look for them after a Ctrl-C."""
+
+    def interrupted(home: Place, *_: object) -> None:
+        (home.folder / "audits").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("parties.scoring.local_audit.run_local_audit", interrupted)
+    done = here(PARTY, "audit", images, "--out", tmp_path / "out", *SMALL)
+    assert done.returncode == 130
+    assert (
+        f"{tmp_path / 'out' / 'audits'} keeps this audit's throwaway keys until it is done" in done.stderr
+    )
+    assert done.stderr.endswith(f"{PARTY}: interrupted; the same command goes on where it stopped\n")
+
+
 def test_a_name_that_an_audit_cannot_have_is_refused(images: Path, tmp_path: Path, here: Here) -> None:
     """A hospital has a name already, and one folder holds audits under one name."""
     hospital = Place.from_settings(tmp_path / "hospital", {"party": "h", "images": str(images)})

@@ -17,7 +17,7 @@ from coordinator.cli.deployment import run as run_study
 from coordinator.cli.examples import EXAMPLES
 from coordinator.cli.models import classify, train, weights
 from coordinator.cli.studies import env, export, manifest, simulate
-from coordinator.exchange.command import Command, Program, ServingCommand, example_of
+from coordinator.exchange.command import Command, FollowingCommand, Program, ServingCommand, example_of
 from coordinator.exchange.console import run
 
 app = typer.Typer(
@@ -40,7 +40,7 @@ _WITH_HOSPITALS: dict[str, Callable[..., None]] = {
     "renew": renew,
 }
 for name, command_of_hospitals in _WITH_HOSPITALS.items():
-    kind = ServingCommand if name in ("serve", "run") else Command
+    kind = {"serve": ServingCommand, "run": FollowingCommand}.get(name, Command)
     example = example_of(EXAMPLES, name)
     app.command(name, cls=kind, epilog=example, rich_help_panel="Real hospitals")(command_of_hospitals)
 

@@ -74,8 +74,11 @@ def simulate(
         raise CipherwardError(
             "--workers is for --engine processes", "Ray runs one hospital at a time, on all cores"
         )
-    paths = {"images": images, "weights": weights}
-    overrides = _parse_settings(settings or []) | {k: str(v) for k, v in paths.items() if v is not None}
+    stated = _parse_settings(settings or [])
+    paths = {k: str(v) for k, v in (("images", images), ("weights", weights)) if v is not None}
+    for name in paths.keys() & stated.keys():
+        raise CipherwardError(f"--{name} and --set {name} state one setting", "leave one of them out")
+    overrides = stated | paths
     full_plan = _read_checked_plan(plan, overrides)
     folder = (out or Path("runs") / full_plan.study).resolve()
     started = time.monotonic()
@@ -124,15 +127,9 @@ def _run_study(plan: Plan, folder: Path, until: str, engine: Engine) -> Report |
 
 def _parse_settings(words: list[str]) -> dict[str, Any]:
     """Return key=value words as a dict, with the values read as YAML."""
-    from coordinator.exchange.settings import parse_value
+    from coordinator.exchange.settings import parse_assignments
 
-    values = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise CipherwardError(f"--set {word!r} is not key=value", "for example: --set rounds=3")
-        values[name] = parse_value(value, f"--set {name}", "for example: --set rounds=3")
-    return values
+    return parse_assignments(words, "--set", "key=value", "for example: --set rounds=3")
 
 
 def _read_checked_plan(path: Path, overrides: dict[str, Any]) -> Plan:

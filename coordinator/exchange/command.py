@@ -124,6 +124,8 @@ class Command(TyperCommand):
     """
 
     ends_silences = True
+    #: What Ctrl-C makes it say, in parts.
+    interrupted: tuple[str, ...] = ("interrupted", "the same command goes on where it stopped")
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -136,6 +138,7 @@ class Command(TyperCommand):
             self.params.append(_flag("quiet", "Print results and errors only.", _be_quiet))
         else:
             self.ends_silences = False
+            self.interrupted = ("interrupted", "the same command asks again")
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help for the terminal as it is now."""
@@ -166,14 +169,20 @@ class Command(TyperCommand):
 
         Raises:
             CipherwardError: Besides what the command raises, if the system cannot use a path.
+            KeyboardInterrupt: After Ctrl-C, once a line has said what that means for the work.
         """
         for parameter in self.params:
             value = ctx.params.get(parameter.name or "")
             if isinstance(parameter.type, click.Path) and value is not None:
                 for path in value if isinstance(value, list | tuple) else (value,):
                     _require_usable(Path(path))
-        with naming_paths(), at_work() if self.ends_silences else contextlib.nullcontext():
-            return super().invoke(ctx)
+        try:
+            with naming_paths(), at_work() if self.ends_silences else contextlib.nullcontext():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # Typer ends with status 130 and without a word, which reads as a crash or as work that is lost.
+            print(f"{ctx.find_root().info_name}: {'; '.join(self.interrupted)}", file=sys.stderr)
+            raise
 
 
 def example_of(examples: Mapping[str, str], name: str) -> str:
@@ -185,6 +194,16 @@ class ServingCommand(Command):
     """A command that waits for others, for days if need be: its silence is none."""
 
     ends_silences = False
+    interrupted = ("interrupted",)
+
+
+class FollowingCommand(ServingCommand):
+    """A command that shows what another process does, and whose end does not end that."""
+
+    interrupted = (
+        "interrupted",
+        "the run goes on: the same command shows its rounds again, and stop ends it",
+    )
 
 
 def _require_usable(path: Path) -> None:

@@ -220,7 +220,7 @@ def parse_pool_sizes(text: str) -> list[int]:
     """Return pool sizes as users type them, with commas, in rising order; an empty text gives none."""
     try:
         sizes = sorted({int(n) for n in text.split(",") if n})
-        if sizes and sizes[0] < 1:
+        if text and (not sizes or sizes[0] < 1):  # a comma alone names none: the default would be taken
             raise ValueError
         return sizes
     except ValueError:

@@ -258,6 +258,29 @@ def parse_value(text: str, where: str, hint: str) -> Any:
         raise CipherwardError(f"{where}: {shown!r} is {reason}", hint) from None
 
 
+def parse_assignments(words: Sequence[str], option: str, form: str, hint: str) -> dict[str, Any]:
+    """Return the settings that a repeated option names, with their values read as YAML.
+
+    Args:
+        words: the words, such as `rounds=3`.
+        option: the option, such as `--set`.
+        form: what a word looks like, such as `key=value`.
+        hint: an example of a right word.
+
+    Raises:
+        CipherwardError: if a word has no name or no value, or a name stands twice: one value would be left out.
+    """
+    values: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise CipherwardError(f"{option} {word!r} is not {form}", hint)
+        if name in values:
+            raise CipherwardError(f"{option} {name} is there twice", "name each setting once")
+        values[name] = parse_value(value, f"{option} {name}", hint)
+    return values
+
+
 def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 

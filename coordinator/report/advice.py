@@ -69,7 +69,8 @@ def meaning(report: Report) -> list[str]:
     lines = []
     if report.defects:
         lines.append(
-            "Sealing does not protect these patients. Whoever has the scheme's program needs no key and no attack: "
+            "Sealing does not protect these patients. Whoever has the scheme's program needs neither the key nor an "
+            "attack of the suite: "
             f"{'; '.join(report.defects)}."
         )
     if verdict.smallest_pool is not None:

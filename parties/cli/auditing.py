@@ -132,7 +132,15 @@ def audit(
     if public is not None and not public_files(public):
         raise no_public_image(public)
     home = _home_of(target, out, name, changes)
-    done = run_local_audit(home, settings, changes, talk.print, progress, jobs)
+    try:
+        done = run_local_audit(home, settings, changes, talk.print, progress, jobs)
+    except KeyboardInterrupt:
+        kept = home.folder / "audits"
+        if kept.exists():
+            talk.print(
+                f"{kept} keeps this audit's throwaway keys until it is done, or you remove its folder there"
+            )
+        raise
     seconds = time.monotonic() - started
     if done.confined is False:
         talk.print("this system could not confine the attacks; they ran without a key all the same")

@@ -213,15 +213,11 @@ def with_options(*leave_out: str) -> Callable[[Callable[..., None]], Callable[..
 
 def parse_options(words: list[str] | None) -> dict[str, Any]:
     """Return NAME=VALUE words as a dict, with the values read as YAML."""
-    from coordinator.exchange.settings import parse_value
+    from coordinator.exchange.settings import parse_assignments
 
-    options, hint = {}, "for example: --option mask=independent"
-    for word in words or ():
-        name, equals, value = word.partition("=")
-        if not equals:
-            raise CipherwardError(f"--option {word} is not NAME=VALUE", hint)
-        options[name] = parse_value(value, f"--option {name}", hint)
-    return options
+    return parse_assignments(
+        words or (), "--option", "NAME=VALUE", "for example: --option mask=independent"
+    )
 
 
 def absolute(path: Path) -> Path:

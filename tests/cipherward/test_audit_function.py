@@ -171,9 +171,23 @@ def test_bytes_of_the_key_that_do_nothing_are_a_break_if_few_are_left() -> None:
     result = audit(lambda i, k: made_up.stream(i, k[:2] * 16), IMAGES, **ONE_ATTACK)
     assert result.broken and result.defects[0].startswith("30 of the 32 bytes of a key do nothing")
     assert result.report.scheme.effective_bits == 16
-    result = audit(lambda i, k: made_up.stream(i, k[:16] * 2), IMAGES, **ONE_ATTACK)
+    result = audit(lambda i, k: made_up.stream(i, k[:16] * 2), IMAGES, claimed_bits=40, **ONE_ATTACK)
     assert not result.defects and "16 of the 32 bytes of a key do nothing" in str(result)
-    assert result.report.scheme.effective_bits == 128
+    assert "the claimed key space is 2^40: all keys can be tried" in str(result)
+    assert result.report.scheme.effective_bits == 40
+
+
+@pytest.mark.parametrize(("size", "is_short"), [(4, True), (9, True), (10, False)])
+def test_a_key_of_which_all_can_be_tried_is_a_break_though_every_byte_is_used(
+    size: int, is_short: bool
+) -> None:
+    function = FunctionUnderAudit(
+        lambda images, key: made_up.stream(images, hashlib.sha256(key).digest()), None, size, is_flat=False
+    )
+    examined = function.examine(IMAGES, [bytes(size), bytes([1] * size)])
+    assert examined.used_key_bytes == size and not examined.weakness
+    expected = f"a key has {8 * size} bits, so all keys can be tried (at least 80 are needed)"
+    assert examined.defects == ((expected,) if is_short else ())
 
 
 def test_a_key_as_long_as_a_picture_is_looked_at_with_one_image() -> None:
@@ -416,6 +430,24 @@ def test_an_authenticated_decryption_may_raise_under_another_key() -> None:
         audit(encrypt, IMAGES, decrypt=lambda sealed, key: decrypt(sealed, bytes(32)), **ONE_ATTACK)
     with pytest.raises(CipherwardError, match=r"decrypt returned uint8 \[74, 32, 32\], not images"):
         audit(encrypt, IMAGES, decrypt=lambda sealed, key: decrypt(sealed, key)[..., 0], **ONE_ATTACK)
+
+
+def test_a_decryption_that_loses_something_is_named_before_any_attack_runs() -> None:
+    """A failed control would say so hours later, and leave no verdict."""
+
+    def encrypt(images: Images, key: bytes) -> Images:
+        return images ^ np.resize(np.frombuffer(key, np.uint8), images.shape[1:])
+
+    def decrypt(ciphertexts: Images, key: bytes) -> Images:
+        opened = encrypt(ciphertexts, key)
+        opened[3:5] ^= 4
+        return opened
+
+    lines: list[str] = []
+    error = "decrypt does not open 2 of 74 ciphertexts in draw 1: pixels differ from the plain image by up to 4 gray"
+    with pytest.raises(CipherwardError, match=error):
+        audit(encrypt, IMAGES, decrypt=decrypt, log=lines.append, **ONE_ATTACK)
+    assert not any("as_is" in line for line in lines)
 
 
 @pytest.mark.long
