@@ -194,7 +194,7 @@ class ServingCommand(Command):
     """A command that waits for others, for days if need be: its silence is none."""
 
     ends_silences = False
-    interrupted = ("interrupted",)
+    interrupted: tuple[str, ...] = ("interrupted",)
 
 
 class FollowingCommand(ServingCommand):

@@ -171,6 +171,9 @@ def test_bytes_of_the_key_that_do_nothing_are_a_break_if_few_are_left() -> None:
     result = audit(lambda i, k: made_up.stream(i, k[:2] * 16), IMAGES, **ONE_ATTACK)
     assert result.broken and result.defects[0].startswith("30 of the 32 bytes of a key do nothing")
     assert result.report.scheme.effective_bits == 16
+    result = audit(lambda i, k: made_up.stream(i, k[:16] * 2), IMAGES, **ONE_ATTACK)
+    assert not result.defects and "16 of the 32 bytes of a key do nothing" in str(result)
+    assert result.report.scheme.effective_bits == 128
     result = audit(lambda i, k: made_up.stream(i, k[:16] * 2), IMAGES, claimed_bits=40, **ONE_ATTACK)
     assert not result.defects and "16 of the 32 bytes of a key do nothing" in str(result)
     assert "the claimed key space is 2^40: all keys can be tried" in str(result)
