@@ -39,7 +39,7 @@ from coordinator.federation.screening import (
 from coordinator.federation.secure_rounds import sum_updates
 from coordinator.federation.strategies import build_strategy, get_moments, set_moments, takes_mean
 from coordinator.model.metrics import pool_tables
-from crypto.arrays import AnyArray, Float32Array
+from crypto.arrays import AnyArray, BoolArray, Float32Array
 from crypto.errors import CipherwardError
 from crypto.files import append_line, parse_json, write_bytes
 from crypto.tensor_file import tensor_bytes
@@ -103,13 +103,16 @@ def _count_bytes(messages: Iterable[Message]) -> int:
     return sum(r.count_bytes() for r in records)
 
 
-def run_rounds(federation: Federation, weights: Float32Array, cloud: Path) -> State:
+def run_rounds(
+    federation: Federation, weights: Float32Array, cloud: Path, variances: BoolArray | None = None
+) -> State:
     """Train to the last round, from the checkpoint if there is one, and return the final state.
 
     Args:
         federation: the parties, and the plan.
         weights: the initial model, float32 [parameters].
         cloud: the folder of journal, checkpoint and recorded updates.
+        variances: bool [parameters], which of the weights are variances of batch normalisation. None: none are.
 
     Raises:
         CipherwardError: if a round misses its quorum after all retries. Earlier rounds are kept.
@@ -132,7 +135,7 @@ def run_rounds(federation: Federation, weights: Float32Array, cloud: Path) -> St
     while state.round < plan.rounds:
         for attempt in range(plan.retries + 1):
             with ReplyStore.open(cloud, plan.wire) as store:
-                row = _attempt_round(strategy, federation, state, attempt, cloud, store)
+                row = _attempt_round(strategy, federation, state, attempt, cloud, store, variances)
             append_line(journal, json.dumps(row))
             if row["aggregated"]:
                 break
@@ -158,6 +161,7 @@ def _attempt_round(
     attempt: int,
     cloud: Path,
     store: ReplyStore,
+    variances: BoolArray | None,
 ) -> dict[str, Any]:
     """Try the next round once, advance `state` if the quorum is reached, and return the line for the journal."""
     started = time.monotonic()
@@ -178,7 +182,7 @@ def _attempt_round(
         )
     row = {"round": number, "attempt": attempt, **row}
     if row["aggregated"]:
-        weights = _aggregate(strategy, number, replies)
+        weights = _aggregate(strategy, number, replies, variances)
         row["train"] = _as_floats(metrics)
         row["train_seconds"] = time.monotonic() - started
         try:
@@ -275,8 +279,14 @@ def _find_scales(
     return find_scales(norms, plan.max_update_norm)
 
 
-def _aggregate(strategy: Strategy, number: int, replies: list[Message]) -> Float32Array:
-    """Return the weights that a strategy makes of replies, float32 [parameters]."""
+def _aggregate(
+    strategy: Strategy, number: int, replies: list[Message], variances: BoolArray | None
+) -> Float32Array:
+    """Return the weights that a strategy makes of replies, float32 [parameters], variances not below 0.
+
+    Of a negative variance every output is not a number. One hospital could end the federation by it, with an update
+    that is finite and no longer than others.
+    """
     averaged, _ = strategy.aggregate_train(number, replies)
     assert averaged is not None
     # Some strategies return float64.
@@ -286,6 +296,8 @@ def _aggregate(strategy: Strategy, number: int, replies: list[Message]) -> Float
         raise CipherwardError(
             f"round {number}: the aggregated weights are not finite", "set a lower lr or server_lr"
         )
+    if variances is not None:
+        weights = np.where(variances, np.maximum(weights, 0), weights)
     return weights
 
 

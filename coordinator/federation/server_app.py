@@ -23,7 +23,7 @@ from coordinator.federation.participants import Federation
 from coordinator.federation.rounds import evaluate, run_rounds
 from coordinator.federation.strategies import build_strategy, require_aggregatable
 from coordinator.model.private_layers import require_private_layers
-from coordinator.model.shares import base_digest, shared_names
+from coordinator.model.shares import base_digest, shared_names, variances
 from coordinator.model.vit import build_model, pack, save_model, unpack
 from crypto.errors import CipherwardError
 from crypto.files import folder_lock, write_json
@@ -68,7 +68,7 @@ def run_federation(grid: Grid, study: Path, engine: str = "") -> None:
     federation.base = base_digest(model, plan)
     require_aggregatable(model, names, plan)
     started = time.perf_counter()
-    state = run_rounds(federation, pack(model, names), cloud)
+    state = run_rounds(federation, pack(model, names), cloud, variances(model, names))
     test = evaluate(build_strategy(plan), federation, state.best, state.best_round, "test")
     seconds = time.perf_counter() - started
     # The saved weights are the tested ones: those that the hospitals received.

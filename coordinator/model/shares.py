@@ -13,20 +13,24 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from coordinator.exchange.plan import Plan
+from crypto.arrays import BoolArray
 from crypto.errors import CipherwardError
 
 #: Part of the name of every adapter weight.
 _ADAPTER_MARK = ".lora_"
 #: A counter of batch normalisation: how many batches it has seen. No output depends on it here.
 COUNTER = "num_batches_tracked"
+#: The variances that batch normalisation keeps.
+_VARIANCE = ".running_var"
 
 
 def in_stem(name: str) -> bool:
@@ -49,6 +53,12 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
             "share: the model does not say which of its layers is the head", "set share to all"
         )
     return prefixes
+
+
+def variances(model: nn.Module, names: Sequence[str]) -> BoolArray:
+    """Return which of the named weights, as `pack` puts them in a vector, are variances of batch normalisation."""
+    state = model.state_dict()
+    return np.concatenate([np.full(state[name].numel(), name.endswith(_VARIANCE)) for name in names])
 
 
 def shared_names(model: nn.Module, plan: Plan) -> list[str]:

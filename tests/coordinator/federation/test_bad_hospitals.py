@@ -493,6 +493,20 @@ def scale(factor: float) -> Callable[[int, Message], Message]:
     return tamper
 
 
+@pytest.mark.parametrize("strategy", ["fedavg", "fedprox"])
+def test_no_hospital_makes_a_variance_negative(tmp_path: Path, strategy: str) -> None:
+    """Such an update is finite and no longer than others, and of the model every output would be no number."""
+    kept = np.array([False, True, False, True])
+    folders = [tmp_path / "kept", tmp_path / "unknown"]
+    results = []
+    for folder, variances in zip(folders, (kept, None), strict=True):
+        folder.mkdir()
+        federation = federation_of(make_grid(tamper=scale(-10)), plan(rounds=1, strategy=strategy))
+        results.append(run_rounds(federation, START, folder, variances).weights)
+    assert (results[1] < 0).all()
+    assert np.array_equal(results[0], np.where(kept, 0, results[1]))
+
+
 def test_an_update_a_thousand_times_too_long_is_clipped_and_named(tmp_path: Path) -> None:
     state = run_rounds(federation_of(make_grid(tamper=scale(1000)), plan(rounds=1)), START, tmp_path)
     # The norms are 2, 4 and 6000; the median is 4, and the bound 20 · 4, which is a step of 40 a weight.

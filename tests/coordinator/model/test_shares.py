@@ -23,7 +23,7 @@ from coordinator.federation.rounds import run_rounds
 from coordinator.model.metrics import measure
 from coordinator.model.model_input import to_model_input
 from coordinator.model.query import answer_query, open_model
-from coordinator.model.shares import base_digest, in_stem, merge_adapters, shared_names
+from coordinator.model.shares import base_digest, in_stem, merge_adapters, shared_names, variances
 from coordinator.model.torchvision_fix import timm
 from coordinator.model.training import PlainImages, predict_probabilities, train_locally
 from coordinator.model.vit import build_model, pack, save_model
@@ -306,6 +306,15 @@ def test_a_hospital_without_the_public_weights_gets_a_clear_error(
     build(p.model_dump_json(), CLASSES, digest)
     whole = missing.model_copy(update={"share": "all"})
     build(whole.model_dump_json(), CLASSES, digest)  # all weights are sent
+
+
+def test_the_variances_of_batch_normalisation_are_known_in_the_vector_that_travels() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 1), torch.nn.BatchNorm2d(3), torch.nn.Linear(2, 2))
+    names = [name for name in model.state_dict() if not name.endswith("tracked")]
+    model.state_dict()["1.running_var"].fill_(7.0)
+    found = variances(model, names)
+    assert found.sum() == 3 and (pack(model, names)[found] == 7).all()
+    assert not variances(build_model(plan(), CLASSES), ["head.weight", "head.bias"]).any()
 
 
 @pytest.mark.parametrize("share", ["head", "lora"])
