@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from cipherward.folder import read_stack
 from cipherward.function import require_no_bytes_as_reals
 from cipherward.settings import Settings
 from coordinator.exchange.audit.suite1 import TEXTURE
@@ -28,7 +30,7 @@ _FLAT_PART = 8
 
 
 def as_settings(values: dict[str, Any]) -> Settings:
-    """Return the settings; raise CipherwardError for one that is unknown."""
+    """Return the settings. Raise CipherwardError for one that is unknown, or public images that cannot be read."""
     known = Settings.__dataclass_fields__
     for name in values:
         if name not in known:
@@ -36,6 +38,8 @@ def as_settings(values: dict[str, Any]) -> Settings:
     several: dict[str, Any] = {
         name: _as_tuple(values[name]) for name in ("sizes", "attacks") if name in values
     }
+    if isinstance(values.get("public"), str | os.PathLike):
+        several["public"] = read_stack(values["public"])[0]
     return Settings(**{**values, **several})
 
 

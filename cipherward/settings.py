@@ -51,7 +51,8 @@ class Settings:
         options: The family's options.
         key_scope: The family's key scope.
         block: Side of a block in pixels; None for those of `BLOCKS`, or the largest of them if there is a family.
-        public: Public plain images for the attacks that need some, uint8 [m, h, w, c].
+        public: Public plain images for the attacks that need some, uint8 [m, h, w, c]. A caller may
+            name their folder or .npy file.
         known_pairs: Pairs of plain images and ciphertexts that an attack is given besides; 0 for no such attack.
         chosen_plaintext: Whether an attack may have images of its choice encrypted besides.
         budget_s: Seconds that an attack may take at one pool size.

@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cipherward import result as result_module
+from cipherward.arguments import as_settings
 from cipherward.attacking import RECOVERY
 from cipherward.audit import AuditResult, audit
 from cipherward.controls import control_draws
 from cipherward.draws import draw_rows, images_of_draw
 from cipherward.function import FunctionUnderAudit
-from cipherward.settings import Settings
+from cipherward.settings import Settings, require_public
 from coordinator.adversary.contract import Ciphertexts
 from coordinator.adversary.recover import unknown_scheme
 from coordinator.adversary.recover.methods import METHODS
@@ -367,6 +369,7 @@ def test_a_function_that_is_no_scheme_gets_one_line_and_a_hint(
         (IMAGES, {"public": IMAGES}, "no attack that is named uses them"),
         (IMAGES, {**MATCHING, "public": IMAGES[:, :16]}, "the public images are uint8 [90, 16, 32, 1]"),
         (IMAGES, {**MATCHING, "public": IMAGES.astype(float)}, "the public images are float64"),
+        (IMAGES, {**MATCHING, "public": "nowhere"}, "no folder and no .npy file at nowhere"),
         (IMAGES, {**MATCHING, "public": [IMAGES[0], IMAGES[0, :3]]}, "the public images are float64"),
         (IMAGES, {**MATCHING, "public": IMAGES[:5]}, "5 of 5 public images are among the audited ones"),
         (IMAGES, {"log": "print"}, "log='print' cannot be called"),
@@ -414,6 +417,18 @@ def test_blocks_may_have_an_odd_side() -> None:
 
 
 @pytest.mark.long
+def test_public_images_may_be_a_folder_of_pictures_or_a_file(tmp_path: Path) -> None:
+    images = IMAGES[:3]
+    (tmp_path / "pictures").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image[..., 0]).save(tmp_path / "pictures" / f"{i}.png")
+    np.save(tmp_path / "images.npy", images)
+    for source in (str(tmp_path / "pictures"), tmp_path / "images.npy"):
+        public = as_settings({"attacks": ("moment_matching",), "public": source}).public
+        found = require_public(("moment_matching",), public, IMAGES[5:])
+        assert found is not None and np.array_equal(found, images)
+
+
 def test_an_authenticated_decryption_may_raise_under_another_key() -> None:
     sealed: dict[bytes, tuple[bytes, Images]] = {}
 
