@@ -77,7 +77,8 @@ def craft_guesses(place: Place, out: Path, name: str, rows: int, make_others: Ot
             pictures[target] = np.clip(level[target] + 40 + sign * 50 * wave(i, j)[..., None], 0, 255)
             file = f"draw-0/{i}{j}{sign}.safetensors"
             digest = save_guess(out / file, pictures.astype(np.uint8), None)
-            stored.append(StoredGuess("a", "T0", False, len(stored) + 1, file, digest, 0.0, ""))
+            # One name for each: of one name and one size there is one guess.
+            stored.append(StoredGuess(f"a_{len(stored)}", "T0", False, 1, file, digest, 0.0, ""))
     write_draws(out, [dataclasses.replace(draw, guesses=stored)], {"seed": 4, "rows": rows})
     return draw, target
 
