@@ -1,6 +1,7 @@
 """How many images break ciphers of textbooks that are no schemes of this program, by kind of picture.
 
-    python -m benchmarks.textbook --data FOLDER [--kinds "cifar 32"] [--ciphers lines] [--hours 2] [--json FILE]
+    python -m benchmarks.textbook --data FOLDER [--kinds "cifar 32"] [--ciphers lines] [--pools 100] [--hours 2]
+        [--json FILE]
 
 FOLDER is described in picture_sources.py. The ciphers are: one keystream for all images, XORed or added modulo 256;
 one substitution of gray levels, for all colours or for each; one order of the rows and one of the columns; one order
@@ -291,7 +292,7 @@ def run(args: argparse.Namespace) -> None:
     cells = [
         (cipher, kind, n, d)
         for kind in split_list(args.kinds)
-        for n in POOLS
+        for n in map(int, split_list(args.pools))
         for cipher in split_list(args.ciphers)
         for d in range(args.draws)
     ]
@@ -365,6 +366,7 @@ def main() -> None:
     add_data(parser)
     parser.add_argument("--kinds", default=",".join(PICTURES))
     parser.add_argument("--ciphers", default=",".join(CIPHERS))
+    parser.add_argument("--pools", default=",".join(map(str, POOLS)), help="images of a pool")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--hours", type=float, default=1.0)
     parser.add_argument("--out", type=Path, default=Path("runs/textbook/cells.jsonl"))

@@ -25,8 +25,8 @@ Their minutes are those of the further epochs alone.
 Lines with `distilled` use no label: the student learns, from ciphertext, what a teacher says of the plain image,
 which the hospital has. The teacher is the best model of a `plain` line of the first seed, and costs its minutes too.
 With `features` it also learns what each block of the teacher gives, the class token and the mean of the others, and
-`from its teacher` begins with the teacher's weights, as the lines with `after` do. Whoever can teach so holds the key,
-and has the accuracy of plain images with stem `private`: such a student is for those who must query ciphertext.
+`from its teacher` begins with the teacher's weights, as the lines with `after` do. Whoever can teach so holds the
+key, and has the accuracy of plain images with stem `private`: such a student is for those who must query ciphertext.
 `filters as means`, a patch embedding that begins by reading the mean of each block, had a setting that was not kept.
 """
 
