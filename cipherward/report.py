@@ -132,7 +132,11 @@ def _failed_recoveries(draws: Sequence[DrawScores], settings: Settings) -> dict[
     for finding in (finding for draw in draws for finding in draw.findings):
         if finding.attack not in settings.attacks:
             own.setdefault(finding.attack, []).append(finding)
-    failed = {name: own[name] for name in sorted(own) if not any(broken_by(f, SUITE) for f in own[name])}
+    # The guess of one that tried nothing is the ciphertext as it is. If that shows its image, as_is says so.
+    breaking = {
+        name for name, found in own.items() if any(broken_by(f, SUITE) and not f.idle for f in found)
+    }
+    failed = {name: own[name] for name in sorted(own) if name not in breaking}
     # What is seen without moving each image by itself is told once.
     if AS_IS_EACH in own and _broken_draws(draws, AS_IS_EACH) <= _broken_draws(draws, AS_IS):
         failed[AS_IS_EACH] = own[AS_IS_EACH]

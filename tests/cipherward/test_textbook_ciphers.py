@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cipherward.audit import audit
@@ -79,15 +80,25 @@ def test_a_cipher_of_a_textbook_is_broken_by_the_attack_on_it(
         (moved_and_xored, "order_and_keystream_recovery"),
         (chained_by_a_map, "chained_recovery"),
         (planes_moved, "plane_orders_recovery"),
-        (bits_moved_and_xored, "bit_order_recovery"),
     ],
 )
 def test_a_cipher_by_a_chaotic_map_is_broken_by_the_attack_on_it(
     cipher: Callable[[Images, int], Images], recovery: str
 ) -> None:
-    images = smooth(110, 24, 24)  # both searches take seconds with more pixels
+    images = smooth(110, 24, 24)  # the searches take seconds with more pixels
     result = audit(keyed(cipher), images, sizes=(60,), known_pairs=20, **SETTINGS)
     check_is_broken_by(recovery, 60, result)
+
+
+@pytest.mark.long
+def test_an_order_of_all_bits_under_a_keystream_is_broken_by_the_attack_on_it() -> None:
+    images = smooth(170, 24, 24).astype(float)
+    low, high = images.min((1, 2, 3), keepdims=True), images.max((1, 2, 3), keepdims=True)
+    full = (255 * (images - low) / np.maximum(high - low, 1)).astype(
+        np.uint8
+    )  # the highest bit of each of them varies
+    result = audit(keyed(bits_moved_and_xored), full, sizes=(120,), known_pairs=20, **SETTINGS)
+    check_is_broken_by("bit_order_recovery", 120, result)
 
 
 def check_is_broken_by(recovery: str, images: int, result: AuditResult) -> None:
@@ -153,6 +164,22 @@ def test_a_slow_recovery_is_tried_only_if_no_other_is_sound() -> None:
         "not tried, because another was sound: bit_order_recovery, chained_recovery, order_and_keystream_recovery, "
         "order_and_table_recovery, pixel_order_recovery, plane_orders_recovery" in str(result)
     )
+
+
+@pytest.mark.long
+def test_a_recovery_that_tried_nothing_has_no_row_where_the_ciphertext_shows_its_image() -> None:
+    def near_lines_moved(images: Images, key: bytes) -> Images:
+        rng = np.random.default_rng(int.from_bytes(key))
+        rows, columns = (
+            np.concatenate([i + rng.permutation(8) for i in range(0, 32, 8)]) for _ in range(2)
+        )
+        return images[:, rows][:, :, columns]
+
+    result = audit(near_lines_moved, IMAGES, sizes=(4,), **SETTINGS)
+    broken_at = result.report.verdict.broken_at
+    assert broken_at["as_is"] == 1 and broken_at["line_order_recovery"] == 4
+    assert {finding.attack for finding in result.report.findings} == {*broken_at}
+    assert "not tried, because another was sound: bit_order_recovery, chained_recovery" in str(result)
 
 
 def test_an_order_of_bits_is_sought_in_gray_pictures_alone() -> None:
