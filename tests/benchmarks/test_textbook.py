@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks.pages.textbook import textbook
-from benchmarks.textbook import CIPHERS, NOISE, measure, measure_noise, summarise
+from benchmarks.textbook import NOISE, measure, measure_noise, summarise
+from benchmarks.textbook_ciphers import CIPHERS
 from tests.support.pictures import smooth
 
 IMAGES = smooth(140, 32, 32)
