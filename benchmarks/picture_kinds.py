@@ -17,10 +17,10 @@ Four things are measured in a cell, more simply than by suite/1:
 
 An image count breaks a scheme if K or R holds in two thirds of the draws. No attack sees the plain images of the
 pool, or the eight. Where no recovery from ciphertexts alone is known (`orthogonal`, `noisy_orthogonal`,
-`block_projection`), moment matching has public images: those of the same kind that are left over. `patch_shuffle`
-orders every image anew: each is a pool of its own, with a move of its own. K is not asked, and R grants every image
-of the gallery the move that suits it best. `neuracrypt` is missing: nothing here reads it without images whose
-ciphertexts are known to be in the pool (projections.py).
+`block_projection`, `neuracrypt`), moment matching has public images: those of the same kind that are left over.
+`patch_shuffle` orders every image anew: each is a pool of its own, with a move of its own. K is not asked, and R
+grants every image of the gallery the move that suits it best. Nor is K asked of `neuracrypt`, whose ciphertexts no
+key opens.
 
 A cell that takes longer than --most-seconds is kept, and its row gets no further draw at that pool size or a larger
 one. With --update, pools without a cell in the journal keep the figures of an earlier file of docs/results.
@@ -90,6 +90,7 @@ def measure(
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - began
     # With a key for every image, the images outside the pool are attacked like those in it.
     alone, orbit = scheme.row_keys, scheme.orbit
+    asks_key = scheme.is_invertible and not alone
     count = len(plain) if alone else len(inside)
     varied = np.ptp(plain[:size], axis=0) > 0 if size > 1 else np.ones(plain.shape[1:], bool)
     whole = np.ones(plain.shape[1:], bool)
@@ -121,10 +122,10 @@ def measure(
         "ssim": float(np.nanmedian(opened_ssims)),
         "shown": float((opened_ssims >= np.nanmax(others_ssims, axis=0) + MARGIN).mean()),
         "named": named,
-        # None: there is no key for all images to be found.
-        "has_key": None if alone else guess.key is not None,
+        # None: there is no key to be found that opens all images.
+        "has_key": guess.key is not None if asks_key else None,
         "idle": guess.idle,
-        "uncertain": guess.is_uncertain or (guess.key is None and not alone),
+        "uncertain": guess.is_uncertain or (guess.key is None and asks_key),
         "fits": [str(fit) for fit in guess.fits],
         "note": guess.note,
     }

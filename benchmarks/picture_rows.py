@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.picture_sources import KINDS
+from benchmarks.picture_sources import KINDS, side_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ _LARGEST_POOL = {"tissue 224": 100, "tissue 32": 100, "tissue 32 coarse": 100, "
 def _rows() -> Iterator[Row]:
     """Yield a row for every scheme and every kind that it is meant for."""
     for kind in KINDS:
-        size = next(part for part in kind.split() if part.isdigit())
+        size = str(side_of(kind))
         # MRI at 64 has the blocks of the comparison's networks.
         block, is_small = (4, True) if kind == "mri 64" else (_BLOCKS[size], size in ("32", "28"))
         # Seams of these tell little: the larger pools say how many are enough.
@@ -66,6 +66,10 @@ def _rows() -> Iterator[Row]:
         for scheme in ("orthogonal", "noisy_orthogonal"):
             yield Row(scheme, kind, block, (10, 50), attack="moment_matching")
         yield Row("patch_shuffle", kind, block, (1,), attack="jigsaw")
+        # A patch of 28×28 images is one of 7: eight does not divide them, and tokens of four hold sixteen values.
+        yield Row(
+            "neuracrypt", kind, 7 if size == "28" else _BLOCKS[size], large[:2], attack="moment_matching"
+        )
         # Its noise hides the inner products that the attack begins with, until a pool averages it out.
         yield Row("block_projection", kind, block, (10, 20, *large[:2]), attack="moment_matching")
 

@@ -46,6 +46,11 @@ PANELS = {
 }
 
 
+def side_of(kind: str) -> int:
+    """Return the side of a kind's images in pixels."""
+    return int(next(part for part in kind.split() if part.isdigit()))
+
+
 @lru_cache(maxsize=len(KINDS))
 def read_kind(folder: Path, kind: str) -> Images:
     """Return all images of a kind, uint8 [n, h, w, c].

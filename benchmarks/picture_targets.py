@@ -29,7 +29,8 @@ class Target:
 
 _EXACT, _OPENS, _NAMES, _SHOWS = ("exact", "exact"), ("opens", "K"), ("names", "R"), ("shows", "V")
 #: The targets of each scheme. Schemes of which none was set should be broken by 10 images, and block_projection,
-#: whose noise has to be averaged out, by 100. An image of patch_shuffle is alone with its order.
+#: whose noise has to be averaged out, by 100. An image of patch_shuffle is alone with its order. Of neuracrypt only
+#: distributions are known, which take hundreds of images.
 TARGETS: dict[str, tuple[Target, ...]] = {
     "value_shuffle": (Target(*_EXACT, 10),),
     "le": (Target(*_EXACT, 10),),
@@ -43,6 +44,7 @@ TARGETS: dict[str, tuple[Target, ...]] = {
     "noisy_orthogonal": (Target(*_SHOWS, 10),),
     "block_projection": (Target("broken", "K or R", 100),),
     "patch_shuffle": (Target(*_NAMES, 1),),
+    "neuracrypt": (Target(*_NAMES, 300),),
 }
 
 _ALIKE = (

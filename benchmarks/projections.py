@@ -2,13 +2,14 @@
 
     python -m benchmarks.projections --data FOLDER [--hours 1] [--json FILE]
 
-FOLDER holds brain_mri/{train,test}/CLASS/*.jpg, cifar10_jpeg.npz and pneumoniamnist.npz. Cells of block_projection
-and patch_shuffle are one attack at one pool size in one draw of key, pool and audit images, scored with the product's
-own measures of suite/1. Cells of neuracrypt are the matching challenge of its authors: the adversary holds
-ciphertexts and their plain images in another order, no pair of them, and says which belongs to which
-(`match_tokens`).
+FOLDER holds brain_mri/{train,test}/CLASS/*.jpg, cifar10_jpeg.npz, pneumoniamnist.npz and tissue/*/*.png. Cells of
+block_projection and patch_shuffle are one attack at one pool size in one draw of key, pool and audit images, scored
+with the product's own measures of suite/1. Cells of neuracrypt are the matching challenge of its authors: the
+adversary holds ciphertexts and their plain images in another order, no pair of them, and says which belongs to which
+(`match_tokens`). The part `kinds` is that challenge on every kind of picture of picture_sources.py.
 
-Finished cells are kept in --out, so that a stopped run continues.
+Finished cells are kept in --out, so that a stopped run continues. With --update, lines without a cell in the journal
+keep the figures of an earlier file of docs/results.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from rich.table import Table
 
 from benchmarks.audit_table import SEED, Row, cells_of, read_mri, summarise_row
 from benchmarks.command_line import add_data, add_json, make_parser, write_figures
+from benchmarks.picture_sources import KINDS, read_kind, side_of
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.opened import open_images
 from coordinator.adversary.pairs import known_pairs
@@ -87,6 +89,12 @@ CHALLENGES = (
     Challenge("pneumonia", 7, 1000, 1, {"depth": 0}),
 )
 
+#: The same for every kind of picture: as many images as there are tiles of tissue, rounded down, in the blocks of a
+#: vision transformer. Images of 28 have blocks of 7, because 8 does not divide 28.
+KIND_CHALLENGES = tuple(
+    Challenge(kind, {224: 16, 64: 8, 32: 4, 28: 7}[side_of(kind)], 150, 5) for kind in KINDS
+)
+
 #: Options of block_projection and numbers of known pairs; and how many other images the key then opens.
 PAIRS = tuple(
     (options, pairs)
@@ -102,9 +110,16 @@ def read_pneumonia(folder: Path) -> Images:
         return np.ascontiguousarray(stored["train_images"].reshape(-1, 28, 28, 1))
 
 
+def _read(data: str, folder: Path) -> Images:
+    """Return the images that a challenge draws from, uint8 [n, h, w, c]."""
+    if data in KINDS:
+        return read_kind(folder, data)
+    return read_mri(folder, "train")[0] if data == "mri" else read_pneumonia(folder)
+
+
 def challenge_cell(challenge: Challenge, draw: int, folder: Path) -> dict[str, Any]:
     """Seal, shuffle, match, and count how many ciphertexts were matched with their own images."""
-    source = read_mri(folder, "train")[0] if challenge.data == "mri" else read_pneumonia(folder)
+    source = _read(challenge.data, folder)
     rng = np.random.default_rng([SEED, draw])
     plain = source[rng.choice(len(source), challenge.images, replace=False)]
     spec = describe("neuracrypt", plain.shape[1:], challenge.block, options=challenge.options)
@@ -157,7 +172,7 @@ def run(args: argparse.Namespace) -> None:
     """Run the missing cells until the time is over."""
     args.out.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 3600 * args.hours
-    for draw in range(3):
+    for draw in range(max(challenge.draws for challenge in KIND_CHALLENGES)):
         for cell in _missing(draw, args):
             append_line(args.out, json.dumps(cell))
             print(cell["row"], draw, cell.get("broken_by", cell.get("right")), flush=True)
@@ -167,10 +182,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _missing(draw: int, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the missing cells of a draw, as they are computed."""
-    for challenge in CHALLENGES:
-        done = {(c["row"], c["draw"]) for c in read_lines(args.out)}
-        if draw < challenge.draws and (challenge.name, draw) not in done and "challenges" in args.parts:
-            yield challenge_cell(challenge, draw, args.data)
+    for part, challenges in (("challenges", CHALLENGES), ("kinds", KIND_CHALLENGES)):
+        for challenge in challenges if part in args.parts else ():
+            done = {(c["row"], c["draw"]) for c in read_lines(args.out)}
+            if draw < challenge.draws and (challenge.name, draw) not in done:
+                yield challenge_cell(challenge, draw, args.data)
     for options, pairs in PAIRS:
         done = {(c["row"], c["draw"]) for c in read_lines(args.out)}
         if draw == 0 and (_pairs_name(options, pairs), 0) not in done and "pairs" in args.parts:
@@ -182,10 +198,12 @@ def _missing(draw: int, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 yield {**cell, "row": row.name}
 
 
-def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the lines of the result."""
+def summarise(
+    cells: Sequence[dict[str, Any]], earlier: Mapping[str, Sequence[dict[str, Any]]] | None = None
+) -> dict[str, Any]:
+    """Return the lines of the result; those of which no cell was measured are as an earlier result has them."""
     challenges = []
-    for challenge in CHALLENGES:
+    for challenge in (*CHALLENGES, *KIND_CHALLENGES):
         mine = [cell for cell in cells if cell["row"] == challenge.name]
         challenges.append(
             {
@@ -202,11 +220,27 @@ def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     pairs = [
         cell for case in PAIRS for cell in cells if cell["row"] == _pairs_name(*case) and "pairs" in cell
     ]
-    return {
+    result = {
         "rows": [summarise_row(row, cells) for row in ROWS],
         "challenges": challenges,
         "pairs": pairs,
     }
+    measured = {cell["row"] for cell in cells}
+    return {part: _kept(lines, (earlier or {}).get(part, ()), measured) for part, lines in result.items()}
+
+
+def _kept(
+    lines: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]], measured: Collection[str]
+) -> list[dict[str, Any]]:
+    """Return a part of the result, with earlier lines where nothing was measured now."""
+    old = [line for line in earlier if _row_name(line) not in measured]
+    names = {_row_name(line) for line in old}
+    return [*old, *(line for line in lines if _row_name(line) not in names)]
+
+
+def _row_name(line: Mapping[str, Any]) -> str:
+    """Return the name that a line of the result has in the journal."""
+    return str(line["row"] if "row" in line else line["name"])
 
 
 def main() -> None:
@@ -214,14 +248,18 @@ def main() -> None:
     parser = make_parser(__doc__)
     add_data(parser)
     parser.add_argument("--hours", type=float, default=1.0, help="time for the missing cells")
-    parser.add_argument("--parts", default="rows,challenges,pairs", help="which parts to run")
+    parser.add_argument("--parts", default="rows,challenges,kinds,pairs", help="which parts to run")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/projections/cells.jsonl"), help="the journal of cells"
+    )
+    parser.add_argument(
+        "--update", type=Path, help="an earlier file of docs/results, for what is not measured"
     )
     add_json(parser)
     args = parser.parse_args()
     run(args)
-    result = summarise(read_lines(args.out))
+    earlier = json.loads(args.update.read_text())["result"] if args.update else None
+    result = summarise(read_lines(args.out), earlier)
     table = Table("scheme, data, scope, attack", "pool", "draws", "broken", "SSIM", "R", "V")
     for line in result["rows"]:
         for pool in line["pools"]:

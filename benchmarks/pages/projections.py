@@ -70,11 +70,11 @@ def projections(result: Record) -> list[str]:
         *table(["options, images", "pairs", "SSIM", "error", "seconds"], known),
         "`neuracrypt` (width 2048 and depth 4, where nothing else is said): the matching challenge. The adversary "
         "holds ciphertexts and their plain images in another order, and no pair. *First* is the share right before "
-        "boosting. Chance is one in the number of images. Median of the draws.",
+        "boosting. Chance is one in the number of images. Median of the draws. Places of tokens are found from how "
+        "distances grow together.",
         "",
         *table(["images", "draws", "first", "right", "worst draw", "fit", "seconds"], challenges),
-        "No attack of this program recovers a picture from a `neuracrypt` ciphertext. None learns its network from "
-        "pairs.",
+        "Pictures of `neuracrypt` ciphertexts from public images of the same kind: by kind of picture, below.",
         "",
     ]
 

@@ -124,7 +124,7 @@ ATTACKS: dict[str, AttackInfo] = {
             LazyAttack("recover.moment_matching"),
             Tier.T2,
             "ciphertexts under one key, public plain images",
-            "orthogonal, noisy_orthogonal, block_projection",
+            "orthogonal, noisy_orthogonal, block_projection, neuracrypt",
             "ours",
             uses_pool=True,
         ),

@@ -64,7 +64,8 @@ ATTACKS: dict[str, str] = {
     "jigsaw": "Puts the blocks of a single sealed image together, like a puzzle.",
     "pooled_key_recovery": "Finds the key: one order of blocks and pixels, or one change of values, must make "
     "pictures of all images of the pool.",
-    "moment_matching": "Finds the key by giving sealed images the statistics of public images of the same kind.",
+    "moment_matching": "Finds the key, or pictures, by giving sealed images the statistics of public images of the "
+    "same kind.",
     "gan": "A network that was trained on public images draws the plain image (GAN).",
     "sia_gan": "A network that was trained on public images draws the plain image (SIA-GAN).",
     "itn": "A network that was trained on public images draws the plain image (ITN).",
@@ -73,7 +74,7 @@ ATTACKS: dict[str, str] = {
     "learned_stem": "Finds the key with labelled sealed images and a public model.",
     "weights": "Reads the key off the weights of a training.",
     "updates": "Recovers or confirms images from the updates of a training.",
-    "known_pairs": "Finds the key from pairs of plain and sealed images.",
+    "known_pairs": "Finds the key, or the pictures, from pairs of plain and sealed images.",
     "chosen_plaintext": "Finds the key from sealed images of its own choice.",
     "keystream_recovery": "Finds one keystream that was added to, or XORed with, all images.",
     "substitution_recovery": "Finds one exchange of gray levels that all images share.",

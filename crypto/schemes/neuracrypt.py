@@ -31,7 +31,9 @@ The holder of the key has no inverse either: this program has none, and `is_inve
 the control of the true key seals the plain images again.
 
 Published attack: Carlini et al., "NeuraCrypt is not private" (arXiv 2108.07256), which solved the authors' challenge
-of saying which ciphertext is of which image. Ours is coordinator/adversary/pairs/match_tokens.py.
+of saying which ciphertext is of which image. Ours is coordinator/adversary/pairs/match_tokens.py. Ours too are two
+that open pictures: with public images (coordinator/adversary/recover/token_moments.py) and from known pairs
+(coordinator/adversary/pairs/token_regression.py).
 
 Key space, counted by us: 8 bits for each weight, bias and position. Networks whose inner units change places do the
 same, and are not counted twice in `distinct_bits`.
@@ -66,8 +68,8 @@ class NeuraCrypt:
     orbit = EVERY_MOVE
     is_invertible = False
     weakness = (
-        "with its default options, its ciphertexts name their images to whoever holds these, without a pair "
-        "(match_tokens, which is no part of an audit; arXiv 2108.07256)"
+        "a network of one's own makes nearly the same of an image: public images of the same kind open pictures "
+        "(moment_matching), and whoever holds the images matches them without a pair (arXiv 2108.07256)"
     )
     #: Rounding of float32 on another machine, in gray levels; tokens differ by about 60.
     sealing_tolerance = 0.05

@@ -11,7 +11,8 @@ value is bright. It is then the same wherever the unit goes, and whether or not 
    blocks that the first step told apart; the inversions show in the same comparison;
 3. blocks that are alike in step 1 and differ in their arrangement, by the order found in step 2.
 
-Blocks of `etc` are turned as a whole (turned_blocks.py), those of `block_projection` multiplied (projections.py).
+Blocks of `etc` are turned as a whole (turned_blocks.py), those of `block_projection` multiplied (projections.py), and
+those of `neuracrypt` are opened without a key (token_regression.py).
 `orthogonal` takes as many independent blocks as a block has
 values. With fewer, what lies outside their span is left at mid-gray. Units and blocks that are equal in all pairs are
 interchangeable: their order is a guess, and the note counts them.
@@ -23,6 +24,7 @@ import numpy as np
 
 from coordinator.adversary.contract import Guess, Knowledge, Recovered
 from coordinator.adversary.opened import Key, RecoveredLevels, RecoveredMatrix, RecoveredStream, open_rows
+from coordinator.adversary.pairs import token_regression
 from coordinator.adversary.pairs.projections import solve_projection
 from coordinator.adversary.pairs.turned_blocks import solve_turned_blocks
 from coordinator.adversary.pairs.unit_signatures import (
@@ -65,6 +67,8 @@ def attack(knowledge: Knowledge) -> Guess:
     if knowledge.known is None or not len(knowledge.known[0]):
         return open_rows(knowledge, None, "needs known pairs", idle=True)
     key, note = solve(knowledge.pool.spec, *knowledge.known)
+    if knowledge.pool.spec.name == "neuracrypt" and not load(knowledge.pool.spec).row_keys:
+        return token_regression.attack(knowledge)
     return open_rows(knowledge, key, note, idle=load(knowledge.pool.spec).row_keys)
 
 
@@ -144,7 +148,7 @@ def solve(spec: SchemeSpec, plain: Images, sealed: AnyArray) -> Solution:
     if spec.name == "block_projection":
         return solve_projection(spec, plain, sealed)
     if not scheme.is_invertible:
-        return None, f"no key opens {spec.name}: pairs name images (match_tokens), and open none"
+        return None, f"no key opens {spec.name}"
     if spec.name == "etc":
         recovered = solve_turned_blocks(spec, plain, sealed)
         return (None, _NOT_ONE_KEY) if recovered is None else (recovered, "; ".join(recovered.notes))

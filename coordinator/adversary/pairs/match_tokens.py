@@ -5,14 +5,11 @@ al., "NeuraCrypt is not private" (arXiv 2108.07256), of which we could read the 
 turns "a 1% attack advantage into a 100% complete break". The steps here are our own. The adversary holds ciphertexts,
 the plain images that they are of, and others; it knows the network's shape and not its weights:
 
-1. the order of the tokens is undone: position embeddings keep tokens of one place together, so that each image has
-   one token in each of N clusters;
-2. distances between the tokens of two images depend little on the weights, because wide random networks agree on
-   them (their kernel; a design flaw, not a chance). So networks of the adversary's own say how far plain images are
-   apart at each place;
-3. clusters are matched with places by their distributions of distances, and ciphertexts with images by the
-   distribution of each one's distances to all others: a first matching, of which a part is right;
-4. ciphertext i is image j if its distances to other ciphertexts are those of j to the images that these were matched
+1. clusters of tokens are matched with places, and networks of the adversary's own say how far plain images are apart
+   at each place (recover/token_places.py);
+2. ciphertexts are matched with images by the distribution of each one's distances to all others: a first matching,
+   of which most is right;
+3. ciphertext i is image j if its distances to other ciphertexts are those of j to the images that these were matched
    with. The others are at first the tenth of the ciphertexts whose images beat the next best by most, then more and
    more. Repeated until nothing changes, this boosts the part that is right. Clusters are matched anew each time.
 
@@ -28,28 +25,34 @@ from scipy.optimize import linear_sum_assignment
 
 from coordinator.adversary.contract import Fit, Guess, Knowledge
 from coordinator.adversary.opened import open_rows
+from coordinator.adversary.recover.token_places import (
+    NETWORKS,
+    QUANTILES,
+    by_patch,
+    cluster_tokens,
+    distances_at,
+    margins,
+    match_places,
+    own_vectors,
+    profiles,
+    standardised,
+)
 from coordinator.adversary.time_budget import TimeLeft
-from crypto.arrays import AnyArray, Float32Array, Float64Array, Images, Int64Array
-from crypto.encoder_cipher import EncoderNetwork
+from crypto.arrays import Float32Array, Int64Array
 from crypto.errors import CipherwardError
-from crypto.kernels.blocks import to_blocks
 from crypto.scheme import load
-from crypto.schemes.neuracrypt import DEVIATION, MEAN, NeuraCrypt
+from crypto.schemes.neuracrypt import NeuraCrypt
 
-#: Networks of the adversary's own, and their inner width at most. Set once; not tuned further.
-_NETWORKS, _WIDTH = 4, 256
 #: Places whose distances are compared, at most: n² numbers each. The most varied are taken.
 _PLACES = 24
 #: Most ciphertexts or images.
 _MOST_IMAGES = 1500
-#: Quantiles by which distributions of distances are compared. Set once.
-_QUANTILES = 30
-#: Steps of the clustering, and of the boosting. It ends earlier once nothing changes.
-_CLUSTER_STEPS, _BOOST_STEPS = 8, 40
+#: Most steps of the boosting, which ends earlier once nothing changes.
+_BOOST_STEPS = 40
 #: Share of the ciphertexts that decide at first, and by how much it grows. With all of them from the start, 1000
 #: X-rays stopped at 29 % right in one draw of two; like this, all were right in both.
 _FIRST_ANCHORS, _GROWTH = 0.1, 1.25
-#: Ciphertexts whose distances decide which cluster is which place. Set once.
+#: Ciphertexts by which clusters are matched with places anew. Set once.
 _SAMPLE = 300
 #: Least fit to be believed. Matchings that were all right had .76 to .99, one with 2 % right had .46.
 LEAST_FIT = 0.70
@@ -104,69 +107,26 @@ def match_images(knowledge: Knowledge) -> Matching:
     assert isinstance(algorithm, NeuraCrypt)
     plain = np.asarray(knowledge.public)
     sealed = pool.images(np.asarray(knowledge.rows, np.int64))
-    tokens = cluster_tokens(by_patch(sealed, pool.spec.block))
-    vectors = [_own_vectors(plain, algorithm, rng) for _ in range(_NETWORKS)]
-    clusters, places = _varied(tokens), _varied(vectors[0])
-    near = np.stack([np.sqrt(_squared_distances(tokens[:, c])) for c in clusters])
-    own = np.stack(
-        [np.sqrt(sum(_squared_distances(each[:, p]) for each in vectors) / len(vectors)) for p in places]
-    )
+    tokens, _ = cluster_tokens(by_patch(sealed, pool.spec.block))
+    vectors = [own_vectors(plain, algorithm, rng) for _ in range(NETWORKS)]
+    places = match_places(tokens, vectors, rng)
+    clusters = _varied(tokens)
+    near = np.stack([distances_at((tokens,), cluster) for cluster in clusters])
+    own = np.stack([distances_at(vectors, place) for place in places[clusters]])
     del vectors
     own *= np.float32(np.median(near) / max(float(np.median(own)), 1e-12))
-    which = _match_distributions(near, own)
-    time_left = knowledge.budget.time_left
-    first = _match_profiles(near, own[which])
-    images, which = _boost(first, which, near, own, time_left)
-    here, there = _standardised(near), _standardised(own[which][:, images][:, :, images])
-    return Matching(images, first, float((here * there).mean()))
+    first = _match_profiles(near, own)
+    alike = np.arange(len(clusters))
+    candidates = [(first, alike), _boost(first, alike, near, own, knowledge.budget.time_left)]
+    fits = [_fit(images, which, near, own) for images, which in candidates]
+    best = int(np.argmax(fits))
+    return Matching(candidates[best][0], first, fits[best])
 
 
-def by_patch(images: AnyArray, block: int) -> Float32Array:
-    """Return images as float32 [n, N, V]."""
-    blocks = to_blocks(np.asarray(images, np.float32), block)
-    return blocks.reshape(*blocks.shape[:2], -1)
-
-
-def cluster_tokens(tokens: Float32Array) -> Float32Array:
-    """Return tokens [n, N, V] with those of one place at one number, in an order of places that is not known.
-
-    Each image has one token in each cluster. The tokens of the first image begin the clusters.
-    """
-    centres, ordered = tokens[0].astype(np.float64), np.empty_like(tokens)
-    for _ in range(_CLUSTER_STEPS):
-        before = ordered.copy()
-        for i, image in enumerate(tokens):
-            costs = (centres**2).sum(1) - 2 * image @ centres.T
-            token, cluster = linear_sum_assignment(costs)
-            ordered[i, cluster] = image[token]
-        centres = ordered.mean(0, dtype=np.float64)
-        if np.array_equal(before, ordered):
-            break
-    return ordered
-
-
-def _own_vectors(plain: Images, algorithm: NeuraCrypt, rng: np.random.Generator) -> Float32Array:
-    """Return what a random network of the adversary's own makes of images before its last layer, [n, N, W]."""
-    width = min(_WIDTH, algorithm.width)
-
-    def layer(inputs: int, outputs: int) -> tuple[Float32Array, Float32Array]:
-        drawn = (rng.uniform(-1, 1, (inputs + 1, outputs)) / np.sqrt(inputs)).astype(np.float32)
-        return drawn[:-1], drawn[-1]
-
-    inner = [layer(width, width) for _ in range(algorithm.depth)]
-    network = EncoderNetwork(
-        embed=layer(algorithm.values, width),
-        layers=(
-            np.array([w for w, _ in inner], np.float32).reshape(-1, width, width),
-            np.array([b for _, b in inner], np.float32).reshape(-1, width),
-        ),
-        positions=rng.standard_normal((algorithm.spec.blocks, width)).astype(np.float32),
-        mix=layer(width, 1),
-        mean=MEAN,
-        deviation=DEVIATION,
-    )
-    patches = to_blocks(plain, algorithm.spec.block)
-    return np.stack([network.vectors(image.reshape(len(image), -1)) for image in patches])
+def _fit(images: Int64Array, which: Int64Array, near: Float32Array, own: Float32Array) -> float:
+    """Return the correlation of the distances of ciphertexts with those of the images they are matched with."""
+    here, there = standardised(near), standardised(own[which][:, images][:, :, images])
+    return float((here * there).mean())
 
 
 def _varied(vectors: Float32Array) -> Int64Array:
@@ -174,37 +134,12 @@ def _varied(vectors: Float32Array) -> Int64Array:
     return np.argsort(-vectors.var(0).sum(1), kind="stable")[:_PLACES]
 
 
-def _squared_distances(vectors: Float32Array) -> Float32Array:
-    """Return the squared distances of vectors [n, d], float32 [n, n]."""
-    exact = vectors.astype(np.float64)
-    exact -= exact.mean(0)
-    squares = (exact**2).sum(1)
-    distances = np.maximum(squares[:, None] + squares - 2 * exact @ exact.T, 0.0)
-    np.fill_diagonal(distances, 0.0)
-    result: Float32Array = distances.astype(np.float32)
-    return result
-
-
-def _profiles(distances: Float32Array) -> Float32Array:
-    """Return the quantiles of every row of [n, m]: [n, _QUANTILES]."""
-    ranks = np.linspace(0, distances.shape[1] - 1, _QUANTILES + 2)[1:-1].astype(np.int64)
-    profiles: Float32Array = np.sort(distances, axis=1)[:, ranks]
-    return profiles
-
-
-def _match_distributions(near: Float32Array, own: Float32Array) -> Int64Array:
-    """Return which place each cluster is, int64 [k], by the distributions of their distances."""
-    here, there = (np.stack([_profiles(part.reshape(1, -1))[0] for part in parts]) for parts in (near, own))
-    places: Int64Array = linear_sum_assignment(np.abs(here[:, None] - there).sum(2))[1].astype(np.int64)
-    return places
-
-
 def _match_profiles(near: Float32Array, own: Float32Array) -> Int64Array:
     """Return the image of each ciphertext, int64 [r], by the distribution of its distances in each cluster."""
     costs = np.zeros((near.shape[1], own.shape[1]), np.float32)
     for here, there in zip(near, own, strict=True):
-        ours, theirs = _profiles(here), _profiles(there)
-        for k in range(_QUANTILES):
+        ours, theirs = profiles(here), profiles(there)
+        for k in range(QUANTILES):
             costs += np.abs(ours[:, k, None] - theirs[None, :, k])
     images: Int64Array = linear_sum_assignment(costs)[1].astype(np.int64)
     return images
@@ -217,7 +152,7 @@ def _boost(
     own: Float32Array,
     time_left: TimeLeft,
 ) -> tuple[Int64Array, Int64Array]:
-    """Step 4. Return the image of each ciphertext and the place of each cluster."""
+    """Step 3. Return the image of each ciphertext and the place of each cluster."""
     anchors, share = np.arange(len(images)), _FIRST_ANCHORS
     for _ in range(_BOOST_STEPS):
         if not time_left():
@@ -229,29 +164,13 @@ def _boost(
         matched = linear_sum_assignment(costs)[1].astype(np.int64)
         has_settled = share >= 1 and np.array_equal(matched, images)
         images = matched
-        anchors = np.argsort(-_margins(costs, matched), kind="stable")[: max(3, int(share * len(images)))]
+        anchors = np.argsort(-margins(costs, matched), kind="stable")[: max(3, int(share * len(images)))]
         sample = anchors[:_SAMPLE]
         picked = matched[sample]
-        ours = _standardised(near[:, sample][:, :, sample])
-        theirs = _standardised(own[:, picked][:, :, picked])
+        ours = standardised(near[:, sample][:, :, sample])
+        theirs = standardised(own[:, picked][:, :, picked])
         which = linear_sum_assignment(-ours @ theirs.T)[1].astype(np.int64)
         if has_settled:
             break
         share = min(1.0, share * _GROWTH)
     return images, which
-
-
-def _margins(costs: Float64Array, matched: Int64Array) -> Float64Array:
-    """Return how much dearer each ciphertext's next best image is than the one it is matched with, as a share."""
-    every = np.arange(len(matched))
-    chosen = costs[every, matched]
-    others = costs.copy()
-    others[every, matched] = np.inf
-    return np.asarray((others.min(1) - chosen) / np.maximum(chosen, 1e-12))
-
-
-def _standardised(distances: Float32Array) -> Float64Array:
-    """Return the distances [k, n, n] of pairs as rows [k, n·n] of mean 0 and deviation 1."""
-    rows = distances.reshape(len(distances), -1).astype(np.float64)
-    rows -= rows.mean(1, keepdims=True)
-    return np.asarray(rows / np.maximum(rows.std(1, keepdims=True), 1e-12))

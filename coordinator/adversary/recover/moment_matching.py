@@ -31,7 +31,7 @@ from scipy.linalg import svd
 
 from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.opened import RecoveredMatrix, open_rows
-from coordinator.adversary.recover import row_projections
+from coordinator.adversary.recover import row_projections, token_moments
 from coordinator.adversary.recover.block_moments import (
     MID_GRAY,
     Moments,
@@ -74,6 +74,8 @@ def attack(knowledge: Knowledge) -> Guess:
         return open_rows(knowledge, None, note, idle=True)
     if knowledge.pool.spec.name == "block_projection":
         return row_projections.attack(knowledge)
+    if knowledge.pool.spec.name == "neuracrypt":
+        return token_moments.attack(knowledge)
     pool, block = knowledge.pool, knowledge.pool.spec.block
     pool_rows = random_order(np.asarray(knowledge.pool_rows, np.int64))[:_IMAGES]
     sealed = moments(image_chunks(pool, pool_rows), block)
@@ -113,7 +115,7 @@ def _reason_not_to_run(knowledge: Knowledge) -> str:
         )
     if load(spec).row_keys:
         return "every image has a key of its own"
-    if not load(spec).is_invertible:
+    if not load(spec).is_invertible and spec.name != "neuracrypt":
         return f"no key opens {spec.name}, and no matrix does"
     if load(spec).sealed_shape != spec.image_shape:
         return "sealed images have another shape than plain ones"

@@ -7,13 +7,14 @@ import pytest
 
 from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.pairs import known_pairs, match_tokens
+from coordinator.adversary.recover import token_places
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Images
 from crypto.errors import CipherwardError
 from crypto.key import SecretKey
 from crypto.scheme import describe, load
-from tests.support.pictures import smooth
+from tests.support.pictures import coloured_texture, smooth
 
 KEY = SecretKey(bytes(range(32)))
 SIDE, BLOCK, IMAGES = 32, 8, 60
@@ -45,6 +46,13 @@ def test_candidates_may_hold_other_images() -> None:
     assert share_named(guess, shuffled) > 0.9
 
 
+def test_pictures_that_are_alike_at_all_places_are_matched_too() -> None:
+    # Textures without a middle: distributions of distances are the same at every place.
+    plain = coloured_texture(IMAGES, (150, 100, 140), (40, 45, 35), 3.0, 0.4, 3)
+    guess, shuffled = challenge(plain, plain)
+    assert share_named(guess, shuffled) == 1.0 and not guess.is_uncertain
+
+
 def test_images_that_are_not_among_the_candidates_are_not_found() -> None:
     guess, shuffled = challenge(smooth(IMAGES, SIDE, SIDE), smooth(IMAGES, SIDE, SIDE, seed=9))
     assert share_named(guess, shuffled) == 0.0 and guess.is_uncertain
@@ -54,10 +62,11 @@ def test_tokens_of_a_place_are_gathered_whatever_their_order() -> None:
     plain = smooth(12, SIDE, SIDE)
     options = {"width": 1024, "depth": 1, "shuffle": False}
     cipher = load(describe("neuracrypt", (SIDE, SIDE, 1), BLOCK, options=options)).cipher(KEY)
-    tokens = match_tokens.by_patch(np.asarray(cipher.encrypt(plain)), BLOCK)
+    tokens = token_places.by_patch(np.asarray(cipher.encrypt(plain)), BLOCK)
     rng = np.random.default_rng(0)
     mixed = np.stack([image[rng.permutation(16)] for image in tokens])
-    gathered = match_tokens.cluster_tokens(mixed)
+    gathered, centres = token_places.cluster_tokens(mixed)
+    assert np.array_equal(token_places.to_clusters(mixed, centres), gathered)
     places = [
         [int(np.flatnonzero((tokens[i] == token).all(1))[0]) for token in gathered[i]] for i in range(12)
     ]
