@@ -30,6 +30,8 @@ _LOOK_ALIKE = str.maketrans(
     "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf",
     "ABEKMHOPCTYXISJaeopcyxisjABEZHIKMNOPTYXo",
 )
+# What find_twins says of two names, if a reader cannot see what tells them apart.
+_UNSEEN = "look the same", "differ by a sign alone"
 # One sign between two words or numbers. `grade -1` is not `grade 1`, and HER2- not HER2.
 _SEPARATOR = re.compile(r"(?<=[^\W_])[\s_\-\u2010-\u2015\u2212](?=[^\W_])")
 # What file managers add to the name of a copy, in several languages.
@@ -82,29 +84,44 @@ def require_usable_names(names: Iterable[str], where: str) -> None:
                 f"{where}: {shown} {'are one name to many file systems' if is_one else 'differ by spaces alone'}",
                 "rename one of them, or join the classes",
             )
-    _refuse_one_number_twice(names, where)
-    _refuse_alike(names, where)
+    if found := find_twins(names):
+        twin, name, fault = found
+        raise CipherwardError(
+            f"{where}: {twin!a} and {name!a} {fault}"
+            if fault in _UNSEEN
+            else f"{where}: {twin!r} and {name!r} {fault}",
+            "join the classes, or write the name in one way; class names that differ in words are clearer",
+        )
+    _refuse_copies(names, where)
 
 
-def _refuse_alike(names: Collection[str], where: str) -> None:
-    """Raise CipherwardError if two names look the same, differ by a sign between words, or one is a copy's.
+def find_twins(names: Iterable[str]) -> tuple[str, str, str] | None:
+    """Return two names that are one to a reader, and why, such as `1` and `01`, or `no tumor` and `no_tumor`.
 
-    A letter that nobody sees, or one of another alphabet, makes a class of its own of a few images; so do `no tumor`
-    beside `no_tumor`, and the folder `benign - Copy` that a file manager made.
+    Spreadsheets make 1.0, 1,0 or 1E+00 of a 1 in some rows, and decimals have a comma in some languages. A letter
+    that nobody sees, or one of another alphabet, tells names apart that look the same.
     """
-    faults = "look the same", "differ by a sign alone"
-    known: tuple[dict[str, str], dict[str, str]] = {}, {}
+    known: tuple[dict[str, str], ...] = {}, {}, {}
+    faults = "are one number in two spellings", *_UNSEEN
     for name in names:
-        seen = "".join(letter for letter in name if not _is_invisible(letter))
-        plain = _folded(seen.translate(_LOOK_ALIKE))
-        forms = plain, _SEPARATOR.sub(" ", plain)
+        seen = _folded(without_invisible(name).translate(_LOOK_ALIKE))
+        forms = _plain_numbers(_folded(name)), seen, _SEPARATOR.sub(" ", seen)
         for fault, twins, form in zip(faults, known, forms, strict=True):
             if (twin := twins.setdefault(form, name)) != name:
-                raise CipherwardError(
-                    f"{where}: {ascii(twin)} and {ascii(name)} {fault}",
-                    "write the class in one way, or give the classes names that differ in words",
-                )
-    for name in known[0].values():
+                return twin, name, fault
+    return None
+
+
+def _plain_numbers(name: str) -> str:
+    """Return a name with its numbers in one spelling: `1` for `01` and `1.0`, and `T1` for `T01`."""
+    if _NUMBER.fullmatch(name):
+        return str((Decimal(name.replace(",", ".")) + 0).normalize())
+    return _LEADING_ZEROS.sub("", name)
+
+
+def _refuse_copies(names: Collection[str], where: str) -> None:
+    """Raise CipherwardError if a folder is a file manager's copy of another: `benign - Copy` beside `benign`."""
+    for name in names:
         for end in range(1, len(name)):
             if _COPY.fullmatch(name, end) and name[:end] in names:
                 raise CipherwardError(
@@ -113,28 +130,15 @@ def _refuse_alike(names: Collection[str], where: str) -> None:
                 )
 
 
-def _is_invisible(letter: str) -> bool:
-    """Return whether a character of a name shows nothing of its own."""
-    return letter in _BLANK or any(ord(letter) in selectors for selectors in _SELECTORS)
-
-
-def _refuse_one_number_twice(names: Iterable[str], where: str) -> None:
-    """Raise CipherwardError if two names differ by the spelling of a number: `1`, `01` and `1.0`, or `T1` and `T01`.
-
-    Spreadsheets make 1.0, 1,0 or 1E+00 of a 1 in some rows, and decimals have a comma in some languages.
-    """
-    known: dict[str, str] = {}
-    for name in names:
-        plain = _folded(name)
-        if _NUMBER.fullmatch(plain):
-            plain = str((Decimal(plain.replace(",", ".")) + 0).normalize())
-        else:
-            plain = _LEADING_ZEROS.sub("", plain)
-        if (twin := known.setdefault(plain, name)) != name:
-            raise CipherwardError(
-                f"{where}: {twin!r} and {name!r} are one number in two spellings",
-                "join the classes, or write the number in one way; class names in words are clearer",
-            )
+def without_invisible(name: str) -> str:
+    """Return a name without the characters that show nothing of their own."""
+    return "".join(
+        letter
+        for letter in name
+        if letter not in _BLANK
+        and unicodedata.category(letter) != "Cf"
+        and not any(ord(letter) in selectors for selectors in _SELECTORS)
+    )
 
 
 def _folded(name: str) -> str:

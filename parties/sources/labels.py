@@ -14,7 +14,7 @@ from pathlib import Path
 from crypto.errors import CipherwardError
 from crypto.plural import agreeing, counted
 from parties.sources.catalog import NO_PATIENT, Catalog, Item, Selection
-from parties.sources.class_names import normalized, require_usable_names
+from parties.sources.class_names import find_twins, normalized, require_usable_names
 from parties.sources.label_table import HINT, FileFinder, Row, read_rows
 from parties.sources.layout import require_folder
 from parties.sources.picture import UndecodableImageError
@@ -141,10 +141,10 @@ def _refuse_several_labels(rows: list[Row], file: Path) -> None:
 def _select_hospital(rows: list[Row], hospital: str, file: Path) -> list[Row]:
     """Return a hospital's rows, and check that no image has two labels, and that all or no rows have a split."""
     known = sorted({row.hospital for row in rows if row.hospital})
-    if len({name.casefold() for name in known}) < len(known):
-        twins = [name for name in known if sum(name.casefold() == other.casefold() for other in known) > 1]
+    twins = [name for name in known if sum(name.casefold() == other.casefold() for other in known) > 1]
+    if twins := twins[:3] or (find_twins(known) or ())[:2]:
         raise CipherwardError(
-            f"{file}: {' and '.join(repr(name) for name in twins[:3])} seem to be one hospital",
+            f"{file}: {' and '.join(repr(name) for name in twins)} seem to be one hospital",
             "write its name in one way: rows under the other name would be left out",
         )
     if hospital:
@@ -210,10 +210,12 @@ def _match_files(rows: list[Row], files: list[str], file: Path) -> list[str]:
                 "write the whole path, with the file's ending",
             )
     if missing := [row.path for row, path in zip(rows, paths, strict=True) if not path]:
+        near = file_of.elsewhere(missing[0])
         raise CipherwardError(
             f"{file} names {counted(len(missing), 'image that is', 'images that are')} not in the folder: "
             f"{', '.join(missing[:3])}",
-            "add them, or remove their rows; paths are relative to the folder of images",
+            (f"the folder holds {near[0]}; " if near else "add them, or remove their rows; ")
+            + "paths are relative to the folder of images",
         )
     named: dict[str, Row] = {}
     for row, path in zip(rows, paths, strict=True):
