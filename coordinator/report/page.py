@@ -47,6 +47,21 @@ _TIERS = {
 }
 
 
+def needs_of(rows: Sequence[Row], attack: str) -> str:
+    """Return what an attack needs: its tiers, each with its first pool size where it has several.
+
+    Key recovery from one image needs less than from a pool.
+    """
+    first: dict[str, int] = {}
+    for row in rows:
+        if row.attack == attack:
+            first.setdefault(row.tier, row.size)
+    needs = [f"{tier}: {_TIERS.get(tier, 'needs more than ciphertexts')}" for tier in first]
+    if len(first) == 1:
+        return needs[0]
+    return "; ".join(f"{need} (from {size:,})" for need, size in zip(needs, first.values(), strict=True))
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of pictures.
@@ -126,7 +141,7 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
         class_shares=_class_shares(report.draws),
         rows=rows,
         attacks=list(dict.fromkeys(row.attack for row in rows)),
-        tiers=_TIERS,
+        needs_of=needs_of,
         baselines=_baselines(report.draws),
         charts=[Markup(chart) for chart in charts if chart],
         pictures=_gallery(pictures, report, rows),
