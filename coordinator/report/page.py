@@ -29,7 +29,7 @@ from coordinator.report.records import NO_STUDY, Report, ReportDraw, Training, W
 from coordinator.report.repeat import mends, repeat_commands
 from coordinator.report.rows import Row, rows_of
 from coordinator.report.verdict_text import attacked_by, headline, linkability, reasons, second_look
-from coordinator.report.wording import images, percent, power, score, seconds
+from coordinator.report.wording import images, percent, power, score, seconds, span
 from crypto.arrays import Images, UInt8Array
 from crypto.byte_size import size
 from crypto.plural import counted
@@ -282,6 +282,6 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (score, percent, seconds, size, power, images, counted):
+    for function in (score, percent, seconds, size, power, images, counted, span):
         environment.filters[function.__name__] = function
     return environment.get_template("page.html")
