@@ -10,11 +10,12 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,6 +101,11 @@ _BEAT_S = 4.0
 _AT_WORK, _LONGEST_STEP = "at work", 100
 #: Set to 0 in the environment of programs whose lines another of ours reads: it ends the silences itself.
 BEATS = "CIPHERWARD_BEATS"
+# Variables of Numba and NumPy, what they may hold, and in words. Numba warns of a text, and fails at 0.
+_NUMBERS = (
+    ("NUMBA_NUM_THREADS", r"(?!-|\+?0+$).*", "number of threads from 1"),
+    ("SOURCE_DATE_EPOCH", r"[+-]?[0-9]+", "number of seconds"),
+)
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -127,6 +133,7 @@ def run(app: typer.Typer, name: str) -> None:
             # A terminal whose encoding lacks an accent or an ellipsis gets an escape, not a traceback.
             stream.reconfigure(errors="backslashreplace")
     try:
+        _require_numbers(os.environ)
         app(prog_name=name)
     except CipherwardError as error:
         print(f"{name}: error: {printable(error.message)}", file=sys.stderr)
@@ -144,6 +151,16 @@ def run(app: typer.Typer, name: str) -> None:
         _end_if_full(name, error)
         _end_if_homeless(name, error)
         raise
+
+
+def _require_numbers(environment: Mapping[str, str]) -> None:
+    """Raise CipherwardError if a variable holds what a library of ours ends with a traceback at, in mid-command."""
+    for variable, pattern, what in _NUMBERS:
+        if (value := environment.get(variable, "")) and not re.fullmatch(pattern, value.strip()):
+            raise CipherwardError(
+                f"the environment variable {variable} is {value!r}, which is no {what}",
+                f"correct it, or take it away: unset {variable}",
+            )
 
 
 def _open_standard_streams() -> None:
