@@ -291,7 +291,8 @@ class _DataSet:
             raise UnusablePixelsError(
                 f"its colours are in a form of JPEG 2000 ({form}), and its pixels are not"
             )
-        if self.text("BurnedInAnnotation").upper() == "YES" and not reading.allow_burned_in:
+        # Only NO denies it: some programs write Y, TRUE or UNKNOWN.
+        if self.text("BurnedInAnnotation").upper() not in ("", "NO") and not reading.allow_burned_in:
             raise UnusablePixelsError(
                 "it says that names may be written into the pixels (BurnedInAnnotation); if they are not,"
                 " --allow-burned-in"

@@ -302,6 +302,8 @@ def test_every_listed_transfer_syntax_has_its_decoder_and_is_documented() -> Non
 def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
     cases: list[tuple[str, dict[str, Any], str]] = [
         ("burned", {"BurnedInAnnotation": "YES"}, "--allow-burned-in"),
+        ("true", {"BurnedInAnnotation": "TRUE"}, "--allow-burned-in"),
+        ("unknown", {"BurnedInAnnotation": "UNKNOWN"}, "--allow-burned-in"),
         ("report", {"PixelData": None, "Rows": None}, "no pixels"),
         ("seg", {"Modality": "SEG"}, "segmentation"),
         ("mask", {"SOPClassUID": UID("1.2.840.10008.5.1.4.1.1.66.4")}, "segmentation"),
@@ -363,6 +365,7 @@ def test_images_that_often_show_names_are_told_by_modality_and_by_class(tmp_path
         ({"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, True),
         ({"Modality": "", "SOPClassUID": ultrasound}, True),
         ({"Modality": "CT", "SOPClassUID": capture, "BurnedInAnnotation": "NO"}, False),
+        ({"Modality": "CT", "SOPClassUID": capture, "BurnedInAnnotation": "no "}, False),
     ]
     for i, (tags, expected) in enumerate(cases):
         dicom_file(tmp_path / f"{i}.dcm", RAMP, **tags)
