@@ -26,7 +26,7 @@ from coordinator.exchange.audit.suite1 import MIN_BUDGET_S
 from coordinator.exchange.compile_cache import ensure_compile_cache
 from coordinator.exchange.quiet import bypass_proxies
 from coordinator.exchange.temporary import has_shared_memory
-from coordinator.exchange.time_left import Countdown, parse_count
+from coordinator.exchange.time_left import MAX_SECONDS, Countdown, parse_count
 from crypto.asking import waiting_for_user
 from crypto.errors import CipherwardError
 from crypto.printable import printable
@@ -223,12 +223,12 @@ def parse_seconds(text: str, option: str = "--budget") -> float:
     number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
     try:
         time = float(number) * _UNITS[unit]
-        if not MIN_BUDGET_S <= time < float("inf"):
+        if not MIN_BUDGET_S <= time <= MAX_SECONDS:
             raise ValueError
         return time
     except ValueError:
         raise CipherwardError(
-            f"{option} {text!r} is not a time of at least {MIN_BUDGET_S:g} s",
+            f"{option} {text!r} is not a time of at least {MIN_BUDGET_S:g} s and at most {MAX_SECONDS:.0f} s",
             f"for example: {option} 90s, 10m, 1h, or 600",
         ) from None
 
