@@ -1,4 +1,4 @@
-"""How much of a piece of work is done, about how long the rest will take, as a text, and the longest time of a step."""
+"""How much of a piece of work is done and how long the rest will take, as a text; the longest time of a step."""
 
 from __future__ import annotations
 
