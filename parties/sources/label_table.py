@@ -60,8 +60,12 @@ class _Table:
 
     @property
     def unused(self) -> list[str]:
-        """The names of the columns that are not used."""
-        return [name for i, name in enumerate(self.header) if name and i not in self.places.values()]
+        """The names of the columns that are not used, or their numbers if they have cells and no name."""
+        rest = [i for i in range(len(self.header)) if i not in self.places.values()]
+        full = {i for i in rest if any(cells[i].strip() for _, cells in self.lines if i < len(cells))}
+        return [
+            self.header[i] or f"column {i + 1}, without a name" for i in rest if self.header[i] or i in full
+        ]
 
 
 @dataclass(frozen=True)

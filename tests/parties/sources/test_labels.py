@@ -181,6 +181,13 @@ def test_a_missing_label_is_no_class(images: Path, tmp_path: Path, cell: str) ->
         read_labels(images, table(tmp_path / "l.csv", "path,label", rows))
 
 
+def test_a_column_without_a_name_is_not_left_out_in_silence(images: Path, tmp_path: Path) -> None:
+    """It may hold the patients, and a table of pandas begins with one."""
+    rows = [f"{i},scan{i:02d}.png,{'ab'[i % 2]},P{i // 4}," for i in range(24)]
+    notes = read_labels(images, table(tmp_path / "l.csv", ",path,label,,", rows)).notes
+    assert "columns of l.csv that are not used: column 1, without a name, column 4, without a name" in notes
+
+
 def test_words_that_may_be_classes_are_no_missing_labels(images: Path, tmp_path: Path) -> None:
     words = ["none", "na", "unknown", "blank", "HER2-", "[1]", "+"]
     rows = [f"scan{i:02d}.png,{words[i % 7]}" for i in range(24)]
