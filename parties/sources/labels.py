@@ -141,8 +141,9 @@ def _refuse_several_labels(rows: list[Row], file: Path) -> None:
 def _select_hospital(rows: list[Row], hospital: str, file: Path) -> list[Row]:
     """Return a hospital's rows, and check that no image has two labels, and that all or no rows have a split."""
     known = sorted({row.hospital for row in rows if row.hospital})
-    twins = [name for name in known if sum(name.casefold() == other.casefold() for other in known) > 1]
-    if twins := twins[:3] or (find_twins(known) or ())[:2]:
+    twins = [name for name in known if sum(name.casefold() == other.casefold() for other in known) > 1][:3]
+    twins = twins or list((find_twins(known) or ())[:2])
+    if twins:
         raise CipherwardError(
             f"{file}: {' and '.join(repr(name) for name in twins)} seem to be one hospital",
             "write its name in one way: rows under the other name would be left out",

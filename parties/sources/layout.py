@@ -16,14 +16,14 @@ from collections import Counter
 from pathlib import Path
 
 from crypto.errors import CipherwardError
-from crypto.plural import counted
+from crypto.plural import agreeing, counted
 from parties.sources.catalog import Catalog, Item, Selection
 from parties.sources.class_names import normalized, require_usable_names
 from parties.sources.found import Found
 from parties.sources.masks import is_mask_folder, notes_of_companions, refuse_masks, refuse_masks_as_class
 from parties.sources.patients import FOLDER_PATTERN, Grouper
 from parties.sources.reading import Reading
-from parties.sources.walk import ARCHIVE_ENDINGS, note_of_links, walk
+from parties.sources.walk import ARCHIVE, ARCHIVE_ENDINGS, DANGLING, UNREAD, note_of_links, walk
 
 #: The names of split folders, in lower case.
 SPLIT_NAMES = {
@@ -32,6 +32,8 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing", "testset", "test_set"), "test"),
 }
 _FOLD = re.compile(r"(cv|fold|part|batch|chunk|shard)[ _-]?\d+")
+#: A class is told of which more than this share of the files is in a format that is not read. Chosen by hand.
+_UNREAD_SHARE = 0.1
 _HINT = "put the images into one folder for each class"
 
 
@@ -80,7 +82,52 @@ def read_layout(root: Path, selection: Selection) -> Catalog:
     found.notes += note_of_links(found.tree, sorted(listed))
     found.notes += group_of.notes()
     silent = sum(parts.may_show_names for name, parts in found.parts.items() if name in listed)
-    return Catalog(root, classes, items, found.ignored, found.refused, found.notes, silent)
+    return Catalog(
+        root,
+        classes,
+        items,
+        found.ignored,
+        found.refused,
+        found.notes,
+        silent,
+        _doubts(found, top, folders),
+    )
+
+
+def _doubts(found: Found, top: str, folders: list[tuple[str, str, str]]) -> list[tuple[str, str]]:
+    """Return what may be missing among the classes, each with what to do about it.
+
+    An archive or a link to nothing beside the class folders may be a class. A class of which a part has another
+    format is smaller than the hospital thinks.
+    """
+    places = {top, *(folder.rpartition("/")[0] for _, _, folder in folders)}
+    doubts = []
+    for name, reason in sorted(found.ignored):
+        if name.rpartition("/")[0] in places and reason.startswith((ARCHIVE, DANGLING)):
+            what = "an archive, which is not unpacked," if reason.startswith(ARCHIVE) else reason
+            doubts.append(
+                (
+                    f"{name} is {what} beside the class folders",
+                    "if it is a class, or a part of one, unpack or mend it; otherwise take it away",
+                )
+            )
+    for _, _, folder in folders:
+        unread = [
+            reason
+            for name, reason in found.ignored
+            if name.startswith(f"{folder}/") and reason.startswith((ARCHIVE, UNREAD, DANGLING))
+        ]
+        total = len(unread) + len(found.images(folder))
+        if len(unread) > _UNREAD_SHARE * total:
+            reasons = ", ".join(f"{count} × {reason}" for reason, count in Counter(unread).most_common(3))
+            left_out = f"{len(unread)} of {counted(total, 'file')} in {folder}"
+            doubts.append(
+                (
+                    f"{left_out} {agreeing(len(unread), 'is', 'are')} left out: {reasons}",
+                    "convert or unpack them, if they are images of the class",
+                )
+            )
+    return doubts
 
 
 def _check_links(found: Found, top: str, folders: list[tuple[str, str, str]]) -> None:

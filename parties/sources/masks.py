@@ -19,20 +19,37 @@ from parties.sources.found import Found
 from parties.sources.walk import without_ending
 
 # Words for masks and annotations, without accents: in English, German, French, Italian, Portuguese and Spanish.
-_MASKS = ("mask", "masks", "msk", "maske", "masken", "masque", "masques")
-_MASKS += ("mascara", "mascaras", "maschera", "maschere")
-_DRAWN = (
-    "annotation",
-    "annotations",
-    "segmentation",
-    "segmentations",
-    "groundtruth",
-    "labelmap",
-    "labelmaps",
+_MASKS = frozenset(
+    (
+        "mask",
+        "masks",
+        "msk",
+        "maske",
+        "masken",
+        "masque",
+        "masques",
+        "mascara",
+        "mascaras",
+        "maschera",
+        "maschere",
+    )
 )
-_DRAWN += ("bbox", "contour", "contours", "heatmap", "heatmaps", "overlay", "overlays", "manual")
+_DRAWN = frozenset(
+    (
+        *(
+            "annotation",
+            "annotations",
+            "segmentation",
+            "segmentations",
+            "groundtruth",
+            "labelmap",
+            "labelmaps",
+        ),
+        *("bbox", "contour", "contours", "heatmap", "heatmaps", "overlay", "overlays", "manual"),
+    )
+)
 # The last word of a folder that holds them: `masks`, `lung masks`, `leftMask`, `1st_manual`.
-_FOLDER_WORDS = frozenset((*_MASKS, *_DRAWN))
+_FOLDER_WORDS = _MASKS | _DRAWN
 # Words at the beginning or the end of a mask's name; a number may follow the last: `0001_mask_2`.
 _FILE_WORDS = _FOLDER_WORDS | {
     "seg",

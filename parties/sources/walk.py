@@ -55,6 +55,8 @@ _LEFTOVER_FOLDERS = (
     *("@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "~snapshot"),
 )
 LEFTOVER, HIDDEN = "left by an archive or a file manager", "hidden"
+#: How the reasons begin.
+ARCHIVE, UNREAD = "an archive, which is not unpacked", "a format that is not read"
 DANGLING, IRREGULAR = "a link to nothing", "not a regular file"
 
 
@@ -268,9 +270,9 @@ def _why_ignored(name: str, reason: str) -> str:
     """Return the reason to ignore a file, in words that many files share."""
     ending = PurePosixPath(name).suffix.lower()
     if ending in ARCHIVE_ENDINGS:
-        return f"an archive, which is not unpacked ({ending})"
+        return f"{ARCHIVE} ({ending})"
     if ending in UNREAD_ENDINGS:
-        return f"a format that is not read ({ending})"
+        return f"{UNREAD} ({ending})"
     if "not a regular file" in reason or "empty" in reason:
         return reason
     return f"not an image ({ending or 'no ending'})"
