@@ -17,6 +17,7 @@ from parties.sources.catalog import NO_PATIENT, Catalog, Item, Selection
 from parties.sources.class_names import find_twins, normalized, require_usable_names
 from parties.sources.label_table import HINT, FileFinder, Row, read_rows
 from parties.sources.layout import require_folder
+from parties.sources.patients import note_of_names
 from parties.sources.picture import UndecodableImageError
 from parties.sources.reading import Reading
 from parties.sources.same_patient import join_issuers, name_patients
@@ -83,13 +84,7 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
     if unused:
         notes.append(f"columns of {file.name} that are not used: {', '.join(unused[:20])}")
     patients = {row.patient for row in rows if row.patient}
-    if patients and (alone := sum(not row.patient for row in rows)):
-        tagged = sum(not row.patient and groups[path].startswith(("tag ", "label ")) for row, path in used)
-        told = f"{counted(tagged, 'is', 'are')} grouped by DICOM tags, each other one" if tagged else "each"
-        notes.append(
-            f"{alone} of {counted(len(rows), 'row')} {agreeing(alone, 'names', 'name')} no patient: {told} is "
-            "taken for one of its own"
-        )
+    notes += _notes_of_patients(rows, used, groups, selection)
     if (nowhere := sum(not row.hospital for row in rows)) and nowhere < len(rows):
         notes.append(
             f"{nowhere} of {counted(len(rows), 'row')} {agreeing(nowhere, 'names', 'name')} no hospital"
@@ -102,6 +97,25 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
             " test on"
         )
     return Catalog(root, classes, items, ignored, refused, notes, silent)
+
+
+def _notes_of_patients(
+    rows: list[Row], used: list[tuple[Row, str]], groups: dict[str, str], selection: Selection
+) -> list[str]:
+    """Return a line about the rows that name no patient, if others do; or about file names that seem to name them."""
+    alone = sum(not row.patient for row in rows)
+    if alone < len(rows):
+        tagged = sum(not row.patient and groups[path].startswith(("tag ", "label ")) for row, path in used)
+        told = f"{counted(tagged, 'is', 'are')} grouped by DICOM tags, each other one" if tagged else "each"
+        line = (
+            f"{alone} of {counted(len(rows), 'row')} {agreeing(alone, 'names', 'name')} no patient: {told} is "
+            "taken for one of its own"
+        )
+        return [line] if alone else []
+    if selection.groups != "folder":
+        return []
+    remedy = "If they are patients, name them in a column patient; if not: --groups none"
+    return note_of_names((path for path, group in groups.items() if not group), remedy)
 
 
 def _groups(rows: list[tuple[Row, str]], held: dict[str, Parts]) -> dict[str, str]:

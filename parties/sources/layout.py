@@ -21,7 +21,7 @@ from parties.sources.catalog import Catalog, Item, Selection
 from parties.sources.class_names import normalized, require_usable_names
 from parties.sources.found import Found
 from parties.sources.masks import is_mask_folder, notes_of_companions, refuse_masks, refuse_masks_as_class
-from parties.sources.patients import FOLDER_PATTERN, Grouper
+from parties.sources.patients import FOLDER_PATTERN, NAME_PATTERN, Grouper, note_of_names
 from parties.sources.reading import Reading
 from parties.sources.walk import ARCHIVE, ARCHIVE_ENDINGS, DANGLING, UNREAD, note_of_links, walk
 
@@ -81,6 +81,9 @@ def read_layout(root: Path, selection: Selection) -> Catalog:
     found.ignored += [(name, "outside of the class folders") for name in found.parts if name not in listed]
     found.notes += note_of_links(found.tree, sorted(listed))
     found.notes += group_of.notes()
+    if selection.groups in ("folder", "tags"):
+        remedy = f"If they are patients: --groups {NAME_PATTERN}; if not: --groups none"
+        found.notes += note_of_names((item.path for item in items if not item.group), remedy)
     silent = sum(parts.may_show_names for name, parts in found.parts.items() if name in listed)
     return Catalog(
         root,
