@@ -36,8 +36,8 @@ T = TypeVar("T", bound=Settings)
 MAX_SEED = 10**18
 #: The shares of a Dirichlet partition are even long before this; far above, NumPy's are no numbers.
 MAX_ALPHA = 1e6
-#: No training converges with such a rate, decay or scale; float32 makes larger ones infinite.
-MAX_RATE = 1e6
+#: Far above every rate, decay or scale: at 3.4e38 float32 is infinite, and torch fails in the middle of a round.
+MAX_RATE = 1e30
 #: If a value may have several types, pydantic ends the place of an error with the first of them.
 _TYPE_NAMES = ("bool", "int", "str")
 #: The values that a setting may have, as pydantic lists them: 'learn', 'private' or 'plain'.
