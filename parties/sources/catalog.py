@@ -108,7 +108,7 @@ class Catalog:
         refused: Image files that cannot be used, each with the reason.
         notes: What was decided about the layout, for the user.
         may_show_names: DICOM files of a kind whose pixels often hold names, and that say nothing about it.
-        doubts: What may be missing among the classes, each with what to do about it.
+        doubts: What may be missing among the classes or wrong with all files, each with what to do about it.
     """
 
     root: Path

@@ -21,7 +21,7 @@ from parties.sources.patients import note_of_names
 from parties.sources.picture import UndecodableImageError
 from parties.sources.reading import Reading
 from parties.sources.same_patient import join_issuers, name_patients
-from parties.sources.walk import Parts, ignored_reason, look, note_of_links, walk
+from parties.sources.walk import Parts, doubts_of_recognizable, ignored_reason, look, note_of_links, walk
 
 _BETWEEN_LABELS = re.compile(r"[;,/+&]")
 
@@ -96,7 +96,8 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
             "hospital trains on, another may"
             " test on"
         )
-    return Catalog(root, classes, items, ignored, refused, notes, silent)
+    doubts = doubts_of_recognizable(held.values())
+    return Catalog(root, classes, items, ignored, refused, notes, silent, doubts)
 
 
 def _notes_of_patients(

@@ -23,7 +23,15 @@ from parties.sources.found import Found
 from parties.sources.masks import is_mask_folder, notes_of_companions, refuse_masks, refuse_masks_as_class
 from parties.sources.patients import FOLDER_PATTERN, NAME_PATTERN, Grouper, note_of_names
 from parties.sources.reading import Reading
-from parties.sources.walk import ARCHIVE, ARCHIVE_ENDINGS, DANGLING, UNREAD, note_of_links, walk
+from parties.sources.walk import (
+    ARCHIVE,
+    ARCHIVE_ENDINGS,
+    DANGLING,
+    UNREAD,
+    doubts_of_recognizable,
+    note_of_links,
+    walk,
+)
 
 #: The names of split folders, in lower case.
 SPLIT_NAMES = {
@@ -85,16 +93,9 @@ def read_layout(root: Path, selection: Selection) -> Catalog:
         remedy = f"If they are patients: --groups {NAME_PATTERN}; if not: --groups none"
         found.notes += note_of_names((item.path for item in items if not item.group), remedy)
     silent = sum(parts.may_show_names for name, parts in found.parts.items() if name in listed)
-    return Catalog(
-        root,
-        classes,
-        items,
-        found.ignored,
-        found.refused,
-        found.notes,
-        silent,
-        _doubts(found, top, folders),
-    )
+    doubts = _doubts(found, top, folders)
+    doubts += doubts_of_recognizable(parts for name, parts in found.parts.items() if name in listed)
+    return Catalog(root, classes, items, found.ignored, found.refused, found.notes, silent, doubts)
 
 
 def _doubts(found: Found, top: str, folders: list[tuple[str, str, str]]) -> list[tuple[str, str]]:

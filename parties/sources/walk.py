@@ -95,6 +95,7 @@ class Parts:
     count: int = 1
     group: str = ""
     may_show_names: bool = False
+    is_recognizable: bool = False
 
 
 def without_ending(name: str) -> str:
@@ -181,6 +182,20 @@ def note_of_links(tree: Tree, images: Iterable[str]) -> list[str]:
     ]
 
 
+def doubts_of_recognizable(parts: Iterable[Parts]) -> list[tuple[str, str]]:
+    """Return how many DICOM files say that their patient can be recognised, and what to do; nothing if none does."""
+    if not (count := sum(part.is_recognizable for part in parts)):
+        return []
+    files = counted(count, "DICOM file says", "DICOM files say")
+    return [
+        (
+            f"{files} that the patient can be recognised in the picture, such as by the face "
+            "(RecognizableVisualFeatures)",
+            "whoever opens such a sealed image sees who it is; remove the faces, or leave these images out",
+        )
+    ]
+
+
 def look(root: Path, name: str, reading: Reading) -> Parts:
     """Return what a file holds. Its first bytes are read whatever its name: a DICOM file's tags name a patient.
 
@@ -226,7 +241,9 @@ def _look_inside(place: str, _size: int, _time: int, reading: Reading) -> Parts:
                     header = dicom.read_header(file, reading)
                 except dicom.DirectoryError as error:
                     raise _IgnoredError(str(error)) from None
-                return Parts("DICOM", header.frames, header.group, header.may_show_names)
+                return Parts(
+                    "DICOM", header.frames, header.group, header.may_show_names, header.is_recognizable
+                )
             return Parts("NIfTI", nifti.slice_count(file)[0])
 
 
