@@ -10,11 +10,12 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ from coordinator.exchange.audit.suite1 import MIN_BUDGET_S
 from coordinator.exchange.compile_cache import ensure_compile_cache
 from coordinator.exchange.quiet import bypass_proxies
 from coordinator.exchange.temporary import has_shared_memory
-from coordinator.exchange.time_left import Countdown, parse_count
+from coordinator.exchange.time_left import MAX_SECONDS, Countdown, parse_count
 from crypto.asking import waiting_for_user
 from crypto.errors import CipherwardError
 from crypto.printable import printable
@@ -100,6 +101,11 @@ _BEAT_S = 4.0
 _AT_WORK, _LONGEST_STEP = "at work", 100
 #: Set to 0 in the environment of programs whose lines another of ours reads: it ends the silences itself.
 BEATS = "CIPHERWARD_BEATS"
+# Variables of Numba and NumPy, what they may hold, and in words. Numba warns of a text, and fails at 0.
+_NUMBERS = (
+    ("NUMBA_NUM_THREADS", r"(?!-|\+?0+$).*", "number of threads from 1"),
+    ("SOURCE_DATE_EPOCH", r"[+-]?[0-9]+", "number of seconds"),
+)
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -127,6 +133,7 @@ def run(app: typer.Typer, name: str) -> None:
             # A terminal whose encoding lacks an accent or an ellipsis gets an escape, not a traceback.
             stream.reconfigure(errors="backslashreplace")
     try:
+        _require_numbers(os.environ)
         app(prog_name=name)
     except CipherwardError as error:
         print(f"{name}: error: {printable(error.message)}", file=sys.stderr)
@@ -144,6 +151,16 @@ def run(app: typer.Typer, name: str) -> None:
         _end_if_full(name, error)
         _end_if_homeless(name, error)
         raise
+
+
+def _require_numbers(environment: Mapping[str, str]) -> None:
+    """Raise CipherwardError if a variable holds what a library of ours ends with a traceback at, in mid-command."""
+    for variable, pattern, what in _NUMBERS:
+        if (value := environment.get(variable, "")) and not re.fullmatch(pattern, value.strip()):
+            raise CipherwardError(
+                f"the environment variable {variable} is {value!r}, which is no {what}",
+                f"correct it, or take it away: unset {variable}",
+            )
 
 
 def _open_standard_streams() -> None:
@@ -206,12 +223,12 @@ def parse_seconds(text: str, option: str = "--budget") -> float:
     number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "s")
     try:
         time = float(number) * _UNITS[unit]
-        if not MIN_BUDGET_S <= time < float("inf"):
+        if not MIN_BUDGET_S <= time <= MAX_SECONDS:
             raise ValueError
         return time
     except ValueError:
         raise CipherwardError(
-            f"{option} {text!r} is not a time of at least {MIN_BUDGET_S:g} s",
+            f"{option} {text!r} is not a time of at least {MIN_BUDGET_S:g} s and at most {MAX_SECONDS:.0f} s",
             f"for example: {option} 90s, 10m, 1h, or 600",
         ) from None
 

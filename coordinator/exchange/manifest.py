@@ -139,9 +139,10 @@ def _require_distinct(statements: Sequence[Statement]) -> None:
     usual = Counter(statement.classes for statement in statements).most_common(1)[0][0]
     for statement in statements:
         if statement.classes != usual:
+            difference = _difference(statement.classes, usual)
             raise CipherwardError(
-                f"the classes of {statement.hospital} are not those of the others",
-                "all hospitals need the same classes in the same order",
+                f"the classes of {statement.hospital} are not those of the others: {difference}",
+                "all hospitals need the same classes in the same order: cipherward-party seal --classes states them",
             )
     if pair := _find_pair(statements, lambda statement: statement.hospital.casefold()):
         raise CipherwardError(f"{pair} differ in letters' case only", "give each a name of its own")
@@ -159,6 +160,17 @@ def _require_distinct(statements: Sequence[Statement]) -> None:
                     "every hospital seals its own images",
                 )
             owners[digest] = place
+
+
+def _difference(classes: Sequence[str], usual: Sequence[str]) -> str:
+    """Return where two lists of classes differ first, with escapes: names may differ in nothing that is seen."""
+    if len(classes) != len(usual):
+        extra, lacking = sorted(set(classes) - set(usual)), sorted(set(usual) - set(classes))
+        told = [f"it has {extra[0]!a}, and they do not"] if extra else []
+        told += [f"it lacks {lacking[0]!a}"] if lacking else []
+        return f"{len(classes)} instead of {len(usual)}; {', and '.join(told)}"
+    number = next(i for i, pair in enumerate(zip(classes, usual, strict=True)) if pair[0] != pair[1])
+    return f"class {number} is {classes[number]!a} instead of {usual[number]!a}"
 
 
 def _find_pair(statements: Sequence[Statement], what: Callable[[Statement], object]) -> str:

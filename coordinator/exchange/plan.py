@@ -13,7 +13,17 @@ from pydantic import Field, field_validator, model_validator
 from coordinator.exchange.audit import suite1
 from coordinator.exchange.model_choice import check_model_args, check_model_name
 from coordinator.exchange.privacy import Privacy, require_compatible, require_summable, sums_securely
-from coordinator.exchange.settings import MAX_ALPHA, MAX_SEED, Settings, build, mark_whole, nest, read_yaml
+from coordinator.exchange.settings import (
+    MAX_ALPHA,
+    MAX_RATE,
+    MAX_SEED,
+    Settings,
+    build,
+    mark_whole,
+    nest,
+    read_yaml,
+)
+from coordinator.exchange.time_left import MAX_SECONDS
 from crypto.errors import CipherwardError
 from crypto.files import write_text
 from crypto.scheme import always_has_row_keys, carries_stem, describe, load, stem_carriers
@@ -71,7 +81,7 @@ class Plan(Settings):
     # The part of the encoder that is trained and sent. The head always is; `stem` decides on the stem.
     share: Literal["all", "head", "lora"] = "all"
     lora_rank: int = Field(default=4, ge=1, le=_MAX_RANK)
-    lora_alpha: float = Field(default=8.0, gt=0)
+    lora_alpha: float = Field(default=8.0, gt=0, le=MAX_RATE)
     # Adapters are in the last so many blocks of the encoder (0: in all), and there in these linear layers.
     lora_blocks: int = Field(default=0, ge=0)
     lora_layers: tuple[Literal["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"], ...] = Field(
@@ -81,8 +91,8 @@ class Plan(Settings):
     # training: federated (by Flower), or central (by the provider alone, on all sealed images)
     train: Literal["federated", "central"] = "federated"
     strategy: Literal["fedavg", "fedprox", "fedadam", "fedmedian", "krum"] = "fedavg"
-    proximal_mu: float = Field(default=0.01, gt=0)
-    server_lr: float = Field(default=0.01, gt=0)
+    proximal_mu: float = Field(default=0.01, gt=0, le=MAX_RATE)
+    server_lr: float = Field(default=0.01, gt=0, le=MAX_RATE)
     malicious: int = Field(default=0, ge=0)
     # The norm of one hospital's update is at most this many times the median of the round; 0: no bound. The longest
     # seen was 2.6 times among hospitals of one size, and 6.1 times from one with nine times the images (SGD).
@@ -92,14 +102,14 @@ class Plan(Settings):
     local_epochs: int = Field(default=1, ge=1)
     batch: int = Field(default=32, ge=1)
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    lr: float = Field(default=3e-4, gt=0)
+    lr: float = Field(default=3e-4, gt=0, le=MAX_RATE)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0, le=MAX_RATE)
     warmup_steps: int = Field(default=20, ge=0)
     # The rate of a weight is the schedule's, times what these say of its layer (coordinator/model/optimizer.py).
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    stem_lr_scale: float = Field(default=1.0, gt=0)
-    position_lr_scale: float = Field(default=1.0, gt=0)
+    stem_lr_scale: float = Field(default=1.0, gt=0, le=MAX_RATE)
+    position_lr_scale: float = Field(default=1.0, gt=0, le=MAX_RATE)
     frozen_rounds: int = Field(default=0, ge=0)
     clip: float = Field(default=1.0, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -109,8 +119,8 @@ class Plan(Settings):
     augment: Literal["none", "flip_shift", "flip_affine"] = "none"
     mixup: float = Field(default=0.0, ge=0)
     quorum: int = Field(default=0, ge=0)
-    deadline_s: float = Field(default=3600.0, gt=0)
-    grace_s: float = Field(default=60.0, ge=0)
+    deadline_s: float = Field(default=3600.0, gt=0, le=MAX_SECONDS)
+    grace_s: float = Field(default=60.0, ge=0, le=MAX_SECONDS)
     retries: int = Field(default=1, ge=0)
     keep_updates: int = Field(default=0, ge=0)
     baseline: bool = True
@@ -125,7 +135,7 @@ class Plan(Settings):
     draws: int = Field(default=suite1.DRAWS, ge=1, le=suite1.MAX_DRAWS)
     audit_rows: int = Field(default=suite1.AUDIT_ROWS, ge=suite1.MIN_AUDIT_ROWS)
     gallery: int = Field(default=suite1.GALLERY_IMAGES, ge=suite1.MIN_GALLERY)
-    budget_s: float = Field(default=600.0, ge=suite1.MIN_BUDGET_S)
+    budget_s: float = Field(default=600.0, ge=suite1.MIN_BUDGET_S, le=MAX_SECONDS)
 
     @field_validator("model")
     @classmethod

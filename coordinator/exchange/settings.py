@@ -36,6 +36,8 @@ T = TypeVar("T", bound=Settings)
 MAX_SEED = 10**18
 #: The shares of a Dirichlet partition are even long before this; far above, NumPy's are no numbers.
 MAX_ALPHA = 1e6
+#: Far above every rate, decay or scale: at 3.4e38 float32 is infinite, and torch fails in the middle of a round.
+MAX_RATE = 1e30
 #: If a value may have several types, pydantic ends the place of an error with the first of them.
 _TYPE_NAMES = ("bool", "int", "str")
 #: The values that a setting may have, as pydantic lists them: 'learn', 'private' or 'plain'.
@@ -117,7 +119,10 @@ def _explain(findings: Sequence[ErrorDetails], kind: type[Settings], where: str)
     if first["type"] == "model_type":
         message = "Input should be a block of settings, each `key: value` in a line of its own"
     value = first["input"]
-    hint = _shown(value)
+    # The settings contradict one another: all of them, cut short, would show nothing.
+    hint = (
+        _shown(value) if key else "change one of the settings that it names; docs/training.md explains each"
+    )
     if first["type"] == "literal_error" and isinstance(value, str):
         hint = similar_to(value, _QUOTED.findall(str(first.get("ctx", {}).get("expected", "")))) + hint
     return CipherwardError(f"{where}: {key + ': ' if key else ''}{message}", hint)

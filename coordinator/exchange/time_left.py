@@ -1,4 +1,4 @@
-"""How much of a piece of work is done, and about how long the rest will take, as a text."""
+"""How much of a piece of work is done and how long the rest will take, as a text; the longest time of a step."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import re
 import time
 
 _COUNT = re.compile(r"(\d+) of (\d+)")
+
+#: Far more than any step takes, 115 days: at times of 10^10 s a process waits without end, or not at all.
+MAX_SECONDS = 1e7
 
 
 class Countdown:

@@ -12,18 +12,24 @@ from coordinator.exchange.audit.suite1 import draws_needed
 from coordinator.report.measured import Measured, MeasuredBreak, measured
 from coordinator.report.reach import attacked_up_to, unfinished_attacks
 from coordinator.report.records import Report
-from coordinator.report.rows import rows_of
+from coordinator.report.rows import Row, rows_of
 from coordinator.report.verdict_text import OWN_RUN, headline, uncertain_attacks, upper_bounds
 from coordinator.report.wording import images, listed, percent, score
 from crypto.plural import counted
 from crypto.scheme import always_has_row_keys
 
 NOT_MEASURED = "Not measured."
-#: What a break by V, R or K lets somebody do with patients' images.
+#: What a break by V, R or K lets somebody do with patients' images: with all that were tried, and with a share.
 _CAN = {
-    "V": "sees what is in the patients' pictures",
-    "R": "finds each image among pictures that it can compare with",
-    "K": "opens further images with the key that it recovers",
+    "V": (
+        "sees what is in the patients' pictures",
+        "sees what is in the patients' pictures ({} of those tried)",
+    ),
+    "R": (
+        "finds each image among pictures that it can compare with",
+        "finds {} of the images tried among pictures that it can compare with",
+    ),
+    "K": ("opens further images with the key that it recovers",) * 2,
 }
 
 #: What an attack needs beside sealed images, by its tier.
@@ -114,7 +120,7 @@ def _meaning_of_break(report: Report) -> list[str]:
     verdict = report.verdict
     rows = [row for row in rows_of(report) if row.size >= verdict.broken_at.get(row.attack, row.size + 1)]
     by_need: dict[tuple[int, str], list[str]] = {}
-    for letter, can in _CAN.items():
+    for letter in _CAN:
         # With more images, an attack that breaks the scheme may reach another measure, too, in enough draws.
         reaching = [
             row
@@ -131,7 +137,7 @@ def _meaning_of_break(report: Report) -> list[str]:
             if most.breaks_by(letter) == most.draws
             else f" (in {most.breaks_by(letter)} of {counted(most.draws, 'draw')})"
         )
-        by_need.setdefault((size, tier), []).append(can + often)
+        by_need.setdefault((size, tier), []).append(_can(letter, most) + often)
     # Without a letter, a break is one that the second look alone found.
     reached = sorted(by_need.items()) or [
         ((verdict.smallest_pool or 0, ""), ["succeeds by the rule of the suite"])
@@ -153,6 +159,17 @@ def _meaning_of_break(report: Report) -> list[str]:
         *([scope] if scope else []),
         held,
     ]
+
+
+def _can(letter: str, row: Row) -> str:
+    """Return what a break by a measure lets somebody do, with the share of the guesses that it was done with."""
+    every, some = _CAN[letter]
+    rates = {
+        "R": (row.reidentified, row.second_reidentified),
+        "V": (row.visible, row.second_visible),
+    }.get(letter, ())
+    share = max((rate.rate for rate in rates if rate), default=1.0)
+    return every if share == 1 else some.format(percent(share))
 
 
 def _meaning_of_no_break(report: Report) -> list[str]:

@@ -233,10 +233,12 @@ def _check_derangement(draws: Sequence[DrawScores]) -> Control:
     if wrong:
         return Control(ok=False, message=f"guesses name images that they are not about: {', '.join(wrong)}")
     most = max(rate.rate for *_, rate in rates)
+    guesses = len({(draw.draw, finding.cell) for draw, finding, _ in rates})
+    twice = ", at the first look and the second" if len(rates) > guesses else ""
     return Control(
         ok=True,
-        message=f"{counted(len(rates), 'set of guesses names', 'sets of guesses name')} the images of other rows "
-        f"in {100 * most:.1f} % of cases at most",
+        message=f"{counted(guesses, 'set of guesses names', 'sets of guesses name')} the images of other rows "
+        f"in {100 * most:.1f} % of cases at most{twice}",
     )
 
 

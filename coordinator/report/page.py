@@ -29,7 +29,7 @@ from coordinator.report.records import NO_STUDY, Report, ReportDraw, Training, W
 from coordinator.report.repeat import mends, repeat_commands
 from coordinator.report.rows import Row, rows_of
 from coordinator.report.verdict_text import attacked_by, headline, linkability, reasons, second_look
-from coordinator.report.wording import images, percent, power, score, seconds
+from coordinator.report.wording import images, percent, power, score, seconds, span
 from crypto.arrays import Images, UInt8Array
 from crypto.byte_size import size
 from crypto.plural import counted
@@ -45,6 +45,21 @@ _TIERS = {
     "T4": "needs to choose images that get sealed",
     "T5": "needs weights or updates",
 }
+
+
+def needs_of(rows: Sequence[Row], attack: str) -> str:
+    """Return what an attack needs: its tiers, each with its first pool size where it has several.
+
+    Key recovery from one image needs less than from a pool.
+    """
+    first: dict[str, int] = {}
+    for row in rows:
+        if row.attack == attack:
+            first.setdefault(row.tier, row.size)
+    needs = [f"{tier}: {_TIERS.get(tier, 'needs more than ciphertexts')}" for tier in first]
+    if len(first) == 1:
+        return needs[0]
+    return "; ".join(f"{need} (from {size:,})" for need, size in zip(needs, first.values(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,7 @@ def render(report: Report, pictures: Pictures | None, *, public: bool = False) -
         class_shares=_class_shares(report.draws),
         rows=rows,
         attacks=list(dict.fromkeys(row.attack for row in rows)),
-        tiers=_TIERS,
+        needs_of=needs_of,
         baselines=_baselines(report.draws),
         charts=[Markup(chart) for chart in charts if chart],
         pictures=_gallery(pictures, report, rows),
@@ -267,6 +282,6 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for function in (score, percent, seconds, size, power, images, counted):
+    for function in (score, percent, seconds, size, power, images, counted, span):
         environment.filters[function.__name__] = function
     return environment.get_template("page.html")

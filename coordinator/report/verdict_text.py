@@ -17,7 +17,7 @@ from coordinator.report.reach import attacked_up_to, tried_up_to, unfinished_att
 from coordinator.report.records import Report, Training, Verdict
 from coordinator.report.repeat import mends
 from coordinator.report.rows import Row, rows_of
-from coordinator.report.wording import images, listed, percent, score
+from coordinator.report.wording import images, listed, percent, score, span
 from crypto.errors import CipherwardError
 from crypto.plural import agreeing, counted
 from crypto.scheme import kept_by
@@ -248,10 +248,9 @@ def linkability(report: Report) -> str:
             else "Linkable: not measured, because it is not known what the scheme leaves unchanged."
         )
     hits, n = sum(rate.hits for rate in rates), sum(rate.n for rate in rates)
-    gallery = min(rate.gallery for rate in rates)
     counts = (
         f"{hits} of {counted(n, 'ciphertext')} {agreeing(hits, 'names its', 'name their')} own image among "
-        f"{gallery:,} by {kept} alone"
+        f"{span(rate.gallery for rate in rates)} by {kept} alone"
     )
     ambiguous = sum(rate.ambiguous for rate in rates)
     several = ""

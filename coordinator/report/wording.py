@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
@@ -49,6 +49,13 @@ def power(bits: float) -> Markup:
 def images(n: int, kind: str = "") -> str:
     """Return a count of images: 1 sealed image, 1,200 images."""
     return f"{n:,} {kind}{' ' if kind else ''}{agreeing(n, 'image', 'images')}"
+
+
+def span(numbers: Iterable[int]) -> str:
+    """Return the least and the largest of some numbers: 35 to 1,052, or one number if all are equal."""
+    sizes = tuple(numbers) or (0,)
+    least, most = min(sizes), max(sizes)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def listed(names: Sequence[str]) -> str:

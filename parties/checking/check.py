@@ -260,6 +260,8 @@ def _count_copies(exact: int, near: int) -> str:
 def _warn(report: Report, folder: Folder, is_sample: bool) -> None:
     """Add what should be looked into."""
     add = report.warnings.append
+    for text, hint in folder.catalog.doubts:
+        add(Finding(text, hint))
     if report.refused and not is_sample:
         add(
             Finding(

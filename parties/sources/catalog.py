@@ -108,6 +108,7 @@ class Catalog:
         refused: Image files that cannot be used, each with the reason.
         notes: What was decided about the layout, for the user.
         may_show_names: DICOM files of a kind whose pixels often hold names, and that say nothing about it.
+        doubts: What may be missing among the classes or wrong with all files, each with what to do about it.
     """
 
     root: Path
@@ -117,6 +118,7 @@ class Catalog:
     refused: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     may_show_names: int = 0
+    doubts: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def files(self) -> int:

@@ -72,7 +72,8 @@ OFTEN_BURNED_IN = ("US", "SC", "OT", "ES", "XC", "GM", "IVUS")
 #: capture, and its modality is often that of the images it was made from.
 _OFTEN_BURNED_IN_CLASSES = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.([36](\.1)?|7(\.[1-4])?)")
 _TAGS = (
-    "BurnedInAnnotation", "Modality", "SOPClassUID", "PatientID", "IssuerOfPatientID", "PatientName",
+    "BurnedInAnnotation", "RecognizableVisualFeatures",
+    "Modality", "SOPClassUID", "PatientID", "IssuerOfPatientID", "PatientName",
     "StudyInstanceUID", "SeriesInstanceUID", "SamplesPerPixel", "PhotometricInterpretation",
     "PresentationLUTShape", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns", "BitsAllocated", "BitsStored",
     "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
@@ -107,6 +108,7 @@ class Header:
             if the file names none.
         aspect: The height of a pixel of the first frame as a share of its width.
         may_show_names: True if the kind of image often has names in its pixels, and the file says nothing about it.
+        is_recognizable: True if the file says that the patient can be recognised in it, such as by the face.
     """
 
     frames: int
@@ -116,6 +118,7 @@ class Header:
     group: str
     aspect: float
     may_show_names: bool
+    is_recognizable: bool
 
 
 def silence() -> None:
@@ -147,7 +150,10 @@ def read_header(file: BinaryIO, reading: Reading) -> Header:
             if reading.fit != "stretch":  # else it does not matter
                 raise
             aspect = 1.0
-        return Header(data.frames, data.width, data.height, mode, data.group(), aspect, silent)
+        shows_patient = data.text("RecognizableVisualFeatures").upper() not in ("", "NO")
+        return Header(
+            data.frames, data.width, data.height, mode, data.group(), aspect, silent, shows_patient
+        )
 
 
 def pixel_aspect(file: BinaryIO, index: int) -> float:
@@ -291,7 +297,8 @@ class _DataSet:
             raise UnusablePixelsError(
                 f"its colours are in a form of JPEG 2000 ({form}), and its pixels are not"
             )
-        if self.text("BurnedInAnnotation").upper() == "YES" and not reading.allow_burned_in:
+        # Only NO denies it: some programs write Y, TRUE or UNKNOWN.
+        if self.text("BurnedInAnnotation").upper() not in ("", "NO") and not reading.allow_burned_in:
             raise UnusablePixelsError(
                 "it says that names may be written into the pixels (BurnedInAnnotation); if they are not,"
                 " --allow-burned-in"

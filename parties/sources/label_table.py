@@ -7,9 +7,10 @@ import io
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from coordinator.exchange.image_file import UnreadableFormatError, open_regular
 from crypto.errors import CipherwardError
@@ -30,9 +31,13 @@ COLUMNS = {
     "split": ("split", "set", "subset"),
     "hospital": ("hospital", "site", "center", "centre", "institution"),
 }
-# What tables hold where a cell is missing, in lower case; and what pandas and R write, which others use as a word.
-_MISSING = ("", "nan", "-nan", "null", "n/a", "#n/a", "#na", "<na>", "?", "-")
+# What programs write where a cell is missing, in lower case and without signs around it (databases: (null), \\N); and
+# what pandas and R write, which others use as a word.
+_MISSING = ("", "nan", "nat", "null", "n/a", "n.a", "#n/a", "#na", "undefined", "\\n")
 _MISSING_AS_WRITTEN = ("NA", "None")
+_SIGNS = "()[]{}<>'\"`.?-\u2013\u2014 "
+# Words that mean this only between signs: (none), <empty>, and (blank) of Excel's pivot tables.
+_MISSING_IN_SIGNS = ("none", "na", "empty", "blank", "missing")
 # What spreadsheets write where a formula fails, in several languages (#REF!, #NOMBRE?, #NV, Err:502), and LibreOffice
 # where a column is too narrow (###).
 _FAILED = re.compile(r"#.*[!?]|#+|#N/?[ADV]|Err:\d+")
@@ -55,8 +60,12 @@ class _Table:
 
     @property
     def unused(self) -> list[str]:
-        """The names of the columns that are not used."""
-        return [name for i, name in enumerate(self.header) if name and i not in self.places.values()]
+        """The names of the columns that are not used, or their numbers if they have cells and no name."""
+        rest = [i for i in range(len(self.header)) if i not in self.places.values()]
+        full = {i for i in rest if any(cells[i].strip() for _, cells in self.lines if i < len(cells))}
+        return [
+            self.header[i] or f"column {i + 1}, without a name" for i in rest if self.header[i] or i in full
+        ]
 
 
 @dataclass(frozen=True)
@@ -265,22 +274,21 @@ def _read_row(file: Path, line: int, value: dict[str, str]) -> Row:
 
 def _is_missing(cell: str) -> bool:
     """Return whether a cell says that its value is missing."""
-    return cell.casefold() in _MISSING or cell in _MISSING_AS_WRITTEN or bool(_FAILED.fullmatch(cell))
+    bare = cell.strip(_SIGNS).casefold()
+    is_between = cell[:1] + cell[-1:] in ("()", "[]", "<>", "{}") and bare in _MISSING_IN_SIGNS
+    return bare in _MISSING or is_between or cell in _MISSING_AS_WRITTEN or bool(_FAILED.fullmatch(cell))
 
 
 class FileFinder:
     """Finds the file that a row names. An ending may be left out if one image has the name.
 
-    Accents are compared in one form: macOS names files in another one than the programs that write tables.
+    Accents are compared in one form: macOS names files in another one than the programs that write tables. Capitals
+    count only where they tell files apart: a table made on Windows or macOS may have others.
     """
 
     def __init__(self, files: list[str]) -> None:
         self.files = set(files)
-        self.forms, self.stems, self.names = (defaultdict[str, list[str]](list) for _ in range(3))
-        for name in files:
-            self.forms[normalized(name)].append(name)
-            self.stems[normalized(without_ending(name))].append(name)
-            self.names[normalized(PurePosixPath(name).name)].append(name)
+        self.exact, self.folded = (_Names(files, form) for form in (normalized, _folded))
 
     def __call__(self, path: str) -> str:
         """Return the file of a path; empty if there is none, or there are several."""
@@ -291,9 +299,30 @@ class FileFinder:
         """Return the files that a path may mean; those with an image's ending alone where others share the name."""
         if path in self.files:
             return [path]
-        path = normalized(path)
+        return self.exact.candidates(path) or self.folded.candidates(path)
+
+    def elsewhere(self, path: str) -> list[str]:
+        """Return the files that have the name of a path in another folder, or with its %20 as spaces."""
+        plain = unquote(path)
+        return self.candidates(plain) or self.candidates(PurePosixPath(plain).name)
+
+
+class _Names:
+    """The files by their paths, their paths without ending, and their names, each in one form."""
+
+    def __init__(self, files: list[str], form: Callable[[str], str]) -> None:
+        self.form = form
+        self.paths, self.stems, self.names = (defaultdict[str, list[str]](list) for _ in range(3))
+        for name in files:
+            self.paths[form(name)].append(name)
+            self.stems[form(without_ending(name))].append(name)
+            self.names[form(PurePosixPath(name).name)].append(name)
+
+    def candidates(self, path: str) -> list[str]:
+        """Return the files that a path may mean."""
+        path = self.form(path)
         several: list[str] = []
-        for alike in (self.forms, self.stems, *(() if "/" in path else (self.names,))):
+        for alike in (self.paths, self.stems, *(() if "/" in path else (self.names,))):
             found = alike.get(path, [])
             # A scan often has a file of its own beside it, such as scan.json.
             images = [name for name in found if name.lower().endswith((*PICTURE_ENDINGS, *VOLUME_ENDINGS))]
@@ -301,3 +330,8 @@ class FileFinder:
                 return found
             several = several or found
         return several
+
+
+def _folded(name: str) -> str:
+    """Return a name as file systems compare it that do not tell capitals apart."""
+    return normalized(normalized(name).casefold())

@@ -14,13 +14,14 @@ from pathlib import Path
 from crypto.errors import CipherwardError
 from crypto.plural import agreeing, counted
 from parties.sources.catalog import NO_PATIENT, Catalog, Item, Selection
-from parties.sources.class_names import normalized, require_usable_names
+from parties.sources.class_names import find_twins, normalized, require_usable_names
 from parties.sources.label_table import HINT, FileFinder, Row, read_rows
 from parties.sources.layout import require_folder
+from parties.sources.patients import note_of_names
 from parties.sources.picture import UndecodableImageError
 from parties.sources.reading import Reading
 from parties.sources.same_patient import join_issuers, name_patients
-from parties.sources.walk import Parts, ignored_reason, look, note_of_links, walk
+from parties.sources.walk import Parts, doubts_of_recognizable, ignored_reason, look, note_of_links, walk
 
 _BETWEEN_LABELS = re.compile(r"[;,/+&]")
 
@@ -83,13 +84,7 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
     if unused:
         notes.append(f"columns of {file.name} that are not used: {', '.join(unused[:20])}")
     patients = {row.patient for row in rows if row.patient}
-    if patients and (alone := sum(not row.patient for row in rows)):
-        tagged = sum(not row.patient and groups[path].startswith(("tag ", "label ")) for row, path in used)
-        told = f"{counted(tagged, 'is', 'are')} grouped by DICOM tags, each other one" if tagged else "each"
-        notes.append(
-            f"{alone} of {counted(len(rows), 'row')} {agreeing(alone, 'names', 'name')} no patient: {told} is "
-            "taken for one of its own"
-        )
+    notes += _notes_of_patients(rows, used, groups, selection)
     if (nowhere := sum(not row.hospital for row in rows)) and nowhere < len(rows):
         notes.append(
             f"{nowhere} of {counted(len(rows), 'row')} {agreeing(nowhere, 'names', 'name')} no hospital"
@@ -101,7 +96,27 @@ def read_labels(root: Path, selection: Selection) -> Catalog:
             "hospital trains on, another may"
             " test on"
         )
-    return Catalog(root, classes, items, ignored, refused, notes, silent)
+    doubts = doubts_of_recognizable(held.values())
+    return Catalog(root, classes, items, ignored, refused, notes, silent, doubts)
+
+
+def _notes_of_patients(
+    rows: list[Row], used: list[tuple[Row, str]], groups: dict[str, str], selection: Selection
+) -> list[str]:
+    """Return a line about the rows that name no patient, if others do; or about file names that seem to name them."""
+    alone = sum(not row.patient for row in rows)
+    if alone < len(rows):
+        tagged = sum(not row.patient and groups[path].startswith(("tag ", "label ")) for row, path in used)
+        told = f"{counted(tagged, 'is', 'are')} grouped by DICOM tags, each other one" if tagged else "each"
+        line = (
+            f"{alone} of {counted(len(rows), 'row')} {agreeing(alone, 'names', 'name')} no patient: {told} is "
+            "taken for one of its own"
+        )
+        return [line] if alone else []
+    if selection.groups != "folder":
+        return []
+    remedy = "If they are patients, name them in a column patient; if not: --groups none"
+    return note_of_names((path for path, group in groups.items() if not group), remedy)
 
 
 def _groups(rows: list[tuple[Row, str]], held: dict[str, Parts]) -> dict[str, str]:
@@ -141,10 +156,11 @@ def _refuse_several_labels(rows: list[Row], file: Path) -> None:
 def _select_hospital(rows: list[Row], hospital: str, file: Path) -> list[Row]:
     """Return a hospital's rows, and check that no image has two labels, and that all or no rows have a split."""
     known = sorted({row.hospital for row in rows if row.hospital})
-    if len({name.casefold() for name in known}) < len(known):
-        twins = [name for name in known if sum(name.casefold() == other.casefold() for other in known) > 1]
+    twins = [name for name in known if sum(name.casefold() == other.casefold() for other in known) > 1][:3]
+    twins = twins or list((find_twins(known) or ())[:2])
+    if twins:
         raise CipherwardError(
-            f"{file}: {' and '.join(repr(name) for name in twins[:3])} seem to be one hospital",
+            f"{file}: {' and '.join(repr(name) for name in twins)} seem to be one hospital",
             "write its name in one way: rows under the other name would be left out",
         )
     if hospital:
@@ -210,10 +226,12 @@ def _match_files(rows: list[Row], files: list[str], file: Path) -> list[str]:
                 "write the whole path, with the file's ending",
             )
     if missing := [row.path for row, path in zip(rows, paths, strict=True) if not path]:
+        near = file_of.elsewhere(missing[0])
         raise CipherwardError(
             f"{file} names {counted(len(missing), 'image that is', 'images that are')} not in the folder: "
             f"{', '.join(missing[:3])}",
-            "add them, or remove their rows; paths are relative to the folder of images",
+            (f"the folder holds {near[0]}; " if near else "add them, or remove their rows; ")
+            + "paths are relative to the folder of images",
         )
     named: dict[str, Row] = {}
     for row, path in zip(rows, paths, strict=True):

@@ -13,16 +13,25 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from crypto.errors import CipherwardError
-from crypto.plural import counted
+from crypto.plural import agreeing, counted
 from parties.sources.catalog import Catalog, Item, Selection
 from parties.sources.class_names import normalized, require_usable_names
 from parties.sources.found import Found
-from parties.sources.patients import FOLDER_PATTERN, Grouper
+from parties.sources.masks import is_mask_folder, notes_of_companions, refuse_masks, refuse_masks_as_class
+from parties.sources.patients import FOLDER_PATTERN, NAME_PATTERN, Grouper, note_of_names
 from parties.sources.reading import Reading
-from parties.sources.walk import ARCHIVE_ENDINGS, note_of_links, walk, without_ending
+from parties.sources.walk import (
+    ARCHIVE,
+    ARCHIVE_ENDINGS,
+    DANGLING,
+    UNREAD,
+    doubts_of_recognizable,
+    note_of_links,
+    walk,
+)
 
 #: The names of split folders, in lower case.
 SPLIT_NAMES = {
@@ -30,29 +39,9 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev", "val_set"), "val"),
     **dict.fromkeys(("test", "testing", "testset", "test_set"), "test"),
 }
-# Folders of pictures that are no images of patients, in lower case.
-_NO_IMAGES = frozenset(
-    (
-        "mask",
-        "masks",
-        "annotation",
-        "annotations",
-        "segmentation",
-        "segmentations",
-        "groundtruth",
-        "ground_truth",
-    )
-)
-# Words at the beginning or the end of a mask's name, in lower case; a number may follow the last: `0001_mask_2`.
-_MASK_WORDS = frozenset(
-    ("mask", "masks", "seg", "segmentation", "gt", "label", "labels", "annotation", "annotations")
-)
-_WORD_BREAK = re.compile(r"[ _.-]+")
 _FOLD = re.compile(r"(cv|fold|part|batch|chunk|shard)[ _-]?\d+")
-# What the folder of the images themselves is called beside a folder of masks, in lower case.
-_IMAGES = frozenset(
-    ("image", "images", "img", "imgs", "scan", "scans", "picture", "pictures", "jpegimages")
-)
+#: A class is told of which more than this share of the files is in a format that is not read. Chosen by hand.
+_UNREAD_SHARE = 0.1
 _HINT = "put the images into one folder for each class"
 
 
@@ -100,8 +89,49 @@ def read_layout(root: Path, selection: Selection) -> Catalog:
     found.ignored += [(name, "outside of the class folders") for name in found.parts if name not in listed]
     found.notes += note_of_links(found.tree, sorted(listed))
     found.notes += group_of.notes()
+    if selection.groups in ("folder", "tags"):
+        remedy = f"If they are patients: --groups {NAME_PATTERN}; if not: --groups none"
+        found.notes += note_of_names((item.path for item in items if not item.group), remedy)
     silent = sum(parts.may_show_names for name, parts in found.parts.items() if name in listed)
-    return Catalog(root, classes, items, found.ignored, found.refused, found.notes, silent)
+    doubts = _doubts(found, top, folders)
+    doubts += doubts_of_recognizable(parts for name, parts in found.parts.items() if name in listed)
+    return Catalog(root, classes, items, found.ignored, found.refused, found.notes, silent, doubts)
+
+
+def _doubts(found: Found, top: str, folders: list[tuple[str, str, str]]) -> list[tuple[str, str]]:
+    """Return what may be missing among the classes, each with what to do about it.
+
+    An archive or a link to nothing beside the class folders may be a class. A class of which a part has another
+    format is smaller than the hospital thinks.
+    """
+    places = {top, *(folder.rpartition("/")[0] for _, _, folder in folders)}
+    doubts = []
+    for name, reason in sorted(found.ignored):
+        if name.rpartition("/")[0] in places and reason.startswith((ARCHIVE, DANGLING)):
+            what = "an archive, which is not unpacked," if reason.startswith(ARCHIVE) else reason
+            doubts.append(
+                (
+                    f"{name} is {what} beside the class folders",
+                    "if it is a class, or a part of one, unpack or mend it; otherwise take it away",
+                )
+            )
+    for _, _, folder in folders:
+        unread = [
+            reason
+            for name, reason in found.ignored
+            if name.startswith(f"{folder}/") and reason.startswith((ARCHIVE, UNREAD, DANGLING))
+        ]
+        total = len(unread) + len(found.images(folder))
+        if len(unread) > _UNREAD_SHARE * total:
+            reasons = ", ".join(f"{count} × {reason}" for reason, count in Counter(unread).most_common(3))
+            left_out = f"{len(unread)} of {counted(total, 'file')} in {folder}"
+            doubts.append(
+                (
+                    f"{left_out} {agreeing(len(unread), 'is', 'are')} left out: {reasons}",
+                    "convert or unpack them, if they are images of the class",
+                )
+            )
+    return doubts
 
 
 def _check_links(found: Found, top: str, folders: list[tuple[str, str, str]]) -> None:
@@ -202,7 +232,10 @@ def _refuse_equal_inside(found: Found, top: str) -> None:
     words = set.intersection(*inside.values()) if inside else set[str]()
     has_number = any(letter.isdigit() for word in words for letter in word)
     is_equal = len(inside) > 1 and len(words) > 1 and set.union(*inside.values()) == words
-    if is_equal and not has_number and words.isdisjoint(_NO_IMAGES):
+    are_masks = any(
+        is_mask_folder(n) for f in found.children(top) for n in found.children(f"{top}/{f}".lstrip("/"))
+    )
+    if is_equal and not has_number and not are_masks:  # masks are refused by their own name
         outer, inner = (", ".join(sorted(names)[:5]) for names in (inside, words))
         raise CipherwardError(
             f"{found.path(top)}: the folders {outer} all hold {inner}: either could be the classes",
@@ -258,6 +291,7 @@ def _check_classes(
         names = list(selection.classes)
     if len(names) < 2:
         raise _too_few_classes(found, top, names)
+    named: dict[tuple[str, ...], str] = {}
     for split, inner in by_split.items():
         if not selection.classes and sorted(inner) != names:
             raise CipherwardError(
@@ -273,26 +307,10 @@ def _check_classes(
                     "add images to the folder, or remove it; if other hospitals have images of the class, "
                     f"state the consortium's classes: --classes {','.join(names)}",
                 )
-            _refuse_masks(found, folder)
-    _refuse_masks_as_class(place, names, selection)
+            named |= refuse_masks(found, folder)
+    found.notes += notes_of_companions(named)
+    refuse_masks_as_class(place, names, selection, _HINT)
     return names
-
-
-def _refuse_masks_as_class(place: Path, names: list[str], selection: Selection) -> None:
-    """Raise CipherwardError if folders are no classes: `masks`, or `images` and, beside it, `labels`."""
-    images = [name for name in names if name.casefold() in _IMAGES]
-    others = [name for name in names if name.casefold() in _NO_IMAGES | {"label", "labels"}]
-    if images and others:
-        raise CipherwardError(
-            f"{place}: the folders {images[0]} and {others[0]} seem to be images and their masks, and not classes",
-            f"{_HINT}, or name a label file: --labels FILE.csv",
-        )
-    masks = [name for name in names if name.casefold() in _NO_IMAGES - {"mask"}]  # people wear a mask
-    if masks and len(names) > 2 and masks[0] not in selection.classes:
-        raise CipherwardError(
-            f"{place}: the folder {masks[0]} seems to hold masks or annotations, and no class",
-            f"move it away; if it is a class, state the classes: --classes {','.join(names)}",
-        )
 
 
 def _too_few_classes(found: Found, top: str, names: list[str]) -> CipherwardError:
@@ -308,42 +326,3 @@ def _too_few_classes(found: Found, top: str, names: list[str]) -> CipherwardErro
         f"{_HINT}, such as {found.path(top)}/tumor and {found.path(top)}/healthy"
         + (", or name a label file: --labels FILE.csv" if flat else ""),
     )
-
-
-def _refuse_masks(found: Found, folder: str) -> None:
-    """Raise CipherwardError if a class folder holds masks: in a folder of their own, or beside their images."""
-    hint = "what is left in a class folder is sealed as images of the class"
-    for name in found.images(folder):
-        for step in name[len(folder) + 1 :].split("/")[:-1]:
-            if step.casefold() in _NO_IMAGES:
-                masks = found.root / name[: name.index(f"/{step}/", len(folder)) + 1 + len(step)]
-                raise CipherwardError(
-                    f"{masks} seems to hold masks or annotations beside the images", f"move it away: {hint}"
-                )
-    named = dict[tuple[str, ...], str]()  # the words that masks of an image may have: the image
-    masks_of: list[tuple[str, tuple[str, ...]]] = []
-    for name in found.images(folder):
-        place, _, file = without_ending(name).rpartition("/")
-        words = tuple(_WORD_BREAK.split(file.casefold().strip()))
-        if image := _without_mask_word(words):
-            masks_of.append((name, (place, *image)))
-            continue
-        named.setdefault((place, *words), name)
-        for end in range(1, len(words)):  # patient_t1 and patient_t2, of which patient_seg is a mask
-            named.setdefault((place, *words[:end]), name)
-        if words[0] in _IMAGES:  # image_1, of which mask_1 is one
-            named.setdefault((place, *words[1:]), name)
-    for name, image in masks_of:
-        if image in named:
-            raise CipherwardError(
-                f"{found.root / name} seems to be the mask of {PurePosixPath(named[image]).name}",
-                f"move the masks away: {hint}",
-            )
-
-
-def _without_mask_word(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the words of a mask's name that name its image; empty if it is no mask's name."""
-    kept = words[:-1] if len(words) > 2 and words[-1].isdigit() else words
-    if kept[-1].rstrip("0123456789") in _MASK_WORDS:
-        return kept[:-1]
-    return words[1:] if words[0] in _MASK_WORDS else ()

@@ -71,9 +71,18 @@ def deal(
         partition: `iid` or `dirichlet`.
         alpha: Concentration of the Dirichlet distribution.
         groups: Patient of each image, int64 [n], if any has several images: each patient goes to one hospital.
+
+    Raises:
+        CipherwardError: If there are fewer images, or patients, than hospitals, or no deal gives each of them one.
     """
     if groups is not None:
         _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+        if len(first) < parties:
+            raise CipherwardError(
+                f"{counted(len(labels), 'image')} of {counted(len(first), 'patient')} cannot be dealt to {parties} "
+                "parties: each patient goes to one",
+                "use fewer parties, or images of more patients; if the folders are no patients, say so: groups none",
+            )
         whole = deal(labels[first], parties, seed, partition, alpha)
         return [np.flatnonzero(np.isin(inverse, part)) for part in whole]
     if len(labels) < parties:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 
 from crypto.errors import CipherwardError, similar_to
 from crypto.plural import agreeing, counted
@@ -17,6 +17,13 @@ WAYS = ("folder", "tags", "none")
 WAYS_HINT = "--groups folder, tags, none, or a regular expression on the path below the class folder"
 #: A pattern that takes the folder in the class folder for the patient.
 FOLDER_PATTERN = "'^([^/]+)/'"
+
+
+# The name of a file, up to the last sign before its ending.
+_BEFORE_NUMBER = re.compile(r"(?:.*/)?([^/]+)[ _-][^/ _-]+")
+_LEAST_PATIENTS = 3
+#: A pattern that takes what stands before the last sign of a path for the patient.
+NAME_PATTERN = "'^(.+)[ _-]'"
 
 
 class Grouper:
@@ -123,6 +130,29 @@ class Grouper:
                 "two splits"
             )
         return lines
+
+
+def note_of_names(files: Iterable[str], remedy: str) -> list[str]:
+    """Return a line if file names seem to hold patients that nothing else names: `0013_000.png`, `0013_001.png`.
+
+    What stands before the last sign of a name is taken for a patient if it has a digit. It is told where three of
+    them or more hold half of the files, at least two each. Nothing is decided by it: views of one patient are named
+    like numbers of a series.
+
+    Args:
+        files: The files whose patient is not known.
+        remedy: How the user says that they are patients.
+    """
+    files = list(files)
+    names = Counter(match[1] for file in files if (match := _BEFORE_NUMBER.fullmatch(file)))
+    several = {name: count for name, count in names.items() if count > 1 and any(map(str.isdigit, name))}
+    if len(several) < _LEAST_PATIENTS or 2 * sum(several.values()) < len(files):
+        return []
+    name, count = max(several.items(), key=lambda item: item[1])
+    return [
+        f"{counted(sum(several.values()), 'file name')} seem to be of {counted(len(several), 'patient')}, such as "
+        f"{count} that begin with {name}; nothing keeps them in one split. {remedy}"
+    ]
 
 
 def _patient_depth(found: Found, folders: Sequence[str]) -> int | None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from parties.sources.class_names import without_invisible
+
+_DASHES = re.compile("[\u2010-\u2015\u2212]")
+_WHOLE_WITH_COMMA = re.compile(r"\A(-?[0-9]+),0*\Z")
 #: Stands between the digests of a PatientID and of its issuer.
 ISSUER = ":"
 
@@ -22,10 +27,12 @@ def plain_number(cell: str) -> str:
 def one_spelling(patient: str) -> str:
     """Return a patient's name in the spelling that is compared: 7, 007 and 7.0 are one patient, so are p1 and P1.
 
-    Digits of full width are digits, and spaces of any kind and number are one space. Two patients taken for one cost
-    images in a split. One patient taken for two is in train and in test.
+    Digits of full width are digits, spaces of any kind and number are one space, dashes of any length are one sign,
+    characters that nobody sees are left out, and 7,0 is 7.0. Two patients taken for one cost images in a split. One
+    patient taken for two is in train and in test.
     """
-    plain = " ".join(unicodedata.normalize("NFKC", patient).split())
+    plain = " ".join(unicodedata.normalize("NFKC", without_invisible(patient)).split())
+    plain = _WHOLE_WITH_COMMA.sub(r"\1", _DASHES.sub("-", plain))
     return unicodedata.normalize("NFC", plain_number(plain).casefold())
 
 

@@ -55,6 +55,8 @@ _LEFTOVER_FOLDERS = (
     *("@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "~snapshot"),
 )
 LEFTOVER, HIDDEN = "left by an archive or a file manager", "hidden"
+#: How the reasons begin.
+ARCHIVE, UNREAD = "an archive, which is not unpacked", "a format that is not read"
 DANGLING, IRREGULAR = "a link to nothing", "not a regular file"
 
 
@@ -93,6 +95,7 @@ class Parts:
     count: int = 1
     group: str = ""
     may_show_names: bool = False
+    is_recognizable: bool = False
 
 
 def without_ending(name: str) -> str:
@@ -179,6 +182,20 @@ def note_of_links(tree: Tree, images: Iterable[str]) -> list[str]:
     ]
 
 
+def doubts_of_recognizable(parts: Iterable[Parts]) -> list[tuple[str, str]]:
+    """Return how many DICOM files say that their patient can be recognised, and what to do; nothing if none does."""
+    if not (count := sum(part.is_recognizable for part in parts)):
+        return []
+    files = counted(count, "DICOM file says", "DICOM files say")
+    return [
+        (
+            f"{files} that the patient can be recognised in the picture, such as by the face "
+            "(RecognizableVisualFeatures)",
+            "whoever opens such a sealed image sees who it is; remove the faces, or leave these images out",
+        )
+    ]
+
+
 def look(root: Path, name: str, reading: Reading) -> Parts:
     """Return what a file holds. Its first bytes are read whatever its name: a DICOM file's tags name a patient.
 
@@ -224,7 +241,9 @@ def _look_inside(place: str, _size: int, _time: int, reading: Reading) -> Parts:
                     header = dicom.read_header(file, reading)
                 except dicom.DirectoryError as error:
                     raise _IgnoredError(str(error)) from None
-                return Parts("DICOM", header.frames, header.group, header.may_show_names)
+                return Parts(
+                    "DICOM", header.frames, header.group, header.may_show_names, header.is_recognizable
+                )
             return Parts("NIfTI", nifti.slice_count(file)[0])
 
 
@@ -268,9 +287,9 @@ def _why_ignored(name: str, reason: str) -> str:
     """Return the reason to ignore a file, in words that many files share."""
     ending = PurePosixPath(name).suffix.lower()
     if ending in ARCHIVE_ENDINGS:
-        return f"an archive, which is not unpacked ({ending})"
+        return f"{ARCHIVE} ({ending})"
     if ending in UNREAD_ENDINGS:
-        return f"a format that is not read ({ending})"
+        return f"{UNREAD} ({ending})"
     if "not a regular file" in reason or "empty" in reason:
         return reason
     return f"not an image ({ending or 'no ending'})"

@@ -399,3 +399,26 @@ def test_output_into_a_full_disk_is_one_clear_line(words: list[str]) -> None:
     assert run.returncode == 1
     assert run.stderr.splitlines()[0] == "cipherward-party: error: cannot write: No space left on device"
     assert len(run.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("NUMBA_NUM_THREADS", "0"), ("NUMBA_NUM_THREADS", "-2"), ("SOURCE_DATE_EPOCH", "today")],
+)
+def test_a_variable_that_a_library_fails_at_is_named(
+    variable: str, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`seal` ended with a traceback of Numba after it had checked the images, and `check` with one of NumPy."""
+    monkeypatch.setenv(variable, value)
+    app = typer.Typer()
+    app.command()(lambda: print("done"))
+    monkeypatch.setattr(sys, "argv", ["program"])
+    with pytest.raises(SystemExit) as ended:
+        console.run(app, "program")
+    assert ended.value.code == 1
+    assert f"the environment variable {variable} is '{value}'" in capsys.readouterr().err
+    for usable in ("", "4"):
+        monkeypatch.setenv(variable, usable)
+        with pytest.raises(SystemExit) as ended:
+            console.run(app, "program")
+        assert ended.value.code == 0

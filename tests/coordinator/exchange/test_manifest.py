@@ -123,8 +123,19 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"spec": {**facts_of(plan(image_size=8, block=1, scheme="block_pixel"), "p1").spec, "block": True}},
         "p1 sealed with block True",
     ),
-    "other classes": ({}, {"classes": ["a", "c"]}, "the classes of p1 are not those of the others"),
+    "other classes": (
+        {},
+        {"classes": ["a", "c"]},
+        "the classes of p1 are not those of the others: class 1 is 'c'",
+    ),
     "classes in another order": ({}, {"classes": ["b", "a"]}, "the classes of p1 are not"),
+    "a class that looks the same": (
+        {},
+        {"classes": ["a", "\u0431"]},
+        r"class 1 is '\u0431' instead of 'b'",
+    ),
+    "a class too many": ({}, {"classes": ["a", "b", "c"]}, "3 instead of 2; it has 'c', and they do not"),
+    "a class too few": ({}, {"classes": ["a"]}, "1 instead of 2; it lacks 'b'"),
     "another hospital's set": (
         {},
         {"sets": {split: (fake_digest("p0", split), 10) for split in SPLITS}},

@@ -89,6 +89,11 @@ def test_an_error_says_what_is_wrong_with_a_plan(tmp_path: Path) -> None:
         ("seed", 2**64),  # torch takes no such seed
         *(("parties", 10**9), ("draws", 100), ("lora_rank", 10**12)),
         *(("alpha", 1e300), ("budget_s", 1e-5)),
+        *(
+            (name, 1e300)
+            for name in ("deadline_s", "grace_s", "budget_s", "lr", "server_lr", "proximal_mu")
+        ),
+        *((name, 1e38) for name in ("weight_decay", "lora_alpha", "stem_lr_scale", "position_lr_scale")),
         *((name, math.inf) for name in ("lr", "clip", "budget_s", "deadline_s", "alpha", "weight_decay")),
     ],
 )
@@ -98,6 +103,13 @@ def test_numbers_that_nothing_can_work_with_are_refused_by_name(
     """Each ended in a crash or in an error that did not name it, most of them after the images were sealed."""
     error = refusal(tmp_path, **{name: value})
     assert f": {name}: " in error and error.endswith(f"| it is {value!r}")
+
+
+def test_settings_that_contradict_one_another_are_not_shown_cut_short(tmp_path: Path) -> None:
+    """The hint was the beginning of the whole plan: {'block': 8, 'image_size': 32, 'model_ar… and no more."""
+    error = refusal(tmp_path, parties=2, quorum=3)
+    assert "a quorum of 3 is more than the 2 parties" in error
+    assert error.endswith("| change one of the settings that it names; docs/training.md explains each")
 
 
 def test_a_number_of_model_args_that_is_not_finite_is_named(tmp_path: Path) -> None:

@@ -210,12 +210,21 @@ def test_patients_are_told_each_measure_with_the_images_that_it_needs() -> None:
             make_finding(pool=100, opens=True),
         ]
     )
-    assert told[0].endswith("Whoever holds 1 sealed image of this study, without any key, finds each image among "
-                            "pictures that it can compare with.")  # fmt: skip
+    assert told[0].endswith("Whoever holds 1 sealed image of this study, without any key, finds 46.9 % of the "
+                            "images tried among pictures that it can compare with.")  # fmt: skip
     assert told[1] == (
         "Whoever holds 100 sealed images of this study, without any key, opens further images with the key that it "
         "recovers."
     )
+
+
+def test_no_more_images_are_said_to_be_seen_or_found_than_were() -> None:
+    """A quarter of the guesses broke the scheme, and the page said that each image is found."""
+    told = meaning_of([make_finding(pool=1, r=32, v=16)])
+    assert "sees what is in the patients' pictures (25.0 % of those tried)" in told[0]
+    assert "finds 50.0 % of the images tried among pictures" in told[0]
+    told = meaning_of([make_finding(pool=1, r=64, v=64)])
+    assert "sees what is in the patients' pictures and finds each image among pictures" in told[0]
 
 
 def test_what_one_attack_reaches_with_more_images_is_told_too() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from coordinator.report.page import render
 from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import linkability, summary_lines
 from tests.support.verdicts import (
@@ -45,6 +46,18 @@ def test_linkability_is_separate_from_the_verdict(
     counts = f"{sum(hits)} of 192 ciphertexts name their own image among {gallery:,} by the histogram alone"
     assert line.startswith(f"{'Linkable' if is_linkable else 'Not linkable'}: {counts}")
     assert f"  {line}" in summary_lines(report)
+
+
+def test_galleries_of_several_sizes_are_all_told() -> None:
+    """16 ciphertexts of two draws were said to be named among the images of the smaller gallery."""
+    findings = [make_finding("as_is", gallery=g) for g in (1000, 300)]
+    draws = [
+        make_draw([finding], f"draw-{i}", linkable=linkable(64, gallery=g), gallery=g)
+        for i, (g, finding) in enumerate(zip((1000, 300), findings, strict=True))
+    ]
+    report = make_report(draws, CONTROLS)
+    assert "128 of 128 ciphertexts name their own image among 300 to 1,000 by" in linkability(report)
+    assert "name their own image in a gallery of 300 to 1,000 plain images" in render(report, None)
 
 
 def test_scores_from_before_linkability_say_that_it_was_not_run() -> None:

@@ -21,6 +21,8 @@ from coordinator.report.report_file import parse_report
 from coordinator.report.verdict_text import headline, summary_lines
 from tests.support.html_page import Page, verdict_panel
 from tests.support.reports import BARE, TRAINED, make_pictures, make_report
+from tests.support.verdicts import make_finding, three_draws
+from tests.support.verdicts import make_report as verdict_report
 
 VARIANTS: dict[str, tuple[Report, Pictures | None]] = {
     "broken": (make_report(training=TRAINED), make_pictures()),
@@ -317,3 +319,19 @@ def test_clipped_updates_and_refused_test_figures_are_shown() -> None:
     assert "the test accuracy leaves out hospital-1, whose figures were refused" in page
     plain_page = render(make_report(training=TRAINED), None)
     assert "clipped" not in plain_page and "do not count" not in plain_page
+
+
+def test_what_an_attack_needs_is_said_of_each_of_its_pool_sizes() -> None:
+    """One image and a pool need different things; the heading spoke of the first row alone."""
+    findings = [
+        make_finding(pool=1, tier="T0"),
+        make_finding(pool=10, r=64),
+        make_finding("as_is", 1, tier="T0"),
+    ]
+    report = verdict_report(three_draws(*findings)).model_copy(update={"valid": True})
+    heads = re.findall(r"<div>(\w+) <span>(.*?)</span>", render(report, None))
+    assert dict(heads) == {
+        "pooled_key_recovery": "T0: needs one sealed image (from 1); T1: needs a pool of sealed images under one key "
+        "(from 10)",
+        "as_is": "T0: needs one sealed image",
+    }

@@ -117,6 +117,15 @@ def test_a_second_look_that_names_other_rows_fails_the_derangement() -> None:
     assert build_report(scores_of(*draws), "s").failed_controls == ["derangement"]
 
 
+def test_a_second_look_is_no_second_set_of_guesses() -> None:
+    """The control said that twice as many sets of guesses were looked at as there were."""
+    report = build_report(scores_of(*three()), "s")
+    guesses = sum(len(draw.findings) for draw in scores_of(*three()).draws)
+    message = report.controls["derangement"].message
+    assert message.startswith(f"{guesses} sets of guesses name the images of other rows in ")
+    assert message.endswith("at most, at the first look and the second")
+
+
 Change = Callable[[dict[str, Any]], object]
 
 

@@ -421,3 +421,22 @@ def test_a_split_without_images_is_refused_by_both(tmp_path: Path, party: Party)
     assert status == 1 and any("too few images for a test split" in e["message"] for e in report["errors"])
     status, err = seal(party, tmp_path / "h", root)
     assert status == 1 and "too few images for a" in err
+
+
+def test_what_may_be_a_lost_class_or_a_part_of_one_is_warned_of(tmp_path: Path, party: Party) -> None:
+    """An archive beside the class folders, and a class of GIF files, were in the counts alone."""
+    root = fill(tmp_path / "images")
+    (root / "a" / "notes.txt").touch()
+    (root / "a" / "one.zip").write_bytes(b"PK\3\4")
+    assert checked(party, root)[1]["warnings"] == []  # one of 31 files
+    (root / "c.zip").write_bytes(b"PK\3\4")
+    (root / "d").symlink_to("nowhere")
+    for i in range(10):
+        Image.fromarray(wave(5000 + i, 1)).save(root / "b" / f"new-{i}.gif")
+    said = [warning["message"] for warning in checked(party, root)[1]["warnings"]]
+    assert said == [
+        "c.zip is an archive, which is not unpacked, beside the class folders",
+        "d is a link to nothing beside the class folders",
+        "10 of 40 files in b are left out: 10 × a format that is not read (.gif)",
+    ]
+    assert said[0] in seal(party, tmp_path / "h", root)[1]

@@ -33,6 +33,9 @@ from crypto.arrays import UInt8Array
 from crypto.key import SecretKey
 from crypto.keyfile import write_key
 from parties.sources import dicom
+from parties.sources.catalog import Selection
+from parties.sources.labels import read_labels
+from parties.sources.layout import read_layout
 from parties.sources.picture import UndecodableImageError, read_picture
 from parties.sources.reading import Reading
 from parties.sources.walk import look
@@ -302,6 +305,8 @@ def test_every_listed_transfer_syntax_has_its_decoder_and_is_documented() -> Non
 def test_what_is_no_image_is_refused_with_its_reason(tmp_path: Path) -> None:
     cases: list[tuple[str, dict[str, Any], str]] = [
         ("burned", {"BurnedInAnnotation": "YES"}, "--allow-burned-in"),
+        ("true", {"BurnedInAnnotation": "TRUE"}, "--allow-burned-in"),
+        ("unknown", {"BurnedInAnnotation": "UNKNOWN"}, "--allow-burned-in"),
         ("report", {"PixelData": None, "Rows": None}, "no pixels"),
         ("seg", {"Modality": "SEG"}, "segmentation"),
         ("mask", {"SOPClassUID": UID("1.2.840.10008.5.1.4.1.1.66.4")}, "segmentation"),
@@ -363,10 +368,26 @@ def test_images_that_often_show_names_are_told_by_modality_and_by_class(tmp_path
         ({"Modality": "CT", "SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, True),
         ({"Modality": "", "SOPClassUID": ultrasound}, True),
         ({"Modality": "CT", "SOPClassUID": capture, "BurnedInAnnotation": "NO"}, False),
+        ({"Modality": "CT", "SOPClassUID": capture, "BurnedInAnnotation": "no "}, False),
     ]
     for i, (tags, expected) in enumerate(cases):
         dicom_file(tmp_path / f"{i}.dcm", RAMP, **tags)
         assert look(tmp_path, f"{i}.dcm", Reading()).may_show_names is expected, tags
+
+
+def test_images_in_which_a_patient_can_be_recognised_are_told(tmp_path: Path) -> None:
+    values = {"a": (None, "NO", ""), "b": ("YES", "Yes ", "NO")}
+    for kind, cells in values.items():
+        for i, value in enumerate(cells):
+            tags = {} if value is None else {"RecognizableVisualFeatures": value}
+            dicom_file(tmp_path / "images" / kind / f"{i}.dcm", RAMP, **tags)
+    (tmp_path / "l.csv").write_text("path,label\na/0.dcm,a\nb/0.dcm,b\n")
+    for catalog, count in (
+        (read_layout(tmp_path / "images", Selection()), "2 DICOM files say"),
+        (read_labels(tmp_path / "images", Selection(labels=str(tmp_path / "l.csv"))), "1 DICOM file says"),
+    ):
+        ((text, hint),) = catalog.doubts
+        assert text.startswith(f"{count} that the patient can be recognised in the picture") and hint
 
 
 def test_bombs_are_refused_before_anything_is_allocated(tmp_path: Path) -> None:

@@ -156,12 +156,83 @@ def test_a_line_for_excel_is_skipped_and_lines_are_still_counted(images: Path, t
 
 
 @pytest.mark.parametrize(
-    "cell", ["", "NaN", "null", "#N/A", "NA", "None", "?", "-", "#REF!", "#NOM?", "#NV", "###", "Err:502"]
+    "cell",
+    [
+        *("", "NaN", "null", "#N/A", "NA", "None", "?", "-", "#REF!", "#NOM?", "#NV", "###", "Err:502"),
+        *(
+            "(null)",
+            "<NULL>",
+            "\\N",
+            "NaT",
+            "N.A.",
+            "--",
+            ".",
+            "[]",
+            "''",
+            "(blank)",
+            "<none>",
+            "undefined",
+        ),
+    ],
 )
 def test_a_missing_label_is_no_class(images: Path, tmp_path: Path, cell: str) -> None:
     rows = [f"scan{i:02d}.png,{cell if i == 7 else 'ab'[i % 2]}" for i in range(24)]
     with pytest.raises(CipherwardError, match=r"line 9: scan07\.png has no label"):
         read_labels(images, table(tmp_path / "l.csv", "path,label", rows))
+
+
+def test_a_column_without_a_name_is_not_left_out_in_silence(images: Path, tmp_path: Path) -> None:
+    """It may hold the patients, and a table of pandas begins with one."""
+    rows = [f"{i},scan{i:02d}.png,{'ab'[i % 2]},P{i // 4}," for i in range(24)]
+    notes = read_labels(images, table(tmp_path / "l.csv", ",path,label,,", rows)).notes
+    assert "columns of l.csv that are not used: column 1, without a name, column 4, without a name" in notes
+
+
+def test_words_that_may_be_classes_are_no_missing_labels(images: Path, tmp_path: Path) -> None:
+    words = ["none", "na", "unknown", "blank", "HER2-", "[1]", "+"]
+    rows = [f"scan{i:02d}.png,{words[i % 7]}" for i in range(24)]
+    assert read_labels(images, table(tmp_path / "l.csv", "path,label", rows)).classes == sorted(words)
+
+
+def test_capitals_of_a_file_count_only_where_they_tell_files_apart(images: Path, tmp_path: Path) -> None:
+    """A table that was made on Windows or macOS, where capitals do not count."""
+    rows = [
+        f"{'SCAN' if i % 2 else 'Scan'}{i:02d}{('.PNG', '')[i // 2 % 2]},{'ab'[i % 2]}" for i in range(24)
+    ]
+    assert len(read_labels(images, table(tmp_path / "l.csv", "path,label", rows)).items) == 24
+    picture(images / "SCAN03.png", seed=99, size=(8, 8))
+    with pytest.raises(CipherwardError, match=r"sCAN03\.png may be SCAN03\.png or scan03\.png"):
+        read_labels(images, table(tmp_path / "l.csv", "path,label", [*rows[:3], "sCAN03.png,b", *rows[4:]]))
+
+
+@pytest.mark.parametrize("path", ["images/scan03.png", "archive/x/SCAN03.png", "%73can03.png"])
+def test_the_file_that_a_row_may_mean_is_named(images: Path, tmp_path: Path, path: str) -> None:
+    rows = [f"scan{i:02d}.png,{'ab'[i % 2]}" for i in range(24)]
+    with pytest.raises(CipherwardError, match="1 image that is not in the folder") as error:
+        read_labels(images, table(tmp_path / "l.csv", "path,label", [*rows[:3], f"{path},b", *rows[4:]]))
+    assert error.value.hint.startswith("the folder holds scan03.png; paths are relative")
+
+
+@pytest.mark.parametrize(
+    "twin", ["Nord\u2011Klinik", "Nord_Klinik", "Nord-Klinik\u200b", "N\u043erd-Klinik"]
+)
+def test_one_hospital_under_two_names_is_refused(images: Path, tmp_path: Path, twin: str) -> None:
+    """Its rows under the other name were left out in silence."""
+    rows = [f"scan{i:02d},{'ab'[i % 2]},{(twin, 'Nord-Klinik')[i // 2 % 2]}" for i in range(24)]
+    selection = table(tmp_path / "l.csv", "path,label,hospital", rows)
+    with pytest.raises(CipherwardError, match="seem to be one hospital"):
+        read_labels(images, Selection(labels=selection.labels, hospital="Nord-Klinik"))
+
+
+@pytest.mark.parametrize(
+    "spellings", [("7", "7,0"), ("P-1", "P\u20131"), ("p1", "p1\u200b"), ("p1", "\ufeffP1")]
+)
+def test_one_patient_in_two_spellings_is_in_one_split(
+    images: Path, tmp_path: Path, spellings: tuple[str, str]
+) -> None:
+    rows = [f'scan{i:02d},{"ab"[i % 2]},"{spellings[i // 2 % 2] if i < 4 else 100 + i}"' for i in range(24)]
+    items = read_labels(images, table(tmp_path / "l.csv", "path,label,patient", rows)).items
+    assert len({item.group for item in items[:4]}) == 1 and len({item.group for item in items}) == 21
 
 
 def test_two_spellings_of_one_file_are_one_file(images: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -284,6 +285,42 @@ def test_class_names_are_compared_as_file_systems_do() -> None:
             require_usable_names(names, "x")
     require_usable_names(["Größe 2-3_x", "notumor"], "x")
     require_usable_names(["1", "10", "0", "01x", "1.05", "1.5", "T1.01", "T1.1"], "x")
+
+
+@pytest.mark.parametrize(
+    ("twin", "name", "fault"),
+    [
+        ("glioma", "glioma\ufe0f", "look the same"),
+        ("glioma", "glioma\u200d", "look the same"),
+        ("glioma", "gli\U000e0100oma", "look the same"),
+        ("COVID", "\u0421OVID", "look the same"),  # a Cyrillic letter
+        ("COVID-19", "COVID\u201319", "differ by a sign alone"),
+        ("no tumor", "no_tumor", "differ by a sign alone"),
+        ("benign", "benign - Copy", "file manager's copy"),
+        ("benign", "benign - Kopie (2)", "file manager's copy"),
+        ("benign", "benign (1)", "file manager's copy"),
+        ("benign", "benign copy", "file manager's copy"),
+    ],
+)
+def test_one_class_under_two_names_is_refused(tmp_path: Path, twin: str, name: str, fault: str) -> None:
+    """Each made a class of its own, of a few images that were taken from the other."""
+    with pytest.raises(CipherwardError, match=re.escape(fault)):
+        require_usable_names([name, "other", twin], "x")
+    with pytest.raises(CipherwardError, match=re.escape(fault)):
+        read_layout(fill(tmp_path, twin, "other", name), Selection())
+
+
+def test_classes_that_a_sign_or_a_number_tells_apart_are_classes() -> None:
+    for names in (
+        ["HER2+", "HER2-", "HER2"],
+        ["grade -1", "grade 1"],
+        ["photo", "photocopy"],
+        ["\u03b1", "a"],
+    ):
+        require_usable_names(names, "x")
+    require_usable_names(
+        ["stage (1)", "stage (2)", "\u043d\u0435\u0442", "benign (atypical)", "benign"], "x"
+    )
 
 
 def test_a_zip_is_named(tmp_path: Path) -> None:

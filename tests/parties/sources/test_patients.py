@@ -166,3 +166,37 @@ def test_a_row_without_a_patient_is_of_the_patient_whose_tags_it_has(tmp_path: P
     catalog = read_labels(tmp_path / "x", Selection(labels=str(tmp_path / "l.csv")))
     assert Counter(item.group for item in catalog.items) == {f"label file case{i}": 3 for i in range(4)}
     assert any("4 are grouped by DICOM tags" in note for note in catalog.notes)
+
+
+@pytest.mark.parametrize("name", ["{:08d}_{:03d}.png", "P{}-slice {}.png", "study 7_{}_{}.png"])
+def test_patients_that_stand_in_file_names_alone_are_told(tmp_path: Path, name: str) -> None:
+    """Each file was a patient of its own, in whatever split, and nothing was said."""
+    names = [(kind, name.format(i // 3, i % 3)) for kind in "ab" for i in range(12)]
+    for i, (kind, file) in enumerate(names):
+        picture(tmp_path / "images" / kind / file, seed=i)
+    root = tmp_path / "images"
+    (note,) = (line for line in read_layout(root, Selection()).notes if "file names seem" in line)
+    first = name.format(0, 0).rpartition("_" if "_" in name else " ")[0]
+    assert note.startswith(
+        f"24 file names seem to be of 4 patients, such as 6 that begin with {first}; nothing"
+    )
+    pattern = note.partition("--groups '")[2].partition("'")[0]
+    catalog = read_layout(root, Selection(groups=pattern))
+    assert len({item.group for item in catalog.items}) == 4
+    assert not any("file names seem" in line for line in catalog.notes)
+    assert not any("file names seem" in line for line in read_layout(root, Selection(groups="none")).notes)
+    for header, patient in (("path,label", ""), ("path,label,patient", ",p1")):
+        rows = [f"{kind}/{file},{kind}{patient}" for kind, file in names]
+        (tmp_path / "l.csv").write_text("\n".join([header, *rows]) + "\n")
+        notes = read_labels(root, Selection(labels=str(tmp_path / "l.csv"))).notes
+        assert any("file names seem" in line for line in notes) is (not patient)
+
+
+@pytest.mark.parametrize(
+    "name", ["{1:03d}.png", "Te-gl_{1:04d}.png", "IM-0001-{1:04d}.png", "glioma ({1}).png"]
+)
+def test_numbers_of_a_series_are_not_told_as_patients(tmp_path: Path, name: str) -> None:
+    for kind in "ab":
+        for i in range(12):
+            picture(tmp_path / kind / name.format(kind, i), seed=i)
+    assert not any("file names seem" in line for line in read_layout(tmp_path, Selection()).notes)

@@ -146,6 +146,11 @@ def test_iid_is_even_and_small_alpha_is_skewed() -> None:
 def test_impossible_partitions_are_refused() -> None:
     with pytest.raises(CipherwardError, match="2 images cannot be dealt to 3 parties"):
         deal(LABELS[:2], 3, 0, "iid", 1)
+    with pytest.raises(
+        CipherwardError, match="24 images of 2 patients cannot be dealt to 3 parties"
+    ) as error:
+        deal(LABELS[:24], 3, 0, "iid", 1, np.arange(24) // 12)
+    assert "groups none" in error.value.hint
     with pytest.raises(CipherwardError, match="no partition of 3 images"):
         dirichlet(np.zeros(3, int), 3, 0, 0.01)
 
