@@ -6,7 +6,8 @@ FOLDER holds brain_mri/{train,test}/CLASS/*.jpg, cifar10_jpeg.npz, pneumoniamnis
 block_projection and patch_shuffle are one attack at one pool size in one draw of key, pool and audit images, scored
 with the product's own measures of suite/1. Cells of neuracrypt are the matching challenge of its authors: the
 adversary holds ciphertexts and their plain images in another order, no pair of them, and says which belongs to which
-(`match_tokens`). The part `kinds` is that challenge on every kind of picture of picture_sources.py.
+(`match_tokens`). The part `kinds` is that challenge on every kind of picture of picture_sources.py, and `network`
+what known pairs of neuracrypt open of other ciphertexts.
 
 Finished cells are kept in --out, so that a stopped run continues. With --update, lines without a cell in the journal
 keep the figures of an earlier file of docs/results.
@@ -28,6 +29,7 @@ from rich.table import Table
 
 from benchmarks.audit_table import SEED, Row, cells_of, read_mri, summarise_row
 from benchmarks.command_line import add_data, add_json, make_parser, write_figures
+from benchmarks.picture_measures import share_named
 from benchmarks.picture_sources import KINDS, read_kind, side_of
 from coordinator.adversary.contract import Budget, Knowledge
 from coordinator.adversary.opened import open_images
@@ -89,19 +91,21 @@ CHALLENGES = (
     Challenge("pneumonia", 7, 1000, 1, {"depth": 0}),
 )
 
-#: The same for every kind of picture: as many images as there are tiles of tissue, rounded down, in the blocks of a
-#: vision transformer. Images of 28 have blocks of 7, because 8 does not divide 28.
-KIND_CHALLENGES = tuple(
-    Challenge(kind, {224: 16, 64: 8, 32: 4, 28: 7}[side_of(kind)], 150, 5) for kind in KINDS
-)
+#: Block sides by image side. Images of 28 have blocks of 7, because 8 does not divide 28.
+BLOCKS = {224: 16, 64: 8, 32: 4, 28: 7}
+#: The same for every kind of picture: as many images as there are tiles of tissue, rounded down.
+KIND_CHALLENGES = tuple(Challenge(kind, BLOCKS[side_of(kind)], 150, 5) for kind in KINDS)
 
+#: Kinds of pictures on which known pairs of neuracrypt are measured, numbers of them, and draws of each.
+NETWORK_KINDS = ("mri 64", "pneumonia 28", "cifar 32", "tissue 32", "phantoms 64")
+NETWORK_PAIRS, NETWORK_DRAWS = (8, 20, 50, 100), 3
 #: Options of block_projection and numbers of known pairs; and how many other images the key then opens.
 PAIRS = tuple(
     (options, pairs)
     for options in ({"noise": 0}, {}, {"noise": 0, "matrix": "uniform"}, {"matrix": "uniform"})
     for pairs in (2, 10, 50)
 )
-OPENED = 32
+OPENED, GALLERY = 32, 100
 
 
 def read_pneumonia(folder: Path) -> Images:
@@ -163,6 +167,35 @@ def pairs_cell(options: dict[str, Any], pairs: int, folder: Path) -> dict[str, A
     }
 
 
+def network_cell(kind: str, pairs: int, draw: int, folder: Path) -> dict[str, Any]:
+    """Open neuracrypt ciphertexts with what known pairs tell of the network, and say how many pictures are named."""
+    images = read_kind(folder, kind)
+    images = images[np.random.default_rng([SEED, pairs, draw]).permutation(len(images))]
+    plain, known, gallery = images[:OPENED], images[OPENED : OPENED + pairs], images[OPENED + pairs :]
+    spec = describe("neuracrypt", images.shape[1:], BLOCKS[side_of(kind)])
+    sealed = np.asarray(load(spec).cipher(SecretKey.generate()).encrypt(np.concatenate([plain, known])))
+    every = np.arange(OPENED)
+    knowledge = Knowledge(MemoryPool(spec, sealed[:OPENED]), every, every, known=(known, sealed[OPENED:]))
+    started = time.process_time()
+    guess = known_pairs.attack(knowledge)
+    seconds = time.process_time() - started
+    return {
+        "row": _network_name(kind, pairs),
+        "draw": draw,
+        "kind": kind,
+        "pairs": pairs,
+        "ssim": float(np.nanmedian(ssims(guess.images, plain))),
+        "named": share_named(guess.images, np.concatenate([plain, gallery])[:GALLERY]),
+        "gallery": min(GALLERY, len(images) - pairs),
+        "fit": guess.fits[0].value,
+        "seconds": seconds,
+    }
+
+
+def _network_name(kind: str, pairs: int) -> str:
+    return f"neuracrypt, {kind}, {pairs} known pairs"
+
+
 def _pairs_name(options: dict[str, Any], pairs: int) -> str:
     words = "".join(f" {key}={value}" for key, value in options.items())
     return f"block_projection{words}, mri, {pairs} known pairs"
@@ -187,6 +220,11 @@ def _missing(draw: int, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             done = {(c["row"], c["draw"]) for c in read_lines(args.out)}
             if draw < challenge.draws and (challenge.name, draw) not in done:
                 yield challenge_cell(challenge, draw, args.data)
+    for kind in NETWORK_KINDS if "network" in args.parts and draw < NETWORK_DRAWS else ():
+        for pairs in NETWORK_PAIRS:
+            done = {(c["row"], c["draw"]) for c in read_lines(args.out)}
+            if (_network_name(kind, pairs), draw) not in done:
+                yield network_cell(kind, pairs, draw, args.data)
     for options, pairs in PAIRS:
         done = {(c["row"], c["draw"]) for c in read_lines(args.out)}
         if draw == 0 and (_pairs_name(options, pairs), 0) not in done and "pairs" in args.parts:
@@ -224,9 +262,35 @@ def summarise(
         "rows": [summarise_row(row, cells) for row in ROWS],
         "challenges": challenges,
         "pairs": pairs,
+        "network_pairs": _summarise_network(cells),
     }
     measured = {cell["row"] for cell in cells}
     return {part: _kept(lines, (earlier or {}).get(part, ()), measured) for part, lines in result.items()}
+
+
+def _summarise_network(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a line for every kind of picture and number of known pairs of neuracrypt."""
+    lines = []
+    for kind in NETWORK_KINDS:
+        for pairs in NETWORK_PAIRS:
+            mine = [cell for cell in cells if cell["row"] == _network_name(kind, pairs)]
+            if mine:
+                figures = {
+                    name: float(np.median([cell[name] for cell in mine]))
+                    for name in ("ssim", "named", "fit", "seconds")
+                }
+                lines.append(
+                    {
+                        "row": mine[0]["row"],
+                        "kind": kind,
+                        "pairs": pairs,
+                        "draws": len(mine),
+                        "gallery": mine[0]["gallery"],
+                        **figures,
+                        "fewest_named": min(cell["named"] for cell in mine),
+                    }
+                )
+    return lines
 
 
 def _kept(
@@ -248,7 +312,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     add_data(parser)
     parser.add_argument("--hours", type=float, default=1.0, help="time for the missing cells")
-    parser.add_argument("--parts", default="rows,challenges,kinds,pairs", help="which parts to run")
+    parser.add_argument("--parts", default="rows,challenges,kinds,network,pairs", help="which parts to run")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/projections/cells.jsonl"), help="the journal of cells"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.pages.markdown import percent, table
@@ -74,9 +74,34 @@ def projections(result: Record) -> list[str]:
         "distances grow together.",
         "",
         *table(["images", "draws", "first", "right", "worst draw", "fit", "seconds"], challenges),
-        "Pictures of `neuracrypt` ciphertexts from public images of the same kind: by kind of picture, below.",
+        *_network_pairs(result.get("network_pairs", ())),
+        "What public images of the same kind open, without a pair: by kind of picture, below.",
         "",
     ]
+
+
+def _network_pairs(lines: Sequence[Record]) -> list[str]:
+    """Return the table of what known pairs of neuracrypt open."""
+    if not lines:
+        return []
+    body = [
+        [
+            line["kind"],
+            str(line["pairs"]),
+            f"{line['ssim']:.2f}",
+            f"{percent(line['named'])} % ({percent(line['fewest_named'])} %)",
+            f"{line['fit']:.2f}",
+            f"{line['seconds']:.1f}",
+        ]
+        for line in lines
+    ]
+    lead = (
+        "What known pairs of images and `neuracrypt` ciphertexts open of 32 others, with no key (`known_pairs`). "
+        f"*Named*: the share of them that correlate most with their own image among {lines[0]['gallery']}. "
+        f"Median of {lines[0]['draws']} draws, and the worst one. Seconds are of a core."
+    )
+    headers = ["pictures", "pairs", "SSIM", "named (worst draw)", "fit", "seconds"]
+    return [lead, "", *table(headers, body)]
 
 
 def _name(line: Record) -> str:
