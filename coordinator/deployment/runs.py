@@ -132,6 +132,8 @@ def run_study(
             f"no approval of this app bundle came from {', '.join(missing)}: their SuperNodes refuse it until you "
             f"carry it ({_carry(place)})"
         )
+    if result.exists():
+        log(f"{plan.study} is trained already: {result}")
     progress = _Progress(rows=len(read_lines(study / "cloud" / "rounds.jsonl")))
     patience_s = _SERVER_UNSEEN_S
     while not result.exists():

@@ -116,7 +116,9 @@ def test_a_run_that_the_server_lost_is_submitted_again(place: DeploymentFolder, 
     assert sum("it is submitted again" in line for line in lines) == 2
     assert place.log("run-1").read_text() == "nothing of ours\n"
     # A second command finds the result, and submits nothing.
-    assert run(place)[0] == {"best_round": 3} and len(server.submitted) == 3
+    training, lines, _ = run(place)
+    assert training == {"best_round": 3} and len(server.submitted) == 3
+    assert lines[-1] == f"small is trained already: {server.study / 'cloud' / 'training.json'}"
 
 
 def test_our_own_error_ends_it_because_it_would_come_again(
