@@ -14,7 +14,7 @@ from crypto.files import disk_errors, drop_temporaries, read_json, write_atomic,
 from crypto.key import SecretKey
 from crypto.scheme import load
 from crypto.sets.dataset import SealedDataset
-from parties.sealing.leaving import require_stays
+from crypto.sets.leaving import require_stays
 
 # Names the set that is being unsealed into a folder. No class's folder begins with a dot.
 _UNSEALING = ".unsealing.json"
