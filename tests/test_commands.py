@@ -131,6 +131,20 @@ def test_unseal_gives_the_images_back(hospital: Path, images: Path, tmp_path: Pa
     check_refused(here(PARTY, "unseal", hospital / "sealed" / "test", *words), "is not an empty folder")
 
 
+def test_a_second_unsealing_into_a_folder_touches_nothing(
+    hospital: Path, tmp_path: Path, here: Here
+) -> None:
+    """It dropped the temporary files of the first, and said that the folder was not there."""
+    out = tmp_path / "out"
+    words = ["unseal", hospital / "sealed" / "test", "--key", hospital / "secret.key", "--out", out]
+    out.mkdir()
+    with folder_lock(out):
+        check_refused(here(PARTY, *words), "another command is at work in")
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    assert here(PARTY, *words).returncode == 0
+    assert not any(path.name.startswith(".") for path in out.iterdir()) and len([*out.rglob("*.png")]) == 20
+
+
 def test_an_unsealing_stopped_by_a_full_disk_or_a_kill_goes_on(
     hospital: Path, tmp_path: Path, here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
