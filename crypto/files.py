@@ -39,7 +39,10 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "free some space and run the same command again; finished parts are kept",
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise CipherwardError(f"no permission to write {path}", "choose another folder") from None
+            raise CipherwardError(
+                f"no permission to write {path}",
+                "run this as the user whose folder it is, or choose another folder",
+            ) from None
         if error.errno == errno.EFBIG:
             raise CipherwardError(
                 f"{path} would be larger than this machine lets a file be", "see: ulimit -f"
@@ -306,7 +309,7 @@ def require_replaceable(path: Path, mark: str) -> None:
         )
 
 
-def require_own_folder(folder: Path, marks: Collection[str], hint: str) -> None:
+def require_output_folder(folder: Path, marks: Collection[str], hint: str) -> None:
     """Raise CipherwardError unless a folder is free for a command's output: files among images would be a class.
 
     Args:

@@ -24,7 +24,7 @@ from coordinator.exchange.console import (
 from crypto.arrays import Images
 from crypto.cores import cores
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, read_regular, require_own_folder, require_replaceable, write_text
+from crypto.files import disk_errors, read_regular, require_output_folder, require_replaceable, write_text
 from crypto.plural import counted
 from crypto.sets.leaving import require_stays
 
@@ -109,7 +109,7 @@ def attack(
         raise CipherwardError("no sealed set to attack", "name one: cipherward-coordinator attack SEALED")
     sets = find_sets(sealed)
     require_stays(out, "guesses may show patients' images")
-    require_own_folder(out, (FILE, JOURNAL), "choose another --out")
+    require_output_folder(out, (FILE, JOURNAL), "choose another --out")
     names = [name for name in attacks.split(",") if name]
     if public is not None and names and study is None:
         require_public_use(names)

@@ -251,11 +251,15 @@ def _require_one_meaning(text: str, where: str) -> None:
         if not isinstance(event, yaml.NodeEvent):
             continue
         mark: Any = event.start_mark
-        is_plain = isinstance(event, yaml.ScalarEvent) and event.implicit[0] and not event.style
-        if is_plain and _ODD_NUMBER.fullmatch(event.value):
-            number = yaml.safe_load(event.value) if len(event.value) <= _SHOWN else "another number"
+        plain = (
+            event.value
+            if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and not event.style
+            else ""
+        )
+        if _ODD_NUMBER.fullmatch(plain):
+            number = yaml.safe_load(plain) if len(plain) <= _SHOWN else "another number"
             raise CipherwardError(
-                f"{where}: {event.value:.40} in line {mark.line + 1} is {number} to YAML, which counts in eights or "
+                f"{where}: {plain:.40} in line {mark.line + 1} is {number} to YAML, which counts in eights or "
                 "sixties here",
                 "write the number without a zero before it and without a colon, or a text in quotes",
             )

@@ -28,8 +28,8 @@ from crypto.files import (
     folder_lock,
     parse_json,
     read_json,
+    require_output_folder,
     require_outside,
-    require_own_folder,
     write_json,
 )
 from crypto.ownership import is_shared
@@ -79,7 +79,7 @@ def simulate(
         check_model(plan, log)
     if plan.source == "folder" and not plan.labels:
         require_outside(study.out, Path(plan.images))
-    require_own_folder(study.out, (FILE, "parties", "cloud"), "choose another --out")
+    require_output_folder(study.out, (FILE, "parties", "cloud"), "choose another --out")
     with disk_errors(study.out):
         study.cloud.mkdir(parents=True, exist_ok=True)
         (study.out / "logs").mkdir(exist_ok=True)

@@ -156,7 +156,7 @@ def audit(
 
 def _home_of(target: Path, out: Path | None, name: str, changes: dict[str, Any]) -> Place:
     """Return the hospital that an audit belongs to. For images alone, one is made that holds nothing but audits."""
-    from crypto.files import require_outside, require_own_folder
+    from crypto.files import require_output_folder, require_outside
     from crypto.sets.leaving import require_stays
     from parties.sealing.place import SETTINGS_FILE, Place
     from parties.sealing.seal import plan_sealing
@@ -208,7 +208,7 @@ def _home_of(target: Path, out: Path | None, name: str, changes: dict[str, Any])
         _require_settings(place, changes)
         _check_images(place, changes)
         return place
-    require_own_folder(folder, (), "choose another --out: a new folder, or one of an earlier audit")
+    require_output_folder(folder, (), "choose another --out: a new folder, or one of an earlier audit")
     place = Place.from_settings(folder, settings)
     # Settings that cannot work are reported before anything is written.
     trial = _require_settings(place, changes)

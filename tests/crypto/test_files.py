@@ -14,8 +14,8 @@ from crypto.files import (
     disk_errors,
     read_every_line,
     read_json,
+    require_output_folder,
     require_outside,
-    require_own_folder,
     require_replaceable,
     write_text,
 )
@@ -145,15 +145,15 @@ def test_a_file_or_a_dead_link_in_the_place_of_a_folder_is_named(tmp_path: Path)
 
 
 def test_a_folder_of_earlier_output_is_a_command_s_own(tmp_path: Path) -> None:
-    require_own_folder(tmp_path / "absent", (), "hint")
-    require_own_folder(tmp_path, (), "hint")
+    require_output_folder(tmp_path / "absent", (), "hint")
+    require_output_folder(tmp_path, (), "hint")
     (tmp_path / ".lock").touch()
-    require_own_folder(tmp_path, (), "hint")
+    require_output_folder(tmp_path, (), "hint")
     (tmp_path / "b").touch()
     (tmp_path / "a").touch()
-    require_own_folder(tmp_path, ("x", "b"), "hint")
+    require_output_folder(tmp_path, ("x", "b"), "hint")
     with pytest.raises(CipherwardError, match="holds something else: a"):
-        require_own_folder(tmp_path, ("x",), "hint")
+        require_output_folder(tmp_path, ("x",), "hint")
     require_outside(tmp_path / "out", tmp_path / "images")
     (tmp_path / "images").mkdir()
     require_outside(tmp_path / "images-audit", tmp_path / "images")
