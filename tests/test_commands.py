@@ -82,6 +82,11 @@ def test_your_own_folder_in_five_commands(hospital: Path, images: Path, tmp_path
     assert done.returncode == (0 if report["valid"] else 1)
     done = here(PARTY, "report", hospital, scores, "--guesses", guesses)
     assert done.returncode == 0 and (hospital / "private" / "report.html").exists(), done.stderr
+    # Sets of another audit are not said to be missing.
+    shutil.copytree(hospital / "sealed" / "val", tmp_path / "others" / "val")
+    words = ["--guesses", guesses, "--sealed", tmp_path / "others", "--out", tmp_path / "none"]
+    done = here(COORDINATOR, "report", scores, *words)
+    check_refused(done, "none of the sealed sets in", "that was attacked: --sealed")
     # The scorer refuses other guesses about the same images, of one attack, too.
     words = ["--out", tmp_path / "more", "--rows", 20, "--pools", "1", "--seed", 9, "--attacks", "as_is"]
     assert here(COORDINATOR, "attack", hospital / "sealed", *words).returncode == 0

@@ -391,14 +391,23 @@ def _read_line(path: Path) -> str:
 
 
 def _find_set(path: Path, digest: str) -> SealedDataset:
-    """Return the sealed set at a path, or in a folder of sets the one that has this digest."""
+    """Return the sealed set at a path, or in a folder of sets the one that has this digest.
+
+    Raises:
+        CipherwardError: If no set can be read there, or none of several is it.
+    """
     from crypto.sets.dataset import SealedDataset
 
-    if not (path / "manifest.json").exists():
-        for manifest in sorted(path.glob("*/manifest.json")):
-            dataset = SealedDataset.open(manifest.parent)
-            if dataset.digest == digest:
-                return dataset
+    manifests = [] if (path / "manifest.json").exists() else sorted(path.glob("*/manifest.json"))
+    for manifest in manifests:
+        dataset = SealedDataset.open(manifest.parent)
+        if dataset.digest == digest:
+            return dataset
+    if manifests:
+        raise CipherwardError(
+            f"none of the sealed sets in {path} is the one that was scored",
+            "name the folder of sealed sets that was attacked: --sealed",
+        )
     return SealedDataset.open(path)
 
 

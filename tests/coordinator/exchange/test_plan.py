@@ -178,7 +178,12 @@ def test_model_args_that_are_texts_where_a_number_or_a_switch_is_meant_are_refus
             tmp_path, model_args={"class_token": text}
         )
     assert "model_args: depth is True, and it is a number" in refusal(tmp_path, model_args={"depth": True})
-    kept = {"class_token": False, "global_pool": "avg", "drop_rate": 0.1, "norm_layer": "layernorm"}
+    kept: dict[str, bool | int | float | str] = {
+        "class_token": False,
+        "global_pool": "avg",
+        "drop_rate": 0.1,
+        "norm_layer": "layernorm",
+    }
     p = Plan(study="t", counts=(9, 9, 9), image_size=32, block=8, model_args=kept)
     assert p.model_args == kept
 
