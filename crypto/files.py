@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -39,7 +39,10 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "free some space and run the same command again; finished parts are kept",
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise CipherwardError(f"no permission to write {path}", "choose another folder") from None
+            raise CipherwardError(
+                f"no permission to write {path}",
+                "run this as the user whose folder it is, or choose another folder",
+            ) from None
         if error.errno == errno.EFBIG:
             raise CipherwardError(
                 f"{path} would be larger than this machine lets a file be", "see: ulimit -f"
@@ -303,6 +306,34 @@ def require_replaceable(path: Path, mark: str) -> None:
     if data and mark.encode() not in data:
         raise CipherwardError(
             f"{path} is there, and is no earlier output of this command: it is kept", "choose another name"
+        )
+
+
+def require_output_folder(folder: Path, marks: Collection[str], hint: str) -> None:
+    """Raise CipherwardError unless a folder is free for a command's output: files among images would be a class.
+
+    Args:
+        folder: where a user wants the output. Files whose names begin with a dot do not count.
+        marks: names of what earlier output of this kind has in its folder. One of them is enough.
+        hint: what to do instead.
+    """
+    try:
+        names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    except (FileNotFoundError, NotADirectoryError):
+        return  # it is made, or refused, where it is made
+    except OSError as error:
+        raise CipherwardError(f"cannot read {folder}: {error.strerror}", hint) from None
+    if names and names.isdisjoint(marks):
+        raise CipherwardError(f"{folder} holds something else: {min(names)}", hint)
+
+
+def require_outside(folder: Path, images: Path) -> None:
+    """Raise CipherwardError if a command's output would lie in the folder of the images that it reads."""
+    inner, outer = folder.resolve(), images.resolve()
+    if outer.is_dir() and inner.is_relative_to(outer):
+        raise CipherwardError(
+            f"{folder} is in the folder of the images, {images}: it would be taken for images",
+            "choose a folder outside of it with --out",
         )
 
 

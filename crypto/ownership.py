@@ -57,6 +57,30 @@ def require_own_folder(folder: Path) -> None:
         )
 
 
+def require_access(folder: Path, *inside: str) -> None:
+    """Refuse a folder that another user closed, before a command takes what it cannot see for missing.
+
+    A folder that root made belongs to root: whoever works in it afterwards may not look into its private parts.
+
+    Args:
+        folder: The folder.
+        inside: The names of its closed parts. One that is not there is no matter.
+
+    Raises:
+        CipherwardError: If this user may not look into the folder or one of these parts.
+    """
+    for path in (folder, *(folder / name for name in inside)):
+        try:
+            owner = path.stat().st_uid
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise CipherwardError(
+                f"{path} is closed to this user; it belongs to uid {owner}",
+                f"run this as that user; or, if it shall be this user's: sudo chown -R {os.geteuid()} {folder}",
+            )
+
+
 def require_own_file(path: Path, status: os.stat_result) -> None:
     """Refuse a file of settings that other users could have written. status: of the opened file.
 

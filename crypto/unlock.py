@@ -133,7 +133,8 @@ def private_text(path: Path, what: str, hint: str = "") -> str:
         raise CipherwardError(f"cannot read the {what} {path}: it is not text in UTF-8", _RESAVE) from None
     except OSError as error:
         raise CipherwardError(
-            f"cannot read the {what} {path}: {type(error).__name__}", "name a file that you may read"
+            f"cannot read the {what} {path}: {type(error).__name__}",
+            "let the user who runs this command read it, or name another file",
         ) from None
 
 

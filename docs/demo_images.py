@@ -7,7 +7,7 @@ The images are drawn by the program itself (parties/sources/phantom.py): they sh
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from PIL import Image
@@ -29,5 +29,16 @@ def write_images(folder: Path, count: int = 1200, size: int = 64) -> None:
         written[name] += 1
 
 
+def main() -> None:
+    """Write the images into the folder that the command line names."""
+    parser = argparse.ArgumentParser(description="Write 1,200 small images that show nobody as PNG files.")
+    parser.add_argument("folder", type=Path, help="the folder to write, such as my-images")
+    folder = parser.parse_args().folder
+    try:
+        write_images(folder)
+    except OSError as error:
+        parser.error(f"cannot write the images into {folder}: {error.strerror}")
+
+
 if __name__ == "__main__":
-    write_images(Path(sys.argv[1]))
+    main()

@@ -82,6 +82,11 @@ def test_your_own_folder_in_five_commands(hospital: Path, images: Path, tmp_path
     assert done.returncode == (0 if report["valid"] else 1)
     done = here(PARTY, "report", hospital, scores, "--guesses", guesses)
     assert done.returncode == 0 and (hospital / "private" / "report.html").exists(), done.stderr
+    # Sets of another audit are not said to be missing.
+    shutil.copytree(hospital / "sealed" / "val", tmp_path / "others" / "val")
+    words = ["--guesses", guesses, "--sealed", tmp_path / "others", "--out", tmp_path / "none"]
+    done = here(COORDINATOR, "report", scores, *words)
+    check_refused(done, "none of the sealed sets in", "that was attacked: --sealed")
     # The scorer refuses other guesses about the same images, of one attack, too.
     words = ["--out", tmp_path / "more", "--rows", 20, "--pools", "1", "--seed", 9, "--attacks", "as_is"]
     assert here(COORDINATOR, "attack", hospital / "sealed", *words).returncode == 0
@@ -129,6 +134,20 @@ def test_unseal_gives_the_images_back(hospital: Path, images: Path, tmp_path: Pa
     originals = {np.asarray(Image.open(p)).tobytes() for p in images.rglob("*.png")}
     assert len(opened) == 20 and set(opened) <= originals
     check_refused(here(PARTY, "unseal", hospital / "sealed" / "test", *words), "is not an empty folder")
+
+
+def test_a_second_unsealing_into_a_folder_touches_nothing(
+    hospital: Path, tmp_path: Path, here: Here
+) -> None:
+    """It dropped the temporary files of the first, and said that the folder was not there."""
+    out = tmp_path / "out"
+    words = ["unseal", hospital / "sealed" / "test", "--key", hospital / "secret.key", "--out", out]
+    out.mkdir()
+    with folder_lock(out):
+        check_refused(here(PARTY, *words), "another command is at work in")
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    assert here(PARTY, *words).returncode == 0
+    assert not any(path.name.startswith(".") for path in out.iterdir()) and len([*out.rglob("*.png")]) == 20
 
 
 def test_an_unsealing_stopped_by_a_full_disk_or_a_kill_goes_on(

@@ -19,7 +19,7 @@ from benchmarks.reference.commands import commands_of
 from benchmarks.reference.outputs import differences, kept_outputs, run_line, shell_lines, shown
 from benchmarks.reference.pages import FOLDER, PROGRAMS, make_pages
 from coordinator.adversary.run.compilation import COMPILING
-from docs.demo_images import write_images
+from docs.demo_images import main, write_images
 from tests.support.command_runs import run_here
 from tests.support.paths import ROOT
 
@@ -101,6 +101,32 @@ def test_the_outputs_that_the_tutorial_keeps_are_what_check_and_seal_print(
     text = " ".join(texts.popitem()[1].split())
     without = text.replace("copies by file only; ", "")
     assert without != text and differences(without, text) == ["+ copies by file only;"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "required: folder"),
+        (["--help-me"], "required: folder"),
+        (["a", "b"], "unrecognized arguments: b"),
+        (["file"], "cannot write the images into file: "),
+    ],
+)
+def test_the_script_that_draws_the_images_refuses_what_is_no_folder(
+    words: list[str],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It made a folder of the name --help, and ended in tracebacks."""
+    (tmp_path / "file").write_text("a file")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["demo_images.py", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2 and reason in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_first_audit_in_a_checkout_prints_what_later_ones_do(tmp_path: Path) -> None:

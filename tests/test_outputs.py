@@ -10,7 +10,7 @@ from PIL import Image
 
 from coordinator.exchange.plan import write_plan
 from crypto.errors import CipherwardError
-from parties.sealing.leaving import require_stays
+from crypto.sets.leaving import require_stays
 from parties.sealing.place import Place
 from tests.support.command_runs import Here
 from tests.support.hospitals import plan
@@ -117,6 +117,50 @@ def test_nothing_plain_and_no_key_is_written_where_things_leave_the_hospital(
         "images-00000.safetensors",
         "manifest.json",
     }
+
+
+def test_guesses_and_a_report_are_not_written_where_things_leave_the_hospital(
+    tmp_path: Path, here: Here
+) -> None:
+    """They may show what attacks recovered of patients' images."""
+    sealed = make_hospital(tmp_path / "h").folder / "sealed"
+    before = sorted(sealed.rglob("*"))
+    for inside in (sealed, sealed / "guesses", sealed / "train" / "x"):
+        for words in (
+            ["attack", sealed, "--out", inside, "--pools", "1"],
+            ["report", "scores.json", "--guesses", "guesses", "--sealed", sealed, "--out", inside],
+        ):
+            done = here(COORDINATOR, *words)
+            assert done.returncode == 1 and "which may leave the hospital" in " ".join(done.stderr.split())
+    assert sorted(sealed.rglob("*")) == before
+
+
+def test_a_folder_of_something_else_takes_no_output(tmp_path: Path, here: Here) -> None:
+    """Folders of guesses, hospitals and keys among images were taken for classes by the next command."""
+    images, hospital = write_images(tmp_path / "images"), make_hospital(tmp_path / "h").folder
+    file = write_plan(plan(source="folder", images=str(images)), tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    for out, message in ((images, "is in the folder of the images"), (hospital, "holds something else: ")):
+        for program, *words in (
+            (COORDINATOR, "simulate", file, "--out", out),
+            (PARTY, "audit", images, "--out", out, "--image-size", "32", "--gray", "--block", "8"),
+        ):
+            expected = "holds audits of other images" if (program, out) == (PARTY, hospital) else message
+            done = here(program, *words)
+            assert done.returncode == 1 and expected in " ".join(done.stderr.split()), done.stderr
+    done = here(COORDINATOR, "attack", hospital / "sealed", "--out", images, "--pools", "1")
+    assert done.returncode == 1 and "images holds something else: a" in " ".join(done.stderr.split())
+    done = here(
+        PARTY, "audit", images, "--out", images / "x", "--image-size", "32", "--gray", "--block", "8"
+    )
+    assert done.returncode == 1 and "is in the folder of the images" in " ".join(done.stderr.split())
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("kept")
+    done = here(
+        PARTY, "audit", images, "--out", tmp_path / "notes", "--image-size", "32", "--gray", "--block", "8"
+    )
+    assert done.returncode == 1 and "notes holds something else: mine.txt" in " ".join(done.stderr.split())
+    assert sorted({*tmp_path.rglob("*")} - {tmp_path / "notes", tmp_path / "notes" / "mine.txt"}) == before
 
 
 def test_a_set_that_was_moved_keeps_plain_images_out_of_its_folder(tmp_path: Path, here: Here) -> None:

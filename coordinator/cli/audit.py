@@ -24,8 +24,9 @@ from coordinator.exchange.console import (
 from crypto.arrays import Images
 from crypto.cores import cores
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, read_regular, require_replaceable, write_text
+from crypto.files import disk_errors, read_regular, require_output_folder, require_replaceable, write_text
 from crypto.plural import counted
+from crypto.sets.leaving import require_stays
 
 if TYPE_CHECKING:
     from coordinator.report.records import Training
@@ -98,7 +99,8 @@ def attack(
     from coordinator.adversary.run.compilation import compile_attacks
     from coordinator.adversary.run.draws import audit_gaps
     from coordinator.adversary.run.public_images import read_public
-    from coordinator.adversary.run.suite import Settings, Workers, find_sets, run_suite
+    from coordinator.adversary.run.suite import JOURNAL, Settings, Workers, find_sets, run_suite
+    from coordinator.exchange.audit.guesses import FILE
 
     if listing:
         _print_attacks()
@@ -106,6 +108,8 @@ def attack(
     if not sealed:
         raise CipherwardError("no sealed set to attack", "name one: cipherward-coordinator attack SEALED")
     sets = find_sets(sealed)
+    require_stays(out, "guesses may show patients' images")
+    require_output_folder(out, (FILE, JOURNAL), "choose another --out")
     names = [name for name in attacks.split(",") if name]
     if public is not None and names and study is None:
         require_public_use(names)
@@ -248,9 +252,8 @@ def report(
     from coordinator.exchange.audit.signature import require_signer
     from coordinator.exchange.records import write_record
     from coordinator.report.build import build_report
-    from coordinator.report.page import PAGE_MARK, render
+    from coordinator.report.page import render
     from coordinator.report.pictures import gather, require_public, with_public_plain
-    from coordinator.report.records import SCHEMA as REPORT_MARK
     from coordinator.report.roster import require_on_roster
     from coordinator.report.training_section import require_same_study, training_of
     from coordinator.report.verdict_text import require_valid, summary_lines
@@ -275,8 +278,7 @@ def report(
             "a report needs scores, --guesses and --sealed",
             "cipherward-coordinator report SCORES --guesses GUESSES --sealed SEALED, or report --compare A B",
         )
-    require_replaceable(out / "report.json", REPORT_MARK.rpartition("/")[0])
-    require_replaceable(out / "report.html", PAGE_MARK)
+    _require_place(out)
     numbers = read_scores(scores)
     if signed_by is not None:
         require_signer(numbers, PublicIdentity.parse(_read_line(signed_by)), str(scores))
@@ -305,6 +307,16 @@ def report(
     result.print(str(out / "report.html"))
     if not allow_invalid:
         require_valid(record)
+
+
+def _require_place(out: Path) -> None:
+    """Raise CipherwardError if a report written there might leave a hospital, or cost another file."""
+    from coordinator.report.page import PAGE_MARK
+    from coordinator.report.records import SCHEMA as REPORT_MARK
+
+    require_stays(out, "a report may show patients' images")
+    require_replaceable(out / "report.json", REPORT_MARK.rpartition("/")[0])
+    require_replaceable(out / "report.html", PAGE_MARK)
 
 
 def _check_report(path: Path, scores: Path, signed_by: Path | None, study: Path | None) -> None:
@@ -379,14 +391,23 @@ def _read_line(path: Path) -> str:
 
 
 def _find_set(path: Path, digest: str) -> SealedDataset:
-    """Return the sealed set at a path, or in a folder of sets the one that has this digest."""
+    """Return the sealed set at a path, or in a folder of sets the one that has this digest.
+
+    Raises:
+        CipherwardError: If no set can be read there, or none of several is it.
+    """
     from crypto.sets.dataset import SealedDataset
 
-    if not (path / "manifest.json").exists():
-        for manifest in sorted(path.glob("*/manifest.json")):
-            dataset = SealedDataset.open(manifest.parent)
-            if dataset.digest == digest:
-                return dataset
+    manifests = [] if (path / "manifest.json").exists() else sorted(path.glob("*/manifest.json"))
+    for manifest in manifests:
+        dataset = SealedDataset.open(manifest.parent)
+        if dataset.digest == digest:
+            return dataset
+    if manifests:
+        raise CipherwardError(
+            f"none of the sealed sets in {path} is the one that was scored",
+            "name the folder of sealed sets that was attacked: --sealed",
+        )
     return SealedDataset.open(path)
 
 

@@ -162,12 +162,12 @@ def manifest(
     planned = load_plan(plan)
     check_attacks(planned.attacks, has_study=planned.rounds > 0)
     study = assemble(planned, [read_statement(path) for path in statements])
-    is_new = not out.exists()
+    before = out.read_bytes() if out.exists() else None
     write_manifest(out, study)
     for name, public in study.roster.items():
         talk.print(f"{name}: {public.fingerprint}", soft_wrap=True)
-    if not is_new:
-        talk.print(f"{out} was there and is replaced: all hospitals agree to the new one")
+    if before is not None and before != out.read_bytes():
+        talk.print(f"{out} was another one and is replaced: every hospital has to agree to the new one")
     result.print(f"{out}: study manifest {study.digest} of {counted(len(study.hospitals), 'hospital')}")
 
 

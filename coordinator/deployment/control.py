@@ -27,13 +27,16 @@ class Node:
         node_id: Flower's id.
         public_key: the SuperNode's public key, PEM.
         is_online: whether its heartbeats come.
-        last_seen: its last heartbeat, in UTC; None if it never came.
+        last_seen: the last heartbeat of one that is online, in UTC; else None.
+        offline_since: when one that is not online left, or when Flower stopped waiting for its heartbeat, in UTC;
+            None if it is online or was never there.
     """
 
     node_id: int
     public_key: bytes
     is_online: bool
     last_seen: datetime.datetime | None
+    offline_since: datetime.datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -193,11 +196,15 @@ def _errors() -> Iterator[None]:
 
 def _node(info: Any) -> Node:
     """Return what Flower says of a node."""
-    last_seen = None
+    is_online, last_seen, offline_since = info.status == "online", None, None
     if info.online_until:
-        seconds = info.online_until - _PATIENCE_BEATS * info.heartbeat_interval
-        last_seen = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return Node(info.node_id, info.public_key, info.status == "online", last_seen)
+        # Who leaves is online until that moment. Nothing says when its last heartbeat came.
+        until = datetime.datetime.fromtimestamp(info.online_until, datetime.UTC)
+        if is_online:
+            last_seen = until - datetime.timedelta(seconds=_PATIENCE_BEATS * info.heartbeat_interval)
+        else:
+            offline_since = until
+    return Node(info.node_id, info.public_key, is_online, last_seen, offline_since)
 
 
 def _run(run: Any) -> Run:

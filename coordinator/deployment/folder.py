@@ -26,6 +26,7 @@ from pydantic import Field, field_validator
 from coordinator.exchange.settings import Settings, build, read_yaml
 from crypto.errors import CipherwardError
 from crypto.files import read_regular
+from crypto.ownership import require_access
 
 FILE = "federation.yaml"
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -147,6 +148,8 @@ class DeploymentFolder:
                 f"{folder} is no provisioned federation",
                 f"make one: cipherward-coordinator provision FEDERATION.yaml {folder}",
             )
+        # Without a look into them, a server that runs is none, and what is there is to be restored.
+        require_access(place.root, "app", "approvals", "server", "state")
         return place
 
     @property

@@ -200,7 +200,8 @@ def _check_manifest(manifest: StudyManifest, settings: FederationSettings, plan:
     if manifest.plan_sha256 != plan_digest(plan):
         raise CipherwardError(
             "the study manifest is about another plan",
-            "put the agreed plan back, or let the hospitals agree anew",
+            "put the agreed plan back; or let the hospitals accept and declare anew, and make another manifest: "
+            "cipherward-coordinator manifest PLAN STATEMENT...",
         )
     if set(manifest.hospitals) != set(settings.hospitals):
         raise CipherwardError(

@@ -20,6 +20,7 @@ from coordinator.deployment.bundle import bundle_digest
 from coordinator.deployment.control import Control, Run
 from coordinator.deployment.folder import DeploymentFolder
 from coordinator.deployment.running import connect_to
+from coordinator.deployment.status import describe_absent
 from coordinator.exchange.console import Log
 from coordinator.exchange.manifest import read_manifest
 from coordinator.exchange.plan import FILE, Plan, placed_text, read_plan
@@ -47,11 +48,13 @@ class _Progress:
         rows: how many lines of the journal were shown.
         restarts: how often the run was submitted again since the last line.
         was_away: whether the server was away since the last line of a round that counts.
+        absent: which hospitals were not online when it was last said, and why.
     """
 
     rows: int = 0
     restarts: int = 0
     was_away: bool = False
+    absent: str = ""
 
 
 def prepare(
@@ -129,6 +132,8 @@ def run_study(
             f"no approval of this app bundle came from {', '.join(missing)}: their SuperNodes refuse it until you "
             f"carry it ({_carry(place)})"
         )
+    if result.exists():
+        log(f"{plan.study} is trained already: {result}")
     progress = _Progress(rows=len(read_lines(study / "cloud" / "rounds.jsonl")))
     patience_s = _SERVER_UNSEEN_S
     while not result.exists():
@@ -218,6 +223,8 @@ def _follow(
                 run = next((r for r in control.runs() if r.run_id == run_id), None)
                 if run is not None and run.is_finished:
                     printed = control.read_log(run_id)
+                elif run is not None:
+                    _say_who_is_absent(describe_absent(place, control.nodes()), progress, log)
             if away_since is not None:
                 log(f"the server is back after {time.monotonic() - away_since:.0f} s")
             away_since = None
@@ -243,6 +250,13 @@ def _follow(
             write_text(log_file, printed)
             return run
         time.sleep(_LOOK_S)
+
+
+def _say_who_is_absent(absent: str, progress: _Progress, log: Log) -> None:
+    """Say which hospitals are not online, each time that it changes: who waits for them sees no other sign."""
+    if absent != progress.absent:
+        log(f"not online: {absent}" if absent else "all hospitals are online")
+    progress.absent = absent
 
 
 def _carry(place: DeploymentFolder) -> str:

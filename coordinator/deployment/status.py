@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coordinator.deployment.approvals import missing_approvals
@@ -72,15 +72,37 @@ def _hospital(
     state = (
         "revoked" if entry.is_revoked else "online" if node is not None and node.is_online else "offline"
     )
-    last_seen = None if node is None or node.last_seen is None else node.last_seen
+    last_seen = None if node is None else node.last_seen
+    offline_since = None if node is None else node.offline_since
     return {
         "hospital": name,
         "state": state,
         "fingerprint": PublicIdentity.parse(entry.identity).fingerprint,
         "last_seen": None if last_seen is None else last_seen.isoformat(timespec="seconds"),
-        "seconds_ago": None if last_seen is None else max(0, round((now - last_seen).total_seconds())),
+        "seconds_ago": None if last_seen is None else _seconds(last_seen, now),
+        "offline_since": None if offline_since is None else offline_since.isoformat(timespec="seconds"),
+        "offline_s": None if offline_since is None else _seconds(offline_since, now),
         "node_id": None if node is None else str(node.node_id),
     }
+
+
+def _seconds(then: datetime.datetime, now: datetime.datetime) -> int:
+    """Return the whole seconds from then to now, never a negative number: two clocks may differ."""
+    return max(0, round((now - then).total_seconds()))
+
+
+def describe_absent(place: DeploymentFolder, nodes: Sequence[Node]) -> str:
+    """Return which hospitals are not online and why, such as "hospital-0 (offline)"; "" if all are.
+
+    Raises:
+        CipherwardError: if the roster is damaged.
+    """
+    roster, now = read_roster(place), now_utc()
+    by_key = {node.public_key: node for node in nodes}
+    states = {
+        name: _hospital(name, roster.get(name), by_key, now)["state"] for name in place.settings.hospitals
+    }
+    return ", ".join(f"{name} ({state})" for name, state in states.items() if state != "online")
 
 
 def _run(place: DeploymentFolder, run: Run) -> dict[str, Any]:
@@ -101,13 +123,16 @@ def _run(place: DeploymentFolder, run: Run) -> dict[str, Any]:
 def status_lines(status: Mapping[str, Any]) -> list[str]:
     """Return a status as lines of text."""
     lines = [
-        f"{status['federation']} at {status['address']}: server {status['server']}",
+        f"{status['federation']} at {status['address']}: "
+        + ("server running" if status["server"] == "running" else status["server"]),
         f"app bundle {status['bundle_sha256'][:16]}, "
         + ", ".join(f"{name} {version}" for name, version in sorted(status["versions"].items())),
     ]
     for hospital in status["hospitals"]:
-        ago = hospital.get("seconds_ago")
-        seen = "" if ago is None else f", last seen {ago} s ago"
+        ago, away = hospital.get("seconds_ago"), hospital.get("offline_s")
+        seen = (
+            f", last seen {ago} s ago" if ago is not None else f" for {away} s" if away is not None else ""
+        )
         code = "" if hospital["code_approved"] else "; no approval of the app bundle is here"
         lines.append(f"  {hospital['hospital']}: {hospital['state']}{seen}{code}")
     run = status["run"]

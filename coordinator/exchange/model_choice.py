@@ -56,6 +56,9 @@ _MOST = {
 }
 
 
+_SWITCHES = frozenset({"yes", "no", "on", "off", "true", "false"})
+
+
 def check_model_name(name: str) -> None:
     """Raise CipherwardError if a model's name could be an address, a path or a hub."""
     if not _NAME.fullmatch(name) or name.lower().startswith(("hf_hub", "local_dir")):
@@ -65,8 +68,17 @@ def check_model_name(name: str) -> None:
         )
 
 
+def _is_number_or_switch(text: str) -> bool:
+    """Return whether a text reads as a number or a switch. To Python every text is true, 'no' as well."""
+    try:
+        float(text)
+    except ValueError:
+        return text.lower() in _SWITCHES
+    return True
+
+
 def check_model_args(values: Mapping[str, object]) -> None:
-    """Raise CipherwardError if an argument is set by the study, not on the allow-list, or of an absurd size."""
+    """Raise CipherwardError if an argument is the study's, not on the allow-list, or of a wrong size or type."""
     chosen = set(values)
     if reserved := sorted(_SET_BY_THE_STUDY & chosen):
         raise CipherwardError(
@@ -78,8 +90,16 @@ def check_model_args(values: Mapping[str, object]) -> None:
             f"model_args: {extra[0][:100]!r} is not an argument that a study may set",
             f"known: {', '.join(sorted(_ALLOWED))}",
         )
+    for name, value in values.items():
+        if isinstance(value, str) and _is_number_or_switch(value):
+            raise CipherwardError(
+                f"model_args: {name} is the text {value[:40]!r}",
+                "write it without quotes; 1.0e-1 is a number, 1e-1 a text",
+            )
     for name, most in _MOST.items():
         value = values.get(name, 0)
+        if isinstance(value, bool):
+            raise CipherwardError(f"model_args: {name} is {value}, and it is a number", "write the number")
         if isinstance(value, int | float) and not 0 <= value <= most:
             raise CipherwardError(
                 f"model_args: {name} is {value:g}, and a network may have from 0 to {most}",

@@ -7,10 +7,10 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 
 from crypto.errors import CipherwardError, similar_to
@@ -28,6 +28,17 @@ class Settings(BaseModel):
         """Refuse a null character, which no file name holds, and half of a surrogate pair, which no UTF-8 holds."""
         if any("\0" in text or _SURROGATE.search(text) for text in _texts_in(value)):
             raise ValueError("Input has a null character, or half of a character")
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _have_numbers_that_are_no_switches(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false for a number: YAML reads yes, no, on and off as them, and they would be 1 and 0."""
+        inner = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(item, bool) for item in inner):
+            types = {*_types_in(cls.model_fields[str(info.field_name)].annotation)}
+            if bool not in types and types & {int, float}:
+                raise ValueError("Input should be a number, and it is yes or no, on or off, true or false")
         return value
 
 
@@ -57,6 +68,8 @@ _SHOWN = 40
 #: that it lost would have their defaults in silence. Files without the first line are read as they are, and whoever
 #: edits one may append to it.
 _BEGIN, _END = "# settings, whole down to the line: # end", "# end"
+#: Whole numbers with a zero before them, which YAML 1.1 reads in base 8, and numbers with colons, in base 60.
+_ODD_NUMBER = re.compile(r"[-+]?0[0-7_]*[0-7]|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 #: What PyYAML raises beside its own errors for a value that is not of the type it looks like: 2026-13-45, `!!bool x`,
 #: a whole number of thousands of digits.
 _VALUE_ERRORS = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
@@ -73,6 +86,16 @@ def _texts_in(value: object) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _texts_in(inner)
+
+
+def _types_in(annotation: object) -> Iterator[type]:
+    """Yield the types that an annotation names, those of a literal's values, too."""
+    for inner in get_args(annotation):
+        yield from _types_in(inner)
+    if isinstance(annotation, type):
+        yield annotation
+    elif isinstance(annotation, (int, float, str)):
+        yield type(annotation)
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -100,6 +123,12 @@ def _explain(findings: Sequence[ErrorDetails], kind: type[Settings], where: str)
     if first["type"] == "extra_forbidden":
         return CipherwardError(
             f"{where}: unknown key {key!r}", f"{similar_to(key, _all_names(kind))}known: {known}"
+        )
+    if first["type"] == "missing" and isinstance(first["loc"][-1], int):
+        where_in = ".".join(str(part) for part in first["loc"][:-1])
+        return CipherwardError(
+            f"{where}: {where_in} has too few values: number {first['loc'][-1] + 1} is missing",
+            _shown(list(first["input"])),
         )
     if first["type"] == "missing":
         others = [
@@ -208,10 +237,15 @@ def _load_shallow(text: str, loader: Any) -> Any:
     return yaml.load(text, Loader=loader)  # a SafeLoader, in Python or in C
 
 
-def _require_names_once(text: str, path: Path) -> None:
-    """Raise CipherwardError if a YAML text, which was parsed before, has a setting twice.
+def _require_one_meaning(text: str, where: str) -> None:
+    """Raise CipherwardError if a YAML text, which was parsed before, has a setting twice or an odd number.
 
-    YAML forbids it, and PyYAML takes the last one: a limit that a hospital wrote above it would be none.
+    YAML forbids a name that stands twice, and PyYAML takes the last one: a limit that a hospital wrote above it would
+    be none. It reads 010 as 8 and 1:30 as 90, which nobody means here.
+
+    Args:
+        text: the text.
+        where: where it comes from, such as the file's path; it begins the message.
     """
     #: Of each collection that is open: the names in it so far, None for a list; and whether a name comes next.
     open_collections: list[tuple[set[str] | None, bool]] = []
@@ -220,14 +254,26 @@ def _require_names_once(text: str, path: Path) -> None:
             open_collections.pop()
         if not isinstance(event, yaml.NodeEvent):
             continue
+        mark: Any = event.start_mark
+        plain = (
+            event.value
+            if isinstance(event, yaml.ScalarEvent) and event.implicit[0] and not event.style
+            else ""
+        )
+        if _ODD_NUMBER.fullmatch(plain):
+            number = yaml.safe_load(plain) if len(plain) <= _SHOWN else "another number"
+            raise CipherwardError(
+                f"{where}: {plain:.40} in line {mark.line + 1} is {number} to YAML, which counts in eights or "
+                "sixties here",
+                "write the number without a zero before it and without a colon, or a text in quotes",
+            )
         names, is_name = open_collections[-1] if open_collections else (None, False)
         if names is not None:
             open_collections[-1] = names, not is_name
             if is_name and isinstance(event, yaml.ScalarEvent) and event.value != "<<":
                 if event.value in names:
-                    mark: Any = event.start_mark
                     raise CipherwardError(
-                        f"{path}: {event.value!r:.60} stands twice, again in line {mark.line + 1}",
+                        f"{where}: {event.value!r:.60} stands twice, again in line {mark.line + 1}",
                         "keep the one that is meant",
                     )
                 names.add(event.value)
@@ -253,10 +299,12 @@ def parse_value(text: str, where: str, hint: str) -> Any:
         hint: an example of a right word.
 
     Raises:
-        CipherwardError: if it is no value, or nested too deep.
+        CipherwardError: if it is no value, nested too deep, or means two things: a name that stands twice, or 010.
     """
     try:
-        return load_yaml(text)
+        value = load_yaml(text)
+        _require_one_meaning(text, where)
+        return value
     except yaml.YAMLError as error:
         reason = _TOO_DEEP if getattr(error, "problem", "") == _TOO_DEEP else "not a value"
         shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
@@ -347,12 +395,16 @@ def read_yaml(
             text = file.read()
             _require_whole(text, path, what)
             values = load_yaml(text)
-            _require_names_once(text, path)
+            _require_one_meaning(text, str(path))
     except FileNotFoundError:
         raise CipherwardError(f"no {what} at {path}", "name a YAML file that exists") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
         raise CipherwardError(
-            f"cannot read the {what} {path}: {type(error).__name__}",
+            f"cannot read the {what} {path}: it is not text in UTF-8", "save it as UTF-8 in your editor"
+        ) from None
+    except OSError as error:
+        raise CipherwardError(
+            f"cannot read the {what} {path}: {error.strerror}",
             folder_hint(path, ".yaml")
             if isinstance(error, IsADirectoryError)
             else "name a YAML file that you may read",
@@ -360,9 +412,19 @@ def read_yaml(
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         reason = str(error).partition("\n")[0] if mark is None else f"line {mark.line + 1}"
-        raise CipherwardError(f"{path} is not YAML ({reason})", "each line is `key: value`") from None
+        problem = getattr(error, "problem", None) or ""
+        raise CipherwardError(
+            f"{path} is not YAML ({reason}){': ' if problem else ''}{problem:.80}",
+            "each line is `key: value`",
+        ) from None
     if not isinstance(values, dict):
         raise CipherwardError(f"{path} holds no settings", "each line is `key: value`")
+    for name in values:
+        if not isinstance(name, str):
+            raise CipherwardError(
+                f"{path}: {name!r:.60} is no name of a setting",
+                "a name is a word; YAML reads numbers, null, yes, no, on and off as values",
+            )
     return values
 
 

@@ -23,7 +23,15 @@ from coordinator.study.flower_run import LOCAL_DOOR
 from coordinator.study.steps import STEPS, Skipped
 from coordinator.study.study import Engine, Log, OnRounds, Study, Talk, ignore, ignore_rounds
 from crypto.errors import CipherwardError
-from crypto.files import disk_errors, folder_lock, parse_json, read_json, write_json
+from crypto.files import (
+    disk_errors,
+    folder_lock,
+    parse_json,
+    read_json,
+    require_output_folder,
+    require_outside,
+    write_json,
+)
 from crypto.ownership import is_shared
 from crypto.sets.dataset import SealedDataset
 
@@ -69,6 +77,9 @@ def simulate(
 
         study.talk.status("the model is checked")
         check_model(plan, log)
+    if plan.source == "folder" and not plan.labels:
+        require_outside(study.out, Path(plan.images))
+    require_output_folder(study.out, (FILE, "parties", "cloud"), "choose another --out")
     with disk_errors(study.out):
         study.cloud.mkdir(parents=True, exist_ok=True)
         (study.out / "logs").mkdir(exist_ok=True)

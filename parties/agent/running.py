@@ -123,7 +123,8 @@ def _find_process(state: dict[str, Any]) -> psutil.Process | None:
 
 def _is_held(place: Place) -> bool:
     """Return whether an agent holds the lock."""
-    path = agent_folder(place) / "lock"
+    # Whoever only asks makes no folder.
+    path = place.folder / "private" / "agent" / "lock"
     if not path.exists():
         return False
     with open(path) as lock:

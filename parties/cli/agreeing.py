@@ -127,6 +127,7 @@ def agree(
     manifest came through the coordinator, which could have exchanged an identity.
     """
     from coordinator.exchange.manifest import read_manifest
+    from coordinator.exchange.statement import SPLITS
     from parties.agent.agree import CHANGED, Member, overlapping_studies
     from parties.agent.agree import agree as agree_to
     from parties.agent.identity_file import read_identity
@@ -136,12 +137,15 @@ def agree(
     place, manifest = Place.open(hospital), read_manifest(study)
 
     def confirm(members: list[Member]) -> bool:
-        fingerprint = Column("fingerprint of its identity", no_wrap=True)
-        table = Table("hospital", fingerprint, "", "train, val, test", "weight", "key")
+        # Three columns of a few lines each: what is compared by telephone is in one piece on 80 columns, too.
+        fingerprint = Column("fingerprint of its identity, id of its key", no_wrap=True)
+        table = Table("hospital", fingerprint, "images", show_lines=True)
         for member in members:
-            images, weight = ", ".join(map(str, member.images)), f"{member.weight:.1%}"
+            counts = ", ".join(f"{n} {split}" for n, split in zip(member.images, SPLITS, strict=True))
             table.add_row(
-                member.name, member.fingerprint, member.standing, images, weight, printable(member.key_id)
+                f"{member.name}\n({member.standing})",
+                f"{member.fingerprint}\nkey {printable(member.key_id)}",
+                f"{counts}\nweight {member.weight:.1%}",
             )
         talk.print(table)
         for member in members:

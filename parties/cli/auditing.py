@@ -156,7 +156,8 @@ def audit(
 
 def _home_of(target: Path, out: Path | None, name: str, changes: dict[str, Any]) -> Place:
     """Return the hospital that an audit belongs to. For images alone, one is made that holds nothing but audits."""
-    from parties.sealing.leaving import require_stays
+    from crypto.files import require_output_folder, require_outside
+    from crypto.sets.leaving import require_stays
     from parties.sealing.place import SETTINGS_FILE, Place
     from parties.sealing.seal import plan_sealing
     from parties.sources.source import SPLITS
@@ -188,6 +189,8 @@ def _home_of(target: Path, out: Path | None, name: str, changes: dict[str, Any])
         )
     folder = out or Path(f"{images.stem}-audit")
     require_stays(folder, "an audit holds keys, guesses and plain images")
+    if not changes.get("labels"):
+        require_outside(folder, images)
     kind = "npz" if is_npz(str(images)) else "folder"
     stated = name or hospital_name(changes.get("hospital", ""))
     settings = {"party": stated, "source": kind, "images": str(images)}
@@ -205,6 +208,7 @@ def _home_of(target: Path, out: Path | None, name: str, changes: dict[str, Any])
         _require_settings(place, changes)
         _check_images(place, changes)
         return place
+    require_output_folder(folder, (), "choose another --out: a new folder, or one of an earlier audit")
     place = Place.from_settings(folder, settings)
     # Settings that cannot work are reported before anything is written.
     trial = _require_settings(place, changes)

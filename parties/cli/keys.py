@@ -37,8 +37,8 @@ def keygen(hospital: Hospital, passphrase: Passphrase = False, recipient: Recipi
     """Make the hospital's secret key (mode 0600). An existing key is never overwritten."""
     from crypto.key import SecretKey
     from crypto.ownership import require_own_folder
+    from crypto.sets.leaving import require_stays
     from crypto.unlock import recipient as parse_recipient
-    from parties.sealing.leaving import require_stays
     from parties.sealing.new_key import OPENS, write_new_key
 
     for text in recipient or ():
@@ -102,8 +102,8 @@ def _require_nothing_sealed(hospital: Path) -> None:
 
 def identity(file: Annotated[Path, typer.Argument(help="The identity file to make.")]) -> None:
     """Make an age identity (mode 0600) and print its recipient (age1…). Others wrap keys for that recipient."""
+    from crypto.sets.leaving import require_stays
     from crypto.unlock import write_identity
-    from parties.sealing.leaving import require_stays
 
     require_stays(file, "the identity opens wrapped keys")
     public = write_identity(file)

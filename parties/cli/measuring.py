@@ -155,9 +155,9 @@ def report(
     from coordinator.report.page import PAGE_MARK, render
     from coordinator.report.roster import require_on_roster
     from coordinator.report.training_section import require_same_study, training_of
+    from crypto.sets.leaving import require_stays
     from parties.agent.identity_file import identity_path, public_identity_path, read_identity
     from parties.scoring.pictures import private_pictures
-    from parties.sealing.leaving import require_stays
     from parties.sealing.place import Place
 
     place = Place.open(hospital)

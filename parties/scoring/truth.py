@@ -233,7 +233,7 @@ def countable_rows(
     if len(pick) < 2 * MIN_SCORED_ROWS:
         raise CipherwardError(
             f"too few images of {name} can be scored: at least {MIN_SCORED_ROWS} are needed",
-            "audit a larger set, or more rows of it",
+            "audit a larger set, or more rows of it; flat images, and those that nearly repeat another, do not count",
         )
     return plain, pick
 

@@ -16,8 +16,8 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors, read_json, write_json, write_text
 from crypto.key import SecretKey
 from crypto.keyfile import copy_key, is_wrapped, protect_anew, protection_of, read_key, write_key
+from crypto.sets.leaving import require_stays
 from crypto.unlock import new_passphrase, private_text, recipient, refuse_existing
-from parties.sealing.leaving import require_stays
 
 #: Why a key is not written into what may leave.
 OPENS = "the key opens what is sealed there"

@@ -36,7 +36,7 @@ from crypto.errors import CipherwardError
 from crypto.files import disk_errors, write_text
 from crypto.key import SecretKey
 from crypto.keyfile import read_key
-from crypto.ownership import require_own_file, require_own_folder
+from crypto.ownership import require_access, require_own_file, require_own_folder
 from crypto.sets.dataset import SealedDataset
 from parties.sources.catalog import Selection
 from parties.sources.reading import Reading
@@ -135,6 +135,7 @@ class Place:
         if not (folder / SETTINGS_FILE).is_file():
             raise _no_settings(folder)
         require_own_folder(folder)
+        require_access(folder, "private")
         settings_file = folder / SETTINGS_FILE
         values = read_yaml(settings_file, "party file", functools.partial(require_own_file, settings_file))
         return cls(folder, build(PlaceSettings, values, str(folder / SETTINGS_FILE)))

@@ -14,6 +14,8 @@ from crypto.files import (
     disk_errors,
     read_every_line,
     read_json,
+    require_output_folder,
+    require_outside,
     require_replaceable,
     write_text,
 )
@@ -140,3 +142,20 @@ def test_a_file_or_a_dead_link_in_the_place_of_a_folder_is_named(tmp_path: Path)
         with pytest.raises(CipherwardError) as refused, disk_errors(path):
             made.mkdir(parents=True, exist_ok=True)
         assert str(refused.value.message) == f"{tmp_path}/{message}"
+
+
+def test_a_folder_of_earlier_output_is_a_command_s_own(tmp_path: Path) -> None:
+    require_output_folder(tmp_path / "absent", (), "hint")
+    require_output_folder(tmp_path, (), "hint")
+    (tmp_path / ".lock").touch()
+    require_output_folder(tmp_path, (), "hint")
+    (tmp_path / "b").touch()
+    (tmp_path / "a").touch()
+    require_output_folder(tmp_path, ("x", "b"), "hint")
+    with pytest.raises(CipherwardError, match="holds something else: a"):
+        require_output_folder(tmp_path, ("x",), "hint")
+    require_outside(tmp_path / "out", tmp_path / "images")
+    (tmp_path / "images").mkdir()
+    require_outside(tmp_path / "images-audit", tmp_path / "images")
+    with pytest.raises(CipherwardError, match="is in the folder of the images"):
+        require_outside(tmp_path / "images" / "x" / "y", tmp_path / "images")

@@ -13,10 +13,13 @@ import pytest
 
 from crypto import ownership
 from crypto.errors import CipherwardError
-from crypto.ownership import is_shared, require_own_folder
+from crypto.ownership import is_shared, require_access, require_own_folder
 from parties.cli.keys import keygen
 from parties.sealing.place import Place
 from tests.support.agents import make_place
+from tests.support.command_runs import Here
+from tests.support.deployment import provisioned
+from tests.support.rotation import make_hospital
 
 
 def _other_uid(path: Path) -> int:
@@ -95,3 +98,35 @@ def test_a_user_or_group_without_a_name_has_no_group_of_its_own(monkeypatch: pyt
 
     monkeypatch.setattr(pwd, "getpwuid", no_name)
     assert is_shared(os.stat_result((0o40775, 1, 1, 2, 500, 500, 0, 0, 0, 0)))
+
+
+def test_a_folder_that_another_user_closed_is_named_with_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Here
+) -> None:
+    """What root made was taken for missing, with the hint to restore it, or ended in a traceback."""
+    place = make_hospital(tmp_path / "h")
+    deployment = provisioned(tmp_path)
+    require_access(tmp_path, "absent")
+    closed = {str(place.private), str(deployment.root / "state")}
+    monkeypatch.setattr(os, "access", lambda path, *_: str(path) not in closed)
+    for words in (
+        ["log", "verify"],
+        ["privacy"],
+        ["agent", "approvals"],
+        ["agent", "status"],
+        ["seal"],
+        ["audit"],
+    ):
+        done = here("cipherward-party", *words, place.folder)
+        assert done.returncode == 1 and "private is closed to this user" in " ".join(done.stderr.split())
+    for word in ("status", "stop", "run", "serve"):
+        done = here("cipherward-coordinator", word, deployment.root)
+        assert done.returncode == 1 and "state is closed to this user" in " ".join(done.stderr.split())
+        assert "restore" not in done.stderr and f"uid {os.getuid()}" in " ".join(done.stderr.split())
+
+
+def test_whoever_asks_for_an_agent_makes_no_folder(tmp_path: Path, here: Here) -> None:
+    place = make_hospital(tmp_path / "h")
+    done = here("cipherward-party", "agent", "status", place.folder)
+    assert "no agent of" in done.stdout + done.stderr
+    assert not (place.folder / "private" / "agent").exists()

@@ -68,6 +68,8 @@ class Workers:
 
 
 IN_THIS_PROCESS = Workers()
+#: What a folder of guesses has from its first moment on.
+JOURNAL = "progress.jsonl"
 
 
 def _ignore(_line: str) -> None:
@@ -158,7 +160,7 @@ def _run(
         require_whole(out, draws)
         log("the guesses are there already")
         return draws
-    journal = out / "progress.jsonl"
+    journal = out / JOURNAL
     done = _resume(journal, identity, out)
     cells = [
         plan_cells(draw, group, settings, public_control, out, training_keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,14 +14,15 @@ from flwr.supernode.start_client_internal import FAB_VERIFICATION_ERROR
 
 from coordinator.deployment import runs
 from coordinator.deployment.bundle import bundle_digest
-from coordinator.deployment.control import Run
+from coordinator.deployment.control import Node, Run
+from coordinator.deployment.enrolment import enrol, node_key_pem, read_public_keys, read_roster
 from coordinator.deployment.folder import DeploymentFolder
 from coordinator.deployment.running import ServerNotRunningError
 from coordinator.deployment.runs import run_study, stop_runs
 from coordinator.exchange.manifest import write_manifest
 from crypto.errors import CipherwardError
 from tests.support import hospitals
-from tests.support.deployment import PLAN, provisioned
+from tests.support.deployment import PLAN, provisioned, write_keys
 
 
 class FakeServer:
@@ -29,6 +31,7 @@ class FakeServer:
     Attributes:
         endings: what each submitted run does; it returns the run's status.
         away: how many connections fail from now on.
+        node_answers: which SuperNodes it knows, for one question after the other; then none.
     """
 
     def __init__(self, study: Path) -> None:
@@ -38,6 +41,7 @@ class FakeServer:
         self.all: list[Run] = []
         self.logs: dict[int, str] = {}
         self.away = 0
+        self.node_answers: list[list[Node]] = []
 
     @contextlib.contextmanager
     def connect(self, _place: DeploymentFolder) -> Iterator[FakeServer]:
@@ -48,6 +52,9 @@ class FakeServer:
 
     def runs(self) -> list[Run]:
         return self.all
+
+    def nodes(self) -> list[Node]:
+        return self.node_answers.pop(0) if self.node_answers else []
 
     def start_run(self, bundle: bytes, digest: str, run_config: dict[str, str]) -> int:
         assert digest == bundle_digest(bundle)
@@ -109,7 +116,9 @@ def test_a_run_that_the_server_lost_is_submitted_again(place: DeploymentFolder, 
     assert sum("it is submitted again" in line for line in lines) == 2
     assert place.log("run-1").read_text() == "nothing of ours\n"
     # A second command finds the result, and submits nothing.
-    assert run(place)[0] == {"best_round": 3} and len(server.submitted) == 3
+    training, lines, _ = run(place)
+    assert training == {"best_round": 3} and len(server.submitted) == 3
+    assert lines[-1] == f"small is trained already: {server.study / 'cloud' / 'training.json'}"
 
 
 def test_our_own_error_ends_it_because_it_would_come_again(
@@ -237,6 +246,36 @@ def test_a_run_of_this_study_is_joined_and_one_of_another_is_named(
     server.runs = finish_at_the_third_look  # type: ignore[method-assign]
     assert run(place)[0] == {"best_round": 3}
     assert server.submitted == [] and looks >= 3
+
+
+def test_who_is_not_online_is_said_each_time_that_it_changes(
+    place: DeploymentFolder, server: FakeServer, tmp_path: Path
+) -> None:
+    """A run that waits for a hospital said that it was still at work, for as long as the plan's deadline."""
+    for name in place.settings.hospitals:
+        enrol(place, read_public_keys(write_keys(tmp_path, name)[1]))
+    roster, now = read_roster(place), datetime.datetime.now(datetime.UTC)
+    nodes = [
+        Node(number, node_key_pem(roster[name].node_key), True, now)
+        for number, name in enumerate(place.settings.hospitals)
+    ]
+    server.node_answers = [nodes[:1], nodes[:1], nodes]
+    looks = 0
+
+    def finish_at_the_sixth_look() -> list[Run]:
+        nonlocal looks
+        looks += 1
+        if looks == 6:
+            server.complete()
+        status = "running" if looks < 6 else "finished:completed"
+        return [Run(7, status, "", "", str(server.study), 0, 0)]
+
+    server.runs = finish_at_the_sixth_look  # type: ignore[method-assign]
+    lines = run(place)[1]
+    assert [line for line in lines if not line.startswith(("no approval", "run 7"))] == [
+        "not online: hospital-1 (offline)",
+        "all hospitals are online",
+    ]
 
 
 def test_another_plan_under_the_same_name_is_refused(

@@ -183,6 +183,23 @@ def test_model_args_reach_no_file_and_no_network(tmp_path: Path, name: str) -> N
     assert "'pretrained_strict' is not an argument that a study may set" in error and "embed_dim" in error
 
 
+def test_model_args_that_are_texts_where_a_number_or_a_switch_is_meant_are_refused(tmp_path: Path) -> None:
+    """class_token: 'no' gave the network a class token, and depth: yes an error of linspace."""
+    for text in ("no", "False", "16", "1e-1"):
+        assert f"model_args: class_token is the text '{text}'" in refusal(
+            tmp_path, model_args={"class_token": text}
+        )
+    assert "model_args: depth is True, and it is a number" in refusal(tmp_path, model_args={"depth": True})
+    kept: dict[str, bool | int | float | str] = {
+        "class_token": False,
+        "global_pool": "avg",
+        "drop_rate": 0.1,
+        "norm_layer": "layernorm",
+    }
+    p = Plan(study="t", counts=(9, 9, 9), image_size=32, block=8, model_args=kept)
+    assert p.model_args == kept
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("depth", 10**9), ("embed_dim", 10**6), ("mlp_ratio", 1e9), ("depth", -1)]
 )

@@ -82,6 +82,8 @@ def test_the_four_commands_lead_to_an_agreement(places: list[Place], tmp_path: P
     study = tmp_path / "study.json"
     done = here("cipherward-coordinator", "manifest", write_plan(plan(), tmp_path), *files, "--out", study)
     assert done.returncode == 0, done.stderr
+    again = here("cipherward-coordinator", "manifest", write_plan(plan(), tmp_path), *files, "--out", study)
+    assert again.stdout == done.stdout and "is replaced" not in again.stderr
     manifest = read_manifest(study)
     assert manifest.digest in done.stdout and all(text in done.stderr for text in fingerprints)
     for place in places:
@@ -90,7 +92,9 @@ def test_the_four_commands_lead_to_an_agreement(places: list[Place], tmp_path: P
         assert read_policy(place).manifest_sha256 == ""
         done = here("cipherward-party", "agree", study, place.folder, "--yes")
         assert done.returncode == 0 and manifest.digest in done.stdout, done.stderr
-        assert all(text in done.stderr for text in fingerprints)
+        # In one piece also on 80 columns: people read them to each other.
+        shown = [*fingerprints, *manifest.statements, *(s.key_id for s in manifest.statements.values())]
+        assert all(text in done.stderr for text in shown), done.stderr
         assert "compare every fingerprint" in wrapped(done.stderr)
         assert read_agreed(place, read_policy(place)) == manifest
         assert (place.private / "studies").stat().st_mode & 0o077 == 0
