@@ -51,6 +51,7 @@ from parties.scoring.truth import Truth, baseline_ssims, distinct_rows, gallery_
 
 AUDIT_IMAGES, GALLERY_IMAGES = 128, 1000  # as in suite/1
 SMALL_IMAGES = 3000  # enough for the audit images, the gallery and the largest pool
+PUBLIC_IMAGES = 1000  # those of CIFAR-10 that follow, for attacks that need public images
 SEED = 20260
 SCHEMA = "cipherward.audit-table/1"
 
@@ -115,8 +116,10 @@ ROWS = (
     Row("orthogonal", "mri", attack="moment_matching", pools=(1, 2, 5, 10, 100)),
     Row("noisy_orthogonal", "mri", attack="moment_matching", pools=(10, 100)),
     Row("block_projection", "mri", attack="moment_matching", pools=(20, 100, 400), draws=3),
-    # No key opens it: as_is says what its ciphertexts show of themselves. What names them needs the images
-    # (match_tokens), so it is no part of an audit: benchmarks/projections.py.
+    # No key opens it, and pictures come without one. as_is says what its ciphertexts show of themselves. What
+    # matches them with images needs these (match_tokens), so it is no part of an audit: benchmarks/projections.py.
+    Row("neuracrypt", "mri", attack="moment_matching", pools=(100, 400), draws=3),
+    Row("neuracrypt", "cifar", attack="moment_matching", block=4, pools=(100, 400), draws=3),
     Row("neuracrypt", "mri", attack="as_is", pools=(1,), draws=3),
     *_with_image_keys(SHARED),
     *_small_with_image_keys(),
@@ -217,7 +220,7 @@ def cells_of(
     sizes = [n for n in row.pools if (row.name, index, n) not in done]
     if not sizes:
         return
-    public = read_mri(folder, "test")[0] if row.attack == "moment_matching" else None
+    public = _public_images(row, folder) if row.attack == "moment_matching" else None
     if row.data == "mri":
         images, labels = read_mri(folder, "train")
     elif row.data == "mri64":
@@ -257,6 +260,15 @@ def cells_of(
             "baseline": max(float(np.nanmedian(v)) for v in bases.values()),
             **{name: values[name] for name in ("values_right", "key", "K", "R", "V")},
         }
+
+
+def _public_images(row: Row, folder: Path) -> Images:
+    """Return images of a row's source that are in none of its draws, for the attacks that need public ones."""
+    if row.data == "mri":
+        return read_mri(folder, "test")[0]
+    if row.data != "cifar":
+        raise ValueError(f"{row.data}: no public images are set aside")
+    return read_cifar(folder, SMALL_IMAGES + PUBLIC_IMAGES, 32)[0][SMALL_IMAGES:]
 
 
 def work(todo: tuple[Row, int, Path, Path, float]) -> None:

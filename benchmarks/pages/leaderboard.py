@@ -142,11 +142,9 @@ def _schemes(entries: Sequence[Entry], schemes: Sequence[str], papers: Mapping[s
         accuracy = accuracies(entries, scheme)
         known = [f"`{scheme}`", str(paper.get("year", "–")), _cited(paper)]
         challenge = hardest_challenge(entries, scheme)
-        if challenge is not None:
-            named = f"{round(challenge['right'] * challenge['images']):,} of {challenge['images']:,}"
-            words = f"no key; **{named}** matched with their images, {challenge['data']}; T2, the images"
-            words += _hardest_option(entries, scheme, challenge)
-            rows.append([*known, _key_space_of(row), words, f"{challenge['seconds']:.3g}", accuracy])
+        matched = "" if challenge is None else _matched(entries, scheme, challenge)
+        if challenge is not None and row is None:
+            rows.append([*known, "–", f"no key; {matched}", f"{challenge['seconds']:.3g}", accuracy])
             continue
         if row is None:
             rows.append([*known, "–", "not run", "–", accuracy])
@@ -154,8 +152,16 @@ def _schemes(entries: Sequence[Entry], schemes: Sequence[str], papers: Mapping[s
         _, _, smallest, seconds = audited_cells(row)
         counted = claimed_key_space(row) + ("" if paper["key_space"] == "published" else " (our count)")
         tier = "" if row["tier"] in ("T0", "T1") else f"; {row['tier']}"
-        rows.append([*known, counted, f"{smallest}, {data_name(row)}{tier}", seconds, accuracy])
+        words = f"{smallest}, {data_name(row)}{tier}" + (f"; no key; {matched}" if matched else "")
+        rows.append([*known, counted, words, seconds, accuracy])
     return table(headers, rows)
+
+
+def _matched(entries: Sequence[Entry], scheme: str, challenge: Record) -> str:
+    """Return what the hardest matching challenge says, and under which option less was matched."""
+    named = f"{round(challenge['right'] * challenge['images']):,} of {challenge['images']:,}"
+    words = f"**{named}** matched with their images, {challenge['data']}; T2, the images"
+    return words + _hardest_option(entries, scheme, challenge)
 
 
 def hardest_challenge(entries: Sequence[Entry], scheme: str) -> Record | None:
@@ -182,10 +188,6 @@ def _hardest_option(entries: Sequence[Entry], scheme: str, default: Record) -> s
         return ""
     option = hardest["name"].split(", ")[0].removeprefix(scheme).strip()
     return f"; with {option} {percent(hardest['right'])} % of them"
-
-
-def _key_space_of(row: Record | None) -> str:
-    return "–" if row is None else claimed_key_space(row) + " (our count)"
 
 
 def _cited(paper: Record) -> str:

@@ -68,8 +68,9 @@ class NeuraCrypt:
     orbit = EVERY_MOVE
     is_invertible = False
     weakness = (
-        "a network of one's own makes nearly the same of an image: public images of the same kind open pictures "
-        "(moment_matching), and whoever holds the images matches them without a pair (arXiv 2108.07256)"
+        "with its default options, its ciphertexts name their images to whoever holds these, without a pair "
+        "(match_tokens, which is no part of an audit; arXiv 2108.07256), and public images of the same kind open "
+        "pictures (moment_matching)"
     )
     #: Rounding of float32 on another machine, in gray levels; tokens differ by about 60.
     sealing_tolerance = 0.05

@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from crypto.errors import CipherwardError
 
@@ -150,18 +151,20 @@ def _epsilon(history: Sequence[tuple[float, float, int]], delta: float, error: f
     require_opacus()
     from opacus.accountants import PRVAccountant
 
-    accountant = PRVAccountant()
+    class Accountant(PRVAccountant):  # type: ignore[misc]  # Opacus has no types
+        """Refuses a mesh that is too large before it is made."""
+
+        def _get_domain(self, **settings: Any) -> Any:
+            domain = super()._get_domain(**settings)
+            _require_mesh(domain.size, delta)
+            return domain
+
+    accountant = Accountant()
     accountant.history = list(history)
     try:
         with quiet():
             # The least mesh first: to find out how far a mesh must reach can take a minute.
-            for points in _mesh_points(history, delta, error):
-                if points > _MOST_POINTS:
-                    raise OverflowError(
-                        f"it takes {points:.1e} points, and {_MOST_POINTS:.1e} are the most"
-                    )
-                if points * _ROUNDING > delta:
-                    raise OverflowError("delta is below the rounding of floating-point numbers")
+            _require_mesh(_least_points(history, delta, error), delta)
             bound = float(accountant.get_epsilon(delta, eps_error=error))
             if math.isfinite(bound):
                 return bound
@@ -177,15 +180,16 @@ def _epsilon(history: Sequence[tuple[float, float, int]], delta: float, error: f
     )
 
 
-def _mesh_points(
-    history: Sequence[tuple[float, float, int]], delta: float, error: float
-) -> Iterator[float]:
-    """Yield how many points Opacus' mesh has at least, then how many it has (Gopi et al. 2021, remark 5.6)."""
-    from opacus.accountants.analysis.prv import PoissonSubsampledGaussianPRV, compute_safe_domain_size
-
-    counts = [steps for _, _, steps in history]
+def _least_points(history: Sequence[tuple[float, float, int]], delta: float, error: float) -> float:
+    """Return how many points Opacus' mesh has at least (Gopi et al. 2021, remark 5.6)."""
+    steps = sum(count for _, _, count in history)
     delta_error = delta / 1000  # as in Opacus
-    width = error / math.sqrt(sum(counts) * math.log(12 / delta_error) / 2)
-    yield 2 * _LEAST_REACH / width
-    prvs = [PoissonSubsampledGaussianPRV(rate, noise) for noise, rate, _ in history]
-    yield float(2 * compute_safe_domain_size(prvs, counts, error, delta_error) / width)
+    return 2 * _LEAST_REACH * math.sqrt(steps * math.log(12 / delta_error) / 2) / error
+
+
+def _require_mesh(points: float, delta: float) -> None:
+    """Raise OverflowError if a mesh of so many points takes too much memory, or rounds away what delta allows."""
+    if points > _MOST_POINTS:
+        raise OverflowError(f"it takes {points:.1e} points, and {_MOST_POINTS:.1e} are the most")
+    if points * _ROUNDING > delta:
+        raise OverflowError("delta is below the rounding of floating-point numbers")

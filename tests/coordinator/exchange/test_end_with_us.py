@@ -125,8 +125,9 @@ def test_the_open_port_is_named_before_ray_runs_on_images_that_are_not_public(
         lines.append("the steps begin")
 
     monkeypatch.setattr(study_simulate, "_run_steps", run_steps)
+    (images := tmp_path / "images").mkdir()
     plan = Plan.model_validate(
-        {"study": "t", "source": source, "images": str(tmp_path), "counts": (9, 9, 9), "image_size": 32}
+        {"study": "t", "source": source, "images": str(images), "counts": (9, 9, 9), "image_size": 32}
     )
     study_simulate.simulate(plan, tmp_path / "run", "train", lines.append, engine=Engine(engine))
     assert [line for line in lines if line in (LOCAL_DOOR, "the steps begin")] == [
