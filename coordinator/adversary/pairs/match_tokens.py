@@ -26,6 +26,7 @@ from scipy.optimize import linear_sum_assignment
 from coordinator.adversary.contract import Fit, Guess, Knowledge
 from coordinator.adversary.opened import open_rows
 from coordinator.adversary.recover.token_places import (
+    MOST_PATCHES,
     NETWORKS,
     QUANTILES,
     by_patch,
@@ -92,6 +93,9 @@ def attack(knowledge: Knowledge) -> Guess:
             f"candidates of {public.shape[1:]} cannot be the images of ciphertexts of {spec.image_shape}",
             "bring the candidates to the size and channels of the sealed images",
         )
+    if spec.blocks > MOST_PATCHES:
+        note = f"not sought: {spec.blocks} patches, at most {MOST_PATCHES}"
+        return open_rows(knowledge, None, note, idle=True)
     if max(len(public), len(knowledge.rows)) > _MOST_IMAGES or len(knowledge.rows) < 3:
         note = f"not sought: from 3 to {_MOST_IMAGES} ciphertexts and images can be matched"
         return open_rows(knowledge, None, note, idle=True)
@@ -107,7 +111,7 @@ def match_images(knowledge: Knowledge) -> Matching:
     assert isinstance(algorithm, NeuraCrypt)
     plain = np.asarray(knowledge.public)
     sealed = pool.images(np.asarray(knowledge.rows, np.int64))
-    tokens, _ = cluster_tokens(by_patch(sealed, pool.spec.block))
+    tokens, _ = cluster_tokens(by_patch(sealed, pool.spec.block), knowledge.budget.time_left)
     vectors = [own_vectors(plain, algorithm, rng) for _ in range(NETWORKS)]
     places = match_places(tokens, vectors, rng)
     clusters = _varied(tokens)

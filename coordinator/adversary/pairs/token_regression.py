@@ -27,6 +27,7 @@ from coordinator.adversary.contract import Fit, Guess, Knowledge
 from coordinator.adversary.opened import open_rows
 from coordinator.adversary.recover.pool_reading import image_chunks
 from coordinator.adversary.recover.token_places import (
+    MOST_PATCHES,
     NETWORKS,
     by_patch,
     cluster_tokens,
@@ -60,13 +61,16 @@ def attack(knowledge: Knowledge) -> Guess:
     algorithm = load(spec).algorithm
     assert isinstance(algorithm, NeuraCrypt)
     assert knowledge.known is not None
+    if spec.blocks > MOST_PATCHES:
+        note = f"no key opens {spec.name}; not sought: {spec.blocks} patches, at most {MOST_PATCHES}"
+        return open_rows(knowledge, None, note, idle=True)
     most = min(_MOST, int((_MOST_NUMBERS / spec.blocks) ** 0.5))
     plain, sealed = (np.asarray(part)[:most] for part in knowledge.known)
     if len(plain) < _FEWEST:
         return open_rows(
             knowledge, None, f"no key opens {spec.name}; needs {_FEWEST} known pairs", idle=True
         )
-    tokens, centres = cluster_tokens(by_patch(sealed, spec.block))
+    tokens, centres = cluster_tokens(by_patch(sealed, spec.block), knowledge.budget.time_left)
     clusters = _clusters_of(tokens, plain, algorithm)
     tokens, centres = tokens[:, clusters], centres[clusters]
     patches = TonedPatches.of(plain, spec.block)

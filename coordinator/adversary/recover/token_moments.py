@@ -30,6 +30,7 @@ from coordinator.adversary.contract import Fit, Guess, Knowledge
 from coordinator.adversary.opened import open_rows
 from coordinator.adversary.recover.pool_reading import image_chunks, random_order
 from coordinator.adversary.recover.token_places import (
+    MOST_PATCHES,
     NETWORKS,
     by_patch,
     cluster_tokens,
@@ -94,9 +95,12 @@ def attack(knowledge: Knowledge) -> Guess:
     if spec.blocks < _FEWEST or min(len(rows), len(public)) < _FEWEST:
         note = f"not sought: needs {_FEWEST} patches, ciphertexts and public images at least"
         return open_rows(knowledge, None, note, idle=True)
+    if spec.blocks > MOST_PATCHES:
+        note = f"not sought: {spec.blocks} patches, at most {MOST_PATCHES}"
+        return open_rows(knowledge, None, note, idle=True)
     rng, time_left = np.random.default_rng(0), knowledge.budget.time_left
     sealed = [by_patch(images, spec.block) for images in image_chunks(knowledge.pool, rows)]
-    tokens, centres = cluster_tokens(np.concatenate(sealed))
+    tokens, centres = cluster_tokens(np.concatenate(sealed), time_left)
     vectors = [own_vectors(public, algorithm, rng) for _ in range(NETWORKS)]
     clusters = np.argsort(match_places(tokens, vectors, rng))
     tokens, centres = tokens[:, clusters], centres[clusters]

@@ -22,11 +22,14 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import norm, rankdata
 
+from coordinator.adversary.time_budget import TimeLeft
 from crypto.arrays import AnyArray, Float32Array, Float64Array, Images, Int64Array
 from crypto.encoder_cipher import EncoderNetwork
 from crypto.kernels.blocks import to_blocks
 from crypto.schemes.neuracrypt import DEVIATION, MEAN, NeuraCrypt
 
+#: Most patches of an image: to put the tokens of one image in order takes their number's third power.
+MOST_PATCHES = 1024
 #: Networks of the adversary's own, and their inner width at most. Set once; not tuned further.
 NETWORKS, _WIDTH = 4, 256
 #: Pairs of images whose distances decide which cluster is which place, and how many distances at most. Set once.
@@ -53,13 +56,15 @@ def by_patch(images: AnyArray, block: int) -> Float32Array:
     return blocks.reshape(*blocks.shape[:2], -1)
 
 
-def cluster_tokens(tokens: Float32Array) -> tuple[Float32Array, Float64Array]:
+def cluster_tokens(tokens: Float32Array, time_left: TimeLeft) -> tuple[Float32Array, Float64Array]:
     """Return tokens [n, N, V] with those of one place at one number, and the mean token of each place [N, V].
 
     The order of the places is not known. The tokens of the first image begin the clusters.
     """
     centres, ordered = tokens[0].astype(np.float64), np.empty_like(tokens)
-    for _ in range(_CLUSTER_STEPS):
+    for step in range(_CLUSTER_STEPS):
+        if step and not time_left():
+            break
         before = ordered.copy()
         ordered = to_clusters(tokens, centres)
         centres = ordered.mean(0, dtype=np.float64)

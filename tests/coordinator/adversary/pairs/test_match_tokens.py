@@ -65,7 +65,7 @@ def test_tokens_of_a_place_are_gathered_whatever_their_order() -> None:
     tokens = token_places.by_patch(np.asarray(cipher.encrypt(plain)), BLOCK)
     rng = np.random.default_rng(0)
     mixed = np.stack([image[rng.permutation(16)] for image in tokens])
-    gathered, centres = token_places.cluster_tokens(mixed)
+    gathered, centres = token_places.cluster_tokens(mixed, lambda: True)
     assert np.array_equal(token_places.to_clusters(mixed, centres), gathered)
     places = [
         [int(np.flatnonzero((tokens[i] == token).all(1))[0]) for token in gathered[i]] for i in range(12)

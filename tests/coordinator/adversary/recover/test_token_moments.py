@@ -73,6 +73,18 @@ def test_what_it_lacks_it_says(side: int, pool_size: int, public_size: int, word
     assert guess.idle and words in guess.note and len(guess.images) == 2
 
 
+def test_too_many_patches_are_not_sought() -> None:
+    plain = smooth(20, 66, 66)
+    scheme = load(describe("neuracrypt", plain.shape[1:], 2, options={"width": 16, "depth": 1}))
+    pool = MemoryPool(scheme.spec, np.asarray(scheme.cipher(KEY).encrypt(plain)))
+    rows = np.arange(20)
+    pairs = (plain, pool.sealed)
+    knowledge = Knowledge(pool, rows, rows[:2], public=smooth(20, 66, 66, seed=2), known=pairs)
+    for attack in ("moment_matching", "match_tokens", "known_pairs"):
+        guess = ATTACKS[attack].attack(knowledge)
+        assert guess.idle and "1089 patches, at most 1024" in guess.note
+
+
 def test_constant_images_end_in_doubt_and_not_in_an_error() -> None:
     flat = np.full((40, SIDE, SIDE, 1), 90, np.uint8)
     guess = attacked(flat, flat, 32)
