@@ -152,7 +152,7 @@ def _schemes(entries: Sequence[Entry], schemes: Sequence[str], papers: Mapping[s
         _, _, smallest, seconds = audited_cells(row)
         counted = claimed_key_space(row) + ("" if paper["key_space"] == "published" else " (our count)")
         tier = "" if row["tier"] in ("T0", "T1") else f"; {row['tier']}"
-        words = f"{smallest}, {data_name(row)}{tier}" + (f"; no key; {matched}" if matched else "")
+        words = f"{smallest}, {data_name(row)}{tier}" + (f", without a key; {matched}" if matched else "")
         rows.append([*known, counted, words, seconds, accuracy])
     return table(headers, rows)
 

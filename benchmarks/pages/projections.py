@@ -88,6 +88,7 @@ def _network_pairs(lines: Sequence[Record]) -> list[str]:
         [
             line["kind"],
             str(line["pairs"]),
+            str(line["gallery"]),
             f"{line['ssim']:.2f}",
             f"{percent(line['named'])} % ({percent(line['fewest_named'])} %)",
             f"{line['fit']:.2f}",
@@ -97,10 +98,10 @@ def _network_pairs(lines: Sequence[Record]) -> list[str]:
     ]
     lead = (
         "What known pairs of images and `neuracrypt` ciphertexts open of 32 others, with no key (`known_pairs`). "
-        f"*Named*: the share of them that correlate most with their own image among {lines[0]['gallery']}. "
+        "*Named*: the share of them that correlate most with their own image among so many. "
         f"Median of {lines[0]['draws']} draws, and the worst one. Seconds are of a core."
     )
-    headers = ["pictures", "pairs", "SSIM", "named (worst draw)", "fit", "seconds"]
+    headers = ["pictures", "pairs", "among", "SSIM", "named (worst draw)", "fit", "seconds"]
     return [lead, "", *table(headers, body)]
 
 
