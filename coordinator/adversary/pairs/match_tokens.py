@@ -25,11 +25,11 @@ from scipy.optimize import linear_sum_assignment
 
 from coordinator.adversary.contract import Fit, Guess, Knowledge
 from coordinator.adversary.opened import open_rows
+from coordinator.adversary.recover.token_images import by_patch_or_gray, join_notes, note_unreadable
 from coordinator.adversary.recover.token_places import (
     MOST_PATCHES,
     NETWORKS,
     QUANTILES,
-    by_patch,
     cluster_tokens,
     distances_at,
     margins,
@@ -100,7 +100,8 @@ def attack(knowledge: Knowledge) -> Guess:
         note = f"not sought: from 3 to {_MOST_IMAGES} ciphertexts and images can be matched"
         return open_rows(knowledge, None, note, idle=True)
     matching = match_images(knowledge)
-    note = "" if knowledge.budget.time_left() else "truncated: out of time"
+    late = "" if knowledge.budget.time_left() else "truncated: out of time"
+    note = join_notes(note_unreadable(knowledge.pool, np.asarray(knowledge.rows, np.int64)), late)
     return Guess(np.asarray(public)[matching.images], note=note, fits=(Fit(matching.fit, LEAST_FIT, _FIT),))
 
 
@@ -111,7 +112,7 @@ def match_images(knowledge: Knowledge) -> Matching:
     assert isinstance(algorithm, NeuraCrypt)
     plain = np.asarray(knowledge.public)
     sealed = pool.images(np.asarray(knowledge.rows, np.int64))
-    tokens, _ = cluster_tokens(by_patch(sealed, pool.spec.block), knowledge.budget.time_left)
+    tokens, _ = cluster_tokens(by_patch_or_gray(sealed, pool.spec.block), knowledge.budget.time_left)
     vectors = [own_vectors(plain, algorithm, rng) for _ in range(NETWORKS)]
     places = match_places(tokens, vectors, rng)
     clusters = _varied(tokens)

@@ -29,10 +29,15 @@ from scipy.linalg import eigh
 from coordinator.adversary.contract import Fit, Guess, Knowledge
 from coordinator.adversary.opened import open_rows
 from coordinator.adversary.recover.pool_reading import image_chunks, random_order
+from coordinator.adversary.recover.token_images import (
+    by_patch_or_gray,
+    join_notes,
+    note_unreadable,
+    read_tokens,
+)
 from coordinator.adversary.recover.token_places import (
     MOST_PATCHES,
     NETWORKS,
-    by_patch,
     cluster_tokens,
     match_places,
     own_vectors,
@@ -99,12 +104,16 @@ def attack(knowledge: Knowledge) -> Guess:
         note = f"not sought: {spec.blocks} patches, at most {MOST_PATCHES}"
         return open_rows(knowledge, None, note, idle=True)
     rng, time_left = np.random.default_rng(0), knowledge.budget.time_left
-    sealed = [by_patch(images, spec.block) for images in image_chunks(knowledge.pool, rows)]
-    tokens, centres = cluster_tokens(np.concatenate(sealed), time_left)
+    sealed, left_out = read_tokens(knowledge.pool, rows)
+    if len(sealed) < _FEWEST:
+        note = f"not sought: needs {_FEWEST} ciphertexts at least; {left_out}"
+        return open_rows(knowledge, None, note, idle=True)
+    tokens, centres = cluster_tokens(sealed, time_left)
+    del sealed
     vectors = [own_vectors(public, algorithm, rng) for _ in range(NETWORKS)]
     clusters = np.argsort(match_places(tokens, vectors, rng))
     tokens, centres = tokens[:, clusters], centres[clusters]
-    fewest = min(len(rows), len(public))
+    fewest = min(len(tokens), len(public))
     count = min(_COMPONENTS, algorithm.values, fewest // 2, max(2, int(_MOST_ENTRIES**0.5) // spec.blocks))
     reading, own = TokenReading.of(tokens, count), components(vectors, count)
     del vectors
@@ -115,10 +124,12 @@ def attack(knowledge: Knowledge) -> Guess:
     decoder = Decoder.of(theirs, public, spec.block)
     opened = [np.zeros((0, *spec.image_shape), np.uint8)]
     for images in image_chunks(knowledge.pool, np.asarray(knowledge.rows, np.int64)):
-        here = to_clusters(by_patch(images, spec.block), centres)
+        here = to_clusters(by_patch_or_gray(images, spec.block), centres)
         opened.append(decoder.images(turned_scores(reading.scores(here) * scale, turns)))
     fits = (Fit(fit, LEAST_FIT, _FIT), Fit(third, LEAST_THIRD, _THIRD))
-    return Guess(np.concatenate(opened), note="" if time_left() else "truncated: out of time", fits=fits)
+    late = "" if time_left() else "truncated: out of time"
+    unreadable = note_unreadable(knowledge.pool, np.asarray(knowledge.rows, np.int64))
+    return Guess(np.concatenate(opened), note=join_notes(left_out, unreadable, late), fits=fits)
 
 
 def _most_images(spec: SchemeSpec, values: int) -> int:

@@ -50,12 +50,6 @@ _STARTS, _START_NOISE, _START_WORK = 16, 0.3, 1e8
 _SWAP_WORK, _LEAST_GAIN = 2e10, 1e-9
 
 
-def by_patch(images: AnyArray, block: int) -> Float32Array:
-    """Return images as float32 [n, N, V]."""
-    blocks = to_blocks(np.asarray(images, np.float32), block)
-    return blocks.reshape(*blocks.shape[:2], -1)
-
-
 def cluster_tokens(tokens: Float32Array, time_left: TimeLeft) -> tuple[Float32Array, Float64Array]:
     """Return tokens [n, N, V] with those of one place at one number, and the mean token of each place [N, V].
 

@@ -8,6 +8,7 @@ import pytest
 from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.pairs import known_pairs, match_tokens
 from coordinator.adversary.recover import token_places
+from coordinator.adversary.recover.token_images import by_patch
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Images
@@ -62,7 +63,7 @@ def test_tokens_of_a_place_are_gathered_whatever_their_order() -> None:
     plain = smooth(12, SIDE, SIDE)
     options = {"width": 1024, "depth": 1, "shuffle": False}
     cipher = load(describe("neuracrypt", (SIDE, SIDE, 1), BLOCK, options=options)).cipher(KEY)
-    tokens = token_places.by_patch(np.asarray(cipher.encrypt(plain)), BLOCK)
+    tokens = by_patch(np.asarray(cipher.encrypt(plain)), BLOCK)
     rng = np.random.default_rng(0)
     mixed = np.stack([image[rng.permutation(16)] for image in tokens])
     gathered, centres = token_places.cluster_tokens(mixed, lambda: True)
