@@ -38,7 +38,7 @@ from coordinator.adversary.recover.token_places import (
     profiles,
     standardised,
 )
-from coordinator.adversary.time_budget import TimeLeft
+from coordinator.adversary.time_budget import OutOfTimeError, TimeLeft
 from crypto.arrays import Float32Array, Int64Array
 from crypto.errors import CipherwardError
 from crypto.scheme import load
@@ -99,22 +99,29 @@ def attack(knowledge: Knowledge) -> Guess:
     if max(len(public), len(knowledge.rows)) > _MOST_IMAGES or len(knowledge.rows) < 3:
         note = f"not sought: from 3 to {_MOST_IMAGES} ciphertexts and images can be matched"
         return open_rows(knowledge, None, note, idle=True)
-    matching = match_images(knowledge)
+    try:
+        matching = match_images(knowledge)
+    except OutOfTimeError:
+        return open_rows(knowledge, None, "truncated: out of time")
     late = "" if knowledge.budget.time_left() else "truncated: out of time"
     note = join_notes(note_unreadable(knowledge.pool, np.asarray(knowledge.rows, np.int64)), late)
     return Guess(np.asarray(public)[matching.images], note=note, fits=(Fit(matching.fit, LEAST_FIT, _FIT),))
 
 
 def match_images(knowledge: Knowledge) -> Matching:
-    """Match the rows to guess with the candidates in `knowledge.public`, which hold their images."""
+    """Match the rows to guess with the candidates in `knowledge.public`, which hold their images.
+
+    Raises:
+        OutOfTimeError: If the time is used up before there is a first matching.
+    """
     pool, rng = knowledge.pool, np.random.default_rng(0)
     algorithm = load(pool.spec).algorithm
     assert isinstance(algorithm, NeuraCrypt)
     plain = np.asarray(knowledge.public)
     sealed = pool.images(np.asarray(knowledge.rows, np.int64))
     tokens, _ = cluster_tokens(by_patch_or_gray(sealed, pool.spec.block), knowledge.budget.time_left)
-    vectors = [own_vectors(plain, algorithm, rng) for _ in range(NETWORKS)]
-    places = match_places(tokens, vectors, rng)
+    vectors = [own_vectors(plain, algorithm, rng, knowledge.budget.time_left) for _ in range(NETWORKS)]
+    places = match_places(tokens, vectors, rng, knowledge.budget.time_left)
     clusters = _varied(tokens)
     near = np.stack([distances_at((tokens,), cluster) for cluster in clusters])
     own = np.stack([distances_at(vectors, place) for place in places[clusters]])

@@ -44,6 +44,7 @@ from coordinator.adversary.recover.token_places import (
     to_clusters,
 )
 from coordinator.adversary.recover.toned_patches import TonedPatches
+from coordinator.adversary.time_budget import OutOfTimeError, TimeLeft
 from crypto.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Images, Int64Array
 from crypto.scheme import load
 from crypto.schemes.neuracrypt import NeuraCrypt
@@ -79,8 +80,13 @@ def attack(knowledge: Knowledge) -> Guess:
     if len(plain) < _FEWEST:
         note = join_notes(f"no key opens {spec.name}", f"needs {_FEWEST} known pairs", left_out)
         return open_rows(knowledge, None, note, idle=True)
-    tokens, centres = cluster_tokens(by_patch(sealed, spec.block), knowledge.budget.time_left)
-    clusters = _clusters_of(tokens, plain, algorithm)
+    time_left = knowledge.budget.time_left
+    try:
+        tokens, centres = cluster_tokens(by_patch(sealed, spec.block), time_left)
+        clusters = _clusters_of(tokens, plain, algorithm, time_left)
+    except OutOfTimeError:
+        note = join_notes(f"no key opens {spec.name}", left_out, "truncated: out of time")
+        return open_rows(knowledge, None, note)
     tokens, centres = tokens[:, clusters], centres[clusters]
     patches = TonedPatches.of(plain, spec.block)
     beside = _beside(plain.shape[1] // spec.block, plain.shape[2] // spec.block)
@@ -94,15 +100,21 @@ def attack(knowledge: Knowledge) -> Guess:
         f"no key opens {spec.name}: its pictures come from {len(plain)} known pairs",
         left_out,
         note_unreadable(knowledge.pool, np.asarray(knowledge.rows, np.int64)),
-        "" if knowledge.budget.time_left() else "truncated: out of time",
+        "" if time_left() else "truncated: out of time",
     )
     return Guess(np.concatenate(opened), note=note, fits=(Fit(fit, LEAST_FIT, _FIT),))
 
 
-def _clusters_of(tokens: Float32Array, plain: Images, algorithm: NeuraCrypt) -> Int64Array:
-    """Return the cluster of each place, int64 [N], from tokens [n, N, V] by cluster and the images they are of."""
+def _clusters_of(
+    tokens: Float32Array, plain: Images, algorithm: NeuraCrypt, time_left: TimeLeft
+) -> Int64Array:
+    """Return the cluster of each place, int64 [N], from tokens [n, N, V] by cluster and the images they are of.
+
+    Raises:
+        OutOfTimeError: If the time is used up.
+    """
     rng = np.random.default_rng(0)
-    vectors = [own_vectors(plain, algorithm, rng) for _ in range(NETWORKS)]
+    vectors = [own_vectors(plain, algorithm, rng, time_left) for _ in range(NETWORKS)]
     places = range(tokens.shape[1])
     near = standardised(np.stack([distances_at((tokens,), place) for place in places]))
     own = standardised(np.stack([distances_at(vectors, place) for place in places]))
