@@ -54,6 +54,14 @@ def test_pictures_that_are_alike_at_all_places_are_matched_too() -> None:
     assert share_named(guess, shuffled) == 1.0 and not guess.is_uncertain
 
 
+def test_so_few_ciphertexts_that_any_matching_fits_are_not_matched() -> None:
+    guess, _ = challenge(smooth(15, SIDE, SIDE), smooth(IMAGES, SIDE, SIDE, seed=9))
+    assert guess.idle and "from 16" in guess.note
+    for seed in range(3):
+        wrong, _ = challenge(smooth(16, SIDE, SIDE, seed=seed), smooth(IMAGES, SIDE, SIDE, seed=9))
+        assert not wrong.idle and wrong.is_uncertain
+
+
 def test_images_that_are_not_among_the_candidates_are_not_found() -> None:
     guess, shuffled = challenge(smooth(IMAGES, SIDE, SIDE), smooth(IMAGES, SIDE, SIDE, seed=9))
     assert share_named(guess, shuffled) == 0.0 and guess.is_uncertain
