@@ -260,7 +260,8 @@ class Scheme:
             sealed = self.algorithm.picture(sealed)
         if sealed.dtype == np.uint8:
             return sealed
-        return np.nan_to_num(np.rint(sealed).clip(0, 255), copy=False, nan=128.0).astype(np.uint8)
+        values: AnyArray = np.nan_to_num(np.rint(sealed).clip(0, 255), copy=False, nan=128.0)
+        return values.astype(np.uint8)
 
     def formula_bits(self) -> float:
         """Return log2 of the key space that the scheme's paper claims."""
