@@ -252,10 +252,16 @@ class Scheme:
         return self.algorithm.cipher(self.parts(key))
 
     def picture(self, sealed: AnyArray) -> Images:
-        """Return sealed images [n, *sealed_shape] as pictures uint8 [n, *image_shape], without any key."""
+        """Return sealed images [n, *sealed_shape] as pictures uint8 [n, *image_shape], without any key.
+
+        NaN, which only a hostile set holds, is mid-gray.
+        """
         if hasattr(self.algorithm, "picture"):
             sealed = self.algorithm.picture(sealed)
-        return sealed if sealed.dtype == np.uint8 else np.rint(sealed).clip(0, 255).astype(np.uint8)
+        if sealed.dtype == np.uint8:
+            return sealed
+        values: AnyArray = np.nan_to_num(np.rint(sealed).clip(0, 255), copy=False, nan=128.0)
+        return values.astype(np.uint8)
 
     def formula_bits(self) -> float:
         """Return log2 of the key space that the scheme's paper claims."""

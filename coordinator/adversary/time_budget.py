@@ -10,6 +10,16 @@ from dataclasses import dataclass, field
 TimeLeft = Callable[[], bool]
 
 
+class OutOfTimeError(Exception):
+    """The time was used up before a search had anything that could be kept."""
+
+
+def require_time(time_left: TimeLeft) -> None:
+    """Raise OutOfTimeError once the time of a search is used up: for steps without which there is no result."""
+    if not time_left():
+        raise OutOfTimeError
+
+
 def always() -> bool:
     """Return True in every case, for callers that have no time budget."""
     return True

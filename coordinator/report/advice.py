@@ -18,6 +18,9 @@ from coordinator.report.wording import images, listed, percent, score
 from crypto.plural import counted
 from crypto.scheme import always_has_row_keys
 
+#: Schemes of one key whose pools only attacks with public images have a way into.
+_NEEDS_PUBLIC = ("orthogonal", "noisy_orthogonal", "block_projection", "neuracrypt")
+
 NOT_MEASURED = "Not measured."
 #: What a break by V, R or K lets somebody do with patients' images: with all that were tried, and with a share.
 _CAN = {
@@ -251,11 +254,27 @@ def _keep_pool(report: Report, known: Measured, exposed: bool) -> Action:
 def _limit_pool(report: Report) -> Action:
     largest = attacked_up_to(report)
     if not _has_verdict(report):
+        if _lacks_public_images(report):
+            return Action(
+                "Audit again with public images of the same kind (--public PUBLIC): without any, no attack of the "
+                f"suite has a way into a pool of {report.scheme.name}.",
+                NOT_MEASURED,
+            )
         return Action("Audit again until the attacks on a pool run to their end.", NOT_MEASURED)
     return Action(
         f"If sealed images must leave, let at most {images(largest)} leave under one key.",
         f"Up to {images(largest)} were attacked in this report. What more of them reveal: not measured."
         + (" A single one is found by whoever has a copy of its image." if report.verdict.linkable else ""),
+    )
+
+
+def _lacks_public_images(report: Report) -> bool:
+    """Return whether the only attack that has a way into the scheme was not run, as without public images."""
+    is_shared = report.scheme.key_scope != "image" and not always_has_row_keys(report.scheme.name)
+    return (
+        is_shared
+        and report.scheme.name in _NEEDS_PUBLIC
+        and "moment_matching" not in {finding.attack for finding in report.findings}
     )
 
 

@@ -26,10 +26,17 @@ from scipy.optimize import linear_sum_assignment
 from coordinator.adversary.contract import Fit, Guess, Knowledge
 from coordinator.adversary.opened import open_rows
 from coordinator.adversary.recover.pool_reading import image_chunks
+from coordinator.adversary.recover.token_images import (
+    are_tokens,
+    by_patch,
+    by_patch_or_gray,
+    join_notes,
+    note_left_out,
+    note_unreadable,
+)
 from coordinator.adversary.recover.token_places import (
     MOST_PATCHES,
     NETWORKS,
-    by_patch,
     cluster_tokens,
     distances_at,
     own_vectors,
@@ -37,6 +44,7 @@ from coordinator.adversary.recover.token_places import (
     to_clusters,
 )
 from coordinator.adversary.recover.toned_patches import TonedPatches
+from coordinator.adversary.time_budget import OutOfTimeError, TimeLeft
 from crypto.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Images, Int64Array
 from crypto.scheme import load
 from crypto.schemes.neuracrypt import NeuraCrypt
@@ -66,12 +74,19 @@ def attack(knowledge: Knowledge) -> Guess:
         return open_rows(knowledge, None, note, idle=True)
     most = min(_MOST, int((_MOST_NUMBERS / spec.blocks) ** 0.5))
     plain, sealed = (np.asarray(part)[:most] for part in knowledge.known)
+    within = are_tokens(sealed)
+    left_out = note_left_out(within)
+    plain, sealed = plain[within], sealed[within]
     if len(plain) < _FEWEST:
-        return open_rows(
-            knowledge, None, f"no key opens {spec.name}; needs {_FEWEST} known pairs", idle=True
-        )
-    tokens, centres = cluster_tokens(by_patch(sealed, spec.block), knowledge.budget.time_left)
-    clusters = _clusters_of(tokens, plain, algorithm)
+        note = join_notes(f"no key opens {spec.name}", f"needs {_FEWEST} known pairs", left_out)
+        return open_rows(knowledge, None, note, idle=True)
+    time_left = knowledge.budget.time_left
+    try:
+        tokens, centres = cluster_tokens(by_patch(sealed, spec.block), time_left)
+        clusters = _clusters_of(tokens, plain, algorithm, time_left)
+    except OutOfTimeError:
+        note = join_notes(f"no key opens {spec.name}", left_out, "truncated: out of time")
+        return open_rows(knowledge, None, note)
     tokens, centres = tokens[:, clusters], centres[clusters]
     patches = TonedPatches.of(plain, spec.block)
     beside = _beside(plain.shape[1] // spec.block, plain.shape[2] // spec.block)
@@ -79,16 +94,27 @@ def attack(knowledge: Knowledge) -> Guess:
     regression = Regression.of(tokens, patches.values, beside)
     opened = [np.zeros((0, *spec.image_shape), np.uint8)]
     for images in image_chunks(knowledge.pool, np.asarray(knowledge.rows, np.int64)):
-        here = to_clusters(by_patch(images, spec.block), centres)
+        here = to_clusters(by_patch_or_gray(images, spec.block), centres)
         opened.append(patches.images(regression.patches(here)))
-    note = f"no key opens {spec.name}: its pictures come from {len(plain)} known pairs"
+    note = join_notes(
+        f"no key opens {spec.name}: its pictures come from {len(plain)} known pairs",
+        left_out,
+        note_unreadable(knowledge.pool, np.asarray(knowledge.rows, np.int64)),
+        "" if time_left() else "truncated: out of time",
+    )
     return Guess(np.concatenate(opened), note=note, fits=(Fit(fit, LEAST_FIT, _FIT),))
 
 
-def _clusters_of(tokens: Float32Array, plain: Images, algorithm: NeuraCrypt) -> Int64Array:
-    """Return the cluster of each place, int64 [N], from tokens [n, N, V] by cluster and the images they are of."""
+def _clusters_of(
+    tokens: Float32Array, plain: Images, algorithm: NeuraCrypt, time_left: TimeLeft
+) -> Int64Array:
+    """Return the cluster of each place, int64 [N], from tokens [n, N, V] by cluster and the images they are of.
+
+    Raises:
+        OutOfTimeError: If the time is used up.
+    """
     rng = np.random.default_rng(0)
-    vectors = [own_vectors(plain, algorithm, rng) for _ in range(NETWORKS)]
+    vectors = [own_vectors(plain, algorithm, rng, time_left) for _ in range(NETWORKS)]
     places = range(tokens.shape[1])
     near = standardised(np.stack([distances_at((tokens,), place) for place in places]))
     own = standardised(np.stack([distances_at(vectors, place) for place in places]))

@@ -21,7 +21,7 @@ Source: our own; the design flaw is that of Carlini et al., arXiv 2108.07256.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import eigh
@@ -29,10 +29,15 @@ from scipy.linalg import eigh
 from coordinator.adversary.contract import Fit, Guess, Knowledge
 from coordinator.adversary.opened import open_rows
 from coordinator.adversary.recover.pool_reading import image_chunks, random_order
+from coordinator.adversary.recover.token_images import (
+    by_patch_or_gray,
+    join_notes,
+    note_unreadable,
+    read_tokens,
+)
 from coordinator.adversary.recover.token_places import (
     MOST_PATCHES,
     NETWORKS,
-    by_patch,
     cluster_tokens,
     match_places,
     own_vectors,
@@ -40,7 +45,7 @@ from coordinator.adversary.recover.token_places import (
     width_of,
 )
 from coordinator.adversary.recover.toned_patches import TonedPatches
-from coordinator.adversary.time_budget import TimeLeft
+from coordinator.adversary.time_budget import OutOfTimeError, TimeLeft, require_time
 from crypto.arrays import AnyArray, Float32Array, Float64Array, Images
 from crypto.scheme import load
 from crypto.schemes.neuracrypt import NeuraCrypt
@@ -83,7 +88,10 @@ class Components:
 
 
 def attack(knowledge: Knowledge) -> Guess:
-    """Open the rows to guess with the turns that public images suggest. There is no key."""
+    """Open the rows to guess with the turns that public images suggest. There is no key.
+
+    If the time is used up before there are turns, the guess is the ciphertext's picture.
+    """
     spec = knowledge.pool.spec
     algorithm = load(spec).algorithm
     assert isinstance(algorithm, NeuraCrypt)
@@ -98,15 +106,34 @@ def attack(knowledge: Knowledge) -> Guess:
     if spec.blocks > MOST_PATCHES:
         note = f"not sought: {spec.blocks} patches, at most {MOST_PATCHES}"
         return open_rows(knowledge, None, note, idle=True)
+    sealed, left_out = read_tokens(knowledge.pool, rows)
+    if len(sealed) < _FEWEST:
+        note = f"not sought: needs {_FEWEST} ciphertexts at least; {left_out}"
+        return open_rows(knowledge, None, note, idle=True)
+    try:
+        guess = _open_pictures(knowledge, algorithm, sealed, public)
+    except OutOfTimeError:
+        return open_rows(knowledge, None, join_notes(left_out, "truncated: out of time"))
+    return replace(guess, note=join_notes(left_out, guess.note))
+
+
+def _open_pictures(
+    knowledge: Knowledge, algorithm: NeuraCrypt, sealed: Float32Array, public: Images
+) -> Guess:
+    """Open the rows to guess by tokens float32 [n, N, V] and public images uint8 [m, h, w, c]: steps 1 to 5.
+
+    Raises:
+        OutOfTimeError: If the time is used up before step 3.
+    """
+    spec = knowledge.pool.spec
     rng, time_left = np.random.default_rng(0), knowledge.budget.time_left
-    sealed = [by_patch(images, spec.block) for images in image_chunks(knowledge.pool, rows)]
-    tokens, centres = cluster_tokens(np.concatenate(sealed), time_left)
-    vectors = [own_vectors(public, algorithm, rng) for _ in range(NETWORKS)]
-    clusters = np.argsort(match_places(tokens, vectors, rng))
+    tokens, centres = cluster_tokens(sealed, time_left)
+    vectors = [own_vectors(public, algorithm, rng, time_left) for _ in range(NETWORKS)]
+    clusters = np.argsort(match_places(tokens, vectors, rng, time_left))
     tokens, centres = tokens[:, clusters], centres[clusters]
-    fewest = min(len(rows), len(public))
+    fewest = min(len(tokens), len(public))
     count = min(_COMPONENTS, algorithm.values, fewest // 2, max(2, int(_MOST_ENTRIES**0.5) // spec.blocks))
-    reading, own = TokenReading.of(tokens, count), components(vectors, count)
+    reading, own = TokenReading.of(tokens, count, time_left), components(vectors, count, time_left)
     del vectors
     scale = (own.deviations / np.maximum(own.deviations[:, :1], 1e-12)) ** _POWER
     ours, theirs = reading.scores(tokens) * scale, own.scores * scale
@@ -115,10 +142,12 @@ def attack(knowledge: Knowledge) -> Guess:
     decoder = Decoder.of(theirs, public, spec.block)
     opened = [np.zeros((0, *spec.image_shape), np.uint8)]
     for images in image_chunks(knowledge.pool, np.asarray(knowledge.rows, np.int64)):
-        here = to_clusters(by_patch(images, spec.block), centres)
+        here = to_clusters(by_patch_or_gray(images, spec.block), centres)
         opened.append(decoder.images(turned_scores(reading.scores(here) * scale, turns)))
     fits = (Fit(fit, LEAST_FIT, _FIT), Fit(third, LEAST_THIRD, _THIRD))
-    return Guess(np.concatenate(opened), note="" if time_left() else "truncated: out of time", fits=fits)
+    late = "" if time_left() else "truncated: out of time"
+    unreadable = note_unreadable(knowledge.pool, np.asarray(knowledge.rows, np.int64))
+    return Guess(np.concatenate(opened), note=join_notes(unreadable, late), fits=fits)
 
 
 def _most_images(spec: SchemeSpec, values: int) -> int:
@@ -134,11 +163,16 @@ class TokenReading:
     axes: Float64Array
 
     @classmethod
-    def of(cls, tokens: Float32Array, count: int) -> TokenReading:
-        """Return the reading of the `count` strongest components of tokens [n, N, V] of known places."""
+    def of(cls, tokens: Float32Array, count: int, time_left: TimeLeft) -> TokenReading:
+        """Return the reading of the `count` strongest components of tokens [n, N, V] of known places.
+
+        Raises:
+            OutOfTimeError: If the time is used up.
+        """
         means = tokens.mean(0, dtype=np.float64)
         axes = np.empty((*means.shape, count))
         for place in range(len(means)):
+            require_time(time_left)
             apart = tokens[:, place] - means[place]
             values, vectors = np.linalg.eigh(apart.T @ apart / len(tokens))
             deviations = np.sqrt(np.maximum(values[::-1][:count], 1e-12))
@@ -150,11 +184,16 @@ class TokenReading:
         return np.asarray(((tokens - self.means).transpose(1, 0, 2) @ self.axes).transpose(1, 0, 2))
 
 
-def components(vectors: Sequence[Float32Array], count: int) -> Components:
-    """Return the `count` strongest components of vectors, whose parts are float32 [n, N, W]."""
+def components(vectors: Sequence[Float32Array], count: int, time_left: TimeLeft) -> Components:
+    """Return the `count` strongest components of vectors, whose parts are float32 [n, N, W].
+
+    Raises:
+        OutOfTimeError: If the time is used up.
+    """
     images, places, _ = vectors[0].shape
     scores, deviations = np.empty((images, places, count)), np.empty((places, count))
     for place in range(places):
+        require_time(time_left)
         products = np.zeros((images, images))
         for part in vectors:
             apart = part[:, place] - part[:, place].mean(0)

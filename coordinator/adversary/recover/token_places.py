@@ -22,7 +22,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import norm, rankdata
 
-from coordinator.adversary.time_budget import TimeLeft
+from coordinator.adversary.time_budget import OutOfTimeError, TimeLeft, always, require_time
 from crypto.arrays import AnyArray, Float32Array, Float64Array, Images, Int64Array
 from crypto.encoder_cipher import EncoderNetwork
 from crypto.kernels.blocks import to_blocks
@@ -50,33 +50,40 @@ _STARTS, _START_NOISE, _START_WORK = 16, 0.3, 1e8
 _SWAP_WORK, _LEAST_GAIN = 2e10, 1e-9
 
 
-def by_patch(images: AnyArray, block: int) -> Float32Array:
-    """Return images as float32 [n, N, V]."""
-    blocks = to_blocks(np.asarray(images, np.float32), block)
-    return blocks.reshape(*blocks.shape[:2], -1)
-
-
 def cluster_tokens(tokens: Float32Array, time_left: TimeLeft) -> tuple[Float32Array, Float64Array]:
     """Return tokens [n, N, V] with those of one place at one number, and the mean token of each place [N, V].
 
     The order of the places is not known. The tokens of the first image begin the clusters.
+
+    Raises:
+        OutOfTimeError: If the time is used up before every image was clustered once.
     """
     centres, ordered = tokens[0].astype(np.float64), np.empty_like(tokens)
     for step in range(_CLUSTER_STEPS):
         if step and not time_left():
             break
         before = ordered.copy()
-        ordered = to_clusters(tokens, centres)
+        try:
+            ordered = to_clusters(tokens, centres, time_left)
+        except OutOfTimeError:
+            if not step:
+                raise
+            break
         centres = ordered.mean(0, dtype=np.float64)
         if np.array_equal(before, ordered):
             break
     return ordered, centres
 
 
-def to_clusters(tokens: Float32Array, centres: Float64Array) -> Float32Array:
-    """Return tokens [n, N, V] in the order of the clusters whose mean tokens [N, V] these are, one in each."""
+def to_clusters(tokens: Float32Array, centres: Float64Array, time_left: TimeLeft = always) -> Float32Array:
+    """Return tokens [n, N, V] in the order of the clusters whose mean tokens [N, V] these are, one in each.
+
+    Raises:
+        OutOfTimeError: If the time is used up.
+    """
     ordered = np.empty_like(tokens)
     for i, image in enumerate(tokens):
+        require_time(time_left)
         costs = (centres**2).sum(1) - 2 * image @ centres.T
         token, cluster = linear_sum_assignment(costs)
         ordered[i, cluster] = image[token]
@@ -88,8 +95,14 @@ def width_of(algorithm: NeuraCrypt) -> int:
     return min(_WIDTH, algorithm.width)
 
 
-def own_vectors(plain: Images, algorithm: NeuraCrypt, rng: np.random.Generator) -> Float32Array:
-    """Return what a random network of the adversary's own makes of images before its last layer, [n, N, W]."""
+def own_vectors(
+    plain: Images, algorithm: NeuraCrypt, rng: np.random.Generator, time_left: TimeLeft
+) -> Float32Array:
+    """Return what a random network of the adversary's own makes of images before its last layer, [n, N, W].
+
+    Raises:
+        OutOfTimeError: If the time is used up.
+    """
     width = width_of(algorithm)
 
     def layer(inputs: int, outputs: int) -> tuple[Float32Array, Float32Array]:
@@ -109,18 +122,25 @@ def own_vectors(plain: Images, algorithm: NeuraCrypt, rng: np.random.Generator) 
         deviation=DEVIATION,
     )
     patches = to_blocks(plain, algorithm.spec.block)
-    return np.stack([network.vectors(image.reshape(len(image), -1)) for image in patches])
+    vectors = np.empty((*patches.shape[:2], width), np.float32)
+    for i, image in enumerate(patches):
+        require_time(time_left)
+        vectors[i] = network.vectors(image.reshape(len(image), -1))
+    return vectors
 
 
 def match_places(
-    tokens: Float32Array, vectors: Sequence[Float32Array], rng: np.random.Generator
+    tokens: Float32Array, vectors: Sequence[Float32Array], rng: np.random.Generator, time_left: TimeLeft
 ) -> Int64Array:
     """Return the place of each cluster, int64 [N], with no image matched.
+
+    Out of time, it returns the best of the starts that it made, or what the first one had come to.
 
     Args:
         tokens: float32 [r, N, V], the tokens by cluster.
         vectors: float32 [n, N, W] each, what networks of one's own make of the candidates.
         rng: Draws which images are looked at, of many.
+        time_left: Whether there is time for another step.
     """
     count = tokens.shape[1]
     if count < 2:
@@ -132,9 +152,11 @@ def match_places(
     alone += _by_deviation(_apart(profiles(here), profiles(there)))
     best, most = np.arange(count), -np.inf
     for start in range(int(np.clip(_START_WORK / count**3, len(_WEIGHTS), _STARTS))):
+        if start and not time_left():
+            break
         # The first starts are as measured; the others begin with something near it.
         noise = _START_NOISE * rng.standard_normal(alone.shape) * (start >= len(_WEIGHTS))
-        grown = _grow_places(here, there, alone + noise, _WEIGHTS[start % len(_WEIGHTS)])
+        grown = _grow_places(here, there, alone + noise, _WEIGHTS[start % len(_WEIGHTS)], time_left)
         places = _swap_places(here, there, grown)
         score = float((here * there[places][:, places]).sum())
         if score > most:
@@ -155,7 +177,9 @@ def _pair_distances(parts: Sequence[Float32Array], rng: np.random.Generator) -> 
     return distances
 
 
-def _grow_places(here: Float64Array, there: Float64Array, alone: Float64Array, weight: float) -> Int64Array:
+def _grow_places(
+    here: Float64Array, there: Float64Array, alone: Float64Array, weight: float, time_left: TimeLeft
+) -> Int64Array:
     """Return the place of each cluster, int64 [N], by the ranks [N, N] that it has with more and more others.
 
     Args:
@@ -163,10 +187,13 @@ def _grow_places(here: Float64Array, there: Float64Array, alone: Float64Array, w
         there: Ranks of places.
         alone: [N, N], how far apart a cluster and a place are by themselves, which decides at first.
         weight: What this counts later on, in units of the ranks.
+        time_left: Whether there is time for another step.
     """
     places: Int64Array = linear_sum_assignment(alone)[1].astype(np.int64)
     costs, share = alone - alone.min() + 1, _FIRST_ANCHORS
     for _ in range(_GROW_STEPS):
+        if not time_left():
+            break
         order = np.argsort(-margins(costs, places), kind="stable")
         anchors = order[: max(3, int(share * len(places)))]
         costs = weight * _by_deviation(alone) + _by_deviation(

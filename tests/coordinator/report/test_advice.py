@@ -20,7 +20,7 @@ from coordinator.report.verdict_text import headline, require_valid
 from crypto.errors import CipherwardError
 from tests.support.paths import ROOT
 from tests.support.reports import TRAINED, make_pictures, make_report
-from tests.support.verdicts import make_draw, make_finding, three_draws
+from tests.support.verdicts import CONTROLS, ORTHOGONAL, SIGNS, make_draw, make_finding, three_draws
 from tests.support.verdicts import make_report as verdict_report
 
 
@@ -274,3 +274,18 @@ def test_the_cost_of_privacy_names_what_was_trained() -> None:
         "Where only the last layer is trained: " in text
         and "all weights, without it, by another recipe" in text
     )
+
+
+@pytest.mark.parametrize("scheme", ["neuracrypt", "le"])
+def test_where_only_public_images_help_an_attack_the_advice_asks_for_some(scheme: str) -> None:
+    idle = verdict_report(
+        three_draws(make_finding("as_is", 1, uses_pool=False), make_finding(idle=True), scheme=scheme)
+    )
+    [again] = [action.do for action in actions(idle) if action.do.startswith("Audit again")]
+    assert ("--public PUBLIC" in again) == (scheme == "neuracrypt")
+    findings = (make_finding(idle=True), make_finding("moment_matching", idle=True))
+    met = verdict_report(
+        three_draws(make_finding("as_is", 1, uses_pool=False), *findings, scheme=scheme),
+        (*CONTROLS, SIGNS, ORTHOGONAL),
+    )
+    assert "Audit again until the attacks on a pool run to their end." in [a.do for a in actions(met)]

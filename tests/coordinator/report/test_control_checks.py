@@ -163,6 +163,15 @@ def test_moment_matching_through_noise_needs_a_control_with_that_noise(
     assert doubts == ([noise] if is_doubted else [])
 
 
+@pytest.mark.parametrize("scheme", ["orthogonal", "block_projection", "neuracrypt"])
+def test_moment_matching_by_another_program_than_its_control_is_doubted(scheme: str) -> None:
+    spec = describe(scheme, (64, 64, 1), 8)
+    draws = [make_draw([make_finding("moment_matching")], f"draw-{i}", spec=spec) for i in range(3)]
+    part = f"moment matching's positive control is orthogonal: none was run for its part on {scheme}"
+    doubts = missing_positive_controls([*draws, *CONTROLS, ORTHOGONAL])
+    assert doubts == ([] if scheme == "orthogonal" else [part])
+
+
 def test_a_real_set_under_plain_is_no_control() -> None:
     draw = make_draw([make_finding("as_is", 1, r=64)], scheme="plain")
     assert not check_controls([draw], "suite/2")["plain"].ok

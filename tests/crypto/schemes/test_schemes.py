@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from crypto.errors import CipherwardError
@@ -71,3 +72,12 @@ def test_a_key_an_image_needs_a_nonce(name: str) -> None:
 def test_another_version_is_refused(name: str) -> None:
     with pytest.raises(CipherwardError, match="version 99 was asked for"):
         load(SchemeSpec(name, 99, (8, 8, 1), 8, options={"nonce": "00" * 16}))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["orthogonal", "neuracrypt"])
+def test_a_picture_of_values_that_no_hospital_seals_is_one_all_the_same(name: str) -> None:
+    sealed = np.full((1, 16, 16, 1), 20.4, np.float32)
+    sealed[0, 0, :4, 0] = np.nan, np.inf, -np.inf, 3e38
+    picture = load(describe(name, (16, 16, 1), 8)).picture(sealed)
+    assert picture[0, 0, :5, 0].tolist() == [128, 255, 0, 255, 20]

@@ -8,6 +8,7 @@ import pytest
 from coordinator.adversary.contract import Guess, Knowledge
 from coordinator.adversary.pairs import known_pairs, match_tokens
 from coordinator.adversary.recover import token_places
+from coordinator.adversary.recover.token_images import by_patch
 from coordinator.adversary.registry import ATTACKS
 from coordinator.exchange.pool import MemoryPool
 from crypto.arrays import Images
@@ -53,6 +54,14 @@ def test_pictures_that_are_alike_at_all_places_are_matched_too() -> None:
     assert share_named(guess, shuffled) == 1.0 and not guess.is_uncertain
 
 
+def test_so_few_ciphertexts_that_any_matching_fits_are_not_matched() -> None:
+    guess, _ = challenge(smooth(15, SIDE, SIDE), smooth(IMAGES, SIDE, SIDE, seed=9))
+    assert guess.idle and "from 16" in guess.note
+    for seed in range(3):
+        wrong, _ = challenge(smooth(16, SIDE, SIDE, seed=seed), smooth(IMAGES, SIDE, SIDE, seed=9))
+        assert not wrong.idle and wrong.is_uncertain
+
+
 def test_images_that_are_not_among_the_candidates_are_not_found() -> None:
     guess, shuffled = challenge(smooth(IMAGES, SIDE, SIDE), smooth(IMAGES, SIDE, SIDE, seed=9))
     assert share_named(guess, shuffled) == 0.0 and guess.is_uncertain
@@ -62,7 +71,7 @@ def test_tokens_of_a_place_are_gathered_whatever_their_order() -> None:
     plain = smooth(12, SIDE, SIDE)
     options = {"width": 1024, "depth": 1, "shuffle": False}
     cipher = load(describe("neuracrypt", (SIDE, SIDE, 1), BLOCK, options=options)).cipher(KEY)
-    tokens = token_places.by_patch(np.asarray(cipher.encrypt(plain)), BLOCK)
+    tokens = by_patch(np.asarray(cipher.encrypt(plain)), BLOCK)
     rng = np.random.default_rng(0)
     mixed = np.stack([image[rng.permutation(16)] for image in tokens])
     gathered, centres = token_places.cluster_tokens(mixed, lambda: True)
