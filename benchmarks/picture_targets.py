@@ -92,6 +92,10 @@ _ONE_IMAGE = (
     "The sides of one image's patches are all there is, and a side of four pixels, or a dark one, fits many others. "
     "The fit says so."
 )
+_FEW_PUBLIC = (
+    "There are too few public images of the kind to know distributions by: the tiles and enlarged images that are "
+    "left beside the pool. Turned or shifted copies of tissue did not help."
+)
 _UNKNOWN = "Not found."
 #: Why a scheme misses its target on a kind of picture ("" for all schemes, or all kinds), and what was tried.
 TRIED: dict[tuple[str, str], str] = {
@@ -109,6 +113,7 @@ TRIED: dict[tuple[str, str], str] = {
     ("block_pixel", "phantoms 64"): _SCANS,
     ("block_projection", ""): _NOISE,
     ("patch_shuffle", ""): _ONE_IMAGE,
+    ("neuracrypt", ""): _FEW_PUBLIC,
     ("le", "phantoms 64"): _UNKNOWN,
     ("ele", "phantoms 64"): _UNKNOWN,
     ("", "tissue 32 coarse"): _COARSE,

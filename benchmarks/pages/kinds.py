@@ -73,7 +73,7 @@ _LEAD = (
     "`patch_shuffle` orders every image anew: each image has a move of its own, and R grants the same to every image "
     "of the 100. "
     "*Public images*: no recovery from ciphertexts alone is known; moment matching has public images of the same "
-    "kind, and what it shows of `noisy_orthogonal` is filtered."
+    "kind, and what it shows of `noisy_orthogonal` is filtered. No key opens `neuracrypt`, so that K is not asked."
 )
 
 

@@ -61,14 +61,14 @@ def test_the_same_pool_gives_the_same_guess() -> None:
 @pytest.mark.parametrize(
     ("side", "pool_size", "public_size", "words"),
     [
-        (32, 7, 20, "needs 8"),
-        (32, 20, 7, "needs 8"),
-        (16, 20, 20, "needs 8 patches"),
-        (32, 20, 0, "public"),
+        (32, 31, 40, "32 ciphertexts"),
+        (32, 40, 31, "as many public images"),
+        (16, 40, 40, "needs 8 patches"),
+        (32, 40, 0, "public"),
     ],
 )
 def test_what_it_lacks_it_says(side: int, pool_size: int, public_size: int, words: str) -> None:
-    plain, public = smooth(pool_size + 2, side, side), smooth(20, side, side, seed=2)[:public_size]
+    plain, public = smooth(pool_size + 2, side, side), smooth(40, side, side, seed=2)[:public_size]
     guess = attacked(plain, public, pool_size)
     assert guess.idle and words in guess.note and len(guess.images) == 2
 
