@@ -14,7 +14,7 @@ from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from tests.support.pictures import smooth
 
-SIDE, BLOCK, POOL, OPENED = 32, 8, 24, 4
+SIDE, BLOCK, POOL, OPENED = 32, 8, 36, 4
 SCHEME = load(describe("neuracrypt", (SIDE, SIDE, 1), BLOCK, options={"width": 64, "depth": 1}))
 PLAIN = smooth(POOL + OPENED, SIDE, SIDE, seed=1)
 SEALED = np.asarray(SCHEME.cipher(SecretKey(bytes(range(32)))).encrypt(PLAIN))
@@ -25,7 +25,7 @@ def attacked(name: str, sealed: AnyArray) -> Guess:
     pool = MemoryPool(SCHEME.spec, sealed)
     rows = np.arange(0 if name == "match_tokens" else POOL, POOL + OPENED)  # which matches no less than 16
     known = (PLAIN[:POOL], sealed[:POOL])
-    public = PLAIN if name == "match_tokens" else smooth(20, SIDE, SIDE, seed=2)
+    public = PLAIN if name == "match_tokens" else smooth(32, SIDE, SIDE, seed=2)
     return ATTACKS[name].attack(Knowledge(pool, np.arange(POOL), rows, public=public, known=known))
 
 
@@ -61,7 +61,7 @@ def test_a_pool_without_tokens_is_not_attacked(name: str) -> None:
     hostile = SEALED.copy()
     hostile[: POOL - 4] = np.inf
     guess = attacked(name, hostile)
-    assert guess.idle and "20 ciphertexts hold no tokens of a network: left out" in guess.note
+    assert guess.idle and "32 ciphertexts hold no tokens of a network: left out" in guess.note
 
 
 @pytest.mark.parametrize("options", [{"width": 2048, "depth": 0}, {"width": 16, "depth": 4}])

@@ -17,7 +17,7 @@ from crypto.key import SecretKey
 from crypto.scheme import describe, load
 from tests.support.pictures import smooth
 
-SIDE, BLOCK, POOL, OPENED = 32, 8, 24, 4
+SIDE, BLOCK, POOL, OPENED = 32, 8, 36, 4
 NAMES = ("moment_matching", "known_pairs", "match_tokens")
 SCHEME = load(describe("neuracrypt", (SIDE, SIDE, 1), BLOCK, options={"width": 64, "depth": 1}))
 PLAIN = smooth(POOL + OPENED, SIDE, SIDE, seed=1)
@@ -26,7 +26,7 @@ SEALED = np.asarray(SCHEME.cipher(SecretKey(bytes(range(32)))).encrypt(PLAIN))
 
 def attacked(name: str, seconds: float = 1e6) -> Guess:
     known = (PLAIN[:POOL], SEALED[:POOL])
-    public = PLAIN if name == "match_tokens" else smooth(20, SIDE, SIDE, seed=2)
+    public = PLAIN if name == "match_tokens" else smooth(32, SIDE, SIDE, seed=2)
     rows = np.arange(0 if name == "match_tokens" else POOL, POOL + OPENED)  # which matches no less than 16
     pool = MemoryPool(SCHEME.spec, SEALED)
     return ATTACKS[name].attack(
