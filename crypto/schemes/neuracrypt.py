@@ -68,9 +68,9 @@ class NeuraCrypt:
     orbit = EVERY_MOVE
     is_invertible = False
     weakness = (
-        "with its default options, its ciphertexts name their images to whoever holds these, without a pair "
-        "(match_tokens, which is no part of an audit; arXiv 2108.07256), and public images of the same kind open "
-        "pictures (moment_matching)"
+        "with its default options, its ciphertexts open to pictures with public images of the same kind "
+        "(moment_matching); with these, a width of 256 or a depth of 0, they name their images to whoever holds "
+        "these, without a pair (match_tokens, which is no part of an audit; arXiv 2108.07256)"
     )
     #: Rounding of float32 on another machine, in gray levels; tokens differ by about 60.
     sealing_tolerance = 0.05
