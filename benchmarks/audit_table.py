@@ -51,7 +51,7 @@ from parties.scoring.truth import Truth, baseline_ssims, distinct_rows, gallery_
 
 AUDIT_IMAGES, GALLERY_IMAGES = 128, 1000  # as in suite/1
 SMALL_IMAGES = 3000  # enough for the audit images, the gallery and the largest pool
-PUBLIC_IMAGES = 1000  # those of CIFAR-10 that follow, for attacks that need public images
+PUBLIC_IMAGES = 1000  # those that follow, for attacks that need public images
 SEED = 20260
 SCHEMA = "cipherward.audit-table/1"
 
@@ -120,6 +120,7 @@ ROWS = (
     # matches them with images needs these (match_tokens), so it is no part of an audit: benchmarks/projections.py.
     Row("neuracrypt", "mri", attack="moment_matching", pools=(100, 400), draws=3),
     Row("neuracrypt", "cifar", attack="moment_matching", block=4, pools=(100, 400), draws=3),
+    Row("neuracrypt", "pneumonia", attack="moment_matching", block=4, pools=(100, 400), draws=3),
     Row("neuracrypt", "mri", attack="as_is", pools=(1,), draws=3),
     *_with_image_keys(SHARED),
     *_small_with_image_keys(),
@@ -266,6 +267,8 @@ def _public_images(row: Row, folder: Path) -> Images:
     """Return images of a row's source that are in none of its draws, for the attacks that need public ones."""
     if row.data == "mri":
         return read_mri(folder, "test")[0]
+    if row.data == "pneumonia":
+        return read_pneumonia(folder, SMALL_IMAGES + PUBLIC_IMAGES)[0][SMALL_IMAGES:]
     if row.data != "cifar":
         raise ValueError(f"{row.data}: no public images are set aside")
     return read_cifar(folder, SMALL_IMAGES + PUBLIC_IMAGES, 32)[0][SMALL_IMAGES:]
